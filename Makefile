@@ -1,0 +1,41 @@
+# make chat: talk to the embedded model.  make test: prove the code right.  Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
+
+.PHONY: chat test check wheel nano-eval clean
+
+chat: $(VENV)/.installed
+	$(BIN)/a3b chat
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.tested
+	$(BIN)/ruff check src tests nano bench
+	$(BIN)/python -m pytest
+
+nano-eval: $(VENV)/.tested
+	$(BIN)/python -m nano.evaluate
+
+wheel: $(VENV)/.created
+	$(BIN)/pip wheel --no-deps -w dist .
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "a3b needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python lacks venv; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(SOURCES)
+	@echo "installing a3b into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build

@@ -1,0 +1,55 @@
+"""Every error a3b raises on purpose, in one tree.
+
+    A3BError
+    ├── UsageError            an option, argument or field the caller gave
+    ├── CheckpointError       a file of a model directory
+    │   ├── ConfigError       config.json: contradictory, incomplete or not implemented
+    │   ├── TensorError       a tensor: missing, misshapen, duplicate, of an unknown dtype
+    │   └── FileFormatError   a container: truncated, or a header that lies
+    ├── TokenizerError        tokenizer.json, or ids the vocabulary does not have
+    ├── TemplateError         the chat template refused the conversation, or is broken
+    ├── ConversationError     messages or tools that no prompt can be made of
+    └── ContextError          more tokens than the context holds
+
+A message names the thing, what was found, what was expected and what to do next.
+"""
+
+
+class A3BError(Exception):
+    """Base of all errors raised on purpose; its text is fit to show to a user."""
+
+
+class UsageError(A3BError):
+    """An option, argument or request field has a value that cannot be used."""
+
+
+class CheckpointError(A3BError):
+    """A model directory cannot be used."""
+
+
+class ConfigError(CheckpointError):
+    """config.json contradicts itself, lacks a key or asks for what is not implemented."""
+
+
+class TensorError(CheckpointError):
+    """A tensor is missing, misshapen, duplicate or of an unknown dtype."""
+
+
+class FileFormatError(CheckpointError):
+    """A file is truncated or its header does not describe it."""
+
+
+class TokenizerError(A3BError):
+    """tokenizer.json is unusable, or ids do not belong to its vocabulary."""
+
+
+class TemplateError(A3BError):
+    """The chat template refused the conversation, or the template itself is broken."""
+
+
+class ConversationError(A3BError):
+    """Messages or tools have a form that no prompt can be made of."""
+
+
+class ContextError(A3BError):
+    """A prompt or an answer does not fit into the context."""
