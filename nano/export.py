@@ -1,0 +1,155 @@
+"""Write a trained a3b-nano as a checkpoint directory in the official FP8 layout.
+
+    python -m nano.export --state DIR/state.pt --out src/a3b/nano_model
+
+Tokenizer and template must already be in the directory. The file is written under a temporary name, then renamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nano.model import Nano, NanoShape
+from nano.quantise import FP8_NAMES, quantise
+
+NATIVE_CONTEXT = 4096  # tokens; positions seen in training are fewer, see the model card
+CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets behind the ranks
+
+
+def tensors_of(model: Nano) -> dict[str, Tensor]:
+    """Checkpoint names -> tensors: FP8 with `_scale_inv` beside it, everything else bfloat16."""
+    out: dict[str, Tensor] = {}
+
+    def put(name: str, value: Tensor, fp8: bool) -> None:
+        value = value.detach()
+        if fp8:
+            out[name], out[name + "_scale_inv"] = (t.contiguous() for t in quantise(value))
+        else:
+            out[name] = value.to(torch.bfloat16).contiguous()
+
+    put("model.embed_tokens.weight", model.embed, False)
+    put("model.norm.weight", model.norm, False)
+    put("lm_head.weight", model.lm_head, False)
+    for i, layer in enumerate(model.layers):
+        p = f"model.layers.{i}."
+        put(p + "input_layernorm.weight", layer.input_norm, False)
+        put(p + "post_attention_layernorm.weight", layer.post_norm, False)
+        kind = "self_attn." if model.s.is_attention(i) else "linear_attn."
+        for name, value in layer.mixer.named_parameters():
+            value = value.unsqueeze(1) if name == "conv1d" else value
+            suffix = "" if name in ("A_log", "dt_bias") else ".weight"
+            put(p + kind + name + suffix, value, name in FP8_NAMES)
+        moe = layer.moe
+        put(p + "mlp.gate.weight", moe.router, False)
+        put(p + "mlp.shared_expert_gate.weight", moe.shared_expert_gate, False)
+        for prefix, gate_up, down in (
+            ("mlp.shared_expert.", moe.shared_gate_up, moe.shared_down),
+            *((f"mlp.experts.{e}.", moe.gate_up[e], moe.down[e]) for e in range(model.s.E)),
+        ):
+            for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2, 0), down)):
+                put(f"{p}{prefix}{name}.weight", value, True)
+    return out
+
+
+def config_of(s: NanoShape) -> dict:
+    ranks = s.V - 26
+    kinds = ["full_attention" if s.is_attention(i) else "linear_attention" for i in range(s.num_layers)]
+    kept = ["lm_head", "model.embed_tokens"]
+    for i, kind in enumerate(kinds):
+        kept += [f"model.layers.{i}.mlp.gate", f"model.layers.{i}.mlp.shared_expert_gate"]
+        if kind == "linear_attention":
+            kept += [f"model.layers.{i}.linear_attn.{n}" for n in ("conv1d", "in_proj_a", "in_proj_b")]
+    return {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "attn_output_gate": True,
+        "bos_token_id": ranks + CONTROL["<|endoftext|>"],
+        "dtype": "bfloat16",
+        "eos_token_id": ranks + CONTROL["<|endoftext|>"],
+        "full_attention_interval": s.attention_every,
+        "head_dim": s.Dh,
+        "hidden_act": "silu",
+        "hidden_size": s.D,
+        "initializer_range": 0.02,
+        "layer_types": kinds,
+        "linear_conv_kernel_dim": s.conv_len,
+        "linear_key_head_dim": s.Dk,
+        "linear_num_key_heads": s.Hk,
+        "linear_num_value_heads": s.Hv,
+        "linear_value_head_dim": s.Dv,
+        "mamba_ssm_dtype": "float32",
+        "max_position_embeddings": NATIVE_CONTEXT,
+        "model_type": "qwen3_5_moe_text",
+        "moe_intermediate_size": s.F,
+        "num_attention_heads": s.Hq,
+        "num_experts": s.E,
+        "num_experts_per_tok": s.K,
+        "num_hidden_layers": s.num_layers,
+        "num_key_value_heads": s.Hkv,
+        "output_router_logits": False,
+        "pad_token_id": None,
+        "partial_rotary_factor": s.rotary_dim / s.Dh,
+        "quantization_config": {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "modules_to_not_convert": kept,
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+        },
+        "rms_norm_eps": s.norm_eps,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": mrope_section(s.rotary_dim // 2),
+            "partial_rotary_factor": s.rotary_dim / s.Dh,
+            "rope_theta": s.rope_theta,
+            "rope_type": "default",
+        },
+        "router_aux_loss_coef": 0.001,
+        "shared_expert_intermediate_size": s.Fs,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": s.V,
+    }
+
+
+def mrope_section(half: int) -> list[int]:
+    """Interleaved split of the rotary frequencies over time, height, width."""
+    return [half - 2 * (half // 3), half // 3, half // 3]
+
+
+def generation_config(s: NanoShape) -> dict:
+    ranks = s.V - 26
+    stop = [ranks + CONTROL["<|im_end|>"], ranks + CONTROL["<|endoftext|>"]]
+    return {"bos_token_id": stop[1], "do_sample": True, "eos_token_id": stop, "pad_token_id": stop[1],
+            "temperature": 1.0, "top_k": 20, "top_p": 0.95}  # fmt: skip
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    model = Nano(NanoShape())
+    model.load_state_dict(torch.load(args.state, weights_only=True)["model"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    part = args.out / "model.safetensors.part"
+    save_file(tensors_of(model), part, metadata={"format": "pt"})
+    os.replace(part, args.out / "model.safetensors")
+    write_json(args.out / "config.json", config_of(model.s))
+    write_json(args.out / "generation_config.json", generation_config(model.s))
+
+
+if __name__ == "__main__":
+    main()
