@@ -1,0 +1,1 @@
+"""Between text and token ids: tokenizer, chat template, and the parsing of what the model writes."""

@@ -1,0 +1,350 @@
+"""Model output to events, while it is being written: thinking, text and tool calls.
+
+Owns the syntax of an answer (`<think>`, `<tool_call>`, `<function=…>`, `<parameter=…>`) and its recoveries.
+Does not know token ids, sampling or transport; how tags are read and where a value ends is in
+`tokens/tags.py`, types of arguments in `tokens/toolcalls.py`. Enter at `OutputParser`.
+
+Rules, where the format leaves a choice:
+
+* Control tokens are tags, their spelled names are text. A control token with no meaning where it stands is
+  text as well: `<tool_call>` opens a call only if `<function=NAME>` or `{"` follows, so that prose may speak
+  of it; `<think>` and a second `</think>` count only where a block has no text yet.
+* Thinking and text come trimmed, as chat templates trim them: white space is held back until more follows.
+  Around a call (or a second block of thinking) the white space before it is kept, that behind it only if
+  there was none before.
+* The output ends inside a call: what is there becomes the call, marked incomplete; without a name it is text.
+* What stands in a call outside its parameters comes as text after the call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from a3b.events import (
+    Event,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+    merge_events,
+)
+from a3b.tokens.segments import Control
+from a3b.tokens.tags import (
+    CALL,
+    CALL_END,
+    END,
+    FUNCTION,
+    FUNCTION_END,
+    MARKS,
+    NAMES,
+    PARAMETER,
+    SPELLED_CALL_END,
+    TAGS,
+    THINK,
+    THINK_END,
+    Wait,
+    look,
+    read_name,
+    skip_blank,
+    value_end,
+)
+from a3b.tokens.toolcalls import ArgumentsWriter, JsonSpan, ToolSchemas, loads, parse_json_call
+
+CHUNK = 2048  # characters looked at together; bounds the copying when a long text comes in one piece
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MARK = re.compile(f"[{MARKS}]")
+_VALUE_STOP = re.compile(f"[\n<{MARKS}]")
+_BODY_STOP = re.compile(f"[<{MARKS}]")
+
+
+class OutputParser:
+    """Events of one answer. However the output is cut into pieces, the merged events are the same.
+
+    tools: the request's tools (OpenAI or Anthropic form), for the types of arguments.
+    in_thinking: the prompt ended inside `<think>`, as it does unless thinking is off.
+    call_id: makes the id of the call with a given index.
+    control_tokens: False for a vocabulary without control tokens; their spelled names are then tags.
+
+    The end-of-turn token is the caller's to recognise; any other control token pushed here comes as its name.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        in_thinking: bool = True,
+        call_id: Callable[[int], str] = "call_{}".format,
+        control_tokens: bool = True,
+    ):
+        self._schemas = ToolSchemas(tools)
+        self._call_id = call_id
+        self._control_tokens = control_tokens
+        self._raw = ""  # text that may be the beginning of a spelled tag
+        self._buffer = ""
+        self._events: list[Event] = []
+        self._step = self._block
+        self._finished = False
+        # blocks of thinking and text
+        self._thinking = in_thinking
+        self._blank = True  # nothing but white space since the last tag
+        self._gap = False  # white space was held back when the block began
+        self._held = {
+            True: "",
+            False: "",
+        }  # white space by channel (thinking or not), out only if more follows
+        self._begun = {True: False, False: False}
+        # the open call
+        self._num_calls = 0
+        self._id = self._tool = ""
+        self._writer = ArgumentsWriter(self._schemas, "")
+        self._value_begun = False
+        self._depth = 0  # `<tool_call>` open inside the value
+        self._stray: list[str] = []
+        self._span: JsonSpan | None = None
+
+    @property
+    def in_thinking(self) -> bool:
+        """Whether what comes next is thinking, as far as can be told."""
+        return self._thinking
+
+    @property
+    def num_calls(self) -> int:
+        """Tool calls begun so far."""
+        return self._num_calls
+
+    def push(self, piece: Control | str) -> list[Event]:
+        """Take the next control token or piece of text (whole characters), give the events it completes."""
+        if self._finished:
+            raise RuntimeError("OutputParser.push after finish: make a new parser for each answer")
+        if isinstance(piece, Control):
+            mark = TAGS.get(piece.name, piece.name)
+            self._buffer += self._marked("", last=True) + mark
+            self._run()
+        else:
+            text = self._marked(_SURROGATE.sub("\ufffd", piece))
+            for start in range(0, len(text), CHUNK):
+                self._buffer += text[start : start + CHUNK]
+                self._run()
+        return self._drain()
+
+    def finish(self) -> list[Event]:
+        """End of output: close what is open. A second call gives nothing."""
+        if not self._finished:
+            self._finished = True
+            self._buffer += self._marked("", last=True) + END
+            self._run()
+        return self._drain()
+
+    def _marked(self, text: str, last: bool = False) -> str:
+        """Text with its spelled tags as marks, less an end that may be the beginning of a tag."""
+        if self._control_tokens:
+            return text
+        text = self._raw + text
+        for name, mark in TAGS.items():
+            text = text.replace(name, mark)
+        tail = text.rfind("<")
+        keep = tail if not last and tail >= 0 and any(n.startswith(text[tail:]) for n in TAGS) else len(text)
+        self._raw = text[keep:]
+        return text[:keep]
+
+    def _run(self) -> None:
+        try:
+            while self._buffer:
+                self._step()
+        except Wait:
+            pass
+
+    def _drain(self) -> list[Event]:
+        events, self._events = merge_events(self._events), []
+        return events
+
+    def _take(self, num_chars: int) -> str:
+        """Remove that much from the buffer; marks come as the names they stand for."""
+        taken, self._buffer = self._buffer[:num_chars], self._buffer[num_chars:]
+        self._span = None
+        return taken.translate(NAMES)
+
+    # Each step below looks at the start of the buffer and either takes something from it or waits.
+
+    def _block(self) -> None:
+        """Thinking or text, up to a tag that means something here."""
+        match = _MARK.search(self._buffer)
+        if match is None or match.start():
+            return self._prose(self._take(match.start() if match else len(self._buffer)))
+        mark = match.group()
+        if mark == CALL:
+            return self._open_call()
+        begins = mark == THINK and self._blank and not self._thinking
+        if begins or (mark == THINK_END and self._thinking):
+            self._take(1)
+            self._enter(thinking=begins)
+        elif self._blank and mark != END:
+            self._take(1)  # a tag once more
+        else:
+            self._prose(self._take(1))
+
+    def _enter(self, thinking: bool) -> None:
+        """A block of thinking or text begins."""
+        self._thinking, self._blank = thinking, True
+        self._gap = bool(self._held[thinking])
+
+    def _prose(self, text: str) -> None:
+        """Text of the present channel, trimmed at both ends of the answer."""
+        channel = self._thinking
+        text = text.lstrip() if self._blank and self._gap else text
+        text = self._held[channel] + text
+        body = text.rstrip()
+        self._held[channel] = text[len(body) :]
+        if not self._begun[channel]:
+            body = body.lstrip()
+            self._held[channel] = self._held[channel] if body else ""
+        if body:
+            self._begun[channel], self._blank = True, False
+            self._events.append((ThinkingDelta if channel else TextDelta)(body))
+
+    def _open_call(self) -> None:
+        """`<tool_call>`: a call if one follows, else a word of the text. Ends thinking if it is a call."""
+        buffer = self._buffer
+        at = skip_blank(buffer, 1)
+        opening = look(buffer, at, FUNCTION, "{")
+        if opening == FUNCTION:
+            if self._open_function(at):
+                return
+        elif opening and look(buffer, skip_blank(buffer, at + 1), '"') and self._json_call(at):
+            return
+        self._prose(self._take(1))
+
+    def _open_function(self, at: int) -> bool:
+        """Take `<function=NAME>` at `at` and begin a call, if it is well formed."""
+        name, end = read_name(self._buffer, at + len(FUNCTION))
+        if name:
+            self._take(end)
+            self._start(name)
+            self._step = self._body
+        return bool(name)
+
+    def _json_call(self, at: int) -> bool:
+        """A call written as one JSON object at `at`; waits until the object is complete."""
+        end, missing = self._find_json_end(at)
+        call = parse_json_call(self._buffer[at:end].translate(NAMES) + missing)
+        if call is None:
+            return False
+        self._take(end)
+        self._start(call[0])
+        self._put(call[1])
+        self._end(complete=not missing or self._buffer[:1] == CALL_END)
+        return True
+
+    def _find_json_end(self, at: int) -> tuple[int, str]:
+        self._span = self._span or JsonSpan(MARKS)
+        found = self._span.find_end(self._buffer, at, END)
+        if found is None:
+            raise Wait
+        return found
+
+    def _start(self, name: str) -> None:
+        self._thinking = False
+        self._tool, self._writer = name, ArgumentsWriter(self._schemas, name)
+        self._id = self._call_id(self._num_calls)
+        self._events.append(ToolCallStart(self._num_calls, self._id, name))
+        self._num_calls += 1
+
+    def _delta(self, fragment: str) -> None:
+        self._events.append(ToolCallDelta(self._num_calls - 1, fragment))
+
+    def _put(self, arguments: Mapping[str, Any]) -> None:
+        for key, value in arguments.items():
+            self._delta(self._writer.put(key, value))
+
+    def _end(self, complete: bool) -> None:
+        """Close the call; what it held outside its parameters becomes text."""
+        self._delta(self._writer.end())
+        arguments = self._writer.arguments
+        self._events.append(ToolCallEnd(self._num_calls - 1, self._id, self._tool, arguments, complete))
+        stray, self._stray = "".join(self._stray), []
+        self._enter(thinking=False)
+        self._prose(stray)
+        self._step = self._after_function
+
+    def _body(self) -> None:
+        """Inside a function, between parameters."""
+        buffer = self._buffer
+        at = skip_blank(buffer, 0)
+        found = look(buffer, at, PARAMETER, FUNCTION_END, FUNCTION, CALL, CALL_END, END, "{")
+        if found == PARAMETER:
+            key, end = read_name(buffer, at + len(PARAMETER))
+            if key:
+                self._take(end)
+                self._delta(self._writer.open(key))
+                self._value_begun, self._depth = False, 0
+                self._step = self._value
+                return
+        elif found == FUNCTION_END:
+            self._take(at + len(FUNCTION_END))
+            return self._end(complete=True)
+        elif found in (FUNCTION, CALL, CALL_END, END):
+            self._take(at)
+            return self._end(complete=found != END)
+        elif found == "{" and not self._writer.arguments and self._json_body(at):
+            return
+        self._stray.append(self._take(at + 1))
+        self._step = self._stray_text
+
+    def _stray_text(self) -> None:
+        """Text inside a function that belongs to no parameter."""
+        stop = _BODY_STOP.search(self._buffer)
+        if stop is None or stop.start():
+            self._stray.append(self._take(stop.start() if stop else len(self._buffer)))
+        else:
+            self._step = self._body
+
+    def _json_body(self, at: int) -> bool:
+        """Arguments written as one JSON object in place of parameters."""
+        end, missing = self._find_json_end(at)
+        try:
+            arguments = loads(self._buffer[at:end].translate(NAMES) + missing)
+        except ValueError:
+            return False
+        self._take(end)
+        self._put(arguments)
+        return True
+
+    def _value(self) -> None:
+        """Inside a parameter. One newline at each end belongs to the tags."""
+        if not self._value_begun:
+            self._value_begun = True
+            if self._buffer[0] == "\n":
+                self._take(1)
+                return
+        stop = _VALUE_STOP.search(self._buffer)
+        if stop is None or stop.start():
+            return self._delta(self._writer.write(self._take(stop.start() if stop else len(self._buffer))))
+        newline = int(self._buffer[0] == "\n")
+        if newline == len(self._buffer):
+            raise Wait
+        end = value_end(self._buffer, newline, self._depth > 0, self._is_new_key)
+        if end is not None:
+            self._take(end)
+            self._delta(self._writer.close())
+            self._step = self._body
+            return
+        mark = self._buffer[newline]
+        self._depth += (mark == CALL) - (mark == CALL_END and self._depth > 0)
+        self._delta(self._writer.write(self._take(newline + (mark in "<" + MARKS))))
+
+    def _is_new_key(self, key: str) -> bool:
+        """Whether the tool has a parameter `key` that this call has not yet had."""
+        writer = self._writer
+        return key != writer.key and key not in writer.arguments and self._schemas.may_have(self._tool, key)
+
+    def _after_function(self) -> None:
+        """Behind a function: the end of the call, another function, or text if the end is missing."""
+        at = skip_blank(self._buffer, 0)
+        found = look(self._buffer, at, CALL_END, FUNCTION, SPELLED_CALL_END)
+        if found == FUNCTION and self._open_function(at):
+            return
+        self._step = self._block
+        if found and found != FUNCTION:
+            self._take(at + len(found))
