@@ -1,0 +1,1 @@
+"""Files that hold models: containers (safetensors), directories of them, and number formats."""

@@ -1,0 +1,131 @@
+"""A directory of safetensors files as one set of tensors: a single file, or shards with an index.
+
+Knows names and places, not what a tensor means. Enter at `Checkpoint.open`.
+A shard may be a symbolic link (download caches link to their blobs); its name may not leave the directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.errors import CheckpointError, FileFormatError, TensorError
+from a3b.formats.safetensors import SafetensorsFile, TensorInfo
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_INDEX_BYTES = 200_000_000
+MAX_SHARDS = 10_000
+
+
+def has_weights(directory: str | Path) -> bool:
+    """Whether there is anything for `Checkpoint.open` to open."""
+    return any((Path(directory) / name).exists() for name in (SINGLE, INDEX))
+
+
+class Checkpoint:
+    """Tensors by name, wherever they lie. Headers are read and checked on opening, data only by `array`."""
+
+    def __init__(self, directory: Path, files: list[SafetensorsFile]):
+        self.directory, self.files = directory, files
+        self._owner: dict[str, SafetensorsFile] = {}
+        for file in files:
+            for name in file.tensors:
+                if name in self._owner:
+                    raise TensorError(f"tensor {name[:200]!r} is in {self._owner[name].path.name} and in {file.path.name}")
+                self._owner[name] = file
+        self.tensors: Mapping[str, TensorInfo] = {name: file.tensors[name] for name, file in self._owner.items()}
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Checkpoint:
+        """Raises CheckpointError if there are no weights, FileFormatError or TensorError if a file or the index is wrong."""
+        directory = Path(directory)
+        single, index = directory / SINGLE, directory / INDEX
+        if single.exists() and index.exists():
+            raise CheckpointError(f"{directory}: both {SINGLE} and {INDEX}; remove the one that is not meant")
+        if single.exists():
+            return cls(directory, [SafetensorsFile(single)])
+        if not index.exists():
+            raise CheckpointError(f"{directory}: no weights ({SINGLE} or {INDEX}); download the complete model")
+        return cls._open_shards(directory, index)
+
+    @classmethod
+    def _open_shards(cls, directory: Path, index: Path) -> Checkpoint:
+        weight_map, total = _read_index(index)
+        shards = dict.fromkeys(weight_map.values())
+        for shard in shards:
+            if not (directory / shard).is_file():
+                raise CheckpointError(f"{directory / shard}: missing, though {INDEX} names it; download it again")
+        checkpoint = cls(directory, [SafetensorsFile(directory / shard) for shard in shards])
+        for name, shard in weight_map.items():
+            owner = checkpoint._owner.get(name)
+            if owner is None or owner.path.name != shard:
+                found = f"it is in {owner.path.name}" if owner else "no file has it"
+                raise TensorError(f"{index}: tensor {name[:200]!r} should be in {shard}; {found}")
+        for name, owner in checkpoint._owner.items():
+            if name not in weight_map:
+                raise TensorError(f"{owner.path}: tensor {name[:200]!r} is not in {INDEX}")
+        size = sum(info.num_bytes for info in checkpoint.tensors.values())
+        if total is not None and total != size:
+            raise FileFormatError(f"{index}: total_size is {total}; the files hold {size} bytes of tensors")
+        return checkpoint
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Bytes of each dtype."""
+        sizes: dict[str, int] = {}
+        for info in self.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.num_bytes
+        return sizes
+
+    def array(self, name: str) -> np.ndarray:
+        """A read-only view of a tensor's stored numbers."""
+        return self._owner[name].array(name)
+
+    def release(self, name: str) -> None:
+        """Let go of the pages of a tensor that was copied elsewhere."""
+        self._owner[name].release(name)
+
+
+def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("a name stands twice in one object")
+        return value
+
+    try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise FileFormatError(f"{index}: {index.stat().st_size} bytes; expected at most {MAX_INDEX_BYTES}")
+        value = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{index}: not readable as JSON: {error}") from None
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FileFormatError(f"{index}: expected an object weight_map of tensor names to file names")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not _plain_name(shard):
+            raise FileFormatError(f"{index}: tensor {name[:200]!r} points to {str(shard)[:200]!r}; expected a file in this directory")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise FileFormatError(f"{index}: more than {MAX_SHARDS} files")
+    metadata = value.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if total is not None and (type(total) not in (int, float) or total != total or total < 0):
+        raise FileFormatError(f"{index}: total_size is {str(total)[:80]}; expected a number of bytes")
+    return weight_map, total
+
+
+def _plain_name(name: str) -> bool:
+    """A file name with no way out of its directory."""
+    return name.endswith(".safetensors") and not set(name) & set("/\\\0") and not name.startswith(".") and len(name) < 256
