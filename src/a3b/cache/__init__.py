@@ -1,0 +1,1 @@
+"""What a sequence leaves behind in memory; later also on disk."""
