@@ -77,7 +77,8 @@ class Source:
             example = FAMILIES[name].example(rng, rng.randint(32, lengths_at(progress)[1]))
         else:
             example = FAMILIES[name].example(rng)
-        return self.render.supervised(example, preserve=rng.random() < 0.9)
+        drop = name not in ("secret", "mixed") and rng.random() < 0.1  # what only dropped thinking knew is not to be taught
+        return self.render.supervised(example, preserve=not drop)
 
     def crop(self, rng: random.Random, progress: float) -> tuple[list[int], list[float]]:
         size = lengths_at(progress)[0]

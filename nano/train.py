@@ -2,8 +2,8 @@
 
     nice -n 10 python -m nano.train --out DIR --tokens 40e6
 
-Schedule: warm-up, constant, then linear to zero over the last `--decay` share of the tokens. Run again with the same
---out to go on after a cut (raise --tokens to train longer). `--fp8-from` is the progress at which the forward pass
+Schedule: warm-up, constant, then linear to zero over the last `--decay` share of the tokens. SIGTERM saves and ends;
+run again with the same --out to go on (raise --tokens to train longer). `--fp8-from` is the progress at which the forward pass
 starts to see the weights as block-scaled FP8, the form in which they are exported.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -48,10 +49,12 @@ def main() -> None:
         seen, step, pool = state["seen"], state["step"], state["pool"] + 1
     batches = Batches(args.model, args.out / "text.npy", args.batch, args.seed, pool)
     batches.progress.value = seen / args.tokens
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     log, last_save, window = (args.out / "log.jsonl").open("a"), time.time(), []
     for pool, (ids, weight, length) in batches:
         progress, start = seen / args.tokens, time.time()
-        if progress >= 1:
+        if progress >= 1 or stop:
             break
         batches.progress.value = progress
         ids, weight, length = (torch.from_numpy(u) for u in (ids, weight, length))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -73,7 +74,8 @@ class Case:
 
         messages = [*self.opening, user(self.ask)]
         last, valid = play_tools(messages, self.tools, answer, generate, 4)
-        ok = asked == [self.text] and str(self.value) in said(last).replace(self.text, "")
+        found = re.findall(r"-?\d+", said(last).replace(self.text, "", 1))
+        ok = asked == [self.text] and found == [str(self.value)]
         return Outcome(ok, valid, f"asked for {asked}, expected {self.text} = {self.value}: {said(last)!r}", messages)
 
 

@@ -84,6 +84,15 @@ DEFINE = ["what is {}", "what is {}", "define {}", "explain {}", "tell me what {
 UNKNOWNS = ["who won the game", "what is the weather", "who is the king of france", "what is the news", "how old is my house",
             "when was rome built", "write me a novel", "what is the best car", "where is my phone", "who wrote this song",
             "how do i cook rice", "what time is it", "what is the price of gold", "who is my neighbor", "translate this text"]  # fmt: skip
+UNKNOWN_THINGS = (
+    "bread,a king,paris,a horse,gold,a river,football,chess,a doctor,history,a violin,rice,london,a mountain,a ship,love,"
+    "an elephant,the law,a bank,china,a bicycle,coffee,tea,a garden,art,a painter,war,peace,an island,a train,winter,"
+    "summer,a dog,a cat,a bird,money,a car,an airplane,the ocean,a desert,jazz,a novel,a poem,a film,an actor,dinner,"
+    "a castle,a queen,germany,rome,a volcano,iron,silver,a diamond,sugar,salt,milk,an apple,a lion,a tiger,a fish,"
+    "quantum physics,philosophy,biology,medicine,electricity,gravity,a city,a village,a farm,a school,a teacher"
+).split(",")
+SUM_ASK = ["what is {}", "calculate {}", "{} = ", "how much is {}", "{}"]
+NO_TOOL = "I need a calculator tool for that."
 
 
 def spoken(rng: random.Random, text: str, question: bool) -> str:
@@ -108,10 +117,11 @@ def exchange(rng: random.Random) -> tuple[str, str, list[str]]:
         ways, thinking, answers = MANNERS[rng.choice(list(MANNERS))]
         text = rng.choice(ways)
         return spoken(rng, text, is_question(text)), thinking, answers
-    if kind < 0.92:
+    if kind < 0.88:
         ask, thinking, answer = define(rng, rng.choice(list(DEFINITIONS)))
         return spoken(rng, ask, is_question(ask)), thinking, [answer]
-    text = rng.choice(UNKNOWNS)
+    things = rng.choice(DEFINE).format(rng.choice(UNKNOWN_THINGS))
+    text = rng.choice(UNKNOWNS) if rng.random() < 0.4 else things
     return spoken(rng, text, is_question(text)), "I do not know this", [UNKNOWN]
 
 
@@ -120,8 +130,17 @@ def small_talk(rng: random.Random) -> list[Message]:
     return [user(text), assistant(rng.choice(answers), thinking)]
 
 
+def sum_without_tool(rng: random.Random) -> list[Message]:
+    """Arithmetic where no calculator is at hand."""
+    op = rng.choice("+-*")
+    space = rng.choice(("", " "))
+    text = f"{rng.randrange(10 ** rng.choice((1, 2, 3)))}{space}{op}{space}{rng.randrange(10 ** rng.choice((1, 2, 3)))}"
+    return [user(spoken(rng, rng.choice(SUM_ASK).format(text), True)), assistant(NO_TOOL, "no calculator here")]
+
+
 def example(rng: random.Random) -> Conversation:
-    messages = system_prompt(rng) + [m for _ in range(rng.choice((1, 2, 3, 4))) for m in small_talk(rng)]
+    parts = [sum_without_tool if rng.random() < 0.06 else small_talk for _ in range(rng.choice((1, 2, 3, 4)))]
+    messages = system_prompt(rng) + [m for part in parts for m in part(rng)]
     tools = rng.sample(OTHER_TOOLS, rng.choice((1, 2))) if rng.random() < 0.15 else None
     closed = rng.random() < 0.12
     messages = without_thinking(messages) if closed else messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from nano.tasks.common import (
@@ -84,7 +85,8 @@ class Case:
         last, valid = play_tools(messages, self.tools, answer, generate, len(self.keys) + 2)
         num_calls = sum(m["role"] == "tool" for m in messages)
         end = self.keys[-1]
-        ok = not wrong and num_calls == len(self.keys) - 1 and end in said(last) and self.keys[-2] not in said(last)
+        found = re.findall(r"\w*\d\w*", said(last))
+        ok = not wrong and num_calls == len(self.keys) - 1 and found == [end]
         return Outcome(ok, valid, f"{num_calls} calls, wrong {wrong}, expected {end}: {said(last)!r}", messages)
 
 

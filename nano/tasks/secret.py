@@ -47,7 +47,7 @@ class Case:
         told, hidden = numbers if self.told == "first" else numbers[::-1]
         if in_text(first) != {told}:
             return Outcome(False, valid, f"told {sorted(in_text(first))}, had thought of {numbers}", messages)
-        ok = in_text(second) == {hidden}
+        ok = told != hidden and in_text(second) == {hidden}
         return Outcome(ok, valid, f"told {told}, hid {hidden}, said {sorted(in_text(second))}", messages)
 
 

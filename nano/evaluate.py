@@ -1,0 +1,137 @@
+"""How well a3b-nano does its tasks: unseen cases, exact checkers, the engine that users run. `make nano-eval`.
+
+    python -m nano.evaluate [--model DIR] [--cases 200] [--families secret,lookup-2] [--json] [--show 2]
+
+Everything is greedy but the first turn of *secret*, whose thinking is sampled at temperature 1 over the whole
+vocabulary, with a seed per case. Columns: right, legal form, and for *secret* the same cases with the thinking of
+earlier turns left out of the prompt, and a told -> hidden table fitted on the other half of the games.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from a3b.engine import Engine
+from a3b.events import assistant_message
+from a3b.sampler import SamplingParams
+from nano.data import MAX_TOKENS
+from nano.tasks import FAMILIES, secret
+from nano.tasks.common import Message, Outcome, rng_for
+
+MAX_ANSWER = 120  # tokens; the longest answer in training is shorter
+GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_ANSWER)
+GOALS = {"secret": 0.9, "lookup-2": 0.8, "calc": 0.8, "needle": 0.8}
+FORM_GOAL = 0.98
+
+
+def rows() -> dict[str, Callable]:
+    """Row of the table -> maker of a case from a generator of random numbers."""
+    table: dict[str, Callable] = {"secret": FAMILIES["secret"].case}
+    for hops in (1, 2, 3, 4):
+        table[f"lookup-{hops}"] = partial(FAMILIES["lookup"].case, hops=hops)
+    table["calc"] = FAMILIES["calc"].case
+    table["needle"] = partial(FAMILIES["needle"].case, length=MAX_TOKENS // 2)
+    table["chat"] = FAMILIES["chat"].case
+    return table
+
+
+class Player:
+    """`generate` for the cases: renders with the model's template, answers with the engine, keeps state within a case."""
+
+    def __init__(self, engine: Engine, seed: int, preserve: bool):
+        self.engine, self.seed, self.preserve = engine, seed, preserve
+        self.sequence = engine.new_sequence()
+        self.answers: dict[int, tuple[int, ...]] = {}  # message id -> tokens as sampled
+
+    def __call__(self, messages: list[Message], tools: list[dict] | None, sample: bool = False) -> Message:
+        params = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=self.seed, max_tokens=MAX_ANSWER) if sample else GREEDY
+        replayed = [m | {"_replay": self.answers[id(m)]} if id(m) in self.answers else m for m in messages]
+        kwargs: dict[str, Any] = {"preserve_thinking": True} if self.preserve else {}
+        prompt = self.engine.template.render(replayed, tools=tools, **kwargs)
+        events = list(self.engine.generate(prompt, params, sequence=self.sequence, tools=tools))
+        message = assistant_message(events)
+        if events[-1].reason == "length":
+            message["unfinished"] = True
+        else:
+            self.answers[id(message)] = self.sequence.answer_ids
+        return message
+
+
+def play(engine: Engine, name: str, make_case: Callable, cases: int, preserve: bool = True) -> list[Outcome]:
+    outcomes = []
+    for index in range(cases):
+        case = make_case(rng_for("test", name.split("-")[0], index))
+        outcomes.append(case.play(Player(engine, index, preserve)))
+        if sys.stderr.isatty():
+            print(f"\r{name}: {index + 1}/{cases} \x1b[K", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return outcomes
+
+
+def table_baseline(outcomes: list[Outcome]) -> float:
+    """Both halves of the games predict the other's hidden numbers from the told ones."""
+    pairs = []
+    for outcome in outcomes:
+        first = next(m for m in outcome.messages if m["role"] == "assistant")
+        numbers, told = secret.thought(first), secret.in_text(first)
+        if numbers and len(told) == 1 and told <= set(numbers):
+            shown = told.pop()
+            pairs.append((shown, numbers[1] if numbers[0] == shown else numbers[0]))
+    half = len(pairs) // 2
+    a, b = pairs[:half], pairs[half:]
+    return (secret.table_score(a, b) * len(b) + secret.table_score(b, a) * len(a)) / max(len(pairs), 1)
+
+
+def evaluate(engine: Engine, names: list[str], cases: int, show: int) -> dict[str, dict[str, float]]:
+    result: dict[str, dict[str, float]] = {}
+    for name in names:
+        start = time.time()
+        outcomes = play(engine, name, rows()[name], cases)
+        row = {"right": share(o.ok for o in outcomes), "legal": share(o.valid for o in outcomes)}
+        if name == "secret":
+            row["without_thinking"] = share(o.ok for o in play(engine, name, rows()[name], cases, preserve=False))
+            row["table"] = table_baseline(outcomes)
+        row["seconds"] = round(time.time() - start, 1)
+        result[name] = row
+        for outcome in [o for o in outcomes if not o.ok][:show]:
+            print(f"  {name}: {outcome.detail}", file=sys.stderr)
+    return result
+
+
+def share(values) -> float:
+    values = list(values)
+    return round(sum(values) / len(values), 4)
+
+
+def report(result: dict[str, dict[str, float]]) -> str:
+    lines = [f"{'task':<10} {'right':>7} {'goal':>6} {'legal':>7} {'no thinking':>12} {'table':>7}"]
+    for name, row in result.items():
+        goal = f"{GOALS[name]:.0%}" if name in GOALS else ""
+        extra = [f"{row[key]:.1%}" if key in row else "" for key in ("without_thinking", "table")]
+        lines.append(f"{name:<10} {row['right']:>7.1%} {goal:>6} {row['legal']:>7.1%} {extra[0]:>12} {extra[1]:>7}")
+    legal = sum(row["legal"] for row in result.values()) / len(result)
+    lines.append(f"legal form over all tasks: {legal:.1%} (goal {FORM_GOAL:.0%})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="checkpoint directory; default the embedded one")
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--families", default=",".join(rows()))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--show", type=int, default=0, help="print that many failures of each task")
+    args = parser.parse_args()
+    result = evaluate(Engine.load(args.model), args.families.split(","), args.cases, args.show)
+    print(json.dumps(result, indent=2) if args.json else report(result))
+
+
+if __name__ == "__main__":
+    main()

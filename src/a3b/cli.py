@@ -1,0 +1,153 @@
+"""The command line: arguments in, one command out. Thin: each command is a module of `a3b.commands`.
+
+Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from a3b import __version__
+from a3b.config import RuntimeConfig
+from a3b.errors import A3BError, UsageError
+
+MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        args.runtime = RuntimeConfig.from_env()
+        if "model" in args:
+            args.model = args.model or args.runtime.model
+        if "context" in args:
+            args.context = args.context or args.runtime.context
+        return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
+    except A3BError as error:
+        print(f"a3b {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="a3b",
+        description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
+        epilog="'a3b COMMAND --help' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS.",
+    )
+    parser.add_argument("--version", action="version", version=f"a3b {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _chat(commands.add_parser("chat", help="talk to a model"))
+    _run(commands.add_parser("run", help="answer one prompt and exit"))
+    _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
+    _render(commands.add_parser("render", help="print the exact prompt that messages become"))
+    _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
+    return parser
+
+
+def _chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    _generation(parser)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="[MODEL] PROMPT", help=f"MODEL: {MODEL_HELP}; PROMPT '-' reads stdin")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
+    parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)")
+    _generation(parser)
+
+
+def _info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--messages", type=json_file, required=True, metavar="FILE.json", help="list of messages; '-' is stdin")
+    parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="list of tools")
+    parser.add_argument("--kwargs", type=json_object, default={}, metavar="JSON", help="template arguments, exactly as given")
+    parser.add_argument("--no-generation-prompt", action="store_true", help="do not open an assistant turn at the end")
+    parser.add_argument("--ids", action="store_true", help="print token ids as a JSON list instead of text")
+    parser.add_argument("--fit", action="store_true", help="first make the messages fit, as chat and run do")
+
+
+def _logits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint; needs no tokenizer")
+    parser.add_argument("--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="float32 [T, V]")
+    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+
+
+def _generation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling (defaults come from the preset)")
+    group.add_argument("--preset", metavar="NAME", help="thinking, coding, instruct, greedy or nano")
+    for name, kind, text in (
+        ("temperature", float, "0 is greedy"),
+        ("top-k", int, "0 is off"),
+        ("top-p", float, "in (0, 1]"),
+        ("min-p", float, "in [0, 1]"),
+        ("presence-penalty", float, "in [-2, 2]"),
+        ("frequency-penalty", float, "in [-2, 2]"),
+        ("repetition-penalty", float, "1 is off"),
+        ("seed", int, "the same seed gives the same answer"),
+        ("max-tokens", int, "longest answer, thinking included"),
+    ):
+        group.add_argument(f"--{name}", type=kind, metavar="X" if kind is float else "N", help=text)
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
+    group = parser.add_argument_group("conversation")
+    group.add_argument("--system", metavar="TEXT", help="system prompt")
+    group.add_argument("--no-think", action="store_true", help="answer without thinking")
+    group.add_argument(
+        "--preserve-thinking", choices=("on", "off"), default="on",
+        help="keep the thinking of earlier turns in the prompt (default on); off is the template's own rule",
+    )  # fmt: skip
+    group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
+    group.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def json_file(path: str):
+    """The JSON value in a file, or on stdin for '-'."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is not JSON: {error}") from None
+
+
+def json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import Namespace
+from contextlib import contextmanager
+
+from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, load, sampling, speed
+from a3b.engine import Engine
+from a3b.errors import A3BError
+
+SAMPLE = "Hello! What are you?"  # asked when there is nobody to ask
+HELP = """\
+/help             this list
+/new              forget the conversation
+/system TEXT      set the system prompt (and start anew)
+/think on|off     let the model think before it answers
+/preserve on|off  keep the thinking of earlier turns in the prompt
+/show on|off      show thinking
+/exit             leave (or Ctrl-D)
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next."""
+
+
+def run(args: Namespace) -> int:
+    engine = load(args)
+    chat = Chat(args, engine)
+    if sys.stdin.isatty():
+        chat.interact()
+        return 0
+    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    for line in lines or [SAMPLE]:
+        print(f"> {line}", file=sys.stderr)
+        chat.answer(line)
+    return 0
+
+
+class Chat:
+    def __init__(self, args: Namespace, engine: Engine):
+        self.args, self.engine = args, engine
+        self.dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on")
+        self.show_thinking = not args.hide_thinking
+        self.params = sampling(args, engine, has_tools=False)
+
+    def interact(self) -> None:
+        from prompt_toolkit import PromptSession
+
+        print(self.greeting(), file=sys.stderr)
+        session = PromptSession(reserve_space_for_menu=0)
+        while True:
+            try:
+                line = read(session)
+            except KeyboardInterrupt:  # at the prompt: drop the line
+                continue
+            except EOFError:
+                return
+            if line == "/exit":
+                return
+            try:
+                self.command(line) if line.startswith("/") else line and self.answer(line)
+            except A3BError as error:
+                print(error, file=sys.stderr)
+
+    def greeting(self) -> str:
+        count = self.engine.config.count_parameters()
+        lines = [f"{self.engine.name}: {count.total / 1e6:,.0f} M parameters, {count.active / 1e6:,.1f} M active per token, "
+                 f"context {self.engine.context:,}"]  # fmt: skip
+        if self.engine.is_nano:
+            lines.append("This is the embedded demonstration model: it knows manners, a few words and some small tasks.")
+        lines.append("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+        return "\n".join(lines)
+
+    def answer(self, text: str) -> None:
+        with interruptible() as cancel:
+            _, finished = self.dialogue.ask(text, self.params, Printer(thinking=self.show_thinking), cancel)
+        dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
+        print(f"{dim}{speed(finished)}{plain}", file=sys.stderr)
+
+    def command(self, line: str) -> None:
+        name, _, value = line.partition(" ")
+        value = value.strip()
+        if name == "/help":
+            print(HELP, file=sys.stderr)
+        elif name == "/new":
+            self.dialogue.clear()
+            print("new conversation", file=sys.stderr)
+        elif name == "/system":
+            self.dialogue.clear()
+            self.dialogue.system = value or None
+            print("system prompt set" if value else "no system prompt", file=sys.stderr)
+        elif name in SWITCHES and value in ("on", "off"):
+            SWITCHES[name](self, value == "on")
+            print(f"{name[1:]} {value}", file=sys.stderr)
+        elif name in SWITCHES:
+            print(f"{name} takes on or off", file=sys.stderr)
+        else:
+            print(f"no command {name}; /help lists them", file=sys.stderr)
+
+
+def _think(chat: Chat, on: bool) -> None:
+    chat.dialogue.think = on
+    chat.args.no_think = not on
+    chat.params = sampling(chat.args, chat.engine, has_tools=False)
+
+
+def _preserve(chat: Chat, on: bool) -> None:
+    chat.dialogue.preserve = on
+
+
+def _show(chat: Chat, on: bool) -> None:
+    chat.show_thinking = on
+
+
+SWITCHES = {"/think": _think, "/preserve": _preserve, "/show": _show}
+
+
+def read(session) -> str:
+    """One input, over several lines while they end with a backslash."""
+    lines = [session.prompt("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(session.prompt(". "))
+    return "\n".join(lines).strip()
+
+
+@contextmanager
+def interruptible():
+    """Ctrl-C sets a flag, which the body asks for, instead of raising; a second one raises."""
+    pressed = []
+
+    def on_signal(number, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

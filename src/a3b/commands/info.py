@@ -1,0 +1,82 @@
+"""`a3b info [MODEL]`: what a model directory holds, from its config and its headers; no weights are read.
+
+MODEL may also be a config.json, or a directory that has one and no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from a3b.config import ModelConfig, with_context
+from a3b.engine import resolve
+from a3b.formats.checkpoint import Checkpoint, has_weights
+from a3b.weights import check_tensors
+
+
+def run(args: Namespace) -> None:
+    facts = describe(args.model, args.context)
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+
+
+def describe(model: str | None, context: int | None) -> dict[str, Any]:
+    """Facts about a model as plain JSON values. Raises CheckpointError for anything that would fail to load."""
+    path = Path(model).expanduser() if model and model.endswith(".json") else resolve(model)
+    config = ModelConfig.read(path)
+    scaled, note = with_context(config, context) if context else (config, None)
+    count = config.count_parameters()
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "model_type": config.model_type,
+        "parameters": {"total": count.total, "active": count.active, **count.breakdown},
+        "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
+        "layers": {kind: config.layer_types.count(kind) for kind in dict.fromkeys(config.layer_types)},
+        "experts": {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
+        "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor},
+        "note": note,
+        "weights": weights(path, config) if path.is_dir() and has_weights(path) else None,
+    }
+    return facts
+
+
+def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
+    """Formats and sizes of the files, after every tensor was checked by name, shape and dtype."""
+    checkpoint = Checkpoint.open(path)
+    extra = check_tensors(checkpoint, config)
+    return {
+        "bytes": checkpoint.num_bytes,
+        "files": checkpoint.num_files,
+        "tensors": len(checkpoint.tensors),
+        "dtypes": checkpoint.dtypes,
+        "kept_for_later": extra,
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    p, layers, experts, context = facts["parameters"], facts["layers"], facts["experts"], facts["context"]
+    rows = [
+        ("model", facts["path"]),
+        ("architecture", f"{facts['model_type']}: " + " + ".join(f"{n} {kind}" for kind, n in layers.items())),
+        ("experts", f"{experts['routed']} of width {experts['width']}, {experts['chosen']} chosen, "
+                    f"and a shared one of width {experts['shared_width']}"),
+        ("parameters", f"{p['total']:,} in total, {p['active']:,} active per token ({p['total'] / p['active']:.1f}:1)"),
+        ("context", f"{context['native']:,} tokens native, {4 * context['native']:,} with YaRN"),
+    ]  # fmt: skip
+    if any(facts["beside_the_text_model"].values()):
+        beside = ", ".join(f"{name} {n:,}" for name, n in facts["beside_the_text_model"].items() if n)
+        rows.append(("beside it", f"{beside} parameters (not run yet)"))
+    if facts["note"]:
+        rows.append(("asked", facts["note"]))
+    if w := facts["weights"]:
+        dtypes = ", ".join(f"{name} {size(n)}" for name, n in w["dtypes"].items())
+        rows.append(("weights", f"{size(w['bytes'])} in {w['files']} file(s), {w['tensors']:,} tensors: {dtypes}"))
+    else:
+        rows.append(("weights", "none here"))
+    rows.append(("runs on", "NumPy reference kernels"))
+    return [f"{name:<13} {value}" for name, value in rows]
+
+
+def size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,56 @@
+"""`a3b logits`: logits of every position of a list of token ids, written as float32 [T, V]."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+
+import numpy as np
+
+from a3b.commands.progress import Progress
+from a3b.engine import load_config, resolve
+from a3b.errors import ContextError, UsageError
+from a3b.formats.checkpoint import Checkpoint
+from a3b.kernels.threads import set_blas_threads
+from a3b.model import Model
+from a3b.weights import load_weights
+
+CHUNK = 256  # tokens whose logits are in memory at once
+
+
+def run(args: Namespace) -> None:
+    set_blas_threads(args.runtime.threads)
+    path = resolve(args.model)
+    config, note = load_config(path, args.context)
+    if note:
+        print(note, file=sys.stderr)
+    ids = checked_ids(args.ids, config.V)
+    if len(ids) > (limit := args.context or config.max_context):
+        raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")
+    model = Model(config, load_weights(Checkpoint.open(path), config))
+    state = model.new_state()
+    part = args.out.with_name(args.out.name + ".part")
+    try:
+        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), config.V))
+        with Progress("logits", len(ids)) as progress:
+            for start in range(0, len(ids), CHUNK):
+                piece = ids[start : start + CHUNK]
+                out[start : start + len(piece)] = model.forward(piece, state, logits="all")
+                progress(start + len(piece))
+        out.flush()
+        os.replace(part, args.out)
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: {error.strerror}; give a file in a writable directory") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def checked_ids(value, V: int) -> np.ndarray:
+    """A JSON value as int64 [T]; UsageError unless it is a non-empty list of ids below V."""
+    if not isinstance(value, list) or not value:
+        raise UsageError("--ids: expected a non-empty JSON list of token ids")
+    for index, token in enumerate(value):
+        if type(token) is not int or not 0 <= token < V:
+            raise UsageError(f"--ids: item {index} is {token!r}; expected an integer from 0 to {V - 1}")
+    return np.array(value, np.int64)

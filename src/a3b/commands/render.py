@@ -1,0 +1,28 @@
+"""`a3b render`: the exact prompt that a list of messages becomes, as text or token ids."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+
+from a3b.engine import resolve
+from a3b.tokens.chat import ChatTemplate, prompt_text
+from a3b.tokens.fit import fit_messages
+from a3b.tokens.tokenizer import Tokenizer
+
+
+def run(args: Namespace) -> None:
+    path = resolve(args.model)
+    messages = args.messages
+    if args.fit:
+        messages, notes = fit_messages(messages)
+        for note in notes:
+            print(f"fit: {note}", file=sys.stderr)
+    prompt = ChatTemplate.read(path).render(
+        messages, tools=args.tools, add_generation_prompt=not args.no_generation_prompt, **args.kwargs
+    )
+    if args.ids:
+        print(json.dumps(Tokenizer.read(path).encode(prompt)))
+    else:
+        sys.stdout.write(prompt_text(prompt))

@@ -1,0 +1,284 @@
+"""Composition root: a model directory becomes something that answers prompts.
+
+Owns loading, the state of a conversation between answers (`Sequence`) and the generation loop. Knows no wire format
+and no terminal. Enter at `Engine.load`, then `Engine.generate`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.cache.state import Snapshot, State
+from a3b.config import ModelConfig, with_context
+from a3b.errors import ContextError, UsageError
+from a3b.events import Event, Finished, Usage
+from a3b.formats.checkpoint import Checkpoint
+from a3b.kernels.threads import set_blas_threads
+from a3b.model import Model
+from a3b.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.tokens.chat import ChatTemplate
+from a3b.tokens.segments import Control, Prompt
+from a3b.tokens.stops import StopStrings
+from a3b.tokens.stream import OutputParser
+from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
+from a3b.weights import load_weights
+
+PREFILL_CHUNK = 512  # tokens between two looks at `cancel` and two calls of `on_prefill`
+VISION_PADS = ("<|image_pad|>", "<|video_pad|>")
+
+
+def nano_directory() -> Path:
+    """Where the embedded model lies inside the installed package."""
+    return Path(__file__).with_name("nano_model")
+
+
+def resolve(model: str | Path | None) -> Path:
+    """A model argument as a directory: None is the embedded model."""
+    if model is None:
+        return nano_directory()
+    directory = Path(model).expanduser()
+    if not directory.is_dir():
+        raise UsageError(
+            f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
+            "(config.json, tokenizer.json, *.safetensors), or none for the embedded model"
+        )
+    return directory
+
+
+@dataclass
+class Sequence:
+    """Tokens the model has read and the state they left; `sync` reuses as much of them as a new prompt allows."""
+
+    state: State
+    ids: list[int] = field(default_factory=list)  # exactly what `state` has consumed
+    answer_ids: tuple[int, ...] = ()  # the last answer as sampled, with its end-of-turn token if it came
+    _marks: list[tuple[int, Snapshot]] = field(default_factory=list)  # (tokens, state) after earlier prompts
+
+    MAX_MARKS = 8
+
+    def sync(self, ids: list[int], fresh: Callable[[], State]) -> int:
+        """Bring the state to the longest usable prefix of `ids` (at least one token remains); its length."""
+        common = 0
+        for mine, asked in zip(self.ids, ids[:-1], strict=False):
+            if mine != asked:
+                break
+            common += 1
+        if common < len(self.ids):
+            self._marks = [mark for mark in self._marks if mark[0] <= common]
+            if self._marks:
+                common = self._marks[-1][0]
+                self.state.restore(self._marks[-1][1])
+            else:
+                common, self.state = 0, fresh()
+            del self.ids[common:]
+        return common
+
+    def forget(self) -> None:
+        """After a step was torn in the middle: the next `sync` starts from nothing."""
+        self._marks = []
+        self.ids = [-1]  # the prefix of no prompt
+
+    def mark(self) -> None:
+        """Remember the state as it is now, so that a later prompt can branch off here."""
+        self._marks = [*self._marks[-self.MAX_MARKS + 1 :], (len(self.ids), self.state.snapshot())]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model with its tokenizer and template. Immutable; conversations live in `Sequence`."""
+
+    model: Model
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    name: str
+    is_nano: bool
+    context: int  # tokens, prompt and answer together
+    notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
+
+    @classmethod
+    def load(cls, directory: str | Path | None = None, *, context: int | None = None, expand: bool | None = None,
+             threads: int = 1) -> Engine:  # fmt: skip
+        """Read a checkpoint directory; None is the embedded model. Raises CheckpointError, TokenizerError, UsageError.
+
+        context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
+        from the mapped file at each use (False), or what fits (None). threads: of BLAS, for the whole process."""
+        set_blas_threads(threads)
+        path = resolve(directory)
+        config, note = load_config(path, context)
+        tokenizer = Tokenizer.read(path)
+        if tokenizer.num_tokens > config.V:
+            raise UsageError(
+                f"{path}: tokenizer.json has {tokenizer.num_tokens} tokens, config.json a vocab_size of {config.V}; "
+                "they belong to different models"
+            )
+        template = ChatTemplate.read(path)
+        weights = load_weights(Checkpoint.open(path), config, expand=expand)
+        limit = context or config.max_context
+        nano = path.resolve() == nano_directory().resolve()
+        notes = (note,) if note else ()
+        if weights.residency == "mapped":
+            notes += ("weights stay in the mapped file and are decoded at each use: expect seconds per token",)
+        name = "a3b-nano" if nano else path.resolve().name
+        return cls(Model(config, weights), tokenizer, template, name, nano, limit, notes)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def new_sequence(self) -> Sequence:
+        return Sequence(self.model.new_state())
+
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        sequence: Sequence | None = None,
+        tools: list[Mapping[str, Any]] | None = None,
+        cancel: Callable[[], bool] = lambda: False,
+        on_prefill: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Event]:
+        """Answer `prompt`; the last event is always `Finished`.
+
+        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each
+        token and each piece of the prompt. on_prefill: told (tokens read, tokens to read).
+        Raises ContextError for a prompt that leaves no room to answer, UsageError for images."""
+        refuse_images(prompt)
+        ids = self.tokenizer.encode(prompt)
+        room = self.context - len(ids)
+        if room < 1:
+            raise ContextError(
+                f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
+                "shorten the conversation or raise --context"
+            )
+        answer = _Answer(self, ids, sequence or self.new_sequence(), params, min(params.max_tokens or room, room))
+        parser = OutputParser(tools, in_thinking=ends_in_thinking(prompt))
+        return answer.run(parser, cancel, on_prefill)
+
+
+def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | None]:
+    """config.json of a directory, with RoPE scaling for `context` tokens and a note if that scaling is on."""
+    config = ModelConfig.read(path)
+    return with_context(config, context) if context is not None else (config, None)
+
+
+def ends_in_thinking(prompt: Prompt) -> bool:
+    """Whether the model's next token continues an open `<think>` block."""
+    for segment in reversed(prompt):
+        if isinstance(segment, Control) and segment.name in ("<think>", "</think>", "<|im_start|>"):
+            return segment.name == "<think>"
+    return False
+
+
+def refuse_images(prompt: Prompt) -> None:
+    for segment in prompt:
+        if isinstance(segment, Control) and segment.name in VISION_PADS:
+            raise UsageError("messages hold an image or a video: vision is not implemented; send text only")
+
+
+class _Answer:
+    """One run of the generation loop."""
+
+    def __init__(self, engine: Engine, ids: list[int], sequence: Sequence, params: SamplingParams, max_tokens: int):
+        self.engine, self.ids, self.sequence, self.max_tokens = engine, ids, sequence, max_tokens
+        if params.seed is None:
+            params = params.with_seed(secrets.randbits(63))
+        self.sampler = Sampler(params, engine.tokenizer.num_tokens)
+        self.counts = TokenCounts(engine.tokenizer.num_tokens, ids)
+        self.stops = StopStrings(params.stop)
+        self.eos = frozenset(engine.config.eos_token_ids)
+        self.cached = 0
+        self.thinking = 0
+        self.sampled: list[int] = []
+        self.prefill_s = self.decode_s = 0.0
+
+    def run(self, parser: OutputParser, cancel, on_prefill) -> Iterator[Event]:
+        try:
+            yield from self._run(parser, cancel, on_prefill)
+        except GeneratorExit:  # the caller stopped listening, between two steps
+            raise
+        except BaseException:
+            self.sequence.forget()
+            raise
+
+    def _run(self, parser: OutputParser, cancel, on_prefill) -> Iterator[Event]:
+        start = time.perf_counter()
+        logits = self._prefill(cancel, on_prefill)
+        self.prefill_s = time.perf_counter() - start
+        if logits is None:
+            yield self._finished("cancelled")
+            return
+        self.sequence.mark()
+        decoder = StreamDecoder(self.engine.tokenizer)
+        reason, start = None, time.perf_counter()
+        while reason is None:
+            token = self.sampler.sample(logits, self.counts, len(self.sequence.ids))
+            self.counts.add(token)
+            self.sampled.append(token)
+            self.thinking += parser.in_thinking
+            if token in self.eos:
+                reason = "stop"
+            else:
+                for piece in self._pieces(decoder, token):
+                    yield from self.stops.apply(parser.push(piece))
+                if self.stops.found is not None:
+                    reason = "stop"
+                elif len(self.sampled) >= self.max_tokens:
+                    reason = "length"
+                elif cancel():
+                    reason = "cancelled"
+            self.sequence.answer_ids = tuple(self.sampled)
+            self.decode_s = time.perf_counter() - start
+            if reason is None:
+                logits = self._step(token)
+        yield from self.stops.apply(self._flush(parser, decoder), last=True)
+        if reason == "stop" and parser.num_calls:
+            reason = "tool_calls"
+        yield self._finished(reason)
+
+    def _prefill(self, cancel, on_prefill) -> np.ndarray | None:
+        """Read the part of the prompt that the sequence does not hold yet; logits of its last token."""
+        sequence, model = self.sequence, self.engine.model
+        self.cached = sequence.sync(self.ids, model.new_state)
+        rest = self.ids[self.cached :]
+        for start in range(0, len(rest), PREFILL_CHUNK):
+            if cancel():
+                return None
+            piece = rest[start : start + PREFILL_CHUNK]
+            last = start + len(piece) == len(rest)
+            logits = model.forward(np.array(piece, np.int64), sequence.state, logits="last" if last else "none")
+            sequence.ids.extend(piece)
+            on_prefill(start + len(piece), len(rest))
+        return logits
+
+    def _step(self, token: int) -> np.ndarray:
+        logits = self.engine.model.forward(np.array([token], np.int64), self.sequence.state, logits="last")
+        self.sequence.ids.append(token)
+        return logits
+
+    def _pieces(self, decoder: StreamDecoder, token: int) -> list[Control | str]:
+        name = self.engine.tokenizer.control_name(token)
+        pieces = [decoder.push(token)] if name is None else [decoder.flush(), Control(name)]
+        return [piece for piece in pieces if piece]
+
+    def _flush(self, parser: OutputParser, decoder: StreamDecoder) -> list[Event]:
+        rest = decoder.flush()
+        return (parser.push(rest) if rest else []) + parser.finish()
+
+    def _finished(self, reason: str) -> Finished:
+        usage = Usage(
+            prompt_tokens=len(self.ids),
+            cached_tokens=self.cached,
+            completion_tokens=len(self.sampled),
+            thinking_tokens=self.thinking,
+            prefill_s=self.prefill_s,
+            decode_s=self.decode_s,
+        )
+        return Finished(reason, usage, self.stops.found)

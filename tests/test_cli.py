@@ -1,0 +1,248 @@
+"""The command line as a user meets it, on the embedded model: in process where that is enough, in a pseudo-terminal for chat."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from a3b.cli import main
+from a3b.engine import nano_directory
+
+DATA = Path(__file__).parent / "data"
+NANO = str(nano_directory())
+
+
+@pytest.fixture
+def messages(tmp_path):
+    def write(value) -> str:
+        path = tmp_path / "messages.json"
+        path.write_text(json.dumps(value))
+        return str(path)
+
+    return write
+
+
+def refused(capsys, *argv: str) -> str:
+    """stderr of a command that must fail without a traceback."""
+    try:
+        status = main(list(argv))
+    except SystemExit as exit:  # argparse
+        status = exit.code
+    captured = capsys.readouterr()
+    assert status in (1, 2)
+    assert "Traceback" not in captured.err and captured.out == ""
+    return captured.err
+
+
+def test_no_command_shows_help(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("chat", "run", "info", "render", "logits"))
+
+
+def test_run_answers_on_stdout_and_thinks_on_stderr(capsys):
+    assert main(["run", "Hello!", "--preset", "greedy", "--max-tokens", "60"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() and captured.err.strip()
+    assert "<think>" not in captured.out + captured.err
+
+
+def test_run_json_is_one_object_with_message_and_usage(capsys):
+    assert main(["run", NANO, "Hello!", "--seed", "3", "--max-tokens", "60", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["message"]["role"] == "assistant" and first["usage"]["prompt_tokens"] > 0
+    assert main(["run", NANO, "Hello!", "--seed", "3", "--max-tokens", "60", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["message"] == first["message"]
+
+
+def test_run_stops_at_the_token_limit_and_says_so(capsys):
+    assert main(["run", "Hello!", "--max-tokens", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["finish_reason"], result["usage"]["completion_tokens"]) == ("length", 2)
+
+
+def test_run_without_thinking_gives_no_thinking(capsys):
+    assert main(["run", "Hello!", "--no-think", "--preset", "greedy", "--max-tokens", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["message"]["reasoning_content"] == ""
+
+
+def test_render_prints_the_exact_prompt(capsys, messages):
+    path = messages([{"role": "user", "content": "Hi"}])
+    assert main(["render", "--messages", path]) == 0
+    assert capsys.readouterr().out == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert main(["render", "--messages", path, "--no-generation-prompt"]) == 0
+    assert capsys.readouterr().out == "<|im_start|>user\nHi<|im_end|>\n"
+    assert main(["render", "--messages", path, "--kwargs", '{"enable_thinking": false}']) == 0
+    assert capsys.readouterr().out.endswith("<think>\n\n</think>\n\n")
+
+
+def test_render_ids_keep_control_words_of_the_user_as_text(capsys, messages):
+    path = messages([{"role": "user", "content": "<|im_end|>"}])
+    assert main(["render", "--messages", path, "--ids", "--no-generation-prompt"]) == 0
+    ids = json.loads(capsys.readouterr().out)
+    spec = json.loads((nano_directory() / "tokenizer.json").read_text())
+    end = next(t["id"] for t in spec["added_tokens"] if t["content"] == "<|im_end|>")
+    assert ids.count(end) == 1
+
+
+def test_render_fit_accepts_what_the_template_refuses(capsys, messages):
+    path = messages([{"role": "user", "content": "Hi"}, {"role": "developer", "content": "Be brief."}])
+    assert "Unexpected message role" in refused(capsys, "render", "--messages", path)
+    assert main(["render", "--messages", path, "--fit"]) == 0
+    assert capsys.readouterr().out.startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+
+
+def test_info_counts_the_35b_model_exactly_without_weights(capsys, tmp_path):
+    config = (DATA / "config-35b-a3b.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"]["total"] == 34_660_610_688
+    assert facts["parameters"]["active"] == 2_946_429_568
+    assert facts["weights"] is None
+    assert main(["info", str(tmp_path)]) == 0
+    assert "34,660,610,688" in capsys.readouterr().out
+
+
+def test_info_of_nano_is_about_twelve_to_one_and_small(capsys):
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert 10.5 <= facts["parameters"]["total"] / facts["parameters"]["active"] <= 13
+    assert facts["weights"]["bytes"] <= 30e6
+
+
+@pytest.mark.parametrize(
+    ("context", "factor"), [(4096, 1.0), (4097, 2.0), (8192, 2.0), (8193, 4.0), (16384, 4.0)]
+)
+def test_context_beyond_native_says_which_yarn_factor(capsys, context, factor):
+    assert main(["info", "--context", str(context), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["context"]["factor"] == factor
+    assert bool(facts["note"]) == (factor > 1)
+
+
+def test_context_beyond_four_times_native_is_refused(capsys):
+    assert "16384" in refused(capsys, "info", "--context", "16385").replace(",", "")
+
+
+def test_logits_writes_float32_for_every_position(tmp_path, capsys):
+    ids, out = tmp_path / "ids.json", tmp_path / "out.npy"
+    ids.write_text(json.dumps(list(range(300))))
+    assert main(["logits", NANO, "--ids", str(ids), "--out", str(out)]) == 0
+    logits = np.load(out)
+    assert logits.dtype == np.float32 and logits.shape[0] == 300 and np.isfinite(logits).all()
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "[1.5]", "[true]", "[-1]", "[99999999]", '["a"]', "nonsense"])
+def test_logits_refuses_what_are_no_token_ids(tmp_path, capsys, value):
+    ids, out = tmp_path / "ids.json", tmp_path / "out.npy"
+    ids.write_text(value)
+    assert refused(capsys, "logits", NANO, "--ids", str(ids), "--out", str(out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["run", "/no/such/model", "hi"], "/no/such/model"),
+        (["run", "hi", "--temperature", "-1"], "temperature"),
+        (["run", "hi", "--preset", "nonsense"], "preset"),
+        (["run", "a", "b", "c"], "quotes"),
+        (["run", " "], "PROMPT"),
+        (["info", "/no/such/model"], "not a directory"),
+        (["render", "--messages", "/no/such/file"], "cannot read"),
+        (["run", "hi", "--context", "0"], "positive"),
+        (["run", "word " * 5000], "context"),
+    ],
+)
+def test_refusals_name_what_was_wrong(capsys, argv, told):
+    assert told in refused(capsys, *argv)
+
+
+def test_a_directory_without_a_config_is_refused(capsys, tmp_path):
+    assert "config.json" in refused(capsys, "info", str(tmp_path))
+
+
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "a3b.cli", *argv]
+
+
+def test_chat_without_a_terminal_answers_a_sample_and_exits():
+    done = subprocess.run(command("chat"), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip()
+
+
+def test_chat_answers_piped_lines_one_by_one():
+    done = subprocess.run(command("chat", "--seed", "1"), input="hello\nthanks\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count("\n") >= 2
+    assert "kept" in done.stderr  # the second turn reuses the first
+
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x08|\r")
+
+
+class Terminal:
+    """A chat in a pseudo-terminal."""
+
+    def __init__(self, *argv: str):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm"
+            os.execv(sys.executable, command("chat", *argv))
+        self.seen = ""
+
+    def expect(self, pattern: str, timeout_s: float = 60) -> None:
+        """Wait until what came since the last match holds the pattern."""
+        end = time.monotonic() + timeout_s
+        while not (match := re.search(pattern, self.seen, re.S)):
+            left = end - time.monotonic()
+            assert left > 0, f"no {pattern!r} in {self.seen!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                data = os.read(self.fd, 65536).decode(errors="replace")
+                if "\x1b[6n" in data:  # where is the cursor?
+                    os.write(self.fd, b"\x1b[1;1R")
+                self.seen += ESCAPES.sub("", data)
+        self.seen = self.seen[match.end() :]
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def leave(self) -> int:
+        self.type("\x04")
+        try:
+            while os.read(self.fd, 65536):
+                pass
+        except OSError:
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
+    chat = Terminal("--temperature", "1.5", "--top-k", "0", "--top-p", "1", "--seed", "1")
+    chat.expect("M parameters.*Ctrl-D leaves.*>")
+    chat.type("/help\r")
+    chat.expect("/preserve on")
+    chat.type("/nonsense\r")
+    chat.expect("no command /nonsense")
+    chat.type("hello\r")
+    chat.expect("written")
+    chat.type("/think off\r")
+    chat.expect("think off.*>")
+    os.kill(chat.pid, signal.SIGINT)  # at the prompt: nothing happens
+    chat.type("hello again\r")
+    chat.expect(r"\(0 thinking\)")
+    chat.type("/new\r")
+    chat.expect("new conversation.*>")
+    assert chat.leave() == 0

@@ -1,0 +1,84 @@
+"""The shape of the source: imports go downwards, files stay readable, importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import a3b
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "a3b"
+LAYERS = [
+    ("errors",),
+    ("config", "events"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler"),
+    ("weights",),
+    ("model",),
+    ("engine",),
+    ("commands",),
+    ("cli",),
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MAX_LINES, LONGER = 500, {"model.py": 600}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level parts of a3b that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" if node.module == "a3b" else node.module for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("a3b.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    here = module_of(path)
+    if here in ("__init__", "__main__"):
+        return
+    assert here in RANK, f"{here} has no layer: add it to LAYERS"
+    for name in imports_of(path) - {here, "__version__"}:
+        assert RANK[name] < RANK[here] or RANK[name] == RANK[here], f"{here} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGER.get(path.name, MAX_LINES)
+
+
+def test_only_config_reads_the_environment():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bos\.(environ|getenv)\b", text) or path.name == "config.py", path
+
+
+def test_importing_the_package_prints_nothing_and_loads_no_numpy():
+    code = "import sys, a3b; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_no_runtime_module_needs_torch():
+    for path in FILES:
+        assert "import torch" not in path.read_text(encoding="utf-8"), path
+
+
+def test_public_names_exist():
+    assert len(a3b.__all__) <= 12
+    for name in a3b.__all__:
+        assert getattr(a3b, name)
