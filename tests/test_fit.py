@@ -1,4 +1,5 @@
-"""Histories as people and clients send them, made fit for the template: no list of objects is refused, no text is lost."""
+"""Histories as people and clients send them, made fit for the template: no list of objects is refused, no
+text is lost."""
 
 from __future__ import annotations
 
@@ -61,13 +62,17 @@ def test_a_fit_conversation_is_left_as_it_is_without_notes():
 
 
 def test_developer_is_system_and_function_is_tool():
-    messages, notes = fit_messages([{"role": "developer", "content": "d"}, user(), {"role": "function", "content": "5"}])
+    messages, notes = fit_messages(
+        [{"role": "developer", "content": "d"}, user(), {"role": "function", "content": "5"}]
+    )
     assert [m["role"] for m in messages] == ["system", "user", "tool"]
     assert "developer" in notes[0] and "function" in notes[1]
 
 
 def test_unknown_roles_become_user_and_are_noted():
-    messages, notes = fit_messages([{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}])
+    messages, notes = fit_messages(
+        [{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}]
+    )
     assert [m["role"] for m in messages] == ["user"] * 3
     assert ["critic" in notes[0], "None" in notes[1], "5" in notes[2]] == [True] * 3
 
@@ -83,7 +88,11 @@ def test_system_messages_are_merged_into_the_first_in_their_order():
             {"role": "system", "content": "three"},
         ]
     )
-    assert [(m["role"], m["content"]) for m in merged] == [("system", "one\n\ntwo\n\nthree"), ("user", "u"), ("assistant", "a")]
+    assert [(m["role"], m["content"]) for m in merged] == [
+        ("system", "one\n\ntwo\n\nthree"),
+        ("user", "u"),
+        ("assistant", "a"),
+    ]
     assert any("4 system messages" in note for note in notes)
 
 
@@ -93,7 +102,9 @@ def test_a_late_system_message_moves_to_the_front():
 
 
 def test_an_image_in_a_system_message_becomes_a_word():
-    assert fit({"role": "system", "content": ["see ", {"type": "image"}]}, user())[0]["content"] == "see [image]"
+    assert (
+        fit({"role": "system", "content": ["see ", {"type": "image"}]}, user())[0]["content"] == "see [image]"
+    )
 
 
 # -- content
@@ -106,7 +117,14 @@ def test_an_image_in_a_system_message_becomes_a_word():
         ("a", "a"),
         ([], ""),
         (["a", "b", None], "ab"),
-        ([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}, {"type": "output_text", "text": "c"}], "abc"),
+        (
+            [
+                {"type": "text", "text": "a"},
+                {"type": "input_text", "text": "b"},
+                {"type": "output_text", "text": "c"},
+            ],
+            "abc",
+        ),
         ([{"text": "a"}, {"type": "text", "text": None}, {"type": "refusal", "refusal": "no"}], "ano"),
         ({"type": "text", "text": "a"}, "a"),
         (5, "5"),
@@ -123,7 +141,12 @@ def test_content_becomes_the_text_it_holds(content, expected):
 
 
 def test_results_of_tools_that_are_data_become_json():
-    for content, expected in (({"t": 21.5}, '{"t": 21.5}'), ([{"a": 1}], '[{"a": 1}]'), ([1, 2], "[1, 2]"), (7, "7")):
+    for content, expected in (
+        ({"t": 21.5}, '{"t": 21.5}'),
+        ([{"a": 1}], '[{"a": 1}]'),
+        ([1, 2], "[1, 2]"),
+        (7, "7"),
+    ):
         assert fitted({"role": "tool", "content": content})["content"] == expected
     assert fitted({"role": "tool", "content": [{"type": "text", "text": "ok"}]})["content"] == "ok"
 
@@ -192,8 +215,9 @@ def test_older_and_shorter_forms_of_calls_are_calls():
         assistant(tool_calls={"function": "f", "arguments": '{"a": 1}'}),
         assistant(tool_calls=[{"type": "tool_use", "name": "f", "input": {"a": 1}}]),
     ):
-        assert "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>" in text(
-            user(), message
+        assert (
+            "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>"
+            in text(user(), message)
         )
 
 
@@ -255,9 +279,19 @@ def test_values_that_json_has_not_become_text_and_endless_nesting_is_refused():
 
 
 WORDS = (
-    "role content user assistant system tool developer function tool_calls arguments name text type image video_url "
-    "image_url input_image thinking reasoning reasoning_content function_call refusal items keys get input _replay { {} [1]"
-).split() + ['{"a": 1}', "", " ", "</think>", "<tool_response>x</tool_response>", "<|im_end|>", "\ud800", "a\nb"]
+    "role content user assistant system tool developer function tool_calls arguments name text type image "
+    "video_url image_url input_image thinking reasoning reasoning_content function_call refusal items keys get "
+    "input _replay { {} [1]"
+).split() + [
+    '{"a": 1}',
+    "",
+    " ",
+    "</think>",
+    "<tool_response>x</tool_response>",
+    "<|im_end|>",
+    "\ud800",
+    "a\nb",
+]
 
 
 def junk(rng: random.Random, depth: int):
@@ -273,7 +307,9 @@ def junk_message(rng: random.Random) -> dict:
     message = junk(rng, 4)
     message = message if isinstance(message, dict) else {}
     if rng.random() < 0.8:
-        message["role"] = rng.choice(["user", "assistant", "system", "tool", "developer", "function", None, 5, "x"])
+        message["role"] = rng.choice(
+            ["user", "assistant", "system", "tool", "developer", "function", None, 5, "x"]
+        )
     if rng.random() < 0.8:
         message["content"] = junk(rng, 3)
     if rng.random() < 0.3:
@@ -296,11 +332,20 @@ def test_no_text_of_a_message_is_lost():
     for seed in range(200):
         rng = random.Random(seed)
         role = rng.choice(["user", "assistant", "system", "tool", "developer", "function", "x"])
-        part = rng.choice([lambda t: t, lambda t: {"type": "text", "text": t}, lambda t: {"type": "odd", "x": t}, lambda t: [t]])
+        part = rng.choice(
+            [
+                lambda t: t,
+                lambda t: {"type": "text", "text": t},
+                lambda t: {"type": "odd", "x": t},
+                lambda t: [t],
+            ]
+        )
         content = rng.choice([lambda p: p, lambda p: [p], lambda p: ["a", p, None]])(part("needle7"))
         message = {"role": role, "content": content}
         if role == "assistant":
-            message["tool_calls"] = rng.choice([["needle8"], [call('{"needle8')], [call('"needle8"')], [{"needle8": 1}]])
+            message["tool_calls"] = rng.choice(
+                [["needle8"], [call('{"needle8')], [call('"needle8"')], [{"needle8": 1}]]
+            )
         out = text(user(), message, preserve_thinking=True)
         assert "needle7" in out and (role != "assistant" or "needle8" in out), f"seed {seed}"
 

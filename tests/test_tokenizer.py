@@ -1,4 +1,5 @@
-"""Text to ids and back: the vocabulary's ids, streaming decode, control tokens that no text can become, broken files."""
+"""Text to ids and back: the vocabulary's ids, streaming decode, control tokens that no text can become,
+broken files."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ SPEC = json.loads((nano_directory() / "tokenizer.json").read_text(encoding="utf-
 NANO = Tokenizer(SPEC)
 SAMPLES = (
     "Hello, world! It's 2026 and we're testing: don't panic.\n\n\tdef f(x):\n\t\treturn x ** 2  # squared\n",
-    "import numpy as np\n\nclass A:\n    def __init__(self, *args, **kwargs):\n        self.x = {'a': [1, 2.5, None]}\n\n\n",
+    "import numpy as np\n\nclass A:\n    def __init__(self, *args, **kwargs):\n        self.x = {'a': [1, 2.5]}\n\n\n",
     "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }\r\n// tail   \r\n",
     "Ünïcödé, naïve façade — “quotes” … 漢字かな 한국어 عربى 🙂👩‍👩‍👧 e\u0301 \u00a0 x",
 )
@@ -88,7 +89,9 @@ def test_spelled_control_tokens_encode_as_ordinary_text(name):
         ids = NANO.encode_text(text)
         assert not NANO.control_ids & set(ids)
         assert NANO.decode(ids) == text
-    assert NANO.encode([Text(name[:3]), Text(name[3:])]) == NANO.encode_text(name[:3]) + NANO.encode_text(name[3:])
+    assert NANO.encode([Text(name[:3]), Text(name[3:])]) == NANO.encode_text(name[:3]) + NANO.encode_text(
+        name[3:]
+    )
 
 
 def test_a_prompt_encodes_segment_by_segment():
@@ -167,7 +170,9 @@ def test_a_missing_file_is_named_with_a_next_step(tmp_path):
         Tokenizer.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"model": 5}', "\x00", '{"model": {"vocab": []}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"model": 5}', "\x00", '{"model": {"vocab": []}}', "[" * 100_000]
+)
 def test_files_that_are_no_tokenizer_are_refused(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(TokenizerError, match="copy"):
@@ -213,7 +218,9 @@ def test_broken_vocabularies_are_refused():
 
 def test_settings_that_cut_or_wrap_text_have_no_effect():
     cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    spec = changed(truncation=cut, post_processor={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True})
+    spec = changed(
+        truncation=cut, post_processor={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    )
     assert Tokenizer(spec).encode_text("a longer text") == NANO.encode_text("a longer text")
 
 
@@ -228,7 +235,9 @@ def test_corrupt_files_give_a_tokenizer_error_or_a_tokenizer(tmp_path):
         broken = bytearray(data)
         for _ in range(rng.choice((1, 1, 3, 30))):
             at = rng.randrange(len(broken))
-            broken[at : at + rng.choice((0, 1, 1, 9))] = rng.choice((b"", b"0", b'"', b"-1", b"null", b"}", b"\xff"))
+            broken[at : at + rng.choice((0, 1, 1, 9))] = rng.choice(
+                (b"", b"0", b'"', b"-1", b"null", b"}", b"\xff")
+            )
         (tmp_path / "tokenizer.json").write_bytes(broken)
         try:
             tokenizer = Tokenizer.read(tmp_path)

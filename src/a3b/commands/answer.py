@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from a3b.tokens.fit import fit_messages
 FIELDS = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
           "seed", "max_tokens")  # fmt: skip
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams:
@@ -104,16 +106,16 @@ class Printer:
     def __call__(self, event: Event) -> None:
         match event:
             case ThinkingDelta(text) if self.thinking:
-                self._write(self.aside, self.dim + text + self.plain)
+                self._write(self.aside, self.dim + harmless(text, self.aside) + self.plain)
                 self.open = True
             case TextDelta(text):
                 self._end_thinking()
-                self._write(self.out, text)
+                self._write(self.out, harmless(text, self.out))
             case ToolCallStart(name=name):
                 self._end_thinking()
-                self._write(self.out, f"[call {name} ")
+                self._write(self.out, harmless(f"[call {name} ", self.out))
             case ToolCallDelta(text=text):
-                self._write(self.out, text)
+                self._write(self.out, harmless(text, self.out))
             case ToolCallEnd():
                 self._write(self.out, "]\n")
             case Finished():
@@ -128,6 +130,11 @@ class Printer:
     def _write(self, stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
+
+
+def harmless(text: str, stream: TextIO) -> str:
+    """What a model wrote, fit for `stream`: a terminal gets no control characters that could move or recolour it."""
+    return CONTROL_CHARACTERS.sub("\ufffd", text) if stream.isatty() else text
 
 
 def speed(finished: Finished) -> str:

@@ -11,7 +11,7 @@ from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, load, sampling, s
 from a3b.engine import Engine
 from a3b.errors import A3BError
 
-SAMPLE = "Hello! What are you?"  # asked when there is nobody to ask
+SAMPLE = "What are you?"  # asked when there is nobody to ask
 HELP = """\
 /help             this list
 /new              forget the conversation

@@ -1,22 +1,22 @@
 """Messages to a prompt, by the checkpoint's own chat template.
 
-Owns finding, compiling and running the template; it alone says what a prompt looks like. Does not repair messages
+Owns compiling and running the template; it alone says what a prompt looks like. Does not repair messages
 (`tokens/fit.py`) and knows no ids but replayed ones. Enter at `ChatTemplate.read`.
 
-Control tokens. Every conversation is rendered twice: as the template is, which gives the text, and with marks in place
-of the control tokens in the template's literals (`tokens/sandbox.py`), which tells them from the same characters in a
-message, a tool, an argument. Both must give the same text, or rendering is refused; so the prompt is the template's to
-the letter, and what a caller supplied is always text.
+Control tokens. Every conversation is rendered twice: as the template is, which gives the text, and with marks
+in place of the control tokens in the template's literals (`tokens/marks.py`), which tells them from the same
+characters in a message, a tool, an argument. Both must give the same text, or rendering is refused; so the
+prompt is the template's to the letter, and what a caller supplied is always text.
 
-Replay. An assistant message may carry `_replay`, a tuple of the ids that the model sampled after a generation prompt
-with open thinking, up to and including the end of the turn. They then stand for all that the template would write
-between `<think>` and the end of that turn, so a conversation grows by appending. Where the template drops the turn's
-thinking, the message is rendered as text. Only a tuple counts, which JSON cannot hold: no client can send ids.
+Replay. An assistant message may carry `_replay`, a tuple of the ids that the model sampled after a generation
+prompt with open thinking, up to and including the end of the turn. They then stand for all that the template
+would write between `<think>` and the end of that turn, so a conversation grows by appending. Where the
+template drops the turn's thinking, the message is rendered as text. Only a tuple counts, which JSON cannot
+hold: no client can send ids.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,17 +25,19 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from a3b.errors import ConversationError, TemplateError, UsageError
-from a3b.tokens.sandbox import LimitReached, Limits, Marks, RefusedByTemplate, TemplateEnvironment
+from a3b.errors import ConversationError, UsageError
+from a3b.tokens.marks import Marks
+from a3b.tokens.sandbox import LimitReached, Limits, RefusedByTemplate, TemplateEnvironment
 from a3b.tokens.segments import CONTROL_NAMES, END_OF_TURN, Control, Prompt, Replay, Text, well_formed
-from a3b.tokens.tokenizer import Tokenizer, control_names_of, read_tokenizer_json
+from a3b.tokens.template_files import read_template_files, template_error
+from a3b.tokens.tokenizer import Tokenizer
 
 REPLAY_KEY = "_replay"
 RESERVED = frozenset(
-    "messages tools add_generation_prompt self raise_exception strftime_now namespace dict range cycler joiner".split()
+    "messages tools add_generation_prompt self raise_exception strftime_now "
+    "namespace dict range cycler joiner".split()
 )
 _THINKING, _ANSWER = "\udffe", "\udfff"  # where a replayed turn's parts came out; no text holds surrogates
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTemplate:
@@ -59,29 +61,34 @@ class ChatTemplate:
         try:
             self._templates = (self._plain.from_string(source), self._marked.from_string(source))
         except TemplateSyntaxError as error:
-            raise _error(f"{where}, line {error.lineno}: {error.message}; copy the checkpoint's template again") from error
+            raise template_error(
+                f"{where}, line {error.lineno}: {error.message}; copy the checkpoint's template again"
+            ) from error
         except Exception as error:  # what Python's own compiler refuses
-            raise _error(f"{where}: {_describe(error)}; copy the checkpoint's template again") from error
+            raise template_error(
+                f"{where}: {_describe(error)}; copy the checkpoint's template again"
+            ) from error
 
     @classmethod
     def read(cls, directory: str | Path, control_names: Sequence[str] | None = None) -> ChatTemplate:
-        """Of a checkpoint directory: chat_template.jinja, else tokenizer_config.json, else chat_template.json.
+        """Of a checkpoint directory, from the first of the files that `tokens/template_files.py` names.
 
         control_names: of its tokenizer; None reads them from tokenizer.json, if that is there."""
-        directory = Path(directory)
-        config = _read_json(directory / "tokenizer_config.json")
-        source, where = _find_source(directory, config)
-        if control_names is None:
-            control_names = _control_names(directory)
-        return cls(source, control_names, where, _special_tokens(config))
+        files = read_template_files(Path(directory), control_names)
+        return cls(files.source, files.control_names, files.where, files.variables)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], /, tools: Any = None, add_generation_prompt: Any = True, **kwargs: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        /,
+        tools: Any = None,
+        add_generation_prompt: Any = True,
+        **kwargs: Any,
     ) -> Prompt:
         """The prompt for a list of messages; `tools` and `kwargs` reach the template as they are given.
 
-        Raises ConversationError (not a list of objects, or values JSON has not), UsageError (a reserved name in
-        `kwargs`), TemplateError; its `refusal` is the template's own message, None if the template failed otherwise."""
+        Raises ConversationError (not a list of objects, or values JSON has not), UsageError (a reserved name
+        in `kwargs`), TemplateError: `refusal` is the template's own message, None if it failed otherwise."""
         check_template_kwargs(kwargs)
         messages = check_messages(messages)
         replays = {
@@ -89,9 +96,15 @@ class ChatTemplate:
             for i, message in enumerate(messages)
             if isinstance(message.get(REPLAY_KEY), tuple) and message.get("role") == "assistant"
         }
-        variables = {"tools": _copy(tools, "tools"), "add_generation_prompt": _copy(add_generation_prompt, "kwargs")}
+        variables = {
+            "tools": _copy(tools, "tools"),
+            "add_generation_prompt": _copy(add_generation_prompt, "kwargs"),
+        }
         variables |= {name: _copy(value, name) for name, value in kwargs.items()}
-        plain = [_copy({k: v for k, v in m.items() if k != REPLAY_KEY}, f"messages[{i}]") for i, m in enumerate(messages)]
+        plain = [
+            _copy({k: v for k, v in m.items() if k != REPLAY_KEY}, f"messages[{i}]")
+            for i, m in enumerate(messages)
+        ]
         while True:
             variables["messages"] = [_placeholder(m, i) if i in replays else m for i, m in enumerate(plain)]
             output = self._run(variables)
@@ -109,23 +122,29 @@ class ChatTemplate:
                 outputs.append(environment.render(template, trusted | variables, now))
             except RefusedByTemplate as refused:
                 message = str(environment.marks.unmark(refused.message))
-                raise _error(f"{self._where} refused the conversation: {message}", message) from refused
+                raise template_error(
+                    f"{self._where} refused the conversation: {message}", message
+                ) from refused
             except LimitReached as error:
-                raise _error(f"{self._where}: stopped at {error}; shorten the conversation or use another template") from error
+                raise template_error(
+                    f"{self._where}: stopped at {error}; shorten the conversation or use another template"
+                ) from error
             except Exception as error:  # templates are programs and fail like programs
-                raise _error(
+                raise template_error(
                     f"{self._where} failed on the conversation: {_describe(error)}; "
                     "check the messages, or let --fit repair them"
                 ) from error
         plain, marked = outputs
         if self._marks.unmark(marked) != plain:
-            raise _error(
-                f"{self._where}: it changes the text of control tokens, so they cannot be told from text in messages; "
-                "use the checkpoint's own template"
+            raise template_error(
+                f"{self._where}: it changes the text of control tokens, so they cannot be told from text in "
+                "messages; use the checkpoint's own template"
             )
         return marked
 
-    def _segments(self, output: str, kept: list[tuple[int, int, int]], replays: dict[int, tuple[int, ...]]) -> Prompt:
+    def _segments(
+        self, output: str, kept: list[tuple[int, int, int]], replays: dict[int, tuple[int, ...]]
+    ) -> Prompt:
         prompt: Prompt = []
         at = 0
         for index, start, end in kept:
@@ -146,7 +165,9 @@ def prompt_text(prompt: Prompt, tokenizer: Tokenizer | None = None) -> str:
             case Replay(ids) if tokenizer is not None:
                 pieces.append(tokenizer.decode(ids))
             case Replay(ids):
-                raise UsageError(f"a prompt with {len(ids)} replayed ids has text only with a tokenizer; give one")
+                raise UsageError(
+                    f"a prompt with {len(ids)} replayed ids has text only with a tokenizer; give one"
+                )
     return "".join(pieces)
 
 
@@ -166,13 +187,9 @@ def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
     """Raises UsageError for a template argument that would hide one of the template's own names."""
     for name in kwargs:
         if name in RESERVED or name.startswith("_"):
-            raise UsageError(f"template argument {name!r}: the name is reserved; leave it out of the template arguments")
-
-
-def _error(text: str, refusal: str | None = None) -> TemplateError:
-    error = TemplateError(text)
-    error.refusal = refusal
-    return error
+            raise UsageError(
+                f"template argument {name!r}: the name is reserved; leave it out of the template arguments"
+            )
 
 
 def _describe(error: Exception) -> str:
@@ -196,7 +213,10 @@ def _copied(value: Any, where: str) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {_copied(k, where) if isinstance(k, str) else _checked_key(k, where): _copied(v, where) for k, v in value.items()}
+        return {
+            _copied(k, where) if isinstance(k, str) else _checked_key(k, where): _copied(v, where)
+            for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_copied(item, where) for item in value]
     raise ConversationError(f"{where}: expected JSON values, found {type(value).__name__}")
@@ -212,7 +232,7 @@ def _checked_key(key: Any, where: str) -> Any:
 
 
 def _placeholder(message: dict[str, Any], index: int) -> dict[str, Any]:
-    """The message with its thinking and answer as landmarks; calls stay, so that the template sees the same turn."""
+    """The message with landmarks for thinking and answer; calls stay: the template sees the same turn."""
     return {
         **message,
         "reasoning_content": f"{_THINKING}{index}{_THINKING}",
@@ -225,13 +245,17 @@ def _found(output: str, index: int) -> bool:
 
 
 def _find_replays(output: str, replays: dict[int, Any], end: str | None) -> list[tuple[int, int, int]] | None:
-    """(message, start, end) of each replayed turn in the output; None if one of them has no thinking there."""
+    """(message, start, end) of each replayed turn in the output; None if one has no thinking there."""
     if not all(_found(output, index) for index in replays):
         return None
-    pattern = re.compile(f"{_THINKING}(\\d+){_THINKING}.*?{_ANSWER}\\1{_ANSWER}[^{_THINKING}]*?{end}", re.DOTALL)
+    pattern = re.compile(
+        f"{_THINKING}(\\d+){_THINKING}.*?{_ANSWER}\\1{_ANSWER}[^{_THINKING}]*?{end}", re.DOTALL
+    )
     spans = [(int(found[1]), *found.span()) for found in pattern.finditer(output)] if replays else []
     if [span[0] for span in spans] != sorted(replays):
-        raise _error("chat template: a replayed turn is not thinking, answer and end of turn; render it without _replay")
+        raise template_error(
+            "chat template: a replayed turn is not thinking, answer, end of turn; render it without _replay"
+        )
     return spans
 
 
@@ -250,55 +274,3 @@ def _merge(prompt: Prompt) -> Prompt:
         else:
             merged.append(segment)
     return merged
-
-
-# -- files
-
-
-def _find_source(directory: Path, config: Any) -> tuple[str, str]:
-    """(template, where it was found)."""
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, ValueError) as error:
-            raise _error(f"{path}: {error}; copy the checkpoint's template again") from error
-    for path, value in (
-        (directory / "tokenizer_config.json", config),
-        (directory / "chat_template.json", _read_json(directory / "chat_template.json")),
-    ):
-        source = value.get("chat_template") if isinstance(value, Mapping) else None
-        if isinstance(source, list):
-            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, Mapping)}
-            source = named.get("default", next(iter(named.values()), None))
-        if isinstance(source, str):
-            return source, f"{path} (chat_template)"
-    raise _error(
-        f"{directory}: no chat template in chat_template.jinja, tokenizer_config.json or chat_template.json; "
-        "copy chat_template.jinja from the original checkpoint"
-    )
-
-
-def _read_json(path: Path) -> Any:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _error(f"{path}: {error}; copy the file of the checkpoint again") from error
-
-
-def _control_names(directory: Path) -> Sequence[str]:
-    path = directory / "tokenizer.json"
-    return control_names_of(read_tokenizer_json(path)) if path.exists() else CONTROL_NAMES
-
-
-def _special_tokens(config: Any) -> dict[str, str]:
-    """`eos_token` and its like, which templates may print."""
-    found = {}
-    for name in _SPECIAL:
-        token = config.get(name) if isinstance(config, Mapping) else None
-        token = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(token, str):
-            found[name] = token
-    return found

@@ -1,18 +1,21 @@
 """Any history into one that chat templates accept. Knows no template and no ids; enter at `fit_messages`.
 
-What is done, always in this order, each change with a note unless it is only another spelling of the same thing:
+What is done, always in this order, each change with a note unless it is only another spelling of the same
+thing:
 
-* Roles: `developer` is system, `function` is tool, `human` user, `ai` and `model` assistant; any other, or none, is user.
-* Content: null is "", text parts are joined as templates join them (nothing between), image and video parts stay parts
-  in the form templates know, other parts and other values become JSON text.
+* Roles: `developer` is system, `function` is tool, `human` user, `ai` and `model` assistant; any other, or
+  none, is user.
+* Content: null is "", text parts are joined as templates join them (nothing between), image and video parts
+  stay parts in the form templates know, other parts and other values become JSON text.
 * Thinking of an assistant: `reasoning` and `thinking`, or parts of those types, are `reasoning_content`.
-* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are not a JSON
-  object are kept whole under the key "arguments". What is no call at all becomes text of the message.
-* System messages, wherever they stand, are merged into the first place, in their order, a blank line between. Their
-  images become a word.
-* A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an empty user
-  turn behind the system message: the order stays, and all thinking counts as part of the current task. The same where
-  a tool result stands first, which no turn would hold.
+* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are
+  not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
+  message.
+* System messages, wherever they stand, are merged into the first place, in their order, a blank line between.
+  Their images become a word.
+* A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an
+  empty user turn behind the system message: the order stays, and all thinking counts as part of the current
+  task. The same where a tool result stands first, which no turn would hold.
 
 Keys that are not named here pass unchanged. The input is not changed.
 """
@@ -40,7 +43,9 @@ def fit_messages(messages: Any) -> tuple[list[Message], list[str]]:
     Raises ConversationError for what is not a list of objects or is nested deeper than Python can follow."""
     notes: list[str] = []
     try:
-        fitted = [_Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))]
+        fitted = [
+            _Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))
+        ]
     except RecursionError:
         raise ConversationError("messages: nested too deeply; send flatter JSON") from None
     return _with_query(_with_one_system(fitted, notes), notes), notes
@@ -159,8 +164,14 @@ class _Fitting:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), (str, int)):
             return call if isinstance(call, str) else _json(call)
         arguments = self._arguments(function.get("arguments", function.get("input")), where)
-        rest = {key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")}
-        return {**rest, "type": "function", "function": {**function, "name": str(function["name"]), "arguments": arguments}}
+        rest = {
+            key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")
+        }
+        return {
+            **rest,
+            "type": "function",
+            "function": {**function, "name": str(function["name"]), "arguments": arguments},
+        }
 
     def _arguments(self, given: Any, where: str) -> dict[str, Any]:
         value = given
@@ -220,11 +231,13 @@ def _is_query(message: Message) -> bool:
 
 
 def _is_part(value: Any) -> bool:
-    return isinstance(value, Mapping) and (_media(value) is not None or isinstance(value.get("type"), str) or "text" in value)
+    return isinstance(value, Mapping) and (
+        _media(value) is not None or isinstance(value.get("type"), str) or "text" in value
+    )
 
 
 def _media(part: Mapping[str, Any]) -> str | None:
-    """"image" or "video" for a part that is one."""
+    """ "image" or "video" for a part that is one."""
     kind = part.get("type")
     for media in ("image", "video"):
         if kind in (media, f"{media}_url", f"input_{media}") or media in part or f"{media}_url" in part:

@@ -1,19 +1,17 @@
-"""Where chat templates run: a Jinja sandbox that tells the template's control tokens from the caller's text, with limits.
+"""Where chat templates run: a Jinja sandbox with marks for the template's control tokens, and with limits.
 
-Owns the marks and the limits; knows no messages. Enter at `TemplateEnvironment` and `Marks`.
+Owns the environment and its limits; the marks themselves are `tokens/marks.py`. Knows no messages. Enter at
+`TemplateEnvironment`.
 
-Marks. In a marked environment every control token that the template spells in its own literals is compiled as one
-lone surrogate. Data is made valid Unicode first and holds none, so a surrogate in the output is a control token of the
-template and all else is text: what loses its mark on the way becomes text, never the other way round. Templates also
-*look* for control tokens in data (`'</think>' in content`, `content.split('</think>')`): there the literal stands for
-its spelling. Comparisons are rewritten for that, and methods of strings get their arguments so. A template that does
-something else with a literal (slices it, upper-cases it) gives another text than the unmarked environment does, which
-the caller notices by rendering in both.
+Marks. Literals of the template are compiled with their control tokens marked. Where the template *looks* for
+a control token in data (`'</think>' in content`, `content.split('</think>')`), the literal must stand for its
+spelling: comparisons are rewritten for that, and methods of strings get their arguments so.
 
-Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no loader, no
-modules), and `Limits` bounds loop rounds plus calls, the length of each string or list it builds by `+ * ~ % join replace
-format` or a block, all it builds together, integers, and the output; Jinja bounds `range`. Not bounded: the depth of
-what a nested list literal spells when printed, and a regular expression inside a Jinja filter.
+Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no
+loader, no modules). `Limits` bounds loop rounds plus calls, the length of each string or list that it builds
+with `+ * ~ %`, join, replace, format, padding or a block, all that it builds together, integers, and the
+output; Jinja bounds `range`. Not bounded: the text of a list that holds itself many times over, and regular
+expressions inside Jinja's filters.
 """
 
 from __future__ import annotations
@@ -36,11 +34,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from a3b.tokens.segments import Control, Prompt, Text, well_formed
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_FIRST_MARK = 0xD800
-MAX_CONTROLS = 1024  # surrogates from U+DC00 on are free for the caller
+from a3b.tokens.marks import Marks
 
 _WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(\d{5}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
@@ -68,50 +62,6 @@ class LimitReached(Exception):
     """A template ran into one of its limits."""
 
 
-class Marks:
-    """One surrogate for each control token."""
-
-    def __init__(self, names: Iterable[str] = ()):
-        self.names = tuple(dict.fromkeys(names))
-        if len(self.names) > MAX_CONTROLS:
-            raise ValueError(f"{len(self.names)} control tokens, at most {MAX_CONTROLS} can be marked")
-        self._mark = {name: chr(_FIRST_MARK + i) for i, name in enumerate(self.names)}
-        self._spelling = {ord(mark): name for name, mark in self._mark.items()}
-        longest_first = sorted(self.names, key=len, reverse=True)
-        self._find = re.compile("|".join(map(re.escape, longest_first))) if self.names else None
-        self._split = re.compile("([" + "".join(self._mark.values()) + "])") if self.names else None
-
-    def of(self, name: str) -> str | None:
-        return self._mark.get(name)
-
-    def mark(self, text: str) -> str:
-        """A literal of the template with its control tokens marked."""
-        text = well_formed(text)
-        return self._find.sub(lambda found: self._mark[found.group()], text) if self._find else text
-
-    def unmark(self, value: Any) -> Any:
-        """Marks spelled out again, in a string or in the strings of a list or tuple; anything else as it is."""
-        if isinstance(value, str):
-            return str(value).translate(self._spelling) if _SURROGATE.search(value) else value
-        if isinstance(value, (list, tuple)) and any(isinstance(item, str) and _SURROGATE.search(item) for item in value):
-            return type(value)(map(self.unmark, value))
-        return value
-
-    def needle(self, value: Any, haystack: str) -> Any:
-        """What to look for in `haystack` for the literal `value`: its marks if the haystack has them, else their spelling."""
-        if isinstance(value, str) and any(mark in haystack for mark in _SURROGATE.findall(value)):
-            return value
-        return self.unmark(value)
-
-    def split(self, text: str) -> Prompt:
-        pieces = self._split.split(text) if self._split else [text]
-        return [
-            Control(self._spelling[ord(piece)]) if odd else Text(piece)
-            for odd, piece in ((i % 2, piece) for i, piece in enumerate(pieces))
-            if piece
-        ]
-
-
 class _Spent:
     def __init__(self) -> None:
         self.steps = self.built = 0
@@ -124,7 +74,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, marks: Marks, limits: Limits | None = None):
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], cache_size=0
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+            cache_size=0,
         )
         self.marks, self.limits = marks, limits or Limits()
         self._spent: ContextVar[_Spent] = ContextVar("spent")
@@ -193,7 +146,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             _check_widths(_WIDE_PERCENT, left.replace("%%", ""))
-        elif operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
+        elif (
+            operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple))
+        ):
             self.allow(len(left) + len(right))
         elif operator == "*":
             for series, times in ((left, right), (right, left)):
@@ -291,7 +246,11 @@ class _Rewrite(NodeTransformer):
         return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None, lineno=lineno)
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
-        return nodes.Const(self.marks.mark(node.value), lineno=node.lineno) if isinstance(node.value, str) else node
+        return (
+            nodes.Const(self.marks.mark(node.value), lineno=node.lineno)
+            if isinstance(node.value, str)
+            else node
+        )
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return nodes.TemplateData(self.marks.mark(node.data), lineno=node.lineno)
@@ -359,4 +318,6 @@ def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_k
     """JSON as chat templates expect it: nothing escaped for HTML, keys in the order given."""
     if isinstance(indent, int) and indent > 100:
         raise LimitReached(f"tojson with an indent of {indent}")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

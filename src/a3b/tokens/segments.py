@@ -1,7 +1,8 @@
 """What a prompt is made of: control tokens, text and replayed ids. Knows no tokenizer and no template.
 
-The three are kept apart up to the ids: text is never searched for control tokens, so a user who writes `<|im_end|>`
-has written ten characters. A control token is one only because the template or the model itself wrote it.
+The three are kept apart up to the ids: text is never searched for control tokens, so a user who writes
+`<|im_end|>` has written ten characters. A control token is one only because the template or the model itself
+wrote it.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Replay:
 Segment = Control | Text | Replay
 Prompt = list[Segment]
 
-# The control tokens of the Qwen3.6 vocabulary in id order; a checkpoint's own tokenizer.json has the last word.
+# The control tokens of the Qwen3.6 vocabulary in id order; a checkpoint's tokenizer.json has the last word.
 CONTROL_NAMES: tuple[str, ...] = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
     "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>",
     "<think>", "</think>",
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Text to token ids and back, by the tokenizer.json of a checkpoint.
 
-Owns the vocabulary. The BPE encoder is built without the control tokens, so no text can become one; they have ids here
-and nowhere else. Text is normalised to NFC before it is cut, as the vocabulary asks; replayed ids are not touched.
-Enter at `Tokenizer.read`; `StreamDecoder` for ids that come one by one.
+Owns the vocabulary. The BPE encoder is built without the control tokens, so no text can become one; they have
+ids here and nowhere else. Text is normalised to NFC before it is cut, as the vocabulary asks; replayed ids
+are not touched. Enter at `Tokenizer.read`; `StreamDecoder` for ids that come one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tokenizer:
     """A byte-level BPE vocabulary and its control tokens. Immutable; safe to share between threads."""
 
     def __init__(self, spec: Mapping[str, Any], where: str = "tokenizer.json"):
-        """`spec`: the value of tokenizer.json. Raises TokenizerError for one that cannot be used or is not safe."""
+        """`spec`: the value of tokenizer.json. Raises TokenizerError if it cannot be used or is not safe."""
         self._where = where
         base, added = _base_vocabulary(spec, where), _added_tokens(spec, where)
         self._id_of = {name: token_id for token_id, name in added.items()}
@@ -71,7 +71,7 @@ class Tokenizer:
         return self._encoder.encode(well_formed(text), add_special_tokens=False).ids if text else []
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown control tokens and replayed ids."""
+        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids."""
         ids: list[int] = []
         for segment in prompt:
             match segment:
@@ -117,7 +117,7 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The characters that are complete with this token, "" while one is not. A control token completes all."""
+        """The characters that are complete with this token, "" while none is. A control token ends all."""
         data = self._tokenizer.token_bytes(token_id)
         return self._utf8.decode(data, final=self._tokenizer.control_name(token_id) is not None)
 
@@ -133,7 +133,9 @@ def read_tokenizer_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise TokenizerError(f"{path}: {error.strerror or error}; a checkpoint with text needs it: {NEXT_STEP}") from error
+        raise TokenizerError(
+            f"{path}: {error.strerror or error}; a checkpoint with text needs it: {NEXT_STEP}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: not JSON ({error}); {NEXT_STEP}") from error
 
@@ -158,12 +160,16 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
         raise TokenizerError(f"{where}: expected a BPE model with a vocabulary, found {found}; {NEXT_STEP}")
     for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise TokenizerError(f"{where}: model.{option} is {model[option]!r}, which is not implemented; {NEXT_STEP}")
+            raise TokenizerError(
+                f"{where}: model.{option} is {model[option]!r}, which is not implemented; {NEXT_STEP}"
+            )
     pre, stages = spec.get("pre_tokenizer"), []
     if isinstance(pre, Mapping):
         stages = pre.get("pretokenizers", [pre])
     if not any(isinstance(stage, Mapping) and stage.get("type") == "ByteLevel" for stage in stages or []):
-        raise TokenizerError(f"{where}: pre_tokenizer has no ByteLevel stage; only byte-level BPE is implemented")
+        raise TokenizerError(
+            f"{where}: pre_tokenizer has no ByteLevel stage; only byte-level BPE is implemented"
+        )
     return vocabulary
 
 
@@ -175,7 +181,9 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
         name = entry.get("content") if isinstance(entry, Mapping) else None
         token_id = entry.get("id") if isinstance(entry, Mapping) else None
         if not isinstance(name, str) or not name or not _is_id(token_id):
-            raise TokenizerError(f"{where}: added token {str(entry)[:200]} needs a text content and a whole id; {NEXT_STEP}")
+            raise TokenizerError(
+                f"{where}: added token {str(entry)[:200]} needs a text content and a whole id; {NEXT_STEP}"
+            )
         if token_id in names or name in names.values():
             raise TokenizerError(f"{where}: added token {name!r} (id {token_id}) is there twice; {NEXT_STEP}")
         for option in ("lstrip", "rstrip", "single_word"):
@@ -186,7 +194,7 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
 
 
 def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> list[bytes | None]:
-    """Bytes of each id. Raises TokenizerError for ids and spellings that would let text become a control token."""
+    """Bytes of each id. Raises TokenizerError for what would let text become a control token."""
     size = max((token_id for token_id in (*base.values(), *added) if _is_id(token_id)), default=-1) + 1
     if size > 2 * (len(base) + len(added)) + 1024:
         raise TokenizerError(f"{where}: id {size - 1} for only {len(base) + len(added)} tokens; {NEXT_STEP}")
@@ -194,16 +202,24 @@ def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> lis
     alphabet, controls = byte_alphabet(), frozenset(added.values())
     for token, token_id in base.items():
         if token in controls:
-            raise TokenizerError(f"{where}: control token {token!r} is also an ordinary token; text could become it")
+            raise TokenizerError(
+                f"{where}: control token {token!r} is also an ordinary token; text could become it"
+            )
         if not _is_id(token_id) or token_id in added or table[token_id] is not None:
-            raise TokenizerError(f"{where}: token {token!r} has id {token_id!r}, which is taken or no id; {NEXT_STEP}")
+            raise TokenizerError(
+                f"{where}: token {token!r} has id {token_id!r}, which is taken or no id; {NEXT_STEP}"
+            )
         try:
             table[token_id] = bytes([alphabet[letter] for letter in token])
         except KeyError as error:
-            raise TokenizerError(f"{where}: token {token!r} has {error}, which stands for no byte; {NEXT_STEP}") from None
+            raise TokenizerError(
+                f"{where}: token {token!r} has {error}, which stands for no byte; {NEXT_STEP}"
+            ) from None
     missing = [byte for letter, byte in alphabet.items() if letter not in base]
     if missing:
-        raise TokenizerError(f"{where}: no token for {len(missing)} of the 256 bytes, so text would be lost; {NEXT_STEP}")
+        raise TokenizerError(
+            f"{where}: no token for {len(missing)} of the 256 bytes, so text would be lost; {NEXT_STEP}"
+        )
     for token_id, name in added.items():
         table[token_id] = name.encode()
     return table
