@@ -13,11 +13,11 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nano.model import Nano, NanoShape
-from nano.quantise import FP8_NAMES, quantise
+from nano.quantise import FP8_NAMES, dequantise, quantise
 
 NATIVE_CONTEXT = 4096  # tokens; positions seen in training are fewer, see the model card
 CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets behind the ranks
@@ -56,6 +56,37 @@ def tensors_of(model: Nano) -> dict[str, Tensor]:
             for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2, 0), down)):
                 put(f"{p}{prefix}{name}.weight", value, True)
     return out
+
+
+@torch.no_grad()
+def read_back(model: Nano, directory: Path) -> None:
+    """Copy an exported checkpoint into `model`: the masters become the values that the file holds."""
+    tensors = load_file(directory / "model.safetensors")
+
+    def get(name: str) -> Tensor:
+        scale = tensors.get(name + "_scale_inv")
+        return tensors[name].float() if scale is None else dequantise(tensors[name], scale)
+
+    model.embed.copy_(get("model.embed_tokens.weight"))
+    model.norm.copy_(get("model.norm.weight"))
+    model.lm_head.copy_(get("lm_head.weight"))
+    for i, layer in enumerate(model.layers):
+        p = f"model.layers.{i}."
+        layer.input_norm.copy_(get(p + "input_layernorm.weight"))
+        layer.post_norm.copy_(get(p + "post_attention_layernorm.weight"))
+        kind = "self_attn." if model.s.is_attention(i) else "linear_attn."
+        for name, value in layer.mixer.named_parameters():
+            stored = get(p + kind + name + ("" if name in ("A_log", "dt_bias") else ".weight"))
+            value.copy_(stored.reshape(value.shape))
+        moe = layer.moe
+        moe.router.copy_(get(p + "mlp.gate.weight"))
+        moe.shared_expert_gate.copy_(get(p + "mlp.shared_expert_gate.weight"))
+        for prefix, gate_up, down in (
+            ("mlp.shared_expert.", moe.shared_gate_up, moe.shared_down),
+            *((f"mlp.experts.{e}.", moe.gate_up[e], moe.down[e]) for e in range(model.s.E)),
+        ):
+            gate_up.copy_(torch.cat([get(f"{p}{prefix}{name}_proj.weight") for name in ("gate", "up")]))
+            down.copy_(get(f"{p}{prefix}down_proj.weight"))
 
 
 def config_of(s: NanoShape) -> dict:

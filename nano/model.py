@@ -1,7 +1,7 @@
 """The training form of a3b-nano in PyTorch: forward pass and gradients, float32 masters, bfloat16 products.
 
-Parameter names are those of the checkpoint, so export is a copy. Inference lives in src/a3b/model.py; the two are held
-together by nano/export.py, which compares their logits before it writes anything.
+Parameter names are those of the checkpoint, so export is a copy. Inference lives in src/a3b/model.py; nano/compare.py
+holds an exported checkpoint against `transformers`.
 Enter at `Nano.loss`. Axes: B sequences, T tokens, D hidden, H heads, C chunk, N chunks, E experts, K chosen, F width.
 """
 

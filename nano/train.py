@@ -4,7 +4,10 @@
 
 Schedule: warm-up, constant, then linear to zero over the last `--decay` share of the tokens. SIGTERM saves and ends;
 run again with the same --out to go on (raise --tokens to train longer). `--fp8-from` is the progress at which the forward pass
-starts to see the weights as block-scaled FP8, the form in which they are exported.
+starts to see the weights as block-scaled FP8, the form in which they are exported. `--init` starts from an exported checkpoint
+and a fresh optimiser, `--start` at a later progress of the schedule:
+
+    python -m nano.train --out DIR --init src/a3b/nano_model --start 0.55 --tokens 10e6 --fp8-from 0
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from pathlib import Path
 import torch
 
 from nano.data import Batches
-from nano.quantise import quantised_view
+from nano.export import read_back
 from nano.model import Nano, NanoShape
 from nano.optimiser import Optimiser
+from nano.quantise import quantised_view
 
 
 def schedule(progress: float, step: int, decay: float) -> float:
@@ -41,12 +45,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     model = Nano(NanoShape())
     optimiser = Optimiser(model, args.muon_lr, args.adam_lr)
-    seen, step, pool, path = 0, 0, 0, args.out / "state.pt"
+    seen, step, pool, path = int(args.start * args.tokens), 0, 0, args.out / "state.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         seen, step, pool = state["seen"], state["step"], state["pool"] + 1
+    elif args.init:
+        read_back(model, args.init)
     batches = Batches(args.model, args.out / "text.npy", args.batch, args.seed, pool)
     batches.progress.value = seen / args.tokens
     stop: list[int] = []
@@ -91,6 +97,8 @@ def arguments() -> argparse.Namespace:
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=root / "src/a3b/nano_model", help="tokenizer and template")
+    parser.add_argument("--init", type=Path, help="exported checkpoint to start from")
+    parser.add_argument("--start", type=float, default=0.0, help="progress at which a fresh run starts")
     parser.add_argument("--tokens", type=float, default=40e6)
     parser.add_argument("--batch", type=int, default=8192, help="tokens per step")
     parser.add_argument("--threads", type=int, default=2)

@@ -116,7 +116,9 @@ def test_a_greedy_template_is_stopped(source):
 
 
 def test_helpers_of_transformers_templates_exist():
-    source = "{% generation %}a{% endgeneration %}{{ strftime_now('%Y') | length }}{% for i in [1] %}{% break %}b"
+    source = (
+        "{% generation %}a{% endgeneration %}{{ strftime_now('%Y') | length }}{% for i in [1] %}{% break %}b"
+    )
     source += "{% endfor %}"
     assert prompt_text(ChatTemplate(source).render([user()])) == "a4"
     tojson = ChatTemplate("{{ messages[0].v | tojson }}{{ messages[0].v | tojson(indent=1) | length }}")

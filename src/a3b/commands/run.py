@@ -23,6 +23,8 @@ def run(args: Namespace) -> int:
     if args.json:
         result = {"model": engine.name, "message": message, "finish_reason": finished.reason, "usage": asdict(finished.usage)}
         print(json.dumps(result, ensure_ascii=False))
+    elif finished.reason == "length":
+        print("a3b run: stopped at the token limit; raise --max-tokens or --context for more", file=sys.stderr)
     return 0
 
 
