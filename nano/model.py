@@ -1,4 +1,4 @@
-"""The training form of a3b-nano in PyTorch: forward pass and gradients, float32 masters, bfloat16 products.
+"""The training form of a3b-nano in PyTorch: forward pass and gradients, float32 masters, products in `COMPUTE`.
 
 Parameter names are those of the checkpoint, so export is a copy. Inference lives in src/a3b/model.py; nano/compare.py
 holds an exported checkpoint against `transformers`.
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as nn_f
 from torch import Tensor, nn
 
+# bfloat16 where the processor multiplies it; elsewhere it would be emulated, ten times slower than float32
+COMPUTE = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 CHUNK = 32  # tokens per block of the delta rule in training
 ROWS = 64  # rows per expert are padded to a multiple: few distinct shapes keep the compiled products in their cache
 
@@ -46,8 +48,8 @@ class NanoShape:
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] · weight[out, in]ᵀ in bfloat16, result float32."""
-    return nn_f.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).float()
+    """x [..., in] · weight[out, in]ᵀ in COMPUTE, result float32."""
+    return nn_f.linear(x.to(COMPUTE), weight.to(COMPUTE)).float()
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -72,11 +74,11 @@ def swiglu_backward(hidden: Tensor, grad: Tensor) -> Tensor:
 
 
 class ExpertMlp(torch.autograd.Function):
-    """SwiGLU of many experts over rows sorted by expert: x [R, D] -> [R, D] (bfloat16), counts: rows per expert."""
+    """SwiGLU of many experts over rows sorted by expert: x [R, D] -> [R, D] (COMPUTE), counts: rows per expert."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]) -> Tensor:
-        w_in, w_out = gate_up.to(torch.bfloat16), down.to(torch.bfloat16)
+        w_in, w_out = gate_up.to(COMPUTE), down.to(COMPUTE)
         hidden = x.new_empty(x.shape[0], w_in.shape[1])
         for rows, e in _segments(counts):
             torch.mm(x[rows], w_in[e].t(), out=hidden[rows])
@@ -142,8 +144,8 @@ class MoE(nn.Module):
         counts = torch.bincount(expert.flatten(), minlength=s.E)
         rows = order // s.K
         place, counts = padded_places(counts)
-        gathered = x.new_zeros(sum(counts), s.D, dtype=torch.bfloat16).index_copy(
-            0, place, x.to(torch.bfloat16).index_select(0, rows)
+        gathered = x.new_zeros(sum(counts), s.D, dtype=COMPUTE).index_copy(
+            0, place, x.to(COMPUTE).index_select(0, rows)
         )
         out = ExpertMlp.apply(gathered, self.gate_up, self.down, counts).index_select(0, place)
         weighted = out.float() * top.flatten().index_select(0, order).unsqueeze(-1)
@@ -245,8 +247,8 @@ class Attention(nn.Module):
         k = product(x, self.k_proj).view(B, T, s.Hkv, s.Dh)
         v = product(x, self.v_proj).view(B, T, s.Hkv, s.Dh)
         q, k = rms_norm(q, self.q_norm, s.norm_eps), rms_norm(k, self.k_norm, s.norm_eps)
-        q, k = (rotate(u, s).transpose(1, 2).to(torch.bfloat16) for u in (q, k))
-        v = v.transpose(1, 2).to(torch.bfloat16)
+        q, k = (rotate(u, s).transpose(1, 2).to(COMPUTE) for u in (q, k))
+        v = v.transpose(1, 2).to(COMPUTE)
         k, v = (u.expand(B, s.Hq, T, s.Dh) if s.Hkv == 1 else u.repeat_interleave(s.Hq // s.Hkv, 1) for u in (k, v))
         o = nn_f.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).float()
         return product((o * torch.sigmoid(gate)).reshape(B, T, -1), self.o_proj)

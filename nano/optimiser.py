@@ -1,7 +1,7 @@
 """Muon for matrices (also stacks of expert matrices), AdamW for everything else, in one object with one state dict.
 
 Muon: the momentum of a matrix is replaced by the nearest semi-orthogonal matrix, found with five Newton-Schulz steps
-in bfloat16. Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+in COMPUTE. Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nano.model import COMPUTE
+
 ADAM_NAMES = ("embed", "lm_head", "conv1d", "router", "shared_expert_gate", "in_proj_a", "in_proj_b")
 
 
 def orthogonalise(m: Tensor) -> Tensor:
     """[..., rows, cols] -> the same shape with singular values near one."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = m.to(torch.bfloat16).reshape(-1, *m.shape[-2:])
+    x = m.to(COMPUTE).reshape(-1, *m.shape[-2:])
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.transpose(-1, -2)
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True).to(torch.bfloat16) + 1e-7)
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True).to(COMPUTE) + 1e-7)
     for _ in range(5):
         gram = torch.bmm(x, x.transpose(-1, -2))
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

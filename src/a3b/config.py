@@ -181,7 +181,7 @@ class _Reader:
         self.where = where
         outer = self._mapping(value, "the file")
         kind = outer.get("model_type")
-        if kind not in MODEL_TYPES:
+        if not isinstance(kind, str) or kind not in MODEL_TYPES:
             self.fail("model_type", kind, f"one of {', '.join(MODEL_TYPES)}; other architectures are not implemented")
         self.kind = kind
         self.outer = outer if MODEL_TYPES[kind] else {}

@@ -1,0 +1,94 @@
+"""config.json: exact counts, and refusal by name of whatever contradicts itself or is not implemented."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a3b.config import ModelConfig, RuntimeConfig
+from a3b.errors import ConfigError, UsageError
+from tests.random_model import SIZES, config_dict
+
+REAL = json.loads((Path(__file__).parent / "data" / "config-35b-a3b.json").read_text())
+SMALL = config_dict(SIZES["one"])
+
+
+def test_the_35b_model_is_counted_exactly():
+    count = ModelConfig.from_dict(REAL).count_parameters()
+    assert (count.total, count.active, count.mtp, count.vision) == (34_660_610_688, 2_946_429_568, 844_640_768, 446_571_248)
+    assert sum(count.breakdown.values()) == count.total
+
+
+def test_end_tokens_come_from_both_files(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(REAL))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [248046, 248044]}')
+    assert ModelConfig.read(tmp_path).eos_token_ids == (248046, 248044)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", 0), ("hidden_size", "48"), ("hidden_size", True), ("hidden_size", 2**40), ("hidden_act", "gelu"),
+     ("attention_bias", True), ("attn_output_gate", False), ("num_key_value_heads", 4), ("linear_num_key_heads", 2),
+     ("num_experts_per_tok", 12), ("layer_types", ["full_attention"]), ("layer_types", ["sliding_attention"] * 4),
+     ("layer_types", ["full_attention"] * 4), ("num_hidden_layers", 10**6), ("rms_norm_eps", -1), ("eos_token_id", 211),
+     ("partial_rotary_factor", 0.9), ("rope_scaling", {"rope_type": "linear", "factor": 2.0}), ("norm_topk_prob", False),
+     ("mamba_ssm_dtype", "bfloat16"), ("sliding_window", 4096), ("decoder_sparse_step", 2), ("vocab_size", None),
+     ("quantization_config", {"quant_method": "gptq"}), ("tie_word_embeddings", "yes")],
+)  # fmt: skip
+def test_what_is_wrong_or_not_implemented_is_refused_by_its_key(key, value):
+    told = {"num_key_value_heads": "num_attention_heads", "linear_num_key_heads": "linear_num_value_heads"}
+    if key == "linear_num_key_heads":
+        value = 2  # does not divide three value heads
+    with pytest.raises(ConfigError, match=told.get(key, "rope_parameters|" + key if key == "rope_scaling" else key)):
+        ModelConfig.from_dict({**SMALL, key: value})
+
+
+def test_other_architectures_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r'model_type is "llama"'):
+        ModelConfig.from_dict({"model_type": "llama"})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"a": NaN}', b"[" * 100000, b" " * 1_000_001])
+def test_files_that_are_no_config_are_refused(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        ModelConfig.read(tmp_path)
+
+
+HOSTILE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def places(value, path=()):
+    for key, inner in value.items():
+        yield (*path, key)
+        if isinstance(inner, dict):
+            yield from places(inner, (*path, key))
+
+
+@settings(max_examples=500, deadline=None)
+@given(place=st.sampled_from(sorted(places(REAL))), value=HOSTILE)
+def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, value):
+    config = copy.deepcopy(REAL)
+    target = config
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    try:
+        ModelConfig.from_dict(config).count_parameters()
+    except ConfigError as error:
+        assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize(("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_SPEED", "1")])
+def test_environment_variables_are_checked_by_name(name, value):
+    with pytest.raises(UsageError, match=name):
+        RuntimeConfig.from_env({name: value})
