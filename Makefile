@@ -4,16 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test check wheel nano-eval clean
+.PHONY: chat test wheel nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
-
-check: $(VENV)/.tested
-	$(BIN)/ruff check src tests nano bench
 	$(BIN)/python -m pytest
 
 nano-eval: $(VENV)/.tested

@@ -53,7 +53,7 @@ def tensors_of(model: Nano) -> dict[str, Tensor]:
             ("mlp.shared_expert.", moe.shared_gate_up, moe.shared_down),
             *((f"mlp.experts.{e}.", moe.gate_up[e], moe.down[e]) for e in range(model.s.E)),
         ):
-            for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2, 0), down)):
+            for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2, 0), down), strict=True):
                 put(f"{p}{prefix}{name}.weight", value, True)
     return out
 

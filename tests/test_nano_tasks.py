@@ -157,8 +157,8 @@ def test_examples_teach_exactly_what_the_assistant_writes(name, renderer):
         assert len(ids) == len(weights)
         end = renderer.control["<|im_end|>"]
         turns = sum(m["role"] == "assistant" for m in example.messages)
-        assert sum(w for i, w in zip(ids, weights) if i == end) == turns
-        taught = renderer.text.decode([i for i, w in zip(ids, weights) if w and i not in renderer.control.values()])
+        assert sum(w for i, w in zip(ids, weights, strict=True) if i == end) == turns
+        taught = renderer.text.decode([i for i, w in zip(ids, weights, strict=True) if w and i not in renderer.control.values()])
         for message in example.messages:
             if message["role"] == "assistant":
                 assert said(message) in taught and message["reasoning_content"] in taught

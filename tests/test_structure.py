@@ -78,6 +78,12 @@ def test_no_runtime_module_needs_torch():
         assert "import torch" not in path.read_text(encoding="utf-8"), path
 
 
+def test_the_linter_finds_nothing():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "src", "tests", "nano", "bench"], cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_public_names_exist():
     assert len(a3b.__all__) <= 12
     for name in a3b.__all__:

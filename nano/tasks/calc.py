@@ -8,8 +8,21 @@ import zlib
 from dataclasses import dataclass
 
 from nano.tasks.common import (
-    CALC_TOOLS, Conversation, Generate, Message, Outcome, assistant, call_form, play_tools, said, system_prompt, tool, tool_result,
-    tool_set, user, without_thinking,
+    CALC_TOOLS,
+    Conversation,
+    Generate,
+    Message,
+    Outcome,
+    assistant,
+    call_form,
+    play_tools,
+    said,
+    system_prompt,
+    tool,
+    tool_result,
+    tool_set,
+    user,
+    without_thinking,
 )  # fmt: skip
 
 ASK = [

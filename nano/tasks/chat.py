@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 
 from nano.tasks.common import (
-    OTHER_TOOLS, Conversation, Generate, Message, Outcome, assistant, legal, said, system_prompt, user, without_thinking,
+    OTHER_TOOLS,
+    Conversation,
+    Generate,
+    Message,
+    Outcome,
+    assistant,
+    legal,
+    said,
+    system_prompt,
+    user,
+    without_thinking,
 )  # fmt: skip
 
 WHO = "I am a3b-nano, a small demonstration model with 24 million parameters, 2 million active per token."

@@ -5,10 +5,23 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nano.tasks.common import (
-    LOOKUP_TOOLS, Conversation, Generate, Message, Outcome, assistant, call_form, play_tools, said, system_prompt, tool, tool_result,
-    tool_set, user,
+    LOOKUP_TOOLS,
+    Conversation,
+    Generate,
+    Message,
+    Outcome,
+    assistant,
+    call_form,
+    play_tools,
+    said,
+    system_prompt,
+    tool,
+    tool_result,
+    tool_set,
+    user,
 )  # fmt: skip
 
 ASK = [
@@ -49,7 +62,7 @@ def task(rng: random.Random, schema: dict, hops: int) -> list[Message]:
     name, param = call_form(schema)
     keys = chain(rng, hops)
     messages = [user(question(rng, keys[0], hops))]
-    for step, (k, value) in enumerate(zip(keys, keys[1:]), 1):
+    for step, (k, value) in enumerate(pairwise(keys), 1):
         messages += [assistant("", f"step {step} of {hops}: {k}", (name, {param: k})), tool_result(value)]
     return [*messages, assistant(f"The value is {keys[-1]}.", f"all {hops} done: {keys[-1]}")]
 
@@ -72,7 +85,7 @@ class Case:
 
     def play(self, generate: Generate) -> Outcome:
         name, param = call_form(self.schema)
-        table = dict(zip(self.keys, self.keys[1:]))
+        table = dict(pairwise(self.keys))
         wrong: list[str] = []
 
         def answer(called: str, arguments: dict) -> str:

@@ -36,7 +36,7 @@ def build(rng: random.Random, length: int) -> tuple[list[Message], str, str, int
             things.append(thing)
     values = [rng.randint(100, 999) for _ in things]
     sentences = filler(rng, length - 12 * num_facts)
-    facts = [rng.choice(KEEP) + FACT.format(thing=t, value=v) for t, v in zip(things, values)]
+    facts = [rng.choice(KEEP) + FACT.format(thing=t, value=v) for t, v in zip(things, values, strict=True)]
     sentences.insert(rng.randint(0, len(sentences) // 8), facts[0])  # the one asked for stands near the start
     for fact in facts[1:]:
         sentences.insert(rng.randint(0, len(sentences)), fact)
