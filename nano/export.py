@@ -177,6 +177,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     part = args.out / "model.safetensors.part"
     save_file(tensors_of(model), part, metadata={"format": "pt"})
+    part.chmod(0o644)  # the library writes for its user alone
     os.replace(part, args.out / "model.safetensors")
     write_json(args.out / "config.json", config_of(model.s))
     write_json(args.out / "generation_config.json", generation_config(model.s))
