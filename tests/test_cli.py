@@ -193,6 +193,17 @@ def test_chat_answers_piped_lines_one_by_one():
     assert "kept" in done.stderr  # the second turn reuses the first
 
 
+def test_piped_chat_answers_each_line_when_it_comes_and_obeys_commands():
+    process = subprocess.Popen(command("chat", "--seed", "1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True, bufsize=1)  # fmt: skip
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline().strip()  # before the input ends
+    out, _ = process.communicate("a b " * 9000 + "\nthanks\n/exit\nnever asked\n", timeout=60)
+    assert len([line for line in out.splitlines() if line]) == 1  # the line that is too long is refused, the next answered
+    assert process.returncode == 1
+
+
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x08|\r")
 
 
@@ -263,6 +274,37 @@ def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
     chat.expect("tell me\n.")
     chat.type("\x03")  # in the middle of an answer
     chat.expect("stopped by you.*>")
+    chat.type("and more\r")
+    chat.expect("and more\n.")
+    for _ in range(3):  # impatient
+        os.kill(chat.pid, signal.SIGINT)
+    chat.expect("stopped.*>")
     chat.type("/new\r")
     chat.expect("new conversation.*>")
     assert chat.leave() == 0
+
+
+@pytest.mark.parametrize("kwargs", ['{"tools": []}', '{"add_generation_prompt": false}', '{"messages": []}'])
+def test_template_arguments_with_a_reserved_name_are_refused(capsys, messages, kwargs):
+    assert "reserved" in refused(capsys, "render", "--messages", messages([{"role": "user", "content": "a"}]), "--kwargs", kwargs)
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_logits_refuses_a_directory_as_its_file(capsys, tmp_path, out):
+    ids = tmp_path / "ids.json"
+    ids.write_text("[1, 2]")
+    assert "--out" in refused(capsys, "logits", NANO, "--ids", str(ids), "--out", out)
+
+
+def test_output_survives_a_terminal_that_knows_only_ascii(messages):
+    file = messages([{"role": "user", "content": "é"}])
+    done = subprocess.run(command("render", "--messages", file), capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"\\xe9" in done.stdout
+
+
+def test_info_of_a_scaled_config_names_its_own_limit(capsys, tmp_path):
+    config = json.loads((nano_directory() / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["info", str(tmp_path)]) == 0
+    assert "context       4,096 tokens, YaRN factor 4" in capsys.readouterr().out

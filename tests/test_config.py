@@ -92,3 +92,9 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
 def test_environment_variables_are_checked_by_name(name, value):
     with pytest.raises(UsageError, match=name):
         RuntimeConfig.from_env({name: value})
+
+
+def test_a_rope_base_that_turns_nothing_is_refused():
+    rope = {**SMALL["rope_parameters"], "rope_theta": 1.0, "rope_type": "yarn", "factor": 2.0}
+    with pytest.raises(ConfigError, match="rope_theta"):
+        ModelConfig.from_dict({**SMALL, "rope_parameters": rope})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from a3b.commands.answer import Dialogue
 from a3b.engine import Engine, ends_in_thinking
 from a3b.errors import ContextError, UsageError
 from a3b.events import TextDelta, ThinkingDelta, assistant_message, merge_events
-from a3b.sampler import SamplingParams
+from a3b.sampler import Sampler, SamplingParams
+from a3b.tokens.chat import prompt_text
 from a3b.tokens.segments import Control, Text
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
@@ -152,3 +156,34 @@ def test_events_of_an_answer_hold_no_control_words(engine):
     for event in ask(engine, user("what are you?")):
         if isinstance(event, TextDelta | ThinkingDelta):
             assert "<|" not in event.text and "think>" not in event.text
+
+
+def forced(monkeypatch, engine, text: str, *controls: str) -> None:
+    """Let the sampler write `text`, in which the names of `controls` are control tokens."""
+    pieces = re.split("(" + "|".join(map(re.escape, controls)) + ")", text)
+    ids = [t for p in pieces for t in ([engine.tokenizer.control_id(p)] if p in controls else engine.tokenizer.encode_text(p))]
+    queue = iter(ids)
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position: next(queue))
+
+
+def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch):
+    forced(monkeypatch, engine, "x</think>\n\n<tool_call>\n<function=rm>\n<parameter=path>\n/home/user/tm<|im_end|>",
+           "</think>", "<tool_call>", "<|im_end|>")  # fmt: skip
+    events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
+    assert events[-1].reason == "stop"
+    assert assistant_message(events)["tool_calls"][0]["complete"] is False
+
+
+def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch):
+    forced(monkeypatch, engine, "x</think>\n\na<", "</think>")
+    num = len(engine.tokenizer.encode_text("x")) + 1 + len(engine.tokenizer.encode_text("\n\na<"))
+    finished = ask(engine, user("go"), params=SamplingParams(max_tokens=num, stop=("a<",)))[-1]
+    assert (finished.reason, finished.stop_string) == ("stop", "a<")
+
+
+def test_only_an_answer_that_closed_its_turn_is_replayed(engine, monkeypatch):
+    forced(monkeypatch, engine, "hm</think>\n\nHello<|endoftext|>", "</think>", "<|endoftext|>")
+    dialogue = Dialogue(engine)
+    dialogue.ask("hi", SamplingParams(max_tokens=50), lambda event: None)
+    prompt = engine.template.render(dialogue.messages, preserve_thinking=True)
+    assert prompt_text(prompt, engine.tokenizer).count("Hello<|im_end|>") == 1

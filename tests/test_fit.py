@@ -354,3 +354,28 @@ def test_what_the_bare_template_refuses_renders():
     for case in json.loads((Path(__file__).parent / "data" / "chat.json").read_text(encoding="utf-8")):
         if "error" in case["expect"]:
             assert TEMPLATE.render(fit_messages(case["messages"])[0])
+
+
+@pytest.mark.parametrize("key", ["image", "image_url", "video", "video_url"])
+def test_an_empty_key_for_an_image_does_not_make_one_of_text(key):
+    part = {"type": "text", "text": "what is 2+2?", key: None}
+    assert fit_messages([{"role": "user", "content": [part]}])[0][0]["content"] == "what is 2+2?"
+
+
+def test_thinking_is_not_hidden_by_an_empty_key_of_another_name():
+    message = {"role": "assistant", "content": "a", "reasoning_content": "", "reasoning": "secret 42"}
+    assert fit_messages([message])[0][-1]["reasoning_content"] == "secret 42"
+    parts = [{"type": "thinking", "thinking": "deep"}, {"type": "text", "text": "a"}]
+    assert fit_messages([{**message, "reasoning": None, "content": parts}])[0][-1]["reasoning_content"] == "deep"
+
+
+def test_thinking_that_differs_under_two_names_is_noted():
+    message = {"role": "assistant", "content": "a", "reasoning_content": "one", "reasoning": "two"}
+    fitted, notes = fit_messages([{"role": "user", "content": "q"}, message])
+    assert fitted[1]["reasoning_content"] == "one" and any("reasoning" in note for note in notes)
+
+
+def test_arguments_beside_the_function_are_its_arguments():
+    call = {"function": {"name": "f"}, "arguments": '{"a": 1}'}
+    fitted, _ = fit_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert fitted[-1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}

@@ -186,3 +186,9 @@ def test_json_cut_off_by_a_mark_says_what_is_missing():
     assert JsonSpan("#$").find_end('{"a": [1#', 0, "$") == (8, "]}")
     assert JsonSpan("#$").find_end('{"a": "x#y$', 0, "$") == (10, '"}')
     assert JsonSpan("#$").find_end('{"a": "x\\$', 0, "$") is not None
+
+
+def test_a_schema_that_refers_to_itself_many_times_over_is_read_once():
+    branches = [{"$ref": "#/properties/v"}, {"$ref": "#/properties/w"}] * 50
+    schema = {"properties": {"v": {"anyOf": [*branches, {"type": "integer"}]}, "w": {"anyOf": [*branches, {"type": "null"}]}}}
+    assert kinds_of_schema(schema["properties"]["v"], schema) == {"integer", "null"}

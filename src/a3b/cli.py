@@ -20,6 +20,9 @@ MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character still gets the rest
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:

@@ -292,6 +292,8 @@ class _Reader:
         if kind not in ("default", "yarn"):
             self.fail("rope_parameters.rope_type", kind, '"default" or "yarn"; nothing else is implemented')
         theta = self._agreed("rope_theta", rope, 10_000.0, 1e15)
+        if theta <= 1:
+            self.fail("rope_theta", theta, "a number above 1")
         partial = self._agreed("partial_rotary_factor", rope, 0.25, 1.0)
         rotary = int(Dh * partial)
         if rotary < 2 or rotary % 2 or abs(rotary - Dh * partial) > 1e-6:

@@ -105,8 +105,8 @@ def assistant_message(events: Iterable[Event]) -> dict[str, Any]:
     """The message to append to a conversation after an answer, in the form chat templates read.
 
     Keys: role, content, reasoning_content (both always strings, so that no template looks for thinking
-    inside the content) and, if there are calls, tool_calls with arguments as a dict. Text before, between
-    and after calls becomes one content, because a message has one.
+    inside the content) and, if there are calls, tool_calls with arguments as a dict. A call in which the output
+    ended has complete: False. Text before, between and after calls becomes one content, because a message has one.
     """
     thinking: list[str] = []
     text: list[str] = []
@@ -119,7 +119,8 @@ def assistant_message(events: Iterable[Event]) -> dict[str, Any]:
                 text.append(piece)
             case ToolCallEnd():
                 function = {"name": event.name, "arguments": event.arguments}
-                calls.append({"id": event.id, "type": "function", "function": function})
+                cut = {} if event.complete else {"complete": False}
+                calls.append({"id": event.id, "type": "function", "function": function, **cut})
     message: dict[str, Any] = {
         "role": "assistant",
         "content": "".join(text),

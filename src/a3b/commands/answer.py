@@ -14,6 +14,7 @@ from a3b.engine import Engine
 from a3b.events import Event, Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, assistant_message
 from a3b.sampler import SamplingParams, preset
 from a3b.tokens.fit import fit_messages
+from a3b.tokens.segments import END_OF_TURN
 
 FIELDS = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
           "seed", "max_tokens")  # fmt: skip
@@ -70,7 +71,8 @@ class Dialogue:
             raise
         message, finished = assistant_message(events), events[-1]
         whole = finished.reason in ("stop", "tool_calls") and finished.stop_string is None
-        replay = {"_replay": self.sequence.answer_ids} if whole and self.think else {}
+        closed = self.sequence.answer_ids[-1:] == (self.engine.tokenizer.control_id(END_OF_TURN),)
+        replay = {"_replay": self.sequence.answer_ids} if whole and closed and self.think else {}
         self.messages.append({**message, **replay})
         return message, finished
 
@@ -116,8 +118,8 @@ class Printer:
                 self._write(self.out, harmless(f"[call {name} ", self.out))
             case ToolCallDelta(text=text):
                 self._write(self.out, harmless(text, self.out))
-            case ToolCallEnd():
-                self._write(self.out, "]\n")
+            case ToolCallEnd(complete=complete):
+                self._write(self.out, "]\n" if complete else " ... cut off]\n")
             case Finished():
                 self._end_thinking()
                 self._write(self.out, "\n")

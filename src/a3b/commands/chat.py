@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, load, sampling, speed
@@ -29,11 +30,7 @@ def run(args: Namespace) -> int:
     if sys.stdin.isatty():
         chat.interact()
         return 0
-    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    for line in lines or [SAMPLE]:
-        print(f"> {line}", file=sys.stderr)
-        chat.answer(line)
-    return 0
+    return chat.answer_lines(sys.stdin)
 
 
 class Chat:
@@ -58,9 +55,31 @@ class Chat:
             if line == "/exit":
                 return
             try:
-                self.command(line) if line.startswith("/") else line and self.answer(line)
-            except A3BError as error:
-                print(error, file=sys.stderr)
+                self.take(line)
+            except KeyboardInterrupt:  # pressed again before the answer had stopped
+                print("\nstopped; the question was taken back", file=sys.stderr)
+
+    def answer_lines(self, lines: Iterable[str]) -> int:
+        """Each line as soon as it comes, or a sample if none does; 1 if one was refused."""
+        asked, ok = False, True
+        for line in filter(None, map(str.strip, lines)):
+            if line == "/exit":
+                return 0 if ok else 1
+            print(f"> {line}", file=sys.stderr)
+            asked, ok = True, self.take(line) and ok
+        if not asked:
+            print(f"> {SAMPLE}", file=sys.stderr)
+            ok = self.take(SAMPLE)
+        return 0 if ok else 1
+
+    def take(self, line: str) -> bool:
+        """Obey a command or answer a question; False if it was refused, which is said on stderr."""
+        try:
+            self.command(line) if line.startswith("/") else line and self.answer(line)
+        except A3BError as error:
+            print(error, file=sys.stderr)
+            return False
+        return True
 
     def greeting(self) -> str:
         count = self.engine.config.count_parameters()

@@ -27,6 +27,8 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
     config = ModelConfig.read(path)
     scaled, note = with_context(config, context) if context else (config, None)
     count = config.count_parameters()
+    by_config, native = config.rope.type == "yarn", config.max_context
+    limit = max(native, int(config.rope.factor * config.rope.original_context)) if by_config else 4 * native
     facts: dict[str, Any] = {
         "path": str(path),
         "model_type": config.model_type,
@@ -34,7 +36,8 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
         "layers": {kind: config.layer_types.count(kind) for kind in dict.fromkeys(config.layer_types)},
         "experts": {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
-        "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor},
+        "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
+                    "scaled_by_config": by_config, "limit": limit},
         "note": note,
         "weights": weights(path, config) if path.is_dir() and has_weights(path) else None,
     }
@@ -62,7 +65,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         ("experts", f"{experts['routed']} of width {experts['width']}, {experts['chosen']} chosen, "
                     f"and a shared one of width {experts['shared_width']}"),
         ("parameters", f"{p['total']:,} in total, {p['active']:,} active per token ({p['total'] / p['active']:.1f}:1)"),
-        ("context", f"{context['native']:,} tokens native, {4 * context['native']:,} with YaRN"),
+        ("context", context_line(context)),
     ]  # fmt: skip
     if any(facts["beside_the_text_model"].values()):
         beside = ", ".join(f"{name} {n:,}" for name, n in facts["beside_the_text_model"].items() if n)
@@ -76,6 +79,12 @@ def lines(facts: dict[str, Any]) -> list[str]:
         rows.append(("weights", "none here"))
     rows.append(("runs on", "NumPy reference kernels"))
     return [f"{name:<13} {value}" for name, value in rows]
+
+
+def context_line(context: dict[str, Any]) -> str:
+    if context["scaled_by_config"]:
+        return f"{context['limit']:,} tokens, YaRN factor {context['factor']:g} as config.json says"
+    return f"{context['native']:,} tokens native, {context['limit']:,} with YaRN"
 
 
 def size(num_bytes: int) -> str:

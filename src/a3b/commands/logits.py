@@ -20,6 +20,8 @@ CHUNK = 256  # tokens whose logits are in memory at once
 
 
 def run(args: Namespace) -> None:
+    if not args.out.name or args.out.is_dir():
+        raise UsageError(f"--out {args.out}: is a directory; give a file name that ends in .npy")
     set_blas_threads(args.runtime.threads)
     path = resolve(args.model)
     config, note = load_config(path, args.context)

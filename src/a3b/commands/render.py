@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from a3b.engine import resolve
-from a3b.tokens.chat import ChatTemplate, prompt_text
+from a3b.tokens.chat import ChatTemplate, check_template_kwargs, prompt_text
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.tokenizer import Tokenizer
 
@@ -19,6 +19,7 @@ def run(args: Namespace) -> None:
         messages, notes = fit_messages(messages)
         for note in notes:
             print(f"fit: {note}", file=sys.stderr)
+    check_template_kwargs(args.kwargs)
     prompt = ChatTemplate.read(path).render(
         messages, tools=args.tools, add_generation_prompt=not args.no_generation_prompt, **args.kwargs
     )

@@ -114,7 +114,8 @@ class _Fitting:
             if role == "system":
                 self.note(f"{media} in a system message left out")
                 return [_text(f"[{media}]")]
-            return [{**part, "type": media, media: part.get(media, part.get(f"{media}_url"))}]
+            given = {key: value for key, value in part.items() if value is not None}  # some clients send every key
+            return [{**given, "type": media, media: given.get(media, given.get(f"{media}_url"))}]
         if kind in ("thinking", "reasoning") and role == "assistant":
             self.thinking.append(_as_text(part.get("thinking", part.get("text", part.get("reasoning")))))
             return []
@@ -134,9 +135,14 @@ class _Fitting:
 
     def _add_thinking(self, fitted: Message) -> None:
         given = [fitted.pop(key) for key in _THINKING_KEYS if key in fitted]
-        whole = [_as_text(value) for value in given if value is not None][:1]
-        if whole or self.thinking:
-            fitted["reasoning_content"] = whole[0] if whole else "\n".join(self.thinking)
+        texts = [_as_text(value) for value in given if value is not None]
+        if self.thinking:
+            texts.append("\n".join(self.thinking))
+        told = [text for text in texts if text.strip()]
+        if len({text.strip() for text in told}) > 1:
+            self.note("reasoning differs under two names, the first is kept")
+        if texts:
+            fitted["reasoning_content"] = told[0] if told else texts[0]
 
     def _add_calls(self, fitted: Message) -> None:
         calls = fitted.pop("tool_calls", None)
@@ -163,7 +169,8 @@ class _Fitting:
             function = {"name": function, "arguments": call.get("arguments")}
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), (str, int)):
             return call if isinstance(call, str) else _json(call)
-        arguments = self._arguments(function.get("arguments", function.get("input")), where)
+        given = [holder.get(key) for holder in (function, call) for key in ("arguments", "input")]
+        arguments = self._arguments(next((value for value in given if value is not None), None), where)
         rest = {
             key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")
         }
@@ -240,7 +247,9 @@ def _media(part: Mapping[str, Any]) -> str | None:
     """ "image" or "video" for a part that is one."""
     kind = part.get("type")
     for media in ("image", "video"):
-        if kind in (media, f"{media}_url", f"input_{media}") or media in part or f"{media}_url" in part:
+        if kind in (media, f"{media}_url", f"input_{media}"):
+            return media
+        if part.get(media) is not None or part.get(f"{media}_url") is not None:
             return media
     return None
 

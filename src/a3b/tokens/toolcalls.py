@@ -48,13 +48,22 @@ def kinds_of_value(value: Any) -> Kinds:
     return frozenset({"object" if isinstance(value, Mapping) else "array"})
 
 
-def kinds_of_schema(schema: Any, root: Any, depth: int = 0) -> Kinds:
+def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kinds] | None = None) -> Kinds:
     """The types a JSON schema allows: type (one or a list), anyOf/oneOf/allOf, enum, const, local $ref.
 
     `root` is the schema that a `$ref` of the form "#/a/b" starts from. What it does not know adds nothing.
+    `known` holds the schemas met so far by identity: each is read once, however often it is referred to.
     """
+    known = {} if known is None else known
     if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
         return frozenset()
+    if id(schema) not in known:
+        known[id(schema)] = frozenset()  # while it is being read: what refers to itself adds nothing
+        known[id(schema)] = _kinds(schema, root, depth, known)
+    return known[id(schema)]
+
+
+def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
     declared = schema.get("type")
     names = declared if isinstance(declared, list) else [declared]
     kinds = frozenset(
@@ -69,7 +78,7 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0) -> Kinds:
     branches = [branch for union in unions if isinstance(union, list) for branch in union]
     if isinstance(schema.get("$ref"), str):
         branches.append(_follow(schema["$ref"], root))
-    kinds = frozenset().union(*(kinds_of_schema(branch, root, depth + 1) for branch in branches))
+    kinds = frozenset().union(*(kinds_of_schema(branch, root, depth + 1, known) for branch in branches))
     if not kinds and "properties" in schema:
         return frozenset({"object"})
     return kinds or (frozenset({"array"}) if "items" in schema else kinds)
