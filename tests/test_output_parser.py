@@ -486,3 +486,13 @@ def test_a_message_rendered_and_parsed_is_the_same_message():
         events = parse(recut(render(message), rng, 9))
         assert assistant_message(events) == message
         assert all(event.complete for event in events if isinstance(event, ToolCallEnd))
+
+
+@pytest.mark.parametrize("stray", ["note\n", "note\n" + param("path", "x"), " " * 80, "</parameter>\n"])
+def test_a_number_ends_at_its_tag_whatever_follows(stray):
+    output = "</think>" + call(param("count", "5") + stray)
+    _, text, [(name, arguments)] = summary(output)
+    assert name == "put" and arguments["count"] == 5 and ("note" in text) == ("note" in stray)
+    assert arguments.keys() == ({"count", "path"} if "path" in stray else {"count"})
+    one_by_one = [char for piece in pieces(output) for char in ([piece] if isinstance(piece, Control) else piece)]
+    assert parse(one_by_one) == parse(output)

@@ -41,6 +41,7 @@ from a3b.tokens.tags import (
     MARKS,
     NAMES,
     PARAMETER,
+    PARAMETER_END,
     SPELLED_CALL_END,
     TAGS,
     THINK,
@@ -324,7 +325,10 @@ class OutputParser:
         newline = int(self._buffer[0] == "\n")
         if newline == len(self._buffer):
             raise Wait
-        end = value_end(self._buffer, newline, self._depth > 0, self._is_new_key)
+        if self._writer.is_scalar and look(self._buffer, newline, PARAMETER_END):
+            end = newline + len(PARAMETER_END)
+        else:
+            end = value_end(self._buffer, newline, self._depth > 0, self._is_new_key)
         if end is not None:
             self._take(end)
             self._delta(self._writer.close())

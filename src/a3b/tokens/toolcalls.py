@@ -17,6 +17,7 @@ Kinds = frozenset[str]
 """JSON schema type names a value may have; empty means that the schema does not say."""
 
 STRING: Kinds = frozenset({"string"})
+SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
 TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
 MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -178,6 +179,11 @@ class ArgumentsWriter:
         self._is_text = False  # the opening quote is out
         self._num_written = 0
         self.arguments: dict[str, Any] = {}
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether no value of the open key can hold a tag: it is a number, a boolean or null."""
+        return bool(self._kinds) and self._kinds <= SCALARS
 
     def open(self, key: str) -> str:
         """Begin the value of `key`."""
