@@ -8,8 +8,6 @@ Source: the format's specification (ggml-org/ggml, docs/gguf.md).
 from __future__ import annotations
 
 import math
-import mmap
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
 from a3b.formats.ggml_blocks import BLOCKS, TYPES
+from a3b.formats.mapped import map_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -52,14 +51,8 @@ class GgufFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            with open(self.path, "rb") as file:
-                self.num_bytes = os.fstat(file.fileno()).st_size
-                if self.num_bytes < 24:
-                    raise FileFormatError(f"{self.path}: {self.num_bytes} bytes; a GGUF file has at least 24")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise FileFormatError(f"{self.path}: cannot be opened: {error.strerror or error}") from None
+        self._map = map_file(self.path, "GGUF", least=24)
+        self.num_bytes = len(self._map)
         self._at = 0
         self.metadata, self.tensors = self._read()
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
+from a3b.formats.mapped import map_file
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 MAX_DIMS = 8
@@ -54,14 +55,8 @@ class SafetensorsFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            with open(self.path, "rb") as file:
-                self.num_bytes = os.fstat(file.fileno()).st_size
-                if self.num_bytes < 8:
-                    raise FileFormatError(f"{self.path}: {self.num_bytes} bytes; a safetensors file has at least 8")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise FileFormatError(f"{self.path}: cannot be opened: {error.strerror or error}") from None
+        self._map = map_file(self.path, "safetensors", least=8)
+        self.num_bytes = len(self._map)
         self.metadata, self.tensors = self._header()
 
     def array(self, name: str) -> np.ndarray:

@@ -1,0 +1,21 @@
+"""A file as read-only memory, for every container format."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+from a3b.errors import FileFormatError
+
+
+def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
+    """The whole file. Raises FileFormatError if it cannot be opened or has fewer bytes than any `kind` has."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < least:
+                raise FileFormatError(f"{path}: {size} bytes; a {kind} file has at least {least}")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be opened: {error.strerror or error}") from None
