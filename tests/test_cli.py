@@ -198,7 +198,10 @@ def test_piped_chat_answers_each_line_when_it_comes_and_obeys_commands():
                                stderr=subprocess.DEVNULL, text=True, bufsize=1)  # fmt: skip
     process.stdin.write("hello\n")
     process.stdin.flush()
-    assert process.stdout.readline().strip()  # before the input ends
+    if not select.select([process.stdout], [], [], 60)[0]:  # it must answer before the input ends
+        process.kill()
+        pytest.fail("no answer while the input is open")
+    assert process.stdout.readline().strip()
     out, _ = process.communicate("a b " * 9000 + "\nthanks\n/exit\nnever asked\n", timeout=60)
     assert len([line for line in out.splitlines() if line]) == 1  # the line that is too long is refused, the next answered
     assert process.returncode == 1

@@ -175,10 +175,12 @@ def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeyp
 
 
 def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch):
-    forced(monkeypatch, engine, "x</think>\n\na<", "</think>")
-    num = len(engine.tokenizer.encode_text("x")) + 1 + len(engine.tokenizer.encode_text("\n\na<"))
-    finished = ask(engine, user("go"), params=SamplingParams(max_tokens=num, stop=("a<",)))[-1]
-    assert (finished.reason, finished.stop_string) == ("stop", "a<")
+    half = engine.tokenizer.encode_text("🙂")[:1]  # part of a character: it is text only when nothing can follow
+    ids = [*engine.tokenizer.encode_text("x"), engine.tokenizer.control_id("</think>"), *engine.tokenizer.encode_text("a"), *half]
+    queue = iter(ids)
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position: next(queue))
+    finished = ask(engine, user("go"), params=SamplingParams(max_tokens=len(ids), stop=("a\ufffd",)))[-1]
+    assert (finished.reason, finished.stop_string) == ("stop", "a\ufffd")
 
 
 def test_only_an_answer_that_closed_its_turn_is_replayed(engine, monkeypatch):
