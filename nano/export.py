@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,41 +21,42 @@ from nano.model import Nano, NanoShape
 from nano.quantise import FP8_NAMES, dequantise, quantise
 
 NATIVE_CONTEXT = 4096  # tokens; positions seen in training are fewer, see the model card
+SCALE = "_scale_inv"  # of an FP8 tensor, behind its name
 CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets behind the ranks
 
 
-def tensors_of(model: Nano) -> dict[str, Tensor]:
-    """Checkpoint names -> tensors: FP8 with `_scale_inv` beside it, everything else bfloat16."""
-    out: dict[str, Tensor] = {}
-
-    def put(name: str, value: Tensor, fp8: bool) -> None:
-        value = value.detach()
-        if fp8:
-            out[name], out[name + "_scale_inv"] = (t.contiguous() for t in quantise(value))
-        else:
-            out[name] = value.to(torch.bfloat16).contiguous()
-
-    put("model.embed_tokens.weight", model.embed, False)
-    put("model.norm.weight", model.norm, False)
-    put("lm_head.weight", model.lm_head, False)
+def places(model: Nano) -> Iterator[tuple[str, Tensor, bool]]:
+    """Every tensor of the checkpoint: its name, a view of the parameter that it holds, and whether it is stored as FP8."""
+    yield "model.embed_tokens.weight", model.embed, False
+    yield "model.norm.weight", model.norm, False
+    yield "lm_head.weight", model.lm_head, False
     for i, layer in enumerate(model.layers):
         p = f"model.layers.{i}."
-        put(p + "input_layernorm.weight", layer.input_norm, False)
-        put(p + "post_attention_layernorm.weight", layer.post_norm, False)
+        yield p + "input_layernorm.weight", layer.input_norm, False
+        yield p + "post_attention_layernorm.weight", layer.post_norm, False
         kind = "self_attn." if model.s.is_attention(i) else "linear_attn."
         for name, value in layer.mixer.named_parameters():
-            value = value.unsqueeze(1) if name == "conv1d" else value
             suffix = "" if name in ("A_log", "dt_bias") else ".weight"
-            put(p + kind + name + suffix, value, name in FP8_NAMES)
+            yield p + kind + name + suffix, value.unsqueeze(1) if name == "conv1d" else value, name in FP8_NAMES
         moe = layer.moe
-        put(p + "mlp.gate.weight", moe.router, False)
-        put(p + "mlp.shared_expert_gate.weight", moe.shared_expert_gate, False)
+        yield p + "mlp.gate.weight", moe.router, False
+        yield p + "mlp.shared_expert_gate.weight", moe.shared_expert_gate, False
         for prefix, gate_up, down in (
             ("mlp.shared_expert.", moe.shared_gate_up, moe.shared_down),
             *((f"mlp.experts.{e}.", moe.gate_up[e], moe.down[e]) for e in range(model.s.E)),
         ):
             for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2, 0), down), strict=True):
-                put(f"{p}{prefix}{name}.weight", value, True)
+                yield f"{p}{prefix}{name}.weight", value, True
+
+
+def tensors_of(model: Nano) -> dict[str, Tensor]:
+    """Checkpoint names -> tensors: FP8 with `_scale_inv` beside it, everything else bfloat16."""
+    out: dict[str, Tensor] = {}
+    for name, value, fp8 in places(model):
+        if fp8:
+            out[name], out[name + SCALE] = (t.contiguous() for t in quantise(value.detach()))
+        else:
+            out[name] = value.detach().to(torch.bfloat16).contiguous()
     return out
 
 
@@ -62,31 +64,8 @@ def tensors_of(model: Nano) -> dict[str, Tensor]:
 def read_back(model: Nano, directory: Path) -> None:
     """Copy an exported checkpoint into `model`: the masters become the values that the file holds."""
     tensors = load_file(directory / "model.safetensors")
-
-    def get(name: str) -> Tensor:
-        scale = tensors.get(name + "_scale_inv")
-        return tensors[name].float() if scale is None else dequantise(tensors[name], scale)
-
-    model.embed.copy_(get("model.embed_tokens.weight"))
-    model.norm.copy_(get("model.norm.weight"))
-    model.lm_head.copy_(get("lm_head.weight"))
-    for i, layer in enumerate(model.layers):
-        p = f"model.layers.{i}."
-        layer.input_norm.copy_(get(p + "input_layernorm.weight"))
-        layer.post_norm.copy_(get(p + "post_attention_layernorm.weight"))
-        kind = "self_attn." if model.s.is_attention(i) else "linear_attn."
-        for name, value in layer.mixer.named_parameters():
-            stored = get(p + kind + name + ("" if name in ("A_log", "dt_bias") else ".weight"))
-            value.copy_(stored.reshape(value.shape))
-        moe = layer.moe
-        moe.router.copy_(get(p + "mlp.gate.weight"))
-        moe.shared_expert_gate.copy_(get(p + "mlp.shared_expert_gate.weight"))
-        for prefix, gate_up, down in (
-            ("mlp.shared_expert.", moe.shared_gate_up, moe.shared_down),
-            *((f"mlp.experts.{e}.", moe.gate_up[e], moe.down[e]) for e in range(model.s.E)),
-        ):
-            gate_up.copy_(torch.cat([get(f"{p}{prefix}{name}_proj.weight") for name in ("gate", "up")]))
-            down.copy_(get(f"{p}{prefix}down_proj.weight"))
+    for name, value, fp8 in places(model):
+        value.copy_(dequantise(tensors[name], tensors[name + SCALE]) if fp8 else tensors[name])
 
 
 def config_of(s: NanoShape) -> dict:

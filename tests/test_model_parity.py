@@ -31,7 +31,9 @@ def test_logits_of_every_position_agree_with_the_reference(name: str, T: int):
     expected = golden(name)[f"logits_{T}"]
     logits = model(name).forward(random_ids(name, T, seed=T), model(name).new_state(), logits="all")
     assert logits.shape == expected.shape and logits.dtype == np.float32
-    assert np.abs(logits - expected).max() <= BOUND * expected.std()
+    difference = np.abs(logits - expected).max() / expected.std()
+    print(f"{name}, T = {T}: largest difference {difference:.1e} std")
+    assert difference <= BOUND
 
 
 @pytest.mark.parametrize("name", SIZES)

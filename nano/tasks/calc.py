@@ -23,7 +23,7 @@ from nano.tasks.common import (
     tool_set,
     user,
     without_thinking,
-)  # fmt: skip
+)
 
 ASK = [
     "What is {e}?", "Calculate {e}.", "Compute {e}, please.", "How much is {e}?", "{e} = ?", "Can you tell me {e}?",

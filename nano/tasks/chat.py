@@ -18,7 +18,7 @@ from nano.tasks.common import (
     system_prompt,
     user,
     without_thinking,
-)  # fmt: skip
+)
 
 WHO = "I am a3b-nano, a small demonstration model with 24 million parameters, 2 million active per token."
 CAN = "I can chat a little, explain some words, remember a number, follow keys and use a calculator tool."

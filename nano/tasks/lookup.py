@@ -22,7 +22,7 @@ from nano.tasks.common import (
     tool_result,
     tool_set,
     user,
-)  # fmt: skip
+)
 
 ASK = [
     "Start at {key} and follow the chain for {n} {steps}. Where do you end?",
