@@ -174,6 +174,15 @@ def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeyp
     assert assistant_message(events)["tool_calls"][0]["complete"] is False
 
 
+def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, monkeypatch):
+    broken, whole = '{"name": "rm", "arguments": {"path": "/tm"', '{"name": "ls", "arguments": {}}'
+    forced(monkeypatch, engine, f"x</think>\n\n<tool_call>\n{broken}<tool_call>\n{whole}\n</tool_call><|im_end|>",
+           "</think>", "<tool_call>", "</tool_call>", "<|im_end|>")  # fmt: skip
+    events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
+    assert [call.get("complete", True) for call in assistant_message(events)["tool_calls"]] == [False, True]
+    assert events[-1].reason == "stop"
+
+
 def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch):
     half = engine.tokenizer.encode_text("🙂")[:1]  # part of a character: it is text only when nothing can follow
     ids = [*engine.tokenizer.encode_text("x"), engine.tokenizer.control_id("</think>"), *engine.tokenizer.encode_text("a"), *half]

@@ -18,7 +18,7 @@ import numpy as np
 from a3b.cache.state import Snapshot, State
 from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, UsageError
-from a3b.events import Event, Finished, ToolCallEnd, Usage
+from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels.threads import set_blas_threads
 from a3b.model import Model
@@ -238,12 +238,10 @@ class _Answer:
             self.decode_s = time.perf_counter() - start
             if reason is None:
                 logits = self._step(token)
-        rest = self._flush(parser, decoder)
-        yield from self.stops.apply(rest, last=True)
+        yield from self.stops.apply(self._flush(parser, decoder), last=True)
         if self.stops.found is not None:
             reason = "stop"
-        cut = any(isinstance(event, ToolCallEnd) and not event.complete for event in rest)
-        if reason == "stop" and parser.num_calls and not cut:
+        if reason == "stop" and parser.num_calls and parser.all_complete:
             reason = "tool_calls"
         yield self._finished(reason)
 

@@ -98,6 +98,7 @@ class OutputParser:
         self._begun = {True: False, False: False}
         # the open call
         self._num_calls = 0
+        self._all_complete = True
         self._id = self._tool = ""
         self._writer = ArgumentsWriter(self._schemas, "")
         self._value_begun = False
@@ -114,6 +115,11 @@ class OutputParser:
     def num_calls(self) -> int:
         """Tool calls begun so far."""
         return self._num_calls
+
+    @property
+    def all_complete(self) -> bool:
+        """Whether no call so far was cut off."""
+        return self._all_complete
 
     def push(self, piece: Control | str) -> list[Event]:
         """Take the next control token or piece of text (whole characters), give the events it completes."""
@@ -263,6 +269,7 @@ class OutputParser:
         """Close the call; what it held outside its parameters becomes text."""
         self._delta(self._writer.end())
         arguments = self._writer.arguments
+        self._all_complete = self._all_complete and complete
         self._events.append(ToolCallEnd(self._num_calls - 1, self._id, self._tool, arguments, complete))
         stray, self._stray = "".join(self._stray), []
         self._enter(thinking=False)
