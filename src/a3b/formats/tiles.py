@@ -1,0 +1,244 @@
+"""The layout that the kernels read: matrices of 4, 6 or 8-bit integers in tiles of 16 rows, one stream of bytes per tile.
+
+value = scale·q + minimum, q unsigned, one scale per row and group of columns. A format without minimums has
+minimum = -zero·scale. Scales are half precision, or, in the formats with super-blocks, a small integer per group times a
+half-precision number per 256 columns. Enter at `pack` and `Tiles`.
+
+A tile holds rows 16i .. 16i + 15 and is a run of units, left to right; a unit covers `unit` columns, and its bytes are
+    half scales:  scale f16 [groups, 16], minimum f16 [groups, 16] if there is one, q
+    super-blocks: scale f16 [16], minimum f16 [16] (zero if there is none), scale codes [groups, 16] (8 bits, signed in
+                  w6k16), minimum codes u8 [groups, 16] if there are minimums, q
+q lies in steps of 4 columns, 64 bytes (row r, column j of the step at 4r + j) per
+    8 bits: one step
+    4 bits: two steps, the first in the low halves of the bytes
+    6 bits: three such vectors for four steps: low 4 bits of steps 0 and 1, of 2 and 3, then the high 2 bits, step s at bit 2s
+so that one broadcast of 4 activations meets 16 rows, and no sum crosses a vector. Rows are padded to 16 and columns to a
+unit, with scale 0 (half formats: q = zero). Every unit is a multiple of 64 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from a3b.errors import TensorError
+
+TILE_ROWS = 16
+SUPER = 256  # columns of a super-block
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a matrix of integers is stored."""
+
+    name: str
+    code: int  # the number the kernels know it by
+    bits: int
+    group: int  # columns that share a scale
+    unit: int  # columns of one run of bytes
+    has_minimum: bool
+    zero: int  # the q that means 0, if there is no minimum
+    signed_codes: bool = False
+
+    @property
+    def is_super(self) -> bool:
+        return self.unit == SUPER
+
+    @property
+    def groups(self) -> int:
+        """Groups of a unit."""
+        return self.unit // self.group
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of scales and minimums in a unit."""
+        if self.is_super:
+            return TILE_ROWS * (4 + self.groups * (1 + self.has_minimum))
+        return TILE_ROWS * 2 * self.groups * (1 + self.has_minimum)
+
+    @property
+    def unit_bytes(self) -> int:
+        return self.header_bytes + TILE_ROWS * self.unit * self.bits // 8
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.unit_bytes / (TILE_ROWS * self.unit)
+
+    def num_bytes(self, rows: int, n: int) -> int:
+        """Of a matrix [rows, n], padding included."""
+        return -(-rows // TILE_ROWS) * -(-n // self.unit) * self.unit_bytes
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("w4s32", 0, 4, 32, 64, False, 8),  # GGUF Q4_0
+        Format("w4m32", 1, 4, 32, 64, True, 0),  # GGUF Q4_1
+        Format("w4m64", 2, 4, 64, 64, True, 0),  # ours; GPTQ
+        Format("w4k32", 3, 4, 32, SUPER, True, 0),  # GGUF Q4_K
+        Format("w6s32", 4, 6, 32, 64, False, 32),  # ours
+        Format("w6k16", 5, 6, 16, SUPER, False, 32, signed_codes=True),  # GGUF Q6_K
+        Format("w6k32", 6, 6, 32, SUPER, True, 0),  # GGUF Q5_K
+        Format("w8s32", 7, 8, 32, 64, False, 128),  # GGUF Q8_0; ours
+    )
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A matrix [rows, n] as stored numbers, n a multiple of the group (of 256 with super-blocks).
+
+    half scales: scale, minimum float16 [rows, n / group].
+    super-blocks: scale uint8 or int8, minimum uint8 [rows, n / group]; super_scale, super_minimum float16 [rows, n / 256].
+    """
+
+    q: np.ndarray  # uint8 [rows, n]
+    scale: np.ndarray
+    minimum: np.ndarray | None = None
+    super_scale: np.ndarray | None = None
+    super_minimum: np.ndarray | None = None
+
+    def scales(self, format: Format) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, minimum) float32 [rows, n / group]; each is exact."""
+        if format.is_super:
+            repeat = SUPER // format.group
+            scale = self.scale.astype(np.float32) * np.repeat(self.super_scale.astype(np.float32), repeat, axis=1)
+        else:
+            scale = self.scale.astype(np.float32)
+        if not format.has_minimum:
+            return scale, np.float32(-format.zero) * scale
+        if format.is_super:
+            return scale, self.minimum.astype(np.float32) * np.repeat(self.super_minimum.astype(np.float32), repeat, axis=1)
+        return scale, self.minimum.astype(np.float32)
+
+    def f32(self, format: Format) -> np.ndarray:
+        """float32 [rows, n]: scale·q + minimum."""
+        scale, minimum = self.scales(format)
+        values = self.q.reshape(len(self.q), -1, format.group).astype(np.float32)
+        values *= scale[..., None]
+        values += minimum[..., None]
+        return values.reshape(self.q.shape)
+
+
+def pack(format: Format, parts: Parts) -> np.ndarray:
+    """Parts of [rows, n] -> uint8 [tiles, units, unit_bytes]."""
+    rows, n = parts.q.shape
+    tiles, units = -(-rows // TILE_ROWS), -(-n // format.unit)
+    out = np.empty((tiles, units, format.unit_bytes), np.uint8)
+    groups = units * format.groups
+    pieces = []
+    if format.is_super:
+        pieces += [_by_unit(part, tiles, units, 0) for part in (parts.super_scale, _or_zero(parts.super_minimum, parts.super_scale))]
+    pieces.append(_by_unit(_padded(parts.scale, groups), tiles, units, format.groups))
+    if format.has_minimum:
+        pieces.append(_by_unit(_padded(parts.minimum, groups), tiles, units, format.groups))
+    q = np.full((tiles * TILE_ROWS, units * format.unit), format.zero, np.uint8)
+    q[:rows, :n] = parts.q
+    steps = q.reshape(tiles, TILE_ROWS, units, format.unit // 4, 4).transpose(0, 2, 3, 1, 4)  # [tiles, units, steps, 16, 4]
+    pieces.append(_PACK[format.bits](steps).reshape(tiles, units, -1))
+    np.concatenate(pieces, axis=2, out=out)
+    return out
+
+
+def unpack(format: Format, data: np.ndarray, rows: int, n: int) -> Parts:
+    """The inverse of `pack`; n a multiple of the format's group. data uint8 of that many bytes, any shape."""
+    tiles, units = -(-rows // TILE_ROWS), -(-n // format.unit)
+    data = np.ascontiguousarray(data).reshape(tiles, units, format.unit_bytes)
+    at = 0
+
+    def take(dtype, groups: int) -> np.ndarray:
+        nonlocal at
+        size = np.dtype(dtype).itemsize * TILE_ROWS * groups
+        piece = np.ascontiguousarray(data[:, :, at : at + size]).view(dtype).reshape(tiles, units, groups, TILE_ROWS)
+        at += size
+        return piece.transpose(0, 3, 1, 2).reshape(tiles * TILE_ROWS, units * groups)[:rows, : -(-n // (format.unit // groups))]
+
+    code = np.int8 if format.signed_codes else np.uint8
+    tops = (take("<f2", 1), take("<f2", 1)) if format.is_super else (None, None)
+    scale = take(code if format.is_super else "<f2", format.groups)
+    minimum = take(np.uint8 if format.is_super else "<f2", format.groups) if format.has_minimum else None
+    steps = _UNPACK[format.bits](data[:, :, at:].reshape(tiles, units, -1, TILE_ROWS, 4))
+    q = steps.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, units * format.unit)[:rows, :n]
+    return Parts(q, scale, minimum, tops[0], tops[1] if format.has_minimum else None)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A matrix [out, in], or experts [E, out, in], as the kernels read it."""
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]
+    data: np.ndarray  # uint8 [bytes], 64-byte aligned where it matters for speed; experts one behind the other
+
+    def __post_init__(self):
+        *experts, rows, n = self.shape
+        expected = self.format.num_bytes(rows, n) * (experts[0] if experts else 1)
+        if self.data.dtype != np.uint8 or self.data.ndim != 1 or self.data.size != expected:
+            raise TensorError(f"{self.name}: found {self.data.dtype} {list(self.data.shape)}; expected uint8 [{expected}] "
+                              f"for {list(self.shape)} as {self.format.name}")  # fmt: skip
+        if n % self.format.group:
+            raise TensorError(f"{self.name}: {n} columns; expected a multiple of {self.format.group} for {self.format.name}")
+
+    def parts(self, start: int, stop: int) -> Parts:
+        """Rows [start, stop) of a matrix."""
+        first, last = start // TILE_ROWS, -(-stop // TILE_ROWS)
+        tile_bytes = self.format.num_bytes(TILE_ROWS, self.shape[-1])
+        parts = unpack(self.format, self.data[first * tile_bytes : last * tile_bytes], (last - first) * TILE_ROWS, self.shape[-1])
+        rows = slice(start - first * TILE_ROWS, stop - first * TILE_ROWS)
+        found = (parts.q, parts.scale, parts.minimum, parts.super_scale, parts.super_minimum)
+        return Parts(*(None if part is None else part[rows] for part in found))
+
+    def expert(self, e: int) -> Tiles:
+        """Expert e as a matrix: a view."""
+        size = self.format.num_bytes(*self.shape[1:])
+        return Tiles(f"{self.name}[{e}]", self.format, self.shape[1:], self.data[e * size : (e + 1) * size])
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        """float32 [stop - start, in]."""
+        return self.parts(start, stop).f32(self.format)
+
+    def f32_expert(self, e: int) -> np.ndarray:
+        """float32 [out, in]."""
+        return self.expert(e).f32_rows(0, self.shape[1])
+
+
+def _or_zero(part: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+    return np.zeros_like(like) if part is None else part
+
+
+def _padded(part: np.ndarray, columns: int) -> np.ndarray:
+    return part if part.shape[1] == columns else np.pad(part, ((0, 0), (0, columns - part.shape[1])))
+
+
+def _by_unit(part: np.ndarray, tiles: int, units: int, groups: int) -> np.ndarray:
+    """[rows, units·groups] -> bytes uint8 [tiles, units, ...], rows innermost."""
+    rows = np.pad(part, ((0, tiles * TILE_ROWS - len(part)), (0, 0)))
+    moved = rows.reshape(tiles, TILE_ROWS, units, max(groups, 1)).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(moved).view(np.uint8).reshape(tiles, units, -1)
+
+
+def _pack4(steps: np.ndarray) -> np.ndarray:
+    return steps[:, :, 0::2] | steps[:, :, 1::2] << 4
+
+
+def _pack6(steps: np.ndarray) -> np.ndarray:
+    low, high = steps & 15, steps >> 4
+    top = high[:, :, 0::4] | high[:, :, 1::4] << 2 | high[:, :, 2::4] << 4 | high[:, :, 3::4] << 6
+    return np.stack((low[:, :, 0::4] | low[:, :, 1::4] << 4, low[:, :, 2::4] | low[:, :, 3::4] << 4, top), axis=3)
+
+
+def _unpack4(vectors: np.ndarray) -> np.ndarray:
+    return np.stack((vectors & 15, vectors >> 4), axis=3).reshape(*vectors.shape[:2], -1, TILE_ROWS, 4)
+
+
+def _unpack6(vectors: np.ndarray) -> np.ndarray:
+    low01, low23, top = (vectors[:, :, i::3] for i in range(3))
+    low = (low01 & 15, low01 >> 4, low23 & 15, low23 >> 4)
+    steps = [part | (top >> 2 * s & 3) << 4 for s, part in enumerate(low)]
+    return np.stack(steps, axis=3).reshape(*vectors.shape[:2], -1, TILE_ROWS, 4)
+
+
+_PACK = {4: _pack4, 6: _pack6, 8: lambda steps: steps}
+_UNPACK = {4: _unpack4, 6: _unpack6, 8: lambda vectors: vectors}
