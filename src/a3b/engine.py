@@ -20,7 +20,8 @@ from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
-from a3b.kernels.threads import set_blas_threads
+from a3b.kernels import open_kernels
+from a3b.kernels.threads import allowed_cores
 from a3b.model import Model
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.chat import ChatTemplate
@@ -104,12 +105,13 @@ class Engine:
 
     @classmethod
     def load(cls, directory: str | Path | None = None, *, context: int | None = None, expand: bool | None = None,
-             threads: int = 1) -> Engine:  # fmt: skip
+             isa: str | None = None, threads: int | None = None, kv: str = "q8") -> Engine:  # fmt: skip
         """Read a checkpoint directory; None is the embedded model. Raises CheckpointError, TokenizerError, UsageError.
 
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
-        from the mapped file at each use (False), or what fits (None). threads: of BLAS, for the whole process."""
-        set_blas_threads(threads)
+        from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads: what
+        this process may use. kv: how keys and values are kept."""
+        kernels = open_kernels(isa, threads or allowed_cores())
         path = resolve(directory)
         config, note = load_config(path, context)
         tokenizer = Tokenizer.read(path)
@@ -126,7 +128,7 @@ class Engine:
         if weights.residency == "mapped":
             notes += ("weights stay in the mapped file and are decoded at each use: expect seconds per token",)
         name = "a3b-nano" if nano else path.resolve().name
-        return cls(Model(config, weights), tokenizer, template, name, nano, limit, notes)
+        return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes)
 
     @property
     def config(self) -> ModelConfig:
