@@ -220,7 +220,16 @@ NB_MODULE(_native, m) {
   nb::class_<Runtime>(m, "Runtime")
       .def(nb::init<std::string, int>(), "isa"_a, "num_threads"_a)
       .def_prop_ro("isa", [](const Runtime& r) { return std::string(r.ops->name); })
-      .def_prop_ro("num_threads", [](const Runtime& r) { return r.pool.size(); });
+      .def_prop_ro("num_threads", [](const Runtime& r) { return r.pool.size(); })
+      .def("probe_read", [](Runtime& r, const Bytes1& data) {
+        int32_t sum = 0;
+        r.run([&] { sum = r.ops->probe_read(r.context, data.data(), data.size()); });
+        return sum;
+      })
+      .def("probe_products", [](Runtime& r, int count) {  // integer operations done
+        r.run([&] { r.ops->probe_products(r.context, count); });
+        return (double)count * 1024 * 8 * 128;
+      });
   nb::class_<Linear>(m, "Linear")
       .def(nb::init<std::shared_ptr<Runtime>, std::vector<Matrix>, std::optional<Floats1>, float>(), "runtime"_a, "matrices"_a, "norm"_a.none(), "eps"_a)
       .def_prop_ro("num_out", [](const Linear& op) { return op.op.num_out; })

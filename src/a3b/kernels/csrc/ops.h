@@ -107,6 +107,8 @@ struct Ops {
   void (*attention)(const AttentionOp&, Context&, const float* projected, size_t stride, int T, int start, const float* cos,
                     const float* sin, const KvRun* runs, int pages_per_run, float* out);
   void (*rows_f32)(const Tiles&, const int64_t* ids, int num_ids, float* out);  // decoded rows
+  int32_t (*probe_read)(Context&, const uint8_t* data, size_t size);
+  int32_t (*probe_products)(Context&, int count);
 };
 
 const Ops* find_ops(const char* name);  // nullptr if this machine or this build lacks it; the best if name is empty

@@ -10,10 +10,8 @@
 
 #if defined(A3B_AVX512)
 #define A3B_NS avx512
-#if defined(A3B_EMULATED)  // tests on machines without AVX-512: every intrinsic computed by SIMDe
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
+#if defined(A3B_EMULATED)
+#include "emulated.h"
 #else
 #include <immintrin.h>
 #endif
