@@ -22,6 +22,7 @@ from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels.threads import set_blas_threads
 from a3b.model import Model
+from a3b.packing.reference import for_reference
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.segments import Control, Prompt
@@ -44,6 +45,8 @@ def resolve(model: str | Path | None) -> Path:
     if model is None:
         return nano_directory()
     directory = Path(model).expanduser()
+    if directory.is_file() and directory.suffix == ".gguf":
+        raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
     if not directory.is_dir():
         raise UsageError(
             f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
@@ -119,12 +122,12 @@ class Engine:
                 "they belong to different models"
             )
         template = ChatTemplate.read(path)
-        weights = load_weights(Checkpoint.open(path), config, expand=expand)
+        weights = for_reference(config, load_weights(Checkpoint.open(path), config, expand=expand))
         limit = context or config.max_context
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()
-        if weights.residency == "mapped":
-            notes += ("weights stay in the mapped file and are decoded at each use: expect seconds per token",)
+        if weights.residency != "float32":
+            notes += (f"weights are {weights.residency} and decoded at each use: expect seconds per token",)
         name = "a3b-nano" if nano else path.resolve().name
         return cls(Model(config, weights), tokenizer, template, name, nano, limit, notes)
 

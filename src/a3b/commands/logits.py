@@ -14,6 +14,7 @@ from a3b.errors import ContextError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels.threads import set_blas_threads
 from a3b.model import Model
+from a3b.packing.reference import for_reference
 from a3b.weights import load_weights
 
 CHUNK = 256  # tokens whose logits are in memory at once
@@ -30,7 +31,7 @@ def run(args: Namespace) -> None:
     ids = checked_ids(args.ids, config.V)
     if len(ids) > (limit := args.context or config.max_context):
         raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")
-    model = Model(config, load_weights(Checkpoint.open(path), config))
+    model = Model(config, for_reference(config, load_weights(Checkpoint.open(path), config)))
     state = model.new_state()
     part = args.out.with_name(args.out.name + ".part")
     try:
