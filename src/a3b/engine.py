@@ -122,7 +122,7 @@ class Engine:
                 "they belong to different models"
             )
         template = ChatTemplate.read(path)
-        weights = for_reference(config, load_weights(Checkpoint.open(path), config, expand=expand))
+        weights = for_reference(config, load_weights(Checkpoint.open(path), config, expand=expand), expand)
         limit = context or config.max_context
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()

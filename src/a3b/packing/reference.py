@@ -1,14 +1,18 @@
-"""A packed model for the NumPy kernels: gate and up joined, value heads in the order of Hugging Face. Enter at `for_reference`."""
+"""A packed model for the NumPy kernels: gate and up joined, value heads in the order of Hugging Face, decoded if that fits.
+
+Enter at `for_reference`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from a3b.config import ModelConfig
-from a3b.weights import DeltaNetWeights, ModelWeights, MoEWeights, StackedMatrix
+from a3b.formats.tiles import Tiles
+from a3b.weights import EXPAND_SHARE, DeltaNetWeights, ModelWeights, MoEWeights, StackedMatrix, available_memory
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,13 @@ class Reordered:
         return np.concatenate([self.matrix.f32_rows(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, cuts)])
 
 
-def for_reference(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
-    """The same model, bound by NumPy kernels as any mapped one."""
+def for_reference(config: ModelConfig, weights: ModelWeights, expand: bool | None = None) -> ModelWeights:
+    """The same model, bound by NumPy kernels as any other. expand: as in `load_weights`, for what is packed or in a GGUF file."""
+    if weights.residency == "packed":
+        if expand is None:
+            expand = 4 * config.count_parameters().total <= EXPAND_SHARE * available_memory()
+        if expand:
+            weights = _expanded(weights)
     layers = []
     for layer in weights.layers:
         mixer = layer.mixer
@@ -78,6 +87,19 @@ def for_reference(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
             mixer = _untiled(config, mixer)
         layers.append(replace(layer, mixer=mixer, moe=_joined(layer.moe)))
     return replace(weights, layers=tuple(layers), tiled_v_heads=False)
+
+
+def _expanded(value: Any) -> Any:
+    """The same dataclass or tuple with every matrix in it as a float32 array."""
+    if isinstance(value, tuple):
+        return tuple(_expanded(v) for v in value)
+    if isinstance(value, Tiles):
+        if len(value.shape) == 3:
+            return np.stack([value.f32_expert(e) for e in range(value.shape[0])])
+        return value.f32_rows(0, value.shape[0])
+    if is_dataclass(value):
+        return replace(value, **{f.name: _expanded(getattr(value, f.name)) for f in fields(value) if f.init})
+    return value
 
 
 def _joined(moe: MoEWeights) -> MoEWeights:
