@@ -22,10 +22,10 @@ from a3b.formats.quantise import quantise
 from a3b.formats.tiles import FORMATS, Tiles
 from a3b.model import Model
 from a3b.packing import writer
+from a3b.packing.opening import open_source
 from a3b.packing.plan import fields, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.reference import for_reference
-from a3b.packing.source import open_source
 from a3b.packing.writer import write
 from a3b.weights import check_tensors, load_weights, packed_tensors
 from tests.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
@@ -134,7 +134,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from a3b.packing.plan import make_plan
-from a3b.packing.source import open_source
+from a3b.packing.opening import open_source
 from a3b.packing import writer
 source = open_source(Path(sys.argv[1]))
 total = 0

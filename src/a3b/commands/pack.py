@@ -11,8 +11,8 @@ from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.errors import UsageError
 from a3b.kernels.threads import set_blas_threads
+from a3b.packing.opening import open_source
 from a3b.packing.plan import make_plan
-from a3b.packing.source import open_source
 from a3b.packing.writer import write
 
 DEFAULT = "balanced"

@@ -13,7 +13,7 @@ import numpy as np
 
 from a3b.config import ATTENTION, ModelConfig
 from a3b.formats.packed import F32, PackedTensor
-from a3b.formats.tiles import FORMATS, Format
+from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
 from a3b.weights import ModelWeights, MoEWeights
 
@@ -38,8 +38,18 @@ class Half:
         return Half(self.whole.expert(e), self.second)
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        base = self.shape[-2] if self.second else 0
-        return self.whole.f32_rows(base + start, base + stop)
+        return self.whole.f32_rows(self._base + start, self._base + stop)
+
+    @property
+    def format(self) -> Format | None:
+        return getattr(self.whole, "format", None)
+
+    def parts(self, start: int, stop: int) -> Parts:
+        return self.whole.parts(self._base + start, self._base + stop)
+
+    @property
+    def _base(self) -> int:
+        return self.shape[-2] if self.second else 0
 
 
 @dataclass(frozen=True)
