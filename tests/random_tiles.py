@@ -9,7 +9,10 @@ from a3b.config import ModelConfig
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts, Tiles, pack
 from tests.random_model import config_dict, model_weights, random_tensors
 
-SIZES = dict(V=211, D=320, layers=4, every=4, Hq=6, Hkv=2, Dh=32, rotary=8, Hk=2, Hv=4, Dk=24, Dv=48, E=11, K=3, F=96, Fs=160)
+SIZES = {
+    "V": 211, "D": 320, "layers": 4, "every": 4, "Hq": 6, "Hkv": 2, "Dh": 32, "rotary": 8,
+    "Hk": 2, "Hv": 4, "Dk": 24, "Dv": 48, "E": 11, "K": 3, "F": 96, "Fs": 160,
+}  # fmt: skip
 FLAT = ("w4s32", "w4m32", "w4m64", "w6s32", "w8s32")
 
 

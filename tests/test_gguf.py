@@ -10,18 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a3b.errors import CheckpointError, FileFormatError, TensorError
-from a3b.formats.ggml_blocks import BLOCKS, decode, unpack
+from a3b.formats.ggml_blocks import BLOCKS, FORMAT_OF, decode, unpack
 from a3b.formats.gguf import GgufFile
+from a3b.formats.tiles import Tiles, pack
 
 gguf = pytest.importorskip("gguf", reason="the reference reader and writer come from the package gguf")
-QUANTISED = [name for name, block in BLOCKS.items() if block.group]
+QUANTISED = list(FORMAT_OF)
 
 
 def random_rows(dtype: str, num_rows: int, num_blocks: int, seed: int = 0) -> np.ndarray:
     """uint8 [rows, bytes] of random blocks; half-precision scales are finite, of either sign, some of them subnormal."""
     rng, block = np.random.default_rng(seed), BLOCKS[dtype]
     blocks = rng.integers(0, 256, (num_rows * num_blocks, block.num_bytes), np.uint8)
-    if block.group:
+    if dtype in QUANTISED:
         at = 208 if dtype == "Q6_K" else 0
         num_halves = 2 if dtype in ("Q4_1", "Q4_K", "Q5_K") else 1
         halves = rng.standard_normal((len(blocks), num_halves)) * 10.0 ** rng.integers(-7, 3, (len(blocks), 1))
@@ -44,11 +45,22 @@ def test_plain_numbers_decode_exactly(dtype):
     assert np.array_equal(decode(dtype, stored.view(np.uint8)), values)
 
 
-def test_groups_hold_integers_of_the_width_of_the_format():
-    for dtype, largest in (("Q4_0", 15), ("Q4_1", 15), ("Q4_K", 15), ("Q5_K", 31), ("Q6_K", 63), ("Q8_0", 255)):
-        groups = unpack(dtype, random_rows(dtype, 20, 8))
-        assert groups.q.dtype == np.uint8 and groups.q.max() == largest and groups.q.min() == 0, dtype
-        assert groups.scale.shape == (20, groups.q.shape[1] // groups.group), dtype
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_blocks_packed_into_tiles_keep_every_value(dtype):
+    rows = random_rows(dtype, 37, 256 // BLOCKS[dtype].num_values)
+    parts = unpack(dtype, rows)
+    tiles = Tiles("w", FORMAT_OF[dtype], parts.q.shape, pack(FORMAT_OF[dtype], parts).ravel())
+    assert np.array_equal(tiles.f32_rows(0, 37), gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[dtype]))
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E00])
+def test_scales_that_are_not_finite_are_refused(dtype, bits):
+    rows = random_rows(dtype, 3, 2)
+    at = 208 if dtype == "Q6_K" else 2 if dtype in ("Q4_1", "Q4_K", "Q5_K") else 0
+    rows[1, at : at + 2] = np.array([bits], "<u2").view(np.uint8)
+    with pytest.raises(TensorError, match=f"{dtype}: a block has a scale that is not finite"):
+        unpack(dtype, rows)
 
 
 def test_a_format_without_groups_is_refused():

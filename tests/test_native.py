@@ -217,7 +217,8 @@ def test_attention_ignores_what_lies_behind_its_tokens(isa: str, kv_type: str):
             if fill and kv_type == "f32":
                 part.view(np.float32)[...] = 1e30
         op = open_kernels(isa, 1).bind_attention(*args, kv_type)
-        results.append(np.concatenate([op(projected[:69], cos[:69], sin[:69], segments, 0), op(projected[69:], cos[69:], sin[69:], segments, 69)]))
+        parts = [op(projected[a:b], cos[a:b], sin[a:b], segments, a) for a, b in ((0, 69), (69, 70))]
+        results.append(np.concatenate(parts))
     np.testing.assert_array_equal(*results)
 
 
@@ -229,7 +230,8 @@ def moe_weights(form: str, E: int, D: int, F: int, Fs: int) -> MoeWeights:
     format = FORMATS[form]
     gate_up = tuple(random_tiles(format, E, F, D, seed=s, spread=0.01) for s in (1, 2))
     shared = tuple(random_tiles(format, Fs, D, seed=s, spread=0.01) for s in (4, 5))
-    return MoeWeights(router, gate, gate_up, random_tiles(format, E, D, F, seed=3, spread=0.01), shared, random_tiles(format, D, Fs, seed=6, spread=0.01))
+    down, shared_down = random_tiles(format, E, D, F, seed=3, spread=0.01), random_tiles(format, D, Fs, seed=6, spread=0.01)
+    return MoeWeights(router, gate, gate_up, down, shared, shared_down)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -59,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
     _render(commands.add_parser("render", help="print the exact prompt that messages become"))
     _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
+    _pack(commands.add_parser("pack", help="write a model as the packed weights that the kernels read"))
+    _verify(commands.add_parser("verify", help="check every byte of a packed model"))
+    _eval(commands.add_parser("eval", help="what packing costs: KL divergence, agreement, bytes per token"))
     return parser
 
 
@@ -95,6 +98,27 @@ def _logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="float32 [T, V]")
     parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+
+
+def _pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
+    parser.add_argument("target", type=Path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
+    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; GGUF and GPTQ keep their own types")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take tokenizer and template from there")
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a packed model")
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
+    quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
+    quality.add_argument("--text", type=Path, metavar="FILE", help="text to read; none means generated conversations")
+    quality.add_argument("--tokens", type=positive, default=8192, metavar="N", help="read at most that many (default 8192)")
+    quality.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _generation(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ IGNORED = frozenset(
     "language_model_only intermediate_size mlp_only_layers mtp_use_dedicated_embeddings tie_encoder_decoder "
     "cross_attention_hidden_size add_cross_attention is_decoder dtype auto_map pruned_heads".split()
 )
+PACKED = "a3b"  # quant_method of a packed directory, whose manifest says the rest
 YARN_FACTORS = (2.0, 4.0)
 
 
@@ -350,6 +351,8 @@ class _Reader:
             return None
         q = self._mapping(value, "quantization_config")
         method = q.get("quant_method")
+        if method == PACKED:
+            return None
         if method != "fp8":
             self.fail("quantization_config.quant_method", method, '"fp8", the official block-scaled form; others cannot be read')
         if q.get("fmt", "e4m3") != "e4m3" or q.get("activation_scheme", "dynamic") != "dynamic":

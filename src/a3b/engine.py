@@ -45,6 +45,8 @@ def resolve(model: str | Path | None) -> Path:
     if model is None:
         return nano_directory()
     directory = Path(model).expanduser()
+    if directory.is_file() and directory.suffix == ".gguf":
+        raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
     if not directory.is_dir():
         raise UsageError(
             f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
@@ -126,7 +128,7 @@ class Engine:
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()
         if weights.residency == "mapped":
-            notes += ("weights stay in the mapped file and are decoded at each use: expect seconds per token",)
+            notes += (f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",)
         name = "a3b-nano" if nano else path.resolve().name
         return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes)
 

@@ -24,7 +24,7 @@ from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.kernels import Kernels
 from a3b.rope import Rope
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.weights import AttentionWeights, DeltaNetWeights, ModelWeights, MoEWeights
 
 CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
 
@@ -44,7 +44,7 @@ class Model:
         """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape that `config` says."""
         self.config, self.kv, self.isa = config, kv, k.isa
         self._embed = k.bind_embed(weights.embed, config.V, config.D)
-        self._layers = _bind_layers(k, config, weights.layers, kv)
+        self._layers = _bind_layers(k, config, weights, kv)
         self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.D, weights.norm, config.norm_eps)
         self._rope = Rope(config.rope)
 
@@ -131,12 +131,14 @@ class Layer:
 class DeltaNet:
     """Gated delta net: a convolution and a matrix per head remember the sequence; it has no positions."""
 
-    def __init__(self, k: Kernels, config: ModelConfig, weights: DeltaNetWeights, norm: np.ndarray, index: int, name: str):
+    def __init__(self, k: Kernels, config: ModelConfig, weights: DeltaNetWeights, norm: np.ndarray, index: int, name: str,
+                 tiled_heads: bool):  # fmt: skip
         c = config
         self.index = index  # among the delta-net layers: its place in the state
         parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
         self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
-        self.mix = k.bind_delta(weights.conv1d, weights.A_log, weights.dt_bias, weights.norm, c.norm_eps, c.Hk, c.Hv, c.Dk, c.Dv)
+        self.mix = k.bind_delta(weights.conv1d, weights.A_log, weights.dt_bias, weights.norm, c.norm_eps, c.Hk, c.Hv, c.Dk, c.Dv,
+                                tiled_heads)  # fmt: skip
         self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
@@ -171,16 +173,16 @@ def _bind_moe(k: Kernels, config: ModelConfig, weights: MoEWeights, norm: np.nda
     return k.bind_moe(parts, norm, config.norm_eps, config.E, config.K, config.D, config.F, config.Fs)
 
 
-def _bind_layers(k: Kernels, config: ModelConfig, layers: Sequence[LayerWeights], kv: str) -> list[Layer]:
+def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:
     """Bind all layers; mixers are numbered per kind, as the state stores them."""
     bound, num_attention = [], 0
-    for i, (kind, weights) in enumerate(zip(config.layer_types, layers, strict=True)):
+    for i, (kind, weights) in enumerate(zip(config.layer_types, model.layers, strict=True)):
         name = f"layers.{i}"
         if kind == "full_attention":
             mixer = Attention(k, config, weights.mixer, weights.input_norm, num_attention, name, kv)
             num_attention += 1
         else:
-            mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name)
+            mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
         bound.append(Layer(mixer, _bind_moe(k, config, weights.moe, weights.post_norm)))
     return bound
 

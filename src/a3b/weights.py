@@ -1,16 +1,16 @@
 """Checkpoint names to the typed fields a model is bound to: the only place that knows what tensors are called.
 
 Everything expected is checked by name, shape and dtype before any data is touched, and all complaints are raised at once.
-Matrices then come either as float32 arrays (decoded one by one, their source pages given back) or as views that decode
-where they are used (`residency`): there is never a second copy of the model. Enter at `load_weights`.
+Matrices then come as float32 arrays (decoded one by one, their source pages given back), as views that decode where they
+are used, or as the tiles of a packed directory (`residency`): there is never a second copy of the model. Enter at `load_weights`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,17 @@ import numpy as np
 from a3b.config import ATTENTION, ModelConfig
 from a3b.errors import TensorError
 from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.packed import F32
 from a3b.formats.quant import FLOATS, fp8_to_f32, to_f32
 from a3b.formats.safetensors import TensorInfo
+from a3b.formats.tiles import FORMATS, Tiles
 
 PREFIXES = ("model.language_model.", "model.")  # of the text model: inside the wrapper, alone
 EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 SCALE = "_scale_inv"
 FP8 = "F8_E4M3"
+KEPT_FLOAT = ("norm.weight", "conv1d.weight", "dt_bias", "A_log", "gate.weight", "in_proj_b.weight", "in_proj_a.weight")  # in packed ones
 MAX_COMPLAINTS = 5
 EXPAND_SHARE = 0.5  # of the memory that is free: what float32 weights may take if nobody says otherwise
 
@@ -56,7 +59,12 @@ class StoredMatrix:
 
     def f32_expert(self, e: int) -> np.ndarray:
         """Expert e: float32 [out, in]."""
-        return self._decode(self.stored[e], None if self.scale is None else self.scale[e], 0, self.shape[1])
+        return self.expert(e).f32_rows(0, self.shape[1])
+
+    def expert(self, e: int) -> StoredMatrix:
+        """Expert e as a matrix: a view."""
+        scale = None if self.scale is None else self.scale[e]
+        return StoredMatrix(f"{self.name}[{e}]", self.dtype, self.stored[e], scale, self.block)
 
     def _decode(self, bits: np.ndarray, scale: np.ndarray | None, start: int, stop: int) -> np.ndarray:
         if scale is None:
@@ -111,9 +119,12 @@ class StoredExperts:
     def f32_expert(self, e: int) -> np.ndarray:
         return self.experts[e].f32()
 
+    def expert(self, e: int) -> StoredMatrix | StackedMatrix:
+        return self.experts[e]
 
-Matrix = np.ndarray | StoredMatrix | StackedMatrix
-Experts = np.ndarray | StoredMatrix | StoredExperts
+
+Matrix = np.ndarray | StoredMatrix | StackedMatrix | Tiles
+Experts = np.ndarray | StoredMatrix | StoredExperts | Tiles
 
 
 @dataclass(frozen=True)
@@ -142,9 +153,9 @@ class AttentionWeights:
 @dataclass(frozen=True)
 class MoEWeights:
     router: Matrix  # [E, D]
-    gate_up: Experts  # [E, 2F, D], gate rows first
+    gate_up: Experts | tuple[Experts, Experts]  # [E, 2F, D], gate rows first; or gate and up, each [E, F, D]
     down: Experts  # [E, D, F]
-    shared_gate_up: Matrix  # [2Fs, D]
+    shared_gate_up: Matrix | tuple[Matrix, Matrix]  # [2Fs, D]; or gate and up, each [Fs, D]
     shared_down: Matrix  # [D, Fs]
     shared_expert_gate: Matrix  # [1, D]
 
@@ -163,15 +174,19 @@ class ModelWeights:
     layers: tuple[LayerWeights, ...]
     norm: np.ndarray  # float32 [D], around 0
     lm_head: Matrix  # [V, D]; the same object as embed if tied
-    residency: str  # "float32": decoded into memory; "mapped": in the file, decoded at each use
+    residency: str  # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
     extra: dict[str, int] = field(default_factory=dict)  # numbers counted and kept for later: mtp, vision
+    tiled_v_heads: bool = False  # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
 
 
 def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None) -> ModelWeights:
-    """Check and load. expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None).
+    """Check and load. expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); what is
+    packed stays packed.
 
     Raises TensorError for anything missing, misshapen, of a dtype that cannot be read, or unknown."""
     extra = check_tensors(checkpoint, config)
+    if checkpoint.manifest:
+        return _PackedLoader(checkpoint, config, expand=False).model(extra)
     if expand is None:
         expand = 4 * config.count_parameters().total <= EXPAND_SHARE * available_memory()
     return _Loader(checkpoint, config, expand).model(extra)
@@ -179,6 +194,9 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | Non
 
 def check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]:
     """Every tensor against what the config asks for; how many numbers lie beside the text model, by kind."""
+    if checkpoint.manifest:
+        _check_packed(checkpoint, config)
+        return {}
     tensors = checkpoint.tensors
     prefix = prefix_of(checkpoint, config)
     expected = dict(_expected(config, prefix, tensors))
@@ -192,10 +210,27 @@ def check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]
             extra[kind] += math.prod(info.shape) if not name.endswith(SCALE) else 0
         elif name.removesuffix(SCALE) not in expected and not name.endswith(IGNORED_SUFFIXES):
             complaints.append(f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor")
+    _complain(checkpoint, complaints)
+    return {kind: count for kind, count in extra.items() if count}
+
+
+def _check_packed(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    tensors, expected, complaints = checkpoint.manifest.tensors, dict(packed_tensors(config)), []
+    for name, shape in expected.items():
+        if name not in tensors:
+            complaints.append(f"tensor {name!r} is missing")
+        elif tensors[name].shape != shape:
+            complaints.append(f"tensor {name!r} has shape {list(tensors[name].shape)}, expected {list(shape)}")
+        elif tensors[name].format != F32 and name.endswith(KEPT_FLOAT):
+            complaints.append(f"tensor {name!r} is {tensors[name].format}, expected {F32}")
+    complaints += [f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor" for name in tensors.keys() - expected.keys()]
+    _complain(checkpoint, complaints)
+
+
+def _complain(checkpoint: Checkpoint, complaints: list[str]) -> None:
     if complaints:
         more = f" (and {len(complaints) - MAX_COMPLAINTS} more)" if len(complaints) > MAX_COMPLAINTS else ""
         raise TensorError(f"{checkpoint.directory}: " + "; ".join(complaints[:MAX_COMPLAINTS]) + more)
-    return {kind: count for kind, count in extra.items() if count}
 
 
 def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo], config: ModelConfig) -> Iterator[str]:
@@ -228,7 +263,7 @@ def prefix_of(checkpoint: Checkpoint, config: ModelConfig) -> str:
     return next((p for p in usual if p + "embed_tokens.weight" in checkpoint.tensors), usual[0])
 
 
-def _expected(config: ModelConfig, prefix: str, tensors: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected(config: ModelConfig, prefix: str, tensors: Container[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the text model; experts fused or one by one, whichever the checkpoint has."""
     c = config
     yield prefix + "embed_tokens.weight", (c.V, c.D)
@@ -275,6 +310,18 @@ def _mlp(p: str, D: int, F: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield p + "gate_proj.weight", (F, D)
     yield p + "up_proj.weight", (F, D)
     yield p + "down_proj.weight", (D, F)
+
+
+def packed_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes in a packed directory: as in a text-only checkpoint with fused experts, gate and up apart."""
+    c, fused = config, {f"model.layers.{i}.mlp.experts.gate_up_proj" for i in range(config.num_layers)}
+    for name, shape in _expected(c, "model.", fused):
+        if name in fused:
+            p = name.removesuffix("gate_up_proj")
+            yield p + "gate_proj", (c.E, c.F, c.D)
+            yield p + "up_proj", (c.E, c.F, c.D)
+        else:
+            yield name, shape
 
 
 class _Loader:
@@ -348,7 +395,7 @@ class _Loader:
         if not self.expand:
             return matrix
         values = np.array(matrix.f32(), np.float32, order="C")
-        for name in _names(matrix):
+        for name in names_of(matrix):
             self.checkpoint.release(name)
         values.flags.writeable = False
         return values
@@ -359,10 +406,37 @@ class _Loader:
         return np.array(to_f32(stored.stored, stored.dtype), np.float32)
 
 
-def _names(matrix) -> list[str]:
+class _PackedLoader(_Loader):
+    """The same fields out of a packed directory; only small tensors are read."""
+
+    def model(self, extra: dict[str, int]) -> ModelWeights:
+        manifest = self.checkpoint.manifest
+        return replace(super().model(extra), residency="packed", tiled_v_heads=manifest.tiled_v_heads)
+
+    def matrix(self, name: str) -> Matrix:
+        tensor = self.checkpoint.manifest.tensors[name]
+        if name.endswith(KEPT_FLOAT):
+            return self.vector(name)
+        data = self.checkpoint.array(name)
+        return data if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
+
+    def moe(self, p: str) -> MoEWeights:
+        shared = p + "shared_expert."
+        return MoEWeights(
+            router=self.matrix(p + "gate.weight"),
+            gate_up=(self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj")),
+            down=self.matrix(p + "experts.down_proj"),
+            shared_gate_up=(self.matrix(shared + "gate_proj.weight"), self.matrix(shared + "up_proj.weight")),
+            shared_down=self.matrix(shared + "down_proj.weight"),
+            shared_expert_gate=self.matrix(p + "shared_expert_gate.weight"),
+        )
+
+
+def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
+    """The tensors of the file that a matrix is made of."""
     if isinstance(matrix, StoredMatrix):
         return [matrix.name]
-    return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in _names(part)]
+    return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]
 
 
 def available_memory() -> int:

@@ -1,4 +1,4 @@
-"""A directory of safetensors files as one set of tensors: a single file, or shards with an index.
+"""A directory of safetensors files as one set of tensors: a single file, shards with an index, or packed shards with a manifest.
 
 Knows names and places, not what a tensor means. Enter at `Checkpoint.open`.
 A shard may be a symbolic link (download caches link to their blobs); its name may not leave the directory.
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import CheckpointError, FileFormatError, TensorError
+from a3b.formats.packed import F32, LINE, MANIFEST, Manifest
 from a3b.formats.safetensors import SafetensorsFile, TensorInfo
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,14 +24,15 @@ MAX_SHARDS = 10_000
 
 def has_weights(directory: str | Path) -> bool:
     """Whether there is anything for `Checkpoint.open` to open."""
-    return any((Path(directory) / name).exists() for name in (SINGLE, INDEX))
+    return any((Path(directory) / name).exists() for name in (SINGLE, INDEX, MANIFEST))
 
 
 class Checkpoint:
     """Tensors by name, wherever they lie. Headers are read and checked on opening, data only by `array`."""
 
-    def __init__(self, directory: Path, files: list[SafetensorsFile]):
+    def __init__(self, directory: Path, files: list[SafetensorsFile], manifest: Manifest | None = None):
         self.directory, self.files = directory, files
+        self.manifest = manifest  # of a packed directory
         self._owner: dict[str, SafetensorsFile] = {}
         for file in files:
             for name in file.tensors:
@@ -43,6 +45,8 @@ class Checkpoint:
     def open(cls, directory: str | Path) -> Checkpoint:
         """Raises CheckpointError if there are no weights, FileFormatError or TensorError if a file or the index is wrong."""
         directory = Path(directory)
+        if (directory / MANIFEST).exists():
+            return cls._open_packed(directory)
         single, index = directory / SINGLE, directory / INDEX
         if single.exists() and index.exists():
             raise CheckpointError(f"{directory}: both {SINGLE} and {INDEX}; remove the one that is not meant")
@@ -73,6 +77,30 @@ class Checkpoint:
             raise FileFormatError(f"{index}: total_size is {total}; the files hold {size} bytes of tensors")
         return checkpoint
 
+    @classmethod
+    def _open_packed(cls, directory: Path) -> Checkpoint:
+        """Names, sizes and alignment against the manifest; `a3b verify` reads the bytes."""
+        manifest = Manifest.read(directory)
+        for shard in manifest.shards:
+            if not (directory / shard).is_file():
+                raise CheckpointError(f"{directory / shard}: missing, though {MANIFEST} names it; pack the model again")
+        checkpoint = cls(directory, [SafetensorsFile(directory / shard) for shard in manifest.shards], manifest)
+        for name, tensor in manifest.tensors.items():
+            owner = checkpoint._owner.get(name)
+            where = f"{directory / manifest.file_of[name]}: tensor {name[:200]!r}"
+            if owner is None or owner.path.name != manifest.file_of[name]:
+                raise TensorError(f"{where} is not there, though {MANIFEST} names it; pack the model again")
+            found = owner.tensors[name]
+            expected = ("F32", tensor.shape) if tensor.format == F32 else ("U8", (tensor.num_bytes,))
+            if (found.dtype, found.shape) != expected:
+                raise TensorError(f"{where} is {found.dtype} {list(found.shape)}; expected {expected[0]} {list(expected[1])} "
+                                  f"for {list(tensor.shape)} as {tensor.format}")  # fmt: skip
+            if found.start % (LINE if tensor.format != F32 else 4):
+                raise TensorError(f"{where} begins at byte {found.start}; expected a multiple of {LINE}")
+        if unknown := checkpoint._owner.keys() - manifest.tensors.keys():
+            raise TensorError(f"{directory}: tensor {min(unknown)[:200]!r} is not in {MANIFEST}")
+        return checkpoint
+
     @property
     def num_bytes(self) -> int:
         return sum(file.num_bytes for file in self.files)
@@ -83,10 +111,11 @@ class Checkpoint:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """Bytes of each dtype."""
+        """Bytes of each dtype, or of each format of a packed directory."""
         sizes: dict[str, int] = {}
-        for info in self.tensors.values():
-            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.num_bytes
+        for name, info in self.tensors.items():
+            dtype = self.manifest.tensors[name].format if self.manifest else info.dtype
+            sizes[dtype] = sizes.get(dtype, 0) + info.num_bytes
         return sizes
 
     def array(self, name: str) -> np.ndarray:

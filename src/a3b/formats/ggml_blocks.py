@@ -1,4 +1,4 @@
-"""Block formats of GGUF files as integers with a scale and a minimum per group: value = scale·q + minimum, with no loss.
+"""Block formats of GGUF files as the stored numbers of a format of `tiles`: the same integers and the same halves, nothing rounded.
 
 q·scale has at most 24 significant bits in every format here, so float32 holds it exactly; only the formats with minimums of their own
 (Q4_1, Q4_K, Q5_K) round, once, in the sum. Knows no files. Enter at `unpack`, or `decode` for float32.
@@ -13,40 +13,26 @@ import numpy as np
 
 from a3b.errors import TensorError
 from a3b.formats.quant import bf16_to_f32
+from a3b.formats.tiles import FORMATS, Format, Parts
 
 
 @dataclass(frozen=True)
 class Block:
-    """`num_values` numbers in `num_bytes` bytes, `group` of them to a scale; group 0: plain floats."""
+    """`num_values` numbers in `num_bytes` bytes."""
 
     num_values: int
     num_bytes: int
-    group: int
 
 
 BLOCKS = {
-    "F32": Block(1, 4, 0), "F16": Block(1, 2, 0), "BF16": Block(1, 2, 0), "Q4_0": Block(32, 18, 32), "Q4_1": Block(32, 20, 32),
-    "Q8_0": Block(32, 34, 32), "Q4_K": Block(256, 144, 32), "Q5_K": Block(256, 176, 32), "Q6_K": Block(256, 210, 16),
+    "F32": Block(1, 4), "F16": Block(1, 2), "BF16": Block(1, 2), "Q4_0": Block(32, 18), "Q4_1": Block(32, 20),
+    "Q8_0": Block(32, 34), "Q4_K": Block(256, 144), "Q5_K": Block(256, 176), "Q6_K": Block(256, 210),
 }  # fmt: skip
+FORMAT_OF: dict[str, Format] = {
+    dtype: FORMATS[name]
+    for dtype, name in {"Q4_0": "w4s32", "Q4_1": "w4m32", "Q4_K": "w4k32", "Q5_K": "w6k32", "Q6_K": "w6k16", "Q8_0": "w8s32"}.items()
+}
 TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
-
-
-@dataclass(frozen=True)
-class Groups:
-    """q uint8 [rows, n]; scale, minimum float32 [rows, n / group]."""
-
-    q: np.ndarray
-    scale: np.ndarray
-    minimum: np.ndarray
-    group: int
-
-    def f32(self) -> np.ndarray:
-        """float32 [rows, n]: scale·q + minimum."""
-        rows, n = self.q.shape
-        values = self.q.reshape(rows, -1, self.group).astype(np.float32)
-        values *= self.scale[..., None]
-        values += self.minimum[..., None]
-        return values.reshape(rows, n)
 
 
 def decode(dtype: str, rows: np.ndarray) -> np.ndarray:
@@ -57,22 +43,26 @@ def decode(dtype: str, rows: np.ndarray) -> np.ndarray:
         return rows.view("<f2").astype(np.float32)
     if dtype == "BF16":
         return bf16_to_f32(rows.view("<u2"))
-    return unpack(dtype, rows).f32()
+    return unpack(dtype, rows).f32(FORMAT_OF[dtype])
 
 
-def unpack(dtype: str, rows: np.ndarray) -> Groups:
-    """uint8 [rows, bytes of a row] of a quantised format -> Groups. Raises TensorError for a format without groups."""
-    block = BLOCKS.get(dtype)
-    if block is None or not block.group:
-        raise TensorError(f"{dtype}: no quantised block format; expected one of {', '.join(n for n, b in BLOCKS.items() if b.group)}")
-    num_rows = len(rows)
-    q, scale, minimum = _UNPACK[dtype](rows.reshape(-1, block.num_bytes))
-    return Groups(*(part.reshape(num_rows, -1) for part in (q, scale, minimum)), block.group)
+def unpack(dtype: str, rows: np.ndarray) -> Parts:
+    """uint8 [rows, bytes of a row] of a quantised format -> Parts for FORMAT_OF[dtype].
+
+    Raises TensorError for a format without groups and for scales that are not finite."""
+    if dtype not in FORMAT_OF:
+        raise TensorError(f"{dtype}: no quantised block format; expected one of {', '.join(FORMAT_OF)}")
+    found = _UNPACK[dtype](rows.reshape(-1, BLOCKS[dtype].num_bytes))
+    parts = Parts(*(None if part is None else part.reshape(len(rows), -1) for part in found))
+    for halves in (parts.scale, parts.minimum, parts.super_scale, parts.super_minimum):
+        if halves is not None and halves.dtype == np.float16 and not np.isfinite(halves).all():
+            raise TensorError(f"{dtype}: a block has a scale that is not finite")
+    return parts
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The half-precision number at byte `at` of every block: float32 [N, 1]."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
+    """The half-precision number at byte `at` of every block: float16 [N, 1]."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2")
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
@@ -81,8 +71,7 @@ def _nibbles(packed: np.ndarray) -> np.ndarray:
 
 
 def _q4_0(blocks: np.ndarray):
-    scale = _half(blocks, 0)
-    return _nibbles(blocks[:, 2:]), scale, -8 * scale
+    return _nibbles(blocks[:, 2:]), _half(blocks, 0)
 
 
 def _q4_1(blocks: np.ndarray):
@@ -90,21 +79,19 @@ def _q4_1(blocks: np.ndarray):
 
 
 def _q8_0(blocks: np.ndarray):
-    scale = _half(blocks, 0)
-    return blocks[:, 2:] ^ 128, scale, -128 * scale  # two's complement to offset binary
+    return blocks[:, 2:] ^ 128, _half(blocks, 0)  # two's complement to offset binary
 
 
-def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and minimums of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes times two halves -> float32 [N, 8] each."""
+def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, and their factors; minimums are subtracted there."""
     low, high, rest = (blocks[:, 4 + 4 * i : 8 + 4 * i] for i in range(3))
     scale = np.concatenate((low & 63, (rest & 15) | (low >> 6 << 4)), axis=1)
     minimum = np.concatenate((high & 63, (rest >> 4) | (high >> 6 << 4)), axis=1)
-    return _half(blocks, 0) * scale, -_half(blocks, 2) * minimum
+    return scale, minimum, _half(blocks, 0), -_half(blocks, 2)
 
 
 def _q4_k(blocks: np.ndarray):
-    q = _nibbles(blocks[:, 16:].reshape(-1, 4, 32))
-    return q, *_k_scales(blocks)
+    return _nibbles(blocks[:, 16:].reshape(-1, 4, 32)), *_k_scales(blocks)
 
 
 def _q5_k(blocks: np.ndarray):
@@ -116,8 +103,7 @@ def _q5_k(blocks: np.ndarray):
 def _q6_k(blocks: np.ndarray):
     low = _nibbles(blocks[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
     high = (blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
-    scale = _half(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
-    return low | high << 4, scale, -32 * scale
+    return low | high << 4, np.ascontiguousarray(blocks[:, 192:208]).view(np.int8), None, _half(blocks, 208)
 
 
 _UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}

@@ -17,7 +17,7 @@ import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
 from a3b.formats.ggml_blocks import BLOCKS, TYPES
-from a3b.formats.mapped import map_file
+from a3b.formats.mapped import map_file, release_pages
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -61,6 +61,11 @@ class GgufFile:
         info = self.tensors[name]
         rows = math.prod(info.shape[:-1])
         return np.frombuffer(self._map, np.uint8, info.num_bytes, info.start).reshape(rows, -1 if rows else 0)
+
+    def release(self, name: str) -> None:
+        """Tell the system that the pages of a tensor are not needed soon; views stay valid and are read again."""
+        info = self.tensors[name]
+        release_pages(self._map, info.start, info.stop)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         if self._bytes(4) != MAGIC:

@@ -19,3 +19,11 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be opened: {error.strerror or error}") from None
+
+
+def release_pages(memory: mmap.mmap, start: int, stop: int) -> None:
+    """Drop the whole pages within bytes [start, stop) from this process; they are read again when touched."""
+    start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = stop // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start and hasattr(memory, "madvise"):
+        memory.madvise(mmap.MADV_DONTNEED, start, stop - start)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
-from a3b.formats.mapped import map_file
+from a3b.formats.mapped import map_file, release_pages
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 MAX_DIMS = 8
@@ -68,10 +67,7 @@ class SafetensorsFile:
     def release(self, name: str) -> None:
         """Tell the system that the pages of a tensor are not needed soon; views stay valid and are read again."""
         info = self.tensors[name]
-        start = -(-info.start // mmap.PAGESIZE) * mmap.PAGESIZE
-        stop = info.stop // mmap.PAGESIZE * mmap.PAGESIZE
-        if stop > start and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+        release_pages(self._map, info.start, info.stop)
 
     def _header(self) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         length = struct.unpack("<Q", self._map[:8])[0]

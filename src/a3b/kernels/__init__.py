@@ -82,7 +82,7 @@ class Kernels:
 
     def bind_delta(self, conv: np.ndarray, A_log: np.ndarray, dt_bias: np.ndarray, norm: np.ndarray, eps: float,
                    Hk: int, Hv: int, Dk: int, Dv: int, tiled_heads: bool = False) -> Op:  # fmt: skip
-        """Convolution, gated delta rule and gated norm: op(projected, conv_state, state) -> float32 [T, Hv·Dv]; both states advance in place.
+        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state) -> float32 [T, Hv·Dv]; both states advance in place.
 
         projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a], conv_state float32 [conv_len - 1, C] (latest
         inputs, oldest first), state float32 [Hv, Dk, Dv]. conv float32 [C, conv_len]; A_log, dt_bias [Hv]; norm [Dv], around 1.
@@ -100,7 +100,8 @@ class Kernels:
         _floats("A_log", A_log, (Hv,)), _floats("dt_bias", dt_bias, (Hv,)), _floats("delta.norm", norm, (Dv,))
         return self._delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
 
-    def bind_attention(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int, kv: str) -> Op:
+    def bind_attention(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int,
+                       kv: str) -> Op:  # fmt: skip
         """Gated causal attention: op(projected, cos, sin, segments, start) -> float32 [T, Hq·Dh]; keys and values are stored on the way.
 
         projected float32 [T, per query head: query, gate | k | v]; q_norm, k_norm float32 [Dh], around 0. The first

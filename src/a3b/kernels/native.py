@@ -25,7 +25,7 @@ class Native(Kernels):
         try:
             from a3b.kernels import _native
         except ImportError as error:
-            raise UsageError(f"the compiled kernels are missing ({error}); install a3b with a C++ compiler, or set A3B_ISA=reference") from None
+            raise UsageError(f"the compiled kernels are missing ({error}); install a3b again with a C++ compiler") from None
         if isa and isa not in _native.isas():
             raise UsageError(f"instruction set {isa!r} is not to be had here; this machine runs {', '.join(_native.isas())}, reference")
         self._lib = _native

@@ -16,7 +16,7 @@ def allowed_cores(root: Path = Path("/")) -> int:
     """Physical cores in this process's affinity mask, at most what the control group's time limit pays for."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = {_siblings(root, cpu) for cpu in cpus}
-    return max(1, min(len(cores), math.ceil(cpu_quota(root))))
+    return max(1, math.ceil(min(len(cores), cpu_quota(root))))
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

@@ -113,7 +113,7 @@ class Moe:
         self.norm = ops.bind_rms_norm(norm, eps)
         self.router = ops.bind_linear([("router", weights.router), ("shared_expert_gate", weights.shared_expert_gate)], D)
         if isinstance(weights.gate_up, tuple):
-            self.experts = _QuantExperts(*weights.gate_up, weights.down)
+            self.experts = _Experts(*weights.gate_up, weights.down)
         else:
             self.experts = ops.bind_moe(weights.gate_up, weights.down, E, D, F)
         shared = weights.shared_gate_up if isinstance(weights.shared_gate_up, tuple) else (weights.shared_gate_up,)
@@ -132,19 +132,20 @@ class Moe:
         h += shared
 
 
-class _QuantExperts:
-    """Experts in tiles: each token's chosen ones in the order of its ids."""
+class _Experts:
+    """Experts with gate and up apart: each token's chosen ones in the order of its ids."""
 
-    def __init__(self, gate: Tiles, up: Tiles, down: Tiles):
-        self.tiles = (gate, up, down)
-        self.bound: dict[int, list[QuantLinear]] = {}
+    def __init__(self, gate: Matrix, up: Matrix, down: Matrix):
+        self.matrices = (gate, up, down)
+        self.bound: dict[int, list[Linear]] = {}
 
     def __call__(self, x: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
         out = np.zeros_like(x)
         for t, (row_ids, row_weights) in enumerate(zip(ids.tolist(), weights, strict=True)):
             for e, weight in zip(row_ids, row_weights, strict=True):
                 if e not in self.bound:
-                    self.bound[e] = [QuantLinear(tiles.expert(e)) for tiles in self.tiles]
+                    experts = [m[e] if isinstance(m, np.ndarray) else m.expert(e) for m in self.matrices]
+                    self.bound[e] = [Linear([("expert", w)], w.shape[1], None, 0) for w in experts]
                 gate, up, down = self.bound[e]
                 row = x[t : t + 1]
                 out[t] += weight * down(ops.swiglu(np.concatenate((gate(row), up(row)), axis=1)))[0]

@@ -34,7 +34,6 @@ from a3b.kernels.ref.rope_apply import rope_apply as _rope_apply
 from a3b.kernels.ref.route import route as _route
 
 
-
 class Mapped(Protocol):
     """A matrix that stays in its file and is decoded to float32 where it is used."""
 

@@ -1,0 +1,174 @@
+"""`a3b eval quality MODEL`: what packing costs, as KL divergence per token against the model it was packed from.
+
+Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, which is read as plain text,
+or, if it ends in .json, as a list of conversations {"messages": [...], "tools": [...]} in the form that `a3b render` takes.
+Of a conversation the tokens of the assistant are judged, for these are what the model writes; `all` counts every position.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.commands.info import size
+from a3b.commands.progress import Progress
+from a3b.engine import Engine, resolve
+from a3b.errors import UsageError
+from a3b.formats.checkpoint import Checkpoint
+from a3b.packing.plan import make_plan
+from a3b.sampler import SamplingParams
+from a3b.tokens.segments import END_OF_TURN, Control, Text
+from a3b.weights import load_weights
+
+PIECE = 512  # tokens of plain text that are read as one sequence
+ROWS = 32  # positions compared at a time
+MAX_ANSWER = 160
+ASSISTANT = "assistant\n"
+PROMPTS = (
+    "Hello!", "What are you?", "What can you do?", "What is python?", "Explain recursion.", "Define memory.", "What is a cache?",
+    "Tell me a joke.", "How are you?", "What is 12 + 30?", "What is the weather?", "How big are you?", "Explain attention.",
+    "What is a queue?", "Think of two numbers and tell me one of them.", "Thanks!", "What does json mean?", "Who are you?",
+)  # fmt: skip
+
+
+def run(args: Namespace) -> None:
+    runtime = args.runtime
+    reference, model = (Engine.load(name, isa=runtime.isa, threads=runtime.threads, kv=runtime.kv) for name in (args.against, args.model))
+    if model.config.V != reference.config.V:
+        raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
+    text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)
+    facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sequence; judged [T] says which tokens are to be predicted well."""
+
+    ids: list[int]
+    judged: list[bool]
+
+
+def compare(reference: Engine, model: Engine, text: Iterator[Piece], most: int) -> dict[str, Any]:
+    """KL divergence in nats of the model's next token from the reference's."""
+    kls, agree, surprise, judged = [], [], [], []
+    total = 0
+    with Progress("comparing", most) as progress:
+        for piece in text:
+            ids = np.array(piece.ids[: min(reference.context, model.context, most - total)], np.int64)
+            both = [e.model.forward_chunks(ids, e.model.new_state()) for e in (reference, model)]
+            position = 0
+            for expected, found in zip(*both, strict=True):
+                for at in range(0, len(expected), ROWS):
+                    p, q = log_softmax(expected[at : at + ROWS]), log_softmax(found[at : at + ROWS])
+                    following = ids[position + 1 : position + 1 + len(p)]  # one fewer at the end
+                    p, q, rows = p[: len(following)], q[: len(following)], np.arange(len(following))
+                    kls.append((np.exp(p) * (p - q)).sum(-1))
+                    agree.append(p.argmax(-1) == q.argmax(-1))
+                    surprise.append(np.stack((-p[rows, following], -q[rows, following])))
+                    position += len(following)
+            judged += piece.judged[1 : len(ids)]
+            total += len(ids)
+            progress(total)
+            if total >= most:
+                break
+    chosen = np.array(judged, bool)
+    if not chosen.any():
+        raise UsageError("the text has no tokens to judge; give a longer one")
+    every, losses = np.concatenate(kls), np.concatenate(surprise, axis=1)[:, chosen].mean(1)
+    kl = every[chosen]
+    return {
+        "tokens": len(kl),
+        "mean_kl": float(kl.mean()),
+        "kl_error": float(kl.std() / len(kl) ** 0.5),
+        "kl_99": float(np.quantile(kl, 0.99)),
+        "mean_kl_all": float(every.mean()),
+        "tokens_all": len(every),
+        "top1_agreement": float(np.concatenate(agree)[chosen].mean()),
+        "loss_of_reference": float(losses[0]),
+        "loss": float(losses[1]),
+    }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """float32 [T, V] -> float64 [T, V]."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
+    return wide
+
+
+def sizes(name: str | None, model: Engine) -> dict[str, Any]:
+    """Of the files; bytes per token only of a packed model, whose matrices are read as they lie."""
+    checkpoint = Checkpoint.open(resolve(name))
+    facts: dict[str, Any] = {"bytes": checkpoint.num_bytes, "preset": None, "bytes_per_token": None}
+    if checkpoint.manifest:
+        plan = make_plan(model.config, load_weights(checkpoint, model.config), None)
+        facts |= {"preset": checkpoint.manifest.preset or "own types", "bytes_per_token": plan.bytes_per_token(model.config)}
+    return facts
+
+
+def conversations(engine: Engine, most: int) -> Iterator[Piece]:
+    """Answers of the model itself, sampled from its whole vocabulary."""
+    total = seed = 0
+    while total < most:
+        for prompt in PROMPTS:
+            rendered = engine.template.render([{"role": "user", "content": prompt}])
+            sequence, params = engine.new_sequence(), SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=seed, max_tokens=MAX_ANSWER)
+            for _ in engine.generate(rendered, params, sequence=sequence):
+                pass
+            asked = engine.tokenizer.encode(rendered)
+            answer = list(sequence.answer_ids)
+            total, seed = total + len(asked) + len(answer), seed + 1
+            yield Piece(asked + answer, [False] * len(asked) + [True] * len(answer))
+
+
+def read_text(engine: Engine, path: Path) -> Iterator[Piece]:
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UsageError(f"--text {path}: cannot be read: {error}") from None
+    if values is None:
+        ids = engine.tokenizer.encode_text(text)
+        return (Piece(ids[at : at + PIECE], [True] * len(ids[at : at + PIECE])) for at in range(0, len(ids), PIECE))
+    if not isinstance(values, list) or not all(isinstance(v, dict) and isinstance(v.get("messages"), list) for v in values):
+        raise UsageError(f"--text {path}: expected a JSON list of objects with messages")
+    return (conversation(engine, v["messages"], v.get("tools")) for v in values)
+
+
+def conversation(engine: Engine, messages: list[dict], tools: list[dict] | None) -> Piece:
+    """A whole conversation, thinking kept; what stands between the head of an assistant turn and its end is judged."""
+    prompt = engine.template.render(messages, tools=tools, add_generation_prompt=False, preserve_thinking=True)
+    ids, judged = [], []
+    begins = inside = False
+    for segment in prompt:
+        found = engine.tokenizer.encode([segment])
+        head = 0
+        if begins and isinstance(segment, Text) and segment.text.startswith(ASSISTANT):
+            inside, head = True, len(engine.tokenizer.encode_text(ASSISTANT))
+        judged += [inside and i >= head for i in range(len(found))]
+        ids += found
+        begins = segment == Control("<|im_start|>")
+        inside = inside and segment != Control(END_OF_TURN)
+    return Piece(ids, judged)
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    rows = [
+        ("mean KL", f"{facts['mean_kl']:.5f} ± {facts['kl_error']:.5f} nats per token over {facts['tokens']:,} tokens; "
+                    f"99 % are below {facts['kl_99']:.4f}"),
+        ("", f"{facts['mean_kl_all']:.5f} over all {facts['tokens_all']:,} positions, those of the prompts included"),
+        ("same top-1", f"{facts['top1_agreement']:.2%}"),
+        ("loss", f"{facts['loss']:.4f} nats per token; the reference has {facts['loss_of_reference']:.4f}"),
+        ("size", size(facts["bytes"])),
+    ]  # fmt: skip
+    if facts["bytes_per_token"]:
+        rows.append(("per token", f"{size(facts['bytes_per_token'])} of weights read ({facts['preset']})"))
+    return [f"{name:<13} {value}" for name, value in rows]

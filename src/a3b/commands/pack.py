@@ -1,0 +1,44 @@
+"""`a3b pack SRC DST`: a model in any layout that can be read, written again as packed weights; resumable."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from a3b.commands.info import size
+from a3b.commands.progress import Progress
+from a3b.errors import UsageError
+from a3b.kernels.threads import set_blas_threads
+from a3b.packing.opening import open_source
+from a3b.packing.plan import make_plan
+from a3b.packing.writer import write
+
+DEFAULT = "balanced"
+MILLION = 1_000_000
+
+
+def run(args: Namespace) -> None:
+    set_blas_threads(1)  # the workers are the parallelism
+    source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
+    if source.keeps_types and args.preset:
+        raise UsageError(f"--preset {args.preset}: {args.source} is quantised already and keeps its own types; leave it out")
+    plan = make_plan(source.config, source.weights, None if source.keeps_types else args.preset or DEFAULT)
+    for note in (*source.notes, *plan.notes):
+        print(note, file=sys.stderr)
+    for kind, count in source.skipped.items():
+        print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
+    read = plan.bytes_per_token(source.config)
+    print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
+    target, done = Path(os.path.abspath(args.target.expanduser())), 0
+    total = source.config.count_parameters().total
+    with Progress("packing", total // MILLION, "M weights") as progress:
+
+        def written(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done // MILLION)
+
+        write(source, plan, target, threads=len(os.sched_getaffinity(0)), done=written)
+    print(f"{args.target}: packed")

@@ -1,0 +1,31 @@
+"""`a3b verify DIR`: every byte of a packed model against its manifest."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from a3b.commands.progress import Progress
+from a3b.formats.packed import MANIFEST, Manifest, verify
+
+MB = 1_000_000
+
+
+def run(args: Namespace) -> int:
+    directory, done = args.directory.expanduser(), 0
+    total = sum(size for size, _ in Manifest.read(directory).files.values()) if (directory / MANIFEST).exists() else 0
+    with Progress("verifying", total // MB, "MB") as progress:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done // MB)
+
+        wrong = verify(directory, read)
+    for sentence in wrong:
+        print(f"{directory}: {sentence}", file=sys.stderr)
+    if wrong:
+        print(f"{directory}: {len(wrong)} of its parts are damaged; pack the model again, or copy it again", file=sys.stderr)
+        return 1
+    print(f"{directory}: every byte is as it was written")
+    return 0

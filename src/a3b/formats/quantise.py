@@ -1,0 +1,144 @@
+"""Our own quantiser: float32 rows to the stored numbers of a format, with the least squared error that a short search finds.
+
+Per group several ranges are tried. For each the integers are rounded to nearest, then scale (and minimum) are solved for by
+least squares, weighted by the importance of the columns; the best one is stored in half precision and the integers are rounded
+once more against exactly what is stored. All sums are over one group, so the result depends on no other row.
+Knows no files. Enter at `quantise`.
+Source of the idea: make_qx_quants and make_qkx2_quants of ggml-quants (ggml-org/ggml).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from a3b.errors import TensorError
+from a3b.formats.tiles import FORMATS, Format, Parts
+
+BLOCK = 1 << 17  # weights worked on at a time: a few float buffers of it stay in the second-level cache
+SHRINK = (1.0, 0.95, 0.9, 0.83)  # tried shares of a group's range, for formats with a minimum
+REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}  # tried integers for the largest magnitude, without one
+QUANTISABLE = tuple(f.name for f in FORMATS.values() if not f.is_super)
+
+
+def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None = None) -> Parts:
+    """float32 [rows, n] -> Parts of [rows, n]; n a multiple of the group. importance: float32 [n], of the squared errors.
+
+    Raises TensorError for values that are not finite or beyond what half-precision scales hold."""
+    rows, n = matrix.shape
+    if format.name not in QUANTISABLE:
+        raise TensorError(f"{format.name}: is only kept, not made; expected one of {', '.join(QUANTISABLE)}")
+    if n % format.group:
+        raise TensorError(f"{n} columns; expected a multiple of {format.group} for {format.name}")
+    groups = n // format.group
+    weight = None
+    if importance is not None:
+        weight = np.ascontiguousarray(importance, np.float32).reshape(groups, format.group)
+        weight = weight / np.maximum(weight.mean(-1, keepdims=True), np.float32(1e-30))
+    q = np.empty((rows, n), np.uint8)
+    scale = np.empty((rows, groups), np.float16)
+    minimum = np.empty((rows, groups), np.float16) if format.has_minimum else None
+    step = max(1, BLOCK // n)
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            x = np.ascontiguousarray(matrix[part], np.float32).reshape(-1, groups, format.group)
+            found = _affine(x, format, weight) if format.has_minimum else _symmetric(x, format, weight)
+            for out, value in zip((q, scale, minimum), found, strict=True):
+                if out is not None:
+                    out[part] = value.reshape(len(x), -1)
+    for halves in (scale, minimum):
+        if halves is not None and not np.isfinite(halves).all():
+            raise TensorError("a weight is not finite, or too large for a half-precision scale")
+    return Parts(q, scale, minimum)
+
+
+def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 [rows, groups, group] -> q uint8 of that shape, scale and minimum float16 [rows, groups]."""
+    top = np.float32((1 << format.bits) - 1)
+    low, high = x.min(-1), x.max(-1)
+    unit = (high - low) / top
+    inverse = _inverse(unit)
+    t = x - low[..., None]
+    t *= inverse[..., None]  # the group on 0 .. top
+    best = a = b = None
+    sum_w, sum_t, wt = _sum(weight, format.group), _dot(t, weight), t if weight is None else t * weight
+    q = np.empty_like(t)
+    for share in SHRINK:
+        np.multiply(t, np.float32(1 / share), out=q)
+        if share != 1:
+            q += np.float32((1 - 1 / share) / 2) * top
+            np.clip(q, 0, top, out=q)
+        np.rint(q, out=q)
+        found = _solved(q, wt, weight, sum_w, sum_t)
+        best, a, b = found if best is None else _better((best, a, b), found)
+    scale = (a * unit).astype(np.float16)
+    minimum = (low + b * unit).astype(np.float16)
+    return _rounded(x, scale, minimum.astype(np.float32), top, t), scale, minimum
+
+
+def _solved(q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares of t on a·q + b: (what it takes off the squared error, a, b), each [rows, groups]."""
+    wq = q if weight is None else q * weight
+    sum_q, sum_qq, sum_qt = _dot(wq), _dot(q, wq), _dot(q, wt)
+    spread = sum_w * sum_qq - sum_q * sum_q
+    a = (sum_w * sum_qt - sum_q * sum_t) / np.maximum(spread, np.float32(1e-20))
+    b = (sum_t - a * sum_q) / sum_w
+    return a * sum_qt + b * sum_t, a, b
+
+
+def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, None]:
+    """float32 [rows, groups, group] -> q uint8 of that shape, scale float16 [rows, groups] of either sign, None."""
+    zero = np.float32(format.zero)
+    low, high = x.min(-1), x.max(-1)
+    largest = np.where(-low > high, low, high)  # of its sign: the integers reach one further below zero than above it
+    inverse = -_inverse(largest)
+    t = x * inverse[..., None]  # the group on -1 .. 1, its largest magnitude at -1
+    wt = t if weight is None else t * weight
+    best = a = None
+    q = np.empty_like(t)
+    for reach in REACH[format.bits]:
+        np.multiply(t, np.float32(reach), out=q)
+        np.rint(q, out=q)
+        np.clip(q, -zero, zero - 1, out=q)
+        sum_qt, sum_qq = _dot(q, wt), _dot(q, q if weight is None else q * weight)
+        slope = sum_qt / np.maximum(sum_qq, np.float32(1e-20))
+        found = (slope * sum_qt, slope)
+        best, a = found if best is None else _better((best, a), found)
+    scale = (-a * largest).astype(np.float16)
+    minimum = -zero * scale.astype(np.float32)
+    return _rounded(x, scale, minimum, 2 * zero - 1, t), scale, None
+
+
+def _rounded(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray, top: np.float32, buffer: np.ndarray) -> np.ndarray:
+    """The nearest q for what is stored: uint8 like x."""
+    np.subtract(x, minimum[..., None], out=buffer)
+    buffer *= _inverse(scale.astype(np.float32))[..., None]
+    np.rint(buffer, out=buffer)
+    np.clip(buffer, 0, top, out=buffer)
+    return buffer.astype(np.uint8)
+
+
+def _better(old: tuple, new: tuple) -> tuple:
+    """Group by group, whichever has the larger first entry."""
+    wins = new[0] > old[0]
+    for mine, theirs in zip(old, new, strict=True):
+        np.copyto(mine, theirs, where=wins)
+    return old
+
+
+def _inverse(values: np.ndarray) -> np.ndarray:
+    """1 / values, 0 where that is 0 or overflows."""
+    out = np.zeros_like(values)
+    np.divide(np.float32(1), values, out=out, where=np.abs(values) > np.float32(1e-37))
+    return out
+
+
+def _dot(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """Sum over the group of a·b, or of a."""
+    if b is None:
+        return np.einsum("rgk->rg", a)
+    return np.einsum("rgk,gk->rg", a, b) if b.ndim == 2 else np.einsum("rgk,rgk->rg", a, b)
+
+
+def _sum(weight: np.ndarray | None, group: int):
+    return np.float32(group) if weight is None else weight.sum(-1)

@@ -1,0 +1,256 @@
+"""A GGUF file of architecture qwen35moe as a source: its config, its matrices with their own integers, its tokenizer.
+
+What the file's writer did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the file
+everywhere (`tiled_v_heads`): wide matrices are thus kept bit for bit. Enter at `open_gguf`.
+Source of names and transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter, gguf-py/gguf/constants.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.config import ATTENTION, DELTA, ModelConfig
+from a3b.errors import FileFormatError, TensorError
+from a3b.formats.ggml_blocks import FORMAT_OF, decode, unpack
+from a3b.formats.gguf import GgufFile
+from a3b.formats.tiles import Format, Parts
+from a3b.packing.gguf_tokenizer import tokenizer_files
+from a3b.packing.plan import Half
+from a3b.packing.source import Source, fingerprint, packed_config, side_files
+from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+
+ARCH = "qwen35moe"
+MAX_LAYERS, MAX_SPLITS = 4096, 1000
+HEAD_ORDER_NOTE = "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may lack it"
+
+
+@dataclass(frozen=True)
+class GgufMatrix:
+    """A matrix [out, in], or experts [E, out, in], left in its file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    rows: np.ndarray  # uint8 [product of the outer axes, bytes of a row]
+
+    @property
+    def format(self) -> Format | None:
+        """The format of tiles that holds it exactly; None for plain floats."""
+        return FORMAT_OF.get(self.dtype)
+
+    def parts(self, start: int, stop: int) -> Parts:
+        return unpack(self.dtype, self.rows[start:stop])
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        return decode(self.dtype, self.rows[start:stop])
+
+    def expert(self, e: int) -> GgufMatrix:
+        out = self.shape[1]
+        return GgufMatrix(f"{self.name}[{e}]", self.dtype, self.shape[1:], self.rows[e * out : (e + 1) * out])
+
+    def f32_expert(self, e: int) -> np.ndarray:
+        return self.expert(e).f32_rows(0, self.shape[1])
+
+
+def open_gguf(path: Path, tokenizer: Path | None) -> Source:
+    """Raises CheckpointError for a file of another model, or one that lacks tensors or a usable tokenizer."""
+    files = _splits(GgufFile(path))
+    metadata = files[0].metadata
+    if metadata.get("general.architecture") != ARCH:
+        raise FileFormatError(f"{path}: general.architecture is {str(metadata.get('general.architecture'))[:60]!r}; expected {ARCH!r}")
+    reader = _Reader(path, files)
+    value = config_dict(path, metadata, reader)
+    config = ModelConfig.from_dict(value, str(path))
+    weights = reader.model(config)
+    skipped = reader.skipped(config)
+    if tokenizer is None:
+        side, notes = tokenizer_files(path, metadata), ()
+    else:
+        side, notes = side_files(tokenizer)
+    side["config.json"] = packed_config(value)
+    notes += (HEAD_ORDER_NOTE,) if config.Hv != config.Hk else ()
+    kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
+    return Source("gguf", path, config, weights, side, fingerprint([file.path for file in files]), kept, reader.release, skipped, notes)
+
+
+def _splits(first: GgufFile) -> list[GgufFile]:
+    """The file, or all the files that it says it is one of."""
+    count = first.metadata.get("split.count", 1)
+    if type(count) is not int or not 0 <= count <= MAX_SPLITS:
+        raise FileFormatError(f"{first.path}: split.count is {str(count)[:40]}; expected at most {MAX_SPLITS}")
+    ending = f"-00001-of-{count:05}.gguf"
+    if count <= 1:
+        return [first]
+    if not first.path.name.endswith(ending):
+        raise FileFormatError(f"{first.path}: is one of {count} files; give the one that ends in {ending}")
+    stem = first.path.name.removesuffix(ending)
+    return [first, *(GgufFile(first.path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf")) for i in range(2, count + 1))]
+
+
+def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[str, Any]:
+    """The config.json of a file's metadata, text model only."""
+
+    def get(key: str, default: Any = None) -> Any:
+        found = metadata.get(f"{ARCH}.{key}", default)
+        if found is None:
+            raise FileFormatError(f"{path}: key {ARCH}.{key} is missing")
+        return found
+
+    def number(key: str, default: int | None = None) -> int:
+        found = get(key, default)
+        if type(found) is not int or not 0 <= found <= 1 << 24:
+            raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
+        return found
+
+    scaling = metadata.get(f"{ARCH}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise FileFormatError(f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs")
+    layers = number("block_count") - number("nextn_predict_layers", 0)
+    if not 0 < layers <= MAX_LAYERS:
+        raise FileFormatError(f"{path}: {layers} layers; expected 1 to {MAX_LAYERS}")
+    interval = number("full_attention_interval", 4)
+    recurrent = metadata.get(f"{ARCH}.attention.recurrent_layers")
+    if recurrent is None:
+        recurrent = [(i + 1) % max(interval, 1) != 0 for i in range(layers)]
+    if not isinstance(recurrent, list) or len(recurrent) < layers:
+        raise FileFormatError(f"{path}: attention.recurrent_layers: expected a list of {layers} truth values")
+    heads, inner, head_dim = number("ssm.time_step_rank"), number("ssm.inner_size"), number("attention.key_length")
+    if not heads or inner % heads or not head_dim or number("attention.value_length", head_dim) != head_dim:
+        raise FileFormatError(f"{path}: {inner} inner columns over {heads} heads, keys of {head_dim}: these do not fit together")
+    share = number("rope.dimension_count") / head_dim
+    sections = get("rope.dimension_sections")
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
+    vocabulary = reader.shape("token_embd.weight")
+    if vocabulary is None:
+        raise TensorError(f"{path}: tensor 'token_embd.weight' is missing")
+    return {
+        "architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "dtype": "bfloat16",
+        "vocab_size": vocabulary[0], "hidden_size": number("embedding_length"), "num_hidden_layers": layers,
+        "layer_types": [DELTA if r else ATTENTION for r in recurrent[:layers]],
+        "num_attention_heads": number("attention.head_count"), "num_key_value_heads": number("attention.head_count_kv"),
+        "head_dim": head_dim, "attn_output_gate": True, "attention_bias": False, "hidden_act": "silu",
+        "rms_norm_eps": float(get("attention.layer_norm_rms_epsilon")), "max_position_embeddings": number("context_length"),
+        "partial_rotary_factor": share,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(get("rope.freq_base")), "partial_rotary_factor": share,
+                            "mrope_interleaved": True, "mrope_section": sections[:3] if isinstance(sections, list) else sections},
+        "linear_num_key_heads": number("ssm.group_count"), "linear_num_value_heads": heads,
+        "linear_key_head_dim": number("ssm.state_size"), "linear_value_head_dim": inner // heads,
+        "linear_conv_kernel_dim": number("ssm.conv_kernel"), "mamba_ssm_dtype": "float32",
+        "num_experts": number("expert_count"), "num_experts_per_tok": number("expert_used_count"),
+        "moe_intermediate_size": number("expert_feed_forward_length"),
+        "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
+        "tie_word_embeddings": reader.shape("output.weight") is None,
+        "eos_token_id": list(dict.fromkeys(token for token in ends if token is not None)),
+    }  # fmt: skip
+
+
+class _Reader:
+    """Takes tensors out of the file by name and shape; all complaints come at once."""
+
+    def __init__(self, path: Path, files: list[GgufFile]):
+        self.path, self.files = path, files
+        self.owner = {name: file for file in files for name in file.tensors}
+        self.used: set[str] = set()
+        self.complaints: list[str] = []
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        return self.owner[name].tensors[name].shape if name in self.owner else None
+
+    def release(self, value: Any) -> None:
+        value = value.whole if isinstance(value, Half) else value
+        if isinstance(value, GgufMatrix):
+            self.owner[value.name].release(value.name)
+
+    def matrix(self, name: str, *shape: int) -> GgufMatrix:
+        info = self.owner[name].tensors[name] if name in self.owner else None
+        self.used.add(name)
+        if info is None or info.shape != shape:
+            found = "is missing" if info is None else f"has shape {list(info.shape)}"
+            self.complaints.append(f"tensor {name!r} {found}; expected {list(shape)}")
+            return GgufMatrix(name, "F32", shape, np.zeros((math.prod(shape[:-1]), 0), np.uint8))
+        return GgufMatrix(name, info.dtype, info.shape, self.owner[name].array(name))
+
+    def floats(self, name: str, *shape: int, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> np.ndarray:
+        """float32 [shape], with what the writer changed undone."""
+        matrix = self.matrix(name, *shape)
+        if self.complaints:
+            return np.zeros(shape, np.float32)
+        values = decode(matrix.dtype, matrix.rows).reshape(shape)
+        with np.errstate(all="ignore"):
+            values = np.asarray(change(values), np.float32)
+        if not np.isfinite(values).all():
+            raise TensorError(f"{self.path}: tensor {name!r} holds a number that cannot be")
+        return values
+
+    def norm(self, name: str, num: int) -> np.ndarray:
+        """Around 0 in our files, around 1 in GGUF."""
+        return self.floats(name, num, change=lambda x: x - np.float32(1))
+
+    def model(self, c: ModelConfig) -> ModelWeights:
+        embed = self.matrix("token_embd.weight", c.V, c.D)
+        lm_head = embed if c.tie_word_embeddings else self.matrix("output.weight", c.V, c.D)
+        layers = tuple(self.layer(f"blk.{i}.", kind, c) for i, kind in enumerate(c.layer_types))
+        norm = self.norm("output_norm.weight", c.D)
+        unknown = [name for name in self.owner if name not in self.used and not self.is_mtp(name, c)]
+        self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
+        if self.complaints:
+            more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
+            raise TensorError(f"{self.path}: " + "; ".join(self.complaints[:5]) + more)
+        return ModelWeights(embed, layers, norm, lm_head, "mapped", tiled_v_heads=c.Hv != c.Hk)
+
+    def is_mtp(self, name: str, c: ModelConfig) -> bool:
+        block = name.split(".")[1] if name.startswith("blk.") else ""
+        return block.isdecimal() and int(block) >= c.num_layers
+
+    def skipped(self, c: ModelConfig) -> dict[str, int]:
+        count = sum(math.prod(self.shape(name)) for name in self.owner if self.is_mtp(name, c))
+        return {"mtp": count} if count else {}
+
+    def layer(self, p: str, kind: str, c: ModelConfig) -> LayerWeights:
+        norms = self.norm(p + "attn_norm.weight", c.D), self.norm(p + "post_attention_norm.weight", c.D)
+        mixer = self.attention(p, c) if kind == ATTENTION else self.delta_net(p, c)
+        return LayerWeights(norms[0], mixer, norms[1], self.moe(p, c))
+
+    def attention(self, p: str, c: ModelConfig) -> AttentionWeights:
+        return AttentionWeights(
+            q_proj=self.matrix(p + "attn_q.weight", c.Hq * 2 * c.Dh, c.D),
+            k_proj=self.matrix(p + "attn_k.weight", c.Hkv * c.Dh, c.D),
+            v_proj=self.matrix(p + "attn_v.weight", c.Hkv * c.Dh, c.D),
+            o_proj=self.matrix(p + "attn_output.weight", c.D, c.Hq * c.Dh),
+            q_norm=self.norm(p + "attn_q_norm.weight", c.Dh),
+            k_norm=self.norm(p + "attn_k_norm.weight", c.Dh),
+        )
+
+    def delta_net(self, p: str, c: ModelConfig) -> DeltaNetWeights:
+        channels, wide = 2 * c.Hk * c.Dk + c.Hv * c.Dv, c.Hv * c.Dv
+        return DeltaNetWeights(
+            in_proj_qkv=self.matrix(p + "attn_qkv.weight", channels, c.D),
+            in_proj_z=self.matrix(p + "attn_gate.weight", wide, c.D),
+            in_proj_b=self.floats(p + "ssm_beta.weight", c.Hv, c.D),
+            in_proj_a=self.floats(p + "ssm_alpha.weight", c.Hv, c.D),
+            conv1d=self.floats(p + "ssm_conv1d.weight", channels, c.conv_len),
+            dt_bias=self.floats(p + "ssm_dt.bias", c.Hv),
+            A_log=self.floats(p + "ssm_a", c.Hv, change=lambda x: np.log(-x.astype(np.float64))),
+            norm=self.floats(p + "ssm_norm.weight", c.Dv),
+            out_proj=self.matrix(p + "ssm_out.weight", c.D, wide),
+        )
+
+    def moe(self, p: str, c: ModelConfig) -> MoEWeights:
+        if p + "ffn_gate_up_exps.weight" in self.owner:
+            gate_up: Any = self.matrix(p + "ffn_gate_up_exps.weight", c.E, 2 * c.F, c.D)
+        else:
+            gate_up = tuple(self.matrix(f"{p}ffn_{name}_exps.weight", c.E, c.F, c.D) for name in ("gate", "up"))
+        return MoEWeights(
+            router=self.floats(p + "ffn_gate_inp.weight", c.E, c.D),
+            gate_up=gate_up,
+            down=self.matrix(p + "ffn_down_exps.weight", c.E, c.D, c.F),
+            shared_gate_up=tuple(self.matrix(f"{p}ffn_{name}_shexp.weight", c.Fs, c.D) for name in ("gate", "up")),
+            shared_down=self.matrix(p + "ffn_down_shexp.weight", c.D, c.Fs),
+            shared_expert_gate=self.floats(p + "ffn_gate_inp_shexp.weight", c.D)[None],
+        )

@@ -1,0 +1,142 @@
+"""What is packed, and as what: a loaded model's matrices under the names of the packed directory, each with a format.
+
+Enter at `make_plan`. Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from a3b.config import ATTENTION, ModelConfig
+from a3b.formats.packed import F32, PackedTensor
+from a3b.formats.tiles import FORMATS, Format, Parts
+from a3b.packing.presets import KEEP, PRESETS, format_for
+from a3b.weights import ModelWeights, MoEWeights
+
+
+@dataclass(frozen=True)
+class Half:
+    """The gate rows or the up rows of a matrix [2F, D], or of experts [E, 2F, D]."""
+
+    whole: Any
+    second: bool
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *experts, rows, n = self.whole.shape
+        return (*experts, rows // 2, n)
+
+    def expert(self, e: int) -> Half:
+        return Half(self.whole.expert(e), self.second)
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        return self.whole.f32_rows(self._base + start, self._base + stop)
+
+    @property
+    def format(self) -> Format | None:
+        return getattr(self.whole, "format", None)
+
+    def parts(self, start: int, stop: int) -> Parts:
+        return self.whole.parts(self._base + start, self._base + stop)
+
+    @property
+    def _base(self) -> int:
+        return self.shape[-2] if self.second else 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A tensor of the packed directory and where its numbers come from."""
+
+    tensor: PackedTensor
+    kind: str | None  # of matrix; None: a small tensor, kept in float32
+    value: Any  # float32 array, or a matrix of a source: `shape`, `f32_rows`, `expert`; `format` and `parts` if it has integers
+
+    @property
+    def format(self) -> Format | None:
+        return FORMATS.get(self.tensor.format)
+
+
+@dataclass(frozen=True)
+class Plan:
+    items: tuple[Item, ...]
+    preset: str | None
+    notes: tuple[str, ...]  # what is not as asked for
+
+    def bytes_per_token(self, config: ModelConfig) -> int:
+        """Bytes of weights that decoding one token reads: all but the embedding and the idle experts."""
+        total = 0
+        for item in self.items:
+            size = item.tensor.num_bytes
+            if item.kind in ("experts", "down"):
+                size = size * config.K // config.E
+            total += size if item.kind != "embed" or config.tie_word_embeddings else 0
+        return total
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(item.tensor.num_bytes for item in self.items)
+
+
+def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
+    """preset None: matrices keep the type they have in the source, those in floats become 8 bits wide."""
+    kinds = KEEP if preset is None else PRESETS[preset]
+    items, floats = [], []
+    for name, kind, value in fields(config, weights):
+        format = None
+        if kind is not None:
+            own = getattr(value, "format", None)
+            format = own if preset is None and own is not None else format_for(kinds, kind, value.shape[-1])
+            if format is None:
+                floats.append(name)
+        items.append(Item(PackedTensor(name, format.name if format else F32, tuple(value.shape)), kind, value))
+    notes = []
+    if floats:
+        notes.append(f"{len(floats)} matrices stay float32: no format's groups divide their columns (the first is {floats[0]})")
+    return Plan(tuple(items), preset, tuple(notes))
+
+
+def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
+    """(name in the packed directory, kind, value); the names are those of `a3b.weights.packed_tensors`."""
+    yield "model.embed_tokens.weight", "embed", weights.embed
+    for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
+        p, mixer = f"model.layers.{i}.", layer.mixer
+        yield p + "input_layernorm.weight", None, layer.input_norm
+        if layer_type == ATTENTION:
+            for key in "qkv":
+                yield f"{p}self_attn.{key}_proj.weight", "attention_in", getattr(mixer, f"{key}_proj")
+            yield p + "self_attn.o_proj.weight", "attention_out", mixer.o_proj
+            yield p + "self_attn.q_norm.weight", None, mixer.q_norm
+            yield p + "self_attn.k_norm.weight", None, mixer.k_norm
+        else:
+            for key, kind in (("qkv", "delta_in"), ("z", "delta_in"), ("b", None), ("a", None)):
+                yield f"{p}linear_attn.in_proj_{key}.weight", kind, getattr(mixer, f"in_proj_{key}")
+            yield p + "linear_attn.conv1d.weight", None, mixer.conv1d[:, None]
+            for key in ("dt_bias", "A_log"):
+                yield f"{p}linear_attn.{key}", None, getattr(mixer, key)
+            yield p + "linear_attn.norm.weight", None, mixer.norm
+            yield p + "linear_attn.out_proj.weight", "delta_out", mixer.out_proj
+        yield p + "post_attention_layernorm.weight", None, layer.post_norm
+        yield from _moe(p + "mlp.", layer.moe)
+    yield "model.norm.weight", None, weights.norm
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", "lm_head", weights.lm_head
+
+
+def _moe(p: str, moe: MoEWeights) -> Iterator[tuple[str, str | None, Any]]:
+    yield p + "gate.weight", None, moe.router
+    yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
+    for name, pair, kind in (("shared_expert.{}.weight", moe.shared_gate_up, "shared"), ("experts.{}", moe.gate_up, "experts")):
+        gate, up = pair if isinstance(pair, tuple) else (Half(pair, False), Half(pair, True))
+        yield p + name.format("gate_proj"), kind, gate
+        yield p + name.format("up_proj"), kind, up
+    yield p + "shared_expert.down_proj.weight", "shared", moe.shared_down
+    yield p + "experts.down_proj", "down", moe.down

@@ -1,0 +1,51 @@
+"""Where a model to be packed comes from: one object whether it lies in safetensors, in GPTQ integers or in a GGUF file.
+
+Enter at `opening.open_source`. Weights stay mapped; `release` gives their pages back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from a3b.config import PACKED, ModelConfig
+from a3b.weights import ModelWeights
+
+SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
+              "preprocessor_config.json", "video_preprocessor_config.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    kind: str  # for people
+    path: Path
+    config: ModelConfig
+    weights: ModelWeights
+    files: dict[str, bytes | Path]  # everything of the packed directory but weights and manifest
+    fingerprint: Any  # JSON value that changes when the files do
+    keeps_types: bool  # has integers of its own, so that presets say nothing
+    release: Callable[[Any], None]
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
+    """Tokenizer, template and settings of a directory, and what it lacks."""
+    found: dict[str, bytes | Path] = {name: directory / name for name in SIDE_FILES if (directory / name).is_file()}
+    missing = () if "tokenizer.json" in found else (f"{directory} has no tokenizer.json: add one to chat",)
+    return found, missing
+
+
+def packed_config(value: dict) -> bytes:
+    """config.json with its quantisation replaced by ours."""
+    value = {key: v for key, v in value.items() if key != "quantization_config"} | {"quantization_config": {"quant_method": PACKED}}
+    if isinstance(value.get("text_config"), dict):
+        value["text_config"] = {key: v for key, v in value["text_config"].items() if key != "quantization_config"}
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def fingerprint(files: list[Path]) -> list:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -1,0 +1,285 @@
+"""Writes a packed directory: streams the source through a few rows at a time, and goes on after a kill where it stopped.
+
+Everything is written into `DST.part`; each shard under a temporary name, then renamed and noted with its checksums in
+`progress.json`. The directory gets its own name only when it is complete. Enter at `write`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.errors import CheckpointError, TensorError, UsageError
+from a3b.formats.packed import (
+    LAYOUT,
+    MANIFEST,
+    SHARD_BYTES,
+    VERSION,
+    Manifest,
+    Shard,
+    file_checksum,
+    new_checksum,
+    plan_shards,
+    shard_damage,
+)
+from a3b.formats.quantise import quantise
+from a3b.formats.tiles import Format, pack
+from a3b.packing.plan import Item, Plan
+from a3b.packing.source import Source
+
+CHUNK = 1 << 21  # weights a worker has in hand
+ROWS = 128  # pieces are cut at multiples of it: whole tiles, and whole blocks of FP8
+SPARE_BYTES = 64_000_000  # disk left free beside what is written
+PROGRESS, LOCK = "progress.json", "lock"
+
+
+def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_bytes: int = SHARD_BYTES,
+          done: Callable[[int], None] = lambda n: None, importance: dict[str, np.ndarray] | None = None) -> Manifest:  # fmt: skip
+    """Pack `source` as `plan` says into the directory `target`. done: told how many weights were written, or found written.
+
+    importance: per tensor name, float32 [columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is
+    full, TensorError for a weight that cannot be stored. What was finished stays in `target`.part for the next run."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target}: exists; give a new directory, or remove it")
+    part = target.with_name(target.name + ".part")
+    shards = plan_shards((item.tensor for item in plan.items), shard_bytes)
+    items = {item.tensor.name: item for item in plan.items}
+    with _disk_errors(part):
+        part.mkdir(parents=True, exist_ok=True)
+        with _locked(part / LOCK):
+            journal = _Journal(part, _identity(source, plan, shards, importance))
+            _check_space(part, shards, journal.finished(shards, done))
+            files = _write_side_files(source, part)
+            writer = _ShardWriter(items, source, threads, importance or {}, done)
+            for shard in shards:
+                if shard.file not in journal.shards:
+                    journal.add(shard.file, writer.write(shard, part / shard.file))
+            manifest = _manifest(source, plan, shards, journal, files)
+            _write_file(part / MANIFEST, manifest.to_json().encode())
+            (part / PROGRESS).unlink()
+        (part / LOCK).unlink()
+        if target.exists():
+            target.rmdir()
+        os.rename(part, target)
+        _sync(target.parent)
+    return manifest
+
+
+class _ShardWriter:
+    def __init__(self, items: dict[str, Item], source: Source, threads: int, importance: dict[str, np.ndarray], done):
+        self.items, self.source, self.threads, self.importance, self.done = items, source, threads, importance, done
+        self.num_done = 0
+
+    def write(self, shard: Shard, path: Path) -> dict[str, str]:
+        """The checksum of every tensor."""
+        temporary, checksums = path.with_name(path.name + ".part"), {}
+        with open(temporary, "wb") as file:
+            file.write(shard.header)
+            for tensor in shard.tensors:
+                total, size = new_checksum(), 0
+                for piece in self._pieces(self.items[tensor.name]):
+                    file.write(piece)
+                    total.update(piece)
+                    size += piece.nbytes
+                if size != tensor.num_bytes:
+                    raise TensorError(f"{tensor.name}: packed into {size} bytes; expected {tensor.num_bytes}")
+                checksums[tensor.name] = total.hexdigest()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        return checksums
+
+    def _pieces(self, item: Item) -> Iterator[memoryview]:
+        """The bytes of a tensor, in order; workers are a few pieces ahead."""
+        weights = self.importance.get(item.tensor.name)
+        waiting: deque = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            for matrix, start, stop in _cuts(item):
+                waiting.append((pool.submit(_packed, item, matrix, start, stop, weights), (stop - start) * matrix.shape[-1]))
+                if len(waiting) > self.threads + 1:
+                    yield self._next(waiting)
+            while waiting:
+                yield self._next(waiting)
+        self.source.release(item.value)
+
+    def _next(self, waiting: deque) -> memoryview:
+        future, num = waiting.popleft()
+        piece = future.result()
+        self.num_done += num
+        self.done(num)
+        return piece.data
+
+
+def _cuts(item: Item) -> Iterator[tuple[Any, int, int]]:
+    """(matrix, first row, last row) of every piece, in the order of the file."""
+    value, shape = item.value, item.tensor.shape
+    if item.format is None:
+        yield value, 0, len(value) if isinstance(value, np.ndarray) else shape[0]
+        return
+    step = max(ROWS, CHUNK // shape[-1] // ROWS * ROWS)
+    for e in range(shape[0] if len(shape) == 3 else 1):
+        matrix = value.expert(e) if len(shape) == 3 else value
+        for start in range(0, shape[-2], step):
+            yield matrix, start, min(start + step, shape[-2])
+
+
+def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray | None) -> np.ndarray:
+    """Contiguous uint8 of rows [start, stop)."""
+    try:
+        if item.format is None:
+            values = np.ascontiguousarray(_floats(matrix, item.tensor.shape), np.float32)
+            if not np.isfinite(values).all():
+                raise TensorError("a number is not finite")
+            return values.reshape(-1).view(np.uint8)
+        return pack(item.format, _parts(item.format, matrix, start, stop, weights)).reshape(-1)
+    except TensorError as error:
+        raise TensorError(f"{item.tensor.name}: {error}") from None
+
+
+def _parts(format: Format, matrix: Any, start: int, stop: int, weights: np.ndarray | None):
+    if getattr(matrix, "format", None) is format:
+        return matrix.parts(start, stop)
+    rows = matrix[start:stop] if isinstance(matrix, np.ndarray) else matrix.f32_rows(start, stop)
+    return quantise(format, rows, weights)
+
+
+def _floats(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if len(shape) == 3:
+        return np.stack([value.expert(e).f32_rows(0, shape[1]) for e in range(shape[0])])
+    return value.f32_rows(0, shape[0])
+
+
+class _Journal:
+    """Finished shards and the checksums of their tensors, kept beside them."""
+
+    def __init__(self, part: Path, identity: str):
+        self.path, self.identity = part / PROGRESS, identity
+        self.shards: dict[str, dict[str, str]] = {}
+        if not self.path.exists():
+            if any(file.suffix == ".safetensors" for file in part.iterdir()):
+                raise UsageError(f"{part}: holds shards and no {PROGRESS}; remove it and pack again")
+            self._save()
+            return
+        try:
+            value = json.loads(self.path.read_text())
+            found, self.shards = value["identity"], dict(value["shards"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
+        if found != identity:
+            raise UsageError(f"{part}: was begun from another source or with other options; remove it and pack again")
+
+    def finished(self, shards: list[Shard], done: Callable[[int], None]) -> set[str]:
+        """Shards that need not be written again, every byte checked; others are forgotten."""
+        for shard in shards:
+            if shard.file in self.shards:
+                path = self.path.with_name(shard.file)
+                if not path.is_file() or any(shard_damage(path, shard, self.shards[shard.file])):
+                    del self.shards[shard.file]
+                else:
+                    done(sum(int(np.prod(t.shape)) for t in shard.tensors))
+        return set(self.shards)
+
+    def add(self, file: str, checksums: dict[str, str]) -> None:
+        self.shards[file] = checksums
+        self._save()
+
+    def _save(self) -> None:
+        _write_file(self.path, json.dumps({"identity": self.identity, "shards": self.shards}).encode())
+
+
+def _identity(source: Source, plan: Plan, shards: list[Shard], importance: dict[str, np.ndarray] | None) -> str:
+    total = new_checksum()
+    tensors = [(shard.file, asdict(t)) for shard in shards for t in shard.tensors]
+    total.update(json.dumps([VERSION, LAYOUT, plan.preset, source.fingerprint, tensors], sort_keys=True).encode())
+    for name, values in sorted((importance or {}).items()):
+        total.update(name.encode() + values.tobytes())
+    return total.hexdigest()
+
+
+def _check_space(part: Path, shards: list[Shard], finished: set[str]) -> None:
+    for file in part.glob("*.safetensors.part"):
+        file.unlink()
+    need = sum(shard.num_bytes for shard in shards if shard.file not in finished) + SPARE_BYTES
+    free = shutil.disk_usage(part).free
+    if free < need:
+        raise CheckpointError(
+            f"{part.parent}: {free / 1e9:.2f} GB free; packing writes {need / 1e9:.2f} GB: make room, or give another place"
+        )
+
+
+def _write_side_files(source: Source, part: Path) -> list[str]:
+    for name, content in source.files.items():
+        _write_file(part / name, content.read_bytes() if isinstance(content, Path) else content)
+    return list(source.files)
+
+
+def _manifest(source: Source, plan: Plan, shards: list[Shard], journal: _Journal, side_files: list[str]) -> Manifest:
+    files = {}
+    for shard in shards:
+        header = new_checksum()
+        header.update(shard.header)
+        files[shard.file] = (shard.num_bytes, header.hexdigest())
+    for name in side_files:
+        files[name] = file_checksum(journal.path.with_name(name))
+    tensors = {t.name: t for shard in shards for t in shard.tensors}
+    return Manifest(
+        preset=plan.preset,
+        source={"kind": source.kind, "name": source.path.name},
+        tiled_v_heads=source.weights.tiled_v_heads,
+        tensors=tensors,
+        file_of={t.name: shard.file for shard in shards for t in shard.tensors},
+        checksums={name: checksum for shard in shards for name, checksum in journal.shards[shard.file].items()},
+        files=files,
+        skipped=source.skipped,
+    )
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time packs into a directory; a kill frees the lock."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"{path.parent}: another process is packing into it; wait for it, or stop it") from None
+        yield
+
+
+@contextmanager
+def _disk_errors(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "make room, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give a writable place"
+        raise CheckpointError(f"{error.filename or part}: {error.strerror or error}; {advice}") from None

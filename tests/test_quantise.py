@@ -1,0 +1,107 @@
+"""Our own quantiser: better than rounding to nearest and than llama.cpp's type of the size, and honest about what it cannot hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from a3b.errors import TensorError
+from a3b.formats.quantise import QUANTISABLE, quantise
+from a3b.formats.tiles import FORMATS, Format
+
+gguf = pytest.importorskip("gguf", reason="llama.cpp's types come from the package gguf")
+RIVALS = {"w4m64": "Q4_0", "w4s32": "Q4_0", "w4m32": "Q4_1", "w8s32": "Q8_0"}  # of the same bits per weight
+KINDS = {
+    "normal": lambda rng, shape: rng.normal(0, 0.02, shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(4, shape) * 0.02,
+    "outlier columns": lambda rng, shape: rng.normal(0, 0.02, shape) * np.exp(rng.normal(0, 0.5, shape[1])),
+    "one side": lambda rng, shape: np.abs(rng.normal(0.1, 0.02, shape)),
+}
+
+
+def matrix(kind: str, rows: int = 64, n: int = 512) -> np.ndarray:
+    return KINDS[kind](np.random.default_rng(7), (rows, n)).astype(np.float32)
+
+
+def rmse(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x - y, dtype=np.float64).mean()))
+
+
+def nearest(format: Format, x: np.ndarray) -> np.ndarray:
+    """Rounding to nearest over the range of each group."""
+    groups = x.reshape(len(x), -1, format.group).astype(np.float64)
+    if format.has_minimum:
+        low = groups.min(-1, keepdims=True)
+        scale = (groups.max(-1, keepdims=True) - low) / (2**format.bits - 1)
+        return (np.rint((groups - low) / scale) * scale + low).reshape(x.shape)
+    scale = np.abs(groups).max(-1, keepdims=True) / (format.zero - 1)
+    return (np.rint(groups / scale) * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", QUANTISABLE)
+def test_the_error_is_below_that_of_rounding_to_nearest(name, kind):
+    x, format = matrix(kind), FORMATS[name]
+    assert rmse(quantise(format, x).f32(format), x) < rmse(nearest(format, x), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_error_is_not_above_that_of_llama_cpp_s_type_of_the_size(name, kind):
+    x, format, rival = matrix(kind), FORMATS[name], gguf.GGMLQuantizationType[RIVALS[name]]
+    theirs = gguf.quants.dequantize(gguf.quants.quantize(x, rival), rival)
+    assert rmse(quantise(format, x).f32(format), x) <= rmse(theirs, x)
+
+
+@pytest.mark.parametrize("name", QUANTISABLE)
+def test_importance_lowers_the_error_of_what_is_important(name):
+    x, format = matrix("heavy tails"), FORMATS[name]
+    importance = np.where(np.arange(x.shape[1]) % 4 == 0, 100, 1).astype(np.float32)
+    plain, weighted = (np.square(quantise(format, x, w).f32(format) - x) * importance for w in (None, importance))
+    assert weighted.sum() < plain.sum()
+
+
+@pytest.mark.parametrize("name", QUANTISABLE)
+def test_a_row_is_quantised_alone(name):
+    x, format = matrix("normal", rows=300), FORMATS[name]
+    whole, part = quantise(format, x), quantise(format, x[123:124])
+    assert np.array_equal(whole.q[123:124], part.q) and np.array_equal(whole.scale[123:124], part.scale)
+
+
+@pytest.mark.parametrize("name", QUANTISABLE)
+@pytest.mark.parametrize("value", [0.0, 0.75, -3.0])
+def test_constant_groups_come_back(name, value):
+    format = FORMATS[name]
+    x = np.full((3, 2 * format.group), value, np.float32)
+    tolerance = abs(value) * (0 if format.has_minimum else 2.0**-7)  # integers that are no power of two times a half
+    assert np.abs(quantise(format, x).f32(format) - x).max() <= tolerance
+
+
+def test_numbers_that_fit_exactly_are_kept_exactly():
+    rng, format = np.random.default_rng(1), FORMATS["w4m64"]
+    q = rng.integers(0, 16, (20, 128))
+    q[:, ::64], q[:, 1::64] = 0, 15
+    x = (q * 0.25 - 1.5).astype(np.float32)
+    assert np.array_equal(quantise(format, x).f32(format), x)
+
+
+@pytest.mark.parametrize("name", QUANTISABLE)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_halves_cannot_hold_is_refused(name, value):
+    x = matrix("normal", 4, 128)
+    x[2, 70] = value
+    with pytest.raises(TensorError, match="not finite, or too large"):
+        quantise(FORMATS[name], x)
+
+
+def test_tiny_weights_are_not_lost():
+    for name in QUANTISABLE:
+        x, format = matrix("normal") * np.float32(1e-3), FORMATS[name]
+        assert rmse(quantise(format, x).f32(format), x) < 0.12 * x.std(), name
+
+
+def test_kept_formats_and_odd_widths_are_refused():
+    with pytest.raises(TensorError, match="w6k16: is only kept"):
+        quantise(FORMATS["w6k16"], np.zeros((1, 256), np.float32))
+    with pytest.raises(TensorError, match="48 columns; expected a multiple of 64"):
+        quantise(FORMATS["w4m64"], np.zeros((1, 48), np.float32))
