@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _chat(commands.add_parser("chat", help="talk to a model"))
     _run(commands.add_parser("run", help="answer one prompt and exit"))
     _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
+    _pull(commands.add_parser("pull", help="download a model, resumable and verified"))
     _render(commands.add_parser("render", help="print the exact prompt that messages become"))
     _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
     return parser
@@ -78,6 +79,13 @@ def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--context", type=positive, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, such as Qwen/Qwen3.6-35B-A3B")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="where to; none means NAME in this directory")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit; none means main")
+    parser.add_argument("--include", action="append", metavar="GLOB", help="fetch these files, not those a3b needs; repeatable")
 
 
 def _render(parser: argparse.ArgumentParser) -> None:
