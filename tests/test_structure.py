@@ -19,6 +19,7 @@ LAYERS = [
     ("config", "events"),
     ("formats", "tokens", "kernels", "cache", "rope", "sampler"),
     ("weights",),
+    ("packing",),
     ("model",),
     ("engine",),
     ("commands",),

@@ -1,0 +1,20 @@
+"""Which format each kind of matrix gets. Kinds: see `plan.fields`. Enter at `PRESETS` and `format_for`."""
+
+from __future__ import annotations
+
+from a3b.formats.tiles import FORMATS, Format
+
+KINDS = ("embed", "lm_head", "experts", "down", "shared", "delta_in", "delta_out", "attention_in", "attention_out")
+PRESETS: dict[str, dict[str, str]] = {
+    "fast": dict.fromkeys(KINDS, "w4m64"),
+    "balanced": dict.fromkeys(KINDS, "w6s32") | {"experts": "w4m64", "down": "w4m64"},
+    "faithful": dict.fromkeys(KINDS, "w8s32") | {"experts": "w6s32", "down": "w6s32"},
+}
+KEEP = dict.fromkeys(KINDS, "w8s32")  # for matrices without a type of their own, in a source that has one for most
+
+
+def format_for(kinds: dict[str, str], kind: str, n: int) -> Format | None:
+    """The format that `kinds` names, or one of the same width whose groups divide n columns; None if there is none."""
+    wanted = FORMATS[kinds[kind]]
+    same = [f for f in FORMATS.values() if f.bits == wanted.bits and not f.is_super and f is not wanted]
+    return next((f for f in (wanted, *same) if n % f.group == 0), None)
