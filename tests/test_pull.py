@@ -283,6 +283,11 @@ def test_an_answer_that_is_not_a_hub_s(capsys, hub, listing):
     refused(capsys, REPO)
 
 
+def test_the_place_of_a_pull_s_own_files_is_not_written_to(capsys, hub):
+    hub.files[f"{download.INNER}/record.json"] = b"{}"
+    assert "keeps for itself" in refused(capsys, REPO, "--include", "*")
+
+
 @pytest.mark.parametrize("path", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\evil.json", "evil\x1b[2J.json", "a//b.json"])
 def test_a_name_that_leads_out_of_the_directory_is_refused(capsys, hub, path):
     hub.files[path] = b"{}"
@@ -389,6 +394,12 @@ def test_ctrl_c_leaves_a_download_that_the_same_command_continues(capsys, hub, t
     assert len(parts()[-1]) >= 2_000_000 and SHARD not in here()
     assert pull(capsys, REPO)[0] == 0
     assert here()[SHARD] == hub.files[SHARD] and hub.got(SHARD)[-1] >= 2_000_000
+
+
+def test_a_variable_that_huggingface_hub_cannot_read_is_one_line():
+    env = {**os.environ, "HF_ENDPOINT": "http://[bad"}
+    done = subprocess.run([sys.executable, "-m", "a3b.cli", "pull", REPO], env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("a3b pull: huggingface_hub cannot start") and done.stderr.count("\n") == 1
 
 
 def test_other_commands_do_not_load_the_hub_library():

@@ -75,11 +75,19 @@ class Folder:
     def missing(self, files: Iterable[HubFile]) -> list[HubFile]:
         """Those that are not here yet. A file whose size and time are as recorded counts as verified.
 
-        Raises DownloadError for a file in the way that no pull has put there."""
+        Raises DownloadError for a file in the way that no pull has put there, or that cannot be read."""
+        try:
+            return self._missing(files)
+        except OSError as error:
+            raise DownloadError(f"{error.filename or self.path}: {error.strerror}; files of an earlier pull must be readable") from None
+
+    def _missing(self, files: Iterable[HubFile]) -> list[HubFile]:
         out = []
         for file in files:
             target = self.path / file.path
             known = self.record["files"].get(file.path)
+            if file.path.split("/")[0] == INNER:
+                raise DownloadError(f"{self.listing.repo}: holds {file.path}, a place that a3b pull keeps for itself")
             if not os.path.lexists(target):
                 out.append(file)
             elif known and known == self._entry(file, target):
@@ -230,8 +238,11 @@ class Folder:
         self.record["files"][file.path] = self._entry(file, self.path / file.path)
         self.record["commit"] = self.listing.commit
         new = self.inner / "record.new"
-        new.write_text(json.dumps(self.record, indent=1))
-        os.replace(new, self.inner / "record.json")
+        try:
+            new.write_text(json.dumps(self.record, indent=1))
+            os.replace(new, self.inner / "record.json")
+        except OSError as error:
+            raise self._cannot_write(self.path, error) from None
 
     def _read_record(self) -> dict[str, Any]:
         empty = {"repo": self.listing.repo, "commit": self.listing.commit, "files": {}}

@@ -61,8 +61,11 @@ class Hub:
     def __init__(self, repo: str, revision: str | None = None, endpoint: str | None = None):
         """Raises UsageError if `repo` is not OWNER/NAME."""
         self.repo, self.revision = checked_repo(repo), revision or "main"
-        from huggingface_hub import HfApi
-        from huggingface_hub.utils import build_hf_headers
+        try:
+            from huggingface_hub import HfApi
+            from huggingface_hub.utils import build_hf_headers
+        except ValueError as error:  # it reads the environment when it is imported
+            raise DownloadError(f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_") from None
 
         self._api = HfApi(endpoint=endpoint, library_name="a3b")
         self.endpoint = self._api.endpoint.rstrip("/")
@@ -82,7 +85,8 @@ class Hub:
             raise DownloadError(f"{self.endpoint}: its answer is not that of a model hub; check HF_ENDPOINT and proxies") from None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             raise DownloadError(f"{self.repo}: the hub names no commit for revision {self.revision!r}; try again later")
-        return Listing(self.repo, commit, tuple(self._file(*entry) for entry in entries))
+        files = {path: self._file(path, num_bytes, sum) for path, num_bytes, sum in entries}
+        return Listing(self.repo, commit, tuple(files.values()))
 
     def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
