@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from a3b.cache.state import State
+from a3b.cache.state import SEGMENT_LEN, State
 from a3b.cli import main
 from a3b.commands import plan
 from a3b.config import ModelConfig
@@ -64,10 +65,10 @@ def test_presets_order_by_size():
 
 def test_state_and_keys_are_what_the_cache_holds():
     config = ModelConfig.from_dict(config_dict(SIZES["three"]))
-    state = State(config)
+    state = State(config, "q8")
     assert plan.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
-    assert plan.kv_bytes_per_token(config) == 2 * 2 * 1 * (32 + plan.KV_SCALE_BYTES)  # 2 attention layers, one head of 32
-    assert plan.kv_bytes_per_token(OFFICIAL) == 10 * 2 * 2 * (256 + plan.KV_SCALE_BYTES)
+    assert plan.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
+    assert plan.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
 
 
 def test_the_longest_context_is_the_last_that_fits():

@@ -18,12 +18,12 @@ from typing import Any
 
 from a3b.config import ATTENTION, ModelConfig, with_context
 from a3b.errors import UsageError
+from a3b.kernels.kv import PAGE_LEN, page_bytes
 from a3b.machine import Machine
 from a3b.packing.presets import PRESETS, format_for
 from a3b.shapes import SHAPES, shape
 
 DEFAULT = "35b-a3b"
-KV_SCALE_BYTES = 2  # of each key and each value vector of 8-bit numbers
 WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
 CHUNK = 512  # prompt tokens that share one reading of the weights
 BANDWIDTH_SHARE, OPERATIONS_SHARE = 0.8, 0.5  # of what was measured, that a whole step is expected to reach
@@ -162,8 +162,8 @@ def tensors(config: ModelConfig) -> Iterator[tuple[str | None, int, int, int, fl
 
 
 def kv_bytes_per_token(config: ModelConfig) -> int:
-    """Keys and values of 8 bits, a scale for each vector."""
-    return config.layer_types.count(ATTENTION) * 2 * config.Hkv * (config.Dh + KV_SCALE_BYTES)
+    """Keys and values in 8 bits, with their scales."""
+    return config.layer_types.count(ATTENTION) * config.Hkv * sum(page_bytes("q8", config.Dh)) // PAGE_LEN
 
 
 def state_bytes(config: ModelConfig) -> int:
