@@ -285,11 +285,11 @@ def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
     chat.type("/think on\r")
     chat.expect("think on.*>")
     chat.type("tell me\r")
-    chat.expect("tell me\n.")
+    chat.expect(r"tell me\n[^\n]{20}")
     chat.type("\x03")  # in the middle of an answer
     chat.expect("stopped by you.*>")
     chat.type("and more\r")
-    chat.expect("and more\n.")
+    chat.expect(r"and more\n[^\n]{20}")
     for _ in range(3):  # impatient
         os.kill(chat.pid, signal.SIGINT)
     chat.expect("stopped.*>")
