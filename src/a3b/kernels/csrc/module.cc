@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "huge_pages.h"
 #include "ops.h"
 
 namespace nb = nanobind;
@@ -225,6 +226,12 @@ NB_MODULE(_native, m) {
     for (const char* name : {"avx512", "avx2", "scalar"})
       if (find_ops(name)) names.push_back(name);
     return names;
+  });
+  m.attr("HUGE_PAGE") = HUGE_PAGE;
+  m.def("to_huge_pages", [](uintptr_t address, size_t size) {
+    require(address % HUGE_PAGE == 0 && size % HUGE_PAGE == 0 && size > 0, "to_huge_pages: address or size is no multiple of a huge page");
+    nb::gil_scoped_release release;
+    return to_huge_pages((void*)address, size);
   });
   m.def("kv_page_bytes", kv_page_bytes, "kv"_a, "Dh"_a);
   nb::class_<Runtime>(m, "Runtime")

@@ -14,14 +14,12 @@ constexpr int CHUNK_TILES = CHUNK / ROWS;
 
 // The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids.
 void choose(const float* logits, int E, int K, int* ids, float* weights) {
-  for (int k = 0; k < K; k++) {
-    int best = -1;
-    for (int e = 0; e < E; e++) {
-      bool taken = false;
-      for (int j = 0; j < k; j++) taken |= ids[j] == e;
-      if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
-    }
-    ids[k] = best;
+  int num = 0;
+  for (int e = 0; e < E; e++) {  // ids stays sorted by falling logit
+    if (num == K && !(logits[e] > logits[ids[K - 1]])) continue;
+    int k = num < K ? num++ : K - 1;
+    for (; k > 0 && logits[e] > logits[ids[k - 1]]; k--) ids[k] = ids[k - 1];
+    ids[k] = e;
   }
   float total = 0, raised[64];
   const float top = logits[ids[0]];

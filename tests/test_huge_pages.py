@@ -1,0 +1,66 @@
+"""Weights move into huge pages while they are read, and nobody sees another byte."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from a3b.formats.mapped import map_file
+from a3b.kernels import _native, huge_pages
+from a3b.kernels.huge_pages import HugePages
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr(huge_pages, "PIECE", 2 * _native.HUGE_PAGE)
+    monkeypatch.setattr(huge_pages, "LEAST_GAIN", 0.0)
+    data = np.random.default_rng(0).integers(0, 256, 13 * _native.HUGE_PAGE + 4321, dtype=np.uint8)
+    path = tmp_path / "weights"
+    data.tofile(path)
+    return path, data, np.frombuffer(map_file(path, "weights", 1), np.uint8)
+
+
+def test_bytes_and_addresses_stay_while_others_read(mapped):
+    path, data, view = mapped
+    wrong, done = [], threading.Event()
+
+    def reader():
+        while not done.is_set():
+            if not np.array_equal(view, data):
+                wrong.append(True)
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    address = view.ctypes.data
+    mover = HugePages([(path, view)], lambda piece: piece.sum()).start()
+    mover.wait()
+    done.set()
+    thread.join()
+    assert not wrong and np.array_equal(view, data) and view.ctypes.data == address
+    assert mover.error == 0 and mover.gain is not None
+    assert 12 * _native.HUGE_PAGE <= mover.moved_bytes <= 13 * _native.HUGE_PAGE  # the ends share a page with others
+    with pytest.raises(ValueError):
+        view[:1] = 0  # still read-only
+
+
+def test_nothing_more_is_moved_if_the_first_piece_reads_no_faster(mapped, monkeypatch):
+    path, data, view = mapped
+    monkeypatch.setattr(huge_pages, "LEAST_GAIN", 1e9)
+    mover = HugePages([(path, view)], lambda piece: piece.sum()).start()
+    mover.wait()
+    assert mover.moved_bytes == huge_pages.PIECE and np.array_equal(view, data)
+
+
+def test_stopping_leaves_every_byte_in_its_place(mapped):
+    path, data, view = mapped
+    mover = HugePages([(path, view)], lambda piece: piece.sum()).start()
+    mover.stop()
+    assert np.array_equal(view, data)
+
+
+@pytest.mark.parametrize(("address", "size"), [(1, _native.HUGE_PAGE), (_native.HUGE_PAGE, 5), (_native.HUGE_PAGE, 0)])
+def test_what_is_no_whole_huge_page_is_refused(address, size):
+    with pytest.raises(ValueError, match="no multiple of a huge page"):
+        _native.to_huge_pages(address, size)
