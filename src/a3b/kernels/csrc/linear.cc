@@ -10,6 +10,7 @@ constexpr int MAX_TILES = 2, MAX_TOKENS = 4;
 #else
 constexpr int MAX_TILES = 1, MAX_TOKENS = 4;
 #endif
+constexpr int SHARING = 8;  // tokens from which two tiles at a time pay; fewer wait for memory, which likes one stream
 constexpr int FLOAT_TILES = 4, FLOAT_TOKENS = 2;
 constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the next tokens do: their activations stay in L2
 
@@ -42,7 +43,7 @@ void multiply(const Tiles& t, int first, int count, const Rows& rows, const int*
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN;
       for (int b = 0; b < count;) {
-        const int tb = count - b >= MAX_TILES ? MAX_TILES : 1;
+        const int tb = count - b >= MAX_TILES && stop - run >= SHARING ? MAX_TILES : 1;
         const Block* blocks = tb == 1 ? BLOCKS<Q, 1> : BLOCKS<Q, MAX_TILES>;
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;

@@ -38,7 +38,7 @@ int32_t probe_products(Context& context, int count) {
     for (Dot<4>& d : dot) d.start(item);
     for (int i = 0; i < 1024 / SUMS; i++) {
       for (int step = 0; step < 8; step++) {
-        asm volatile("" : : "r"(x) : "memory");  // or the compiler sees that every step is the same
+        w = opaque(w);  // or the compiler sees that every step is the same
         for (int s = 0; s < SUMS; s++) dot[s].step(w, x + 4 * s);
       }
       for (int s = 0; s < SUMS; s++) dot[s].settle();

@@ -88,6 +88,11 @@ template <int BITS> struct Dot {
   F value() const { return {_mm512_cvtepi32_ps(sum)}; }
 };
 
+inline Bytes opaque(Bytes a) {  // the compiler knows nothing of its value
+  asm volatile("" : "+v"(a.v));
+  return a;
+}
+
 struct Pairs {  // 16 sums of products of two int16 by two int8
   __m512i sum;
   void start() { sum = _mm512_setzero_si512(); }
@@ -202,6 +207,11 @@ template <int BITS> struct Dot {
   F value() const { return {_mm256_cvtepi32_ps(sum_a), _mm256_cvtepi32_ps(sum_b)}; }
 };
 
+inline Bytes opaque(Bytes x) {
+  asm volatile("" : "+x"(x.a), "+x"(x.b));
+  return x;
+}
+
 struct Wide { __m256i a, b; };
 inline Wide load_wide(const int8_t* p) {
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
@@ -292,6 +302,11 @@ template <int BITS> struct Dot {
   void settle() {}
   F value() const { F r; A3B_EACH r.v[i] = (float)sum[i]; return r; }
 };
+inline Bytes opaque(const Bytes& x) {
+  asm volatile("" : : "r"(&x) : "memory");
+  return x;
+}
+
 struct Wide { int16_t v[2 * LANES]; };
 inline Wide load_wide(const int8_t* p) { Wide r; for (int i = 0; i < 2 * LANES; i++) r.v[i] = p[i]; return r; }
 struct Pairs {
