@@ -5,6 +5,7 @@ What needs a build of llama.cpp is not here: `python -m bench.peers.parity --lla
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from a3b.errors import UsageError
 from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
 from bench.peers import gguf_writer, shapes
+from bench.peers.__main__ import compare, table
+from bench.peers.engines import a3b, llama_cpp
 from bench.peers.gguf_writer import Tensor, write_gguf
 from bench.peers.parity import gguf_tensors, sizes_of
 from bench.peers.random_gguf import random_blocks, write_random
@@ -96,3 +99,55 @@ def test_known_numbers_fill_every_tensor_of_the_shape():
     values = gguf_tensors(random_tensors(sizes_of(SMALL), seed=1), SMALL)
     assert {name: value.shape for name, value in values.items()} == {t.name: t.shape for t in shapes.tensors(SMALL, "F32")}
     assert (values["blk.0.ssm_a"] < 0).all()
+
+
+def fake(path, body: str):
+    """A program that stands for an engine; `body` is Python."""
+    path.write_text(f"#!{sys.executable}\nimport json, sys\nargs = sys.argv[1:]\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+FAKE_BENCH = """
+value = lambda name: args[args.index(name) + 1]
+print("a line of chatter")
+speed = 2.0 if value("--repack") == "1" else 3.0
+tests = []
+if value("-p") != "0":
+    tests.append({"n_prompt": 512, "n_gen": 0, "samples_ts": [10 / speed] * int(value("-r"))})
+if value("-n") != "0":
+    tests.append({"n_prompt": 0, "n_gen": 64, "samples_ts": [speed] * int(value("-r"))})
+print(json.dumps(tests, indent=1))
+"""
+FAKE_A3B = """
+assert args[:3] == ["bench", "speed", "--model"] and args[4:] == ["--json"]
+print(json.dumps({"prefill_tokens_per_s": {"512": 20.0, "2048": 1.0}, "decode_tokens_per_s": 6.0}))
+"""
+
+
+def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    engines = [llama_cpp(fake(tmp_path / "llama-bench", FAKE_BENCH), [2]), a3b(str(fake(tmp_path / "a3b", FAKE_A3B)))]
+    result = compare(model, engines, rounds=2, runs=3, say=lambda _: None)
+    llama = result["engines"]["llama.cpp"]
+    assert (llama["prefill"]["tokens_per_s"], llama["prefill"]["setting"]) == (5.0, "mmap, repack, -t 2")
+    assert (llama["decode"]["tokens_per_s"], llama["decode"]["setting"], llama["decode"]["runs"]) == (3.0, "mmap, -t 2", 6)
+    assert len(llama["tried"]) == 5
+    assert result["ratios"] == {"llama.cpp": {"prefill": 4.0, "decode": 2.0}}
+    assert "| llama.cpp | decode | 3.00 | 3.00 – 3.00 (6) | 2.00× | mmap, -t 2 |" in table(result)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("sys.exit('no such command')", "exit status 1: no such command"), ("print('hello')", "cannot be read"),
+     ("print('{}')", "prefill_tokens_per_s")],
+)  # fmt: skip
+def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, body, reason):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    result = compare(model, [a3b(str(fake(tmp_path / "a3b", body)))], rounds=1, runs=1, say=lambda _: None)
+    assert reason in result["engines"]["a3b"]["failures"][0]
+    assert "| a3b | decode | failed |" in table(result)
+    absent = compare(model, [a3b(str(tmp_path / "absent"))], rounds=1, runs=1, say=lambda _: None)
+    assert "No such file" in absent["engines"]["a3b"]["failures"][0]
