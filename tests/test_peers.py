@@ -18,7 +18,8 @@ from bench.peers import gguf_writer, shapes
 from bench.peers.__main__ import compare, table
 from bench.peers.engines import a3b, llama_cpp
 from bench.peers.gguf_writer import Tensor, write_gguf
-from bench.peers.parity import gguf_tensors, sizes_of
+from bench.peers.oracle import f32_model, kl
+from bench.peers.parity import gguf_tensors, sizes_of, write_known
 from bench.peers.random_gguf import random_blocks, write_random
 from bench.peers.shapes import SHAPES
 from tests.random_model import random_tensors
@@ -151,3 +152,27 @@ def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, body, reason):
     assert "| a3b | decode | failed |" in table(result)
     absent = compare(model, [a3b(str(tmp_path / "absent"))], rounds=1, runs=1, say=lambda _: None)
     assert "No such file" in absent["engines"]["a3b"]["failures"][0]
+
+
+def test_the_oracle_reads_back_what_was_transformed(tmp_path):
+    """Value heads, decay rates and norms: the file's logits are those of the numbers before they were written."""
+    model = write_known(tmp_path / "known.gguf", SMALL, seed=5)
+    oracle = f32_model(tmp_path / "known.gguf")
+    ids = np.arange(7) * 37 % SMALL.V
+    expected = model.forward(ids, model.new_state(), logits="all")
+    found = oracle.forward(ids, oracle.new_state(), logits="all")
+    # exp and log, and adding and taking away 1, round: some 2^-23 of each number, a hundredth of the bound
+    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+
+
+def test_the_oracle_decodes_quantised_files(tmp_path):
+    write_random(tmp_path / "small.gguf", SMALL, "Q4_K_M")
+    oracle = f32_model(tmp_path / "small.gguf")
+    logits = oracle.forward(np.arange(5), oracle.new_state(), logits="all")
+    assert np.isfinite(logits).all() and 1 < logits.std() < 6
+
+
+def test_kl_is_that_of_the_definition():
+    p, q = np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]])
+    assert kl(np.log(p) + 3, np.log(q) - 1) == pytest.approx(0.25 * np.log(2))
+    assert kl(np.log(p), np.log(p) + 100) == pytest.approx(0, abs=1e-12)
