@@ -3,7 +3,7 @@
     python -m bench.peers.oracle GGUF --llama DIR [--a3b PROGRAM] [--positions 64] [--reference FILE] [--json]
 
 The F32 evaluation is our NumPy reference, with every weight decoded to float32 where it is used and keys and values in float32:
-about 2 GB of memory at full size, and a quarter of an hour. It reads the file by itself, not through the loader it judges.
+a few hundred MB beside the mapped file, and minutes at full size. It reads the file by itself, not through the loader it judges.
 FILE keeps its logits for the next run. Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's.
 Enter at `f32_model` and `kl`.
 """
