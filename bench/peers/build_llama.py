@@ -58,7 +58,9 @@ def fetch(origin: Source, directory: Path) -> Path:
         unpacked = directory / "unpacked"
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter="data")
-        next(unpacked.glob(f"*/vendor/{origin.tree}")).rename(source)
+        tree = next(unpacked.glob(f"*/vendor/{origin.tree}"))
+        (tree / ".git").unlink(missing_ok=True)  # points to a repository that is not in the package; cmake would wait for it for ever
+        tree.rename(source)
         shutil.rmtree(unpacked)
     return source
 
