@@ -16,7 +16,7 @@ from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
 from bench.peers import gguf_writer, shapes
 from bench.peers.__main__ import compare, table
-from bench.peers.engines import a3b, llama_cpp
+from bench.peers.engines import EngineError, a3b, llama_cpp, pack
 from bench.peers.gguf_writer import Tensor, write_gguf
 from bench.peers.oracle import f32_model, kl
 from bench.peers.parity import gguf_tensors, sizes_of, write_known
@@ -121,7 +121,9 @@ if value("-n") != "0":
 print(json.dumps(tests, indent=1))
 """
 FAKE_A3B = """
-assert args[:3] == ["bench", "speed", "--model"] and args[4:] == ["--json"]
+if args[0] == "pack":
+    sys.exit(open(args[2], "w").close() if args[1].endswith(".gguf") else "no GGUF file")
+assert args[:3] == ["bench", "speed", "--model"] and args[3].endswith("-packed") and args[4:] == ["--json"]
 print(json.dumps({"prefill_tokens_per_s": {"512": 20.0, "2048": 1.0}, "decode_tokens_per_s": 6.0}))
 """
 
@@ -129,7 +131,8 @@ print(json.dumps({"prefill_tokens_per_s": {"512": 20.0, "2048": 1.0}, "decode_to
 def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
-    engines = [llama_cpp(fake(tmp_path / "llama-bench", FAKE_BENCH), [2]), a3b(str(fake(tmp_path / "a3b", FAKE_A3B)))]
+    program = str(fake(tmp_path / "a3b", FAKE_A3B))
+    engines = [llama_cpp(fake(tmp_path / "llama-bench", FAKE_BENCH), [2]), a3b(program, pack(program, model, None))]
     result = compare(model, engines, rounds=2, runs=3, say=lambda _: None)
     llama = result["engines"]["llama.cpp"]
     assert (llama["prefill"]["tokens_per_s"], llama["prefill"]["setting"]) == (5.0, "mmap, repack, -t 2")
@@ -147,10 +150,10 @@ def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
 def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, body, reason):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
-    result = compare(model, [a3b(str(fake(tmp_path / "a3b", body)))], rounds=1, runs=1, say=lambda _: None)
+    result = compare(model, [a3b(str(fake(tmp_path / "a3b", body)), tmp_path)], rounds=1, runs=1, say=lambda _: None)
     assert reason in result["engines"]["a3b"]["failures"][0]
     assert "| a3b | decode | failed |" in table(result)
-    absent = compare(model, [a3b(str(tmp_path / "absent"))], rounds=1, runs=1, say=lambda _: None)
+    absent = compare(model, [a3b(str(tmp_path / "absent"), tmp_path)], rounds=1, runs=1, say=lambda _: None)
     assert "No such file" in absent["engines"]["a3b"]["failures"][0]
 
 
@@ -176,3 +179,8 @@ def test_kl_is_that_of_the_definition():
     p, q = np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]])
     assert kl(np.log(p) + 3, np.log(q) - 1) == pytest.approx(0.25 * np.log(2))
     assert kl(np.log(p), np.log(p) + 100) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_file_that_cannot_be_packed_is_named(tmp_path):
+    with pytest.raises(EngineError, match="packing .*model.bin failed"):
+        pack(str(fake(tmp_path / "a3b", FAKE_A3B)), tmp_path / "model.bin", None)

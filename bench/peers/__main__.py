@@ -1,9 +1,10 @@
 """a3b, llama.cpp and ik_llama.cpp on the same GGUF file, in one run: tokens/s of prefill (512) and decode (64), side by side.
 
-    python -m bench.peers GGUF --llama DIR [--peer PATH] [--a3b PROGRAM] [--rounds 3] [--threads 1,2] [--json]
+    python -m bench.peers GGUF --llama DIR [--peer PATH] [--packed DIR] [--rounds 3] [--threads 1,2] [--json]
 
-DIR is what bench/peers/build_llama.py made, PATH the same of ik_llama.cpp or its llama-bench. First every setting of every
-engine runs once; then the best ones for prefill and for decode take turns, `--rounds` times, so that a slow spell of the
+--llama is what bench/peers/build_llama.py made, --peer the same of ik_llama.cpp or its llama-bench. a3b runs the packed form of
+the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of every
+engine runs once, and the best ones for prefill and for decode take turns, `--rounds` times, so that a slow spell of the
 machine meets all. Medians with lowest and highest. An engine that fails is named with the reason, and the status is 1.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.peers.engines import DECODE, PREFILL, Engine, EngineError, Setting, a3b, ik_llama, llama_cpp
+from bench.peers.engines import DECODE, PREFILL, Engine, EngineError, Setting, a3b, a3b_program, ik_llama, llama_cpp, pack
 from bench.peers.logits import program
 
 KINDS = (PREFILL, DECODE)
@@ -126,8 +126,8 @@ def main() -> int:
     parser.add_argument("model", type=Path, metavar="GGUF")
     parser.add_argument("--llama", type=Path, required=True, help="directory with llama.cpp's programs")
     parser.add_argument("--peer", type=Path, help="ik_llama.cpp: a directory with its programs, or its llama-bench")
-    parser.add_argument("--a3b", default=shutil.which("a3b", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "a3b",
-                        help="the program to run as a3b")  # fmt: skip
+    parser.add_argument("--a3b", default=a3b_program(), help="the program to run as a3b")
+    parser.add_argument("--packed", type=Path, metavar="DIR", help="the packed form of the file")
     parser.add_argument("--threads", default=str(len(os.sched_getaffinity(0))), help="numbers to try with the peers, like 1,2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2, help="of each engine in a round")
@@ -140,7 +140,12 @@ def main() -> int:
     engines = [llama_cpp(program(args.llama, "llama-bench"), threads)]
     if args.peer:
         engines.append(ik_llama(args.peer if args.peer.is_file() else program(args.peer, "llama-bench"), threads))
-    engines.append(a3b(args.a3b))
+    try:
+        packed = pack(args.a3b, args.model, args.packed)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    engines.append(a3b(args.a3b, packed))
     result = compare(args.model, engines, args.rounds, args.runs, lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps(result, indent=1) if args.json else table(result))
     return int(any(kind not in found for found in result["engines"].values() for kind in KINDS))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,13 +106,31 @@ def ik_llama(program: Path, threads: list[int]) -> Engine:
     return Engine("ik_llama.cpp", _llama_bench(program), read_llama_bench, tuple(settings))
 
 
-def a3b(program: str) -> Engine:
-    """This project, which chooses its own settings: `a3b bench speed --model FILE --json`."""
+def a3b(program: str, packed: Path) -> Engine:
+    """This project on the packed form of the file, with settings it chooses itself: `a3b bench speed --model DIR --json`."""
 
     def command(model: Path, what: tuple[str, ...], runs: int) -> list[str]:
-        return [program, "bench", "speed", "--model", str(model), "--json"]
+        return [program, "bench", "speed", "--model", str(packed), "--json"]
 
     return Engine("a3b", command, read_a3b, (Setting("its own"),))
+
+
+def a3b_program() -> str:
+    """The command of this environment, or the one on the path."""
+    return shutil.which("a3b", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "a3b"
+
+
+def pack(program: str, model: Path, packed: Path | None) -> Path:
+    """The packed form of a GGUF file, every stored integer kept: made beside it, or at `packed`, if it is not there yet.
+
+    Raises EngineError if it cannot be made."""
+    packed = packed or model.with_name(model.stem + "-packed")
+    if not packed.exists():
+        try:
+            subprocess.run([program, "pack", str(model), str(packed)], check=True, stdout=sys.stderr)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise EngineError(f"a3b: packing {model} failed: {error}") from None
+    return packed
 
 
 def _pages(huge: bool) -> tuple[tuple[str, str], ...]:

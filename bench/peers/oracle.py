@@ -1,10 +1,11 @@
 """How far engines are from the exact value of a GGUF file: mean KL(F32 evaluation || engine) over some positions.
 
-    python -m bench.peers.oracle GGUF --llama DIR [--a3b PROGRAM] [--positions 64] [--reference FILE] [--json]
+    python -m bench.peers.oracle GGUF --llama DIR [--packed DIR] [--positions 64] [--reference FILE] [--json]
 
 The F32 evaluation is our NumPy reference, with every weight decoded to float32 where it is used and keys and values in float32:
 a few hundred MB beside the mapped file, and minutes at full size. It reads the file by itself, not through the loader it judges.
-FILE keeps its logits for the next run. Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's.
+a3b runs the packed form of the file, which `a3b pack` makes first if it is not there. FILE keeps the logits of the evaluation.
+Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's.
 Enter at `f32_model` and `kl`.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +30,7 @@ from a3b.formats.gguf import GgufFile
 from a3b.kernels import open_kernels
 from a3b.model import Model
 from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from bench.peers.engines import EngineError, a3b_program, pack
 from bench.peers.logits import llama_logits
 from bench.peers.shapes import ARCH
 from tests.random_model import config_dict
@@ -157,12 +158,12 @@ def _log_softmax(row: np.ndarray) -> np.ndarray:
     return row - np.log(np.exp(row).sum())
 
 
-def a3b_logits(program: str, model: Path, ids: np.ndarray) -> np.ndarray:
-    """float32 [len(ids), V] of `a3b logits`. Raises CalledProcessError, or OSError if there is no such program."""
+def a3b_logits(program: str, packed: Path, ids: np.ndarray) -> np.ndarray:
+    """float32 [len(ids), V] of `a3b logits`. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory(prefix="a3b-oracle-") as scratch:
         source, target = Path(scratch, "ids.json"), Path(scratch, "logits.npy")
         source.write_text(json.dumps(ids.tolist()), encoding="utf-8")
-        subprocess.run([program, "logits", str(model), "--ids", str(source), "--out", str(target)], check=True)
+        subprocess.run([program, "logits", str(packed), "--ids", str(source), "--out", str(target)], check=True)
         return np.load(target)
 
 
@@ -176,7 +177,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="GGUF")
     parser.add_argument("--llama", type=Path, required=True, help="directory of build_llama.py")
-    parser.add_argument("--a3b", default=shutil.which("a3b", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "a3b")
+    parser.add_argument("--a3b", default=a3b_program(), help="the program to run as a3b")
+    parser.add_argument("--packed", type=Path, metavar="DIR", help="the packed form of the file")
     parser.add_argument("--positions", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", type=Path, help="logits of the F32 evaluation, read if there, else written (.npy)")
@@ -201,10 +203,11 @@ def main() -> int:
     result: dict[str, Any] = {"file": str(args.model), "positions": args.positions, "logits_std": float(expected.std())}
     result["llama.cpp"] = summary(kl(expected, llama_logits(args.model, ids, args.llama, threads=args.threads)))
     try:
-        result["a3b"] = summary(kl(expected, a3b_logits(args.a3b, args.model, ids)))
+        packed = pack(args.a3b, args.model, args.packed)
+        result["a3b"] = summary(kl(expected, a3b_logits(args.a3b, packed, ids)))
         result["ratio"] = result["a3b"]["mean_kl"] / result["llama.cpp"]["mean_kl"]
-    except (OSError, subprocess.CalledProcessError) as error:
-        result["failure"] = f"a3b: {error}"
+    except (EngineError, subprocess.CalledProcessError) as error:
+        result["failure"] = str(error)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
