@@ -18,7 +18,7 @@ from bench.peers import gguf_writer, shapes
 from bench.peers.__main__ import compare, table
 from bench.peers.engines import EngineError, a3b, llama_cpp, pack
 from bench.peers.gguf_writer import Tensor, write_gguf
-from bench.peers.oracle import f32_model, kl
+from bench.peers.oracle import f32_model, kl, ratio_range
 from bench.peers.parity import gguf_tensors, sizes_of, write_known
 from bench.peers.random_gguf import random_blocks, write_random
 from bench.peers.shapes import SHAPES
@@ -184,3 +184,10 @@ def test_kl_is_that_of_the_definition():
 def test_a_file_that_cannot_be_packed_is_named(tmp_path):
     with pytest.raises(EngineError, match="packing .*model.bin failed"):
         pack(str(fake(tmp_path / "a3b", FAKE_A3B)), tmp_path / "model.bin", None)
+
+
+def test_the_range_of_a_ratio_says_when_one_position_decides():
+    even, spiked = np.full(64, 1.0), np.append(np.full(63, 0.1), 64.0)
+    assert ratio_range(2 * even, even) == (2.0, 2.0)
+    low, high = ratio_range(spiked, even)
+    assert low < 0.2 and high > 2
