@@ -133,9 +133,9 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, name):
 
 
 def test_a_preset_for_integers_is_refused(tmp_path, capsys):
-    write_gguf(tmp_path / "model.gguf", gguf)
+    write_gguf(tmp_path / "model.gguf", gguf, types={**TYPE_OF, "attn_v": "Q8_0"})
     assert main(["pack", str(tmp_path / "model.gguf"), str(tmp_path / "out"), "--preset", "fast"]) == 2
-    assert "keeps its own types; leave it out" in capsys.readouterr().err
+    assert "quantised already and is kept; leave it out" in capsys.readouterr().err
     with pytest.raises(UsageError, match="neither a directory nor"):
         open_source(tmp_path / "nothing.gguf")
 

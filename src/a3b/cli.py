@@ -103,7 +103,7 @@ def _logits(parser: argparse.ArgumentParser) -> None:
 def _pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
     parser.add_argument("target", type=Path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
-    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; GGUF and GPTQ keep their own types")
+    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; integers of GGUF and GPTQ are kept")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take tokenizer and template from there")
 
 

@@ -22,9 +22,9 @@ MILLION = 1_000_000
 def run(args: Namespace) -> None:
     set_blas_threads(1)  # the workers are the parallelism
     source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
-    if source.keeps_types and args.preset:
-        raise UsageError(f"--preset {args.preset}: {args.source} is quantised already and keeps its own types; leave it out")
-    plan = make_plan(source.config, source.weights, None if source.keeps_types else args.preset or DEFAULT)
+    plan = make_plan(source.config, source.weights, args.preset or (None if source.keeps_types else DEFAULT))
+    if args.preset and not plan.num_chosen:
+        raise UsageError(f"--preset {args.preset}: every matrix of {args.source} is quantised already and is kept; leave it out")
     for note in (*source.notes, *plan.notes):
         print(note, file=sys.stderr)
     for kind, count in source.skipped.items():

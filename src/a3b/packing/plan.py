@@ -15,7 +15,7 @@ from a3b.config import ATTENTION, ModelConfig
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
-from a3b.weights import ModelWeights, MoEWeights
+from a3b.weights import ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Plan:
     items: tuple[Item, ...]
     preset: str | None
     notes: tuple[str, ...]  # what is not as asked for
+    num_chosen: int  # matrices whose format the preset chose
 
     def bytes_per_token(self, config: ModelConfig) -> int:
         """Bytes of weights that decoding one token reads: all but the embedding and the idle experts."""
@@ -87,21 +88,22 @@ class Plan:
 
 
 def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
-    """preset None: matrices keep the type they have in the source, those in floats become 8 bits wide."""
+    """Matrices of integers keep them; those in floats become what the preset says, without one 8 bits wide."""
     kinds = KEEP if preset is None else PRESETS[preset]
-    items, floats = [], []
+    items, floats, num_chosen = [], [], 0
     for name, kind, value in fields(config, weights):
         format = None
         if kind is not None:
-            own = getattr(value, "format", None)
-            format = own if preset is None and own is not None else format_for(kinds, kind, value.shape[-1])
+            own = own_format(value)
+            format = own if own is not None else format_for(kinds, kind, value.shape[-1])
+            num_chosen += own is None
             if format is None:
                 floats.append(name)
         items.append(Item(PackedTensor(name, format.name if format else F32, tuple(value.shape)), kind, value))
     notes = []
     if floats:
         notes.append(f"{len(floats)} matrices stay float32: no format's groups divide their columns (the first is {floats[0]})")
-    return Plan(tuple(items), preset, tuple(notes))
+    return Plan(tuple(items), preset, tuple(notes), num_chosen)
 
 
 def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
@@ -135,8 +137,27 @@ def _moe(p: str, moe: MoEWeights) -> Iterator[tuple[str, str | None, Any]]:
     yield p + "gate.weight", None, moe.router
     yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
     for name, pair, kind in (("shared_expert.{}.weight", moe.shared_gate_up, "shared"), ("experts.{}", moe.gate_up, "experts")):
-        gate, up = pair if isinstance(pair, tuple) else (Half(pair, False), Half(pair, True))
+        gate, up = halves(pair)
         yield p + name.format("gate_proj"), kind, gate
         yield p + name.format("up_proj"), kind, up
     yield p + "shared_expert.down_proj.weight", "shared", moe.shared_down
     yield p + "experts.down_proj", "down", moe.down
+
+
+def halves(matrix: Any) -> tuple[Any, Any]:
+    """Gate and up apart, without a copy."""
+    if isinstance(matrix, tuple):
+        return matrix
+    if isinstance(matrix, StackedMatrix):
+        return matrix.parts
+    if isinstance(matrix, StoredExperts):
+        return tuple(StoredExperts(matrix.name, tuple(halves(expert)[i] for expert in matrix.experts)) for i in range(2))
+    return Half(matrix, False), Half(matrix, True)
+
+
+def own_format(matrix: Any) -> Format | None:
+    """The format of tiles that holds a source's integers as they are, if it has integers of one kind."""
+    if isinstance(matrix, StoredExperts):
+        found = {own_format(expert) for expert in matrix.experts}
+        return found.pop() if len(found) == 1 else None
+    return getattr(matrix, "format", None)
