@@ -10,6 +10,7 @@ import numpy as np
 from a3b.config import ModelConfig
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16, f32_to_fp8, fp8_to_f32
 from a3b.formats.safetensors import write_safetensors
+from a3b.kernels import open_kernels
 from a3b.model import Model
 from tests.checkpoint_files import KEPT, one_by_one
 from tests.random_model import AXES, config_dict, model_weights, random_tensors
@@ -57,5 +58,5 @@ def ids_for(sizes: dict, num: int = 70) -> np.ndarray:
 
 def logits_of(config: ModelConfig, tensors: dict[str, np.ndarray], sizes: dict = SIZES) -> np.ndarray:
     """Of a model given by its float32 tensors."""
-    model = Model(config, model_weights(config, tensors))
+    model = Model(config, model_weights(config, tensors), open_kernels("reference"), "f32")
     return model.forward(ids_for(sizes), model.new_state(), logits="all")

@@ -172,13 +172,15 @@ def model_weights(config, tensors: dict[str, np.ndarray]):
     )
 
 
-def random_model(name: str):
+def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):
     """The Model called `name` in SIZES."""
     from a3b.config import ModelConfig
+    from a3b.kernels import open_kernels
     from a3b.model import Model
 
     config = ModelConfig.from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
-    return Model(config, model_weights(config, random_tensors(SIZES[name], SEEDS[name])))
+    weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
+    return Model(config, weights, open_kernels(isa, num_threads), kv)
 
 
 def random_ids(name: str, num: int, seed: int = 0) -> np.ndarray:

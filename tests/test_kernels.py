@@ -1,4 +1,4 @@
-"""Every op does what its contract says, against plain formulas in float64 and within the bound it states.
+"""Every small step of the twins does what its contract says, against plain formulas in float64 and within the bound it states.
 
 u = 2^-24. A bound "n·u" is of the sum of magnitudes, computed here by the same formula over absolute values.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from a3b import kernels
 from a3b.errors import TensorError
+from a3b.kernels.ref import ops as kernels
 from a3b.kernels.ref.activation import silu
 from a3b.kernels.threads import set_blas_threads
 
@@ -288,8 +288,8 @@ def test_moe_sums_the_chosen_experts(kind, T: int):
     assert (np.abs(y - exact) <= (2.1 * D + F + K + 12) * U * size).all()
 
 
-def test_moe_adds_in_rank_order():
-    """1e8 + 1 - 1e8 is 0 in float32, 1e8 - 1e8 + 1 is 1: the order of the ranks shows in the result."""
+def test_moe_adds_in_the_order_of_the_ids_of_a_row():
+    """1e8 + 1 - 1e8 is 0 in float32, 1e8 - 1e8 + 1 is 1: the order shows in the result."""
     gate_up = np.ones((3, 2, 1), np.float32)
     down = np.array([1e8, 1.0, -1e8], np.float32).reshape(3, 1, 1)
     op, one = kernels.bind_moe(gate_up, down, 3, 1, 1), np.float32(1 / (1 + np.exp(-1.0)))

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from a3b.kernels import _native
 from tests.random_model import SIZES, random_ids, random_model
+
+ISAS = ["reference", *_native.isas()]
 
 BOUND = 1e-4  # of the spread of the logits: the project's criterion for float32 against float32
 PROMPT_LEN = 7  # as in make_goldens
@@ -21,31 +24,35 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 
 @cache
-def model(name: str):
-    return random_model(name)
+def model(name: str, isa: str = "reference"):
+    return random_model(name, isa, num_threads=2)
 
 
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("name", SIZES)
-def test_logits_of_every_position_agree_with_the_reference(name: str, T: int):
+def test_logits_of_every_position_agree_with_transformers(name: str, T: int, isa: str):
     expected = golden(name)[f"logits_{T}"]
-    logits = model(name).forward(random_ids(name, T, seed=T), model(name).new_state(), logits="all")
+    m = model(name, isa)
+    logits = m.forward(random_ids(name, T, seed=T), m.new_state(), logits="all")
     assert logits.shape == expected.shape and logits.dtype == np.float32
     difference = np.abs(logits - expected).max() / expected.std()
-    print(f"{name}, T = {T}: largest difference {difference:.1e} std")
+    print(f"{name}, {isa}, T = {T}: largest difference {difference:.1e} std")
     assert difference <= BOUND
 
 
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", SIZES)
-def test_greedy_continuation_is_the_reference_s_or_differs_first_at_a_tie(name: str):
+def test_greedy_continuation_is_that_of_transformers_or_differs_first_at_a_tie(name: str, isa: str):
     expected = golden(name)
-    state = model(name).new_state()
-    logits = model(name).forward(random_ids(name, PROMPT_LEN), state)
+    m = model(name, isa)
+    state = m.new_state()
+    logits = m.forward(random_ids(name, PROMPT_LEN), state)
     for step, token in enumerate(expected["greedy"].tolist()):
         if (found := int(logits.argmax())) != token:
             assert expected["gap"][step] < 2 * BOUND * expected["std"][step], f"step {step}: {found}, not {token}"
             return
-        logits = model(name).forward(np.array([token]), state)
+        logits = m.forward(np.array([token]), state)
 
 
 @pytest.mark.parametrize("name", SIZES)

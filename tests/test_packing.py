@@ -20,12 +20,13 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.formats.quantise import quantise
 from a3b.formats.tiles import FORMATS, Tiles
+from a3b.kernels import open_kernels
 from a3b.model import Model
 from a3b.packing import writer
+from a3b.packing.decoded import decoded
 from a3b.packing.opening import open_source
 from a3b.packing.plan import fields, make_plan
 from a3b.packing.presets import PRESETS
-from a3b.packing.reference import for_reference
 from a3b.packing.writer import write
 from a3b.weights import check_tensors, load_weights, packed_tensors
 from tests.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
@@ -59,21 +60,20 @@ def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, 
     return out
 
 
-def logits(directory: Path, expand: bool, sizes: dict = SIZES) -> np.ndarray:
+def logits(directory: Path, sizes: dict = SIZES) -> np.ndarray:
     config = ModelConfig.read(directory)
     weights = load_weights(Checkpoint.open(directory), config)
     assert weights.residency == "packed"
-    model = Model(config, for_reference(config, weights, expand))
+    model = Model(config, decoded(config, weights), open_kernels("reference"), "f32")
     return model.forward(ids_for(sizes), model.new_state(), logits="all")
 
 
-@pytest.mark.parametrize("expand", [True, False], ids=["expanded", "tiles"])
 @pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_packed_model_computes_with_the_quantised_weights(tmp_path, preset, fp8, expand):
+def test_a_packed_model_computes_with_the_quantised_weights(tmp_path, preset, fp8):
     directory, exact = packed(tmp_path, preset, fp8, threads=2)
     expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS[preset]))
-    assert np.abs(logits(directory, expand) - expected).max() <= 1e-5 * expected.std()  # other orders of summation
+    assert np.abs(logits(directory) - expected).max() <= 1e-5 * expected.std()  # other orders of summation
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
@@ -117,7 +117,7 @@ def test_matrices_whose_columns_no_group_divides_stay_float32(tmp_path):
     source = open_source(tmp_path / "source")
     assert "stay float32" in make_plan(source.config, source.weights, "fast").notes[0]
     expected = logits_of(ModelConfig.read(directory), exact, ODD_SIZES["one"])
-    assert np.abs(logits(directory, True, ODD_SIZES["one"]) - expected).max() <= 1e-5 * expected.std()
+    assert np.abs(logits(directory, ODD_SIZES["one"]) - expected).max() <= 1e-5 * expected.std()
 
 
 def test_bytes_per_token_count_chosen_experts_and_no_embedding(tmp_path):
@@ -134,6 +134,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from a3b.packing.plan import make_plan
+from a3b.packing.decoded import decoded
 from a3b.packing.opening import open_source
 from a3b.packing import writer
 source = open_source(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from a3b.config import ModelConfig
-from a3b.kernels import rope_apply
+from a3b.kernels.ref.ops import rope_apply
 from a3b.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
 from tests.random_model import SIZES, config_dict
 

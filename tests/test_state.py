@@ -8,11 +8,22 @@ import pytest
 from a3b.cache.state import SEGMENT_LEN, State, advancing
 from a3b.config import ModelConfig
 from a3b.errors import UsageError
+from a3b.kernels import kv
 from tests.random_model import SIZES, config_dict
 
 CONFIG = ModelConfig.from_dict(config_dict(SIZES["two"]), where="test")  # 2 attention layers, 3 delta layers
 SHAPE = (CONFIG.Hkv, CONFIG.Dh)
 NUM_ATTENTION = 2
+
+
+def store(state: State, layer: int, keys: np.ndarray) -> None:
+    """What an attention op does: write behind the tokens that are there."""
+    done = 0
+    while done < len(keys):
+        index, at = divmod(state.num_tokens + done, SEGMENT_LEN)
+        part = keys[done : done + SEGMENT_LEN - at]
+        kv.store("f32", *state.segments(layer)[index], at, part, -part)
+        done += len(part)
 
 
 def feed(state: State, num: int, mark: int) -> None:
@@ -21,15 +32,16 @@ def feed(state: State, num: int, mark: int) -> None:
         for layer in range(NUM_ATTENTION):
             rows = np.arange(state.num_tokens, state.num_tokens + num, dtype=np.float32) + 10_000 * mark
             keys = np.broadcast_to(rows[:, None, None], (num, *SHAPE)) + layer / 4
-            state.append(layer, keys, -keys)
+            store(state, layer, keys)
         state.conv += mark
         state.delta -= mark
 
 
 def written(state: State, layer: int = 0) -> np.ndarray:
     """First number of every key up to num_tokens, after a check that values and heads agree."""
-    keys = np.concatenate([k.swapaxes(1, 2).reshape(-1, *SHAPE) for k, _ in state.segments(layer)])[: state.num_tokens]
-    values = np.concatenate([v.swapaxes(1, 2).reshape(-1, *SHAPE) for _, v in state.segments(layer)])
+    pages = [kv.load("f32", *segment, CONFIG.Dh) for segment in state.segments(layer)]
+    keys = np.concatenate([k.swapaxes(1, 2).reshape(-1, *SHAPE) for k, _ in pages])[: state.num_tokens]
+    values = np.concatenate([v.swapaxes(1, 2).reshape(-1, *SHAPE) for _, v in pages])
     np.testing.assert_array_equal(values[: state.num_tokens], -keys)
     assert (keys == keys[:, :1, :1]).all()
     return keys[:, 0, 0]
@@ -43,7 +55,7 @@ def expected(*parts: tuple[int, int], layer: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("cuts", [[1], [64], [63, 1, 1], [65, 200], [1000, 24, 1], [SEGMENT_LEN + 1, 900, 300]])
 def test_keys_land_at_their_position_however_they_arrive(cuts: list[int]):
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     for num in cuts:
         feed(state, num, mark=1)
     for layer in range(NUM_ATTENTION):
@@ -52,12 +64,12 @@ def test_keys_land_at_their_position_however_they_arrive(cuts: list[int]):
 
 @pytest.mark.parametrize("at", [0, 1, 63, 64, 65, SEGMENT_LEN - 1, SEGMENT_LEN, SEGMENT_LEN + 5])
 def test_a_snapshot_survives_whatever_the_original_does_next(at: int):
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     if at:
         feed(state, at, mark=1)
     snapshot = state.snapshot()
     feed(state, 70, mark=2)
-    other = State(CONFIG)
+    other = State(CONFIG, "f32")
     other.restore(snapshot)
     feed(other, 70, mark=3)
     feed(state, 1, mark=2)
@@ -67,10 +79,10 @@ def test_a_snapshot_survives_whatever_the_original_does_next(at: int):
 
 
 def test_two_states_restored_from_one_snapshot_do_not_meet():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, 100, mark=1)
     snapshot = state.snapshot()
-    twins = State(CONFIG), State(CONFIG)
+    twins = State(CONFIG, "f32"), State(CONFIG, "f32")
     for mark, twin in enumerate(twins, start=2):
         twin.restore(snapshot)
         feed(twin, 30, mark)
@@ -80,7 +92,7 @@ def test_two_states_restored_from_one_snapshot_do_not_meet():
 
 
 def test_a_state_can_go_back_to_its_own_snapshot_again_and_again():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, 50, mark=1)
     first = state.snapshot()
     feed(state, 10, mark=2)
@@ -92,7 +104,7 @@ def test_a_state_can_go_back_to_its_own_snapshot_again_and_again():
 
 
 def test_a_fork_and_its_parent_are_independent():
-    parent = State(CONFIG)
+    parent = State(CONFIG, "f32")
     feed(parent, 90, mark=1)
     child = parent.fork()
     grandchild = child.fork()
@@ -104,7 +116,7 @@ def test_a_fork_and_its_parent_are_independent():
 
 
 def test_snapshots_and_forks_share_full_segments():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, SEGMENT_LEN + 10, mark=1)
     snapshot, child = state.snapshot(), state.fork()
     feed(child, 5, mark=2)
@@ -112,11 +124,11 @@ def test_snapshots_and_forks_share_full_segments():
     assert all(np.shares_memory(first[0], other) for other in (snapshot.segments[0].keys, child.segments(0)[0][0]))
     assert not np.shares_memory(last[0], child.segments(0)[1][0])
     assert snapshot.num_bytes == state.conv.nbytes + state.delta.nbytes
-    assert snapshot.num_kv_bytes == 2 * NUM_ATTENTION * CONFIG.Hkv * CONFIG.Dh * 4 * (SEGMENT_LEN + 10)
+    assert snapshot.num_kv_bytes == 2 * NUM_ATTENTION * CONFIG.Hkv * kv.padded_dim(CONFIG.Dh) * 4 * (SEGMENT_LEN + 10)
 
 
 def test_a_snapshot_cannot_be_written():
-    snapshot = State(CONFIG).snapshot()
+    snapshot = State(CONFIG, "f32").snapshot()
     with pytest.raises(ValueError, match="read-only"):
         snapshot.delta[0] = 1
     with pytest.raises(AttributeError):
@@ -124,7 +136,7 @@ def test_a_snapshot_cannot_be_written():
 
 
 def test_growing_moves_no_page_that_is_already_written():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, SEGMENT_LEN, mark=1)
     before = state.segments(1)[0][0].__array_interface__["data"]
     feed(state, 3 * SEGMENT_LEN, mark=1)
@@ -133,13 +145,13 @@ def test_growing_moves_no_page_that_is_already_written():
 
 
 def test_unwritten_positions_are_finite():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, 100, mark=1)
     assert all(np.isfinite(keys).all() and np.isfinite(values).all() for keys, values in state.segments(0))
 
 
 def test_an_interrupted_step_makes_the_state_refuse_until_it_is_restored():
-    state = State(CONFIG)
+    state = State(CONFIG, "f32")
     feed(state, 80, mark=1)
     snapshot = state.snapshot()
     with pytest.raises(KeyboardInterrupt), advancing([(state, 5)]):
@@ -155,7 +167,7 @@ def test_an_interrupted_step_makes_the_state_refuse_until_it_is_restored():
 
 
 def test_a_step_with_one_interrupted_state_changes_none_of_the_others():
-    good, bad = State(CONFIG), State(CONFIG)
+    good, bad = State(CONFIG, "f32"), State(CONFIG, "f32")
     with pytest.raises(KeyboardInterrupt), advancing([(bad, 1)]):
         raise KeyboardInterrupt
     with pytest.raises(UsageError, match="interrupted"), advancing([(good, 2), (bad, 2)]):
@@ -167,4 +179,4 @@ def test_a_step_with_one_interrupted_state_changes_none_of_the_others():
 def test_a_snapshot_of_another_model_is_refused():
     other = ModelConfig.from_dict(config_dict(SIZES["one"]), where="test")
     with pytest.raises(UsageError, match="other sizes"):
-        State(CONFIG).restore(State(other).snapshot())
+        State(CONFIG, "f32").restore(State(other, "f32").snapshot())

@@ -6,26 +6,10 @@ import numpy as np
 import pytest
 
 from a3b.errors import TensorError
-from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, Tiles, pack, unpack
+from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles, pack, unpack
+from tests.random_tiles import random_parts
 
 ALL = list(FORMATS.values())
-
-
-def random_parts(format: Format, rows: int, n: int, seed: int = 0) -> Parts:
-    rng = np.random.default_rng(seed)
-    q = rng.integers(0, 1 << format.bits, (rows, n), dtype=np.uint8)
-    groups = n // format.group
-
-    def half(columns: int) -> np.ndarray:
-        return rng.normal(0, 0.1, (rows, columns)).astype(np.float16)
-
-    if not format.is_super:
-        return Parts(q, half(groups), half(groups) if format.has_minimum else None)
-    low, dtype = (-128, np.int8) if format.signed_codes else (0, np.uint8)
-    codes = rng.integers(low, 64, (rows, groups), dtype=dtype)
-    if not format.has_minimum:
-        return Parts(q, codes, None, half(n // SUPER), None)
-    return Parts(q, codes, rng.integers(0, 64, (rows, groups), dtype=np.uint8), half(n // SUPER), half(n // SUPER))
 
 
 @pytest.mark.parametrize("rows", [1, 16, 37])

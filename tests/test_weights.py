@@ -11,6 +11,7 @@ from a3b.config import ModelConfig
 from a3b.errors import CheckpointError, TensorError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.safetensors import write_safetensors
+from a3b.kernels import open_kernels
 from a3b.model import Model
 from a3b.weights import check_tensors, load_weights
 from tests.checkpoint_files import write_checkpoint, write_shards
@@ -31,7 +32,7 @@ ORDER = 1e-5  # of the spread of the logits: products of the same numbers in ano
 
 
 def logits_of(config: ModelConfig, weights, name: str) -> np.ndarray:
-    model = Model(config, weights)
+    model = Model(config, weights, open_kernels(), "f32")
     return model.forward(random_ids(name, 70), model.new_state(), logits="all")
 
 

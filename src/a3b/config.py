@@ -443,7 +443,9 @@ class RuntimeConfig:
 
     model: str | None = None  # A3B_MODEL: model directory when a command names none
     context: int | None = None  # A3B_CONTEXT: tokens
-    threads: int = 1  # A3B_THREADS: of BLAS; more gain a few percent on an idle machine, and lose much beside a busy one
+    threads: int | None = None  # A3B_THREADS: of the kernels; None: every core this process may use
+    isa: str | None = None  # A3B_ISA: instruction set of the kernels, or "reference" for NumPy; None: the best
+    kv: str = "q8"  # A3B_KV: keys and values in 8 bits, or "f32"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
@@ -456,5 +458,6 @@ class RuntimeConfig:
             value = values.get(name)
             if value is not None and not (value.isascii() and value.isdigit() and 0 < int(value) < 1 << 31):
                 raise UsageError(f"A3B_{name.upper()} is {value!r}; expected a positive whole number")
-        context, threads = values.get("context"), values.get("threads")
-        return cls(values.get("model") or None, int(context) if context else None, int(threads) if threads else 1)
+        numbers = {name: int(values[name]) for name in ("context", "threads") if name in values}
+        texts = {name: values[name] for name in ("model", "isa", "kv") if values.get(name)}
+        return cls(**numbers, **texts)

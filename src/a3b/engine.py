@@ -20,9 +20,9 @@ from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
-from a3b.kernels.threads import set_blas_threads
+from a3b.kernels import open_kernels
+from a3b.kernels.threads import allowed_cores
 from a3b.model import Model
-from a3b.packing.reference import for_reference
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.segments import Control, Prompt
@@ -107,12 +107,13 @@ class Engine:
 
     @classmethod
     def load(cls, directory: str | Path | None = None, *, context: int | None = None, expand: bool | None = None,
-             threads: int = 1) -> Engine:  # fmt: skip
+             isa: str | None = None, threads: int | None = None, kv: str = "q8") -> Engine:  # fmt: skip
         """Read a checkpoint directory; None is the embedded model. Raises CheckpointError, TokenizerError, UsageError.
 
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
-        from the mapped file at each use (False), or what fits (None). threads: of BLAS, for the whole process."""
-        set_blas_threads(threads)
+        from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads: what
+        this process may use. kv: how keys and values are kept."""
+        kernels = open_kernels(isa, threads or allowed_cores())
         path = resolve(directory)
         config, note = load_config(path, context)
         tokenizer = Tokenizer.read(path)
@@ -122,14 +123,14 @@ class Engine:
                 "they belong to different models"
             )
         template = ChatTemplate.read(path)
-        weights = for_reference(config, load_weights(Checkpoint.open(path), config, expand=expand), expand)
+        weights = load_weights(Checkpoint.open(path), config, expand=expand)
         limit = context or config.max_context
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()
-        if weights.residency != "float32":
-            notes += (f"weights are {weights.residency} and decoded at each use: expect seconds per token",)
+        if weights.residency == "mapped":
+            notes += (f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",)
         name = "a3b-nano" if nano else path.resolve().name
-        return cls(Model(config, weights), tokenizer, template, name, nano, limit, notes)
+        return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes)
 
     @property
     def config(self) -> ModelConfig:

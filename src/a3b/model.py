@@ -1,13 +1,13 @@
 """The forward pass: token ids and a state in, logits out. Everything it reads is an argument.
 
-Enter at `Model(config, weights)`. A model is immutable and holds ops bound to weights; what tokens leave behind is in
+Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave behind is in
 `a3b.cache.state.State`. Knows no tokenizer, no sampling and no files.
 
     h = embed[ids];  per layer: h += mixer(norm(h)), h += moe(norm(h));  logits = norm(h) · lm_headᵀ
 
 Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. What a
-row becomes depends on its token, its position and its state alone, so cutting or batching the work changes nothing but
-the rounding inside BLAS (see `a3b.kernels`).
+row becomes depends on its token, its position and its state alone, so cutting or batching the work changes nothing
+(with the NumPy twins nothing but the rounding inside BLAS; see `a3b.kernels`).
 Axes: T rows of a step, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F Fs widths, V ids.
 """
 
@@ -22,8 +22,9 @@ from a3b import kernels
 from a3b.cache.state import State, advancing
 from a3b.config import ModelConfig
 from a3b.errors import UsageError
+from a3b.kernels import Kernels
 from a3b.rope import Rope
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.weights import AttentionWeights, DeltaNetWeights, ModelWeights, MoEWeights
 
 CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
 
@@ -39,17 +40,16 @@ class Span:
 class Model:
     """A checkpoint ready to compute. Keeps no reference to `weights` beyond the arrays it uses."""
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights):
-        """Bind every op. Raises TensorError if a weight does not have the shape that `config` says."""
-        self.config = config
-        self._embed = kernels.bind_embed(weights.embed, config.V, config.D)
-        self._layers = _bind_layers(config, weights.layers)
-        self._norm = kernels.bind_rms_norm(weights.norm, config.norm_eps, "norm")
-        self._lm_head = kernels.bind_lm_head(weights.lm_head, config.V, config.D)
+    def __init__(self, config: ModelConfig, weights: ModelWeights, k: Kernels, kv: str = "q8"):
+        """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape that `config` says."""
+        self.config, self.kv, self.isa = config, kv, k.isa
+        self._embed = k.bind_embed(weights.embed, config.V, config.D)
+        self._layers = _bind_layers(k, config, weights, kv)
+        self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.D, weights.norm, config.norm_eps)
         self._rope = Rope(config.rope)
 
     def new_state(self) -> State:
-        return State(self.config)
+        return State(self.config, self.kv)
 
     def forward(self, ids: np.ndarray, state: State, logits: str = "last") -> np.ndarray | None:
         """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
@@ -62,12 +62,12 @@ class Model:
             raise UsageError(f"logits: {logits!r}; expected 'last', 'all' or 'none'")
         for hidden in self._chunks(self._checked(ids), state):
             last = hidden[-1:]
-        return self._lm_head(self._norm(last))[0] if logits == "last" else None
+        return self._lm_head(last)[0] if logits == "last" else None
 
     def forward_chunks(self, ids: np.ndarray, state: State) -> Iterator[np.ndarray]:
         """Like forward with "all", in pieces float32 [up to CHUNK, V]: for prompts whose logits fill the memory."""
         for hidden in self._chunks(self._checked(ids), state):
-            yield self._lm_head(self._norm(hidden))
+            yield self._lm_head(hidden)
 
     def forward_batch(self, pieces: Sequence[tuple[np.ndarray, State]]) -> list[np.ndarray]:
         """Advance several sequences together: (ids, state) each -> logits float32 [V] of each last token.
@@ -86,11 +86,7 @@ class Model:
             return []
         hidden = self._step(rests)
         lasts = np.cumsum([len(ids) for ids, _ in rests]) - 1
-        return list(self._lm_head(self._norm(hidden[lasts])))
-
-    def forward_hidden(self, ids: np.ndarray, state: State) -> np.ndarray:
-        """Advance `state`; float32 [T, D] after the final norm, what lm_head sees."""
-        return np.concatenate([self._norm(hidden) for hidden in self._chunks(self._checked(ids), state)])
+        return list(self._lm_head(hidden[lasts]))
 
     def _chunks(self, ids: np.ndarray, state: State) -> Iterator[np.ndarray]:
         """Hidden rows before the final norm, up to CHUNK at a time."""
@@ -108,7 +104,7 @@ class Model:
         with advancing([(state, len(ids)) for ids, state in pieces]):
             h = self._embed(_joined([ids for ids, _ in pieces]))
             for layer in self._layers:
-                h = layer(h, spans, cos_sin)
+                layer(h, spans, cos_sin)
         return h
 
     def _checked(self, ids: np.ndarray) -> np.ndarray:
@@ -124,114 +120,70 @@ class Model:
 class Layer:
     """Norm, mixer, norm, experts; each half added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, weights: LayerWeights, mixer: DeltaNet | Attention, name: str):
-        self.input_norm = kernels.bind_rms_norm(weights.input_norm, config.norm_eps, f"{name}.input_norm")
-        self.mixer = mixer
-        self.post_norm = kernels.bind_rms_norm(weights.post_norm, config.norm_eps, f"{name}.post_norm")
-        self.moe = SparseMoe(config, weights.moe, name)
+    def __init__(self, mixer: DeltaNet | Attention, moe: kernels.Op):
+        self.mixer, self.moe = mixer, moe
 
-    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        h = h + self.mixer(self.input_norm(h), spans, cos_sin)
-        h += self.moe(self.post_norm(h))
-        return h
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
+        self.mixer(h, spans, cos_sin)
+        self.moe(h)
 
 
 class DeltaNet:
     """Gated delta net: a convolution and a matrix per head remember the sequence; it has no positions."""
 
-    def __init__(self, config: ModelConfig, weights: DeltaNetWeights, index: int, name: str):
+    def __init__(self, k: Kernels, config: ModelConfig, weights: DeltaNetWeights, norm: np.ndarray, index: int, name: str,
+                 tiled_heads: bool):  # fmt: skip
         c = config
         self.index = index  # among the delta-net layers: its place in the state
-        self.Hv, self.Dv = c.Hv, c.Dv
-        channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-        self.mixed_end, self.z_end = channels, channels + c.Hv * c.Dv
-        self.project_in = kernels.bind_linear(
-            [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")], c.D
-        )
-        self.conv = kernels.bind_causal_conv(weights.conv1d, channels, c.conv_len)
-        self.delta_rule = kernels.bind_delta_rule(weights.A_log, weights.dt_bias, c.Hk, c.Hv, c.Dk, c.Dv)
-        self.norm = kernels.bind_gated_rms_norm(weights.norm, c.norm_eps, c.Dv)
-        self.project_out = kernels.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
+        parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
+        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.mix = k.bind_delta(weights.conv1d, weights.A_log, weights.dt_bias, weights.norm, c.norm_eps, c.Hk, c.Hv, c.Dk, c.Dv,
+                                tiled_heads)  # fmt: skip
+        self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
 
-    def __call__(self, x: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        projected = self.project_in(x)  # [T, q k v | z | b a]
-        mixed, ba = projected[:, : self.mixed_end], projected[:, self.z_end :]
-        z = projected[:, self.mixed_end : self.z_end].reshape(-1, self.Hv, self.Dv)
-        outs = []
-        for span in spans:
-            state, rows = span.state, span.rows
-            qkv = self.conv(mixed[rows], state.conv[self.index])
-            outs.append(self.delta_rule(qkv, ba[rows], state.delta[self.index]))
-        y = self.norm(_joined(outs), z)
-        return self.project_out(y.reshape(len(x), self.Hv * self.Dv))
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
+        projected = self.project_in(h)  # [T, q k v | z | b a]
+        outs = [self.mix(projected[s.rows], s.state.conv[self.index], s.state.delta[self.index]) for s in spans]
+        self.project_out.add(_joined(outs), h)
 
 
 class Attention:
     """Gated full attention with rotary positions on part of each head."""
 
-    def __init__(self, config: ModelConfig, weights: AttentionWeights, index: int, name: str):
+    def __init__(self, k: Kernels, config: ModelConfig, weights: AttentionWeights, norm: np.ndarray, index: int, name: str, kv: str):
         c = config
         self.index = index  # among the attention layers: its place in the state
-        self.Hq, self.Hkv, self.Dh = c.Hq, c.Hkv, c.Dh
-        self.q_end, self.k_end = c.Hq * 2 * c.Dh, (2 * c.Hq + c.Hkv) * c.Dh
-        self.project_in = kernels.bind_linear(
-            [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"], c.D
-        )
-        scale = np.concatenate((np.tile(weights.q_norm, (c.Hq, 1)), np.tile(weights.k_norm, (c.Hkv, 1))))
-        self.qk_norm = kernels.bind_rms_norm(scale, c.norm_eps, f"{name}.qk_norm")
-        self.attention = kernels.bind_paged_attention(c.Hq, c.Hkv, c.Dh)
-        self.project_out = kernels.bind_linear([(f"{name}.o_proj", weights.o_proj)], c.Hq * c.Dh)
+        parts = [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"]
+        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.attend = k.bind_attention(weights.q_norm, weights.k_norm, c.norm_eps, c.Hq, c.Hkv, c.Dh, c.rope.rotary_dim // 2, kv)
+        self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], c.Hq * c.Dh)
 
-    def __call__(self, x: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        T, Hq, Dh = len(x), self.Hq, self.Dh
-        projected = self.project_in(x)  # [T, per query head: query, gate | k | v]
-        query_gate = projected[:, : self.q_end].reshape(T, Hq, 2, Dh)
-        k = projected[:, self.q_end : self.k_end].reshape(T, self.Hkv, Dh)
-        v = projected[:, self.k_end :].reshape(T, self.Hkv, Dh)
-        qk = self.qk_norm(np.concatenate((query_gate[:, :, 0], k), axis=1))  # [T, Hq + Hkv, Dh]
-        kernels.rope_apply(qk, *cos_sin)
-        outs = []
-        for span in spans:
-            state, rows = span.state, span.rows
-            state.append(self.index, qk[rows, Hq:], v[rows])
-            outs.append(self.attention(qk[rows, :Hq], state.segments(self.index), state.num_tokens))
-        y = _joined(outs)
-        y *= kernels.sigmoid(query_gate[:, :, 1]).reshape(T, Hq * Dh)
-        return self.project_out(y)
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
+        projected = self.project_in(h)  # [T, per query head: query, gate | k | v]
+        cos, sin = cos_sin
+        outs = [
+            self.attend(projected[s.rows], cos[s.rows], sin[s.rows], s.state.segments(self.index), s.state.num_tokens) for s in spans
+        ]
+        self.project_out.add(_joined(outs), h)
 
 
-class SparseMoe:
-    """The K best of E experts, plus a shared expert behind a gate of its own."""
-
-    def __init__(self, config: ModelConfig, weights: MoEWeights, name: str):
-        c = config
-        self.E, self.K = c.E, c.K
-        self.project_router = kernels.bind_linear(
-            [(f"{name}.router", weights.router), (f"{name}.shared_expert_gate", weights.shared_expert_gate)], c.D
-        )
-        self.experts = kernels.bind_moe(weights.gate_up, weights.down, c.E, c.D, c.F)
-        self.shared_in = kernels.bind_linear([(f"{name}.shared_gate_up", weights.shared_gate_up)], c.D)
-        self.shared_out = kernels.bind_linear([(f"{name}.shared_down", weights.shared_down)], c.Fs)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        logits = self.project_router(x)  # [T, E router | 1 gate of the shared expert]
-        ids, expert_weights = kernels.route(logits[:, : self.E], self.K)
-        y = self.experts(x, ids, expert_weights)
-        shared = self.shared_out(kernels.swiglu(self.shared_in(x)))
-        shared *= kernels.sigmoid(logits[:, self.E :])
-        y += shared
-        return y
+def _bind_moe(k: Kernels, config: ModelConfig, weights: MoEWeights, norm: np.ndarray) -> kernels.Op:
+    w = weights
+    parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
+    return k.bind_moe(parts, norm, config.norm_eps, config.E, config.K, config.D, config.F, config.Fs)
 
 
-def _bind_layers(config: ModelConfig, layers: Sequence[LayerWeights]) -> list[Layer]:
+def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:
     """Bind all layers; mixers are numbered per kind, as the state stores them."""
-    bound, num_seen = [], {DeltaNet: 0, Attention: 0}
-    for i, (kind, weights) in enumerate(zip(config.layer_types, layers, strict=True)):
-        mixer_class = Attention if kind == "full_attention" else DeltaNet
+    bound, num_attention = [], 0
+    for i, (kind, weights) in enumerate(zip(config.layer_types, model.layers, strict=True)):
         name = f"layers.{i}"
-        mixer = mixer_class(config, weights.mixer, num_seen[mixer_class], name)
-        num_seen[mixer_class] += 1
-        bound.append(Layer(config, weights, mixer, name))
+        if kind == "full_attention":
+            mixer = Attention(k, config, weights.mixer, weights.input_norm, num_attention, name, kv)
+            num_attention += 1
+        else:
+            mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
+        bound.append(Layer(mixer, _bind_moe(k, config, weights.moe, weights.post_norm)))
     return bound
 
 

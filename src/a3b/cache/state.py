@@ -15,7 +15,7 @@ import numpy as np
 
 from a3b.config import ModelConfig
 from a3b.errors import UsageError
-from a3b.kernels import PAGE_LEN
+from a3b.kernels.kv import PAGE_LEN, page_bytes
 
 SEGMENT_PAGES = 16  # pages allocated together; memory is touched, and so used, page by page
 SEGMENT_LEN = SEGMENT_PAGES * PAGE_LEN
@@ -25,8 +25,8 @@ SEGMENT_LEN = SEGMENT_PAGES * PAGE_LEN
 class Segment:
     """Keys and values of SEGMENT_LEN positions of all attention layers, zero where not written."""
 
-    keys: np.ndarray  # float32 [attention layers, SEGMENT_PAGES, Hkv, PAGE_LEN, Dh]
-    values: np.ndarray  # the same
+    keys: np.ndarray  # uint8 [attention layers, SEGMENT_PAGES, Hkv, bytes], as a3b.kernels.kv has them
+    values: np.ndarray  # the same, with bytes of their own
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ class Snapshot:
 class State:
     """What the next token needs of all tokens before it. One sequence, one writer at a time."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, kv: str):
+        """kv: how keys and values are kept, one of a3b.kernels.kv.KV_TYPES."""
         num_delta = config.layer_types.count("linear_attention")
         channels = 2 * config.Hk * config.Dk + config.Hv * config.Dv
         self.num_tokens = 0
         self.conv = np.zeros((num_delta, config.conv_len - 1, channels), np.float32)  # latest inputs, oldest first
         self.delta = np.zeros((num_delta, config.Hv, config.Dk, config.Dv), np.float32)
-        num_attention = config.num_layers - num_delta
-        self._segment_shape = (num_attention, SEGMENT_PAGES, config.Hkv, PAGE_LEN, config.Dh)
+        pages = (config.num_layers - num_delta, SEGMENT_PAGES, config.Hkv)
+        self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, config.Dh))
         self._segments: list[Segment] = []
         self._owns_last = True  # False: the last segment is shared and is copied before it is written
         self._is_torn = False
@@ -76,8 +77,8 @@ class State:
 
         Raises UsageError if the snapshot belongs to a model of other sizes.
         """
-        shapes = [self.conv.shape, self.delta.shape, *(self._segment_shape for _ in snapshot.segments)]
-        found = [snapshot.conv.shape, snapshot.delta.shape, *(s.keys.shape for s in snapshot.segments)]
+        shapes = [self.conv.shape, self.delta.shape, *(self._segment_shapes for _ in snapshot.segments)]
+        found = [snapshot.conv.shape, snapshot.delta.shape, *((s.keys.shape, s.values.shape) for s in snapshot.segments)]
         if shapes != found:
             raise UsageError(f"snapshot: shapes {found}; expected {shapes}; it belongs to a model of other sizes")
         self.conv[...] = snapshot.conv
@@ -93,7 +94,7 @@ class State:
         child = object.__new__(State)
         child.num_tokens = self.num_tokens
         child.conv, child.delta = self.conv.copy(), self.delta.copy()
-        child._segment_shape, child._segments = self._segment_shape, list(self._segments)
+        child._segment_shapes, child._segments = self._segment_shapes, list(self._segments)
         child._owns_last, child._is_torn = False, False
         return child
 
@@ -102,19 +103,10 @@ class State:
         """Bytes of the arrays, as allocated; pages never written take address space, not memory."""
         return self.conv.nbytes + self.delta.nbytes + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
 
-    def append(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Store float32 [T, Hkv, Dh] behind `num_tokens` in attention layer `layer`; inside `advancing` only."""
-        done, start, num = 0, self.num_tokens, len(keys)
-        while done < num:
-            segment = self._segments[(start + done) // SEGMENT_LEN]
-            page, offset = divmod((start + done) % SEGMENT_LEN, PAGE_LEN)
-            size = min(PAGE_LEN - offset, num - done)
-            for store, new in ((segment.keys, keys), (segment.values, values)):
-                store[layer, page, :, offset : offset + size] = new[done : done + size].swapaxes(0, 1)
-            done += size
-
     def segments(self, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(keys, values) of attention layer `layer`, each float32 [pages, Hkv, PAGE_LEN, Dh], first tokens first."""
+        """(keys, values) of attention layer `layer`, each uint8 [pages, Hkv, bytes], first tokens first.
+
+        Whoever computes writes positions from `num_tokens` on; inside `advancing` only."""
         return [(s.keys[layer], s.values[layer]) for s in self._segments]
 
     def _reserve(self, num_new: int) -> None:
@@ -127,8 +119,7 @@ class State:
             self._owns_last = True
         needed = -(-(self.num_tokens + num_new) // SEGMENT_LEN)
         while len(self._segments) < needed:
-            self._segments.append(Segment(np.zeros(self._segment_shape, np.float32),
-                                          np.zeros(self._segment_shape, np.float32)))  # fmt: skip
+            self._segments.append(Segment(*(np.zeros(shape, np.uint8) for shape in self._segment_shapes)))
 
     def _refuse_torn(self) -> None:
         if self._is_torn:
@@ -156,7 +147,7 @@ def _copy(segment: Segment, num_pages: int) -> Segment:
     """A segment of its own with the first pages of another."""
     copies = []
     for source in (segment.keys, segment.values):
-        copy = np.zeros(source.shape, np.float32)
+        copy = np.zeros(source.shape, np.uint8)
         copy[:, :num_pages] = source[:, :num_pages]
         copies.append(copy)
     return Segment(*copies)

@@ -33,7 +33,8 @@ def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams
 
 def load(args: Namespace) -> Engine:
     """The engine for `args.model`, what it has to say on stderr."""
-    engine = Engine.load(args.model, context=args.context, threads=args.runtime.threads)
+    engine = Engine.load(args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads,
+                         kv=args.runtime.kv)
     for note in engine.notes:
         print(note, file=sys.stderr)
     return engine

@@ -38,8 +38,8 @@ PROMPTS = (
 
 
 def run(args: Namespace) -> None:
-    reference = Engine.load(args.against, threads=args.runtime.threads)
-    model = Engine.load(args.model, threads=args.runtime.threads)
+    runtime = args.runtime
+    reference, model = (Engine.load(name, isa=runtime.isa, threads=runtime.threads, kv=runtime.kv) for name in (args.against, args.model))
     if model.config.V != reference.config.V:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
     text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)

@@ -12,9 +12,9 @@ from a3b.commands.progress import Progress
 from a3b.engine import load_config, resolve
 from a3b.errors import ContextError, UsageError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.kernels.threads import set_blas_threads
+from a3b.kernels import open_kernels
+from a3b.kernels.threads import allowed_cores
 from a3b.model import Model
-from a3b.packing.reference import for_reference
 from a3b.weights import load_weights
 
 CHUNK = 256  # tokens whose logits are in memory at once
@@ -23,7 +23,6 @@ CHUNK = 256  # tokens whose logits are in memory at once
 def run(args: Namespace) -> None:
     if not args.out.name or args.out.is_dir():
         raise UsageError(f"--out {args.out}: is a directory; give a file name that ends in .npy")
-    set_blas_threads(args.runtime.threads)
     path = resolve(args.model)
     config, note = load_config(path, args.context)
     if note:
@@ -31,7 +30,9 @@ def run(args: Namespace) -> None:
     ids = checked_ids(args.ids, config.V)
     if len(ids) > (limit := args.context or config.max_context):
         raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")
-    model = Model(config, for_reference(config, load_weights(Checkpoint.open(path), config)))
+    runtime = args.runtime
+    kernels = open_kernels(runtime.isa, runtime.threads or allowed_cores())
+    model = Model(config, load_weights(Checkpoint.open(path), config), kernels, runtime.kv)
     state = model.new_state()
     part = args.out.with_name(args.out.name + ".part")
     try:

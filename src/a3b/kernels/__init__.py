@@ -1,39 +1,35 @@
 """The operations a forward pass is made of: one contract each, checked once when weights are bound.
 
-`bind_<op>(weights, sizes)` checks every shape and dtype and returns the op: a callable that trusts its
-arguments, so that a call costs what its arithmetic costs. What a caller passes in a call is what the model made
-itself from checked token ids. Ops without weights or sizes are plain functions. The NumPy twins are in
-`a3b.kernels.ref`.
+`Kernels.bind_<op>(weights, sizes)` checks every shape and dtype and returns the op: a callable that trusts its arguments, so that
+a call costs what its arithmetic costs. What a caller passes in a call is what the model made itself from checked token ids.
+Two implementations: `Reference`, NumPy twins that are slow and obvious, and `Native`, C++ for the instruction set of this
+machine. Enter at `open_kernels`.
 
-Arithmetic is float32. Vectors are contiguous float32 arrays. A matrix [out, in] is a float32 array or a mapped one:
-an object with `name`, `shape`, `f32_rows(start, stop)` and, for experts [E, out, in], `f32_expert(e)`, decoded at
-each use.
-Accuracy: u = 2^-24; "n·u" bounds the error relative to the sum of the magnitudes that were added.
-Order: a result depends on the token's own row, its state and its position, never on the other rows of the call.
-Where BLAS picks the order of a sum (products with a weight, scores, q·M) that holds within the stated bound; all
-other sums here have one order.
+Activations are float32, C-contiguous. A matrix [out, in] is one of
+    a float32 array     products in float32 (weights that are BF16 numbers stay BF16 in memory)
+    Tiles               4 to 8-bit integers; activations become int8 with one scale per group of 32 or 64
+    mapped              left in its file and decoded by the twin at each use: correct, and slow
+Accuracy: u = 2^-24; "n·u" bounds the error relative to the sum of the magnitudes that were added. With tiles that holds
+against the integers and scales, which are exact; rounding the activations to int8 costs at most 1/254 of a group's largest.
+Order: a result depends on the token's own row, its state and its position, never on the other rows of the call, on how a
+prompt was cut, or on threads. In Native that is an equality of bits: integer sums are exact within a group, groups are added
+in ascending order, floats in ascending columns. In Reference BLAS picks the order within a product.
 Errors: bind raises TensorError (name, found, expected); calls raise nothing of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from a3b.errors import TensorError
-from a3b.kernels.ref import activation
-from a3b.kernels.ref.causal_conv import CausalConv
-from a3b.kernels.ref.delta_rule import DeltaRule
-from a3b.kernels.ref.linear import Embed, Linear
-from a3b.kernels.ref.moe import Moe
-from a3b.kernels.ref.norm import GatedRmsNorm, RmsNorm
-from a3b.kernels.ref.paged_attention import PagedAttention
-from a3b.kernels.ref.rope_apply import rope_apply as _rope_apply
-from a3b.kernels.ref.route import route as _route
+from a3b.errors import TensorError, UsageError
+from a3b.formats.tiles import Tiles
+from a3b.kernels.kv import KV_TYPES, PAGE_LEN
 
-PAGE_LEN = 64  # positions per page of keys and values; attention adds up page by page
+__all__ = ["KV_TYPES", "PAGE_LEN", "Kernels", "Mapped", "Matrix", "MoeWeights", "Op", "open_kernels"]
 
 
 class Mapped(Protocol):
@@ -47,132 +43,114 @@ class Mapped(Protocol):
     def f32_expert(self, e: int) -> np.ndarray: ...
 
 
-Matrix = np.ndarray | Mapped
+Matrix = np.ndarray | Tiles | Mapped
 Op = Callable[..., np.ndarray]
 
 
-def bind_embed(table: Matrix, V: int, D: int) -> Op:
-    """ids int [T], each in [0, V) -> float32 [T, D]: rows of the table. Exact."""
-    return Embed(_matrix("embed", table, (V, D)))
+@dataclass(frozen=True)
+class MoeWeights:
+    """Matrices of a MoE block. Tiles have gate and up apart; floats have the rows of gate, then those of up."""
+
+    router: Matrix  # [E, D]
+    shared_expert_gate: Matrix  # [1, D]
+    gate_up: Matrix | tuple[Tiles, Tiles]  # [E, 2F, D], or twice [E, F, D]
+    down: Matrix  # [E, D, F]
+    shared_gate_up: Matrix | tuple[Tiles, Tiles]  # [2Fs, D], or twice [Fs, D]
+    shared_down: Matrix  # [D, Fs]
 
 
-def bind_rms_norm(weight: np.ndarray, eps: float, name: str = "rms_norm") -> Op:
-    """x float32 [..., n] -> x·rsqrt(mean(x²) + eps)·(1 + weight) over the last axis.
+class Kernels:
+    """One implementation of all ops, with its threads and its memory."""
 
-    weight float32 [n] or [..., n] (one row per head), stored around 0. Accuracy: (n/2 + 6)·u per element.
-    Source: Qwen3_5MoeRMSNorm in transformers.
-    """
-    weight = _vector(name, weight, (*np.shape(weight)[:-1], np.shape(weight)[-1]))
-    return RmsNorm(1.0 + weight.astype(np.float64), eps)
+    isa: str  # what computes: "avx512", "avx2", "scalar", or "reference"
+    num_threads: int
 
+    def bind_embed(self, table: Matrix, V: int, D: int) -> Op:
+        """ids int64 [T], each in [0, V) -> float32 [T, D]: rows of the table. Exact for floats; scale·q + minimum for tiles."""
+        return self._embed(_matrix("embed", table, (V, D)), V, D)
 
-def bind_gated_rms_norm(weight: np.ndarray, eps: float, Dv: int) -> Op:
-    """x, z float32 [T, Hv, Dv] -> weight·x·rsqrt(mean(x²) + eps)·silu(z) over the last axis.
+    def bind_linear(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None = None, eps: float = 0.0):
+        """op(x) -> float32 [T, sum of out]: norm(x)·Wᵀ for each named W [out, in], side by side; op.add(x, h) adds that to h in place.
 
-    weight float32 [Dv], stored around 1: no 1 is added. Accuracy: (Dv/2 + 10)·u per element.
-    Source: Qwen3_5MoeRMSNormGated in transformers, without its rounding in the middle.
-    """
-    return GatedRmsNorm(_vector("gated_rms_norm", weight, (Dv,)), eps)
+        x float32 [T, in], rows may lie apart. norm float32 [in], around 0, or None: x·rsqrt(mean(x²) + eps)·(1 + norm), as in
+        Qwen3_5MoeRMSNorm. Accuracy: in·u, and (in/2 + 6)·u for the norm.
+        """
+        checked = [(name, _matrix(name, w, (w.shape[0], num_in))) for name, w in weights]
+        if norm is not None:
+            norm = _floats(f"{weights[0][0]}.norm", norm, (num_in,))
+        return self._linear(checked, num_in, norm, eps)
 
+    def bind_delta(self, conv: np.ndarray, A_log: np.ndarray, dt_bias: np.ndarray, norm: np.ndarray, eps: float,
+                   Hk: int, Hv: int, Dk: int, Dv: int, tiled_heads: bool = False) -> Op:  # fmt: skip
+        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state) -> float32 [T, Hv·Dv]; both states advance in place.
 
-def bind_linear(weights: Sequence[tuple[str, Matrix]], num_in: int) -> Op:
-    """x float32 [T, in] -> [T, sum of out]: x·Wᵀ for each named W [out, in], results side by side.
+        projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a], conv_state float32 [conv_len - 1, C] (latest
+        inputs, oldest first), state float32 [Hv, Dk, Dv]. conv float32 [C, conv_len]; A_log, dt_bias [Hv]; norm [Dv], around 1.
+        x = silu(Σ_j conv[:, j]·x_(t - conv_len + 1 + j)) for q, k and v; q, k ← u·rsqrt(Σu² + 1e-6) per head, q also ·Dk^-0.5;
+        β = sigmoid(b); decay = exp(-e^A_log·softplus(a + dt_bias)). Value head h uses key head h // (Hv / Hk), or h % Hk if
+        tiled_heads (the order of GGUF files). Per token: M ← decay·M; δ = β(v - Mᵀk); M ← M + kδᵀ; o = Mᵀq;
+        out = norm·o·rsqrt(mean(o²) + eps)·silu(z).
+        Accuracy: one token (conv_len + 2·Dk + Dv/2 + 40)·u of the magnitudes in M and v; earlier errors fade with the decay.
+        Source: torch_recurrent_gated_delta_rule, Qwen3_5MoeRMSNormGated in transformers; Yang et al., "Gated Delta Networks", 2024.
+        """
+        C = 2 * Hk * Dk + Hv * Dv
+        if Hv % Hk:
+            raise TensorError(f"delta: {Hv} value heads over {Hk} key heads; expected a multiple")
+        _floats("conv1d", conv, (C, conv.shape[-1]))
+        _floats("A_log", A_log, (Hv,)), _floats("dt_bias", dt_bias, (Hv,)), _floats("delta.norm", norm, (Dv,))
+        return self._delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
 
-    Float32 matrices are joined once, mapped ones decoded in row blocks per call. Accuracy: in·u.
-    """
-    return Linear([_matrix(name, w, (w.shape[0], num_in)) for name, w in weights])
+    def bind_attention(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int,
+                       kv: str) -> Op:  # fmt: skip
+        """Gated causal attention: op(projected, cos, sin, segments, start) -> float32 [T, Hq·Dh]; keys and values are stored on the way.
 
+        projected float32 [T, per query head: query, gate | k | v]; q_norm, k_norm float32 [Dh], around 0. The first
+        2·rotary_half numbers of a head turn: x_i ← x_i·cos - x_(i+half)·sin, x_(i+half) ← x_(i+half)·cos + x_i·sin, with cos and
+        sin float32 [T, half] (rotate_half in transformers). segments: consecutive (keys, values), uint8 [pages, Hkv, bytes] as
+        in a3b.kernels.kv, with room for positions start .. start + T - 1; unwritten positions must be finite.
+        out = sigmoid(gate)·softmax(q·kᵀ·Dh^-0.5)·v over stored keys at positions <= the query's, query heads G·j .. G·j + G - 1
+        sharing KV head j. Page after page with an online softmax, then segment after segment.
+        kv "q8": queries are int8 with a scale per 64 dimensions, weights 15-bit integers per page. Accuracy: (Dh·max|score| + S + 8)·u
+        against the stored numbers for "f32"; "q8" adds 1/254 of each largest magnitude in query, key and value.
+        Source: Milakov and Gimelshein, "Online normalizer calculation", 2018.
+        """
+        if Hq % Hkv:
+            raise TensorError(f"attention: {Hq} query heads over {Hkv} KV heads; expected a multiple")
+        if kv not in KV_TYPES:
+            raise UsageError(f"kv: {kv!r}; expected one of {', '.join(KV_TYPES)}")
+        _floats("q_norm", q_norm, (Dh,)), _floats("k_norm", k_norm, (Dh,))
+        return self._attention(q_norm, k_norm, eps, Hq, Hkv, Dh, rotary_half, kv)
 
-def bind_lm_head(weight: Matrix, V: int, D: int) -> Op:
-    """x float32 [T, D] (after the final norm) -> logits float32 [T, V]. Accuracy: D·u."""
-    return Linear([_matrix("lm_head", weight, (V, D))])
+    def bind_moe(self, weights: MoeWeights, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int) -> Op:
+        """op(h): h += experts(norm(h)) + sigmoid(gate)·shared(norm(h)), h float32 [T, D] in place.
 
-
-def bind_causal_conv(weight: np.ndarray, num_channels: int, conv_len: int) -> Op:
-    """x float32 [T, C], state float32 [conv_len - 1, C] -> silu(c) [T, C]; the state is advanced in place.
-
-    c_t = Σ_j weight[:, j]·x_(t - conv_len + 1 + j), j ascending: depthwise, the last tap meets the current token. State
-    rows are the latest inputs, oldest first; zeros at the start. weight float32 [C, conv_len].
-    Accuracy: (conv_len + 4)·u; the same bits however T is cut. Source: spec of the model's linear attention,
-    causal_conv1d_fn in transformers.
-    """
-    return CausalConv(_vector("conv1d", weight, (num_channels, conv_len)))
-
-
-def bind_delta_rule(A_log: np.ndarray, dt_bias: np.ndarray, Hk: int, Hv: int, Dk: int, Dv: int) -> Op:
-    """Gated delta rule, token by token: mixed, ba, state -> float32 [T, Hv, Dv]; the state is advanced in place.
-
-    mixed float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v] (after the convolution), ba float32 [T, Hv b | Hv a] (raw
-    projections), state float32 [Hv, Dk, Dv], C-contiguous. A_log, dt_bias float32 [Hv].
-    q, k ← u·rsqrt(Σu² + 1e-6) per head, q also ·Dk^-0.5; β = sigmoid(b); decay = exp(-e^A_log·softplus(a + dt_bias)).
-    Value head h uses key head h // (Hv / Hk). Per token, in this order:
-    M ← decay·M;  δ = β(v - Mᵀk);  M ← M + kδᵀ;  o = Mᵀq.
-    Accuracy: one token (2·Dk + 20)·u of the magnitudes in M and v; errors of earlier tokens fade with the decay.
-    Source: torch_recurrent_gated_delta_rule in transformers; Yang et al., "Gated Delta Networks", 2024.
-    """
-    if Hv % Hk:
-        raise TensorError(f"delta_rule: {Hv} value heads over {Hk} key heads; expected a multiple")
-    return DeltaRule(_vector("A_log", A_log, (Hv,)), _vector("dt_bias", dt_bias, (Hv,)), Hk, Dk, Dv)
-
-
-def rope_apply(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
-    """Turn the first 2·half numbers of every head in place: x float32 [T, H, Dh], cos and sin float32 [T, half].
-
-    Pairs are (i, i + half): x_i ← x_i·cos - x_(i+half)·sin, x_(i+half) ← x_(i+half)·cos + x_i·sin. The rest of the
-    head is left alone. Accuracy: 3u. Source: apply_rotary_pos_emb in transformers (rotate_half).
-    """
-    _rope_apply(x, cos, sin)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x), elementwise: float32 of any shape -> a new array. Accuracy: 4u; for x < -88 it stays at e^-88."""
-    return activation.sigmoid(x)
-
-
-def swiglu(hidden: np.ndarray) -> np.ndarray:
-    """silu(gate)·up: hidden float32 [..., F gate | F up] -> a new array [..., F]. Accuracy: 6u.
-
-    Source: Shazeer, "GLU variants improve transformer", 2020.
-    """
-    return activation.swiglu(hidden)
+        The K best of E by router logits (the lower id among equals), weighted by the softmax over them; each is
+        down(silu(gate x)·(up x)). Experts are added in ascending id, the shared one last. Accuracy: (2D + F + K + 12)·u per expert.
+        Source: Qwen3_5MoeSparseMoeBlock in transformers; Shazeer, "GLU variants improve transformer", 2020.
+        """
+        _floats("post_norm", norm, (D,))
+        _matrix("router", weights.router, (E, D)), _matrix("shared_expert_gate", weights.shared_expert_gate, (1, D))
+        _gate_up("gate_up", weights.gate_up, (E, 2 * F, D)), _matrix("down", weights.down, (E, D, F))
+        _gate_up("shared_gate_up", weights.shared_gate_up, (2 * Fs, D)), _matrix("shared_down", weights.shared_down, (D, Fs))
+        return self._moe(weights, norm, eps, E, K, D, F, Fs)
 
 
-def bind_paged_attention(Hq: int, Hkv: int, Dh: int) -> Op:
-    """Causal attention over stored pages: q, segments, start -> float32 [T, Hq·Dh].
+def open_kernels(isa: str | None = None, num_threads: int = 1) -> Kernels:
+    """The kernels of this machine's best instruction set; isa forces one ("avx512", "avx2", "scalar"), or the twins ("reference").
 
-    q float32 [T, Hq, Dh] at positions start .. start + T - 1. segments: consecutive (keys, values), each float32
-    [pages, Hkv, 64, Dh], page p of the sequence holding positions 64p .. 64p + 63, those of the queries included;
-    unwritten positions must be finite. Query heads G·j .. G·j + G - 1 share KV head j, G = Hq / Hkv.
-    out = softmax(q·kᵀ·Dh^-0.5)·v over keys at positions <= the query's. Pages are absolute, so a query meets the same
-    pages however the prompt was cut. A page gives maximum, sum and weighted values; these are combined from page 0
-    upward (online softmax; the twin rescales once per segment, with the maximum of the segment).
-    Accuracy: (Dh·max|score| + S + 8)·u. Source: Milakov and Gimelshein, "Online normalizer calculation", 2018.
-    """
-    if Hq % Hkv:
-        raise TensorError(f"paged_attention: {Hq} query heads over {Hkv} KV heads; expected a multiple")
-    return PagedAttention(Hq, Hkv, Dh, PAGE_LEN)
+    Raises UsageError if this machine lacks it."""
+    if isa == "reference":
+        from a3b.kernels.ref.kernels import Reference
+        from a3b.kernels.threads import set_blas_threads
 
+        set_blas_threads(1)
+        return Reference()
+    from a3b.kernels.native import Native
 
-def route(logits: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray]:
-    """The K best experts per token: logits float32 [T, E] -> ids int64 [T, K], weights float32 [T, K] (sum 1).
-
-    Best first; equal logits: lower id first. weights = softmax over all E, renormalised over the chosen, which is the
-    softmax of the chosen logits. Accuracy: (K + 4)·u. Source: Qwen3_5MoeTopKRouter in transformers.
-    """
-    return _route(logits, K)
+    return Native(isa, num_threads)
 
 
-def bind_moe(gate_up: Matrix, down: Matrix, E: int, D: int, F: int) -> Op:
-    """x float32 [T, D], ids int [T, K], weights float32 [T, K] -> float32 [T, D].
-
-    Σ over ranks of weight·down_e(silu(gate_e x)·(up_e x)), e = ids[t, rank], added from rank 0 upward. gate_up
-    [E, 2F, D] holds the rows of gate first; down [E, D, F]. Accuracy: (2D + F + K + 12)·u. Source: Qwen3_5MoeExperts
-    in transformers, which adds in ascending expert id.
-    """
-    return Moe(_matrix("gate_up", gate_up, (E, 2 * F, D)), _matrix("down", down, (E, D, F)))
-
-
-def _vector(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise TensorError(f"{name}: found {found}; expected float32 {list(shape)}")
@@ -185,3 +163,12 @@ def _matrix(name: str, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
     if isinstance(matrix, np.ndarray) and matrix.dtype != np.float32:
         raise TensorError(f"{name}: found {matrix.dtype}; expected float32, or a mapped matrix that decodes to it")
     return matrix
+
+
+def _gate_up(name: str, weights: Matrix | tuple[Tiles, Tiles], shape: tuple[int, ...]) -> None:
+    if not isinstance(weights, tuple):
+        _matrix(name, weights, shape)
+        return
+    half = (*shape[:-2], shape[-2] // 2, shape[-1])
+    for part, tiles in zip(("gate", "up"), weights, strict=True):
+        _matrix(f"{name}.{part}", tiles, half)

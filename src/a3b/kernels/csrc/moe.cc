@@ -1,0 +1,175 @@
+// moe: h += Σ over chosen experts of weight·down(silu(gate x)·(up x)) + the shared expert, x = norm(h).
+//
+// Experts are added to a row in ascending id, the shared one last. Tokens of an expert are gathered, so every expert's
+// weights are read once for all of them.
+#include "tiles.h"
+
+namespace a3b::A3B_NS {
+
+namespace {
+
+constexpr int RUN = 64;    // tokens at a time
+constexpr int CHUNK = 64;  // hidden columns, or output columns, of an item
+constexpr int CHUNK_TILES = CHUNK / ROWS;
+
+// The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids.
+void choose(const float* logits, int E, int K, int* ids, float* weights) {
+  for (int k = 0; k < K; k++) {
+    int best = -1;
+    for (int e = 0; e < E; e++) {
+      bool taken = false;
+      for (int j = 0; j < k; j++) taken |= ids[j] == e;
+      if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
+    }
+    ids[k] = best;
+  }
+  float total = 0, raised[64];
+  const float top = logits[ids[0]];
+  for (int k = 0; k < K; k += LANES) {
+    float part[LANES];
+    for (int i = 0; i < LANES; i++) part[i] = k + i < K ? logits[ids[k + i]] - top : 0.0f;
+    store(raised + k, exp(load(part)));
+  }
+  for (int k = 0; k < K; k++) total += raised[k];
+  for (int k = 0; k < K; k++) weights[k] = raised[k] / total;
+  for (int k = 1; k < K; k++) {  // insertion sort by id
+    const int id = ids[k];
+    const float weight = weights[k];
+    int j = k;
+    for (; j > 0 && ids[j - 1] > id; j--) ids[j] = ids[j - 1], weights[j] = weights[j - 1];
+    ids[j] = id;
+    weights[j] = weight;
+  }
+}
+
+}  // namespace
+
+void moe(const MoeOp& op, Context& context, float* h, int T) {
+  Scratch& scratch = context.scratch;
+  Pool& pool = context.pool;
+  const int E = op.E, K = op.K, D = op.D, F = op.F, num_pairs = T * K;
+
+  // Scratch slots 0-8: activations for router, experts, shared expert; 9-14: hidden activations.
+  const Form forms[3] = {form_of(op.router), form_of(op.gate), form_of(op.shared_gate)};
+  Rows rows[3];
+  int num_forms = 0, form_index[3];
+  for (int f = 0; f < 3; f++) {
+    int g = 0;
+    while (g < f && !same(forms[g], forms[f])) g++;
+    form_index[f] = g;
+    if (g == f) rows[f] = rows_for(forms[f], T, scratch, 3 * f), num_forms++;
+    else rows[f] = rows[g];
+  }
+  const Form hidden_form = form_of(op.down), shared_form = form_of(op.shared_down);
+  const Rows hidden = rows_for(hidden_form, num_pairs, scratch, 9), shared_hidden = rows_for(shared_form, T, scratch, 12);
+  float* normed = scratch.get<float>(15, (size_t)pool.size() * D);
+  pool.run(T, [&](int t, int thread) {
+    float* x = normed + (size_t)thread * D;
+    rms_norm_row(h + (size_t)t * D, op.norm, D, op.eps, x);
+    for (int f = 0; f < 3; f++)
+      if (form_index[f] == f) prepare(forms[f], x, D, rows[f], t);
+  });
+
+  int* identity = scratch.get<int>(16, T);
+  for (int t = 0; t < T; t++) identity[t] = t;
+  const int logits_stride = op.router.num_tiles() * ROWS;
+  float* logits = scratch.get<float>(17, (size_t)T * logits_stride);
+  float* buffers = scratch.get<float>(18, (size_t)pool.size() * 2 * RUN * CHUNK);
+
+  // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
+  auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& in, const int* tokens, int num, const Form& form,
+                          const Rows& out, const int* out_rows, int thread) {
+    const int first = chunk * CHUNK_TILES, left = gate.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
+    float* g = buffers + (size_t)thread * 2 * RUN * CHUNK;
+    float* u = g + RUN * CHUNK;
+    for (int run = 0; run < num; run += RUN) {
+      const int part = num - run < RUN ? num - run : RUN;
+      multiply(gate, first, count, in, tokens + run, part, g, CHUNK);
+      multiply(up, first, count, in, tokens + run, part, u, CHUNK);
+      for (int m = 0; m < part; m++) {
+        float* row = g + m * CHUNK;
+        for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(u + m * CHUNK + i));
+        prepare_part(form, row, gate.rows, chunk * CHUNK, out, out_rows[run + m]);
+      }
+    }
+  };
+
+  // The router beside the shared expert's first half.
+  const int router_items = (op.router.num_tiles() + CHUNK_TILES - 1) / CHUNK_TILES;
+  const int shared_chunks = (op.Fs + CHUNK - 1) / CHUNK;
+  pool.run(router_items + shared_chunks, [&](int item, int thread) {
+    if (item >= router_items)
+      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[2], identity, T, shared_form, shared_hidden, identity, thread);
+    const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
+    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[0], identity, T, logits + first * ROWS, logits_stride);
+  });
+
+  int* ids = scratch.get<int>(19, num_pairs);
+  float* weights = scratch.get<float>(20, num_pairs + LANES);
+  pool.run(T < 8 ? 0 : T, [&](int t, int) { choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K); });
+  if (T < 8)
+    for (int t = 0; t < T; t++) choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K);
+
+  // Pairs (token, expert) sorted by expert, tokens ascending.
+  int* ends = scratch.get<int>(21, E + 1);
+  int* tokens = scratch.get<int>(22, num_pairs);
+  int* pair_rows = scratch.get<int>(23, num_pairs);  // row of the hidden activations: the place in the sorted order
+  float* pair_weights = scratch.get<float>(24, num_pairs);
+  int* active = scratch.get<int>(25, E);  // experts that have tokens
+  memset(ends, 0, (E + 1) * sizeof(int));
+  for (int i = 0; i < num_pairs; i++) ends[ids[i] + 1]++;
+  int num_active = 0;
+  for (int e = 0; e < E; e++) {
+    if (ends[e + 1]) active[num_active++] = e;
+    ends[e + 1] += ends[e];
+  }
+  int* place = scratch.get<int>(26, E);
+  memcpy(place, ends, E * sizeof(int));
+  for (int t = 0; t < T; t++)
+    for (int k = 0; k < K; k++) {
+      const int at = place[ids[t * K + k]]++;
+      tokens[at] = t;
+      pair_rows[at] = at;
+      pair_weights[at] = weights[t * K + k];
+    }
+
+  const int chunks = (F + CHUNK - 1) / CHUNK;
+  pool.run(num_active * chunks, [&](int item, int thread) {
+    const int e = active[item / chunks], begin = ends[e], num = ends[e + 1] - begin;
+    hidden_chunk(op.gate.at(e), op.up.at(e), item % chunks, rows[1], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread);
+  });
+
+  const int out_chunks = (D + CHUNK - 1) / CHUNK;
+  pool.run(out_chunks, [&](int chunk, int thread) {
+    const int first = chunk * CHUNK_TILES, left = op.down.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
+    const int width = D - chunk * CHUNK < CHUNK ? D - chunk * CHUNK : CHUNK;
+    float* buffer = buffers + (size_t)thread * 2 * RUN * CHUNK;
+    auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num) {
+      for (int run = 0; run < num; run += RUN) {
+        const int part = num - run < RUN ? num - run : RUN;
+        multiply(down, first, count, in, in_rows + run, part, buffer, CHUNK);
+        for (int m = 0; m < part; m++) {
+          float* row = h + (size_t)to[run + m] * D + chunk * CHUNK;
+          const float scale = factor[(run + m) * step];
+          for (int i = 0; i < width; i++) row[i] += scale * buffer[m * CHUNK + i];
+        }
+      }
+    };
+    for (int a = 0; a < num_active; a++) {
+      const int e = active[a], begin = ends[e];
+      add(op.down.at(e), hidden, pair_rows + begin, tokens + begin, pair_weights + begin, 1, ends[e + 1] - begin);
+    }
+    float gates[RUN];
+    for (int run = 0; run < T; run += RUN) {
+      const int part = T - run < RUN ? T - run : RUN;
+      for (int m = 0; m < part; m++) {
+        float gate[LANES];
+        store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
+        gates[m] = gate[0];
+      }
+      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part);
+    }
+  });
+}
+
+}  // namespace a3b::A3B_NS

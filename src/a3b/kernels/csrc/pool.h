@@ -1,0 +1,73 @@
+// Threads that share a loop. Items are handed out one by one, so a slow neighbour costs its share and no more; who waits
+// spins for some microseconds and then sleeps, because a spinning thread beside a busy core stops the one it waits for.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace a3b {
+
+class Pool {
+ public:
+  explicit Pool(int num_threads) { resize(num_threads); }
+  ~Pool() { stop(); }
+  int size() const { return num_threads; }
+  void resize(int num_threads);
+
+  // fn(item, thread) for every item in [0, num_items), thread in [0, size()). The caller works too. No exceptions in fn.
+  template <class Fn> [[gnu::always_inline]] void run(int num_items, const Fn& fn) {
+    if (num_items <= 1 || num_threads == 1) {
+      for (int item = 0; item < num_items; item++) fn(item, 0);
+      return;
+    }
+    start(num_items, [](const void* f, int item, int thread) { (*(const Fn*)f)(item, thread); }, &fn);
+  }
+
+ private:
+  using Call = void (*)(const void*, int, int);
+  void start(int num_items, Call call, const void* fn);
+  void work(int thread);
+  void take_items(int thread);
+  void stop();
+
+  std::vector<std::thread> workers;
+  int num_threads = 1;
+  Call call = nullptr;
+  const void* fn = nullptr;
+  int num_items = 0;
+  alignas(64) std::atomic<int> next{0};
+  alignas(64) std::atomic<uint32_t> generation{0};
+  std::atomic<bool> open{false}, quit{false};
+  alignas(64) std::atomic<int> inside{0};  // workers that may touch the job
+  std::atomic<int> sleeping{0};
+  std::atomic<bool> caller_sleeps{false};
+  std::mutex mutex;
+  std::condition_variable wake_workers, wake_caller;
+};
+
+// Memory that ops use while they run, grown as needed and kept. One op runs at a time.
+class Scratch {
+ public:
+  ~Scratch();
+  template <class T> [[gnu::always_inline]] T* get(int slot, size_t count) { return (T*)bytes(slot, count * sizeof(T)); }
+
+ private:
+  void* bytes(int slot, size_t size);  // 4096-byte aligned; contents are not kept when it grows
+  struct Slot {
+    void* data = nullptr;
+    size_t size = 0;
+  };
+  Slot slots[32];
+};
+
+// What an op runs with.
+struct Context {
+  Pool& pool;
+  Scratch& scratch;
+};
+
+}  // namespace a3b

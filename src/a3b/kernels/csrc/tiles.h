@@ -1,0 +1,162 @@
+// Products of tiles with activations. A tile is 16 rows of a matrix; see a3b.formats.tiles for the layout of the integers.
+// Float tiles hold [columns][16] numbers, f32 or bf16.
+//
+// One order of additions: an integer sum covers one group; groups are added in ascending order to one float per row
+// and token, first scale·sum, then minimum·sum of activations. Float tiles add ascending columns. So the bits do not
+// depend on how many rows or tokens a call has.
+#pragma once
+#include "ops.h"
+#include "simd.h"
+
+namespace a3b::A3B_NS {
+
+constexpr int ROWS = LANES;
+
+template <int BITS_, int GROUP_, int UNIT_, bool MINIMUM_, int ZERO_, bool SIGNED_ = false> struct Format {
+  static constexpr int BITS = BITS_, GROUP = GROUP_, UNIT = UNIT_, ZERO = ZERO_, GROUPS = UNIT / GROUP;
+  static constexpr bool MINIMUM = MINIMUM_, SUPER = UNIT == 256, SIGNED = SIGNED_;
+  static constexpr int ACT_GROUP = GROUP < 32 ? 32 : GROUP;  // activations that share a scale
+  static constexpr int HEADER = SUPER ? ROWS * (4 + GROUPS * (1 + MINIMUM)) : ROWS * 2 * GROUPS * (1 + MINIMUM);
+  static constexpr int GROUP_BYTES = ROWS * GROUP * BITS / 8;
+  static constexpr int UNIT_BYTES = HEADER + GROUPS * GROUP_BYTES;
+};
+// fn(Format<...>{}) for the format of a code.
+template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, const Fn& fn) {
+  switch (code) {
+    case W4S32: return fn(Format<4, 32, 64, false, 8>{});
+    case W4M32: return fn(Format<4, 32, 64, true, 0>{});
+    case W4M64: return fn(Format<4, 64, 64, true, 0>{});
+    case W4K32: return fn(Format<4, 32, 256, true, 0>{});
+    case W6S32: return fn(Format<6, 32, 64, false, 32>{});
+    case W6K16: return fn(Format<6, 16, 256, false, 32, true>{});
+    case W6K32: return fn(Format<6, 32, 256, true, 0>{});
+    default: return fn(Format<8, 32, 64, false, 128>{});
+  }
+}
+
+// One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
+template <class Q, int MB> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
+  if constexpr (Q::BITS == 4) {
+    Bytes both = load_bytes(q), low = low_half(both), high = high_half(both);
+    for (int m = 0; m < MB; m++) dot[m].step(low, x[m] + column), dot[m].step(high, x[m] + column + 4);
+  } else if constexpr (Q::BITS == 6) {
+    Bytes first = load_bytes(q), second = load_bytes(q + 64), top = load_bytes(q + 128);
+    Bytes w0 = with_top<0>(low_half(first), top), w1 = with_top<1>(high_half(first), top);
+    for (int m = 0; m < MB; m++) dot[m].step(w0, x[m] + column), dot[m].step(w1, x[m] + column + 4), dot[m].settle();
+    Bytes w2 = with_top<2>(low_half(second), top), w3 = with_top<3>(high_half(second), top);
+    for (int m = 0; m < MB; m++) dot[m].step(w2, x[m] + column + 8), dot[m].step(w3, x[m] + column + 12), dot[m].settle();
+  } else {
+    Bytes w = load_bytes(q);
+    for (int m = 0; m < MB; m++) dot[m].step(w, x[m] + column), dot[m].settle();
+  }
+}
+
+template <class Q> struct Scales {
+  F top, top_minimum;
+  void unit(const uint8_t* at) {
+    if constexpr (Q::SUPER) {
+      top = load_half((const uint16_t*)at);
+      if constexpr (Q::MINIMUM) top_minimum = load_half((const uint16_t*)(at + 2 * ROWS));
+    }
+  }
+  F scale(const uint8_t* at, int group) const {
+    if constexpr (!Q::SUPER) return load_half((const uint16_t*)at + ROWS * group);
+    const uint8_t* codes = at + 4 * ROWS + ROWS * group;
+    return (Q::SIGNED ? load_s8(codes) : load_u8(codes)) * top;
+  }
+  F minimum(const uint8_t* at, int group) const {
+    if constexpr (!Q::SUPER) return load_half((const uint16_t*)at + ROWS * (Q::GROUPS + group));
+    return load_u8(at + 4 * ROWS + ROWS * (Q::GROUPS + group)) * top_minimum;
+  }
+};
+
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
+template <class Q, int TB, int MB>
+void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride) {
+  const int8_t* x[MB];
+  const float* scale[MB];
+  const float* offset[MB];
+  for (int m = 0; m < MB; m++) {
+    x[m] = rows.q + (size_t)tokens[m] * rows.q_stride;
+    scale[m] = rows.scale + (size_t)tokens[m] * rows.scale_stride;
+    offset[m] = rows.offset + (size_t)tokens[m] * rows.offset_stride;
+  }
+  F total[TB][MB];
+  for (int b = 0; b < TB; b++)
+    for (int m = 0; m < MB; m++) total[b][m] = zero();
+  constexpr int STEP = Q::BITS == 4 ? 8 : Q::BITS == 6 ? 16 : 4, PIECE = ROWS * STEP * Q::BITS / 8;
+  for (int u = 0; u < num_units; u++) {
+    const uint8_t* unit[TB];
+    Scales<Q> scales[TB];
+    for (int b = 0; b < TB; b++) {
+      unit[b] = tiles + b * tile_bytes + (size_t)u * Q::UNIT_BYTES;
+      scales[b].unit(unit[b]);
+    }
+    for (int g = 0; g < Q::GROUPS; g++) {
+      Dot<Q::BITS> dot[TB][MB];
+      const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
+      for (int m = 0; m < MB; m++) {
+        int32_t init = 0;
+        if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
+        for (int b = 0; b < TB; b++) dot[b][m].start(init);
+      }
+#pragma GCC unroll 16
+      for (int p = 0; p < Q::GROUP / STEP; p++)
+#pragma GCC unroll 4
+        for (int b = 0; b < TB; b++) {
+          piece<Q, MB>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
+          if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
+            for (int m = 0; m < MB; m++) dot[b][m].settle();
+        }
+      for (int b = 0; b < TB; b++) {
+        F s = scales[b].scale(unit[b], g);
+        for (int m = 0; m < MB; m++) {
+          total[b][m] = fma(dot[b][m].value(), s * set1(scale[m][column / Q::ACT_GROUP]), total[b][m]);
+        }
+        if constexpr (Q::MINIMUM) {
+          F low = scales[b].minimum(unit[b], g);
+          for (int m = 0; m < MB; m++) total[b][m] = fma(low, set1(offset[m][group]), total[b][m]);
+        }
+      }
+    }
+  }
+  for (int b = 0; b < TB; b++)
+    for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
+}
+
+// The same over float tiles [n][16]; W is float or uint16_t (bf16).
+template <class W> inline F load_weights(const W* p) {
+  if constexpr (sizeof(W) == 4) return load(p);
+  else return load_bf16(p);
+}
+template <class W, int TB, int MB>
+void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const int* tokens, float* out, int stride) {
+  const float* x[MB];
+  for (int m = 0; m < MB; m++) x[m] = rows.f + (size_t)tokens[m] * rows.f_stride;
+  F total[TB][MB];
+  for (int b = 0; b < TB; b++)
+    for (int m = 0; m < MB; m++) total[b][m] = zero();
+  for (int k = 0; k < n; k++) {
+    F w[TB];
+    for (int b = 0; b < TB; b++) w[b] = load_weights(tiles + b * tile_len + (size_t)k * ROWS);
+    for (int m = 0; m < MB; m++) {
+      F xk = set1(x[m][k]);
+      for (int b = 0; b < TB; b++) total[b][m] = fma(w[b], xk, total[b][m]);
+    }
+  }
+  for (int b = 0; b < TB; b++)
+    for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
+}
+
+// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations.
+void multiply(const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride);
+
+// float [n] -> what `form` asks for, of one row. The columns behind n are zero.
+void prepare(const Form& form, const float* x, int n, const Rows& rows, int row);
+
+// The same for columns [begin, begin + 64) of a row of n, given as x[0] ..; begin a multiple of 64. The last part also clears the padding.
+void prepare_part(const Form& form, const float* x, int n, int begin, const Rows& rows, int row);
+
+void rms_norm_row(const float* x, const float* weight, int n, float eps, float* out);
+
+}  // namespace a3b::A3B_NS

@@ -1,0 +1,152 @@
+"""The NumPy twins of all ops, put together from the small steps: slow and obvious, what every kernel is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from a3b.formats.tiles import Tiles
+from a3b.kernels import Kernels, Matrix, MoeWeights, kv
+from a3b.kernels.ref import ops
+from a3b.kernels.ref.quant_linear import QuantLinear
+
+
+class Reference(Kernels):
+    """Float weights go through BLAS, mapped ones are decoded at each use, tiles meet int8 activations as in the kernels."""
+
+    isa = "reference"
+    num_threads = 1
+
+    def _embed(self, table: Matrix, V: int, D: int):
+        return ops.bind_embed(table, V, D)
+
+    def _linear(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
+        return Linear(weights, num_in, norm, eps)
+
+    def _delta(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
+        return Delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
+
+    def _attention(self, q_norm, k_norm, eps, Hq, Hkv, Dh, rotary_half, kv_type):
+        return Attention(q_norm, k_norm, eps, Hq, Hkv, Dh, kv_type)
+
+    def _moe(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
+        return Moe(weights, norm, eps, E, K, D, F, Fs)
+
+
+class Linear:
+    def __init__(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
+        self.norm = None if norm is None else ops.bind_rms_norm(norm, eps)
+        if any(isinstance(w, Tiles) for _, w in weights):
+            self.parts = [QuantLinear(w) if isinstance(w, Tiles) else ops.bind_linear([(name, w)], num_in) for name, w in weights]
+        else:
+            self.parts = [ops.bind_linear(weights, num_in)]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        if self.norm is not None:
+            x = self.norm(x)
+        outs = [part(x) for part in self.parts]
+        return outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
+
+    def add(self, x: np.ndarray, h: np.ndarray) -> None:
+        h += self(x)
+
+
+class Delta:
+    def __init__(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
+        self.Hk, self.Hv, self.Dv, self.channels = Hk, Hv, Dv, len(conv)
+        # Tiled heads: value head h belongs to key head h % Hk. The twin of the rule wants a key head's value heads together.
+        order = np.arange(Hv).reshape(-1, Hk).T.ravel() if tiled_heads else np.arange(Hv)
+        self.order = order if tiled_heads else None
+        self.back = np.argsort(order)
+        self.conv = ops.bind_causal_conv(conv, len(conv), conv.shape[1])
+        self.rule = ops.bind_delta_rule(np.ascontiguousarray(A_log[order]), np.ascontiguousarray(dt_bias[order]), Hk, Hv, Dk, Dv)
+        self.norm = ops.bind_gated_rms_norm(norm, eps, Dv)
+
+    def __call__(self, projected: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
+        T, C, Hv, Dv = len(projected), self.channels, self.Hv, self.Dv
+        z = projected[:, C : C + Hv * Dv].reshape(T, Hv, Dv)
+        ba = projected[:, C + Hv * Dv :]
+        mixed = self.conv(projected[:, :C], conv_state)
+        if self.order is None:
+            out = self.rule(mixed, ba, state)
+        else:
+            keys = C - Hv * Dv
+            v = mixed[:, keys:].reshape(T, Hv, Dv)[:, self.order].reshape(T, -1)
+            moved = state[self.order]
+            out = self.rule(np.concatenate((mixed[:, :keys], v), axis=1), ba.reshape(T, 2, Hv)[:, :, self.order].reshape(T, -1), moved)
+            state[...] = moved[self.back]
+            out = out[:, self.back]
+        return self.norm(out, z).reshape(T, Hv * Dv)
+
+
+class Attention:
+    def __init__(self, q_norm, k_norm, eps, Hq, Hkv, Dh, kv_type):
+        self.Hq, self.Hkv, self.Dh, self.kv = Hq, Hkv, Dh, kv_type
+        scale = np.concatenate((np.tile(q_norm, (Hq, 1)), np.tile(k_norm, (Hkv, 1))))
+        self.qk_norm = ops.bind_rms_norm(scale, eps, "qk_norm")
+        self.attend = ops.bind_paged_attention(Hq, Hkv, Dh)
+
+    def __call__(self, projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments, start: int) -> np.ndarray:
+        T, Hq, Hkv, Dh = len(projected), self.Hq, self.Hkv, self.Dh
+        query_gate = projected[:, : 2 * Hq * Dh].reshape(T, Hq, 2, Dh)
+        k = projected[:, 2 * Hq * Dh : (2 * Hq + Hkv) * Dh].reshape(T, Hkv, Dh)
+        v = projected[:, (2 * Hq + Hkv) * Dh :].reshape(T, Hkv, Dh)
+        qk = self.qk_norm(np.concatenate((query_gate[:, :, 0], k), axis=1))
+        ops.rope_apply(qk, cos, sin)
+        segment_len = len(segments[0][0]) * kv.PAGE_LEN
+        done = 0
+        while done < T:
+            index, at = divmod(start + done, segment_len)
+            num = min(segment_len - at, T - done)
+            kv.store(self.kv, *segments[index], at, qk[done : done + num, Hq:], v[done : done + num])
+            done += num
+        loaded = [kv.load(self.kv, *segment, Dh) for segment in segments]
+        y = self.attend(qk[:, :Hq], loaded, start)
+        y *= ops.sigmoid(query_gate[:, :, 1]).reshape(T, Hq * Dh)
+        return y
+
+
+class Moe:
+    def __init__(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
+        self.E, self.K = E, K
+        self.norm = ops.bind_rms_norm(norm, eps)
+        self.router = ops.bind_linear([("router", weights.router), ("shared_expert_gate", weights.shared_expert_gate)], D)
+        if isinstance(weights.gate_up, tuple):
+            self.experts = _Experts(*weights.gate_up, weights.down)
+        else:
+            self.experts = ops.bind_moe(weights.gate_up, weights.down, E, D, F)
+        shared = weights.shared_gate_up if isinstance(weights.shared_gate_up, tuple) else (weights.shared_gate_up,)
+        self.shared_in = Linear([("shared_gate_up", w) for w in shared], D, None, 0)
+        self.shared_out = Linear([("shared_down", weights.shared_down)], Fs, None, 0)
+
+    def __call__(self, h: np.ndarray) -> None:
+        x = self.norm(h)
+        logits = self.router(x)
+        ids, weights = ops.route(logits[:, : self.E], self.K)
+        order = np.argsort(ids, axis=1)  # ascending ids: the order in which experts are added
+        y = self.experts(x, np.take_along_axis(ids, order, 1), np.take_along_axis(weights, order, 1))
+        shared = self.shared_out(ops.swiglu(self.shared_in(x)))
+        shared *= ops.sigmoid(logits[:, self.E :])
+        h += y
+        h += shared
+
+
+class _Experts:
+    """Experts with gate and up apart: each token's chosen ones in the order of its ids."""
+
+    def __init__(self, gate: Matrix, up: Matrix, down: Matrix):
+        self.matrices = (gate, up, down)
+        self.bound: dict[int, list[Linear]] = {}
+
+    def __call__(self, x: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        out = np.zeros_like(x)
+        for t, (row_ids, row_weights) in enumerate(zip(ids.tolist(), weights, strict=True)):
+            for e, weight in zip(row_ids, row_weights, strict=True):
+                if e not in self.bound:
+                    experts = [m[e] if isinstance(m, np.ndarray) else m.expert(e) for m in self.matrices]
+                    self.bound[e] = [Linear([("expert", w)], w.shape[1], None, 0) for w in experts]
+                gate, up, down = self.bound[e]
+                row = x[t : t + 1]
+                out[t] += weight * down(ops.swiglu(np.concatenate((gate(row), up(row)), axis=1)))[0]
+        return out
