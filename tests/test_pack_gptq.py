@@ -14,10 +14,11 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest
 from a3b.formats.quant import f32_to_bf16
 from a3b.formats.safetensors import write_safetensors
+from a3b.kernels import open_kernels
 from a3b.model import Model
+from a3b.packing.decoded import decoded
 from a3b.packing.opening import open_source
 from a3b.packing.plan import make_plan
-from a3b.packing.reference import for_reference
 from a3b.packing.writer import write
 from a3b.weights import load_weights
 from tests.checkpoint_files import one_by_one
@@ -99,7 +100,7 @@ def test_the_unpacked_directory_computes_with_the_same_numbers(tmp_path):
     config = ModelConfig.read(tmp_path / "source")
     expected = logits_of(config, exact, SIZES)
     for expand in (True, False):
-        model = Model(config, load_weights(Checkpoint.open(tmp_path / "source"), config, expand=expand))
+        model = Model(config, load_weights(Checkpoint.open(tmp_path / "source"), config, expand=expand), open_kernels("reference"), "f32")
         found = model.forward(ids_for(SIZES), model.new_state(), logits="all")
         assert np.abs(found - expected).max() <= 1e-5 * expected.std()
 
@@ -111,7 +112,8 @@ def test_a_preset_decides_about_what_is_float(tmp_path):
     formats = {name: tensor.format for name, tensor in Manifest.read(tmp_path / "packed").tensors.items()}
     assert formats["model.layers.0.mlp.experts.gate_proj"] == "w4m64" and formats["lm_head.weight"] == "w8s32"
     config = ModelConfig.read(tmp_path / "packed")
-    model = Model(config, for_reference(config, load_weights(Checkpoint.open(tmp_path / "packed"), config)))
+    weights = decoded(config, load_weights(Checkpoint.open(tmp_path / "packed"), config))
+    model = Model(config, weights, open_kernels("reference"), "f32")
     found, expected = model.forward(ids_for(SIZES), model.new_state(), logits="all"), logits_of(config, exact, SIZES)
     assert np.abs(found - expected).mean() < 0.05 * expected.std()  # 8 bits of the rest
 

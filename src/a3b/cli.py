@@ -118,6 +118,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
     quality.add_argument("--text", type=Path, metavar="FILE", help="text to read; none means generated conversations")
     quality.add_argument("--tokens", type=positive, default=8192, metavar="N", help="read at most that many (default 8192)")
+    quality.add_argument("--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost")
     quality.add_argument("--json", action="store_true", help="print one JSON object")
 
 

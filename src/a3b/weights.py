@@ -431,9 +431,10 @@ class _PackedLoader(_Loader):
 
     def moe(self, p: str) -> MoEWeights:
         shared = p + "shared_expert."
+        gate_up = (self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj"))
         return MoEWeights(
             router=self.matrix(p + "gate.weight"),
-            gate_up=(self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj")),
+            gate_up=gate_up if isinstance(gate_up[0], Tiles) else np.concatenate(gate_up, axis=1),
             down=self.matrix(p + "experts.down_proj"),
             shared_gate_up=(self.matrix(shared + "gate_proj.weight"), self.matrix(shared + "up_proj.weight")),
             shared_down=self.matrix(shared + "down_proj.weight"),

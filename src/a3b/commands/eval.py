@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from a3b.commands.progress import Progress
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
+from a3b.kernels import Kernels, open_kernels
+from a3b.kernels.threads import allowed_cores
+from a3b.model import Model
+from a3b.packing.decoded import decoded
 from a3b.packing.plan import make_plan
 from a3b.sampler import SamplingParams
 from a3b.tokens.segments import END_OF_TURN, Control, Text
@@ -39,12 +43,22 @@ PROMPTS = (
 
 def run(args: Namespace) -> None:
     runtime = args.runtime
-    reference, model = (Engine.load(name, isa=runtime.isa, threads=runtime.threads, kv=runtime.kv) for name in (args.against, args.model))
+    options = {"isa": runtime.isa, "threads": runtime.threads}
+    reference = Engine.load(args.against, kv="f32", **options)
+    model = Engine.load(args.model, kv="f32" if args.weights_only else runtime.kv, **options)
+    if args.weights_only:
+        model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or allowed_cores()))
     if model.config.V != reference.config.V:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
     text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)
     facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+
+
+def in_floats(engine: Engine, path: Path, kernels: Kernels) -> Engine:
+    """The same weights decoded to float32, so that activations are floats as well."""
+    weights = decoded(engine.config, load_weights(Checkpoint.open(path), engine.config))
+    return replace(engine, model=Model(engine.config, weights, kernels, "f32"))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
 from a3b.weights import ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
+EXPERTS = ("experts", "down")  # the kinds of the routed experts
+
 
 @dataclass(frozen=True)
 class Half:
@@ -77,7 +79,7 @@ class Plan:
         total = 0
         for item in self.items:
             size = item.tensor.num_bytes
-            if item.kind in ("experts", "down"):
+            if item.kind in EXPERTS:
                 size = size * config.K // config.E
             total += size if item.kind != "embed" or config.tie_word_embeddings else 0
         return total
@@ -95,7 +97,9 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
         format = None
         if kind is not None:
             own = own_format(value)
-            format = own if own is not None else format_for(kinds, kind, value.shape[-1])
+            widths = (config.D, config.F) if kind in EXPERTS else (value.shape[-1],)  # experts are in tiles altogether or not at all
+            fits = all(format_for(kinds, kind, n) for n in widths)
+            format = own if own is not None else format_for(kinds, kind, value.shape[-1]) if fits else None
             num_chosen += own is None
             if format is None:
                 floats.append(name)
