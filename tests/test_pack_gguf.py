@@ -48,6 +48,14 @@ def test_a_packed_gguf_computes_as_the_same_model_from_hugging_face(tmp_path):
     assert verify(directory) == []
 
 
+def test_kernels_on_tiles_know_the_order_of_the_heads(tmp_path):
+    directory, exact = packed(tmp_path)
+    config = ModelConfig.read(directory)
+    model = Model(config, load_weights(Checkpoint.open(directory), config), open_kernels("reference"))
+    found, expected = model.forward(ids_for(SIZES, 20), model.new_state(), logits="all"), logits_of(config, exact, SIZES)[:20]
+    assert np.abs(found - expected).mean() < 0.1 * expected.std()  # int8 activations; another order is off by the spread itself
+
+
 def test_matrices_keep_their_types(tmp_path):
     manifest = Manifest.read(packed(tmp_path)[0])
     formats = {name: tensor.format for name, tensor in manifest.tensors.items()}

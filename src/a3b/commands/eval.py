@@ -25,7 +25,7 @@ from a3b.kernels import Kernels, open_kernels
 from a3b.kernels.threads import allowed_cores
 from a3b.model import Model
 from a3b.packing.decoded import decoded
-from a3b.packing.plan import make_plan
+from a3b.packing.plan import bytes_per_token
 from a3b.sampler import SamplingParams
 from a3b.tokens.segments import END_OF_TURN, Control, Text
 from a3b.weights import load_weights
@@ -123,8 +123,8 @@ def sizes(name: str | None, model: Engine) -> dict[str, Any]:
     checkpoint = Checkpoint.open(resolve(name))
     facts: dict[str, Any] = {"bytes": checkpoint.num_bytes, "preset": None, "bytes_per_token": None}
     if checkpoint.manifest:
-        plan = make_plan(model.config, load_weights(checkpoint, model.config), None)
-        facts |= {"preset": checkpoint.manifest.preset or "own types", "bytes_per_token": plan.bytes_per_token(model.config)}
+        read = bytes_per_token(model.config, checkpoint.manifest.tensors.values())
+        facts |= {"preset": checkpoint.manifest.preset or "own types", "bytes_per_token": read}
     return facts
 
 

@@ -12,7 +12,7 @@ from a3b.commands.progress import Progress
 from a3b.errors import UsageError
 from a3b.kernels.threads import set_blas_threads
 from a3b.packing.opening import open_source
-from a3b.packing.plan import make_plan
+from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.writer import write
 
 DEFAULT = "balanced"
@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
         print(note, file=sys.stderr)
     for kind, count in source.skipped.items():
         print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
-    read = plan.bytes_per_token(source.config)
+    read = bytes_per_token(source.config, plan.tensors)
     print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
     target, done = Path(os.path.abspath(args.target.expanduser())), 0
     total = source.config.count_parameters().total

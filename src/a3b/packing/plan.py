@@ -5,7 +5,7 @@ Enter at `make_plan`. Knows no files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
 from a3b.weights import ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
+EMBED = "model.embed_tokens.weight"
 EXPERTS = ("experts", "down")  # the kinds of the routed experts
 
 
@@ -74,19 +75,24 @@ class Plan:
     notes: tuple[str, ...]  # what is not as asked for
     num_chosen: int  # matrices whose format the preset chose
 
-    def bytes_per_token(self, config: ModelConfig) -> int:
-        """Bytes of weights that decoding one token reads: all but the embedding and the idle experts."""
-        total = 0
-        for item in self.items:
-            size = item.tensor.num_bytes
-            if item.kind in EXPERTS:
-                size = size * config.K // config.E
-            total += size if item.kind != "embed" or config.tie_word_embeddings else 0
-        return total
-
     @property
     def num_bytes(self) -> int:
         return sum(item.tensor.num_bytes for item in self.items)
+
+    @property
+    def tensors(self) -> tuple[PackedTensor, ...]:
+        return tuple(item.tensor for item in self.items)
+
+
+def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int:
+    """Bytes of weights that decoding one token reads: all but the embedding, of which it reads a row, and the idle experts."""
+    total = 0
+    for tensor in tensors:
+        if ".experts." in tensor.name:
+            total += tensor.num_bytes * config.K // config.E
+        elif tensor.name != EMBED or config.tie_word_embeddings:
+            total += tensor.num_bytes
+    return total
 
 
 def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
@@ -112,7 +118,7 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
 
 def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
     """(name in the packed directory, kind, value); the names are those of `a3b.weights.packed_tensors`."""
-    yield "model.embed_tokens.weight", "embed", weights.embed
+    yield EMBED, "embed", weights.embed
     for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
         p, mixer = f"model.layers.{i}.", layer.mixer
         yield p + "input_layernorm.weight", None, layer.input_norm
