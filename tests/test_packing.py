@@ -26,7 +26,7 @@ from a3b.packing import writer
 from a3b.packing.decoded import decoded
 from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, fields, make_plan
-from a3b.packing.presets import PRESETS
+from a3b.packing.presets import PRESETS, format_for
 from a3b.packing.writer import write
 from a3b.weights import check_tensors, load_weights, packed_tensors
 from tests.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
@@ -118,6 +118,16 @@ def test_matrices_whose_columns_no_group_divides_stay_float32(tmp_path):
     assert "stay float32" in make_plan(source.config, source.weights, "fast").notes[0]
     expected = logits_of(ModelConfig.read(directory), exact, ODD_SIZES["one"])
     assert np.abs(logits(directory, ODD_SIZES["one"]) - expected).max() <= 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns", "found"),
+    [("w4m64", 64, "w4m64"), ("w4m64", 96, "w4m32"), ("w4k32", 512, "w4k32"), ("w4k32", 320, "w4m32"), ("w4s32", 96, "w4s32"),
+     ("w6k32", 64, "w6s32"), ("w8s32", 48, None)],
+)  # fmt: skip
+def test_the_nearest_format_of_the_width_is_taken(wanted, columns, found):
+    format = format_for({"down": wanted}, "down", columns)
+    assert (format and format.name) == found
 
 
 def test_bytes_per_token_count_chosen_experts_and_no_embedding(tmp_path):
