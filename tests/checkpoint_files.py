@@ -19,7 +19,7 @@ Stored = dict[str, tuple[str, np.ndarray]]
 def config_of(name: str, *, wrapped: bool = False, fp8: bool = False) -> dict:
     config = config_dict(SIZES[name], YARN.get(name))
     if wrapped:
-        config = {"model_type": "qwen3_5_moe", "text_config": config, "tie_word_embeddings": False}
+        config = {"model_type": config["model_type"].removesuffix("_text"), "text_config": config, "tie_word_embeddings": False}
     if fp8:
         config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
                                          "weight_block_size": list(BLOCK), "modules_to_not_convert": ["lm_head"]}  # fmt: skip

@@ -1,7 +1,7 @@
 """Write tests/data/parity/*.npz: what transformers computes for the models of tests/random_model.py. Needs torch and transformers 5.24
 or newer: older ones ignore the argument `cache`, and would continue without the past.
 
-    python -m tests.make_goldens
+    python -m tests.make_goldens [NAME ...]
 
 Per model: logits float32 [T, V] for each T ("logits_T"), and a greedy continuation of PROMPT_LEN ids: the ids
 ("greedy"), the reference's gap between its best two logits at each step ("gap") and their spread ("std").
@@ -10,12 +10,13 @@ float32 on the CPU, eager experts (the fused ones need aligned sizes), by the ve
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
+from transformers import Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, Qwen3_5TextConfig
 
 from tests.random_model import SEEDS, SIZES, YARN, config_dict, random_ids, random_tensors
 
@@ -24,16 +25,20 @@ PROMPT_LEN, NUM_GREEDY = 7, 200
 DIRECTORY = Path(__file__).with_name("data") / "parity"
 
 
-def reference(name: str) -> Qwen3_5MoeForCausalLM:
-    config = Qwen3_5MoeTextConfig(**config_dict(SIZES[name], YARN.get(name)))
-    config._experts_implementation = "eager"
-    model = Qwen3_5MoeForCausalLM(config).float().eval()
+def reference(name: str) -> Qwen3_5MoeForCausalLM | Qwen3_5ForCausalLM:
+    values = config_dict(SIZES[name], YARN.get(name))
+    if SIZES[name]["E"]:
+        config = Qwen3_5MoeTextConfig(**values)
+        config._experts_implementation = "eager"
+        model = Qwen3_5MoeForCausalLM(config).float().eval()
+    else:
+        model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**values)).float().eval()
     tensors = {key: torch.from_numpy(value) for key, value in random_tensors(SIZES[name], SEEDS[name]).items()}
     model.load_state_dict(tensors, strict=True)
     return model
 
 
-def greedy(model: Qwen3_5MoeForCausalLM, prompt: np.ndarray) -> dict[str, np.ndarray]:
+def greedy(model, prompt: np.ndarray) -> dict[str, np.ndarray]:
     """Continue with the reference's own cache."""
     ids, gaps, stds, past = [], [], [], None
     piece = torch.from_numpy(prompt)[None]
@@ -53,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    for name in SIZES:
+    for name in sys.argv[1:] or SIZES:
         model = reference(name)
         out = {"versions": np.array(versions)}
         for T in LENGTHS:

@@ -15,18 +15,27 @@ SIZES = {  # as in ModelConfig; every `every`-th layer is attention, `rotary` of
     "one": dict(zip(AXES, (211, 48, 4, 4, 6, 2, 24, 8, 3, 3, 12, 20, 11, 3, 14, 18), strict=True)),
     "two": dict(zip(AXES, (157, 40, 5, 2, 4, 4, 20, 20, 2, 4, 24, 10, 7, 2, 22, 9), strict=True)),
     "three": dict(zip(AXES, (97, 56, 6, 3, 5, 1, 32, 16, 2, 6, 16, 28, 13, 5, 10, 26), strict=True)),
+    "dense": dict(zip(AXES, (61, 44, 5, 3, 6, 3, 20, 12, 3, 9, 18, 14, 0, 0, 38, 0), strict=True)),  # F: of the MLP
 }
 YARN = {"three": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}
-SEEDS = {"one": 101, "two": 202, "three": 303}
+SEEDS = {"one": 101, "two": 202, "three": 303, "dense": 406}
 NANO = dict(zip(AXES, (4122, 128, 8, 4, 4, 1, 64, 16, 2, 4, 32, 32, 112, 3, 64, 64), strict=True))
 
 
 def config_dict(sizes: dict, rope: dict | None = None) -> dict:
     """A text-only config.json of `sizes`, its RoPE parameters overridden by `rope`."""
     s, half = sizes, sizes["rotary"] // 2
+    mlp = {
+        "num_experts": s["E"],
+        "num_experts_per_tok": s["K"],
+        "moe_intermediate_size": s["F"],
+        "shared_expert_intermediate_size": s["Fs"],
+        "router_aux_loss_coef": 0.001,
+        "output_router_logits": False,
+    }
     return {
-        "architectures": ["Qwen3_5MoeForCausalLM"],
-        "model_type": "qwen3_5_moe_text",
+        "architectures": ["Qwen3_5MoeForCausalLM" if s["E"] else "Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_moe_text" if s["E"] else "qwen3_5_text",
         "dtype": "float32",
         "vocab_size": s["V"],
         "hidden_size": s["D"],
@@ -59,12 +68,7 @@ def config_dict(sizes: dict, rope: dict | None = None) -> dict:
         "linear_value_head_dim": s["Dv"],
         "linear_conv_kernel_dim": 4,
         "mamba_ssm_dtype": "float32",
-        "num_experts": s["E"],
-        "num_experts_per_tok": s["K"],
-        "moe_intermediate_size": s["F"],
-        "shared_expert_intermediate_size": s["Fs"],
-        "router_aux_loss_coef": 0.001,
-        "output_router_logits": False,
+        **(mlp if s["E"] else {"intermediate_size": s["F"]}),
         "initializer_range": 0.02,
         "tie_word_embeddings": False,
         "bos_token_id": 0,
@@ -115,6 +119,11 @@ def random_tensors(sizes: dict, seed: int) -> dict[str, np.ndarray]:
             out[p + "q_norm.weight"] = 0.7 + normal(s["Dh"], scale=0.3)
             out[p + "k_norm.weight"] = normal(s["Dh"], scale=0.3)
         p = f"model.layers.{i}.mlp."
+        if not E:
+            out[p + "gate_proj.weight"] = matrix(F, D)
+            out[p + "up_proj.weight"] = matrix(F, D)
+            out[p + "down_proj.weight"] = matrix(D, F)
+            continue
         out[p + "gate.weight"] = matrix(E, D, gain=2.0)
         out[p + "experts.gate_up_proj"] = matrix(E, 2 * F, D)
         out[p + "experts.down_proj"] = matrix(E, D, F)
@@ -142,8 +151,11 @@ def model_weights(config, tensors: dict[str, np.ndarray]):
             **{n: tensors[f"{p}{n}.weight"] for n in names},
         )
 
-    def moe(i: int):
+    def mlp(i: int):
         p = f"model.layers.{i}.mlp."
+        if config.dense:
+            gate_up = np.concatenate([tensors[f"{p}{n}_proj.weight"] for n in ("gate", "up")])
+            return w.DenseWeights(gate_up=gate_up, down=tensors[p + "down_proj.weight"])
         gate, up = (tensors[f"{p}shared_expert.{n}_proj.weight"] for n in ("gate", "up"))
         return w.MoEWeights(
             router=tensors[p + "gate.weight"],
@@ -159,7 +171,7 @@ def model_weights(config, tensors: dict[str, np.ndarray]):
             input_norm=tensors[f"model.layers.{i}.input_layernorm.weight"],
             mixer=mixer(i, kind),
             post_norm=tensors[f"model.layers.{i}.post_attention_layernorm.weight"],
-            moe=moe(i),
+            moe=mlp(i),
         )
         for i, kind in enumerate(config.layer_types)
     )

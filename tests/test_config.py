@@ -16,12 +16,48 @@ from tests.random_model import SIZES, config_dict
 
 REAL = json.loads((Path(__file__).parent / "data" / "config-35b-a3b.json").read_text())
 SMALL = config_dict(SIZES["one"])
+SMALL_DENSE = config_dict(SIZES["dense"])
+
+
+def dense_27b() -> dict:
+    """Qwen3.6-27B: the same mixers, 64 layers, one MLP instead of experts."""
+    text = {k: v for k, v in REAL["text_config"].items() if "expert" not in k and "router" not in k and not k.startswith("moe_")}
+    text |= {"model_type": "qwen3_5_text", "hidden_size": 5120, "intermediate_size": 17408, "num_attention_heads": 24,
+             "num_key_value_heads": 4, "linear_num_value_heads": 48, "num_hidden_layers": 64, "output_gate_type": "swish",
+             "layer_types": ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(64)]}  # fmt: skip
+    vision = {**REAL["vision_config"], "out_hidden_size": 5120}
+    return {**REAL, "model_type": "qwen3_5", "language_model_only": False, "text_config": text, "vision_config": vision}
 
 
 def test_the_35b_model_is_counted_exactly():
     count = ModelConfig.from_dict(REAL).count_parameters()
     assert (count.total, count.active, count.mtp, count.vision) == (34_660_610_688, 2_946_429_568, 844_640_768, 446_571_248)
     assert sum(count.breakdown.values()) == count.total
+
+
+def test_the_dense_27b_model_is_counted_exactly():
+    """As transformers counts it; with the MTP layer, what the headers of the checkpoint add up to."""
+    count = ModelConfig.from_dict(dense_27b()).count_parameters()
+    assert count.total + count.vision == 27_356_728_560 and count.vision == 460_730_096
+    assert count.total + count.vision + count.mtp == 27_781_427_952
+    assert count.active == count.total - 248320 * 5120  # everything but the embedding
+    assert sum(count.breakdown.values()) == count.total
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("intermediate_size", None), ("intermediate_size", 0), ("num_experts", 8), ("moe_intermediate_size", 8), ("hidden_act", "gelu")],
+)
+def test_a_dense_config_has_one_width_and_no_experts(key, value):
+    assert ModelConfig.from_dict(SMALL_DENSE).F == SIZES["dense"]["F"]
+    with pytest.raises(ConfigError, match=key):
+        ModelConfig.from_dict({**SMALL_DENSE, key: value})
+
+
+def test_a_wrapper_holds_a_text_model_of_its_own_kind():
+    config = {**dense_27b(), "model_type": "qwen3_5_moe"}
+    with pytest.raises(ConfigError, match=r'text_config.model_type is "qwen3_5_text"; expected qwen3_5_moe_text'):
+        ModelConfig.from_dict(config)
 
 
 def test_end_tokens_come_from_both_files(tmp_path):

@@ -267,6 +267,23 @@ def test_moe_has_the_same_bits_in_any_company(isa: str, form: str):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", ["f32", "bf16", "w4m64", "w6k16", "w8s32"])
+def test_mlp(isa: str, form: str):
+    D, F = 256, 512
+    w, norm = moe_weights(form, 1, D, 256, F), normal(D, scale=0.1, seed=9)
+    kernels = (open_kernels(isa, 2), open_kernels(isa, 1), TWIN)
+    op, alone, twin = (k.bind_mlp(w.shared_gate_up, w.shared_down, norm, 1e-6, D, F) for k in kernels)
+    h = normal(80, D)
+    found, expected, one = h.copy(), h.copy(), h[70:71].copy()
+    op(found)
+    twin(expected)
+    alone(one)
+    np.testing.assert_array_equal(one, found[70:71])
+    bound = (2 * D + F + 40) * U * 4 if form in ("f32", "bf16") else 2e-3  # as for the experts
+    assert np.abs(found - expected).max() <= bound * np.abs(expected - h).max() and np.abs(expected - h).max() > 0.05
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_moe_takes_the_lower_id_among_equal_experts(isa: str):
     E, K, D, F, Fs = 6, 2, 64, 64, 64
     w = moe_weights("f32", E, D, F, Fs)

@@ -12,7 +12,7 @@ from tests.random_model import random_ids, random_model
 from tests.random_tiles import SIZES, tiled_model
 
 ISAS = _native.isas()
-KINDS = ["one", "two", "tiled"]  # float weights of two shapes; tiles of every format
+KINDS = ["one", "two", "dense", "tiled"]  # float weights of three shapes; tiles of every format
 NUM = 150
 
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
     ("errors",),
-    ("config", "events"),
-    ("formats", "tokens", "kernels", "cache", "rope", "sampler"),
+    ("config", "events", "machine"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes"),
     ("weights",),
     ("packing",),
     ("model",),

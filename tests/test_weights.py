@@ -38,7 +38,7 @@ def logits_of(config: ModelConfig, weights, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("expand", [True, False], ids=["float32", "mapped"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "dense"])
 def test_every_layout_gives_the_numbers_in_the_file(tmp_path, name, layout, expand):
     exact = write_checkpoint(tmp_path, name, **LAYOUTS[layout])
     config = ModelConfig.read(tmp_path)
@@ -68,6 +68,16 @@ def broken(tmp_path, change) -> str:
 
 def test_a_missing_tensor_is_named(tmp_path):
     assert "'model.layers.2.mlp.gate.weight' is missing" in broken(tmp_path, lambda t: t.pop("model.layers.2.mlp.gate.weight"))
+
+
+def test_a_dense_model_has_no_experts(tmp_path):
+    write_checkpoint(tmp_path, "dense")
+    config = ModelConfig.read(tmp_path)
+    entries = {n: (i.dtype, Checkpoint.open(tmp_path).array(n).copy()) for n, i in Checkpoint.open(tmp_path).tensors.items()}
+    entries["model.layers.1.mlp.gate.weight"] = entries.pop("model.layers.1.mlp.up_proj.weight")
+    write_safetensors(tmp_path / "model.safetensors", entries)
+    with pytest.raises(TensorError, match=r"layers.1.mlp.up_proj.weight' is missing; 'model.layers.1.mlp.gate.weight' is unknown"):
+        load_weights(Checkpoint.open(tmp_path), config)
 
 
 def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path):

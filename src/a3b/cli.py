@@ -57,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     _chat(commands.add_parser("chat", help="talk to a model"))
     _run(commands.add_parser("run", help="answer one prompt and exit"))
     _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
+    _plan(commands.add_parser("plan", help="which preset and context fit this machine, and how fast"))
+    _pull(commands.add_parser("pull", help="download a model, resumable and verified"))
     _render(commands.add_parser("render", help="print the exact prompt that messages become"))
     _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
     _pack(commands.add_parser("pack", help="write a model as the packed weights that the kernels read"))
@@ -81,6 +83,21 @@ def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--context", type=positive, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shape", nargs="?", metavar="MODEL", help="directory, config.json, 35b-a3b, 27b or 3b-dense; none means 35b-a3b")
+    parser.add_argument("--context", type=positive, metavar="N", help="tokens of the conversation (default 32768)")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="read bandwidth of this machine, if it is known")
+    parser.add_argument("--operations", type=float, metavar="GOPS", help="int8 operations of this machine, if known")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, such as Qwen/Qwen3.6-35B-A3B")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="where to; none means NAME in this directory")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit; none means main")
+    parser.add_argument("--include", action="append", metavar="GLOB", help="fetch these files, not those a3b needs; repeatable")
 
 
 def _render(parser: argparse.ArgumentParser) -> None:

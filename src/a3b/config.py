@@ -3,6 +3,7 @@
 A config that contradicts itself, or asks for something that is not implemented, is refused by the name of its key. Every key
 is either used, checked, or on the written list of keys that cannot change the result. Enter at `ModelConfig.read`.
 Axes: V ids, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F expert width, Fs shared width.
+A dense model has one MLP of width F in each layer, and E = K = Fs = 0.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from a3b.errors import ConfigError, UsageError
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 1 << 24  # no axis of a model is longer
-MODEL_TYPES = {"qwen3_5_moe": True, "qwen3_5_moe_text": False}  # name -> wraps a text_config
+MODEL_TYPES = {  # name -> wraps a text_config
+    "qwen3_5_moe": True, "qwen3_5_moe_text": False, "qwen3_5": True, "qwen3_5_text": False,
+}  # fmt: skip
 ATTENTION, DELTA = "full_attention", "linear_attention"
 IGNORED = frozenset(
     "architectures transformers_version torch_dtype attention_dropout initializer_range use_cache pad_token_id "
@@ -111,6 +114,11 @@ class ModelConfig:
         """Whether the checkpoint is the conditional-generation wrapper."""
         return MODEL_TYPES[self.model_type]
 
+    @property
+    def dense(self) -> bool:
+        """Whether each layer has one MLP in place of experts."""
+        return self.E == 0
+
     @classmethod
     def read(cls, path: str | Path) -> ModelConfig:
         """From a directory's config.json (with the end tokens of generation_config.json), or from a config file."""
@@ -135,7 +143,10 @@ class ModelConfig:
         delta = D * (channels + self.Hv * self.Dv + 2 * self.Hv) + channels * self.conv_len + 2 * self.Hv
         delta += self.Dv + self.Hv * self.Dv * D
         attention = D * self.Dh * (2 * self.Hq + 2 * self.Hkv) + self.Hq * self.Dh * D + 2 * self.Dh
-        moe = {"router": self.E * D, "experts": self.E * expert, "shared": 3 * D * self.Fs + D}
+        if self.dense:
+            mlp = {"mlp": expert}
+        else:
+            mlp = {"router": self.E * D, "routed_experts": self.E * expert, "shared_experts": 3 * D * self.Fs + D}
         n, n_full = self.num_layers, self.layer_types.count(ATTENTION)
         head = self.V * D
         breakdown = {
@@ -143,15 +154,13 @@ class ModelConfig:
             "lm_head": 0 if self.tie_word_embeddings else head,
             "attention": n_full * attention,
             "delta_net": (n - n_full) * delta,
-            "router": n * moe["router"],
-            "routed_experts": n * moe["experts"],
-            "shared_experts": n * moe["shared"],
+            **{kind: n * count for kind, count in mlp.items()},
             "norms": n * 2 * D + D,
         }
         total = sum(breakdown.values())
-        idle = n * (self.E - self.K) * expert
+        idle = n * (self.E - self.K) * expert  # none in a dense model
         active = total - idle - (0 if self.tie_word_embeddings else head)
-        mtp = self.mtp_layers * (attention + sum(moe.values()) + 2 * D)
+        mtp = self.mtp_layers * (attention + sum(mlp.values()) + 2 * D)
         mtp += 2 * D * D + 3 * D if self.mtp_layers else 0
         return ParameterCount(total, active, mtp, _vision_parameters(self.vision), breakdown)
 
@@ -197,9 +206,9 @@ class _Reader:
         self.outer = outer if MODEL_TYPES[kind] else {}
         self.text = self._mapping(outer.get("text_config"), "text_config") if self.outer else outer
         if self.outer:
-            inner = self.text.get("model_type", "qwen3_5_moe_text")
-            if inner != "qwen3_5_moe_text":
-                self.fail("text_config.model_type", inner, "qwen3_5_moe_text")
+            inner, expected = self.text.get("model_type", kind + "_text"), kind + "_text"
+            if inner != expected:
+                self.fail("text_config.model_type", inner, expected)
         self.used: set[str] = set()
 
     def config(self) -> ModelConfig:
@@ -207,11 +216,8 @@ class _Reader:
         D, Hq, Hkv = self.size("hidden_size"), self.size("num_attention_heads"), self.size("num_key_value_heads")
         Dh = self.size("head_dim")
         Hk, Hv = self.size("linear_num_key_heads"), self.size("linear_num_value_heads")
-        E, K = self.size("num_experts"), self.size("num_experts_per_tok")
         self.divides("num_key_value_heads", Hkv, "num_attention_heads", Hq)
         self.divides("linear_num_key_heads", Hk, "linear_num_value_heads", Hv)
-        if K > E:
-            self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
         for key, expected in (("hidden_act", "silu"), ("attention_bias", False), ("attn_output_gate", True),
                               ("mamba_ssm_dtype", "float32"), ("decoder_sparse_step", 1),
                               ("norm_topk_prob", True), ("output_gate_type", "silu")):  # fmt: skip
@@ -224,8 +230,7 @@ class _Reader:
             model_type=self.kind,
             V=V, D=D, num_layers=len(layer_types), layer_types=layer_types, Hq=Hq, Hkv=Hkv, Dh=Dh, Hk=Hk, Hv=Hv,
             Dk=self.size("linear_key_head_dim"), Dv=self.size("linear_value_head_dim"),
-            conv_len=self.size("linear_conv_kernel_dim"), E=E, K=K, F=self.size("moe_intermediate_size"),
-            Fs=self.size("shared_expert_intermediate_size"), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
+            conv_len=self.size("linear_conv_kernel_dim"), **self._mlp(), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
             max_context=max_context, tie_word_embeddings=self._tied(), rope=self._rope(Dh, max_context),
             eos_token_ids=_ends(self.take("eos_token_id", None), V, self.where),
             mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0), vision=self._vision(), **self._quantised(),
@@ -263,6 +268,14 @@ class _Reader:
     def divides(self, small: str, a: int, large: str, b: int) -> None:
         if b % a:
             self.fail(large, b, f"a multiple of {small}, {a}")
+
+    def _mlp(self) -> dict[str, int]:
+        if not self.kind.startswith("qwen3_5_moe"):
+            return {"E": 0, "K": 0, "F": self.size("intermediate_size"), "Fs": 0}
+        E, K = self.size("num_experts"), self.size("num_experts_per_tok")
+        if K > E:
+            self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
+        return {"E": E, "K": K, "F": self.size("moe_intermediate_size"), "Fs": self.size("shared_expert_intermediate_size")}
 
     def _layer_types(self) -> tuple[str, ...]:
         count = self.size("num_hidden_layers")

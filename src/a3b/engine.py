@@ -21,7 +21,7 @@ from a3b.errors import ContextError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
-from a3b.kernels.threads import allowed_cores
+from a3b.machine import Machine
 from a3b.model import Model
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.chat import ChatTemplate
@@ -113,7 +113,7 @@ class Engine:
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
         from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads: what
         this process may use. kv: how keys and values are kept."""
-        kernels = open_kernels(isa, threads or allowed_cores())
+        kernels = open_kernels(isa, threads or Machine.read().num_threads)
         path = resolve(directory)
         config, note = load_config(path, context)
         tokenizer = Tokenizer.read(path)

@@ -6,6 +6,7 @@
     │   ├── ConfigError       config.json: contradictory, incomplete or not implemented
     │   ├── TensorError       a tensor: missing, misshapen, duplicate, of an unknown dtype
     │   └── FileFormatError   a container: truncated, or a header that lies
+    ├── DownloadError         a repository of a hub, or a file of it, that cannot be fetched
     ├── TokenizerError        tokenizer.json, or ids the vocabulary does not have
     ├── TemplateError         the chat template refused the conversation, or is broken
     ├── ConversationError     messages or tools that no prompt can be made of
@@ -37,6 +38,10 @@ class TensorError(CheckpointError):
 
 class FileFormatError(CheckpointError):
     """A file is truncated or its header does not describe it."""
+
+
+class DownloadError(A3BError):
+    """A repository or file cannot be fetched, or did not arrive as it was announced."""
 
 
 class TokenizerError(A3BError):

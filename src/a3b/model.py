@@ -3,7 +3,7 @@
 Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave behind is in
 `a3b.cache.state.State`. Knows no tokenizer, no sampling and no files.
 
-    h = embed[ids];  per layer: h += mixer(norm(h)), h += moe(norm(h));  logits = norm(h) · lm_headᵀ
+    h = embed[ids];  per layer: h += mixer(norm(h)), h += mlp(norm(h));  logits = norm(h) · lm_headᵀ
 
 Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. What a
 row becomes depends on its token, its position and its state alone, so cutting or batching the work changes nothing
@@ -24,7 +24,7 @@ from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.kernels import Kernels
 from a3b.rope import Rope
-from a3b.weights import AttentionWeights, DeltaNetWeights, ModelWeights, MoEWeights
+from a3b.weights import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
 CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
 
@@ -118,7 +118,7 @@ class Model:
 
 
 class Layer:
-    """Norm, mixer, norm, experts; each half added to the residual stream."""
+    """Norm, mixer, norm, experts or one MLP; each half added to the residual stream."""
 
     def __init__(self, mixer: DeltaNet | Attention, moe: kernels.Op):
         self.mixer, self.moe = mixer, moe
@@ -167,8 +167,10 @@ class Attention:
         self.project_out.add(_joined(outs), h)
 
 
-def _bind_moe(k: Kernels, config: ModelConfig, weights: MoEWeights, norm: np.ndarray) -> kernels.Op:
+def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray) -> kernels.Op:
     w = weights
+    if config.dense:
+        return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.D, config.F)
     parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
     return k.bind_moe(parts, norm, config.norm_eps, config.E, config.K, config.D, config.F, config.Fs)
 
@@ -183,7 +185,7 @@ def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) 
             num_attention += 1
         else:
             mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
-        bound.append(Layer(mixer, _bind_moe(k, config, weights.moe, weights.post_norm)))
+        bound.append(Layer(mixer, _bind_mlp(k, config, weights.moe, weights.post_norm)))
     return bound
 
 

@@ -163,11 +163,17 @@ class MoEWeights:
 
 
 @dataclass(frozen=True)
+class DenseWeights:
+    gate_up: Matrix  # [2F, D], gate rows first
+    down: Matrix  # [D, F]
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     input_norm: np.ndarray  # float32 [D], around 0
     mixer: DeltaNetWeights | AttentionWeights
     post_norm: np.ndarray  # float32 [D], around 0
-    moe: MoEWeights
+    moe: MoEWeights | DenseWeights
 
 
 @dataclass(frozen=True)
@@ -302,6 +308,9 @@ def _expected(config: ModelConfig, prefix: str, tensors: Container[str]) -> Iter
             yield p + "norm.weight", (c.Dv,)
             yield p + "out_proj.weight", (c.D, c.Hv * c.Dv)
         p = f"{prefix}layers.{i}.mlp."
+        if c.dense:
+            yield from _mlp(p, c.D, c.F)
+            continue
         yield p + "gate.weight", (c.E, c.D)
         yield p + "shared_expert_gate.weight", (1, c.D)
         yield from _mlp(p + "shared_expert.", c.D, c.Fs)
@@ -347,7 +356,7 @@ class _Loader:
     def layer(self, p: str, kind: str) -> LayerWeights:
         mixer = self.attention(p + "self_attn.") if kind == ATTENTION else self.delta_net(p + "linear_attn.")
         norms = (self.vector(p + "input_layernorm.weight"), self.vector(p + "post_attention_layernorm.weight"))
-        return LayerWeights(norms[0], mixer, norms[1], self.moe(p + "mlp."))
+        return LayerWeights(norms[0], mixer, norms[1], self.mlp(p + "mlp."))
 
     def delta_net(self, p: str) -> DeltaNetWeights:
         names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
@@ -362,6 +371,11 @@ class _Loader:
     def attention(self, p: str) -> AttentionWeights:
         matrices = {name: self.matrix(f"{p}{name}.weight") for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
         return AttentionWeights(**matrices, q_norm=self.vector(p + "q_norm.weight"), k_norm=self.vector(p + "k_norm.weight"))
+
+    def mlp(self, p: str) -> MoEWeights | DenseWeights:
+        if self.config.dense:
+            return DenseWeights(gate_up=self.placed(self.gate_up(p)), down=self.matrix(p + "down_proj.weight"))
+        return self.moe(p)
 
     def moe(self, p: str) -> MoEWeights:
         if p + "experts.gate_up_proj" in self.checkpoint.tensors:

@@ -36,7 +36,8 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "parameters": {"total": count.total, "active": count.active, **count.breakdown},
         "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
         "layers": {kind: config.layer_types.count(kind) for kind in dict.fromkeys(config.layer_types)},
-        "experts": {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
+        "experts": None if config.dense else {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
+        "mlp_width": config.F if config.dense else None,
         "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
                     "scaled_by_config": by_config, "limit": limit},
         "note": note,
@@ -68,7 +69,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         ("model", facts["path"]),
         ("architecture", f"{facts['model_type']}: " + " + ".join(f"{n} {kind}" for kind, n in layers.items())),
         ("experts", f"{experts['routed']} of width {experts['width']}, {experts['chosen']} chosen, "
-                    f"and a shared one of width {experts['shared_width']}"),
+                    f"and a shared one of width {experts['shared_width']}") if experts
+        else ("mlp", f"one of width {facts['mlp_width']}, no experts"),
         ("parameters", f"{p['total']:,} in total, {p['active']:,} active per token ({p['total'] / p['active']:.1f}:1)"),
         ("context", context_line(context)),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from a3b.engine import load_config, resolve
 from a3b.errors import ContextError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
-from a3b.kernels.threads import allowed_cores
+from a3b.machine import Machine
 from a3b.model import Model
 from a3b.weights import load_weights
 
@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
     if len(ids) > (limit := args.context or config.max_context):
         raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")
     runtime = args.runtime
-    kernels = open_kernels(runtime.isa, runtime.threads or allowed_cores())
+    kernels = open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads)
     model = Model(config, load_weights(Checkpoint.open(path), config), kernels, runtime.kv)
     state = model.new_state()
     part = args.out.with_name(args.out.name + ".part")

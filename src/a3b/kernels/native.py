@@ -81,6 +81,12 @@ class Native(Kernels):
         op = self._lib.Moe(self._runtime, E, K, [laid_out(part) for part in (*parts[:6], router)], around_one(norm), eps)
         return op
 
+    def _mlp(self, gate_up, down, norm, eps, D, F):
+        gate, up = _halves(gate_up)
+        if not all(_is_native(part) for part in (gate, up, down)):
+            return self._twins.bind_mlp(gate_up, down, norm, eps, D, F)
+        return self._lib.Moe(self._runtime, laid_out(gate), laid_out(up), laid_out(down), around_one(norm), eps)
+
 
 class Linear:
     def __init__(self, op):

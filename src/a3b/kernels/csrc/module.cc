@@ -136,6 +136,16 @@ struct Moe {
     require(same(form_of(op.gate), form_of(op.up)) && same(form_of(op.shared_gate), form_of(op.shared_up)), "moe: gate and up of different kinds");
     op.norm = norm.data(), op.eps = eps;
   }
+  // One MLP without experts.
+  Moe(std::shared_ptr<Runtime> runtime, Matrix gate, Matrix up, Matrix down, Floats1 norm_weight, float eps)
+      : runtime(runtime), kept{gate, up, down}, norm(copied(norm_weight)) {
+    op.shared_gate = tiles_of(gate), op.shared_up = tiles_of(up), op.shared_down = tiles_of(down);
+    op.D = op.shared_down.rows, op.Fs = op.shared_gate.rows;
+    require(op.shared_gate.n == op.D && op.shared_up.rows == op.Fs && op.shared_up.n == op.D && op.shared_down.n == op.Fs && (int)norm.size() == op.D,
+            "mlp: matrices that do not fit each other");
+    require(same(form_of(op.shared_gate), form_of(op.shared_up)), "mlp: gate and up of different kinds");
+    op.norm = norm.data(), op.eps = eps;
+  }
   void call(const Out2& h) {
     require((int)h.shape(1) == op.D, "moe: wrong shape");
     runtime->run([&] { runtime->ops->moe(op, runtime->context, h.data(), h.shape(0)); });
@@ -239,6 +249,7 @@ NB_MODULE(_native, m) {
       .def("__call__", &Embed::call, "ids"_a, "out"_a.noconvert());
   nb::class_<Moe>(m, "Moe")
       .def(nb::init<std::shared_ptr<Runtime>, int, int, std::vector<Matrix>, Floats1, float>(), "runtime"_a, "E"_a, "K"_a, "matrices"_a, "norm"_a, "eps"_a)
+      .def(nb::init<std::shared_ptr<Runtime>, Matrix, Matrix, Matrix, Floats1, float>(), "runtime"_a, "gate"_a, "up"_a, "down"_a, "norm"_a, "eps"_a)
       .def("__call__", &Moe::call, "h"_a.noconvert());
   nb::class_<Delta>(m, "Delta")
       .def(nb::init<std::shared_ptr<Runtime>, int, int, int, int, bool, Floats2, Floats1, Floats1, Floats1, float>(), "runtime"_a, "Hk"_a, "Hv"_a, "Dk"_a,

@@ -1,7 +1,7 @@
 // moe: h += Σ over chosen experts of weight·down(silu(gate x)·(up x)) + the shared expert, x = norm(h).
 //
 // Experts are added to a row in ascending id, the shared one last. Tokens of an expert are gathered, so every expert's
-// weights are read once for all of them.
+// weights are read once for all of them. Without experts (E = 0) the shared one is a plain MLP and has no gate.
 #include "tiles.h"
 
 namespace a3b::A3B_NS {
@@ -50,29 +50,29 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   const int E = op.E, K = op.K, D = op.D, F = op.F, num_pairs = T * K;
 
   // Scratch slots 0-8: activations for router, experts, shared expert; 9-14: hidden activations.
-  const Form forms[3] = {form_of(op.router), form_of(op.gate), form_of(op.shared_gate)};
+  const Form forms[3] = {form_of(op.shared_gate), E ? form_of(op.gate) : Form{}, E ? form_of(op.router) : Form{}};
+  const int num_forms = E ? 3 : 1;
   Rows rows[3];
-  int num_forms = 0, form_index[3];
-  for (int f = 0; f < 3; f++) {
+  int form_index[3];
+  for (int f = 0; f < num_forms; f++) {
     int g = 0;
     while (g < f && !same(forms[g], forms[f])) g++;
     form_index[f] = g;
-    if (g == f) rows[f] = rows_for(forms[f], T, scratch, 3 * f), num_forms++;
-    else rows[f] = rows[g];
+    rows[f] = g == f ? rows_for(forms[f], T, scratch, 3 * f) : rows[g];
   }
-  const Form hidden_form = form_of(op.down), shared_form = form_of(op.shared_down);
-  const Rows hidden = rows_for(hidden_form, num_pairs, scratch, 9), shared_hidden = rows_for(shared_form, T, scratch, 12);
+  const Form hidden_form = E ? form_of(op.down) : Form{}, shared_form = form_of(op.shared_down);
+  const Rows hidden = E ? rows_for(hidden_form, num_pairs, scratch, 9) : Rows{}, shared_hidden = rows_for(shared_form, T, scratch, 12);
   float* normed = scratch.get<float>(15, (size_t)pool.size() * D);
   pool.run(T, [&](int t, int thread) {
     float* x = normed + (size_t)thread * D;
     rms_norm_row(h + (size_t)t * D, op.norm, D, op.eps, x);
-    for (int f = 0; f < 3; f++)
+    for (int f = 0; f < num_forms; f++)
       if (form_index[f] == f) prepare(forms[f], x, D, rows[f], t);
   });
 
   int* identity = scratch.get<int>(16, T);
   for (int t = 0; t < T; t++) identity[t] = t;
-  const int logits_stride = op.router.num_tiles() * ROWS;
+  const int logits_stride = E ? op.router.num_tiles() * ROWS : 0;
   float* logits = scratch.get<float>(17, (size_t)T * logits_stride);
   float* buffers = scratch.get<float>(18, (size_t)pool.size() * 2 * RUN * CHUNK);
 
@@ -95,20 +95,21 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   };
 
   // The router beside the shared expert's first half.
-  const int router_items = (op.router.num_tiles() + CHUNK_TILES - 1) / CHUNK_TILES;
+  const int router_items = E ? (op.router.num_tiles() + CHUNK_TILES - 1) / CHUNK_TILES : 0;
   const int shared_chunks = (op.Fs + CHUNK - 1) / CHUNK;
   pool.run(router_items + shared_chunks, [&](int item, int thread) {
     if (item >= router_items)
-      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[2], identity, T, shared_form, shared_hidden, identity, thread);
+      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[0], identity, T, shared_form, shared_hidden, identity, thread);
     const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
-    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[0], identity, T, logits + first * ROWS, logits_stride);
+    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[2], identity, T, logits + first * ROWS, logits_stride);
   });
 
   int* ids = scratch.get<int>(19, num_pairs);
   float* weights = scratch.get<float>(20, num_pairs + LANES);
-  pool.run(T < 8 ? 0 : T, [&](int t, int) { choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K); });
-  if (T < 8)
-    for (int t = 0; t < T; t++) choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K);
+  auto choose_for = [&](int t, int) { choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K); };
+  if (E && T >= 8) pool.run(T, choose_for);
+  else if (E)
+    for (int t = 0; t < T; t++) choose_for(t, 0);
 
   // Pairs (token, expert) sorted by expert, tokens ascending.
   int* ends = scratch.get<int>(21, E + 1);
@@ -141,7 +142,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
 
   const int out_chunks = (D + CHUNK - 1) / CHUNK;
   pool.run(out_chunks, [&](int chunk, int thread) {
-    const int first = chunk * CHUNK_TILES, left = op.down.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
+    const int first = chunk * CHUNK_TILES, left = op.shared_down.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
     const int width = D - chunk * CHUNK < CHUNK ? D - chunk * CHUNK : CHUNK;
     float* buffer = buffers + (size_t)thread * 2 * RUN * CHUNK;
     auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num) {
@@ -163,8 +164,8 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     for (int run = 0; run < T; run += RUN) {
       const int part = T - run < RUN ? T - run : RUN;
       for (int m = 0; m < part; m++) {
-        float gate[LANES];
-        store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
+        float gate[LANES] = {1};
+        if (E) store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
         gates[m] = gate[0];
       }
       add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part);

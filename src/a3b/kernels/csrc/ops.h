@@ -65,7 +65,7 @@ struct LinearOp {
 };
 
 struct MoeOp {
-  int E, K, D, F, Fs;
+  int E, K, D, F, Fs;                         // E 0: only the shared expert, without a gate
   Tiles gate, up, down;                       // of expert 0; the others follow
   Tiles shared_gate, shared_up, shared_down;  // the shared expert
   Tiles router;                               // [E + 1, D]: the experts, the gate of the shared expert

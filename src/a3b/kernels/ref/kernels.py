@@ -33,6 +33,9 @@ class Reference(Kernels):
     def _moe(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
         return Moe(weights, norm, eps, E, K, D, F, Fs)
 
+    def _mlp(self, gate_up, down, norm, eps, D, F):
+        return Mlp(gate_up, down, norm, eps, D, F)
+
 
 class Linear:
     def __init__(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
@@ -130,6 +133,16 @@ class Moe:
         shared *= ops.sigmoid(logits[:, self.E :])
         h += y
         h += shared
+
+
+class Mlp:
+    def __init__(self, gate_up, down, norm, eps, D, F):
+        parts = gate_up if isinstance(gate_up, tuple) else (gate_up,)
+        self.project_in = Linear([("gate_up", w) for w in parts], D, norm, eps)
+        self.project_out = Linear([("down", down)], F, None, 0)
+
+    def __call__(self, h: np.ndarray) -> None:
+        h += self.project_out(ops.swiglu(self.project_in(h)))
 
 
 class _Experts:

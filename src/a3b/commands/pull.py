@@ -1,0 +1,153 @@
+"""`a3b pull REPO [DIR]`: the files of a model that a3b can use, from a hub, each verified by its checksum.
+
+Chooses files, asks whether they can be used and fit on the disk before the big ones move, and says what to do next. How a
+break is survived is in `a3b.formats.download`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from a3b.commands.progress import Progress
+from a3b.config import MODEL_TYPES
+from a3b.errors import DownloadError, UsageError
+from a3b.formats.download import Event, Folder
+from a3b.formats.hub import Hub, HubFile, Listing
+
+USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*", "README.md")  # at the top of a repository
+UNUSED = ("consolidated*", "adapter_*", "training_args*", "trainer_state*", "optimizer*")
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+MAX_SHOWN = 40
+
+
+def run(args: Namespace) -> None:
+    hub = Hub(args.repo, args.revision)
+    directory = Path(args.dir or hub.repo.split("/")[1]).expanduser()
+    listing = hub.listing()
+    chosen = included(listing, args.include) if args.include else usable(listing)
+    print(f"{listing.repo} at {listing.commit[:12]}: {len(chosen)} files, {total(chosen)} into {directory}", file=sys.stderr)
+    with Folder.open(directory, listing) as folder:
+        missing = folder.missing(chosen)
+        config = next((file for file in missing if file.path == "config.json"), None)
+        try:
+            if config and not args.include:
+                folder.fetch(hub, [config], lambda event: None)
+                missing.remove(config)
+            if not args.include:
+                check_architecture(directory, listing)
+            folder.check_space(missing)
+            with Meter(folder, missing) as meter:
+                folder.fetch(hub, missing, meter)
+        except KeyboardInterrupt:
+            here = sum(f.num_bytes if (directory / f.path).exists() else folder.num_bytes_here(f) for f in chosen)
+            print(f"\nstopped with {here / 1e9:.2f} GB here; the same command goes on from there", end="", file=sys.stderr)
+            raise
+    print(f"{len(chosen)} files complete, checksums right: {directory}", file=sys.stderr)
+    print(f"next: {next_step(directory, chosen)}", file=sys.stderr)
+
+
+def usable(listing: Listing) -> list[HubFile]:
+    """The safetensors of a repository with what belongs to them, or else its one GGUF. Raises UsageError if it is not clear."""
+    top = [f for f in listing.files if "/" not in f.path and not matches(f.path, UNUSED)]
+    if any(f.path.endswith(".safetensors") for f in top):
+        return [f for f in top if matches(f.path, USED)]
+    models = gguf_models(listing)
+    if len(models) == 1:
+        return next(iter(models.values()))
+    if models:
+        for name, parts in list(models.items())[:MAX_SHOWN]:
+            print(f"  {total(parts):>10}  {name}", file=sys.stderr)
+        example = next(iter(models))
+        raise UsageError(f"{listing.repo} holds {len(models)} models; choose with --include, for instance --include '{example}'")
+    raise DownloadError(f"{listing.repo} holds neither safetensors nor GGUF files, which a3b reads; --include GLOB fetches others")
+
+
+def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
+    """Pattern that chooses it -> files, for every GGUF model; a split one is several files."""
+    models: dict[str, list[HubFile]] = {}
+    for file in listing.files:
+        if file.path.endswith(".gguf") and not matches(file.path.rsplit("/", 1)[-1], ("mmproj*", "imatrix*", "*imatrix.gguf")):
+            models.setdefault(SPLIT.sub("-*.gguf", file.path), []).append(file)
+    return models
+
+
+def included(listing: Listing, patterns: Sequence[str]) -> list[HubFile]:
+    """Files that a pattern matches: the path, its last part, or a directory above. Raises UsageError for one without a match."""
+    out: dict[str, HubFile] = {}
+    for pattern in patterns:
+        found = [f for f in listing.files if matches(f.path, (pattern, pattern.rstrip("/") + "/*"))
+                 or ("/" not in pattern and matches(f.path.rsplit("/", 1)[-1], (pattern,)))]  # fmt: skip
+        if not found:
+            some = ", ".join(f.path for f in listing.files[:6])
+            raise UsageError(f"--include {pattern!r} matches none of the {len(listing.files)} files of {listing.repo}: {some} ...")
+        out |= {f.path: f for f in found}
+    return list(out.values())
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def check_architecture(directory: Path, listing: Listing) -> None:
+    """Refuse what a3b cannot run before it is fetched. A repository of GGUF files has no config to look at."""
+    file = directory / "config.json"
+    if not any(f.path == "config.json" for f in listing.files) or not file.exists():
+        return
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        kind = None
+    if kind not in MODEL_TYPES:
+        raise DownloadError(f"{listing.repo}: model_type is {json.dumps(kind)[:60]}; a3b runs {', '.join(MODEL_TYPES)}. "
+                            "Only config.json was fetched; --include '*' takes all the same")  # fmt: skip
+
+
+def next_step(directory: Path, chosen: Sequence[HubFile]) -> str:
+    """The command that makes use of what was fetched."""
+    models = sorted(f.path for f in chosen if f.path.endswith(".gguf"))
+    if models and not any(f.path.endswith(".safetensors") for f in chosen):
+        return f"a3b pack {directory / models[0]} {directory.name or 'model'}-packed"
+    if any(f.path.endswith(".safetensors") for f in chosen):
+        return f"a3b pack {directory} {directory.resolve().name}-balanced --preset balanced"
+    return f"a3b info {directory}"
+
+
+def total(files: Sequence[HubFile]) -> str:
+    num_bytes = sum(f.num_bytes for f in files)
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
+
+
+class Meter:
+    """A progress line at a terminal, otherwise a line for each file."""
+
+    def __init__(self, folder: Folder, missing: Sequence[HubFile]):
+        self.num_files, self.num_done, self.num_bytes = len(missing), 0, 0
+        self.start = time.monotonic()
+        left = sum(f.num_bytes - folder.num_bytes_here(f) for f in missing)
+        self.line = Progress("pulling", round(left / 1e6), "MB")
+        self.lines = not sys.stderr.isatty()
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.line.close()
+
+    def __call__(self, event: Event) -> None:
+        self.num_bytes += event.num_bytes
+        self.num_done += event.done
+        rate = self.num_bytes / 1e6 / max(time.monotonic() - self.start, 1e-3)
+        if event.note:
+            self.line.close()
+            print(f"{event.file.path}: {event.note}", file=sys.stderr)
+        elif event.done and self.lines:
+            print(f"{self.num_done}/{self.num_files} {event.file.path} {total([event.file])}", file=sys.stderr)
+        self.line.label = f"pulling, {self.num_done}/{self.num_files} files, {rate:.1f} MB/s"
+        self.line(round(self.num_bytes / 1e6))

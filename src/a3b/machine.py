@@ -1,0 +1,132 @@
+"""What this machine lets a process have: cores and memory, after affinity and control groups of version 1 and 2. Measures no speed.
+
+A container's limit binds at every level of its group's path, so all levels are read, as far as they can be seen. Files that
+the kernel can drop (mapped weights among them) count as free. Everything is read below `root`, so tests can build a machine.
+Enter at `Machine.read`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+NO_LIMIT = 1 << 62  # version 1 writes about this for none
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The smaller of what exists and what is allowed."""
+
+    num_cpus: int  # logical processors the process may run on
+    num_cores: int  # cores those belong to
+    cpu_quota: float | None  # processors' worth of time that a control group grants
+    memory_bytes: int  # that can be had without pushing others out
+    total_memory_bytes: int
+    memory_limit: str | None  # path of the control group that sets memory_bytes, if one does
+
+    @classmethod
+    def read(cls, root: Path = Path("/"), cpus: Sequence[int] | None = None) -> Machine:
+        """cpus: those of the affinity mask; None asks the kernel."""
+        cpus = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
+        free, total = _meminfo(root)
+        limit = None
+        for group, headroom in memory_limits(root):
+            if headroom < free:
+                free, limit = headroom, str(group)
+        quota = min(cpu_quotas(root), default=None)
+        return cls(len(cpus), _num_cores(root, cpus), quota, max(free, 0), total, limit)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that make sense for kernels bound by memory or vector units: one a core, none beyond the quota."""
+        granted = self.num_cores if self.cpu_quota is None else int(self.cpu_quota)
+        return max(1, min(self.num_cores, granted))
+
+
+def memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """(group, bytes below its limit that are not in use) for every level that has a limit."""
+    for version, group in _groups(root, "memory"):
+        limit_name, used_name, prefix = (
+            ("memory.max", "memory.current", "") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        )
+        limit, used = _number(group / limit_name), _number(group / used_name)
+        if limit is None or used is None or limit >= NO_LIMIT:
+            continue
+        stat = _table(group / "memory.stat")
+        droppable = stat.get(prefix + "inactive_file", 0) + stat.get(prefix + "active_file", 0)
+        yield group, limit - max(used - droppable, 0)
+
+
+def cpu_quotas(root: Path) -> Iterator[float]:
+    """Processors' worth of time that each level grants, where one is limited."""
+    for version, group in _groups(root, "cpu"):
+        if version == 2:
+            quota, _, period = _text(group / "cpu.max").partition(" ")
+        else:
+            quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(quota) > 0 and int(period) > 0:  # not "max", not -1
+            yield int(quota) / int(period)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """(version, directory) of this process's group for a controller and of all groups above it."""
+    paths = {}
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        version = 2 if number == "0" and not names else 1
+        if version == 2 or controller in names.split(","):
+            paths[version] = path
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        version = 2 if kind[0] == "cgroup2" else 1
+        if version not in paths or (version == 1 and controller not in kind[2].split(",")):
+            continue
+        mount, inside = root / fields[4].lstrip("/"), _below(paths[version], fields[3])
+        for level in (inside, *inside.parents):
+            if (mount / level).is_dir():  # a namespace may hide the levels above
+                yield version, mount / level
+
+
+def _below(path: str, mounted: str) -> PurePosixPath:
+    """A group's path below the group that is mounted; the mount itself if it lies elsewhere."""
+    try:
+        return PurePosixPath(path).relative_to(mounted)
+    except ValueError:
+        return PurePosixPath(".")
+
+
+def _meminfo(root: Path) -> tuple[int, int]:
+    """(available, total) bytes; half of what the system has, if it does not say what is available."""
+    table = _table(root / "proc/meminfo")
+    total = table.get("MemTotal:", 0) * 1024 or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (table["MemAvailable:"] * 1024 if "MemAvailable:" in table else total // 2), total
+
+
+def _num_cores(root: Path, cpus: Sequence[int]) -> int:
+    """Cores behind logical processors: siblings of one core share its units."""
+    siblings = (_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus)
+    return max(len(set(siblings)), 1)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text.isdigit() else None
+
+
+def _table(file: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    rows = (line.split() for line in _text(file).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

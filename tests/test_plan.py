@@ -1,0 +1,126 @@
+"""Sizes and speeds that follow from a config: exact where they are sums, a roofline where they are predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from a3b.cache.state import SEGMENT_LEN, State
+from a3b.cli import main
+from a3b.commands import plan
+from a3b.config import ModelConfig
+from a3b.machine import Machine
+from a3b.packing.presets import PRESETS
+from a3b.shapes import SHAPES, shape
+from tests.random_model import SIZES, config_dict
+
+GIB = 1 << 30
+MACHINE = Machine(num_cpus=2, num_cores=2, cpu_quota=None, memory_bytes=22 * GIB, total_memory_bytes=24 * GIB, memory_limit=None)
+SPEED = plan.Speed(80e9, 1900e9)
+OFFICIAL = ModelConfig.read(Path(__file__).parent / "data" / "config-35b-a3b.json")
+
+
+def test_the_built_in_shape_is_the_official_config():
+    built_in = shape("35b-a3b")
+    assert replace(OFFICIAL, model_type=built_in.model_type, mtp_layers=0) == built_in
+    assert shape("27b").count_parameters().total == 26_895_998_464
+    ratio = shape("3b-dense").count_parameters().active / built_in.count_parameters().active
+    assert 0.98 < ratio < 1.02
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *SIZES])
+def test_every_parameter_is_in_exactly_one_tensor(name):
+    config = shape(name) if name in SHAPES else ModelConfig.from_dict(config_dict(SIZES[name]))
+    count = config.count_parameters()
+    assert sum(n * rows * columns for _, n, rows, columns, _ in plan.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in plan.tensors(config)) == pytest.approx(count.active)
+
+
+def test_a_tied_embedding_is_stored_once_and_read_as_the_head():
+    config = ModelConfig.from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
+    count = config.count_parameters()
+    assert sum(n * rows * columns for _, n, rows, columns, _ in plan.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in plan.tensors(config)) == pytest.approx(count.active)
+
+
+def test_packed_sizes_are_those_of_the_formats():
+    """All matrices in 4.5 bits (16-bit scale and minimum for 64 weights), the rest in 32."""
+    config = shape("35b-a3b")
+    matrices = sum(n * rows * columns for kind, n, rows, columns, _ in plan.tensors(config) if kind)
+    rest = config.count_parameters().total - matrices
+    found = plan.sizes(config, dict.fromkeys(PRESETS["fast"], "w4m64"))
+    assert found.total_bytes == matrices * 4.5 / 8 + rest * 4
+    assert 1.6e9 < found.token_bytes < 1.8e9  # 1.68 GB and the float32 router
+
+
+def test_presets_order_by_size():
+    totals = [plan.sizes(shape("35b-a3b"), PRESETS[name]) for name in ("fast", "balanced", "faithful")]
+    assert [s.total_bytes for s in totals] == sorted(s.total_bytes for s in totals)
+    assert [s.token_bytes for s in totals] == sorted(s.token_bytes for s in totals)
+
+
+def test_state_and_keys_are_what_the_cache_holds():
+    config = ModelConfig.from_dict(config_dict(SIZES["three"]))
+    state = State(config, "q8")
+    assert plan.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
+    assert plan.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
+    assert plan.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
+
+
+def test_the_longest_context_is_the_last_that_fits():
+    config = shape("27b")
+    found = plan.sizes(config, PRESETS["balanced"])
+    longest = plan.longest_context(config, found, 22 * GIB)
+    assert 0 < longest < config.max_context
+    assert plan.memory_bytes(config, found, longest) <= 22 * GIB < plan.memory_bytes(config, found, longest + 1)
+    assert plan.longest_context(config, found, GIB) == 0
+    assert plan.longest_context(config, found, 1000 * GIB) == config.max_context
+
+
+def test_decode_is_bound_by_what_a_token_reads():
+    config = shape("35b-a3b")
+    found = plan.sizes(config, PRESETS["balanced"])
+    at_0, at_16k = (plan.decode_seconds(config, found, depth, SPEED) for depth in (0, 16384))
+    assert at_0 == pytest.approx((found.token_bytes + 2 * plan.state_bytes(config)) / (80e9 * plan.BANDWIDTH_SHARE))
+    assert at_16k - at_0 == pytest.approx(16384 * plan.kv_bytes_per_token(config) / (80e9 * plan.BANDWIDTH_SHARE))
+    assert plan.decode_seconds(config, found, 0, plan.Speed(40e9)) == pytest.approx(2 * at_0)
+
+
+def test_prefill_is_bound_by_arithmetic_or_by_reading():
+    config = shape("35b-a3b")
+    found = plan.sizes(config, PRESETS["fast"])
+    operations = 2 * (config.count_parameters().active - config.V * config.D)
+    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(2048 * operations / (1900e9 * plan.OPERATIONS_SHARE))
+    one = plan.prefill_seconds(config, found, 1, SPEED)
+    assert one == pytest.approx(found.total_bytes / (80e9 * plan.BANDWIDTH_SHARE))
+
+
+def test_the_description_holds_together():
+    facts = plan.describe(shape("35b-a3b"), "35b-a3b", 32768, MACHINE, SPEED)
+    balanced = facts["presets"]["balanced"]
+    assert balanced["fits"] and not facts["presets"]["faithful"]["fits"]
+    assert balanced["decode_tokens_per_s"] > balanced["decode_tokens_per_s_at_context"] > 0
+    assert facts["presets"]["faithful"]["longest_context"] == 0
+    text = "\n".join(plan.lines(facts))
+    assert "34.66 B parameters, 2.95 B for each token" in text and "faithful" in text
+
+
+def test_without_a_measured_speed_there_are_sizes_only(capsys):
+    assert main(["plan", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["measured"] is None and facts["presets"]["fast"]["decode_tokens_per_s"] is None
+    assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80"]) == 0
+    out = capsys.readouterr().out
+    assert "1,000 tokens" in out and "26.90 B" in out
+
+
+def test_a_model_that_is_not_there_is_refused(capsys):
+    assert main(["plan", "nowhere"]) == 2
+    assert "one of 35b-a3b, 27b, 3b-dense" in capsys.readouterr().err
+    for rate in ("-1", "0", "nan", "inf"):
+        assert main(["plan", f"--bandwidth={rate}"]) == 2
+    assert main(["plan", "--context", "2000000"]) == 2
