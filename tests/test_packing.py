@@ -45,7 +45,8 @@ def packed(tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: d
 
 def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, np.ndarray]:
     """The tensors as a preset must hold them."""
-    kind_of = {"embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
+    kind_of = {"mlp.gate_proj": "mlp", "mlp.up_proj": "mlp", "mlp.down_proj": "mlp",
+               "embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
                "shared_expert.": "shared",
                "in_proj_qkv": "delta_in", "in_proj_z": "delta_in", "out_proj": "delta_out", "o_proj": "attention_out",
                "q_proj": "attention_in", "k_proj": "attention_in", "v_proj": "attention_in"}  # fmt: skip
@@ -74,6 +75,15 @@ def test_a_packed_model_computes_with_the_quantised_weights(tmp_path, preset, fp
     directory, exact = packed(tmp_path, preset, fp8, threads=2)
     expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS[preset]))
     assert np.abs(logits(directory) - expected).max() <= 1e-5 * expected.std()  # other orders of summation
+
+
+def test_a_dense_model_is_packed_too(tmp_path):
+    dense = {**SIZES, "E": 0, "K": 0, "F": 192, "Fs": 0}
+    directory, exact = packed(tmp_path, "faithful", sizes=dense)
+    expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS["faithful"]), dense)
+    assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
+    weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
+    assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):

@@ -164,7 +164,7 @@ class MoEWeights:
 
 @dataclass(frozen=True)
 class DenseWeights:
-    gate_up: Matrix  # [2F, D], gate rows first
+    gate_up: Matrix | tuple[Matrix, Matrix]  # [2F, D], gate rows first; or gate and up, each [F, D]
     down: Matrix  # [D, F]
 
 
@@ -442,6 +442,12 @@ class _PackedLoader(_Loader):
             return self.vector(name)
         data = self.checkpoint.array(name)
         return data if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
+
+    def mlp(self, p: str) -> MoEWeights | DenseWeights:
+        if self.config.dense:
+            gate_up = (self.matrix(p + "gate_proj.weight"), self.matrix(p + "up_proj.weight"))
+            return DenseWeights(gate_up, down=self.matrix(p + "down_proj.weight"))
+        return self.moe(p)
 
     def moe(self, p: str) -> MoEWeights:
         shared = p + "shared_expert."

@@ -15,7 +15,7 @@ from a3b.config import ATTENTION, ModelConfig
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
-from a3b.weights import ModelWeights, MoEWeights, StackedMatrix, StoredExperts
+from a3b.weights import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
 EMBED = "model.embed_tokens.weight"
 EXPERTS = ("experts", "down")  # the kinds of the routed experts
@@ -137,13 +137,17 @@ def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, st
             yield p + "linear_attn.norm.weight", None, mixer.norm
             yield p + "linear_attn.out_proj.weight", "delta_out", mixer.out_proj
         yield p + "post_attention_layernorm.weight", None, layer.post_norm
-        yield from _moe(p + "mlp.", layer.moe)
+        yield from _mlp(p + "mlp.", layer.moe)
     yield "model.norm.weight", None, weights.norm
     if not config.tie_word_embeddings:
         yield "lm_head.weight", "lm_head", weights.lm_head
 
 
-def _moe(p: str, moe: MoEWeights) -> Iterator[tuple[str, str | None, Any]]:
+def _mlp(p: str, moe: MoEWeights | DenseWeights) -> Iterator[tuple[str, str | None, Any]]:
+    if isinstance(moe, DenseWeights):
+        for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*halves(moe.gate_up), moe.down), strict=True):
+            yield f"{p}{name}.weight", "mlp", value
+        return
     yield p + "gate.weight", None, moe.router
     yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
     for name, pair, kind in (("shared_expert.{}.weight", moe.shared_gate_up, "shared"), ("experts.{}", moe.gate_up, "experts")):
