@@ -45,7 +45,7 @@ def packed(tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: d
 
 def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, np.ndarray]:
     """The tensors as a preset must hold them."""
-    kind_of = {"mlp.gate_proj": "mlp", "mlp.up_proj": "mlp", "mlp.down_proj": "mlp",
+    kind_of = {"mlp.gate_proj": "experts", "mlp.up_proj": "experts", "mlp.down_proj": "down",
                "embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
                "shared_expert.": "shared",
                "in_proj_qkv": "delta_in", "in_proj_z": "delta_in", "out_proj": "delta_out", "o_proj": "attention_out",

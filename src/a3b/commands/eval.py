@@ -22,7 +22,7 @@ from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import Kernels, open_kernels
-from a3b.kernels.threads import allowed_cores
+from a3b.machine import Machine
 from a3b.model import Model
 from a3b.packing.decoded import decoded
 from a3b.packing.plan import bytes_per_token
@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
     reference = Engine.load(args.against, kv="f32", **options)
     model = Engine.load(args.model, kv="f32" if args.weights_only else runtime.kv, **options)
     if args.weights_only:
-        model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or allowed_cores()))
+        model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads))
     if model.config.V != reference.config.V:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
     text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)

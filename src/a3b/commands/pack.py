@@ -11,6 +11,7 @@ from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.errors import UsageError
 from a3b.kernels.threads import set_blas_threads
+from a3b.machine import Machine
 from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.writer import write
@@ -40,5 +41,5 @@ def run(args: Namespace) -> None:
             done += count
             progress(done // MILLION)
 
-        write(source, plan, target, threads=len(os.sched_getaffinity(0)), done=written)
+        write(source, plan, target, threads=args.runtime.threads or Machine.read().num_threads, done=written)
     print(f"{args.target}: packed")

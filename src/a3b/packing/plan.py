@@ -18,7 +18,7 @@ from a3b.packing.presets import KEEP, PRESETS, format_for
 from a3b.weights import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
 EMBED = "model.embed_tokens.weight"
-EXPERTS = ("experts", "down")  # the kinds of the routed experts
+EXPERTS = ("experts", "down")  # the kinds of the routed experts, or of a dense MLP
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,10 @@ def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, st
 
 def _mlp(p: str, moe: MoEWeights | DenseWeights) -> Iterator[tuple[str, str | None, Any]]:
     if isinstance(moe, DenseWeights):
-        for name, value in zip(("gate_proj", "up_proj", "down_proj"), (*halves(moe.gate_up), moe.down), strict=True):
-            yield f"{p}{name}.weight", "mlp", value
+        gate, up = halves(moe.gate_up)
+        yield p + "gate_proj.weight", "experts", gate
+        yield p + "up_proj.weight", "experts", up
+        yield p + "down_proj.weight", "down", moe.down
         return
     yield p + "gate.weight", None, moe.router
     yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate

@@ -1,14 +1,14 @@
-"""Which format each kind of matrix gets. Kinds: see `plan.fields`. Enter at `PRESETS` and `format_for`."""
+"""Which format each kind of matrix gets. Kinds: see `plan.fields`; a dense MLP counts as experts. Enter at `PRESETS` and `format_for`."""
 
 from __future__ import annotations
 
 from a3b.formats.tiles import FORMATS, Format
 
-KINDS = ("embed", "lm_head", "experts", "down", "shared", "mlp", "delta_in", "delta_out", "attention_in", "attention_out")
+KINDS = ("embed", "lm_head", "experts", "down", "shared", "delta_in", "delta_out", "attention_in", "attention_out")
 PRESETS: dict[str, dict[str, str]] = {
     "fast": dict.fromkeys(KINDS, "w4m64") | {"embed": "w6s32"},  # a row of it is all that a token reads
-    "balanced": dict.fromkeys(KINDS, "w6s32") | {"embed": "w8s32", "lm_head": "w4m64", "experts": "w4m64", "down": "w4m64", "mlp": "w4m64"},
-    "faithful": dict.fromkeys(KINDS, "w8s32") | {"experts": "w6s32", "down": "w6s32", "mlp": "w6s32"},
+    "balanced": dict.fromkeys(KINDS, "w6s32") | {"embed": "w8s32", "lm_head": "w4m64", "experts": "w4m64", "down": "w4m64"},
+    "faithful": dict.fromkeys(KINDS, "w8s32") | {"experts": "w6s32", "down": "w6s32"},
 }
 KEEP = dict.fromkeys(KINDS, "w8s32")  # for matrices without a type of their own, in a source that has one for most
 
