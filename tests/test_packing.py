@@ -25,8 +25,8 @@ from a3b.model import Model
 from a3b.packing import writer
 from a3b.packing.decoded import decoded
 from a3b.packing.opening import open_source
-from a3b.packing.plan import fields, make_plan
-from a3b.packing.presets import PRESETS
+from a3b.packing.plan import bytes_per_token, fields, make_plan
+from a3b.packing.presets import PRESETS, format_for
 from a3b.packing.writer import write
 from a3b.weights import check_tensors, load_weights, packed_tensors
 from tests.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
@@ -45,7 +45,8 @@ def packed(tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: d
 
 def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, np.ndarray]:
     """The tensors as a preset must hold them."""
-    kind_of = {"embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
+    kind_of = {"mlp.gate_proj": "experts", "mlp.up_proj": "experts", "mlp.down_proj": "down",
+               "embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
                "shared_expert.": "shared",
                "in_proj_qkv": "delta_in", "in_proj_z": "delta_in", "out_proj": "delta_out", "o_proj": "attention_out",
                "q_proj": "attention_in", "k_proj": "attention_in", "v_proj": "attention_in"}  # fmt: skip
@@ -74,6 +75,15 @@ def test_a_packed_model_computes_with_the_quantised_weights(tmp_path, preset, fp
     directory, exact = packed(tmp_path, preset, fp8, threads=2)
     expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS[preset]))
     assert np.abs(logits(directory) - expected).max() <= 1e-5 * expected.std()  # other orders of summation
+
+
+def test_a_dense_model_is_packed_too(tmp_path):
+    dense = {**SIZES, "E": 0, "K": 0, "F": 192, "Fs": 0}
+    directory, exact = packed(tmp_path, "faithful", sizes=dense)
+    expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS["faithful"]), dense)
+    assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
+    weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
+    assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
@@ -120,6 +130,16 @@ def test_matrices_whose_columns_no_group_divides_stay_float32(tmp_path):
     assert np.abs(logits(directory, ODD_SIZES["one"]) - expected).max() <= 1e-5 * expected.std()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "columns", "found"),
+    [("w4m64", 64, "w4m64"), ("w4m64", 96, "w4m32"), ("w4k32", 512, "w4k32"), ("w4k32", 320, "w4m32"), ("w4s32", 96, "w4s32"),
+     ("w6k32", 64, "w6s32"), ("w8s32", 48, None)],
+)  # fmt: skip
+def test_the_nearest_format_of_the_width_is_taken(wanted, columns, found):
+    format = format_for({"down": wanted}, "down", columns)
+    assert (format and format.name) == found
+
+
 def test_bytes_per_token_count_chosen_experts_and_no_embedding(tmp_path):
     write_source(tmp_path / "source")
     source = open_source(tmp_path / "source")
@@ -127,7 +147,7 @@ def test_bytes_per_token_count_chosen_experts_and_no_embedding(tmp_path):
     sizes = {item.tensor.name: item.tensor.num_bytes for item in plan.items}
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
     expected = sum(sizes.values()) - sizes["model.embed_tokens.weight"] - experts + experts * SIZES["K"] // SIZES["E"]
-    assert abs(plan.bytes_per_token(source.config) - expected) < 12  # each tensor's share is rounded down
+    assert abs(bytes_per_token(source.config, plan.tensors) - expected) < 12  # each tensor's share is rounded down
 
 
 KILLED = """
@@ -328,6 +348,26 @@ def test_a_changed_manifest_is_noticed(tmp_path, whole):
     assert "was changed after it was written" in lies(tmp_path / "copy", lambda v: v.update(preset="fast"), sign=False)
 
 
+def test_flipped_bytes_of_a_manifest_or_a_header_never_escape_the_reader(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "copy")
+    rng = np.random.default_rng(0)
+    for name in (MANIFEST, min(file.name for file in whole.glob("*.safetensors"))):
+        path, content = tmp_path / "copy" / name, (whole / name).read_bytes()
+        for _ in range(60):
+            changed = bytearray(content)
+            for at in rng.integers(0, min(len(content), 3000), rng.integers(1, 6)):
+                changed[at] = rng.integers(0, 256)
+            path.write_bytes(changed)
+            if bytes(changed) == content:
+                continue
+            try:
+                check_tensors(Checkpoint.open(path.parent), ModelConfig.read(path.parent))
+            except CheckpointError:
+                continue
+            assert verify(path.parent), name  # what opens all the same is found by reading
+        path.write_bytes(content)
+
+
 def test_a_float_matrix_where_floats_are_needed(tmp_path, whole):
     shutil.copytree(whole, tmp_path / "copy")
     name = "model.layers.0.mlp.gate.weight"
@@ -351,4 +391,5 @@ def test_the_command_packs_and_says_what_it_costs(tmp_path, capsys):
     assert main(["pack", str(tmp_path / "source"), str(tmp_path / "packed"), "--preset", "fast"]) == 0
     assert "of weights read per decoded token" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "packed")]) == 0
-    assert "w4m64" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "w4m64" in out and "fast, from source; a decoded token reads" in out

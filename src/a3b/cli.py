@@ -120,7 +120,7 @@ def _logits(parser: argparse.ArgumentParser) -> None:
 def _pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
     parser.add_argument("target", type=Path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
-    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; GGUF and GPTQ keep their own types")
+    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; integers of GGUF and GPTQ are kept")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take tokenizer and template from there")
 
 
@@ -135,6 +135,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
     quality.add_argument("--text", type=Path, metavar="FILE", help="text to read; none means generated conversations")
     quality.add_argument("--tokens", type=positive, default=8192, metavar="N", help="read at most that many (default 8192)")
+    quality.add_argument("--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost")
     quality.add_argument("--json", action="store_true", help="print one JSON object")
 
 

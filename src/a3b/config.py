@@ -60,6 +60,14 @@ class Fp8Config:
 
 
 @dataclass(frozen=True)
+class GptqConfig:
+    """GPTQ integers of 4 bits: columns of a group (-1: all), and whether zeros are stored one too small (the first version)."""
+
+    group: int
+    zero_offset: int
+
+
+@dataclass(frozen=True)
 class ParameterCount:
     """Numbers of weights. `total` and `active` are of the text model; active leaves out idle experts and the embedding."""
 
@@ -99,6 +107,7 @@ class ModelConfig:
     mtp_layers: int = 0
     vision: dict[str, Any] | None = field(default=None, compare=False)
     fp8: Fp8Config | None = None
+    gptq: GptqConfig | None = None
 
     @property
     def wrapped(self) -> bool:
@@ -224,7 +233,7 @@ class _Reader:
             conv_len=self.size("linear_conv_kernel_dim"), **self._mlp(), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
             max_context=max_context, tie_word_embeddings=self._tied(), rope=self._rope(Dh, max_context),
             eos_token_ids=_ends(self.take("eos_token_id", None), V, self.where),
-            mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0), vision=self._vision(), fp8=self._fp8(),
+            mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0), vision=self._vision(), **self._quantised(),
         )  # fmt: skip
         self._leftovers()
         return config
@@ -357,17 +366,33 @@ class _Reader:
             return None
         return self._mapping(vision, "vision_config")
 
-    def _fp8(self) -> Fp8Config | None:
+    def _quantised(self) -> dict[str, Fp8Config | GptqConfig]:
+        """The fields that quantization_config fills."""
         value = self.outer.get("quantization_config", self.take("quantization_config", None))
         self.used.add("quantization_config")
         if value is None:
-            return None
+            return {}
         q = self._mapping(value, "quantization_config")
         method = q.get("quant_method")
         if method == PACKED:
-            return None
+            return {}
+        if method == "gptq":
+            return {"gptq": self._gptq(q)}
         if method != "fp8":
-            self.fail("quantization_config.quant_method", method, '"fp8", the official block-scaled form; others cannot be read')
+            self.fail("quantization_config.quant_method", method, '"fp8", the official block-scaled form, or "gptq"; others cannot be read')
+        return {"fp8": self._fp8(q)}
+
+    def _gptq(self, q: dict) -> GptqConfig:
+        bits, group, form = q.get("bits"), q.get("group_size"), q.get("checkpoint_format", "gptq")
+        if bits != 4 or type(bits) is not int:
+            self.fail("quantization_config.bits", bits, "4; other GPTQ widths cannot be read")
+        if type(group) is not int or (group != -1 and not 1 <= group <= MAX_SIZE):
+            self.fail("quantization_config.group_size", group, "a positive whole number, or -1")
+        if form not in ("gptq", "gptq_v2"):
+            self.fail("quantization_config.checkpoint_format", form, '"gptq" or "gptq_v2"')
+        return GptqConfig(group, 1 if form == "gptq" else 0)
+
+    def _fp8(self, q: dict) -> Fp8Config:
         if q.get("fmt", "e4m3") != "e4m3" or q.get("activation_scheme", "dynamic") != "dynamic":
             self.fail("quantization_config", q, 'fmt "e4m3" and activation_scheme "dynamic"')
         block = q.get("weight_block_size")

@@ -17,7 +17,9 @@ import numpy as np
 
 from a3b.config import ATTENTION, ModelConfig
 from a3b.errors import TensorError
+from a3b.formats import gptq
 from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.gptq import GptqMatrix
 from a3b.formats.packed import F32
 from a3b.formats.quant import FLOATS, fp8_to_f32, to_f32
 from a3b.formats.safetensors import TensorInfo
@@ -123,7 +125,7 @@ class StoredExperts:
         return self.experts[e]
 
 
-Matrix = np.ndarray | StoredMatrix | StackedMatrix | Tiles
+Matrix = np.ndarray | StoredMatrix | StackedMatrix | GptqMatrix | Tiles
 Experts = np.ndarray | StoredMatrix | StoredExperts | Tiles
 
 
@@ -162,7 +164,7 @@ class MoEWeights:
 
 @dataclass(frozen=True)
 class DenseWeights:
-    gate_up: Matrix  # [2F, D], gate rows first
+    gate_up: Matrix | tuple[Matrix, Matrix]  # [2F, D], gate rows first; or gate and up, each [F, D]
     down: Matrix  # [D, F]
 
 
@@ -206,15 +208,17 @@ def check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]
     tensors = checkpoint.tensors
     prefix = prefix_of(checkpoint, config)
     expected = dict(_expected(config, prefix, tensors))
-    complaints = []
+    complaints, modules = [], set()
     for name, shape in expected.items():
         complaints += _complaints(name, shape, tensors, config)
+        if gptq.is_gptq(name, tensors):
+            modules.update(gptq.names_of_module(name))
     extra = dict.fromkeys(EXTRAS, 0)
     for name, info in tensors.items():
         kind = next((k for k, starts in EXTRAS.items() if name.startswith(starts)), None)
         if kind:
             extra[kind] += math.prod(info.shape) if not name.endswith(SCALE) else 0
-        elif name.removesuffix(SCALE) not in expected and not name.endswith(IGNORED_SUFFIXES):
+        elif name.removesuffix(SCALE) not in expected and name not in modules and not name.endswith(IGNORED_SUFFIXES):
             complaints.append(f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor")
     _complain(checkpoint, complaints)
     return {kind: count for kind, count in extra.items() if count}
@@ -240,6 +244,9 @@ def _complain(checkpoint: Checkpoint, complaints: list[str]) -> None:
 
 
 def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo], config: ModelConfig) -> Iterator[str]:
+    if gptq.is_gptq(name, tensors):
+        yield from gptq.complaints(name, shape, tensors, config.gptq and config.gptq.group)
+        return
     info = tensors.get(name)
     if info is None:
         yield f"tensor {name!r} is missing"
@@ -391,7 +398,9 @@ class _Loader:
     def gate_up(self, p: str) -> StackedMatrix:
         return StackedMatrix(p + "gate_up", (self.stored(p + "gate_proj.weight"), self.stored(p + "up_proj.weight")))
 
-    def stored(self, name: str) -> StoredMatrix:
+    def stored(self, name: str) -> StoredMatrix | GptqMatrix:
+        if gptq.is_gptq(name, self.checkpoint.tensors):
+            return gptq.load(self.checkpoint, name, self.config.gptq.group, self.config.gptq.zero_offset)
         info = self.checkpoint.tensors[name]
         if info.dtype != FP8:
             return StoredMatrix(name, info.dtype, self.checkpoint.array(name))
@@ -434,11 +443,18 @@ class _PackedLoader(_Loader):
         data = self.checkpoint.array(name)
         return data if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
 
+    def mlp(self, p: str) -> MoEWeights | DenseWeights:
+        if self.config.dense:
+            gate_up = (self.matrix(p + "gate_proj.weight"), self.matrix(p + "up_proj.weight"))
+            return DenseWeights(gate_up, down=self.matrix(p + "down_proj.weight"))
+        return self.moe(p)
+
     def moe(self, p: str) -> MoEWeights:
         shared = p + "shared_expert."
+        gate_up = (self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj"))
         return MoEWeights(
             router=self.matrix(p + "gate.weight"),
-            gate_up=(self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj")),
+            gate_up=gate_up if isinstance(gate_up[0], Tiles) else np.concatenate(gate_up, axis=1),
             down=self.matrix(p + "experts.down_proj"),
             shared_gate_up=(self.matrix(shared + "gate_proj.weight"), self.matrix(shared + "up_proj.weight")),
             shared_down=self.matrix(shared + "down_proj.weight"),
@@ -450,6 +466,8 @@ def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
     """The tensors of the file that a matrix is made of."""
     if isinstance(matrix, StoredMatrix):
         return [matrix.name]
+    if isinstance(matrix, GptqMatrix):
+        return list(gptq.names_of_module(matrix.name)[:3])
     return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from a3b.commands.progress import Progress
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.packing.plan import make_plan
+from a3b.kernels import Kernels, open_kernels
+from a3b.machine import Machine
+from a3b.model import Model
+from a3b.packing.decoded import decoded
+from a3b.packing.plan import bytes_per_token
 from a3b.sampler import SamplingParams
 from a3b.tokens.segments import END_OF_TURN, Control, Text
 from a3b.weights import load_weights
@@ -39,12 +43,22 @@ PROMPTS = (
 
 def run(args: Namespace) -> None:
     runtime = args.runtime
-    reference, model = (Engine.load(name, isa=runtime.isa, threads=runtime.threads, kv=runtime.kv) for name in (args.against, args.model))
+    options = {"isa": runtime.isa, "threads": runtime.threads}
+    reference = Engine.load(args.against, kv="f32", **options)
+    model = Engine.load(args.model, kv="f32" if args.weights_only else runtime.kv, **options)
+    if args.weights_only:
+        model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads))
     if model.config.V != reference.config.V:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
     text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)
     facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+
+
+def in_floats(engine: Engine, path: Path, kernels: Kernels) -> Engine:
+    """The same weights decoded to float32, so that activations are floats as well."""
+    weights = decoded(engine.config, load_weights(Checkpoint.open(path), engine.config))
+    return replace(engine, model=Model(engine.config, weights, kernels, "f32"))
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,8 @@ def sizes(name: str | None, model: Engine) -> dict[str, Any]:
     checkpoint = Checkpoint.open(resolve(name))
     facts: dict[str, Any] = {"bytes": checkpoint.num_bytes, "preset": None, "bytes_per_token": None}
     if checkpoint.manifest:
-        plan = make_plan(model.config, load_weights(checkpoint, model.config), None)
-        facts |= {"preset": checkpoint.manifest.preset or "own types", "bytes_per_token": plan.bytes_per_token(model.config)}
+        read = bytes_per_token(model.config, checkpoint.manifest.tensors.values())
+        facts |= {"preset": checkpoint.manifest.preset or "own types", "bytes_per_token": read}
     return facts
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from a3b.config import ModelConfig, with_context
 from a3b.engine import resolve
 from a3b.formats.checkpoint import Checkpoint, has_weights
+from a3b.packing.plan import bytes_per_token
 from a3b.weights import check_tensors
 
 
@@ -49,7 +50,11 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
     """Formats and sizes of the files, after every tensor was checked by name, shape and dtype."""
     checkpoint = Checkpoint.open(path)
     extra = check_tensors(checkpoint, config)
+    manifest = checkpoint.manifest
+    packed = {"preset": manifest.preset, "bytes_per_token": bytes_per_token(config, manifest.tensors.values()),
+              "source": manifest.source, "left_out": manifest.skipped} if manifest else None  # fmt: skip
     return {
+        "packed": packed,
         "bytes": checkpoint.num_bytes,
         "files": checkpoint.num_files,
         "tensors": len(checkpoint.tensors),
@@ -77,6 +82,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if w := facts["weights"]:
         dtypes = ", ".join(f"{name} {size(n)}" for name, n in w["dtypes"].items())
         rows.append(("weights", f"{size(w['bytes'])} in {w['files']} file(s), {w['tensors']:,} tensors: {dtypes}"))
+        if packed := w["packed"]:
+            rows.append(("packed", f"{packed['preset'] or 'own types'}, from {packed['source'].get('name', 'elsewhere')}; "
+                                   f"a decoded token reads {size(packed['bytes_per_token'])}"))  # fmt: skip
     else:
         rows.append(("weights", "none here"))
     rows.append(("runs on", "NumPy reference kernels"))

@@ -11,8 +11,9 @@ from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.errors import UsageError
 from a3b.kernels.threads import set_blas_threads
+from a3b.machine import Machine
 from a3b.packing.opening import open_source
-from a3b.packing.plan import make_plan
+from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.writer import write
 
 DEFAULT = "balanced"
@@ -22,14 +23,14 @@ MILLION = 1_000_000
 def run(args: Namespace) -> None:
     set_blas_threads(1)  # the workers are the parallelism
     source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
-    if source.keeps_types and args.preset:
-        raise UsageError(f"--preset {args.preset}: {args.source} is quantised already and keeps its own types; leave it out")
-    plan = make_plan(source.config, source.weights, None if source.keeps_types else args.preset or DEFAULT)
+    plan = make_plan(source.config, source.weights, args.preset or (None if source.keeps_types else DEFAULT))
+    if args.preset and not plan.num_chosen:
+        raise UsageError(f"--preset {args.preset}: every matrix of {args.source} is quantised already and is kept; leave it out")
     for note in (*source.notes, *plan.notes):
         print(note, file=sys.stderr)
     for kind, count in source.skipped.items():
         print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
-    read = plan.bytes_per_token(source.config)
+    read = bytes_per_token(source.config, plan.tensors)
     print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
     target, done = Path(os.path.abspath(args.target.expanduser())), 0
     total = source.config.count_parameters().total
@@ -40,5 +41,5 @@ def run(args: Namespace) -> None:
             done += count
             progress(done // MILLION)
 
-        write(source, plan, target, threads=len(os.sched_getaffinity(0)), done=written)
+        write(source, plan, target, threads=args.runtime.threads or Machine.read().num_threads, done=written)
     print(f"{args.target}: packed")

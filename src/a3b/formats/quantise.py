@@ -12,12 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from a3b.errors import TensorError
-from a3b.formats.tiles import FORMATS, Format, Parts
+from a3b.formats.tiles import FORMATS, SUPER, Format, Parts
 
 BLOCK = 1 << 17  # weights worked on at a time: a few float buffers of it stay in the second-level cache
 SHRINK = (1.0, 0.95, 0.9, 0.83)  # tried shares of a group's range, for formats with a minimum
 REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}  # tried integers for the largest magnitude, without one
-QUANTISABLE = tuple(f.name for f in FORMATS.values() if not f.is_super)
+QUANTISABLE = tuple(f.name for f in FORMATS.values() if f.has_minimum or not f.is_super)
+CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-block
 
 
 def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None = None) -> Parts:
@@ -27,35 +28,58 @@ def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None =
     rows, n = matrix.shape
     if format.name not in QUANTISABLE:
         raise TensorError(f"{format.name}: is only kept, not made; expected one of {', '.join(QUANTISABLE)}")
-    if n % format.group:
-        raise TensorError(f"{n} columns; expected a multiple of {format.group} for {format.name}")
+    multiple = SUPER if format.is_super else format.group
+    if n % multiple:
+        raise TensorError(f"{n} columns; expected a multiple of {multiple} for {format.name}")
     groups = n // format.group
     weight = None
     if importance is not None:
         weight = np.ascontiguousarray(importance, np.float32).reshape(groups, format.group)
         weight = weight / np.maximum(weight.mean(-1, keepdims=True), np.float32(1e-30))
-    q = np.empty((rows, n), np.uint8)
-    scale = np.empty((rows, groups), np.float16)
-    minimum = np.empty((rows, groups), np.float16) if format.has_minimum else None
+    work = _super if format.is_super else _affine if format.has_minimum else _symmetric
     step = max(1, BLOCK // n)
+    found = []
     with np.errstate(over="ignore", invalid="ignore"):  # found below
         for start in range(0, rows, step):
-            part = slice(start, min(start + step, rows))
-            x = np.ascontiguousarray(matrix[part], np.float32).reshape(-1, groups, format.group)
-            found = _affine(x, format, weight) if format.has_minimum else _symmetric(x, format, weight)
-            for out, value in zip((q, scale, minimum), found, strict=True):
-                if out is not None:
-                    out[part] = value.reshape(len(x), -1)
-    for halves in (scale, minimum):
-        if halves is not None and not np.isfinite(halves).all():
+            x = np.ascontiguousarray(matrix[start : start + step], np.float32).reshape(-1, groups, format.group)
+            found.append([None if part is None else part.reshape(len(x), -1) for part in work(x, format, weight)])
+    parts = Parts(*(None if part[0] is None else np.concatenate(part) for part in zip(*found, strict=True)))
+    for halves in (parts.scale, parts.minimum, parts.super_scale, parts.super_minimum):
+        if halves is not None and halves.dtype == np.float16 and not np.isfinite(halves).all():
             raise TensorError("a weight is not finite, or too large for a half-precision scale")
-    return Parts(q, scale, minimum)
+    return parts
 
 
-def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """float32 [rows, groups, group] -> q uint8 of that shape, scale and minimum float16 [rows, groups]."""
-    top = np.float32((1 << format.bits) - 1)
-    low, high = x.min(-1), x.max(-1)
+    scale, minimum, buffer = _fitted(x, format, weight, x.min(-1), x.max(-1))
+    scale, minimum = scale.astype(np.float16), minimum.astype(np.float16)
+    return _rounded(x, scale.astype(np.float32), minimum.astype(np.float32), _top(format), buffer), scale, minimum
+
+
+def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """The same with codes: q, scale and minimum uint8 [rows, groups], super_scale and super_minimum float16 [rows, supers].
+
+    Codes have no sign, so minimums are never above zero and scales never below."""
+    high = np.maximum(x.max(-1), 0)
+    scale, minimum, buffer = _fitted(x, format, weight, np.minimum(x.min(-1), 0), high)
+    scale = np.where(minimum > 0, high / _top(format), scale)
+    codes, supers, values = [], [], []
+    for part in (np.maximum(scale, 0), np.maximum(-minimum, 0)):
+        blocks = part.reshape(len(x), -1, format.groups)
+        wanted = blocks.max(-1) / CODES
+        unit = wanted.astype(np.float16)
+        unit = np.where(unit.astype(np.float32) < wanted, np.nextafter(unit, np.float16(np.inf)), unit)  # so that no code is cut off
+        code = np.clip(np.rint(blocks * _inverse(unit.astype(np.float32))[..., None]), 0, CODES)
+        codes.append(np.nan_to_num(code).astype(np.uint8).reshape(part.shape))
+        supers.append(unit)
+        values.append((code * unit.astype(np.float32)[..., None]).reshape(part.shape))
+    return _rounded(x, values[0], -values[1], _top(format), buffer), *codes, supers[0], -supers[1]
+
+
+def _fitted(x: np.ndarray, format: Format, weight: np.ndarray | None, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(scale, minimum) float32 [rows, groups] of groups that range from low to high, and a used buffer like x."""
+    top = _top(format)
     unit = (high - low) / top
     inverse = _inverse(unit)
     t = x - low[..., None]
@@ -71,9 +95,12 @@ def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[n
         np.rint(q, out=q)
         found = _solved(q, wt, weight, sum_w, sum_t)
         best, a, b = found if best is None else _better((best, a, b), found)
-    scale = (a * unit).astype(np.float16)
-    minimum = (low + b * unit).astype(np.float16)
-    return _rounded(x, scale, minimum.astype(np.float32), top, t), scale, minimum
+    return a * unit, low + b * unit, t
+
+
+def _top(format: Format) -> np.float32:
+    """The largest q in use. GGUF's Q5_K lies in a format of 6 bits; what we make there uses all of them."""
+    return np.float32((1 << format.bits) - 1)
 
 
 def _solved(q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,7 +113,7 @@ def _solved(q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum
     return a * sum_qt + b * sum_t, a, b
 
 
-def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, None]:
+def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """float32 [rows, groups, group] -> q uint8 of that shape, scale float16 [rows, groups] of either sign, None."""
     zero = np.float32(format.zero)
     low, high = x.min(-1), x.max(-1)
@@ -106,13 +133,13 @@ def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tupl
         best, a = found if best is None else _better((best, a), found)
     scale = (-a * largest).astype(np.float16)
     minimum = -zero * scale.astype(np.float32)
-    return _rounded(x, scale, minimum, 2 * zero - 1, t), scale, None
+    return _rounded(x, scale.astype(np.float32), minimum, 2 * zero - 1, t), scale, None
 
 
 def _rounded(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray, top: np.float32, buffer: np.ndarray) -> np.ndarray:
     """The nearest q for what is stored: uint8 like x."""
     np.subtract(x, minimum[..., None], out=buffer)
-    buffer *= _inverse(scale.astype(np.float32))[..., None]
+    buffer *= _inverse(scale)[..., None]
     np.rint(buffer, out=buffer)
     np.clip(buffer, 0, top, out=buffer)
     return buffer.astype(np.uint8)

@@ -12,7 +12,7 @@ import numpy as np
 
 from a3b.config import ModelConfig
 from a3b.formats.tiles import Tiles
-from a3b.weights import DeltaNetWeights, ModelWeights, MoEWeights
+from a3b.weights import DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
 
 def decoded(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
@@ -40,10 +40,10 @@ def _floats(value: Any) -> Any:
     return value
 
 
-def _joined(moe: MoEWeights) -> MoEWeights:
+def _joined(moe: MoEWeights | DenseWeights) -> MoEWeights | DenseWeights:
     if isinstance(moe.gate_up, tuple):
-        moe = replace(moe, gate_up=np.concatenate(moe.gate_up, axis=1))
-    if isinstance(moe.shared_gate_up, tuple):
+        moe = replace(moe, gate_up=np.concatenate(moe.gate_up, axis=-2))
+    if isinstance(moe, MoEWeights) and isinstance(moe.shared_gate_up, tuple):
         moe = replace(moe, shared_gate_up=np.concatenate(moe.shared_gate_up))
     return moe
 

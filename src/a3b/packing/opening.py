@@ -42,5 +42,6 @@ def _directory(path: Path, tokenizer: Path | None) -> Source:
         for name in [] if isinstance(matrix, np.ndarray) else names_of(matrix):
             checkpoint.release(name)
 
-    return Source("safetensors", path, config, weights, files, fingerprint([file.path for file in checkpoint.files]), False, release,
+    kind = "gptq" if config.gptq else "fp8" if config.fp8 else "safetensors"
+    return Source(kind, path, config, weights, files, fingerprint([file.path for file in checkpoint.files]), bool(config.gptq), release,
                   weights.extra, notes)  # fmt: skip

@@ -5,7 +5,7 @@ Enter at `make_plan`. Knows no files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ from a3b.config import ATTENTION, ModelConfig
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.packing.presets import KEEP, PRESETS, format_for
-from a3b.weights import ModelWeights, MoEWeights
+from a3b.weights import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
+
+EMBED = "model.embed_tokens.weight"
+EXPERTS = ("experts", "down")  # the kinds of the routed experts, or of a dense MLP
 
 
 @dataclass(frozen=True)
@@ -70,43 +73,52 @@ class Plan:
     items: tuple[Item, ...]
     preset: str | None
     notes: tuple[str, ...]  # what is not as asked for
-
-    def bytes_per_token(self, config: ModelConfig) -> int:
-        """Bytes of weights that decoding one token reads: all but the embedding and the idle experts."""
-        total = 0
-        for item in self.items:
-            size = item.tensor.num_bytes
-            if item.kind in ("experts", "down"):
-                size = size * config.K // config.E
-            total += size if item.kind != "embed" or config.tie_word_embeddings else 0
-        return total
+    num_chosen: int  # matrices whose format the preset chose
 
     @property
     def num_bytes(self) -> int:
         return sum(item.tensor.num_bytes for item in self.items)
 
+    @property
+    def tensors(self) -> tuple[PackedTensor, ...]:
+        return tuple(item.tensor for item in self.items)
+
+
+def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int:
+    """Bytes of weights that decoding one token reads: all but the embedding, of which it reads a row, and the idle experts."""
+    total = 0
+    for tensor in tensors:
+        if ".experts." in tensor.name:
+            total += tensor.num_bytes * config.K // config.E
+        elif tensor.name != EMBED or config.tie_word_embeddings:
+            total += tensor.num_bytes
+    return total
+
 
 def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
-    """preset None: matrices keep the type they have in the source, those in floats become 8 bits wide."""
+    """Matrices of integers keep them; those in floats become what the preset says, without one 8 bits wide."""
     kinds = KEEP if preset is None else PRESETS[preset]
-    items, floats = [], []
+    items, floats, num_chosen = [], [], 0
     for name, kind, value in fields(config, weights):
         format = None
         if kind is not None:
-            own = getattr(value, "format", None)
-            format = own if preset is None and own is not None else format_for(kinds, kind, value.shape[-1])
+            own = own_format(value)
+            widths = (config.D, config.F) if kind in EXPERTS else (value.shape[-1],)  # experts are in tiles altogether or not at all
+            fits = all(format_for(kinds, kind, n) for n in widths)
+            format = own if own is not None else format_for(kinds, kind, value.shape[-1]) if fits else None
+            num_chosen += own is None
             if format is None:
                 floats.append(name)
         items.append(Item(PackedTensor(name, format.name if format else F32, tuple(value.shape)), kind, value))
     notes = []
     if floats:
         notes.append(f"{len(floats)} matrices stay float32: no format's groups divide their columns (the first is {floats[0]})")
-    return Plan(tuple(items), preset, tuple(notes))
+    return Plan(tuple(items), preset, tuple(notes), num_chosen)
 
 
 def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
     """(name in the packed directory, kind, value); the names are those of `a3b.weights.packed_tensors`."""
-    yield "model.embed_tokens.weight", "embed", weights.embed
+    yield EMBED, "embed", weights.embed
     for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
         p, mixer = f"model.layers.{i}.", layer.mixer
         yield p + "input_layernorm.weight", None, layer.input_norm
@@ -125,18 +137,43 @@ def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, st
             yield p + "linear_attn.norm.weight", None, mixer.norm
             yield p + "linear_attn.out_proj.weight", "delta_out", mixer.out_proj
         yield p + "post_attention_layernorm.weight", None, layer.post_norm
-        yield from _moe(p + "mlp.", layer.moe)
+        yield from _mlp(p + "mlp.", layer.moe)
     yield "model.norm.weight", None, weights.norm
     if not config.tie_word_embeddings:
         yield "lm_head.weight", "lm_head", weights.lm_head
 
 
-def _moe(p: str, moe: MoEWeights) -> Iterator[tuple[str, str | None, Any]]:
+def _mlp(p: str, moe: MoEWeights | DenseWeights) -> Iterator[tuple[str, str | None, Any]]:
+    if isinstance(moe, DenseWeights):
+        gate, up = halves(moe.gate_up)
+        yield p + "gate_proj.weight", "experts", gate
+        yield p + "up_proj.weight", "experts", up
+        yield p + "down_proj.weight", "down", moe.down
+        return
     yield p + "gate.weight", None, moe.router
     yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
     for name, pair, kind in (("shared_expert.{}.weight", moe.shared_gate_up, "shared"), ("experts.{}", moe.gate_up, "experts")):
-        gate, up = pair if isinstance(pair, tuple) else (Half(pair, False), Half(pair, True))
+        gate, up = halves(pair)
         yield p + name.format("gate_proj"), kind, gate
         yield p + name.format("up_proj"), kind, up
     yield p + "shared_expert.down_proj.weight", "shared", moe.shared_down
     yield p + "experts.down_proj", "down", moe.down
+
+
+def halves(matrix: Any) -> tuple[Any, Any]:
+    """Gate and up apart, without a copy."""
+    if isinstance(matrix, tuple):
+        return matrix
+    if isinstance(matrix, StackedMatrix):
+        return matrix.parts
+    if isinstance(matrix, StoredExperts):
+        return tuple(StoredExperts(matrix.name, tuple(halves(expert)[i] for expert in matrix.experts)) for i in range(2))
+    return Half(matrix, False), Half(matrix, True)
+
+
+def own_format(matrix: Any) -> Format | None:
+    """The format of tiles that holds a source's integers as they are, if it has integers of one kind."""
+    if isinstance(matrix, StoredExperts):
+        found = {own_format(expert) for expert in matrix.experts}
+        return found.pop() if len(found) == 1 else None
+    return getattr(matrix, "format", None)

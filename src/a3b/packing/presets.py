@@ -1,4 +1,4 @@
-"""Which format each kind of matrix gets. Kinds: see `plan.fields`. Enter at `PRESETS` and `format_for`."""
+"""Which format each kind of matrix gets. Kinds: see `plan.fields`; a dense MLP counts as experts. Enter at `PRESETS` and `format_for`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ KEEP = dict.fromkeys(KINDS, "w8s32")  # for matrices without a type of their own
 
 
 def format_for(kinds: dict[str, str], kind: str, n: int) -> Format | None:
-    """The format that `kinds` names, or one of the same width whose groups divide n columns; None if there is none."""
+    """The format that `kinds` names, or the nearest of the same width whose groups divide n columns; None if there is none."""
     wanted = FORMATS[kinds[kind]]
-    same = [f for f in FORMATS.values() if f.bits == wanted.bits and not f.is_super and f is not wanted]
-    return next((f for f in (wanted, *same) if n % f.group == 0), None)
+    same = [f for f in FORMATS.values() if f.bits == wanted.bits and not f.is_super]
+    same.sort(key=lambda f: (f.has_minimum != wanted.has_minimum, abs(f.group - wanted.group)))
+    return next((f for f in (wanted, *same) if n % (f.unit if f.is_super else f.group) == 0), None)
