@@ -41,6 +41,7 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
                     "scaled_by_config": by_config, "limit": limit},
         "note": note,
+        "runs_on": runs_on(),
         "weights": weights(path, config) if path.is_dir() and has_weights(path) else None,
     }
     return facts
@@ -61,6 +62,15 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
         "dtypes": checkpoint.dtypes,
         "kept_for_later": extra,
     }
+
+
+def runs_on() -> str:
+    """The kernels that would compute here."""
+    try:
+        from a3b.kernels import _native
+    except ImportError as error:
+        return f"NumPy twins only: the compiled kernels are missing ({error})"
+    return f"compiled kernels for {_native.isas()[0]} (this machine also runs {', '.join([*_native.isas()[1:], 'reference'])})"
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -87,7 +97,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
                                    f"a decoded token reads {size(packed['bytes_per_token'])}"))  # fmt: skip
     else:
         rows.append(("weights", "none here"))
-    rows.append(("runs on", "NumPy reference kernels"))
+    rows.append(("runs on", facts["runs_on"]))
     return [f"{name:<13} {value}" for name, value in rows]
 
 
