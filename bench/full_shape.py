@@ -22,6 +22,7 @@ import numpy as np
 from a3b.config import ModelConfig
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.quant import f32_to_bf16
+from a3b.kernels import open_kernels
 from a3b.model import Model
 from a3b.weights import load_weights
 
@@ -113,7 +114,7 @@ def main() -> None:
     result: dict[str, object] = {}
     start = time.perf_counter()
     config = ModelConfig.read(args.directory)
-    model = Model(config, load_weights(Checkpoint.open(args.directory), config, expand=False))
+    model = Model(config, load_weights(Checkpoint.open(args.directory), config, expand=False), open_kernels())
     state = model.new_state()
     result |= {"layers": config.num_layers, "parameters": config.count_parameters().total}
     result["load_s"] = round(time.perf_counter() - start, 2)

@@ -1,9 +1,9 @@
 """Decode and prefill speed of the embedded model's shape with random weights, or of a checkpoint directory.
 
-    python -m bench.nano_speed [--model DIR] [--threads 1] [--json]
+    python -m bench.nano_speed [--model DIR] [--threads 1] [--isa NAME] [--json]
 
 Prefill: one prompt of 512 tokens into a fresh state, last logits only. Decode: greedy, one token at a time, behind a
-prompt of 1, 512 and 4,096 tokens. Medians of several runs, with as many BLAS threads as given.
+prompt of 1, 512 and 4,096 tokens. Medians of several runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from a3b.config import ModelConfig
-from a3b.kernels.threads import set_blas_threads
+from a3b.kernels import Kernels, open_kernels
 from a3b.model import Model
 from tests.random_model import NANO, config_dict, model_weights, random_tensors
 
@@ -25,15 +25,15 @@ PROMPT = 512
 NUM_DECODE = 100
 
 
-def load(directory: str | None) -> Model:
+def load(directory: str | None, kernels: Kernels) -> Model:
     if directory is None:
         config = ModelConfig.from_dict(config_dict(NANO), where="nano shape")
-        return Model(config, model_weights(config, random_tensors(NANO, seed=1)))
+        return Model(config, model_weights(config, random_tensors(NANO, seed=1)), kernels)
     from a3b.formats.checkpoint import Checkpoint
     from a3b.weights import load_weights
 
     config = ModelConfig.read(directory)
-    return Model(config, load_weights(Checkpoint.open(directory), config))
+    return Model(config, load_weights(Checkpoint.open(directory), config), kernels)
 
 
 def median_rate(num_tokens: int, run: Callable[[], None], num_runs: int) -> float:
@@ -69,11 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint directory instead of random weights")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--isa", help="instruction set, or reference for the NumPy twins; none: the best")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args()
-    set_blas_threads(args.threads)
-    model = load(args.model)
+    model = load(args.model, open_kernels(args.isa, args.threads))
     ids = np.random.default_rng(0).integers(0, model.config.V, PROMPT)
     model.forward(ids, model.new_state())  # touch every page once
     result = {f"prefill_{PROMPT}_tok_s": round(prefill_rate(model, ids, args.runs))}
