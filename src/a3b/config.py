@@ -459,11 +459,13 @@ class RuntimeConfig:
     threads: int | None = None  # A3B_THREADS: of the kernels; None: every core this process may use
     isa: str | None = None  # A3B_ISA: instruction set of the kernels, or "reference" for NumPy; None: the best
     kv: str = "q8"  # A3B_KV: keys and values in 8 bits, or "f32"
+    cache: str = "~/.cache/a3b"  # A3B_CACHE, or below XDG_CACHE_HOME: what can be made again
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
         """Raises UsageError for an unknown A3B_ variable or a value that does not fit."""
-        values = {k[4:].lower(): v for k, v in (os.environ if environ is None else environ).items() if k.startswith("A3B_")}
+        environ = os.environ if environ is None else environ
+        values = {k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_")}
         known = [f.name for f in fields(cls)]
         for name in values.keys() - set(known):
             raise UsageError(f"environment variable A3B_{name.upper()} is unknown; known: " + ", ".join(f"A3B_{n.upper()}" for n in known))
@@ -472,5 +474,7 @@ class RuntimeConfig:
             if value is not None and not (value.isascii() and value.isdigit() and 0 < int(value) < 1 << 31):
                 raise UsageError(f"A3B_{name.upper()} is {value!r}; expected a positive whole number")
         numbers = {name: int(values[name]) for name in ("context", "threads") if name in values}
-        texts = {name: values[name] for name in ("model", "isa", "kv") if values.get(name)}
+        texts = {name: values[name] for name in ("model", "isa", "kv", "cache") if values.get(name)}
+        if environ.get("XDG_CACHE_HOME"):
+            texts.setdefault("cache", os.path.join(environ["XDG_CACHE_HOME"], "a3b"))
         return cls(**numbers, **texts)

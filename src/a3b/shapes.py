@@ -26,6 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "35b-a3b": {"model_type": "qwen3_5_moe_text", **_COMMON, **_SMALL, **_MOE},
     "27b": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 17408},
     "3b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_SMALL, "intermediate_size": 4608},  # 35b-a3b's active size, no experts
+    "31b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 21504},  # for comparison; nobody trained it
 }
 
 

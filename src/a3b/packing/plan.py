@@ -61,7 +61,8 @@ class Item:
 
     tensor: PackedTensor
     kind: str | None  # of matrix; None: a small tensor, kept in float32
-    value: Any  # float32 array, or a matrix of a source: `shape`, `f32_rows`, `expert`; `format` and `parts` if it has integers
+    value: Any  # float32 array, or a matrix of a source: `shape`, `f32_rows`, `expert`; `format` and `parts` if it has integers,
+    # `packed` if it has tiles
 
     @property
     def format(self) -> Format | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections import deque
@@ -80,18 +81,18 @@ def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_b
 class _ShardWriter:
     def __init__(self, items: dict[str, Item], source: Source, threads: int, importance: dict[str, np.ndarray], done):
         self.items, self.source, self.threads, self.importance, self.done = items, source, threads, importance, done
-        self.num_done = 0
 
     def write(self, shard: Shard, path: Path) -> dict[str, str]:
         """The checksum of every tensor."""
         temporary, checksums = path.with_name(path.name + ".part"), {}
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb") as file, ThreadPoolExecutor(1) as hasher:
             file.write(shard.header)
             for tensor in shard.tensors:
                 total, size = new_checksum(), 0
                 for piece in self._pieces(self.items[tensor.name]):
+                    hashed = hasher.submit(total.update, piece)
                     file.write(piece)
-                    total.update(piece)
+                    hashed.result()
                     size += piece.nbytes
                 if size != tensor.num_bytes:
                     raise TensorError(f"{tensor.name}: packed into {size} bytes; expected {tensor.num_bytes}")
@@ -103,6 +104,12 @@ class _ShardWriter:
 
     def _pieces(self, item: Item) -> Iterator[memoryview]:
         """The bytes of a tensor, in order; workers are a few pieces ahead."""
+        if hasattr(item.value, "packed"):
+            size, num = item.tensor.num_bytes, math.prod(item.tensor.shape)
+            for piece in item.value.packed(item.format):
+                yield piece
+                self.done(num * piece.nbytes // size)
+            return
         weights = self.importance.get(item.tensor.name)
         waiting: deque = deque()
         with ThreadPoolExecutor(self.threads) as pool:
@@ -117,7 +124,6 @@ class _ShardWriter:
     def _next(self, waiting: deque) -> memoryview:
         future, num = waiting.popleft()
         piece = future.result()
-        self.num_done += num
         self.done(num)
         return piece.data
 

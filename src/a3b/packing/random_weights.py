@@ -1,0 +1,249 @@
+"""Random weights of any shape as a packed directory: the true size and the true layout, for measuring speed.
+
+Tiles are random integers and scales, not quantised numbers; their spread is `gain` over the root of the inputs, as in trained
+weights, so that activations and logits stay ordinary. Bytes come from one pool per format and are used again from other places;
+a pool is an odd number of units, so neither rows nor experts are alike. The same arguments give the same bytes. Enter at `random_source`.
+Types of the mixes: llama.cpp's src/llama-quant.cpp, for rows that are whole blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.config import ATTENTION, ModelConfig
+from a3b.errors import UsageError
+from a3b.formats.quant import bf16_to_f32, f32_to_bf16
+from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, pack
+from a3b.packing.plan import Plan, make_plan
+from a3b.packing.presets import PRESETS
+from a3b.packing.source import Source, packed_config
+from a3b.shapes import SHAPES
+from a3b.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
+
+VERSION = 1  # of the numbers: counts up when the same arguments give other bytes
+MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets
+POOL_BYTES = 16 << 20
+PIECE_BYTES = 8 << 20  # written at once
+SHARED = 0.75  # of the columns of a query row of the delta rule are its key row's too: queries find what keys stored
+
+
+@dataclass
+class Pools:
+    """Ready units of tiles, made at first use: of spread 1 for each format, and copies with scales made smaller or larger."""
+
+    seed: int
+    most_bytes: int
+    units: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)  # uint8 [odd number, unit_bytes]
+
+    def get(self, format: Format, spread: float) -> np.ndarray:
+        key = format.name, spread
+        if key not in self.units:
+            self.units[key] = self._first(format) if spread == 1 else scaled(format, self.get(format, 1.0), spread)
+        return self.units[key]
+
+    def _first(self, format: Format) -> np.ndarray:
+        rng = np.random.Generator(np.random.PCG64([self.seed, format.code]))
+        num = self.most_bytes // format.unit_bytes | 1
+        return pack(format, random_parts(format, TILE_ROWS, num * format.unit, rng))[0]
+
+
+@dataclass(frozen=True)
+class RandomMatrix:
+    """A matrix [out, in], or experts [E, out, in], that exists only while it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    spread: float
+    pools: Pools
+    format: Format | None = None  # the type it has of itself, in a mix
+    alike: int = 0  # rows [alike, 2·alike) share most of their columns with rows [0, alike)
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        """float32 [stop - start, in], for a matrix that no format holds."""
+        rng = generator(self.pools.seed, f"{self.name} {start}")
+        return rng.standard_normal((stop - start, self.shape[-1]), np.float32) * np.float32(self.spread)
+
+    def expert(self, e: int) -> RandomMatrix:
+        return RandomMatrix(f"{self.name}[{e}]", self.shape[1:], self.spread, self.pools, self.format)
+
+    def packed(self, format: Format | None) -> Iterator[memoryview]:
+        """Its bytes, piece by piece."""
+        *experts, rows, n = self.shape
+        if format is None:
+            for e in range(math.prod(experts)):
+                yield (self.expert(e) if experts else self).f32_rows(0, rows).reshape(-1).view(np.uint8).data
+        elif rows % TILE_ROWS or n % format.unit:
+            rng = generator(self.pools.seed, self.name)
+            for _ in range(math.prod(experts)):
+                yield pack(format, random_parts(format, rows, n, rng, self.spread)).reshape(-1).data
+        elif self.alike % TILE_ROWS == 0 and self.alike:
+            yield self._with_alike(format).data
+        else:
+            yield from self._units(format)
+
+    def _units(self, format: Format) -> Iterator[memoryview]:
+        """Units of the pool from a random place on, round and round."""
+        pool = self.pools.get(format, self.spread).reshape(-1)
+        rng, size = generator(self.pools.seed, self.name), format.unit_bytes
+        *experts, rows, n = self.shape
+        at, left = int(rng.integers(len(pool) // size)) * size, math.prod(experts) * format.num_bytes(rows, n)
+        while left:
+            piece = pool[at : at + min(left, PIECE_BYTES)]
+            yield piece.data
+            at, left = (at + len(piece)) % len(pool), left - len(piece)
+
+    def _with_alike(self, format: Format) -> np.ndarray:
+        rows, n = self.shape
+        tiles = np.concatenate(list(self._units(format))).reshape(rows // TILE_ROWS, n // format.unit, format.unit_bytes)
+        num, same = self.alike // TILE_ROWS, int(SHARED * (n // format.unit))
+        tiles[num : 2 * num, :same] = tiles[:num, :same]
+        return tiles.reshape(-1)
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Numbers of one tensor, whatever else is written."""
+    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+
+
+def random_parts(format: Format, rows: int, n: int, rng: np.random.Generator, spread: float = 1.0) -> Parts:
+    """Stored numbers [rows, n] around 0, of about that spread."""
+    highest = 31 if format.name == "w6k32" else (1 << format.bits) - 1  # Q5_K has 5 bits
+    middle = format.zero or highest / 2
+    width = highest / 5
+    q = rng.standard_normal((rows, n), np.float32)
+    q *= np.float32(width)
+    q += np.float32(middle)
+    q = np.clip(np.rint(q, out=q), 0, highest, out=q).astype(np.uint8)
+    groups = n // format.group
+    sizes = rng.uniform(0.75, 1.25, (rows, n // SUPER if format.is_super else groups)) * (spread / width)
+    if not format.is_super:
+        scale = sizes.astype(np.float16)
+        return Parts(q, scale, (-middle * scale.astype(np.float32)).astype(np.float16) if format.has_minimum else None)
+    if format.signed_codes:
+        codes = rng.integers(48, 128, (rows, groups), np.int8) * rng.choice(np.array([-1, 1], np.int8), (rows, groups))
+        return Parts(q, codes, None, (sizes / 90).astype(np.float16), None)
+    codes = rng.integers(24, 64, (rows, groups), np.uint8)
+    minimums = np.clip(codes + rng.integers(-3, 4, (rows, groups), np.int8), 0, 63).astype(np.uint8)
+    top = (sizes / 44).astype(np.float16)
+    return Parts(q, codes, minimums, top, (-middle * top.astype(np.float32)).astype(np.float16))
+
+
+def scaled(format: Format, units: np.ndarray, times: float) -> np.ndarray:
+    """A copy of units [num, unit_bytes] with their half-precision scales and minimums multiplied."""
+    units = units.copy()
+    num = 4 * TILE_ROWS if format.is_super else format.header_bytes
+    halves = np.ascontiguousarray(units[:, :num]).view("<f2")
+    units[:, :num] = (halves.astype(np.float32) * np.float32(times)).astype("<f2").view(np.uint8)
+    return units
+
+
+def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0) -> tuple[Source, Plan]:
+    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES."""
+    if preset not in (*PRESETS, *MIXES):
+        raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
+    config = ModelConfig.from_dict(value, shape)
+    identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}"
+    weights = _Maker(config, preset if preset in MIXES else None, seed).model()
+    source = Source("random weights", Path(identity), config, weights, {"config.json": packed_config(value)}, identity,
+                    preset in MIXES, lambda value: None)  # fmt: skip
+    return source, make_plan(config, weights, None if preset in MIXES else preset)
+
+
+def shape_config(shape: str, num_layers: int | None = None) -> dict[str, Any]:
+    """config.json of a shape, or of its first layers only."""
+    if shape not in SHAPES:
+        raise UsageError(f"shape: {shape!r} is unknown; known: {', '.join(SHAPES)}")
+    value, every = SHAPES[shape], SHAPES[shape]["full_attention_interval"]
+    if num_layers is None:
+        return dict(value)
+    if not 0 < num_layers <= value["num_hidden_layers"] or num_layers % every:
+        raise UsageError(f"layers: {num_layers}; expected a multiple of {every}, at most {value['num_hidden_layers']} for {shape}")
+    return {**value, "num_hidden_layers": num_layers}
+
+
+class _Maker:
+    """Weights in memory only where they are small; those are BF16 numbers, as in checkpoints."""
+
+    def __init__(self, config: ModelConfig, mix: str | None, seed: int):
+        self.config, self.mix, self.seed = config, mix, seed
+        self.pools = Pools(seed, POOL_BYTES)
+
+    def model(self) -> ModelWeights:
+        c = self.config
+        embed = self.matrix("model.embed_tokens", c.D**0.5, c.V, c.D)
+        head = embed if c.tie_word_embeddings else self.matrix("lm_head", 3.0, c.V, c.D, wide=True)
+        layers = tuple(self.layer(i, kind) for i, kind in enumerate(c.layer_types))
+        return ModelWeights(embed, layers, self.normal("model.norm", 0, 0.3, c.D), head, "random")
+
+    def layer(self, i: int, kind: str) -> LayerWeights:
+        p, D = f"model.layers.{i}.", self.config.D
+        mixer = self.attention(p, i) if kind == ATTENTION else self.delta_net(p, i)
+        norms = (self.normal(p + name, 0, 0.3, D) for name in ("input_norm", "post_norm"))
+        return LayerWeights(next(norms), mixer, next(norms), self.mlp(p, i))
+
+    def attention(self, p: str, i: int) -> AttentionWeights:
+        c = self.config
+        return AttentionWeights(
+            q_proj=self.matrix(p + "q_proj", 1.0, 2 * c.Hq * c.Dh, c.D),
+            k_proj=self.matrix(p + "k_proj", 1.0, c.Hkv * c.Dh, c.D),
+            v_proj=self.matrix(p + "v_proj", 1.0, c.Hkv * c.Dh, c.D, wide=self.more_bits(i)),
+            o_proj=self.matrix(p + "o_proj", 0.6, c.D, c.Hq * c.Dh),
+            q_norm=self.normal(p + "q_norm", 0.7, 0.3, c.Dh),
+            k_norm=self.normal(p + "k_norm", 0, 0.3, c.Dh),
+        )
+
+    def delta_net(self, p: str, i: int) -> DeltaNetWeights:
+        c = self.config
+        channels, wide = 2 * c.Hk * c.Dk + c.Hv * c.Dv, c.Hv * c.Dv
+        rate = generator(self.seed, p + "A_log").uniform(0.02, 2.0, c.Hv)
+        return DeltaNetWeights(
+            in_proj_qkv=self.matrix(p + "in_proj_qkv", 1.0, channels, c.D, wide=self.more_bits(i), alike=c.Hk * c.Dk),
+            in_proj_z=self.matrix(p + "in_proj_z", 1.0, wide, c.D),
+            in_proj_b=self.normal(p + "in_proj_b", 0, c.D**-0.5, c.Hv, c.D),
+            in_proj_a=self.normal(p + "in_proj_a", 0, c.D**-0.5, c.Hv, c.D),
+            conv1d=self.normal(p + "conv1d", 0, 0.5, channels, c.conv_len),
+            dt_bias=self.normal(p + "dt_bias", -2, 1, c.Hv),
+            A_log=np.log(rate).astype(np.float32),
+            norm=self.normal(p + "norm", 1, 0.3, c.Dv),
+            out_proj=self.matrix(p + "out_proj", 0.15, c.D, wide),
+        )
+
+    def mlp(self, p: str, i: int) -> MoEWeights | DenseWeights:
+        c, wide = self.config, self.more_bits(i)
+        if c.dense:
+            gate_up = tuple(self.matrix(p + name, 1.0, c.F, c.D) for name in ("gate", "up"))
+            return DenseWeights(gate_up, self.matrix(p + "down", 0.35, c.D, c.F, wide=wide))
+        return MoEWeights(
+            router=self.normal(p + "router", 0, 2 * c.D**-0.5, c.E, c.D),
+            gate_up=tuple(self.matrix(p + name, 1.0, c.E, c.F, c.D) for name in ("experts.gate", "experts.up")),
+            down=self.matrix(p + "experts.down", 0.5, c.E, c.D, c.F, wide=wide),
+            shared_gate_up=tuple(self.matrix(p + name, 1.0, c.Fs, c.D) for name in ("shared.gate", "shared.up")),
+            shared_down=self.matrix(p + "shared.down", 0.35, c.D, c.Fs, wide=wide),
+            shared_expert_gate=self.normal(p + "shared_gate", 0, 2 * c.D**-0.5, 1, c.D),
+        )
+
+    def matrix(self, name: str, gain: float, *shape: int, wide: bool = False, alike: int = 0) -> RandomMatrix:
+        """wide: one of those that a mix gives more bits."""
+        format = None
+        if self.mix:
+            format = FORMATS["w4s32"] if self.mix == "Q4_0" else FORMATS["w4k32"]
+            format = FORMATS["w6k16"] if wide and (self.mix == "Q4_K_M" or name == "lm_head") else format
+            format = FORMATS["w8s32"] if shape[-1] % format.unit else format  # as a packed GGUF has what no block divides
+        return RandomMatrix(name, shape, gain * shape[-1] ** -0.5, self.pools, format, alike)
+
+    def more_bits(self, layer: int) -> bool:
+        """The first and last eighth of the layers, and every third of those between, have wider values and down."""
+        layers = self.config.num_layers
+        eighth = layers // 8
+        return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+    def normal(self, name: str, mean: float, spread: float, *shape: int) -> np.ndarray:
+        values = mean + spread * generator(self.seed, name).standard_normal(shape, np.float32)
+        return bf16_to_f32(f32_to_bf16(values.astype(np.float32)))
