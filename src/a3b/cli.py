@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
-        epilog="'a3b COMMAND --help' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS.",
+        epilog="'a3b COMMAND --help' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _pack(commands.add_parser("pack", help="write a model as the packed weights that the kernels read"))
     _verify(commands.add_parser("verify", help="check every byte of a packed model"))
     _eval(commands.add_parser("eval", help="what packing costs: KL divergence, agreement, bytes per token"))
+    _bench(commands.add_parser("bench", help="measure speed: of a model, of a start, of the sparse shape beside dense ones"))
     return parser
 
 
@@ -139,6 +140,29 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _bench(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    speed = kinds.add_parser("speed", help="prefill, decode, start and memory, beside the limits of this machine")
+    speed.add_argument("--model", dest="directory", metavar="DIR", help="a packed model; none means random weights")
+    speed.add_argument("--shape", default="35b-a3b", help="of the random weights: 35b-a3b, 27b, 3b-dense or 31b-dense")
+    speed.add_argument("--depths", type=numbers, metavar="N,...", help="tokens before those decoded (default 0,4096,16384)")
+    start = kinds.add_parser("start", help="load, read a short prompt, print the first token: to be timed from outside")
+    start.add_argument("--model", dest="directory", metavar="DIR", help=MODEL_HELP)
+    sparsity = kinds.add_parser("sparsity", help="35b-a3b beside dense models of its active and of its whole size")
+    sparsity.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
+    for kind, text in ((speed, "only the first N layers"), (sparsity, "of each shape, scaled to all; none means as many as fit")):
+        kind.add_argument("--preset", default="balanced", help="fast, balanced, faithful, Q4_0 or Q4_K_M (default balanced)")
+        kind.add_argument("--layers", type=positive, metavar="N", help=text)
+        kind.add_argument("--dir", type=Path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)")
+        kind.add_argument("--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)")
+        kind.add_argument("--runs", type=positive, metavar="N", help="of each measurement (default 3)")
+        kind.add_argument("--tokens", type=positive, metavar="N", help="decoded in a run (default 64)")
+        kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
+        kind.add_argument("--json", action="store_true", help="print one JSON object")
+    for kind in (speed, start, sparsity):
+        kind.add_argument("--threads", type=positive, metavar="N", help="of the kernels (default: what this process may use)")
+
+
 def _generation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling (defaults come from the preset)")
     group.add_argument("--preset", metavar="NAME", help="thinking, coding, instruct, greedy or nano")
@@ -171,6 +195,13 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    found = text.split(",")
+    if not all(part.isdecimal() for part in found):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of whole numbers, such as 512,2048")
+    return tuple(int(part) for part in found)
 
 
 def json_file(path: str):

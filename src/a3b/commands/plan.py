@@ -161,9 +161,9 @@ def tensors(config: ModelConfig) -> Iterator[tuple[str | None, int, int, int, fl
     yield None, 2 * c.num_layers + 1, 1, c.D, 1.0
 
 
-def kv_bytes_per_token(config: ModelConfig) -> int:
-    """Keys and values in 8 bits, with their scales."""
-    return config.layer_types.count(ATTENTION) * config.Hkv * sum(page_bytes("q8", config.Dh)) // PAGE_LEN
+def kv_bytes_per_token(config: ModelConfig, kv: str = "q8") -> int:
+    """Keys and values, with their scales."""
+    return config.layer_types.count(ATTENTION) * config.Hkv * sum(page_bytes(kv, config.Dh)) // PAGE_LEN
 
 
 def state_bytes(config: ModelConfig) -> int:

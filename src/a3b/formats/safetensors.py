@@ -64,6 +64,11 @@ class SafetensorsFile:
         flat = np.frombuffer(self._map, DTYPES[info.dtype], math.prod(info.shape), info.start)
         return flat.reshape(info.shape)
 
+    @property
+    def mapped(self) -> np.ndarray:
+        """The whole file, uint8, read-only."""
+        return np.frombuffer(self._map, np.uint8)
+
     def release(self, name: str) -> None:
         """Tell the system that the pages of a tensor are not needed soon; views stay valid and are read again."""
         info = self.tensors[name]

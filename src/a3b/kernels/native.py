@@ -111,12 +111,20 @@ def laid_out(matrix: np.ndarray | Tiles) -> Laid:
     if isinstance(matrix, Tiles):
         return matrix.format.code, matrix.data, *matrix.shape[-2:]
     rows, n = matrix.shape[-2:]
-    bits = matrix.view(np.uint32) if matrix.flags.c_contiguous else np.ascontiguousarray(matrix).view(np.uint32)
-    is_bf16 = not (bits & 0xFFFF).any()
-    stored = (bits >> 16).astype(np.uint16) if is_bf16 else bits
+    bits, as_bf16 = _bits(matrix), is_bf16(matrix)
+    stored = (bits >> 16).astype(np.uint16) if as_bf16 else bits
     padded = np.pad(stored, [(0, 0)] * (stored.ndim - 2) + [(0, -rows % TILE_ROWS), (0, 0)])
     tiles = padded.reshape(*padded.shape[:-2], -1, TILE_ROWS, n).swapaxes(-1, -2)
-    return BF16 if is_bf16 else F32, np.ascontiguousarray(tiles).view(np.uint8).reshape(-1), rows, n
+    return BF16 if as_bf16 else F32, np.ascontiguousarray(tiles).view(np.uint8).reshape(-1), rows, n
+
+
+def is_bf16(matrix: np.ndarray) -> bool:
+    """Whether float32 numbers are kept as BF16, in half the bytes."""
+    return not (_bits(matrix) & 0xFFFF).any()
+
+
+def _bits(matrix: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(matrix).view(np.uint32)
 
 
 def _is_native(matrix: Matrix) -> bool:

@@ -30,7 +30,7 @@ from a3b.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWe
 VERSION = 1  # of the numbers: counts up when the same arguments give other bytes
 MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets
 POOL_BYTES = 16 << 20
-PIECE_BYTES = 8 << 20  # written at once
+PIECE_BYTES = 1 << 20  # written at once
 SHARED = 0.75  # of the columns of a query row of the delta rule are its key row's too: queries find what keys stored
 
 

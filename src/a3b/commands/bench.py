@@ -1,0 +1,12 @@
+"""`a3b bench KIND`: speed of one model, the start of a process, or the claim of sparsity."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+
+KINDS = {"speed": "speed", "start": "first_token", "sparsity": "sparsity"}
+
+
+def run(args: Namespace) -> int | None:
+    return importlib.import_module(f"a3b.commands.{KINDS[args.kind]}").run(args)

@@ -1,0 +1,29 @@
+"""`a3b bench start`: load a model, read a short prompt, print the first token; whoever started the process takes the time."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+
+from a3b.config import ModelConfig
+from a3b.engine import resolve
+from a3b.formats.checkpoint import Checkpoint
+from a3b.kernels import open_kernels
+from a3b.machine import Machine
+from a3b.model import Model
+from a3b.tokens.chat import ChatTemplate
+from a3b.tokens.tokenizer import Tokenizer
+from a3b.weights import load_weights
+
+PROMPT = 16  # tokens
+
+
+def run(args: Namespace) -> None:
+    runtime, directory = args.runtime, resolve(args.directory)
+    kernels = open_kernels(runtime.isa, args.threads or runtime.threads or Machine.read().num_threads)
+    if (directory / "tokenizer.json").exists():  # random models have none
+        Tokenizer.read(directory), ChatTemplate.read(directory)
+    config = ModelConfig.read(directory)
+    model = Model(config, load_weights(Checkpoint.open(directory), config), kernels, runtime.kv)
+    print(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()), flush=True)

@@ -1,0 +1,42 @@
+"""A random packed model of a named shape in a directory: written once, then found there again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from a3b.commands.info import size
+from a3b.commands.progress import Progress
+from a3b.errors import UsageError
+from a3b.formats.packed import MANIFEST, Manifest
+from a3b.packing.random_weights import random_source, shape_config
+from a3b.packing.writer import write
+
+MILLION = 1_000_000
+
+
+def directory_name(shape: str, preset: str, num_layers: int | None = None) -> str:
+    return f"{shape}-{preset}" + (f"-{num_layers}-layers" if num_layers else "")
+
+
+def random_directory(parent: Path, shape: str, preset: str, num_layers: int | None = None, seed: int = 0) -> Path:
+    """Below `parent`; written now unless it is there. Raises CheckpointError if the disk is too small for it."""
+    value, target = shape_config(shape, num_layers), parent / directory_name(shape, preset, num_layers)
+    source, plan = random_source(shape, value, preset, seed)
+    if (target / MANIFEST).exists():
+        found = Manifest.read(target).source.get("name")
+        if found != source.path.name:
+            raise UsageError(f"{target}: holds {found!r}; expected {source.path.name!r}: remove it, or give another --dir")
+        return target
+    began, done = time.monotonic(), 0
+    with Progress(f"writing {target.name}", source.config.count_parameters().total // MILLION, "M weights") as progress:
+
+        def written(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done // MILLION)
+
+        write(source, plan, target, done=written)
+    print(f"{target}: {size(plan.num_bytes)} of random weights written in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return target

@@ -1,0 +1,91 @@
+"""What this machine can do at most, by the means of the kernels: bytes read in streams, int8 products out of registers.
+
+The rates that speeds are held against. Both take the threads and the instruction set of the kernels they are given.
+Enter at `read_bandwidth` and `int8_operations`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from a3b.errors import UsageError
+from a3b.kernels import Kernels
+
+BUFFER_BYTES = 512 << 20  # far more than any cache holds
+HUGE_PAGE = 2 << 20
+WARM_UP_SHARE = 0.2
+LEAST_RUNS = 5
+LEAST_RUN_S = 0.02  # a run is made that long, so that starting it costs nothing
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Bytes or operations a second."""
+
+    median: float
+    lowest: float
+    highest: float
+    num_runs: int
+
+    @classmethod
+    def of(cls, rates: list[float]) -> Rate:
+        return cls(statistics.median(rates), min(rates), max(rates), len(rates))
+
+
+def read_bandwidth(kernels: Kernels, seconds: float = 2.0, data: np.ndarray | None = None) -> Rate:
+    """Bytes a second that all threads together read from memory: from `data`, uint8, or from huge pages of our own."""
+    runtime, data = runtime_of(kernels), huge_buffer(BUFFER_BYTES) if data is None else data
+    return _measured(lambda: (runtime.probe_read(data), data.size)[1], seconds)
+
+
+def huge_buffer(num_bytes: int) -> np.ndarray:
+    """uint8 [num_bytes], in huge pages if the system gives them; every page is there."""
+    memory = mmap.mmap(-1, num_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without huge pages: small ones are what there is to measure
+    data = np.frombuffer(memory, np.uint8)
+    data = data[-data.ctypes.data % HUGE_PAGE :][:num_bytes]
+    data[:] = 1  # pages never written are all the same page of zeros
+    return data
+
+
+def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
+    """Multiplications and additions of int8 products a second, by all threads together."""
+    products, count = runtime_of(kernels).probe_products, 64
+    while _timed(products, count)[1] < LEAST_RUN_S and count < 1 << 28:
+        count *= 2
+    return _measured(lambda: products(count), seconds)
+
+
+def runtime_of(kernels: Kernels):
+    """What computes. Raises UsageError if these kernels are not compiled."""
+    if not hasattr(kernels, "_runtime"):
+        raise UsageError(f"kernels {kernels.isa!r} have no probes; measure with compiled ones (unset A3B_ISA)")
+    return kernels._runtime
+
+
+def _measured(work: Callable[[], float], seconds: float) -> Rate:
+    """work: does some and returns how much."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds * WARM_UP_SHARE:
+        work()
+    rates, start = [], time.perf_counter()
+    while time.perf_counter() - start < seconds or len(rates) < LEAST_RUNS:
+        done, spent = _timed(work)
+        rates.append(done / spent)
+    return Rate.of(rates)
+
+
+def _timed(work: Callable[..., float], *args: int) -> tuple[float, float]:
+    start = time.perf_counter()
+    done = work(*args)
+    return done, time.perf_counter() - start

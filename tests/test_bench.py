@@ -1,0 +1,113 @@
+"""The bench commands on tiny shapes: what they count and what they say. No test looks at a time."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from a3b.cli import main
+from a3b.commands import plan, random_model, speed
+from a3b.engine import nano_directory
+from a3b.formats.packed import Manifest, verify
+from a3b.kernels import open_kernels, probe
+from a3b.packing import random_weights
+from a3b.packing.plan import bytes_per_token
+from a3b.shapes import SHAPES, shape
+from tests.random_model import config_dict
+from tests.test_random_weights import TINY
+
+LONG = {"max_position_embeddings": 4096, "full_attention_interval": 4, "layer_types": None}
+KEYS = ("read_bandwidth_fraction", "vnni_peak_fraction", "decode_tokens_per_s", "prefill_tokens_per_s", "peak_rss_bytes", "start_s")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(random_weights, "POOL_BYTES", 200_000)
+    monkeypatch.setattr(probe, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(speed, "PROBE_S", 0.02)
+    monkeypatch.setitem(SHAPES, "tiny", {**config_dict({**TINY, "layers": 8}), **LONG})
+    monkeypatch.setitem(SHAPES, "tiny-dense", {**config_dict({**TINY, "layers": 8, "E": 0, "K": 0, "Fs": 0}), **LONG})
+
+
+def loaded(tmp_path, name: str = "tiny", preset: str = "balanced") -> speed.Loaded:
+    return speed.load(random_model.random_directory(tmp_path, name, preset), open_kernels(None, 2), "q8")
+
+
+def test_a_random_model_is_written_once_and_whole(tmp_path, capsys):
+    directory = random_model.random_directory(tmp_path, "tiny", "fast", 4)
+    assert directory == tmp_path / "tiny-fast-4-layers" and verify(directory) == []
+    assert "written in" in capsys.readouterr().err
+    assert random_model.random_directory(tmp_path, "tiny", "fast", 4) == directory
+    assert capsys.readouterr().err == ""
+    with pytest.raises(speed.UsageError, match="seed 0.*expected.*seed 1.*remove it"):
+        random_model.random_directory(tmp_path, "tiny", "fast", 4, seed=1)
+
+
+def test_speed_says_everything_it_promises(tmp_path, capsys):
+    argv = ["bench", "speed", "--shape", "tiny", "--dir", str(tmp_path), "--quick", "--prefill", "7,70", "--depths", "0,1500"]
+    argv += ["--threads", "2"]
+    assert main([*argv, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert all(facts[key] > 0 for key in KEYS)
+    assert set(facts["prefill"]) == {"7", "70"} and set(facts["decode"]) == {"0", "1500"}
+    assert facts["decode_tokens_per_s"] == facts["decode"]["0"]["tokens_per_s"]
+    assert facts["prefill_tokens_per_s"] == facts["prefill"]["7"]["tokens_per_s"]
+    assert facts["vnni_peak_fraction"] == facts["prefill"]["70"]["peak_fraction"]
+    assert (facts["layers"], facts["preset"], facts["threads"]) == (8, "balanced", 2)
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "1,500" in out and "random numbers, not read from a prompt" in out
+
+
+def test_speed_takes_a_model_and_the_embedded_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(speed, "start", lambda *_: {"seconds": 1.0})
+    argv = ["bench", "speed", "--quick", "--prefill", "5", "--tokens", "2", "--threads", "1", "--json", "--model"]
+    assert main([*argv, str(random_model.random_directory(tmp_path, "tiny-dense", "Q4_K_M"))]) == 0
+    assert json.loads(capsys.readouterr().out)["preset"] is None
+    assert main([*argv, str(nano_directory())]) == 0
+    assert json.loads(capsys.readouterr().out)["weights_read_bytes_per_s"] is None
+
+
+@pytest.mark.parametrize("options", [["--prefill", "0"], ["--depths", "4090"], ["--shape", "other"], ["--layers", "3"], ["--preset", "q2"]])
+def test_speed_refuses_what_cannot_be_measured(tmp_path, options, capsys):
+    assert main(["bench", "speed", "--shape", "tiny", "--dir", str(tmp_path), "--quick", *options]) == 2
+    told = capsys.readouterr().err
+    assert "expected" in told or "known: 35b-a3b" in told
+
+
+def test_the_reference_has_no_limits_to_be_held_against(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("A3B_ISA", "reference")
+    assert main(["bench", "speed", "--shape", "tiny", "--dir", str(tmp_path), "--quick"]) == 2
+    assert "have no probes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-dense"])
+def test_bytes_of_a_token_are_those_of_the_manifest_but_for_halved_floats(tmp_path, name):
+    found, c = loaded(tmp_path, name), shape(name)
+    manifest = Manifest.read(tmp_path / f"{name}-balanced")
+    floats = 6 * 2 * c.Hv * c.D + (8 * (c.E + 1) * c.D if c.E else 0)  # b and a of six layers, router and gate of all
+    assert found.token_bytes == bytes_per_token(c, manifest.tensors.values()) - 2 * floats
+    assert speed.decode_bytes(found, 100)["state"] == 2 * plan.state_bytes(c)
+    assert speed.decode_bytes(found, 100)["kv"] == 100 * plan.kv_bytes_per_token(c)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 64, 65, 1024, 1100, 2500])
+def test_a_state_at_a_depth_is_ready_for_the_next_token(tmp_path, depth):
+    found = loaded(tmp_path)
+    state, again = speed.state_at(found, depth), speed.state_at(found, depth)
+    assert state.num_tokens == depth
+    logits = found.model.forward(np.array([5]), state)
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(logits, found.model.forward(np.array([5]), again))
+    if depth > 1024:
+        keys, _ = state.segments(0)[-1]
+        assert keys[-(-(depth + 1) // 64) - 1 - 1024 // 64 * (len(state.segments(0)) - 1)].any()
+
+
+def test_probes_measure_with_the_kernels_they_are_given():
+    for threads in (1, 2):
+        kernels = open_kernels("scalar", threads)
+        for rate in (probe.read_bandwidth(kernels, 0.01), probe.int8_operations(kernels, 0.01)):
+            assert 0 < rate.lowest <= rate.median <= rate.highest and rate.num_runs >= probe.LEAST_RUNS
