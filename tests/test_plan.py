@@ -109,13 +109,38 @@ def test_the_description_holds_together():
     assert "34.66 B parameters, 2.95 B for each token" in text and "faithful" in text
 
 
-def test_without_a_measured_speed_there_are_sizes_only(capsys):
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(plan, "PROBE_S", 0.01)
+    monkeypatch.setattr(plan.probe, "BUFFER_BYTES", 1 << 20)
+
+
+def test_what_is_not_given_is_measured(quick, capsys):
     assert main(["plan", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["measured"] is None and facts["presets"]["fast"]["decode_tokens_per_s"] is None
-    assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80"]) == 0
+    assert facts["measured"]["read_bytes"] > 0 and facts["measured"]["int8_operations"] > 0
+    assert facts["presets"]["fast"]["decode_tokens_per_s"] > 0
+    assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80", "--operations", "1900"]) == 0
     out = capsys.readouterr().out
     assert "1,000 tokens" in out and "26.90 B" in out
+    assert "80% of 80.0 GB/s" in out and "50% of 1,900 GOP/s" in out
+
+
+def test_reading_can_bound_a_prompt_too(quick, capsys):
+    assert main(["plan", "--bandwidth", "1", "--operations", "100000"]) == 0
+    assert "once for 512 tokens takes longer than their products" in capsys.readouterr().out
+
+
+def test_without_compiled_kernels_there_are_sizes_only(quick, monkeypatch, capsys):
+    monkeypatch.setenv("A3B_ISA", "reference")
+    assert main(["plan", "--json"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["measured"] is None and facts["presets"]["fast"]["decode_tokens_per_s"] is None
+    assert "cannot be measured" in captured.err
+    assert main(["plan", "--json", "--bandwidth", "80"]) == 0
+    balanced = json.loads(capsys.readouterr().out)["presets"]["balanced"]
+    assert balanced["decode_tokens_per_s"] > 0 and balanced["prefill_tokens_per_s"] is None
 
 
 def test_a_model_that_is_not_there_is_refused(capsys):

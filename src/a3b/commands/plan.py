@@ -1,6 +1,7 @@
 """`a3b plan [MODEL]`: which preset and context fit this machine, and how fast they will be. Reads a config, no weights.
 
-Sizes are exact: they follow from the config and the formats. Speed is a roofline: decode reads every byte of a token once at
+Sizes are exact: they follow from the config and the formats. Speed is a roofline over rates that `measure` finds out in a few
+seconds, or that the user knows: decode reads every byte of a token once at
 the measured bandwidth; prefill computes each product at the measured rate, or reads the weights once a chunk if that
 takes longer. Functions take the machine and its speed as arguments. Enter at `sizes`, `memory_bytes`, `decode_seconds`.
 """
@@ -16,16 +17,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from a3b.config import ATTENTION, ModelConfig, with_context
+from a3b.config import ATTENTION, ModelConfig, RuntimeConfig, with_context
 from a3b.errors import UsageError
+from a3b.kernels import open_kernels, probe
 from a3b.kernels.kv import PAGE_LEN, page_bytes
 from a3b.machine import Machine
+from a3b.model import CHUNK
 from a3b.packing.presets import PRESETS, format_for
 from a3b.shapes import SHAPES, shape
 
-DEFAULT = "35b-a3b"
+DEFAULT, SHOWN = "35b-a3b", "balanced"
 WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
-CHUNK = 512  # prompt tokens that share one reading of the weights
+PROBE_S = 1.5  # for each rate
 BANDWIDTH_SHARE, OPERATIONS_SHARE = 0.8, 0.5  # of what was measured, that a whole step is expected to reach
 
 
@@ -52,11 +55,27 @@ def run(args: Namespace) -> None:
     for option, rate in (("--bandwidth", args.bandwidth), ("--operations", args.operations)):
         if rate is not None and not 0 < rate < math.inf:
             raise UsageError(f"{option} {rate:g}: expected a positive number")
-    speed = Speed(args.bandwidth * 1e9, args.operations * 1e9 if args.operations else None) if args.bandwidth else None
-    facts = describe(config, name, context, Machine.read(), speed)
+    machine = Machine.read()
+    speed, note = measure(args.runtime, machine, args.bandwidth, args.operations)
+    facts = describe(config, name, context, machine, speed)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
-    if not speed and not args.json:
-        print("tokens/s: give the read bandwidth of this machine with --bandwidth GB/S", file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None) -> tuple[Speed | None, str]:
+    """What is not given, in GB/s and GOPS, is measured with the kernels; no speed, and why, if they cannot run here."""
+    rates = [rate and rate * 1e9 for rate in (bandwidth, operations)]
+    if not all(rates):
+        try:
+            kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
+            buffer = probe.huge_buffer(min(probe.BUFFER_BYTES, max(machine.memory_bytes // 4, 1 << 20)))
+            rates[0] = rates[0] or probe.read_bandwidth(kernels, PROBE_S, buffer).median
+            rates[1] = rates[1] or probe.int8_operations(kernels, PROBE_S).median
+        except UsageError as error:
+            if not rates[0]:
+                return None, f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S"
+    return Speed(*rates), ""
 
 
 def find(model: str | None) -> tuple[ModelConfig, str]:
@@ -86,11 +105,13 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
             "decode_tokens_per_s": 1 / decode_seconds(config, found, 0, speed) if speed else None,
             "decode_tokens_per_s_at_context": 1 / decode_seconds(config, found, context, speed) if speed else None,
             "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed) if speed and speed.int8_operations else None,
+            "prefill_bound_by": prefill_bound(config, found, CHUNK, speed) if speed and speed.int8_operations else None,
         }
     return {
         "model": name,
         "model_type": config.model_type,
         "parameters": {"total": count.total, "active": count.active},
+        "operations_per_prompt_token": operations(config),
         "context": {"tokens": context, "kv_bytes": context * kv_bytes_per_token(config), "state_bytes": state},
         "machine": {**asdict(machine), "num_threads": machine.num_threads},
         "measured": asdict(speed) if speed else None,
@@ -116,6 +137,26 @@ def lines(facts: dict[str, Any]) -> list[str]:
         shown = ["-" if rate is None else f"{rate:.1f}" for rate in rates]
         out.append(f"{name:<10} {gb(p['total_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
                    f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}")  # fmt: skip
+    return out + why(facts)
+
+
+def why(facts: dict[str, Any]) -> list[str]:
+    """Where the tokens a second come from, in two sentences."""
+    speed, preset = facts["measured"], facts["presets"][SHOWN]
+    if not speed:
+        return []
+    read, state, most = gb(preset["token_bytes"]), gb(2 * facts["context"]["state_bytes"]), gb(facts["context"]["kv_bytes"])
+    rate = f"{BANDWIDTH_SHARE:.0%} of {speed['read_bytes'] / 1e9:.1f} GB/s"
+    out = [
+        "",
+        f"tokens/s   {SHOWN} reads {read} of weights a token, moves {state} of state, and reads keys and values that grow to {most};",
+        f"           expected at {rate}",
+    ]
+    if speed["int8_operations"] and preset["prefill_bound_by"] == "arithmetic":
+        rate = f"{OPERATIONS_SHARE:.0%} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
+        out.append(f"prefill    a token takes {facts['operations_per_prompt_token'] / 1e9:.2f} GOP; expected at {rate}")
+    elif speed["int8_operations"]:
+        out.append(f"prefill    reading all {gb(preset['total_bytes'])} once for {CHUNK} tokens takes longer than their products")
     return out
 
 
@@ -192,10 +233,25 @@ def decode_seconds(config: ModelConfig, found: Sizes, depth: int, speed: Speed) 
 
 def prefill_seconds(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> float:
     """A chunk of a prompt, without its attention: the products, or the reading of all weights, whichever is longer."""
-    head = config.V * config.D
-    operations = 2 * num_tokens * (config.count_parameters().active - head)
-    computing = operations / (speed.int8_operations * OPERATIONS_SHARE)
-    return max(computing, found.total_bytes / (speed.read_bytes * BANDWIDTH_SHARE))
+    return max(_prefill_parts(config, found, num_tokens, speed).values())
+
+
+def prefill_bound(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> str:
+    """Which of the two it is."""
+    parts = _prefill_parts(config, found, num_tokens, speed)
+    return max(parts, key=parts.__getitem__)
+
+
+def _prefill_parts(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> dict[str, float]:
+    return {
+        "arithmetic": num_tokens * operations(config) / (speed.int8_operations * OPERATIONS_SHARE),
+        "reading": found.total_bytes / (speed.read_bytes * BANDWIDTH_SHARE),
+    }
+
+
+def operations(config: ModelConfig) -> int:
+    """Integer multiplications and additions of a prompt token; lm_head computes for the last one only."""
+    return 2 * (config.count_parameters().active - config.V * config.D)
 
 
 def gb(num_bytes: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from a3b.cache.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
-from a3b.commands.plan import gb, kv_bytes_per_token, state_bytes
+from a3b.commands.plan import gb, kv_bytes_per_token, operations, state_bytes
 from a3b.commands.random_model import random_directory
 from a3b.config import ATTENTION, ModelConfig
 from a3b.engine import resolve
@@ -206,11 +206,6 @@ def decode_bytes(loaded: Loaded, depth: int) -> dict[str, int]:
     """What one token moves: weights and keys and values are read, the state of the delta rule is read and written."""
     config = loaded.config
     return {"weights": loaded.token_bytes, "state": 2 * state_bytes(config), "kv": depth * kv_bytes_per_token(config, loaded.model.kv)}
-
-
-def operations(config: ModelConfig) -> int:
-    """Integer multiplications and additions of a prompt token; lm_head computes for the last one only."""
-    return 2 * (config.count_parameters().active - config.V * config.D)
 
 
 def random_ids(config: ModelConfig, num: int, seed: int = 0) -> np.ndarray:
