@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands import plan, random_model, speed
+from a3b.commands import pictures, plan, random_model, sparsity, speed
 from a3b.engine import nano_directory
 from a3b.formats.packed import Manifest, verify
 from a3b.kernels import open_kernels, probe
 from a3b.packing import random_weights
 from a3b.packing.plan import bytes_per_token
 from a3b.shapes import SHAPES, shape
+from bench.peers import engines
 from tests.random_model import config_dict
 from tests.test_random_weights import TINY
 
@@ -59,6 +61,15 @@ def test_speed_says_everything_it_promises(tmp_path, capsys):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "1,500" in out and "random numbers, not read from a prompt" in out
+
+
+def test_the_comparison_of_engines_reads_what_speed_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(speed, "start", lambda *_: {"seconds": 1.0})
+    directory = random_model.random_directory(tmp_path, "tiny", "Q4_0", 4)
+    _, *argv = engines.a3b("a3b", directory).command(directory, (engines.PREFILL, engines.DECODE), 2)
+    assert main(argv) == 0
+    rates = engines.read_a3b(capsys.readouterr().out)
+    assert {kind: len(runs) for kind, runs in rates.items()} == {engines.PREFILL: 2, engines.DECODE: 2}
 
 
 def test_speed_takes_a_model_and_the_embedded_one(tmp_path, capsys, monkeypatch):
@@ -111,3 +122,70 @@ def test_probes_measure_with_the_kernels_they_are_given():
         kernels = open_kernels("scalar", threads)
         for rate in (probe.read_bandwidth(kernels, 0.01), probe.int8_operations(kernels, 0.01)):
             assert 0 < rate.lowest <= rate.median <= rate.highest and rate.num_runs >= probe.LEAST_RUNS
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """The shapes of the claim, tiny."""
+    for name in sparsity.COMPARED:
+        monkeypatch.setitem(SHAPES, name, SHAPES["tiny" if name == sparsity.SPARSE else "tiny-dense"])
+
+
+def test_sparsity_compares_four_shapes_and_cleans_up(tmp_path, four, capsys):
+    kept = random_model.random_directory(tmp_path, "3b-dense", "balanced", 4)
+    argv = ["bench", "sparsity", "--dir", str(tmp_path), "--quick", "--prefill", "6", "--tokens", "2", "--layers", "4", "--threads", "1"]
+    assert main([*argv, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["shape"] for row in facts["shapes"]] == list(sparsity.COMPARED)
+    assert all((row["layers_run"], row["layers"]) == (4, 8) for row in facts["shapes"])
+    assert facts["decode_to_small"] > 0 and facts["decode_to_large"] > 0
+    assert list(tmp_path.iterdir()) == [kept]
+    lines = sparsity.lines(facts)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "their time was multiplied" in lines[-1]
+
+
+def test_what_is_scaled_from_some_layers_is_what_all_of_them_read(tmp_path, four):
+    schedule = speed.Schedule((5,), (0,), 1, 1, 0.01)
+    some, whole = (sparsity.compare(open_kernels(None, 1), tmp_path, "27b", "balanced", n, schedule, False) for n in (4, 8))
+    assert some["bytes_per_token"]["state"] == whole["bytes_per_token"]["state"]
+    norm = 4 * shape("27b").D  # the last norm is scaled with the layers
+    assert abs(some["bytes_per_token"]["weights"] - whole["bytes_per_token"]["weights"]) <= norm
+    step, head = some["step_s"], some["head_s"]
+    assert some["decode"]["tokens_per_s"] == pytest.approx(1 / (head + 2 * (step - head)))
+
+
+def test_as_many_layers_are_run_as_fit(tmp_path, four, monkeypatch):
+    monkeypatch.setattr(sparsity, "SPARE_BYTES", 0)
+    size = random_weights.random_source("tiny", SHAPES["tiny"], "fast")[1].num_bytes
+    assert sparsity.layers_that_fit(tmp_path, "35b-a3b", "fast", size) == 8
+    assert sparsity.layers_that_fit(tmp_path, "35b-a3b", "fast", size - 1) == 4
+    with pytest.raises(speed.UsageError, match="4 layers take"):
+        sparsity.layers_that_fit(tmp_path, "35b-a3b", "fast", size // 4)
+
+
+def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for kind in ("speed", "sparsity"):
+        assert main(["bench", kind, "--dir", str(tmp_path), "--plot", str(tmp_path / "x.png")]) == 2
+        assert "pip install 'a3b[bench]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    rate = {"median": 8e10}
+    rows = [
+        {"shape": name, "parameters": total, "active": active, "decode": {"tokens_per_s": 7e10 / active},
+         "measured": {"read_bytes_per_s": rate}, "bytes_per_token": {"weights": active}}
+        for name, total, active in (("35b-a3b", 35e9, 2.95e9), ("3b-dense", 3.4e9, 2.9e9), ("27b", 27e9, 26e9), ("31b-dense", 31e9, 30e9))
+    ]  # fmt: skip
+    pictures.draw_sparsity({"shapes": rows}, tmp_path / "sparsity.png")
+    pictures.draw_roofline({
+        "measured": {"read_bytes_per_s": rate, "int8_operations_per_s": {"median": 2e12}}, "weight_bytes": 2e10,
+        "parameters": {"active": 3e9},
+        "decode": {str(n): {"bytes_per_token": {"weights": 2e9 + 1e4 * n}, "tokens_per_s": 30} for n in (0, 4096, 16384)},
+        "prefill": {n: {"tokens_per_s": 200, "operations_per_s": 1e12} for n in ("512", "2048")},
+    }, tmp_path / "roofline.png")  # fmt: skip
+    for name in ("sparsity", "roofline"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

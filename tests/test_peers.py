@@ -123,8 +123,9 @@ print(json.dumps(tests, indent=1))
 FAKE_A3B = """
 if args[0] == "pack":
     sys.exit(open(args[2], "w").close() if args[1].endswith(".gguf") else "no GGUF file")
-assert args[:3] == ["bench", "speed", "--model"] and args[3].endswith("-packed") and args[4:] == ["--json"]
-print(json.dumps({"prefill_tokens_per_s": {"512": 20.0, "2048": 1.0}, "decode_tokens_per_s": 6.0}))
+assert args[:3] == ["bench", "speed", "--model"] and args[3].endswith("-packed") and args[-1] == "--json"
+runs = int(args[args.index("--runs") + 1])
+print(json.dumps({"prefill": {"512": {"runs": [20.0] * runs}}, "decode": {"0": {"runs": [6.0] * runs}}}))
 """
 
 
@@ -145,7 +146,7 @@ def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [("sys.exit('no such command')", "exit status 1: no such command"), ("print('hello')", "cannot be read"),
-     ("print('{}')", "prefill_tokens_per_s")],
+     ("print('{}')", "KeyError('prefill')")],
 )  # fmt: skip
 def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, body, reason):
     model = tmp_path / "model.gguf"

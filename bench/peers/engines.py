@@ -107,10 +107,13 @@ def ik_llama(program: Path, threads: list[int]) -> Engine:
 
 
 def a3b(program: str, packed: Path) -> Engine:
-    """This project on the packed form of the file, with settings it chooses itself: `a3b bench speed --model DIR --json`."""
+    """This project on the packed form of the file, with settings it chooses itself: `a3b bench speed --model DIR --json`.
+
+    It always measures both kinds, after its weights have moved to where they stay."""
 
     def command(model: Path, what: tuple[str, ...], runs: int) -> list[str]:
-        return [program, "bench", "speed", "--model", str(packed), "--json"]
+        sizes = ["--prefill", str(PROMPT), "--depths", "0", "--tokens", str(GENERATED), "--runs", str(runs)]
+        return [program, "bench", "speed", "--model", str(packed), *sizes, "--json"]
 
     return Engine("a3b", command, read_a3b, (Setting("its own"),))
 
@@ -155,10 +158,6 @@ def read_llama_bench(printed: str) -> Rates:
 
 
 def read_a3b(printed: str) -> Rates:
-    """Rates are numbers, or numbers by the length of the prompt and by the depth."""
+    """The JSON of `a3b bench speed`: every run, by the length of the prompt and by the depth."""
     result: dict[str, Any] = json.loads(printed)
-    prefill, decode = result["prefill_tokens_per_s"], result["decode_tokens_per_s"]
-    return {
-        PREFILL: [float(prefill[str(PROMPT)] if isinstance(prefill, dict) else prefill)],
-        DECODE: [float(decode["0"] if isinstance(decode, dict) else decode)],
-    }
+    return {PREFILL: list(map(float, result["prefill"][str(PROMPT)]["runs"])), DECODE: list(map(float, result["decode"]["0"]["runs"]))}

@@ -149,7 +149,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     start = kinds.add_parser("start", help="load, read a short prompt, print the first token: to be timed from outside")
     start.add_argument("--model", dest="directory", metavar="DIR", help=MODEL_HELP)
     sparsity = kinds.add_parser("sparsity", help="35b-a3b beside dense models of its active and of its whole size")
-    sparsity.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
+    sparsity.add_argument("--keep", action="store_true", help="do not remove the random weights written for this")
     for kind, text in ((speed, "only the first N layers"), (sparsity, "of each shape, scaled to all; none means as many as fit")):
         kind.add_argument("--preset", default="balanced", help="fast, balanced, faithful, Q4_0 or Q4_K_M (default balanced)")
         kind.add_argument("--layers", type=positive, metavar="N", help=text)
@@ -157,6 +157,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)")
         kind.add_argument("--runs", type=positive, metavar="N", help="of each measurement (default 3)")
         kind.add_argument("--tokens", type=positive, metavar="N", help="decoded in a run (default 64)")
+        kind.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
         kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
         kind.add_argument("--json", action="store_true", help="print one JSON object")
     for kind in (speed, start, sparsity):

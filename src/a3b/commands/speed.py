@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from a3b.cache.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
+from a3b.commands.pictures import draw_roofline, pyplot
 from a3b.commands.plan import gb, kv_bytes_per_token, operations, state_bytes
 from a3b.commands.random_model import random_directory
 from a3b.config import ATTENTION, ModelConfig
@@ -37,8 +38,8 @@ from a3b.model import Model
 from a3b.packing.plan import Half, bytes_per_token, fields
 from a3b.weights import ModelWeights, load_weights
 
-START_PROMPT = 16  # tokens read before the first one is answered
-WARM_UP = 2  # steps of decoding before the clock runs
+WARM_UP_PROMPT = 64
+WARM_UP = 4  # steps of decoding before the clock runs
 PROBE_S = 2.0
 
 
@@ -55,7 +56,7 @@ class Schedule:
     @classmethod
     def of(cls, args: Namespace) -> Schedule:
         base = cls((512,), (0,), 1, 8, 0.2) if args.quick else cls()
-        asked = {"prompts": args.prefill, "depths": args.depths, "runs": args.runs, "tokens": args.tokens}
+        asked = {"prompts": args.prefill, "depths": getattr(args, "depths", None), "runs": args.runs, "tokens": args.tokens}
         return replace(base, **{name: value for name, value in asked.items() if value is not None})
 
     def check(self, config: ModelConfig) -> None:
@@ -71,6 +72,7 @@ class Loaded:
 
     config: ModelConfig
     model: Model
+    weights: ModelWeights
     kernels: Kernels
     token_bytes: int  # of weights, read for one decoded token
     total_bytes: int  # of weights
@@ -80,6 +82,8 @@ class Loaded:
 
 def run(args: Namespace) -> None:
     schedule, runtime = Schedule.of(args), args.runtime
+    if args.plot:
+        pyplot()  # refused before anything is measured
     threads = args.threads or runtime.threads or Machine.read().num_threads
     kernels = open_kernels(runtime.isa, threads)
     probe.runtime_of(kernels)  # refuses the twins
@@ -89,6 +93,8 @@ def run(args: Namespace) -> None:
     facts: dict[str, Any] = {"model": str(args.directory or args.shape)}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
     facts |= measure(load(directory, kernels, runtime.kv), schedule, facts["measured"])
+    if args.plot:
+        draw_roofline(facts, args.plot)
     print(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
@@ -125,7 +131,7 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
         "parameters": {"total": config.count_parameters().total, "active": config.count_parameters().active},
         "load_s": load_s, "huge_pages": moved,
     }  # fmt: skip
-    return Loaded(config, model, kernels, token_bytes(config, weights), total, data, facts)
+    return Loaded(config, model, weights, kernels, token_bytes(config, weights), total, data, facts)
 
 
 def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
@@ -143,8 +149,7 @@ def measure(loaded: Loaded, schedule: Schedule, measured: dict[str, Any]) -> dic
     """Everything but the start, as JSON values."""
     read = measured["read_bytes_per_s"]["median"]
     peak = measured["int8_operations_per_s"]["median"]
-    model = loaded.model
-    model.forward(random_ids(loaded.config, START_PROMPT), model.new_state())
+    warm_up(loaded)
     in_place = None if loaded.data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, loaded.data))
     facts = loaded.facts | {"weights_read_bytes_per_s": in_place, "prefill": {}, "decode": {}}
     for num in schedule.prompts:
@@ -157,6 +162,11 @@ def measure(loaded: Loaded, schedule: Schedule, measured: dict[str, Any]) -> dic
         rate = found["tokens_per_s"] * sum(traffic.values())
         facts["decode"][str(depth)] = found | {"bytes_per_token": traffic, "bytes_per_s": rate, "bandwidth_fraction": rate / read}
     return facts | {"memory": memory()}
+
+
+def warm_up(loaded: Loaded) -> None:
+    """One short prompt: threads, buffers and the tables of the pages are there when the clock runs."""
+    loaded.model.forward(random_ids(loaded.config, WARM_UP_PROMPT), loaded.model.new_state())
 
 
 def prefill(loaded: Loaded, num: int, runs: int) -> list[float]:

@@ -45,6 +45,7 @@ class HugePages:
 
     def wait(self) -> None:
         self._thread.join()
+        atexit.unregister(self.stop)  # or the weights would live as long as the process
 
     def _run(self) -> None:
         for path, data in self.files:
