@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from a3b.cache.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
+from a3b.commands.info import size
 from a3b.commands.pictures import draw_roofline, pyplot
 from a3b.commands.plan import gb, kv_bytes_per_token, operations, state_bytes
 from a3b.commands.random_model import random_directory
@@ -90,7 +91,7 @@ def run(args: Namespace) -> None:
     parent = Path(args.dir or runtime.cache).expanduser()
     directory = resolve(args.directory) if args.directory else random_directory(parent, args.shape, args.preset, args.layers)
     schedule.check(ModelConfig.read(directory))
-    facts: dict[str, Any] = {"model": str(args.directory or args.shape)}
+    facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
     facts |= measure(load(directory, kernels, runtime.kv), schedule, facts["measured"])
     if args.plot:
@@ -127,7 +128,8 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
     total = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     facts = {
         "directory": str(directory), "isa": kernels.isa, "threads": kernels.num_threads, "kv": kv_type, "layers": config.num_layers,
-        "preset": checkpoint.manifest.preset if checkpoint.manifest else None, "weight_bytes": total,
+        "preset": checkpoint.manifest.preset if checkpoint.manifest else None,
+        "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None, "weight_bytes": total,
         "parameters": {"total": config.count_parameters().total, "active": config.count_parameters().active},
         "load_s": load_s, "huge_pages": moved,
     }  # fmt: skip
@@ -289,7 +291,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     out += ["", f"{'depth':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GB/s':>8} {'of read':>8}   weights + state + keys and values"]
     for depth, d in facts["decode"].items():
         rate = f"{d['bytes_per_s'] / 1e9:>8.1f} {d['bandwidth_fraction']:>8.1%}"
-        parts = " + ".join(gb(n) for n in d["bytes_per_token"].values())
+        parts = " + ".join(size(n) for n in d["bytes_per_token"].values())
         out.append(f"{int(depth):>9,} {d['tokens_per_s']:>10.1f} {between(d):>20} {rate}   {parts}")
     now = f"now {gb(mem['anonymous_bytes'])} of its own, {gb(mem['file_bytes'])} of files"
     out += ["", f"memory    {gb(mem['peak_rss_bytes'])} at most; {now}"]
