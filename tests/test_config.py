@@ -36,7 +36,7 @@ def test_the_35b_model_is_counted_exactly():
 
 
 def test_the_dense_27b_model_is_counted_exactly():
-    """As transformers counts it; with the MTP layer, what the headers of the checkpoint add up to."""
+    """As transformers counts it, vision included; the MTP layer by the sizes of its tensors."""
     count = ModelConfig.from_dict(dense_27b()).count_parameters()
     assert count.total + count.vision == 27_356_728_560 and count.vision == 460_730_096
     assert count.total + count.vision + count.mtp == 27_781_427_952

@@ -53,6 +53,14 @@ def test_nothing_more_is_moved_if_the_first_piece_reads_no_faster(mapped, monkey
     assert mover.moved_bytes == huge_pages.PIECE and np.array_equal(view, data)
 
 
+def test_no_more_is_moved_than_memory_has_room_for(mapped):
+    path, data, view = mapped
+    mover = HugePages([(path, view)], lambda piece: piece.sum())
+    mover.most_bytes = 5 * _native.HUGE_PAGE + 99
+    mover.start().wait()
+    assert mover.moved_bytes == 5 * _native.HUGE_PAGE and mover.error == 0 and np.array_equal(view, data)
+
+
 def test_stopping_leaves_every_byte_in_its_place(mapped):
     path, data, view = mapped
     mover = HugePages([(path, view)], lambda piece: piece.sum()).start()

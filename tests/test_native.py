@@ -284,6 +284,31 @@ def test_mlp(isa: str, form: str):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_moe_takes_gate_and_up_in_different_formats(isa: str):
+    """As in files whose quantiser gave some matrices more bits."""
+    E, K, D, F, Fs = 7, 3, 256, 64, 128
+    gate, up, down = (random_tiles(FORMATS[f], *shape, seed=s, spread=0.01)
+                      for s, (f, shape) in enumerate((("w4k32", (E, F, D)), ("w6k16", (E, F, D)), ("w4m64", (E, D, F)))))  # fmt: skip
+    shared = random_tiles(FORMATS["w4m64"], Fs, D, seed=4, spread=0.01), random_tiles(FORMATS["w8s32"], Fs, D, seed=5, spread=0.01)
+    w = MoeWeights(normal(E, D, seed=1), normal(1, D, seed=2), (gate, up), down, shared, random_tiles(FORMATS["w8s32"], D, Fs, seed=6))
+    norm = normal(D, scale=0.1, seed=9)
+    op, twin = (k.bind_moe(w, norm, 1e-6, E, K, D, F, Fs) for k in (open_kernels(isa, 2), TWIN))
+    mlp, mlp_twin = (k.bind_mlp(shared, w.shared_down, norm, 1e-6, D, Fs) for k in (open_kernels(isa, 2), TWIN))
+    for first, second in ((op, twin), (mlp, mlp_twin)):
+        h = normal(9, D)
+        found, expected = h.copy(), h.copy()
+        first(found)
+        second(expected)
+        assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected - h).max()
+
+
+@pytest.mark.parametrize("num", [0, -1, 10**9])
+def test_an_impossible_number_of_threads_is_refused(num: int):
+    with pytest.raises(UsageError, match=f"threads: {num}; expected 1 to"):
+        open_kernels(None, num)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_moe_takes_the_lower_id_among_equal_experts(isa: str):
     E, K, D, F, Fs = 6, 2, 64, 64, 64
     w = moe_weights("f32", E, D, F, Fs)

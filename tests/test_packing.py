@@ -375,15 +375,15 @@ def test_a_float_matrix_where_floats_are_needed(tmp_path, whole):
     assert name in told
 
 
-@pytest.mark.parametrize("command", ["verify", "eval"])
-def test_an_unpacked_directory_is_told_from_a_packed_one(tmp_path, capsys, command):
+def test_verify_refuses_an_unpacked_directory(tmp_path, capsys):
     write_source(tmp_path / "source")
-    if command == "verify":
-        assert main(["verify", str(tmp_path / "source")]) == 1
-        assert "no a3b.json, so it is no packed model" in capsys.readouterr().err
-    else:
-        with pytest.raises(UsageError, match="is packed already"):
-            open_source(packed(tmp_path / "x")[0])
+    assert main(["verify", str(tmp_path / "source")]) == 1
+    assert "no a3b.json, so it is no packed model" in capsys.readouterr().err
+
+
+def test_packing_refuses_a_packed_directory(tmp_path):
+    with pytest.raises(UsageError, match="is packed already"):
+        open_source(packed(tmp_path / "x")[0])
 
 
 def test_the_command_packs_and_says_what_it_costs(tmp_path, capsys):

@@ -21,6 +21,8 @@ from a3b.errors import ContextError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
+from a3b.kernels.huge_pages import HugePages
+from a3b.kernels.probe import runtime_of
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
@@ -104,6 +106,7 @@ class Engine:
     is_nano: bool
     context: int  # tokens, prompt and answer together
     notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
+    huge_pages: HugePages | None = None  # for packed weights: `start` it if the process will read them many times
 
     @classmethod
     def load(cls, directory: str | Path | None = None, *, context: int | None = None, expand: bool | None = None,
@@ -123,14 +126,18 @@ class Engine:
                 "they belong to different models"
             )
         template = ChatTemplate.read(path)
-        weights = load_weights(Checkpoint.open(path), config, expand=expand)
+        checkpoint = Checkpoint.open(path)
+        weights = load_weights(checkpoint, config, expand=expand)
         limit = context or config.max_context
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()
         if weights.residency == "mapped":
             notes += (f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",)
+        mover = None
+        if weights.residency == "packed" and kernels.isa != "reference":
+            mover = HugePages([(file.path, file.mapped) for file in checkpoint.files], runtime_of(kernels).probe_read)
         name = "a3b-nano" if nano else path.resolve().name
-        return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes)
+        return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes, mover)
 
     @property
     def config(self) -> ModelConfig:

@@ -8,10 +8,8 @@ are used, or as the tiles of a packed directory (`residency`): there is never a 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from a3b.formats.packed import F32
 from a3b.formats.quant import FLOATS, fp8_to_f32, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Tiles
+from a3b.machine import Machine
 
 PREFIXES = ("model.language_model.", "model.")  # of the text model: inside the wrapper, alone
 EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
@@ -196,7 +195,7 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | Non
     if checkpoint.manifest:
         return _PackedLoader(checkpoint, config, expand=False).model(extra)
     if expand is None:
-        expand = 4 * config.count_parameters().total <= EXPAND_SHARE * available_memory()
+        expand = 4 * config.count_parameters().total <= EXPAND_SHARE * Machine.read().memory_bytes
     return _Loader(checkpoint, config, expand).model(extra)
 
 
@@ -469,21 +468,3 @@ def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
     if isinstance(matrix, GptqMatrix):
         return list(gptq.names_of_module(matrix.name)[:3])
     return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]
-
-
-def available_memory() -> int:
-    """Bytes that can be had without pushing others out: the system's word, or a container's limit if that is lower."""
-    limits = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        try:
-            root = Path("/sys/fs/cgroup")
-            limits.append(int((root / most).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):
-            continue  # no such controller, or no limit
-    return max(min(limits), 0)

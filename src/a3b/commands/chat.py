@@ -26,6 +26,8 @@ Ctrl-C stops an answer. A line that ends with \\ goes on in the next."""
 
 def run(args: Namespace) -> int:
     engine = load(args)
+    if engine.huge_pages:
+        engine.huge_pages.start()
     chat = Chat(args, engine)
     if sys.stdin.isatty():
         chat.interact()

@@ -10,15 +10,18 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from a3b.config import ModelConfig, with_context
+from a3b.config import ModelConfig, RuntimeConfig, with_context
 from a3b.engine import resolve
+from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint, has_weights
+from a3b.kernels import open_kernels
+from a3b.machine import Machine
 from a3b.packing.plan import bytes_per_token
 from a3b.weights import check_tensors
 
 
 def run(args: Namespace) -> None:
-    facts = describe(args.model, args.context)
+    facts = describe(args.model, args.context) | {"runs_on": runs_on(args.runtime)}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
@@ -41,7 +44,6 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
                     "scaled_by_config": by_config, "limit": limit},
         "note": note,
-        "runs_on": runs_on(),
         "weights": weights(path, config) if path.is_dir() and has_weights(path) else None,
     }
     return facts
@@ -64,13 +66,14 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def runs_on() -> str:
+def runs_on(runtime: RuntimeConfig) -> str:
     """The kernels that would compute here."""
     try:
-        from a3b.kernels import _native
-    except ImportError as error:
-        return f"NumPy twins only: the compiled kernels are missing ({error})"
-    return f"compiled kernels for {_native.isas()[0]} (this machine also runs {', '.join([*_native.isas()[1:], 'reference'])})"
+        kernels = open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads)
+    except UsageError as error:
+        return f"nothing: {error}"
+    what = "NumPy twins" if kernels.isa == "reference" else f"compiled kernels for {kernels.isa}"
+    return f"{what}, {kernels.num_threads} thread(s)"
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from a3b.errors import TensorError, UsageError
 from a3b.formats.tiles import Tiles
 from a3b.kernels.kv import KV_TYPES, PAGE_LEN
 
-__all__ = ["KV_TYPES", "PAGE_LEN", "Kernels", "Mapped", "Matrix", "MoeWeights", "Op", "open_kernels"]
+__all__ = ["KV_TYPES", "PAGE_LEN", "Kernels", "Mapped", "Matrix", "MoeWeights", "Op", "checked_floats", "checked_matrix", "open_kernels"]
 
 
 class Mapped(Protocol):
@@ -67,7 +67,7 @@ class Kernels:
 
     def bind_embed(self, table: Matrix, V: int, D: int) -> Op:
         """ids int64 [T], each in [0, V) -> float32 [T, D]: rows of the table. Exact for floats; scale·q + minimum for tiles."""
-        return self._embed(_matrix("embed", table, (V, D)), V, D)
+        return self._embed(checked_matrix("embed", table, (V, D)), V, D)
 
     def bind_linear(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None = None, eps: float = 0.0):
         """op(x) -> float32 [T, sum of out]: norm(x)·Wᵀ for each named W [out, in], side by side; op.add(x, h) adds that to h in place.
@@ -75,9 +75,9 @@ class Kernels:
         x float32 [T, in], rows may lie apart. norm float32 [in], around 0, or None: x·rsqrt(mean(x²) + eps)·(1 + norm), as in
         Qwen3_5MoeRMSNorm. Accuracy: in·u, and (in/2 + 6)·u for the norm.
         """
-        checked = [(name, _matrix(name, w, (w.shape[0], num_in))) for name, w in weights]
+        checked = [(name, checked_matrix(name, w, (w.shape[0], num_in))) for name, w in weights]
         if norm is not None:
-            norm = _floats(f"{weights[0][0]}.norm", norm, (num_in,))
+            norm = checked_floats(f"{weights[0][0]}.norm", norm, (num_in,))
         return self._linear(checked, num_in, norm, eps)
 
     def bind_delta(self, conv: np.ndarray, A_log: np.ndarray, dt_bias: np.ndarray, norm: np.ndarray, eps: float,
@@ -96,8 +96,8 @@ class Kernels:
         C = 2 * Hk * Dk + Hv * Dv
         if Hv % Hk:
             raise TensorError(f"delta: {Hv} value heads over {Hk} key heads; expected a multiple")
-        _floats("conv1d", conv, (C, conv.shape[-1]))
-        _floats("A_log", A_log, (Hv,)), _floats("dt_bias", dt_bias, (Hv,)), _floats("delta.norm", norm, (Dv,))
+        checked_floats("conv1d", conv, (C, conv.shape[-1]))
+        checked_floats("A_log", A_log, (Hv,)), checked_floats("dt_bias", dt_bias, (Hv,)), checked_floats("delta.norm", norm, (Dv,))
         return self._delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
 
     def bind_attention(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int,
@@ -118,7 +118,7 @@ class Kernels:
             raise TensorError(f"attention: {Hq} query heads over {Hkv} KV heads; expected a multiple")
         if kv not in KV_TYPES:
             raise UsageError(f"kv: {kv!r}; expected one of {', '.join(KV_TYPES)}")
-        _floats("q_norm", q_norm, (Dh,)), _floats("k_norm", k_norm, (Dh,))
+        checked_floats("q_norm", q_norm, (Dh,)), checked_floats("k_norm", k_norm, (Dh,))
         return self._attention(q_norm, k_norm, eps, Hq, Hkv, Dh, rotary_half, kv)
 
     def bind_moe(self, weights: MoeWeights, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int) -> Op:
@@ -128,16 +128,16 @@ class Kernels:
         down(silu(gate x)·(up x)). Experts are added in ascending id, the shared one last. Accuracy: (2D + F + K + 12)·u per expert.
         Source: Qwen3_5MoeSparseMoeBlock in transformers; Shazeer, "GLU variants improve transformer", 2020.
         """
-        _floats("post_norm", norm, (D,))
-        _matrix("router", weights.router, (E, D)), _matrix("shared_expert_gate", weights.shared_expert_gate, (1, D))
-        _gate_up("gate_up", weights.gate_up, (E, 2 * F, D)), _matrix("down", weights.down, (E, D, F))
-        _gate_up("shared_gate_up", weights.shared_gate_up, (2 * Fs, D)), _matrix("shared_down", weights.shared_down, (D, Fs))
+        checked_floats("post_norm", norm, (D,))
+        checked_matrix("router", weights.router, (E, D)), checked_matrix("shared_expert_gate", weights.shared_expert_gate, (1, D))
+        _gate_up("gate_up", weights.gate_up, (E, 2 * F, D)), checked_matrix("down", weights.down, (E, D, F))
+        _gate_up("shared_gate_up", weights.shared_gate_up, (2 * Fs, D)), checked_matrix("shared_down", weights.shared_down, (D, Fs))
         return self._moe(weights, norm, eps, E, K, D, F, Fs)
 
     def bind_mlp(self, gate_up: Matrix | tuple[Matrix, Matrix], down: Matrix, norm: np.ndarray, eps: float, D: int, F: int) -> Op:
         """op(h): h += down(silu(gate x)·(up x)), x = norm(h), h float32 [T, D] in place. Accuracy: (2D + F + 12)·u."""
-        _floats("post_norm", norm, (D,))
-        _gate_up("gate_up", gate_up, (2 * F, D)), _matrix("down", down, (D, F))
+        checked_floats("post_norm", norm, (D,))
+        _gate_up("gate_up", gate_up, (2 * F, D)), checked_matrix("down", down, (D, F))
         return self._mlp(gate_up, down, norm, eps, D, F)
 
 
@@ -156,14 +156,16 @@ def open_kernels(isa: str | None = None, num_threads: int = 1) -> Kernels:
     return Native(isa, num_threads)
 
 
-def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def checked_floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array, if it is float32 of that shape."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise TensorError(f"{name}: found {found}; expected float32 {list(shape)}")
     return array
 
 
-def _matrix(name: str, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+def checked_matrix(name: str, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    """The matrix, if it has that shape, and float32 numbers if it is an array."""
     if tuple(matrix.shape) != shape:
         raise TensorError(f"{name}: found shape {list(matrix.shape)}; expected {list(shape)}")
     if isinstance(matrix, np.ndarray) and matrix.dtype != np.float32:
@@ -173,8 +175,8 @@ def _matrix(name: str, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
 
 def _gate_up(name: str, weights: Matrix | tuple[Matrix, Matrix], shape: tuple[int, ...]) -> None:
     if not isinstance(weights, tuple):
-        _matrix(name, weights, shape)
+        checked_matrix(name, weights, shape)
         return
     half = (*shape[:-2], shape[-2] // 2, shape[-1])
     for part, tiles in zip(("gate", "up"), weights, strict=True):
-        _matrix(f"{name}.{part}", tiles, half)
+        checked_matrix(f"{name}.{part}", tiles, half)

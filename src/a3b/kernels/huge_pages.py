@@ -17,17 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
+from a3b.machine import Machine
+
 PIECE = 64 << 20
 LEAST_GAIN = 1.02  # in reading speed, or the first piece is also the last
 TRIES = 5
+SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be dropped
 
 
 class HugePages:
-    """Moves mapped files one after the other; `stop` ends it between two pieces. What was not moved stays where it is."""
+    """Moves mapped files one after the other, as much as memory has room for; `stop` ends it between two pieces.
+
+    What was not moved stays where it is, in the file's pages."""
 
     def __init__(self, files: Sequence[tuple[Path, np.ndarray]], read: Callable[[np.ndarray], object]):
         """files: the path and the mapped bytes (uint8, the whole file) of each. read: reads every byte of an array, as ops do."""
         self.files, self.read = files, read
+        self.most_bytes = max(Machine.read().memory_bytes - SPARE_BYTES, 0)
         self.total_bytes = sum(data.size for _, data in files)
         self.moved_bytes, self.error = 0, 0
         self.gain: float | None = None  # reading speed of the first piece, after to before
@@ -63,7 +69,8 @@ class HugePages:
         base = data.ctypes.data
         start = -base % _native.HUGE_PAGE
         while not self._stop.is_set():
-            size = min(PIECE, (data.size - start) // _native.HUGE_PAGE * _native.HUGE_PAGE)
+            room = min(data.size - start, self.most_bytes - self.moved_bytes)
+            size = min(PIECE, room // _native.HUGE_PAGE * _native.HUGE_PAGE)
             if size <= 0:
                 return
             piece = data[start : start + size]

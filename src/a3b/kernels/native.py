@@ -14,6 +14,7 @@ from a3b.formats.tiles import TILE_ROWS, Tiles
 from a3b.kernels import KV_TYPES, Kernels, Matrix, MoeWeights
 from a3b.kernels.ref.kernels import Reference
 
+MAX_THREADS = 1024
 F32, BF16 = 8, 9  # codes of float tiles, behind those of a3b.formats.tiles
 
 Laid = tuple[int, np.ndarray, int, int]  # code, bytes, rows (of one expert), columns
@@ -28,6 +29,8 @@ class Native(Kernels):
             raise UsageError(f"the compiled kernels are missing ({error}); install a3b again with a C++ compiler") from None
         if isa and isa not in _native.isas():
             raise UsageError(f"instruction set {isa!r} is not to be had here; this machine runs {', '.join(_native.isas())}, reference")
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise UsageError(f"threads: {num_threads}; expected 1 to {MAX_THREADS}")
         self._lib = _native
         self._runtime = _native.Runtime(isa or "", num_threads)
         self.isa, self.num_threads = self._runtime.isa, self._runtime.num_threads
@@ -131,7 +134,7 @@ def _is_native(matrix: Matrix) -> bool:
     return isinstance(matrix, np.ndarray | Tiles)
 
 
-def _halves(gate_up: Matrix | tuple[Tiles, Tiles]) -> tuple[Matrix, Matrix]:
+def _halves(gate_up: Matrix | tuple[Matrix, Matrix]) -> tuple[Matrix, Matrix]:
     """Gate and up: views of floats, the two of tiles; a mapped matrix twice, for the twins to take whole."""
     if isinstance(gate_up, tuple):
         return gate_up

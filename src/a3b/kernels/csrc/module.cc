@@ -134,7 +134,6 @@ struct Moe {
     require(is(op.gate, op.F, op.D) && is(op.up, op.F, op.D) && is(op.down, op.D, op.F) && is(op.shared_gate, op.Fs, op.D) &&
                 is(op.shared_up, op.Fs, op.D) && is(op.shared_down, op.D, op.Fs) && is(op.router, E + 1, op.D) && (int)norm.size() == op.D,
             "moe: matrices that do not fit each other");
-    require(same(form_of(op.gate), form_of(op.up)) && same(form_of(op.shared_gate), form_of(op.shared_up)), "moe: gate and up of different kinds");
     op.norm = norm.data(), op.eps = eps;
   }
   // One MLP without experts.
@@ -144,7 +143,6 @@ struct Moe {
     op.D = op.shared_down.rows, op.Fs = op.shared_gate.rows;
     require(op.shared_gate.n == op.D && op.shared_up.rows == op.Fs && op.shared_up.n == op.D && op.shared_down.n == op.Fs && (int)norm.size() == op.D,
             "mlp: matrices that do not fit each other");
-    require(same(form_of(op.shared_gate), form_of(op.shared_up)), "mlp: gate and up of different kinds");
     op.norm = norm.data(), op.eps = eps;
   }
   void call(const Out2& h) {

@@ -47,43 +47,46 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   Pool& pool = context.pool;
   const int E = op.E, K = op.K, D = op.D, F = op.F, num_pairs = T * K;
 
-  // Scratch slots 0-8: activations for router, experts, shared expert; 9-14: hidden activations.
-  const Form forms[3] = {form_of(op.shared_gate), E ? form_of(op.gate) : Form{}, E ? form_of(op.router) : Form{}};
-  const int num_forms = E ? 3 : 1;
-  Rows rows[3];
-  int form_index[3];
-  for (int f = 0; f < num_forms; f++) {
-    int g = 0;
-    while (g < f && !same(forms[g], forms[f])) g++;
-    form_index[f] = g;
-    rows[f] = g == f ? rows_for(forms[f], T, scratch, 3 * f) : rows[g];
+  // Scratch slots 0-14: the same activations as each matrix wants them; 15-20: hidden activations.
+  enum Input { SHARED_GATE, SHARED_UP, ROUTER, GATE, UP, INPUTS };
+  const Tiles* const inputs[INPUTS] = {&op.shared_gate, &op.shared_up, &op.router, &op.gate, &op.up};
+  const int num_inputs = E ? INPUTS : ROUTER;
+  Form forms[INPUTS];
+  Rows rows[INPUTS];
+  bool is_new[INPUTS];
+  for (int i = 0; i < num_inputs; i++) {
+    forms[i] = form_of(*inputs[i]);
+    int j = 0;
+    while (j < i && !same(forms[j], forms[i])) j++;
+    is_new[i] = j == i;
+    rows[i] = is_new[i] ? rows_for(forms[i], T, scratch, 3 * i) : rows[j];
   }
   const Form hidden_form = E ? form_of(op.down) : Form{}, shared_form = form_of(op.shared_down);
-  const Rows hidden = E ? rows_for(hidden_form, num_pairs, scratch, 9) : Rows{}, shared_hidden = rows_for(shared_form, T, scratch, 12);
-  float* normed = scratch.get<float>(15, (size_t)pool.size() * D);
+  const Rows hidden = E ? rows_for(hidden_form, num_pairs, scratch, 15) : Rows{}, shared_hidden = rows_for(shared_form, T, scratch, 18);
+  float* normed = scratch.get<float>(21, (size_t)pool.size() * D);
   pool.run(T, [&](int t, int thread) {
     float* x = normed + (size_t)thread * D;
     rms_norm_row(h + (size_t)t * D, op.norm, D, op.eps, x);
-    for (int f = 0; f < num_forms; f++)
-      if (form_index[f] == f) prepare(forms[f], x, D, rows[f], t);
+    for (int i = 0; i < num_inputs; i++)
+      if (is_new[i]) prepare(forms[i], x, D, rows[i], t);
   });
 
-  int* identity = scratch.get<int>(16, T);
+  int* identity = scratch.get<int>(22, T);
   for (int t = 0; t < T; t++) identity[t] = t;
   const int logits_stride = E ? op.router.num_tiles() * ROWS : 0;
-  float* logits = scratch.get<float>(17, (size_t)T * logits_stride);
-  float* buffers = scratch.get<float>(18, (size_t)pool.size() * 2 * RUN * CHUNK);
+  float* logits = scratch.get<float>(23, (size_t)T * logits_stride);
+  float* buffers = scratch.get<float>(24, (size_t)pool.size() * 2 * RUN * CHUNK);
 
   // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
-  auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& in, const int* tokens, int num, const Form& form,
-                          const Rows& out, const int* out_rows, int thread) {
+  auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
+                          const Form& form, const Rows& out, const int* out_rows, int thread) {
     const int first = chunk * CHUNK_TILES, left = gate.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
     float* g = buffers + (size_t)thread * 2 * RUN * CHUNK;
     float* u = g + RUN * CHUNK;
     for (int run = 0; run < num; run += RUN) {
       const int part = num - run < RUN ? num - run : RUN;
-      multiply(gate, first, count, in, tokens + run, part, g, CHUNK);
-      multiply(up, first, count, in, tokens + run, part, u, CHUNK);
+      multiply(gate, first, count, gate_in, tokens + run, part, g, CHUNK);
+      multiply(up, first, count, up_in, tokens + run, part, u, CHUNK);
       for (int m = 0; m < part; m++) {
         float* row = g + m * CHUNK;
         for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(u + m * CHUNK + i));
@@ -97,24 +100,25 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   const int shared_chunks = (op.Fs + CHUNK - 1) / CHUNK;
   pool.run(router_items + shared_chunks, [&](int item, int thread) {
     if (item >= router_items)
-      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[0], identity, T, shared_form, shared_hidden, identity, thread);
+      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[SHARED_GATE], rows[SHARED_UP], identity, T, shared_form,
+                          shared_hidden, identity, thread);
     const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
-    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[2], identity, T, logits + first * ROWS, logits_stride);
+    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
   });
 
-  int* ids = scratch.get<int>(19, num_pairs);
-  float* weights = scratch.get<float>(20, num_pairs + LANES);
+  int* ids = scratch.get<int>(25, num_pairs);
+  float* weights = scratch.get<float>(26, num_pairs + LANES);
   auto choose_for = [&](int t, int) { choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K); };
   if (E && T >= 8) pool.run(T, choose_for);
   else if (E)
     for (int t = 0; t < T; t++) choose_for(t, 0);
 
   // Pairs (token, expert) sorted by expert, tokens ascending.
-  int* ends = scratch.get<int>(21, E + 1);
-  int* tokens = scratch.get<int>(22, num_pairs);
-  int* pair_rows = scratch.get<int>(23, num_pairs);  // row of the hidden activations: the place in the sorted order
-  float* pair_weights = scratch.get<float>(24, num_pairs);
-  int* active = scratch.get<int>(25, E);  // experts that have tokens
+  int* ends = scratch.get<int>(27, E + 1);
+  int* tokens = scratch.get<int>(28, num_pairs);
+  int* pair_rows = scratch.get<int>(29, num_pairs);  // row of the hidden activations: the place in the sorted order
+  float* pair_weights = scratch.get<float>(30, num_pairs);
+  int* active = scratch.get<int>(31, E);  // experts that have tokens
   memset(ends, 0, (E + 1) * sizeof(int));
   for (int i = 0; i < num_pairs; i++) ends[ids[i] + 1]++;
   int num_active = 0;
@@ -122,7 +126,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     if (ends[e + 1]) active[num_active++] = e;
     ends[e + 1] += ends[e];
   }
-  int* place = scratch.get<int>(26, E);
+  int* place = scratch.get<int>(32, E);
   memcpy(place, ends, E * sizeof(int));
   for (int t = 0; t < T; t++)
     for (int k = 0; k < K; k++) {
@@ -135,7 +139,8 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   const int chunks = (F + CHUNK - 1) / CHUNK;
   pool.run(num_active * chunks, [&](int item, int thread) {
     const int e = active[item / chunks], begin = ends[e], num = ends[e + 1] - begin;
-    hidden_chunk(op.gate.at(e), op.up.at(e), item % chunks, rows[1], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread);
+    hidden_chunk(op.gate.at(e), op.up.at(e), item % chunks, rows[GATE], rows[UP], tokens + begin, num, hidden_form, hidden, pair_rows + begin,
+                 thread);
   });
 
   const int out_chunks = (D + CHUNK - 1) / CHUNK;

@@ -18,7 +18,12 @@ void Pool::resize(int count) {
   stop();
   quit = false;
   num_threads = count < 1 ? 1 : count;
-  for (int thread = 1; thread < num_threads; thread++) workers.emplace_back([this, thread] { work(thread); });
+  try {
+    for (int thread = 1; thread < num_threads; thread++) workers.emplace_back([this, thread] { work(thread); });
+  } catch (...) {  // the system gives no more of them
+    stop();
+    throw;
+  }
 }
 
 void Pool::stop() {

@@ -61,7 +61,7 @@ class Scratch {
     void* data = nullptr;
     size_t size = 0;
   };
-  Slot slots[32];
+  Slot slots[40];
 };
 
 // What an op runs with.

@@ -16,12 +16,12 @@ Errors: bind raises TensorError (name, found, expected); calls raise nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
 from a3b.errors import TensorError
+from a3b.kernels import Matrix, Op, checked_floats, checked_matrix
 from a3b.kernels.kv import PAGE_LEN
 from a3b.kernels.ref import activation
 from a3b.kernels.ref.causal_conv import CausalConv
@@ -34,24 +34,9 @@ from a3b.kernels.ref.rope_apply import rope_apply as _rope_apply
 from a3b.kernels.ref.route import route as _route
 
 
-class Mapped(Protocol):
-    """A matrix that stays in its file and is decoded to float32 where it is used."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    def f32_rows(self, start: int, stop: int) -> np.ndarray: ...
-
-    def f32_expert(self, e: int) -> np.ndarray: ...
-
-
-Matrix = np.ndarray | Mapped
-Op = Callable[..., np.ndarray]
-
-
 def bind_embed(table: Matrix, V: int, D: int) -> Op:
     """ids int [T], each in [0, V) -> float32 [T, D]: rows of the table. Exact."""
-    return Embed(_matrix("embed", table, (V, D)))
+    return Embed(checked_matrix("embed", table, (V, D)))
 
 
 def bind_rms_norm(weight: np.ndarray, eps: float, name: str = "rms_norm") -> Op:
@@ -60,7 +45,7 @@ def bind_rms_norm(weight: np.ndarray, eps: float, name: str = "rms_norm") -> Op:
     weight float32 [n] or [..., n] (one row per head), stored around 0. Accuracy: (n/2 + 6)·u per element.
     Source: Qwen3_5MoeRMSNorm in transformers.
     """
-    weight = _vector(name, weight, (*np.shape(weight)[:-1], np.shape(weight)[-1]))
+    weight = checked_floats(name, weight, (*np.shape(weight)[:-1], np.shape(weight)[-1]))
     return RmsNorm(1.0 + weight.astype(np.float64), eps)
 
 
@@ -70,7 +55,7 @@ def bind_gated_rms_norm(weight: np.ndarray, eps: float, Dv: int) -> Op:
     weight float32 [Dv], stored around 1: no 1 is added. Accuracy: (Dv/2 + 10)·u per element.
     Source: Qwen3_5MoeRMSNormGated in transformers, without its rounding in the middle.
     """
-    return GatedRmsNorm(_vector("gated_rms_norm", weight, (Dv,)), eps)
+    return GatedRmsNorm(checked_floats("gated_rms_norm", weight, (Dv,)), eps)
 
 
 def bind_linear(weights: Sequence[tuple[str, Matrix]], num_in: int) -> Op:
@@ -78,12 +63,12 @@ def bind_linear(weights: Sequence[tuple[str, Matrix]], num_in: int) -> Op:
 
     Float32 matrices are joined once, mapped ones decoded in row blocks per call. Accuracy: in·u.
     """
-    return Linear([_matrix(name, w, (w.shape[0], num_in)) for name, w in weights])
+    return Linear([checked_matrix(name, w, (w.shape[0], num_in)) for name, w in weights])
 
 
 def bind_lm_head(weight: Matrix, V: int, D: int) -> Op:
     """x float32 [T, D] (after the final norm) -> logits float32 [T, V]. Accuracy: D·u."""
-    return Linear([_matrix("lm_head", weight, (V, D))])
+    return Linear([checked_matrix("lm_head", weight, (V, D))])
 
 
 def bind_causal_conv(weight: np.ndarray, num_channels: int, conv_len: int) -> Op:
@@ -94,7 +79,7 @@ def bind_causal_conv(weight: np.ndarray, num_channels: int, conv_len: int) -> Op
     Accuracy: (conv_len + 4)·u; the same bits however T is cut. Source: spec of the model's linear attention,
     causal_conv1d_fn in transformers.
     """
-    return CausalConv(_vector("conv1d", weight, (num_channels, conv_len)))
+    return CausalConv(checked_floats("conv1d", weight, (num_channels, conv_len)))
 
 
 def bind_delta_rule(A_log: np.ndarray, dt_bias: np.ndarray, Hk: int, Hv: int, Dk: int, Dv: int) -> Op:
@@ -110,7 +95,7 @@ def bind_delta_rule(A_log: np.ndarray, dt_bias: np.ndarray, Hk: int, Hv: int, Dk
     """
     if Hv % Hk:
         raise TensorError(f"delta_rule: {Hv} value heads over {Hk} key heads; expected a multiple")
-    return DeltaRule(_vector("A_log", A_log, (Hv,)), _vector("dt_bias", dt_bias, (Hv,)), Hk, Dk, Dv)
+    return DeltaRule(checked_floats("A_log", A_log, (Hv,)), checked_floats("dt_bias", dt_bias, (Hv,)), Hk, Dk, Dv)
 
 
 def rope_apply(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
@@ -166,19 +151,5 @@ def bind_moe(gate_up: Matrix, down: Matrix, E: int, D: int, F: int) -> Op:
     Σ over the chosen of weight·down_e(silu(gate_e x)·(up_e x)), in the order of a row's ids. gate_up [E, 2F, D] holds
     the rows of gate first; down [E, D, F]. Accuracy: (2D + F + K + 12)·u. Source: Qwen3_5MoeExperts in transformers.
     """
-    return Moe(_matrix("gate_up", gate_up, (E, 2 * F, D)), _matrix("down", down, (E, D, F)))
+    return Moe(checked_matrix("gate_up", gate_up, (E, 2 * F, D)), checked_matrix("down", down, (E, D, F)))
 
-
-def _vector(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise TensorError(f"{name}: found {found}; expected float32 {list(shape)}")
-    return array
-
-
-def _matrix(name: str, matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
-    if tuple(matrix.shape) != shape:
-        raise TensorError(f"{name}: found shape {list(matrix.shape)}; expected {list(shape)}")
-    if isinstance(matrix, np.ndarray) and matrix.dtype != np.float32:
-        raise TensorError(f"{name}: found {matrix.dtype}; expected float32, or a mapped matrix that decodes to it")
-    return matrix
