@@ -189,3 +189,13 @@ def test_pictures_are_drawn(tmp_path):
     }, tmp_path / "roofline.png")  # fmt: skip
     for name in ("sparsity", "roofline"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_without_a_template_starts_and_says_what_was_not_counted(tmp_path, capsys):
+    """As packed from a GGUF file that has none: a bench asks nothing in words."""
+    directory = random_model.random_directory(tmp_path, "tiny", "fast", 4)
+    (directory / "tokenizer.json").write_bytes((nano_directory() / "tokenizer.json").read_bytes())
+    capsys.readouterr()
+    assert main(["bench", "start", "--model", str(directory)]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip().isdigit() and "no chat template" in err and "not counted in the start" in err

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 
 import numpy as np
 
 from a3b.config import ModelConfig
 from a3b.engine import resolve
+from a3b.errors import TemplateError, TokenizerError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
@@ -22,8 +24,11 @@ PROMPT = 16  # tokens
 def run(args: Namespace) -> None:
     runtime, directory = args.runtime, resolve(args.directory)
     kernels = open_kernels(runtime.isa, args.threads or runtime.threads or Machine.read().num_threads)
-    if (directory / "tokenizer.json").exists():  # random models have none
-        Tokenizer.read(directory), ChatTemplate.read(directory)
+    for read in (Tokenizer.read, ChatTemplate.read):  # part of a start; random models lack one or both, and are not asked in words
+        try:
+            read(directory)
+        except (TokenizerError, TemplateError) as error:
+            print(f"{error}: not counted in the start", file=sys.stderr)
     config = ModelConfig.read(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), kernels, runtime.kv)
     print(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()), flush=True)
