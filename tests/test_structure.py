@@ -16,12 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
     ("errors",),
-    ("config", "events", "machine"),
-    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes"),
+    ("config", "events", "machine", "requests"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget"),
     ("weights",),
     ("packing",),
     ("model",),
-    ("engine",),
+    ("engine", "scheduler", "turns"),
+    ("service",),
+    ("server",),
     ("commands",),
     ("cli",),
 ]

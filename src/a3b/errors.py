@@ -10,7 +10,9 @@
     ├── TokenizerError        tokenizer.json, or ids the vocabulary does not have
     ├── TemplateError         the chat template refused the conversation, or is broken
     ├── ConversationError     messages or tools that no prompt can be made of
-    └── ContextError          more tokens than the context holds
+    ├── ContextError          more tokens than the context holds
+    ├── OverloadedError       a server that has no place for one more request
+    └── StoreError            a session store that cannot be opened or written
 
 A message names the thing, what was found, what was expected and what to do next.
 """
@@ -58,3 +60,11 @@ class ConversationError(A3BError):
 
 class ContextError(A3BError):
     """A prompt or an answer does not fit into the context."""
+
+
+class OverloadedError(A3BError):
+    """All places are taken; the same request may succeed later."""
+
+
+class StoreError(A3BError):
+    """The session store cannot be opened or written."""

@@ -59,6 +59,31 @@ class ToolCallEnd:
 
 
 @dataclass(frozen=True)
+class ThinkingInContext:
+    """Tokens of earlier thinking: in the prompt as the client sent them, in the prompt because we put them back, left out by policy."""
+
+    sent: int = 0
+    restored: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """How much of a prompt was not computed again, and why not more.
+
+    miss: "none" (all but the last tokens were there), "new" (nothing known begins like this), "diverged" (known tokens
+    differ from `position` on), "evicted" (the tokens were known, their state is gone), "settings" (known under another
+    model, RoPE scaling or kind of keys and values). expected and found are the text at a divergence, of this caller's own prompts.
+    """
+
+    reused: int = 0
+    miss: Literal["none", "new", "diverged", "evicted", "settings"] = "new"
+    position: int = 0
+    expected: str = ""
+    found: str = ""
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens counted and seconds spent for one answer; `completion_tokens` includes thinking and calls."""
 
@@ -68,21 +93,52 @@ class Usage:
     thinking_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    cache: CacheReport = CacheReport()
+    thinking: ThinkingInContext = ThinkingInContext()
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first event of an answer from a server: the request was accepted, its place in the cache is known."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Reading:
+    """So many tokens of the prompt were read, of those that had to be."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of the probability of a token of the text (temperature 1, no cuts), and of the likeliest in its place."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...]  # likeliest first: (id, bytes, logprob)
 
 
 Reason = Literal["stop", "length", "tool_calls", "cancelled"]
+ThinkingStop = Literal["", "closed", "budget", "repetition", "length"]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of an answer. `stop_string` is the caller's stop string that ended it, if one did."""
+    """The last event of an answer. `stop_string` is the caller's stop string that ended it, if one did.
+
+    thinking_stop says who ended the thinking: "closed" the model, "budget" and "repetition" we; "" there was none."""
 
     reason: Reason
     usage: Usage = Usage()
     stop_string: str | None = None
+    thinking_stop: ThinkingStop = ""
 
 
-Event = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | Finished
+Event = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | Finished | Started | Reading | TokenLogprobs
 
 
 def merge_events(events: Iterable[Event]) -> list[Event]:

@@ -1,0 +1,1 @@
+"""HTTP: wire formats in, events out. Holds no arrays."""

@@ -1,0 +1,116 @@
+"""What all wire formats share: refusals, reading of fields, server-sent events. Knows no particular API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from a3b.errors import A3BError
+from a3b.events import Event
+from a3b.requests import Request
+
+KEEP_ALIVE_S = 10.0  # longest silence of a stream
+
+
+class Service(Protocol):
+    """What answers requests; `a3b.service` in a server, a script in tests."""
+
+    model: str  # the name clients use
+    context: int  # tokens
+
+    def stream(self, request: Request) -> AsyncIterator[Event]:
+        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
+
+    async def count_tokens(self, request: Request) -> int:
+        """Tokens of the prompt that `stream` would read."""
+
+
+class Refusal(A3BError):
+    """A request that gets an error of HTTP: `status`, and a `code` for programs; `field` is the one at fault."""
+
+    def __init__(self, status: int, message: str, code: str = "invalid_request_error", field: str | None = None,
+                 headers: Mapping[str, str] | None = None):
+        super().__init__(message)
+        self.status, self.code, self.field, self.headers = status, code, field, dict(headers or {})
+
+
+class Fields:
+    """A JSON object of a request, read field by field; each wrong value is refused by its name."""
+
+    def __init__(self, body: Any, where: str = ""):
+        if not isinstance(body, Mapping):
+            raise Refusal(400, f"{where or 'body'}: expected a JSON object, found {kind_of(body)}", field=where or None)
+        self.body, self.where = body, where
+
+    def name(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+    def fail(self, key: str, expected: str) -> Refusal:
+        found = json.dumps(self.body.get(key), ensure_ascii=False, default=str)
+        return Refusal(400, f"{self.name(key)}: {found[:120]}; expected {expected}", field=self.name(key))
+
+    def get(self, key: str, kind: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
+        """The value, `default` if it is absent or null. A bool is no number."""
+        value = self.body.get(key)
+        if value is None:
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise self.fail(key, expected)
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        return self.get(key, str, "text", default)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        return self.get(key, bool, "true or false", default)
+
+    def whole(self, key: str, default: int | None = None, least: int = 0) -> int | None:
+        value = self.get(key, int, f"a whole number of at least {least}", default)
+        if value is not None and value < least:
+            raise self.fail(key, f"a whole number of at least {least}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float | None:
+        return self.get(key, (int, float), "a number", default)
+
+    def items(self, key: str) -> list[Any]:
+        return self.get(key, list, "a list", [])
+
+    def object(self, key: str) -> Mapping[str, Any] | None:
+        return self.get(key, Mapping, "an object")
+
+    def refuse(self, unsupported: Mapping[str, Callable[[Any], bool] | None]) -> None:
+        """400 for fields that would change the answer and are not implemented; a function says which values do no harm."""
+        for key, harmless in unsupported.items():
+            value = self.body.get(key)
+            if value is not None and not (harmless and harmless(value)):
+                raise Refusal(400, f"{self.name(key)}: not supported by this server; leave it out", "unsupported_parameter", self.name(key))
+
+
+def kind_of(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """One server-sent event; text is sent as it is, anything else as JSON."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
+
+
+def comment(text: str) -> bytes:
+    """A line that clients skip: it keeps the connection alive."""
+    return f": {text}\n\n".encode()
+
+
+def event_stream(chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> Response:
+    head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=head)
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(value, status, dict(headers or {}))

@@ -1,0 +1,39 @@
+"""A service that answers from a script: for tests of wire formats."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
+from a3b.requests import Request
+
+
+class ScriptedService:
+    """Gives `events` (or, if it is an error, raises it) to every request, and remembers the requests."""
+
+    model, context = "a3b-nano", 8192
+
+    def __init__(self, events: Iterable[Event] | Exception):
+        self.events = events if isinstance(events, Exception) else list(events)
+        self.requests: list[Request] = []
+        self.closed = 0  # streams left before their end
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        self.requests.append(request)
+        if isinstance(self.events, Exception):
+            raise self.events
+        ended = False
+        try:
+            for event in self.events:
+                ended = isinstance(event, Finished)
+                yield event
+        finally:
+            self.closed += not ended
+
+    async def count_tokens(self, request: Request) -> int:
+        self.requests.append(request)
+        return 42
+
+
+USAGE = Usage(100, 60, 20, 8, 0.5, 1.0, CacheReport(60, "none"), ThinkingInContext(5, 7, 9))
+STARTED = Started(Usage(prompt_tokens=100, cached_tokens=60, cache=USAGE.cache, thinking=USAGE.thinking))
