@@ -20,7 +20,7 @@ LAYERS = [
     ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget"),
     ("weights",),
     ("packing",),
-    ("model",),
+    ("model", "answer"),
     ("engine", "scheduler", "turns"),
     ("service",),
     ("server",),

@@ -6,7 +6,6 @@ and no terminal. Enter at `Engine.load`, then `Engine.generate`.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from a3b.answer import Answer
 from a3b.cache.state import Snapshot, State
 from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, UsageError
@@ -25,12 +25,10 @@ from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.probe import runtime_of
 from a3b.machine import Machine
 from a3b.model import Model
-from a3b.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.sampler import SamplingParams
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.segments import Control, Prompt
-from a3b.tokens.stops import StopStrings
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
+from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
 
 PREFILL_CHUNK = 512  # tokens between two looks at `cancel` and two calls of `on_prefill`
@@ -169,9 +167,9 @@ class Engine:
                 f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
                 "shorten the conversation or raise --context"
             )
-        answer = _Answer(self, ids, sequence or self.new_sequence(), params, min(params.max_tokens or room, room))
-        parser = OutputParser(tools, in_thinking=ends_in_thinking(prompt))
-        return answer.run(parser, cancel, on_prefill)
+        answer = Answer(self.tokenizer, self.config.eos_token_ids, ids, params, min(params.max_tokens or room, room), tools=tools,
+                        in_thinking=ends_in_thinking(prompt))  # fmt: skip
+        return _Reading(self, ids, sequence or self.new_sequence(), answer).run(cancel, on_prefill)
 
 
 def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | None]:
@@ -194,104 +192,66 @@ def refuse_images(prompt: Prompt) -> None:
             raise UsageError("messages hold an image or a video: vision is not implemented; send text only")
 
 
-class _Answer:
-    """One run of the generation loop."""
+class _Reading:
+    """One run of the generation loop over a sequence of its own."""
 
-    def __init__(self, engine: Engine, ids: list[int], sequence: Sequence, params: SamplingParams, max_tokens: int):
-        self.engine, self.ids, self.sequence, self.max_tokens = engine, ids, sequence, max_tokens
-        if params.seed is None:
-            params = params.with_seed(secrets.randbits(63))
-        self.sampler = Sampler(params, engine.tokenizer.num_tokens)
-        self.counts = TokenCounts(engine.tokenizer.num_tokens, ids)
-        self.stops = StopStrings(params.stop)
-        self.eos = frozenset(engine.config.eos_token_ids)
+    def __init__(self, engine: Engine, ids: list[int], sequence: Sequence, answer: Answer):
+        self.engine, self.ids, self.sequence, self.answer = engine, ids, sequence, answer
         self.cached = 0
-        self.thinking = 0
-        self.sampled: list[int] = []
         self.prefill_s = self.decode_s = 0.0
 
-    def run(self, parser: OutputParser, cancel, on_prefill) -> Iterator[Event]:
+    def run(self, cancel, on_prefill) -> Iterator[Event]:
         try:
-            yield from self._run(parser, cancel, on_prefill)
+            yield from self._run(cancel, on_prefill)
         except GeneratorExit:  # the caller stopped listening, between two steps
             raise
         except BaseException:
             self.sequence.forget()
             raise
 
-    def _run(self, parser: OutputParser, cancel, on_prefill) -> Iterator[Event]:
-        start = time.perf_counter()
+    def _run(self, cancel, on_prefill) -> Iterator[Event]:
+        answer, start = self.answer, time.perf_counter()
         logits = self._prefill(cancel, on_prefill)
         self.prefill_s = time.perf_counter() - start
         if logits is None:
             yield self._finished("cancelled")
             return
         self.sequence.mark()
-        decoder = StreamDecoder(self.engine.tokenizer)
-        reason, start = None, time.perf_counter()
-        while reason is None:
-            token = self.sampler.sample(logits, self.counts, len(self.sequence.ids))
-            self.counts.add(token)
-            self.sampled.append(token)
-            self.thinking += parser.in_thinking
-            if token in self.eos:
-                reason = "stop"
-            else:
-                for piece in self._pieces(decoder, token):
-                    yield from self.stops.apply(parser.push(piece))
-                if self.stops.found is not None:
-                    reason = "stop"
-                elif len(self.sampled) >= self.max_tokens:
-                    reason = "length"
-                elif cancel():
-                    reason = "cancelled"
-            self.sequence.answer_ids = tuple(self.sampled)
+        start = time.perf_counter()
+        while answer.reason is None:
+            yield from answer.take(logits)
+            self.sequence.answer_ids = tuple(answer.sampled)
             self.decode_s = time.perf_counter() - start
-            if reason is None:
-                logits = self._step(token)
-        yield from self.stops.apply(self._flush(parser, decoder), last=True)
-        if self.stops.found is not None:
-            reason = "stop"
-        if reason == "stop" and parser.num_calls and parser.all_complete:
-            reason = "tool_calls"
-        yield self._finished(reason)
+            if answer.reason is None and cancel():
+                yield from answer.stop("cancelled")
+            if answer.reason is None:
+                logits = self._read(answer.feed, last=True)
+        yield self._finished(answer.reason)
 
     def _prefill(self, cancel, on_prefill) -> np.ndarray | None:
         """Read the part of the prompt that the sequence does not hold yet; logits of its last token."""
-        sequence, model = self.sequence, self.engine.model
-        self.cached = sequence.sync(self.ids, model.new_state)
+        self.cached = self.sequence.sync(self.ids, self.engine.model.new_state)
         rest = self.ids[self.cached :]
         for start in range(0, len(rest), PREFILL_CHUNK):
             if cancel():
                 return None
             piece = rest[start : start + PREFILL_CHUNK]
-            last = start + len(piece) == len(rest)
-            logits = model.forward(np.array(piece, np.int64), sequence.state, logits="last" if last else "none")
-            sequence.ids.extend(piece)
+            logits = self._read(piece, last=start + len(piece) == len(rest))
             on_prefill(start + len(piece), len(rest))
         return logits
 
-    def _step(self, token: int) -> np.ndarray:
-        logits = self.engine.model.forward(np.array([token], np.int64), self.sequence.state, logits="last")
-        self.sequence.ids.append(token)
+    def _read(self, ids: list[int], last: bool) -> np.ndarray | None:
+        logits = self.engine.model.forward(np.array(ids, np.int64), self.sequence.state, logits="last" if last else "none")
+        self.sequence.ids.extend(ids)
         return logits
-
-    def _pieces(self, decoder: StreamDecoder, token: int) -> list[Control | str]:
-        name = self.engine.tokenizer.control_name(token)
-        pieces = [decoder.push(token)] if name is None else [decoder.flush(), Control(name)]
-        return [piece for piece in pieces if piece]
-
-    def _flush(self, parser: OutputParser, decoder: StreamDecoder) -> list[Event]:
-        rest = decoder.flush()
-        return (parser.push(rest) if rest else []) + parser.finish()
 
     def _finished(self, reason: str) -> Finished:
         usage = Usage(
             prompt_tokens=len(self.ids),
             cached_tokens=self.cached,
-            completion_tokens=len(self.sampled),
-            thinking_tokens=self.thinking,
+            completion_tokens=len(self.answer.sampled),
+            thinking_tokens=self.answer.thinking_tokens,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
         )
-        return Finished(reason, usage, self.stops.found)
+        return Finished(reason, usage, self.answer.stop_string, self.answer.thinking_stop)

@@ -1,0 +1,154 @@
+"""One answer while it is being written: logits in, the next tokens to read and events out. Knows no model and no state.
+
+Owns the order of decisions for a token: what a constraint allows, the draw, what a thinking budget forces behind it, the parser,
+stop strings, the end. Enter at `Answer.take`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from a3b.events import Event, TextDelta, ThinkingStop, TokenLogprobs
+from a3b.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.tokens.segments import Control
+from a3b.tokens.stops import StopStrings
+from a3b.tokens.stream import OutputParser
+from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
+
+
+class Constraint(Protocol):
+    """What may be written after the thinking."""
+
+    def mask(self) -> np.ndarray | None:
+        """bool [num_tokens], None for anything."""
+
+    def accept(self, token_id: int) -> None: ...
+
+
+class ThinkingControl(Protocol):
+    """Says which tokens follow by force, so that thinking stays within a budget."""
+
+    reason: ThinkingStop
+    needs_text: bool
+
+    def after(self, token_id: int) -> list[int]: ...
+
+
+class Answer:
+    """reason is None until the answer is over; `feed` is then empty, else what the model has to read next."""
+
+    def __init__(self, tokenizer: Tokenizer, eos: Sequence[int], prompt_ids: Sequence[int], params: SamplingParams, max_tokens: int, *,
+                 tools: Sequence[Mapping[str, Any]] | None = None, in_thinking: bool = True, constraint: Constraint | None = None,
+                 control: ThinkingControl | None = None, top_logprobs: int | None = None, call_id=None):  # fmt: skip
+        """params without a seed get one. max_tokens: of the answer, at least 1."""
+        self.tokenizer, self.eos, self.max_tokens = tokenizer, frozenset(eos), max_tokens
+        params = params if params.seed is not None else params.with_seed(secrets.randbits(63))
+        self.num_prompt = len(prompt_ids)
+        self.sampled: list[int] = []
+        self.thinking_tokens = 0
+        self.feed: list[int] = []
+        self.reason: str | None = None
+        self._sampler = Sampler(params, tokenizer.num_tokens)
+        self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
+        self._stops = StopStrings(params.stop)
+        self._parser = OutputParser(tools, in_thinking, **({"call_id": call_id} if call_id else {}))
+        self._decoder = StreamDecoder(tokenizer)
+        self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
+        self._has_text = False
+
+    @property
+    def stop_string(self) -> str | None:
+        return self._stops.found
+
+    @property
+    def thinking_stop(self) -> ThinkingStop:
+        if not self.thinking_tokens:
+            return ""
+        if self._parser.in_thinking:
+            return "length"
+        return (self._control.reason if self._control else "") or "closed"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model itself ended the turn, so that the sampled ids are the turn."""
+        return bool(self.sampled) and self.sampled[-1] in self.eos
+
+    def start(self) -> list[Event]:
+        """What is forced before anything is sampled: the model then has to read `feed` first."""
+        forced = self._control.after(None) if self._control else []
+        return self._extend(forced) if forced else []
+
+    def take(self, logits: np.ndarray) -> list[Event]:
+        """Choose the token that follows what was read, logits float32 [V]; the events it completes."""
+        allowed = self._allowed()
+        where = self.num_prompt + len(self.sampled)
+        token = self._sampler.sample(logits, self._counts, where, *([] if allowed is None else [allowed]))
+        events: list[Event] = []
+        if self._top_logprobs is not None and not self._parser.in_thinking and token not in self.eos:
+            events.append(self._logprobs(logits, token))
+        return events + self._extend([token])
+
+    def stop(self, reason: str) -> list[Event]:
+        """End from outside; the events that were held back."""
+        self.reason, self.feed = reason, []
+        return self._finish()
+
+    def _allowed(self) -> np.ndarray | None:
+        mask = None
+        if self._constraint is not None and not self._parser.in_thinking:
+            mask = self._constraint.mask()
+        if self._control is not None and self._control.needs_text and not self._has_text and mask is None:
+            mask = np.ones(self.tokenizer.num_tokens, bool)
+            mask[list(self.eos)] = False
+        return mask
+
+    def _extend(self, tokens: list[int]) -> list[Event]:
+        """Take tokens, and those forced behind them, into the answer."""
+        events: list[Event] = []
+        queue, self.feed = list(tokens), []
+        while queue and self.reason is None:
+            token = queue.pop(0)
+            was_thinking = self._parser.in_thinking
+            self._counts.add(token)
+            self.sampled.append(token)
+            self.thinking_tokens += was_thinking
+            if self._constraint is not None and not was_thinking:
+                self._constraint.accept(token)
+            if self._control is not None:
+                queue += self._control.after(token)
+            if token in self.eos:
+                self.reason = "stop"
+                break
+            for piece in self._pieces(token):
+                events += self._stops.apply(self._parser.push(piece))
+            self.feed.append(token)
+            if self._stops.found is not None:
+                self.reason = "stop"
+            elif len(self.sampled) >= self.max_tokens:
+                self.reason = "length"
+        self._has_text = self._has_text or self._parser.num_calls > 0 or any(isinstance(e, TextDelta) and e.text.strip() for e in events)
+        return events + (self._finish() if self.reason else [])
+
+    def _finish(self) -> list[Event]:
+        self.feed = []
+        rest = self._decoder.flush()
+        events = self._stops.apply((self._parser.push(rest) if rest else []) + self._parser.finish(), last=True)
+        if self._stops.found is not None:
+            self.reason = "stop"
+        if self.reason == "stop" and self._parser.num_calls and self._parser.all_complete:
+            self.reason = "tool_calls"
+        return events
+
+    def _pieces(self, token: int) -> list[Control | str]:
+        name = self.tokenizer.control_name(token)
+        pieces = [self._decoder.push(token)] if name is None else [self._decoder.flush(), Control(name)]
+        return [piece for piece in pieces if piece]
+
+    def _logprobs(self, logits: np.ndarray, token: int) -> TokenLogprobs:
+        chosen, top = self._sampler.logprobs(logits, token, self._top_logprobs)
+        text = self.tokenizer.token_bytes
+        return TokenLogprobs(token, text(token), chosen, tuple((i, text(i), value) for i, value in top))
