@@ -11,8 +11,9 @@ prompt is the template's to the letter, and what a caller supplied is always tex
 Replay. An assistant message may carry `_replay`, a tuple of the ids that the model sampled after a generation
 prompt with open thinking, up to and including the end of the turn. They then stand for all that the template
 would write between `<think>` and the end of that turn, so a conversation grows by appending. Where the
-template drops the turn's thinking, the message is rendered as text. Only a tuple counts, which JSON cannot
-hold: no client can send ids.
+template drops the turn's thinking, the message is rendered as text. Ids sampled after a closed block, because
+thinking was off, come as `Closed`, a tuple too; they stand for what follows that block. Only a tuple counts,
+which JSON cannot hold: no client can send ids.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ RESERVED = frozenset(
     "messages tools add_generation_prompt self raise_exception strftime_now "
     "namespace dict range cycler joiner".split()
 )
+
+
+class Closed(tuple):
+    """Ids of a turn that began behind a closed thinking block."""
+
+
 _THINKING, _ANSWER = "\udffe", "\udfff"  # where a replayed turn's parts came out; no text holds surrogates
 
 
@@ -106,12 +113,12 @@ class ChatTemplate:
             for i, m in enumerate(messages)
         ]
         while True:
-            variables["messages"] = [_placeholder(m, i) if i in replays else m for i, m in enumerate(plain)]
+            variables["messages"] = [_placeholder(m, i, replays[i]) if i in replays else m for i, m in enumerate(plain)]
             output = self._run(variables)
             kept = _find_replays(output, replays, self._marks.of(END_OF_TURN))
             if kept is not None:
                 return _merge(self._segments(output, kept, replays))
-            replays = {i: ids for i, ids in replays.items() if _found(output, i)}
+            replays = {i: ids for i, ids in replays.items() if _found(output, i, ids)}
 
     def _run(self, variables: dict[str, Any]) -> str:
         """Output with marks, checked against the output without."""
@@ -231,27 +238,26 @@ def _checked_key(key: Any, where: str) -> Any:
 # -- replayed turns
 
 
-def _placeholder(message: dict[str, Any], index: int) -> dict[str, Any]:
+def _placeholder(message: dict[str, Any], index: int, ids: tuple[int, ...]) -> dict[str, Any]:
     """The message with landmarks for thinking and answer; calls stay: the template sees the same turn."""
-    return {
-        **message,
-        "reasoning_content": f"{_THINKING}{index}{_THINKING}",
-        "content": f"{_ANSWER}{index}{_ANSWER}",
-    }
+    thinking = "" if isinstance(ids, Closed) else f"{_THINKING}{index}{_THINKING}"
+    return {**message, "reasoning_content": thinking, "content": f"{_ANSWER}{index}{_ANSWER}"}
 
 
-def _found(output: str, index: int) -> bool:
-    return f"{_THINKING}{index}{_THINKING}" in output
+def _found(output: str, index: int, ids: tuple[int, ...]) -> bool:
+    landmark = _ANSWER if isinstance(ids, Closed) else _THINKING
+    return f"{landmark}{index}{landmark}" in output
 
 
 def _find_replays(output: str, replays: dict[int, Any], end: str | None) -> list[tuple[int, int, int]] | None:
     """(message, start, end) of each replayed turn in the output; None if one has no thinking there."""
-    if not all(_found(output, index) for index in replays):
+    if not all(_found(output, index, ids) for index, ids in replays.items()):
         return None
+    rest = f"[^{_THINKING}{_ANSWER}]*?{end}"
     pattern = re.compile(
-        f"{_THINKING}(\\d+){_THINKING}.*?{_ANSWER}\\1{_ANSWER}[^{_THINKING}]*?{end}", re.DOTALL
+        f"{_THINKING}(\\d+){_THINKING}.*?{_ANSWER}\\1{_ANSWER}{rest}|{_ANSWER}(\\d+){_ANSWER}{rest}", re.DOTALL
     )
-    spans = [(int(found[1]), *found.span()) for found in pattern.finditer(output)] if replays else []
+    spans = [(int(found[1] or found[2]), *found.span()) for found in pattern.finditer(output)] if replays else []
     if [span[0] for span in spans] != sorted(replays):
         raise template_error(
             "chat template: a replayed turn is not thinking, answer, end of turn; render it without _replay"

@@ -1,0 +1,308 @@
+"""Who computes next: several answers advance together in one thread that owns the model, the cache and every state.
+
+Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut where snapshots
+are due (`boundaries`), and so small, while others wait for their next token, that a step stays below a time; alone, a prompt goes in
+large pieces. Knows no text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from a3b.answer import Answer
+from a3b.cache.prefix import Match, PrefixCache
+from a3b.cache.state import State
+from a3b.errors import OverloadedError
+from a3b.events import Event, Finished, Reading, Started
+from a3b.model import Model
+
+CHUNK = 512  # most tokens of a prompt in a step
+LEAST_CHUNK = 16
+STEP_S = 1.0  # longest step while somebody waits for a token
+SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
+MAX_BOUNDARIES = 16  # snapshots taken while one prompt is read
+BOUNDARY_GAP = 192  # tokens between two of them, but for the first and the last two
+
+log = logging.getLogger("a3b")
+
+
+@dataclass
+class Job:
+    """One answer to be computed. `cancelled` may be set from any thread."""
+
+    namespace: str
+    ids: Sequence[int]  # the prompt
+    answer: Answer
+    started: Callable[[Match], Event]  # makes the first event
+    finished: Callable[[Job], Event]  # makes the last one
+    emit: Callable[[list[Event] | Exception], None]
+    turn_starts: Sequence[int] = ()  # where turns begin in the prompt, ascending
+    persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    # filled while it runs
+    match: Match | None = None
+    state: State | None = None
+    read: int = 0  # tokens of the prompt that `state` holds
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    end_node: bytes | None = None  # of the cache, at the end of the answer
+    _stops: deque[tuple[int, str]] = field(default_factory=deque)  # where snapshots are due, and their kind
+
+    @property
+    def is_reading(self) -> bool:
+        return self.read < len(self.ids)
+
+
+class Scheduler:
+    def __init__(self, model: Model, cache: PrefixCache, *, max_active: int = 4, max_waiting: int = 32, verify_every: int = 0):
+        """verify_every: every so many cache hits one is computed again from nothing and compared bit for bit; 0 is never."""
+        self.model, self.cache = model, cache
+        self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
+        self.num_verified = self.num_wrong = self.num_hits = 0
+        self._waiting: deque[Job] = deque()
+        self._active: list[Job] = []
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._quit = False
+        self._chunk = CHUNK
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    # -- from any thread
+
+    def submit(self, job: Job) -> None:
+        """Raises OverloadedError when all places, those to wait in too, are taken."""
+        with self._wake:
+            if self._quit:
+                raise OverloadedError("the server is shutting down; try another or wait for it to be back")
+            if len(self._waiting) >= self.max_waiting + self.max_active - len(self._active):
+                raise OverloadedError(f"{len(self._active)} answers are being written and {len(self._waiting)} requests wait; try again later")
+            self._waiting.append(job)
+            self._wake.notify()
+
+    def call(self, fn: Callable[[], None]) -> None:
+        """Run fn between two steps, where the cache may be touched."""
+        with self._wake:
+            self._calls.append(fn)
+            self._wake.notify()
+
+    def load(self) -> tuple[int, int]:
+        """(answers in work, requests that wait)."""
+        return len(self._active), len(self._waiting)
+
+    def close(self) -> None:
+        """Break off what runs, with an error to everybody who waits."""
+        with self._wake:
+            self._quit = True
+            self._wake.notify()
+        self._thread.join()
+
+    # -- in the scheduler's thread
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._quit or self._waiting or self._active or self._calls):
+                    self._wake.wait()
+                if self._quit:
+                    break
+                calls = list(self._calls)
+                self._calls.clear()
+            for fn in calls:
+                self._guard(fn)
+            self._admit()
+            self._drop_cancelled()
+            if self._active:
+                self._guarded_step()
+        for job in [*self._active, *self._waiting]:
+            job.emit(OverloadedError("the server is shutting down"))
+
+    def _guard(self, fn: Callable[[], None]) -> None:
+        try:
+            fn()
+        except Exception:
+            log.exception("a call between steps failed")
+
+    def _admit(self) -> None:
+        """Waiting jobs take free places; who shares a prompt with one being read waits to find it in the cache."""
+        with self._wake:
+            waiting, held = list(self._waiting), []
+            self._waiting.clear()
+        for job in waiting:
+            if job.cancelled.is_set():
+                self._end(job, "cancelled")
+            elif len(self._active) >= self.max_active or any(_shares(job, other) for other in self._active if other.is_reading):
+                held.append(job)
+            else:
+                self._begin(job)
+        with self._wake:
+            self._waiting.extendleft(reversed(held))
+
+    def _begin(self, job: Job) -> None:
+        try:
+            job.match = self.cache.sync(job.namespace, job.ids)
+            job.state, job.read = job.match.state, job.match.reused
+            job._stops = deque(boundaries(job.turn_starts, job.read, len(job.ids)))
+            job.emit([job.started(job.match)])
+        except Exception as error:
+            job.emit(error)
+            return
+        self._active.append(job)
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._active if job.cancelled.is_set()]:
+            self._active.remove(job)
+            self._end(job, "cancelled")
+
+    def _guarded_step(self) -> None:
+        writing = [job for job in self._active if not job.is_reading]
+        reading = next((job for job in self._active if job.is_reading), None)
+        try:
+            self._step(writing, reading)
+        except Exception as error:  # states are torn: these jobs cannot go on, others can
+            log.exception("a step failed")
+            for job in [*writing, *([reading] if reading else [])]:
+                if job in self._active:
+                    self._active.remove(job)
+                    job.emit(error)
+
+    def _step(self, writing: list[Job], reading: Job | None) -> None:
+        start = time.perf_counter()
+        pieces = [(np.array(job.answer.feed, np.int64), job.state) for job in writing]
+        num_read, needs_logits = 0, True
+        if reading is not None:
+            num_read = self._piece(reading, bool(writing))
+            needs_logits = reading.read + num_read == len(reading.ids)
+            pieces.append((np.array(reading.ids[reading.read : reading.read + num_read], np.int64), reading.state))
+        if writing or needs_logits:
+            logits = self.model.forward_batch(pieces)
+        else:
+            logits = [self.model.forward(*pieces[0], logits="none")]
+        seconds = time.perf_counter() - start
+        if reading is not None:
+            self._adapt(seconds, num_read, bool(writing))
+        for job, row in zip(writing, logits, strict=False):
+            job.decode_s += seconds
+            self._advance(job, row)
+        if reading is not None:
+            reading.prefill_s += seconds
+            self._has_read(reading, num_read, logits[-1])
+
+    def _piece(self, job: Job, others_wait: bool) -> int:
+        end = job._stops[0][0] if job._stops else len(job.ids)
+        return min(end - job.read, self._chunk if others_wait else CHUNK)
+
+    def _adapt(self, seconds: float, num: int, others_wait: bool) -> None:
+        """Pieces that keep a step below STEP_S while others wait; found by halving and growing."""
+        if not others_wait:
+            return
+        if seconds > STEP_S:
+            self._chunk = max(LEAST_CHUNK, min(self._chunk, num) // 2)
+        elif seconds < STEP_S / 3 and num == self._chunk:
+            self._chunk = min(CHUNK, 2 * self._chunk)
+
+    def _has_read(self, job: Job, num: int, logits: np.ndarray | None) -> None:
+        """A piece of a prompt is read: snapshot, turn to the next in line, or begin to write."""
+        job.read += num
+        if job._stops and job._stops[0][0] == job.read:
+            self._remember(job, job.read, job._stops.popleft()[1])
+        job.emit([Reading(job.read - job.match.reused, len(job.ids) - job.match.reused)])
+        if job.is_reading:
+            self._active.remove(job)  # prompts take turns, piece by piece
+            self._active.append(job)
+            return
+        if job.match.reused:
+            self.num_hits += 1
+            if self.verify_every and self.num_hits % self.verify_every == 0:
+                logits = self._verified(job, logits)
+        forced = job.answer.start()
+        if forced or job.answer.feed:
+            job.emit(forced)
+            if job.answer.reason is None:
+                return
+        self._advance(job, logits)
+
+    def _advance(self, job: Job, logits: np.ndarray) -> None:
+        """Logits of the last token read: choose the next."""
+        try:
+            events = job.answer.take(logits) if job.answer.reason is None else []
+        except Exception as error:
+            self._active.remove(job)
+            job.emit(error)
+            return
+        if events:
+            job.emit(events)
+        if job.answer.reason is not None:
+            self._active.remove(job)
+            self._end(job, job.answer.reason)
+
+    def _end(self, job: Job, reason: str) -> None:
+        if job.answer.reason is None:
+            job.emit(job.answer.stop(reason))
+        if job.state is not None and job.state.num_tokens > job.match.reused:
+            self._remember(job, job.state.num_tokens, "end")
+        job.state = None
+        job.emit([job.finished(job)])
+
+    def _remember(self, job: Job, num: int, kind: str) -> None:
+        ids = [*job.ids, *job.answer.sampled][:num]
+        job.end_node = self.cache.add(job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num))
+
+    def _verified(self, job: Job, logits: np.ndarray) -> np.ndarray:
+        """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result counts."""
+        state = self.model.new_state()
+        cold = self.model.forward(np.array(job.ids, np.int64), state)
+        self.num_verified += 1
+        if np.array_equal(cold.view(np.uint32), logits.view(np.uint32)):
+            return logits
+        self.num_wrong += 1
+        log.error("a cached state gave other logits than a cold one after %d of %d tokens; the cache is emptied",
+                  job.match.reused, len(job.ids))  # fmt: skip
+        self.cache.clear()
+        job.state = state
+        return cold
+
+
+def boundaries(turn_starts: Sequence[int], reused: int, num_ids: int) -> list[tuple[int, str]]:
+    """Where snapshots are due while tokens [reused, num_ids) are read: (tokens, kind), ascending.
+
+    The end of the system turn, the starts of the last two turns, and of others with some distance; none within LEAST_CHUNK
+    tokens of what is there already. A prompt without turns is remembered all but its last token."""
+    first = turn_starts[1] if len(turn_starts) > 1 else None
+    last = num_ids - 1 if not turn_starts else turn_starts[-1]
+    kept: list[tuple[int, str]] = []
+    at = reused
+    for position in sorted({*turn_starts[1:], last}):
+        if position - reused < (LEAST_CHUNK if reused else 1) or position >= num_ids:
+            continue
+        is_last = position >= last or position in turn_starts[-2:]
+        if position == first or is_last or position - at >= BOUNDARY_GAP:
+            kept.append((position, "system" if position == first else "turn"))
+            at = position
+    return kept if len(kept) <= MAX_BOUNDARIES else [kept[0], *kept[-MAX_BOUNDARIES + 1 :]]
+
+
+def _shares(job: Job, other: Job) -> bool:
+    """Whether `other` is about to read a beginning of the job's prompt that is worth waiting for."""
+    if job.namespace != other.namespace:
+        return False
+    common = 0
+    for mine, theirs in zip(job.ids[other.read :], other.ids[other.read :], strict=False):
+        if mine != theirs:
+            break
+        common += 1
+    return common >= SHARED and list(job.ids[: other.read]) == list(other.ids[: other.read])
+
+
+def finished_of(job: Job, usage) -> Finished:
+    return Finished(job.answer.reason, usage, job.answer.stop_string, job.answer.thinking_stop)
+
+
+__all__ = ["Job", "Scheduler", "Started", "boundaries", "finished_of"]

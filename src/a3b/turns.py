@@ -1,0 +1,269 @@
+"""The turns a server has generated, recognised when a client sends them back, with or without their thinking.
+
+A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was
+sampled goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from
+what is remembered, and nothing of the memory is used. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no
+template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
+
+Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
+shortened or rewritten, by the one message before it; the latter only if all turns found there are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from a3b.events import ThinkingInContext
+from a3b.requests import check_policy
+from a3b.tokens.chat import REPLAY_KEY, Closed
+
+MAX_TURNS = 8192  # in memory; older ones are found in the store, if there is one
+KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
+
+Message = dict[str, Any]
+
+
+class Records(Protocol):
+    """Where turns outlive the process."""
+
+    def put_record(self, namespace: str, key: bytes, value: bytes, node: bytes | None = None) -> None: ...
+
+    def get_records(self, namespace: str, key: bytes) -> list[bytes]: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model wrote, as text and as it was sampled."""
+
+    ids: tuple[int, ...]  # with the end of the turn; () if they do not make up the whole turn
+    closed: bool  # thinking was off: the ids follow a closed block
+    thinking: str
+    thinking_tokens: int
+    content: str
+    calls: tuple[tuple[str, str, str], ...]  # id, name, arguments as canonical JSON
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int) -> Turn:
+        return cls(tuple(ids), closed, message.get("reasoning_content", ""), thinking_tokens, text_of(message), calls_of(message))
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Turn:
+        """Raises ValueError for what is no turn."""
+        found = json.loads(data)
+        try:
+            ids, calls = found["ids"], found["calls"]
+            texts = (found["thinking"], found["content"], *(part for call in calls for part in call))
+            if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
+                raise ValueError("a turn of other types")
+            calls = tuple((call[0], call[1], call[2]) for call in calls)
+            return cls(tuple(ids), bool(found["closed"]), found["thinking"], int(found["thinking_tokens"]), found["content"], calls)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"no turn: {error}") from None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Thinking of an earlier turn in a conversation as recalled."""
+
+    index: int  # of the message
+    tokens: int
+    is_restored: bool  # by us; else the client sent it
+
+
+class Turns:
+    """Remembers turns per namespace. Used by one thread."""
+
+    def __init__(self, records: Records | None = None, max_turns: int = MAX_TURNS):
+        self._records, self._max_turns = records, max_turns
+        self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
+
+    def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
+        """`before`: the messages that the turn answers, as `recall` takes them."""
+        for key in _keys(before, turn.content, turn.calls):
+            known = self._known.setdefault((namespace, key), [])
+            self._known.move_to_end((namespace, key))
+            if turn not in known:
+                known.append(turn)
+            if persist and self._records is not None:
+                self._records.put_record(namespace, key, turn.to_bytes(), node)
+        while len(self._known) > 3 * self._max_turns:
+            self._known.popitem(last=False)
+
+    def forget(self, namespace: str | None = None) -> None:
+        """All turns in memory, or those of one namespace."""
+        for key in [key for key in self._known if namespace is None or key[0] == namespace]:
+            del self._known[key]
+
+    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int]) -> tuple[list[Message], list[Block]]:
+        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
+
+        count: tokens of a text, for thinking that only the client knows."""
+        out: list[Message] = []
+        blocks: list[Block] = []
+        for message in messages:
+            if message["role"] != "assistant":
+                out.append(message)
+                continue
+            message = _with_thinking_apart(message)
+            sent = (message.get("reasoning_content") or "").strip()
+            turn = self._find(namespace, out, message)
+            if turn is not None and sent and sent != turn.thinking.strip():
+                turn = None  # the client's own version
+            if turn is not None:
+                message = {**message, "reasoning_content": turn.thinking}
+                if turn.ids:
+                    message[REPLAY_KEY] = Closed(turn.ids) if turn.closed else turn.ids
+                if turn.thinking:
+                    blocks.append(Block(len(out), turn.thinking_tokens, not sent))
+            elif sent:
+                blocks.append(Block(len(out), count(sent), False))
+            out.append(message)
+        return out, blocks
+
+    def _find(self, namespace: str, before: Sequence[Message], message: Message) -> Turn | None:
+        content, calls = text_of(message), calls_of(message)
+        for key in _keys(before, content, calls):
+            found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
+            if found and (len(set(found)) == 1 or key[:1] != b"n"):
+                return found[-1]
+        return None
+
+    def _turns(self, namespace: str, key: bytes) -> list[Turn]:
+        known = self._known.get((namespace, key))
+        if known is None and self._records is not None:
+            known = []
+            for data in self._records.get_records(namespace, key):
+                try:
+                    known.append(Turn.from_bytes(data))
+                except ValueError:
+                    pass  # not a turn of ours: as if it were not there
+            if known:
+                self._known[namespace, key] = known
+        return known or []
+
+
+def _keys(before: Sequence[Message], content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
+    """Where a turn is looked for, surest place first; "n" is the place where only neighbours count."""
+    named = sorted(call[0] for call in calls if call[0])
+    keys = [b"c" + _hash(named)] if named else []
+    wording = [content if not calls else "", [call[1:] for call in calls]]
+    told = [_wording(message) for message in before if message["role"] != "system"]
+    return [*keys, b"p" + _hash([told, wording]), b"n" + _hash([told[-1:], wording])]
+
+
+def _is_same(turn: Turn, content: str, calls: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether the client's turn is ours; beside calls the content may be missing, as some clients drop it."""
+    if [call[1:] for call in calls] != [call[1:] for call in turn.calls]:
+        return False
+    return content == turn.content or (bool(calls) and not content)
+
+
+def _wording(message: Message) -> Any:
+    """What of a message tells conversations apart: no thinking, no ids."""
+    if message["role"] != "assistant":
+        return [message["role"], text_of(message)]
+    return ["assistant", text_of(message), [call[1:] for call in calls_of(message)]]
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = json.dumps(content, sort_keys=True, default=str)
+    return content.strip()
+
+
+def calls_of(message: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """(id, name, arguments) of each call; spacing, order of keys and spelling of numbers make no difference."""
+    found = []
+    for call in message.get("tool_calls") or []:
+        function = call.get("function", call)
+        call_id = call.get("id")
+        found.append((call_id if isinstance(call_id, str) else "", function["name"], canonical(function.get("arguments"))))
+    return tuple(found)
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _hash(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return blake2b(text.encode(), digest_size=24).digest()
+
+
+def _with_thinking_apart(message: Message) -> Message:
+    """Thinking that stands inline before the content becomes `reasoning_content`, as templates split it."""
+    content = message.get("content")
+    if not isinstance(content, str) or message.get("reasoning_content") or "</think>" not in content:
+        return message
+    head, _, rest = content.partition("</think>")
+    opening, _, thinking = head.rpartition("<think>")
+    if opening.strip():
+        return message  # prose about tags
+    return {**message, "content": rest.lstrip("\n"), "reasoning_content": thinking.strip("\n")}
+
+
+# -- policies
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Index of the last turn of the user; -1 if there is none."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
+def apply_policy(messages: Sequence[Message], blocks: Sequence[Block], policy: str) -> tuple[list[Message], ThinkingInContext, bool]:
+    """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
+
+    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N / KEEP_OF_BUDGET are left.
+    So what stays depends on the turns alone, and the beginning of the prompt changes once in a while and not with every turn."""
+    check_policy(policy)
+    name, _, number = policy.partition(":")
+    if name == "current-task":
+        question = last_question(messages)
+        dropped = {block.index for block in blocks if block.index < question}
+        return list(messages), _fates(blocks, dropped), False
+    dropped = {block.index for block in blocks} if name == "none" else set()
+    if name == "budget":
+        kept: list[Block] = []
+        for block in blocks:
+            kept.append(block)
+            if _tokens(kept) > int(number):
+                while kept and _tokens(kept) > int(number) // KEEP_OF_BUDGET:
+                    dropped.add(kept.pop(0).index)
+    out = []
+    for i, message in enumerate(messages):
+        if i in dropped:
+            message = {**{key: value for key, value in message.items() if key != REPLAY_KEY}, "reasoning_content": ""}
+        out.append(message)
+    return out, _fates(blocks, dropped), True
+
+
+def _tokens(blocks: Iterable[Block]) -> int:
+    return sum(block.tokens for block in blocks)
+
+
+def _fates(blocks: Sequence[Block], dropped: set[int]) -> ThinkingInContext:
+    kept = [block for block in blocks if block.index not in dropped]
+    return ThinkingInContext(
+        sent=_tokens(block for block in kept if not block.is_restored),
+        restored=_tokens(block for block in kept if block.is_restored),
+        dropped=_tokens(block for block in blocks if block.index in dropped),
+    )
