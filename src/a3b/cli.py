@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _chat(commands.add_parser("chat", help="talk to a model"))
     _run(commands.add_parser("run", help="answer one prompt and exit"))
+    _serve(commands.add_parser("serve", help="answer clients of OpenAI and Anthropic over HTTP"))
     _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
     _plan(commands.add_parser("plan", help="which preset and context fit this machine, and how fast"))
     _pull(commands.add_parser("pull", help="download a model, resumable and verified"))
@@ -78,6 +79,32 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
     parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)")
     _generation(parser)
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=8080, metavar="N", help="default 8080; 0 takes a free one")
+    parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must give one of these; repeatable")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the same, one in each line")
+    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+    parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
+    parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
+    parser.add_argument("--max-body", type=size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
+    group = parser.add_argument_group("thinking")
+    group.add_argument("--preserve-thinking", default="all", metavar="POLICY",
+                       help="of earlier turns: all, current-task, none or budget:TOKENS (default all)")  # fmt: skip
+    group.add_argument("--thinking-budget", type=positive, metavar="N", help="most tokens of thinking in one answer")
+    group.add_argument("--task-thinking-budget", type=positive, metavar="N", help="the same since the last turn of the user")
+    group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
+    group = parser.add_argument_group("sessions")
+    group.add_argument("--cache-ram", type=size, metavar="SIZE", help="memory for sessions (default a quarter of what is free, up to 4GiB)")
+    group.add_argument("--cache-dir", metavar="DIR", help="where sessions outlive the process (default ~/.cache/a3b/sessions)")
+    group.add_argument("--cache-disk", type=size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
+    group.add_argument("--session-days", type=positive, default=30, metavar="N", help="sessions not used for so long are removed (default 30)")
+    group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
+    group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
+    group.add_argument("--verify-cache", type=int, default=0, metavar="N", help="compute one in N cache hits again, and compare every bit")
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +223,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def size(text: str) -> int:
+    """Bytes: 4096, 512MiB, 2GiB, 20GB."""
+    units = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    number = text.lower().removesuffix("ib").removesuffix("b")
+    unit = number[-1:] if number[-1:] in "kmgt" else ""
+    try:
+        return int(float(number.removesuffix(unit)) * units[unit])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a size, such as 512MiB or 2GiB") from None
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,256 @@
+"""From a request in neutral form to a stream of events: turns recognised, prompt made, job scheduled, turn remembered.
+
+Everything an API needs and nothing about HTTP. Enter at `Service.stream`. What takes time (template, tokenizer, grammar, store) runs in
+one helper thread, in order; the model runs in the scheduler's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from a3b.answer import Answer
+from a3b.budget import ThinkingControl
+from a3b.cache.prefix import Match
+from a3b.constrain import Grammars
+from a3b.engine import Engine, ends_in_thinking, refuse_images
+from a3b.errors import ContextError, UsageError
+from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
+from a3b.requests import Request, check_policy
+from a3b.sampler import SamplingParams, preset
+from a3b.scheduler import Job, Scheduler
+from a3b.tokens.fit import fit_messages
+from a3b.tokens.segments import END_OF_TURN, Prompt, Text
+from a3b.turns import Message, Turn, Turns, apply_policy, last_question
+
+VOLATILE = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)  # changes with every request of Claude Code
+SHOWN_TOKENS = 12  # of a prompt, where it diverged
+NUDGE = "\n\nI have thought about this for long enough. Now I will answer.\n"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server does unless a request says otherwise."""
+
+    policy: str = "all"  # which thinking of earlier turns stays
+    think: bool = True
+    thinking_budget: int | None = None  # tokens in one answer
+    task_budget: int | None = None  # tokens since the last turn of the user
+    persist_thinking: bool = True  # False: nothing behind the first thinking goes to the disk
+
+    def __post_init__(self):
+        check_policy(self.policy)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request made into tokens."""
+
+    request: Request
+    messages: list[Message]  # as recalled, policy applied
+    prompt: Prompt
+    ids: list[int]
+    thinking: ThinkingInContext
+    spent: int  # tokens of thinking since the last turn of the user
+    think: bool
+    params: SamplingParams
+
+
+class Service:
+    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings()):  # noqa: B008 - frozen
+        self.engine, self.scheduler, self.turns, self.settings = engine, scheduler, turns, settings
+        self.model, self.context = engine.name, engine.context
+        self._helper = ThreadPoolExecutor(1, "service")
+        self._grammars = Grammars(engine.tokenizer)
+        tokenizer = engine.tokenizer
+        self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
+        self._open, self._close = tokenizer.control_id("<think>"), tokenizer.control_id("</think>")
+        self.totals = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens",
+                                     "thinking_restored_tokens", "thinking_dropped_tokens"), 0)  # fmt: skip
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
+        prepared = await self._in_helper(self._prepare, request)
+        answer = await self._in_helper(self._answer, prepared)
+        queue: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def emit(item: list[Event] | Exception) -> None:
+            try:
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+            except RuntimeError:  # the loop is gone, and the client with it
+                job.cancelled.set()
+
+        job = self._job(prepared, answer, emit)
+        self.scheduler.submit(job)
+        self.totals["requests"] += 1
+        events: list[Event] = []
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                for event in item:
+                    events.append(event)
+                    if isinstance(event, Finished):
+                        await self._in_helper(self._remember, prepared, job, events)
+                        self._count(event)
+                        yield event
+                        return
+                    yield event
+        finally:
+            job.cancelled.set()
+
+    async def count_tokens(self, request: Request) -> int:
+        return len((await self._in_helper(self._prepare, request)).ids)
+
+    async def render(self, request: Request) -> list[int]:
+        """Ids of the prompt that `stream` would read."""
+        return (await self._in_helper(self._prepare, request)).ids
+
+    def encode(self, text: str) -> list[int]:
+        return self.engine.tokenizer.encode_text(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.engine.tokenizer.decode(ids)
+
+    def health(self) -> dict[str, Any]:
+        active, waiting = self.scheduler.load()
+        return {"status": "ok", "model": self.model, "context": self.context, "active": active, "waiting": waiting}
+
+    def metrics(self) -> dict[str, float]:
+        """Counters and gauges, flat."""
+        active, waiting = self.scheduler.load()
+        found = {f"{name}_total": float(value) for name, value in self.totals.items()}
+        found |= {"active_requests": active, "waiting_requests": waiting, "cache_verified_total": self.scheduler.num_verified,
+                  "cache_wrong_total": self.scheduler.num_wrong}  # fmt: skip
+        return found | {f"cache_{name}": float(value) for name, value in self.scheduler.cache.stats().items()}
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self._helper.shutdown()
+
+    async def _in_helper(self, fn: Callable, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._helper, fn, *args)
+
+    # -- in the helper thread
+
+    def _prepare(self, request: Request) -> Prepared:
+        think = self.settings.think if request.think is None else request.think
+        if request.prompt is not None:
+            prompt: Prompt = [Text(request.prompt)]
+            messages, spent, fates, think = [], 0, ThinkingInContext(), False
+        else:
+            messages, fates, spent, prompt = self._conversation(request, think)
+        refuse_images(prompt)
+        ids = self.engine.tokenizer.encode(prompt)
+        if not ids:
+            raise UsageError("prompt: empty; expected text")
+        room = self.context - len(ids)
+        if room < 1:
+            raise ContextError(f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
+                               "shorten the conversation or start the server with a larger --context")  # fmt: skip
+        name = "nano" if self.engine.is_nano else "thinking" if think else "instruct"
+        params = preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
+        return Prepared(request, messages, prompt, ids, fates, spent, think, params)
+
+    def _conversation(self, request: Request, think: bool) -> tuple[list[Message], ThinkingInContext, int, Prompt]:
+        fitted, _ = fit_messages([_without_volatile(message) for message in request.messages])
+        recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)))
+        messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
+        kwargs = dict(request.template_kwargs)
+        kwargs |= {"preserve_thinking": True} if keep else {}
+        kwargs |= {} if think else {"enable_thinking": False}
+        prompt = self.engine.template.render(messages, tools=request.tools or None, **kwargs)
+        question = last_question(recalled)
+        spent = sum(block.tokens for block in blocks if block.index > question)
+        return messages, fates, spent, prompt
+
+    def _answer(self, prepared: Prepared) -> Answer:
+        request, tokenizer = prepared.request, self.engine.tokenizer
+        room = self.context - len(prepared.ids)
+        in_thinking = ends_in_thinking(prepared.prompt)
+        control = None
+        if request.prompt is None:
+            control = ThinkingControl(
+                budget=_least(request.thinking_budget, self.settings.thinking_budget), spent=prepared.spent,
+                task_budget=_least(request.task_budget, self.settings.task_budget), in_thinking=in_thinking, close_id=self._close,
+                open_id=self._open, nudge=tokenizer.encode_text(NUDGE),
+                closing=[*tokenizer.encode_text("\n"), self._close, *tokenizer.encode_text("\n\n")],
+            )  # fmt: skip
+        return Answer(
+            tokenizer, self.engine.config.eos_token_ids, prepared.ids, prepared.params, min(prepared.params.max_tokens or room, room),
+            tools=request.tools, in_thinking=in_thinking, constraint=self._grammars.of(request), control=control,
+            top_logprobs=request.top_logprobs, call_id=lambda _: f"call_{secrets.token_hex(12)}",
+        )  # fmt: skip
+
+    def _remember(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
+        """The turn, so that the client may send it back without its thinking."""
+        finished = events[-1]
+        if prepared.request.prompt is not None or finished.reason == "cancelled":
+            return
+        sampled = job.answer.sampled
+        is_whole = sampled[-1:] == [self._end] and finished.stop_string is None
+        message = assistant_message(events)
+        turn = Turn.of(message, sampled if is_whole else (), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
+        self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
+
+    # -- in the scheduler's thread
+
+    def _job(self, prepared: Prepared, answer: Answer, emit: Callable) -> Job:
+        ids = prepared.ids
+        first_thinking = next((i for i, token in enumerate(ids) if token == self._open), len(ids))
+        persists_all = self.settings.persist_thinking
+
+        def usage(job: Job) -> Usage:
+            return Usage(len(ids), job.match.reused if job.match else 0, len(answer.sampled), answer.thinking_tokens, job.prefill_s,
+                         job.decode_s, self._report(job.match), prepared.thinking)  # fmt: skip
+
+        return Job(
+            prepared.request.namespace, ids, answer,
+            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(match), thinking=prepared.thinking)),
+            finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
+            emit=emit, turn_starts=[i for i, token in enumerate(ids) if token == self._begin],
+            persist=lambda num: persists_all or num <= first_thinking,
+        )  # fmt: skip
+
+    def _report(self, match: Match | None) -> CacheReport:
+        if match is None:
+            return CacheReport()
+        expected, found = (self.decode(list(part)[:SHOWN_TOKENS]) for part in (match.expected_ids, match.found_ids))
+        return CacheReport(match.reused, match.miss, match.position, expected, found)
+
+    def _count(self, finished: Finished) -> None:
+        usage, totals = finished.usage, self.totals
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens"):
+            totals[name] += getattr(usage, name)
+        totals["thinking_restored_tokens"] += usage.thinking.restored
+        totals["thinking_dropped_tokens"] += usage.thinking.dropped
+
+
+def _without_volatile(message: Any) -> Any:
+    """A message less the lines that change with every request and mean nothing to the model."""
+    if not isinstance(message, dict) or message.get("role") not in ("system", "developer"):
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": VOLATILE.sub("", content)}
+    if isinstance(content, list):
+        parts = [
+            {**part, "text": VOLATILE.sub("", part["text"])} if isinstance(part, dict) and isinstance(part.get("text"), str) else part
+            for part in content
+        ]
+        return {**message, "content": parts}
+    return message
+
+
+def _least(*budgets: int | None) -> int | None:
+    return min((budget for budget in budgets if budget is not None), default=None)
+
+
+
