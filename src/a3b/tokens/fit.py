@@ -7,7 +7,8 @@ thing:
   none, is user.
 * Content: null is "", text parts are joined as templates join them (nothing between), image and video parts
   stay parts in the form templates know, other parts and other values become JSON text.
-* Thinking of an assistant: `reasoning` and `thinking`, or parts of those types, are `reasoning_content`.
+* Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
+  `reasoning_content`.
 * Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are
   not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
   message.
@@ -135,6 +136,7 @@ class _Fitting:
 
     def _add_thinking(self, fitted: Message) -> None:
         given = [fitted.pop(key) for key in _THINKING_KEYS if key in fitted]
+        given.append(_details(fitted.pop("reasoning_details", None)))
         texts = [_as_text(value) for value in given if value is not None]
         if self.thinking:
             texts.append("\n".join(self.thinking))
@@ -235,6 +237,13 @@ def _is_query(message: Message) -> bool:
 
 
 # -- values
+
+
+def _details(value: Any) -> str | None:
+    """The texts among `reasoning_details`; what is encrypted or of another kind has none."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    texts = [item.get("text") for item in items if isinstance(item, Mapping)]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 def _is_part(value: Any) -> bool:

@@ -1,0 +1,249 @@
+"""Turns that come back: recognised with or without thinking, never when the client changed them; policies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from a3b.errors import UsageError
+from a3b.tokens.chat import REPLAY_KEY, Closed
+from a3b.tokens.fit import fit_messages
+from a3b.turns import Block, Turn, Turns, apply_policy, canonical
+
+IDS = (11, 12, 13, 99)
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def answer(content: str = "It is blue.", thinking: str | None = None, calls: list | None = None) -> dict:
+    message = {"role": "assistant", "content": content}
+    if thinking is not None:
+        message["reasoning_content"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def call(arguments: object, call_id: str = "call_1", name: str = "get") -> dict:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def remembered(before: list, message: dict, namespace: str = "", closed: bool = False, records=None) -> Turns:
+    turns = Turns(records)
+    turns.remember(namespace, before, Turn.of(message, IDS, closed, 7))
+    return turns
+
+
+def recall(turns: Turns, messages: list, namespace: str = ""):
+    return turns.recall(namespace, fit_messages(messages)[0], lambda text: len(text.split()))
+
+
+WRITTEN = answer(thinking="The sky, so blue.")
+BEFORE = [user("What colour?")]
+
+
+@pytest.mark.parametrize("sent", [None, "", "The sky, so blue.", "  The sky, so blue.\n"])
+def test_a_turn_comes_back_as_sampled_whatever_the_client_kept_of_its_thinking(sent):
+    messages, blocks = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer(thinking=sent), user("Why?")])
+    assert messages[1][REPLAY_KEY] == IDS and messages[1]["reasoning_content"] == WRITTEN["reasoning_content"]
+    assert blocks == [Block(1, 7, is_restored=not sent)]
+
+
+DIALECTS = [
+    {"reasoning": "The sky, so blue."}, {"reasoning_content": "The sky, so blue."}, {"thinking": "The sky, so blue."},
+    {"reasoning_details": [{"type": "reasoning.text", "text": "The sky, so blue."}, {"type": "reasoning.encrypted", "data": "x"}]},
+    {"content": "<think>\nThe sky, so blue.\n</think>\n\nIt is blue."},
+    {"content": [{"type": "thinking", "thinking": "The sky, so blue."}, {"type": "text", "text": "It is blue."}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DIALECTS)
+def test_thinking_in_every_dialect_is_the_same_turn(form):
+    history = [*BEFORE, {**answer(), **form}, user("Why?")]
+    messages, blocks = recall(remembered(BEFORE, WRITTEN), history)
+    assert messages[1][REPLAY_KEY] == IDS and not blocks[0].is_restored
+
+
+@pytest.mark.parametrize("form", DIALECTS)
+def test_thinking_in_every_dialect_is_kept_when_the_turn_is_unknown(form):
+    messages, blocks = recall(Turns(), [*BEFORE, {**answer(), **form}, user("Why?")])
+    assert messages[1]["reasoning_content"] == "The sky, so blue." and messages[1]["content"] == "It is blue."
+    assert blocks == [Block(1, 4, is_restored=False)]
+
+
+def test_content_in_parts_is_the_same_turn():
+    history = [*BEFORE, answer([{"type": "text", "text": "It is "}, {"type": "text", "text": "blue."}]), user("Why?")]
+    assert recall(remembered(BEFORE, WRITTEN), history)[0][1][REPLAY_KEY] == IDS
+
+
+@pytest.mark.parametrize("changed", [
+    answer("It is red."), answer("It is blue"), answer(thinking="Something else."), answer(calls=[call({})]),
+    answer("<think>other</think>It is blue."),
+])  # fmt: skip
+def test_a_turn_that_the_client_changed_is_the_clients(changed):
+    messages, blocks = recall(remembered(BEFORE, WRITTEN), [*BEFORE, changed, user("Why?")])
+    assert REPLAY_KEY not in messages[1]
+    assert not any(block.is_restored for block in blocks)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"path": "a", "depth": 2.0}, '{"depth": 2, "path": "a"}', '{ "path":"a",\n"depth":2.0 }', {"depth": 2, "path": "a"},
+])  # fmt: skip
+def test_arguments_written_anew_still_match(arguments):
+    turns = remembered(BEFORE, answer("", "Look.", [call({"path": "a", "depth": 2})]))
+    messages, _ = recall(turns, [*BEFORE, answer("", calls=[call(arguments)]), {"role": "tool", "content": "x", "tool_call_id": "call_1"}])
+    assert messages[1][REPLAY_KEY] == IDS
+
+
+def test_other_arguments_under_the_same_id_are_an_edit():
+    turns = remembered(BEFORE, answer("", "Look.", [call({"path": "a"})]))
+    messages, _ = recall(turns, [*BEFORE, answer("", calls=[call({"path": "b"})])])
+    assert REPLAY_KEY not in messages[1]
+
+
+def test_ids_of_calls_find_a_turn_in_a_conversation_that_was_rewritten():
+    turns = remembered(BEFORE, answer("I look.", "Look.", [call({"path": "a"}, "call_77")]))
+    messages, _ = recall(turns, [user("summary of before"), answer("", calls=[call({"path": "a"}, "call_77")])])
+    assert messages[1][REPLAY_KEY] == IDS
+
+
+def test_calls_whose_ids_the_client_made_itself_are_found_by_their_place():
+    turns = remembered(BEFORE, answer("", "Look.", [call({"path": "a"}, "call_77")]))
+    messages, _ = recall(turns, [*BEFORE, answer("", calls=[call({"path": "a"}, "toolu_own")])])
+    assert messages[1][REPLAY_KEY] == IDS
+
+
+def test_a_short_answer_is_not_mistaken_for_one_of_another_conversation():
+    turns = Turns()
+    for question, thinking, ids in (("Is it up?", "First.", (1, 99)), ("Is it down?", "Second.", (2, 99))):
+        turns.remember("", [user("Hi"), answer("Hello"), user(question)], Turn.of(answer("Yes.", thinking), ids, False, 1))
+    history = [user("Hi"), answer("Hello"), user("Is it down?"), answer("Yes."), user("Sure?")]
+    assert recall(turns, history)[0][3][REPLAY_KEY] == (2, 99)
+    elsewhere = [user("Quite another start"), answer("Well"), user("Is it up?"), answer("Yes."), user("Sure?")]
+    assert recall(turns, elsewhere)[0][3][REPLAY_KEY] == (1, 99), "the neighbour tells"
+    nowhere = [user("Is it left?"), answer("Yes."), user("Sure?")]
+    assert REPLAY_KEY not in recall(turns, nowhere)[0][1]
+
+
+def test_two_answers_of_the_same_words_to_the_same_message_are_told_apart_by_the_conversation_or_not_at_all():
+    turns = Turns()
+    for start, ids in (("one", (1, 99)), ("two", (2, 99))):
+        turns.remember("", [user(start), answer("ok"), user("go on")], Turn.of(answer("Done.", start), ids, False, 1))
+    assert recall(turns, [user("two"), answer("ok"), user("go on"), answer("Done.")])[0][3][REPLAY_KEY] == (2, 99)
+    assert REPLAY_KEY not in recall(turns, [user("cut"), answer("ok"), user("go on"), answer("Done.")])[0][3]
+
+
+def test_system_messages_may_change_from_request_to_request():
+    system = {"role": "system", "content": "Today is Monday."}
+    turns = remembered([system, *BEFORE], WRITTEN)
+    assert recall(turns, [{**system, "content": "Today is Tuesday."}, *BEFORE, answer()])[0][2][REPLAY_KEY] == IDS
+
+
+def test_one_namespace_never_sees_the_turns_of_another():
+    turns = remembered(BEFORE, answer("It is blue.", "Secret.", [call({}, "call_9")]), namespace="a")
+    messages, blocks = recall(turns, [*BEFORE, answer("It is blue.", calls=[call({}, "call_9")])], namespace="b")
+    assert REPLAY_KEY not in messages[1] and not blocks and "reasoning_content" not in messages[1]
+
+
+def test_a_turn_without_thinking_is_replayed_behind_a_closed_block():
+    messages, blocks = recall(remembered(BEFORE, answer(thinking=""), closed=True), [*BEFORE, answer()])
+    assert isinstance(messages[1][REPLAY_KEY], Closed) and not blocks
+
+
+class Book:
+    """Records as a store keeps them."""
+
+    def __init__(self):
+        self.pages: dict[tuple[str, bytes], list[bytes]] = {}
+
+    def put_record(self, namespace, key, value, node=None):
+        self.pages.setdefault((namespace, key), []).append(value)
+
+    def get_records(self, namespace, key):
+        return self.pages.get((namespace, key), [])
+
+
+def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_there():
+    book = Book()
+    remembered(BEFORE, WRITTEN, records=book)
+    assert recall(Turns(book), [*BEFORE, answer()])[0][1][REPLAY_KEY] == IDS
+    for page in book.pages.values():
+        good = json.loads(page[0])
+        page[:] = [b"\xff", b"[]", b"{}", json.dumps({**good, "ids": ["x"]}).encode(), json.dumps({**good, "calls": [[1]]}).encode()]
+    messages, _ = recall(Turns(book), [*BEFORE, answer()])
+    assert REPLAY_KEY not in messages[1]
+
+
+def test_memory_of_turns_is_bounded():
+    turns = Turns(max_turns=10)
+    for i in range(50):
+        turns.remember("", [user(str(i))], Turn.of(answer("ok", "t"), IDS, False, 1))
+    assert REPLAY_KEY not in recall(turns, [user("0"), answer("ok")])[0][1]
+    assert recall(turns, [user("49"), answer("ok")])[0][1][REPLAY_KEY] == IDS
+
+
+def test_numbers_of_arguments_are_compared_by_value():
+    assert canonical({"a": 1.0, "b": [2, {"c": 1e3}]}) == canonical({"b": [2.0, {"c": 1000}], "a": 1})
+    assert canonical({"a": "1"}) != canonical({"a": 1}) and canonical({"a": True}) != canonical({"a": 1})
+
+
+# -- policies
+
+
+def conversation(*sizes: int) -> tuple[list[dict], list[Block]]:
+    messages, blocks = [], []
+    for i, size in enumerate(sizes):
+        messages += [user(f"q{i}"), {**answer(f"a{i}", f"t{i}"), REPLAY_KEY: (i, 99)}]
+        blocks.append(Block(2 * i + 1, size, is_restored=i % 2 == 0))
+    return [*messages, user("last")], blocks
+
+
+def kept(messages: list[dict]) -> list[int]:
+    return [i for i, message in enumerate(messages) if REPLAY_KEY in message]
+
+
+def test_all_keeps_every_block_and_counts_who_brought_it():
+    messages, blocks = conversation(5, 6, 7)
+    out, fates, keep = apply_policy(messages, blocks, "all")
+    assert kept(out) == [1, 3, 5] and keep
+    assert (fates.sent, fates.restored, fates.dropped) == (6, 12, 0)
+
+
+def test_none_takes_all_thinking_out_and_leaves_the_answers():
+    messages, blocks = conversation(5, 6)
+    out, fates, _ = apply_policy(messages, blocks, "none")
+    assert kept(out) == [] and [m["reasoning_content"] for m in out if m["role"] == "assistant"] == ["", ""]
+    assert [m["content"] for m in out] == [m["content"] for m in messages] and fates.dropped == 11
+
+
+def test_current_task_is_the_templates_own_rule():
+    messages, blocks = conversation(5, 6)
+    messages = messages[:-1]  # the last turn is the assistant's, behind the last question
+    _, fates, keep = apply_policy(messages, blocks, "current-task")
+    assert not keep and (fates.dropped, fates.sent) == (5, 6)
+
+
+def test_a_budget_lets_the_oldest_leave_in_one_batch_and_then_the_beginning_stays_for_a_while():
+    sizes = (30,) * 12
+    lasting = []
+    for n in range(1, 13):
+        messages, blocks = conversation(*sizes[:n])
+        out, fates, _ = apply_policy(messages, blocks, "budget:100")
+        assert fates.sent + fates.restored <= 100
+        lasting.append(kept(out)[0])
+    changes = sum(a != b for a, b in zip(lasting, lasting[1:], strict=False))
+    assert lasting[:3] == [1, 1, 1] and changes <= 4, lasting
+
+
+def test_a_block_above_the_whole_budget_leaves_too():
+    messages, blocks = conversation(500)
+    assert apply_policy(messages, blocks, "budget:100")[1].dropped == 500
+
+
+@pytest.mark.parametrize("policy", ["some", "budget", "budget:", "budget:-1", "budget:x", "all:1", ""])
+def test_unknown_policies_are_refused(policy):
+    with pytest.raises(UsageError, match="thinking policy"):
+        apply_policy([], [], policy)
