@@ -12,7 +12,8 @@
     ├── ConversationError     messages or tools that no prompt can be made of
     ├── ContextError          more tokens than the context holds
     ├── OverloadedError       a server that has no place for one more request
-    └── StoreError            a session store that cannot be opened or written
+    ├── StoreError            a session store that cannot be opened or written
+    └── Interrupted           a computation that was told to stop
 
 A message names the thing, what was found, what was expected and what to do next.
 """
@@ -68,3 +69,7 @@ class OverloadedError(A3BError):
 
 class StoreError(A3BError):
     """The session store cannot be opened or written."""
+
+
+class Interrupted(A3BError):
+    """A forward pass was told to stop between two layers; its states are torn."""

@@ -13,7 +13,7 @@ Axes: T rows of a step, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from a3b import kernels
 from a3b.cache.state import State, advancing
 from a3b.config import ModelConfig
-from a3b.errors import UsageError
+from a3b.errors import Interrupted, UsageError
 from a3b.kernels import Kernels
 from a3b.rope import Rope
 from a3b.weights import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
@@ -51,16 +51,16 @@ class Model:
     def new_state(self) -> State:
         return State(self.config, self.kv)
 
-    def forward(self, ids: np.ndarray, state: State, logits: str = "last") -> np.ndarray | None:
+    def forward(self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None) -> np.ndarray | None:
         """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
 
-        Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
+        cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn. Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
         """
         if logits == "all":
             return np.concatenate(list(self.forward_chunks(ids, state)))
         if logits not in ("last", "none"):
             raise UsageError(f"logits: {logits!r}; expected 'last', 'all' or 'none'")
-        for hidden in self._chunks(self._checked(ids), state):
+        for hidden in self._chunks(self._checked(ids), state, cancel):
             last = hidden[-1:]
         return self._lm_head(last)[0] if logits == "last" else None
 
@@ -88,12 +88,12 @@ class Model:
         lasts = np.cumsum([len(ids) for ids, _ in rests]) - 1
         return list(self._lm_head(hidden[lasts]))
 
-    def _chunks(self, ids: np.ndarray, state: State) -> Iterator[np.ndarray]:
+    def _chunks(self, ids: np.ndarray, state: State, cancel: Callable[[], bool] | None = None) -> Iterator[np.ndarray]:
         """Hidden rows before the final norm, up to CHUNK at a time."""
         for start in range(0, len(ids), CHUNK):
-            yield self._step([(ids[start : start + CHUNK], state)])
+            yield self._step([(ids[start : start + CHUNK], state)], cancel)
 
-    def _step(self, pieces: Sequence[tuple[np.ndarray, State]]) -> np.ndarray:
+    def _step(self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None) -> np.ndarray:
         """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces."""
         spans, positions, stop = [], [], 0
         for ids, state in pieces:
@@ -104,6 +104,8 @@ class Model:
         with advancing([(state, len(ids)) for ids, state in pieces]):
             h = self._embed(_joined([ids for ids, _ in pieces]))
             for layer in self._layers:
+                if cancel is not None and cancel():
+                    raise Interrupted("the step was told to stop")
                 layer(h, spans, cos_sin)
         return h
 

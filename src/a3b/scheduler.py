@@ -19,11 +19,12 @@ import numpy as np
 from a3b.answer import Answer
 from a3b.cache.prefix import Match, PrefixCache
 from a3b.cache.state import State
-from a3b.errors import OverloadedError
+from a3b.errors import Interrupted, OverloadedError
 from a3b.events import Event, Finished, Reading, Started
 from a3b.model import Model
 
 CHUNK = 512  # most tokens of a prompt in a step
+FIRST_CHUNK = 64  # before anything is known of the machine
 LEAST_CHUNK = 16
 STEP_S = 1.0  # longest step while somebody waits for a token
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
@@ -71,7 +72,7 @@ class Scheduler:
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._quit = False
-        self._chunk = CHUNK
+        self._chunk = FIRST_CHUNK  # while others wait
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -166,6 +167,10 @@ class Scheduler:
         reading = next((job for job in self._active if job.is_reading), None)
         try:
             self._step(writing, reading)
+        except Interrupted:  # alone, and its client is gone
+            self._active.remove(reading)
+            reading.state = None
+            self._end(reading, "cancelled")
         except Exception as error:  # states are torn: these jobs cannot go on, others can
             log.exception("a step failed")
             for job in [*writing, *([reading] if reading else [])]:
@@ -184,7 +189,7 @@ class Scheduler:
         if writing or needs_logits:
             logits = self.model.forward_batch(pieces)
         else:
-            logits = [self.model.forward(*pieces[0], logits="none")]
+            logits = [self.model.forward(*pieces[0], logits="none", cancel=reading.cancelled.is_set)]
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
@@ -200,10 +205,11 @@ class Scheduler:
         return min(end - job.read, self._chunk if others_wait else CHUNK)
 
     def _adapt(self, seconds: float, num: int, others_wait: bool) -> None:
-        """Pieces that keep a step below STEP_S while others wait; found by halving and growing."""
+        """Pieces that keep a step below STEP_S while others wait: guessed from steps alone, then found by halving and growing."""
         if not others_wait:
-            return
-        if seconds > STEP_S:
+            if num > FIRST_CHUNK:
+                self._chunk = max(LEAST_CHUNK, min(CHUNK, int(num / seconds * STEP_S)))
+        elif seconds > STEP_S:
             self._chunk = max(LEAST_CHUNK, min(self._chunk, num) // 2)
         elif seconds < STEP_S / 3 and num == self._chunk:
             self._chunk = min(CHUNK, 2 * self._chunk)
