@@ -91,6 +91,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
     parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
     parser.add_argument("--max-body", type=size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
+    parser.add_argument("--trace", metavar="FILE", help="append all token ids of each answer as a line of JSON, to prove what was computed")
     group = parser.add_argument_group("thinking")
     group.add_argument("--preserve-thinking", default="all", metavar="POLICY",
                        help="of earlier turns: all, current-task, none or budget:TOKENS (default all)")  # fmt: skip

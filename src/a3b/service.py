@@ -7,12 +7,13 @@ one helper thread, in order; the model runs in the scheduler's.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
 
 from a3b.answer import Answer
 from a3b.budget import ThinkingControl
@@ -62,8 +63,10 @@ class Prepared:
 
 
 class Service:
-    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings()):  # noqa: B008 - frozen
-        self.engine, self.scheduler, self.turns, self.settings = engine, scheduler, turns, settings
+    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings(),  # noqa: B008 - frozen
+                 trace: TextIO | None = None):
+        """trace: gets a line of JSON for each answer, with all its token ids."""
+        self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
         self.model, self.context = engine.name, engine.context
         self._helper = ThreadPoolExecutor(1, "service")
         self._grammars = Grammars(engine.tokenizer)
@@ -192,6 +195,10 @@ class Service:
     def _remember(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
         """The turn, so that the client may send it back without its thinking."""
         finished = events[-1]
+        if self._trace is not None:
+            line = {"request": prepared.request.request_id, "prompt": prepared.ids, "sampled": job.answer.sampled, "reason": finished.reason,
+                    **asdict(finished.usage)}  # fmt: skip
+            print(json.dumps(line), file=self._trace, flush=True)
         if prepared.request.prompt is not None or finished.reason == "cancelled":
             return
         sampled = job.answer.sampled

@@ -9,6 +9,7 @@ import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TextIO
 
 from a3b.cache.identity import cache_identity
 from a3b.cache.prefix import PrefixCache
@@ -41,7 +42,8 @@ def run(args: Namespace) -> int:
     if engine.huge_pages:
         engine.huge_pages.start()
     store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
-    service = build(engine, args, store)
+    trace = open(args.trace, "a", encoding="utf-8") if args.trace else None  # noqa: SIM115 - as long as the process
+    service = build(engine, args, store, trace)
     app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host))
     print(banner(engine, sock, store), file=sys.stderr)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
@@ -54,7 +56,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def build(engine: Engine, args: Namespace, store: Store | None) -> Service:
+def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | None = None) -> Service:
     """Cache, scheduler and memory of turns around an engine."""
     directory = resolve(args.model)
     identity = cache_identity(engine.config, directory, engine.model.kv, engine.model.isa)
@@ -65,7 +67,7 @@ def build(engine: Engine, args: Namespace, store: Store | None) -> Service:
     turns = Turns(store if not args.no_persist_thinking else None)
     settings = Settings(policy=args.preserve_thinking, think=not args.no_think, thinking_budget=args.thinking_budget,
                         task_budget=args.task_thinking_budget, persist_thinking=not args.no_persist_thinking)  # fmt: skip
-    return Service(engine, scheduler, turns, settings)
+    return Service(engine, scheduler, turns, settings, trace)
 
 
 def sessions_directory(args: Namespace) -> Path:
