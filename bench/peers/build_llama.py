@@ -42,6 +42,9 @@ LLAMA = Source(
 IK_LLAMA = Source(  # attention over quantised keys, which the bench does not use, would compile for an hour
     "ik-llama-cpp-python==0.1.5", "ik_llama.cpp", ("llama-bench",), {"LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
 )  # fmt: skip
+BUILD_INFO = """set(BUILD_NUMBER 0)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp @ONLY)
+"""  # in place of a script that the package leaves out
 LIBRARIES = ("src/libllama.a", "ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a")
 
 
@@ -62,6 +65,10 @@ def fetch(origin: Source, directory: Path) -> Path:
         (tree / ".git").unlink(missing_ok=True)  # points to a repository that is not in the package; cmake would wait for it for ever
         tree.rename(source)
         shutil.rmtree(unpacked)
+    script = source / "common/cmake/build-info-gen-cpp.cmake"
+    if not script.exists():
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(BUILD_INFO)
     return source
 
 
