@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from a3b import __version__
 from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
 
+SIZE_UNITS = {"": 1, "b": 1} | {letter + b: base**i for i, letter in enumerate("kmgt", 1) for b, base in (("b", 1000), ("ib", 1024))}
+TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
 
 
@@ -64,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
     _pack(commands.add_parser("pack", help="write a model as the packed weights that the kernels read"))
     _verify(commands.add_parser("verify", help="check every byte of a packed model"))
+    _cache(commands.add_parser("cache", help="sessions kept on disk: list, verify, prune, forget"))
     _eval(commands.add_parser("eval", help="what packing costs: KL divergence, agreement, bytes per token"))
     _bench(commands.add_parser("bench", help="measure speed: of a model, of a start, of the sparse shape beside dense ones"))
     return parser
@@ -157,6 +161,21 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="a packed model")
 
 
+def _cache(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the end of every conversation, latest first")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    verify = actions.add_parser("verify", help="check every byte; what is wrong is dropped, and the status is 1")
+    prune = actions.add_parser("prune", help="make room: what was used longest ago goes first")
+    prune.add_argument("--max-bytes", type=byte_size, metavar="SIZE", help="keep at most that much, such as 2GiB or 500MB")
+    prune.add_argument("--older-than", type=duration, metavar="AGE", help="drop what was not used for that long, such as 7d or 12h")
+    forget = actions.add_parser("forget", help="drop a conversation, or all of them")
+    forget.add_argument("id", nargs="?", metavar="ID", help="as `a3b cache list` shows it; its first digits are enough")
+    forget.add_argument("--all", action="store_true", help="every conversation and every remembered turn")
+    for action in (listing, verify, prune, forget):
+        action.add_argument("--dir", type=Path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)")
+
+
 def _eval(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
@@ -217,6 +236,22 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
     group.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+
+
+def byte_size(text: str) -> int:
+    return _amount(text, SIZE_UNITS, "a size, such as 2GiB or 500MB")
+
+
+def duration(text: str) -> int:
+    """Seconds."""
+    return _amount(text, TIME_UNITS, "an age, such as 7d or 12h")
+
+
+def _amount(text: str, units: dict[str, int], expected: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not found or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+    return int(float(found[1]) * units[found[2]])
 
 
 def positive(text: str) -> int:

@@ -1,0 +1,86 @@
+"""What stored states depend on, as bytes: two runs may share a state only if these agree.
+
+Enter at `cache_identity`. `root_id` and `path_hash` name places in the prefix tree below such an identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from a3b.cache.state import SEGMENT_PAGES
+from a3b.config import ModelConfig
+from a3b.errors import CheckpointError
+from a3b.formats.packed import MANIFEST, Manifest
+from a3b.kernels.kv import PAGE_LEN
+
+ARITHMETIC_VERSION = 1  # counts up when a kernel or the forward pass gives other bits than before
+NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # read of a large file of weights
+ID_BYTES = 16
+TOKENS = np.dtype("<i4")  # ids of tokens, in memory and on disk
+
+
+def cache_identity(config: ModelConfig, directory: str | Path, kv: str, isa: str, arithmetic: int = ARITHMETIC_VERSION) -> bytes:
+    """16 bytes that change with the model and its RoPE scaling, the weights, the kind of keys and values and the arithmetic.
+
+    Weights: the checksums of a packed directory; of other files size, header and samples, so that 70 GB cost no minute.
+    Raises CheckpointError if the directory holds no weights.
+    """
+    values = asdict(config)
+    values.pop("vision")
+    facts = {"config": values, "kv": kv, "isa": isa, "arithmetic": arithmetic, "layout": [PAGE_LEN, SEGMENT_PAGES]}
+    return _joined([json.dumps(facts, sort_keys=True).encode(), *_weights(Path(directory))])
+
+
+def root_id(identity: bytes, namespace: str) -> bytes:
+    """Where the tree of a namespace begins; nothing below is the same in another namespace or under another identity."""
+    return _joined([identity, namespace.encode()])
+
+
+def path_hash(root: bytes):
+    """A hash object: `update` it with the tokens so far, as TOKENS; `digest` is the id of the node there."""
+    return hashlib.blake2b(root, digest_size=ID_BYTES)
+
+
+def _joined(parts: Iterable[bytes]) -> bytes:
+    """A digest of the parts that also depends on where one ends and the next begins."""
+    total = hashlib.blake2b(digest_size=ID_BYTES)
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little"))
+        total.update(part)
+    return total.digest()
+
+
+def _weights(directory: Path) -> list[bytes]:
+    if (directory / MANIFEST).exists():
+        manifest = Manifest.read(directory)
+        tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in manifest.tensors.values()}
+        return [json.dumps({"tensors": tensors, "tiled_v_heads": manifest.tiled_v_heads}, sort_keys=True).encode()]
+    files = sorted(path for pattern in ("*.safetensors", "*.gguf") for path in directory.glob(pattern))
+    if not files:
+        raise CheckpointError(f"{directory}: no weights (*.safetensors); download the complete model")
+    try:
+        return [part for path in files for part in (path.name.encode(), _file_digest(path))]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _file_digest(path: Path) -> bytes:
+    """Of a small file everything; of a large one its size, its first bytes and samples at even distances up to the end."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= 2 * NUM_SAMPLES * SAMPLE_BYTES:
+            return _joined([file.read()])
+        head = file.read(8)
+        header = file.read(min(int.from_bytes(head, "little"), size, 100_000_000))  # safetensors: a length, then JSON
+        parts = [size.to_bytes(8, "little"), head, header]
+        for i in range(NUM_SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * i // (NUM_SAMPLES - 1))
+            parts.append(file.read(SAMPLE_BYTES))
+        return _joined(parts)

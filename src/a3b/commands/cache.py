@@ -1,0 +1,150 @@
+"""`a3b cache list|verify|prune|forget`: the conversations that a server keeps on disk. May run while one does; it notices."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from a3b.cache.index import DATA, INDEX, BadIndex, Index, Row, set_aside
+from a3b.cache.store import is_served
+from a3b.commands.info import size
+from a3b.commands.progress import Progress
+from a3b.errors import StoreError, UsageError
+
+MB = 1_000_000
+SHORT = 12  # digits of an id that are shown
+
+
+def run(args: Namespace) -> int:
+    directory = (args.dir or Path(args.runtime.cache) / "sessions").expanduser()
+    check(args)
+    if not (directory / INDEX).is_file():
+        if args.action == "list" and args.json:
+            print(json.dumps({"directory": str(directory), "num_bytes": 0, "sessions": []}))
+            return 0
+        if args.action == "forget" and args.id:
+            raise StoreError(f"{directory}: no sessions are kept here; a3b serve keeps them, --dir names another place")
+        print(f"{directory}: no sessions are kept here", file=sys.stderr)
+        return 0
+    try:
+        index = Index.open(directory)
+    except BadIndex as error:
+        if args.action == "forget" and args.all and not is_served(directory):
+            return start_over(directory)
+        raise StoreError(f"{error}; start over with 'a3b cache forget --all', or let the next server set it aside") from None
+    try:
+        return {"list": show, "verify": verify, "prune": prune, "forget": forget}[args.action](args, index)
+    except sqlite3.Error as error:
+        raise StoreError(f"{directory / INDEX}: {error}; try again, or start over with 'a3b cache forget --all'") from None
+    finally:
+        index.close()
+
+
+def check(args: Namespace) -> None:
+    if args.action == "prune" and args.max_bytes is None and args.older_than is None:
+        raise UsageError("prune: expected --max-bytes SIZE, --older-than AGE or both")
+    if args.action == "forget" and bool(args.id) == args.all:
+        raise UsageError("forget: expected an ID, as 'a3b cache list' shows it, or --all")
+
+
+def show(args: Namespace, index: Index) -> int:
+    rows, bad = index.rows()
+    found = sessions(rows)
+    if args.json:
+        print(json.dumps({"directory": str(index.directory), "num_bytes": index.num_bytes(), "sessions": found}, indent=2))
+    elif found:
+        print(f"{'ID':<{SHORT}}  {'TOKENS':>9}  {'TURNS':>5}  {'SIZE':>9}  {'USED':>8}  {'OWNER':<8}  LABEL")
+        for s in found:
+            print(f"{s['id'][:SHORT]}  {s['tokens']:>9,}  {s['turns']:>5}  {size(s['num_bytes']):>9}  {ago(s['age_s']):>8}  "
+                  f"{s['namespace'][:8]:<8}  {s['label']}".rstrip())  # fmt: skip
+        print(f"{len(found)} conversations, {size(index.num_bytes())}: {index.directory}")
+    else:
+        print(f"{index.directory}: no sessions are kept here", file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} entries are damaged and will not be used; 'a3b cache verify' drops them", file=sys.stderr)
+    return 0
+
+
+def sessions(rows: list[Row]) -> list[dict[str, Any]]:
+    """Nodes from which nothing grew, latest first; num_bytes counts what they share with others too."""
+    by_id, parents = {row.id: row for row in rows}, {row.parent for row in rows}
+    out = []
+    for leaf in rows:
+        if leaf.id not in parents:
+            chain, row = [], leaf
+            while row is not None:
+                chain.append(row)
+                row = by_id.get(row.parent)
+            out.append({
+                "id": leaf.id.hex(), "tokens": leaf.num_tokens, "turns": sum(row.kind == "turn" for row in chain),
+                "num_bytes": sum(row.num_bytes for row in chain), "created": leaf.created, "last_used": leaf.last_used,
+                "age_s": max(int(time.time()) - leaf.last_used, 0), "namespace": leaf.namespace, "kind": leaf.kind, "label": leaf.label,
+            })  # fmt: skip
+    return sorted(out, key=lambda s: (-s["last_used"], s["id"]))
+
+
+def verify(args: Namespace, index: Index) -> int:
+    total, done = index.num_bytes(), 0
+    with Progress("verifying", total // MB, "MB") as progress:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done // MB)
+
+        wrong = index.verify(read)
+    for sentence in wrong:
+        print(f"{index.directory}: dropped {sentence}", file=sys.stderr)
+    if wrong:
+        print(f"{index.directory}: what was damaged is gone and will be computed again", file=sys.stderr)
+        return 1
+    print(f"{index.directory}: every byte is as it was written ({size(total)})")
+    return 0
+
+
+def prune(args: Namespace, index: Index) -> int:
+    before, gone, thinned = index.num_bytes(), set(), set()
+    if args.older_than is not None:
+        gone |= index.expire(int(time.time()) - args.older_than)
+    if args.max_bytes is not None:
+        more, thinned = index.shrink(args.max_bytes)
+        gone |= more
+    after = index.num_bytes()
+    print(f"{index.directory}: {len(gone)} entries dropped, {len(thinned)} thinned, {size(before - after)} free; {size(after)} are kept")
+    return 0
+
+
+def forget(args: Namespace, index: Index) -> int:
+    if args.all:
+        num = len(index.remove(index.holdings(), with_records=True))
+        index.drop_records()
+        print(f"{index.directory}: {num} entries forgotten")
+        return 0
+    found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]
+    if len(found) != 1:
+        many = f"{len(found)} begin so; give more digits" if found else "no such session; 'a3b cache list' shows them"
+        raise UsageError(f"{args.id[:40]}: {many}")
+    gone = index.remove(index.session(found[0]), with_records=True)
+    print(f"{index.directory}: {len(gone)} entries forgotten")
+    return 0
+
+
+def start_over(directory: Path) -> int:
+    """Forget everything although the index cannot be read."""
+    set_aside(directory).unlink()
+    for path in (directory / DATA).iterdir():
+        path.unlink()
+    print(f"{directory}: the index was damaged; it and all files are removed")
+    return 0
+
+
+def ago(seconds: int) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"
