@@ -329,3 +329,86 @@ def test_draws_are_uniform_over_seeds_and_over_positions():
         assert len(observed) == 64
         assert chi_square(observed, np.full(64, 1 / 64)) < chi_square_limit(63)
         assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 5 / math.sqrt(len(values))
+
+
+# Masks
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.7}, {"top_k": 12}, {"top_p": 0.9}, {"min_p": 0.02}])
+def test_a_mask_keeps_the_ratios_of_what_it_allows(params):
+    logits = np.random.default_rng(8).normal(size=40).astype(np.float32)
+    allowed = np.random.default_rng(9).random(40) < 0.4
+    sampler = Sampler(SamplingParams(**{**PLAIN, **params}), 40)
+    masked = sampler.probabilities(logits, None, allowed)
+    plain = np.exp(logits.astype(np.float64) / params.get("temperature", 1.0))
+    kept = masked > 0
+    assert not (kept & ~allowed).any() and kept.sum() > 3
+    np.testing.assert_allclose(masked[kept] / masked.max(), plain[kept] / plain[allowed].max(), rtol=1e-12)
+
+
+def test_cuts_count_among_allowed_tokens_only():
+    logits = logits_of(0.5, 0.3, 0.15, 0.05)
+    allowed = np.array([False, True, True, True])
+    sampler = Sampler(SamplingParams(**{**PLAIN, "top_k": 2}), 4)
+    np.testing.assert_allclose(sampler.probabilities(logits, None, allowed), [0, 2 / 3, 1 / 3, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}])
+def test_only_allowed_tokens_are_drawn_and_the_same_seed_draws_the_same(params):
+    logits = np.random.default_rng(10).normal(size=300).astype(np.float32)
+    allowed = np.zeros(300, bool)
+    allowed[[5, 17, 200]] = True
+    before = logits.copy()
+    first, again = (
+        [Sampler(SamplingParams(**{**PLAIN, **params}), 300).sample(logits, None, n, allowed) for n in range(60)] for _ in range(2)
+    )
+    assert first == again and set(first) <= {5, 17, 200} and (logits == before).all()
+    other = [Sampler(SamplingParams(**{**PLAIN, **params, "seed": 1}), 300).sample(logits, None, n, allowed) for n in range(60)]
+    assert (first == other) == (len(set(first)) == 1)
+
+
+def test_a_mask_of_everything_changes_no_draw():
+    logits = np.random.default_rng(11).normal(size=100).astype(np.float32)
+    sampler = Sampler(SamplingParams(**{**PLAIN, "top_p": 0.9}), 100)
+    assert [sampler.sample(logits, None, n, np.ones(100, bool)) for n in range(50)] == draw(logits, 50, top_p=0.9)
+
+
+def test_penalties_cannot_bring_back_what_a_mask_took():
+    counts = TokenCounts(3, [0, 1])
+    counts.add(0)
+    params = SamplingParams(**PLAIN, repetition_penalty=2, presence_penalty=-2, frequency_penalty=-2)
+    masked = Sampler(params, 3).probabilities(np.array([5, -5, 0], np.float32), counts, np.array([False, True, True]))
+    assert masked[0] == 0 and masked.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_mask_that_allows_nothing_is_an_error(temperature):
+    sampler = Sampler(SamplingParams(**{**PLAIN, "temperature": temperature}), 4)
+    with pytest.raises(LogitsError, match="position 7: no token is allowed"):
+        sampler.sample(np.zeros(4, np.float32), None, 7, np.zeros(4, bool))
+
+
+# Logprobs
+
+
+def test_logprobs_are_a_log_softmax_of_the_raw_logits():
+    logits = (np.random.default_rng(12).normal(size=50) * 20).astype(np.float32)
+    sampler = Sampler(SamplingParams(temperature=0.3, top_k=2, seed=0, presence_penalty=2), 40)  # none of them matters
+    exact = logits[:40].astype(np.float64)
+    exact -= np.log(np.exp(exact - exact.max()).sum()) + exact.max()
+    logprob, top = sampler.logprobs(logits, 7, 5)
+    assert logprob == pytest.approx(exact[7], rel=1e-12)
+    assert [i for i, _ in top] == np.argsort(-exact, kind="stable")[:5].tolist()
+    assert [value for _, value in top] == pytest.approx(exact[[i for i, _ in top]], rel=1e-12)
+
+
+def test_logprobs_of_equals_are_in_order_of_ids():
+    sampler = Sampler(SamplingParams(**PLAIN), 6)
+    logprob, top = sampler.logprobs(np.array([1, 2, 2, 1, 2, 0], np.float32), 0, 4)
+    assert [i for i, _ in top] == [1, 2, 4, 0] and top[3][1] == logprob
+
+
+def test_logprobs_can_have_no_alternatives_or_all():
+    sampler = Sampler(SamplingParams(**PLAIN), 4)
+    assert sampler.logprobs(np.zeros(4, np.float32), 2, 0) == (-math.log(4), [])
+    assert len(sampler.logprobs(np.zeros(4, np.float32), 2, 99)[1]) == 4

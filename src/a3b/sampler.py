@@ -3,7 +3,7 @@
 Owns the sampling parameters with their limits, the presets and the draw. Knows nothing of text, of the model
 or of requests; reads no global randomness. Enter at `Sampler`.
 
-Order: repetition, then presence and frequency penalty; temperature; top-k; top-p; min-p; draw. That is the
+Order: what is not allowed is gone; repetition, then presence and frequency penalty; temperature; top-k; top-p; min-p; draw. That is the
 order of `transformers`. vLLM has the same penalties and temperature but applies min-p before top-k and top-p,
 so its top-p counts less mass; llama.cpp applies the temperature last, after all cuts.
 """
@@ -195,40 +195,62 @@ class Sampler:
             raise UsageError("seed: None; expected a whole number when temperature is above 0")
         self.params = params
         self.num_tokens = num_tokens
+        self._ids = np.arange(num_tokens)
 
-    def sample(self, logits: np.ndarray, counts: TokenCounts | None, position: int) -> int:
+    def sample(self, logits: np.ndarray, counts: TokenCounts | None, position: int, allowed: np.ndarray | None = None) -> int:
         """The id of the token at `position` (its index in the sequence, prompt included).
 
-        logits: float32 [V], V >= num_tokens, not changed. counts: needed only if a penalty is on.
-        Raises LogitsError on NaN, on +inf and if no token is possible (all -inf).
+        logits: float32 [V], V >= num_tokens, not changed. counts: needed only if a penalty is on. allowed: bool [num_tokens],
+        the tokens to choose from, None for all.
+        Raises LogitsError on NaN, on +inf and if no token is possible (all -inf, or none allowed).
         """
         params = self.params
         if logits.ndim != 1 or len(logits) < self.num_tokens:
             raise LogitsError(
                 f"logits: shape {logits.shape}; expected [V] with V of at least {self.num_tokens}"
             )
-        scores = self._penalise(logits[: self.num_tokens], counts)
+        scores, chosen_from = self._scores(logits, counts, allowed)
+        if not len(scores):
+            raise LogitsError(f"logits at position {position}: no token is allowed; expected a mask that leaves one")
         best = scores.max()
         if not math.isfinite(best):
             what = {math.inf: "+inf", -math.inf: "all -inf"}.get(float(best), "NaN")
             raise LogitsError(f"logits at position {position}: {what}; expected a finite maximum and no NaN")
         if params.temperature == 0 or params.top_k == 1:
-            return int(scores.argmax())
+            return int(chosen_from[scores.argmax()])
         ids, cumulative = self._candidates(scores, float(best))
         # Always below the total: x times a double below 1 rounds to below x. "right" skips weights of 0.
         target = uniform(params.seed, position) * cumulative[-1]
-        return int(ids[np.searchsorted(cumulative, target, side="right")])
+        return int(chosen_from[ids[np.searchsorted(cumulative, target, side="right")]])
 
-    def probabilities(self, logits: np.ndarray, counts: TokenCounts | None) -> np.ndarray:
+    def probabilities(self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None = None) -> np.ndarray:
         """What `sample` draws from: float64 [num_tokens], summing to 1. For tests and explanations."""
-        scores = self._penalise(logits[: self.num_tokens], counts)
+        scores, chosen_from = self._scores(logits, counts, allowed)
         result = np.zeros(self.num_tokens)
         if self.params.temperature == 0 or self.params.top_k == 1:
-            result[scores.argmax()] = 1.0
+            result[chosen_from[scores.argmax()]] = 1.0
             return result
         ids, cumulative = self._candidates(scores, float(scores.max()))
-        result[ids] = np.diff(cumulative, prepend=0.0) / cumulative[-1]
+        result[chosen_from[ids]] = np.diff(cumulative, prepend=0.0) / cumulative[-1]
         return result
+
+    def logprobs(self, logits: np.ndarray, token_id: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+        """Log-softmax of `token_id` and of the `num_top` likeliest (id, logprob), equals by rising id.
+
+        Of the model's own logits: temperature 1, no penalty, no cut, no mask. Computed in float64."""
+        scores = logits[: self.num_tokens]
+        best = float(scores.max())
+        total = best + math.log(float(np.exp(scores.astype(np.float64) - best).sum()))
+        top = _top(scores, min(num_top, self.num_tokens)) if num_top else ()
+        return float(scores[token_id]) - total, [(int(i), float(scores[i]) - total) for i in top]
+
+    def _scores(self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits after penalties of the allowed tokens, float32 [n], and their ids by place, rising."""
+        scores = self._penalise(logits[: self.num_tokens], counts)
+        if allowed is None:
+            return scores, self._ids
+        ids = np.flatnonzero(allowed)  # a mask mostly leaves few: what is gone costs nothing in the cuts
+        return scores[ids], ids
 
     def _penalise(self, scores: np.ndarray, counts: TokenCounts | None) -> np.ndarray:
         """Logits after penalties; the caller's array is left alone.

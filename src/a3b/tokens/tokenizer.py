@@ -95,6 +95,10 @@ class Tokenizer:
             )
         return known
 
+    def vocabulary(self) -> tuple[bytes | None, ...]:
+        """The bytes of each id, as `token_bytes` has them; None for an id without a token."""
+        return tuple(self._bytes)
+
     def decode(self, ids: Iterable[int], controls: bool = True) -> str:
         """Text of `ids`, control tokens spelled or left out. Bytes that are not UTF-8 become U+FFFD."""
         decoder = StreamDecoder(self)
