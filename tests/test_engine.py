@@ -163,7 +163,7 @@ def forced(monkeypatch, engine, text: str, *controls: str) -> None:
     pieces = re.split("(" + "|".join(map(re.escape, controls)) + ")", text)
     ids = [t for p in pieces for t in ([engine.tokenizer.control_id(p)] if p in controls else engine.tokenizer.encode_text(p))]
     queue = iter(ids)
-    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position: next(queue))
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
 
 
 def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engi
     half = engine.tokenizer.encode_text("🙂")[:1]  # part of a character: it is text only when nothing can follow
     ids = [*engine.tokenizer.encode_text("x"), engine.tokenizer.control_id("</think>"), *engine.tokenizer.encode_text("a"), *half]
     queue = iter(ids)
-    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position: next(queue))
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
     finished = ask(engine, user("go"), params=SamplingParams(max_tokens=len(ids), stop=("a\ufffd",)))[-1]
     assert (finished.reason, finished.stop_string) == ("stop", "a\ufffd")
 

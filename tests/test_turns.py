@@ -158,12 +158,16 @@ class Book:
 
     def __init__(self):
         self.pages: dict[tuple[str, bytes], list[bytes]] = {}
+        self.version = 1
 
     def put_record(self, namespace, key, value, node=None):
         self.pages.setdefault((namespace, key), []).append(value)
 
     def get_records(self, namespace, key):
         return self.pages.get((namespace, key), [])
+
+    def changes(self):
+        return self.version
 
 
 def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_there():
@@ -175,6 +179,17 @@ def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_ther
         page[:] = [b"\xff", b"[]", b"{}", json.dumps({**good, "ids": ["x"]}).encode(), json.dumps({**good, "calls": [[1]]}).encode()]
     messages, _ = recall(Turns(book), [*BEFORE, answer()])
     assert REPLAY_KEY not in messages[1]
+
+
+def test_what_another_process_forgot_is_forgotten_here_too():
+    book = Book()
+    turns = remembered(BEFORE, WRITTEN, records=book)
+    turns.remember("", [user("kept in memory only")], Turn.of(answer("ok", "t"), IDS, False, 1), persist=False)
+    book.pages.clear()
+    assert recall(turns, [*BEFORE, answer()])[0][1][REPLAY_KEY] == IDS
+    book.version = 2
+    assert REPLAY_KEY not in recall(turns, [*BEFORE, answer()])[0][1]
+    assert recall(turns, [user("kept in memory only"), answer("ok")])[0][1][REPLAY_KEY] == IDS
 
 
 def test_memory_of_turns_is_bounded():

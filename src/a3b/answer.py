@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from a3b.events import Event, TextDelta, ThinkingStop, TokenLogprobs
+from a3b.events import Event, ThinkingStop, TokenLogprobs
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.segments import Control
 from a3b.tokens.stops import StopStrings
@@ -21,21 +21,25 @@ from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
 
 
 class Constraint(Protocol):
-    """What may be written after the thinking."""
+    """What may be written; see a3b.constrain."""
 
-    def mask(self) -> np.ndarray | None:
-        """bool [num_tokens], None for anything."""
+    thinking: np.ndarray | None
+
+    def mask(self) -> np.ndarray | None: ...
 
     def accept(self, token_id: int) -> None: ...
 
 
 class ThinkingControl(Protocol):
-    """Says which tokens follow by force, so that thinking stays within a budget."""
+    """Says which tokens follow by force, so that thinking stays within a budget; see a3b.budget."""
 
     reason: ThinkingStop
     needs_text: bool
+    may_think: bool
 
-    def after(self, token_id: int) -> list[int]: ...
+    def start(self) -> list[int]: ...
+
+    def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]: ...
 
 
 class Answer:
@@ -58,7 +62,7 @@ class Answer:
         self._parser = OutputParser(tools, in_thinking, **({"call_id": call_id} if call_id else {}))
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
-        self._has_text = False
+        self._open = tokenizer.control_id("<think>") if control else -1
 
     @property
     def stop_string(self) -> str | None:
@@ -79,14 +83,12 @@ class Answer:
 
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
-        forced = self._control.after(None) if self._control else []
+        forced = self._control.start() if self._control else []
         return self._extend(forced) if forced else []
 
     def take(self, logits: np.ndarray) -> list[Event]:
         """Choose the token that follows what was read, logits float32 [V]; the events it completes."""
-        allowed = self._allowed()
-        where = self.num_prompt + len(self.sampled)
-        token = self._sampler.sample(logits, self._counts, where, *([] if allowed is None else [allowed]))
+        token = self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled), self._allowed())
         events: list[Event] = []
         if self._top_logprobs is not None and not self._parser.in_thinking and token not in self.eos:
             events.append(self._logprobs(logits, token))
@@ -99,11 +101,15 @@ class Answer:
 
     def _allowed(self) -> np.ndarray | None:
         mask = None
-        if self._constraint is not None and not self._parser.in_thinking:
-            mask = self._constraint.mask()
-        if self._control is not None and self._control.needs_text and not self._has_text and mask is None:
-            mask = np.ones(self.tokenizer.num_tokens, bool)
-            mask[list(self.eos)] = False
+        if self._constraint is not None:
+            mask = self._constraint.thinking if self._parser.in_thinking else self._constraint.mask()
+        control, barred = self._control, []
+        if control is not None and not self._parser.in_thinking:
+            barred += list(self.eos) if control.needs_text and mask is None else []  # a constraint knows when it may end
+            barred += [self._open] if not control.may_think else []
+        if barred:
+            mask = np.ones(self.tokenizer.num_tokens, bool) if mask is None else mask.copy()
+            mask[barred] = False
         return mask
 
     def _extend(self, tokens: list[int]) -> list[Event]:
@@ -118,19 +124,18 @@ class Answer:
             self.thinking_tokens += was_thinking
             if self._constraint is not None and not was_thinking:
                 self._constraint.accept(token)
-            if self._control is not None:
-                queue += self._control.after(token)
             if token in self.eos:
                 self.reason = "stop"
                 break
             for piece in self._pieces(token):
                 events += self._stops.apply(self._parser.push(piece))
             self.feed.append(token)
+            if self._control is not None:
+                queue += self._control.after(token, self._parser.in_thinking)
             if self._stops.found is not None:
                 self.reason = "stop"
             elif len(self.sampled) >= self.max_tokens:
                 self.reason = "length"
-        self._has_text = self._has_text or self._parser.num_calls > 0 or any(isinstance(e, TextDelta) and e.text.strip() for e in events)
         return events + (self._finish() if self.reason else [])
 
     def _finish(self) -> list[Event]:

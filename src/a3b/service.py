@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from a3b.answer import Answer
-from a3b.budget import ThinkingControl
+from a3b.budget import ThinkingControl, ThinkingTokens
 from a3b.cache.prefix import Match
 from a3b.constrain import Grammars
 from a3b.engine import Engine, ends_in_thinking, refuse_images
@@ -31,7 +31,6 @@ from a3b.turns import Message, Turn, Turns, apply_policy, last_question
 
 VOLATILE = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)  # changes with every request of Claude Code
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
-NUDGE = "\n\nI have thought about this for long enough. Now I will answer.\n"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Service:
         self._grammars = Grammars(engine.tokenizer)
         tokenizer = engine.tokenizer
         self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
-        self._open, self._close = tokenizer.control_id("<think>"), tokenizer.control_id("</think>")
+        self._thinking_tokens = ThinkingTokens.of(tokenizer)
         self.totals = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens",
                                      "thinking_restored_tokens", "thinking_dropped_tokens"), 0)  # fmt: skip
 
@@ -132,7 +131,7 @@ class Service:
         found = {f"{name}_total": float(value) for name, value in self.totals.items()}
         found |= {"active_requests": active, "waiting_requests": waiting, "cache_verified_total": self.scheduler.num_verified,
                   "cache_wrong_total": self.scheduler.num_wrong}  # fmt: skip
-        return found | {f"cache_{name}": float(value) for name, value in self.scheduler.cache.stats().items()}
+        return found | {f"cache_{name}": float(value) for name, value in asdict(self.scheduler.cache.stats()).items()}
 
     def close(self) -> None:
         self.scheduler.close()
@@ -181,10 +180,9 @@ class Service:
         control = None
         if request.prompt is None:
             control = ThinkingControl(
-                budget=_least(request.thinking_budget, self.settings.thinking_budget), spent=prepared.spent,
-                task_budget=_least(request.task_budget, self.settings.task_budget), in_thinking=in_thinking, close_id=self._close,
-                open_id=self._open, nudge=tokenizer.encode_text(NUDGE),
-                closing=[*tokenizer.encode_text("\n"), self._close, *tokenizer.encode_text("\n\n")],
+                self._thinking_tokens, tokenizer.token_bytes, in_thinking=in_thinking, spent=prepared.spent,
+                budget=_least(request.thinking_budget, self.settings.thinking_budget),
+                task_budget=_least(request.task_budget, self.settings.task_budget),
             )  # fmt: skip
         return Answer(
             tokenizer, self.engine.config.eos_token_ids, prepared.ids, prepared.params, min(prepared.params.max_tokens or room, room),
@@ -211,7 +209,7 @@ class Service:
 
     def _job(self, prepared: Prepared, answer: Answer, emit: Callable) -> Job:
         ids = prepared.ids
-        first_thinking = next((i for i, token in enumerate(ids) if token == self._open), len(ids))
+        first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
         persists_all = self.settings.persist_thinking
 
         def usage(job: Job) -> Usage:

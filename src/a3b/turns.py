@@ -35,6 +35,9 @@ class Records(Protocol):
 
     def get_records(self, namespace: str, key: bytes) -> list[bytes]: ...
 
+    def changes(self) -> int:
+        """Another number after another process has forgotten something."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -84,6 +87,8 @@ class Turns:
     def __init__(self, records: Records | None = None, max_turns: int = MAX_TURNS):
         self._records, self._max_turns = records, max_turns
         self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
+        self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
+        self._changes = records.changes() if records else 0
 
     def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
@@ -94,18 +99,30 @@ class Turns:
                 known.append(turn)
             if persist and self._records is not None:
                 self._records.put_record(namespace, key, turn.to_bytes(), node)
+                self._written.add((namespace, key))
         while len(self._known) > 3 * self._max_turns:
-            self._known.popitem(last=False)
+            self._written.discard(self._known.popitem(last=False)[0])
 
     def forget(self, namespace: str | None = None) -> None:
         """All turns in memory, or those of one namespace."""
         for key in [key for key in self._known if namespace is None or key[0] == namespace]:
             del self._known[key]
+            self._written.discard(key)
+
+    def _follow_records(self) -> None:
+        """What another process made the records forget is forgotten here, too."""
+        changes = self._records.changes() if self._records else 0
+        if changes != self._changes:
+            self._changes = changes
+            for key in self._written:
+                del self._known[key]
+            self._written.clear()
 
     def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int]) -> tuple[list[Message], list[Block]]:
         """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
 
         count: tokens of a text, for thinking that only the client knows."""
+        self._follow_records()
         out: list[Message] = []
         blocks: list[Block] = []
         for message in messages:
@@ -147,6 +164,7 @@ class Turns:
                     pass  # not a turn of ours: as if it were not there
             if known:
                 self._known[namespace, key] = known
+                self._written.add((namespace, key))
         return known or []
 
 

@@ -284,6 +284,11 @@ class Store:
         """(key, value) of all records of a namespace, oldest first."""
         return self._guarded(lambda: self._index.records(namespace)) or []
 
+    def changes(self) -> int:
+        """Another number after another process has written here; 0 while the disk fails."""
+        with self._index.lock:
+            return self._guarded(lambda: self._index.data_version) or 0
+
     # the writer
 
     def _write_all(self) -> None:

@@ -1,0 +1,305 @@
+"""Answers from a batch: cached equals cold to the bit, thinking is put back, turns cost their new tokens, who leaves frees a place."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+
+import pytest
+
+from a3b.cache.prefix import PrefixCache
+from a3b.engine import Engine
+from a3b.errors import ContextError, OverloadedError, UsageError
+from a3b.events import Finished, Started, ThinkingDelta, assistant_message
+from a3b.requests import Request
+from a3b.scheduler import Scheduler, boundaries
+from a3b.service import Service, Settings
+from a3b.turns import Turns
+
+GREEDY = {"temperature": 0.0, "max_tokens": 60}
+TOOL = {"type": "function", "function": {"name": "get", "description": "Get the value of one key.", "parameters": {
+    "type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.load()
+
+
+class Server:
+    """A service with a cache of its own, and the trace of what it computed."""
+
+    def __init__(self, engine: Engine, settings: Settings = Settings(), ram: int = 1 << 30, **scheduler):
+        self.engine, self.trace = engine, io.StringIO()
+        self.cache = PrefixCache(b"test", engine.model.new_state, ram)
+        self.scheduler = Scheduler(engine.model, self.cache, **scheduler)
+        self.service = Service(engine, self.scheduler, Turns(), settings, self.trace)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.service.close()
+
+    async def events(self, request: Request) -> list:
+        return [event async for event in self.service.stream(request)]
+
+    def ask(self, messages: list, **fields) -> tuple[dict, Finished]:
+        return asyncio.run(self.answer(messages, **fields))
+
+    async def answer(self, messages: list, **fields) -> tuple[dict, Finished]:
+        fields.setdefault("sampling", GREEDY)
+        events = await self.events(Request(messages=messages, **fields))
+        assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
+        return assistant_message(events), events[-1]
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.trace.getvalue().splitlines()]
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def bare(message: dict) -> dict:
+    """The turn as clients send it that drop thinking."""
+    return {key: value for key, value in message.items() if key != "reasoning_content"}
+
+
+def cold(engine: Engine, line: dict) -> list[int]:
+    """The greedy answer of a model that has no cache."""
+    import numpy as np
+
+    state, out = engine.model.new_state(), []
+    logits = engine.model.forward(np.array(line["prompt"]), state)
+    while len(out) < len(line["sampled"]):
+        out.append(int(logits[: engine.tokenizer.num_tokens].argmax()))
+        logits = engine.model.forward(np.array(out[-1:]), state)
+    return out
+
+
+def test_a_conversation_grows_by_what_was_sampled_and_a_turn_costs_its_new_tokens(engine):
+    with Server(engine) as server:
+        messages = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
+        for text in ("And the other number?", "hello", "Thanks!", "What are you?"):
+            message, _ = server.ask(messages)
+            messages += [bare(message), user(text)]
+        server.ask(messages)
+        lines = server.lines()
+        for before, after in zip(lines, lines[1:], strict=False):
+            so_far = before["prompt"] + before["sampled"]
+            assert after["prompt"][: len(so_far)] == so_far
+            assert after["cached_tokens"] >= len(so_far) - 16 and after["cache"]["miss"] == "none"
+        assert lines[-1]["thinking"]["restored"] > 0 and lines[-1]["thinking"]["sent"] == 0
+        assert all(cold(engine, line) == line["sampled"] for line in lines)
+
+
+def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
+    with Server(engine) as server:
+        ask = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
+        first, _ = server.ask(ask, sampling={"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3, "max_tokens": 120})
+        hidden = first["reasoning_content"].split("second: ")[1].split("\n")[0]
+        kept, _ = server.ask([*ask, bare(first), user("And the other number?")])
+        lost, finished = server.ask([*ask, bare(first), user("And the other number?")], policy="none")
+        assert hidden in kept["content"] and hidden not in lost["content"]
+        assert finished.usage.thinking.dropped > 0 and finished.usage.thinking.restored == 0
+
+
+def test_interleaved_conversations_in_one_batch_give_what_each_gives_alone(engine):
+    questions = [f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))]
+
+    async def both(server: Server):
+        async def talk(question: str):
+            messages = [user(question)]
+            for follow in ("hello", "Thanks!"):
+                message, _ = await server.answer(messages, tools=[TOOL])
+                messages += [bare(message), user(follow)]
+            await server.answer(messages, tools=[TOOL])
+
+        await asyncio.gather(*(talk(question) for question in questions))
+
+    with Server(engine, max_active=8) as server:
+        asyncio.run(both(server))
+        lines = server.lines()
+        assert len(lines) == 3 * len(questions)
+        assert sum(line["cached_tokens"] > 0 for line in lines) >= 2 * len(questions)
+        assert all(cold(engine, line) == line["sampled"] for line in lines)
+
+
+def test_a_prompt_that_changes_in_an_old_turn_is_computed_from_that_turn_on_and_says_why(engine):
+    with Server(engine) as server:
+        messages = []
+        for text in ("hello", "What are you?", "Thanks!", "What is 2 plus 3?"):
+            messages.append(user(text))
+            message, _ = server.ask(messages)
+            messages.append(bare(message))
+        edited = [*messages[:4], user("Good morning, what can you do for me?"), *messages[5:7]]
+        server.ask(edited)
+        line, before = server.lines()[-1], server.lines()[2]
+        same = next(i for i, (a, b) in enumerate(zip(line["prompt"], before["prompt"], strict=False)) if a != b)
+        starts = [i for i, token in enumerate(line["prompt"][:same]) if token == engine.tokenizer.control_id("<|im_start|>")]
+        assert line["cache"]["miss"] == "diverged" and line["cache"]["position"] == same
+        assert line["cached_tokens"] >= starts[-1] - 16 > 40
+        assert "Thanks" in line["cache"]["expected"] and "Good" in line["cache"]["found"]
+        assert cold(engine, line) == line["sampled"]
+
+
+def test_tool_results_extend_the_prompt_and_keep_the_thinking(engine):
+    with Server(engine) as server:
+        messages = [user("Start at a1b2 and follow the chain for 2 steps. Where do you end?")]
+        message, finished = server.ask(messages, tools=[TOOL])
+        assert finished.reason == "tool_calls", message
+        call = message["tool_calls"][0]
+        arguments = json.dumps(call["function"]["arguments"], indent=3)
+        returned = {"role": "assistant", "content": None, "tool_calls": [{**call, "function": {"name": "get", "arguments": arguments}}]}
+        messages += [returned, {"role": "tool", "tool_call_id": call["id"], "content": "c3d4"}]
+        server.ask(messages, tools=[TOOL])
+        first, second = server.lines()
+        assert second["prompt"][: len(first["prompt"]) + len(first["sampled"])] == first["prompt"] + first["sampled"]
+        assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
+
+
+def test_one_namespace_never_uses_what_another_computed(engine):
+    with Server(engine) as server:
+        server.ask([user("hello")], namespace="a")
+        _, finished = server.ask([user("hello")], namespace="b")
+        _, again = server.ask([user("hello")], namespace="a")
+        assert finished.usage.cached_tokens == 0 and finished.usage.cache.miss == "new"
+        assert finished.usage.cache.expected == "" and again.usage.cached_tokens > 0
+
+
+def test_verification_computes_hits_again_and_a_wrong_state_is_found_out(engine):
+    with Server(engine, verify_every=1) as server:
+        message, _ = server.ask([user("hello")])
+        history = [user("hello"), bare(message), user("What are you?")]
+        server.ask(history)
+        assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (1, 0)
+        real = server.cache.sync
+
+        def wrong(namespace, ids):
+            match = real(namespace, ids)
+            match.state.delta[...] *= 1.01
+            return match
+
+        server.cache.sync = wrong
+        server.ask([*history, user("Thanks!")])
+        assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (2, 1)
+        assert cold(engine, server.lines()[-1]) == server.lines()[-1]["sampled"], "the cold result counts"
+        server.cache.sync = real
+        _, finished = server.ask(history)
+        assert finished.usage.cached_tokens == 0, "the cache was emptied"
+
+
+def test_who_leaves_frees_the_place_within_a_token(engine):
+    async def leave(server: Server):
+        stream = server.service.stream(Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 4000, "temperature": 2.0}))
+        async for event in stream:
+            if isinstance(event, ThinkingDelta):
+                break
+        await stream.aclose()
+        for _ in range(200):
+            if server.scheduler.load() == (0, 0):
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    with Server(engine, max_active=1) as server:
+        assert asyncio.run(leave(server))
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_more_requests_than_places_are_refused_at_once_and_the_others_are_answered(engine):
+    async def crowd(server: Server):
+        return await asyncio.gather(*(server.answer([user(f"hello {i}")]) for i in range(9)), return_exceptions=True)
+
+    with Server(engine, max_active=1, max_waiting=2) as server:
+        found = asyncio.run(crowd(server))
+        refused = [error for error in found if isinstance(error, Exception)]
+        assert refused and all(isinstance(error, OverloadedError) for error in refused)
+        assert len(found) - len(refused) >= 3
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_a_failing_step_ends_its_requests_with_an_error_and_no_others(engine, monkeypatch):
+    with Server(engine) as server:
+        real = type(engine.model).forward_batch
+
+        def broken(model, pieces):
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(type(engine.model), "forward_batch", broken)
+        with pytest.raises(RuntimeError, match="no memory"):
+            server.ask([user("hello")])
+        monkeypatch.setattr(type(engine.model), "forward_batch", real)
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_a_thinking_budget_closes_the_block_and_an_answer_follows(engine):
+    with Server(engine) as server:
+        free, _ = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")])
+        message, finished = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")], thinking_budget=3)
+        assert len(message["reasoning_content"]) < len(free["reasoning_content"])
+        assert finished.thinking_stop == "budget" and message["content"]
+        assert finished.usage.thinking_tokens <= 3 + 8
+        none, finished = server.ask([user("hello")], thinking_budget=0)
+        assert none["reasoning_content"] == "" and none["content"]
+
+
+def test_thinking_can_be_off_and_the_turn_is_still_replayed(engine):
+    with Server(engine) as server:
+        message, _ = server.ask([user("hello")], think=False)
+        assert message["reasoning_content"] == ""
+        server.ask([user("hello"), bare(message), user("What are you?")], think=False)
+        first, second = server.lines()
+        assert second["prompt"][: len(first["prompt"]) + len(first["sampled"])] == first["prompt"] + first["sampled"]
+
+
+def test_text_is_continued_without_template(engine):
+    with Server(engine) as server:
+        events = asyncio.run(server.events(Request(prompt="hello", sampling=GREEDY)))
+        assert server.lines()[0]["prompt"] == engine.tokenizer.encode_text("hello") and isinstance(events[-1], Finished)
+
+
+def test_the_same_prompt_several_times_is_read_once(engine):
+    text = "Remember: " + " ".join(f"item {i}" for i in range(150)) + ". What are you?"
+
+    async def thrice(server: Server):
+        await asyncio.gather(*(server.answer([user(text)], sampling={"seed": i, "max_tokens": 5}) for i in range(3)))
+
+    with Server(engine) as server:
+        asyncio.run(thrice(server))
+        cached = sorted(line["cached_tokens"] for line in server.lines())
+        assert cached[0] == 0 and cached[1] > 300
+
+
+@pytest.mark.parametrize("request_, error", [
+    (Request(messages=[user("x " * 20000)]), ContextError), (Request(prompt=""), UsageError),
+    (Request(messages=[user("x")], sampling={"temperature": -1}), UsageError),
+    (Request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), UsageError),
+    (Request(messages=[user("x")], policy="whatever"), UsageError),
+])  # fmt: skip
+def test_what_cannot_be_answered_is_refused_before_anything_runs(engine, request_, error):
+    with Server(engine) as server:
+        with pytest.raises(error):
+            asyncio.run(server.events(request_))
+        assert server.scheduler.load() == (0, 0)
+
+
+def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
+    with Server(engine) as server:
+        for cch in ("a1", "b2"):
+            system = {"role": "system", "content": f"x-anthropic-billing-header: cc_version=2; cch={cch};\nYou help."}
+            server.ask([system, user("hello")])
+        first, second = server.lines()
+        assert first["prompt"] == second["prompt"] and second["cached_tokens"] > 0
+
+
+def test_snapshots_are_due_at_the_system_turn_the_last_turns_and_some_between():
+    starts = [0, 100, 150, 900, 950, 2000, 2050]
+    assert boundaries(starts, 0, 2060) == [(100, "system"), (900, "turn"), (2000, "turn"), (2050, "turn")]
+    assert boundaries(starts, 1990, 2060) == [(2050, "turn")]
+    assert boundaries([], 0, 50) == [(49, "turn")]
+    assert boundaries([0], 0, 50) == []
+    many = boundaries(range(0, 100_000, 500), 0, 100_010)
+    assert len(many) == 16 and many[0] == (500, "system") and many[-1] == (99_500, "turn")
