@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
+from a3b.errors import TokenizerError
 from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
 from a3b.requests import Request
 
@@ -12,6 +13,7 @@ class ScriptedService:
     """Gives `events` (or, if it is an error, raises it) to every request, and remembers the requests."""
 
     model, context = "a3b-nano", 8192
+    status = "ok"
 
     def __init__(self, events: Iterable[Event] | Exception):
         self.events = events if isinstance(events, Exception) else list(events)
@@ -33,6 +35,24 @@ class ScriptedService:
     async def count_tokens(self, request: Request) -> int:
         self.requests.append(request)
         return 42
+
+    async def render(self, request: Request) -> list[int]:
+        self.requests.append(request)
+        return [7] * 42
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", "replace"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        if any(id > 255 for id in ids):
+            raise TokenizerError(f"id {max(ids)}; expected 0 to 255")
+        return bytes(ids).decode("utf-8", "replace")
+
+    def health(self) -> dict[str, str]:
+        return {"status": self.status}
+
+    def metrics(self) -> dict[str, float]:
+        return {"prompt_tokens_total": 100.0, "places_free": 3.0}
 
 
 USAGE = Usage(100, 60, 20, 8, 0.5, 1.0, CacheReport(60, "none"), ThinkingInContext(5, 7, 9))

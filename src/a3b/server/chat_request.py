@@ -1,0 +1,290 @@
+"""The body of a chat or text completion, as OpenAI's clients and those of other servers send it, to what the service is asked.
+
+A field that would change the answer and is not implemented is refused by its name; unknown fields pass. Enter at `read_chat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from a3b.errors import UsageError
+from a3b.requests import Request, check_policy
+from a3b.sampler import SamplingParams
+from a3b.server.wire import Fields, Refusal
+from a3b.tokens.fit import KNOWN, ROLES
+
+MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
+MAX_POLICY = 32  # characters
+NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
+EFFORTS = {"none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None}  # tokens of thinking
+MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
+         "input_file")  # fmt: skip
+
+
+def _empty(value: Any) -> bool:
+    return not value
+
+
+UNSUPPORTED = {
+    "logit_bias": _empty, "audio": None, "prediction": None, "web_search_options": None,
+    "modalities": lambda value: value == ["text"],
+    # of vLLM, SGLang and llama.cpp
+    "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None, "structured_outputs": None,
+    "grammar": _empty, "regex": None, "ebnf": None, "bad_words": _empty, "stop_token_ids": _empty, "min_tokens": _empty,
+    "ignore_eos": _empty, "use_beam_search": _empty, "continue_final_message": _empty,
+    "add_generation_prompt": lambda value: value is True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one call of an API asks for: a request for each choice, and how to show the answers."""
+
+    requests: list[Request]
+    stream: bool
+    include_usage: bool
+    show_thinking: bool = True
+    legacy_functions: bool = False  # the caller reads `function_call`, not `tool_calls`
+    prompts: int = 1  # different ones, of as many choices each
+
+
+def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
+    """Raises Refusal or UsageError, naming the field."""
+    fields = Fields(body)
+    fields.refuse(UNSUPPORTED)
+    fields.text("model")
+    legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
+    tools = _functions(fields) if legacy else _tools(fields)
+    choice, name = _tool_choice(fields, "function_call" if legacy else "tool_choice", tools)
+    reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
+    request = Request(
+        messages=_messages(fields), tools=tools, tool_choice=choice, tool_name=name,
+        parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
+        schema=_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
+        namespace=namespace, request_id=request_id, **_thinking(fields, reasoning),
+    )  # fmt: skip
+    shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
+    return Asked(choices([request], read_count(fields)), *read_stream(fields), shown, legacy)
+
+
+def read_stream(fields: Fields) -> tuple[bool, bool]:
+    """Whether to stream, and whether the usage is wanted at the end."""
+    options = Fields(fields.object("stream_options") or {}, "stream_options")
+    return fields.flag("stream"), options.flag("include_usage")
+
+
+def read_count(fields: Fields) -> int:
+    n = fields.whole("n", 1, least=1)
+    if n > MAX_CHOICES:
+        raise fields.fail("n", f"at most {MAX_CHOICES}")
+    return n
+
+
+def choices(requests: list[Request], n: int) -> list[Request]:
+    """Each request `n` times, with seeds that follow each other if one was given."""
+    found = []
+    for request in requests:
+        for i in range(n):
+            seed = request.sampling.get("seed")
+            sampling = request.sampling if seed is None else _checked("seed", {**request.sampling, "seed": seed + i})
+            found.append(replace(request, sampling=sampling))
+    if len(found) == 1:
+        return found
+    return [replace(request, request_id=f"{request.request_id}.{i}") for i, request in enumerate(found)]
+
+
+# -- what to say
+
+
+def _messages(fields: Fields) -> list[dict[str, Any]]:
+    messages = fields.items("messages")
+    if not messages:
+        raise fields.fail("messages", "a list of at least one message")
+    for i, message in enumerate(messages):
+        one = Fields(message, f"messages[{i}]")
+        role = one.text("role")
+        if role is None or role.strip().lower() not in (*KNOWN, *ROLES):
+            raise one.fail("role", "system, developer, user, assistant or tool")
+        content = one.get("content", (str, list, Mapping), "text or a list of parts", "")
+        for j, part in enumerate([content] if isinstance(content, Mapping) else content):
+            if isinstance(part, Mapping):
+                _refuse_media(part, one.name("content") + (f"[{j}]" if isinstance(content, list) else ""))
+    return messages
+
+
+def _refuse_media(part: Mapping[str, Any], where: str) -> None:
+    kind = part.get("type")
+    found = kind if kind in MEDIA else next((key for key in MEDIA if part.get(key) is not None), None)
+    if found is not None:
+        field = f"{where}.type" if found == kind else f"{where}.{found}"
+        raise Refusal(400, f"{field}: {found} is not supported by this server; send text", "unsupported_parameter", field)
+
+
+# -- tools
+
+
+def _tools(fields: Fields) -> list[dict[str, Any]]:
+    return [_tool(Fields(tool, f"tools[{i}]")) for i, tool in enumerate(fields.items("tools"))]
+
+
+def _tool(tool: Fields) -> dict[str, Any]:
+    if tool.text("type") != "function":
+        raise tool.fail("type", '"function"')
+    _check_function(tool.body.get("function"), tool.name("function"))
+    return dict(tool.body)
+
+
+def _functions(fields: Fields) -> list[dict[str, Any]]:
+    found = fields.items("functions")
+    for i, function in enumerate(found):
+        _check_function(function, f"functions[{i}]")
+    return [{"type": "function", "function": function} for function in found]
+
+
+def _check_function(value: Any, where: str) -> None:
+    function = Fields(value, where)
+    name = function.text("name")
+    if not name or len(name) > MAX_NAME:
+        raise function.fail("name", f"a name of at most {MAX_NAME} characters")
+    function.text("description")
+    function.object("parameters")
+
+
+def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, str | None]:
+    value = fields.get(key, (str, Mapping), "auto, none, required or the name of a function", "auto")
+    if isinstance(value, Mapping):
+        one = Fields(value, key)
+        if key == "tool_choice":
+            if one.text("type") != "function":
+                raise one.fail("type", '"function"')
+            one = Fields(value.get("function"), "tool_choice.function")
+        name = one.text("name")
+        if name not in [tool["function"]["name"] for tool in tools]:
+            raise one.fail("name", "the name of one of the tools")
+        return "named", name
+    if value not in ("auto", "none", "required"):
+        raise fields.fail(key, "auto, none, required or the name of a function")
+    if value == "required" and not tools:
+        raise fields.fail(key, "auto or none, because there are no tools")
+    return value, None
+
+
+# -- the form of the answer
+
+
+def _schema(fields: Fields) -> Mapping[str, Any] | None:
+    form = Fields(fields.object("response_format") or {"type": "text"}, "response_format")
+    match form.choice("type", ("text", "json_object", "json_schema")):
+        case "text":
+            return None
+        case "json_object":
+            return {"type": "object"}
+        case "json_schema":
+            schema = Fields(form.body.get("json_schema"), "response_format.json_schema")
+            found = schema.object("schema")
+            if found is None:
+                raise schema.fail("schema", "a JSON schema")
+            return found
+    raise form.fail("type", "text, json_object or json_schema")
+
+
+def _top_logprobs(fields: Fields) -> int | None:
+    top = fields.whole("top_logprobs")
+    if not fields.flag("logprobs"):
+        if top:
+            raise fields.fail("top_logprobs", "logprobs to be true")
+        return None
+    if top is not None and top > MAX_LOGPROBS:
+        raise fields.fail("top_logprobs", f"at most {MAX_LOGPROBS}")
+    return top or 0
+
+
+def read_sampling(fields: Fields) -> dict[str, Any]:
+    """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
+    given = {name: fields.number(name) for name in NUMBERS}
+    if given["top_k"] == -1:
+        given["top_k"] = 0
+    sampling = {name: value for name, value in given.items() if value is not None}
+    for name in sampling:
+        _checked(name, sampling)
+    for key in ("max_completion_tokens", "max_tokens"):
+        limit = fields.whole(key, least=-1)
+        if limit == 0:
+            raise fields.fail(key, "at least 1")
+        if limit is not None and limit > 0:
+            sampling.setdefault("max_tokens", limit)
+    if stop := _stop(fields):
+        sampling["stop"] = stop
+    return sampling
+
+
+def _checked(name: str, sampling: dict[str, Any]) -> dict[str, Any]:
+    try:
+        SamplingParams(**{name: sampling[name]})
+    except UsageError as error:
+        raise Refusal(400, str(error), field=name) from None
+    except OverflowError:
+        raise Refusal(400, f"{name}: a number of too many digits", field=name) from None
+    return sampling
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    expected = f"text, or a list of up to {MAX_STOPS} texts, that are not empty"
+    value = fields.get("stop", (str, list), expected, [])
+    stops = [value] if isinstance(value, str) else value
+    if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
+        raise fields.fail("stop", expected)
+    return tuple(stops)
+
+
+# -- thinking, in the words of all the servers and clients that have some
+
+
+def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
+    """The fields of Request about thinking. Of several that say the same, the most explicit wins."""
+    kwargs = fields.object("chat_template_kwargs") or {}
+    template = Fields(kwargs, "chat_template_kwargs")
+    thinking = Fields(fields.object("thinking") or {}, "thinking")
+    effort = _first(fields.choice("reasoning_effort", EFFORTS), reasoning.choice("effort", EFFORTS))
+    kind = thinking.choice("type", ("enabled", "disabled", "adaptive"))
+    think = _first(
+        fields.flag("enable_thinking", None), template.flag("enable_thinking", None),
+        {"enabled": True, "disabled": False}.get(kind), reasoning.flag("enabled", None),
+        None if effort is None else effort != "none",
+    )  # fmt: skip
+    budget = _first(
+        _budget(fields, "thinking_budget"), _budget(fields, "thinking_token_budget"), _budget(thinking, "budget_tokens"),
+        _budget(reasoning, "max_tokens"), EFFORTS.get(effort),
+    )  # fmt: skip
+    clear = thinking.flag("clear_thinking", None)
+    keep = _first(fields.flag("preserve_thinking", None), template.flag("preserve_thinking", None), None if clear is None else not clear)
+    policy = fields.text("thinking_policy")
+    if policy is not None:
+        _check_policy(policy)
+    elif keep is not None:
+        policy = "all" if keep else "current-task"
+    others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
+    return {"think": think, "thinking_budget": budget, "task_budget": _budget(fields, "task_thinking_budget"), "policy": policy,
+            "template_kwargs": others}  # fmt: skip
+
+
+def _budget(fields: Fields, key: str) -> int | None:
+    budget = fields.whole(key, least=-1)
+    return None if budget == -1 else budget
+
+
+def _check_policy(policy: str) -> None:
+    try:
+        if len(policy) > MAX_POLICY:
+            raise UsageError(f"{len(policy)} characters; expected at most {MAX_POLICY}")
+        check_policy(policy)
+    except UsageError as error:
+        raise Refusal(400, f"thinking_policy: {error}", field="thinking_policy") from None
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+

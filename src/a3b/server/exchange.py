@@ -1,0 +1,141 @@
+"""One exchange with a client, whatever its API: who asked, the JSON of the body, what an error looks like, what an answer reports.
+
+Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json` and `refusal_of`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError
+from a3b.events import Finished, Usage
+from a3b.sampler import LogitsError
+from a3b.server.wire import Refusal, Service
+
+logger = logging.getLogger("a3b.server")
+MAX_DEPTH = 100  # of the JSON of a request; what handles it further on calls itself
+RETRY_AFTER_S = 2
+OURS = (CheckpointError, StoreError, LogitsError)  # errors that no other request would avoid
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+                   429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Api:
+    """What the routes of a wire format are made from."""
+
+    service: Service
+
+
+def request_id(request: Request) -> str:
+    return getattr(request.state, "request_id", "")
+
+
+def namespace(request: Request) -> str:
+    """Whose cache and thinking: nothing of one namespace is seen in another."""
+    return getattr(request.state, "namespace", "")
+
+
+def record(request: Request, usage: Usage) -> None:
+    """Remember what an answer cost, for the line in the log. Of several answers, the sum of what was written."""
+    before = getattr(request.state, "tokens", (0, 0))
+    request.state.tokens = (usage.prompt_tokens, before[1] + usage.completion_tokens)
+
+
+async def read_json(request: Request) -> Any:
+    """The body. Raises Refusal saying where it is not JSON."""
+    try:
+        text = (await request.body()).decode("utf-8")
+        value = json.loads(text, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise Refusal(400, f"body: not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise Refusal(400, f"body: not JSON at {where}: {error.msg}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:  # NaN, or a number of thousands of digits
+        raise Refusal(400, f"body: not JSON: {error}") from None
+    _check_depth(value)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        children = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        level = [item for items in children for item in items if isinstance(item, dict | list)]
+        depth += 1
+
+
+def _too_deep() -> Refusal:
+    return Refusal(400, f"body: nested deeper than {MAX_DEPTH} levels; send flatter JSON")
+
+
+# -- errors
+
+
+def refusal_of(error: Exception, id: str) -> Refusal:
+    """Any exception as what the client is told; one that nobody foresaw goes to the log, under the id of the request."""
+    match error:
+        case Refusal():
+            return error
+        case HTTPException():
+            return Refusal(error.status_code, error.detail, headers=error.headers)
+        case ContextError():
+            return Refusal(400, str(error), "context_length_exceeded")
+        case OverloadedError():
+            return Refusal(429, str(error), "overloaded", headers={"retry-after": str(RETRY_AFTER_S)})
+        case A3BError() if not isinstance(error, OURS):
+            return Refusal(400, str(error))
+    log_unexpected(error, id)
+    return Refusal(500, f"internal error; the log of the server has more under {id}", "internal_error")
+
+
+def log_unexpected(error: BaseException, id: str) -> None:
+    """Where it happened and what it was. Its message is left out: it may quote a prompt."""
+    lines = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s failed with %s\n%s", id, type(error).__qualname__, lines.rstrip())
+
+
+def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
+    """The JSON of an error, in the form of the API that `path` belongs to."""
+    status, message = refusal.status, str(refusal)
+    if path.startswith("/v1/messages"):
+        kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": id}
+    kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    code = None if refusal.code == "invalid_request_error" else refusal.code
+    return {"error": {"message": message, "type": kind, "param": refusal.field, "code": code}}
+
+
+# -- what an answer reports beside itself
+
+
+def report(finished: Finished) -> dict[str, Any]:
+    """What no other API has: where the prompt came from and who ended the thinking."""
+    usage = finished.usage
+    cache, thinking = usage.cache, usage.thinking
+    return {
+        "cache": {"reused": cache.reused, "miss": cache.miss, "position": cache.position, "expected": cache.expected, "found": cache.found},
+        "thinking_in_context": {"sent": thinking.sent, "restored": thinking.restored, "dropped": thinking.dropped},
+        "thinking_stop_reason": finished.thinking_stop or None,
+        "prefill_s": usage.prefill_s,
+        "decode_s": usage.decode_s,
+    }
+
+
