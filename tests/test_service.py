@@ -30,11 +30,11 @@ def engine() -> Engine:
 class Server:
     """A service with a cache of its own, and the trace of what it computed."""
 
-    def __init__(self, engine: Engine, settings: Settings = Settings(), ram: int = 1 << 30, **scheduler):
+    def __init__(self, engine: Engine, settings: Settings | None = None, ram: int = 1 << 30, **scheduler):
         self.engine, self.trace = engine, io.StringIO()
         self.cache = PrefixCache(b"test", engine.model.new_state, ram)
         self.scheduler = Scheduler(engine.model, self.cache, **scheduler)
-        self.service = Service(engine, self.scheduler, Turns(), settings, self.trace)
+        self.service = Service(engine, self.scheduler, Turns(), settings or Settings(), self.trace)
 
     def __enter__(self) -> Server:
         return self
@@ -253,6 +253,19 @@ def test_thinking_can_be_off_and_the_turn_is_still_replayed(engine):
         server.ask([user("hello"), bare(message), user("What are you?")], think=False)
         first, second = server.lines()
         assert second["prompt"][: len(first["prompt"]) + len(first["sampled"])] == first["prompt"] + first["sampled"]
+
+
+@pytest.mark.parametrize("is_thinking", [True, False])
+def test_a_turn_cut_by_the_token_limit_is_replayed_too(engine, is_thinking):
+    with Server(engine) as server:
+        ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
+        whole = server.ask([ask])[1].usage.completion_tokens
+        message, finished = server.ask([ask], sampling={"temperature": 0.0, "max_tokens": 3 if is_thinking else whole - 3})
+        assert finished.reason == "length" and (finished.thinking_stop == "length") == is_thinking
+        server.ask([ask, bare(message), user("hello")])
+        _, first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"]
+        assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 16
 
 
 def test_text_is_continued_without_template(engine):

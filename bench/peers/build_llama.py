@@ -3,7 +3,7 @@
     python -m bench.peers.build_llama DIRECTORY [--peer] [--jobs 2]
 
 Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
-llama-perplexity, llama-quantize, and llama-logits of ours (logits.cpp); with --peer the llama-bench of ik_llama.cpp alone.
+llama-perplexity, llama-quantize, llama-server, and llama-logits of ours (logits.cpp); with --peer the llama-bench of ik_llama.cpp alone.
 What is there already is not done again.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 
 COMMON = {
     "CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "OFF", "GGML_NATIVE": "ON", "LLAMA_BUILD_TESTS": "OFF",
-    "LLAMA_BUILD_SERVER": "OFF",
 }  # fmt: skip
 
 
@@ -35,12 +34,14 @@ class Source:
 
 
 LLAMA = Source(
-    "llama-cpp-python==0.3.36", "llama.cpp", ("llama-bench", "llama-completion", "llama-perplexity", "llama-quantize"),
-    {"LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_TOOLS": "ON", "LLAMA_USE_PREBUILT_UI": "OFF",
+    "llama-cpp-python==0.3.36", "llama.cpp", ("llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server"),
+    {"LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF",
+     "LLAMA_BUILD_TOOLS": "ON", "LLAMA_USE_PREBUILT_UI": "OFF",
      "LLAMA_OPENSSL": "OFF"},
 )  # fmt: skip
 IK_LLAMA = Source(  # attention over quantised keys, which the bench does not use, would compile for an hour
-    "ik-llama-cpp-python==0.1.5", "ik_llama.cpp", ("llama-bench",), {"LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
+    "ik-llama-cpp-python==0.1.5", "ik_llama.cpp", ("llama-bench",),
+    {"LLAMA_BUILD_SERVER": "OFF", "LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
 )  # fmt: skip
 BUILD_INFO = """set(BUILD_NUMBER 0)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp @ONLY)

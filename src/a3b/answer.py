@@ -63,6 +63,7 @@ class Answer:
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
         self._open = tokenizer.control_id("<think>") if control else -1
+        self._has_text = False
 
     @property
     def stop_string(self) -> str | None:
@@ -77,9 +78,9 @@ class Answer:
         return (self._control.reason if self._control else "") or "closed"
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the model itself ended the turn, so that the sampled ids are the turn."""
-        return bool(self.sampled) and self.sampled[-1] in self.eos
+    def all_complete(self) -> bool:
+        """Whether no call was cut off."""
+        return self._parser.all_complete
 
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
@@ -91,7 +92,9 @@ class Answer:
         token = self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled), self._allowed())
         events: list[Event] = []
         if self._top_logprobs is not None and not self._parser.in_thinking and token not in self.eos:
-            events.append(self._logprobs(logits, token))
+            self._has_text = self._has_text or bool(self.tokenizer.token_bytes(token).strip())
+            if self._has_text:  # white space before the text is no part of it
+                events.append(self._logprobs(logits, token))
         return events + self._extend([token])
 
     def stop(self, reason: str) -> list[Event]:

@@ -106,7 +106,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-ram", type=size, metavar="SIZE", help="memory for sessions (default a quarter of what is free, up to 4GiB)")
     group.add_argument("--cache-dir", metavar="DIR", help="where sessions outlive the process (default ~/.cache/a3b/sessions)")
     group.add_argument("--cache-disk", type=size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
-    group.add_argument("--session-days", type=positive, default=30, metavar="N", help="sessions not used for so long are removed (default 30)")
+    group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
     group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
     group.add_argument("--verify-cache", type=int, default=0, metavar="N", help="compute one in N cache hits again, and compare every bit")

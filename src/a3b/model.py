@@ -54,7 +54,8 @@ class Model:
     def forward(self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None) -> np.ndarray | None:
         """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
 
-        cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn. Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
+        cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn.
+        Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
         """
         if logits == "all":
             return np.concatenate(list(self.forward_chunks(ids, state)))

@@ -84,7 +84,7 @@ class Scheduler:
             if self._quit:
                 raise OverloadedError("the server is shutting down; try another or wait for it to be back")
             if len(self._waiting) >= self.max_waiting + self.max_active - len(self._active):
-                raise OverloadedError(f"{len(self._active)} answers are being written and {len(self._waiting)} requests wait; try again later")
+                raise OverloadedError(f"{len(self._active)} answers are being written, {len(self._waiting)} requests wait; try again later")
             self._waiting.append(job)
             self._wake.notify()
 

@@ -62,7 +62,7 @@ class Prepared:
 
 
 class Service:
-    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings(),  # noqa: B008 - frozen
+    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings(),
                  trace: TextIO | None = None):
         """trace: gets a line of JSON for each answer, with all its token ids."""
         self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
@@ -194,16 +194,25 @@ class Service:
         """The turn, so that the client may send it back without its thinking."""
         finished = events[-1]
         if self._trace is not None:
-            line = {"request": prepared.request.request_id, "prompt": prepared.ids, "sampled": job.answer.sampled, "reason": finished.reason,
-                    **asdict(finished.usage)}  # fmt: skip
+            line = {"request": prepared.request.request_id, "prompt": prepared.ids, "sampled": job.answer.sampled,
+                    "reason": finished.reason, **asdict(finished.usage)}  # fmt: skip
             print(json.dumps(line), file=self._trace, flush=True)
         if prepared.request.prompt is not None or finished.reason == "cancelled":
             return
-        sampled = job.answer.sampled
-        is_whole = sampled[-1:] == [self._end] and finished.stop_string is None
         message = assistant_message(events)
-        turn = Turn.of(message, sampled if is_whole else (), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
+        turn = Turn.of(message, self._turn_ids(job.answer), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
+
+    def _turn_ids(self, answer: Answer) -> list[int]:
+        """The whole turn as sampled, closed as the template closes it if the tokens ran out; [] if text and ids are not the same."""
+        if answer.stop_string is not None:
+            return []
+        if answer.sampled[-1:] == [self._end]:
+            return answer.sampled
+        if answer.reason != "length" or not answer.all_complete:
+            return []
+        closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
+        return [*answer.sampled, *closing, self._end]
 
     # -- in the scheduler's thread
 

@@ -42,7 +42,7 @@ def run(args: Namespace) -> int:
     if engine.huge_pages:
         engine.huge_pages.start()
     store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
-    trace = open(args.trace, "a", encoding="utf-8") if args.trace else None  # noqa: SIM115 - as long as the process
+    trace = open(args.trace, "a", encoding="utf-8") if args.trace else None
     service = build(engine, args, store, trace)
     app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, host=args.host))
     print(banner(engine, sock, store), file=sys.stderr)
