@@ -119,7 +119,8 @@ class Conversation:
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         report = answer["a3b"]["cache"]
         where = f" at token {report['position']}" if report["miss"] == "diverged" else ""
-        return Row(what, usage["prompt_tokens"], usage["prompt_tokens"] - cached, seconds, answer["a3b"]["prefill_s"], report["miss"] + where)
+        read_s = answer["a3b"]["prefill_s"]
+        return Row(what, usage["prompt_tokens"], usage["prompt_tokens"] - cached, seconds, read_s, report["miss"] + where)
 
 
 def free_port() -> int:
@@ -136,7 +137,8 @@ def cold_turns(args: argparse.Namespace) -> list[int]:
 
 def a3b_server(args: argparse.Namespace, directory: Path) -> Server:
     model = [args.model] if args.model else []
-    command = [sys.executable, "-m", "a3b.cli", "serve", *model, "--cache-dir", str(directory / "sessions"), "--api-key", "warm",
+    command = [sys.executable, "-m", "a3b.cli", "serve", *model]
+    command += ["--cache-dir", str(directory / "sessions"), "--api-key", "warm",
                *(f"--api-key=cold-{turn}" for turn in cold_turns(args)), "--trace", str(directory / "trace"), "--context", str(args.context)]  # fmt: skip
     return Server(command, "/health", free_port())
 
