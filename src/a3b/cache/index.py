@@ -406,7 +406,7 @@ def _prepare(db: sqlite3.Connection, file: Path) -> None:
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; PRAGMA application_id={APPLICATION_ID}; COMMIT;")
     elif (kind, version) != (APPLICATION_ID, SCHEMA_VERSION):
         raise BadIndex(f"{file}: kind {kind:#x}, version {version}; this a3b reads {APPLICATION_ID:#x}, version {SCHEMA_VERSION}")
-    if (said := db.execute("PRAGMA quick_check(1)").fetchone()[0]) not in (b"ok", "ok"):
+    if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) not in (b"ok", "ok"):
         raise BadIndex(f"{file}: damaged: {said.decode(errors='replace') if isinstance(said, bytes) else said}")
     db.execute(f"SELECT {COLUMNS} FROM node LIMIT 1").fetchall()
 
