@@ -191,15 +191,18 @@ class Loops:
     def add(self, token_id: int, data: bytes) -> None:
         self._ids.append(token_id)
         self._until_check -= 1
-        repeats = self._until_check == 0 and self._repeats()
-        *ended, line = (self._line + data).split(b"\n")
-        self._line = line[-MAX_LINE_BYTES:]
-        same = [self._add_line(line) for line in ended]
-        self.found = self.found or repeats or any(same)
+        if self._until_check == 0:
+            self._until_check = CHECK_TOKENS
+            self.found = self.found or self._repeats()
+        self._line += data
+        if b"\n" in data:
+            *ended, self._line = self._line.split(b"\n")
+            for line in ended:
+                self.found |= self._add_line(line)
+        self._line = self._line[-MAX_LINE_BYTES:]
 
     def _repeats(self) -> bool:
         """Whether the last tokens are one passage, again and again."""
-        self._until_check = CHECK_TOKENS
         del self._ids[: -max(NUM_PERIODS * MAX_PERIOD, MIN_REPEATED)]
         ids = self._ids
         for period in range(1, MAX_PERIOD + 1):
