@@ -175,8 +175,10 @@ def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple
 
 
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
-    form = Fields(fields.object("response_format") or {"type": "text"}, "response_format")
-    match form.choice("type", ("text", "json_object", "json_schema")):
+    if (given := fields.object("response_format")) is None:
+        return None
+    form = Fields(given, "response_format")
+    match form.one_of("type", ("text", "json_object", "json_schema")):
         case "text":
             return None
         case "json_object":
@@ -247,8 +249,8 @@ def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
     kwargs = fields.object("chat_template_kwargs") or {}
     template = Fields(kwargs, "chat_template_kwargs")
     thinking = Fields(fields.object("thinking") or {}, "thinking")
-    effort = _first(fields.choice("reasoning_effort", EFFORTS), reasoning.choice("effort", EFFORTS))
-    kind = thinking.choice("type", ("enabled", "disabled", "adaptive"))
+    effort = _first(fields.one_of("reasoning_effort", tuple(EFFORTS)), reasoning.one_of("effort", tuple(EFFORTS)))
+    kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
     think = _first(
         fields.flag("enable_thinking", None), template.flag("enable_thinking", None),
         {"enabled": True, "disabled": False}.get(kind), reasoning.flag("enabled", None),

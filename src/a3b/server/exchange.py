@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +20,12 @@ from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError,
 from a3b.events import Finished, Usage
 from a3b.sampler import LogitsError
 from a3b.server.wire import Refusal, Service
+from a3b.tokens.segments import well_formed
 
 logger = logging.getLogger("a3b.server")
 MAX_DEPTH = 100  # of the JSON of a request; what handles it further on calls itself
 RETRY_AFTER_S = 2
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
 OURS = (CheckpointError, StoreError, LogitsError)  # errors that no other request would avoid
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
@@ -51,10 +55,10 @@ def record(request: Request, usage: Usage) -> None:
 
 
 async def read_json(request: Request) -> Any:
-    """The body. Raises Refusal saying where it is not JSON."""
+    """The body, in which every text is well-formed. Raises Refusal saying where it is not JSON."""
     try:
         text = (await request.body()).decode("utf-8")
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise Refusal(400, f"body: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -65,6 +69,8 @@ async def read_json(request: Request) -> Any:
     except ValueError as error:  # NaN, or a number of thousands of digits
         raise Refusal(400, f"body: not JSON: {error}") from None
     _check_depth(value)
+    if HALF_PAIR.search(text):  # whole pairs are one character by now
+        value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
     return value
 
 
@@ -72,10 +78,16 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
 def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
-        if depth > MAX_DEPTH:
+        if depth == MAX_DEPTH:
             raise _too_deep()
         children = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
         level = [item for items in children for item in items if isinstance(item, dict | list)]

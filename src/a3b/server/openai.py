@@ -16,10 +16,10 @@ from a3b.events import Event, Reading
 from a3b.server.answers import Answer, total, usage_json
 from a3b.server.chat_request import Asked
 from a3b.server.exchange import error_body, record, refusal_of, report, request_id
-from a3b.server.wire import Service, begun, comment, event_stream, interleave, json_response, sse, while_connected
+from a3b.server.streams import Events, EventStream, begun, interleave, while_connected
+from a3b.server.wire import Service, comment, json_response, sse
 
 READING_S = 1.0  # between two comments on how far the prompt was read
-Events = AsyncGenerator[tuple[int, Event] | None, None]
 
 
 class Call:
@@ -47,7 +47,7 @@ class Call:
     async def respond(self, service: Service) -> Response:
         events = interleave([service.stream(request) for request in self.asked.requests])
         if self.asked.stream:
-            return event_stream(self._chunks(await while_connected(self.http.receive, begun(events, len(self.answers)))))
+            return EventStream(self._chunks(await while_connected(self.http.receive, begun(events, len(self.answers)))))
         return json_response(await while_connected(self.http.receive, self._whole(events)))
 
     async def _whole(self, events: Events) -> dict[str, Any]:

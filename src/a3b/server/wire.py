@@ -1,22 +1,18 @@
-"""What all wire formats share: refusals, reading of fields, streams of events. Knows no particular API."""
+"""What all wire formats share: refusals, reading of fields, server-sent events. Knows no particular API."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from a3b.errors import A3BError
 from a3b.events import Event
 from a3b.requests import Request
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
-T = TypeVar("T")
 
 
 class Service(Protocol):
@@ -96,10 +92,10 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float | None:
         return self.get(key, (int, float), "a number", default)
 
-    def choice(self, key: str, known: Collection[str]) -> str | None:
-        value = self.text(key)
-        if value is not None and value not in known:
-            raise self.fail(key, "one of " + ", ".join(known))
+    def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str | None:
+        value = self.text(key, default)
+        if value is not None and value not in allowed:
+            raise self.fail(key, "one of " + ", ".join(allowed))
         return value
 
     def items(self, key: str) -> list[Any]:
@@ -124,7 +120,7 @@ def kind_of(value: Any) -> str:
 def sse(data: Any, event: str | None = None) -> bytes:
     """One server-sent event; text is sent as it is, anything else as JSON."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return _utf8((f"event: {event}\n" if event else "") + f"data: {text}\n\n")
+    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
 
 
 def comment(text: str) -> bytes:
@@ -132,98 +128,10 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def _utf8(text: str) -> bytes:
-    """A lone surrogate, which UTF-8 has not, is written as JSON escapes it."""
-    return text.encode("utf-8", "backslashreplace")
-
-
-def event_stream(chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None) -> Response:
-    """Ends as soon as the client goes away; `chunks` is closed in any case."""
+def event_stream(chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> Response:
     head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-    return _EventStream(chunks, media_type="text/event-stream", headers=head)
-
-
-class _EventStream(StreamingResponse):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await while_connected(receive, self.stream_response(send))
-        finally:
-            await self.body_iterator.aclose()
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=head)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return _Json(value, status, dict(headers or {}))
-
-
-class _Json(JSONResponse):
-    def render(self, content: Any) -> bytes:
-        return _utf8(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-
-
-# -- waiting for the service
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled at once if the client goes away first: then ClientDisconnect.
-
-    The body of the request must have been read."""
-
-    async def departure() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departure())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def interleave(streams: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[tuple[int, Event] | None, None]:
-    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its end."""
-    pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
-    try:
-        while pending:
-            done, _ = await asyncio.wait(pending, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                yield None
-            for task in sorted(done, key=pending.__getitem__):
-                i = pending.pop(task)
-                try:
-                    event = task.result()
-                except StopAsyncIteration:
-                    continue
-                yield i, event
-                pending[asyncio.ensure_future(anext(streams[i]))] = i
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        for stream in streams:
-            await stream.aclose()
-
-
-async def begun(events: AsyncGenerator[tuple[int, Event] | None, None], num: int) -> AsyncGenerator[tuple[int, Event] | None, None]:
-    """The same events, once each of `num` streams gave one or nothing came for a while.
-
-    A refusal until then is raised here, so that it can still be answered with a status of HTTP."""
-    first, waiting = [], set(range(num))
-    while waiting and (item := await anext(events, None)) is not None:
-        first.append(item)
-        waiting.discard(item[0])
-
-    async def all_events() -> AsyncGenerator[tuple[int, Event] | None, None]:
-        try:
-            for item in first:
-                yield item
-            async for item in events:
-                yield item
-        finally:
-            await events.aclose()
-
-    return all_events()
+    return JSONResponse(value, status, dict(headers or {}))

@@ -1,0 +1,99 @@
+"""Waiting for a service while its client waits for us: several streams at once, silences, clients that go away.
+
+Knows no wire format. Enter at `interleave` and `EventStream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from a3b.events import Event
+from a3b.server import wire
+
+T = TypeVar("T")
+Events = AsyncGenerator[tuple[int, Event] | None, None]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]):
+        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await while_connected(receive, self.stream_response(send))
+        finally:
+            await self.body_iterator.aclose()
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled at once if the client goes away first: then ClientDisconnect.
+
+    The body of the request must have been read."""
+
+    async def departure() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departure())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
+    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its end."""
+    pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, timeout=wire.KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                yield None
+            for task in sorted(done, key=pending.__getitem__):
+                i = pending.pop(task)
+                try:
+                    event = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield i, event
+                pending[asyncio.ensure_future(anext(streams[i]))] = i
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def begun(events: Events, num: int) -> Events:
+    """The same events, once each of `num` streams gave one or nothing came for a while.
+
+    A refusal until then is raised here, so that it can still be answered with a status of HTTP."""
+    first, waiting = [], set(range(num))
+    while waiting and (item := await anext(events, None)) is not None:
+        first.append(item)
+        waiting.discard(item[0])
+
+    async def all_events() -> Events:
+        try:
+            for item in first:
+                yield item
+            async for item in events:
+                yield item
+        finally:
+            await events.aclose()
+
+    return all_events()
