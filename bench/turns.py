@@ -139,7 +139,8 @@ def a3b_server(args: argparse.Namespace, directory: Path) -> Server:
     model = [args.model] if args.model else []
     command = [sys.executable, "-m", "a3b.cli", "serve", *model]
     command += ["--cache-dir", str(directory / "sessions"), "--api-key", "warm",
-               *(f"--api-key=cold-{turn}" for turn in cold_turns(args)), "--trace", str(directory / "trace"), "--context", str(args.context)]  # fmt: skip
+               *(f"--api-key=cold-{turn}" for turn in cold_turns(args))]  # fmt: skip
+    command += ["--trace", str(directory / "trace"), "--context", str(args.context)]
     return Server(command, "/health", free_port())
 
 
