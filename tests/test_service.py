@@ -209,6 +209,29 @@ def test_who_leaves_frees_the_place_within_a_token(engine):
         assert server.ask([user("hello")])[1].reason == "stop"
 
 
+def test_who_leaves_while_a_prompt_is_read_alone_stops_it_between_two_layers(engine, monkeypatch):
+    model, asked = engine.model, []
+    slow = type(model._layers[0])
+    real = slow.__call__
+
+    def counted(layer, *args):
+        asked.append(1)
+        if len(asked) == 3:
+            job.cancelled.set()
+        return real(layer, *args)
+
+    with Server(engine) as server:
+        jobs = []
+        submit = server.scheduler.submit
+        monkeypatch.setattr(server.scheduler, "submit", lambda job: (jobs.append(job), submit(job)))
+        monkeypatch.setattr(slow, "__call__", counted)
+        job = type("Later", (), {"cancelled": property(lambda self: jobs[0].cancelled)})()
+        _, finished = server.ask([user("x " * 300)])
+        assert finished.reason == "cancelled" and len(asked) == 3
+        monkeypatch.undo()
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
 def test_more_requests_than_places_are_refused_at_once_and_the_others_are_answered(engine):
     async def crowd(server: Server):
         return await asyncio.gather(*(server.answer([user(f"hello {i}")]) for i in range(9)), return_exceptions=True)
@@ -223,15 +246,10 @@ def test_more_requests_than_places_are_refused_at_once_and_the_others_are_answer
 
 def test_a_failing_step_ends_its_requests_with_an_error_and_no_others(engine, monkeypatch):
     with Server(engine) as server:
-        real = type(engine.model).forward_batch
-
-        def broken(model, pieces):
-            raise RuntimeError("no memory")
-
-        monkeypatch.setattr(type(engine.model), "forward_batch", broken)
-        with pytest.raises(RuntimeError, match="no memory"):
-            server.ask([user("hello")])
-        monkeypatch.setattr(type(engine.model), "forward_batch", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine.model), "forward", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                server.ask([user("hello")])
         assert server.ask([user("hello")])[1].reason == "stop"
 
 

@@ -186,10 +186,10 @@ class Scheduler:
             num_read = self._piece(reading, bool(writing))
             needs_logits = reading.read + num_read == len(reading.ids)
             pieces.append((np.array(reading.ids[reading.read : reading.read + num_read], np.int64), reading.state))
-        if writing or needs_logits:
+        if writing:
             logits = self.model.forward_batch(pieces)
         else:
-            logits = [self.model.forward(*pieces[0], logits="none", cancel=reading.cancelled.is_set)]
+            logits = [self.model.forward(*pieces[0], logits="last" if needs_logits else "none", cancel=reading.cancelled.is_set)]
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
