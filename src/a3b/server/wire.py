@@ -155,7 +155,7 @@ def kind_of(value: Any) -> str:
 def sse(data: Any, event: str | None = None) -> bytes:
     """One server-sent event; text is sent as it is, anything else as JSON."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
+    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode("utf-8", "replace")
 
 
 def comment(text: str) -> bytes:
