@@ -24,12 +24,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from a3b.server import chat, completions, models
+from a3b.server import chat, completions, messages, models, responses
 from a3b.server.exchange import Api, error_body, log_unexpected, logger, refusal_of
 from a3b.server.metrics import CONTENT_TYPE, Metrics
+from a3b.server.seals import Seals
+from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service, json_response
 
-APIS = (chat.routes, completions.routes, models.routes)
+APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health",)  # need no key
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -46,6 +48,7 @@ class Settings:
 
     api_keys: tuple[str, ...] = ()  # none: everybody may ask
     max_body_bytes: int = 32 << 20
+    secret: bytes = b""  # of signatures under thinking; none: a new one for each process
     host: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()  # pages that may ask from a browser; "*" is every page
@@ -58,7 +61,7 @@ class Settings:
 def create_app(service: Service, settings: Settings | None = None) -> Starlette:
     settings = settings or Settings()
     metrics = Metrics(service)
-    api = Api(service)
+    api = Api(service, Seals(settings.secret or secrets.token_bytes(32)), ResponseStore())
 
     async def health(_: Request) -> Response:
         found = service.health()

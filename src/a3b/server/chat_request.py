@@ -18,7 +18,6 @@ from a3b.tokens.fit import KNOWN, ROLES
 MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
 MAX_POLICY = 32  # characters
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
-EFFORTS = {"none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None}  # tokens of thinking
 MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
          "input_file")  # fmt: skip
 
@@ -249,16 +248,16 @@ def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
     kwargs = fields.object("chat_template_kwargs") or {}
     template = Fields(kwargs, "chat_template_kwargs")
     thinking = Fields(fields.object("thinking") or {}, "thinking")
-    effort = _first(fields.one_of("reasoning_effort", tuple(EFFORTS)), reasoning.one_of("effort", tuple(EFFORTS)))
+    efforts = (fields.effort("reasoning_effort"), reasoning.effort("effort"))
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
     think = _first(
         fields.flag("enable_thinking", None), template.flag("enable_thinking", None),
         {"enabled": True, "disabled": False}.get(kind), reasoning.flag("enabled", None),
-        None if effort is None else effort != "none",
+        *(think for think, _ in efforts),
     )  # fmt: skip
     budget = _first(
         _budget(fields, "thinking_budget"), _budget(fields, "thinking_token_budget"), _budget(thinking, "budget_tokens"),
-        _budget(reasoning, "max_tokens"), EFFORTS.get(effort),
+        _budget(reasoning, "max_tokens"), *(budget for _, budget in efforts),
     )  # fmt: skip
     clear = thinking.flag("clear_thinking", None)
     keep = _first(fields.flag("preserve_thinking", None), template.flag("preserve_thinking", None), None if clear is None else not clear)

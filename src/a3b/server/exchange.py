@@ -10,6 +10,7 @@ import logging
 import math
 import re
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from starlette.requests import Request
 from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError
 from a3b.events import Finished, Usage
 from a3b.sampler import LogitsError
+from a3b.server.seals import Seals
+from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service
 from a3b.tokens.segments import well_formed
 
@@ -37,6 +40,8 @@ class Api:
     """What the routes of a wire format are made from."""
 
     service: Service
+    seals: Seals
+    stored: ResponseStore
 
 
 def request_id(request: Request) -> str:
@@ -129,6 +134,8 @@ def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
     status, message = refusal.status, str(refusal)
     if path.startswith("/v1/messages"):
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        if refusal.code == "context_length_exceeded":
+            message = f"prompt is too long: {message}"  # the words by which clients know that they must compact
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": id}
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = None if refusal.code == "invalid_request_error" else refusal.code
@@ -138,7 +145,7 @@ def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
 # -- what an answer reports beside itself
 
 
-def report(finished: Finished) -> dict[str, Any]:
+def report(finished: Finished, warnings: Sequence[str] | None = None) -> dict[str, Any]:
     """What no other API has: where the prompt came from and who ended the thinking."""
     usage = finished.usage
     cache, thinking = usage.cache, usage.thinking
@@ -148,6 +155,16 @@ def report(finished: Finished) -> dict[str, Any]:
         "thinking_stop_reason": finished.thinking_stop or None,
         "prefill_s": usage.prefill_s,
         "decode_s": usage.decode_s,
+        **({} if warnings is None else {"warnings": list(warnings)}),
     }
+
+
+def warning_headers(warnings: Sequence[str], most: int = 5) -> dict[str, str]:
+    """The header x-a3b-warnings: the first few, in ASCII on one line; none without warnings."""
+    if not warnings:
+        return {}
+    told = [*warnings[:most], *([f"and {len(warnings) - most} more"] if len(warnings) > most else [])]
+    line = re.sub(r"[^ -~]", "?", "; ".join(text[:200] for text in told))
+    return {"x-a3b-warnings": line}
 
 

@@ -6,14 +6,15 @@ Knows no wire format. Enter at `interleave` and `EventStream`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from a3b.events import Event
+from a3b.events import Event, Finished
 from a3b.server import wire
 
 T = TypeVar("T")
@@ -23,8 +24,9 @@ Events = AsyncGenerator[tuple[int, Event] | None, None]
 class EventStream(StreamingResponse):
     """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]):
-        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None):
+        head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+        super().__init__(chunks, media_type="text/event-stream", headers=head)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -97,3 +99,36 @@ async def begun(events: Events, num: int) -> Events:
             await events.aclose()
 
     return all_events()
+
+
+# -- one stream alone
+
+
+async def opened(receive: Receive, stream: AsyncIterator[Event]) -> AsyncGenerator[Event | None, None]:
+    """Events as they come, None after each silence; a refusal before the first of them is raised here."""
+    items = await while_connected(receive, begun(interleave([stream]), 1))
+
+    async def events() -> AsyncGenerator[Event | None, None]:
+        async with aclosing(items):
+            async for item in items:
+                yield item and item[1]
+
+    return events()
+
+
+async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]:
+    """All events of a stream, which is closed if the client leaves before its end."""
+
+    async def all_events() -> list[Event]:
+        async with aclosing(interleave([stream])) as items:
+            return [item[1] async for item in items if item is not None]
+
+    return await while_connected(receive, all_events())
+
+
+def finish_of(events: Sequence[Event]) -> Finished:
+    """The last event of a complete answer. Raises Refusal for an answer that broke off."""
+    last = events[-1] if events else None
+    if not isinstance(last, Finished) or last.reason == "cancelled":
+        raise wire.Refusal(503, "the answer broke off on the server; send the request again", "overloaded")
+    return last

@@ -13,6 +13,9 @@ from a3b.events import Event
 from a3b.requests import Request
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
+EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
+    "none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None,
+}  # fmt: skip
 
 
 class Service(Protocol):
@@ -91,6 +94,17 @@ class Fields:
 
     def number(self, key: str, default: float | None = None) -> float | None:
         return self.get(key, (int, float), "a number", default)
+
+    def need(self, key: str) -> str:
+        """A text that must be there."""
+        if self.body.get(key) is None:
+            raise Refusal(400, f"{self.name(key)}: missing; expected text", field=self.name(key))
+        return self.text(key) or ""
+
+    def effort(self, key: str) -> tuple[bool | None, int | None]:
+        """(whether to think, tokens of thinking at most) for an effort; None: it does not say."""
+        effort = self.one_of(key, tuple(EFFORTS))
+        return (None if effort is None else effort != "none"), EFFORTS.get(effort or "")
 
     def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str | None:
         value = self.text(key, default)

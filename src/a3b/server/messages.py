@@ -1,0 +1,396 @@
+"""Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens. Enter at `routes`.
+
+What is done with a request, beyond the plain:
+
+* Lines of the system prompt that begin with `x-anthropic-billing-header` are left out: they differ in every request and say
+  nothing to a model, but would make every prompt a new one.
+* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ".
+* Neighbouring assistant messages are one turn, as that API has it.
+* Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
+  warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
+* Fields that would change the answer and that we lack are refused by name; all other unknown fields are ignored, `cache_control`
+  among them: everything is cached.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from a3b.events import Event, Finished, Reading, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, Usage
+from a3b.requests import Request
+from a3b.server import wire
+from a3b.server.exchange import Api, error_body, read_json, refusal_of, report, warning_headers
+from a3b.server.seals import Seals
+from a3b.server.streams import EventStream, collect, finish_of, opened
+from a3b.server.wire import Fields, Refusal
+
+BILLING = "x-anthropic-billing-header"
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+               429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it was understood."""
+
+    request: Request
+    stream: bool
+    hide_thinking: bool  # send a seal of the thinking instead of the thinking
+    warnings: list[str]
+
+
+def routes(api: Api) -> list[Route]:
+    """The routes of this API."""
+
+    async def create(request: HttpRequest) -> Response:
+        asked = _read(await read_json(request), api.seals, request)
+        answer = _Answer(api.service.model, api.seals, asked)
+        headers = warning_headers(asked.warnings)
+        stream = api.service.stream(asked.request)
+        if asked.stream:
+            items = await opened(request.receive, stream)
+            return EventStream(_server_sent(items, answer), headers)
+        events = await collect(request.receive, stream)
+        finished = finish_of(events)
+        for event in events:
+            for _ in answer.push(event):
+                pass
+        return wire.json_response(answer.whole(finished), headers=headers)
+
+    async def count_tokens(request: HttpRequest) -> Response:
+        asked = _read(await read_json(request), api.seals, request, is_count=True)
+        num = await api.service.count_tokens(asked.request)
+        return wire.json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
+
+    return [
+        Route("/v1/messages", create, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+    ]
+
+
+# -- the request
+
+
+def _read(body: Any, seals: Seals, http: HttpRequest, is_count: bool = False) -> Asked:
+    """is_count: only the prompt matters. Raises Refusal."""
+    fields = Fields(body)
+    fields.refuse(NOT_SUPPORTED)
+    fields.text("model")
+    max_tokens = fields.whole("max_tokens", least=1)
+    if max_tokens is None and not is_count:
+        raise Refusal(400, "max_tokens: missing; expected a whole number of at least 1", field="max_tokens")
+    history = _History(seals, http.state.namespace)
+    history.system(fields)
+    for i, message in enumerate(fields.items("messages")):
+        history.add(Fields(message, f"messages[{i}]"))
+    if not fields.items("messages"):
+        raise Refusal(400, "messages: empty; expected at least one message of the user", field="messages")
+    if history.messages[-1]["role"] == "assistant" and not is_count:
+        raise Refusal(400, "messages: the last one is the assistant's, and this server does not continue an answer that was begun by "
+                      "the client; end with a message of the user", field="messages")  # fmt: skip
+    tools = _tools(fields)
+    choice, name, is_parallel = _tool_choice(fields, [tool["function"]["name"] for tool in tools])
+    think, budget, hide = _thinking(fields)
+    request = Request(
+        messages=history.messages, tools=tools, tool_choice=choice, tool_name=name, parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
+        schema=_schema(fields), sampling=_sampling(fields, max_tokens), think=think, thinking_budget=budget,
+        namespace=http.state.namespace, request_id=http.state.request_id,
+    )  # fmt: skip
+    return Asked(request, fields.flag("stream"), hide, history.warnings)
+
+
+class _History:
+    """Messages of this API, one by one, as messages of a chat."""
+
+    def __init__(self, seals: Seals, namespace: str):
+        self.seals, self.namespace = seals, namespace
+        self.messages: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def system(self, fields: Fields) -> None:
+        if fields.body.get("system") is not None:
+            texts = [_without_billing(_text_of(block)) for block in _blocks(fields, "system")]
+            if told := "\n\n".join(text for text in texts if text.strip()):
+                self.messages.append({"role": "system", "content": told})
+
+    def add(self, message: Fields) -> None:
+        match message.one_of("role", ("user", "assistant", "system")):
+            case "user":
+                self._user(message)
+            case "assistant":
+                self._assistant(message)
+            case "system":
+                self.messages.append({"role": "system", "content": "\n\n".join(map(_text_of, _blocks(message, "content")))})
+            case _:
+                raise message.fail("role", "user or assistant")
+
+    def _user(self, message: Fields) -> None:
+        texts, results = [], []
+        for block in _blocks(message, "content"):
+            if block.text("type") == "tool_result":
+                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": _result_text(block)})
+            else:
+                texts.append({"type": "text", "text": _text_of(block)})
+        self.messages += results
+        if texts or not results:
+            content = texts if len(texts) > 1 else "".join(part["text"] for part in texts)
+            self.messages.append({"role": "user", "content": content})
+
+    def _assistant(self, message: Fields) -> None:
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self.messages.append({"role": "assistant", "content": ""})
+        turn = self.messages[-1]
+        for block in _blocks(message, "content"):
+            match block.text("type"):
+                case "thinking":
+                    self._add_thinking(turn, block, block.text("signature", "") or "", block.text("thinking", "") or "")
+                case "redacted_thinking":
+                    self._add_thinking(turn, block, block.need("data"), "")
+                case "tool_use":
+                    function = {"name": block.need("name"), "arguments": dict(block.object("input") or {})}
+                    turn.setdefault("tool_calls", []).append({"id": block.need("id"), "type": "function", "function": function})
+                case _:
+                    turn["content"] += _text_of(block)
+
+    def _add_thinking(self, turn: dict[str, Any], block: Fields, seal: str, text: str) -> None:
+        if seal:
+            opened = self.seals.open(seal, self.namespace, text)
+            if opened is None:
+                self.warnings.append(f"{block.where}: thinking left out: its signature is not of this server, for this key and text")
+                return
+            text = opened.text
+            turn.setdefault("turn", opened.turn)
+        turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+
+
+def _blocks(fields: Fields, key: str) -> list[Fields]:
+    """Content blocks; a string is one block of text."""
+    value = fields.body.get(key)
+    if isinstance(value, str):
+        return [Fields({"type": "text", "text": value}, fields.name(key))]
+    if not isinstance(value, list):
+        raise fields.fail(key, "text or a list of content blocks")
+    return [Fields(block, f"{fields.name(key)}[{i}]") for i, block in enumerate(value)]
+
+
+def _text_of(block: Fields) -> str:
+    kind = block.text("type")
+    if kind == "text":
+        return block.need("text")
+    raise Refusal(400, f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text", "unsupported_content",
+                  block.where)  # fmt: skip
+
+
+def _without_billing(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(BILLING))
+
+
+def _result_text(block: Fields) -> str:
+    given = block.body.get("content") is not None
+    text = "\n".join(map(_text_of, _blocks(block, "content"))) if given else ""
+    if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
+        return f"Error: {text}".strip()
+    return text
+
+
+def _tools(fields: Fields) -> list[dict[str, Any]]:
+    tools: dict[str, dict[str, Any]] = {}
+    for i, given in enumerate(fields.items("tools")):
+        tool = Fields(given, f"tools[{i}]")
+        kind = tool.text("type", "custom") or ""
+        if kind != "custom":
+            raise Refusal(400, f"{tool.where}: {kind[:60]} is a tool of Anthropic's servers; this server offers only tools with an "
+                          "input_schema, which the client runs", "unsupported_parameter", tool.name("type"))  # fmt: skip
+        name = tool.need("name")
+        if not name or name in tools:
+            raise tool.fail("name", "a name that is not empty and not used twice")
+        function = {"name": name, "description": tool.text("description", ""), "parameters": dict(tool.object("input_schema") or {})}
+        tools[name] = {"type": "function", "function": function}
+    return list(tools.values())
+
+
+def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, bool]:
+    """(tool_choice, tool_name, parallel_tool_calls) of a Request."""
+    given = fields.object("tool_choice")
+    if given is None:
+        return "auto", None, True
+    choice = Fields(given, "tool_choice")
+    is_parallel = not choice.flag("disable_parallel_tool_use")
+    kind = choice.one_of("type", ("auto", "any", "tool", "none"), "auto") or "auto"
+    if kind in ("any", "tool") and not names:
+        raise Refusal(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
+    if kind == "tool" and choice.need("name") not in names:
+        raise choice.fail("name", "the name of one of the tools")
+    return {"any": "required", "tool": "named"}.get(kind, kind), choice.text("name") if kind == "tool" else None, is_parallel
+
+
+def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
+    """(think, thinking_budget, hide_thinking). A budget that is given counts more than an effort."""
+    given, output = fields.object("thinking"), Fields(fields.object("output_config") or {}, "output_config")
+    think, budget = output.effort("effort")
+    if given is None:
+        return think, budget, False
+    thinking = Fields(given, "thinking")
+    kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
+    hide = thinking.one_of("display", ("summarized", "omitted")) == "omitted"
+    match kind:
+        case "disabled":
+            return False, None, False
+        case "enabled":
+            return True, thinking.whole("budget_tokens", budget, least=1), hide
+        case "adaptive":
+            return True, budget, hide
+    raise thinking.fail("type", "enabled, disabled or adaptive")
+
+
+def _schema(fields: Fields) -> Mapping[str, Any] | None:
+    """The JSON schema of the answer: output_config.format, or output_format as it was called before."""
+    output = Fields(fields.object("output_config") or {}, "output_config")
+    for holder, key in ((output, "format"), (fields, "output_format")):
+        if (given := holder.object(key)) is not None:
+            form = Fields(given, holder.name(key))
+            if form.one_of("type", ("json_schema",)) is None:
+                raise form.fail("type", "json_schema")
+            if (schema := form.object("schema")) is None:
+                raise form.fail("schema", "a JSON schema")
+            return schema
+    return None
+
+
+def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
+    stops = fields.items("stop_sequences")
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise fields.fail("stop_sequences", "a list of texts that are not empty")
+    given = {"temperature": fields.number("temperature"), "top_p": fields.number("top_p"), "top_k": fields.whole("top_k"),
+             "max_tokens": max_tokens, "stop": tuple(stops) or None}  # fmt: skip
+    return {key: value for key, value in given.items() if value is not None}
+
+
+# -- the answer
+
+
+class _Answer:
+    """Events of the engine become events of this API; `content` is what they amount to."""
+
+    def __init__(self, model: str, seals: Seals, asked: Asked):
+        self.model, self.seals, self.asked = model, seals, asked
+        self.id = f"msg_{uuid.uuid4().hex[:24]}"
+        self.usage = Usage()
+        self.content: list[dict[str, Any]] = []
+        self.warnings = list(asked.warnings)
+        self.block: dict[str, Any] | None = None  # the open one, the last of `content`
+        self.thought = ""  # text of the open block of thinking
+        self.is_begun = False
+
+    def push(self, event: Event) -> Iterator[dict[str, Any]]:
+        if isinstance(event, Started | Finished):
+            self.usage = event.usage
+        if not self.is_begun and not isinstance(event, Reading):
+            yield from self.begin()
+        match event:
+            case Reading(done, total):
+                yield {"type": "ping", "a3b": {"read": done, "total": total}}
+            case ThinkingDelta(text) if text:
+                yield from self._open("thinking", {"thinking": "", "signature": ""})
+                self.thought += text
+                if not self.asked.hide_thinking:
+                    yield from self._delta("thinking", "thinking_delta", text)
+            case TextDelta(text) if text:
+                yield from self._open("text", {"text": ""})
+                yield from self._delta("text", "text_delta", text)
+            case ToolCallStart():
+                yield from self._close()
+                yield from self._open("tool_use", {"id": event.id, "name": event.name, "input": {}})
+            case ToolCallDelta(_, text) if text:
+                yield self._event("content_block_delta", delta={"type": "input_json_delta", "partial_json": text})
+            case ToolCallEnd():
+                if self.block is not None:
+                    self.block["input"] = event.arguments
+                if not event.complete:
+                    self.warnings.append(f"tool call {event.id} is incomplete: the output ended inside it")
+                yield from self._close()
+            case Finished():
+                yield from self._close()
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        self.is_begun = True
+        yield {"type": "message_start", "message": self._message(None, None, usage=_usage(self.usage))}
+
+    def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
+        reason, stop = _stop(finished)
+        yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": _usage(finished.usage),
+               "a3b": report(finished, self.warnings)}  # fmt: skip
+        yield {"type": "message_stop"}
+
+    def whole(self, finished: Finished) -> dict[str, Any]:
+        told = report(finished, self.warnings)
+        return {**self._message(*_stop(finished), usage=_usage(finished.usage)), "content": self.content, "a3b": told}
+
+    def _message(self, reason: str | None, stop: str | None, usage: dict[str, Any]) -> dict[str, Any]:
+        return {"id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": [],
+                "stop_reason": reason, "stop_sequence": stop, "usage": usage}  # fmt: skip
+
+    def _event(self, kind: str, **rest: Any) -> dict[str, Any]:
+        return {"type": kind, "index": len(self.content) - 1, **rest}
+
+    def _open(self, kind: str, empty: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A new block, unless the open one is of this kind."""
+        if self.block is not None and self.block["type"] == kind:
+            return
+        yield from self._close()
+        self.block = {"type": kind, **empty}
+        self.content.append(self.block)
+        yield self._event("content_block_start", content_block=dict(self.block))
+
+    def _delta(self, key: str, kind: str, text: str) -> Iterator[dict[str, Any]]:
+        assert self.block is not None
+        self.block[key] += text
+        yield self._event("content_block_delta", delta={"type": kind, key: text})
+
+    def _close(self) -> Iterator[dict[str, Any]]:
+        if self.block is None:
+            return
+        if self.block["type"] == "thinking":
+            make = self.seals.seal if self.asked.hide_thinking else self.seals.sign
+            self.block["signature"] = make(self.thought, self.asked.request.namespace)
+            yield self._event("content_block_delta", delta={"type": "signature_delta", "signature": self.block["signature"]})
+        yield self._event("content_block_stop")
+        self.block, self.thought = None, ""
+
+
+def _stop(finished: Finished) -> tuple[str, str | None]:
+    """(stop_reason, stop_sequence)."""
+    if finished.stop_string is not None:
+        return "stop_sequence", finished.stop_string
+    return {"length": "max_tokens", "tool_calls": "tool_use"}.get(finished.reason, "end_turn"), None
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {"input_tokens": usage.prompt_tokens - usage.cached_tokens, "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": usage.cached_tokens, "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}  # fmt: skip
+
+
+async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; whatever goes wrong is told in one more of them."""
+    request_id, last = answer.asked.request.request_id, None
+    try:
+        async for item in items:
+            told = [{"type": "ping"}] if item is None else answer.push(item)
+            last = item if item is not None else last
+            for event in told:
+                yield wire.sse(event, event["type"])
+        for event in answer.end(finish_of([last] if last else [])):
+            yield wire.sse(event, event["type"])
+    except Exception as error:
+        yield wire.sse(error_body(refusal_of(error, request_id), "/v1/messages", request_id), "error")
+    finally:
+        await items.aclose()  # type: ignore[attr-defined]

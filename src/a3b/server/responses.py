@@ -1,0 +1,296 @@
+"""OpenAI's Responses API: create, look up, delete, list the input, count tokens. Enter at `routes`.
+
+What is done with a request, beyond the plain:
+
+* `previous_response_id` puts the stored conversation in front; instructions of earlier responses are not carried over.
+* `reasoning.effort` is a limit of thinking tokens (`wire.EFFORTS`), `reasoning.budget_tokens` (ours) sets one; `reasoning.context` is the
+  policy for earlier thinking: `current_turn` or `all_turns`.
+* `reasoning.summary` asks for the thinking as a summary too: it is the thinking itself.
+* While the prompt is read, a stream repeats `response.in_progress`, which resets the clocks of clients that count events.
+* `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
+* Fields that would change the answer and that we lack are refused by name; all other unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from a3b.events import Event, Finished, Reading, Started, Usage
+from a3b.requests import Request
+from a3b.server import wire
+from a3b.server.exchange import Api, read_json, refusal_of, report, warning_headers
+from a3b.server.response_input import Conversation, Tools, read_choice, read_tools
+from a3b.server.response_output import Output
+from a3b.server.stored import Item, Stored
+from a3b.server.streams import EventStream, collect, finish_of, opened
+from a3b.server.wire import Fields, Refusal
+
+PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
+NOT_SUPPORTED = {"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None}
+POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it was understood."""
+
+    request: Request
+    tools: Tools
+    items: list[Item]  # the conversation, to be stored
+    echo: dict[str, Any]  # fields that the response repeats
+    warnings: list[str]
+    stream: bool
+    has_summary: bool
+    is_sealed: bool
+
+
+def routes(api: Api) -> list[Route]:
+    """The routes of this API."""
+
+    async def create(request: HttpRequest) -> Response:
+        asked = _read(await read_json(request), api, request)
+        answer = _Answer(api, asked)
+        headers = warning_headers(asked.warnings)
+        stream = api.service.stream(asked.request)
+        if asked.stream:
+            return EventStream(_server_sent(await opened(request.receive, stream), answer), headers)
+        events = await collect(request.receive, stream)
+        finished = finish_of(events)
+        for event in events:
+            for _ in answer.output.push(event):
+                pass
+        return wire.json_response(answer.end(finished), headers=headers)
+
+    async def count_tokens(request: HttpRequest) -> Response:
+        asked = _read(await read_json(request), api, request)
+        num = await api.service.count_tokens(asked.request)
+        return wire.json_response({"object": "response.input_tokens", "input_tokens": num})
+
+    def find(request: HttpRequest) -> Stored:
+        response_id = request.path_params["id"]
+        stored = api.stored.get(request.state.namespace, response_id)
+        if stored is None:
+            raise Refusal(404, f"Response with id '{response_id[:100]}' not found.", "response_not_found")
+        return stored
+
+    async def retrieve(request: HttpRequest) -> Response:
+        if request.query_params.get("stream", "false") != "false":
+            raise Refusal(400, "stream: not supported for a response that is complete; leave it out", "unsupported_parameter", "stream")
+        return wire.json_response(find(request).response)
+
+    async def delete(request: HttpRequest) -> Response:
+        response_id = find(request).response["id"]
+        api.stored.delete(request.state.namespace, response_id)
+        return wire.json_response({"id": response_id, "object": "response", "deleted": True})
+
+    async def input_items(request: HttpRequest) -> Response:
+        return wire.json_response(_page(find(request).items, request.query_params))
+
+    found = [("", create, "POST"), ("/input_tokens", count_tokens, "POST"), ("/{id}", retrieve, "GET"), ("/{id}", delete, "DELETE"),
+             ("/{id}/input_items", input_items, "GET")]  # fmt: skip
+    return [Route(f"/v1/responses{path}", handler, methods=[method]) for path, handler, method in found]
+
+
+def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
+    """Some of the items, the latest first unless asked otherwise."""
+    limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
+    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 100):
+        raise Refusal(400, f"limit: {limit[:40]!r}; expected a whole number from 1 to 100", field="limit")
+    if order not in ("asc", "desc"):
+        raise Refusal(400, f"order: {order[:40]!r}; expected asc or desc", field="order")
+    ordered = items if order == "asc" else items[::-1]
+    if after is not None:
+        ids = [item["id"] for item in ordered]
+        if after not in ids:
+            raise Refusal(400, f"after: {after[:100]!r}; expected the id of an item of this response", field="after")
+        ordered = ordered[ids.index(after) + 1 :]
+    data = ordered[: int(limit)]
+    return {"object": "list", "data": data, "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
+            "has_more": len(ordered) > len(data)}  # fmt: skip
+
+
+# -- the request
+
+
+def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
+    fields, namespace = Fields(body), http.state.namespace
+    fields.refuse(NOT_SUPPORTED)
+    fields.text("model")
+    fields.one_of("truncation", ("auto", "disabled"))
+    warnings: list[str] = []
+    tools = read_tools(fields, warnings)
+    choice, name = read_choice(fields, tools)
+    conversation = Conversation(api.seals, api.stored, namespace, tools)
+    for i, item in enumerate(_earlier(fields, api, namespace)):
+        conversation.add(item, f"previous_response_id[{i}]")
+    for i, item in enumerate(_input(fields)):
+        conversation.add(item, f"input[{i}]")
+    instructions = fields.text("instructions")
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    messages += conversation.messages
+    if not messages:
+        raise Refusal(400, "input: empty; expected text or a list of items", field="input")
+    reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
+    think, budget = _effort(reasoning)
+    include = fields.items("include")
+    top_logprobs = fields.whole("top_logprobs", 0 if "message.output_text.logprobs" in include else None)
+    policy = POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
+    summary = reasoning.one_of("summary", ("auto", "concise", "detailed", "none"), reasoning.text("generate_summary"))
+    request = Request(
+        messages=messages, tools=tools.functions, tool_choice=choice, tool_name=name,  # type: ignore[arg-type]
+        parallel_tool_calls=fields.flag("parallel_tool_calls", True), schema=_schema(fields), sampling=_sampling(fields),
+        top_logprobs=top_logprobs, think=think, thinking_budget=budget, policy=policy,
+        namespace=namespace, request_id=http.state.request_id,
+    )  # fmt: skip
+    return Asked(request, tools, conversation.items, _echo(fields, request), [*warnings, *conversation.warnings],
+                 fields.flag("stream"), summary not in (None, "none"), "reasoning.encrypted_content" in include)  # fmt: skip
+
+
+def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
+    """Items of the conversation that `previous_response_id` continues."""
+    previous = fields.text("previous_response_id")
+    if previous is None:
+        return []
+    stored = api.stored.get(namespace, previous)
+    if stored is None:
+        raise Refusal(400, f"Previous response with id '{previous[:100]}' not found; send the whole conversation as input",
+                      "previous_response_not_found", "previous_response_id")  # fmt: skip
+    return stored.conversation
+
+
+def _input(fields: Fields) -> list[Any]:
+    given = fields.get("input", (str, list), "text or a list of items", [])
+    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
+
+
+def _effort(reasoning: Fields) -> tuple[bool | None, int | None]:
+    """(think, thinking_budget)."""
+    reasoning.refuse({"mode": lambda value: value == "standard"})
+    think, budget = reasoning.effort("effort")
+    return think, reasoning.whole("budget_tokens", budget, least=1)
+
+
+def _schema(fields: Fields) -> Mapping[str, Any] | None:
+    given = Fields(fields.object("text") or {}, "text").object("format")
+    if given is None:
+        return None
+    form = Fields(given, "text.format")
+    match form.one_of("type", ("text", "json_object", "json_schema")):
+        case "text":
+            return None
+        case "json_object":
+            return {"type": "object"}
+        case "json_schema":
+            schema = form.object("schema")
+            if schema is None:
+                raise form.fail("schema", "a JSON schema")
+            return schema
+    raise form.fail("type", "text, json_object or json_schema")
+
+
+def _sampling(fields: Fields) -> dict[str, Any]:
+    numbers = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+    given: dict[str, Any] = {name: fields.number(name) for name in numbers}
+    given |= {"top_k": fields.whole("top_k"), "seed": fields.whole("seed", least=-(2**63)),
+              "max_tokens": fields.whole("max_output_tokens", least=1)}  # fmt: skip
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _echo(fields: Fields, request: Request) -> dict[str, Any]:
+    """What a response repeats of its request."""
+    reasoning, text = fields.object("reasoning") or {}, fields.object("text") or {}
+    return {
+        "instructions": fields.text("instructions"), "max_output_tokens": fields.whole("max_output_tokens"), "max_tool_calls": None,
+        "metadata": dict(fields.object("metadata") or {}), "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": fields.text("previous_response_id"),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "service_tier": "default", "store": fields.flag("store", True), "temperature": request.sampling.get("temperature"),
+        "text": {"format": text.get("format") or {"type": "text"}}, "tool_choice": fields.body.get("tool_choice") or "auto",
+        "tools": fields.items("tools"), "top_logprobs": request.top_logprobs or 0, "top_p": request.sampling.get("top_p"),
+        "truncation": "disabled", "user": fields.body.get("user"),
+    }  # fmt: skip
+
+
+# -- the answer
+
+
+class _Answer:
+    """The response that is being made."""
+
+    def __init__(self, api: Any, asked: Asked):
+        self.api, self.asked = api, asked
+        self.id, self.created_at = f"resp_{uuid.uuid4().hex}", int(time.time())
+        self.output = Output(asked.tools, api.seals, asked.request.namespace, asked.has_summary, asked.is_sealed)
+
+    def object(self, status: str, **rest: Any) -> dict[str, Any]:
+        return {"id": self.id, "object": "response", "created_at": self.created_at, "status": status, "background": False,
+                "model": self.api.service.model, "error": None, "incomplete_details": None, "output": [], "usage": None,
+                **self.asked.echo, **rest}  # fmt: skip
+
+    def end(self, finished: Finished) -> dict[str, Any]:
+        """The response as it is after its last event, stored if that was not declined."""
+        warnings = [*self.asked.warnings, *self.output.warnings]
+        rest = {"output": self.output.items, "usage": _usage(finished.usage),
+                "a3b": report(finished, warnings)}  # fmt: skip
+        if finished.reason == "length":
+            response = self.object("incomplete", incomplete_details={"reason": "max_output_tokens"}, **rest)
+        else:
+            response = self.object("completed", completed_at=int(time.time()), **rest)
+        if self.asked.echo["store"]:
+            self.api.stored.put(self.asked.request.namespace, Stored(response, self.asked.items))
+        return response
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {"input_tokens": usage.prompt_tokens, "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": usage.completion_tokens, "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens}  # fmt: skip
+
+
+async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; whatever goes wrong is told in the last of them."""
+    number = itertools.count()
+    clock = asyncio.get_running_loop().time
+    last, told_at = None, -PROGRESS_S
+
+    def tell(event: dict[str, Any]) -> bytes:
+        return wire.sse({**event, "sequence_number": next(number)}, event["type"])
+
+    def state(status: str, **rest: Any) -> bytes:
+        return tell({"type": f"response.{status}", "response": answer.object("in_progress", **rest)})
+
+    def failure(code: str, message: str) -> bytes:
+        response = answer.object("failed", error={"code": code, "message": message}, output=answer.output.items)
+        return tell({"type": "response.failed", "response": response})
+
+    try:
+        yield state("created")
+        yield state("in_progress")
+        async for item in items:
+            if item is None:
+                yield state("in_progress")
+            elif isinstance(item, Reading):
+                if clock() - told_at >= PROGRESS_S:
+                    told_at = clock()
+                    yield state("in_progress", a3b={"read": item.done, "total": item.total})
+            elif not isinstance(item, Started):
+                for event in answer.output.push(item):
+                    yield tell(event)
+            last = item if item is not None else last
+        response = answer.end(finish_of([last] if last else []))
+        yield tell({"type": f"response.{response['status']}", "response": response})
+    except Exception as error:
+        refusal = refusal_of(error, answer.asked.request.request_id)
+        yield failure(refusal.code if refusal.status < 500 else "server_error", str(refusal))
+    finally:
+        await items.aclose()  # type: ignore[attr-defined]
