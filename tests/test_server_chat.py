@@ -15,6 +15,7 @@ from a3b.server import openai as call
 from a3b.server import wire
 from a3b.server.app import create_app
 from a3b.server.completions import read_completion
+from a3b.server.streams import interleave
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask, served
 
@@ -302,6 +303,18 @@ def test_one_failing_choice_closes_the_others():
     for stream in (False, True):
         assert asyncio.run(ask(create_app(service), CHAT, {"messages": USER, "n": 2, "stream": stream})).status == 429
     assert service.closed_others == 2
+
+
+def test_a_stream_that_nobody_waits_on_is_closed_with_the_others():
+    async def leave_in_the_middle():
+        service = ScriptedService(ANSWER)
+        streams = [service.stream(request) for request in read_completion({"prompt": ["a", "b"]}).requests]
+        events = interleave(streams)
+        await anext(events)
+        await events.aclose()
+        return service.closed
+
+    assert asyncio.run(leave_in_the_middle()) == 2
 
 
 # -- errors, as OpenAI's client sees them

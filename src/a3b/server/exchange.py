@@ -54,9 +54,8 @@ def namespace(request: Request) -> str:
 
 
 def record(request: Request, usage: Usage) -> None:
-    """Remember what an answer cost, for the line in the log. Of several answers, the sum of what was written."""
-    before = getattr(request.state, "tokens", (0, 0))
-    request.state.tokens = (usage.prompt_tokens, before[1] + usage.completion_tokens)
+    """Remember what a call cost in all, for its line in the log."""
+    request.state.tokens = (usage.prompt_tokens, usage.completion_tokens)
 
 
 async def read_json(request: Request) -> Any:
