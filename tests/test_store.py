@@ -12,7 +12,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -66,10 +68,23 @@ def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # hundreds of small stores wear a disk and wait for it
+
+
+@pytest.fixture
+def tmp_path():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        yield Path(directory)
+
+
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory) -> tuple[Path, list[int], list[int]]:
+def stored() -> Iterator[tuple[Path, list[int], list[int]]]:
     """A directory with a conversation and a fork of it after 128 tokens."""
-    directory = tmp_path_factory.mktemp("stored")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        yield store_two(Path(directory))
+
+
+def store_two(directory: Path) -> tuple[Path, list[int], list[int]]:
     ids = numbers(420)
     fork = ids[:128] + numbers(100, seed=1)
     with Store(directory) as store:
@@ -194,7 +209,7 @@ def test_files_of_another_length_are_noticed_on_opening_and_while_open(copied, s
         assert store.trouble is None
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(40))
 def test_wrong_bytes_in_the_index_are_never_believed(copied, seed):
     directory, ids, fork = copied
     path = directory / INDEX
@@ -225,6 +240,21 @@ def test_every_column_of_a_row_is_checked(stored, tmp_path):
             with Store(directory) as store:
                 assert reused(store, stored[1]) == 40, (column, value)
                 assert reused(store, stored[2]) == 40
+
+
+def test_a_damaged_look_up_table_in_the_index_is_noticed(copied):
+    directory, ids, _ = copied
+    with sqlite3.connect(directory / INDEX) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_node_1'").fetchone()
+        (size,), (id,) = db.execute("PRAGMA page_size").fetchone(), db.execute("SELECT id FROM node WHERE start = 0").fetchone()
+    db.close()
+    data = bytearray((directory / INDEX).read_bytes())
+    data[data.index(id, (page - 1) * size)] ^= 1
+    (directory / INDEX).write_bytes(data)
+    with Store(directory) as store:
+        assert "missing from index" in store.notices[0]
+        fill(store, ids, STOPS)
+        assert reused(store, ids) == 420
 
 
 def test_an_index_that_is_none_is_set_aside(copied):
@@ -375,7 +405,7 @@ with Store(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.parametrize("lines", [0, 1, 2, 5, 12, 25])
+@pytest.mark.parametrize("lines", [0, 2, 7, 20])
 def test_a_killed_server_loses_at_most_what_was_not_written(tmp_path, lines):
     with run_python(KILLED, str(tmp_path)) as child:
         assert child.stdout.readline() == "open\n"
@@ -391,15 +421,16 @@ def test_a_killed_server_loses_at_most_what_was_not_written(tmp_path, lines):
 
 def test_a_kill_between_any_two_steps_leaves_a_store_that_opens(tmp_path, monkeypatch):
     """A copy of the directory as it is before each step of the writer, which is what a kill there would leave."""
-    live, copies = tmp_path / "live", []
+    live, copies, least = tmp_path / "live", {}, 60
     ids = numbers(260)
 
     def watched(owner, name):
         real = getattr(owner, name)
 
         def call(*args, **kwargs):
-            copies.append(tmp_path / str(len(copies)))
-            shutil.copytree(live, copies[-1])
+            copy = tmp_path / str(len(copies))
+            copies[copy] = least
+            shutil.copytree(live, copy)
             return real(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, call)
@@ -409,14 +440,18 @@ def test_a_kill_between_any_two_steps_leaves_a_store_that_opens(tmp_path, monkey
         for owner, name in ((os, "fsync"), (Path, "rename"), (Index, "add"), (Index, "thin"), (Path, "unlink")):
             watched(owner, name)
         done += fill(store, ids, [130])
-        store.thin(done[1])
         fill(store, ids, [130, 260])
+        least = 260
+        store.thin(done[1])
+        fill(store, ids, [100, 130])  # stored again, now with another one before it
+        assert [reused(store, ids[:n]) for n in (100, 130)] == [100, 130]
+        least = 60
         store.forget(done[1:])
         monkeypatch.undo()
-    assert len(copies) > 15
-    for copy in copies:
+    assert len(copies) > 20
+    for copy, num_tokens in copies.items():
         with Store(copy) as store:
-            assert reused(store, ids) in (60, 130, 260) and store.notices == [] and store._index.verify() == []
+            assert num_tokens <= reused(store, ids) <= 260 and store.notices == [] and store._index.verify() == []
 
 
 def test_files_that_no_row_names_are_removed_on_opening(copied):
@@ -449,6 +484,17 @@ def test_old_sessions_expire_when_opened_and_while_open(tmp_path):
         now[0] += 31 * DAY
     with Store(tmp_path, clock=lambda: now[0]) as store:
         assert store.num_bytes == 0 and reused(store, new) == 0
+
+
+def test_what_an_unexpired_session_grew_from_does_not_expire(tmp_path):
+    now, ids = [1e9], numbers(100)
+    with Store(tmp_path, clock=lambda: now[0]) as store:
+        fill(store, ids, [50])
+        now[0] += 20 * DAY
+        fill(store, ids, [100])
+        now[0] += 15 * DAY
+    with Store(tmp_path, clock=lambda: now[0]) as store:
+        assert reused(store, ids) == 100
 
 
 def test_the_disk_stays_within_its_budget_and_oldest_ends_go_first(tmp_path):

@@ -157,6 +157,8 @@ class PrefixCache:
         space = self._space(namespace)
         node = self._place(space.root, tokens, kind)
         node.label = label or node.label
+        if kind == "system":  # also if it was the end of some conversation first
+            node.kind = kind
         for n in (node, *node.above()):
             n.used = self._tick
         if node.snapshot is None and not self._is_superseded(node):
