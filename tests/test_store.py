@@ -123,18 +123,23 @@ def cache_rows(store: Store):
     return store.rows(root_id(IDENTITY, "n"))
 
 
-def test_full_segments_of_a_snapshot_in_memory_are_shared_not_read(tmp_path):
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 1), (0, 2)])
+def test_full_segments_of_a_relative_in_memory_are_shared_not_read(tmp_path, order):
     ids = numbers(SEGMENT_LEN + 200)
+    talks = [ids[: SEGMENT_LEN + 50], ids, ids[: SEGMENT_LEN + 100] + numbers(30, seed=3)]
     with Store(tmp_path) as store:
-        fill(store, ids, [SEGMENT_LEN + 50, SEGMENT_LEN + 200])
+        fill(store, ids, [SEGMENT_LEN, SEGMENT_LEN + 50, SEGMENT_LEN + 200])
+        fill(store, talks[2], [SEGMENT_LEN + 130])
     with Store(tmp_path) as store:
         cache = cache_of(store, 1 << 40)
-        first = cache.sync("n", ids[: SEGMENT_LEN + 60])
-        second = cache.sync("n", [*ids, 1])
-        assert (first.reused, second.reused) == (SEGMENT_LEN + 50, SEGMENT_LEN + 200)
-        assert np.shares_memory(first.state.segments(0)[0][0], second.state.segments(0)[0][0])
-        assert not np.shares_memory(first.state.segments(0)[1][0], second.state.segments(0)[1][0])
-        assert content(second.state) == content(reached(ids))
+        states = [cache.sync("n", [*talks[i], 1]).state for i in order]
+        for i, state in zip(order, states, strict=True):
+            assert content(state) == cold(tuple(talks[i]))
+        first, second = (state.segments(0) for state in states)
+        assert np.shares_memory(first[0][0], second[0][0]) and not np.shares_memory(first[1][0], second[1][0])
+        exact = cache.sync("n", talks[0][: SEGMENT_LEN + 1])
+        assert exact.reused == SEGMENT_LEN and content(feed(exact.state, talks[0][SEGMENT_LEN:])) == cold(tuple(talks[0]))
+        assert [content(state) for state in states] == [cold(tuple(talks[i])) for i in order]
 
 
 def test_files_do_not_depend_on_what_a_sequence_writes_meanwhile(tmp_path):
@@ -288,6 +293,7 @@ def test_a_directory_that_cannot_be_had_is_refused_with_a_next_step(tmp_path):
         Store(tmp_path / "t")
     with Store(tmp_path / "missing" / "deeper") as store:
         assert fill(store, numbers(5), [5])
+    assert (tmp_path / "missing" / "deeper").stat().st_mode & 0o77 == 0  # conversations are nobody else's business
 
 
 def test_a_directory_that_is_read_only_is_refused(tmp_path, monkeypatch):
@@ -568,6 +574,25 @@ def test_a_node_forgotten_while_it_waits_is_not_written(tmp_path, monkeypatch):
         assert store.flush() and len(list((tmp_path / "data").iterdir())) == 2
 
 
+def test_what_another_process_forgets_does_not_come_back_from_the_queue(copied, monkeypatch, capsys):
+    directory, ids, _ = copied
+    gate, real = threading.Event(), store_module.write_kv
+
+    def slow(*args):
+        assert gate.wait(10)
+        return real(*args)
+
+    with Store(directory) as store:
+        monkeypatch.setattr(store_module, "write_kv", slow)
+        cache, longer = cache_of(store, 1 << 30), ids + numbers(40, seed=5)
+        cache.add("n", longer, snapshot(longer), "turn")
+        leaf = cache.add("n", ids, snapshot(ids), "turn")
+        assert main(["cache", "forget", leaf.hex(), "--dir", str(directory)]) == 0
+        gate.set()
+        assert store.flush() and cache.sync("n", [*longer, 1]).reused == 128
+        assert store._index.verify() == [] and not [p for p in (directory / "data").iterdir() if p.suffix == ".part"]
+
+
 def test_a_full_queue_leaves_nodes_in_memory_only(tmp_path, monkeypatch):
     gate, real = threading.Event(), store_module.write_kv
 
@@ -587,6 +612,55 @@ def test_a_full_queue_leaves_nodes_in_memory_only(tmp_path, monkeypatch):
         store.flush()
     with Store(tmp_path) as store:
         assert reused(store, ids) == 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_wrong_is_served_whatever_happens_in_whatever_order(tmp_path, seed):
+    rng, now = random.Random(seed), [1e9]
+    paths: list[list[int]] = [[]]
+
+    def opened() -> tuple[Store, PrefixCache]:
+        store = Store(tmp_path, 600_000, 40_000, clock=lambda: now[0])
+        return store, cache_of(store, rng.choice([0, 100_000, 1 << 30]))
+
+    store, cache = opened()
+    hits = 0
+    for _ in range(120):
+        now[0] += rng.randint(1, 600)
+        base = rng.choice(paths)
+        ids = base[: rng.choice([len(base), rng.randint(0, len(base))])] + numbers(rng.randint(1, 90), seed=rng.randint(0, 5))
+        namespace = rng.choice("ab")
+        match = cache.sync(namespace, ids)
+        assert match.reused < len(ids) and content(match.state) == cold(tuple(ids[: match.reused]))
+        hits += match.reused > 0
+        feed(match.state, ids[match.reused :])
+        kind = rng.choice(["system", "turn", "end"])
+        node = cache.add(namespace, ids, match.state.snapshot(), kind, persist=rng.random() < 0.9)
+        paths = [*paths[-30:], ids]
+        if rng.random() < 0.5:
+            store.flush()
+        match rng.randint(0, 30):
+            case 0:
+                cache.forget(node)
+                assert cache.sync(namespace, [*ids, 1]).reused < len(ids)
+            case 1:
+                cache.clear(rng.choice([None, namespace]))
+            case 2 | 3:
+                store.close()
+                store, cache = opened()
+            case 4 | 5:
+                files = sorted(p for p in (tmp_path / "data").iterdir() if p.suffix != ".part")
+                if files:
+                    with open(rng.choice(files), "r+b") as file:
+                        file.seek(rng.randrange(100))
+                        file.write(b"wrong")
+            case 6:
+                assert main(["cache", "prune", "--max-bytes", "300kB", "--dir", str(tmp_path)]) == 0
+            case 7:
+                now[0] += 30_000
+                store.expire()
+    assert hits > 10 and store.trouble is None
+    store.close()
 
 
 def test_the_command_lists_verifies_and_prunes(copied, capsys):

@@ -101,8 +101,9 @@ class Store:
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is waiting, then let go of the directory."""
         if self._writer.is_alive():
-            self._queue.put(None)
-            self._writer.join(timeout_s)
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=timeout_s)
+                self._writer.join(timeout_s)
         self._guarded(self._flush_used)
         self._index.close()
         self._lock_file.close()
@@ -169,10 +170,11 @@ class Store:
 
     # reading
 
-    def load(self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None) -> tuple[State, Snapshot] | None:
+    def load(self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None,
+             num_common: int = 0) -> tuple[State, Snapshot] | None:
         """A state as it was at a node, and its snapshot; None if that cannot be had, and then what was wrong has been dropped.
 
-        base: a snapshot of fewer of the same tokens, whose full segments are shared instead of read.
+        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared instead of read.
         """
         found = self._guarded(lambda: (self._index.chain(id),))
         if found is None:
@@ -185,8 +187,8 @@ class Store:
             self._known[id] = False
             return None
         bad, state = None, new_state()
-        num_tokens, shared = chain[-1].num_tokens, base.num_tokens // SEGMENT_LEN if base else 0
-        if base and shared:
+        num_tokens, shared = chain[-1].num_tokens, num_common // SEGMENT_LEN
+        if shared:
             state.restore(replace(base, num_tokens=shared * SEGMENT_LEN, segments=base.segments[:shared]))
         try:
             read_state(self._index.file(id, "state"), id, chain[-1].state_sums, state.conv, state.delta)
@@ -391,7 +393,7 @@ def _lock(directory: Path):
     """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has it."""
     path = directory / LOCK
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open(path, "a+", encoding="ascii", errors="replace")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
