@@ -34,7 +34,7 @@ def feed(state: State, ids: Sequence[int], kind: str = "q8") -> State:
             kv.store(kind, *state.segments(0)[index], at, part, -part)
             done += len(part)
         for token in ids:
-            state.conv[:] = np.roll(state.conv, 1, axis=1) * np.float32(0.5) + np.float32(token)
+            state.conv[:] = state.conv[:, ::-1] * np.float32(0.5) + np.float32(token)
             state.delta[:] = state.delta * np.float32(0.75) + np.float32(token) * state.conv.flat[0]
     return state
 

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,12 @@ class Row:
         return self.kv_bytes + self.state_bytes * self.has_state
 
     @property
+    def sealed(self) -> tuple:
+        return tuple(getattr(self, name) for name in SEALED)
+
+    @property
     def seal(self) -> bytes:
-        return _seal(astuple(self)[: len(SEALED)])
+        return _seal(self.sealed)
 
     @property
     def ids(self) -> np.ndarray:
@@ -100,7 +104,7 @@ class Index:
             _prepare(db, file)
         except sqlite3.Error as error:
             db.close()
-            raise _store_error(error, file) from None
+            raise store_error(error, file) from None
         except BadIndex:
             db.close()
             raise
@@ -141,7 +145,7 @@ class Index:
     def add(self, row: Row) -> None:
         """Inside a transaction. Replaces a node of the same id."""
         self.db.execute("DELETE FROM node WHERE id = ?", (row.id,))
-        values = (*astuple(row)[: len(SEALED)], row.seal, int(row.has_state), row.last_used)
+        values = (*row.sealed, row.seal, int(row.has_state), row.last_used)
         self.db.execute(f"INSERT INTO node({COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
 
     def row(self, id: bytes) -> Row | None:
@@ -411,7 +415,8 @@ def _prepare(db: sqlite3.Connection, file: Path) -> None:
     db.execute(f"SELECT {COLUMNS} FROM node LIMIT 1").fetchall()
 
 
-def _store_error(error: sqlite3.Error, file: Path) -> StoreError:
+def store_error(error: sqlite3.Error, file: Path) -> StoreError:
+    """What to tell about a failure: BadIndex only if the file itself is wrong."""
     text = str(error)
     if "locked" in text or "busy" in text:
         return StoreError(f"{file}: {text} by another process; wait for it or stop it, then try again")

@@ -82,12 +82,12 @@ def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tu
 
 def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, bytes]:
     """The recurrent state; (bytes, checksums)."""
-    data = memoryview(b"".join((_bytes(snapshot.conv), _bytes(snapshot.delta))))
-    sums, at = [], 0
-    for index, size in enumerate(state_blocks(len(data))):
+    whole, sums, at = [_bytes(snapshot.conv), _bytes(snapshot.delta)], [], 0
+    for index, size in enumerate(state_blocks(sum(map(len, whole)))):
         total = _new_sum(owner, b"state", index)
-        total.update(data[at : at + size])
-        file.write(data[at : at + size])
+        for part in _cut(whole, at, at + size):
+            total.update(part)
+            file.write(part)
         sums.append(total.digest()[:SUM_BYTES])
         at += size
     return at, b"".join(sums)

@@ -157,6 +157,8 @@ class PrefixCache:
         space = self._space(namespace)
         node = self._place(space.root, tokens, kind)
         node.label = label or node.label
+        if kind == "system":  # also if it was the end of some conversation first
+            node.kind = kind
         for n in (node, *node.above()):
             n.used = self._tick
         if node.snapshot is None and not self._is_superseded(node):
@@ -311,14 +313,21 @@ class PrefixCache:
             return state
         if not self._is_stored(node):
             return None
-        base = next((n.snapshot for n in node.above() if n.snapshot), None)
-        loaded = self.store.load(node.id, self._new_state, base)
+        loaded = self.store.load(node.id, self._new_state, *self._relative(node))
         if loaded is None:
             return None
         state, node.snapshot = loaded
         self._held.add(node.snapshot)
         self._shrink()
         return state
+
+    def _relative(self, node: _Node) -> tuple[Snapshot | None, int]:
+        """A snapshot in memory that begins with the same tokens as `node`, and how many."""
+        for n in (node, *node.above()):
+            other = next((o.snapshot for o in n.below() if o.snapshot), None)
+            if other is not None:
+                return other, n.num_tokens
+        return None, 0
 
     def _known_elsewhere(self, space: _Namespace, tokens: np.ndarray) -> bool:
         """Whether a conversation that begins like this one was stored under other settings."""

@@ -2,7 +2,8 @@
 
 A node on disk is its tokens since the node it grew from, the pages of keys and values since then, and its recurrent state, which can
 be dropped alone. Files are complete before the index names them, so a process may be killed at any moment: at most what was not
-yet written is lost. One server has the directory; commands may read and forget meanwhile. Enter at `Store(directory, ...)`.
+yet written is lost. A row whose file a power failure took is noticed on opening. One server has the directory; commands may read
+and forget meanwhile. Enter at `Store(directory, ...)`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from a3b.cache.identity import TOKENS, root_id
-from a3b.cache.index import BadIndex, Index, Row, set_aside
+from a3b.cache.index import INDEX, BadIndex, Index, Row, set_aside, store_error
 from a3b.cache.pages import Damaged, read_kv, read_state, write_kv, write_state
 from a3b.cache.state import SEGMENT_LEN, Snapshot, State, advancing
 from a3b.errors import StoreError
 
-QUEUE_LEN = 16  # snapshots waiting to be written; each holds its recurrent state in memory
+QUEUE_LEN = 8  # snapshots waiting to be written; each holds its recurrent state in memory
 EXPIRE_EVERY_S = 3600.0
 RETRY_AFTER_S = 60.0  # after a failed write
 LOCK = "lock"
@@ -82,11 +83,13 @@ class Store:
                 index.expire(int(self._clock() - self.max_age_s))
                 index.shrink(self.max_bytes)
                 return index
-            except (BadIndex, sqlite3.DatabaseError) as error:
+            except (StoreError, sqlite3.Error) as error:
                 if index:
                     index.close()
-                if attempt or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
-                    raise StoreError(f"{self.directory}: {error}; remove it, or give another directory") from None
+                if isinstance(error, sqlite3.Error):
+                    error = store_error(error, self.directory / INDEX)
+                if attempt or not isinstance(error, BadIndex):
+                    raise error from None
                 aside = set_aside(self.directory)
                 self.notices.append(f"{error}; set aside as {aside.name}, kept sessions are lost")
             except OSError as error:
@@ -98,8 +101,9 @@ class Store:
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is waiting, then let go of the directory."""
         if self._writer.is_alive():
-            self._queue.put(None)
-            self._writer.join(timeout_s)
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=timeout_s)
+                self._writer.join(timeout_s)
         self._guarded(self._flush_used)
         self._index.close()
         self._lock_file.close()
@@ -166,10 +170,11 @@ class Store:
 
     # reading
 
-    def load(self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None) -> tuple[State, Snapshot] | None:
+    def load(self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None,
+             num_common: int = 0) -> tuple[State, Snapshot] | None:
         """A state as it was at a node, and its snapshot; None if that cannot be had, and then what was wrong has been dropped.
 
-        base: a snapshot of fewer of the same tokens, whose full segments are shared instead of read.
+        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared instead of read.
         """
         found = self._guarded(lambda: (self._index.chain(id),))
         if found is None:
@@ -182,8 +187,8 @@ class Store:
             self._known[id] = False
             return None
         bad, state = None, new_state()
-        num_tokens, shared = chain[-1].num_tokens, base.num_tokens // SEGMENT_LEN if base else 0
-        if base and shared:
+        num_tokens, shared = chain[-1].num_tokens, num_common // SEGMENT_LEN
+        if shared:
             state.restore(replace(base, num_tokens=shared * SEGMENT_LEN, segments=base.segments[:shared]))
         try:
             read_state(self._index.file(id, "state"), id, chain[-1].state_sums, state.conv, state.delta)
@@ -298,11 +303,13 @@ class Store:
                 job = self._queue.get(timeout=max(next_expiry - time.monotonic(), 0.01))
                 if job is None:
                     return
-                self._guarded(lambda job=job: self._write(job), writes=True)
-                with self._idle:
-                    if self._pending.get(job.row.id) is job:
-                        del self._pending[job.row.id]
-                    self._idle.notify_all()
+                try:
+                    self._guarded(lambda job=job: self._write(job), writes=True)
+                finally:
+                    with self._idle:
+                        if self._pending.get(job.row.id) is job:
+                            del self._pending[job.row.id]
+                        self._idle.notify_all()
                 job = None  # lets go of the snapshot
             except queue.Empty:
                 next_expiry = time.monotonic() + EXPIRE_EVERY_S
@@ -340,7 +347,6 @@ class Store:
                         return  # forgotten by another process
                     for kind, path in partial.items():
                         path.rename(names[kind])
-                    _sync_directory(names["kv"].parent)
                     index.add(row)
                 self._known[row.id] = True
                 self.trouble = None
@@ -369,7 +375,7 @@ class Store:
         """The call's result, or None after a failure of the disk or the database, which becomes a notice."""
         try:
             return call()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, MemoryError) as error:
             text = f"{self.directory}: {error}"
             if writes:
                 text += f"; nothing is written for {RETRY_AFTER_S:.0f} s: make room, or lower what is kept (a3b cache prune)"
@@ -388,19 +394,11 @@ def _write_file(path: Path, write: Callable) -> tuple[int, bytes]:
     return result
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _lock(directory: Path):
     """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has it."""
     path = directory / LOCK
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open(path, "a+", encoding="ascii", errors="replace")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
