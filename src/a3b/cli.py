@@ -94,7 +94,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
     parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
-    parser.add_argument("--max-body", type=size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
+    parser.add_argument("--max-body", type=byte_size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
     parser.add_argument("--trace", metavar="FILE", help="append all token ids of each answer as a line of JSON, to prove what was computed")
     group = parser.add_argument_group("thinking")
     group.add_argument("--preserve-thinking", default="all", metavar="POLICY",
@@ -103,9 +103,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task-thinking-budget", type=positive, metavar="N", help="the same since the last turn of the user")
     group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
     group = parser.add_argument_group("sessions")
-    group.add_argument("--cache-ram", type=size, metavar="SIZE", help="memory for sessions (default a quarter of what is free, up to 4GiB)")
+    group.add_argument("--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of the free, up to 4GiB)")
     group.add_argument("--cache-dir", metavar="DIR", help="where sessions outlive the process (default ~/.cache/a3b/sessions)")
-    group.add_argument("--cache-disk", type=size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
+    group.add_argument("--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
     group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
     group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
@@ -259,17 +259,6 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
-
-
-def size(text: str) -> int:
-    """Bytes: 4096, 512MiB, 2GiB, 20GB."""
-    units = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.lower().removesuffix("ib").removesuffix("b")
-    unit = number[-1:] if number[-1:] in "kmgt" else ""
-    try:
-        return int(float(number.removesuffix(unit)) * units[unit])
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a size, such as 512MiB or 2GiB") from None
 
 
 def numbers(text: str) -> tuple[int, ...]:

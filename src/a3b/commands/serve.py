@@ -44,7 +44,7 @@ def run(args: Namespace) -> int:
     store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
     trace = open(args.trace, "a", encoding="utf-8") if args.trace else None
     service = build(engine, args, store, trace)
-    app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, host=args.host))
+    app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host))
     print(banner(engine, sock, store), file=sys.stderr)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
     try:

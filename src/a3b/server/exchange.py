@@ -10,7 +10,8 @@ import logging
 import math
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError
-from a3b.events import Finished, Usage
+from a3b.events import Event, Finished, Started, Usage
 from a3b.sampler import LogitsError
 from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
@@ -56,6 +57,15 @@ def namespace(request: Request) -> str:
 def record(request: Request, usage: Usage) -> None:
     """Remember what a call cost in all, for its line in the log."""
     request.state.tokens = (usage.prompt_tokens, usage.completion_tokens)
+
+
+async def recorded(request: Request, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events; what the answer cost is remembered."""
+    async with aclosing(stream):
+        async for event in stream:
+            if isinstance(event, Started | Finished):
+                record(request, event.usage)
+            yield event
 
 
 async def read_json(request: Request) -> Any:

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from a3b.events import Event, Finished, Reading, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, Usage
 from a3b.requests import Request
 from a3b.server import wire
-from a3b.server.exchange import Api, error_body, read_json, refusal_of, report, warning_headers
+from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.seals import Seals
 from a3b.server.streams import EventStream, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
@@ -54,7 +54,7 @@ def routes(api: Api) -> list[Route]:
         asked = _read(await read_json(request), api.seals, request)
         answer = _Answer(api.service.model, api.seals, asked)
         headers = warning_headers(asked.warnings)
-        stream = api.service.stream(asked.request)
+        stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             items = await opened(request.receive, stream)
             return EventStream(_server_sent(items, answer), headers)

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from a3b.events import Event, Finished, Reading, Started, Usage
 from a3b.requests import Request
 from a3b.server import wire
-from a3b.server.exchange import Api, read_json, refusal_of, report, warning_headers
+from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.response_input import Conversation, Tools, read_choice, read_tools
 from a3b.server.response_output import Output
 from a3b.server.stored import Item, Stored
@@ -61,7 +61,7 @@ def routes(api: Api) -> list[Route]:
         asked = _read(await read_json(request), api, request)
         answer = _Answer(api, asked)
         headers = warning_headers(asked.warnings)
-        stream = api.service.stream(asked.request)
+        stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             return EventStream(_server_sent(await opened(request.receive, stream), answer), headers)
         events = await collect(request.receive, stream)
