@@ -103,7 +103,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task-thinking-budget", type=positive, metavar="N", help="the same since the last turn of the user")
     group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
     group = parser.add_argument_group("sessions")
-    group.add_argument("--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of the free, up to 4GiB)")
+    group.add_argument("--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of free memory)")
     group.add_argument("--cache-dir", metavar="DIR", help="where sessions outlive the process (default ~/.cache/a3b/sessions)")
     group.add_argument("--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
     group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
