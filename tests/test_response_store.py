@@ -86,3 +86,51 @@ def test_the_store_counts_bytes_and_keeps_shared_items_as_long_as_they_are_used(
     assert store.get("a", "r4") is None and store.get("a", "r3")
     assert store.delete("a", "r2") and store.item("a", "i") == shared
     assert store.delete("a", "r3") and store.item("a", "i") is None and not store.delete("a", "r3")
+
+
+class Book:
+    """Records as a session store keeps them."""
+
+    def __init__(self):
+        self.pages: dict[tuple[str, bytes], list[bytes]] = {}
+
+    def put_record(self, namespace, key, value, node=None):
+        self.pages.setdefault((namespace, key), []).append(value)
+
+    def get_records(self, namespace, key):
+        return self.pages.get((namespace, key), [])
+
+
+def kept_response() -> Stored:
+    response = {"id": "resp_1", "output": [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]}
+    return Stored(response, [{"id": "in_1", "type": "message"}])
+
+
+def test_responses_outlive_the_process_for_their_owner_only():
+    book = Book()
+    before = ResponseStore(records=book)
+    before.put("alice", kept_response())
+    before.close()
+    after = ResponseStore(records=book)
+    assert after.get("alice", "resp_1") == kept_response() and after.item("alice", "rs_1") == {"id": "rs_1", "type": "reasoning"}
+    assert after.get("bob", "resp_1") is None and after.item("bob", "rs_1") is None
+
+
+def test_a_deleted_response_stays_deleted_after_a_restart():
+    book = Book()
+    before = ResponseStore(records=book)
+    before.put("alice", kept_response())
+    assert before.delete("alice", "resp_1") and not before.delete("alice", "resp_1")
+    before.close()
+    after = ResponseStore(records=book)
+    assert after.get("alice", "resp_1") is None and after.item("alice", "msg_1") is None and not after.delete("alice", "resp_1")
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff", b"null", b"[]", b"[{}, []]", b'[{"id": "resp_1", "output": 3}, []]', b'[{"id": "x"}, []]'])
+def test_records_that_are_no_responses_are_as_if_they_were_not_there(value):
+    book = Book()
+    book.put_record("alice", b"response resp_1", value)
+    store = ResponseStore(records=book)
+    assert store.get("alice", "resp_1") is None and store.item("alice", "resp_1") is None
+    store.put("alice", kept_response())
+    assert store.get("alice", "resp_1") == kept_response()

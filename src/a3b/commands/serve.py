@@ -21,6 +21,7 @@ from a3b.machine import Machine
 from a3b.scheduler import Scheduler
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
+from a3b.server.stored import ResponseStore
 from a3b.service import Service, Settings
 from a3b.turns import Turns
 
@@ -44,13 +45,15 @@ def run(args: Namespace) -> int:
     store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
     trace = open(args.trace, "a", encoding="utf-8") if args.trace else None
     service = build(engine, args, store, trace)
-    app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host))
+    stored = ResponseStore(records=None if args.no_persist_thinking else store)
+    app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host), stored)
     print(banner(engine, sock, store), file=sys.stderr)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
     try:
         uvicorn.Server(config).run([sock])
     finally:
         service.close()
+        stored.close()
         if store:
             store.close()
     return 0

@@ -58,10 +58,10 @@ class Settings:
         return not self.api_keys and (self.host in LOCAL_HOSTS or self.host.startswith("127."))
 
 
-def create_app(service: Service, settings: Settings | None = None) -> Starlette:
+def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None) -> Starlette:
     settings = settings or Settings()
     metrics = Metrics(service)
-    api = Api(service, Seals(settings.secret or secrets.token_bytes(32)), ResponseStore())
+    api = Api(service, Seals(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
 
     async def health(_: Request) -> Response:
         found = service.health()

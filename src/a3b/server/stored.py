@@ -1,4 +1,5 @@
-"""Responses that may be continued or looked up later. In memory, per namespace, bounded. Enter at `ResponseStore`.
+"""Responses that may be continued or looked up later: in memory, per namespace, bounded, and in records that outlive the process.
+Enter at `ResponseStore`.
 
 Each response is kept with the whole conversation before it, so that one can go on where an earlier one was dropped. The items are
 shared between them, but counted in full for each: what is really held is never more than the limit.
@@ -8,10 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 Item = dict[str, Any]
+MAX_RECORD_BYTES = 4 << 20
+
+
+class Records(Protocol):
+    """Where responses outlive the process: values by namespace and key, oldest first."""
+
+    def put_record(self, namespace: str, key: bytes, value: bytes) -> None: ...
+
+    def get_records(self, namespace: str, key: bytes) -> list[bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -36,47 +47,100 @@ class _Shelf:
 
 
 class ResponseStore:
-    """Keeps the responses used last: at most `max_count` and `max_bytes` of JSON for each namespace."""
+    """Keeps the responses used last: in memory at most `max_count` and `max_bytes` of JSON for each namespace."""
 
-    def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20):
-        self.max_count, self.max_bytes = max_count, max_bytes
+    def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: Records | None = None):
+        self.max_count, self.max_bytes, self._records = max_count, max_bytes, records
         self._shelves: dict[str, _Shelf] = {}
+        self._writer = ThreadPoolExecutor(1, "responses") if records else None  # a slow disk must not hold up answers
+        self._late: dict[tuple[str, str], Any] = {}  # values on their way to the records
 
     def put(self, namespace: str, stored: Stored) -> None:
         """Keep it, and drop what was not used for longest; what is larger than the limit alone is not kept."""
+        self._shelve(namespace, stored)
+        self._write(namespace, stored.response["id"], [stored.response, stored.items])
+        for item in stored.response["output"]:
+            self._write(namespace, item["id"], item)
+
+    def close(self) -> None:
+        """Write what is left to be written."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def _write(self, namespace: str, name: str, value: Any) -> None:
+        data = json.dumps(value).encode()
+        if self._writer is not None and len(data) <= MAX_RECORD_BYTES:
+            place = (namespace, name)
+            self._late[place] = value
+
+            def write() -> None:
+                self._records.put_record(namespace, b"response " + name.encode(), data)
+                if self._late.get(place) is value:
+                    self._late.pop(place, None)
+
+            self._writer.submit(write)
+
+    def _recorded(self, namespace: str, name: str) -> Any:
+        """What was written last under a name; None if there is nothing, or nothing that can be read."""
+        if (namespace, name) in self._late:
+            return self._late[namespace, name]
+        try:
+            found = self._records.get_records(namespace, b"response " + name.encode()) if self._records else []
+            return json.loads(found[-1]) if found else None
+        except (ValueError, UnicodeEncodeError):
+            return None
+
+    def _shelve(self, namespace: str, stored: Stored) -> None:
         shelf = self._shelves.setdefault(namespace, _Shelf())
         num_bytes = len(json.dumps([stored.response, stored.items], ensure_ascii=False))
         if num_bytes > self.max_bytes:
             return
-        self.delete(namespace, stored.response["id"])
+        self._take(namespace, stored.response["id"])
         shelf.responses[stored.response["id"]] = stored, num_bytes
         shelf.num_bytes += num_bytes
         for item in stored.conversation:  # the first of an id stays: a client cannot change what the model wrote
             kept, num = shelf.items.get(item["id"], (item, 0))
             shelf.items[item["id"]] = kept, num + 1
         while len(shelf.responses) > self.max_count or shelf.num_bytes > self.max_bytes:
-            self.delete(namespace, next(iter(shelf.responses)))
+            self._take(namespace, next(iter(shelf.responses)))
 
     def get(self, namespace: str, response_id: str) -> Stored | None:
         shelf = self._shelves.get(namespace, _Shelf())
         if response_id not in shelf.responses:
+            match self._recorded(namespace, response_id):
+                case [{"id": found, "output": list()} as response, list() as items] if found == response_id:
+                    stored = Stored(response, items)
+                    self._shelve(namespace, stored)
+                    return stored
             return None
         shelf.responses.move_to_end(response_id)
         return shelf.responses[response_id][0]
 
     def item(self, namespace: str, item_id: str) -> Item | None:
         """An item of any response that is kept."""
-        return self._shelves.get(namespace, _Shelf()).items.get(item_id, (None, 0))[0]
+        item = self._shelves.get(namespace, _Shelf()).items.get(item_id, (None, 0))[0]
+        if item is None:
+            found = self._recorded(namespace, item_id)
+            item = found if isinstance(found, dict) and found.get("id") == item_id else None
+        return item
 
     def delete(self, namespace: str, response_id: str) -> bool:
         """Whether there was one."""
+        stored = self.get(namespace, response_id)
+        if stored is None:
+            return False
+        self._take(namespace, response_id)
+        for name in (response_id, *(item["id"] for item in stored.response["output"])):
+            self._write(namespace, name, None)  # what is written last counts
+        return True
+
+    def _take(self, namespace: str, response_id: str) -> None:
         shelf = self._shelves.get(namespace, _Shelf())
         stored, num_bytes = shelf.responses.pop(response_id, (None, 0))
         if stored is None:
-            return False
+            return
         shelf.num_bytes -= num_bytes
         for item in stored.conversation:
             kept, num = shelf.items.pop(item["id"], (item, 0))
             if num > 1:
                 shelf.items[item["id"]] = kept, num - 1
-        return True
