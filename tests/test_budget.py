@@ -14,8 +14,8 @@ from a3b.tokens.segments import Control
 from a3b.tokens.stream import OutputParser
 from a3b.tokens.tokenizer import Tokenizer
 
-OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK = range(10)
-NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" "]
+OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
+NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]
 BYTES = dict.fromkeys(range(2000), b" word") | dict(enumerate(NAMED))
 TOKENS = ThinkingTokens(OPEN, CLOSE, CALL, (N1, N2), (LINE, CLOSE, GAP))
 
@@ -64,11 +64,8 @@ def test_a_budget_that_ends_with_a_line_is_closed_without_another():
 
 
 def test_33_tokens_are_nudged_at_the_first_end_of_a_sentence_after_2():
-    model = [STOP, STOP, WORD, WORD, STOP, *[WORD] * 40]
-    #        33 - 2 left: below 32; the third word's end is no sentence
-    assert play(control(budget=33), [WORD, *model[1:]], 36) == [
-        WORD, STOP, N1, N2, *model[2:5], *[WORD] * 26, LINE, CLOSE, GAP,
-    ]  # fmt: skip
+    model = [END, END, WORD, WORD, STOP, *[WORD] * 40]  # 32 left behind the first: not below 32
+    assert play(control(budget=33), model, 36) == [END, END, N1, N2, *model[2:5], *[WORD] * 26, LINE, CLOSE, GAP]
 
 
 def test_without_an_end_of_a_sentence_the_nudge_comes_where_half_of_the_rest_is_left():
@@ -76,7 +73,7 @@ def test_without_an_end_of_a_sentence_the_nudge_comes_where_half_of_the_rest_is_
 
 
 def test_the_last_tenth_of_a_large_budget_is_nudged_once():
-    fresh = count(10)  # no loop
+    fresh = count(20)  # no loop
     answer = play(control(budget=1000), (STOP if i % 4 == 2 else next(fresh) for i in count()), 1004)
     assert answer.index(N1) == 903 and answer.count(N1) == 1  # 901: less than a tenth is left; 902: a sentence ends
     assert answer[1000:1003] == [LINE, CLOSE, GAP]
@@ -253,6 +250,25 @@ def test_lines_that_come_back_between_changing_ones_are_a_loop():
     rounds = (f"Wait, let me check the sum once more.\nActually, no.\nMaybe {i} is right after all.\n\n" for i in count())
     found = num_until_found(piece for text in rounds for piece in words(text))
     assert found is not None and found < 6 * LINES  # tokens; a line has about 8, and 20 lines are needed
+
+
+def same_lines(line, wrap="{}"):
+    """The same line four times, one of its own, and so on: all but a fifth is stale, no period."""
+    return num_until_found(piece for i in range(60) for piece in words(wrap.format(f"{line}\n" * 4 + f"x = {i}\n")))
+
+
+def test_lines_of_code_and_of_grids_do_not_count():
+    line = "print(the same line again)"
+    assert same_lines(line) is not None
+    assert same_lines("    " + line) is None and same_lines("\t" + line) is None
+    assert same_lines(line, "```python\n{}```\n") is None
+    assert same_lines("print(this)") is None
+    assert same_lines("| pass | pass | pass | pass | pass |") is None
+
+
+def test_a_line_that_comes_back_less_often_is_no_loop():
+    lines = [f"This is line {name} of a long refrain.\n" for name in "abcdefghijkl"]
+    assert num_until_found(piece for i in range(40) for line in [*lines, f"{i}\n"] for piece in words(line)) is None
 
 
 def test_a_walk_through_a_program_is_no_loop():

@@ -108,7 +108,6 @@ class ThinkingControl:
             return self._after_text(token_id, was)
         is_opening = token_id == self._tokens.open and not was
         if is_opening:
-            self._at_line_end = True
             self._loops = Loops()
         else:
             self._count(token_id)

@@ -1,8 +1,9 @@
 """Which answers a request allows, as the text of a grammar in llguidance's dialect of Lark.
 
 Owns the syntax of constrained answers: JSON by a schema, and calls of the declared tools as chat templates write them.
-Knows no tokens and no library. What a call may hold is narrower than what `tokens/stream.py` understands: a value ends
-nowhere but where that parser ends it. Enter at `answer_grammar`.
+Knows no tokens and no library. What a call may hold is narrower than what `tokens/stream.py` understands: a free text ends
+nowhere but where that parser ends it. (A string inside a JSON value is not looked at for closing tags.) Enter at
+`answer_grammar`.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def answer_grammar(schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str
 
 def strict_schema(schema: Mapping[str, Any], blank: str = _BLANK) -> dict[str, Any]:
     """`schema` as the compiler takes it: any object for {}; keywords that it does not know are refused, not ignored."""
-    return {**_checked(schema, "schema"), "x-guidance": {"whitespace_pattern": blank}} if schema else {
-        "type": "object", "x-guidance": {"whitespace_pattern": blank}}  # fmt: skip
+    return {**(_checked(schema, "schema") or {"type": "object"}), "x-guidance": {"whitespace_pattern": blank}}
 
 
 def document_grammar(schema: Mapping[str, Any]) -> str:
@@ -215,5 +215,4 @@ def _is_annotation(key: str, value: Any) -> bool:
         (key == "format" and isinstance(value, str) and value not in _FORMATS)
         or (key == "$schema" and isinstance(value, str) and "json-schema.org" not in value)
         or (key == "uniqueItems" and value is False)
-        or key == "x-guidance"
     )
