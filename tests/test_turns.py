@@ -118,22 +118,31 @@ def test_calls_whose_ids_the_client_made_itself_are_found_by_their_place():
 
 def test_a_short_answer_is_not_mistaken_for_one_of_another_conversation():
     turns = Turns()
-    for question, thinking, ids in (("Is it up?", "First.", (1, 99)), ("Is it down?", "Second.", (2, 99))):
+    up, down = "Is the server that we spoke of yesterday in the evening up, as far as you can see?", "Is the other one down?"
+    for question, thinking, ids in ((up, "First.", (1, 99)), (down, "Second.", (2, 99))):
         turns.remember("", [user("Hi"), answer("Hello"), user(question)], Turn.of(answer("Yes.", thinking), ids, False, 1))
-    history = [user("Hi"), answer("Hello"), user("Is it down?"), answer("Yes."), user("Sure?")]
+    history = [user("Hi"), answer("Hello"), user(down), answer("Yes."), user("Sure?")]
     assert recall(turns, history)[0][3][REPLAY_KEY] == (2, 99)
-    elsewhere = [user("Quite another start"), answer("Well"), user("Is it up?"), answer("Yes."), user("Sure?")]
-    assert recall(turns, elsewhere)[0][3][REPLAY_KEY] == (1, 99), "the neighbour tells"
-    nowhere = [user("Is it left?"), answer("Yes."), user("Sure?")]
-    assert REPLAY_KEY not in recall(turns, nowhere)[0][1]
+    for question, expected in ((up, (1, 99)), (down, None), ("Is it left?", None)):  # long enough to tell, too short, not known
+        elsewhere = [user("Quite another start"), answer("Well"), user(question), answer("Yes."), user("Sure?")]
+        assert recall(turns, elsewhere)[0][3].get(REPLAY_KEY) == expected
+
+
+def test_of_answers_in_the_same_words_the_one_is_meant_whose_thinking_comes_back_else_the_latest():
+    turns = Turns()
+    for thinking, ids in (("first: 5", (1, 99)), ("first: 6", (2, 99)), ("first: 7", (3, 99))):
+        turns.remember("", BEFORE, Turn.of(answer("Done.", thinking), ids, False, 1))
+    assert recall(turns, [*BEFORE, answer("Done.", "first: 6")])[0][1][REPLAY_KEY] == (2, 99)
+    assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (3, 99)
 
 
 def test_two_answers_of_the_same_words_to_the_same_message_are_told_apart_by_the_conversation_or_not_at_all():
     turns = Turns()
+    more = "go on with the next of the files that I listed above, and tell me when it is done, please"
     for start, ids in (("one", (1, 99)), ("two", (2, 99))):
-        turns.remember("", [user(start), answer("ok"), user("go on")], Turn.of(answer("Done.", start), ids, False, 1))
-    assert recall(turns, [user("two"), answer("ok"), user("go on"), answer("Done.")])[0][3][REPLAY_KEY] == (2, 99)
-    assert REPLAY_KEY not in recall(turns, [user("cut"), answer("ok"), user("go on"), answer("Done.")])[0][3]
+        turns.remember("", [user(start), answer("ok"), user(more)], Turn.of(answer("Done.", start), ids, False, 1))
+    assert recall(turns, [user("two"), answer("ok"), user(more), answer("Done.")])[0][3][REPLAY_KEY] == (2, 99)
+    assert REPLAY_KEY not in recall(turns, [user("cut"), answer("ok"), user(more), answer("Done.")])[0][3]
 
 
 def test_system_messages_may_change_from_request_to_request():
@@ -193,7 +202,7 @@ def test_what_another_process_forgot_is_forgotten_here_too():
 
 
 def test_memory_of_turns_is_bounded():
-    turns = Turns(max_turns=10)
+    turns = Turns(max_tokens=30 * 100)
     for i in range(50):
         turns.remember("", [user(str(i))], Turn.of(answer("ok", "t"), IDS, False, 1))
     assert REPLAY_KEY not in recall(turns, [user("0"), answer("ok")])[0][1]

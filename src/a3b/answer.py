@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from a3b.events import Event, ThinkingStop, TokenLogprobs
+from a3b.events import Event, TextDelta, ThinkingStop, TokenLogprobs
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.segments import Control
 from a3b.tokens.stops import StopStrings
@@ -24,6 +24,7 @@ class Constraint(Protocol):
     """What may be written; see a3b.constrain."""
 
     thinking: np.ndarray | None
+    knows_end: bool  # whether it says when an answer is complete
 
     def mask(self) -> np.ndarray | None: ...
 
@@ -42,13 +43,26 @@ class ThinkingControl(Protocol):
     def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]: ...
 
 
+class _Raw:
+    """In the place of OutputParser where text is continued."""
+
+    in_thinking, num_calls, all_complete = False, 0, True
+
+    def push(self, piece: Control | str) -> list[Event]:
+        return [TextDelta(piece if isinstance(piece, str) else piece.name)]
+
+    def finish(self) -> list[Event]:
+        return []
+
+
 class Answer:
     """reason is None until the answer is over; `feed` is then empty, else what the model has to read next."""
 
     def __init__(self, tokenizer: Tokenizer, eos: Sequence[int], prompt_ids: Sequence[int], params: SamplingParams, max_tokens: int, *,
                  tools: Sequence[Mapping[str, Any]] | None = None, in_thinking: bool = True, constraint: Constraint | None = None,
-                 control: ThinkingControl | None = None, top_logprobs: int | None = None, call_id=None):  # fmt: skip
-        """params without a seed get one. max_tokens: of the answer, at least 1."""
+                 control: ThinkingControl | None = None, top_logprobs: int | None = None, call_id=None, is_raw: bool = False):  # fmt: skip
+        """params without a seed get one. max_tokens: of the answer, at least 1. is_raw: the text of the tokens as it is: no thinking, no
+        calls, no trimming."""
         self.tokenizer, self.eos, self.max_tokens = tokenizer, frozenset(eos), max_tokens
         params = params if params.seed is not None else params.with_seed(secrets.randbits(63))
         self.num_prompt = len(prompt_ids)
@@ -59,7 +73,8 @@ class Answer:
         self._sampler = Sampler(params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
         self._stops = StopStrings(params.stop)
-        self._parser = OutputParser(tools, in_thinking, **({"call_id": call_id} if call_id else {}))
+        self._parser = _Raw() if is_raw else OutputParser(tools, in_thinking, **({"call_id": call_id} if call_id else {}))
+        self._is_raw = is_raw
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
         self._open = tokenizer.control_id("<think>") if control else -1
@@ -92,7 +107,7 @@ class Answer:
         token = self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled), self._allowed())
         events: list[Event] = []
         if self._top_logprobs is not None and not self._parser.in_thinking and token not in self.eos:
-            self._has_text = self._has_text or bool(self.tokenizer.token_bytes(token).strip())
+            self._has_text = self._has_text or self._is_raw or bool(self.tokenizer.token_bytes(token).strip())
             if self._has_text:  # white space before the text is no part of it
                 events.append(self._logprobs(logits, token))
         return events + self._extend([token])
@@ -106,9 +121,12 @@ class Answer:
         mask = None
         if self._constraint is not None:
             mask = self._constraint.thinking if self._parser.in_thinking else self._constraint.mask()
+        knows_end = self._constraint is not None and self._constraint.knows_end
         control, barred = self._control, []
-        if control is not None and not self._parser.in_thinking:
-            barred += list(self.eos) if control.needs_text and mask is None else []  # a constraint knows when it may end
+        if self._parser.in_thinking:
+            barred += list(self.eos) if knows_end else []  # an end within the thinking would pass the grammar by
+        elif control is not None:
+            barred += list(self.eos) if control.needs_text and not knows_end else []
             barred += [self._open] if not control.may_think else []
         if barred:
             mask = np.ones(self.tokenizer.num_tokens, bool) if mask is None else mask.copy()

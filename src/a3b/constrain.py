@@ -32,6 +32,8 @@ class Constraint(Protocol):
 
     thinking: np.ndarray | None
     """bool [num_tokens]: the tokens allowed while the model thinks, None for all."""
+    knows_end: bool
+    """Whether the end of the turn is allowed only behind a complete answer."""
 
     def mask(self) -> np.ndarray | None:
         """bool [num_tokens]: the tokens allowed next, None for all."""
@@ -100,7 +102,7 @@ class Grammars:
 class NoCalls:
     """Everything but a call."""
 
-    complete, done = True, False
+    complete, done, knows_end = True, False, False
 
     def __init__(self, allowed: np.ndarray):
         self._allowed = self.thinking = allowed
@@ -118,7 +120,7 @@ class NoCalls:
 class OneCall:
     """Everything, until a call has ended; then the end of the turn."""
 
-    thinking = None
+    thinking, knows_end = None, False
 
     def __init__(self, call: int, call_end: int, end: int, num_tokens: int):
         self._call, self._call_end, self._end = call, call_end, end
@@ -148,6 +150,8 @@ class OneCall:
 
 class ByGrammar:
     """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by."""
+
+    knows_end = True
 
     def __init__(self, matcher: llguidance.LLMatcher, end: int, num_tokens: int, thinking: np.ndarray):
         self._matcher, self._end, self._num_tokens, self.thinking = matcher, end, num_tokens, thinking

@@ -45,6 +45,8 @@ class Job:
     finished: Callable[[Job], Event]  # makes the last one
     emit: Callable[[list[Event] | Exception], None]
     turn_starts: Sequence[int] = ()  # where turns begin in the prompt, ascending
+    has_system: bool = False  # the first of them is the system's
+    label: str = ""  # by which people know the conversation
     persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
     cancelled: threading.Event = field(default_factory=threading.Event)
     # filled while it runs
@@ -98,6 +100,9 @@ class Scheduler:
         """(answers in work, requests that wait)."""
         return len(self._active), len(self._waiting)
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Break off what runs, with an error to everybody who waits."""
         with self._wake:
@@ -150,7 +155,7 @@ class Scheduler:
         try:
             job.match = self.cache.sync(job.namespace, job.ids)
             job.state, job.read = job.match.state, job.match.reused
-            job._stops = deque(boundaries(job.turn_starts, job.read, len(job.ids)))
+            job._stops = deque(boundaries(job.turn_starts, job.read, len(job.ids), job.has_system))
             job.emit([job.started(job.match)])
         except Exception as error:
             job.emit(error)
@@ -165,11 +170,12 @@ class Scheduler:
     def _guarded_step(self) -> None:
         writing = [job for job in self._active if not job.is_reading]
         reading = next((job for job in self._active if job.is_reading), None)
+        before = reading.state.snapshot() if reading and not writing else None
         try:
             self._step(writing, reading)
-        except Interrupted:  # alone, and its client is gone
+        except Interrupted:  # alone, and its client is gone; it will ask again, and must then get further
             self._active.remove(reading)
-            reading.state = None
+            reading.state.restore(before)
             self._end(reading, "cancelled")
         except Exception as error:  # states are torn: these jobs cannot go on, others can
             log.exception("a step failed")
@@ -250,16 +256,23 @@ class Scheduler:
             self._end(job, job.answer.reason)
 
     def _end(self, job: Job, reason: str) -> None:
-        if job.answer.reason is None:
-            job.emit(job.answer.stop(reason))
-        if job.state is not None and job.state.num_tokens > job.match.reused:
-            self._remember(job, job.state.num_tokens, "end")
+        try:
+            if job.answer.reason is None:
+                job.emit(job.answer.stop(reason))
+            if job.state is not None and job.state.num_tokens > job.match.reused:
+                self._remember(job, job.state.num_tokens, "end")
+        except Exception:  # no memory for a snapshot, say: the answer is whole all the same
+            log.exception("the end of an answer could not be kept")
         job.state = None
-        job.emit([job.finished(job)])
+        try:
+            job.emit([job.finished(job)])
+        except Exception as error:
+            job.emit(error)
 
     def _remember(self, job: Job, num: int, kind: str) -> None:
         ids = [*job.ids, *job.answer.sampled][:num]
-        job.end_node = self.cache.add(job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num))
+        label = "" if kind == "system" else job.label  # a system turn is nobody's
+        job.end_node = self.cache.add(job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num), label=label)
 
     def _verified(self, job: Job, logits: np.ndarray) -> np.ndarray:
         """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result counts."""
@@ -271,17 +284,17 @@ class Scheduler:
         self.num_wrong += 1
         log.error("a cached state gave other logits than a cold one after %d of %d tokens; the cache is emptied",
                   job.match.reused, len(job.ids))  # fmt: skip
-        self.cache.clear()
+        self.cache.clear(with_records=False)
         job.state = state
         return cold
 
 
-def boundaries(turn_starts: Sequence[int], reused: int, num_ids: int) -> list[tuple[int, str]]:
+def boundaries(turn_starts: Sequence[int], reused: int, num_ids: int, has_system: bool = True) -> list[tuple[int, str]]:
     """Where snapshots are due while tokens [reused, num_ids) are read: (tokens, kind), ascending.
 
     The end of the system turn, the starts of the last two turns, and of others with some distance; none within LEAST_CHUNK
     tokens of what is there already. A prompt without turns is remembered all but its last token."""
-    first = turn_starts[1] if len(turn_starts) > 1 else None
+    first = turn_starts[1] if has_system and len(turn_starts) > 1 else None
     last = num_ids - 1 if not turn_starts else turn_starts[-1]
     kept: list[tuple[int, str]] = []
     at = reused
@@ -299,12 +312,8 @@ def _shares(job: Job, other: Job) -> bool:
     """Whether `other` is about to read a beginning of the job's prompt that is worth waiting for."""
     if job.namespace != other.namespace:
         return False
-    common = 0
-    for mine, theirs in zip(job.ids[other.read :], other.ids[other.read :], strict=False):
-        if mine != theirs:
-            break
-        common += 1
-    return common >= SHARED and list(job.ids[: other.read]) == list(other.ids[: other.read])
+    end = other.read + SHARED
+    return len(job.ids) >= end and job.ids[:end] == other.ids[:end]
 
 
 def finished_of(job: Job, usage) -> Finished:

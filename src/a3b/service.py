@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -20,17 +21,19 @@ from a3b.budget import ThinkingControl, ThinkingTokens
 from a3b.cache.prefix import Match
 from a3b.constrain import Grammars
 from a3b.engine import Engine, ends_in_thinking, refuse_images
-from a3b.errors import ContextError, UsageError
+from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
 from a3b.requests import Request, check_policy
 from a3b.sampler import SamplingParams, preset
 from a3b.scheduler import Job, Scheduler
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN, Prompt, Text
-from a3b.turns import Message, Turn, Turns, apply_policy, last_question
+from a3b.turns import Message, Turn, Turns, apply_policy, last_question, text_of
 
 VOLATILE = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)  # changes with every request of Claude Code
+log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
+LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,26 @@ class Service:
         self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
         self.model, self.context = engine.name, engine.context
         self._helper = ThreadPoolExecutor(1, "service")
+        self._num_preparing = 0
         self._grammars = Grammars(engine.tokenizer)
         tokenizer = engine.tokenizer
         self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
+        self._system = tokenizer.encode_text("system")[:1]  # tells a system turn from others
         self._thinking_tokens = ThinkingTokens.of(tokenizer)
         self.totals = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens",
                                      "thinking_restored_tokens", "thinking_dropped_tokens"), 0)  # fmt: skip
 
     async def stream(self, request: Request) -> AsyncIterator[Event]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
-        prepared = await self._in_helper(self._prepare, request)
-        answer = await self._in_helper(self._answer, prepared)
+        places = self.scheduler.max_active + self.scheduler.max_waiting
+        if self._num_preparing + sum(self.scheduler.load()) >= places:
+            raise OverloadedError(f"all {places} places are taken; try again later")
+        self._num_preparing += 1
+        try:
+            prepared = await self._prepared(request)
+            answer = await self._in_helper(self._answer, prepared)
+        finally:
+            self._num_preparing -= 1
         queue: asyncio.Queue = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -100,7 +112,10 @@ class Service:
                 for event in item:
                     events.append(event)
                     if isinstance(event, Finished):
-                        await self._in_helper(self._remember, prepared, job, events)
+                        try:
+                            await self._in_helper(self._remember, prepared, job, events)
+                        except Exception:  # a full disk, say: the answer is whole all the same
+                            log.exception("a turn could not be remembered")
                         self._count(event)
                         yield event
                         return
@@ -109,11 +124,17 @@ class Service:
             job.cancelled.set()
 
     async def count_tokens(self, request: Request) -> int:
-        return len((await self._in_helper(self._prepare, request)).ids)
+        return len((await self._prepared(request)).ids)
 
     async def render(self, request: Request) -> list[int]:
         """Ids of the prompt that `stream` would read."""
-        return (await self._in_helper(self._prepare, request)).ids
+        return (await self._prepared(request)).ids
+
+    async def _prepared(self, request: Request) -> Prepared:
+        """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
+        told = await self._in_helper(self._told, request)
+        ids = await asyncio.to_thread(self.engine.tokenizer.encode, told[3])
+        return self._prepare(request, *told, ids)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.tokenizer.encode_text(text)
@@ -123,12 +144,15 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         active, waiting = self.scheduler.load()
-        return {"status": "ok", "model": self.model, "context": self.context, "active": active, "waiting": waiting}
+        status = "ok" if self.scheduler.is_alive() else "stopped"
+        return {"status": status, "model": self.model, "context": self.context, "active": active, "waiting": waiting}
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges, flat."""
         active, waiting = self.scheduler.load()
         found = {f"{name}_total": float(value) for name, value in self.totals.items()}
+        store = self.scheduler.cache.store
+        found["store_trouble"] = float(bool(store and store.trouble))
         found |= {"active_requests": active, "waiting_requests": waiting, "cache_verified_total": self.scheduler.num_verified,
                   "cache_wrong_total": self.scheduler.num_wrong}  # fmt: skip
         return found | {f"cache_{name}": float(value) for name, value in asdict(self.scheduler.cache.stats()).items()}
@@ -142,7 +166,7 @@ class Service:
 
     # -- in the helper thread
 
-    def _prepare(self, request: Request) -> Prepared:
+    def _told(self, request: Request) -> tuple[list[Message], ThinkingInContext, int, Prompt, bool]:
         think = self.settings.think if request.think is None else request.think
         if request.prompt is not None:
             prompt: Prompt = [Text(request.prompt)]
@@ -150,7 +174,10 @@ class Service:
         else:
             messages, fates, spent, prompt = self._conversation(request, think)
         refuse_images(prompt)
-        ids = self.engine.tokenizer.encode(prompt)
+        return messages, fates, spent, prompt, think
+
+    def _prepare(self, request: Request, messages: list[Message], fates: ThinkingInContext, spent: int, prompt: Prompt, think: bool,
+                 ids: list[int]) -> Prepared:  # fmt: skip
         if not ids:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
@@ -188,6 +215,7 @@ class Service:
             tokenizer, self.engine.config.eos_token_ids, prepared.ids, prepared.params, min(prepared.params.max_tokens or room, room),
             tools=request.tools, in_thinking=in_thinking, constraint=self._grammars.of(request), control=control,
             top_logprobs=request.top_logprobs, call_id=lambda _: f"call_{secrets.token_hex(12)}",
+            is_raw=request.prompt is not None,
         )  # fmt: skip
 
     def _remember(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
@@ -220,6 +248,9 @@ class Service:
         ids = prepared.ids
         first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
         persists_all = self.settings.persist_thinking
+        label = next((text_of(m) for m in prepared.messages if m["role"] == "user"), prepared.request.prompt or "")[:LABEL_LEN]
+        turn_starts = [i for i, token in enumerate(ids) if token == self._begin]
+        has_system = bool(turn_starts) and ids[turn_starts[0] + 1 : turn_starts[0] + 2] == self._system
 
         def usage(job: Job) -> Usage:
             return Usage(len(ids), job.match.reused if job.match else 0, len(answer.sampled), answer.thinking_tokens, job.prefill_s,
@@ -229,7 +260,7 @@ class Service:
             prepared.request.namespace, ids, answer,
             started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(match), thinking=prepared.thinking)),
             finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
-            emit=emit, turn_starts=[i for i, token in enumerate(ids) if token == self._begin],
+            emit=emit, turn_starts=turn_starts, has_system=has_system, label=label,
             persist=lambda num: persists_all or num <= first_thinking,
         )  # fmt: skip
 

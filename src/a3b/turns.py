@@ -6,7 +6,9 @@ what is remembered, and nothing of the memory is used. Which thinking then stays
 template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
-shortened or rewritten, by the one message before it; the latter only if all turns found there are the same.
+shortened or rewritten, by the one message before it; the latter only if all turns found there are the same, and if message and turn
+say enough to be told from others. Of several answers with the same words at the same place the one is meant whose thinking comes back
+with it, else the latest.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from a3b.events import ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
 
-MAX_TURNS = 8192  # in memory; older ones are found in the store, if there is one
+MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
+TURN_TOKENS = 64  # what a turn counts beside its tokens
+NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
+MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 Message = dict[str, Any]
@@ -84,39 +89,46 @@ class Block:
 class Turns:
     """Remembers turns per namespace. Used by one thread."""
 
-    def __init__(self, records: Records | None = None, max_turns: int = MAX_TURNS):
-        self._records, self._max_turns = records, max_turns
+    def __init__(self, records: Records | None = None, max_tokens: int = MAX_TOKENS):
+        self._records, self._max_tokens, self._num_tokens = records, max_tokens, 0
         self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
         self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
         self._changes = records.changes() if records else 0
 
     def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
-        for key in _keys(before, turn.content, turn.calls):
-            known = self._known.setdefault((namespace, key), [])
-            self._known.move_to_end((namespace, key))
-            if turn not in known:
-                known.append(turn)
+        told = _Told()
+        for message in before:
+            told.add(message)
+        for key in told.keys(turn.content, turn.calls):
+            self._keep((namespace, key), [*(t for t in self._known.get((namespace, key), []) if t != turn), turn][-MAX_ALIKE:])
             if persist and self._records is not None:
                 self._records.put_record(namespace, key, turn.to_bytes(), node)
                 self._written.add((namespace, key))
-        while len(self._known) > 3 * self._max_turns:
-            self._written.discard(self._known.popitem(last=False)[0])
 
     def forget(self, namespace: str | None = None) -> None:
         """All turns in memory, or those of one namespace."""
         for key in [key for key in self._known if namespace is None or key[0] == namespace]:
-            del self._known[key]
-            self._written.discard(key)
+            self._drop(key)
+
+    def _keep(self, key: tuple[str, bytes], turns: list[Turn]) -> None:
+        """Make `turns` what is known under a key, used last, and drop what was not used for longest."""
+        self._num_tokens += _size(turns) - _size(self._known.pop(key, []))
+        self._known[key] = turns
+        while self._num_tokens > self._max_tokens and len(self._known) > 1:
+            self._drop(next(iter(self._known)))
+
+    def _drop(self, key: tuple[str, bytes]) -> None:
+        self._num_tokens -= _size(self._known.pop(key))
+        self._written.discard(key)
 
     def _follow_records(self) -> None:
         """What another process made the records forget is forgotten here, too."""
         changes = self._records.changes() if self._records else 0
         if changes != self._changes:
             self._changes = changes
-            for key in self._written:
-                del self._known[key]
-            self._written.clear()
+            for key in list(self._written):
+                self._drop(key)
 
     def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int]) -> tuple[list[Message], list[Block]]:
         """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
@@ -124,16 +136,16 @@ class Turns:
         count: tokens of a text, for thinking that only the client knows."""
         self._follow_records()
         out: list[Message] = []
+        told = _Told()
         blocks: list[Block] = []
         for message in messages:
             if message["role"] != "assistant":
                 out.append(message)
+                told.add(message)
                 continue
             message = _with_thinking_apart(message)
             sent = (message.get("reasoning_content") or "").strip()
-            turn = self._find(namespace, out, message)
-            if turn is not None and sent and sent != turn.thinking.strip():
-                turn = None  # the client's own version
+            turn = self._find(namespace, told, message, sent)
             if turn is not None:
                 message = {**message, "reasoning_content": turn.thinking}
                 if turn.ids:
@@ -143,13 +155,16 @@ class Turns:
             elif sent:
                 blocks.append(Block(len(out), count(sent), False))
             out.append(message)
+            told.add(message)
         return out, blocks
 
-    def _find(self, namespace: str, before: Sequence[Message], message: Message) -> Turn | None:
+    def _find(self, namespace: str, told: _Told, message: Message, sent: str) -> Turn | None:
+        """sent: thinking that the client has; only a turn with the same will do."""
         content, calls = text_of(message), calls_of(message)
-        for key in _keys(before, content, calls):
+        for key in told.keys(content, calls):
             found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
-            if found and (len(set(found)) == 1 or key[:1] != b"n"):
+            found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
+            if found and (sent or key[:1] != b"n" or len(set(found)) == 1):
                 return found[-1]
         return None
 
@@ -163,18 +178,37 @@ class Turns:
                 except ValueError:
                     pass  # not a turn of ours: as if it were not there
             if known:
-                self._known[namespace, key] = known
                 self._written.add((namespace, key))
+                self._keep((namespace, key), known[-MAX_ALIKE:])
         return known or []
 
 
-def _keys(before: Sequence[Message], content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
-    """Where a turn is looked for, surest place first; "n" is the place where only neighbours count."""
-    named = sorted(call[0] for call in calls if call[0])
-    keys = [b"c" + _hash(named)] if named else []
-    wording = [content if not calls else "", [call[1:] for call in calls]]
-    told = [_wording(message) for message in before if message["role"] != "system"]
-    return [*keys, b"p" + _hash([told, wording]), b"n" + _hash([told[-1:], wording])]
+def _size(turns: Sequence[Turn]) -> int:
+    return sum(len(turn.ids) + TURN_TOKENS for turn in turns)
+
+
+class _Told:
+    """A conversation so far, as digests: a place costs no more the longer it is."""
+
+    def __init__(self) -> None:
+        self._all = self._last = b""
+        self._last_len = 0
+
+    def add(self, message: Message) -> None:
+        if message["role"] != "system":
+            wording = _wording(message)
+            self._last, self._last_len = _hash(wording), len(str(wording[1:]))
+            self._all = blake2b(self._all + self._last, digest_size=24).digest()
+
+    def keys(self, content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
+        """Where a turn is looked for, surest place first; "n" is the place where only neighbours count."""
+        named = sorted(call[0] for call in calls if call[0])
+        keys = [b"c" + _hash(named)] if named else []
+        wording = [content if not calls else "", [call[1:] for call in calls]]
+        keys.append(b"p" + _hash([self._all.hex(), wording]))
+        if self._last_len + len(str(wording)) >= NEIGHBOURS_LEN:
+            keys.append(b"n" + _hash([self._last.hex(), wording]))
+        return keys
 
 
 def _is_same(turn: Turn, content: str, calls: Sequence[tuple[str, str, str]]) -> bool:

@@ -31,6 +31,7 @@ CREATE TABLE node(id BLOB PRIMARY KEY, parent BLOB, root BLOB, identity BLOB, na
                   has_state INTEGER, last_used INTEGER);
 CREATE TABLE record(namespace TEXT, key BLOB, value BLOB, node BLOB, created INTEGER, seal BLOB);
 CREATE INDEX record_key ON record(namespace, key);
+CREATE INDEX record_node ON record(node);
 """
 SEALED = ("id", "parent", "root", "identity", "namespace", "kind", "label", "start", "tokens", "created", "kv_bytes", "state_bytes",
           "kv_sums", "state_sums")  # fmt: skip
@@ -88,6 +89,7 @@ class Index:
 
     def __init__(self, directory: Path, db: sqlite3.Connection):
         self.directory, self.db = directory, db
+        self._record_size: tuple[int, int] | None = None  # records and bytes of them, at most; None: not counted yet
         self.lock = threading.RLock()  # around whatever must look like one step to other threads
 
     @classmethod
@@ -361,13 +363,16 @@ class Index:
             same = (namespace, key, value, node)
             db.execute("DELETE FROM record WHERE namespace = ? AND key = ? AND value = ? AND node = ?", same)
             db.execute("INSERT INTO record(namespace, key, value, node, created, seal) VALUES (?, ?, ?, ?, ?, ?)", (*same, now, seal))
-            self._bound_records(db)
+            if self._record_size is not None:  # counting reads all of them
+                self._record_size = self._record_size[0] + 1, self._record_size[1] + len(value)
+            if self._record_size is None or self._record_size[0] > MAX_RECORDS or self._record_size[1] > RECORDS_BYTES:
+                self._record_size = self._bound_records(db)
 
-    def _bound_records(self, db: sqlite3.Connection) -> None:
+    def _bound_records(self, db: sqlite3.Connection) -> tuple[int, int]:
         while True:
             count, size = db.execute("SELECT count(*), coalesce(sum(length(value)), 0) FROM record").fetchone()
             if count <= MAX_RECORDS and size <= RECORDS_BYTES:
-                return
+                return count, size
             db.execute("DELETE FROM record WHERE rowid IN (SELECT rowid FROM record ORDER BY rowid LIMIT ?)", (1 + count // 16,))
 
     def records(self, namespace: str, key: bytes | None = None) -> list[tuple[bytes, bytes]]:

@@ -202,17 +202,17 @@ class PrefixCache:
         self._remove(gone)
         return len(gone)
 
-    def clear(self, namespace: str | None = None) -> None:
-        """Forget everything, or everything of one namespace, in memory and on disk, with its records."""
+    def clear(self, namespace: str | None = None, with_records: bool = True) -> None:
+        """Forget everything, or everything of one namespace, in memory and on disk, with its records if asked to."""
         for name in [namespace] if namespace is not None else list(self._spaces):
             space = self._spaces.pop(name, None)
             if space:
                 self._remove({n.id for n in space.root.below() if n is not space.root})
         if self.store:
-            self.store.forget_namespace(None if namespace is None else root_id(self.identity, namespace), namespace)
+            self.store.forget_namespace(None if namespace is None else root_id(self.identity, namespace), namespace, with_records)
 
     def stats(self) -> CacheStats:
-        snapshots = sum(n.snapshot is not None for n in self._nodes.values())
+        snapshots = sum(n.snapshot is not None for n in list(self._nodes.values()))  # other threads ask, too
         disk = self.store.num_bytes if self.store else 0
         return CacheStats(len(self._nodes), snapshots, self._held.num_bytes, disk, self._hits, self._misses, self._evictions)
 

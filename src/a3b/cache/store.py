@@ -9,6 +9,7 @@ and forget meanwhile. Enter at `Store(directory, ...)`.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import queue
 import sqlite3
@@ -31,6 +32,8 @@ QUEUE_LEN = 8  # snapshots waiting to be written; each holds its recurrent state
 EXPIRE_EVERY_S = 3600.0
 RETRY_AFTER_S = 60.0  # after a failed write
 LOCK = "lock"
+MAX_NOTICES = 100
+log = logging.getLogger("a3b")
 GB, DAY = 1_000_000_000, 86_400
 
 
@@ -68,6 +71,7 @@ class Store:
         self._pending: dict[bytes, Job] = {}
         self._used: dict[bytes, int] = {}
         self._retry_at = 0.0
+        self._num_bytes = 0
         self._queue: queue.Queue[Job | None] = queue.Queue(QUEUE_LEN)
         self._idle = threading.Condition(self._index.lock)
         self._writer = threading.Thread(target=self._write_all, name="a3b-store", daemon=True)
@@ -91,7 +95,7 @@ class Store:
                 if attempt or not isinstance(error, BadIndex):
                     raise error from None
                 aside = set_aside(self.directory)
-                self.notices.append(f"{error}; set aside as {aside.name}, kept sessions are lost")
+                self._notice(f"{error}; set aside as {aside.name}, kept sessions are lost")
             except OSError as error:
                 if index:
                     index.close()
@@ -107,6 +111,11 @@ class Store:
         self._guarded(self._flush_used)
         self._index.close()
         self._lock_file.close()
+
+    def _notice(self, text: str) -> None:
+        self.notices.append(text)
+        del self.notices[:-MAX_NOTICES]
+        log.warning("sessions: %s", text)
 
     def __enter__(self) -> Store:
         return self
@@ -134,7 +143,13 @@ class Store:
 
     @property
     def num_bytes(self) -> int:
-        return self._guarded(self._index.num_bytes) or 0
+        """As last counted, while another thread has the index."""
+        if self._index.lock.acquire(blocking=False):
+            try:
+                self._num_bytes = self._guarded(self._index.num_bytes) or 0
+            finally:
+                self._index.lock.release()
+        return self._num_bytes
 
     def rows(self, root: bytes) -> list[Row]:
         """The sound nodes of a namespace under one identity, parents first; those that are not sound are dropped."""
@@ -199,7 +214,7 @@ class Store:
                 if bad.num_tokens > shared * SEGMENT_LEN:
                     read_kv(self._index.file(bad.id, "kv"), bad.id, bad.kv_sums, snapshot.segments, bad.start, bad.num_tokens, shared)
         except Damaged as error:
-            self.notices.append(f"{error}; dropped, it is computed again")
+            self._notice(f"{error}; dropped, it is computed again")
             if bad is None:
                 self.thin(id)
             else:
@@ -250,13 +265,14 @@ class Store:
         with self._index.lock:
             self._remove(ids, with_records=True)
 
-    def forget_namespace(self, root: bytes | None, namespace: str | None) -> None:
+    def forget_namespace(self, root: bytes | None, namespace: str | None, with_records: bool = True) -> None:
         """Drop all nodes of a root, or all there are, and the records."""
         with self._index.lock:
             rows, bad = self._guarded(lambda: self._index.rows(root)) or ([], [])
             waiting = [job.row.id for job in self._pending.values() if root in (None, job.row.root)]
-            self._remove([*(row.id for row in rows), *bad, *waiting], with_records=True)
-            self._guarded(lambda: self._index.drop_records(namespace))
+            self._remove([*(row.id for row in rows), *bad, *waiting], with_records=with_records)
+            if with_records:
+                self._guarded(lambda: self._index.drop_records(namespace))
 
     def _remove(self, ids: Iterable[bytes], with_records: bool = False) -> None:
         ids = set(ids)
@@ -382,7 +398,7 @@ class Store:
                 self._retry_at = self._clock() + RETRY_AFTER_S
             if self.trouble != text:
                 self.trouble = text
-                self.notices.append(text)
+                self._notice(text)
             return None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
+import signal
 import socket
 import sys
 from argparse import Namespace
@@ -18,6 +18,7 @@ from a3b.commands.answer import load
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
 from a3b.machine import Machine
+from a3b.requests import check_policy
 from a3b.scheduler import Scheduler
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
@@ -37,17 +38,19 @@ def run(args: Namespace) -> int:
     keys = api_keys(args)
     if not keys and not is_loopback(args.host):
         print(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set", file=sys.stderr)
+    check_policy(args.preserve_thinking)
+    trace = opened(args.trace) if args.trace else None
     sock = bound(args.host, args.port)
     args.model = args.model or args.runtime.model
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
     store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
-    trace = open(args.trace, "a", encoding="utf-8") if args.trace else None
     service = build(engine, args, store, trace)
     stored = ResponseStore(records=None if args.no_persist_thinking else store)
     app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host), stored)
     print(banner(engine, sock, store), file=sys.stderr)
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
     try:
         uvicorn.Server(config).run([sock])
@@ -57,6 +60,10 @@ def run(args: Namespace) -> int:
         if store:
             store.close()
     return 0
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | None = None) -> Service:
@@ -73,6 +80,13 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     return Service(engine, scheduler, turns, settings, trace)
 
 
+def opened(path: str) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--trace {path}: {error.strerror}; give a file that can be written") from None
+
+
 def sessions_directory(args: Namespace) -> Path:
     return Path(args.cache_dir or Path(args.runtime.cache) / "sessions").expanduser()
 
@@ -82,12 +96,11 @@ def secret(store: Store | None) -> bytes:
     if store is None:
         return secrets.token_bytes(32)
     path = store.directory / "secret"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+    if not path.exists():  # the directory is this server's alone
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(secrets.token_bytes(32))
+        fresh.chmod(0o600)
+        fresh.rename(path)
     found = path.read_bytes()
     if len(found) != 32:
         raise UsageError(f"{path}: {len(found)} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted")
