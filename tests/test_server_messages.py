@@ -432,14 +432,14 @@ def test_silence_is_broken_by_pings(monkeypatch):
     assert kinds[0] == "ping" and kinds[kinds.index("message_start") :][-1] == "message_stop"
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_engine_stops_when_the_client_leaves(stream):
+@pytest.mark.parametrize(("stream", "at_once"), [(False, True), (True, True), (True, False)])
+def test_the_engine_stops_when_the_client_leaves(stream, at_once):
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        await leave(app_of(messages, service), "/v1/messages", {**ASK, "stream": stream})
-        await asyncio.wait_for(service.was_closed.wait(), 2)
+        await leave(app_of(messages, service), "/v1/messages", {**ASK, "stream": stream}, service.was_begun if at_once else None)
+        return service.was_closed.is_set()
 
-    asyncio.run(run())
+    assert asyncio.run(run())
 
 
 # -- counting and noise
@@ -480,9 +480,9 @@ def test_no_value_in_any_field_makes_the_server_fail():
 
 
 @no_objects
-def test_what_is_no_json_object_is_refused(raw):
+def test_what_is_no_json_object_is_refused(raw, told):
     status, _, reply, _ = post(DONE, None, raw=raw)
-    assert status == 400 and reply["error"]["message"].startswith("body: ")
+    assert status == 400 and reply["error"]["message"].startswith(f"body: {told}")
 
 
 def test_half_a_character_does_not_break_the_prompt():

@@ -347,14 +347,14 @@ def test_silence_is_broken_by_progress(monkeypatch):
     assert kinds.count("response.in_progress") > 2 and kinds[0] == "response.created" and kinds[-1] == "response.completed"
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_engine_stops_when_the_client_leaves(stream):
+@pytest.mark.parametrize(("stream", "at_once"), [(False, True), (True, True), (True, False)])
+def test_the_engine_stops_when_the_client_leaves(stream, at_once):
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        await leave(Server(service).app, PATH, {**ASK, "stream": stream})
-        await asyncio.wait_for(service.was_closed.wait(), 2)
+        await leave(Server(service).app, PATH, {**ASK, "stream": stream}, service.was_begun if at_once else None)
+        return service.was_closed.is_set()
 
-    asyncio.run(run())
+    assert asyncio.run(run())
 
 
 # -- noise
@@ -388,6 +388,6 @@ def test_no_value_in_any_field_makes_the_server_fail():
 
 
 @no_objects
-def test_what_is_no_json_object_is_refused(raw):
+def test_what_is_no_json_object_is_refused(raw, told):
     reply = exchange(Server().app, "POST", PATH, raw=raw)
-    assert reply.status_code == 400 and reply.json()["error"]["message"].startswith("body: ")
+    assert reply.status_code == 400 and reply.json()["error"]["message"].startswith(f"body: {told}")

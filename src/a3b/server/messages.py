@@ -62,7 +62,7 @@ def routes(api: Any) -> list[Route]:
         stream = api.service.stream(asked.request)
         if asked.stream:
             items = await wire.opened(stream)
-            return wire.event_stream(_server_sent(items, answer), headers)
+            return wire.event_stream(_server_sent(items, answer), headers, items)
         events = await wire.collect(request, stream)
         finished = wire.finish_of(events)
         for event in events:
@@ -395,7 +395,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}  # fmt: skip
 
 
-async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: wire.Opened, answer: _Answer) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in one more of them."""
     request_id, last = answer.asked.request.request_id, None
     try:
@@ -412,5 +412,3 @@ async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> A
     except Exception:
         yield wire.sse(error_body(500, "the server failed; its log says why", request_id), "error")
         raise
-    finally:
-        await items.aclose()  # type: ignore[attr-defined]

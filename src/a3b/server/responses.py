@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from a3b.errors import A3BError
-from a3b.events import Event, Finished, Reading, Started, Usage
+from a3b.events import Finished, Reading, Started, Usage
 from a3b.requests import Request
 from a3b.server import wire
 from a3b.server.response_input import Conversation, Tools, read_choice, read_tools
@@ -68,7 +68,8 @@ def routes(api: Any) -> list[Route]:
         headers = wire.warning_headers(asked.warnings)
         stream = api.service.stream(asked.request)
         if asked.stream:
-            return wire.event_stream(_server_sent(await wire.opened(stream), answer), headers)
+            items = await wire.opened(stream)
+            return wire.event_stream(_server_sent(items, answer), headers, items)
         events = await wire.collect(request, stream)
         finished = wire.finish_of(events)
         for event in events:
@@ -268,7 +269,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "total_tokens": usage.prompt_tokens + usage.completion_tokens}  # fmt: skip
 
 
-async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: wire.Opened, answer: _Answer) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in the last of them."""
     number = itertools.count()
     clock = asyncio.get_running_loop().time
@@ -306,5 +307,3 @@ async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> A
     except Exception:
         yield failure("server_error", "the server failed; its log says why")
         raise
-    finally:
-        await items.aclose()  # type: ignore[attr-defined]

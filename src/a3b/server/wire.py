@@ -163,19 +163,25 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def event_stream(chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> Response:
+def event_stream(chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None, source: Any = None) -> Response:
+    """An answer of server-sent events. source: what `chunks` are made from; it is closed when the answer ends, even before its first."""
     head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-    return _EventStream(chunks, media_type="text/event-stream", headers=head)
+    response = _EventStream(chunks, media_type="text/event-stream", headers=head)
+    response.source = source
+    return response
 
 
 class _EventStream(StreamingResponse):
     """Closes what it reads from however it ends, so that a client's leaving reaches the engine at once."""
+
+    source: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             await _close(self.body_iterator)
+            await _close(self.source)  # a generator that never began closes nothing
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -208,23 +214,28 @@ async def alive(stream: AsyncIterator[Event], silence_s: float | None = None) ->
         await _close(stream)
 
 
-async def opened(stream: AsyncIterator[Event], silence_s: float | None = None) -> AsyncIterator[Event | None]:
+class Opened:
+    """Events of a stream that has begun, None after each silence; closing it closes the stream."""
+
+    def __init__(self, items: AsyncIterator[Event | None], first: Any):
+        self._items, self._first = items, [] if first is _END else [first]
+
+    def __aiter__(self) -> Opened:
+        return self
+
+    async def __anext__(self) -> Event | None:
+        return self._first.pop() if self._first else await anext(self._items)
+
+    async def aclose(self) -> None:
+        await _close(self._items)
+
+
+async def opened(stream: AsyncIterator[Event], silence_s: float | None = None) -> Opened:
     """`alive` that has already waited for its first event: a refusal is raised here, while a status of HTTP can still tell it.
 
     After a silence it waits no longer; a later refusal is raised where the events are read."""
     items = alive(stream, silence_s)
-    first = await anext(items, _END)
-
-    async def rest() -> AsyncIterator[Event | None]:
-        try:
-            if first is not _END:
-                yield first
-            async for item in items:
-                yield item
-        finally:
-            await _close(items)
-
-    return rest()
+    return Opened(items, await anext(items, _END))
 
 
 async def collect(request: HttpRequest, stream: AsyncIterator[Event]) -> list[Event]:
