@@ -109,7 +109,11 @@ class Endless(ScriptedService):
         super().__init__([begin])
         self.piece, self.was_begun, self.was_closed = piece, asyncio.Event(), asyncio.Event()
 
-    async def stream(self, request: Any) -> Any:
+    def stream(self, request: Any) -> Any:
+        self.written = self._write()  # held, so that only closing it can end it
+        return self.written
+
+    async def _write(self) -> Any:
         try:
             self.was_begun.set()
             yield self.events[0]

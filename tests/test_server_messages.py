@@ -352,7 +352,8 @@ REFUSED = [
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers: not supported"),
     ({"container": "c1"}, "container: not supported"),
     ({"stop_sequences": [""]}, "stop_sequences"),
-    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": "hot"}, 'temperature: "hot"'),
+    ({"temperature": 10**400}, "temperature: 1000"),
 ]  # fmt: skip
 
 

@@ -323,7 +323,6 @@ class _Answer:
                 yield from self._open("text", {"text": ""})
                 yield from self._delta("text", "text_delta", text)
             case ToolCallStart():
-                yield from self._close()
                 yield from self._open("tool_use", {"id": event.id, "name": event.name, "input": {}})
             case ToolCallDelta(_, text) if text:
                 yield self._event("content_block_delta", delta={"type": "input_json_delta", "partial_json": text})
