@@ -474,9 +474,9 @@ FULL = {
 
 def test_no_value_in_any_field_makes_the_server_fail():
     app, bodies = app_of(messages, ScriptedService(DONE)), noisy(FULL)
-    found = statuses(app, "/v1/messages", bodies[::2])
-    assert set(found) == {200, 400} and found.count(200) > 50
-    assert set(statuses(app, "/v1/messages/count_tokens", bodies[1::6])) == {200, 400}
+    found = statuses(app, "/v1/messages", bodies[::5])
+    assert set(found) == {200, 400} and found.count(200) > 30
+    assert set(statuses(app, "/v1/messages/count_tokens", bodies[1::23])) == {200, 400}
     assert set(statuses(app, "/v1/messages", [json.dumps({**FULL, "stream": True, "model": "\udfff"}).encode()])) == {200}
 
 

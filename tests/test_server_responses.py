@@ -380,9 +380,9 @@ FULL = {
 
 def test_no_value_in_any_field_makes_the_server_fail():
     server, bodies = Server(max_count=3), noisy(FULL)
-    found = statuses(server.app, PATH, bodies[::5])
-    assert set(found) == {200, 400} and found.count(200) > 50
-    assert set(statuses(server.app, PATH + "/input_tokens", bodies[1::11])) == {200, 400}
+    found = statuses(server.app, PATH, bodies[::7])
+    assert set(found) == {200, 400} and found.count(200) > 30
+    assert set(statuses(server.app, PATH + "/input_tokens", bodies[1::31])) == {200, 400}
     streamed = [json.dumps({**FULL, "stream": True, "user": user}).encode() for user in ("\udfff", {"a": []}, 10**300)]
     assert set(statuses(server.app, PATH, streamed)) == {200}
 
