@@ -118,10 +118,15 @@ class Endless(ScriptedService):
 
     def __init__(self, begin: Any, piece: Any):
         super().__init__([begin])
-        self.piece, self.was_closed = piece, asyncio.Event()
+        self.piece, self.was_begun, self.was_closed = piece, asyncio.Event(), asyncio.Event()
 
-    async def stream(self, request: Any) -> Any:
+    def stream(self, request: Any) -> Any:
+        self.written = self._write()  # held, so that only closing it can end it
+        return self.written
+
+    async def _write(self) -> Any:
         try:
+            self.was_begun.set()
             yield self.events[0]
             while True:
                 await asyncio.sleep(0.001)
@@ -130,23 +135,24 @@ class Endless(ScriptedService):
             self.was_closed.set()
 
 
-async def leave(app: Any, path: str, body: Any) -> None:
-    """Ask, and leave when the answer has begun, or a little later if nothing comes."""
-    gone, is_sent = asyncio.Event(), []
-    asyncio.get_running_loop().call_later(0.02, gone.set)
+async def leave(app: Any, path: str, body: Any, when: asyncio.Event | None = None) -> bool:
+    """Ask, and leave when an event happens, or, without one, when the first piece of the answer comes. Whether a piece came."""
+    is_sent: list[bool] = []
+    has_come = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         if not is_sent:
             is_sent.append(True)
             return {"type": "http.request", "body": json.dumps(body).encode()}
-        await gone.wait()
+        await (when or has_come).wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.body":
-            gone.set()
+            has_come.set()
 
     await app({"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}, receive, send)
+    return has_come.is_set()
 
 
 # -- noise: any JSON value in any place
@@ -154,8 +160,10 @@ async def leave(app: Any, path: str, body: Any) -> None:
 NOISE = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], [None], ["a"], [[]], [{}], {}, {"type": None}, {"type": "text"},
          {"type": []}, [{"type": "text", "text": None}], [{"role": "user", "content": {}}], {"a": {"b": []}}]  # fmt: skip
 DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
-NO_OBJECTS = [b"", b"{", b"\xff", b'{"a": NaN}', b'{"a": 1e999}', DEEP, b"[" * 200 + b"]" * 200]
-no_objects = pytest.mark.parametrize("raw", NO_OBJECTS, ids=["empty", "cut", "no utf-8", "nan", "inf", "deep", "a bit deep"])
+NO_OBJECTS = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff", "not UTF-8"), (b'{"a": NaN}', "not JSON: NaN"), (DEEP, "nested deeper"),
+              (b'{"a": 1e999}', "not JSON: 1e999"), (DEEP.replace(b'{"a":' * 4800, b"").replace(b"}" * 4800, b""), "nested deeper"),
+              (b"[]", "expected")]  # fmt: skip
+no_objects = pytest.mark.parametrize(("raw", "told"), NO_OBJECTS, ids=["empty", "cut", "utf-8", "nan", "deep", "inf", "200 deep", "list"])
 
 
 def changed(value: Any, noise: Any) -> Iterator[Any]:

@@ -53,7 +53,7 @@ def test_what_is_cut_off_or_longer_or_no_base64_is_invalid(form):
     seals = Seals(SECRET)
     seal = made(seals, form, "a thought")
     shorter = [seal[:n] for n in range(len(seal))]
-    for wrong in [*shorter, seal + "A", seal + "AAAA", " " + seal, seal[:-1] + "!", "ÄÖÜ", seal[:8] + "\n" + seal[8:]]:
+    for wrong in [*shorter, seal + "A", seal + "AAAA", "    " + seal, seal[:-1] + "!", "ÄÖÜ", seal[:8] + "\n\n\n\n" + seal[8:]]:
         assert seals.open(wrong, "alice", "a thought") is None, wrong
 
 
@@ -77,6 +77,13 @@ def test_a_sealed_text_is_hidden_and_sealed_differently_each_time():
     hidden = one[33:-32]
     assert hidden[:32] != hidden[32:64]  # the keystream goes on, it does not repeat
     assert len({hidden[i] ^ text.encode()[i] for i in range(len(text))}) > 32
+
+
+def test_nothing_can_be_put_between_the_turn_and_the_signature():
+    seals = Seals(SECRET)
+    signed = base64.urlsafe_b64decode(seals.sign("t", "alice") + "===")
+    longer = signed[:17] + b"more" + signed[17:]
+    assert seals.open(base64.urlsafe_b64encode(longer).decode(), "alice", "t") is None
 
 
 def test_one_form_cannot_be_passed_for_the_other():

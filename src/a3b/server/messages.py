@@ -28,7 +28,7 @@ from a3b.requests import Request
 from a3b.server import wire
 from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.seals import Seals
-from a3b.server.streams import EventStream, collect, finish_of, opened
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
 
 BILLING = "x-anthropic-billing-header"
@@ -57,7 +57,7 @@ def routes(api: Api) -> list[Route]:
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             items = await opened(request.receive, stream)
-            return EventStream(_server_sent(items, answer), headers)
+            return EventStream(_server_sent(items, answer), headers, items)
         events = await collect(request.receive, stream)
         finished = finish_of(events)
         for event in events:
@@ -307,7 +307,6 @@ class _Answer:
                 yield from self._open("text", {"text": ""})
                 yield from self._delta("text", "text_delta", text)
             case ToolCallStart():
-                yield from self._close()
                 yield from self._open("tool_use", {"id": event.id, "name": event.name, "input": {}})
             case ToolCallDelta(_, text) if text:
                 yield self._event("content_block_delta", delta={"type": "input_json_delta", "partial_json": text})
@@ -379,7 +378,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}  # fmt: skip
 
 
-async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in one more of them."""
     request_id, last = answer.asked.request.request_id, None
     try:
@@ -392,5 +391,3 @@ async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> A
             yield wire.sse(event, event["type"])
     except Exception as error:
         yield wire.sse(error_body(refusal_of(error, request_id), "/v1/messages", request_id), "error")
-    finally:
-        await items.aclose()  # type: ignore[attr-defined]

@@ -104,7 +104,6 @@ class Output:
     def _open_call(self, event: ToolCallStart) -> Iterator[StreamEvent]:
         origin = self.tools.origin(event.name)
         names = {"name": origin.name, **({"namespace": origin.namespace} if origin.namespace else {})}
-        yield from self._close()
         self.custom = InputText()
         if origin.is_custom:
             yield from self._open("custom_tool_call", call_id=event.id, **names, input="")

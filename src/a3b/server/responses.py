@@ -25,14 +25,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from a3b.events import Event, Finished, Reading, Started, Usage
+from a3b.events import Finished, Reading, Started, Usage
 from a3b.requests import Request
 from a3b.server import wire
 from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.response_input import Conversation, Tools, read_choice, read_tools
 from a3b.server.response_output import Output
 from a3b.server.stored import Item, Stored
-from a3b.server.streams import EventStream, collect, finish_of, opened
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
 
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
@@ -63,7 +63,8 @@ def routes(api: Api) -> list[Route]:
         headers = warning_headers(asked.warnings)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
-            return EventStream(_server_sent(await opened(request.receive, stream), answer), headers)
+            items = await opened(request.receive, stream)
+            return EventStream(_server_sent(items, answer), headers, items)
         events = await collect(request.receive, stream)
         finished = finish_of(events)
         for event in events:
@@ -257,7 +258,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "total_tokens": usage.prompt_tokens + usage.completion_tokens}  # fmt: skip
 
 
-async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in the last of them."""
     number = itertools.count()
     clock = asyncio.get_running_loop().time
@@ -292,5 +293,3 @@ async def _server_sent(items: AsyncIterator[Event | None], answer: _Answer) -> A
     except Exception as error:
         refusal = refusal_of(error, answer.asked.request.request_id)
         yield failure(refusal.code if refusal.status < 500 else "server_error", str(refusal))
-    finally:
-        await items.aclose()  # type: ignore[attr-defined]

@@ -24,7 +24,9 @@ Events = AsyncGenerator[tuple[int, Event] | None, None]
 class EventStream(StreamingResponse):
     """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None):
+    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None, source: Opened | None = None):
+        """source: what the chunks are made of; closed with them, even if none of them was ever asked for."""
+        self.source = source
         head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
         super().__init__(chunks, media_type="text/event-stream", headers=head)
 
@@ -33,6 +35,8 @@ class EventStream(StreamingResponse):
             await while_connected(receive, self.stream_response(send))
         finally:
             await self.body_iterator.aclose()
+            if self.source is not None:
+                await self.source.aclose()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -104,16 +108,29 @@ async def begun(events: Events, num: int) -> Events:
 # -- one stream alone
 
 
-async def opened(receive: Receive, stream: AsyncIterator[Event]) -> AsyncGenerator[Event | None, None]:
-    """Events as they come, None after each silence; a refusal before the first of them is raised here."""
-    items = await while_connected(receive, begun(interleave([stream]), 1))
+class Opened:
+    """Events as they come, None after each silence. Whoever has it closes it."""
 
-    async def events() -> AsyncGenerator[Event | None, None]:
-        async with aclosing(items):
-            async for item in items:
-                yield item and item[1]
+    def __init__(self, items: Events, source: Events):
+        self._items, self._source = items, source  # the one reads from the other, once it is begun
 
-    return events()
+    async def __aiter__(self) -> AsyncIterator[Event | None]:
+        async for item in self._items:
+            yield item and item[1]
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+        await self._source.aclose()
+
+
+async def opened(receive: Receive, stream: AsyncIterator[Event]) -> Opened:
+    """A stream that has given its first event, or nothing for a while; a refusal until then is raised here."""
+    items = interleave([stream])
+    try:
+        return Opened(await while_connected(receive, begun(items, 1)), items)
+    except BaseException:
+        await items.aclose()
+        raise
 
 
 async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]:

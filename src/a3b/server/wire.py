@@ -93,7 +93,10 @@ class Fields:
         return value
 
     def number(self, key: str, default: float | None = None) -> float | None:
-        return self.get(key, (int, float), "a number", default)
+        value = self.get(key, (int, float), "a number", default)
+        if value is not None and abs(value) > 1e300:  # whole numbers of JSON have no end
+            raise self.fail(key, "a number")
+        return value
 
     def need(self, key: str) -> str:
         """A text that must be there."""
