@@ -22,29 +22,32 @@ from pathlib import Path
 from bench.clients.agents import run_agent
 from bench.clients.games import Row, run_games
 from bench.clients.proof import Reader
-from bench.clients.roster import Client, chosen
+from bench.clients.roster import NATIVE, SCALED, Client, chosen
 from bench.clients.server import Server, stretched_model
 
 DIRECTORY = Path("build/clients")
-AGENTS_CONTEXT = 131072  # tokens; their instructions are tens of thousands in the embedded model's small vocabulary
 AGENTS_THINKING = 64  # tokens in an answer: out of its depth, the embedded model may never stop
 
 
 class Servers:
-    """One for games and one for agents, started when first asked for."""
+    """One for each context, started when first asked for."""
 
     def __init__(self, directory: Path, stack: ExitStack):
         self.directory, self.stack = directory, stack
-        self._running: dict[bool, Server] = {}
+        self._running: dict[int, Server] = {}
 
     def of(self, client: Client) -> Server:
-        is_agent = client.is_agent
-        if is_agent not in self._running:
-            directory = self.directory / ("agents" if is_agent else "games")
+        context = client.context
+        if context not in self._running:
+            directory = self.directory / str(context)
             directory.mkdir()
-            options = [str(stretched_model(directory, AGENTS_CONTEXT)), "--thinking-budget", str(AGENTS_THINKING)] if is_agent else []
-            self._running[is_agent] = self.stack.enter_context(Server(directory, *options))
-        return self._running[is_agent]
+            options = ["--thinking-budget", str(AGENTS_THINKING)] if client.is_agent else []
+            if context > SCALED:
+                options.insert(0, str(stretched_model(directory, context)))
+            elif context > NATIVE:
+                options += ["--context", str(context)]
+            self._running[context] = self.stack.enter_context(Server(directory, *options))
+        return self._running[context]
 
 
 def run(client: Client, directory: Path, servers: Servers, num_games: int, reader: Reader) -> Row:

@@ -88,11 +88,14 @@ def opencode(place: Place) -> list[Step]:
 
 
 def codex(place: Place) -> list[Step]:
-    """Speaks the Responses API only; keeps no state in the server."""
+    """Speaks the Responses API only; keeps no state in the server. It sets no limit to an answer, and beside its own long instructions
+    the embedded model would fill the context: it gets others."""
     settings = place.home / ".codex"
     settings.mkdir()
+    (settings / "short.md").write_text("You are a coding agent. Keep your answers short and clear.")
     (settings / "config.toml").write_text(
-        f'model = "{MODEL}"\nmodel_provider = "a3b"\nmodel_context_window = 131072\n'
+        f'model = "{MODEL}"\nmodel_provider = "a3b"\nmodel_context_window = 16384\n'
+        f'model_instructions_file = "{settings / "short.md"}"\ninclude_apps_instructions = false\ninclude_environment_context = false\n'
         f'[model_providers.a3b]\nname = "a3b"\nbase_url = "{place.url}/v1"\nwire_api = "responses"\nenv_key = "A3B_API_KEY"\n'
         "request_max_retries = 0\nstream_max_retries = 0\n"
     )

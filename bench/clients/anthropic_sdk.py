@@ -26,12 +26,12 @@ class Messages:
         self.messages: list[Any] = []
 
     def say(self, text: str, seed: int | None = None) -> str:
-        """This API has no seed: with one, the temperature is 1 and the draw the server's."""
+        """This API has no seed: with one, the temperature is 1 and the draw the server's. The package no longer has temperature."""
         content: Any = text
         for _ in range(MOST_CALLS):
             self.messages.append({"role": "user", "content": content})
-            found = self.answer(model=self.at.model, max_tokens=MOST_TOKENS, temperature=0.0 if seed is None else 1.0,
-                                messages=self.messages, **self.options, **self.thinking)  # fmt: skip
+            found = self.answer(model=self.at.model, max_tokens=MOST_TOKENS, messages=self.messages, **self.options, **self.thinking,
+                                extra_body={"temperature": 0.0 if seed is None else 1.0})  # fmt: skip
             self.messages.append({"role": "assistant", "content": self.kept(found.content)})
             calls = [block for block in found.content if block.type == "tool_use"]
             if not calls:

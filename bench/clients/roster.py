@@ -59,7 +59,8 @@ HOMES = {home.name: home for home in (
     Home("opencode", ("opencode-ai",), "opencode", is_node=True),
     Home("codex", ("@openai/codex",), "codex", is_node=True),
 )}  # fmt: skip
-AGENTS = ("mini-swe-agent", "aider", "qwen-code", "opencode", "codex")
+NATIVE, SCALED, STRETCHED = 4096, 16384, 65536  # tokens of context: as trained, with YaRN, and far beyond what the model can use
+AGENTS = {"mini-swe-agent": SCALED, "aider": SCALED, "opencode": SCALED, "codex": SCALED, "qwen-code": STRETCHED}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Client:
     package: str  # whose version counts
     has_tools: bool = True
     is_slow: bool = False
+    context: int = NATIVE
     keeps: bool = True  # False: the control, which must lose its thinking
 
     @property
@@ -104,7 +106,7 @@ ROSTER = [
     }),
     *_players("inspect-ai", "frameworks", "inspect-ai", {"inspect-ai": "inspect"}),
     *_players("llm", "frameworks", "llm", {"llm": "llm"}, has_tools=False, is_slow=True),
-    *(Client(home, HOMES[home], "agents", home, HOMES[home].packages[0]) for home in AGENTS),
+    *(Client(home, HOMES[home], "agents", home, HOMES[home].packages[0], context=context) for home, context in AGENTS.items()),
 ]  # fmt: skip
 
 
