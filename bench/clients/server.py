@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,12 +85,17 @@ class Server:
             said = self.log.read_bytes()[begin:].decode(errors="replace")
             if found := re.search(r"OpenAI: http://[^\s/]*:(\d+)/v1", said):
                 self.port = int(found[1])
-                return
+                if self._is_listening():
+                    return
             if self._process.poll() is not None:
                 break
             time.sleep(0.02)
         self.stop()
         raise ServerError("a3b serve did not start: " + self.last_words(begin))
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         process, self._process = self._process, None
