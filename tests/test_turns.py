@@ -136,6 +136,15 @@ def test_of_answers_in_the_same_words_the_one_is_meant_whose_thinking_comes_back
     assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (3, 99)
 
 
+def test_a_reminder_behind_the_message_before_may_come_and_go():
+    question = "Think of two numbers from 0 to 999. Tell me only the first."
+    turns = remembered([user("Before."), answer("Ok."), user(f"{question}\n\nReply in English.")], answer("The first number is 62.", "t"))
+    history = [user("Before."), answer("Ok."), user(question), answer("The first number is 62."), user("And the other?")]
+    assert recall(turns, history)[0][3][REPLAY_KEY] == IDS
+    other = [*history[:2], user("Think of three numbers from 0 to 999. Tell me only the first."), *history[3:]]
+    assert REPLAY_KEY not in recall(turns, other)[0][3]
+
+
 def test_two_answers_of_the_same_words_to_the_same_message_are_told_apart_by_the_conversation_or_not_at_all():
     turns = Turns()
     more = "go on with the next of the files that I listed above, and tell me when it is done, please"

@@ -6,9 +6,9 @@ what is remembered, and nothing of the memory is used. Which thinking then stays
 template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
-shortened or rewritten, by the one message before it; the latter only if all turns found there are the same, and if message and turn
-say enough to be told from others. Of several answers with the same words at the same place the one is meant whose thinking comes back
-with it, else the latest.
+shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
+again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
+answers in the same words at the same place the one is meant whose thinking comes back with it, else the latest.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Turns:
         for key in told.keys(content, calls):
             found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
             found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
-            if found and (sent or key[:1] != b"n" or len(set(found)) == 1):
+            if found and (sent or key[:1] in b"cp" or len(set(found)) == 1):
                 return found[-1]
         return None
 
@@ -191,24 +191,25 @@ class _Told:
     """A conversation so far, as digests: a place costs no more the longer it is."""
 
     def __init__(self) -> None:
-        self._all = self._last = b""
-        self._last_len = 0
+        self._all = b""
+        self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
 
     def add(self, message: Message) -> None:
         if message["role"] != "system":
-            wording = _wording(message)
-            self._last, self._last_len = _hash(wording), len(str(wording[1:]))
-            self._all = blake2b(self._all + self._last, digest_size=24).digest()
+            role, text, *rest = _wording(message)
+            last = _hash([role, text, *rest])
+            first = text.partition("\n\n")[0]
+            self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (_hash([role, first, *rest]), len(first) + len(str(rest)))}
+            self._all = blake2b(self._all + last, digest_size=24).digest()
 
     def keys(self, content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
-        """Where a turn is looked for, surest place first; "n" is the place where only neighbours count."""
+        """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
         named = sorted(call[0] for call in calls if call[0])
         keys = [b"c" + _hash(named)] if named else []
         wording = [content if not calls else "", [call[1:] for call in calls]]
         keys.append(b"p" + _hash([self._all.hex(), wording]))
-        if self._last_len + len(str(wording)) >= NEIGHBOURS_LEN:
-            keys.append(b"n" + _hash([self._last.hex(), wording]))
-        return keys
+        size = len(str(wording))
+        return keys + [kind + _hash([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
 
 
 def _is_same(turn: Turn, content: str, calls: Sequence[tuple[str, str, str]]) -> bool:

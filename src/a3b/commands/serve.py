@@ -125,11 +125,14 @@ def is_loopback(host: str) -> bool:
 
 def bound(host: str, port: int) -> socket.socket:
     """A listening socket. Taken before the model is loaded: a wrong port is said at once."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port {port}: expected 0 to 65535; 0 takes a free one")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen()
     except OSError as error:
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port") from None
     return sock
