@@ -489,3 +489,10 @@ def test_what_is_no_json_object_is_refused(raw, told):
 
 def test_half_a_character_does_not_break_the_prompt():
     assert understood({"messages": [{"role": "user", "content": "a\ud83d \U0001f9e0"}]}).messages[0]["content"] == "a\ufffd \U0001f9e0"
+
+
+def test_a_request_may_choose_which_thinking_stays_and_how_much_there_may_be():
+    asked = understood({"thinking_policy": "budget:500", "task_thinking_budget": 64})
+    assert (asked.policy, asked.task_budget) == ("budget:500", 64) and understood({}).policy is None
+    status, message = refused({"thinking_policy": "some"})
+    assert status == 400 and message.startswith("thinking_policy: ")

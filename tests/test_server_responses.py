@@ -392,3 +392,11 @@ def test_no_value_in_any_field_makes_the_server_fail():
 def test_what_is_no_json_object_is_refused(raw, told):
     reply = exchange(Server().app, "POST", PATH, raw=raw)
     assert reply.status_code == 400 and reply.json()["error"]["message"].startswith(f"body: {told}")
+
+
+def test_a_request_may_choose_which_thinking_stays_and_how_much_there_may_be():
+    server = Server(DONE)
+    assert server.send({**ASK, "thinking_policy": "none", "task_thinking_budget": 64, "reasoning": {"context": "all_turns"}})[0] == 200
+    asked = server.service.script.requests[-1]
+    assert (asked.policy, asked.task_budget) == ("none", 64)
+    assert server.send({**ASK, "thinking_policy": "budget:"})[0] == 400

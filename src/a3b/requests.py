@@ -43,6 +43,6 @@ class Request:
 def check_policy(policy: str) -> str:
     """The policy, if it is one. Raises UsageError."""
     name, _, number = policy.partition(":")
-    if (name in ("all", "current-task", "none") and not number) or (name == "budget" and number.isdecimal()):
+    if (name in ("all", "current-task", "none") and not number) or (name == "budget" and number.isdecimal() and len(number) < 10):
         return policy
     raise UsageError(f"thinking policy: {policy!r}; expected all, current-task, none or budget:N")

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from a3b.errors import UsageError
-from a3b.requests import Request, check_policy
+from a3b.requests import Request
 from a3b.sampler import SamplingParams
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.fit import KNOWN, ROLES
 
 MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
-MAX_POLICY = 32  # characters
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
 MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
          "input_file")  # fmt: skip
@@ -261,10 +260,8 @@ def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
     )  # fmt: skip
     clear = thinking.flag("clear_thinking", None)
     keep = _first(fields.flag("preserve_thinking", None), template.flag("preserve_thinking", None), None if clear is None else not clear)
-    policy = fields.text("thinking_policy")
-    if policy is not None:
-        _check_policy(policy)
-    elif keep is not None:
+    policy = fields.policy("thinking_policy")
+    if policy is None and keep is not None:
         policy = "all" if keep else "current-task"
     others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
     return {"think": think, "thinking_budget": budget, "task_budget": _budget(fields, "task_thinking_budget"), "policy": policy,
@@ -275,14 +272,6 @@ def _budget(fields: Fields, key: str) -> int | None:
     budget = fields.whole(key, least=-1)
     return None if budget == -1 else budget
 
-
-def _check_policy(policy: str) -> None:
-    try:
-        if len(policy) > MAX_POLICY:
-            raise UsageError(f"{len(policy)} characters; expected at most {MAX_POLICY}")
-        check_policy(policy)
-    except UsageError as error:
-        raise Refusal(400, f"thinking_policy: {error}", field="thinking_policy") from None
 
 
 def _first(*values: Any) -> Any:

@@ -102,6 +102,7 @@ def _read(body: Any, seals: Seals, http: HttpRequest, is_count: bool = False) ->
     request = Request(
         messages=history.messages, tools=tools, tool_choice=choice, tool_name=name, parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
         schema=_schema(fields), sampling=_sampling(fields, max_tokens), think=think, thinking_budget=budget,
+        policy=fields.policy("thinking_policy"), task_budget=fields.whole("task_thinking_budget"),
         namespace=http.state.namespace, request_id=http.state.request_id,
     )  # fmt: skip
     return Asked(request, fields.flag("stream"), hide, history.warnings)

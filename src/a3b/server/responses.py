@@ -145,12 +145,12 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     think, budget = _effort(reasoning)
     include = fields.items("include")
     top_logprobs = fields.whole("top_logprobs", 0 if "message.output_text.logprobs" in include else None)
-    policy = POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
+    policy = fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
     summary = reasoning.one_of("summary", ("auto", "concise", "detailed", "none"), reasoning.text("generate_summary"))
     request = Request(
         messages=messages, tools=tools.functions, tool_choice=choice, tool_name=name,  # type: ignore[arg-type]
         parallel_tool_calls=fields.flag("parallel_tool_calls", True), schema=_schema(fields), sampling=_sampling(fields),
-        top_logprobs=top_logprobs, think=think, thinking_budget=budget, policy=policy,
+        top_logprobs=top_logprobs, think=think, thinking_budget=budget, policy=policy, task_budget=fields.whole("task_thinking_budget"),
         namespace=namespace, request_id=http.state.request_id,
     )  # fmt: skip
     return Asked(request, tools, conversation.items, _echo(fields, request), [*warnings, *conversation.warnings],

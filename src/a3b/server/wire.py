@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from a3b.errors import A3BError
+from a3b.errors import A3BError, UsageError
 from a3b.events import Event
-from a3b.requests import Request
+from a3b.requests import Request, check_policy
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
 EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
@@ -108,6 +108,14 @@ class Fields:
         """(whether to think, tokens of thinking at most) for an effort; None: it does not say."""
         effort = self.one_of(key, tuple(EFFORTS))
         return (None if effort is None else effort != "none"), EFFORTS.get(effort or "")
+
+    def policy(self, key: str) -> str | None:
+        """Which thinking of earlier turns stays."""
+        value = self.text(key)
+        try:
+            return None if value is None else check_policy(value)
+        except UsageError as error:
+            raise Refusal(400, f"{self.name(key)}: {str(error)[:200]}", field=self.name(key)) from None
 
     def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str | None:
         value = self.text(key, default)
