@@ -20,7 +20,7 @@ from a3b.answer import Answer
 from a3b.cache.prefix import Match, PrefixCache
 from a3b.cache.state import State
 from a3b.errors import Interrupted, OverloadedError
-from a3b.events import Event, Finished, Reading, Started
+from a3b.events import Event, Reading
 from a3b.model import Model
 
 CHUNK = 512  # most tokens of a prompt in a step
@@ -314,10 +314,3 @@ def _shares(job: Job, other: Job) -> bool:
         return False
     end = other.read + SHARED
     return len(job.ids) >= end and job.ids[:end] == other.ids[:end]
-
-
-def finished_of(job: Job, usage) -> Finished:
-    return Finished(job.answer.reason, usage, job.answer.stop_string, job.answer.thinking_stop)
-
-
-__all__ = ["Job", "Scheduler", "Started", "boundaries", "finished_of"]

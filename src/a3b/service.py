@@ -296,6 +296,3 @@ def _without_volatile(message: Any) -> Any:
 
 def _least(*budgets: int | None) -> int | None:
     return min((budget for budget in budgets if budget is not None), default=None)
-
-
-

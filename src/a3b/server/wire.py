@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from a3b.errors import A3BError, UsageError
 from a3b.events import Event
@@ -151,11 +151,6 @@ def sse(data: Any, event: str | None = None) -> bytes:
 def comment(text: str) -> bytes:
     """A line that clients skip: it keeps the connection alive."""
     return f": {text}\n\n".encode()
-
-
-def event_stream(chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> Response:
-    head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-    return StreamingResponse(chunks, media_type="text/event-stream", headers=head)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
