@@ -42,10 +42,10 @@ def run(args: Namespace) -> int:
     trace = opened(args.trace) if args.trace else None
     sock = bound(args.host, args.port)
     args.model = args.model or args.runtime.model
+    store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
-    store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
     service = build(engine, args, store, trace)
     stored = ResponseStore(records=None if args.no_persist_thinking else store)
     app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host), stored)
