@@ -19,7 +19,7 @@ import numpy as np
 from a3b.machine import Machine
 
 PIECE = 64 << 20
-LEAST_GAIN = 0.95  # in reading speed of the first piece, or it is also the last; pages already there cost no faults either
+LEAST_GAIN = 1.02  # in reading speed of the first piece, or it is also the last
 TRIES = 10
 SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be dropped
 
