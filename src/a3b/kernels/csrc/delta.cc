@@ -10,24 +10,34 @@ namespace {
 
 constexpr int PART = 128;  // tokens at a time: bounds the scratch memory
 
-// One channel block: c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)), j ascending; the state keeps the latest inputs.
+// Some channels: c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)), j ascending; the state keeps the latest inputs.
 void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* state, float* out, int first, int count) {
   const int C = op.channels(), L = op.conv_len;
-  for (int c = first; c < first + count; c += LANES) {
-    const int lanes = C - c < LANES ? C - c : LANES;
-    float window[16][LANES] = {}, weight[16][LANES] = {};
-    for (int j = 0; j < L; j++) memcpy(weight[j], op.conv + (size_t)j * C + c, lanes * sizeof(float));
-    for (int j = 0; j + 1 < L; j++) memcpy(window[j], state + (size_t)j * C + c, lanes * sizeof(float));
-    for (int t = 0; t < T; t++) {
-      memcpy(window[(t + L - 1) % L], x + t * stride + c, lanes * sizeof(float));
+  auto input = [&](int t) { return (t < 0 ? state + (size_t)(L - 1 + t) * C : x + t * stride) + first; };
+  const float *rows[16], *weight = op.conv + first;
+  for (int t = 0; t < T; t++) {
+    for (int j = 0; j < L; j++) rows[j] = input(t - L + 1 + j);
+    float* to = out + (size_t)t * C + first;
+    int c = 0;
+    for (; c + LANES <= count; c += LANES) {
       F total = zero();
-      for (int j = 0; j < L; j++) total = fma(load(weight[j]), load(window[(t + j) % L]), total);
+      for (int j = 0; j < L; j++) total = fma(load(weight + (size_t)j * C + c), load(rows[j] + c), total);
+      store(to + c, silu(total));
+    }
+    if (c < count) {
+      F total = zero();
+      for (int j = 0; j < L; j++) {
+        float w[LANES] = {}, in[LANES] = {};
+        memcpy(w, weight + (size_t)j * C + c, (count - c) * sizeof(float));
+        memcpy(in, rows[j] + c, (count - c) * sizeof(float));
+        total = fma(load(w), load(in), total);
+      }
       float y[LANES];
       store(y, silu(total));
-      memcpy(out + (size_t)t * C + c, y, lanes * sizeof(float));
+      memcpy(to + c, y, (count - c) * sizeof(float));
     }
-    for (int j = 0; j + 1 < L; j++) memcpy(state + (size_t)j * C + c, window[(T + j) % L], lanes * sizeof(float));
   }
+  for (int j = 0; j + 1 < L; j++) memmove(state + (size_t)j * C + first, input(T - L + 1 + j), count * sizeof(float));
 }
 
 // x·scale/sqrt(Σx² + 1e-6)
@@ -45,7 +55,7 @@ float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 // NB·16 columns of M for T tokens: M ← decay·M; δ = β(v - Mᵀk); M ← M + kδᵀ; o = Mᵀq.
 template <int NB>
-void rule(float* M, int Dk, int Dv, int T, const float* q, const float* k, const float* v, size_t v_stride, const float* beta,
+void rule(float* M, int M_stride, int Dk, int T, const float* q, const float* k, const float* v, size_t v_stride, const float* beta,
           const float* decay, float* out, size_t out_stride) {
   for (int t = 0; t < T; t++, q += Dk, k += Dk, v += v_stride, out += out_stride) {
     F even[NB], odd[NB], delta[NB];
@@ -54,12 +64,12 @@ void rule(float* M, int Dk, int Dv, int T, const float* q, const float* k, const
     for (; i + 2 <= Dk; i += 2) {
       const F k0 = set1(k[i]), k1 = set1(k[i + 1]);
       for (int b = 0; b < NB; b++) {
-        even[b] = fma(load(M + (size_t)i * Dv + b * LANES), k0, even[b]);
-        odd[b] = fma(load(M + (size_t)(i + 1) * Dv + b * LANES), k1, odd[b]);
+        even[b] = fma(load(M + (size_t)i * M_stride + b * LANES), k0, even[b]);
+        odd[b] = fma(load(M + (size_t)(i + 1) * M_stride + b * LANES), k1, odd[b]);
       }
     }
     if (i < Dk)
-      for (int b = 0; b < NB; b++) even[b] = fma(load(M + (size_t)i * Dv + b * LANES), set1(k[i]), even[b]);
+      for (int b = 0; b < NB; b++) even[b] = fma(load(M + (size_t)i * M_stride + b * LANES), set1(k[i]), even[b]);
     const F fade = set1(decay[t]);
     for (int b = 0; b < NB; b++) {
       delta[b] = set1(beta[t]) * (load(v + b * LANES) - fade * (even[b] + odd[b]));
@@ -68,7 +78,7 @@ void rule(float* M, int Dk, int Dv, int T, const float* q, const float* k, const
     auto row = [&](int r, F* total) {
       const F kr = set1(k[r]), qr = set1(q[r]);
       for (int b = 0; b < NB; b++) {
-        float* at = M + (size_t)r * Dv + b * LANES;
+        float* at = M + (size_t)r * M_stride + b * LANES;
         const F m = fma(kr, delta[b], fade * load(at));
         store(at, m);
         total[b] = fma(m, qr, total[b]);
@@ -86,6 +96,16 @@ constexpr int WIDE = 4;
 constexpr int WIDE = 2;
 #endif
 
+constexpr int COPYING = 4;  // tokens from which a block of columns of its own pays: rows of M lie a power of two apart, so they share few cache sets
+
+// `count` rows of `width` numbers, with zeros behind them up to `to_width`.
+void copy(const float* from, size_t from_stride, int width, int count, float* to, size_t to_stride, int to_width) {
+  for (int i = 0; i < count; i++, from += from_stride, to += to_stride) {
+    memcpy(to, from, width * sizeof(float));
+    memset(to + width, 0, (to_width - width) * sizeof(float));
+  }
+}
+
 }  // namespace
 
 // projected [T, q k v | z | b a] -> out [T, Hv·Dv].
@@ -93,8 +113,8 @@ void delta(const DeltaOp& op, Context& context, const float* projected, size_t s
   const int C = op.channels(), Hv = op.Hv, Hk = op.Hk, Dk = op.Dk, Dv = op.Dv, values = Hv * Dv, keys = Hk * Dk;
   Pool& pool = context.pool;
   float* mixed = context.scratch.get<float>(0, (size_t)PART * C + LANES);
-  // Per thread: q, k [PART, Dk], beta, decay [PART], and columns that do not fill a vector: M, v and o of their own.
-  const size_t edge = (size_t)(Dk + 2 * PART) * LANES, own = 2 * (size_t)PART * Dk + 2 * PART + edge;
+  // Per thread: q, k [PART, Dk], beta, decay [PART], and a block of columns of its own: M, v and o.
+  const size_t block = (size_t)(Dk + 2 * PART) * WIDE * LANES, own = 2 * (size_t)PART * Dk + 2 * PART + block;
   float* threads = context.scratch.get<float>(1, pool.size() * own);
   for (int part = 0; part < T; part += PART) {
     const int num = T - part < PART ? T - part : PART;
@@ -120,18 +140,19 @@ void delta(const DeltaOp& op, Context& context, const float* projected, size_t s
       float* M = state + (size_t)head * Dk * Dv;
       const float* v = mixed + 2 * keys + head * Dv;
       float* o = out + (size_t)part * values + head * Dv;
-      int c = 0;
-      for (; c + WIDE * LANES <= Dv; c += WIDE * LANES) rule<WIDE>(M + c, Dk, Dv, num, q, k, v + c, C, beta, decay, o + c, values);
-      for (; c + LANES <= Dv; c += LANES) rule<1>(M + c, Dk, Dv, num, q, k, v + c, C, beta, decay, o + c, values);
-      if (c < Dv) {
-        const size_t bytes = (Dv - c) * sizeof(float);
-        float *edge_v = spare + (size_t)Dk * LANES, *edge_o = edge_v + (size_t)PART * LANES;
-        memset(spare, 0, edge * sizeof(float));
-        for (int i = 0; i < Dk; i++) memcpy(spare + i * LANES, M + (size_t)i * Dv + c, bytes);
-        for (int t = 0; t < num; t++) memcpy(edge_v + t * LANES, v + (size_t)t * C + c, bytes);
-        rule<1>(spare, Dk, LANES, num, q, k, edge_v, LANES, beta, decay, edge_o, LANES);
-        for (int i = 0; i < Dk; i++) memcpy(M + (size_t)i * Dv + c, spare + i * LANES, bytes);
-        for (int t = 0; t < num; t++) memcpy(o + (size_t)t * values + c, edge_o + t * LANES, bytes);
+      for (int c = 0; c < Dv; c += WIDE * LANES) {
+        const int width = Dv - c < WIDE * LANES ? Dv - c : WIDE * LANES;
+        if (num < COPYING && width == WIDE * LANES) {
+          rule<WIDE>(M + c, Dv, Dk, num, q, k, v + c, C, beta, decay, o + c, values);
+          continue;
+        }
+        constexpr int W = WIDE * LANES;
+        float *own_v = spare + (size_t)Dk * W, *own_o = own_v + (size_t)PART * W;
+        copy(M + c, Dv, width, Dk, spare, W, W);
+        copy(v + c, C, width, num, own_v, W, W);
+        rule<WIDE>(spare, W, Dk, num, q, k, own_v, W, beta, decay, own_o, W);
+        copy(spare, W, width, Dk, M + c, Dv, width);
+        copy(own_o, W, width, num, o + c, values, width);
       }
       for (int t = 0; t < num; t++) {  // weight·o·rsqrt(mean(o²) + eps)·silu(z)
         float* row = o + (size_t)t * values;

@@ -34,15 +34,13 @@ template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, co
   }
 }
 
-// With few tokens the bytes of a tile are used as they arrive, and the processor alone does not ask for them early enough: ask for those
-// this far ahead. They are the next tile's at the end of one, and harmless behind the last.
+// The processor alone does not ask for the bytes of a tile early enough: ask for those this far ahead. They are the next tile's at the end
+// of one, and harmless behind the last.
 constexpr int AHEAD = 2048;
-constexpr int FEW_TOKENS = 3;
 
 // One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
 template <class Q, int MB> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
-  if constexpr (MB <= FEW_TOKENS)
-    for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
+  for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
   if constexpr (Q::BITS == 4) {
     Bytes both = load_bytes(q), low = low_half(both), high = high_half(both);
     for (int m = 0; m < MB; m++) dot[m].step(low, x[m] + column), dot[m].step(high, x[m] + column + 4);
