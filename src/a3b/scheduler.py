@@ -2,7 +2,8 @@
 
 Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut where snapshots
 are due (`boundaries`), and so small, while others wait for their next token, that a step stays below a time; alone, a prompt goes in
-large pieces. Knows no text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread.
+large pieces. What the cache has on disk is read in another thread meanwhile. Knows no text and no HTTP. Enter at `Scheduler.submit`;
+events come through the job's `emit`, in this thread.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from a3b.answer import Answer
-from a3b.cache.prefix import Match, PrefixCache
+from a3b.cache.prefix import Match, OnDisk, PrefixCache
 from a3b.cache.state import State
 from a3b.errors import Interrupted, OverloadedError
 from a3b.events import Event, Reading
@@ -36,7 +38,7 @@ log = logging.getLogger("a3b")
 
 @dataclass
 class Job:
-    """One answer to be computed. `cancelled` may be set from any thread."""
+    """One answer to be computed."""
 
     namespace: str
     ids: Sequence[int]  # the prompt
@@ -70,11 +72,14 @@ class Scheduler:
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
         self.num_verified = self.num_wrong = self.num_hits = 0
         self._waiting: deque[Job] = deque()
+        self._restoring: list[Job] = []  # whose beginning is being read from disk
         self._active: list[Job] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._quit = False
+        self._may_admit = False  # something changed since waiting jobs were looked at
         self._chunk = FIRST_CHUNK  # while others wait
+        self._reader = ThreadPoolExecutor(1, "restore")
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -85,9 +90,11 @@ class Scheduler:
         with self._wake:
             if self._quit:
                 raise OverloadedError("the server is shutting down; try another or wait for it to be back")
-            if len(self._waiting) >= self.max_waiting + self.max_active - len(self._active):
-                raise OverloadedError(f"{len(self._active)} answers are being written, {len(self._waiting)} requests wait; try again later")
+            running = self.load()[0]
+            if len(self._waiting) >= self.max_waiting + self.max_active - running:
+                raise OverloadedError(f"{running} answers are being written, {len(self._waiting)} requests wait; try again later")
             self._waiting.append(job)
+            self._may_admit = True
             self._wake.notify()
 
     def call(self, fn: Callable[[], None]) -> None:
@@ -96,9 +103,16 @@ class Scheduler:
             self._calls.append(fn)
             self._wake.notify()
 
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for the answer any more: its place is free within a token."""
+        job.cancelled.set()
+        with self._wake:
+            self._may_admit = True
+            self._wake.notify()
+
     def load(self) -> tuple[int, int]:
         """(answers in work, requests that wait)."""
-        return len(self._active), len(self._waiting)
+        return len(self._active) + len(self._restoring), len(self._waiting)
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -109,25 +123,31 @@ class Scheduler:
             self._quit = True
             self._wake.notify()
         self._thread.join()
+        self._reader.shutdown(cancel_futures=True)  # the store may be closed after that
 
     # -- in the scheduler's thread
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._quit or self._waiting or self._active or self._calls):
+                while not (self._quit or self._may_admit or self._active or self._calls):
                     self._wake.wait()
                 if self._quit:
                     break
                 calls = list(self._calls)
                 self._calls.clear()
+                self._may_admit = False
             for fn in calls:
                 self._guard(fn)
             self._admit()
+            running = self.load()[0]
             self._drop_cancelled()
             if self._active:
                 self._guarded_step()
-        for job in [*self._active, *self._waiting]:
+            if self.load()[0] < running:
+                with self._wake:
+                    self._may_admit = True
+        for job in [*self._active, *self._restoring, *self._waiting]:
             job.emit(OverloadedError("the server is shutting down"))
 
     def _guard(self, fn: Callable[[], None]) -> None:
@@ -144,16 +164,34 @@ class Scheduler:
         for job in waiting:
             if job.cancelled.is_set():
                 self._end(job, "cancelled")
-            elif len(self._active) >= self.max_active or any(_shares(job, other) for other in self._active if other.is_reading):
+                continue
+            reading = [*self._restoring, *(other for other in self._active if other.is_reading)]
+            if self.load()[0] >= self.max_active or any(_shares(job, other) for other in reading):
                 held.append(job)
+            elif (on_disk := self.cache.on_disk(job.namespace, job.ids)) is not None:
+                self._restoring.append(job)
+                self._reader.submit(self._restore, job, on_disk)
             else:
                 self._begin(job)
         with self._wake:
             self._waiting.extendleft(reversed(held))
 
-    def _begin(self, job: Job) -> None:
+    def _restore(self, job: Job, on_disk: OnDisk) -> None:
+        """In the reader's thread."""
         try:
-            job.match = self.cache.sync(job.namespace, job.ids)
+            on_disk.read()
+        except Exception:  # no memory, say: then without
+            log.exception("a session could not be read from disk")
+        self.call(lambda: self._restored(job, on_disk))
+
+    def _restored(self, job: Job, on_disk: OnDisk) -> None:
+        if job in self._restoring:  # or its client has left
+            self._restoring.remove(job)
+            self._begin(job, on_disk)
+
+    def _begin(self, job: Job, on_disk: OnDisk | None = None) -> None:
+        try:
+            job.match = self.cache.sync(job.namespace, job.ids, on_disk)
             job.state, job.read = job.match.state, job.match.reused
             job._stops = deque(boundaries(job.turn_starts, job.read, len(job.ids), job.has_system))
             job.emit([job.started(job.match)])
@@ -163,9 +201,10 @@ class Scheduler:
         self._active.append(job)
 
     def _drop_cancelled(self) -> None:
-        for job in [job for job in self._active if job.cancelled.is_set()]:
-            self._active.remove(job)
-            self._end(job, "cancelled")
+        for jobs in (self._active, self._restoring):
+            for job in [job for job in jobs if job.cancelled.is_set()]:
+                jobs.remove(job)
+                self._end(job, "cancelled")
 
     def _guarded_step(self) -> None:
         writing = [job for job in self._active if not job.is_reading]
@@ -277,7 +316,10 @@ class Scheduler:
     def _verified(self, job: Job, logits: np.ndarray) -> np.ndarray:
         """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result counts."""
         state = self.model.new_state()
-        cold = self.model.forward(np.array(job.ids, np.int64), state)
+        try:
+            cold = self.model.forward(np.array(job.ids, np.int64), state, cancel=job.cancelled.is_set)
+        except Interrupted:  # its client is gone
+            return logits
         self.num_verified += 1
         if np.array_equal(cold.view(np.uint32), logits.view(np.uint32)):
             return logits

@@ -98,7 +98,7 @@ class Service:
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
             except RuntimeError:  # the loop is gone, and the client with it
-                job.cancelled.set()
+                self.scheduler.cancel(job)
 
         job = self._job(prepared, answer, emit)
         self.scheduler.submit(job)
@@ -121,7 +121,7 @@ class Service:
                         return
                     yield event
         finally:
-            job.cancelled.set()
+            self.scheduler.cancel(job)
 
     async def count_tokens(self, request: Request) -> int:
         return len((await self._prepared(request)).ids)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -47,6 +48,18 @@ class Match:
     @property
     def report(self) -> CacheReport:
         return CacheReport(self.reused, self.miss, self.position)
+
+
+@dataclass
+class OnDisk:
+    """A snapshot that `sync` would have to read from disk. `read` may be called once, in any thread, and takes seconds for a long one."""
+
+    id: bytes
+    load: Callable[[], tuple[State, Snapshot] | None]
+    found: tuple[State, Snapshot] | None = None
+
+    def read(self) -> None:
+        self.found = self.load()
 
 
 @dataclass(frozen=True)
@@ -107,10 +120,23 @@ class PrefixCache:
         self._held = _Held()
         self._tick = self._hits = self._misses = self._evictions = 0
 
-    def sync(self, namespace: str, ids: Sequence[int]) -> Match:
+    def on_disk(self, namespace: str, ids: Sequence[int]) -> OnDisk | None:
+        """What `sync` would read from disk for these tokens, so that somebody else can do it before; None if memory has all."""
+        self._follow_store()
+        node, _, _ = _walk(self._space(namespace).root, np.asarray(ids, TOKENS))
+        for n in (node, *node.above()):
+            if n.parent is not None and n.num_tokens < len(ids):
+                if n.snapshot is not None:
+                    return None
+                if self._is_stored(n):
+                    return OnDisk(n.id, partial(self.store.load, n.id, self._new_state, *self._relative(n)))
+        return None
+
+    def sync(self, namespace: str, ids: Sequence[int], read: OnDisk | None = None) -> Match:
         """A state that has read the longest prefix of `ids` that can be had, and why it is not longer. At least one token remains.
 
-        The state is the caller's; advancing it changes nothing that is kept here. Reads from disk if that reaches further.
+        The state is the caller's; advancing it changes nothing that is kept here. Reads from disk if that reaches further than
+        memory and `read`, which has been.
         """
         self._follow_store()
         self._tick += 1
@@ -125,7 +151,7 @@ class PrefixCache:
             self.store.touch(n.id for n in path)
         for n in path:
             if n.num_tokens < len(tokens):
-                state = self._restored(n)
+                state = self._restored(n, read)
                 if state is not None:
                     reused = n.num_tokens
                     break
@@ -305,15 +331,18 @@ class PrefixCache:
         self.store.save(self.identity, space.name, node.kind, node.label, node.id, parent.id, parent.num_tokens,
                         tokens[parent.num_tokens :], snapshot, superseded)  # fmt: skip
 
-    def _restored(self, node: _Node) -> State | None:
-        """An independent state at a node, from memory or from disk; None if there is none."""
+    def _restored(self, node: _Node, read: OnDisk | None) -> State | None:
+        """An independent state at a node, from memory, from `read` or from disk; None if there is none."""
         if node.snapshot is not None:
             state = self._new_state()
             state.restore(node.snapshot)
             return state
         if not self._is_stored(node):
             return None
-        loaded = self.store.load(node.id, self._new_state, *self._relative(node))
+        if read is not None and read.id == node.id:
+            loaded = read.found
+        else:
+            loaded = self.store.load(node.id, self._new_state, *self._relative(node))
         if loaded is None:
             return None
         state, node.snapshot = loaded

@@ -201,11 +201,12 @@ class Store:
         if not chain[-1].has_state:
             self._known[id] = False
             return None
-        bad, state = None, new_state()
         num_tokens, shared = chain[-1].num_tokens, num_common // SEGMENT_LEN
-        if shared:
-            state.restore(replace(base, num_tokens=shared * SEGMENT_LEN, segments=base.segments[:shared]))
+        bad = None
         try:
+            state = new_state()
+            if shared:
+                state.restore(replace(base, num_tokens=shared * SEGMENT_LEN, segments=base.segments[:shared]))
             read_state(self._index.file(id, "state"), id, chain[-1].state_sums, state.conv, state.delta)
             with advancing([(state, num_tokens - state.num_tokens)]):
                 pass
@@ -219,6 +220,9 @@ class Store:
                 self.thin(id)
             else:
                 self._remove([bad.id])
+            return None
+        except MemoryError:
+            self._notice(f"{self.directory}: no memory for a session of {num_tokens} tokens; it is computed again, less --cache-ram leaves more")
             return None
         return state, snapshot
 
