@@ -117,6 +117,21 @@ def test_a_state_at_a_depth_is_ready_for_the_next_token(tmp_path, depth):
         assert keys[-(-(depth + 1) // 64) - 1 - 1024 // 64 * (len(state.segments(0)) - 1)].any()
 
 
+def test_a_share_is_that_of_the_limit_around_each_piece_of_work():
+    limits = iter([10.0, 30.0, 50.0, 5.0])
+    beside = speed.Beside(lambda: next(limits), 5.0)
+    for num, seconds in ((4, 1.0), (8, 2.0), (11, 5.0)):
+        beside.add(num, seconds)
+    assert beside.share == pytest.approx(0.5)  # of 1, 0.5 and 0.4
+
+
+def test_decoding_tells_of_its_parts_and_their_times_are_its_own(tmp_path):
+    parts = []
+    times = speed.decode(loaded(tmp_path), 0, 2 * speed.SLICE + 3, 2, lambda num, seconds: parts.append((num, seconds)))
+    assert [num for num, _ in parts] == 2 * [speed.SLICE, speed.SLICE, 3]
+    assert times == [pytest.approx(sum(seconds for _, seconds in half)) for half in (parts[:3], parts[3:])]
+
+
 def test_probes_measure_with_the_kernels_they_are_given():
     for threads in (1, 2):
         kernels = open_kernels("scalar", threads)

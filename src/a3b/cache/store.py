@@ -222,7 +222,7 @@ class Store:
                 self._remove([bad.id])
             return None
         except MemoryError:
-            self._notice(f"{self.directory}: no memory for a session of {num_tokens} tokens; it is computed again, less --cache-ram leaves more")
+            self._notice(f"{self.directory}: no memory for a session of {num_tokens} tokens; it is computed again; give less --cache-ram")
             return None
         return state, snapshot
 

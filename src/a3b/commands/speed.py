@@ -1,8 +1,9 @@
 """Speed of a model on this machine: prefill, decode at depths, start and memory, each beside what the machine can do at most.
 
 `a3b bench speed` is `run`; `load`, `prefill` and `decode` serve other measurements too. A figure is the median of several runs and
-comes with the lowest and the highest. Random ids are read, then the likeliest token is decoded again and again.
-Depths beyond a page are not read token by token: their keys and values are random numbers in the cache (`state_at`).
+comes with the lowest and the highest; shares are of limits measured beside the work (`Beside`). Random ids are read, then the likeliest
+token is decoded again and again. Depths beyond a page are not read token by token: their keys and values are random numbers in the
+cache (`state_at`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ from a3b.weights import ModelWeights, load_weights
 
 WARM_UP_PROMPT = 64
 WARM_UP = 4  # steps of decoding before the clock runs
+SLICE = 8  # tokens decoded between two looks at the bandwidth
 PROBE_S = 2.0
+BESIDE_SHARE = 0.05  # of it, for a look at a limit between two pieces of work
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def run(args: Namespace) -> None:
     schedule.check(ModelConfig.read(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
-    facts |= measure(load(directory, kernels, runtime.kv), schedule, facts["measured"])
+    facts |= measure(load(directory, kernels, runtime.kv), schedule)
     if args.plot:
         draw_roofline(facts, args.plot)
     print(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
@@ -147,23 +151,44 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
     return bytes_per_token(config, tensors) - spared
 
 
-def measure(loaded: Loaded, schedule: Schedule, measured: dict[str, Any]) -> dict[str, Any]:
+def measure(loaded: Loaded, schedule: Schedule) -> dict[str, Any]:
     """Everything but the start, as JSON values."""
-    read = measured["read_bytes_per_s"]["median"]
-    peak = measured["int8_operations_per_s"]["median"]
     warm_up(loaded)
-    in_place = None if loaded.data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, loaded.data))
+    data, seconds = loaded.data, schedule.probe_s * BESIDE_SHARE
+    in_place = None if data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, data))
     facts = loaded.facts | {"weights_read_bytes_per_s": in_place, "prefill": {}, "decode": {}}
+    part = probe.huge_buffer(probe.BUFFER_BYTES // 4) if data is None else data[: probe.BUFFER_BYTES // 4]
+    work = operations(loaded.config)
     for num in schedule.prompts:
-        found = summary([num / seconds for seconds in prefill(loaded, num, schedule.runs)])
-        rate = found["tokens_per_s"] * operations(loaded.config)
-        facts["prefill"][str(num)] = found | {"operations_per_s": rate, "peak_fraction": rate / peak}
+        beside = Beside(lambda: probe.int8_operations(loaded.kernels, seconds).median, work)
+        found = summary([num / s for s in prefill(loaded, num, schedule.runs, beside.add)])
+        facts["prefill"][str(num)] = found | {"operations_per_s": found["tokens_per_s"] * work, "peak_fraction": beside.share}
     for depth in schedule.depths:
-        found = summary([schedule.tokens / seconds for seconds in decode(loaded, depth, schedule.tokens, schedule.runs)])
         traffic = decode_bytes(loaded, depth + schedule.tokens // 2)
-        rate = found["tokens_per_s"] * sum(traffic.values())
-        facts["decode"][str(depth)] = found | {"bytes_per_token": traffic, "bytes_per_s": rate, "bandwidth_fraction": rate / read}
+        total = sum(traffic.values())
+        beside = Beside(lambda: probe.read_bandwidth(loaded.kernels, seconds, part).median, total)
+        found = summary([schedule.tokens / s for s in decode(loaded, depth, schedule.tokens, schedule.runs, beside.add)])
+        rate = found["tokens_per_s"] * total
+        facts["decode"][str(depth)] = found | {"bytes_per_token": traffic, "bytes_per_s": rate, "bandwidth_fraction": beside.share}
     return facts | {"memory": memory()}
+
+
+class Beside:
+    """Work as a share of a limit that is measured just before and just after each piece: on a shared machine it halves in minutes."""
+
+    def __init__(self, limit: Callable[[], float], per_token: float):
+        """limit: measures bytes or operations a second; per_token: how many a token takes."""
+        self._limit, self._per_token, self._before, self._shares = limit, per_token, limit(), []
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        after = self._limit()
+        self._shares.append(2 * num_tokens * self._per_token / seconds / (self._before + after))
+        self._before = after
+
+    @property
+    def share(self) -> float:
+        """The median."""
+        return statistics.median(self._shares)
 
 
 def warm_up(loaded: Loaded) -> None:
@@ -171,26 +196,38 @@ def warm_up(loaded: Loaded) -> None:
     loaded.model.forward(random_ids(loaded.config, WARM_UP_PROMPT), loaded.model.new_state())
 
 
-def prefill(loaded: Loaded, num: int, runs: int) -> list[float]:
-    """Seconds of reading `num` random ids into an empty state, run by run."""
+def _untold(num: int, seconds: float) -> None:
+    pass
+
+
+def prefill(loaded: Loaded, num: int, runs: int, told: Callable[[int, float], None] = _untold) -> list[float]:
+    """Seconds of reading `num` random ids into an empty state, run by run; told of tokens and seconds after each."""
     times = []
     for i in range(runs):
         ids, state, began = random_ids(loaded.config, num, i), loaded.model.new_state(), time.perf_counter()
         loaded.model.forward(ids, state)
         times.append(time.perf_counter() - began)
+        told(num, times[-1])
     return times
 
 
-def decode(loaded: Loaded, depth: int, tokens: int, runs: int) -> list[float]:
-    """Seconds of decoding `tokens` tokens after `depth` others, run by run, from the same state each time."""
+def decode(loaded: Loaded, depth: int, tokens: int, runs: int, told: Callable[[int, float], None] = _untold) -> list[float]:
+    """Seconds of decoding `tokens` tokens after `depth` others, run by run, from the same state each time.
+
+    told: between parts of a run, outside the clock, of tokens and seconds."""
     base, times = state_at(loaded, depth), []
     for i in range(runs):
-        state, token = base.fork(), random_ids(loaded.config, 1, i)
-        for step in range(WARM_UP + tokens):
-            if step == WARM_UP:
-                began = time.perf_counter()
+        state, token, total, left = base.fork(), random_ids(loaded.config, 1, i), 0.0, tokens
+        for _ in range(WARM_UP):
             token[0] = loaded.model.forward(token, state).argmax()
-        times.append(time.perf_counter() - began)
+        while left:
+            num, began = min(left, SLICE), time.perf_counter()
+            for _ in range(num):
+                token[0] = loaded.model.forward(token, state).argmax()
+            seconds = time.perf_counter() - began
+            total, left = total + seconds, left - num
+            told(num, seconds)
+        times.append(total)
     return times
 
 
@@ -295,6 +332,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         out.append(f"{int(depth):>9,} {d['tokens_per_s']:>10.1f} {between(d):>20} {rate}   {parts}")
     now = f"now {gb(mem['anonymous_bytes'])} of its own, {gb(mem['file_bytes'])} of files"
     out += ["", f"memory    {gb(mem['peak_rss_bytes'])} at most; {now}"]
+    out.append("shares are of limits measured just before and after each piece of work, medians")
     if any(int(depth) > PAGE_LEN for depth in facts["decode"]):
         out.append("keys and values of depths are random numbers, not read from a prompt")
     return out
