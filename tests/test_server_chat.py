@@ -89,7 +89,7 @@ def test_an_answer_has_text_thinking_usage_and_our_report(service, client):
     assert usage.prompt_tokens_details.cached_tokens == 60 and usage.completion_tokens_details.reasoning_tokens == 8
     assert answer.model == "a3b-nano" and answer.id.startswith("chatcmpl-")
     assert answer.a3b == {
-        "cache": {"reused": 60, "miss": "none", "position": 0, "expected": "", "found": ""},
+        "cache": {"reused": 60, "miss": "none", "position": 0, "expected": "", "found": "", "kept_dates": 0},
         "thinking_in_context": {"sent": 5, "restored": 7, "dropped": 9},
         "thinking_stop_reason": "closed", "prefill_s": 0.5, "decode_s": 1.0,
     }  # fmt: skip

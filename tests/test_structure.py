@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
     ("errors",),
     ("config", "events", "machine", "requests"),
-    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile"),
     ("weights",),
     ("packing",),
     ("model", "answer"),

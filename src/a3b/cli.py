@@ -109,6 +109,8 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
     group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
+    group.add_argument("--exact-dates", action="store_true",
+                       help="take dates in system prompts from each request; else a conversation keeps those it began with")  # fmt: skip
     group.add_argument("--verify-cache", type=int, default=0, metavar="N", help="compute one in N cache hits again, and compare every bit")
 
 

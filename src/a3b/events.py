@@ -74,6 +74,7 @@ class CacheReport:
     miss: "none" (all but the last tokens were there), "new" (nothing known begins like this), "diverged" (known tokens
     differ from `position` on), "evicted" (the tokens were known, their state is gone), "settings" (known under another
     model, RoPE scaling or kind of keys and values). expected and found are the text at a divergence, of this caller's own prompts.
+    kept_dates: dates in the prompt that are those its conversation began with, and not those of the request.
     """
 
     reused: int = 0
@@ -81,6 +82,7 @@ class CacheReport:
     position: int = 0
     expected: str = ""
     found: str = ""
+    kept_dates: int = 0
 
 
 @dataclass(frozen=True)

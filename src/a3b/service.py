@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,8 @@ from a3b.scheduler import Job, Scheduler
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN, Prompt, Text
 from a3b.turns import Message, Turn, Turns, apply_policy, last_question, text_of
+from a3b.volatile import Beginning, Dates, without_billing_lines
 
-VOLATILE = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)  # changes with every request of Claude Code
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
@@ -45,22 +44,30 @@ class Settings:
     thinking_budget: int | None = None  # tokens in one answer
     task_budget: int | None = None  # tokens since the last turn of the user
     persist_thinking: bool = True  # False: nothing behind the first thinking goes to the disk
+    exact_dates: bool = False  # True: dates in prompts are always those of the request
 
     def __post_init__(self):
         check_policy(self.policy)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Told:
+    """A request as the model is told it."""
+
+    messages: list[Message]  # as recalled, policy applied
+    prompt: Prompt
+    thinking: ThinkingInContext
+    spent: int  # tokens of thinking since the last turn of the user
+    dates: Dates  # at its beginning
+    kept_dates: int  # of them, not those of the request
+
+
+@dataclass(frozen=True)
+class Prepared(Told):
     """A request made into tokens."""
 
     request: Request
-    messages: list[Message]  # as recalled, policy applied
-    prompt: Prompt
     ids: list[int]
-    thinking: ThinkingInContext
-    spent: int  # tokens of thinking since the last turn of the user
-    think: bool
     params: SamplingParams
 
 
@@ -132,9 +139,10 @@ class Service:
 
     async def _prepared(self, request: Request) -> Prepared:
         """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
-        told = await self._in_helper(self._told, request)
-        ids = await asyncio.to_thread(self.engine.tokenizer.encode, told[3])
-        return self._prepare(request, *told, ids)
+        think = request.prompt is None and (self.settings.think if request.think is None else request.think)
+        told = await self._in_helper(self._told, request, think)
+        ids = await asyncio.to_thread(self.engine.tokenizer.encode, told.prompt)
+        return self._prepare(request, told, ids, think)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.tokenizer.encode_text(text)
@@ -166,18 +174,14 @@ class Service:
 
     # -- in the helper thread
 
-    def _told(self, request: Request) -> tuple[list[Message], ThinkingInContext, int, Prompt, bool]:
-        think = self.settings.think if request.think is None else request.think
+    def _told(self, request: Request, think: bool) -> Told:
         if request.prompt is not None:
-            prompt: Prompt = [Text(request.prompt)]
-            messages, spent, fates, think = [], 0, ThinkingInContext(), False
-        else:
-            messages, fates, spent, prompt = self._conversation(request, think)
-        refuse_images(prompt)
-        return messages, fates, spent, prompt, think
+            return Told([], [Text(request.prompt)], ThinkingInContext(), 0, {}, 0)
+        told = self._conversation(request, think)
+        refuse_images(told.prompt)
+        return told
 
-    def _prepare(self, request: Request, messages: list[Message], fates: ThinkingInContext, spent: int, prompt: Prompt, think: bool,
-                 ids: list[int]) -> Prepared:  # fmt: skip
+    def _prepare(self, request: Request, told: Told, ids: list[int], think: bool) -> Prepared:
         if not ids:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
@@ -186,10 +190,16 @@ class Service:
                                "shorten the conversation or start the server with a larger --context")  # fmt: skip
         name = "nano" if self.engine.is_nano else "thinking" if think else "instruct"
         params = preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
-        return Prepared(request, messages, prompt, ids, fates, spent, think, params)
+        return Prepared(**vars(told), request=request, ids=ids, params=params)
 
-    def _conversation(self, request: Request, think: bool) -> tuple[list[Message], ThinkingInContext, int, Prompt]:
-        fitted, _ = fit_messages([_without_volatile(message) for message in request.messages])
+    def _conversation(self, request: Request, think: bool) -> Told:
+        fitted, _ = fit_messages([without_billing_lines(message) for message in request.messages])
+        begun = Beginning(fitted)
+        dates: Dates = begun.dates
+        if dates and not self.settings.exact_dates:
+            dates = self.turns.dates(request.namespace, fitted, begun.dates)
+            fitted = begun.with_dates(dates)
+        kept_dates = sum(own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True))
         recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)))
         messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
         kwargs = dict(request.template_kwargs)
@@ -198,7 +208,7 @@ class Service:
         prompt = self.engine.template.render(messages, tools=request.tools or None, **kwargs)
         question = last_question(recalled)
         spent = sum(block.tokens for block in blocks if block.index > question)
-        return messages, fates, spent, prompt
+        return Told(messages, prompt, fates, spent, dates, kept_dates)
 
     def _answer(self, prepared: Prepared) -> Answer:
         request, tokenizer = prepared.request, self.engine.tokenizer
@@ -228,7 +238,8 @@ class Service:
         if prepared.request.prompt is not None or finished.reason == "cancelled":
             return
         message = assistant_message(events)
-        turn = Turn.of(message, self._turn_ids(job.answer), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
+        is_closed = not ends_in_thinking(prepared.prompt)
+        turn = Turn.of(message, self._turn_ids(job.answer), is_closed, job.answer.thinking_tokens, prepared.dates)
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
     def _turn_ids(self, answer: Answer) -> list[int]:
@@ -254,21 +265,21 @@ class Service:
 
         def usage(job: Job) -> Usage:
             return Usage(len(ids), job.match.reused if job.match else 0, len(answer.sampled), answer.thinking_tokens, job.prefill_s,
-                         job.decode_s, self._report(job.match), prepared.thinking)  # fmt: skip
+                         job.decode_s, self._report(prepared, job.match), prepared.thinking)  # fmt: skip
 
         return Job(
             prepared.request.namespace, ids, answer,
-            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(match), thinking=prepared.thinking)),
+            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking)),
             finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
             emit=emit, turn_starts=turn_starts, has_system=has_system, label=label,
             persist=lambda num: persists_all or num <= first_thinking,
         )  # fmt: skip
 
-    def _report(self, match: Match | None) -> CacheReport:
+    def _report(self, prepared: Prepared, match: Match | None) -> CacheReport:
         if match is None:
-            return CacheReport()
+            return CacheReport(kept_dates=prepared.kept_dates)
         expected, found = (self.decode(list(part)[:SHOWN_TOKENS]) for part in (match.expected_ids, match.found_ids))
-        return CacheReport(match.reused, match.miss, match.position, expected, found)
+        return CacheReport(match.reused, match.miss, match.position, expected, found, prepared.kept_dates)
 
     def _count(self, finished: Finished) -> None:
         usage, totals = finished.usage, self.totals
@@ -276,22 +287,6 @@ class Service:
             totals[name] += getattr(usage, name)
         totals["thinking_restored_tokens"] += usage.thinking.restored
         totals["thinking_dropped_tokens"] += usage.thinking.dropped
-
-
-def _without_volatile(message: Any) -> Any:
-    """A message less the lines that change with every request and mean nothing to the model."""
-    if not isinstance(message, dict) or message.get("role") not in ("system", "developer"):
-        return message
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": VOLATILE.sub("", content)}
-    if isinstance(content, list):
-        parts = [
-            {**part, "text": VOLATILE.sub("", part["text"])} if isinstance(part, dict) and isinstance(part.get("text"), str) else part
-            for part in content
-        ]
-        return {**message, "content": parts}
-    return message
 
 
 def _least(*budgets: int | None) -> int | None:

@@ -9,23 +9,28 @@ Places. A turn is found by the whole conversation before it (system messages lef
 shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
 again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
 answers in the same words at the same place the one is meant whose thinking comes back with it, else the latest.
+
+A turn knows the dates that its conversation began with (`a3b.volatile`): by a turn that is recognised a conversation is known, and
+examples of answers that a client made up are none of ours.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
 from a3b.events import ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
+from a3b.volatile import Dates, undated
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
 TURN_TOKENS = 64  # what a turn counts beside its tokens
+DATE_TOKENS = 8  # what a date counts
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
@@ -54,10 +59,12 @@ class Turn:
     thinking_tokens: int
     content: str
     calls: tuple[tuple[str, str, str], ...]  # id, name, arguments as canonical JSON
+    dates: Dates = field(default_factory=dict, compare=False)  # at the beginning of the prompt
 
     @classmethod
-    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int) -> Turn:
-        return cls(tuple(ids), closed, message.get("reasoning_content", ""), thinking_tokens, text_of(message), calls_of(message))
+    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int, dates: Dates | None = None) -> Turn:
+        thinking = message.get("reasoning_content", "")
+        return cls(tuple(ids), closed, thinking, thinking_tokens, text_of(message), calls_of(message), dates or {})
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -68,12 +75,13 @@ class Turn:
         found = json.loads(data)
         try:
             ids, calls = found["ids"], found["calls"]
-            texts = (found["thinking"], found["content"], *(part for call in calls for part in call))
+            dates = {digest: tuple(texts) for digest, texts in found.get("dates", {}).items()}
+            texts = (found["thinking"], found["content"], *(part for parts in (*calls, *dates.values()) for part in parts))
             if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
                 raise ValueError("a turn of other types")
             calls = tuple((call[0], call[1], call[2]) for call in calls)
-            return cls(tuple(ids), bool(found["closed"]), found["thinking"], int(found["thinking_tokens"]), found["content"], calls)
-        except (KeyError, TypeError, IndexError) as error:
+            return cls(tuple(ids), bool(found["closed"]), found["thinking"], int(found["thinking_tokens"]), found["content"], calls, dates)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"no turn: {error}") from None
 
 
@@ -98,10 +106,11 @@ class Turns:
     def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
         told = _Told()
-        for message in before:
+        for message in undated(before):
             told.add(message)
         for key in told.keys(turn.content, turn.calls):
-            self._keep((namespace, key), [*(t for t in self._known.get((namespace, key), []) if t != turn), turn][-MAX_ALIKE:])
+            others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
+            self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
             if persist and self._records is not None:
                 self._records.put_record(namespace, key, turn.to_bytes(), node)
                 self._written.add((namespace, key))
@@ -136,17 +145,10 @@ class Turns:
         count: tokens of a text, for thinking that only the client knows."""
         self._follow_records()
         out: list[Message] = []
-        told = _Told()
         blocks: list[Block] = []
-        for message in messages:
-            if message["role"] != "assistant":
-                out.append(message)
-                told.add(message)
-                continue
-            message = _with_thinking_apart(message)
-            sent = (message.get("reasoning_content") or "").strip()
-            turn = self._find(namespace, told, message, sent)
-            if turn is not None:
+        for message, sent, found in self._recognised(namespace, messages):
+            if found:
+                turn = found[-1]
                 message = {**message, "reasoning_content": turn.thinking}
                 if turn.ids:
                     message[REPLAY_KEY] = Closed(turn.ids) if turn.closed else turn.ids
@@ -155,18 +157,46 @@ class Turns:
             elif sent:
                 blocks.append(Block(len(out), count(sent), False))
             out.append(message)
-            told.add(message)
         return out, blocks
 
-    def _find(self, namespace: str, told: _Told, message: Message, sent: str) -> Turn | None:
-        """sent: thinking that the client has; only a turn with the same will do."""
+    def dates(self, namespace: str, messages: Sequence[Message], own: Dates) -> Dates:
+        """The dates that a conversation began with, for each text in `own`, which has those it begins with now.
+
+        They are those of its last turn that is recognised. If conversations that are alike so far began with others, `own` stay if they
+        are those of one, or if there are too many to remember them all; else those count that were answered last."""
+        self._follow_records()
+        known: list[Dates] = []
+        is_full = False
+        for _, _, found in self._recognised(namespace, messages):
+            if alike := [turn.dates for turn in found if turn.dates.keys() & own.keys()]:
+                known, is_full = alike, len(found) >= MAX_ALIKE
+        if not known or any(all(own.get(digest, kept) == kept for digest, kept in dates.items()) for dates in known):
+            return own
+        if is_full and any(dates != known[-1] for dates in known):
+            return own
+        return {digest: known[-1].get(digest, dates) for digest, dates in own.items()}
+
+    def _recognised(self, namespace: str, messages: Sequence[Message]) -> Iterator[tuple[Message, str, list[Turn]]]:
+        """Each message, with thinking apart: (it, thinking that the client sent, turns that it may be, the likeliest last)."""
+        told = _Told()
+        for message, told_as in zip(messages, undated(messages), strict=True):
+            sent, found = "", []
+            if message["role"] == "assistant":
+                told_as = message = _with_thinking_apart(message)
+                sent = (message.get("reasoning_content") or "").strip()
+                found = self._find(namespace, told, message, sent)
+            yield message, sent, found
+            told.add(told_as)
+
+    def _find(self, namespace: str, told: _Told, message: Message, sent: str) -> list[Turn]:
+        """sent: thinking that the client has; only turns with the same will do."""
         content, calls = text_of(message), calls_of(message)
         for key in told.keys(content, calls):
             found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
             found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
             if found and (sent or key[:1] in b"cp" or len(set(found)) == 1):
-                return found[-1]
-        return None
+                return found
+        return []
 
     def _turns(self, namespace: str, key: bytes) -> list[Turn]:
         known = self._known.get((namespace, key))
@@ -184,7 +214,7 @@ class Turns:
 
 
 def _size(turns: Sequence[Turn]) -> int:
-    return sum(len(turn.ids) + TURN_TOKENS for turn in turns)
+    return sum(len(turn.ids) + TURN_TOKENS + DATE_TOKENS * sum(map(len, turn.dates.values())) for turn in turns)
 
 
 class _Told:

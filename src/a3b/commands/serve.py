@@ -76,7 +76,8 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     scheduler = Scheduler(engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache)
     turns = Turns(store if not args.no_persist_thinking else None)
     settings = Settings(policy=args.preserve_thinking, think=not args.no_think, thinking_budget=args.thinking_budget,
-                        task_budget=args.task_thinking_budget, persist_thinking=not args.no_persist_thinking)  # fmt: skip
+                        task_budget=args.task_thinking_budget, persist_thinking=not args.no_persist_thinking,
+                        exact_dates=args.exact_dates)  # fmt: skip
     return Service(engine, scheduler, turns, settings, trace)
 
 

@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -159,7 +159,7 @@ def report(finished: Finished, warnings: Sequence[str] | None = None) -> dict[st
     usage = finished.usage
     cache, thinking = usage.cache, usage.thinking
     return {
-        "cache": {"reused": cache.reused, "miss": cache.miss, "position": cache.position, "expected": cache.expected, "found": cache.found},
+        "cache": asdict(cache),
         "thinking_in_context": {"sent": thinking.sent, "restored": thinking.restored, "dropped": thinking.dropped},
         "thinking_stop_reason": finished.thinking_stop or None,
         "prefill_s": usage.prefill_s,

@@ -2,8 +2,7 @@
 
 What is done with a request, beyond the plain:
 
-* Lines of the system prompt that begin with `x-anthropic-billing-header` are left out: they differ in every request and say
-  nothing to a model, but would make every prompt a new one.
+* Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.volatile`); a block of nothing else is none.
 * Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ".
 * Neighbouring assistant messages are one turn, as that API has it.
 * Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
@@ -30,8 +29,8 @@ from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of
 from a3b.server.seals import Seals
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
+from a3b.volatile import without_billing
 
-BILLING = "x-anthropic-billing-header"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
 NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
@@ -118,7 +117,7 @@ class _History:
 
     def system(self, fields: Fields) -> None:
         if fields.body.get("system") is not None:
-            texts = [_without_billing(_text_of(block)) for block in _blocks(fields, "system")]
+            texts = [without_billing(_text_of(block)) for block in _blocks(fields, "system")]
             if told := "\n\n".join(text for text in texts if text.strip()):
                 self.messages.append({"role": "system", "content": told})
 
@@ -188,10 +187,6 @@ def _text_of(block: Fields) -> str:
         return block.need("text")
     raise Refusal(400, f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text", "unsupported_content",
                   block.where)  # fmt: skip
-
-
-def _without_billing(text: str) -> str:
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(BILLING))
 
 
 def _result_text(block: Fields) -> str:
