@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from a3b.kernels import _native
+from a3b.kernels import KV_TYPES, _native
 from tests.random_model import random_ids, random_model
 from tests.random_tiles import SIZES, tiled_model
 
@@ -31,7 +31,7 @@ def whole(kind: str, isa: str, kv: str) -> np.ndarray:
     return m.forward(ids_of(kind), m.new_state(), logits="all")
 
 
-every_model = pytest.mark.parametrize(("kind", "isa", "kv"), [(k, i, v) for k in KINDS for i in ISAS for v in ("f32", "q8")])
+every_model = pytest.mark.parametrize(("kind", "isa", "kv"), [(k, i, v) for k in KINDS for i in ISAS for v in KV_TYPES])
 
 
 @every_model

@@ -458,7 +458,7 @@ class RuntimeConfig:
     context: int | None = None  # A3B_CONTEXT: tokens
     threads: int | None = None  # A3B_THREADS: of the kernels; None: every core this process may use
     isa: str | None = None  # A3B_ISA: instruction set of the kernels, or "reference" for NumPy; None: the best
-    kv: str = "q8"  # A3B_KV: keys and values in 8 bits, or "f32"
+    kv: str = "q8"  # A3B_KV: keys and values in 8 bits, "bf16" or "f32"
     cache: str = "~/.cache/a3b"  # A3B_CACHE, or below XDG_CACHE_HOME: what can be made again
 
     @classmethod

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from a3b.cache.state import SEGMENT_LEN, SEGMENT_PAGES, Segment, Snapshot
-from a3b.kernels.kv import KEY_GROUP, LANES, PAGE_LEN
+from a3b.kernels import PAGE_LEN, kv
 
 SUM_BYTES = 16
 STATE_BLOCK = 1 << 22  # bytes
@@ -182,26 +182,12 @@ def _pieces(snapshot: Snapshot, span: Span) -> Iterator[np.ndarray]:
     used = min(snapshot.num_tokens - span.segment * SEGMENT_LEN, SEGMENT_LEN)
     full = used // PAGE_LEN
     for keys, values in zip(segment.keys, segment.values, strict=True):  # per layer uint8 [SEGMENT_PAGES, Hkv, bytes]
-        last = _cleared(keys[full].copy(), values[full].copy(), used % PAGE_LEN) if used % PAGE_LEN else None
+        last = None
+        if used % PAGE_LEN:
+            last = keys[full].copy(), values[full].copy()
+            kv.clear(snapshot.kv, *last, used % PAGE_LEN)
         for i, pages in enumerate((keys, values)):
             if full > span.first:
                 yield pages[span.first : min(full, span.stop)].reshape(-1)
             if last is not None:
                 yield last[i].reshape(-1)
-
-
-def _cleared(keys: np.ndarray, values: np.ndarray, used: int) -> tuple[np.ndarray, np.ndarray]:
-    """One page, uint8 [Hkv, bytes] each, with zeros from position `used` on; the layouts are those of a3b.kernels.kv."""
-    Hkv = len(keys)
-    if values.shape[1] % (4 * PAGE_LEN * LANES) == 0:  # f32: 4 bytes of 64 positions of a multiple of 16 numbers
-        keys.view(np.float32).reshape(Hkv, -1, PAGE_LEN)[:, :, used:] = 0
-        values.view(np.float32).reshape(Hkv, PAGE_LEN, -1)[:, used:] = 0
-        return keys, values
-    width = values.shape[1] // PAGE_LEN - 4
-    num = PAGE_LEN * width
-    block, lane = np.divmod(np.arange(used, PAGE_LEN), LANES)
-    keys[:, :num].reshape(Hkv, PAGE_LEN // LANES, width // 4, LANES, 4)[:, block, :, lane] = 0
-    keys[:, num:].view(np.float32).reshape(Hkv, PAGE_LEN // LANES, -(-width // KEY_GROUP), LANES)[:, block, :, lane] = 0
-    values[:, :num].reshape(Hkv, PAGE_LEN // 2, width, 2)[:, block * LANES // 2 + lane // 2, :, lane % 2] = 0
-    values[:, num:].view(np.float32)[:, used:] = 0
-    return keys, values

@@ -37,6 +37,7 @@ class Snapshot:
     conv: np.ndarray  # float32 [delta layers, conv_len - 1, C], read-only
     delta: np.ndarray  # float32 [delta layers, Hv, Dk, Dv], read-only
     segments: tuple[Segment, ...]  # shared; positions from num_tokens on mean nothing
+    kv: str  # how keys and values are kept
 
     @property
     def num_bytes(self) -> int:
@@ -56,7 +57,7 @@ class State:
         """kv: how keys and values are kept, one of a3b.kernels.kv.KV_TYPES."""
         num_delta = config.layer_types.count("linear_attention")
         channels = 2 * config.Hk * config.Dk + config.Hv * config.Dv
-        self.num_tokens = 0
+        self.num_tokens, self.kv = 0, kv
         self.conv = np.zeros((num_delta, config.conv_len - 1, channels), np.float32)  # latest inputs, oldest first
         self.delta = np.zeros((num_delta, config.Hv, config.Dk, config.Dv), np.float32)
         pages = (config.num_layers - num_delta, SEGMENT_PAGES, config.Hkv)
@@ -70,7 +71,7 @@ class State:
         self._refuse_torn()
         conv, delta = self.conv.copy(), self.delta.copy()
         conv.flags.writeable = delta.flags.writeable = False
-        return Snapshot(self.num_tokens, conv, delta, tuple(self._segments))
+        return Snapshot(self.num_tokens, conv, delta, tuple(self._segments), self.kv)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what `snapshot` holds; also repairs a state whose forward pass was interrupted.
@@ -92,7 +93,7 @@ class State:
         """An independent state that starts where this one is."""
         self._refuse_torn()
         child = object.__new__(State)
-        child.num_tokens = self.num_tokens
+        child.num_tokens, child.kv = self.num_tokens, self.kv
         child.conv, child.delta = self.conv.copy(), self.delta.copy()
         child._segment_shapes, child._segments = self._segment_shapes, list(self._segments)
         child._owns_last, child._is_torn = False, False

@@ -111,7 +111,7 @@ class Kernels:
         out = sigmoid(gate)·softmax(q·kᵀ·Dh^-0.5)·v over stored keys at positions <= the query's, query heads G·j .. G·j + G - 1
         sharing KV head j. Page after page with an online softmax, then segment after segment.
         kv "q8": queries are int8 with a scale per 64 dimensions, weights 15-bit integers per page. Accuracy: (Dh·max|score| + S + 8)·u
-        against the stored numbers for "f32"; "q8" adds 1/254 of each largest magnitude in query, key and value.
+        against the stored numbers for "f32" and "bf16"; "q8" adds 1/254 of each largest magnitude in query, key and value.
         Source: Milakov and Gimelshein, "Online normalizer calculation", 2018.
         """
         if Hq % Hkv:

@@ -1,7 +1,7 @@
 """How keys and values lie in pages of 64 positions, and the twin that stores and loads them.
 
 A page of one KV head is a run of bytes. Dh is padded to a multiple of 16 with zeros.
-    f32: keys float32 [Dh, 64]; values float32 [64, Dh]
+    f32, bf16: keys [Dh, 64]; values [64, Dh]
     q8:  keys uint8 (round(k / scale) + 128) [4 blocks of 16 positions, Dh / 4, 16, 4], then scales float32 [4 blocks, groups, 16], a
          group being 64 dimensions; values int8 [32 pairs of positions, Dh, 2], then scales float32 [64]
 A scale is the largest magnitude over 127. In this layout one broadcast of four query numbers meets 16 keys, and one broadcast
@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from a3b.formats.quant import bf16_to_f32, f32_to_bf16
+
 PAGE_LEN = 64
-KV_TYPES = {"f32": 0, "q8": 1}
+KV_TYPES = {"f32": 0, "q8": 1, "bf16": 2}
+FLOATS = {"f32": np.float32, "bf16": np.uint16}  # as numbers are kept
 LANES, KEY_GROUP = 16, 64
 
 
@@ -24,8 +27,9 @@ def padded_dim(Dh: int) -> int:
 def page_bytes(kv: str, Dh: int) -> tuple[int, int]:
     """Bytes of keys and of values of one head in one page."""
     width = padded_dim(Dh)
-    if kv == "f32":
-        return 4 * PAGE_LEN * width, 4 * PAGE_LEN * width
+    if kv in FLOATS:
+        size = PAGE_LEN * width * np.dtype(FLOATS[kv]).itemsize
+        return size, size
     return PAGE_LEN * (width + 4 * -(-width // KEY_GROUP)), PAGE_LEN * (width + 4)
 
 
@@ -35,9 +39,11 @@ def store(kv: str, keys: np.ndarray, values: np.ndarray, at: int, k: np.ndarray,
     width = padded_dim(Dh)
     k, v = (np.pad(x, ((0, 0), (0, 0), (0, width - Dh))) for x in (k, v))
     page, place = np.divmod(np.arange(at, at + T), PAGE_LEN)
-    if kv == "f32":
-        keys.view(np.float32).reshape(len(keys), Hkv, width, PAGE_LEN)[page, :, :, place] = k
-        values.view(np.float32).reshape(len(keys), Hkv, PAGE_LEN, width)[page, :, place] = v
+    if kv in FLOATS:
+        k, v = (f32_to_bf16(x) if kv == "bf16" else x for x in (k, v))
+        key_numbers, value_numbers = _float_views(kv, keys, values, width)
+        key_numbers[page, :, :, place] = k
+        value_numbers[page, :, place] = v
         return
     key_q, key_scale = _key_views(keys, width)
     value_q, value_scale = _value_views(values, width)
@@ -53,12 +59,13 @@ def store(kv: str, keys: np.ndarray, values: np.ndarray, at: int, k: np.ndarray,
 
 
 def load(kv: str, keys: np.ndarray, values: np.ndarray, Dh: int) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, values) float32 [pages, Hkv, 64, Dh] of a run of pages uint8 [pages, Hkv, bytes]; views for f32."""
+    """(keys, values) float32 [pages, Hkv, 64, Dh] of a run of pages uint8 [pages, Hkv, bytes]."""
     pages, Hkv, _ = keys.shape
     width = padded_dim(Dh)
-    if kv == "f32":
-        k = keys.view(np.float32).reshape(pages, Hkv, width, PAGE_LEN).swapaxes(-1, -2)
-        return k[..., :Dh], values.view(np.float32).reshape(pages, Hkv, PAGE_LEN, width)[..., :Dh]
+    if kv in FLOATS:
+        k, v = _float_views(kv, keys, values, width)
+        k, v = (bf16_to_f32(x) if kv == "bf16" else x for x in (k, v))
+        return k.swapaxes(-1, -2)[..., :Dh], v[..., :Dh]
     key_q, key_scale = _key_views(keys, width)
     value_q, value_scale = _value_views(values, width)
     k = (key_q.astype(np.float32) - 128).swapaxes(3, 4).reshape(pages, Hkv, PAGE_LEN, width)
@@ -66,6 +73,31 @@ def load(kv: str, keys: np.ndarray, values: np.ndarray, Dh: int) -> tuple[np.nda
     v = value_q.astype(np.float32).swapaxes(3, 4).reshape(pages, Hkv, PAGE_LEN, width)
     v *= value_scale[..., None]
     return k[..., :Dh], v[..., :Dh]
+
+
+def clear(kv: str, keys: np.ndarray, values: np.ndarray, used: int) -> None:
+    """Zeros from position `used` on in one page, uint8 [Hkv, bytes] each."""
+    keys, values = keys[None], values[None]
+    if kv in FLOATS:
+        width = values.shape[2] // (PAGE_LEN * np.dtype(FLOATS[kv]).itemsize)
+        k, v = _float_views(kv, keys, values, width)
+        k[..., used:] = 0
+        v[..., used:, :] = 0
+        return
+    width = values.shape[2] // PAGE_LEN - 4
+    block, lane = np.divmod(np.arange(used, PAGE_LEN), LANES)
+    key_q, key_scale = _key_views(keys, width)
+    value_q, value_scale = _value_views(values, width)
+    key_q[:, :, block, :, lane] = 0
+    key_scale[:, :, block, :, lane] = 0
+    value_q[:, :, block * LANES // 2 + lane // 2, :, lane % 2] = 0
+    value_scale[:, :, used:] = 0
+
+
+def _float_views(kv: str, keys: np.ndarray, values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """[pages, Hkv, width, 64] and [pages, Hkv, 64, width]."""
+    pages, Hkv, _ = keys.shape
+    return (keys.view(FLOATS[kv]).reshape(pages, Hkv, width, PAGE_LEN), values.view(FLOATS[kv]).reshape(pages, Hkv, PAGE_LEN, width))
 
 
 def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
 // A page holds 64 positions of one KV head. Pages lie in runs; a query meets page after page of a run with an online softmax, and the
 // runs' results are joined in ascending order. So the bits depend neither on how a prompt was cut nor on how runs were shared out.
 //
-// KV_F32: keys f32 [Dh][64], values f32 [64][Dh].
+// KV_F32, KV_BF16: keys [Dh][64], values [64][Dh].
 // KV_Q8:  keys u8 (k/scale + 128) [4 blocks of 16 positions][Dh/4][16][4], then f32 scales [4 blocks][groups of 64 dims][16];
 //         values s8 [32 pairs of positions][Dh][2], then f32 scales [64]. Dh is padded to 16.
 #include "tiles.h"
@@ -55,9 +55,19 @@ void quantise_query(const Shape& s, const Query& query) {
   }
 }
 
+uint16_t to_bf16(float x) {  // halves to even
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 void store_key(KvType kv, const Shape& s, uint8_t* page, int at, const float* k) {  // k [padded]
   if (kv == KV_F32) {
     for (int d = 0; d < s.padded; d++) ((float*)page)[d * PAGE + at] = k[d];
+    return;
+  }
+  if (kv == KV_BF16) {
+    for (int d = 0; d < s.padded; d++) ((uint16_t*)page)[d * PAGE + at] = to_bf16(k[d]);
     return;
   }
   uint8_t* block = page + (size_t)(at / LANES) * s.padded * LANES;
@@ -80,6 +90,10 @@ void store_key(KvType kv, const Shape& s, uint8_t* page, int at, const float* k)
 void store_value(KvType kv, const Shape& s, uint8_t* page, int at, const float* v) {
   if (kv == KV_F32) {
     memcpy((float*)page + (size_t)at * s.padded, v, s.padded * sizeof(float));
+    return;
+  }
+  if (kv == KV_BF16) {
+    for (int d = 0; d < s.padded; d++) ((uint16_t*)page)[(size_t)at * s.padded + d] = to_bf16(v[d]);
     return;
   }
   F top = zero();
@@ -115,13 +129,12 @@ template <int N> void scores_q8(const Shape& s, const uint8_t* page, const Query
   }
 }
 
-template <int N> void scores_f32(const Shape& s, const uint8_t* page, const Query* queries, float (*scores)[PAGE]) {
-  const float* keys = (const float*)page;
+template <int N, class W> void scores_float(const Shape& s, const W* keys, const Query* queries, float (*scores)[PAGE]) {
   for (int b = 0; b < BLOCKS; b++) {
     F total[N];
     for (int n = 0; n < N; n++) total[n] = zero();
     for (int d = 0; d < s.padded; d++) {
-      const F k = load(keys + (size_t)d * PAGE + b * LANES);
+      const F k = load_weights(keys + (size_t)d * PAGE + b * LANES);
       for (int n = 0; n < N; n++) total[n] = fma(k, set1(queries[n].f[d]), total[n]);
     }
     for (int n = 0; n < N; n++) store(scores[n] + b * LANES, total[n]);
@@ -162,12 +175,12 @@ template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float
   }
 }
 
-template <int N> void mix_f32(const Shape& s, const uint8_t* page, int num, float (*weights)[PAGE], const float* fade, Result* results) {
+template <int N, class W> void mix_float(const Shape& s, const W* values, int num, float (*weights)[PAGE], const float* fade, Result* results) {
   for (int d = 0; d < s.padded; d += LANES) {
     F sums[N];
     for (int n = 0; n < N; n++) sums[n] = load(results[n].out + d) * set1(fade[n]);
     for (int p = 0; p < num; p++) {
-      const F v = load((const float*)page + (size_t)p * s.padded + d);
+      const F v = load_weights(values + (size_t)p * s.padded + d);
       for (int n = 0; n < N; n++) sums[n] = fma(v, set1(weights[n][p]), sums[n]);
     }
     for (int n = 0; n < N; n++) store(results[n].out + d, sums[n]);
@@ -177,7 +190,8 @@ template <int N> void mix_f32(const Shape& s, const uint8_t* page, int num, floa
 // N heads of one token against one page of which it sees `num` positions.
 template <int N> void page_step(KvType kv, const Shape& s, const uint8_t* keys, const uint8_t* values, int num, const Query* queries, Result* results) {
   float scores[N][PAGE], fade[N];
-  if (kv == KV_F32) scores_f32<N>(s, keys, queries, scores);
+  if (kv == KV_F32) scores_float<N>(s, (const float*)keys, queries, scores);
+  else if (kv == KV_BF16) scores_float<N>(s, (const uint16_t*)keys, queries, scores);
   else scores_q8<N>(s, keys, queries, scores);
   for (int n = 0; n < N; n++) {
     for (int i = num; i < PAGE; i++) scores[n][i] = HIDDEN;
@@ -197,7 +211,8 @@ template <int N> void page_step(KvType kv, const Shape& s, const uint8_t* keys, 
     results[n].total = results[n].total * fade[n] + sum(total);
     results[n].top = new_top;
   }
-  if (kv == KV_F32) mix_f32<N>(s, values, num, scores, fade, results);
+  if (kv == KV_F32) mix_float<N>(s, (const float*)values, num, scores, fade, results);
+  else if (kv == KV_BF16) mix_float<N>(s, (const uint16_t*)values, num, scores, fade, results);
   else mix_q8<N>(s, values, num, scores, fade, results);
 }
 
@@ -236,8 +251,9 @@ void rotate(float* x, const float* cos, const float* sin, int half) {
   }
 }
 
-size_t key_bytes(KvType kv, const Shape& s) { return kv == KV_F32 ? (size_t)s.padded * PAGE * 4 : (size_t)s.padded * PAGE + (size_t)s.groups * PAGE * 4; }
-size_t value_bytes(KvType kv, const Shape& s) { return kv == KV_F32 ? (size_t)s.padded * PAGE * 4 : (size_t)s.padded * PAGE + PAGE * 4; }
+size_t number_bytes(KvType kv) { return kv == KV_F32 ? 4 : kv == KV_BF16 ? 2 : 1; }
+size_t key_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? s.groups * 4 : 0)); }
+size_t value_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? 4 : 0)); }
 
 }  // namespace
 

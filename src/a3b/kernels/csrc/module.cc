@@ -181,14 +181,14 @@ struct Delta {
 
 size_t padded(int Dh) { return (Dh + 15) / 16 * 16; }
 std::tuple<size_t, size_t> kv_page_bytes(int kv, int Dh) {  // keys, values of one head
-  if (kv == KV_F32) return {padded(Dh) * 256, padded(Dh) * 256};
+  if (kv != KV_Q8) return {padded(Dh) * (kv == KV_F32 ? 256 : 128), padded(Dh) * (kv == KV_F32 ? 256 : 128)};
   return {padded(Dh) * 64 + (padded(Dh) + 63) / 64 * 256, padded(Dh) * 64 + 256};
 }
 
 struct Attention {
   Attention(std::shared_ptr<Runtime> runtime, int Hq, int Hkv, int Dh, int rotary_half, int kv, Floats1 q_weight, Floats1 k_weight, float eps)
       : runtime(runtime), q_norm(copied(q_weight)), k_norm(copied(k_weight)) {
-    require(Hkv > 0 && Hq % Hkv == 0 && Dh > 0 && 2 * rotary_half <= Dh && (kv == KV_F32 || kv == KV_Q8), "attention: wrong sizes");
+    require(Hkv > 0 && Hq % Hkv == 0 && Dh > 0 && 2 * rotary_half <= Dh && kv >= KV_F32 && kv <= KV_BF16, "attention: wrong sizes");
     require((int)q_norm.size() == Dh && (int)k_norm.size() == Dh, "attention: wrong norms");
     op = {Hq, Hkv, Dh, rotary_half, (KvType)kv, q_norm.data(), k_norm.data(), eps};
   }

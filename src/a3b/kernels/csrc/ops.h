@@ -83,7 +83,7 @@ struct DeltaOp {
   int channels() const { return 2 * Hk * Dk + Hv * Dv; }
 };
 
-enum KvType { KV_F32, KV_Q8 };
+enum KvType { KV_F32, KV_Q8, KV_BF16 };
 
 // Keys and values of one layer in pages of 64 positions, `pages` of them in a run.
 struct KvRun {
