@@ -1,11 +1,12 @@
 """a3b, llama.cpp and ik_llama.cpp on the same GGUF file, in one run: tokens/s of prefill (512) and decode (64), side by side.
 
-    python -m bench.peers GGUF --llama DIR [--peer PATH] [--packed DIR] [--rounds 3] [--threads 1,2] [--json]
+    python -m bench.peers GGUF --llama DIR [--peer PATH] [--packed DIR] [--rounds 3] [--threads 1,2] [--only NAME] [--json]
 
 --llama is what bench/peers/build_llama.py made, --peer the same of ik_llama.cpp or its llama-bench. a3b runs the packed form of
-the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of every
-engine runs once, and the best ones for prefill and for decode take turns, `--rounds` times, so that a slow spell of the
-machine meets all. Medians with lowest and highest. An engine that fails is named with the reason, and the status is 1.
+the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of every engine runs
+once (those whose names begin with --only, if that is given), and the best ones for prefill and for decode take turns, `--rounds`
+times, so that a slow spell of the machine meets all. Medians with lowest and highest. An engine that fails is named with the
+reason, and the status is 1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--a3b", default=a3b_program(), help="the program to run as a3b")
     parser.add_argument("--packed", type=Path, metavar="DIR", help="the packed form of the file")
     parser.add_argument("--threads", default=str(len(os.sched_getaffinity(0))), help="numbers to try with the peers, like 1,2")
+    parser.add_argument("--only", default="", metavar="NAME", help="try the peers' settings whose names begin so")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2, help="of each engine in a round")
     parser.add_argument("--json", action="store_true")
@@ -140,6 +142,12 @@ def main() -> int:
     engines = [llama_cpp(program(args.llama, "llama-bench"), threads)]
     if args.peer:
         engines.append(ik_llama(args.peer if args.peer.is_file() else program(args.peer, "llama-bench"), threads))
+    for i, engine in enumerate(engines):
+        settings = tuple(s for s in engine.settings if s.name.startswith(args.only))
+        if not settings:
+            print(f"--only {args.only!r}: {engine.name} has {'; '.join(s.name for s in engine.settings)}", file=sys.stderr)
+            return 2
+        engines[i] = replace(engine, settings=settings)
     try:
         packed = pack(args.a3b, args.model, args.packed)
     except EngineError as error:
