@@ -95,6 +95,9 @@ def test_a_conversation_grows_by_what_was_sampled_and_a_turn_costs_its_new_token
         assert all(cold(engine, line) == line["sampled"] for line in lines)
 
 
+CALL = "Start at a1b2 and follow the chain for 2 steps. Where do you end?"
+
+
 def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
     with Server(engine) as server:
         ask = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
@@ -284,6 +287,21 @@ def test_a_turn_cut_by_the_token_limit_is_replayed_too(engine, is_thinking):
         _, first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 16
+
+
+def test_a_turn_in_two_messages_is_read_once(engine):
+    with Server(engine) as server:
+        ask = user(CALL)
+        message, _ = server.ask([ask], tools=[TOOL])
+        calls = message["tool_calls"]
+        parts = [{"role": "assistant", "content": "", "reasoning_content": message["reasoning_content"]},
+                 {"role": "assistant", "content": None, "tool_calls": calls}]  # fmt: skip
+        server.ask([ask, *parts, {"role": "tool", "tool_call_id": calls[0]["id"], "content": "c3d4"}], tools=[TOOL])
+        first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"]
+        assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 1
+        assert second["prompt"].count(engine.tokenizer.control_id("<tool_call>")) == first["prompt"].count(
+            engine.tokenizer.control_id("<tool_call>")) + 1  # fmt: skip
 
 
 def test_text_is_continued_without_template(engine):

@@ -223,6 +223,53 @@ def test_numbers_of_arguments_are_compared_by_value():
     assert canonical({"a": "1"}) != canonical({"a": 1}) and canonical({"a": True}) != canonical({"a": 1})
 
 
+# -- a turn in two messages
+
+
+LOOK = answer("I look.", "Look.", [call({"path": "a"})])
+RESULT = {"role": "tool", "content": "x", "tool_call_id": "call_1"}
+
+
+@pytest.mark.parametrize("parts", [
+    [answer("I look."), answer("", calls=LOOK["tool_calls"])], [answer("I look.", "Look."), answer("", calls=LOOK["tool_calls"])],
+    [answer("", "Look."), answer("I look."), answer("", calls=LOOK["tool_calls"])],
+    [answer("I look.", "Look."), {"role": "assistant", "content": None, "reasoning": "Look.", "tool_calls": LOOK["tool_calls"]}],
+    [answer("", "Look."), answer("I look.", calls=LOOK["tool_calls"])], [answer("", "Look."), answer("", calls=LOOK["tool_calls"])],
+])  # fmt: skip
+def test_a_turn_in_several_messages_is_one_turn_and_comes_back_once(parts):
+    messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert messages[1][REPLAY_KEY] == IDS and [call["id"] for call in messages[1]["tool_calls"]] == ["call_1"]
+    assert blocks == [Block(1, 7, is_restored=not any(part.get("reasoning_content") for part in parts))]
+
+
+def test_calls_that_a_client_spread_over_messages_are_one_turn():
+    calls = [call({"path": "a"}), call({"path": "b"}, "call_2")]
+    turns = remembered(BEFORE, answer("I look.", "Look.", calls))
+    messages, _ = recall(turns, [*BEFORE, answer("I look.", calls=calls[:1]), answer("", calls=calls[1:]), RESULT])
+    assert len(messages) == 3 and messages[1][REPLAY_KEY] == IDS and messages[1]["tool_calls"] == calls
+
+
+def test_text_that_the_client_changed_does_not_come_back_with_the_calls_behind_it():
+    parts = [answer("I look away."), answer("", calls=LOOK["tool_calls"])]
+    messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
+    assert [message["content"] for message in messages] == ["What colour?", "I look away.", "", "x"]
+    assert not any(REPLAY_KEY in message for message in messages) and not blocks
+
+
+def test_two_turns_in_a_row_stay_two():
+    turns = remembered(BEFORE, WRITTEN)
+    turns.remember("", [*BEFORE, answer()], Turn.of(answer("", "Look.", LOOK["tool_calls"]), (5, 99), False, 1))
+    messages, _ = recall(turns, [*BEFORE, answer(), answer("", calls=LOOK["tool_calls"]), RESULT])
+    assert [message.get(REPLAY_KEY) for message in messages] == [None, IDS, (5, 99), None]
+
+
+def test_content_that_is_no_text_is_no_part_of_a_turn():
+    image = answer([{"type": "image", "image": "x"}])
+    messages, _ = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer(), image, answer("", calls=LOOK["tool_calls"])])
+    assert [message.get(REPLAY_KEY) for message in messages] == [None, IDS, None, None]
+
+
 # -- policies
 
 

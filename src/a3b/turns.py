@@ -5,6 +5,8 @@ sampled goes back in token for token. A turn that the client changed is the clie
 what is remembered, and nothing of the memory is used. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no
 template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
+Split turns. Assistant messages in a row are taken as one turn if together they are one that is known.
+
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
 shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
 again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
@@ -18,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Any, Protocol
 
 from a3b.events import ThinkingInContext
@@ -28,9 +31,11 @@ MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, i
 TURN_TOKENS = 64  # what a turn counts beside its tokens
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
+MAX_PARTS = 8  # messages in a row that may be one turn
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 Message = dict[str, Any]
+Calls = Sequence[tuple[str, str, str]]  # id, name, arguments as canonical JSON
 
 
 class Records(Protocol):
@@ -138,14 +143,16 @@ class Turns:
         out: list[Message] = []
         told = _Told()
         blocks: list[Block] = []
-        for message in messages:
-            if message["role"] != "assistant":
-                out.append(message)
-                told.add(message)
+        at = 0
+        while at < len(messages):
+            if messages[at]["role"] != "assistant":
+                out.append(messages[at])
+                told.add(messages[at])
+                at += 1
                 continue
-            message = _with_thinking_apart(message)
+            message, turn, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS])
+            at += num
             sent = (message.get("reasoning_content") or "").strip()
-            turn = self._find(namespace, told, message, sent)
             if turn is not None:
                 message = {**message, "reasoning_content": turn.thinking}
                 if turn.ids:
@@ -158,11 +165,23 @@ class Turns:
             told.add(message)
         return out, blocks
 
-    def _find(self, namespace: str, told: _Told, message: Message, sent: str) -> Turn | None:
+    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message]) -> tuple[Message, Turn | None, int]:
+        """The next message of the assistant, its turn if it is known, and of how many messages it was made."""
+        run = [_with_thinking_apart(message) for message in takewhile(_may_be_part, messages)] or [messages[0]]
+        for num in range(len(run), 0, -1):
+            message = _joined(run[:num])
+            sent = (message.get("reasoning_content") or "").strip()
+            content, calls = text_of(message), calls_of(message)
+            is_all = num == len(run) and not told.by_assistant  # else its text may be in another message
+            turn = self._find(namespace, told, content, calls, sent, may_lack_text=is_all)
+            if turn is not None:
+                break
+        return message, turn, num
+
+    def _find(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool) -> Turn | None:
         """sent: thinking that the client has; only a turn with the same will do."""
-        content, calls = text_of(message), calls_of(message)
         for key in told.keys(content, calls):
-            found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
+            found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls, may_lack_text)]
             found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
             if found and (sent or key[:1] in b"cp" or len(set(found)) == 1):
                 return found[-1]
@@ -193,16 +212,18 @@ class _Told:
     def __init__(self) -> None:
         self._all = b""
         self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
+        self.by_assistant = False  # the last message
 
     def add(self, message: Message) -> None:
         if message["role"] != "system":
+            self.by_assistant = message["role"] == "assistant"
             role, text, *rest = _wording(message)
             last = _hash([role, text, *rest])
             first = text.partition("\n\n")[0]
             self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (_hash([role, first, *rest]), len(first) + len(str(rest)))}
             self._all = blake2b(self._all + last, digest_size=24).digest()
 
-    def keys(self, content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
+    def keys(self, content: str, calls: Calls) -> list[bytes]:
         """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
         named = sorted(call[0] for call in calls if call[0])
         keys = [b"c" + _hash(named)] if named else []
@@ -212,11 +233,25 @@ class _Told:
         return keys + [kind + _hash([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
 
 
-def _is_same(turn: Turn, content: str, calls: Sequence[tuple[str, str, str]]) -> bool:
+def _is_same(turn: Turn, content: str, calls: Calls, may_lack_text: bool) -> bool:
     """Whether the client's turn is ours; beside calls the content may be missing, as some clients drop it."""
     if [call[1:] for call in calls] != [call[1:] for call in turn.calls]:
         return False
-    return content == turn.content or (bool(calls) and not content)
+    return content == turn.content or (bool(calls) and not content and may_lack_text)
+
+
+def _may_be_part(message: Message) -> bool:
+    return message["role"] == "assistant" and isinstance(message.get("content") or "", str)
+
+
+def _joined(parts: Sequence[Message]) -> Message:
+    """Messages of the assistant as one."""
+    if len(parts) == 1:
+        return parts[0]
+    thinking = dict.fromkeys(part["reasoning_content"] for part in parts if part.get("reasoning_content"))
+    calls = [call for part in parts for call in part.get("tool_calls") or ()]
+    content = "".join(part.get("content") or "" for part in parts)
+    return {**parts[0], "content": content, "reasoning_content": "\n".join(thinking)} | ({"tool_calls": calls} if calls else {})
 
 
 def _wording(message: Message) -> Any:
