@@ -13,6 +13,7 @@ from a3b.engine import Engine
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import Finished, Started, ThinkingDelta, assistant_message
 from a3b.requests import Request
+from a3b.sampler import Sampler
 from a3b.scheduler import Scheduler, boundaries
 from a3b.service import Service, Settings
 from a3b.turns import Turns
@@ -287,6 +288,48 @@ def test_a_turn_cut_by_the_token_limit_is_replayed_too(engine, is_thinking):
         _, first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 16
+
+
+def scripted(engine: Engine, monkeypatch, thinking: str | None, text: str) -> None:
+    """The next answer is this, with a token for each character: text that is encoded again has fewer."""
+    encode = engine.tokenizer.encode_text
+    close, end = (engine.tokenizer.control_id(name) for name in ("</think>", "<|im_end|>"))
+    opening = [] if thinking is None else [*encode_each(engine, f"{thinking}\n"), close, *encode("\n\n")]
+    script = iter([*opening, *encode_each(engine, text), end])
+    sample = Sampler.sample
+    monkeypatch.setattr(Sampler, "sample", lambda *args: next(script, None) or sample(*args))
+
+
+def encode_each(engine: Engine, text: str) -> list[int]:
+    return [i for character in text for i in engine.tokenizer.encode_text(character)]
+
+
+@pytest.mark.parametrize("stop, num_lost", [(" small", 6), ("s", 1), ("\n", 2), ("I", 1), ("\nDone.", 6)])
+def test_a_turn_that_a_stop_string_ended_at_a_token_is_replayed(engine, monkeypatch, stop, num_lost):
+    with Server(engine) as server:
+        ask = user("What are you?")
+        scripted(engine, monkeypatch, "say who I am", "I am a\nvery small model.\nDone.")
+        message, finished = server.ask([ask], sampling={**GREEDY, "stop": [stop]})
+        assert finished.stop_string == stop
+        server.ask([ask, bare(message), user("Thanks!")])
+        first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"][:-num_lost]
+        assert engine.tokenizer.decode(so_far).endswith(f"</think>\n\n{message['content']}")
+        assert second["prompt"][: len(so_far) + 1] == [*so_far, engine.tokenizer.control_id("<|im_end|>")]
+        assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
+        assert num_lost > 1 or second["cached_tokens"] >= len(so_far), "the state has not read the stop string"
+
+
+@pytest.mark.parametrize("stop", ["mall", "a3b-nano"])
+def test_a_turn_that_a_stop_string_ended_within_a_token_comes_back_as_its_text(engine, stop):
+    with Server(engine) as server:
+        ask = user("What are you?")
+        message, _ = server.ask([ask], sampling={**GREEDY, "stop": [stop]})
+        server.ask([ask, bare(message), user("Thanks!")])
+        first, second = server.lines()
+        told = f"{message['reasoning_content']}\n</think>\n\n{message['content'].rstrip()}<|im_end|>"
+        assert told in engine.tokenizer.decode(second["prompt"])
+        assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
 
 
 def test_a_turn_in_two_messages_is_read_once(engine):

@@ -228,13 +228,16 @@ class Service:
         if prepared.request.prompt is not None or finished.reason == "cancelled":
             return
         message = assistant_message(events)
-        turn = Turn.of(message, self._turn_ids(job.answer), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
+        turn = Turn.of(message, self._turn_ids(job.answer, message), not ends_in_thinking(prepared.prompt), job.answer.thinking_tokens)
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
-    def _turn_ids(self, answer: Answer) -> list[int]:
-        """The whole turn as sampled, closed as the template closes it if the tokens ran out; [] if text and ids are not the same."""
+    def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
+        """The whole turn as sampled, closed as the template closes it if the tokens ran out, without a stop string; [] if text and
+        ids are not the same."""
         if answer.stop_string is not None:
-            return []
+            place = (False, len(message["content"]), len(message.get("tool_calls", ())))
+            num_ids = next((cut.num_ids for cut in reversed(answer.cuts) if cut[1:] == place), None)
+            return [] if num_ids is None else [*answer.sampled[:num_ids], self._end]
         if answer.sampled[-1:] == [self._end]:
             return answer.sampled
         if answer.reason != "length" or not answer.all_complete:
