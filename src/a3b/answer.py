@@ -164,7 +164,7 @@ class Answer:
 
     def _finish(self) -> list[Event]:
         self.feed = []
-        rest = self._decoder.flush()
+        rest = self._decoder.flush() if self.reason != "cancelled" else ""  # half a character is nobody's
         events = self._stops.apply((self._parser.push(rest) if rest else []) + self._parser.finish(), last=True)
         if self._stops.found is not None:
             self.reason = "stop"

@@ -5,6 +5,11 @@ sampled goes back in token for token. A turn that the client changed is the clie
 what is remembered, and nothing of the memory is used. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no
 template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
+Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning of its text is
+that turn: the thinking before it was complete. It goes back cut behind the last token that the client has; what the client has
+of the next token, and its note that it was interrupted, follow as text. Of a turn stopped while it was thinking, any beginning of
+the thinking is known, or an empty turn; the thinking is then closed. Nothing comes back of text that the client does not send.
+
 Split turns. Assistant messages in a row are taken as one turn if together they are one that is known.
 
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
@@ -16,14 +21,15 @@ answers in the same words at the same place the one is meant whose thinking come
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Protocol
 
-from a3b.events import ThinkingInContext
+from a3b.events import Cut, ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
 
@@ -32,10 +38,12 @@ TURN_TOKENS = 64  # what a turn counts beside its tokens
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
 MAX_PARTS = 8  # messages in a row that may be one turn
+INTERRUPTED = "interrupted"  # so say clients in brackets behind a text that they stopped
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 Message = dict[str, Any]
 Calls = Sequence[tuple[str, str, str]]  # id, name, arguments as canonical JSON
+Spell = Callable[[Sequence[int], str | None, str], Sequence[int]]
 
 
 class Records(Protocol):
@@ -53,16 +61,18 @@ class Records(Protocol):
 class Turn:
     """What the model wrote, as text and as it was sampled."""
 
-    ids: tuple[int, ...]  # with the end of the turn; () if they do not make up the whole turn
+    ids: tuple[int, ...]  # with the end of the turn, if it was not stopped; () if they do not make up the whole turn
     closed: bool  # thinking was off: the ids follow a closed block
     thinking: str
     thinking_tokens: int
     content: str
     calls: tuple[tuple[str, str, str], ...]  # id, name, arguments as canonical JSON
+    cuts: tuple[Cut, ...] = ()  # of a stopped turn: where it can be cut, ascending
 
     @classmethod
-    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int) -> Turn:
-        return cls(tuple(ids), closed, message.get("reasoning_content", ""), thinking_tokens, text_of(message), calls_of(message))
+    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int, cuts: Iterable[Cut] = ()) -> Turn:
+        thinking, content, calls = message.get("reasoning_content", ""), text_of(message), calls_of(message)
+        return cls(tuple(ids), closed, thinking, thinking_tokens, content, calls, tuple(cuts))
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -77,7 +87,9 @@ class Turn:
             if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
                 raise ValueError("a turn of other types")
             calls = tuple((call[0], call[1], call[2]) for call in calls)
-            return cls(tuple(ids), bool(found["closed"]), found["thinking"], int(found["thinking_tokens"]), found["content"], calls)
+            cuts = tuple(Cut(int(cut[0]), bool(cut[1]), int(cut[2]), int(cut[3])) for cut in found.get("cuts", ()))
+            thinking, num = found["thinking"], int(found["thinking_tokens"])
+            return cls(tuple(ids), bool(found["closed"]), thinking, num, found["content"], calls, cuts)
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"no turn: {error}") from None
 
@@ -105,7 +117,7 @@ class Turns:
         told = _Told()
         for message in before:
             told.add(message)
-        for key in told.keys(turn.content, turn.calls):
+        for key in told.stopped_keys() if turn.cuts else told.keys(turn.content, turn.calls):
             self._keep((namespace, key), [*(t for t in self._known.get((namespace, key), []) if t != turn), turn][-MAX_ALIKE:])
             if persist and self._records is not None:
                 self._records.put_record(namespace, key, turn.to_bytes(), node)
@@ -135,10 +147,12 @@ class Turns:
             for key in list(self._written):
                 self._drop(key)
 
-    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int]) -> tuple[list[Message], list[Block]]:
+    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int],
+               spell: Spell) -> tuple[list[Message], list[Block]]:  # fmt: skip
         """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
 
-        count: tokens of a text, for thinking that only the client knows."""
+        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those that are kept, the
+        rest of its thinking (None: it is closed) and the rest of its text."""
         self._follow_records()
         out: list[Message] = []
         told = _Told()
@@ -150,7 +164,7 @@ class Turns:
                 told.add(messages[at])
                 at += 1
                 continue
-            message, turn, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS])
+            message, turn, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS], spell)
             at += num
             sent = (message.get("reasoning_content") or "").strip()
             if turn is not None:
@@ -165,7 +179,7 @@ class Turns:
             told.add(message)
         return out, blocks
 
-    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message]) -> tuple[Message, Turn | None, int]:
+    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell) -> tuple[Message, Turn | None, int]:
         """The next message of the assistant, its turn if it is known, and of how many messages it was made."""
         run = [_with_thinking_apart(message) for message in takewhile(_may_be_part, messages)] or [messages[0]]
         for num in range(len(run), 0, -1):
@@ -174,6 +188,7 @@ class Turns:
             content, calls = text_of(message), calls_of(message)
             is_all = num == len(run) and not told.by_assistant  # else its text may be in another message
             turn = self._find(namespace, told, content, calls, sent, may_lack_text=is_all)
+            turn = turn or self._find_stopped(namespace, told, content, calls, sent, spell)
             if turn is not None:
                 break
         return message, turn, num
@@ -184,6 +199,14 @@ class Turns:
             found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls, may_lack_text)]
             found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
             if found and (sent or key[:1] in b"cp" or len(set(found)) == 1):
+                return found[-1]
+        return None
+
+    def _find_stopped(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> Turn | None:
+        says_enough = len(content) + len(sent) >= NEIGHBOURS_LEN
+        for key in told.stopped_keys(says_enough):
+            found = [turn for whole in self._turns(namespace, key) if (turn := _as_sent(whole, content, calls, sent, spell))]
+            if found and (key[:2] == b"sp" or len(set(found)) == 1):
                 return found[-1]
         return None
 
@@ -203,7 +226,7 @@ class Turns:
 
 
 def _size(turns: Sequence[Turn]) -> int:
-    return sum(len(turn.ids) + TURN_TOKENS for turn in turns)
+    return sum(len(turn.ids) + len(turn.cuts) * len(Cut._fields) + TURN_TOKENS for turn in turns)
 
 
 class _Told:
@@ -232,12 +255,49 @@ class _Told:
         size = len(str(wording))
         return keys + [kind + _hash([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
 
+    def stopped_keys(self, says_enough: bool = True) -> list[bytes]:
+        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour alone."""
+        near = self._near.items() if says_enough else ()
+        return [b"sp" + _hash(self._all.hex()), *(b"s" + kind + _hash(digest.hex()) for kind, (digest, _) in near)]
+
 
 def _is_same(turn: Turn, content: str, calls: Calls, may_lack_text: bool) -> bool:
     """Whether the client's turn is ours; beside calls the content may be missing, as some clients drop it."""
     if [call[1:] for call in calls] != [call[1:] for call in turn.calls]:
         return False
     return content == turn.content or (bool(calls) and not content and may_lack_text)
+
+
+def _as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> Turn | None:
+    """A stopped turn, up to where the client has it, with the ids that replay it; None if the client's is another."""
+    ours, thinking = _without_note(content), sent or turn.thinking
+    has_text = bool(ours or calls)
+    if [call[1:] for call in calls] != [call[1:] for call in turn.calls[: len(calls)]] or not turn.content.startswith(ours):
+        return None
+    if not (has_text or sent) and (turn.content or turn.calls):
+        return None  # the client took the text away
+    was_closed = any(not cut.in_thinking for cut in turn.cuts)
+    in_thinking = not has_text and (not was_closed or thinking != turn.thinking)  # where the client's part ends
+    if not (turn.thinking.startswith(thinking) if in_thinking else turn.thinking == thinking):
+        return None
+    whole, part = (turn.thinking, thinking) if in_thinking else (turn.content, content)
+    most = len(ours)  # characters that may be kept
+    if whole.startswith(part):  # and white space, where nothing follows that would have to be put behind it
+        tail = whole[len(part) :].lstrip()
+        most = len(whole) - len(tail) if tail else math.inf
+    place = (in_thinking, len(calls))
+    cut = next((cut for cut in reversed(turn.cuts) if (cut.in_thinking, cut.num_calls) == place and cut.num_chars <= most), None)
+    if cut is None:
+        return replace(turn, ids=(), cuts=(), thinking=thinking)
+    kept, rest = turn.ids[: cut.num_ids], part[cut.num_chars :]
+    ids = spell(kept, rest, content) if in_thinking else spell(kept, None, rest)
+    return replace(turn, ids=tuple(ids), cuts=(), thinking=thinking, thinking_tokens=min(turn.thinking_tokens, len(kept)))
+
+
+def _without_note(content: str) -> str:
+    """Without what a client put behind the text, in brackets, to say that it was stopped."""
+    text, _, note = content.rpartition("[")
+    return text.rstrip() if note.endswith("]") and INTERRUPTED in note.lower() else content
 
 
 def _may_be_part(message: Message) -> bool:
