@@ -101,6 +101,27 @@ def test_thinking_and_prefix_outlive_the_server(server, reader):
         assert second.cached >= len(first.prompt + first.sampled) - SLACK
 
 
+def test_thinking_that_a_client_stops_goes_on_from_there(server, reader):
+    import openai
+
+    since, thinking = len(server.answers()), ""
+    ask = [{"role": "user", "content": "Think of two numbers from 0 to 999. Tell me only the first."}]
+    hot = {"temperature": 2.0, "seed": 7, "max_tokens": 3000, "extra_body": {"top_k": 0, "top_p": 1.0}}  # thinks on and on
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
+        with client.chat.completions.create(model=MODEL, messages=ask, stream=True, **hot) as stream:
+            for chunk in stream:
+                thinking += getattr(chunk.choices[0].delta, "reasoning_content", None) or ""
+                if len(thinking) > 200:
+                    break
+        history = [*ask, {"role": "assistant", "content": "", "reasoning_content": thinking}, {"role": "user", "content": "Go on."}]
+        client.chat.completions.create(model=MODEL, messages=history, max_tokens=20)
+    first, second = server.answers(since)
+    assert (first.reason, second.sent > 0, second.restored) == ("cancelled", True, 0)
+    assert f"{thinking.strip()}\n</think>\n\n<|im_end|>" in reader.tokenizer.decode(second.prompt)
+    so_far = (*first.prompt, *first.sampled[:20])
+    assert second.prompt[: len(so_far)] == so_far
+
+
 def test_a_wrong_key_is_told_so(server):
     import anthropic
     import openai

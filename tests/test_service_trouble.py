@@ -55,7 +55,7 @@ def test_of_two_answers_with_the_same_text_the_one_whose_thinking_comes_back_is_
         turns.remember("", ask, Turn.of(message, [number, 99], False, 2))
     for number in (1, 2):
         sent = {"role": "assistant", "content": "Yes.", "reasoning_content": f"thought {number}"}
-        out, _ = turns.recall("", [*ask, sent], len)
+        out, _ = turns.recall("", [*ask, sent], len, lambda *_: ())
         assert out[-1].get("_replay") == (number, 99), f"the sampled tokens of answer {number} are known"
 
 
@@ -64,7 +64,7 @@ def test_an_edited_turn_gets_no_thinking_of_another_conversation():
     first = [user("My PIN is 4711."), {"role": "assistant", "content": "Noted."}, user("ok?")]
     turns.remember("", first, Turn.of({"content": "Yes.", "reasoning_content": "the PIN is 4711"}, [1, 99], False, 2))
     other = [user("Hi"), {"role": "assistant", "content": "Hello!"}, user("ok?"), {"role": "assistant", "content": "Yes."}]
-    out, blocks = turns.recall("", other, len)
+    out, blocks = turns.recall("", other, len, lambda *_: ())
     assert not blocks and not out[-1].get("reasoning_content")
 
 
@@ -75,7 +75,7 @@ def test_recalling_a_long_conversation_costs_time_in_proportion():
         for i in range(num):
             messages += [user(f"question {i} " + "word " * 200), {"role": "assistant", "content": f"answer {i} " + "text " * 200}]
         begin = time.perf_counter()
-        turns.recall("", messages, len)
+        turns.recall("", messages, len, lambda *_: ())
         return time.perf_counter() - begin
 
     seconds(10)
@@ -320,8 +320,8 @@ def test_a_wrong_state_does_not_cost_the_thinking_of_all_conversations(engine, t
         assert store.records("other")
         real = cache.sync
 
-        def wrong(namespace, ids):
-            match = real(namespace, ids)
+        def wrong(*args):
+            match = real(*args)
             match.state.delta[...] *= 1.5
             return match
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from a3b.errors import UsageError
+from a3b.events import Cut
 from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.tokens.fit import fit_messages
 from a3b.turns import Block, Turn, Turns, apply_policy, canonical
@@ -37,8 +38,13 @@ def remembered(before: list, message: dict, namespace: str = "", closed: bool = 
     return turns
 
 
+def spell(ids, thinking: str | None, text: str) -> list:
+    """A token of text is a character here."""
+    return [*ids, *([] if thinking is None else [*thinking, "close"]), *text, "end"]
+
+
 def recall(turns: Turns, messages: list, namespace: str = ""):
-    return turns.recall(namespace, fit_messages(messages)[0], lambda text: len(text.split()))
+    return turns.recall(namespace, fit_messages(messages)[0], lambda text: len(text.split()), spell)
 
 
 WRITTEN = answer(thinking="The sky, so blue.")
@@ -221,6 +227,157 @@ def test_memory_of_turns_is_bounded():
 def test_numbers_of_arguments_are_compared_by_value():
     assert canonical({"a": 1.0, "b": [2, {"c": 1e3}]}) == canonical({"b": [2.0, {"c": 1000}], "a": 1})
     assert canonical({"a": "1"}) != canonical({"a": 1}) and canonical({"a": True}) != canonical({"a": 1})
+
+
+# -- turns that were stopped in mid-stream
+
+
+STOPPED_IDS = (*"abc", "close", *"ABCDE")
+STOPPED_CUTS = [Cut(0, True, 0, 0), Cut(1, True, 4, 0), Cut(3, True, 18, 0), Cut(4, False, 0, 0), Cut(5, False, 3, 0), Cut(7, False, 6, 0),
+                Cut(8, False, 10, 0), Cut(9, False, 11, 0)]  # fmt: skip
+
+
+def stopped(before: list, message: dict, ids=STOPPED_IDS, cuts=STOPPED_CUTS, closed=False, namespace="", records=None) -> Turns:
+    turns = Turns(records)
+    turns.remember(namespace, before, Turn.of(message, ids, closed, 3, cuts))
+    return turns
+
+
+@pytest.mark.parametrize("sent", [None, "The sky, so blue."])
+@pytest.mark.parametrize("content, ids", [
+    ("It is blue.", "ABCDE"), ("It is blue", "ABCD"), ("It is bl", [*"ABC", "b", "l"]), ("It is", [*"ABC"]), ("It i", ["A", "i"]),
+    ("I", ["I"]), ("It is bl\n\n[Response interrupted by user]", [*"ABC", *"bl\n\n[Response interrupted by user]"]),
+    ("It is\n\n[Response interrupted by user]", ["A", *"is\n\n[Response interrupted by user]"]),
+])  # fmt: skip
+def test_a_beginning_of_a_stopped_turn_gets_its_thinking_back_and_no_more_text_than_it_has(content, ids, sent):
+    turns = stopped(BEFORE, WRITTEN)
+    messages, blocks = recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])
+    assert messages[1][REPLAY_KEY] == (*"abc", "close", *ids, "end")
+    assert messages[1]["content"] == content and messages[1]["reasoning_content"] == "The sky, so blue."
+    assert blocks == [Block(1, 3, is_restored=not sent)]
+
+
+@pytest.mark.parametrize("changed", [
+    answer("It was blue."), answer("It is blue. And"), answer("is blue"), answer(""), answer("It is", "Something else."),
+    answer("It is", "The sky"), answer("It is", calls=[call({})]), answer("", "sky"), answer("[Response interrupted by user]"),
+    answer("It is\n\n[I think]"), answer("It is [interrupted] so"), answer("It was [interrupted]"),
+])  # fmt: skip
+def test_what_is_no_beginning_of_a_stopped_turn_is_the_clients(changed):
+    messages, blocks = recall(stopped(BEFORE, WRITTEN), [*BEFORE, changed, user("Go on.")])
+    assert REPLAY_KEY not in messages[1] and not any(block.is_restored for block in blocks)
+
+
+def test_only_a_stopped_turn_is_known_by_a_beginning():
+    messages, _ = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer("It is"), user("Go on.")])
+    assert REPLAY_KEY not in messages[1]
+
+
+@pytest.mark.parametrize("content, sent, ids, thinking", [
+    ("", None, [*"abc", "close"], "The sky, so blue"), ("", "The sky, so blue", [*"abc", "close"], "The sky, so blue"),
+    ("", "The sky", ["a", *"sky", "close"], "The sky"), ("[interrupted]", "The", ["a", "close", *"[interrupted]"], "The"),
+])  # fmt: skip
+def test_thinking_that_was_stopped_goes_on_to_where_the_client_has_it_and_is_closed(content, sent, ids, thinking):
+    cuts = [Cut(0, True, 0, 0), Cut(1, True, 4, 0), Cut(3, True, 16, 0)]
+    turns = stopped(BEFORE, answer("", "The sky, so blue"), STOPPED_IDS[:3], cuts)
+    messages, _ = recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])
+    assert messages[1][REPLAY_KEY] == (*ids, "end") and messages[1]["reasoning_content"] == thinking
+
+
+def test_a_client_may_lack_the_last_of_the_thinking_although_the_text_had_begun():
+    messages, blocks = recall(stopped(BEFORE, WRITTEN), [*BEFORE, answer("", "The sky, s"), user("Go on.")])
+    assert messages[1][REPLAY_KEY] == ("a", *"sky, s", "close", "end") and not blocks[0].is_restored
+    messages, _ = recall(stopped(BEFORE, WRITTEN), [*BEFORE, answer("", "The sky, so blue."), user("Go on.")])
+    assert messages[1][REPLAY_KEY] == (*"abc", "close", "end")
+
+
+def test_the_calls_that_a_client_got_before_it_left_are_a_beginning_too():
+    calls = [call({"key": "x"}), call({"key": "y"}, "call_2")]
+    cuts = [*STOPPED_CUTS[:5], Cut(6, False, 3, 1), Cut(8, False, 3, 2)]
+    turns = stopped(BEFORE, answer("It", "The sky, so blue.", calls), STOPPED_IDS[:8], cuts)
+    for num, ids in ((0, "A"), (1, "AB"), (2, "ABCD")):
+        messages, _ = recall(turns, [*BEFORE, answer("It", calls=calls[:num]), user("Go on.")])
+        assert messages[1][REPLAY_KEY] == (*"abc", "close", *ids, "end")
+    messages, _ = recall(turns, [*BEFORE, answer("It", calls=[call({"key": "z"})]), user("Go on.")])
+    assert REPLAY_KEY not in messages[1]
+
+
+def test_a_call_that_was_not_closed_comes_back_as_text_with_the_thinking():
+    turns = stopped(BEFORE, answer("It", "The sky, so blue.", [call({})]), STOPPED_IDS, STOPPED_CUTS[:5])
+    messages, blocks = recall(turns, [*BEFORE, answer("It", calls=[call({})])])
+    assert REPLAY_KEY not in messages[1] and messages[1]["reasoning_content"] == "The sky, so blue." and blocks[0].is_restored
+
+
+def test_a_stopped_turn_is_found_where_the_conversation_was_rewritten_only_if_it_says_enough():
+    text = "The first thing to say is that the sky has had this colour for as long as anybody can remember."
+    cuts = [Cut(0, False, 0, 0), Cut(1, False, len(text), 0)]
+    turns = stopped([user("Before."), answer("Ok."), *BEFORE], answer(text, ""), ("a",), cuts, closed=True)
+    for content, is_known in ((text, True), (text[:85], True), (text[:60], False), ("", False)):
+        messages, _ = recall(turns, [user("Summary."), answer("Well."), *BEFORE, answer(content), user("Go on.")])
+        assert isinstance(messages[3].get(REPLAY_KEY), Closed) is is_known
+
+
+def test_of_several_stopped_turns_at_a_place_the_latest_is_meant_that_begins_so():
+    turns = Turns()
+    for thinking, content, ids in (("one", "Yes, it is", (1,)), ("two", "Yes, it was", (2,)), ("three", "No", (3,))):
+        cuts = [Cut(0, True, 0, 0), Cut(1, False, 0, 0)]
+        turns.remember("", BEFORE, Turn.of(answer(content, thinking), ids, False, 1, cuts))
+    for content, sent, thinking in (("Yes, it i", None, "one"), ("Yes,", None, "two"), ("Yes,", "one", "one"), ("N", None, "three")):
+        assert recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])[0][1]["reasoning_content"] == thinking
+
+
+def test_stopped_turns_outlive_the_process_and_stay_in_their_namespace():
+    book = Book()
+    stopped(BEFORE, WRITTEN, tuple(range(9)), namespace="a", records=book)
+    history = [*BEFORE, answer("It is"), user("Go on.")]
+    assert recall(Turns(book), history, "a")[0][1][REPLAY_KEY] == (*range(7), "end")
+    assert REPLAY_KEY not in recall(Turns(book), history, "b")[0][1]
+
+
+# -- a turn in two messages
+
+
+LOOK = answer("I look.", "Look.", [call({"path": "a"})])
+RESULT = {"role": "tool", "content": "x", "tool_call_id": "call_1"}
+
+
+@pytest.mark.parametrize("parts", [
+    [answer("I look."), answer("", calls=LOOK["tool_calls"])], [answer("I look.", "Look."), answer("", calls=LOOK["tool_calls"])],
+    [answer("", "Look."), answer("I look."), answer("", calls=LOOK["tool_calls"])],
+    [answer("I look.", "Look."), {"role": "assistant", "content": None, "reasoning": "Look.", "tool_calls": LOOK["tool_calls"]}],
+    [answer("", "Look."), answer("I look.", calls=LOOK["tool_calls"])], [answer("", "Look."), answer("", calls=LOOK["tool_calls"])],
+])  # fmt: skip
+def test_a_turn_in_several_messages_is_one_turn_and_comes_back_once(parts):
+    messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert messages[1][REPLAY_KEY] == IDS and [call["id"] for call in messages[1]["tool_calls"]] == ["call_1"]
+    assert blocks == [Block(1, 7, is_restored=not any(part.get("reasoning_content") for part in parts))]
+
+
+def test_calls_that_a_client_spread_over_messages_are_one_turn():
+    calls = [call({"path": "a"}), call({"path": "b"}, "call_2")]
+    turns = remembered(BEFORE, answer("I look.", "Look.", calls))
+    messages, _ = recall(turns, [*BEFORE, answer("I look.", calls=calls[:1]), answer("", calls=calls[1:]), RESULT])
+    assert len(messages) == 3 and messages[1][REPLAY_KEY] == IDS and messages[1]["tool_calls"] == calls
+
+
+def test_text_that_the_client_changed_does_not_come_back_with_the_calls_behind_it():
+    parts = [answer("I look away."), answer("", calls=LOOK["tool_calls"])]
+    messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
+    assert [message["content"] for message in messages] == ["What colour?", "I look away.", "", "x"]
+    assert not any(REPLAY_KEY in message for message in messages) and not blocks
+
+
+def test_two_turns_in_a_row_stay_two():
+    turns = remembered(BEFORE, WRITTEN)
+    turns.remember("", [*BEFORE, answer()], Turn.of(answer("", "Look.", LOOK["tool_calls"]), (5, 99), False, 1))
+    messages, _ = recall(turns, [*BEFORE, answer(), answer("", calls=LOOK["tool_calls"]), RESULT])
+    assert [message.get(REPLAY_KEY) for message in messages] == [None, IDS, (5, 99), None]
+
+
+def test_content_that_is_no_text_is_no_part_of_a_turn():
+    image = answer([{"type": "image", "image": "x"}])
+    messages, _ = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer(), image, answer("", calls=LOOK["tool_calls"])])
+    assert [message.get(REPLAY_KEY) for message in messages] == [None, IDS, None, None]
 
 
 # -- policies

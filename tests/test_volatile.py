@@ -144,7 +144,7 @@ LATER = [answer("It is blue."), user("Why?")]
 
 def remember(turns: Turns, messages: list, text: str = "It is blue.", namespace: str = "", **more) -> None:
     fitted = fit_messages(messages)[0]
-    turns.remember(namespace, fitted, Turn.of(answer(text), (1, 2), False, 0, Beginning(fitted).dates), **more)
+    turns.remember(namespace, fitted, Turn.of(answer(text), (1, 2), False, 0, dates=Beginning(fitted).dates), **more)
 
 
 def told(turns: Turns, messages: list, namespace: str = "") -> list:
@@ -211,7 +211,7 @@ def test_a_date_in_a_reminder_does_not_hide_the_turn_that_follows_it():
     turns = Turns()
     remember(turns, first)
     assert told(turns, [*later, *LATER]) == [*first, *LATER]
-    assert turns.recall("", [*later, *LATER], len)[0][1]["reasoning_content"] == ""
+    assert turns.recall("", [*later, *LATER], len, None)[0][1]["reasoning_content"] == ""
     edited = [user(first[0]["content"].replace("2026-11-24", "2026-11-20")), *LATER]
     assert told(turns, edited) == edited, "the user asks of another day"
 
@@ -230,7 +230,7 @@ def test_dates_outlive_the_process_per_key_and_go_when_the_conversation_is_forgo
 
 
 def test_a_turn_without_dates_that_an_older_version_wrote_can_be_read():
-    turn = Turn.of(answer("a"), (1,), False, 0, {"text": ("2026-11-25",)})
+    turn = Turn.of(answer("a"), (1,), False, 0, dates={"text": ("2026-11-25",)})
     assert Turn.from_bytes(turn.to_bytes()).dates == {"text": ("2026-11-25",)}
     assert Turn.from_bytes(turn.to_bytes().replace(b'"dates"', b'"data"')).dates == {}
     for wrong in (b"[7]", b"7"):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from a3b.events import Event, TextDelta, ThinkingStop, TokenLogprobs
+from a3b.events import Cut, Event, TextDelta, ThinkingDelta, ThinkingStop, TokenLogprobs
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.segments import Control
 from a3b.tokens.stops import StopStrings
@@ -70,6 +70,8 @@ class Answer:
         self.thinking_tokens = 0
         self.feed: list[int] = []
         self.reason: str | None = None
+        self.cuts: list[Cut] = [Cut(0, in_thinking, 0, 0)]  # ascending
+        self._num_chars = {True: 0, False: 0}  # out of the parser: of thinking, of text
         self._sampler = Sampler(params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
         self._stops = StopStrings(params.stop)
@@ -149,7 +151,8 @@ class Answer:
                 self.reason = "stop"
                 break
             for piece in self._pieces(token):
-                events += self._stops.apply(self._parser.push(piece))
+                events += self._stops.apply(self._parsed(piece))
+            self._note_cut()
             self.feed.append(token)
             if self._control is not None:
                 queue += self._control.after(token, self._parser.in_thinking)
@@ -161,13 +164,25 @@ class Answer:
 
     def _finish(self) -> list[Event]:
         self.feed = []
-        rest = self._decoder.flush()
+        rest = self._decoder.flush() if self.reason != "cancelled" else ""  # half a character is nobody's
         events = self._stops.apply((self._parser.push(rest) if rest else []) + self._parser.finish(), last=True)
         if self._stops.found is not None:
             self.reason = "stop"
         if self.reason == "stop" and self._parser.num_calls and self._parser.all_complete:
             self.reason = "tool_calls"
         return events
+
+    def _parsed(self, piece: Control | str) -> list[Event]:
+        events = self._parser.push(piece)
+        for event in events:
+            if isinstance(event, ThinkingDelta | TextDelta):
+                self._num_chars[isinstance(event, ThinkingDelta)] += len(event.text)
+        return events
+
+    def _note_cut(self) -> None:
+        parser, thinking = self._parser, self._parser.in_thinking
+        if not self._is_raw and parser.is_whole and self._decoder.is_whole:
+            self.cuts.append(Cut(len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls))
 
     def _pieces(self, token: int) -> list[Control | str]:
         name = self.tokenizer.control_name(token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,15 @@ class TokenLogprobs:
     token: bytes
     logprob: float
     top: tuple[tuple[int, bytes, float], ...]  # likeliest first: (id, bytes, logprob)
+
+
+class Cut(NamedTuple):
+    """Where an answer may be cut: behind a token that ends no call, no tag and no character in the middle."""
+
+    num_ids: int
+    in_thinking: bool
+    num_chars: int  # of the thinking or, behind it, of the text, with white space at its end
+    num_calls: int
 
 
 Reason = Literal["stop", "length", "tool_calls", "cancelled"]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -21,7 +23,7 @@ from a3b.cache.prefix import Match
 from a3b.constrain import Grammars
 from a3b.engine import Engine, ends_in_thinking, refuse_images
 from a3b.errors import ContextError, OverloadedError, UsageError
-from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
+from a3b.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
 from a3b.requests import Request, check_policy
 from a3b.sampler import SamplingParams, preset
 from a3b.scheduler import Job, Scheduler
@@ -79,6 +81,7 @@ class Service:
         self.model, self.context = engine.name, engine.context
         self._helper = ThreadPoolExecutor(1, "service")
         self._num_preparing = 0
+        self._leaving: dict[Future[None], str] = {}  # answers whose client has left, until they are over: their namespaces
         self._grammars = Grammars(engine.tokenizer)
         tokenizer = engine.tokenizer
         self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
@@ -100,8 +103,16 @@ class Service:
             self._num_preparing -= 1
         queue: asyncio.Queue = asyncio.Queue()
         loop = asyncio.get_running_loop()
+        events: list[Event] = []  # all there are, also those that a client which leaves never gets
+        over: Future[None] = Future()  # and remembered
 
         def emit(item: list[Event] | Exception) -> None:
+            if isinstance(item, Exception):
+                over.set_result(None)
+            else:
+                events.extend(item)
+                if item and isinstance(item[-1], Finished):
+                    self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(lambda _: over.set_result(None))
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
             except RuntimeError:  # the loop is gone, and the client with it
@@ -110,25 +121,28 @@ class Service:
         job = self._job(prepared, answer, emit)
         self.scheduler.submit(job)
         self.totals["requests"] += 1
-        events: list[Event] = []
+        was_left = True
         try:
             while True:
                 item = await queue.get()
                 if isinstance(item, Exception):
                     raise item
                 for event in item:
-                    events.append(event)
                     if isinstance(event, Finished):
-                        try:
-                            await self._in_helper(self._remember, prepared, job, events)
-                        except Exception:  # a full disk, say: the answer is whole all the same
-                            log.exception("a turn could not be remembered")
+                        await asyncio.shield(asyncio.wrap_future(over))
                         self._count(event)
+                        was_left = False
                         yield event
                         return
                     yield event
         finally:
             self.scheduler.cancel(job)
+            if was_left:
+                self._leaving[over] = request.namespace
+                over.add_done_callback(self._leaving.pop)
+                if events and isinstance(events[-1], Finished):  # it was over already
+                    with suppress(RuntimeError):  # the server is closing
+                        self._helper.submit(self._try, self._remember_stopped, prepared, job, events)
 
     async def count_tokens(self, request: Request) -> int:
         return len((await self._prepared(request)).ids)
@@ -139,6 +153,8 @@ class Service:
 
     async def _prepared(self, request: Request) -> Prepared:
         """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
+        for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
+            await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
         think = request.prompt is None and (self.settings.think if request.think is None else request.think)
         told = await self._in_helper(self._told, request, think)
         ids = await asyncio.to_thread(self.engine.tokenizer.encode, told.prompt)
@@ -174,6 +190,12 @@ class Service:
 
     # -- in the helper thread
 
+    def _try(self, remember: Callable, *args: Any) -> None:
+        try:
+            remember(*args)
+        except Exception:  # a full disk, say: the answer is whole all the same
+            log.exception("a turn could not be remembered")
+
     def _told(self, request: Request, think: bool) -> Told:
         if request.prompt is not None:
             return Told([], [Text(request.prompt)], ThinkingInContext(), 0, {}, 0)
@@ -200,7 +222,7 @@ class Service:
             dates = self.turns.dates(request.namespace, fitted, begun.dates)
             fitted = begun.with_dates(dates)
         kept_dates = sum(own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True))
-        recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)))
+        recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)), self._spell)
         messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
         kwargs = dict(request.template_kwargs)
         kwargs |= {"preserve_thinking": True} if keep else {}
@@ -235,23 +257,46 @@ class Service:
             line = {"request": prepared.request.request_id, "prompt": prepared.ids, "sampled": job.answer.sampled,
                     "reason": finished.reason, **asdict(finished.usage)}  # fmt: skip
             print(json.dumps(line), file=self._trace, flush=True)
+        if job.cancelled.is_set():
+            self._remember_stopped(prepared, job, events)
         if prepared.request.prompt is not None or finished.reason == "cancelled":
             return
         message = assistant_message(events)
+        self._keep(prepared, job, message, self._turn_ids(job.answer, message))
+
+    def _remember_stopped(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
+        """The turn for a client that has left and may send back the beginning that it got."""
+        if prepared.request.prompt is not None or not job.answer.sampled:
+            return
+        message = assistant_message(events)
+        calls = [call for call in message.get("tool_calls", ()) if call.get("complete", True)]
+        most = len(message["content"]) if job.answer.stop_string is not None else math.inf  # what follows was never shown
+        cuts = [cut for cut in job.answer.cuts if cut.in_thinking or cut.num_chars <= most]
+        self._keep(prepared, job, {**message, "tool_calls": calls}, job.answer.sampled, cuts)
+
+    def _keep(self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[Cut] = ()) -> None:
         is_closed = not ends_in_thinking(prepared.prompt)
-        turn = Turn.of(message, self._turn_ids(job.answer), is_closed, job.answer.thinking_tokens, prepared.dates)
+        turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates)
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
-    def _turn_ids(self, answer: Answer) -> list[int]:
-        """The whole turn as sampled, closed as the template closes it if the tokens ran out; [] if text and ids are not the same."""
+    def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
+        """The whole turn as sampled, closed as the template closes it if the tokens ran out, without a stop string; [] if text and
+        ids are not the same."""
         if answer.stop_string is not None:
-            return []
+            place = (False, len(message["content"]), len(message.get("tool_calls", ())))
+            num_ids = next((cut.num_ids for cut in reversed(answer.cuts) if cut[1:] == place), None)
+            return [] if num_ids is None else [*answer.sampled[:num_ids], self._end]
         if answer.sampled[-1:] == [self._end]:
             return answer.sampled
         if answer.reason != "length" or not answer.all_complete:
             return []
         closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
         return [*answer.sampled, *closing, self._end]
+
+    def _spell(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
+        """ids, then the end of the thinking if it is open (else None), the text and the end of the turn."""
+        closing = () if thinking is None else (*self.encode(thinking), *self._thinking_tokens.closing)
+        return [*ids, *closing, *self.encode(text), self._end]
 
     # -- in the scheduler's thread
 

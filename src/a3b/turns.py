@@ -5,6 +5,13 @@ sampled goes back in token for token. A turn that the client changed is the clie
 what is remembered, and nothing of the memory is used. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no
 template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
+Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning of its text is
+that turn: the thinking before it was complete. It goes back cut behind the last token that the client has; what the client has
+of the next token, and its note that it was interrupted, follow as text. Of a turn stopped while it was thinking, any beginning of
+the thinking is known, or an empty turn; the thinking is then closed. Nothing comes back of text that the client does not send.
+
+Split turns. Assistant messages in a row are taken as one turn if together they are one that is known.
+
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
 shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
 again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
@@ -17,13 +24,15 @@ examples of answers that a client made up are none of ours.
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Any, Protocol
 
-from a3b.events import ThinkingInContext
+from a3b.events import Cut, ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.volatile import Dates, undated
@@ -33,9 +42,13 @@ TURN_TOKENS = 64  # what a turn counts beside its tokens
 DATE_TOKENS = 8  # what a date counts
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
+MAX_PARTS = 8  # messages in a row that may be one turn
+INTERRUPTED = "interrupted"  # so say clients in brackets behind a text that they stopped
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 Message = dict[str, Any]
+Calls = Sequence[tuple[str, str, str]]  # id, name, arguments as canonical JSON
+Spell = Callable[[Sequence[int], str | None, str], Sequence[int]]
 
 
 class Records(Protocol):
@@ -53,18 +66,20 @@ class Records(Protocol):
 class Turn:
     """What the model wrote, as text and as it was sampled."""
 
-    ids: tuple[int, ...]  # with the end of the turn; () if they do not make up the whole turn
+    ids: tuple[int, ...]  # with the end of the turn, if it was not stopped; () if they do not make up the whole turn
     closed: bool  # thinking was off: the ids follow a closed block
     thinking: str
     thinking_tokens: int
     content: str
     calls: tuple[tuple[str, str, str], ...]  # id, name, arguments as canonical JSON
+    cuts: tuple[Cut, ...] = ()  # of a stopped turn: where it can be cut, ascending
     dates: Dates = field(default_factory=dict, compare=False)  # at the beginning of the prompt
 
     @classmethod
-    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int, dates: Dates | None = None) -> Turn:
-        thinking = message.get("reasoning_content", "")
-        return cls(tuple(ids), closed, thinking, thinking_tokens, text_of(message), calls_of(message), dates or {})
+    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int, cuts: Iterable[Cut] = (),
+           dates: Dates | None = None) -> Turn:  # fmt: skip
+        thinking, content, calls = message.get("reasoning_content", ""), text_of(message), calls_of(message)
+        return cls(tuple(ids), closed, thinking, thinking_tokens, content, calls, tuple(cuts), dates or {})
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -80,7 +95,9 @@ class Turn:
             if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
                 raise ValueError("a turn of other types")
             calls = tuple((call[0], call[1], call[2]) for call in calls)
-            return cls(tuple(ids), bool(found["closed"]), found["thinking"], int(found["thinking_tokens"]), found["content"], calls, dates)
+            cuts = tuple(Cut(int(cut[0]), bool(cut[1]), int(cut[2]), int(cut[3])) for cut in found.get("cuts", ()))
+            thinking, num = found["thinking"], int(found["thinking_tokens"])
+            return cls(tuple(ids), bool(found["closed"]), thinking, num, found["content"], calls, cuts, dates)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"no turn: {error}") from None
 
@@ -108,7 +125,7 @@ class Turns:
         told = _Told()
         for message in undated(before):
             told.add(message)
-        for key in told.keys(turn.content, turn.calls):
+        for key in told.stopped_keys() if turn.cuts else told.keys(turn.content, turn.calls):
             others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
             self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
             if persist and self._records is not None:
@@ -139,14 +156,16 @@ class Turns:
             for key in list(self._written):
                 self._drop(key)
 
-    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int]) -> tuple[list[Message], list[Block]]:
+    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int],
+               spell: Spell) -> tuple[list[Message], list[Block]]:  # fmt: skip
         """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
 
-        count: tokens of a text, for thinking that only the client knows."""
+        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those that are kept, the
+        rest of its thinking (None: it is closed) and the rest of its text."""
         self._follow_records()
         out: list[Message] = []
         blocks: list[Block] = []
-        for message, sent, found in self._recognised(namespace, messages):
+        for message, sent, found in self._recognised(namespace, messages, spell):
             if found:
                 turn = found[-1]
                 message = {**message, "reasoning_content": turn.thinking}
@@ -167,7 +186,7 @@ class Turns:
         self._follow_records()
         known: list[Dates] = []
         is_full = False
-        for _, _, found in self._recognised(namespace, messages):
+        for _, _, found in self._recognised(namespace, messages, lambda kept, thinking, text: kept):
             if alike := [turn.dates for turn in found if turn.dates.keys() & own.keys()]:
                 known, is_full = alike, len(found) >= MAX_ALIKE
         if not known or any(all(own.get(digest, kept) == kept for digest, kept in dates.items()) for dates in known):
@@ -176,25 +195,47 @@ class Turns:
             return own
         return {digest: known[-1].get(digest, dates) for digest, dates in own.items()}
 
-    def _recognised(self, namespace: str, messages: Sequence[Message]) -> Iterator[tuple[Message, str, list[Turn]]]:
-        """Each message, with thinking apart: (it, thinking that the client sent, turns that it may be, the likeliest last)."""
-        told = _Told()
-        for message, told_as in zip(messages, undated(messages), strict=True):
-            sent, found = "", []
-            if message["role"] == "assistant":
-                told_as = message = _with_thinking_apart(message)
-                sent = (message.get("reasoning_content") or "").strip()
-                found = self._find(namespace, told, message, sent)
-            yield message, sent, found
-            told.add(told_as)
+    def _recognised(self, namespace: str, messages: Sequence[Message], spell: Spell) -> Iterator[tuple[Message, str, list[Turn]]]:
+        """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the likeliest last)."""
+        told, undated_messages, at = _Told(), undated(messages), 0
+        while at < len(messages):
+            if messages[at]["role"] != "assistant":
+                yield messages[at], "", []
+                told.add(undated_messages[at])
+                at += 1
+                continue
+            message, found, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS], spell)
+            yield message, _thinking_of(message), found
+            told.add(message)
+            at += num
 
-    def _find(self, namespace: str, told: _Told, message: Message, sent: str) -> list[Turn]:
+    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell) -> tuple[Message, list[Turn], int]:
+        """The next message of the assistant, turns that it may be, and of how many messages it was made."""
+        run = [_with_thinking_apart(message) for message in takewhile(_may_be_part, messages)] or [messages[0]]
+        for num in range(len(run), 0, -1):
+            message = _joined(run[:num])
+            sent, content, calls = _thinking_of(message), text_of(message), calls_of(message)
+            is_all = num == len(run) and not told.by_assistant  # else its text may be in another message
+            found = self._find(namespace, told, content, calls, sent, may_lack_text=is_all)
+            found = found or self._find_stopped(namespace, told, content, calls, sent, spell)
+            if found:
+                break
+        return message, found, num
+
+    def _find(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool) -> list[Turn]:
         """sent: thinking that the client has; only turns with the same will do."""
-        content, calls = text_of(message), calls_of(message)
         for key in told.keys(content, calls):
-            found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls)]
+            found = [turn for turn in self._turns(namespace, key) if _is_same(turn, content, calls, may_lack_text)]
             found = [turn for turn in found if not sent or turn.thinking.strip() == sent]
             if found and (sent or key[:1] in b"cp" or len(set(found)) == 1):
+                return found
+        return []
+
+    def _find_stopped(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
+        says_enough = len(content) + len(sent) >= NEIGHBOURS_LEN
+        for key in told.stopped_keys(says_enough):
+            found = [turn for whole in self._turns(namespace, key) if (turn := _as_sent(whole, content, calls, sent, spell))]
+            if found and (key[:2] == b"sp" or len(set(found)) == 1):
                 return found
         return []
 
@@ -214,7 +255,8 @@ class Turns:
 
 
 def _size(turns: Sequence[Turn]) -> int:
-    return sum(len(turn.ids) + TURN_TOKENS + DATE_TOKENS * sum(map(len, turn.dates.values())) for turn in turns)
+    return sum(TURN_TOKENS + len(turn.ids) + len(turn.cuts) * len(Cut._fields) + DATE_TOKENS * sum(map(len, turn.dates.values()))
+               for turn in turns)  # fmt: skip
 
 
 class _Told:
@@ -223,16 +265,18 @@ class _Told:
     def __init__(self) -> None:
         self._all = b""
         self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
+        self.by_assistant = False  # the last message
 
     def add(self, message: Message) -> None:
         if message["role"] != "system":
+            self.by_assistant = message["role"] == "assistant"
             role, text, *rest = _wording(message)
             last = _hash([role, text, *rest])
             first = text.partition("\n\n")[0]
             self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (_hash([role, first, *rest]), len(first) + len(str(rest)))}
             self._all = blake2b(self._all + last, digest_size=24).digest()
 
-    def keys(self, content: str, calls: Sequence[tuple[str, str, str]]) -> list[bytes]:
+    def keys(self, content: str, calls: Calls) -> list[bytes]:
         """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
         named = sorted(call[0] for call in calls if call[0])
         keys = [b"c" + _hash(named)] if named else []
@@ -241,12 +285,67 @@ class _Told:
         size = len(str(wording))
         return keys + [kind + _hash([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
 
+    def stopped_keys(self, says_enough: bool = True) -> list[bytes]:
+        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour alone."""
+        near = self._near.items() if says_enough else ()
+        return [b"sp" + _hash(self._all.hex()), *(b"s" + kind + _hash(digest.hex()) for kind, (digest, _) in near)]
 
-def _is_same(turn: Turn, content: str, calls: Sequence[tuple[str, str, str]]) -> bool:
+
+def _is_same(turn: Turn, content: str, calls: Calls, may_lack_text: bool) -> bool:
     """Whether the client's turn is ours; beside calls the content may be missing, as some clients drop it."""
     if [call[1:] for call in calls] != [call[1:] for call in turn.calls]:
         return False
-    return content == turn.content or (bool(calls) and not content)
+    return content == turn.content or (bool(calls) and not content and may_lack_text)
+
+
+def _as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> Turn | None:
+    """A stopped turn, up to where the client has it, with the ids that replay it; None if the client's is another."""
+    ours, thinking = _without_note(content), sent or turn.thinking
+    has_text = bool(ours or calls)
+    if [call[1:] for call in calls] != [call[1:] for call in turn.calls[: len(calls)]] or not turn.content.startswith(ours):
+        return None
+    if not (has_text or sent) and (turn.content or turn.calls):
+        return None  # the client took the text away
+    was_closed = any(not cut.in_thinking for cut in turn.cuts)
+    in_thinking = not has_text and (not was_closed or thinking != turn.thinking)  # where the client's part ends
+    if not (turn.thinking.startswith(thinking) if in_thinking else turn.thinking == thinking):
+        return None
+    whole, part = (turn.thinking, thinking) if in_thinking else (turn.content, content)
+    most = len(ours)  # characters that may be kept
+    if whole.startswith(part):  # and white space, where nothing follows that would have to be put behind it
+        tail = whole[len(part) :].lstrip()
+        most = len(whole) - len(tail) if tail else math.inf
+    place = (in_thinking, len(calls))
+    cut = next((cut for cut in reversed(turn.cuts) if (cut.in_thinking, cut.num_calls) == place and cut.num_chars <= most), None)
+    if cut is None:
+        return replace(turn, ids=(), cuts=(), thinking=thinking)
+    kept, rest = turn.ids[: cut.num_ids], part[cut.num_chars :]
+    ids = spell(kept, rest, content) if in_thinking else spell(kept, None, rest)
+    return replace(turn, ids=tuple(ids), cuts=(), thinking=thinking, thinking_tokens=min(turn.thinking_tokens, len(kept)))
+
+
+def _without_note(content: str) -> str:
+    """Without what a client put behind the text, in brackets, to say that it was stopped."""
+    text, _, note = content.rpartition("[")
+    return text.rstrip() if note.endswith("]") and INTERRUPTED in note.lower() else content
+
+
+def _thinking_of(message: Message) -> str:
+    return (message.get("reasoning_content") or "").strip()
+
+
+def _may_be_part(message: Message) -> bool:
+    return message["role"] == "assistant" and isinstance(message.get("content") or "", str)
+
+
+def _joined(parts: Sequence[Message]) -> Message:
+    """Messages of the assistant as one."""
+    if len(parts) == 1:
+        return parts[0]
+    thinking = dict.fromkeys(part["reasoning_content"] for part in parts if part.get("reasoning_content"))
+    calls = [call for part in parts for call in part.get("tool_calls") or ()]
+    content = "".join(part.get("content") or "" for part in parts)
+    return {**parts[0], "content": content, "reasoning_content": "\n".join(thinking)} | ({"tool_calls": calls} if calls else {})
 
 
 def _wording(message: Message) -> Any:

@@ -121,6 +121,16 @@ class OutputParser:
         """Whether no call so far was cut off."""
         return self._all_complete
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no tag and no call is open: all came out, but for white space."""
+        return self._step == self._block and not self._buffer and not self._raw
+
+    @property
+    def num_held(self) -> int:
+        """Characters of white space held back at the end of the thinking or text that is being written."""
+        return len(self._held[self._thinking])
+
     def push(self, piece: Control | str) -> list[Event]:
         """Take the next control token or piece of text (whole characters), give the events it completes."""
         if self._finished:

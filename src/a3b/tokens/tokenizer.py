@@ -127,6 +127,11 @@ class StreamDecoder:
         data = self._tokenizer.token_bytes(token_id)
         return self._utf8.decode(data, final=self._tokenizer.control_name(token_id) is not None)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last character is complete."""
+        return not self._utf8.getstate()[0]
+
     def flush(self) -> str:
         """U+FFFD for a character that never got complete, else ""; the decoder is then as new."""
         rest = self._utf8.decode(b"", final=True)
