@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 
 import pytest
 
@@ -14,6 +15,7 @@ from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import Finished, Started, ThinkingDelta, assistant_message
 from a3b.requests import Request
 from a3b.scheduler import Scheduler, boundaries
+from a3b.server.exchange import error_body, refusal_of
 from a3b.service import Service, Settings
 from a3b.turns import Turns
 
@@ -315,6 +317,15 @@ def test_what_cannot_be_answered_is_refused_before_anything_runs(engine, request
         with pytest.raises(error):
             asyncio.run(server.events(request_))
         assert server.scheduler.load() == (0, 0)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read_them(engine):
+    with Server(engine) as server:
+        with pytest.raises(ContextError) as refused:
+            asyncio.run(server.events(Request(messages=[user("x " * 20000)])))
+        told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
+        found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)  # Claude Code's own; the difference is what it cuts
+        assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1
 
 
 def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):

@@ -182,8 +182,8 @@ class Service:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
         if room < 1:
-            raise ContextError(f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
-                               "shorten the conversation or start the server with a larger --context")  # fmt: skip
+            raise ContextError(f"prompt: {len(ids)} tokens > {self.context - 1}, the context with room to answer; shorten the conversation "
+                               "or start the server with a larger --context")  # fmt: skip
         name = "nano" if self.engine.is_nano else "thinking" if think else "instruct"
         params = preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
         return Prepared(request, messages, prompt, ids, fates, spent, think, params)
