@@ -337,6 +337,19 @@ def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
         assert first["prompt"] == second["prompt"] and second["cached_tokens"] > 0
 
 
+def test_a_late_system_message_costs_its_own_tokens_and_no_thinking(engine):
+    with Server(engine) as server:
+        asked = [{"role": "system", "content": "You help."}, user("hello")]
+        asked.append(bare(server.ask(asked)[0]))
+        for late in ([{"role": "system", "content": "It is Monday now."}], []):  # there, and then left out again
+            server.ask([*asked, *late, user("What are you?")])
+        first, *later = server.lines()
+        whole = first["prompt"] + first["sampled"]
+        for line in later:
+            assert line["prompt"][: len(whole)] == whole and line["cached_tokens"] >= len(whole) - 1
+            assert line["thinking"]["restored"] > 0
+
+
 def test_snapshots_are_due_at_the_system_turn_the_last_turns_and_some_between():
     starts = [0, 100, 150, 900, 950, 2000, 2050]
     assert boundaries(starts, 0, 2060) == [(100, "system"), (900, "turn"), (2000, "turn"), (2050, "turn")]

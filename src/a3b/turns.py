@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from a3b.events import ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
+from a3b.tokens.fit import REMINDER_KEY
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
 TURN_TOKENS = 64  # what a turn counts beside its tokens
@@ -195,7 +196,7 @@ class _Told:
         self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
 
     def add(self, message: Message) -> None:
-        if message["role"] != "system":
+        if message["role"] != "system" and not message.get(REMINDER_KEY):
             role, text, *rest = _wording(message)
             last = _hash([role, text, *rest])
             first = text.partition("\n\n")[0]
