@@ -298,7 +298,7 @@ class _Answer:
             yield from self.begin()
         match event:
             case Reading(done, total):
-                yield {"type": "ping", "a3b": {"read": done, "total": total}}
+                yield from self.alive({"a3b": {"read": done, "total": total}})
             case ThinkingDelta(text) if text:
                 yield from self._open("thinking", {"thinking": "", "signature": ""})
                 self.thought += text
@@ -323,6 +323,15 @@ class _Answer:
     def begin(self) -> Iterator[dict[str, Any]]:
         self.is_begun = True
         yield {"type": "message_start", "message": self._message(None, None, usage=_usage(self.usage))}
+
+    def alive(self, told: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """A sign of life. Pings alone are not enough: Claude Code leaves when nothing else came for 300 s. Where thinking was asked
+        for, a piece of it without text says the same."""
+        yield {"type": "ping", **(told or {})}
+        is_next = not self.content or (self.block is not None and self.block["type"] == "thinking")
+        if self.is_begun and self.asked.request.think and is_next:
+            yield from self._open("thinking", {"thinking": "", "signature": ""})
+            yield from self._delta("thinking", "thinking_delta", "")
 
     def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
         reason, stop = _stop(finished)
@@ -384,7 +393,7 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
     request_id, last = answer.asked.request.request_id, None
     try:
         async for item in items:
-            told = [{"type": "ping"}] if item is None else answer.push(item)
+            told = answer.alive() if item is None else answer.push(item)
             last = item if item is not None else last
             for event in told:
                 yield wire.sse(event, event["type"])
