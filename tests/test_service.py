@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -286,6 +287,27 @@ def test_a_turn_cut_by_the_token_limit_is_replayed_too(engine, is_thinking):
         _, first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 16
+
+
+@pytest.mark.parametrize("is_thinking", [True, False])
+def test_a_turn_that_another_end_token_ended_is_replayed_too(engine, is_thinking, monkeypatch):
+    """As <|endoftext|> does, where the model takes its turn for a text. A budget of 3 tokens ends the thinking where a tokenizer would
+    not cut the same text."""
+    ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
+    budget = None if is_thinking else 3
+    with Server(engine) as server:
+        server.ask([ask], thinking_budget=budget)
+        sampled = server.lines()[0]["sampled"]
+    config = replace(engine.config, eos_token_ids=(*engine.config.eos_token_ids, sampled[2 if is_thinking else -2]))
+    monkeypatch.setattr(Engine, "config", config)
+    with Server(engine) as server:
+        message, finished = server.ask([ask], thinking_budget=budget)
+        assert finished.reason == "stop" and (finished.thinking_stop == "length") == is_thinking
+        server.ask([ask, bare(message), user("hello")])
+        first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"][:-1]
+        assert len(first["sampled"]) < len(sampled) and second["prompt"][: len(so_far)] == so_far
+        assert second["cached_tokens"] >= len(so_far) - 16
 
 
 def test_text_is_continued_without_template(engine):

@@ -232,15 +232,18 @@ class Service:
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
     def _turn_ids(self, answer: Answer) -> list[int]:
-        """The whole turn as sampled, closed as the template closes it if the tokens ran out; [] if text and ids are not the same."""
+        """The whole turn as sampled, closed as the template closes it if the tokens ran out or another token ended it (a text ends
+        with <|endoftext|>); [] if text and ids are not the same."""
         if answer.stop_string is not None:
             return []
-        if answer.sampled[-1:] == [self._end]:
-            return answer.sampled
-        if answer.reason != "length" or not answer.all_complete:
+        ids = answer.sampled
+        if ids[-1:] == [self._end]:
+            return ids
+        is_ended = bool(ids) and ids[-1] in answer.eos
+        if not (is_ended or answer.reason == "length") or not answer.all_complete:
             return []
         closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
-        return [*answer.sampled, *closing, self._end]
+        return [*(ids[:-1] if is_ended else ids), *closing, self._end]
 
     # -- in the scheduler's thread
 
