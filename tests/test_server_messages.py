@@ -363,8 +363,8 @@ REFUSED = [
     ({"messages": [*ASK["messages"], {"role": "assistant", "content": "The answer is ("}]}, "end with a message of the user"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]}, "messages[0].content[1]: content of type image"),
     ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0]: content of type document"),
-    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}]}]},
-     "messages[0].content[0].content[0]: content of type image"),
+    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "audio"}]}]}]},
+     "messages[0].content[0].content[0]: content of type audio"),
     ({"messages": [{"role": "tool", "content": "x"}]}, 'messages[0].role: "tool"'),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]: web_search_20250305"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]: bash_20250124"),
@@ -385,6 +385,14 @@ REFUSED = [
 def test_what_would_change_the_answer_is_refused_by_name(body, named):
     status, message = refused(body)
     assert status == 400 and named in message
+
+
+def test_an_image_in_a_tool_result_is_left_out_and_said_so():
+    """Refused, it would end the conversation of an agent: the image stays in all that follows."""
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "a.png"}, IMAGE]}
+    status, headers, _, service = post(DONE, {**ASK, "messages": [*ASK["messages"], {"role": "user", "content": [result]}]})
+    assert status == 200 and "messages[1].content[0].content[1]: image left out" in headers["x-a3b-warnings"]
+    assert service.requests[0].messages[1]["content"] == "a.png\n[image left out: this model reads text only]"
 
 
 def test_fields_that_do_no_harm_are_ignored():

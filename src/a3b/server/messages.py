@@ -4,7 +4,9 @@ What is done with a request, beyond the plain:
 
 * Lines of the system prompt that begin with `x-anthropic-billing-header` are left out: they differ in every request and say
   nothing to a model, but would make every prompt a new one.
-* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ".
+* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ". An image or
+  a document in one is left out, which the result and a warning say: an agent that looked at a picture would get nothing but refusals
+  from then on. What the user sends is refused.
 * Neighbouring assistant messages are one turn, as that API has it.
 * Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
   warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
@@ -34,6 +36,7 @@ from a3b.server.wire import Fields, Refusal
 BILLING = "x-anthropic-billing-header"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+UNREADABLE = ("image", "document")
 NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
 
 
@@ -137,13 +140,26 @@ class _History:
         texts, results = [], []
         for block in _blocks(message, "content"):
             if block.text("type") == "tool_result":
-                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": _result_text(block)})
+                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)})
             else:
                 texts.append({"type": "text", "text": _text_of(block)})
         self.messages += results
         if texts or not results:
             content = texts if len(texts) > 1 else "".join(part["text"] for part in texts)
             self.messages.append({"role": "user", "content": content})
+
+    def _result(self, block: Fields) -> str:
+        texts = []
+        for part in _blocks(block, "content") if block.body.get("content") is not None else []:
+            if (kind := part.text("type")) in UNREADABLE:
+                self.warnings.append(f"{part.where}: {kind} left out: this model reads text only")
+                texts.append(f"[{kind} left out: this model reads text only]")
+            else:
+                texts.append(_text_of(part))
+        text = "\n".join(texts)
+        if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
+            return f"Error: {text}".strip()
+        return text
 
     def _assistant(self, message: Fields) -> None:
         if not self.messages or self.messages[-1]["role"] != "assistant":
@@ -192,14 +208,6 @@ def _text_of(block: Fields) -> str:
 
 def _without_billing(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(BILLING))
-
-
-def _result_text(block: Fields) -> str:
-    given = block.body.get("content") is not None
-    text = "\n".join(map(_text_of, _blocks(block, "content"))) if given else ""
-    if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
-        return f"Error: {text}".strip()
-    return text
 
 
 def _tools(fields: Fields) -> list[dict[str, Any]]:
