@@ -83,9 +83,9 @@ def test_system_messages_are_merged_into_the_first_in_their_order():
             {"role": "developer", "content": "one\n"},
             user("u"),
             {"role": "system", "content": [{"type": "text", "text": "tw"}, {"type": "text", "text": "o"}]},
-            assistant("a"),
             {"role": "system", "content": "  "},
             {"role": "system", "content": "three"},
+            assistant("a"),
         ]
     )
     assert [(m["role"], m["content"]) for m in merged] == [
@@ -99,6 +99,21 @@ def test_system_messages_are_merged_into_the_first_in_their_order():
 def test_a_late_system_message_moves_to_the_front():
     messages, notes = fit_messages([user("u"), {"role": "system", "content": "late"}])
     assert [m["content"] for m in messages] == ["late", "u"] and "late system" in notes[0]
+
+
+def test_a_system_message_behind_a_turn_of_the_assistant_stays_in_its_place():
+    before = [{"role": "system", "content": "one"}, user("u"), assistant("a")]
+    late = [{"role": "system", "content": " "}, {"role": "developer", "content": "two\n"}, user("v")]
+    messages, notes = fit_messages([*before, *late])
+    assert messages[:3] == fit_messages(before)[0]
+    assert [(m["role"], m["content"]) for m in messages[3:]] == [
+        ("user", "<system-reminder>\ntwo\n</system-reminder>"),
+        ("user", "v"),
+    ]
+    assert any("in its place" in note for note in notes)
+    assert TEMPLATE.render(messages)
+    tagged = "<system-reminder>\nx\n</system-reminder>"
+    assert fit(*before, {"role": "system", "content": tagged})[-1]["content"] == tagged
 
 
 def test_an_image_in_a_system_message_becomes_a_word():

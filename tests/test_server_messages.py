@@ -94,6 +94,30 @@ def test_the_clients_stream_adds_up_to_the_same_message(url_of):
     assert (final.stop_reason, final.usage.input_tokens, final.usage.output_tokens) == ("tool_use", 40, 20)
 
 
+def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of):
+    """Claude Code leaves after 300 s of nothing but pings."""
+    events = [STARTED, Reading(3, 40), Reading(9, 40), *ANSWER[2:]]
+    url, _ = url_of(events)
+    body = {**ASK, "thinking": {"type": "adaptive"}}
+    with client_of(url) as client, client.messages.stream(**body) as stream:
+        told = [event for event in stream if event.type == "content_block_delta"]
+        final = stream.get_final_message()
+    assert [(event.delta.type, event.delta.thinking) for event in told[:3]] == [("thinking_delta", text) for text in ("", "", "I ")]
+    assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
+    assert Seals(SECRET).open(final.content[0].signature, "alice", "I think").turn == turn_of("I think")
+    for thinking in ({"type": "disabled"}, None):  # then the next may be text
+        _, _, shape, _ = post(events, {**ASK, "thinking": thinking, "stream": True})
+        assert [kind for kind, _ in shape[:4]] == ["message_start", "ping", "ping", "content_block_start"]
+
+
+def test_thinking_that_was_announced_and_never_came_goes_back_as_nothing():
+    _, _, reply, _ = post([STARTED, Reading(3, 40), *DONE[1:]], {**ASK, "thinking": {"type": "adaptive"}})
+    assert [block["type"] for block in reply["content"]] == ["thinking", "text"] and reply["content"][0]["thinking"] == ""
+    turn = {"role": "assistant", "content": reply["content"]}
+    request = understood({"messages": [*ASK["messages"], turn, {"role": "user", "content": "more"}]})
+    assert request.messages[1]["content"] == "ok" and not request.messages[1]["reasoning_content"]
+
+
 def test_events_of_a_stream_come_in_the_order_of_the_api():
     _, headers, events, _ = post(ANSWER, {**ASK, "stream": True})
     assert all(kind == data["type"] for kind, data in events)
@@ -151,7 +175,7 @@ def test_omitted_thinking_is_sealed_and_comes_back_whole():
     _, _, reply, _ = post(ANSWER, body)
     _, _, events, _ = post(ANSWER, {**body, "stream": True})
     block = reply["content"][0]
-    assert block["thinking"] == "" and "I think" not in str(events) and "thinking_delta" not in str(events)
+    assert block["thinking"] == "" and "I think" not in str(events)
     request = understood({"messages": [*ASK["messages"], {"role": "assistant", "content": [block]}, {"role": "user", "content": "on"}]})
     assert request.messages[1]["reasoning_content"] == "I think"
 
@@ -339,8 +363,8 @@ REFUSED = [
     ({"messages": [*ASK["messages"], {"role": "assistant", "content": "The answer is ("}]}, "end with a message of the user"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]}, "messages[0].content[1]: content of type image"),
     ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0]: content of type document"),
-    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}]}]},
-     "messages[0].content[0].content[0]: content of type image"),
+    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "audio"}]}]}]},
+     "messages[0].content[0].content[0]: content of type audio"),
     ({"messages": [{"role": "tool", "content": "x"}]}, 'messages[0].role: "tool"'),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]: web_search_20250305"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]: bash_20250124"),
@@ -361,6 +385,14 @@ REFUSED = [
 def test_what_would_change_the_answer_is_refused_by_name(body, named):
     status, message = refused(body)
     assert status == 400 and named in message
+
+
+def test_an_image_in_a_tool_result_is_left_out_and_said_so():
+    """Refused, it would end the conversation of an agent: the image stays in all that follows."""
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "a.png"}, IMAGE]}
+    status, headers, _, service = post(DONE, {**ASK, "messages": [*ASK["messages"], {"role": "user", "content": [result]}]})
+    assert status == 200 and "messages[1].content[0].content[1]: image left out" in headers["x-a3b-warnings"]
+    assert service.requests[0].messages[1]["content"] == "a.png\n[image left out: this model reads text only]"
 
 
 def test_fields_that_do_no_harm_are_ignored():

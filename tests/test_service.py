@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from a3b.events import Finished, Started, TextDelta, ThinkingDelta, assistant_me
 from a3b.requests import Request
 from a3b.sampler import Sampler, SamplingParams
 from a3b.scheduler import Scheduler, boundaries
+from a3b.server.exchange import error_body, refusal_of
 from a3b.service import Service, Settings
 from a3b.turns import Turns
 
@@ -546,6 +548,25 @@ def test_a_turn_in_two_messages_is_read_once(engine):
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 1
         assert second["prompt"].count(engine.tokenizer.control_id("<tool_call>")) == first["prompt"].count(
             engine.tokenizer.control_id("<tool_call>")) + 1  # fmt: skip
+@pytest.mark.parametrize("is_thinking", [True, False])
+def test_a_turn_that_another_end_token_ended_is_replayed_too(engine, is_thinking, monkeypatch):
+    """As <|endoftext|> does, where the model takes its turn for a text. A budget of 3 tokens ends the thinking where a tokenizer would
+    not cut the same text."""
+    ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
+    budget = None if is_thinking else 3
+    with Server(engine) as server:
+        server.ask([ask], thinking_budget=budget)
+        sampled = server.lines()[0]["sampled"]
+    config = replace(engine.config, eos_token_ids=(*engine.config.eos_token_ids, sampled[2 if is_thinking else -2]))
+    monkeypatch.setattr(Engine, "config", config)
+    with Server(engine) as server:
+        message, finished = server.ask([ask], thinking_budget=budget)
+        assert finished.reason == "stop" and (finished.thinking_stop == "length") == is_thinking
+        server.ask([ask, bare(message), user("hello")])
+        first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"][:-1]
+        assert len(first["sampled"]) < len(sampled) and second["prompt"][: len(so_far)] == so_far
+        assert second["cached_tokens"] >= len(so_far) - 16
 
 
 def test_text_is_continued_without_template(engine):
@@ -579,6 +600,15 @@ def test_what_cannot_be_answered_is_refused_before_anything_runs(engine, request
         assert server.scheduler.load() == (0, 0)
 
 
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read_them(engine):
+    with Server(engine) as server:
+        with pytest.raises(ContextError) as refused:
+            asyncio.run(server.events(Request(messages=[user("x " * 20000)])))
+        told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
+        found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)  # Claude Code's own; the difference is what it cuts
+        assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1
+
+
 def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
     with Server(engine) as server:
         for cch in ("a1", "b2"):
@@ -586,6 +616,19 @@ def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
             server.ask([system, user("hello")])
         first, second = server.lines()
         assert first["prompt"] == second["prompt"] and second["cached_tokens"] > 0
+
+
+def test_a_late_system_message_costs_its_own_tokens_and_no_thinking(engine):
+    with Server(engine) as server:
+        asked = [{"role": "system", "content": "You help."}, user("hello")]
+        asked.append(bare(server.ask(asked)[0]))
+        for late in ([{"role": "system", "content": "It is Monday now."}], []):  # there, and then left out again
+            server.ask([*asked, *late, user("What are you?")])
+        first, *later = server.lines()
+        whole = first["prompt"] + first["sampled"]
+        for line in later:
+            assert line["prompt"][: len(whole)] == whole and line["cached_tokens"] >= len(whole) - 1
+            assert line["thinking"]["restored"] > 0
 
 
 def test_snapshots_are_due_at_the_system_turn_the_last_turns_and_some_between():

@@ -22,17 +22,21 @@ from bench.clients.roster import Client
 from bench.clients.server import KEY, MODEL, Server
 
 STEP_S = 300.0
+TRIES = 6  # beside instructions far beyond it the embedded model may not stop; then the agent begins again
 FIRST, SECOND = "Think of two numbers from 0 to 999. Tell me only the first.", "What was the other number?"
+LIMIT = 2000  # tokens of an answer, where an agent would ask for very many
 
 
 @dataclass(frozen=True)
 class Place:
-    """program: the agent; home, work: empty directories, for HOME and for the project; url: of the server, without /v1."""
+    """program: the agent; home, work: empty directories, for HOME and for the project; url: of the server, without /v1;
+    context: its tokens."""
 
     program: Path
     home: Path
     work: Path
     url: str
+    context: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Step:
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     typed: str = ""  # on its standard input
+    status: int = 0  # with which it is to end
 
 
 def mini_swe_agent(place: Place) -> list[Step]:
@@ -69,10 +74,6 @@ def aider(place: Place) -> list[Step]:
 
 def qwen_code(place: Place) -> list[Step]:
     environment = {"OPENAI_BASE_URL": f"{place.url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": MODEL, "QWEN_TELEMETRY_ENABLED": "false"}
-    sampling = {"samplingParams": {"max_tokens": 300, "temperature": 0}}
-    settings = place.home / ".qwen" / "settings.json"
-    settings.parent.mkdir()
-    settings.write_text(json.dumps({"model": {"generationConfig": sampling}}))
     arguments = ["--auth-type", "openai", "--chat-recording", "-o", "json"]
     return [Step([*arguments, "-p", FIRST], environment), Step([*arguments, "--continue", "-p", SECOND], environment)]
 
@@ -88,14 +89,11 @@ def opencode(place: Place) -> list[Step]:
 
 
 def codex(place: Place) -> list[Step]:
-    """Speaks the Responses API only; keeps no state in the server. It sets no limit to an answer, and beside its own long instructions
-    the embedded model would fill the context: it gets others."""
+    """Speaks the Responses API only; keeps no state in the server, and sets no limit to an answer: the context is one."""
     settings = place.home / ".codex"
     settings.mkdir()
-    (settings / "short.md").write_text("You are a coding agent. Keep your answers short and clear.")
     (settings / "config.toml").write_text(
-        f'model = "{MODEL}"\nmodel_provider = "a3b"\nmodel_context_window = 16384\n'
-        f'model_instructions_file = "{settings / "short.md"}"\ninclude_apps_instructions = false\ninclude_environment_context = false\n'
+        f'model = "{MODEL}"\nmodel_provider = "a3b"\nmodel_context_window = {place.context}\n'
         f'[model_providers.a3b]\nname = "a3b"\nbase_url = "{place.url}/v1"\nwire_api = "responses"\nenv_key = "A3B_API_KEY"\n'
         "request_max_retries = 0\nstream_max_retries = 0\n"
     )
@@ -104,21 +102,46 @@ def codex(place: Place) -> list[Step]:
     return [Step(first, environment), Step(["exec", "resume", "--skip-git-repo-check", "--last", SECOND], environment)]
 
 
+def claude_code(place: Place) -> list[Step]:
+    """Its second turn is made to call a tool, which the embedded model would not do: it lists its tasks, twice, as all its answers
+    must be that call, and ends at its limit of two."""
+    environment = {"ANTHROPIC_BASE_URL": place.url, "ANTHROPIC_AUTH_TOKEN": KEY, "ANTHROPIC_MODEL": MODEL,
+                   "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(LIMIT)}  # fmt: skip
+    forced = {"CLAUDE_CODE_EXTRA_BODY": json.dumps({"tool_choice": {"type": "tool", "name": "TaskList"}})}
+    second = ["--continue", "-p", SECOND, "--max-turns", "2"]
+    return [Step(["-p", FIRST], environment), Step(second, environment | forced, status=1)]
+
+
 AGENTS: dict[str, Callable[[Place], list[Step]]] = {
     "mini-swe-agent": mini_swe_agent, "aider": aider, "qwen-code": qwen_code, "opencode": opencode, "codex": codex,
+    "claude-code": claude_code,
 }  # fmt: skip
+UNCUT = {"qwen-code", "codex", "claude-code"}  # have all their instructions
 
 
 def run_agent(client: Client, program: Path, server: Server, reader: Reader, log: Path) -> Row:
-    row = Row(client.name, works=True)
+    """Agents of `UNCUT` begin again after an answer that was cut: they would tell the model to go on, or leave its turn out."""
+    tries, row, is_cut = 1, *run_once(client, program, server, reader, log)
+    while is_cut and tries < TRIES:
+        tries, row, is_cut = tries + 1, *run_once(client, program, server, reader, log)
+    if tries > 1:
+        row.note += f", run {tries}, as the model did not stop before"
+    return row
+
+
+def run_once(client: Client, program: Path, server: Server, reader: Reader, log: Path) -> tuple[Row, bool]:
+    """The row, and whether an answer to an agent of `UNCUT` ran into a limit, with which the run ends."""
+    row, is_cut = Row(client.name, works=True), False
     since, begin, start = len(server.answers()), server.log.stat().st_size, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="a3b-agent-", ignore_cleanup_errors=True) as directory:
-        place = Place(program, Path(directory, "home"), Path(directory, "work"), server.url)
+        place = Place(program, Path(directory, "home"), Path(directory, "work"), server.url, client.context)
         place.home.mkdir()
         place.work.mkdir()
         for step in AGENTS[client.player](place):
             if problem := run_step(step, place, log):
                 row.works, row.note = False, problem
+            is_cut = client.player in UNCUT and any(answer.reason == "length" for answer in server.answers(since))
+            if problem or is_cut:
                 break
     row.seconds = round(time.monotonic() - start, 1)
     answers = server.answers(since)
@@ -126,12 +149,12 @@ def run_agent(client: Client, program: Path, server: Server, reader: Reader, log
     if refusals := server.refusals(begin):
         row.works, row.note = False, "; ".join([*refusals[:3], row.note])
     row.note = row.note or f"{len(answers)} requests, {max((len(a.prompt) for a in answers), default=0):,} tokens in the longest prompt"
-    return row
+    return row, is_cut
 
 
 def run_step(step: Step, place: Place, log: Path) -> str | None:
     """What went wrong, if anything did. Its children end with it."""
-    foreign = ("OPENAI_", "ANTHROPIC_", "A3B_", "PYTHON", "XDG_")
+    foreign = ("OPENAI_", "ANTHROPIC_", "CLAUDE", "A3B_", "PYTHON", "XDG_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     environment |= {"HOME": str(place.home), "PWD": str(place.work), "TERM": "dumb", "NO_COLOR": "1", **step.environment}
     command = [str(place.program), *step.arguments]
@@ -150,7 +173,7 @@ def run_step(step: Step, place: Place, log: Path) -> str | None:
             except ProcessLookupError:
                 pass
             process.wait()
-    if process.returncode:
+    if process.returncode != step.status:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
         return f"exit status {process.returncode}: {' / '.join(last)[-300:]}"
     return None

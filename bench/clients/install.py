@@ -2,7 +2,7 @@
 
     python -m bench.clients.install DIR [--only NAME,...]
 
-About 3.4 GB with all. What is there already is left alone.
+About 3.7 GB with all. What is there already is left alone.
 """
 
 from __future__ import annotations

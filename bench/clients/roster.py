@@ -58,9 +58,11 @@ HOMES = {home.name: home for home in (
     Home("qwen-code", ("@qwen-code/qwen-code",), "qwen", is_node=True),
     Home("opencode", ("opencode-ai",), "opencode", is_node=True),
     Home("codex", ("@openai/codex",), "codex", is_node=True),
+    Home("claude-code", ("@anthropic-ai/claude-code",), "claude", is_node=True),
 )}  # fmt: skip
-NATIVE, SCALED, STRETCHED = 4096, 16384, 65536  # tokens of context: as trained, with YaRN, and far beyond what the model can use
-AGENTS = {"mini-swe-agent": SCALED, "aider": SCALED, "opencode": SCALED, "codex": SCALED, "qwen-code": STRETCHED}
+NATIVE, SCALED, LONG, STRETCHED = 4096, 16384, 20480, 65536  # tokens of context: as trained, with YaRN, and beyond what the model can use
+AGENTS = {"mini-swe-agent": SCALED, "aider": SCALED, "opencode": SCALED, "codex": LONG, "qwen-code": STRETCHED,
+          "claude-code": STRETCHED}  # fmt: skip
 
 
 @dataclass(frozen=True)

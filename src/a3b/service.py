@@ -208,8 +208,8 @@ class Service:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
         if room < 1:
-            raise ContextError(f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
-                               "shorten the conversation or start the server with a larger --context")  # fmt: skip
+            raise ContextError(f"prompt: {len(ids)} tokens > {self.context - 1}, the context with room to answer; shorten the conversation "
+                               "or start the server with a larger --context")  # fmt: skip
         name = "nano" if self.engine.is_nano else "thinking" if think else "instruct"
         params = preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
         return Prepared(**vars(told), request=request, ids=ids, params=params)
@@ -280,18 +280,20 @@ class Service:
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
     def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
-        """The whole turn as sampled, closed as the template closes it if the tokens ran out, without a stop string; [] if text and
-        ids are not the same."""
+        """The whole turn as sampled, without a stop string, closed as the template closes it if the tokens ran out or another token
+        ended it (a text ends with <|endoftext|>); [] if text and ids are not the same."""
+        ids = answer.sampled
         if answer.stop_string is not None:
             place = (False, len(message["content"]), len(message.get("tool_calls", ())))
             num_ids = next((cut.num_ids for cut in reversed(answer.cuts) if cut[1:] == place), None)
-            return [] if num_ids is None else [*answer.sampled[:num_ids], self._end]
-        if answer.sampled[-1:] == [self._end]:
-            return answer.sampled
-        if answer.reason != "length" or not answer.all_complete:
+            return [] if num_ids is None else [*ids[:num_ids], self._end]
+        if ids[-1:] == [self._end]:
+            return ids
+        is_ended = bool(ids) and ids[-1] in answer.eos
+        if not (is_ended or answer.reason == "length") or not answer.all_complete:
             return []
         closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
-        return [*answer.sampled, *closing, self._end]
+        return [*(ids[:-1] if is_ended else ids), *closing, self._end]
 
     def _spell(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
         """ids, then the end of the thinking if it is open (else None), the text and the end of the turn."""

@@ -35,6 +35,7 @@ from typing import Any, Protocol
 from a3b.events import Cut, ThinkingInContext
 from a3b.requests import check_policy
 from a3b.tokens.chat import REPLAY_KEY, Closed
+from a3b.tokens.fit import REMINDER_KEY
 from a3b.volatile import Dates, undated
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
@@ -268,7 +269,7 @@ class _Told:
         self.by_assistant = False  # the last message
 
     def add(self, message: Message) -> None:
-        if message["role"] != "system":
+        if message["role"] != "system" and not message.get(REMINDER_KEY):
             self.by_assistant = message["role"] == "assistant"
             role, text, *rest = _wording(message)
             last = _hash([role, text, *rest])

@@ -3,7 +3,9 @@
 What is done with a request, beyond the plain:
 
 * Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.volatile`); a block of nothing else is none.
-* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ".
+* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ". An image or
+  a document in one is left out, which the result and a warning say: an agent that looked at a picture would get nothing but refusals
+  from then on. What the user sends is refused.
 * Neighbouring assistant messages are one turn, as that API has it.
 * Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
   warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
@@ -33,6 +35,7 @@ from a3b.volatile import without_billing
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+UNREADABLE = ("image", "document")
 NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
 
 
@@ -136,13 +139,26 @@ class _History:
         texts, results = [], []
         for block in _blocks(message, "content"):
             if block.text("type") == "tool_result":
-                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": _result_text(block)})
+                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)})
             else:
                 texts.append({"type": "text", "text": _text_of(block)})
         self.messages += results
         if texts or not results:
             content = texts if len(texts) > 1 else "".join(part["text"] for part in texts)
             self.messages.append({"role": "user", "content": content})
+
+    def _result(self, block: Fields) -> str:
+        texts = []
+        for part in _blocks(block, "content") if block.body.get("content") is not None else []:
+            if (kind := part.text("type")) in UNREADABLE:
+                self.warnings.append(f"{part.where}: {kind} left out: this model reads text only")
+                texts.append(f"[{kind} left out: this model reads text only]")
+            else:
+                texts.append(_text_of(part))
+        text = "\n".join(texts)
+        if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
+            return f"Error: {text}".strip()
+        return text
 
     def _assistant(self, message: Fields) -> None:
         if not self.messages or self.messages[-1]["role"] != "assistant":
@@ -187,14 +203,6 @@ def _text_of(block: Fields) -> str:
         return block.need("text")
     raise Refusal(400, f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text", "unsupported_content",
                   block.where)  # fmt: skip
-
-
-def _result_text(block: Fields) -> str:
-    given = block.body.get("content") is not None
-    text = "\n".join(map(_text_of, _blocks(block, "content"))) if given else ""
-    if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
-        return f"Error: {text}".strip()
-    return text
 
 
 def _tools(fields: Fields) -> list[dict[str, Any]]:
@@ -293,7 +301,7 @@ class _Answer:
             yield from self.begin()
         match event:
             case Reading(done, total):
-                yield {"type": "ping", "a3b": {"read": done, "total": total}}
+                yield from self.alive({"a3b": {"read": done, "total": total}})
             case ThinkingDelta(text) if text:
                 yield from self._open("thinking", {"thinking": "", "signature": ""})
                 self.thought += text
@@ -318,6 +326,15 @@ class _Answer:
     def begin(self) -> Iterator[dict[str, Any]]:
         self.is_begun = True
         yield {"type": "message_start", "message": self._message(None, None, usage=_usage(self.usage))}
+
+    def alive(self, told: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """A sign of life. Pings alone are not enough: Claude Code leaves when nothing else came for 300 s. Where thinking was asked
+        for, a piece of it without text says the same."""
+        yield {"type": "ping", **(told or {})}
+        is_next = not self.content or (self.block is not None and self.block["type"] == "thinking")
+        if self.is_begun and self.asked.request.think and is_next:
+            yield from self._open("thinking", {"thinking": "", "signature": ""})
+            yield from self._delta("thinking", "thinking_delta", "")
 
     def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
         reason, stop = _stop(finished)
@@ -379,7 +396,7 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
     request_id, last = answer.asked.request.request_id, None
     try:
         async for item in items:
-            told = [{"type": "ping"}] if item is None else answer.push(item)
+            told = answer.alive() if item is None else answer.push(item)
             last = item if item is not None else last
             for event in told:
                 yield wire.sse(event, event["type"])

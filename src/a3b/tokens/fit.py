@@ -12,8 +12,9 @@ thing:
 * Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are
   not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
   message.
-* System messages, wherever they stand, are merged into the first place, in their order, a blank line between.
-  Their images become a word.
+* System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
+  between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the tags
+  of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
 * A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an
   empty user turn behind the system message: the order stays, and all thinking counts as part of the current
   task. The same where a tool result stands first, which no turn would hold.
@@ -31,6 +32,7 @@ from a3b.errors import ConversationError
 from a3b.tokens.chat import check_messages
 
 ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
+REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
 KNOWN = ("system", "user", "assistant", "tool")
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -202,17 +204,28 @@ class _Fitting:
 
 
 def _with_one_system(messages: list[Message], notes: list[str]) -> list[Message]:
-    """At most one system message, in the first place."""
-    systems = [message for message in messages if message["role"] == "system"]
-    if not systems or (len(systems) == 1 and messages[0] is systems[0]):
-        return messages
+    """At most one system message, in the first place; those behind a turn of the assistant as reminders."""
+    begun = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    systems = [message for message in messages[:begun] if message["role"] == "system"]
     texts = [text for message in systems if (text := message["content"].strip())]
-    if len(systems) == 1:
-        notes.append("a late system message was moved to the first place")
-    else:
+    if len(systems) > 1:
         notes.append(f"{len(systems)} system messages were merged into the first")
-    merged = {**systems[0], "content": "\n\n".join(texts)}
-    return [merged] + [message for message in messages if message["role"] != "system"]
+        systems = [{**systems[0], "content": "\n\n".join(texts)}]
+    elif systems and messages[0] is not systems[0]:
+        notes.append("a late system message was moved to the first place")
+        systems = [{**systems[0], "content": "".join(texts)}]
+    out = systems + [message for message in messages[:begun] if message["role"] != "system"]
+    for message in messages[begun:]:
+        if message["role"] != "system":
+            out.append(message)
+        elif text := message["content"].strip():
+            out.append({"role": "user", "content": _as_reminder(text), REMINDER_KEY: True})
+            notes.append("a system message behind a turn of the assistant became a reminder in its place")
+    return out
+
+
+def _as_reminder(text: str) -> str:
+    return text if text.startswith("<system-reminder>") else f"<system-reminder>\n{text}\n</system-reminder>"
 
 
 def _with_query(messages: list[Message], notes: list[str]) -> list[Message]:
