@@ -71,4 +71,15 @@ def test_stopping_leaves_every_byte_in_its_place(mapped):
 @pytest.mark.parametrize(("address", "size"), [(1, _native.HUGE_PAGE), (_native.HUGE_PAGE, 5), (_native.HUGE_PAGE, 0)])
 def test_what_is_no_whole_huge_page_is_refused(address, size):
     with pytest.raises(ValueError, match="no multiple of a huge page"):
-        _native.to_huge_pages(address, size)
+        _native.to_huge_pages(address, size, 0, 0)
+
+
+def test_a_file_that_became_shorter_changes_nothing(mapped):
+    """Such a file cannot be read through its mapping either; what counts is that the process lives and is told."""
+    path, data, view = mapped
+    with open(path, "r+b") as file:
+        file.truncate(5 * _native.HUGE_PAGE)
+        start = -view.ctypes.data % _native.HUGE_PAGE
+        at = start + 4 * _native.HUGE_PAGE
+        assert _native.to_huge_pages(view.ctypes.data + at, 2 * _native.HUGE_PAGE, file.fileno(), at) != 0
+        assert np.array_equal(view[: 4 * _native.HUGE_PAGE], data[: 4 * _native.HUGE_PAGE])

@@ -1,8 +1,8 @@
 """Weights moved from a mapped file into huge pages, in the background, while they are being read.
 
-A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The move copies a
-piece, puts the copy in the place of the file's pages at the same addresses, and gives the file's pages back, so that no more than
-one piece exists twice. Enter at `HugePages`.
+A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The move reads a
+piece of the file, puts it in the place of the file's pages at the same addresses, and gives those back, so that no more than one
+piece exists twice; the system reads the next one meanwhile. Enter at `HugePages`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class HugePages:
                 return
             piece = data[start : start + size]
             before = self._read_s(piece) if self.gain is None else 0
-            self.error = _native.to_huge_pages(base + start, size)
+            os.posix_fadvise(fd, start + size, PIECE, os.POSIX_FADV_WILLNEED)
+            self.error = _native.to_huge_pages(base + start, size, fd, start)
             if self.error:
                 return
             os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)

@@ -2,27 +2,34 @@
 #include "huge_pages.h"
 
 #include <cerrno>
-#include <cstring>
+#include <cstdint>
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace a3b {
 
 #if defined(__linux__)
 
-// The bytes are copied into anonymous huge pages, which then take the place of the file's pages at the same addresses in one step of
-// the kernel's. Readers meet the same bytes before and after, so nobody has to stop or be told.
-int to_huge_pages(void* address, size_t size) {
+// The file is read into anonymous huge pages, which then take the place of its own pages at the same addresses in one step of the
+// kernel's. Readers meet the same bytes before and after, so nobody has to stop or be told.
+int to_huge_pages(void* address, size_t size, int file, int64_t offset) {
   char* mapped = (char*)mmap(nullptr, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return errno;
   const size_t head = -(size_t)mapped % HUGE_PAGE;
   char* copy = mapped + head;
   int error = 0;
   madvise(copy, size, MADV_HUGEPAGE);
-  memcpy(copy, address, size);
-  if (mprotect(copy, size, PROT_READ) || mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == MAP_FAILED) {
+  for (size_t at = 0; at < size && !error;) {
+    const ssize_t num = pread(file, copy + at, size - at, offset + at);
+    if (num > 0) at += num;
+    else if (num == 0 || errno != EINTR) error = num ? errno : EIO;
+  }
+  if (error) {
+    munmap(copy, size);
+  } else if (mprotect(copy, size, PROT_READ) || mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == MAP_FAILED) {
     error = errno;
     munmap(copy, size);
   }
@@ -33,7 +40,7 @@ int to_huge_pages(void* address, size_t size) {
 
 #else
 
-int to_huge_pages(void*, size_t) { return ENOSYS; }
+int to_huge_pages(void*, size_t, int, int64_t) { return ENOSYS; }
 
 #endif
 

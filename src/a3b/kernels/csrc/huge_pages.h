@@ -1,11 +1,13 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 namespace a3b {
 
 constexpr size_t HUGE_PAGE = 2 << 20;
 
-// Puts `size` bytes at `address` into huge pages; both multiples of HUGE_PAGE. Returns 0, or what errno says; then nothing has changed.
-int to_huge_pages(void* address, size_t size);
+// Puts `size` bytes at `address`, which are mapped from `offset` of a file, into huge pages; address and size are multiples of HUGE_PAGE.
+// Returns 0, or what errno says; then nothing has changed.
+int to_huge_pages(void* address, size_t size, int file, int64_t offset);
 
 }  // namespace a3b

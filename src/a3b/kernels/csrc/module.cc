@@ -226,10 +226,10 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.attr("HUGE_PAGE") = HUGE_PAGE;
-  m.def("to_huge_pages", [](uintptr_t address, size_t size) {
+  m.def("to_huge_pages", [](uintptr_t address, size_t size, int file, int64_t offset) {
     require(address % HUGE_PAGE == 0 && size % HUGE_PAGE == 0 && size > 0, "to_huge_pages: address or size is no multiple of a huge page");
     nb::gil_scoped_release release;
-    return to_huge_pages((void*)address, size);
+    return to_huge_pages((void*)address, size, file, offset);
   });
   m.def("kv_page_bytes", kv_page_bytes, "kv"_a, "Dh"_a);
   nb::class_<Runtime>(m, "Runtime")
