@@ -64,13 +64,14 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     return known[id(schema)]
 
 
-def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
-    declared = schema.get("type")
+def kinds_of_names(declared: Any) -> Kinds:
+    """The types that the value of "type" names, one or a list."""
     names = declared if isinstance(declared, list) else [declared]
-    kinds = frozenset(
-        _TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES
-    )
-    if kinds:
+    return frozenset(_TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES)
+
+
+def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
+    if kinds := kinds_of_names(schema.get("type")):
         return kinds
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list):
@@ -78,14 +79,14 @@ def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> K
     unions = (schema.get(key) for key in ("anyOf", "oneOf", "allOf"))
     branches = [branch for union in unions if isinstance(union, list) for branch in union]
     if isinstance(schema.get("$ref"), str):
-        branches.append(_follow(schema["$ref"], root))
+        branches.append(follow(schema["$ref"], root))
     kinds = frozenset().union(*(kinds_of_schema(branch, root, depth + 1, known) for branch in branches))
     if not kinds and "properties" in schema:
         return frozenset({"object"})
     return kinds or (frozenset({"array"}) if "items" in schema else kinds)
 
 
-def _follow(reference: str, root: Any) -> Any:
+def follow(reference: str, root: Any) -> Any:
     """What a local "#/..." reference points at, or None."""
     node = root
     for step in reference.removeprefix("#").strip("/").split("/"):
