@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -200,3 +201,28 @@ def test_what_a_tool_checks_itself_does_not_refuse_it():
     loose["function"]["parameters"]["properties"]["ids"]["items"] = {"type": "integer", "format": "int64"}
     constraint = GRAMMARS.of(Request(tools=[loose], tool_choice="required"))
     assert feed(constraint, call_text("a", ("ids", "[1, 1]"), ("n", "3"))) is None
+
+
+JSON_ATOMS = ["</parameter>", "</function>", "<parameter=tag>", "</tool_call>", "<", "\\n", '\\"', "\\\\", "x", " "]
+
+
+def test_json_that_holds_closing_tags_is_allowed_and_comes_back_whole():
+    r = random.Random(4)
+    for _ in range(60):
+        tag = json.loads('"' + "".join(r.choices(JSON_ATOMS, k=r.randrange(9))) + '"')
+        where = {"rows": [1], "tag": tag}
+        text = json.dumps(where, ensure_ascii=False)
+        ids = [CALL, *TOKENIZER.encode_text(call_text("edit_file", ("path", "a"), ("mode", "insert"), ("where", text))[11:-12]), CALL_END]
+        constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
+        for token in ids:
+            constraint.accept(token)
+        assert constraint.complete
+        assert [call.arguments for call in calls_of(events_of(ids, TOOLS))] == [{"path": "a", "mode": "insert", "where": where}]
+
+
+@pytest.mark.parametrize("kinds", [["string", "object"], ["string", "array", "null"]])
+def test_a_text_that_may_be_json_holds_no_closing_tag_at_which_json_would_end(kinds):
+    tools = [tool("a", shape({"q": {"type": kinds}}))]
+    for value, allowed in (('{"a": 1} and more', True), ('{"a": 1}</parameter> and', False), ("[1]</parameter> and", False)):
+        constraint = GRAMMARS.of(Request(tools=tools, tool_choice="required"))
+        assert (feed(constraint, call_text("a", ("q", value))) is None) == allowed

@@ -2,7 +2,7 @@
 
 Owns the syntax of constrained answers: JSON by a schema, and calls of the declared tools as chat templates write them.
 Knows no tokens and no library. What a call may hold is narrower than what `tokens/stream.py` understands: a free text ends
-nowhere but where that parser ends it. In JSON any string may hold closing tags, because that parser reads it to its real end.
+nowhere but where that parser ends it. A string in JSON may hold closing tags, because that parser reads JSON to its real end.
 Enter at `answer_grammar`.
 
 A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced. Of others, whose calls are checked by
@@ -36,6 +36,7 @@ _HEAD = r"""%llguidance {}
 lead: /\n{1,2}/
 free[suffix="\n</parameter>\n"]: FREE
 FREE: /(?s:.*)/ & ~/(?s:.*)(<\/parameter>[ \t\r\n]*<|<\/function>[ \t\r\n]*<|\n<parameter=)(?s:.*)/
+text[suffix="\n</parameter>\n"]: TEXT
 TEXT: /(?s:.*)/ & ~/(?s:.*)(<\/parameter>|<\/function>[ \t\r\n]*<|\n<parameter=)(?s:.*)/
 """  # a value is lazy: it ends at the first closing tag on a line of its own; the parser would end it at the others too
 _ENDS = re.compile(r"</parameter>[ \t\r\n]*<|</function>[ \t\r\n]*<|\n<parameter=")  # what FREE does not hold
@@ -171,14 +172,14 @@ class _Tool:
         texts = Texts(f"{rule.upper()}T", self.root, where, self.strict)
         allowed = texts.of(schema) if not kinds or "string" in kinds else None
         if values is not None and not texts.restricts:
-            spelled = [text for value in values if not _ENDS.search(text := _spelled(value))]
+            spelled = [text for value in values if not _ENDS.search(text := _spelled(value)) or not isinstance(value, str)]
             if not spelled:
                 raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
             body = f"({' | '.join(_quoted(f'{text}{_CLOSE}') for text in spelled)})"
         elif kinds and "string" not in kinds:
             body = f"{self._json(schema, kinds)} {_quoted(_CLOSE)}"
         elif allowed == "" and (not self.strict or kinds <= STRING):
-            body = "free"
+            body = "text" if kinds & {"object", "array"} else "free"  # whole JSON would end at any closing tag
         elif allowed is None and not kinds and not self.strict:
             body = "free"  # all that it allows is of types that it does not name
         else:
