@@ -1,4 +1,4 @@
-"""Constrained answers: masks lead to valid documents and calls and to nothing else; what cannot be enforced is refused."""
+"""Constrained documents: masks lead to valid documents and to nothing else; what cannot be enforced is refused."""
 
 from __future__ import annotations
 
@@ -10,127 +10,11 @@ import llguidance
 import numpy as np
 import pytest
 
-from a3b.constrain import Grammars, validate
-from a3b.engine import nano_directory
+from a3b.constrain import validate
 from a3b.errors import UsageError
-from a3b.events import TextDelta, ToolCallEnd
 from a3b.requests import Request
 from a3b.tokens.grammar import answer_grammar
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
-
-TOKENIZER = Tokenizer.read(nano_directory())
-GRAMMARS = Grammars(TOKENIZER)
-END, CALL, CALL_END = map(TOKENIZER.control_id, ("<|im_end|>", "<tool_call>", "</tool_call>"))
-NUM = TOKENIZER.num_tokens
-ENDINGS = [*dict.fromkeys(TOKENIZER.encode_text('"}]>')), CALL_END, END]  # what a walk likes, so that it comes to an end
-CLOSING = TOKENIZER.encode_text("\n</parameter>\n")
-
-
-class Bytes:
-    bos_token_id, eos_token_id, special_token_ids = None, 256, [256]
-    tokens = [bytes([byte]) for byte in range(256)] + [b"<end>"]
-
-    def __call__(self, text):
-        return list(text)
-
-
-BYTES = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()), n_vocab=257)
-
-
-def tool(name, parameters):
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
-
-
-def shape(properties, required=(), **more):
-    return {"type": "object", "properties": properties, "required": list(required), **more}
-
-
-TOOLS = [
-    tool("edit_file", shape({
-        "path": {"type": "string"},
-        "line": {"type": "integer"},
-        "ratio": {"type": "number"},
-        "mode": {"enum": ["insert", "replace", "delete line"]},
-        "force": {"type": "boolean"},
-        "where": shape({"rows": {"type": "array", "items": {"type": "integer"}, "maxItems": 3}, "tag": {"type": ["string", "null"]}},
-                       ["rows"], additionalProperties=False),
-        "note": {"type": ["string", "null"]},
-    }, ["path", "mode"])),
-    tool("edit", shape({"path": {"type": "string"}})),
-    tool("now", None),
-    tool("set", {"type": "object", "additionalProperties": True, "properties": {"depth": {"$ref": "#/$defs/n"}},
-                 "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}}),
-]  # fmt: skip
-
-
-def walk(constraint, seed, limit=400):
-    """Ids of a random answer without its end, None if it did not come to an end."""
-    r, ids, plan = random.Random(seed), [], []
-    while len(ids) < limit:
-        mask = constraint.mask()
-        allowed = np.flatnonzero(mask)
-        assert len(allowed) and mask[END] == constraint.complete
-        likely = [i for i in ENDINGS if mask[i]]
-        plan = plan if plan and mask[plan[0]] else CLOSING[:] * (r.random() < 0.1)
-        if plan and mask[plan[0]]:  # random tokens hardly ever end a value
-            token = plan.pop(0)
-        else:
-            token = r.choice(likely) if likely and r.random() < 0.7 else int(allowed[r.randrange(len(allowed))])
-        constraint.accept(token)
-        if token == END:
-            assert constraint.done and constraint.forced() == []
-            return ids
-        ids.append(token)
-    return None
-
-
-def events_of(ids, tools=()):
-    parser, decoder, events = OutputParser(tools, in_thinking=False), StreamDecoder(TOKENIZER), []
-    for token in ids:
-        name = TOKENIZER.control_name(token)
-        for piece in [decoder.push(token)] if name is None else [decoder.flush(), Control(name)]:
-            events += parser.push(piece) if piece else []
-    return events + parser.finish()
-
-
-def text_of(events):
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-def calls_of(events):
-    return [event for event in events if isinstance(event, ToolCallEnd)]
-
-
-def fits(value, schema, root=None):
-    """Whether a value satisfies a schema, as far as the schemas here go; written apart from the code under test."""
-    root = root or schema
-    if "$ref" in schema:
-        return fits(value, root["$defs"][schema["$ref"].split("/")[-1]], root)
-    if "anyOf" in schema:
-        return any(fits(value, branch, root) for branch in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return value in schema.get("enum", [schema.get("const")])
-    kinds = schema.get("type", [])
-    python = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None), "array": list, "object": dict}
-    if kinds and not any(
-        isinstance(value, python[kind]) and (kind == "boolean" or not isinstance(value, bool))
-        for kind in (kinds if isinstance(kinds, list) else [kinds])
-    ):
-        return False
-    if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
-        return False
-    if isinstance(value, list):
-        num_fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
-        return num_fits and all(fits(item, schema.get("items", {}), root) for item in value)
-    if isinstance(value, dict):
-        declared = schema.get("properties", {})
-        others = schema.get("additionalProperties", True)
-        return set(schema.get("required", ())) <= value.keys() and all(
-            fits(item, declared[key], root) if key in declared else others is not False for key, item in value.items()
-        )
-    return len(value) <= schema.get("maxLength", 10**9) if isinstance(value, str) else True
+from tests.constraints import BYTES, END, GRAMMARS, NUM, SCHEMAS, TOKENIZER, TOOLS, events_of, fits, nested, shape, text_of, walk
 
 
 def test_the_comparison_sees_values_that_do_not_fit():
@@ -141,28 +25,6 @@ def test_the_comparison_sees_values_that_do_not_fit():
     for change in ({"mode": "x"}, {"line": 3.5}, {"line": True}, *({"where": place} for place in places)):
         assert not fits({**good, **change}, schema)
     assert not fits({"path": "a"}, schema)
-
-
-# Documents
-
-
-SCHEMAS = [
-    {},
-    {"type": "object"},
-    {"type": "integer", "minimum": -5, "maximum": 500},
-    {"type": ["string", "null"], "maxLength": 5},
-    {"enum": ["red", "green", 3, None, {"a": [1]}]},
-    {"const": "é ü"},
-    {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
-    shape({"name": {"type": "string"}, "age": {"type": "integer"}}, ["name", "age"], additionalProperties=False),
-    shape({"a": {"type": "number"}, "b": {"type": "string", "format": "any words"}, "c": {"type": "boolean"}}, ["b"]),
-    {"anyOf": [shape({"kind": {"const": "x"}}, ["kind"]), {"type": "array", "items": {"enum": [1, 2]}}]},
-    {"$ref": "#/$defs/tree",
-     "$defs": {"tree": shape({"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}}, ["v", "next"])}},
-    {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "t", "description": "d", "type": "object",
-     "properties": {"items": {"type": "array", "items": shape({"id": {"type": "integer"}}, ["id"])}}, "required": ["items"]},
-    {"x-guidance": {"lenient": True, "whitespace_pattern": "z"}, "type": "array", "uniqueItems": False, "items": {"type": "null"}},
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:40])
@@ -272,173 +134,7 @@ def test_forced_text_that_the_tokenizer_would_normalise_keeps_its_bytes():
         constraint.accept(token)
 
 
-# Calls
-
-
-def right(call, tools=TOOLS):
-    """Whether a call is one of a declared tool with arguments that fit."""
-    for each in tools:
-        if each["function"]["name"] == call.name:
-            schema = {"additionalProperties": False, **(each["function"]["parameters"] or {"properties": {}})}
-            return call.complete and fits(call.arguments, schema)
-    return False
-
-
-def test_random_walks_under_required_end_in_valid_calls():
-    names, num_calls = set(), []
-    for seed in range(40):
-        ids = walk(GRAMMARS.of(Request(tools=TOOLS, tool_choice="required")), seed)
-        if ids is None:
-            continue
-        events = events_of(ids, TOOLS)
-        calls = calls_of(events)
-        assert calls and text_of(events) == "" and all(map(right, calls)), TOKENIZER.decode(ids)
-        assert len(calls) == ids.count(CALL)
-        names |= {call.name for call in calls}
-        num_calls.append(len(calls))
-    assert names == {"edit_file", "edit", "now", "set"} and max(num_calls) > 1 and len(num_calls) > 25
-
-
-def test_named_allows_that_tool_alone():
-    for seed in range(15):
-        ids = walk(GRAMMARS.of(Request(tools=TOOLS, tool_choice="named", tool_name="edit")), seed)
-        if ids is not None:
-            calls = calls_of(events_of(ids, TOOLS))
-            assert {call.name for call in calls} == {"edit"} and all(map(right, calls))
-
-
-@pytest.mark.parametrize("choice", ["required", "named"])
-def test_without_parallel_calls_there_is_one_and_then_the_end(choice):
-    for seed in range(15):
-        request = Request(tools=TOOLS, tool_choice=choice, tool_name="set", parallel_tool_calls=False)
-        ids = walk(GRAMMARS.of(request), seed)
-        assert ids is None or ids.count(CALL) == len(calls_of(events_of(ids, TOOLS))) == 1
-
-
-def test_auto_with_a_schema_gives_a_document_or_calls():
-    kinds = set()
-    for seed in range(30):
-        ids = walk(GRAMMARS.of(Request(tools=TOOLS, schema=SCHEMAS[7])), seed)
-        if ids is not None:
-            events = events_of(ids, TOOLS)
-            calls, text = calls_of(events), text_of(events)
-            assert bool(calls) != bool(text)
-            assert all(map(right, calls)) if calls else fits(json.loads(text), SCHEMAS[7])
-            kinds.add(bool(calls))
-    assert kinds == {True, False}
-
-
-def feed(constraint, text):
-    """Take a text with spelled control tokens; where it stopped being allowed, None if nowhere."""
-    for piece in text.replace("<tool_call>", "\0<tool_call>\0").replace("</tool_call>", "\0</tool_call>\0").split("\0"):
-        ids = [TOKENIZER.control_id(piece)] if piece in ("<tool_call>", "</tool_call>") else TOKENIZER.encode_text(piece)
-        for index, token in enumerate(ids):
-            if not constraint.mask()[token]:
-                return TOKENIZER.decode(ids[index:])
-            constraint.accept(token)
-    return None
-
-
-def call_text(name, *arguments):
-    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments)
-    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
-
-
-@pytest.mark.parametrize("lead", ["", "\n\n"])
-def test_calls_as_templates_write_them_are_allowed(lead):
-    where = ("where", '{"rows": [1, 2], "tag": "x"}')
-    first = call_text("edit_file", where, ("mode", "delete line"), ("path", "a/b.py"), ("force", "true"))
-    second = call_text("set", ("depth", "7"), ("deeper", "any\n\n text </param"), ("path", "<b>"))
-    constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
-    assert feed(constraint, f"{lead}{first}\n{second}\n{call_text('now')}") is None
-    assert constraint.mask()[END] and constraint.complete and not constraint.done
-
-
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        ("Sure: " + call_text("now"), "Sure"),
-        (call_text("later"), "later"),
-        (call_text("now", ("x", "1")), "<parameter"),
-        (call_text("edit", ("line", "1")), "line"),
-        (call_text("edit_file", ("path", "a")), "</function"),
-        (call_text("edit_file", ("path", "a"), ("path", "b")), "path"),
-        (call_text("edit_file", ("line", "x")), "x"),
-        (call_text("edit_file", ("line", "1.5")), ".5"),
-        (call_text("edit_file", ("force", "yes")), "yes"),
-        (call_text("edit_file", ("mode", "insert it")), "it"),
-        (call_text("edit_file", ("where", '{"rows": "1"}')), '"1'),
-        (call_text("set", ("depth", "10")), "0"),
-    ],
-)
-def test_other_calls_are_not_allowed(text, rest):
-    stopped = feed(GRAMMARS.of(Request(tools=TOOLS, tool_choice="required")), text)
-    assert stopped is not None and stopped.strip().startswith(rest), stopped
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "x</parameter>\n<parameter=mode>\ninsert",
-        "x</parameter></function>",
-        "x</function>\n<function=now>",
-        "line\n<parameter=mode>\ninsert",
-    ],
-)
-def test_no_value_can_hold_what_the_parser_would_end_it_at(value):
-    text = "<tool_call>\n<function=edit_file>\n<parameter=path>\n"
-    constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
-    assert feed(constraint, text) is None
-    assert feed(constraint, value + "\n</parameter>\n<parameter=force>\ntrue\n</parameter>\n") is not None
-
-
-def test_none_masks_calls_alone():
-    constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="none"))
-    for _ in range(2):
-        assert np.flatnonzero(~constraint.mask()).tolist() == [CALL]
-        constraint.accept(END - 1)
-    assert (constraint.thinking == constraint.mask()).all() and constraint.forced() == [] and constraint.complete
-
-
-def test_auto_is_free():
-    assert GRAMMARS.of(Request()) is None and GRAMMARS.of(Request(tools=TOOLS)) is None
-    assert GRAMMARS.of(Request(parallel_tool_calls=False)) is None
-
-
-def test_auto_without_parallel_calls_ends_behind_the_first():
-    constraint = GRAMMARS.of(Request(tools=TOOLS, parallel_tool_calls=False))
-    inner = [CALL, 5, CALL_END]  # a value about calls
-    for token in [7, 8, CALL, 9, *inner, 9]:
-        assert constraint.mask() is None and not constraint.done
-        constraint.accept(token)
-    constraint.accept(CALL_END)
-    assert np.flatnonzero(constraint.mask()).tolist() == [END] == constraint.forced() and constraint.done
-    with pytest.raises(UsageError, match="parallel_tool_calls"):
-        constraint.accept(9)
-
-
-def test_while_thinking_neither_a_call_nor_the_end_can_pass_the_grammar_by():
-    for request in (Request(schema={}), Request(tools=TOOLS, tool_choice="required")):
-        assert np.flatnonzero(~GRAMMARS.of(request).thinking).tolist() == [END, CALL]
-
-
-def test_a_token_that_is_not_allowed_is_an_error_and_ends_nothing():
-    constraint = GRAMMARS.of(Request(schema={}))
-    with pytest.raises(UsageError, match="grammar"):
-        constraint.accept(END)
-    assert not constraint.done and not constraint.complete
-    with pytest.raises(UsageError, match="grammar"):
-        constraint.mask()
-
-
 # What cannot be enforced
-
-
-def nested(depth):
-    schema = {"type": "integer"}
-    for _ in range(depth):
-        schema = {"type": "array", "items": schema}
-    return schema
 
 
 @pytest.mark.parametrize(
@@ -499,38 +195,6 @@ def test_large_schemas_work_in_bounded_time(schema):
     assert time.process_time() - started < 5
 
 
-@pytest.mark.parametrize(
-    ("tools", "reason"),
-    [
-        ([], "tools: none"),
-        ([tool("two words", None)], r"tools\[0\]: name 'two words'"),
-        ([tool("", None)], r"tools\[0\]"),
-        (["now"], r"tools\[0\]"),
-        ([tool("a", 5)], "tools: a: parameters"),
-        ([tool("a", shape({"x y": {}}))], "tools: a: parameter 'x y'"),
-        ([tool("a", shape({f"k{i}": {} for i in range(65)}))], "tools: a: 65 parameters"),
-        ([tool("now", None), tool("a", shape({"ok": {}, "q": {"type": "array", "items": {"type": "string", "pattern": "(("}}}))],
-         "tools: a: parameter q: regex"),
-        ([tool("a", shape({"q": nested(100)}))], "tools: a: parameters: nested"),
-    ],
-)  # fmt: skip
-def test_tools_that_cannot_be_enforced_are_refused_by_name(tools, reason):
-    with pytest.raises(UsageError, match=f"^{reason}"):
-        GRAMMARS.of(Request(tools=tools, tool_choice="required"))
-
-
-def test_a_name_that_no_tool_has_is_refused():
-    with pytest.raises(UsageError, match="tool_choice: 'later'"):
-        GRAMMARS.of(Request(tools=TOOLS, tool_choice="named", tool_name="later"))
-
-
-def test_what_a_tool_checks_itself_does_not_refuse_it():
-    loose = tool("a", shape({"ids": {"type": "array", "uniqueItems": True, "items": {"type": "int"}}, "n": {"type": "int"}}))
-    loose["function"]["parameters"]["properties"]["ids"]["items"] = {"type": "integer", "format": "int64"}
-    constraint = GRAMMARS.of(Request(tools=[loose], tool_choice="required"))
-    assert feed(constraint, call_text("a", ("ids", "[1, 1]"), ("n", "3"))) is None
-
-
 # Finished documents
 
 
@@ -541,7 +205,7 @@ def test_what_a_tool_checks_itself_does_not_refuse_it():
         (' \n{"name" :\t"Ada",\n\n\n   "age":3 }\n', None),
         ('{"name": "Ada", "age": 3', "not JSON"),
         ('{"name": "Ada"', "not JSON"),
-        ('{"name": "Ada"}', "does not match behind '{\"name\": \"Ada\"'"),
+        ('{"name": "Ada"}', 'does not match behind \'{"name": "Ada"\''),
         ('{"name": "Ada", "age": "3"}', "does not match"),
         ('{"name": "Ada", "age": 3, "x": 1}', "does not match"),
         ('{"name": "Ada", "age": NaN}', "does not match"),

@@ -15,51 +15,10 @@ from a3b.events import (
     ToolCallEnd,
     ToolCallStart,
     assistant_message,
-    merge_events,
 )
 from a3b.tokens.segments import Control
 from a3b.tokens.stream import OutputParser
-
-PARAMETERS = {
-    "path": {"type": "string"},
-    "body": {"type": "string"},
-    "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-    "count": {"type": "integer"},
-    "options": {"type": "object"},
-    "names": {"type": "array"},
-    "force": {"type": "boolean"},
-}
-TOOLS = [{"type": "function", "function": {"name": "put", "parameters": {"properties": PARAMETERS}}}]
-TAG = re.compile(r"(?<!\\)(</?think>|</?tool_call>)")
-
-
-def pieces(text):
-    """Output written as one string; tags in it are control tokens, `\\<` is a spelled `<`."""
-    parts = (part for part in TAG.split(text) if part)
-    return [Control(p) if TAG.fullmatch(p) else p.replace("\\<", "<") for p in parts]
-
-
-def parse(output, **options):
-    """All events of an output (a string as in `pieces`, or pieces), merged."""
-    parser = OutputParser(TOOLS, **options)
-    output = pieces(output) if isinstance(output, str) else output
-    events = [event for piece in output for event in parser.push(piece)]
-    return merge_events(events + parser.finish())
-
-
-def summary(output, **options):
-    """(thinking, text, [(name, arguments)]) of an output."""
-    message = assistant_message(parse(output, **options))
-    calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", ())]
-    return message["reasoning_content"], message["content"], calls
-
-
-def call(inner, name="put"):
-    return f"<tool_call>\n<function={name}>\n{inner}</function>\n</tool_call>"
-
-
-def param(key, value):
-    return f"<parameter={key}>\n{value}\n</parameter>\n"
+from tests.outputs import TOOLS, call, param, parse, pieces, recut, summary
 
 
 def test_thinking_text_and_call_come_in_order_and_trimmed():
@@ -364,17 +323,6 @@ def random_soup(rng):
     return pieces("".join(parts))
 
 
-def recut(output, rng, size):
-    """The same output with its text cut into pieces of up to `size` characters."""
-    for piece in output:
-        while isinstance(piece, str) and piece:
-            num = rng.randint(1, size)
-            yield piece[:num]
-            piece = piece[num:]
-        if isinstance(piece, Control):
-            yield piece
-
-
 @pytest.mark.parametrize("control_tokens", [True, False])
 def test_however_the_output_is_cut_the_events_are_the_same(control_tokens):
     rng = random.Random(1)
@@ -421,6 +369,7 @@ ATOMS = [
     "</parameter>",
     "</function>",
     "<parameter=zz>",
+    "<parameter=path>",
     "<tool_call>",
     "</think>",
     "\t",
@@ -431,21 +380,26 @@ ATOMS = [
 AMBIGUOUS = re.compile(r"</(parameter|function)>\s*<(parameter|function)=")
 
 
+def any_text(rng):
+    return "".join(rng.choices(ATOMS, k=rng.randrange(12)))
+
+
 def random_text(rng):
-    while AMBIGUOUS.search(text := "".join(rng.choices(ATOMS, k=rng.randrange(12)))):
+    while AMBIGUOUS.search(text := any_text(rng)):
         pass
     return text
 
 
 def random_arguments(rng):
+    """JSON may hold any text, strings none that ends them."""
     values = {
         "path": random_text(rng),
         "body": random_text(rng),
         "note": rng.choice([None, "x" + random_text(rng)]),
         "count": rng.randrange(-5, 10**20),
         "force": rng.random() < 0.5,
-        "options": {random_text(rng): [rng.random(), None, random_text(rng)]},
-        "names": [random_text(rng), {}],
+        "options": {any_text(rng): [rng.random(), None, any_text(rng)]},
+        "names": [any_text(rng), {}],
     }
     return {key: values[key] for key in rng.sample(list(values), rng.randrange(len(values)))}
 

@@ -22,7 +22,7 @@ from a3b.tokens.segments import END_OF_TURN
 from a3b.tokens.tokenizer import Tokenizer
 
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
-_LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, verbose_errors=False)
+_LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, verbose_errors=False)
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
 _QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
 
@@ -86,6 +86,8 @@ class Grammars:
         return allowed
 
     def _by_grammar(self, grammar: Grammar) -> ByGrammar:
+        for field, text in grammar.parts.items():
+            _compiled(self._vocabulary, text, {}, field)
         matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
         end = self._tokenizer.control_id(END_OF_TURN)
         return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN))
@@ -216,15 +218,17 @@ def _name_of(tool: Mapping[str, Any]) -> Any:
     return function.get("name") if isinstance(function, Mapping) else None
 
 
-def _compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str]) -> llguidance.LLMatcher:
-    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar."""
+def _compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = "") -> llguidance.LLMatcher:
+    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar.
+
+    field: at fault where `fields` does not know."""
     matcher = llguidance.LLMatcher(vocabulary, text, log_level=0, limits=_LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
         error = matcher.get_error()
         place = _PLACE.match(error)
-        field = fields.get(int(place[1])) if place else None
+        field = (fields.get(int(place[1])) if place else None) or field
         field = field or " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in fields.values()))
         raise UsageError(f"{field}: {_reason(error)}; expected a schema that can be enforced")
     return matcher

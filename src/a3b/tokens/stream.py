@@ -19,7 +19,9 @@ Rules, where the format leaves a choice:
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.events import (
@@ -61,6 +63,17 @@ _VALUE_STOP = re.compile(f"[\n<{MARKS}]")
 _BODY_STOP = re.compile(f"[<{MARKS}]")
 
 
+@dataclass
+class _Doubt:
+    """A tag inside a string of what may be JSON. end: of the characters from there, how many end the value if it is none.
+
+    num_pieces: of the value before the tag. pieces: the output from the tag on."""
+
+    end: int
+    num_pieces: int
+    pieces: list[str] = field(default_factory=list)
+
+
 class OutputParser:
     """Events of one answer. However the output is cut into pieces, the merged events are the same.
 
@@ -84,6 +97,7 @@ class OutputParser:
         self._control_tokens = control_tokens
         self._raw = ""  # text that may be the beginning of a spelled tag
         self._buffer = ""
+        self._ahead: deque[str] = deque()  # text that comes behind the buffer
         self._events: list[Event] = []
         self._step = self._block
         self._finished = False
@@ -104,6 +118,7 @@ class OutputParser:
         self._value_begun = False
         self._depth = 0  # `<tool_call>` open inside the value
         self._stray: list[str] = []
+        self._doubt: _Doubt | None = None
         self._span: JsonSpan | None = None
 
     @property
@@ -137,21 +152,16 @@ class OutputParser:
             raise RuntimeError("OutputParser.push after finish: make a new parser for each answer")
         if isinstance(piece, Control):
             mark = TAGS.get(piece.name, piece.name)
-            self._buffer += self._marked("", last=True) + mark
-            self._run()
+            self._run(self._marked("", last=True) + mark)
         else:
-            text = self._marked(_SURROGATE.sub("\ufffd", piece))
-            for start in range(0, len(text), CHUNK):
-                self._buffer += text[start : start + CHUNK]
-                self._run()
+            self._run(self._marked(_SURROGATE.sub("\ufffd", piece)))
         return self._drain()
 
     def finish(self) -> list[Event]:
         """End of output: close what is open. A second call gives nothing."""
         if not self._finished:
             self._finished = True
-            self._buffer += self._marked("", last=True) + END
-            self._run()
+            self._run(self._marked("", last=True) + END)
         return self._drain()
 
     def _marked(self, text: str, last: bool = False) -> str:
@@ -166,12 +176,16 @@ class OutputParser:
         self._raw = text[keep:]
         return text[:keep]
 
-    def _run(self) -> None:
-        try:
-            while self._buffer:
-                self._step()
-        except Wait:
-            pass
+    def _run(self, text: str) -> None:
+        """Go on with `text`, and with what a step puts back."""
+        self._ahead += _chunks(text)
+        while self._ahead:
+            self._buffer += self._ahead.popleft()
+            try:
+                while self._buffer:
+                    self._step()
+            except Wait:
+                pass
 
     def _drain(self) -> list[Event]:
         events, self._events = merge_events(self._events), []
@@ -338,22 +352,52 @@ class OutputParser:
                 return
         stop = _VALUE_STOP.search(self._buffer)
         if stop is None or stop.start():
-            return self._delta(self._writer.write(self._take(stop.start() if stop else len(self._buffer))))
+            return self._write(stop.start() if stop else len(self._buffer))
         newline = int(self._buffer[0] == "\n")
         if newline == len(self._buffer):
             raise Wait
-        if self._writer.is_scalar and look(self._buffer, newline, PARAMETER_END):
+        ends_at_tag = self._writer.is_scalar or self._writer.is_whole_json
+        if ends_at_tag and look(self._buffer, newline, PARAMETER_END):
             end = newline + len(PARAMETER_END)
         else:
             end = value_end(self._buffer, newline, self._depth > 0, self._is_new_key)
-        if end is not None:
-            self._take(end)
-            self._delta(self._writer.close())
-            self._step = self._body
-            return
         mark = self._buffer[newline]
+        if end is not None:
+            if newline or mark == END or not self._writer.in_json_string:
+                return self._close_value(end)
+            self._doubt = self._doubt or _Doubt(end, self._writer.num_pieces)
         self._depth += (mark == CALL) - (mark == CALL_END and self._depth > 0)
-        self._delta(self._writer.write(self._take(newline + (mark in "<" + MARKS))))
+        self._write(newline + (mark in "<" + MARKS))
+
+    def _write(self, num_chars: int) -> None:
+        """Take a piece of the value. If it shows that the value is no JSON, a tag that was passed over ends it after all."""
+        piece = self._buffer[:num_chars]
+        self._delta(self._writer.write(self._take(num_chars)))
+        if self._doubt is not None:
+            self._doubt.pieces.append(piece)
+            if self._writer.is_no_json:
+                self._go_back()
+
+    def _go_back(self) -> None:
+        """End the value at the tag that was passed over, and read again what came behind it."""
+        doubt, self._doubt = self._doubt, None
+        self._writer.cut(doubt.num_pieces)
+        text = "".join(doubt.pieces) + self._buffer
+        self._buffer = ""
+        self._ahead.extendleft(reversed(_chunks(text[doubt.end :])))
+        self._end_value()
+
+    def _close_value(self, num_chars: int) -> None:
+        """Take the tag at the start of the buffer that ends the value, unless the value is in doubt and still no JSON."""
+        if self._doubt is not None and not self._writer.is_whole_json:
+            return self._go_back()
+        self._doubt = None
+        self._take(num_chars)
+        self._end_value()
+
+    def _end_value(self) -> None:
+        self._delta(self._writer.close())
+        self._step = self._body
 
     def _is_new_key(self, key: str) -> bool:
         """Whether the tool has a parameter `key` that this call has not yet had."""
@@ -369,3 +413,7 @@ class OutputParser:
         self._step = self._block
         if found and found != FUNCTION:
             self._take(at + len(found))
+
+
+def _chunks(text: str) -> list[str]:
+    return [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]

@@ -7,7 +7,8 @@ was cut. Enter at `look`.
 
 Where a parameter's value ends, so that values may contain the tags themselves:
 
-* at `</parameter>` of a number, a boolean or null, always;
+* at `</parameter>` of a number, a boolean or null, always; also behind a whole JSON object or array, if the tool takes one;
+* inside a string of what is the beginning of one, at none of the tags below, unless it turns out that it never becomes whole;
 * at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>`, a `</function>`
   that closes the call, the end of the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the

@@ -20,6 +20,7 @@ STRING: Kinds = frozenset({"string"})
 SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
 TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
 MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
+MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _OUTER_KEYS = {"function", "type", "id"}
 _CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
@@ -64,13 +65,14 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     return known[id(schema)]
 
 
-def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
-    declared = schema.get("type")
+def kinds_of_names(declared: Any) -> Kinds:
+    """The types that the value of "type" names, one or a list."""
     names = declared if isinstance(declared, list) else [declared]
-    kinds = frozenset(
-        _TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES
-    )
-    if kinds:
+    return frozenset(_TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES)
+
+
+def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
+    if kinds := kinds_of_names(schema.get("type")):
         return kinds
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list):
@@ -78,14 +80,14 @@ def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> K
     unions = (schema.get(key) for key in ("anyOf", "oneOf", "allOf"))
     branches = [branch for union in unions if isinstance(union, list) for branch in union]
     if isinstance(schema.get("$ref"), str):
-        branches.append(_follow(schema["$ref"], root))
+        branches.append(follow(schema["$ref"], root))
     kinds = frozenset().union(*(kinds_of_schema(branch, root, depth + 1, known) for branch in branches))
     if not kinds and "properties" in schema:
         return frozenset({"object"})
     return kinds or (frozenset({"array"}) if "items" in schema else kinds)
 
 
-def _follow(reference: str, root: Any) -> Any:
+def follow(reference: str, root: Any) -> Any:
     """What a local "#/..." reference points at, or None."""
     node = root
     for step in reference.removeprefix("#").strip("/").split("/"):
@@ -178,6 +180,7 @@ class ArgumentsWriter:
         self._pieces: list[str] = []
         self._is_text = False  # the opening quote is out
         self._num_written = 0
+        self._json = JsonText(STRING)
         self.arguments: dict[str, Any] = {}
 
     @property
@@ -185,11 +188,36 @@ class ArgumentsWriter:
         """Whether no value of the open key can hold a tag: it is a number, a boolean or null."""
         return bool(self._kinds) and self._kinds <= SCALARS
 
+    @property
+    def in_json_string(self) -> bool:
+        """Whether the value so far is the beginning of an object or array that the tool takes, and ends inside one of its strings."""
+        return self._json.in_string
+
+    @property
+    def is_no_json(self) -> bool:
+        """Whether the value can no longer become an object or array that the tool takes."""
+        return self._json.is_dead
+
+    @property
+    def is_whole_json(self) -> bool:
+        """Whether the value so far is a whole object or array that the tool takes."""
+        return self._json.is_whole and (self._json.was_valid or self._json.is_valid("".join(self._pieces)))
+
+    @property
+    def num_pieces(self) -> int:
+        """How often `write` was called for this value."""
+        return len(self._pieces)
+
+    def cut(self, num_pieces: int) -> None:
+        """Take back all but the first pieces of a value that is no string; nothing of it is out yet."""
+        del self._pieces[num_pieces:]
+
     def open(self, key: str) -> str:
         """Begin the value of `key`."""
         self.key, self._pieces = key, []
         self._kinds = self._schemas.kinds(self._tool, key)
         self._is_text = not self._kinds or self._kinds == STRING
+        self._json = JsonText(STRING if self._kinds == TEXT_OR_NULL else self._kinds)
         start = ", " if self._num_written else "{"
         self._num_written += 1
         return f"{start}{dumps(key)}: " + ('"' if self._is_text else "")
@@ -197,6 +225,7 @@ class ArgumentsWriter:
     def write(self, piece: str) -> str:
         """Go on with the value; the result is empty as long as its type depends on what follows."""
         self._pieces.append(piece)
+        self._json.push(piece)
         if not self._is_text and self._kinds == TEXT_OR_NULL:
             piece = "".join(self._pieces)
             self._is_text = not "null".startswith(piece.strip())
@@ -222,6 +251,76 @@ class ArgumentsWriter:
     def end(self) -> str:
         """End the object."""
         return "}" if self._num_written else "{}"
+
+
+class JsonText:
+    """Whether text that grows is the beginning of a JSON object or array, or a whole one; looks at each character once.
+
+    What stands between strings is only checked roughly, until the brackets are closed: `is_valid` then decides.
+    """
+
+    _BETWEEN = re.compile(r"[ \t\r\n:,.+\-0-9A-Za-z]*")
+    _WITHIN = re.compile(r'[^"\\\x00-\x1f]*')
+
+    def __init__(self, kinds: Kinds):
+        """kinds: what the value may be."""
+        self._openers = "{" * ("object" in kinds) + "[" * ("array" in kinds)
+        self._closers: list[str] = []
+        self._begun = self._escaped = False
+        self.is_dead = not self._openers  # it cannot become what it is to be
+        self.in_string = self.is_whole = self.was_valid = False
+
+    def push(self, text: str) -> None:
+        """Go on with the text."""
+        if self.is_dead:
+            return
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = text != ""
+            self.is_dead = self._begun and text[0] not in self._openers
+        pos = 0
+        while pos < len(text) and not self.is_dead:
+            pos = self._escape(text, pos) if self._escaped else self._string(text, pos) if self.in_string else self._between(text, pos)
+        self.in_string = self.in_string and not self.is_dead
+        self.is_whole = self._begun and not self._closers and not self.is_dead
+
+    def _escape(self, text: str, pos: int) -> int:
+        self._escaped = False
+        self.is_dead = text[pos] not in '"\\/bfnrtu'
+        return pos + 1
+
+    def _string(self, text: str, pos: int) -> int:
+        pos = self._WITHIN.match(text, pos).end()
+        if pos < len(text):
+            self._escaped = text[pos] == "\\"
+            self.in_string = text[pos] != '"'
+            self.is_dead = self.in_string and not self._escaped
+        return pos + 1
+
+    def _between(self, text: str, pos: int) -> int:
+        if self.is_whole:
+            self.is_dead = text[pos:].strip() != ""
+            return len(text)
+        pos = self._BETWEEN.match(text, pos).end()
+        if pos < len(text):
+            char = text[pos]
+            self.in_string = char == '"'
+            if char in "{[":
+                self._closers.append("}" if char == "{" else "]")
+                self.is_dead = len(self._closers) > MAX_JSON_DEPTH
+            elif char != '"':
+                self.is_dead = not self._closers or self._closers.pop() != char
+            self.is_whole = not self._closers
+        return pos + 1
+
+    def is_valid(self, text: str) -> bool:
+        """Whether the text whose brackets are closed is JSON; to be asked once, because only white space can follow."""
+        try:
+            loads(text.strip())
+        except ValueError:
+            self.is_dead, self.is_whole = True, False
+        self.was_valid = self.is_whole
+        return self.was_valid
 
 
 class JsonSpan:

@@ -1,0 +1,158 @@
+"""Which texts a schema allows for a string that stands raw in a call, as terminals of llguidance's Lark.
+
+Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls and of other types. Enter at `Texts.of`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from a3b.errors import UsageError
+from a3b.tokens.patterns import FORMATS, searched
+from a3b.tokens.toolcalls import follow, kinds_of_names
+
+MAX_DEPTH = 64  # of schemas joined in schemas
+MAX_LEAST, MAX_MOST = 1000, 1_000_000  # lengths: a compiler's time grows with the least, no answer has more characters than the most
+MAX_BESIDE = 320  # a length beside patterns joined or denied, for the same reason
+_RESTRICTING = frozenset("pattern minLength maxLength format not".split())
+_JOINING = frozenset("$ref allOf anyOf oneOf".split())
+_OF_OTHERS = frozenset(  # they restrict other types, or nothing
+    "type const enum minimum maximum exclusiveMinimum exclusiveMaximum multipleOf items prefixItems additionalItems minItems maxItems "
+    "uniqueItems contains minContains maxContains properties patternProperties additionalProperties required minProperties maxProperties "
+    "propertyNames dependentRequired dependentSchemas unevaluatedItems unevaluatedProperties $defs definitions $schema $id $anchor "
+    "$comment title description default examples deprecated readOnly writeOnly contentMediaType contentEncoding".split()
+)
+
+
+class Texts:
+    """The terminals of one value. `lines` are their definitions; `restricts` says whether more than types and enumerations was met."""
+
+    def __init__(self, prefix: str, root: Any, where: str, strict: bool):
+        """prefix: of the terminals' names. root: what a $ref starts from. strict: refuse keywords that are not known."""
+        self._prefix, self._root, self._where, self._strict = prefix, root, where, strict
+        self._known: dict[int, str | None] = {}
+        self._open: set[int] = set()
+        self.lines: list[str] = []
+        self.restricts = False
+        self._lengths: dict[str, int] = {}  # the longest of each keyword
+        self._num_joined = 0  # patterns, and what they must not hold
+
+    def of(self, schema: Any) -> str | None:
+        """A terminal for the strings that `schema` allows: "" for all, None for none. Raises UsageError for what cannot be enforced."""
+        found = self._of(schema, 0)
+        for key, length in self._lengths.items():
+            if self._num_joined > 1 and length > MAX_BESIDE:
+                raise self._refusal(key, f": {length}; expected at most {MAX_BESIDE} beside several patterns, or one that is denied")
+        return found
+
+    def _of(self, schema: Any, depth: int) -> str | None:
+        if not isinstance(schema, Mapping):
+            return None if schema is False else ""
+        if id(schema) in self._open or depth > MAX_DEPTH:
+            raise self._refusal("$ref", f" that leads back to itself or through more than {MAX_DEPTH} schemas; expected a flatter one")
+        if id(schema) not in self._known:
+            self._open.add(id(schema))
+            self._known[id(schema)] = self._all(self._parts(schema, depth + 1))
+            self._open.remove(id(schema))
+        return self._known[id(schema)]
+
+    def _parts(self, schema: Mapping[str, Any], depth: int) -> Iterator[str | None]:
+        """Terminals that must all match."""
+        kinds = kinds_of_names(schema.get("type"))
+        if kinds and "string" not in kinds:
+            yield None
+            return
+        if self._strict and (others := schema.keys() - _RESTRICTING - _JOINING - _OF_OTHERS):
+            raise self._refusal(min(others), "; expected a keyword that can be enforced")
+        if self._strict and "type" in schema and not kinds:
+            raise self._refusal("type", f": {str(schema['type'])[:100]!r}; expected the name of a type")
+        self.restricts = self.restricts or not _RESTRICTING.isdisjoint(schema)
+        for values in ([schema["const"]] if "const" in schema else None, schema.get("enum")):
+            if isinstance(values, list):
+                strings = [json.dumps(value, ensure_ascii=False) for value in values if isinstance(value, str)]
+                yield f"({' | '.join(strings)})" if strings else None
+        if "pattern" in schema:
+            yield self._pattern(schema["pattern"])
+        if "minLength" in schema or "maxLength" in schema:
+            yield self._length(schema)
+        if isinstance(name := schema.get("format"), str) and name in FORMATS:  # others are annotations
+            yield f"/{FORMATS[name]}/"
+        if isinstance(schema.get("$ref"), str):
+            yield self._of(follow(schema["$ref"], self._root), depth)
+        for key in ("allOf", "anyOf", "oneOf"):
+            if isinstance(branches := schema.get(key), list):
+                found = [self._of(branch, depth) for branch in branches]
+                if key == "allOf":
+                    yield from found
+                else:
+                    yield self._any(found) if key == "anyOf" or schema_is_listing(branches) else self._one(found)
+        if "not" in schema:
+            denied = self._of(schema["not"], depth)
+            self._num_joined += 2
+            yield None if denied == "" else "" if denied is None else f"~{denied}"
+
+    def _pattern(self, pattern: Any) -> str:
+        if not isinstance(pattern, str):
+            raise self._refusal("pattern", f": {str(pattern)[:100]!r}; expected a text")
+        try:
+            terminal = searched(pattern)
+            self._num_joined += 1 + terminal.count(" & ") + terminal.count("~")
+            return terminal
+        except UsageError as error:
+            raise self._refusal("pattern", f" {pattern[:100]!r}: {error}; expected a regular expression that can be enforced") from None
+
+    def _length(self, schema: Mapping[str, Any]) -> str | None:
+        limits = {}
+        for key in ("minLength", "maxLength"):
+            limit = schema.get(key, 0)
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != int(limit) or limit < 0:
+                raise self._refusal(key, f": {str(limit)[:100]}; expected a number of characters")
+            limits[key] = int(limit)
+            if limit <= MAX_MOST:
+                self._lengths[key] = max(int(limit), self._lengths.get(key, 0))
+        least, most = limits.values()
+        if least > MAX_LEAST:
+            raise self._refusal("minLength", f": {least}; expected at most {MAX_LEAST}")
+        if "maxLength" not in schema or most > MAX_MOST:
+            return f"/(?s:.{{{least},}})/"
+        return f"/(?s:.{{{least},{most}}})/" if least <= most else None
+
+    def _all(self, parts: Iterator[str | None]) -> str | None:
+        parts = list(dict.fromkeys(parts))
+        if None in parts:
+            return None
+        parts = [part for part in parts if part]
+        return self._named(" & ".join(parts)) if parts else ""
+
+    def _any(self, parts: list[str | None]) -> str | None:
+        if "" in parts:
+            return ""
+        parts = list(dict.fromkeys(part for part in parts if part is not None))
+        return f"({' | '.join(parts)})" if parts else None
+
+    def _one(self, parts: list[str | None]) -> str | None:
+        """Texts that exactly one of the terminals matches."""
+        once = twice = None
+        self._num_joined += 2
+        for part in parts:
+            if part is not None:
+                part = part or "/(?s:.*)/"
+                both = once and self._named(f"{once} & {part}")
+                twice = self._named(f"{twice} | {both}") if twice else both
+                once = self._named(f"{once} | {part}") if once else part
+        return self._named(f"{once} & ~{twice}") if twice else once
+
+    def _named(self, terminal: str) -> str:
+        self.lines.append(f"{self._prefix}{len(self.lines)}: {terminal}")
+        return f"{self._prefix}{len(self.lines) - 1}"
+
+    def _refusal(self, key: str, text: str) -> UsageError:
+        return UsageError(f"{self._where}: {key}{text}")
+
+
+def schema_is_listing(branches: list[Any]) -> bool:
+    """Whether each branch stands for one value and all are different: no two can hold together."""
+    values = [json.dumps(branch["const"]) for branch in branches if isinstance(branch, Mapping) and "const" in branch]
+    return len(set(values)) == len(branches)
