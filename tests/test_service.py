@@ -237,6 +237,23 @@ def test_who_leaves_while_a_prompt_is_read_alone_stops_it_between_two_layers(eng
         assert server.ask([user("hello")])[1].reason == "stop"
 
 
+@pytest.mark.parametrize("after", [None, 512])  # tokens of a prompt that was read alone before
+@pytest.mark.parametrize(("fixed_s", "token_s"), [(0.4, 0.042), (0.1, 0.05), (0.001, 0.0001), (0.2, 0.01)])
+def test_pieces_of_a_prompt_keep_others_waiting_for_less_than_two_seconds(engine, after, fixed_s, token_s):
+    with Server(engine) as server:
+        scheduler, times, sizes = server.scheduler, [], []
+        if after:
+            scheduler._adapt(fixed_s + after * token_s, after, False)
+        for i in range(40):
+            seconds = (fixed_s + scheduler._chunk * token_s) * (1.3 if i == 20 else 1)  # once another process gets in the way
+            times.append(seconds)
+            sizes.append(scheduler._chunk)
+            scheduler._adapt(seconds, scheduler._chunk, True)
+    assert max(times) < 2
+    best = min((1.3 - fixed_s) / token_s, 512)
+    assert 0.7 * best < sizes[-1] <= best
+
+
 def test_more_requests_than_places_are_refused_at_once_and_the_others_are_answered(engine):
     async def crowd(server: Server):
         return await asyncio.gather(*(server.answer([user(f"hello {i}")]) for i in range(9)), return_exceptions=True)

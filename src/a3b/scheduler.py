@@ -26,9 +26,8 @@ from a3b.events import Event, Reading
 from a3b.model import Model
 
 CHUNK = 512  # most tokens of a prompt in a step
-FIRST_CHUNK = 64  # before anything is known of the machine
-LEAST_CHUNK = 16
-STEP_S = 1.0  # longest step while somebody waits for a token
+LEAST_CHUNK = 16  # also the first, before anything is known of the machine
+STEP_S = 1.3  # what a step takes while somebody waits for a token; nobody shall wait for two seconds
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
 MAX_BOUNDARIES = 16  # snapshots taken while one prompt is read
 BOUNDARY_GAP = 192  # tokens between two of them, but for the first and the last two
@@ -78,7 +77,7 @@ class Scheduler:
         self._wake = threading.Condition()
         self._quit = False
         self._may_admit = False  # something changed since waiting jobs were looked at
-        self._chunk = FIRST_CHUNK  # while others wait
+        self._chunk = LEAST_CHUNK  # while others wait
         self._reader = ThreadPoolExecutor(1, "restore")
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
@@ -250,14 +249,15 @@ class Scheduler:
         return min(end - job.read, self._chunk if others_wait else CHUNK)
 
     def _adapt(self, seconds: float, num: int, others_wait: bool) -> None:
-        """Pieces that keep a step below STEP_S while others wait: guessed from steps alone, then found by halving and growing."""
+        """Pieces with which a step takes STEP_S while others wait: guessed from steps alone (a small piece costs more a token, as it
+        reads most experts for itself), then followed."""
         if not others_wait:
-            if num > FIRST_CHUNK:
-                self._chunk = max(LEAST_CHUNK, min(CHUNK, int(num / seconds * STEP_S)))
-        elif seconds > STEP_S:
-            self._chunk = max(LEAST_CHUNK, min(self._chunk, num) // 2)
-        elif seconds < STEP_S / 3 and num == self._chunk:
-            self._chunk = min(CHUNK, 2 * self._chunk)
+            wanted = num / seconds * STEP_S / 2 if num > LEAST_CHUNK else self._chunk
+        elif num == self._chunk or seconds > STEP_S:
+            wanted = num * min(max(STEP_S / seconds, 0.5), 1.5)
+        else:
+            return
+        self._chunk = max(LEAST_CHUNK, min(CHUNK, int(wanted)))
 
     def _has_read(self, job: Job, num: int, logits: np.ndarray | None) -> None:
         """A piece of a prompt is read: snapshot, turn to the next in line, or begin to write."""
