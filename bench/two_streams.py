@@ -3,8 +3,8 @@
     python -m bench.two_streams [MODEL] [--words 2000] [--tokens 400] [--settle 0] [--json]
 
 Starts `a3b serve` without a cache on disk. One client streams a long answer (JSON with a free string, so that random weights write
-visible tokens, too). When it has some tokens, a second one asks about a long text. Then both again, one after the other. Pauses are the
-times between pieces as the first client gets them.
+visible tokens, too). When it has some tokens, a second one asks about a long text, and once more when the first is done. Pauses are the
+times between tokens as the first client gets them; half a character waits for its rest, so a piece of two tokens counts as two halves.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 
 from bench.turns import Conversation, Server, free_port
 
-BEFORE = 12  # pieces that the first client has when the second one asks
+BEFORE = 12  # tokens that the first client has when the second one asks
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"], "additionalProperties": False}
 
 
 def stream(server: Server, tokens: int, told: threading.Event) -> list[float]:
-    """When each piece of an answer arrived, seconds; sets `told` after some."""
+    """When each token of an answer arrived, seconds; sets `told` after some."""
     body = {"messages": [{"role": "user", "content": "Write a long text."}], "stream": True, "temperature": 0, "max_tokens": tokens,
-            "chat_template_kwargs": {"enable_thinking": False},
+            "logprobs": True, "chat_template_kwargs": {"enable_thinking": False},
             "response_format": {"type": "json_schema", "json_schema": {"name": "text", "strict": True, "schema": TEXT}}}  # fmt: skip
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/chat/completions", json.dumps(body).encode(),
                                      {"content-type": "application/json"})  # fmt: skip
@@ -36,9 +36,12 @@ def stream(server: Server, tokens: int, told: threading.Event) -> list[float]:
         for line in response:
             if line.startswith(b"data: {"):
                 choices = json.loads(line[6:]).get("choices")
-                if choices and choices[0]["delta"].get("content"):
-                    times.append(time.perf_counter())
-                    if len(times) == BEFORE:
+                found = (choices[0].get("logprobs") or {}).get("content") if choices else None
+                if found:
+                    now = time.perf_counter()
+                    step = (now - times[-1]) / len(found) if times else 0.0
+                    times += [now - step * i for i in reversed(range(len(found)))]
+                    if len(times) >= BEFORE:
                         told.set()
     told.set()
     return times
@@ -69,7 +72,7 @@ def measure(server: Server, words: int, tokens: int) -> dict[str, Any]:
         sys.exit(f"the first answer ended {ended - times[-1]:.1f} s before the second prompt was read; give more --tokens")
     _, alone_s = ask(server, talk.text(words))
     before, beside, behind = pauses(times, 0, began), pauses(times, began, ended), pauses(times, ended, times[-1])
-    return {"prompt_tokens": num, "read_s": seconds, "read_alone_s": alone_s, "pieces": len(times),
+    return {"prompt_tokens": num, "read_s": seconds, "read_alone_s": alone_s, "tokens": len(times),
             "alone_s": statistics.median(before), "beside_median_s": statistics.median(beside), "beside_longest_s": max(beside),
             "beside": len(beside), "behind_s": statistics.median(behind)}  # fmt: skip
 
