@@ -122,6 +122,21 @@ def test_thinking_that_a_client_stops_goes_on_from_there(server, reader):
     assert second.prompt[: len(so_far)] == so_far
 
 
+FRAMEWORKS = [client for client in roster.ROSTER if client.module == "frameworks"]
+
+
+@pytest.mark.parametrize("client", FRAMEWORKS, ids=[client.name for client in FRAMEWORKS])
+def test_thinking_and_prefix_are_kept_through_a_framework(client, server, reader, tmp_path, monkeypatch):
+    """In a process of its own, as `python -m bench.clients` runs it."""
+    monkeypatch.setattr(games, "TOOL_GAMES", 1)
+    program = client.home.program(tmp_path)
+    if program is None:
+        pytest.skip(f"not installed: {client.home.how}")
+    row = games.run_games(client, program, server, 1, reader, tmp_path / "log")
+    assert not row.failed, row
+    assert row.played == 1
+
+
 def test_a_wrong_key_is_told_so(server):
     import anthropic
     import openai
@@ -194,10 +209,10 @@ def test_a_row_fails_unless_everything_was_kept(row, failed):
 
 
 def test_the_table_names_what_is_not_installed(tmp_path):
-    client = next(client for client in roster.ROSTER if client.home.name == "litellm")
+    client = next(client for client in roster.ROSTER if client.home.name == "aider")
     assert client.home.program(tmp_path) is None
     assert roster.HOMES["sdk"].program(tmp_path) == Path(sys.executable)
-    assert "| litellm | | | | | | not installed: pip install litellm |" in table([Row("litellm", note=f"not installed: {client.home.how}")])
+    assert "| aider | | | | | | not installed: pip install aider-chat |" in table([Row("aider", note=f"not installed: {client.home.how}")])
 
 
 def test_clients_are_chosen_by_the_beginning_of_their_names():

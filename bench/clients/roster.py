@@ -48,11 +48,11 @@ class Home:
 
 HOMES = {home.name: home for home in (
     Home("sdk", ("openai", "anthropic"), modules=("openai", "anthropic")),
-    Home("litellm", ("litellm",)),
-    Home("langchain", ("langchain-openai",)),
-    Home("pydantic-ai", ("pydantic-ai-slim[openai,anthropic]",)),
-    Home("inspect-ai", ("inspect-ai", "openai")),
-    Home("llm", ("llm",)),
+    Home("litellm", ("litellm",), modules=("litellm",)),
+    Home("langchain", ("langchain-openai",), modules=("langchain_openai",)),
+    Home("pydantic-ai", ("pydantic-ai-slim[openai,anthropic]",), modules=("pydantic_ai", "openai", "anthropic")),
+    Home("inspect-ai", ("inspect-ai", "openai"), modules=("inspect_ai", "openai")),
+    Home("llm", ("llm",), modules=("llm",)),
     Home("mini-swe-agent", ("mini-swe-agent",), "mini"),
     Home("aider", ("aider-chat",), "aider"),
     Home("qwen-code", ("@qwen-code/qwen-code",), "qwen", is_node=True),

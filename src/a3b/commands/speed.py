@@ -97,7 +97,9 @@ def run(args: Namespace) -> None:
     schedule.check(ModelConfig.read(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
-    facts |= measure(load(directory, kernels, runtime.kv), schedule)
+    beside = probe.huge_buffer(probe.BUFFER_BYTES // 4)  # before the weights are there: what they leave may be slow memory
+    forget_peak()
+    facts |= measure(load(directory, kernels, runtime.kv), schedule, beside)
     if args.plot:
         draw_roofline(facts, args.plot)
     print(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
@@ -151,13 +153,12 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
     return bytes_per_token(config, tensors) - spared
 
 
-def measure(loaded: Loaded, schedule: Schedule) -> dict[str, Any]:
-    """Everything but the start, as JSON values."""
+def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str, Any]:
+    """Everything but the start, as JSON values. buffer: what is read to know the bandwidth beside each piece of work."""
     warm_up(loaded)
     data, seconds = loaded.data, schedule.probe_s * BESIDE_SHARE
     in_place = None if data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, data))
     facts = loaded.facts | {"weights_read_bytes_per_s": in_place, "prefill": {}, "decode": {}}
-    part = probe.huge_buffer(probe.BUFFER_BYTES // 4) if data is None else data[: probe.BUFFER_BYTES // 4]
     work = operations(loaded.config)
     for num in schedule.prompts:
         beside = Beside(lambda: probe.int8_operations(loaded.kernels, seconds).median, work)
@@ -166,11 +167,11 @@ def measure(loaded: Loaded, schedule: Schedule) -> dict[str, Any]:
     for depth in schedule.depths:
         traffic = decode_bytes(loaded, depth + schedule.tokens // 2)
         total = sum(traffic.values())
-        beside = Beside(lambda: probe.read_bandwidth(loaded.kernels, seconds, part).median, total)
+        beside = Beside(lambda: probe.read_bandwidth(loaded.kernels, seconds, buffer).median, total)
         found = summary([schedule.tokens / s for s in decode(loaded, depth, schedule.tokens, schedule.runs, beside.add)])
         rate = found["tokens_per_s"] * total
         facts["decode"][str(depth)] = found | {"bytes_per_token": traffic, "bytes_per_s": rate, "bandwidth_fraction": beside.share}
-    return facts | {"memory": memory()}
+    return facts | {"memory": memory(buffer.nbytes)}
 
 
 class Beside:
@@ -280,11 +281,12 @@ def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
     return {"seconds": statistics.median(times[1:]), "lowest": min(times[1:]), "highest": max(times[1:]), "first": times[0]}
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process: the most at any time since loading began, and now."""
+def memory(buffer_bytes: int) -> dict[str, int]:
+    """Bytes of this process without the probe's buffer: the most at any time since loading began, and now."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     names = {"peak_rss": "VmHWM", "rss": "VmRSS", "anonymous": "RssAnon", "file": "RssFile"}
-    return {name + "_bytes": int(status.get(key, "0").split()[0]) * 1024 for name, key in names.items()}
+    found = {name + "_bytes": int(status.get(key, "0").split()[0]) * 1024 for name, key in names.items()}
+    return {name: num - buffer_bytes * (name != "file_bytes") for name, num in found.items()}
 
 
 def forget_peak() -> None:
