@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def greedy(played: Played) -> Played:
 
 def through(name: str, server: Server, played: Played, reader: Reader) -> Row:
     since, game = len(server.answers()), Game(**played.game)
-    told = {"answers": play(player_of(name, server, game), game)}
+    player = player_of(name, server, game)
+    with closing(player.client):
+        told = {"answers": play(player, game)}
     row = Row(name, works=True)
     assert judge(row, played, told, server, since, reader) is None
     return row
@@ -89,12 +92,14 @@ def test_thinking_and_prefix_outlive_the_server(server, reader):
     ask, reveal = game.says
     names = ["chat", "responses", "responses-stateless", "messages", "messages-dropped"]
     players = [player_of(name, server, game) for name in names]
-    for player in players:
-        player.say(ask)
-    server.stop()
-    server.start()
-    for player in players:
-        player.say(reveal)
+    with ExitStack() as stack:
+        for player in players:
+            stack.enter_context(closing(player.client))
+            player.say(ask)
+        server.stop()
+        server.start()
+        for player in players:
+            player.say(reveal)
     answers = server.answers(since)
     for name, first, second in zip(names, answers[: len(names)], answers[len(names) :], strict=True):
         check_kept(reader.prove([first, second], is_chain=True), name)
