@@ -156,3 +156,18 @@ def test_a_server_that_stops_while_the_disk_is_read_tells_who_waits(engine, tmp_
 
     with restarted(engine, tmp_path) as (server, store, history):
         asyncio.run(stop(server, SlowDisk(store), history))
+
+
+def test_a_cache_that_cannot_say_what_is_on_disk_costs_one_answer_not_the_server(engine, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the cache is broken")
+
+    async def ask(server: Server):
+        with pytest.raises(RuntimeError, match="the cache is broken"):
+            await asyncio.wait_for(server.events(Request(messages=QUESTION, sampling=GREEDY)), 10)
+
+    with Server(engine) as server:
+        monkeypatch.setattr(server.cache, "on_disk", broken)
+        asyncio.run(ask(server))
+        monkeypatch.undo()
+        assert server.scheduler.is_alive() and server.ask(QUESTION)[1].reason == "stop"

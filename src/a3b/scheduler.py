@@ -167,13 +167,23 @@ class Scheduler:
             reading = [*self._restoring, *(other for other in self._active if other.is_reading)]
             if self.load()[0] >= self.max_active or any(_shares(job, other) for other in reading):
                 held.append(job)
-            elif (on_disk := self.cache.on_disk(job.namespace, job.ids)) is not None:
-                self._restoring.append(job)
-                self._reader.submit(self._restore, job, on_disk)
             else:
-                self._begin(job)
+                self._start(job)
         with self._wake:
             self._waiting.extendleft(reversed(held))
+
+    def _start(self, job: Job) -> None:
+        """Begin, when what the cache has on disk for the job has been read."""
+        try:
+            on_disk = self.cache.on_disk(job.namespace, job.ids)
+        except Exception as error:
+            job.emit(error)
+            return
+        if on_disk is None:
+            self._begin(job)
+        else:
+            self._restoring.append(job)
+            self._reader.submit(self._restore, job, on_disk)
 
     def _restore(self, job: Job, on_disk: OnDisk) -> None:
         """In the reader's thread."""
