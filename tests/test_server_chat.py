@@ -389,3 +389,11 @@ def test_what_the_older_completions_cannot_do_is_refused(given, field):
 @pytest.mark.parametrize(("given", "expected"), [({}, 16), ({"max_tokens": 5}, 5), ({"max_tokens": -1}, None)])
 def test_the_older_completions_are_short_unless_told_otherwise(given, expected):
     assert read_completion({"prompt": "x", **given}).requests[0].sampling.get("max_tokens") == expected
+
+
+@pytest.mark.parametrize("key", ["_reminder", "_replay"])
+def test_marks_that_only_this_server_sets_are_not_taken_from_a_client(key, service):
+    """One would hide a question from what tells conversations apart, one holds token ids."""
+    body = {"messages": [{"role": "user", "content": "hello", key: True}]}
+    assert asyncio.run(ask(create_app(service), CHAT, body)).status == 200
+    assert service.requests[-1].messages == USER

@@ -13,9 +13,11 @@ from a3b.errors import UsageError
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
 from a3b.server.wire import Fields, Refusal
-from a3b.tokens.fit import KNOWN, ROLES
+from a3b.tokens.chat import REPLAY_KEY
+from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
 
 MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
+OWN_KEYS = (REPLAY_KEY, REMINDER_KEY)  # marks in messages that only this server sets
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
 MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
          "input_file")  # fmt: skip
@@ -109,7 +111,7 @@ def _messages(fields: Fields) -> list[dict[str, Any]]:
         for j, part in enumerate([content] if isinstance(content, Mapping) else content):
             if isinstance(part, Mapping):
                 _refuse_media(part, one.name("content") + (f"[{j}]" if isinstance(content, list) else ""))
-    return messages
+    return [{key: value for key, value in message.items() if key not in OWN_KEYS} for message in messages]
 
 
 def _refuse_media(part: Mapping[str, Any], where: str) -> None:
