@@ -1,10 +1,11 @@
 """What a long prompt costs those who are being answered: the pauses in one stream while another request's prompt is read.
 
-    python -m bench.two_streams [MODEL] [--words 2000] [--tokens 400] [--settle 0] [--json]
+    python -m bench.two_streams MODEL [--words 2000] [--tokens 400] [--settle 0] [--json]
 
 Starts `a3b serve` without a cache on disk. One client streams a long answer (JSON with a free string, so that random weights write
 visible tokens, too). When it has some tokens, a second one asks about a long text, and once more when the first is done. Pauses are the
 times between tokens as the first client gets them; half a character waits for its rest, so a piece of two tokens counts as two halves.
+The embedded model is no subject: it reads such a prompt before anybody could wait.
 """
 
 from __future__ import annotations
@@ -79,14 +80,14 @@ def measure(server: Server, words: int, tokens: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("model")
     parser.add_argument("--words", type=int, default=2000, help="of the second prompt")
     parser.add_argument("--tokens", type=int, default=400, help="of the first answer")
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--settle", type=float, default=0.0, help="seconds after the start, for weights to move into huge pages")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "a3b.cli", "serve", *([args.model] if args.model else []), "--no-persist"]
+    command = [sys.executable, "-m", "a3b.cli", "serve", args.model, "--no-persist"]
     command += ["--context", str(args.context)]
     with Server(command, "/health", free_port()) as server:
         time.sleep(args.settle)
