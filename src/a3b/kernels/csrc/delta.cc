@@ -98,11 +98,12 @@ constexpr int WIDE = 2;
 
 constexpr int COPYING = 4;  // tokens from which a block of columns of its own pays: rows of M lie a power of two apart, so they share few cache sets
 
-// `count` rows of `width` numbers, with zeros behind them up to `to_width`.
+// `count` rows of `width` numbers, with zeros behind them up to `to_width`. By vectors: rows are short, and memcpy would start anew for each.
 void copy(const float* from, size_t from_stride, int width, int count, float* to, size_t to_stride, int to_width) {
   for (int i = 0; i < count; i++, from += from_stride, to += to_stride) {
-    memcpy(to, from, width * sizeof(float));
-    memset(to + width, 0, (to_width - width) * sizeof(float));
+    int j = 0;
+    for (; j + LANES <= width; j += LANES) store(to + j, load(from + j));
+    for (; j < to_width; j++) to[j] = j < width ? from[j] : 0.0f;
   }
 }
 

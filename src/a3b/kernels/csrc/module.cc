@@ -86,7 +86,7 @@ struct Linear {
       size_t f = 0;
       while (f < forms.size() && !same(forms[f], form)) f++;
       if (f == forms.size()) forms.push_back(form);
-      const int step = std::clamp<int>((64 << 10) / part.tile_bytes, 1, MAX_PIECE);
+      const int step = std::clamp<int>((128 << 10) / part.tile_bytes / 2 * 2, 2, MAX_PIECE);
       for (int first = 0; first < part.num_tiles(); first += step)
         pieces.push_back({p, first, std::min(step, part.num_tiles() - first), (int)f, column + first * 16});
       column += part.rows;

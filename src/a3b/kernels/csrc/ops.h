@@ -17,6 +17,7 @@ struct Tiles {
   size_t tile_bytes;
   int num_tiles() const { return (rows + 15) / 16; }
   size_t bytes() const { return num_tiles() * tile_bytes; }
+  const uint8_t* tile(int index) const { return data + index * tile_bytes; }
   Tiles at(size_t index) const {  // the index-th of matrices that lie one behind the other
     Tiles other = *this;
     other.data = data + index * bytes();

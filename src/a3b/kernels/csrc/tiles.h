@@ -34,13 +34,24 @@ template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, co
   }
 }
 
-// The processor alone does not ask for the bytes of a tile early enough: ask for those this far ahead. They are the next tile's at the end
-// of one, and harmless behind the last.
+// The processor alone does not ask for the bytes of a tile early enough. Tiles that are walked once ask for those this far ahead: the next
+// tile's at the end of one, and harmless behind the last. Tiles that several blocks of tokens walk are in the cache from the second block on, so
+// each block asks for its share of the tiles that come next.
 constexpr int AHEAD = 2048;
 
+// Bytes that a block asks for while it works, `lines` of 64 a group.
+struct Share {
+  const uint8_t *at, *end;
+  int lines;
+  [[gnu::always_inline]] void ask() {
+    for (int i = 0; i < lines && at < end; i++, at += 64) __builtin_prefetch(at);
+  }
+};
+
 // One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
-template <class Q, int MB> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
-  for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
+template <class Q, int MB, bool ONCE> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
+  if constexpr (ONCE)
+    for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
   if constexpr (Q::BITS == 4) {
     Bytes both = load_bytes(q), low = low_half(both), high = high_half(both);
     for (int m = 0; m < MB; m++) dot[m].step(low, x[m] + column), dot[m].step(high, x[m] + column + 4);
@@ -75,9 +86,9 @@ template <class Q> struct Scales {
   }
 };
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
-template <class Q, int TB, int MB>
-void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride) {
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles, `share` is not used.
+template <class Q, int TB, int MB, bool ONCE>
+void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share share) {
   const int8_t* x[MB];
   const float* scale[MB];
   const float* offset[MB];
@@ -100,6 +111,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
     for (int g = 0; g < Q::GROUPS; g++) {
       Dot<Q::BITS> dot[TB][MB];
       const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
+      if constexpr (!ONCE) share.ask();
       for (int m = 0; m < MB; m++) {
         int32_t init = 0;
         if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
@@ -109,7 +121,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
       for (int p = 0; p < Q::GROUP / STEP; p++)
 #pragma GCC unroll 4
         for (int b = 0; b < TB; b++) {
-          piece<Q, MB>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
+          piece<Q, MB, ONCE>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
           if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
             for (int m = 0; m < MB; m++) dot[b][m].settle();
         }
@@ -153,8 +165,10 @@ void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const
     for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
 }
 
-// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations.
-void multiply(const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride);
+// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations. then: where the tiles lie that this
+// thread wants next, or null; as many bytes of them as a block has are asked for.
+void multiply(const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride,
+              const uint8_t* then = nullptr);
 
 // float [n] -> what `form` asks for, of one row. The columns behind n are zero.
 void prepare(const Form& form, const float* x, int n, const Rows& rows, int row);
