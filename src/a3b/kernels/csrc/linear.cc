@@ -14,7 +14,7 @@ constexpr int SHARING = 8;  // tokens from which two tiles at a time pay; fewer 
 constexpr int FLOAT_TILES = 4, FLOAT_TOKENS = 2;
 constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the next tokens do: their activations stay in L2
 
-using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share);
+using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share, Share);
 
 template <class Q, int TB, bool ONCE>
 constexpr Block BLOCKS[4] = {tiles_block<Q, TB, 1, ONCE>, tiles_block<Q, TB, 2, ONCE>, tiles_block<Q, TB, 3, ONCE>, tiles_block<Q, TB, 4, ONCE>};
@@ -35,26 +35,44 @@ template <class W> void multiply_float(const Tiles& t, int first, int count, con
 
 }  // namespace
 
-void multiply(const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const uint8_t* then) {
+namespace {
+
+// Cuts [at, at + size) into `parts` for blocks that ask `times` times each.
+struct Cut {
+  const uint8_t* at;
+  size_t part;
+  int lines;
+  Cut(const uint8_t* at, size_t size, int parts, int times) : at(at), part((size / parts + 63) / 64 * 64), lines((int)((part / 64 + times - 1) / times)) {}
+  Share take() {
+    if (!at) return {};
+    at += part;
+    return {at - part, at, lines};
+  }
+};
+
+}  // namespace
+
+void multiply(const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const Next& next) {
   if (t.code == F32) return multiply_float<float>(t, first, count, rows, tokens, num, out, stride);
   if (t.code == BF16) return multiply_float<uint16_t>(t, first, count, rows, tokens, num, out, stride);
   const uint8_t* data = t.tile(first);
   with_format(t.code, [&](auto format) {
     using Q = decltype(format);
+    const int groups = t.num_units * Q::GROUPS;
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN, passes = (stop - run + MAX_TOKENS - 1) / MAX_TOKENS;
       const bool is_shared = stop - run >= SHARING;
+      Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), groups);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
         const Block* blocks = !is_shared ? BLOCKS<Q, 1, true> : tb == 1 ? BLOCKS<Q, 1, false> : BLOCKS<Q, MAX_TILES, false>;
-        const uint8_t* next = b + tb < count ? data + (b + tb) * t.tile_bytes : stop < num ? nullptr : then;
-        const size_t size = tb * t.tile_bytes, part = (size / passes + 63) / 64 * 64;
-        const int lines = (int)(part / 64 + t.num_units * Q::GROUPS - 1) / (t.num_units * Q::GROUPS);
+        const uint8_t* tiles = data + b * t.tile_bytes;
+        const size_t size = tb * t.tile_bytes;
+        Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, groups);
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;
-          blocks[mb - 1](data + b * t.tile_bytes, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,
-                         next ? Share{next, next + part, lines} : Share{});
-          if (next) next += part;
+          blocks[mb - 1](tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride, later_tiles.take(),
+                         later_rows.take());
           m += mb;
         }
         b += tb;
@@ -147,11 +165,11 @@ void linear(const LinearOp& op, Context& context, const float* x, size_t x_strid
     const Tiles& part = op.parts[piece.part];
     float* buffer = buffers + (size_t)thread * BUFFER;
     const int likely = item + context.pool.size();  // this thread's next piece, if the others take as long
-    const uint8_t* then = likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr;
+    const Next next = {likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr};
     const int stride = piece.count * ROWS, left = part.rows - piece.first * ROWS, width = left < stride ? left : stride;
     for (int run = 0; run < T; run += TOKEN_RUN) {
       const int num = T - run < TOKEN_RUN ? T - run : TOKEN_RUN;
-      multiply(part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? nullptr : then);
+      multiply(part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? Next{} : next);
       for (int m = 0; m < num; m++) {
         const float* from = buffer + (size_t)m * stride;
         float* to = out + (run + m) * out_stride + piece.column;

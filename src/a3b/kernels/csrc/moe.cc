@@ -77,16 +77,16 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   float* logits = scratch.get<float>(23, (size_t)T * logits_stride);
   float* buffers = scratch.get<float>(24, (size_t)pool.size() * 2 * RUN * CHUNK);
 
-  // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down. then: the tiles wanted next.
+  // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
   auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
-                          const Form& form, const Rows& out, const int* out_rows, int thread, const uint8_t* then) {
+                          const Form& form, const Rows& out, const int* out_rows, int thread, const Next& next) {
     const int first = chunk * CHUNK_TILES, left = gate.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
     float* g = buffers + (size_t)thread * 2 * RUN * CHUNK;
     float* u = g + RUN * CHUNK;
     for (int run = 0; run < num; run += RUN) {
       const int part = num - run < RUN ? num - run : RUN;
-      multiply(gate, first, count, gate_in, tokens + run, part, g, CHUNK, up.tile(first));
-      multiply(up, first, count, up_in, tokens + run, part, u, CHUNK, run + RUN < num ? nullptr : then);
+      multiply(gate, first, count, gate_in, tokens + run, part, g, CHUNK, {up.tile(first)});
+      multiply(up, first, count, up_in, tokens + run, part, u, CHUNK, run + RUN < num ? Next{} : next);
       for (int m = 0; m < part; m++) {
         float* row = g + m * CHUNK;
         for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(u + m * CHUNK + i));
@@ -101,7 +101,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   pool.run(router_items + shared_chunks, [&](int item, int thread) {
     if (item >= router_items)
       return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[SHARED_GATE], rows[SHARED_UP], identity, T, shared_form,
-                          shared_hidden, identity, thread, nullptr);
+                          shared_hidden, identity, thread, {});
     const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
     multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
   });
@@ -142,33 +142,43 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     const int e = active[item * per_item / chunks], first = item * per_item % chunks, begin = ends[e], num = ends[e + 1] - begin;
     const Tiles gate = op.gate.at(e), up = op.up.at(e);
     const int likely = item + pool.size();  // this thread's next item, if the others take as long
-    const uint8_t* then = likely * per_item < num_active * chunks ? op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * CHUNK_TILES) : nullptr;
+    const uint8_t* after = nullptr;
+    if (likely * per_item < num_active * chunks)
+      after = op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * CHUNK_TILES);
     for (int chunk = first; chunk < first + per_item; chunk++)
       hidden_chunk(gate, up, chunk, rows[GATE], rows[UP], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread,
-                   chunk + 1 < first + per_item ? gate.tile((chunk + 1) * CHUNK_TILES) : then);
+                   {chunk + 1 < first + per_item ? gate.tile((chunk + 1) * CHUNK_TILES) : after});
   });
 
-  const int out_chunks = (D + CHUNK - 1) / CHUNK;
-  pool.run(out_chunks, [&](int chunk, int thread) {
-    const int first = chunk * CHUNK_TILES, left = op.shared_down.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
-    const int width = D - chunk * CHUNK < CHUNK ? D - chunk * CHUNK : CHUNK;
-    float* buffer = buffers + (size_t)thread * 2 * RUN * CHUNK;
+  // An item's columns of h are gathered first: rows of h lie a power of two apart, so they share few cache sets. Where all threads
+  // still have some to take, items are twice as wide, so that hidden activations are read half as often.
+  const int wide = T >= RUN && D >= 8 * CHUNK * pool.size() ? 2 * CHUNK : CHUNK, wide_tiles = wide / ROWS;
+  float* columns = scratch.get<float>(33, (size_t)pool.size() * T * wide);
+  pool.run((D + wide - 1) / wide, [&](int item, int thread) {
+    const int first = item * wide_tiles, left = op.shared_down.num_tiles() - first, count = left < wide_tiles ? left : wide_tiles;
+    const int width = D - item * wide < wide ? D - item * wide : wide;
+    float *buffer = buffers + (size_t)thread * 2 * RUN * CHUNK, *sums = columns + (size_t)thread * T * wide, *part_of_h = h + item * wide;
+    for (int t = 0; t < T; t++) memcpy(sums + (size_t)t * wide, part_of_h + (size_t)t * D, width * sizeof(float));
     auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num,
-                   const uint8_t* then) {
+                   const Next& next) {
       for (int run = 0; run < num; run += RUN) {
         const int part = num - run < RUN ? num - run : RUN;
-        multiply(down, first, count, in, in_rows + run, part, buffer, CHUNK, run + RUN < num ? nullptr : then);
+        multiply(down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? Next{} : next);
         for (int m = 0; m < part; m++) {
-          float* row = h + (size_t)to[run + m] * D + chunk * CHUNK;
-          const float scale = factor[(run + m) * step];
-          for (int i = 0; i < width; i++) row[i] += scale * buffer[m * CHUNK + i];
+          float* row = sums + (size_t)to[run + m] * wide;
+          const auto scale = set1(factor[(run + m) * step]);
+          for (int i = 0; i < width; i += LANES) store(row + i, load(row + i) + scale * load(buffer + m * wide + i));
         }
       }
     };
     for (int a = 0; a < num_active; a++) {
       const int e = active[a], begin = ends[e];
-      add(op.down.at(e), hidden, pair_rows + begin, tokens + begin, pair_weights + begin, 1, ends[e + 1] - begin,
-          (a + 1 < num_active ? op.down.at(active[a + 1]) : op.shared_down).tile(first));
+      Next next = {op.shared_down.tile(first)};
+      if (a + 1 < num_active) {
+        const int other = active[a + 1], num = ends[other + 1] - ends[other];
+        next = {op.down.at(other).tile(first), (const uint8_t*)hidden.q + (size_t)ends[other] * hidden.q_stride, (size_t)num * hidden.q_stride};
+      }
+      add(op.down.at(e), hidden, pair_rows + begin, tokens + begin, pair_weights + begin, 1, ends[e + 1] - begin, next);
     }
     float gates[RUN];
     for (int run = 0; run < T; run += RUN) {
@@ -178,8 +188,9 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
         if (E) store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
         gates[m] = gate[0];
       }
-      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part, nullptr);
+      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part, {});
     }
+    for (int t = 0; t < T; t++) memcpy(part_of_h + (size_t)t * D, sums + (size_t)t * wide, width * sizeof(float));
   });
 }
 

@@ -30,12 +30,12 @@ Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot) {
     rows.f = scratch.get<float>(slot, (size_t)num_rows * form.columns);
     return rows;
   }
-  rows.q_stride = form.columns;
-  rows.scale_stride = form.columns / form.act_group;
-  rows.offset_stride = form.columns / form.group;
+  const int num_scales = form.columns / form.act_group, num_offsets = form.columns / form.group;
+  rows.q_stride = (form.columns + 4 * (num_scales + num_offsets) + 63) / 64 * 64;
+  rows.scale_stride = rows.offset_stride = rows.q_stride / 4;
   rows.q = scratch.get<int8_t>(slot, (size_t)num_rows * rows.q_stride);
-  rows.scale = scratch.get<float>(slot + 1, (size_t)num_rows * rows.scale_stride);
-  rows.offset = scratch.get<float>(slot + 2, (size_t)num_rows * rows.offset_stride);
+  rows.scale = (float*)(rows.q + form.columns);
+  rows.offset = rows.scale + num_scales;
   return rows;
 }
 

@@ -36,7 +36,7 @@ struct Form {
 Form form_of(const Tiles& tiles);
 bool same(const Form& a, const Form& b);
 
-// Prepared activations; one row per token.
+// Prepared activations; one row per token. A row of integers, its scales and its offsets lie behind each other.
 struct Rows {
   int8_t* q = nullptr;
   float* scale = nullptr;
@@ -45,7 +45,7 @@ struct Rows {
   int q_stride = 0, scale_stride = 0, offset_stride = 0, f_stride = 0;
 };
 
-Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot);  // uses scratch slots slot .. slot + 2
+Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot);
 
 constexpr int MAX_FORMS = 4;   // different ways to prepare activations in one op
 constexpr int MAX_PIECE = 16;  // tiles

@@ -48,6 +48,12 @@ struct Share {
   }
 };
 
+// What a thread wants after a product: tiles, as many as a block has, and rows of activations. Null: not known.
+struct Next {
+  const uint8_t *tiles = nullptr, *rows = nullptr;
+  size_t row_bytes = 0;
+};
+
 // One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
 template <class Q, int MB, bool ONCE> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
   if constexpr (ONCE)
@@ -86,9 +92,9 @@ template <class Q> struct Scales {
   }
 };
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles, `share` is not used.
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles; shares are not used.
 template <class Q, int TB, int MB, bool ONCE>
-void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share share) {
+void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share tiles_share, Share rows_share) {
   const int8_t* x[MB];
   const float* scale[MB];
   const float* offset[MB];
@@ -111,7 +117,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
     for (int g = 0; g < Q::GROUPS; g++) {
       Dot<Q::BITS> dot[TB][MB];
       const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
-      if constexpr (!ONCE) share.ask();
+      if constexpr (!ONCE) tiles_share.ask(), rows_share.ask();
       for (int m = 0; m < MB; m++) {
         int32_t init = 0;
         if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
@@ -165,10 +171,9 @@ void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const
     for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
 }
 
-// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations. then: where the tiles lie that this
-// thread wants next, or null; as many bytes of them as a block has are asked for.
+// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations.
 void multiply(const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride,
-              const uint8_t* then = nullptr);
+              const Next& next = {});
 
 // float [n] -> what `form` asks for, of one row. The columns behind n are zero.
 void prepare(const Form& form, const float* x, int n, const Rows& rows, int row);
