@@ -45,12 +45,23 @@ def test_bytes_and_addresses_stay_while_others_read(mapped):
         view[:1] = 0  # still read-only
 
 
-def test_nothing_more_is_moved_if_the_first_piece_reads_no_faster(mapped, monkeypatch):
+def test_nothing_more_is_moved_if_the_judging_pieces_read_no_faster(mapped, monkeypatch):
     path, data, view = mapped
     monkeypatch.setattr(huge_pages, "LEAST_GAIN", 1e9)
     mover = HugePages([(path, view)], lambda piece: piece.sum()).start()
     mover.wait()
-    assert mover.moved_bytes == huge_pages.PIECE and np.array_equal(view, data)
+    assert mover.moved_bytes == huge_pages.JUDGED * huge_pages.PIECE and np.array_equal(view, data)
+
+
+def test_one_piece_does_not_judge_for_the_rest(mapped, monkeypatch):
+    """The first pages of a file may be huge already, so that moving them gains nothing."""
+    path, data, view = mapped
+    monkeypatch.setattr(huge_pages, "LEAST_GAIN", 1.02)
+    times, first = iter([2.0, 1.0] * huge_pages.JUDGED), view.ctypes.data + huge_pages.PIECE
+    monkeypatch.setattr(HugePages, "_read_s", lambda self, piece: 1.0 if piece.ctypes.data < first else next(times))
+    mover = HugePages([(path, view)], None).start()
+    mover.wait()
+    assert mover.gain == 2.0 and mover.moved_bytes >= 12 * _native.HUGE_PAGE and np.array_equal(view, data)
 
 
 def test_no_more_is_moved_than_memory_has_room_for(mapped):

@@ -8,7 +8,9 @@ piece exists twice; the system reads the next one meanwhile. Enter at `HugePages
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
+from a3b.kernels.probe import HUGE_PAGE
 from a3b.machine import Machine
 
 PIECE = 64 << 20
-LEAST_GAIN = 1.02  # in reading speed of the first piece, or it is also the last
+JUDGED = 5  # pieces from all over the files that say whether moving pays: of one alone the file's pages may be huge already
+LEAST_GAIN = 1.02  # in their reading speed, or nothing more is moved
 TRIES = 10
 SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be dropped
 
 
 class HugePages:
-    """Moves mapped files one after the other, as much as memory has room for; `stop` ends it between two pieces.
+    """Moves mapped files, as much as memory has room for; `stop` ends it between two pieces.
 
     What was not moved stays where it is, in the file's pages."""
 
@@ -35,7 +39,7 @@ class HugePages:
         self.most_bytes = max(Machine.read().memory_bytes - SPARE_BYTES, 0)
         self.total_bytes = sum(data.size for _, data in files)
         self.moved_bytes, self.error = 0, 0
-        self.gain: float | None = None  # reading speed of the first piece, after to before
+        self.gain: float | None = None  # reading speed after to before, the median of the pieces that judge
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="huge pages", daemon=True)
 
@@ -53,38 +57,46 @@ class HugePages:
         atexit.unregister(self.stop)  # or the weights would live as long as the process
 
     def _run(self) -> None:
-        for path, data in self.files:
+        pieces, gains = self._pieces(), []
+        judging = pieces[:: max(1, len(pieces) // JUDGED)][:JUDGED]
+        order = judging + [piece for piece in pieces if piece not in judging]
+        with contextlib.ExitStack() as opened:
             try:
-                with open(path, "rb") as file:
-                    self._move(file.fileno(), data)
+                files = [opened.enter_context(open(path, "rb")).fileno() for path, _ in self.files]
+                for (file, start, size), following in zip(order, [*order[1:], None], strict=True):
+                    if self._stop.is_set():
+                        return
+                    piece = self.files[file][1][start : start + size]
+                    before = self._read_s(piece) if self.gain is None else 0
+                    if following:
+                        os.posix_fadvise(files[following[0]], *following[1:], os.POSIX_FADV_WILLNEED)
+                    self._move(piece, files[file], start)
+                    if self.gain is None:
+                        gains.append(before / self._read_s(piece))
+                        if len(gains) == len(judging):
+                            self.gain = statistics.median(gains)
+                            if self.gain < LEAST_GAIN:
+                                return
             except OSError as error:
                 self.error = error.errno or 1
-            if self.error or self._stop.is_set():
-                return
 
-    def _move(self, fd: int, data: np.ndarray) -> None:
+    def _pieces(self) -> list[tuple[int, int, int]]:
+        """Index of a file, start and size: whole huge pages, as many as there is room for."""
+        pieces, room = [], self.most_bytes
+        for file, (_, data) in enumerate(self.files):
+            start = -data.ctypes.data % HUGE_PAGE
+            while (size := min(PIECE, data.size - start, room) // HUGE_PAGE * HUGE_PAGE) > 0:
+                pieces.append((file, start, size))
+                start, room = start + size, room - size
+        return pieces
+
+    def _move(self, piece: np.ndarray, fd: int, start: int) -> None:
         from a3b.kernels import _native
 
-        base = data.ctypes.data
-        start = -base % _native.HUGE_PAGE
-        while not self._stop.is_set():
-            room = min(data.size - start, self.most_bytes - self.moved_bytes)
-            size = min(PIECE, room // _native.HUGE_PAGE * _native.HUGE_PAGE)
-            if size <= 0:
-                return
-            piece = data[start : start + size]
-            before = self._read_s(piece) if self.gain is None else 0
-            os.posix_fadvise(fd, start + size, PIECE, os.POSIX_FADV_WILLNEED)
-            self.error = _native.to_huge_pages(base + start, size, fd, start)
-            if self.error:
-                return
-            os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
-            start += size
-            self.moved_bytes += size
-            if self.gain is None:
-                self.gain = before / self._read_s(piece)
-                if self.gain < LEAST_GAIN:
-                    self._stop.set()
+        if error := _native.to_huge_pages(piece.ctypes.data, piece.size, fd, start):
+            raise OSError(error, os.strerror(error))
+        os.posix_fadvise(fd, start, piece.size, os.POSIX_FADV_DONTNEED)
+        self.moved_bytes += piece.size
 
     def _read_s(self, piece: np.ndarray) -> float:
         times = []

@@ -9,6 +9,7 @@ namespace a3b::A3B_NS {
 namespace {
 
 constexpr int PART = 128;  // tokens at a time: bounds the scratch memory
+constexpr int NEAR = 4;    // rows ahead to ask for: they lie pages apart, which the processor does not foresee
 
 // Some channels: c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)), j ascending; the state keeps the latest inputs.
 void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* state, float* out, int first, int count) {
@@ -17,6 +18,8 @@ void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* st
   const float *rows[16], *weight = op.conv + first;
   for (int t = 0; t < T; t++) {
     for (int j = 0; j < L; j++) rows[j] = input(t - L + 1 + j);
+    if (t + NEAR < T)
+      for (int c = 0; c < count; c += LANES) __builtin_prefetch(input(t + NEAR) + c);
     float* to = out + (size_t)t * C + first;
     int c = 0;
     for (; c + LANES <= count; c += LANES) {

@@ -33,16 +33,13 @@ template <class W> void multiply_float(const Tiles& t, int first, int count, con
   for (; b < count; b++) float_blocks<W, 1>(data + b * len, len, t.n, rows, tokens, num, out + b * ROWS, stride);
 }
 
-}  // namespace
-
-namespace {
-
 // Cuts [at, at + size) into `parts` for blocks that ask `times` times each.
 struct Cut {
   const uint8_t* at;
   size_t part;
   int lines;
-  Cut(const uint8_t* at, size_t size, int parts, int times) : at(at), part((size / parts + 63) / 64 * 64), lines((int)((part / 64 + times - 1) / times)) {}
+  Cut(const uint8_t* at, size_t size, int parts, int times)
+      : at(at), part((size / parts + 63) / 64 * 64), lines((int)((part / 64 + times - 1) / times)) {}
   Share take() {
     if (!at) return {};
     at += part;
@@ -71,8 +68,8 @@ void multiply(const Tiles& t, int first, int count, const Rows& rows, const int*
         Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, groups);
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;
-          blocks[mb - 1](tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride, later_tiles.take(),
-                         later_rows.take());
+          blocks[mb - 1](tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,
+                         later_tiles.take(), later_rows.take());
           m += mb;
         }
         b += tb;
@@ -103,10 +100,15 @@ void prepare_columns(const Form& form, const float* x, int n, int begin, int end
     for (int i = 0; i < num; i += LANES) top = max(top, abs(load(from + i)));
     const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     scale[at / num] = size / 127.0f;
-    for (int i = 0; i < num; i += LANES) store_s8(q + at + i, rint(load(from + i) * set1(inverse)));
+    int32_t sums[64 / LANES];
+    for (int i = 0; i < num; i += LANES) {
+      const I rounded = rint(load(from + i) * set1(inverse));
+      store_s8(q + at + i, rounded);
+      sums[i / LANES] = sum(rounded);
+    }
     for (int g = at; g < at + num; g += form.group) {
       int32_t total = 0;
-      for (int i = 0; i < form.group; i++) total += q[g + i];
+      for (int i = 0; i < form.group; i += LANES) total += sums[(g - at + i) / LANES];
       if (form.has_minimum) {
         offset[g / form.group] = scale[at / num] * (float)total;
       } else {

@@ -325,21 +325,52 @@ struct Pairs {
 
 // Below: one text for all sets, so one order of additions.
 
-inline float sum(F x) {  // lanes i and i + 8, then i + 4, i + 2, i + 1
-  float v[LANES];
-  store(v, x);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] += v[i + half];
-  return v[0];
+// Lanes i and i + 8, then i + 4, i + 2, i + 1.
+#if defined(A3B_AVX512) || defined(A3B_AVX2)
+#if defined(A3B_AVX512)
+inline __m256 first_half(F x) { return _mm512_castps512_ps256(x.v); }
+inline __m256 second_half(F x) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x.v), 1)); }
+inline __m256i first_half(I x) { return _mm512_castsi512_si256(x.v); }
+inline __m256i second_half(I x) { return _mm512_extracti64x4_epi64(x.v, 1); }
+#else
+inline __m256 first_half(F x) { return x.a; }
+inline __m256 second_half(F x) { return x.b; }
+inline __m256i first_half(I x) { return x.a; }
+inline __m256i second_half(I x) { return x.b; }
+#endif
+inline float sum(F x) {
+  const __m256 eight = _mm256_add_ps(first_half(x), second_half(x));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-
+inline int32_t sum(I x) {
+  const __m256i eight = _mm256_add_epi32(first_half(x), second_half(x));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
 inline float largest(F x) {
-  float v[LANES], top;
-  store(v, x);
-  top = v[0];
-  for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
-  return top;
+  const __m256 eight = _mm256_max_ps(first_half(x), second_half(x));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#else
+inline float sum(F x) {
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) x.v[i] += x.v[i + half];
+  return x.v[0];
+}
+inline int32_t sum(I x) {
+  int32_t total = 0;
+  for (int32_t value : x.v) total += value;
+  return total;
+}
+inline float largest(F x) {
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) x.v[i] = x.v[i] > x.v[i + half] ? x.v[i] : x.v[i + half];
+  return x.v[0];
+}
+#endif
 
 // e^x within 2 units in the last place; x is cut to [-87, 88]. Cephes' polynomial for expf.
 inline F exp(F x) {

@@ -34,12 +34,12 @@ template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, co
   }
 }
 
-// The processor alone does not ask for the bytes of a tile early enough. Tiles that are walked once ask for those this far ahead: the next
-// tile's at the end of one, and harmless behind the last. Tiles that several blocks of tokens walk are in the cache from the second block on, so
-// each block asks for its share of the tiles that come next.
+// The processor alone does not ask for the bytes of a tile early enough. Tiles that are walked once ask for those AHEAD bytes behind them: the next
+// tile's at the end of one, and harmless behind the last. Tiles that several blocks of tokens walk are in the cache from the second block on,
+// so each block asks for its share of what comes next.
 constexpr int AHEAD = 2048;
 
-// Bytes that a block asks for while it works, `lines` of 64 a group.
+// Bytes to ask for, `lines` of 64 a group.
 struct Share {
   const uint8_t *at, *end;
   int lines;
@@ -92,9 +92,10 @@ template <class Q> struct Scales {
   }
 };
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles; shares are not used.
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles, shares are not used.
 template <class Q, int TB, int MB, bool ONCE>
-void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share tiles_share, Share rows_share) {
+void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later_tiles,
+                 Share later_rows) {
   const int8_t* x[MB];
   const float* scale[MB];
   const float* offset[MB];
@@ -117,7 +118,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
     for (int g = 0; g < Q::GROUPS; g++) {
       Dot<Q::BITS> dot[TB][MB];
       const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
-      if constexpr (!ONCE) tiles_share.ask(), rows_share.ask();
+      if constexpr (!ONCE) later_tiles.ask(), later_rows.ask();
       for (int m = 0; m < MB; m++) {
         int32_t init = 0;
         if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
