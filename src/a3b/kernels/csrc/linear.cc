@@ -6,12 +6,12 @@ namespace a3b::A3B_NS {
 namespace {
 
 #if defined(A3B_AVX512)
-constexpr int MAX_TILES = 2, MAX_TOKENS = 4;
+constexpr int MAX_TILES = 2, MAX_TOKENS = 4, FLOAT_TOKENS = 4;
 #else
-constexpr int MAX_TILES = 1, MAX_TOKENS = 4;
+constexpr int MAX_TILES = 1, MAX_TOKENS = 4, FLOAT_TOKENS = 2;
 #endif
 constexpr int SHARING = 8;  // tokens from which two tiles at a time pay; fewer wait for memory, which likes one stream
-constexpr int FLOAT_TILES = 4, FLOAT_TOKENS = 2;
+constexpr int FLOAT_TILES = 4;
 constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the next tokens do: their activations stay in L2
 
 using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share, Share);
@@ -36,14 +36,13 @@ template <class W> void multiply_float(const Tiles& t, int first, int count, con
 // Cuts [at, at + size) into `parts` for blocks that ask `times` times each.
 struct Cut {
   const uint8_t* at;
-  size_t part;
   int lines;
-  Cut(const uint8_t* at, size_t size, int parts, int times)
-      : at(at), part((size / parts + 63) / 64 * 64), lines((int)((part / 64 + times - 1) / times)) {}
+  size_t part;
+  Cut(const uint8_t* at, size_t size, int parts, int times) : at(at), lines(at ? (int)(size / 64 / parts / times + 1) : 0), part(size / parts) {}
   Share take() {
-    if (!at) return {};
+    const Share share = {at, lines};
     at += part;
-    return {at - part, at, lines};
+    return share;
   }
 };
 
@@ -55,17 +54,17 @@ void multiply(const Tiles& t, int first, int count, const Rows& rows, const int*
   const uint8_t* data = t.tile(first);
   with_format(t.code, [&](auto format) {
     using Q = decltype(format);
-    const int groups = t.num_units * Q::GROUPS;
+    const int times = t.num_units * Q::GROUPS / Q::ASKING;
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN, passes = (stop - run + MAX_TOKENS - 1) / MAX_TOKENS;
       const bool is_shared = stop - run >= SHARING;
-      Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), groups);
+      Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), times);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
         const Block* blocks = !is_shared ? BLOCKS<Q, 1, true> : tb == 1 ? BLOCKS<Q, 1, false> : BLOCKS<Q, MAX_TILES, false>;
         const uint8_t* tiles = data + b * t.tile_bytes;
         const size_t size = tb * t.tile_bytes;
-        Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, groups);
+        Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, times);
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;
           blocks[mb - 1](tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,

@@ -19,6 +19,7 @@ template <int BITS_, int GROUP_, int UNIT_, bool MINIMUM_, int ZERO_, bool SIGNE
   static constexpr int HEADER = SUPER ? ROWS * (4 + GROUPS * (1 + MINIMUM)) : ROWS * 2 * GROUPS * (1 + MINIMUM);
   static constexpr int GROUP_BYTES = ROWS * GROUP * BITS / 8;
   static constexpr int UNIT_BYTES = HEADER + GROUPS * GROUP_BYTES;
+  static constexpr int ASKING = GROUPS < 4 ? GROUPS : 4;  // groups from one time of asking for bytes to the next
 };
 // fn(Format<...>{}) for the format of a code.
 template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, const Fn& fn) {
@@ -39,12 +40,12 @@ template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, co
 // so each block asks for its share of what comes next.
 constexpr int AHEAD = 2048;
 
-// Bytes to ask for, `lines` of 64 a group.
+// Bytes to ask for, `lines` of 64 each time. Their number is the same each time, or the branches would cost more than the wait.
 struct Share {
-  const uint8_t *at, *end;
+  const uint8_t* at;
   int lines;
   [[gnu::always_inline]] void ask() {
-    for (int i = 0; i < lines && at < end; i++, at += 64) __builtin_prefetch(at);
+    for (int i = 0; i < lines; i++, at += 64) __builtin_prefetch(at);
   }
 };
 
@@ -118,7 +119,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
     for (int g = 0; g < Q::GROUPS; g++) {
       Dot<Q::BITS> dot[TB][MB];
       const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
-      if constexpr (!ONCE) later_tiles.ask(), later_rows.ask();
+      if (!ONCE && g % Q::ASKING == 0) later_tiles.ask(), later_rows.ask();
       for (int m = 0; m < MB; m++) {
         int32_t init = 0;
         if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
