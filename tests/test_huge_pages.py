@@ -72,6 +72,14 @@ def test_no_more_is_moved_than_memory_has_room_for(mapped):
     assert mover.moved_bytes == 5 * _native.HUGE_PAGE and mover.error == 0 and np.array_equal(view, data)
 
 
+def test_a_file_of_less_than_a_huge_page_stays_where_it_is(tmp_path):
+    data = np.arange(9999, dtype=np.uint8)
+    data.tofile(tmp_path / "weights")
+    mover = HugePages([(tmp_path / "weights", data)], lambda piece: piece.sum())
+    mover._run()
+    assert (mover.moved_bytes, mover.error, mover.gain) == (0, 0, None)
+
+
 def test_stopping_leaves_every_byte_in_its_place(mapped):
     path, data, view = mapped
     mover = HugePages([(path, view)], lambda piece: piece.sum()).start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import statistics
 import threading
@@ -63,7 +64,7 @@ class HugePages:
         with contextlib.ExitStack() as opened:
             try:
                 files = [opened.enter_context(open(path, "rb")).fileno() for path, _ in self.files]
-                for (file, start, size), following in zip(order, [*order[1:], None], strict=True):
+                for (file, start, size), following in itertools.pairwise([*order, None]):
                     if self._stop.is_set():
                         return
                     piece = self.files[file][1][start : start + size]
