@@ -17,7 +17,7 @@ from a3b.requests import Request
 from a3b.scheduler import Scheduler
 from a3b.service import Service, Settings
 from a3b.turns import Turns
-from tests.test_service import GREEDY, Server, user
+from tests.traced_server import GREEDY, Server, user
 
 QUESTION = [user("What is 17 plus 25? " + "Take your time, please. " * 12)]
 

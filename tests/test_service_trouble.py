@@ -21,7 +21,7 @@ from a3b.sampler import SamplingParams
 from a3b.scheduler import Scheduler
 from a3b.service import Service, Settings
 from a3b.turns import Turn, Turns
-from tests.test_service import GREEDY, Server, user
+from tests.traced_server import GREEDY, Server, user
 
 SECRET = "Think of two numbers from 0 to 999. Tell me only the first."
 FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 120}

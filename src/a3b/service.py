@@ -34,6 +34,7 @@ from a3b.volatile import Beginning, Dates, without_billing_lines
 
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
+LEAVING_S = 1.0  # within which it is noticed that a client has left
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 
 
@@ -81,6 +82,7 @@ class Service:
         self.model, self.context = engine.name, engine.context
         self._helper = ThreadPoolExecutor(1, "service")
         self._num_preparing = 0
+        self._wanted: dict[asyncio.Event, Request] = {}  # answers on their way to a client; set when it has all or has left
         self._leaving: dict[Future[None], str] = {}  # answers whose client has left, until they are over: their namespaces
         self._grammars = Grammars(engine.tokenizer)
         tokenizer = engine.tokenizer
@@ -121,7 +123,8 @@ class Service:
         job = self._job(prepared, answer, emit)
         self.scheduler.submit(job)
         self.totals["requests"] += 1
-        was_left = True
+        was_left, parted = True, asyncio.Event()
+        self._wanted[parted] = request
         try:
             while True:
                 item = await queue.get()
@@ -132,17 +135,23 @@ class Service:
                         await asyncio.shield(asyncio.wrap_future(over))
                         self._count(event)
                         was_left = False
+                        self._part(parted)
                         yield event
                         return
                     yield event
         finally:
             self.scheduler.cancel(job)
+            self._part(parted)
             if was_left:
                 self._leaving[over] = request.namespace
                 over.add_done_callback(self._leaving.pop)
                 if events and isinstance(events[-1], Finished):  # it was over already
                     with suppress(RuntimeError):  # the server is closing
                         self._helper.submit(self._try, self._remember_stopped, prepared, job, events)
+
+    def _part(self, parted: asyncio.Event) -> None:
+        self._wanted.pop(parted, None)
+        parted.set()
 
     async def count_tokens(self, request: Request) -> int:
         return len((await self._prepared(request)).ids)
@@ -153,6 +162,11 @@ class Service:
 
     async def _prepared(self, request: Request) -> Prepared:
         """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
+        stopped = [asyncio.ensure_future(parted.wait()) for parted, answered in self._wanted.items() if _goes_on(request, answered)]
+        if stopped:  # so says this request; that the client has left them may be noticed later
+            _, others = await asyncio.wait(stopped, timeout=LEAVING_S)
+            for other in others:
+                other.cancel()
         for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
             await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
         think = request.prompt is None and (self.settings.think if request.think is None else request.think)
@@ -334,6 +348,15 @@ class Service:
             totals[name] += getattr(usage, name)
         totals["thinking_restored_tokens"] += usage.thinking.restored
         totals["thinking_dropped_tokens"] += usage.thinking.dropped
+
+
+def _goes_on(request: Request, answered: Request) -> bool:
+    """Whether a request has what another one asked, and a turn that answers it."""
+    num = len(answered.messages)
+    return (
+        request.namespace == answered.namespace and len(request.messages) > num > 0 and request.messages[:num] == answered.messages
+        and request.messages[num].get("role") == "assistant"
+    )  # fmt: skip
 
 
 def _least(*budgets: int | None) -> int | None:
