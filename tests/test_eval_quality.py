@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands.eval import conversation, log_softmax, read_text
+from a3b.commands.eval import log_softmax
+from a3b.commands.pieces import conversation, read_text
 from a3b.engine import Engine, nano_directory
 from a3b.errors import UsageError
 from nano.quality_text import conversations
@@ -63,7 +64,7 @@ def test_what_the_assistant_writes_is_judged():
         {"role": "assistant", "content": "Fine.", "reasoning_content": "think a bit"},
         {"role": "user", "content": "more"},
     ]
-    piece = conversation(engine, messages, None)
+    piece = conversation(messages, None, engine.tokenizer, engine.template)
     judged = [i for i, chosen in zip(piece.ids, piece.judged, strict=True) if chosen]
     assert engine.tokenizer.decode(judged) == "<think>\nthink a bit\n</think>\n\nFine.<|im_end|>"
 
@@ -75,4 +76,4 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path):
         if content is not None:
             path.write_text(content)
         with pytest.raises(UsageError, match=name):
-            read_text(engine, path)
+            read_text(path, engine.tokenizer, engine.template)

@@ -85,17 +85,19 @@ class Model:
             rests.append((ids[head:], state))
         if not rests:
             return []
-        hidden = self._step(rests)
+        hidden = self.hidden(rests)
         lasts = np.cumsum([len(ids) for ids, _ in rests]) - 1
         return list(self._lm_head(hidden[lasts]))
 
     def _chunks(self, ids: np.ndarray, state: State, cancel: Callable[[], bool] | None = None) -> Iterator[np.ndarray]:
         """Hidden rows before the final norm, up to CHUNK at a time."""
         for start in range(0, len(ids), CHUNK):
-            yield self._step([(ids[start : start + CHUNK], state)], cancel)
+            yield self.hidden([(ids[start : start + CHUNK], state)], cancel)
 
-    def _step(self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None) -> np.ndarray:
-        """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces."""
+    def hidden(self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None) -> np.ndarray:
+        """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces.
+
+        ids are trusted, the memory grows with T, and cancel is asked before each layer."""
         spans, positions, stop = [], [], 0
         for ids, state in pieces:
             spans.append(Span(slice(stop, stop + len(ids)), state))

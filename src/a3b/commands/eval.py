@@ -1,7 +1,6 @@
 """`a3b eval quality MODEL`: what packing costs, as KL divergence per token against the model it was packed from.
 
-Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, which is read as plain text,
-or, if it ends in .json, as a list of conversations {"messages": [...], "tools": [...]} in the form that `a3b render` takes.
+Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, see `pieces`.
 Of a conversation the tokens of the assistant are judged, for these are what the model writes; `all` counts every position.
 """
 
@@ -10,13 +9,14 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from a3b.commands.info import size
+from a3b.commands.pieces import Piece, read_text
 from a3b.commands.progress import Progress
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
@@ -27,13 +27,10 @@ from a3b.model import Model
 from a3b.packing.decoded import decoded
 from a3b.packing.plan import bytes_per_token
 from a3b.sampler import SamplingParams
-from a3b.tokens.segments import END_OF_TURN, Control, Text
 from a3b.weights import load_weights
 
-PIECE = 512  # tokens of plain text that are read as one sequence
 ROWS = 32  # positions compared at a time
 MAX_ANSWER = 160
-ASSISTANT = "assistant\n"
 PROMPTS = (
     "Hello!", "What are you?", "What can you do?", "What is python?", "Explain recursion.", "Define memory.", "What is a cache?",
     "Tell me a joke.", "How are you?", "What is 12 + 30?", "What is the weather?", "How big are you?", "Explain attention.",
@@ -50,7 +47,7 @@ def run(args: Namespace) -> None:
         model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads))
     if model.config.V != reference.config.V:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
-    text = conversations(reference, args.tokens) if args.text is None else read_text(reference, args.text)
+    text = conversations(reference, args.tokens) if args.text is None else read_text(args.text, reference.tokenizer, reference.template)
     facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
@@ -59,14 +56,6 @@ def in_floats(engine: Engine, path: Path, kernels: Kernels) -> Engine:
     """The same weights decoded to float32, so that activations are floats as well."""
     weights = decoded(engine.config, load_weights(Checkpoint.open(path), engine.config))
     return replace(engine, model=Model(engine.config, weights, kernels, "f32"))
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One sequence; judged [T] says which tokens are to be predicted well."""
-
-    ids: list[int]
-    judged: list[bool]
 
 
 def compare(reference: Engine, model: Engine, text: Iterator[Piece], most: int) -> dict[str, Any]:
@@ -141,37 +130,6 @@ def conversations(engine: Engine, most: int) -> Iterator[Piece]:
             answer = list(sequence.answer_ids)
             total, seed = total + len(asked) + len(answer), seed + 1
             yield Piece(asked + answer, [False] * len(asked) + [True] * len(answer))
-
-
-def read_text(engine: Engine, path: Path) -> Iterator[Piece]:
-    try:
-        text = path.expanduser().read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UsageError(f"--text {path}: cannot be read: {error}") from None
-    if values is None:
-        ids = engine.tokenizer.encode_text(text)
-        return (Piece(ids[at : at + PIECE], [True] * len(ids[at : at + PIECE])) for at in range(0, len(ids), PIECE))
-    if not isinstance(values, list) or not all(isinstance(v, dict) and isinstance(v.get("messages"), list) for v in values):
-        raise UsageError(f"--text {path}: expected a JSON list of objects with messages")
-    return (conversation(engine, v["messages"], v.get("tools")) for v in values)
-
-
-def conversation(engine: Engine, messages: list[dict], tools: list[dict] | None) -> Piece:
-    """A whole conversation, thinking kept; what stands between the head of an assistant turn and its end is judged."""
-    prompt = engine.template.render(messages, tools=tools, add_generation_prompt=False, preserve_thinking=True)
-    ids, judged = [], []
-    begins = inside = False
-    for segment in prompt:
-        found = engine.tokenizer.encode([segment])
-        head = 0
-        if begins and isinstance(segment, Text) and segment.text.startswith(ASSISTANT):
-            inside, head = True, len(engine.tokenizer.encode_text(ASSISTANT))
-        judged += [inside and i >= head for i in range(len(found))]
-        ids += found
-        begins = segment == Control("<|im_start|>")
-        inside = inside and segment != Control(END_OF_TURN)
-    return Piece(ids, judged)
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

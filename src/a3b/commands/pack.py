@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+
 from a3b.commands.info import size
+from a3b.commands.pieces import read_text
 from a3b.commands.progress import Progress
+from a3b.config import RuntimeConfig
 from a3b.errors import UsageError
+from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
+from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
-from a3b.packing.writer import write
+from a3b.packing.source import Source
+from a3b.packing.writer import write, write_side_files
+from a3b.tokens.chat import ChatTemplate
+from a3b.tokens.tokenizer import Tokenizer
 
 DEFAULT = "balanced"
 MILLION = 1_000_000
@@ -32,6 +42,11 @@ def run(args: Namespace) -> None:
         print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
     read = bytes_per_token(source.config, plan.tensors)
     print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
+    importance = None
+    if args.importance:
+        if not plan.num_chosen:
+            raise UsageError(f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out")
+        importance = _measured(source, args.importance, args.runtime)
     target, done = Path(os.path.abspath(args.target.expanduser())), 0
     total = source.config.count_parameters().total
     with Progress("packing", total // MILLION, "M weights") as progress:
@@ -41,5 +56,24 @@ def run(args: Namespace) -> None:
             done += count
             progress(done // MILLION)
 
-        write(source, plan, target, threads=args.runtime.threads or Machine.read().num_threads, done=written)
+        threads = args.runtime.threads or Machine.read().num_threads
+        write(source, plan, target, threads=threads, done=written, importance=importance)
     print(f"{args.target}: packed")
+
+
+def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
+    """What the columns of the source's matrices meet in the text of a file."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_side_files(source, Path(directory))
+        tokenizer, template = Tokenizer.read(directory), ChatTemplate.read(directory)
+    pieces, room = [], MAX_TOKENS
+    for piece in read_text(path, tokenizer, template):
+        pieces.append(np.array(piece.ids[:room], np.int64))
+        room -= len(pieces[-1])
+        if not room:
+            break
+    if not sum(map(len, pieces)):
+        raise UsageError(f"{path}: holds no text; give one like what the model will read and write")
+    num_threads = runtime.threads or Machine.read().num_threads
+    with Progress("reading the text", source.config.num_layers, "layers") as progress:
+        return measure(source, pieces, open_kernels(runtime.isa, num_threads), num_threads, progress)

@@ -50,7 +50,7 @@ def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_b
           done: Callable[[int], None] = lambda n: None, importance: dict[str, np.ndarray] | None = None) -> Manifest:  # fmt: skip
     """Pack `source` as `plan` says into the directory `target`. done: told how many weights were written, or found written.
 
-    importance: per tensor name, float32 [columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is
+    importance: per tensor name, float32 [experts or 1, columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is
     full, TensorError for a weight that cannot be stored. What was finished stays in `target`.part for the next run."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: exists; give a new directory, or remove it")
@@ -62,7 +62,7 @@ def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_b
         with _locked(part / LOCK):
             journal = _Journal(part, _identity(source, plan, shards, importance))
             _check_space(part, shards, journal.finished(shards, done))
-            files = _write_side_files(source, part)
+            files = write_side_files(source, part)
             writer = _ShardWriter(items, source, threads, importance or {}, done)
             for shard in shards:
                 if shard.file not in journal.shards:
@@ -113,8 +113,9 @@ class _ShardWriter:
         weights = self.importance.get(item.tensor.name)
         waiting: deque = deque()
         with ThreadPoolExecutor(self.threads) as pool:
-            for matrix, start, stop in _cuts(item):
-                waiting.append((pool.submit(_packed, item, matrix, start, stop, weights), (stop - start) * matrix.shape[-1]))
+            for matrix, e, start, stop in _cuts(item):
+                own = None if weights is None else weights[e]
+                waiting.append((pool.submit(_packed, item, matrix, start, stop, own), (stop - start) * matrix.shape[-1]))
                 if len(waiting) > self.threads + 1:
                     yield self._next(waiting)
             while waiting:
@@ -128,17 +129,17 @@ class _ShardWriter:
         return piece.data
 
 
-def _cuts(item: Item) -> Iterator[tuple[Any, int, int]]:
-    """(matrix, first row, last row) of every piece, in the order of the file."""
+def _cuts(item: Item) -> Iterator[tuple[Any, int, int, int]]:
+    """(matrix, its expert, first row, last row) of every piece, in the order of the file."""
     value, shape = item.value, item.tensor.shape
     if item.format is None:
-        yield value, 0, len(value) if isinstance(value, np.ndarray) else shape[0]
+        yield value, 0, 0, len(value) if isinstance(value, np.ndarray) else shape[0]
         return
     step = max(ROWS, CHUNK // shape[-1] // ROWS * ROWS)
     for e in range(shape[0] if len(shape) == 3 else 1):
         matrix = value.expert(e) if len(shape) == 3 else value
         for start in range(0, shape[-2], step):
-            yield matrix, start, min(start + step, shape[-2])
+            yield matrix, e, start, min(start + step, shape[-2])
 
 
 def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray | None) -> np.ndarray:
@@ -227,7 +228,7 @@ def _check_space(part: Path, shards: list[Shard], finished: set[str]) -> None:
         )
 
 
-def _write_side_files(source: Source, part: Path) -> list[str]:
+def write_side_files(source: Source, part: Path) -> list[str]:
     for name, content in source.files.items():
         _write_file(part / name, content.read_bytes() if isinstance(content, Path) else content)
     return list(source.files)
