@@ -139,6 +139,26 @@ def test_probes_measure_with_the_kernels_they_are_given():
             assert 0 < rate.lowest <= rate.median <= rate.highest and rate.num_runs >= probe.LEAST_RUNS
 
 
+@pytest.mark.parametrize(("asking", "alone"), [(1, 2), (2, 1)])
+def test_how_weights_are_read_is_what_was_measured_to_be_faster(monkeypatch, asking, alone):
+    monkeypatch.setattr(probe, "_asking_pays", {})
+    first, second, other = open_kernels("scalar", 1), open_kernels("scalar", 1), open_kernels("scalar", 2)
+    asked = []
+
+    def timed(work):
+        asked.append(first._runtime.asks_ahead)
+        return work(), asking if asked[-1] else alone
+
+    monkeypatch.setattr(probe, "TUNED_BYTES", 1 << 20)
+    monkeypatch.setattr(probe, "_timed", timed)
+    probe.tune(first)
+    assert first._runtime.asks_ahead == (asking < alone) and asked == [True, False] * probe.TUNED_PAIRS
+    second._runtime.asks_ahead = not first._runtime.asks_ahead
+    probe.tune(second)
+    assert second._runtime.asks_ahead == first._runtime.asks_ahead and len(asked) == 2 * probe.TUNED_PAIRS
+    assert other._runtime.asks_ahead  # until it is measured
+
+
 @pytest.fixture
 def four(monkeypatch):
     """The shapes of the claim, tiny."""

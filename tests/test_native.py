@@ -60,6 +60,43 @@ def test_products_have_the_same_bits_in_any_company(isa: str, format):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda f: f.name)
+def test_a_few_tokens_have_the_bits_of_many_however_their_bytes_are_asked_for(isa: str, format):
+    """So many rows that few tokens walk several pieces at once, one of them across two matrices."""
+    n, x = 256, normal(9, 256)
+    weights = [("a", random_tiles(format, 4200, n)), ("b", random_tiles(format, 4300, n, seed=1))]
+    kernels = open_kernels(isa, 1)
+    op = kernels.bind_linear(weights, n)
+    whole = op(x)
+    for kernels._runtime.asks_ahead in (True, False):
+        for T in (1, 2, 4, 7):
+            np.testing.assert_array_equal(op(x[:T]), whole[:T])
+            added = np.ones_like(whole[:T])
+            op.add(x[:T], added)
+            np.testing.assert_array_equal(added, whole[:T] + 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", ["w4k32", "w6s32", "bf16", "mlp"])
+def test_a_few_tokens_of_wide_experts_have_the_bits_of_many(isa: str, form: str):
+    E, K, D, F, Fs = 5, 4, 1024, 256, 1280
+    w = moe_weights("w4m64" if form == "mlp" else form, E, D, F, Fs)
+    norm, h = normal(D, scale=0.1), normal(9, D)
+    kernels = open_kernels(isa, 1)
+    if form == "mlp":
+        op = kernels.bind_mlp(w.shared_gate_up, w.shared_down, norm, 1e-6, D, Fs)
+    else:
+        op = kernels.bind_moe(w, norm, 1e-6, E, K, D, F, Fs)
+    whole = h.copy()
+    op(whole)
+    for kernels._runtime.asks_ahead in (True, False):
+        for T in (1, 3, 7):
+            part = h[:T].copy()
+            op(part)
+            np.testing.assert_array_equal(part, whole[:T])
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_sums_stay_exact_at_the_edge_of_their_integers(isa: str):
     """The largest weights against the largest activations, all of one sign: what overflows 16 bits if a kernel adds too much there."""
     for format in FORMATS.values():

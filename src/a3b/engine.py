@@ -22,7 +22,7 @@ from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.kernels.huge_pages import HugePages
-from a3b.kernels.probe import runtime_of
+from a3b.kernels.probe import runtime_of, tune
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.sampler import SamplingParams
@@ -133,6 +133,7 @@ class Engine:
             notes += (f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",)
         mover = None
         if weights.residency == "packed" and kernels.isa != "reference":
+            tune(kernels)
             mover = HugePages([(file.path, file.mapped) for file in checkpoint.files], runtime_of(kernels).probe_read)
         name = "a3b-nano" if nano else path.resolve().name
         return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes, mover)

@@ -126,6 +126,7 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
     load_s = time.perf_counter() - began
     data, moved = None, {"moved_bytes": 0, "gain": None, "move_s": 0.0}
     if weights.residency == "packed":
+        probe.tune(kernels)
         files = [(file.path, file.mapped) for file in checkpoint.files]
         mover = HugePages(files, probe.runtime_of(kernels).probe_read).start()
         mover.wait()
@@ -134,6 +135,7 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
     total = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     facts = {
         "directory": str(directory), "isa": kernels.isa, "threads": kernels.num_threads, "kv": kv_type, "layers": config.num_layers,
+        "asks_ahead": probe.runtime_of(kernels).asks_ahead,
         "preset": checkpoint.manifest.preset if checkpoint.manifest else None,
         "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None, "weight_bytes": total,
         "parameters": {"total": config.count_parameters().total, "active": config.count_parameters().active},

@@ -1,7 +1,7 @@
 """What this machine can do at most, by the means of the kernels: bytes read in streams, int8 products out of registers.
 
 The rates that speeds are held against. Both take the threads and the instruction set of the kernels they are given.
-Enter at `read_bandwidth` and `int8_operations`.
+Also chooses what is faster on one processor and slower on another. Enter at `read_bandwidth`, `int8_operations` and `tune`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from a3b.errors import UsageError
+from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import Kernels
 
 BUFFER_BYTES = 512 << 20  # far more than any cache holds
 HUGE_PAGE = 2 << 20
 WARM_UP_SHARE = 0.2
+TUNED_BYTES = 32 << 20  # of each of two formats
+TUNED_PAIRS = 7
 LEAST_RUNS = 5
 LEAST_RUN_S = 0.02  # a run is made that long, so that starting it costs nothing
+
+
+_asking_pays: dict[tuple[str, int], bool] = {}  # per instruction set and number of threads
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,25 @@ def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
     while _timed(products, count)[1] < LEAST_RUN_S and count < 1 << 28:
         count *= 2
     return _measured(lambda: products(count), seconds)
+
+
+def tune(kernels: Kernels) -> None:
+    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once per process."""
+    runtime, key = runtime_of(kernels), (kernels.isa, kernels.num_threads)
+    if key not in _asking_pays:
+        n, ratios, tiles = 2048, [], []
+        for name in ("w4m64", "w6s32"):
+            format = FORMATS[name]
+            rows = TUNED_BYTES // format.num_bytes(TILE_ROWS, n) * TILE_ROWS
+            tiles.append((name, Tiles(name, format, (rows, n), huge_buffer(format.num_bytes(rows, n)))))
+        product, x = kernels.bind_linear(tiles, n), np.ones((1, n), np.float32)
+        for _ in range(TUNED_PAIRS):
+            seconds = []
+            for runtime.asks_ahead in (True, False):
+                seconds.append(_timed(lambda: product(x).size)[1])
+            ratios.append(seconds[0] / seconds[1])
+        _asking_pays[key] = statistics.median(ratios) < 1
+    runtime.asks_ahead = _asking_pays[key]
 
 
 def runtime_of(kernels: Kernels):

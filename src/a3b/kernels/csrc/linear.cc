@@ -16,8 +16,8 @@ constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the nex
 
 using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share, Share);
 
-template <class Q, int TB, bool ONCE>
-constexpr Block BLOCKS[4] = {tiles_block<Q, TB, 1, ONCE>, tiles_block<Q, TB, 2, ONCE>, tiles_block<Q, TB, 3, ONCE>, tiles_block<Q, TB, 4, ONCE>};
+template <class Q, int TB, Asking A>
+constexpr Block BLOCKS[4] = {tiles_block<Q, TB, 1, A>, tiles_block<Q, TB, 2, A>, tiles_block<Q, TB, 3, A>, tiles_block<Q, TB, 4, A>};
 
 template <class W, int TB> void float_blocks(const W* tiles, size_t len, int n, const Rows& rows, const int* tokens, int num, float* out, int stride) {
   int m = 0;
@@ -48,26 +48,27 @@ struct Cut {
 
 }  // namespace
 
-void multiply(const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const Next& next) {
+void multiply(const Context& context, const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const Next& next) {
   if (t.code == F32) return multiply_float<float>(t, first, count, rows, tokens, num, out, stride);
   if (t.code == BF16) return multiply_float<uint16_t>(t, first, count, rows, tokens, num, out, stride);
   const uint8_t* data = t.tile(first);
   with_format(t.code, [&](auto format) {
     using Q = decltype(format);
-    const int times = t.num_units * Q::GROUPS / Q::ASKING;
+    const int times = t.num_units * Q::GROUPS / Q::ASKED_EVERY;
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN, passes = (stop - run + MAX_TOKENS - 1) / MAX_TOKENS;
       const bool is_shared = stop - run >= SHARING;
       Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), times);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
-        const Block* blocks = !is_shared ? BLOCKS<Q, 1, true> : tb == 1 ? BLOCKS<Q, 1, false> : BLOCKS<Q, MAX_TILES, false>;
+        const Block* blocks = !is_shared ? BLOCKS<Q, 1, FOR_ITSELF> : tb == 1 ? BLOCKS<Q, 1, FOR_SHARES> : BLOCKS<Q, MAX_TILES, FOR_SHARES>;
+        const Block one = !is_shared && !context.asks_ahead ? tiles_block<Q, 1, 1, ALONE> : blocks[0];
         const uint8_t* tiles = data + b * t.tile_bytes;
         const size_t size = tb * t.tile_bytes;
         Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, times);
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;
-          blocks[mb - 1](tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,
+          (mb == 1 ? one : blocks[mb - 1])(tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,
                          later_tiles.take(), later_rows.take());
           m += mb;
         }
@@ -161,23 +162,29 @@ void linear(const LinearOp& op, Context& context, const float* x, size_t x_strid
   });
   constexpr int BUFFER = TOKEN_RUN * MAX_PIECE * ROWS;
   float* buffers = context.scratch.get<float>(29, (size_t)context.pool.size() * BUFFER);
-  context.pool.run(op.num_pieces, [&](int item, int thread) {
-    const Piece& piece = op.pieces[item];
-    const Tiles& part = op.parts[piece.part];
-    float* buffer = buffers + (size_t)thread * BUFFER;
-    const int likely = item + context.pool.size();  // this thread's next piece, if the others take as long
-    const Next next = {likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr};
-    const int stride = piece.count * ROWS, left = part.rows - piece.first * ROWS, width = left < stride ? left : stride;
-    for (int run = 0; run < T; run += TOKEN_RUN) {
-      const int num = T - run < TOKEN_RUN ? T - run : TOKEN_RUN;
-      multiply(part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? Next{} : next);
-      for (int m = 0; m < num; m++) {
-        const float* from = buffer + (size_t)m * stride;
-        float* to = out + (run + m) * out_stride + piece.column;
-        if (add)
-          for (int i = 0; i < width; i++) to[i] += from[i];
-        else
-          memcpy(to, from, width * sizeof(float));
+  // Few tokens take several pieces that lie behind each other, because every jump waits for memory; each thread still has some to take.
+  const int most = op.num_pieces / (16 * context.pool.size()), together = T >= SHARING || most < 1 ? 1 : most < 4 ? most : 4;
+  context.pool.run((op.num_pieces + together - 1) / together, [&](int item, int thread) {
+    const int last = (item + 1) * together < op.num_pieces ? (item + 1) * together : op.num_pieces;
+    for (int index = item * together; index < last;) {
+      Piece piece = op.pieces[index];
+      for (index++; index < last && op.pieces[index].part == piece.part; index++) piece.count += op.pieces[index].count;
+      const Tiles& part = op.parts[piece.part];
+      float* buffer = buffers + (size_t)thread * BUFFER;
+      const int likely = item + context.pool.size();  // this thread's next piece, if the others take as long
+      const Next next = {likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr};
+      const int stride = piece.count * ROWS, left = part.rows - piece.first * ROWS, width = left < stride ? left : stride;
+      for (int run = 0; run < T; run += TOKEN_RUN) {
+        const int num = T - run < TOKEN_RUN ? T - run : TOKEN_RUN;
+        multiply(context, part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? Next{} : next);
+        for (int m = 0; m < num; m++) {
+          const float* from = buffer + (size_t)m * stride;
+          float* to = out + (run + m) * out_stride + piece.column;
+          if (add)
+            for (int i = 0; i < width; i++) to[i] += from[i];
+          else
+            memcpy(to, from, width * sizeof(float));
+        }
       }
     }
   });

@@ -236,6 +236,8 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::string, int>(), "isa"_a, "num_threads"_a)
       .def_prop_ro("isa", [](const Runtime& r) { return std::string(r.ops->name); })
       .def_prop_ro("num_threads", [](const Runtime& r) { return r.pool.size(); })
+      .def_prop_rw("asks_ahead", [](const Runtime& r) { return r.context.asks_ahead; },
+                   [](Runtime& r, bool asks) { r.run([&] { r.context.asks_ahead = asks; }); })
       .def("probe_read", [](Runtime& r, const Bytes1& data) {
         int32_t sum = 0;
         r.run([&] { sum = r.ops->probe_read(r.context, data.data(), data.size()); });

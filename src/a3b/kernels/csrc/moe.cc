@@ -11,6 +11,7 @@ namespace {
 constexpr int RUN = 64;    // tokens at a time
 constexpr int CHUNK = 64;  // hidden columns, or output columns, of an item
 constexpr int CHUNK_TILES = CHUNK / ROWS;
+constexpr int FEW = 8;  // fewer tokens wait for memory more than they compute
 
 // The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids.
 void choose(const float* logits, int E, int K, int* ids, float* weights) {
@@ -77,33 +78,38 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   float* logits = scratch.get<float>(23, (size_t)T * logits_stride);
   float* buffers = scratch.get<float>(24, (size_t)pool.size() * 2 * RUN * CHUNK);
 
+  // Few tokens take longer runs of tiles, because every jump waits for memory; each thread still has some to take.
+  int chunk_len = CHUNK;
+  while (T < FEW && chunk_len < 4 * CHUNK && (E ? K * F : op.Fs) >= 16 * chunk_len * pool.size()) chunk_len *= 2;
+  const int chunk_tiles = chunk_len / ROWS;
+
   // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
   auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
                           const Form& form, const Rows& out, const int* out_rows, int thread, const Next& next) {
-    const int first = chunk * CHUNK_TILES, left = gate.num_tiles() - first, count = left < CHUNK_TILES ? left : CHUNK_TILES;
+    const int first = chunk * chunk_tiles, left = gate.num_tiles() - first, count = left < chunk_tiles ? left : chunk_tiles;
     float* g = buffers + (size_t)thread * 2 * RUN * CHUNK;
     float* u = g + RUN * CHUNK;
     for (int run = 0; run < num; run += RUN) {
       const int part = num - run < RUN ? num - run : RUN;
-      multiply(gate, first, count, gate_in, tokens + run, part, g, CHUNK, {up.tile(first)});
-      multiply(up, first, count, up_in, tokens + run, part, u, CHUNK, run + RUN < num ? Next{} : next);
+      multiply(context, gate, first, count, gate_in, tokens + run, part, g, chunk_len, {up.tile(first)});
+      multiply(context, up, first, count, up_in, tokens + run, part, u, chunk_len, run + RUN < num ? Next{} : next);
       for (int m = 0; m < part; m++) {
-        float* row = g + m * CHUNK;
-        for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(u + m * CHUNK + i));
-        prepare_part(form, row, gate.rows, chunk * CHUNK, out, out_rows[run + m]);
+        float *row = g + m * chunk_len, *up_row = u + m * chunk_len;
+        for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(up_row + i));
+        for (int i = 0; i < count * ROWS; i += CHUNK) prepare_part(form, row + i, gate.rows, chunk * chunk_len + i, out, out_rows[run + m]);
       }
     }
   };
 
   // The router beside the shared expert's first half.
   const int router_items = E ? (op.router.num_tiles() + CHUNK_TILES - 1) / CHUNK_TILES : 0;
-  const int shared_chunks = (op.Fs + CHUNK - 1) / CHUNK;
+  const int shared_chunks = (op.Fs + chunk_len - 1) / chunk_len;
   pool.run(router_items + shared_chunks, [&](int item, int thread) {
     if (item >= router_items)
       return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[SHARED_GATE], rows[SHARED_UP], identity, T, shared_form,
                           shared_hidden, identity, thread, {});
     const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
-    multiply(op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
+    multiply(context, op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
   });
 
   int* ids = scratch.get<int>(25, num_pairs);
@@ -137,22 +143,24 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     }
 
   // Whole experts where there are many, because one's chunks lie behind each other; else chunks.
-  const int chunks = (F + CHUNK - 1) / CHUNK, per_item = num_active >= 16 * pool.size() ? chunks : 1;
+  const int chunks = (F + chunk_len - 1) / chunk_len, per_item = num_active >= 16 * pool.size() ? chunks : 1;
   pool.run(num_active * chunks / per_item, [&](int item, int thread) {
     const int e = active[item * per_item / chunks], first = item * per_item % chunks, begin = ends[e], num = ends[e + 1] - begin;
     const Tiles gate = op.gate.at(e), up = op.up.at(e);
     const int likely = item + pool.size();  // this thread's next item, if the others take as long
     const uint8_t* after = nullptr;
     if (likely * per_item < num_active * chunks)
-      after = op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * CHUNK_TILES);
+      after = op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * chunk_tiles);
     for (int chunk = first; chunk < first + per_item; chunk++)
       hidden_chunk(gate, up, chunk, rows[GATE], rows[UP], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread,
-                   {chunk + 1 < first + per_item ? gate.tile((chunk + 1) * CHUNK_TILES) : after});
+                   {chunk + 1 < first + per_item ? gate.tile((chunk + 1) * chunk_tiles) : after});
   });
 
   // An item's columns of h are gathered first: rows of h lie a power of two apart, so they share few cache sets. Where all threads
   // still have some to take, items are twice as wide, so that hidden activations are read half as often.
-  const int wide = T >= RUN && D >= 8 * CHUNK * pool.size() ? 2 * CHUNK : CHUNK, wide_tiles = wide / ROWS;
+  int wide = T >= RUN && D >= 8 * CHUNK * pool.size() ? 2 * CHUNK : CHUNK;
+  while (T < FEW && wide < 8 * CHUNK && D >= 4 * wide * pool.size()) wide *= 2;
+  const int wide_tiles = wide / ROWS;
   float* columns = scratch.get<float>(33, (size_t)pool.size() * T * wide);
   pool.run((D + wide - 1) / wide, [&](int item, int thread) {
     const int first = item * wide_tiles, left = op.shared_down.num_tiles() - first, count = left < wide_tiles ? left : wide_tiles;
@@ -163,7 +171,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
                    const Next& next) {
       for (int run = 0; run < num; run += RUN) {
         const int part = num - run < RUN ? num - run : RUN;
-        multiply(down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? Next{} : next);
+        multiply(context, down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? Next{} : next);
         for (int m = 0; m < part; m++) {
           float* row = sums + (size_t)to[run + m] * wide;
           const auto scale = set1(factor[(run + m) * step]);

@@ -68,6 +68,7 @@ class Scratch {
 struct Context {
   Pool& pool;
   Scratch& scratch;
+  bool asks_ahead = true;  // tiles of a single token; which is faster differs between processors
 };
 
 }  // namespace a3b

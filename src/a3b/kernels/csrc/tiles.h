@@ -19,7 +19,7 @@ template <int BITS_, int GROUP_, int UNIT_, bool MINIMUM_, int ZERO_, bool SIGNE
   static constexpr int HEADER = SUPER ? ROWS * (4 + GROUPS * (1 + MINIMUM)) : ROWS * 2 * GROUPS * (1 + MINIMUM);
   static constexpr int GROUP_BYTES = ROWS * GROUP * BITS / 8;
   static constexpr int UNIT_BYTES = HEADER + GROUPS * GROUP_BYTES;
-  static constexpr int ASKING = GROUPS < 4 ? GROUPS : 4;  // groups from one time of asking for bytes to the next
+  static constexpr int ASKED_EVERY = GROUPS < 4 ? GROUPS : 4;  // groups from one time of asking for bytes to the next
 };
 // fn(Format<...>{}) for the format of a code.
 template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, const Fn& fn) {
@@ -35,9 +35,10 @@ template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, co
   }
 }
 
-// The processor alone does not ask for the bytes of a tile early enough. Tiles that are walked once ask for those AHEAD bytes behind them: the next
-// tile's at the end of one, and harmless behind the last. Tiles that several blocks of tokens walk are in the cache from the second block on,
-// so each block asks for its share of what comes next.
+// How the bytes of tiles come in time. Tiles that are walked once ask for those AHEAD bytes behind them: the next tile's at the end of one, and
+// harmless behind the last; or they leave it to the processor, which some do better, with a single token (Context::asks_ahead). Tiles that several
+// blocks of tokens walk are in the cache from the second block on, so each block asks for its share of what comes next.
+enum Asking { ALONE, FOR_ITSELF, FOR_SHARES };
 constexpr int AHEAD = 2048;
 
 // Bytes to ask for, `lines` of 64 each time. Their number is the same each time, or the branches would cost more than the wait.
@@ -56,8 +57,8 @@ struct Next {
 };
 
 // One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
-template <class Q, int MB, bool ONCE> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
-  if constexpr (ONCE)
+template <class Q, int MB, Asking ASKING> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
+  if constexpr (ASKING == FOR_ITSELF)
     for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
   if constexpr (Q::BITS == 4) {
     Bytes both = load_bytes(q), low = low_half(both), high = high_half(both);
@@ -93,8 +94,8 @@ template <class Q> struct Scales {
   }
 };
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. ONCE: no other block walks these tiles, shares are not used.
-template <class Q, int TB, int MB, bool ONCE>
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
+template <class Q, int TB, int MB, Asking ASKING>
 void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later_tiles,
                  Share later_rows) {
   const int8_t* x[MB];
@@ -119,7 +120,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
     for (int g = 0; g < Q::GROUPS; g++) {
       Dot<Q::BITS> dot[TB][MB];
       const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
-      if (!ONCE && g % Q::ASKING == 0) later_tiles.ask(), later_rows.ask();
+      if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
       for (int m = 0; m < MB; m++) {
         int32_t init = 0;
         if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
@@ -129,7 +130,7 @@ void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const R
       for (int p = 0; p < Q::GROUP / STEP; p++)
 #pragma GCC unroll 4
         for (int b = 0; b < TB; b++) {
-          piece<Q, MB, ONCE>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
+          piece<Q, MB, ASKING>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
           if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
             for (int m = 0; m < MB; m++) dot[b][m].settle();
         }
@@ -174,7 +175,7 @@ void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const
 }
 
 // Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations.
-void multiply(const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride,
+void multiply(const Context& context, const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride,
               const Next& next = {});
 
 // float [n] -> what `form` asks for, of one row. The columns behind n are zero.
