@@ -11,8 +11,8 @@ namespace {
 constexpr int PART = 128;  // tokens at a time: bounds the scratch memory
 constexpr int NEAR = 4;    // rows ahead to ask for: they lie pages apart, which the processor does not foresee
 
-// Some channels: c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)), j ascending; the state keeps the latest inputs.
-void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* state, float* out, int first, int count) {
+// Channels [first, first + count): c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)), j ascending; the state keeps the latest inputs.
+void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* state, int first, int count, float* out, size_t out_stride) {
   const int C = op.channels(), L = op.conv_len;
   auto input = [&](int t) { return (t < 0 ? state + (size_t)(L - 1 + t) * C : x + t * stride) + first; };
   const float *rows[16], *weight = op.conv + first;
@@ -20,7 +20,7 @@ void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* st
     for (int j = 0; j < L; j++) rows[j] = input(t - L + 1 + j);
     if (t + NEAR < T)
       for (int c = 0; c < count; c += LANES) __builtin_prefetch(input(t + NEAR) + c);
-    float* to = out + (size_t)t * C + first;
+    float* to = out + t * out_stride;
     int c = 0;
     for (; c + LANES <= count; c += LANES) {
       F total = zero();
@@ -114,62 +114,64 @@ void copy(const float* from, size_t from_stride, int width, int count, float* to
 
 // projected [T, q k v | z | b a] -> out [T, Hv·Dv].
 void delta(const DeltaOp& op, Context& context, const float* projected, size_t stride, int T, float* conv_state, float* state, float* out) {
-  const int C = op.channels(), Hv = op.Hv, Hk = op.Hk, Dk = op.Dk, Dv = op.Dv, values = Hv * Dv, keys = Hk * Dk;
+  const int C = op.channels(), Hv = op.Hv, Hk = op.Hk, Dk = op.Dk, Dv = op.Dv, values = Hv * Dv, keys = Hk * Dk, shared = Hv / Hk;
+  const float q_scale = 1.0f / std::sqrt((float)Dk);
   Pool& pool = context.pool;
-  float* mixed = context.scratch.get<float>(0, (size_t)PART * C + LANES);
-  // Per thread: q, k [PART, Dk], beta, decay [PART], and a block of columns of its own: M, v and o.
-  const size_t block = (size_t)(Dk + 2 * PART) * WIDE * LANES, own = 2 * (size_t)PART * Dk + 2 * PART + block;
+  // Per thread: q, k [PART, Dk], beta, decay [PART], what was convolved [PART, Dk q | Dk k | Dv v], and a block of columns of its own: M, v and o.
+  const size_t block = (size_t)(Dk + 2 * PART) * WIDE * LANES, mixed_stride = 2 * Dk + Dv, own = 2 * (size_t)PART * Dk + PART * (2 + mixed_stride) + block;
   float* threads = context.scratch.get<float>(1, pool.size() * own);
   for (int part = 0; part < T; part += PART) {
     const int num = T - part < PART ? T - part : PART;
     const float* x = projected + part * stride;
-    constexpr int STEP = 16 * LANES;
-    pool.run((C + STEP - 1) / STEP, [&](int item, int) {
-      const int first = item * STEP, count = C - first < STEP ? C - first : STEP;
-      convolve(op, x, stride, num, conv_state, mixed, first, count);
-    });
-    pool.run(Hv, [&](int head, int thread) {
+    // An item is a key head with its value heads: what it convolves it uses itself, so only `projected` comes out of another core's cache.
+    pool.run(Hk, [&](int key_head, int thread) {
       float* q = threads + thread * own;
-      float *k = q + (size_t)PART * Dk, *beta = k + (size_t)PART * Dk, *decay = beta + PART, *spare = decay + PART;
-      const int key_head = op.tiled_heads ? head % Hk : head / (Hv / Hk);
-      const float rate = op.rate[head], bias = op.dt_bias[head], q_scale = 1.0f / std::sqrt((float)Dk);
+      float *k = q + (size_t)PART * Dk, *beta = k + (size_t)PART * Dk, *decay = beta + PART, *mixed = decay + PART, *v = mixed + 2 * Dk;
+      float* spare = mixed + PART * mixed_stride;
+      convolve(op, x, stride, num, conv_state, key_head * Dk, Dk, mixed, mixed_stride);
+      convolve(op, x, stride, num, conv_state, keys + key_head * Dk, Dk, mixed + Dk, mixed_stride);
       for (int t = 0; t < num; t++) {
-        const float* row = mixed + (size_t)t * C + key_head * Dk;
+        const float* row = mixed + t * mixed_stride;
         unit(row, Dk, q_scale, q + (size_t)t * Dk);
-        unit(row + keys, Dk, 1.0f, k + (size_t)t * Dk);
-        const float* ba = x + t * stride + C + values;
-        beta[t] = 1.0f / (1.0f + std::exp(-ba[head]));
-        decay[t] = std::exp(rate * softplus(ba[Hv + head] + bias));
+        unit(row + Dk, Dk, 1.0f, k + (size_t)t * Dk);
       }
-      float* M = state + (size_t)head * Dk * Dv;
-      const float* v = mixed + 2 * keys + head * Dv;
-      float* o = out + (size_t)part * values + head * Dv;
-      for (int c = 0; c < Dv; c += WIDE * LANES) {
-        const int width = Dv - c < WIDE * LANES ? Dv - c : WIDE * LANES;
-        if (num < COPYING && width == WIDE * LANES) {
-          rule<WIDE>(M + c, Dv, Dk, num, q, k, v + c, C, beta, decay, o + c, values);
-          continue;
+      for (int i = 0; i < shared; i++) {
+        const int head = op.tiled_heads ? key_head + i * Hk : key_head * shared + i;
+        convolve(op, x, stride, num, conv_state, 2 * keys + head * Dv, Dv, v, mixed_stride);
+        for (int t = 0; t < num; t++) {
+          const float* ba = x + t * stride + C + values;
+          beta[t] = 1.0f / (1.0f + std::exp(-ba[head]));
+          decay[t] = std::exp(op.rate[head] * softplus(ba[Hv + head] + op.dt_bias[head]));
         }
-        constexpr int W = WIDE * LANES;
-        float *own_v = spare + (size_t)Dk * W, *own_o = own_v + (size_t)PART * W;
-        copy(M + c, Dv, width, Dk, spare, W, W);
-        copy(v + c, C, width, num, own_v, W, W);
-        rule<WIDE>(spare, W, Dk, num, q, k, own_v, W, beta, decay, own_o, W);
-        copy(spare, W, width, Dk, M + c, Dv, width);
-        copy(own_o, W, width, num, o + c, values, width);
-      }
-      for (int t = 0; t < num; t++) {  // weight·o·rsqrt(mean(o²) + eps)·silu(z)
-        float* row = o + (size_t)t * values;
-        const float* z = x + t * stride + C + head * Dv;
-        rms_norm_row(row, op.norm, Dv, op.eps, row);
-        int i = 0;
-        for (; i + LANES <= Dv; i += LANES) store(row + i, load(row + i) * silu(load(z + i)));
-        if (i < Dv) {
-          float part_z[LANES] = {}, part_o[LANES] = {};
-          memcpy(part_z, z + i, (Dv - i) * sizeof(float));
-          memcpy(part_o, row + i, (Dv - i) * sizeof(float));
-          store(part_o, load(part_o) * silu(load(part_z)));
-          memcpy(row + i, part_o, (Dv - i) * sizeof(float));
+        float* M = state + (size_t)head * Dk * Dv;
+        float* o = out + (size_t)part * values + head * Dv;
+        for (int c = 0; c < Dv; c += WIDE * LANES) {
+          const int width = Dv - c < WIDE * LANES ? Dv - c : WIDE * LANES;
+          if (num < COPYING && width == WIDE * LANES) {
+            rule<WIDE>(M + c, Dv, Dk, num, q, k, v + c, mixed_stride, beta, decay, o + c, values);
+            continue;
+          }
+          constexpr int W = WIDE * LANES;
+          float *own_v = spare + (size_t)Dk * W, *own_o = own_v + (size_t)PART * W;
+          copy(M + c, Dv, width, Dk, spare, W, W);
+          copy(v + c, mixed_stride, width, num, own_v, W, W);
+          rule<WIDE>(spare, W, Dk, num, q, k, own_v, W, beta, decay, own_o, W);
+          copy(spare, W, width, Dk, M + c, Dv, width);
+          copy(own_o, W, width, num, o + c, values, width);
+        }
+        for (int t = 0; t < num; t++) {  // weight·o·rsqrt(mean(o²) + eps)·silu(z)
+          float* row = o + (size_t)t * values;
+          const float* z = x + t * stride + C + head * Dv;
+          rms_norm_row(row, op.norm, Dv, op.eps, row);
+          int i = 0;
+          for (; i + LANES <= Dv; i += LANES) store(row + i, load(row + i) * silu(load(z + i)));
+          if (i < Dv) {
+            float part_z[LANES] = {}, part_o[LANES] = {};
+            memcpy(part_z, z + i, (Dv - i) * sizeof(float));
+            memcpy(part_o, row + i, (Dv - i) * sizeof(float));
+            store(part_o, load(part_o) * silu(load(part_z)));
+            memcpy(row + i, part_o, (Dv - i) * sizeof(float));
+          }
         }
       }
     });
