@@ -27,6 +27,10 @@ struct Shape {
   explicit Shape(int Dh) : Dh(Dh), padded((Dh + 15) / 16 * 16), groups((padded + 63) / 64) {}
 };
 
+size_t number_bytes(KvType kv) { return kv == KV_F32 ? 4 : kv == KV_BF16 ? 2 : 1; }
+size_t key_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? s.groups * 4 : 0)); }
+size_t value_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? 4 : 0)); }
+
 // What a query head needs while it walks the pages.
 struct Query {
   const float* f;  // [padded], times Dh^-0.5
@@ -108,8 +112,18 @@ void store_value(KvType kv, const Shape& s, uint8_t* page, int at, const float* 
   }
 }
 
+// Bytes to ask for, a sixteenth of them each time; none if null.
+struct Later {
+  const uint8_t* at;
+  int lines;
+  Later(const uint8_t* at, size_t size) : at(at), lines(at ? (int)(size / 64 / 16 + 1) : 0) {}
+  void ask() {
+    for (int i = 0; i < lines; i++, at += 64) __builtin_prefetch(at);
+  }
+};
+
 // Scores of N heads against one page: [N][64].
-template <int N> void scores_q8(const Shape& s, const uint8_t* page, const Query* queries, float (*scores)[PAGE]) {
+template <int N> void scores_q8(const Shape& s, const uint8_t* page, const Query* queries, float (*scores)[PAGE], Later later) {
   const float* scales = (const float*)(page + (size_t)s.padded * PAGE);
   for (int b = 0; b < BLOCKS; b++) {
     F total[N];
@@ -122,6 +136,7 @@ template <int N> void scores_q8(const Shape& s, const uint8_t* page, const Query
         const Bytes keys = load_bytes(page + ((size_t)b * s.padded + d) * LANES);
         for (int n = 0; n < N; n++) dot[n].step(keys, queries[n].q + d), dot[n].settle();
       }
+      later.ask();
       const F scale = load(scales + (b * s.groups + g) * LANES);
       for (int n = 0; n < N; n++) total[n] = fma(dot[n].value(), scale * set1(queries[n].scale[g]), total[n]);
     }
@@ -142,7 +157,7 @@ template <int N, class W> void scores_float(const Shape& s, const W* keys, const
 }
 
 // out ← out·fade + weights·values, `num` positions.
-template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float (*weights)[PAGE], const float* fade, Result* results) {
+template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float (*weights)[PAGE], const float* fade, Result* results, Later later) {
   const float* scales = (const float*)(page + (size_t)PAGE * s.padded);
   int16_t integers[N][PAGE];
   float unit[N];
@@ -159,6 +174,7 @@ template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float
   const int pairs = (num + 1) / 2;
   for (int d = 0; d < s.padded; d += LANES) {
     Pairs sums[N];
+    later.ask();
     for (int n = 0; n < N; n++) sums[n].start();
     for (int p = 0; p < pairs; p++) {
       const Wide values = load_wide((const int8_t*)page + ((size_t)p * s.padded + d) * 2);
@@ -187,12 +203,14 @@ template <int N, class W> void mix_float(const Shape& s, const W* values, int nu
   }
 }
 
-// N heads of one token against one page of which it sees `num` positions.
-template <int N> void page_step(KvType kv, const Shape& s, const uint8_t* keys, const uint8_t* values, int num, const Query* queries, Result* results) {
+// N heads of one token against one page of which it sees `num` positions. first: nobody met this page before; next_keys: those of the next one or null.
+template <int N>
+void page_step(KvType kv, const Shape& s, const uint8_t* keys, const uint8_t* values, int num, const Query* queries, Result* results, bool first,
+               const uint8_t* next_keys) {
   float scores[N][PAGE], fade[N];
   if (kv == KV_F32) scores_float<N>(s, (const float*)keys, queries, scores);
   else if (kv == KV_BF16) scores_float<N>(s, (const uint16_t*)keys, queries, scores);
-  else scores_q8<N>(s, keys, queries, scores);
+  else scores_q8<N>(s, keys, queries, scores, {first ? values : nullptr, value_bytes(kv, s)});
   for (int n = 0; n < N; n++) {
     for (int i = num; i < PAGE; i++) scores[n][i] = HIDDEN;
     F top = load(scores[n]);
@@ -213,16 +231,18 @@ template <int N> void page_step(KvType kv, const Shape& s, const uint8_t* keys, 
   }
   if (kv == KV_F32) mix_float<N>(s, (const float*)values, num, scores, fade, results);
   else if (kv == KV_BF16) mix_float<N>(s, (const uint16_t*)values, num, scores, fade, results);
-  else mix_q8<N>(s, values, num, scores, fade, results);
+  else mix_q8<N>(s, values, num, scores, fade, results, {first ? next_keys : nullptr, key_bytes(kv, s)});
 }
 
-void heads_step(KvType kv, const Shape& s, const uint8_t* keys, const uint8_t* values, int num, int heads, const Query* queries, Result* results) {
+void heads_step(KvType kv, const Shape& s, const uint8_t* keys, const uint8_t* values, int num, int heads, const Query* queries, Result* results,
+                bool first, const uint8_t* next_keys) {
+  auto step = [&](auto page_step, int n) { page_step(kv, s, keys, values, num, queries + n, results + n, first && n == 0, next_keys); };
   for (int n = 0; n < heads;) {
     const int left = heads - n;
-    if (HEADS == 8 && left >= 8) page_step<HEADS>(kv, s, keys, values, num, queries + n, results + n), n += HEADS;
-    else if (left >= 4) page_step<4>(kv, s, keys, values, num, queries + n, results + n), n += 4;
-    else if (left >= 2) page_step<2>(kv, s, keys, values, num, queries + n, results + n), n += 2;
-    else page_step<1>(kv, s, keys, values, num, queries + n, results + n), n += 1;
+    if (HEADS == 8 && left >= 8) step(page_step<HEADS>, n), n += HEADS;
+    else if (left >= 4) step(page_step<4>, n), n += 4;
+    else if (left >= 2) step(page_step<2>, n), n += 2;
+    else step(page_step<1>, n), n += 1;
   }
 }
 
@@ -250,10 +270,6 @@ void rotate(float* x, const float* cos, const float* sin, int half) {
     x[i + half] = b * cos[i] + a * sin[i];
   }
 }
-
-size_t number_bytes(KvType kv) { return kv == KV_F32 ? 4 : kv == KV_BF16 ? 2 : 1; }
-size_t key_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? s.groups * 4 : 0)); }
-size_t value_bytes(KvType kv, const Shape& s) { return (size_t)PAGE * (s.padded * number_bytes(kv) + (kv == KV_Q8 ? 4 : 0)); }
 
 }  // namespace
 
@@ -303,13 +319,19 @@ void attention(const AttentionOp& op, Context& context, const float* projected, 
   // Pages of one run for tokens [first, stop) of KV head j. results: [tokens][G].
   auto walk = [&](int run, int j, int first, int stop, Result* results) {
     const int first_page = run * pages_per_run;
-    for (int page = first_page; page < first_page + pages_per_run && page * PAGE < start + stop; page++)
+    const int end = first_page + pages_per_run, needed = (start + stop + PAGE - 1) / PAGE, last_page = (end < needed ? end : needed) - 1;
+    for (int page = first_page; page <= last_page; page++) {
+      auto place = [&](uint8_t* base, size_t size, int page) { return page_of(base, size, page - first_page, j); };
+      const uint8_t* next_keys = page < last_page ? place(runs[run].keys, key_size, page + 1) : nullptr;
+      bool is_first = true;
       for (int t = first; t < stop; t++) {
         const int visible = start + t + 1 - page * PAGE;
         if (visible <= 0) continue;
-        heads_step(op.kv, s, page_of(runs[run].keys, key_size, page - first_page, j), page_of(runs[run].values, value_size, page - first_page, j),
-                   visible < PAGE ? visible : PAGE, G, queries + (size_t)t * Hq + (size_t)j * G, results + (size_t)(t - first) * G);
+        heads_step(op.kv, s, place(runs[run].keys, key_size, page), place(runs[run].values, value_size, page), visible < PAGE ? visible : PAGE, G,
+                   queries + (size_t)t * Hq + (size_t)j * G, results + (size_t)(t - first) * G, is_first, next_keys);
+        is_first = false;
       }
+    }
   };
   auto finish = [&](int t, int head, const Result& result) {
     const float* gate = projected + t * stride + (size_t)head * 2 * Dh + Dh;
