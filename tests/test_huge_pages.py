@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +55,35 @@ def test_nothing_more_is_moved_if_the_judging_pieces_read_no_faster(mapped, monk
     assert mover.moved_bytes == huge_pages.JUDGED * huge_pages.PIECE and np.array_equal(view, data)
 
 
+def resident_bytes(view: np.ndarray) -> int:
+    """Of the mapping, in the page tables of this process."""
+    resident = counts = 0
+    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            start, stop = (int(part, 16) for part in match.groups())
+            counts = start < view.ctypes.data + view.size and stop > view.ctypes.data
+        elif counts and line.startswith("Rss:"):
+            resident += int(line.split()[1]) * 1024
+    return resident
+
+
+def test_what_is_not_worth_moving_is_brought_in(mapped, monkeypatch):
+    path, data, view = mapped
+    monkeypatch.setattr(huge_pages, "LEAST_GAIN", 1e9)
+    monkeypatch.setattr(huge_pages, "JUDGED", 1)
+    ready = threading.Event()
+
+    def read(piece):
+        ready.set()
+        return piece.sum()
+
+    before = resident_bytes(view)
+    mover = HugePages([(path, view)], read).start()
+    mover.wait()
+    assert ready.is_set() and mover.moved_bytes == huge_pages.PIECE
+    assert before < 2 * _native.HUGE_PAGE and resident_bytes(view) >= 12 * _native.HUGE_PAGE
+
+
 def test_one_piece_does_not_judge_for_the_rest(mapped, monkeypatch):
     """The first pages of a file may be huge already, so that moving them gains nothing."""
     path, data, view = mapped
@@ -91,6 +122,8 @@ def test_stopping_leaves_every_byte_in_its_place(mapped):
 def test_what_is_no_whole_huge_page_is_refused(address, size):
     with pytest.raises(ValueError, match="no multiple of a huge page"):
         _native.to_huge_pages(address, size, 0, 0)
+    with pytest.raises(ValueError, match="no multiple of a huge page"):
+        _native.populate(address, size)
 
 
 def test_a_file_that_became_shorter_changes_nothing(mapped):

@@ -2,7 +2,8 @@
 
 A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The move reads a
 piece of the file, puts it in the place of the file's pages at the same addresses, and gives those back, so that no more than one
-piece exists twice; the system reads the next one meanwhile. Enter at `HugePages`.
+piece exists twice; the system reads the next one meanwhile. Where moving does not pay, the file's pages are brought in instead, or
+the first tokens to meet each expert would wait for them. Enter at `HugePages`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be drop
 class HugePages:
     """Moves mapped files, as much as memory has room for; `stop` ends it between two pieces.
 
-    What was not moved stays where it is, in the file's pages."""
+    What was not moved stays where it is, in the file's pages; those that memory has room for are there when the thread ends."""
 
     def __init__(self, files: Sequence[tuple[Path, np.ndarray]], read: Callable[[np.ndarray], object]):
         """files: the path and the mapped bytes (uint8, the whole file) of each. read: reads every byte of an array, as ops do."""
@@ -77,7 +78,7 @@ class HugePages:
                         if len(gains) == len(judging):
                             self.gain = statistics.median(gains)
                             if self.gain < LEAST_GAIN:
-                                return
+                                return self._populate(order[len(judging) :])
             except OSError as error:
                 self.error = error.errno or 1
 
@@ -98,6 +99,14 @@ class HugePages:
             raise OSError(error, os.strerror(error))
         os.posix_fadvise(fd, start, piece.size, os.POSIX_FADV_DONTNEED)
         self.moved_bytes += piece.size
+
+    def _populate(self, pieces: list[tuple[int, int, int]]) -> None:
+        from a3b.kernels import _native
+
+        for file, start, size in pieces:
+            piece = self.files[file][1][start : start + size]
+            if self._stop.is_set() or _native.populate(piece.ctypes.data, size):
+                return  # an older system: pages come in as they are met
 
     def _read_s(self, piece: np.ndarray) -> float:
         times = []

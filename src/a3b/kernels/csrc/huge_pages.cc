@@ -38,9 +38,15 @@ int to_huge_pages(void* address, size_t size, int file, int64_t offset) {
   return error;
 }
 
+int populate(void* address, size_t size) {
+  constexpr int POPULATE_READ = 22;  // since Linux 5.14; headers may be older
+  return madvise(address, size, POPULATE_READ) ? errno : 0;
+}
+
 #else
 
 int to_huge_pages(void*, size_t, int, int64_t) { return ENOSYS; }
+int populate(void*, size_t) { return ENOSYS; }
 
 #endif
 

@@ -10,4 +10,7 @@ constexpr size_t HUGE_PAGE = 2 << 20;
 // Returns 0, or what errno says; then nothing has changed.
 int to_huge_pages(void* address, size_t size, int file, int64_t offset);
 
+// Brings mapped bytes into memory and into the page tables now, or the first reader of each page waits for that. Returns 0, or what errno says.
+int populate(void* address, size_t size);
+
 }  // namespace a3b

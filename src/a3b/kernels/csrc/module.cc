@@ -231,6 +231,11 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release release;
     return to_huge_pages((void*)address, size, file, offset);
   });
+  m.def("populate", [](uintptr_t address, size_t size) {
+    require(address % HUGE_PAGE == 0 && size % HUGE_PAGE == 0 && size > 0, "populate: address or size is no multiple of a huge page");
+    nb::gil_scoped_release release;
+    return populate((void*)address, size);
+  });
   m.def("kv_page_bytes", kv_page_bytes, "kv"_a, "Dh"_a);
   nb::class_<Runtime>(m, "Runtime")
       .def(nb::init<std::string, int>(), "isa"_a, "num_threads"_a)
