@@ -142,4 +142,8 @@ def test_the_command_packs_with_it_and_reports_what_it_cannot_use(tmp_path, caps
     for path in (empty, tmp_path / "missing.txt"):
         assert main(["pack", str(nano_directory()), str(tmp_path / "none"), "--importance", str(path)]) == 2
         assert path.name in capsys.readouterr().err
+    write_source(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.json").unlink()
+    assert main(["pack", str(tmp_path / "source"), str(tmp_path / "none"), "--importance", str(text)]) == 2
+    assert "--tokenizer DIR" in capsys.readouterr().err
     assert not (tmp_path / "none").exists() and not (tmp_path / "none.part").exists()

@@ -63,6 +63,8 @@ def run(args: Namespace) -> None:
 
 def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
     """What the columns of the source's matrices meet in the text of a file."""
+    if "tokenizer.json" not in source.files:
+        raise UsageError(f"--importance: {source.path} has no tokenizer to read {path} with; give one: --tokenizer DIR")
     with tempfile.TemporaryDirectory() as directory:
         write_side_files(source, Path(directory))
         tokenizer, template = Tokenizer.read(directory), ChatTemplate.read(directory)
