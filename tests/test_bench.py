@@ -140,23 +140,27 @@ def test_probes_measure_with_the_kernels_they_are_given():
 
 
 @pytest.mark.parametrize(("asking", "alone"), [(1, 2), (2, 1)])
-def test_how_weights_are_read_is_what_was_measured_to_be_faster(monkeypatch, asking, alone):
+def test_how_weights_are_read_is_what_one_thread_did_faster(monkeypatch, asking, alone):
     monkeypatch.setattr(probe, "_asking_pays", {})
-    first, second, other = open_kernels("scalar", 1), open_kernels("scalar", 1), open_kernels("scalar", 2)
-    asked = []
+    monkeypatch.setattr(probe, "TUNED_BYTES", 1 << 20)
+    opened, asked = [], []
+
+    def opening(isa, num_threads):
+        opened.append(open_kernels(isa, num_threads))
+        return opened[-1]
 
     def timed(work):
-        asked.append(first._runtime.asks_ahead)
+        asked.append(opened[-1]._runtime.asks_ahead)
         return work(), asking if asked[-1] else alone
 
-    monkeypatch.setattr(probe, "TUNED_BYTES", 1 << 20)
+    monkeypatch.setattr(probe, "open_kernels", opening)
     monkeypatch.setattr(probe, "_timed", timed)
-    probe.tune(first)
-    assert first._runtime.asks_ahead == (asking < alone) and asked == [True, False] * probe.TUNED_PAIRS
-    second._runtime.asks_ahead = not first._runtime.asks_ahead
-    probe.tune(second)
-    assert second._runtime.asks_ahead == first._runtime.asks_ahead and len(asked) == 2 * probe.TUNED_PAIRS
-    assert other._runtime.asks_ahead  # until it is measured
+    first, second = open_kernels("scalar", 2), open_kernels("scalar", 1)
+    second._runtime.asks_ahead = asking > alone
+    for kernels in (first, second):
+        probe.tune(kernels)
+        assert kernels._runtime.asks_ahead == (asking < alone)
+    assert [k.num_threads for k in opened] == [1] and asked == [True, False] * probe.TUNED_PAIRS
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 
 from a3b.errors import UsageError
 from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
-from a3b.kernels import Kernels
+from a3b.kernels import Kernels, open_kernels
 
 BUFFER_BYTES = 512 << 20  # far more than any cache holds
 HUGE_PAGE = 2 << 20
@@ -27,7 +27,7 @@ LEAST_RUNS = 5
 LEAST_RUN_S = 0.02  # a run is made that long, so that starting it costs nothing
 
 
-_asking_pays: dict[tuple[str, int], bool] = {}  # per instruction set and number of threads
+_asking_pays: dict[str, bool] = {}  # per instruction set
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,25 @@ def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
 
 
 def tune(kernels: Kernels) -> None:
-    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once per process."""
-    runtime, key = runtime_of(kernels), (kernels.isa, kernels.num_threads)
-    if key not in _asking_pays:
+    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once per process.
+
+    By one thread: what all of them together can read hides what a core does with its own loads."""
+    runtime, isa = runtime_of(kernels), kernels.isa
+    if isa not in _asking_pays:
+        alone = open_kernels(isa, 1)
         n, ratios, tiles = 2048, [], []
         for name in ("w4m64", "w6s32"):
             format = FORMATS[name]
             rows = TUNED_BYTES // format.num_bytes(TILE_ROWS, n) * TILE_ROWS
             tiles.append((name, Tiles(name, format, (rows, n), huge_buffer(format.num_bytes(rows, n)))))
-        product, x = kernels.bind_linear(tiles, n), np.ones((1, n), np.float32)
+        product, x = alone.bind_linear(tiles, n), np.ones((1, n), np.float32)
         for _ in range(TUNED_PAIRS):
             seconds = []
-            for runtime.asks_ahead in (True, False):
+            for runtime_of(alone).asks_ahead in (True, False):
                 seconds.append(_timed(lambda: product(x).size)[1])
             ratios.append(seconds[0] / seconds[1])
-        _asking_pays[key] = statistics.median(ratios) < 1
-    runtime.asks_ahead = _asking_pays[key]
+        _asking_pays[isa] = statistics.median(ratios) < 1
+    runtime.asks_ahead = _asking_pays[isa]
 
 
 def runtime_of(kernels: Kernels):
