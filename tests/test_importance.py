@@ -139,6 +139,8 @@ def test_the_command_packs_with_it_and_reports_what_it_cannot_use(tmp_path, caps
     weights = [load_weights(Checkpoint.open(d), open_source(nano_directory()).config) for d in (target, tmp_path / "plain")]
     assert any((a.moe.down.data != b.moe.down.data).any() for a, b in zip(*(w.layers for w in weights), strict=True))
     capsys.readouterr()
+    assert main(["pack", str(nano_directory()), str(target), "--importance", str(tmp_path / "missing.txt")]) == 2
+    assert "exists" in capsys.readouterr().err  # said before the text is looked for
     for path in (empty, tmp_path / "missing.txt"):
         assert main(["pack", str(nano_directory()), str(tmp_path / "none"), "--importance", str(path)]) == 2
         assert path.name in capsys.readouterr().err

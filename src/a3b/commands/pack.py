@@ -22,7 +22,7 @@ from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.source import Source
-from a3b.packing.writer import write, write_side_files
+from a3b.packing.writer import check_target, write, write_side_files
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.tokenizer import Tokenizer
 
@@ -42,12 +42,12 @@ def run(args: Namespace) -> None:
         print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
     read = bytes_per_token(source.config, plan.tensors)
     print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
-    importance = None
+    target, done, importance = Path(os.path.abspath(args.target.expanduser())), 0, None
+    check_target(target)  # before a text is read for minutes
     if args.importance:
         if not plan.num_chosen:
             raise UsageError(f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out")
         importance = _measured(source, args.importance, args.runtime)
-    target, done = Path(os.path.abspath(args.target.expanduser())), 0
     total = source.config.count_parameters().total
     with Progress("packing", total // MILLION, "M weights") as progress:
 

@@ -52,8 +52,7 @@ def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_b
 
     importance: per tensor name, float32 [experts or 1, columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is
     full, TensorError for a weight that cannot be stored. What was finished stays in `target`.part for the next run."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target}: exists; give a new directory, or remove it")
+    check_target(target)
     part = target.with_name(target.name + ".part")
     shards = plan_shards((item.tensor for item in plan.items), shard_bytes)
     items = {item.tensor.name: item for item in plan.items}
@@ -76,6 +75,12 @@ def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_b
         os.rename(part, target)
         _sync(target.parent)
     return manifest
+
+
+def check_target(target: Path) -> None:
+    """Raises UsageError if something is there that would be overwritten."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target}: exists; give a new directory, or remove it")
 
 
 class _ShardWriter:
