@@ -5,6 +5,8 @@ What needs a build of llama.cpp is not here: `python -m bench.peers.parity --lla
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -14,9 +16,9 @@ import pytest
 from a3b.errors import UsageError
 from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
-from bench.peers import gguf_writer, shapes
+from bench.peers import engines, gguf_writer, shapes
 from bench.peers.__main__ import compare, table
-from bench.peers.engines import EngineError, a3b, llama_cpp, pack
+from bench.peers.engines import EngineError, a3b, llama_cpp, pack, rest
 from bench.peers.gguf_writer import Tensor, write_gguf
 from bench.peers.oracle import f32_model, kl, ratio_range
 from bench.peers.parity import gguf_tensors, sizes_of, write_known
@@ -129,18 +131,50 @@ print(json.dumps({"prefill": {"512": {"runs": [20.0] * runs}}, "decode": {"0": {
 """
 
 
-def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
+@pytest.fixture
+def rests(monkeypatch) -> list[list[str]]:
+    """The names of the files given back before each measurement, without waiting."""
+    found = []
+    monkeypatch.setattr("bench.peers.__main__.rest", lambda files, say: found.append([file.name for file in files]))
+    return found
+
+
+def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path, rests):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     program = str(fake(tmp_path / "a3b", FAKE_A3B))
-    engines = [llama_cpp(fake(tmp_path / "llama-bench", FAKE_BENCH), [2]), a3b(program, pack(program, model, None))]
-    result = compare(model, engines, rounds=2, runs=3, say=lambda _: None)
+    both = [llama_cpp(fake(tmp_path / "llama-bench", FAKE_BENCH), [2]), a3b(program, pack(program, model, None))]
+    result = compare(model, both, rounds=2, runs=3, say=lambda _: None)
     llama = result["engines"]["llama.cpp"]
     assert (llama["prefill"]["tokens_per_s"], llama["prefill"]["setting"]) == (5.0, "mmap, repack, -t 2")
     assert (llama["decode"]["tokens_per_s"], llama["decode"]["setting"], llama["decode"]["runs"]) == (3.0, "mmap, -t 2", 6)
     assert len(llama["tried"]) == 5
     assert result["ratios"] == {"llama.cpp": {"prefill": 4.0, "decode": 2.0}}
     assert "| llama.cpp | decode | 3.00 | 3.00 – 3.00 (6) | 2.00× | mmap, -t 2 |" in table(result)
+    assert rests.count(["model.gguf"]) == 2 and rests.count(["model-packed"]) == 5 + 2 * 2  # a3b in two rounds; five trials, two settings
+
+
+def test_an_engine_starts_when_the_processors_have_nothing_to_do(tmp_path, monkeypatch):
+    busy = [0.9, 0.5, 0.01, 0.02]
+    monkeypatch.setattr(engines, "_busy", lambda seconds: busy.pop(0))
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "part").write_bytes(b"kept")
+    rest([tmp_path / "packed", tmp_path / "packed" / "part"])
+    assert busy == [0.02] and (tmp_path / "packed" / "part").read_bytes() == b"kept"
+    monkeypatch.setattr(engines, "LONGEST_REST_S", -1)
+    monkeypatch.setattr(engines, "_busy", lambda seconds: 0.5)
+    said = []
+    rest([], said.append)
+    assert said == ["the machine does not come to rest: 50 % of the processors are busy with something else"]
+
+
+def test_what_a_process_does_keeps_the_processors_busy():
+    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert engines._busy(0.3) > 0.5 / os.cpu_count()
+    finally:
+        spin.kill()
+        spin.wait()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +182,7 @@ def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path):
     [("sys.exit('no such command')", "exit status 1: no such command"), ("print('hello')", "cannot be read"),
      ("print('{}')", "KeyError('prefill')")],
 )  # fmt: skip
-def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, body, reason):
+def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, rests, body, reason):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     result = compare(model, [a3b(str(fake(tmp_path / "a3b", body)), tmp_path)], rounds=1, runs=1, say=lambda _: None)

@@ -5,8 +5,8 @@
 --llama is what bench/peers/build_llama.py made, --peer the same of ik_llama.cpp or its llama-bench. a3b runs the packed form of
 the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of every engine runs
 once (those whose names begin with --only, if that is given), and the best ones for prefill and for decode take turns, `--rounds`
-times, so that a slow spell of the machine meets all. Medians with lowest and highest. An engine that fails is named with the
-reason, and the status is 1.
+times, so that a slow spell of the machine meets all. Before each measurement the machine is left alone until it has nothing to do
+(5 minutes at most). Medians with lowest and highest. An engine that fails is named with the reason, and the status is 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.peers.engines import DECODE, PREFILL, Engine, EngineError, Setting, a3b, a3b_program, ik_llama, llama_cpp, pack
+from bench.peers.engines import (
+    DECODE,
+    PREFILL,
+    Engine,
+    EngineError,
+    Measurement,
+    Setting,
+    a3b,
+    a3b_program,
+    ik_llama,
+    llama_cpp,
+    pack,
+    rest,
+)
 from bench.peers.logits import program
 
 KINDS = (PREFILL, DECODE)
@@ -29,9 +42,10 @@ KINDS = (PREFILL, DECODE)
 
 @dataclass
 class Contestant:
-    """An engine, its best setting for each kind, and the tokens/s of every run with it."""
+    """An engine, its best setting for each kind, and the tokens/s of every run with it. `others`: files that it does not read."""
 
     engine: Engine
+    others: list[Path] = field(default_factory=list)
     best: dict[str, Setting] = field(default_factory=dict)
     tried: dict[str, dict[str, float]] = field(default_factory=dict)  # setting -> kind -> tokens/s
     rates: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -44,7 +58,7 @@ class Contestant:
         if len(settings) > 1:
             for setting in settings:
                 try:
-                    found = self.engine.measure(model, setting)
+                    found = self._measure(model, setting, say)
                 except EngineError as error:
                     self._failed(error, say)
                     continue
@@ -59,7 +73,7 @@ class Contestant:
         for setting in dict.fromkeys(self.best.values()):
             what = tuple(kind for kind in KINDS if self.best[kind] == setting)
             try:
-                found = self.engine.measure(model, setting, what, runs)
+                found = self._measure(model, setting, say, what, runs)
             except EngineError as error:
                 self._failed(error, say)
                 continue
@@ -67,6 +81,10 @@ class Contestant:
                 self.rates[kind] += rates
                 say(f"{self.engine.name}, {kind}: " + " ".join(f"{rate:.2f}" for rate in rates))
             self.peak_rss_bytes = max(self.peak_rss_bytes, found.peak_rss_bytes)
+
+    def _measure(self, model: Path, setting: Setting, say: Callable[[str], None], *args) -> Measurement:
+        rest(self.others, say)
+        return self.engine.measure(model, setting, *args)
 
     def _failed(self, error: EngineError, say: Callable[[str], None]) -> None:
         self.failures.append(str(error))
@@ -84,7 +102,8 @@ class Contestant:
 
 def compare(model: Path, engines: list[Engine], rounds: int, runs: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything measured. `ratios`: a3b to each other engine, of medians."""
-    contestants = [Contestant(engine) for engine in engines]
+    read = {engine.packed or model for engine in engines}
+    contestants = [Contestant(engine, sorted(read - {engine.packed or model})) for engine in engines]
     for contestant in contestants:
         contestant.choose(model, say)
     for turn in range(rounds):

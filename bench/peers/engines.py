@@ -1,7 +1,7 @@
 """The engines of a comparison: how each is called for one measurement, with which settings it may be tried, what it answers.
 
-Knows no schedule; `__main__` decides what runs when. Every measurement is a fresh process that loads the file itself.
-Enter at `llama_cpp`, `ik_llama`, `a3b` and `Engine.measure`.
+Knows no schedule; `__main__` decides what runs when. Every measurement is a fresh process that loads the file itself, on a machine that
+has come to rest. Enter at `llama_cpp`, `ik_llama`, `a3b`, `Engine.measure` and `rest`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 PROMPT, GENERATED = 512, 64  # tokens
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 PREFILL, DECODE = "prefill", "decode"
+AT_REST, LONGEST_REST_S, WATCHED_S = 0.03, 300.0, 2.0  # share of the processors that may still be busy; how long that is waited for
 Rates = dict[str, list[float]]  # prefill, decode: tokens/s of every run
 
 
@@ -44,12 +46,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Engine:
-    """`command(model, what, runs)` is the call without the options of a setting; `read` finds the rates in what it prints."""
+    """`command(model, what, runs)` is the call without the options of a setting; `read` finds the rates in what it prints.
+
+    `packed`: what it runs instead of the model's file, if it does."""
 
     name: str
     command: Callable[[Path, tuple[str, ...], int], list[str]]
     read: Callable[[str], Rates]
     settings: tuple[Setting, ...]
+    packed: Path | None = None
 
     def measure(self, model: Path, setting: Setting, what: tuple[str, ...] = (PREFILL, DECODE), runs: int = 1) -> Measurement:
         """Run once, for the rates in `what`. Raises EngineError with the last lines of its errors if anything is amiss."""
@@ -75,6 +80,34 @@ class Engine:
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(f"{self.name}, {setting.name}: cannot be read ({error!r}): {printed[:200]!r}") from None
         return Measurement(rates, usage.ru_maxrss * 1024)
+
+
+def rest(files: list[Path], say: Callable[[str], None] = lambda _: None) -> None:
+    """Give back the memory that holds `files` or what lies in them as directories, then wait until the processors have nothing to do.
+
+    After an engine that filled the memory, the system tidies it for minutes, and whoever comes next would pay for that."""
+    for path in files:
+        for file in path.iterdir() if path.is_dir() else [path]:
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start = time.monotonic()
+    while (busy := _busy(WATCHED_S)) > AT_REST:
+        if time.monotonic() - start > LONGEST_REST_S:
+            say(f"the machine does not come to rest: {100 * busy:.0f} % of the processors are busy with something else")
+            return
+
+
+def _busy(seconds: float) -> float:
+    """Share of all processors' time, during `seconds`, that was neither idle nor waiting for a disk."""
+    before = _processor_times()
+    time.sleep(seconds)
+    spent = [now - then for now, then in zip(_processor_times(), before, strict=True)]
+    return 1 - sum(spent[3:5]) / max(1, sum(spent))
+
+
+def _processor_times() -> list[int]:
+    """user, nice, system, idle, iowait, irq, softirq, steal."""
+    return [int(ticks) for ticks in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
 
 
 def _text(file) -> str:
@@ -115,7 +148,7 @@ def a3b(program: str, packed: Path) -> Engine:
         sizes = ["--prefill", str(PROMPT), "--depths", "0", "--tokens", str(GENERATED), "--runs", str(runs)]
         return [program, "bench", "speed", "--model", str(packed), *sizes, "--json"]
 
-    return Engine("a3b", command, read_a3b, (Setting("its own"),))
+    return Engine("a3b", command, read_a3b, (Setting("its own"),), packed)
 
 
 def a3b_program() -> str:
