@@ -96,7 +96,7 @@ def test_fused_gate_and_up_are_taken_apart(tmp_path):
 
 def test_floats_are_quantised_by_a_preset(tmp_path):
     directory, _ = packed(tmp_path, "fast", types=dict.fromkeys(TYPE_OF, "BF16"))
-    assert Manifest.read(directory).tensors["model.layers.0.mlp.experts.up_proj"].format == "w4m64"
+    assert Manifest.read(directory).tensors["model.layers.0.mlp.experts.up_proj"].format == "w4k32"
 
 
 def test_the_tokenizer_comes_out_of_the_file(tmp_path):

@@ -6,16 +6,16 @@ from a3b.formats.tiles import FORMATS, Format
 
 KINDS = ("embed", "lm_head", "experts", "down", "shared", "delta_in", "delta_out", "attention_in", "attention_out")
 PRESETS: dict[str, dict[str, str]] = {
-    "fast": dict.fromkeys(KINDS, "w4m64") | {"embed": "w6s32"},  # a row of it is all that a token reads
-    "balanced": dict.fromkeys(KINDS, "w6s32") | {"embed": "w8s32", "lm_head": "w4m64", "experts": "w4m64", "down": "w4m64"},
-    "faithful": dict.fromkeys(KINDS, "w8s32") | {"experts": "w6s32", "down": "w6s32"},
+    "fast": dict.fromkeys(KINDS, "w4k32") | {"embed": "w6k32"},  # a row of it is all that a token reads
+    "balanced": dict.fromkeys(KINDS, "w6k32") | {"embed": "w8s32", "lm_head": "w4k32", "experts": "w4k32", "down": "w4k32"},
+    "faithful": dict.fromkeys(KINDS, "w8s32") | {"experts": "w6k32", "down": "w6k32"},
 }
 KEEP = dict.fromkeys(KINDS, "w8s32")  # for matrices without a type of their own, in a source that has one for most
 
 
 def format_for(kinds: dict[str, str], kind: str, n: int) -> Format | None:
-    """The format that `kinds` names, or the nearest of the same width whose groups divide n columns; None if there is none."""
+    """The format that `kinds` names, or the one of the same width and nearest size whose groups divide n columns; None if there is none."""
     wanted = FORMATS[kinds[kind]]
     same = [f for f in FORMATS.values() if f.bits == wanted.bits and not f.is_super]
-    same.sort(key=lambda f: (f.has_minimum != wanted.has_minimum, abs(f.group - wanted.group)))
+    same.sort(key=lambda f: (f.has_minimum != wanted.has_minimum, abs(f.bits_per_weight - wanted.bits_per_weight)))
     return next((f for f in (wanted, *same) if n % (f.unit if f.is_super else f.group) == 0), None)
