@@ -20,7 +20,7 @@ from a3b.errors import CheckpointError
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.kv import PAGE_LEN
 
-ARITHMETIC_VERSION = 1  # counts up when a kernel or the forward pass gives other bits than before
+ARITHMETIC_VERSION = 2  # counts up when a kernel or the forward pass gives other bits than before
 NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # read of a large file of weights
 ID_BYTES = 16
 TOKENS = np.dtype("<i4")  # ids of tokens, in memory and on disk

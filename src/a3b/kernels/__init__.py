@@ -7,13 +7,14 @@ machine. Enter at `open_kernels`.
 
 Activations are float32, C-contiguous. A matrix [out, in] is one of
     a float32 array     products in float32 (weights that are BF16 numbers stay BF16 in memory)
-    Tiles               4 to 8-bit integers; activations become int8 with one scale per group of 32 or 64
+    Tiles               4 to 8-bit integers; activations become int8 with one scale per group of 32 or 64, per 256 in formats with
+                        super-blocks
     mapped              left in its file and decoded by the twin at each use: correct, and slow
 Accuracy: u = 2^-24; "n·u" bounds the error relative to the sum of the magnitudes that were added. With tiles that holds
 against the integers and scales, which are exact; rounding the activations to int8 costs at most 1/254 of a group's largest.
 Order: a result depends on the token's own row, its state and its position, never on the other rows of the call, on how a
-prompt was cut, or on threads. In Native that is an equality of bits: integer sums are exact within a group, groups are added
-in ascending order, floats in ascending columns. In Reference BLAS picks the order within a product.
+prompt was cut, or on threads. In Native that is an equality of bits: integer sums are exact within a group or super-block, which
+are added in ascending order, floats in ascending columns. In Reference BLAS picks the order within a product.
 Errors: bind raises TensorError (name, found, expected); calls raise nothing of their own.
 """
 

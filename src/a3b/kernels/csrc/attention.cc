@@ -138,7 +138,7 @@ template <int N> void scores_q8(const Shape& s, const uint8_t* page, const Query
       }
       later.ask();
       const F scale = load(scales + (b * s.groups + g) * LANES);
-      for (int n = 0; n < N; n++) total[n] = fma(dot[n].value(), scale * set1(queries[n].scale[g]), total[n]);
+      for (int n = 0; n < N; n++) total[n] = fma(to_float(dot[n].value()), scale * set1(queries[n].scale[g]), total[n]);
     }
     for (int n = 0; n < N; n++) store(scores[n] + b * LANES, total[n]);
   }
@@ -186,7 +186,7 @@ template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float
     }
     for (int n = 0; n < N; n++) {
       float* out = results[n].out + d;
-      store(out, fma(sums[n].value(), set1(unit[n]), load(out) * set1(fade[n])));
+      store(out, fma(to_float(sums[n].value()), set1(unit[n]), load(out) * set1(fade[n])));
     }
   }
 }

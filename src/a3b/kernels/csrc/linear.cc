@@ -46,6 +46,15 @@ struct Cut {
   }
 };
 
+// Asks for the activations of `num` tokens at once: others than the ones before, or made by another thread. One after the other, as the
+// products come to them, they would be waited for.
+void fetch(const Rows& rows, const int* tokens, int num) {
+  for (int m = 0; m < num; m++) {
+    const int8_t* row = rows.q + (size_t)tokens[m] * rows.q_stride;
+    for (int i = 0; i < rows.q_stride; i += 64) __builtin_prefetch(row + i, 0, 2);
+  }
+}
+
 }  // namespace
 
 void multiply(const Context& context, const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const Next& next) {
@@ -58,6 +67,7 @@ void multiply(const Context& context, const Tiles& t, int first, int count, cons
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN, passes = (stop - run + MAX_TOKENS - 1) / MAX_TOKENS;
       const bool is_shared = stop - run >= SHARING;
+      if (stop - run > 1) fetch(rows, tokens + run, stop - run);
       Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), times);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
@@ -84,11 +94,10 @@ namespace {
 // `begin + n` on are zero.
 void prepare_columns(const Form& form, const float* x, int n, int begin, int end, const Rows& rows, int row) {
   int8_t* q = rows.q + (size_t)row * rows.q_stride;
-  float* scale = rows.scale + (size_t)row * rows.scale_stride;
-  float* offset = rows.offset + (size_t)row * rows.offset_stride;
+  float *scale = (float*)(q + rows.scale_at), *offset = (float*)(q + rows.offset_at);
   const int num = form.act_group, bias = form.bits == 8 ? Dot<8>::BIAS : 0;
   for (int at = begin; at < end; at += num) {
-    float part[64];
+    float part[256];
     const float* from = x + (at - begin);
     const int left = n - (at - begin);
     if (left < num) {
@@ -100,7 +109,7 @@ void prepare_columns(const Form& form, const float* x, int n, int begin, int end
     for (int i = 0; i < num; i += LANES) top = max(top, abs(load(from + i)));
     const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     scale[at / num] = size / 127.0f;
-    int32_t sums[64 / LANES];
+    int32_t sums[256 / LANES];
     for (int i = 0; i < num; i += LANES) {
       const I rounded = rint(load(from + i) * set1(inverse));
       store_s8(q + at + i, rounded);
@@ -109,7 +118,10 @@ void prepare_columns(const Form& form, const float* x, int n, int begin, int end
     for (int g = at; g < at + num; g += form.group) {
       int32_t total = 0;
       for (int i = 0; i < form.group; i += LANES) total += sums[(g - at + i) / LANES];
-      if (form.has_minimum) {
+      if (form.has_minimum && form.is_super()) {
+        const int16_t fits = (int16_t)total;  // at most 32·127
+        memcpy((int16_t*)offset + g / form.group, &fits, 2);
+      } else if (form.has_minimum) {
         offset[g / form.group] = scale[at / num] * (float)total;
       } else {
         const int32_t start = -(form.zero - bias) * total;
@@ -127,9 +139,9 @@ void prepare(const Form& form, const float* x, int n, const Rows& rows, int row)
 }
 
 void prepare_part(const Form& form, const float* x, int n, int begin, const Rows& rows, int row) {
-  const bool is_last = begin + 64 >= n;
-  const int num = is_last ? n - begin : 64;
-  if (form.act_group) prepare_columns(form, x, num, begin, is_last ? form.columns : begin + 64, rows, row);
+  const bool is_last = begin + part_len(form) >= n;
+  const int num = is_last ? n - begin : part_len(form);
+  if (form.act_group) prepare_columns(form, x, num, begin, is_last ? form.columns : begin + num, rows, row);
   else memcpy(rows.f + (size_t)row * rows.f_stride + begin, x, num * sizeof(float));
 }
 
@@ -196,13 +208,11 @@ template <class Q> void decode_row(const Tiles& t, int64_t row, float* out) {
   const uint8_t* tile = t.data + row / ROWS * t.tile_bytes;
   for (int u = 0; u < t.num_units; u++) {
     const uint8_t* unit = tile + (size_t)u * Q::UNIT_BYTES;
-    Scales<Q> scales;
-    scales.unit(unit);
     for (int g = 0; g < Q::GROUPS; g++) {
       float scale[LANES], low[LANES];
-      store(scale, scales.scale(unit, g));
-      if constexpr (Q::MINIMUM) store(low, scales.minimum(unit, g));
-      else store(low, scales.scale(unit, g) * set1(-(float)Q::ZERO));
+      store(scale, Header<Q>::scale(unit, g));
+      if constexpr (Q::MINIMUM) store(low, Header<Q>::minimum(unit, g));
+      else store(low, Header<Q>::scale(unit, g) * set1(-(float)Q::ZERO));
       for (int i = 0; i < Q::GROUP; i++) {
         const int column = u * Q::UNIT + g * Q::GROUP + i, in_group = g * Q::GROUP + i;
         if (column >= t.n) return;

@@ -76,19 +76,22 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   for (int t = 0; t < T; t++) identity[t] = t;
   const int logits_stride = E ? op.router.num_tiles() * ROWS : 0;
   float* logits = scratch.get<float>(23, (size_t)T * logits_stride);
-  float* buffers = scratch.get<float>(24, (size_t)pool.size() * 2 * RUN * CHUNK);
 
-  // Few tokens take longer runs of tiles, because every jump waits for memory; each thread still has some to take.
-  int chunk_len = CHUNK;
+  // Hidden columns whose activations share a scale are one thread's. Few tokens take longer runs of tiles, because every jump waits for
+  // memory; each thread still has some to take.
+  int chunk_len = part_len(shared_form);
+  if (E && chunk_len < part_len(hidden_form)) chunk_len = part_len(hidden_form);
   while (T < FEW && chunk_len < 4 * CHUNK && (E ? K * F : op.Fs) >= 16 * chunk_len * pool.size()) chunk_len *= 2;
   const int chunk_tiles = chunk_len / ROWS;
+  const size_t buffer_len = (size_t)2 * RUN * chunk_len;
+  float* buffers = scratch.get<float>(24, pool.size() * buffer_len);
 
   // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
   auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
                           const Form& form, const Rows& out, const int* out_rows, int thread, const Next& next) {
     const int first = chunk * chunk_tiles, left = gate.num_tiles() - first, count = left < chunk_tiles ? left : chunk_tiles;
-    float* g = buffers + (size_t)thread * 2 * RUN * CHUNK;
-    float* u = g + RUN * CHUNK;
+    float* g = buffers + thread * buffer_len;
+    float* u = g + RUN * chunk_len;
     for (int run = 0; run < num; run += RUN) {
       const int part = num - run < RUN ? num - run : RUN;
       multiply(context, gate, first, count, gate_in, tokens + run, part, g, chunk_len, {up.tile(first)});
@@ -96,7 +99,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
       for (int m = 0; m < part; m++) {
         float *row = g + m * chunk_len, *up_row = u + m * chunk_len;
         for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(up_row + i));
-        for (int i = 0; i < count * ROWS; i += CHUNK) prepare_part(form, row + i, gate.rows, chunk * chunk_len + i, out, out_rows[run + m]);
+        for (int i = 0; i < count * ROWS; i += part_len(form)) prepare_part(form, row + i, gate.rows, chunk * chunk_len + i, out, out_rows[run + m]);
       }
     }
   };
@@ -165,7 +168,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   pool.run((D + wide - 1) / wide, [&](int item, int thread) {
     const int first = item * wide_tiles, left = op.shared_down.num_tiles() - first, count = left < wide_tiles ? left : wide_tiles;
     const int width = D - item * wide < wide ? D - item * wide : wide;
-    float *buffer = buffers + (size_t)thread * 2 * RUN * CHUNK, *sums = columns + (size_t)thread * T * wide, *part_of_h = h + item * wide;
+    float *buffer = buffers + thread * buffer_len, *sums = columns + (size_t)thread * T * wide, *part_of_h = h + item * wide;
     for (int t = 0; t < T; t++) memcpy(sums + (size_t)t * wide, part_of_h + (size_t)t * D, width * sizeof(float));
     auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num,
                    const Next& next) {

@@ -9,10 +9,10 @@ Form form_of(const Tiles& t) {
     case W4S32: return {32, 32, 8, false, 4, t.num_units * 64};
     case W4M32: return {32, 32, 0, true, 4, t.num_units * 64};
     case W4M64: return {64, 64, 0, true, 4, t.num_units * 64};
-    case W4K32: return {32, 32, 0, true, 4, t.num_units * 256};
+    case W4K32: return {256, 32, 0, true, 4, t.num_units * 256};
     case W6S32: return {32, 32, 32, false, 6, t.num_units * 64};
-    case W6K16: return {32, 16, 32, false, 6, t.num_units * 256};
-    case W6K32: return {32, 32, 0, true, 6, t.num_units * 256};
+    case W6K16: return {256, 16, 32, false, 6, t.num_units * 256};
+    case W6K32: return {256, 32, 0, true, 6, t.num_units * 256};
     case W8S32: return {32, 32, 128, false, 8, t.num_units * 64};
     default: return {0, 0, 0, false, 0, t.n};
   }
@@ -32,10 +32,9 @@ Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot) {
   }
   const int num_scales = form.columns / form.act_group, num_offsets = form.columns / form.group;
   rows.q_stride = (form.columns + 4 * (num_scales + num_offsets) + 63) / 64 * 64;
-  rows.scale_stride = rows.offset_stride = rows.q_stride / 4;
   rows.q = scratch.get<int8_t>(slot, (size_t)num_rows * rows.q_stride);
-  rows.scale = (float*)(rows.q + form.columns);
-  rows.offset = rows.scale + num_scales;
+  rows.scale_at = form.columns;
+  rows.offset_at = form.columns + 4 * num_scales;
   return rows;
 }
 

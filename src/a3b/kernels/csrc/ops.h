@@ -26,23 +26,25 @@ struct Tiles {
 };
 
 // How activations are prepared for a format: integers with a scale per `act_group`, and per `group` the start value of
-// the integer sum, or the sum of the activations times their scale for formats with minimums. Float tiles take floats.
+// the integer sum, or for formats with minimums the sum of the activations: int16 for super-blocks, else float and times their
+// scale. Float tiles take floats.
 struct Form {
   int act_group, group, zero;  // act_group 0: floats
   bool has_minimum;
   int bits;
   int columns;  // padded
+  bool is_super() const { return act_group == 256; }
 };
 Form form_of(const Tiles& tiles);
+inline int part_len(const Form& form) { return form.act_group > 64 ? form.act_group : 64; }  // columns that can be prepared apart from the others
 bool same(const Form& a, const Form& b);
 
-// Prepared activations; one row per token. A row of integers, its scales and its offsets lie behind each other.
+// Prepared activations; one row per token: integers, `scale_at` bytes from the row's start its scales, `offset_at` bytes from there its offsets,
+// which are floats, or int32 or int16 in their place. So products need one pointer a token.
 struct Rows {
   int8_t* q = nullptr;
-  float* scale = nullptr;
-  float* offset = nullptr;  // float, or the bits of an int32
   float* f = nullptr;
-  int q_stride = 0, scale_stride = 0, offset_stride = 0, f_stride = 0;
+  int q_stride = 0, scale_at = 0, offset_at = 0, f_stride = 0;
 };
 
 Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot);

@@ -43,9 +43,9 @@ int32_t probe_products(Context& context, int count) {
       }
       for (int s = 0; s < SUMS; s++) dot[s].settle();
     }
-    F total = zero();
+    I total = iset1(0);
     for (const Dot<4>& d : dot) total = total + d.value();
-    sums[thread] += (int32_t)sum(total);
+    sums[thread] += sum(total);
   });
   int32_t total = 0;
   for (int i = 0; i < context.pool.size(); i++) total += sums[i];

@@ -55,6 +55,7 @@ inline I iset1(int32_t a) { return {_mm512_set1_epi32(a)}; }
 inline I iload(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void istore(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline I operator+(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline I rint(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline F scale_by_power(F a, I n) {  // a·2^n, n in [-126, 127]
@@ -65,8 +66,8 @@ inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si2
 inline F load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
-inline F load_u8(const uint8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
-inline F load_s8(const uint8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+inline I iload_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+inline I iload_s8(const uint8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 inline void store_s8(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 inline void store_s16(int16_t* p, I a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a.v)); }
 
@@ -85,7 +86,7 @@ template <int BITS> struct Dot {
   void start(int32_t init) { sum = _mm512_set1_epi32(init); }
   void step(Bytes w, const int8_t* x) { sum = _mm512_dpbusd_epi32(sum, w.v, _mm512_set1_epi32(four(x))); }
   void settle() {}
-  F value() const { return {_mm512_cvtepi32_ps(sum)}; }
+  I value() const { return {sum}; }
 };
 
 inline Bytes opaque(Bytes a) {  // the compiler knows nothing of its value
@@ -93,14 +94,17 @@ inline Bytes opaque(Bytes a) {  // the compiler knows nothing of its value
   return a;
 }
 
-struct Pairs {  // 16 sums of products of two int16 by two int8
+struct Pairs {  // 16 sums of products of two int16 by two
   __m512i sum;
   void start() { sum = _mm512_setzero_si512(); }
   void step(__m512i values, int32_t pair) { sum = _mm512_dpwssd_epi32(sum, values, _mm512_set1_epi32(pair)); }
-  F value() const { return {_mm512_cvtepi32_ps(sum)}; }
+  I value() const { return {sum}; }
 };
 using Wide = __m512i;
 inline Wide load_wide(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
+inline Wide load_pairs(const uint8_t* first, const uint8_t* second) {  // two int16 a lane, one of each
+  return _mm512_or_si512(iload_u8(first).v, _mm512_slli_epi32(iload_u8(second).v, 16));
+}
 
 #elif defined(A3B_AVX2)
 
@@ -128,6 +132,7 @@ inline I iset1(int32_t x) { __m256i v = _mm256_set1_epi32(x); return {v, v}; }
 inline I iload(const int32_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))}; }
 inline void istore(int32_t* p, I x) { _mm256_storeu_si256((__m256i*)p, x.a); _mm256_storeu_si256((__m256i*)(p + 8), x.b); }
 inline I operator+(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I operator*(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 inline I rint(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline F scale_by_power(F x, I n) {
@@ -142,13 +147,11 @@ inline __m256 bf16_8(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 inline F load_bf16(const uint16_t* p) { return {bf16_8(p), bf16_8(p + 8)}; }
-inline F load_u8(const uint8_t* p) {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))),
-          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
+inline I iload_u8(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
 }
-inline F load_s8(const uint8_t* p) {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
+inline I iload_s8(const uint8_t* p) {
+  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
 }
 inline __m256i packed_s16(I x) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8); }
 inline void store_s16(int16_t* p, I x) { _mm256_storeu_si256((__m256i*)p, packed_s16(x)); }
@@ -204,7 +207,7 @@ template <int BITS> struct Dot {
     sum_b = _mm256_add_epi32(sum_b, _mm256_madd_epi16(part_b, ones));
     part_a = part_b = _mm256_setzero_si256();
   }
-  F value() const { return {_mm256_cvtepi32_ps(sum_a), _mm256_cvtepi32_ps(sum_b)}; }
+  I value() const { return {sum_a, sum_b}; }
 };
 
 inline Bytes opaque(Bytes x) {
@@ -216,6 +219,10 @@ struct Wide { __m256i a, b; };
 inline Wide load_wide(const int8_t* p) {
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
 }
+inline Wide load_pairs(const uint8_t* first, const uint8_t* second) {
+  const I x = iload_u8(first), y = iload_u8(second);
+  return {_mm256_or_si256(x.a, _mm256_slli_epi32(y.a, 16)), _mm256_or_si256(x.b, _mm256_slli_epi32(y.b, 16))};
+}
 struct Pairs {
   __m256i sum_a, sum_b;
   void start() { sum_a = sum_b = _mm256_setzero_si256(); }
@@ -224,7 +231,7 @@ struct Pairs {
     sum_a = _mm256_add_epi32(sum_a, _mm256_madd_epi16(values.a, word));
     sum_b = _mm256_add_epi32(sum_b, _mm256_madd_epi16(values.b, word));
   }
-  F value() const { return {_mm256_cvtepi32_ps(sum_a), _mm256_cvtepi32_ps(sum_b)}; }
+  I value() const { return {sum_a, sum_b}; }
 };
 
 #else  // scalar: plain loops, multiply and add rounded separately
@@ -251,6 +258,7 @@ inline I iset1(int32_t x) { I r; A3B_EACH r.v[i] = x; return r; }
 inline I iload(const int32_t* p) { I r; memcpy(r.v, p, sizeof r.v); return r; }
 inline void istore(int32_t* p, I x) { memcpy(p, x.v, sizeof x.v); }
 inline I operator+(I x, I y) { A3B_EACH x.v[i] += y.v[i]; return x; }
+inline I operator*(I x, I y) { A3B_EACH x.v[i] *= y.v[i]; return x; }
 inline I rint(F x) { I r; A3B_EACH r.v[i] = (int32_t)std::lrintf(x.v[i]); return r; }
 inline F to_float(I x) { F r; A3B_EACH r.v[i] = (float)x.v[i]; return r; }
 inline F scale_by_power(F x, I n) {
@@ -281,8 +289,8 @@ inline F load_bf16(const uint16_t* p) {
   A3B_EACH { uint32_t bits = (uint32_t)p[i] << 16; memcpy(&r.v[i], &bits, 4); }
   return r;
 }
-inline F load_u8(const uint8_t* p) { F r; A3B_EACH r.v[i] = (float)p[i]; return r; }
-inline F load_s8(const uint8_t* p) { F r; A3B_EACH r.v[i] = (float)(int8_t)p[i]; return r; }
+inline I iload_u8(const uint8_t* p) { I r; A3B_EACH r.v[i] = p[i]; return r; }
+inline I iload_s8(const uint8_t* p) { I r; A3B_EACH r.v[i] = (int8_t)p[i]; return r; }
 inline void store_s8(int8_t* p, I x) { A3B_EACH p[i] = (int8_t)x.v[i]; }
 inline void store_s16(int16_t* p, I x) { A3B_EACH p[i] = (int16_t)x.v[i]; }
 inline Bytes load_bytes(const uint8_t* p) { Bytes r; memcpy(r.v, p, sizeof r.v); return r; }
@@ -300,7 +308,7 @@ template <int BITS> struct Dot {
     A3B_EACH sum[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
   }
   void settle() {}
-  F value() const { F r; A3B_EACH r.v[i] = (float)sum[i]; return r; }
+  I value() const { return iload(sum); }
 };
 inline Bytes opaque(const Bytes& x) {
   asm volatile("" : : "r"(&x) : "memory");
@@ -309,6 +317,11 @@ inline Bytes opaque(const Bytes& x) {
 
 struct Wide { int16_t v[2 * LANES]; };
 inline Wide load_wide(const int8_t* p) { Wide r; for (int i = 0; i < 2 * LANES; i++) r.v[i] = p[i]; return r; }
+inline Wide load_pairs(const uint8_t* first, const uint8_t* second) {
+  Wide r;
+  A3B_EACH r.v[2 * i] = first[i], r.v[2 * i + 1] = second[i];
+  return r;
+}
 struct Pairs {
   int32_t sum[LANES];
   void start() { A3B_EACH sum[i] = 0; }
@@ -317,7 +330,7 @@ struct Pairs {
     memcpy(p, &pair, 4);
     A3B_EACH sum[i] += values.v[2 * i] * p[0] + values.v[2 * i + 1] * p[1];
   }
-  F value() const { F r; A3B_EACH r.v[i] = (float)sum[i]; return r; }
+  I value() const { return iload(sum); }
 };
 #undef A3B_EACH
 

@@ -1,9 +1,9 @@
 // Products of tiles with activations. A tile is 16 rows of a matrix; see a3b.formats.tiles for the layout of the integers.
 // Float tiles hold [columns][16] numbers, f32 or bf16.
 //
-// One order of additions: an integer sum covers one group; groups are added in ascending order to one float per row
-// and token, first scale·sum, then minimum·sum of activations. Float tiles add ascending columns. So the bits do not
-// depend on how many rows or tokens a call has.
+// One order of additions: an integer sum covers one group, or one super-block with its codes of scales; these are added in
+// ascending order to one float per row and token, first scale·sum, then minimum·sum of activations. Float tiles add
+// ascending columns. So the bits do not depend on how many rows or tokens a call has.
 #pragma once
 #include "ops.h"
 #include "simd.h"
@@ -15,7 +15,6 @@ constexpr int ROWS = LANES;
 template <int BITS_, int GROUP_, int UNIT_, bool MINIMUM_, int ZERO_, bool SIGNED_ = false> struct Format {
   static constexpr int BITS = BITS_, GROUP = GROUP_, UNIT = UNIT_, ZERO = ZERO_, GROUPS = UNIT / GROUP;
   static constexpr bool MINIMUM = MINIMUM_, SUPER = UNIT == 256, SIGNED = SIGNED_;
-  static constexpr int ACT_GROUP = GROUP < 32 ? 32 : GROUP;  // activations that share a scale
   static constexpr int HEADER = SUPER ? ROWS * (4 + GROUPS * (1 + MINIMUM)) : ROWS * 2 * GROUPS * (1 + MINIMUM);
   static constexpr int GROUP_BYTES = ROWS * GROUP * BITS / 8;
   static constexpr int UNIT_BYTES = HEADER + GROUPS * GROUP_BYTES;
@@ -46,7 +45,7 @@ struct Share {
   const uint8_t* at;
   int lines;
   [[gnu::always_inline]] void ask() {
-    for (int i = 0; i < lines; i++, at += 64) __builtin_prefetch(at);
+    for (int i = 0; i < lines; i++, at += 64) __builtin_prefetch(at, 0, 2);
   }
 };
 
@@ -75,73 +74,104 @@ template <class Q, int MB, Asking ASKING> [[gnu::always_inline]] inline void pie
   }
 }
 
-template <class Q> struct Scales {
-  F top, top_minimum;
-  void unit(const uint8_t* at) {
-    if constexpr (Q::SUPER) {
-      top = load_half((const uint16_t*)at);
-      if constexpr (Q::MINIMUM) top_minimum = load_half((const uint16_t*)(at + 2 * ROWS));
-    }
-  }
-  F scale(const uint8_t* at, int group) const {
-    if constexpr (!Q::SUPER) return load_half((const uint16_t*)at + ROWS * group);
-    const uint8_t* codes = at + 4 * ROWS + ROWS * group;
-    return (Q::SIGNED ? load_s8(codes) : load_u8(codes)) * top;
-  }
-  F minimum(const uint8_t* at, int group) const {
-    if constexpr (!Q::SUPER) return load_half((const uint16_t*)at + ROWS * (Q::GROUPS + group));
-    return load_u8(at + 4 * ROWS + ROWS * (Q::GROUPS + group)) * top_minimum;
+// The numbers before the integers of the unit at `at`.
+template <class Q> struct Header {
+  static F half(const uint8_t* at, int index) { return load_half((const uint16_t*)at + ROWS * index); }
+  static const uint8_t* codes(const uint8_t* at, int index) { return at + 4 * ROWS + ROWS * index; }
+  static I scale_code(const uint8_t* at, int group) { return Q::SIGNED ? iload_s8(codes(at, group)) : iload_u8(codes(at, group)); }
+  static Wide minimum_codes(const uint8_t* at, int pair) { return load_pairs(codes(at, Q::GROUPS + 2 * pair), codes(at, Q::GROUPS + 2 * pair + 1)); }
+  static F scale(const uint8_t* at, int group) { return Q::SUPER ? to_float(scale_code(at, group)) * half(at, 0) : half(at, group); }
+  static F minimum(const uint8_t* at, int group) {
+    return Q::SUPER ? to_float(iload_u8(codes(at, Q::GROUPS + group))) * half(at, 1) : half(at, Q::GROUPS + group);
   }
 };
+
+template <class Number> [[gnu::always_inline]] inline Number number(const int8_t* row, ptrdiff_t at) {
+  Number value;
+  memcpy(&value, row + at, sizeof value);
+  return value;
+}
+
+// The exact sums of one group, of TB tiles and MB tokens.
+template <class Q, int TB, int MB, Asking ASKING>
+[[gnu::always_inline]] inline void group_sums(const uint8_t* const* unit, int g, const int8_t* const* x, int column, ptrdiff_t offset_at,
+                                              Dot<Q::BITS> (&dot)[TB][MB]) {
+  constexpr int STEP = Q::BITS == 4 ? 8 : Q::BITS == 6 ? 16 : 4, PIECE = ROWS * STEP * Q::BITS / 8;
+  for (int m = 0; m < MB; m++) {
+    int32_t init = 0;
+    if constexpr (!Q::MINIMUM) init = number<int32_t>(x[m], offset_at);
+    for (int b = 0; b < TB; b++) dot[b][m].start(init);
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < Q::GROUP / STEP; p++)
+#pragma GCC unroll 4
+    for (int b = 0; b < TB; b++) {
+      piece<Q, MB, ASKING>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
+      if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
+        for (int m = 0; m < MB; m++) dot[b][m].settle();
+    }
+}
 
 // TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
 template <class Q, int TB, int MB, Asking ASKING>
 void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later_tiles,
                  Share later_rows) {
   const int8_t* x[MB];
-  const float* scale[MB];
-  const float* offset[MB];
-  for (int m = 0; m < MB; m++) {
-    x[m] = rows.q + (size_t)tokens[m] * rows.q_stride;
-    scale[m] = rows.scale + (size_t)tokens[m] * rows.scale_stride;
-    offset[m] = rows.offset + (size_t)tokens[m] * rows.offset_stride;
-  }
+  for (int m = 0; m < MB; m++) x[m] = rows.q + (size_t)tokens[m] * rows.q_stride;
+  const ptrdiff_t scale_at = rows.scale_at, offset_at = rows.offset_at;
   F total[TB][MB];
   for (int b = 0; b < TB; b++)
     for (int m = 0; m < MB; m++) total[b][m] = zero();
-  constexpr int STEP = Q::BITS == 4 ? 8 : Q::BITS == 6 ? 16 : 4, PIECE = ROWS * STEP * Q::BITS / 8;
   for (int u = 0; u < num_units; u++) {
     const uint8_t* unit[TB];
-    Scales<Q> scales[TB];
     for (int b = 0; b < TB; b++) {
       unit[b] = tiles + b * tile_bytes + (size_t)u * Q::UNIT_BYTES;
-      scales[b].unit(unit[b]);
+      if (ASKING != FOR_SHARES)  // all of it now: some is used last, and a stream of bytes with gaps comes slower
+        for (int line = 0; line < Q::HEADER; line += 64) __builtin_prefetch(unit[b] + (ASKING == FOR_ITSELF ? AHEAD : 0) + line);
     }
-    for (int g = 0; g < Q::GROUPS; g++) {
-      Dot<Q::BITS> dot[TB][MB];
-      const int group = u * Q::GROUPS + g, column = u * Q::UNIT + g * Q::GROUP;
-      if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
-      for (int m = 0; m < MB; m++) {
-        int32_t init = 0;
-        if constexpr (!Q::MINIMUM) memcpy(&init, &offset[m][group], 4);
-        for (int b = 0; b < TB; b++) dot[b][m].start(init);
-      }
-#pragma GCC unroll 16
-      for (int p = 0; p < Q::GROUP / STEP; p++)
-#pragma GCC unroll 4
-        for (int b = 0; b < TB; b++) {
-          piece<Q, MB, ASKING>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
-          if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
-            for (int m = 0; m < MB; m++) dot[b][m].settle();
-        }
+    if constexpr (Q::SUPER) {
+      F top[TB];
+      I sum[TB][MB];
       for (int b = 0; b < TB; b++) {
-        F s = scales[b].scale(unit[b], g);
-        for (int m = 0; m < MB; m++) {
-          total[b][m] = fma(dot[b][m].value(), s * set1(scale[m][column / Q::ACT_GROUP]), total[b][m]);
+        top[b] = Header<Q>::half(unit[b], 0);
+        for (int m = 0; m < MB; m++) sum[b][m] = iset1(0);
+      }
+      for (int g = 0; g < Q::GROUPS; g++) {
+        Dot<Q::BITS> dot[TB][MB];
+        if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
+        group_sums<Q, TB, MB, ASKING>(unit, g, x, u * Q::UNIT + g * Q::GROUP, offset_at + 4 * (u * Q::GROUPS + g), dot);
+        for (int b = 0; b < TB; b++) {
+          const I code = Header<Q>::scale_code(unit[b], g);
+          for (int m = 0; m < MB; m++) sum[b][m] = sum[b][m] + dot[b][m].value() * code;
         }
+      }
+      for (int b = 0; b < TB; b++) {
+        for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(sum[b][m]), top[b] * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]);
         if constexpr (Q::MINIMUM) {
-          F low = scales[b].minimum(unit[b], g);
-          for (int m = 0; m < MB; m++) total[b][m] = fma(low, set1(offset[m][group]), total[b][m]);
+          Pairs lows[MB];
+          for (int m = 0; m < MB; m++) lows[m].start();
+#pragma GCC unroll 4
+          for (int pair = 0; pair < Q::GROUPS / 2; pair++) {
+            const Wide codes = Header<Q>::minimum_codes(unit[b], pair);
+            for (int m = 0; m < MB; m++) lows[m].step(codes, number<int32_t>(x[m], offset_at + 2 * (u * Q::GROUPS + 2 * pair)));
+          }
+          const F low = Header<Q>::half(unit[b], 1);
+          for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(lows[m].value()), low * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]);
+        }
+      }
+    } else {
+      for (int g = 0; g < Q::GROUPS; g++) {
+        Dot<Q::BITS> dot[TB][MB];
+        const int group = u * Q::GROUPS + g;
+        if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
+        group_sums<Q, TB, MB, ASKING>(unit, g, x, group * Q::GROUP, offset_at + 4 * group, dot);
+        for (int b = 0; b < TB; b++) {
+          const F s = Header<Q>::scale(unit[b], g);
+          for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(dot[b][m].value()), s * set1(number<float>(x[m], scale_at + 4 * group)), total[b][m]);
+          if constexpr (Q::MINIMUM) {
+            const F low = Header<Q>::minimum(unit[b], g);
+            for (int m = 0; m < MB; m++) total[b][m] = fma(low, set1(number<float>(x[m], offset_at + 4 * group)), total[b][m]);
+          }
         }
       }
     }
@@ -181,7 +211,8 @@ void multiply(const Context& context, const Tiles& tiles, int first_tile, int nu
 // float [n] -> what `form` asks for, of one row. The columns behind n are zero.
 void prepare(const Form& form, const float* x, int n, const Rows& rows, int row);
 
-// The same for columns [begin, begin + 64) of a row of n, given as x[0] ..; begin a multiple of 64. The last part also clears the padding.
+// The same for columns [begin, begin + part_len(form)) of a row of n, given as x[0] ..; begin a multiple of that. The last part also
+// clears the padding.
 void prepare_part(const Form& form, const float* x, int n, int begin, const Rows& rows, int row);
 
 void rms_norm_row(const float* x, const float* weight, int n, float eps, float* out);

@@ -1,12 +1,14 @@
-"""Twin of the product with tiles: activations as int8 with a scale per group, exact integer sums, groups added in ascending order."""
+"""Twin of the product with tiles: activations as int8 with a scale per group, exact integer sums over a group.
+
+In formats with super-blocks activations share a scale per super-block, and the codes of its scales and minimums are part of the exact sum.
+Sums are added in ascending order, in float32.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from a3b.formats.tiles import Tiles
-
-MIN_ACT_GROUP = 32  # activations that share a scale, unless the weights' group is longer
+from a3b.formats.tiles import SUPER, Tiles
 
 
 def quantise_rows(x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -19,28 +21,47 @@ def quantise_rows(x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class QuantLinear:
-    """x float32 [T, in] -> [T, out]; every group's integer sum is exact, all else is float32."""
+    """x float32 [T, in] -> [T, out]; every integer sum is exact, all else is float32."""
 
     def __init__(self, tiles: Tiles):
         format = tiles.format
         parts = tiles.parts(0, tiles.shape[0])
-        self.group = format.group
-        self.act_group = max(format.group, MIN_ACT_GROUP)
-        self.zero = 0 if format.has_minimum else format.zero
-        self.q = parts.q.astype(np.int32) - self.zero
-        scale, minimum = parts.scales(format)
-        self.scale, self.minimum = scale.T, minimum.T if format.has_minimum else None
-        self.num_out = tiles.shape[0]
+        self.num_out, self.group = tiles.shape[0], format.group
+        self.block = SUPER if format.is_super else format.group  # columns of one integer sum, whose activations share a scale
+        self.q = parts.q.astype(np.int32)
+        if not format.has_minimum:
+            self.q -= format.zero
+        if format.is_super:
+            scale, minimum = parts.super_scale, parts.super_minimum
+            self.codes, self.minimum_codes = _columns_last(parts.scale), _columns_last(parts.minimum)
+        else:
+            scale, minimum = parts.scale, parts.minimum
+            self.codes = self.minimum_codes = None
+        self.scale, self.minimum = (None if part is None else part.T.astype(np.float32) for part in (scale, minimum))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        padding = -x.shape[1] % self.act_group
-        xq, x_scale = quantise_rows(np.pad(x, ((0, 0), (0, padding))), self.act_group)
+        padding = -x.shape[1] % self.block
+        xq, x_scale = quantise_rows(np.pad(x, ((0, 0), (0, padding))), self.block)
         out = np.zeros((len(x), self.num_out), np.float32)
-        for g in range(self.q.shape[1] // self.group):
-            columns = slice(g * self.group, (g + 1) * self.group)
-            part = xq[:, columns]
-            scale = x_scale[:, g * self.group // self.act_group, None]
-            out += (part @ self.q[:, columns].T).astype(np.float32) * (self.scale[g] * scale)
+        for block in range(x_scale.shape[1]):
+            scale = x_scale[:, block, None]
+            starts = range(block * self.block, min((block + 1) * self.block, self.q.shape[1]), self.group)
+            groups = [(start // self.group, slice(start, start + self.group)) for start in starts]
+            total = sum((xq[:, columns] @ self.q[:, columns].T) * _code(self.codes, g) for g, columns in groups)
+            out += total.astype(np.float32) * (self.scale[block] * scale)
             if self.minimum is not None:
-                out += self.minimum[g] * (scale * part.sum(1, dtype=np.int32, keepdims=True).astype(np.float32))
+                total = sum(xq[:, columns].sum(1, dtype=np.int32, keepdims=True) * _code(self.minimum_codes, g) for g, columns in groups)
+                if self.codes is None:
+                    out += self.minimum[block] * (scale * total.astype(np.float32))
+                else:
+                    out += total.astype(np.float32) * (self.minimum[block] * scale)
         return out
+
+
+def _columns_last(codes: np.ndarray | None) -> np.ndarray | None:
+    """Codes [rows, groups] as int32 [groups, rows]."""
+    return None if codes is None else codes.T.astype(np.int32)
+
+
+def _code(codes: np.ndarray | None, group: int):
+    return 1 if codes is None else codes[group]
