@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -149,3 +150,20 @@ def test_the_command_packs_with_it_and_reports_what_it_cannot_use(tmp_path, caps
     assert main(["pack", str(tmp_path / "source"), str(tmp_path / "none"), "--importance", str(text)]) == 2
     assert "--tokenizer DIR" in capsys.readouterr().err
     assert not (tmp_path / "none").exists() and not (tmp_path / "none.part").exists()
+
+
+def test_what_stands_in_the_way_is_said_before_the_text_is_read(tmp_path, capsys, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("some text")
+    monkeypatch.setattr("a3b.commands.pack.measure", lambda *args: pytest.fail("the text was read"))
+    write_source(tmp_path / "source")
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (tmp_path / "source" / name).unlink(missing_ok=True)
+    shutil.copy(nano_directory() / "tokenizer.json", tmp_path / "source")
+    assert main(["pack", str(tmp_path / "source"), str(tmp_path / "none"), "--importance", str(text)]) == 2
+    said = capsys.readouterr().err
+    assert f"--importance: {tmp_path / 'source'}: " in said and "template" in said and "--tokenizer DIR" in said
+    assert said.count("/tmp") == said.count(str(tmp_path))  # no temporary directory of ours
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
+    assert main(["pack", str(nano_directory()), str(tmp_path / "new" / "none"), "--importance", str(text)]) != 0
+    assert "GB free; packing writes" in capsys.readouterr().err

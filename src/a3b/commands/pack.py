@@ -14,7 +14,7 @@ from a3b.commands.info import size
 from a3b.commands.pieces import read_text
 from a3b.commands.progress import Progress
 from a3b.config import RuntimeConfig
-from a3b.errors import UsageError
+from a3b.errors import A3BError, UsageError
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
@@ -22,7 +22,7 @@ from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.source import Source
-from a3b.packing.writer import check_target, write, write_side_files
+from a3b.packing.writer import check_room, check_target, write, write_side_files
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.tokenizer import Tokenizer
 
@@ -43,8 +43,9 @@ def run(args: Namespace) -> None:
     read = bytes_per_token(source.config, plan.tensors)
     print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
     target, done, importance = Path(os.path.abspath(args.target.expanduser())), 0, None
-    check_target(target)  # before a text is read for minutes
+    check_target(target)
     if args.importance:
+        check_room(target, plan.num_bytes)  # before a text is read for minutes
         if not plan.num_chosen:
             raise UsageError(f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out")
         importance = _measured(source, args.importance, args.runtime)
@@ -67,7 +68,11 @@ def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, n
         raise UsageError(f"--importance: {source.path} has no tokenizer to read {path} with; give one: --tokenizer DIR")
     with tempfile.TemporaryDirectory() as directory:
         write_side_files(source, Path(directory))
-        tokenizer, template = Tokenizer.read(directory), ChatTemplate.read(directory)
+        try:
+            tokenizer, template = Tokenizer.read(directory), ChatTemplate.read(directory)
+        except A3BError as error:
+            reason = str(error).replace(f"{directory}/", "").replace(directory, str(source.path))
+            raise UsageError(f"--importance: {source.path}: {reason}; --tokenizer DIR takes both from elsewhere") from None
     pieces, room = [], MAX_TOKENS
     for piece in read_text(path, tokenizer, template):
         pieces.append(np.array(piece.ids[:room], np.int64))

@@ -83,6 +83,14 @@ def check_target(target: Path) -> None:
         raise UsageError(f"{target}: exists; give a new directory, or remove it")
 
 
+def check_room(target: Path, num_bytes: int) -> None:
+    """Raises CheckpointError if the disk is too small for a packed model of so many bytes, some of which a stopped run may have left."""
+    part = target.with_name(target.name + ".part")
+    left = sum(file.stat().st_size for file in part.glob("*.safetensors*"))
+    place = next(path for path in target.parents if path.is_dir())
+    _check_free(place, num_bytes - left)
+
+
 class _ShardWriter:
     def __init__(self, items: dict[str, Item], source: Source, threads: int, importance: dict[str, np.ndarray], done):
         self.items, self.source, self.threads, self.importance, self.done = items, source, threads, importance, done
@@ -225,12 +233,14 @@ def _identity(source: Source, plan: Plan, shards: list[Shard], importance: dict[
 def _check_space(part: Path, shards: list[Shard], finished: set[str]) -> None:
     for file in part.glob("*.safetensors.part"):
         file.unlink()
-    need = sum(shard.num_bytes for shard in shards if shard.file not in finished) + SPARE_BYTES
-    free = shutil.disk_usage(part).free
+    need = sum(shard.num_bytes for shard in shards if shard.file not in finished)
+    _check_free(part.parent, need)
+
+
+def _check_free(place: Path, need: int) -> None:
+    need, free = need + SPARE_BYTES, shutil.disk_usage(place).free
     if free < need:
-        raise CheckpointError(
-            f"{part.parent}: {free / 1e9:.2f} GB free; packing writes {need / 1e9:.2f} GB: make room, or give another place"
-        )
+        raise CheckpointError(f"{place}: {free / 1e9:.2f} GB free; packing writes {need / 1e9:.2f} GB: make room, or give another place")
 
 
 def write_side_files(source: Source, part: Path) -> list[str]:
