@@ -14,7 +14,7 @@ constexpr int SHARING = 8;  // tokens from which two tiles at a time pay; fewer 
 constexpr int FLOAT_TILES = 4;
 constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the next tokens do: their activations stay in L2
 
-using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share, Share);
+using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share);
 
 template <class Q, int TB, Asking A>
 constexpr Block BLOCKS[4] = {tiles_block<Q, TB, 1, A>, tiles_block<Q, TB, 2, A>, tiles_block<Q, TB, 3, A>, tiles_block<Q, TB, 4, A>};
@@ -57,29 +57,28 @@ void fetch(const Rows& rows, const int* tokens, int num) {
 
 }  // namespace
 
-void multiply(const Context& context, const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const Next& next) {
+void multiply(const Context& context, const Tiles& t, int first, int count, const Rows& rows, const int* tokens, int num, float* out, int stride, const uint8_t* next) {
   if (t.code == F32) return multiply_float<float>(t, first, count, rows, tokens, num, out, stride);
   if (t.code == BF16) return multiply_float<uint16_t>(t, first, count, rows, tokens, num, out, stride);
   const uint8_t* data = t.tile(first);
   with_format(t.code, [&](auto format) {
     using Q = decltype(format);
-    const int times = t.num_units * Q::GROUPS / Q::ASKED_EVERY;
+    const int times = (t.num_units + Q::ASKED_EVERY - 1) / Q::ASKED_EVERY;
     for (int run = 0; run < num; run += TOKEN_RUN) {
       const int stop = num < run + TOKEN_RUN ? num : run + TOKEN_RUN, passes = (stop - run + MAX_TOKENS - 1) / MAX_TOKENS;
       const bool is_shared = stop - run >= SHARING;
       if (stop - run > 1) fetch(rows, tokens + run, stop - run);
-      Cut later_rows(stop < num ? nullptr : next.rows, next.row_bytes, passes * ((count + MAX_TILES - 1) / MAX_TILES), times);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
         const Block* blocks = !is_shared ? BLOCKS<Q, 1, FOR_ITSELF> : tb == 1 ? BLOCKS<Q, 1, FOR_SHARES> : BLOCKS<Q, MAX_TILES, FOR_SHARES>;
         const Block one = !is_shared && !context.asks_ahead ? tiles_block<Q, 1, 1, ALONE> : blocks[0];
         const uint8_t* tiles = data + b * t.tile_bytes;
         const size_t size = tb * t.tile_bytes;
-        Cut later_tiles(b + tb < count ? tiles + size : stop < num ? nullptr : next.tiles, size, passes, times);
+        Cut later(b + tb < count ? tiles + size : stop < num ? nullptr : next, size, passes, times);
         for (int m = run; m < stop;) {
           const int mb = stop - m >= MAX_TOKENS ? MAX_TOKENS : stop - m;
           (mb == 1 ? one : blocks[mb - 1])(tiles, t.tile_bytes, t.num_units, rows, tokens + m, out + (size_t)m * stride + b * ROWS, stride,
-                         later_tiles.take(), later_rows.take());
+                         later.take());
           m += mb;
         }
         b += tb;
@@ -184,11 +183,11 @@ void linear(const LinearOp& op, Context& context, const float* x, size_t x_strid
       const Tiles& part = op.parts[piece.part];
       float* buffer = buffers + (size_t)thread * BUFFER;
       const int likely = item + context.pool.size();  // this thread's next piece, if the others take as long
-      const Next next = {likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr};
+      const uint8_t* next = likely < op.num_pieces ? op.parts[op.pieces[likely].part].tile(op.pieces[likely].first) : nullptr;
       const int stride = piece.count * ROWS, left = part.rows - piece.first * ROWS, width = left < stride ? left : stride;
       for (int run = 0; run < T; run += TOKEN_RUN) {
         const int num = T - run < TOKEN_RUN ? T - run : TOKEN_RUN;
-        multiply(context, part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? Next{} : next);
+        multiply(context, part, piece.first, piece.count, rows[piece.form], identity + run, num, buffer, stride, run + TOKEN_RUN < T ? nullptr : next);
         for (int m = 0; m < num; m++) {
           const float* from = buffer + (size_t)m * stride;
           float* to = out + (run + m) * out_stride + piece.column;

@@ -88,14 +88,14 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
 
   // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
   auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
-                          const Form& form, const Rows& out, const int* out_rows, int thread, const Next& next) {
+                          const Form& form, const Rows& out, const int* out_rows, int thread, const uint8_t* next) {
     const int first = chunk * chunk_tiles, left = gate.num_tiles() - first, count = left < chunk_tiles ? left : chunk_tiles;
     float* g = buffers + thread * buffer_len;
     float* u = g + RUN * chunk_len;
     for (int run = 0; run < num; run += RUN) {
       const int part = num - run < RUN ? num - run : RUN;
-      multiply(context, gate, first, count, gate_in, tokens + run, part, g, chunk_len, {up.tile(first)});
-      multiply(context, up, first, count, up_in, tokens + run, part, u, chunk_len, run + RUN < num ? Next{} : next);
+      multiply(context, gate, first, count, gate_in, tokens + run, part, g, chunk_len, up.tile(first));
+      multiply(context, up, first, count, up_in, tokens + run, part, u, chunk_len, run + RUN < num ? nullptr : next);
       for (int m = 0; m < part; m++) {
         float *row = g + m * chunk_len, *up_row = u + m * chunk_len;
         for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(up_row + i));
@@ -110,7 +110,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
   pool.run(router_items + shared_chunks, [&](int item, int thread) {
     if (item >= router_items)
       return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[SHARED_GATE], rows[SHARED_UP], identity, T, shared_form,
-                          shared_hidden, identity, thread, {});
+                          shared_hidden, identity, thread, nullptr);
     const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
     multiply(context, op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
   });
@@ -156,7 +156,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
       after = op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * chunk_tiles);
     for (int chunk = first; chunk < first + per_item; chunk++)
       hidden_chunk(gate, up, chunk, rows[GATE], rows[UP], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread,
-                   {chunk + 1 < first + per_item ? gate.tile((chunk + 1) * chunk_tiles) : after});
+                   chunk + 1 < first + per_item ? gate.tile((chunk + 1) * chunk_tiles) : after);
   });
 
   // An item's columns of h are gathered first: rows of h lie a power of two apart, so they share few cache sets. Where all threads
@@ -171,10 +171,10 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     float *buffer = buffers + thread * buffer_len, *sums = columns + (size_t)thread * T * wide, *part_of_h = h + item * wide;
     for (int t = 0; t < T; t++) memcpy(sums + (size_t)t * wide, part_of_h + (size_t)t * D, width * sizeof(float));
     auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num,
-                   const Next& next) {
+                   const uint8_t* next) {
       for (int run = 0; run < num; run += RUN) {
         const int part = num - run < RUN ? num - run : RUN;
-        multiply(context, down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? Next{} : next);
+        multiply(context, down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? nullptr : next);
         for (int m = 0; m < part; m++) {
           float* row = sums + (size_t)to[run + m] * wide;
           const auto scale = set1(factor[(run + m) * step]);
@@ -184,11 +184,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     };
     for (int a = 0; a < num_active; a++) {
       const int e = active[a], begin = ends[e];
-      Next next = {op.shared_down.tile(first)};
-      if (a + 1 < num_active) {
-        const int other = active[a + 1], num = ends[other + 1] - ends[other];
-        next = {op.down.at(other).tile(first), (const uint8_t*)hidden.q + (size_t)ends[other] * hidden.q_stride, (size_t)num * hidden.q_stride};
-      }
+      const uint8_t* next = (a + 1 < num_active ? op.down.at(active[a + 1]) : op.shared_down).tile(first);
       add(op.down.at(e), hidden, pair_rows + begin, tokens + begin, pair_weights + begin, 1, ends[e + 1] - begin, next);
     }
     float gates[RUN];
@@ -199,7 +195,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
         if (E) store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
         gates[m] = gate[0];
       }
-      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part, {});
+      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part, nullptr);
     }
     for (int t = 0; t < T; t++) memcpy(part_of_h + (size_t)t * D, sums + (size_t)t * wide, width * sizeof(float));
   });

@@ -8,6 +8,8 @@
 #include "ops.h"
 #include "simd.h"
 
+#include <utility>
+
 namespace a3b::A3B_NS {
 
 constexpr int ROWS = LANES;
@@ -18,7 +20,7 @@ template <int BITS_, int GROUP_, int UNIT_, bool MINIMUM_, int ZERO_, bool SIGNE
   static constexpr int HEADER = SUPER ? ROWS * (4 + GROUPS * (1 + MINIMUM)) : ROWS * 2 * GROUPS * (1 + MINIMUM);
   static constexpr int GROUP_BYTES = ROWS * GROUP * BITS / 8;
   static constexpr int UNIT_BYTES = HEADER + GROUPS * GROUP_BYTES;
-  static constexpr int ASKED_EVERY = GROUPS < 4 ? GROUPS : 4;  // groups from one time of asking for bytes to the next
+  static constexpr int ASKED_EVERY = SUPER ? 1 : 4;  // units from one time of asking for bytes to the next
 };
 // fn(Format<...>{}) for the format of a code.
 template <class Fn> [[gnu::always_inline]] inline auto with_format(Code code, const Fn& fn) {
@@ -49,11 +51,11 @@ struct Share {
   }
 };
 
-// What a thread wants after a product: tiles, as many as a block has, and rows of activations. Null: not known.
-struct Next {
-  const uint8_t *tiles = nullptr, *rows = nullptr;
-  size_t row_bytes = 0;
-};
+// fn(0), fn(1), .., each a constant: arrays that are only indexed so are registers from the start, whatever the compiler makes of loops.
+template <int N, class Fn> [[gnu::always_inline]] inline void each(const Fn& fn) {
+  [&]<int... I>(std::integer_sequence<int, I...>) { (fn(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, N>{});
+}
 
 // One 64 to 192-byte piece of q and the activations under it, into MB sums. The integer sums have room for what lies between two `settle`s.
 template <class Q, int MB, Asking ASKING> [[gnu::always_inline]] inline void piece(const uint8_t* q, const int8_t* const* x, int column, Dot<Q::BITS>* dot) {
@@ -61,16 +63,16 @@ template <class Q, int MB, Asking ASKING> [[gnu::always_inline]] inline void pie
     for (int line = 0; line < (Q::BITS == 6 ? 192 : 64); line += 64) __builtin_prefetch(q + AHEAD + line);
   if constexpr (Q::BITS == 4) {
     Bytes both = load_bytes(q), low = low_half(both), high = high_half(both);
-    for (int m = 0; m < MB; m++) dot[m].step(low, x[m] + column), dot[m].step(high, x[m] + column + 4);
+    each<MB>([&](auto m) { dot[m].step(low, x[m] + column), dot[m].step(high, x[m] + column + 4); });
   } else if constexpr (Q::BITS == 6) {
     Bytes first = load_bytes(q), second = load_bytes(q + 64), top = load_bytes(q + 128);
     Bytes w0 = with_top<0>(low_half(first), top), w1 = with_top<1>(high_half(first), top);
-    for (int m = 0; m < MB; m++) dot[m].step(w0, x[m] + column), dot[m].step(w1, x[m] + column + 4), dot[m].settle();
+    each<MB>([&](auto m) { dot[m].step(w0, x[m] + column), dot[m].step(w1, x[m] + column + 4), dot[m].settle(); });
     Bytes w2 = with_top<2>(low_half(second), top), w3 = with_top<3>(high_half(second), top);
-    for (int m = 0; m < MB; m++) dot[m].step(w2, x[m] + column + 8), dot[m].step(w3, x[m] + column + 12), dot[m].settle();
+    each<MB>([&](auto m) { dot[m].step(w2, x[m] + column + 8), dot[m].step(w3, x[m] + column + 12), dot[m].settle(); });
   } else {
     Bytes w = load_bytes(q);
-    for (int m = 0; m < MB; m++) dot[m].step(w, x[m] + column), dot[m].settle();
+    each<MB>([&](auto m) { dot[m].step(w, x[m] + column), dot[m].settle(); });
   }
 }
 
@@ -97,87 +99,82 @@ template <class Q, int TB, int MB, Asking ASKING>
 [[gnu::always_inline]] inline void group_sums(const uint8_t* const* unit, int g, const int8_t* const* x, int column, ptrdiff_t offset_at,
                                               Dot<Q::BITS> (&dot)[TB][MB]) {
   constexpr int STEP = Q::BITS == 4 ? 8 : Q::BITS == 6 ? 16 : 4, PIECE = ROWS * STEP * Q::BITS / 8;
-  for (int m = 0; m < MB; m++) {
+  each<MB>([&](auto m) {
     int32_t init = 0;
     if constexpr (!Q::MINIMUM) init = number<int32_t>(x[m], offset_at);
-    for (int b = 0; b < TB; b++) dot[b][m].start(init);
-  }
-#pragma GCC unroll 16
-  for (int p = 0; p < Q::GROUP / STEP; p++)
-#pragma GCC unroll 4
-    for (int b = 0; b < TB; b++) {
+    each<TB>([&](auto b) { dot[b][m].start(init); });
+  });
+  each<Q::GROUP / STEP>([&](auto p) {
+    each<TB>([&](auto b) {
       piece<Q, MB, ASKING>(unit[b] + Q::HEADER + g * Q::GROUP_BYTES + p * PIECE, x, column + p * STEP, dot[b]);
-      if (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0)
-        for (int m = 0; m < MB; m++) dot[b][m].settle();
-    }
+      if constexpr (Q::BITS == 4 && (p + 1) % (Dot<4>::ROOM / 2) == 0) each<MB>([&](auto m) { dot[b][m].settle(); });
+    });
+  });
 }
 
 // TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
 template <class Q, int TB, int MB, Asking ASKING>
-void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later_tiles,
-                 Share later_rows) {
+[[gnu::flatten]] void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later) {
   const int8_t* x[MB];
-  for (int m = 0; m < MB; m++) x[m] = rows.q + (size_t)tokens[m] * rows.q_stride;
+  each<MB>([&](auto m) { x[m] = rows.q + (size_t)tokens[m] * rows.q_stride; });
   const ptrdiff_t scale_at = rows.scale_at, offset_at = rows.offset_at;
   F total[TB][MB];
-  for (int b = 0; b < TB; b++)
-    for (int m = 0; m < MB; m++) total[b][m] = zero();
+  each<TB>([&](auto b) { each<MB>([&](auto m) { total[b][m] = zero(); }); });
   for (int u = 0; u < num_units; u++) {
+    if (ASKING == FOR_SHARES && u % Q::ASKED_EVERY == 0) later.ask();
     const uint8_t* unit[TB];
-    for (int b = 0; b < TB; b++) {
+    each<TB>([&](auto b) {
       unit[b] = tiles + b * tile_bytes + (size_t)u * Q::UNIT_BYTES;
-      if (ASKING != FOR_SHARES)  // all of it now: some is used last, and a stream of bytes with gaps comes slower
+      if constexpr (ASKING != FOR_SHARES)  // all of it now: some is used last, and a stream of bytes with gaps comes slower
         for (int line = 0; line < Q::HEADER; line += 64) __builtin_prefetch(unit[b] + (ASKING == FOR_ITSELF ? AHEAD : 0) + line);
-    }
+    });
     if constexpr (Q::SUPER) {
       F top[TB];
       I sum[TB][MB];
-      for (int b = 0; b < TB; b++) {
+      each<TB>([&](auto b) {
         top[b] = Header<Q>::half(unit[b], 0);
-        for (int m = 0; m < MB; m++) sum[b][m] = iset1(0);
-      }
+        each<MB>([&](auto m) { sum[b][m] = iset1(0); });
+      });
       for (int g = 0; g < Q::GROUPS; g++) {
         Dot<Q::BITS> dot[TB][MB];
-        if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
         group_sums<Q, TB, MB, ASKING>(unit, g, x, u * Q::UNIT + g * Q::GROUP, offset_at + 4 * (u * Q::GROUPS + g), dot);
-        for (int b = 0; b < TB; b++) {
+        each<TB>([&](auto b) {
           const I code = Header<Q>::scale_code(unit[b], g);
-          for (int m = 0; m < MB; m++) sum[b][m] = sum[b][m] + dot[b][m].value() * code;
-        }
+          each<MB>([&](auto m) { sum[b][m] = sum[b][m] + dot[b][m].value() * code; });
+        });
       }
-      for (int b = 0; b < TB; b++) {
-        for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(sum[b][m]), top[b] * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]);
+      each<TB>([&](auto b) {
+        each<MB>([&](auto m) { total[b][m] = fma(to_float(sum[b][m]), top[b] * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]); });
         if constexpr (Q::MINIMUM) {
           Pairs lows[MB];
-          for (int m = 0; m < MB; m++) lows[m].start();
-#pragma GCC unroll 4
-          for (int pair = 0; pair < Q::GROUPS / 2; pair++) {
+          each<MB>([&](auto m) { lows[m].start(); });
+          each<Q::GROUPS / 2>([&](auto pair) {
             const Wide codes = Header<Q>::minimum_codes(unit[b], pair);
-            for (int m = 0; m < MB; m++) lows[m].step(codes, number<int32_t>(x[m], offset_at + 2 * (u * Q::GROUPS + 2 * pair)));
-          }
+            each<MB>([&](auto m) { lows[m].step(codes, number<int32_t>(x[m], offset_at + 2 * (u * Q::GROUPS + 2 * pair))); });
+          });
           const F low = Header<Q>::half(unit[b], 1);
-          for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(lows[m].value()), low * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]);
+          each<MB>([&](auto m) { total[b][m] = fma(to_float(lows[m].value()), low * set1(number<float>(x[m], scale_at + 4 * u)), total[b][m]); });
         }
-      }
+      });
     } else {
       for (int g = 0; g < Q::GROUPS; g++) {
         Dot<Q::BITS> dot[TB][MB];
         const int group = u * Q::GROUPS + g;
-        if (ASKING == FOR_SHARES && g % Q::ASKED_EVERY == 0) later_tiles.ask(), later_rows.ask();
         group_sums<Q, TB, MB, ASKING>(unit, g, x, group * Q::GROUP, offset_at + 4 * group, dot);
-        for (int b = 0; b < TB; b++) {
+        each<TB>([&](auto b) {
           const F s = Header<Q>::scale(unit[b], g);
-          for (int m = 0; m < MB; m++) total[b][m] = fma(to_float(dot[b][m].value()), s * set1(number<float>(x[m], scale_at + 4 * group)), total[b][m]);
+          each<MB>([&](auto m) {
+            total[b][m] = fma(to_float(dot[b][m].value()), s * set1(number<float>(x[m], scale_at + 4 * group)), total[b][m]);
+          });
           if constexpr (Q::MINIMUM) {
             const F low = Header<Q>::minimum(unit[b], g);
-            for (int m = 0; m < MB; m++) total[b][m] = fma(low, set1(number<float>(x[m], offset_at + 4 * group)), total[b][m]);
+            each<MB>([&](auto m) { total[b][m] = fma(low, set1(number<float>(x[m], offset_at + 4 * group)), total[b][m]); });
           }
-        }
+        });
       }
     }
   }
-  for (int b = 0; b < TB; b++)
-    for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
+  each<TB>([&](auto b) { each<MB>([&](auto m) { store(out + (size_t)m * stride + b * ROWS, total[b][m]); }); });
 }
 
 // The same over float tiles [n][16]; W is float or uint16_t (bf16).
@@ -204,9 +201,10 @@ void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const
     for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
 }
 
-// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations.
+// Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations. next: the tiles that this thread wants
+// afterwards, or null.
 void multiply(const Context& context, const Tiles& tiles, int first_tile, int num_tiles, const Rows& rows, const int* tokens, int num_tokens, float* out, int stride,
-              const Next& next = {});
+              const uint8_t* next = nullptr);
 
 // float [n] -> what `form` asks for, of one row. The columns behind n are zero.
 void prepare(const Form& form, const float* x, int n, const Rows& rows, int row);
