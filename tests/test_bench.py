@@ -15,6 +15,7 @@ from a3b.formats.packed import Manifest, verify
 from a3b.kernels import open_kernels, probe
 from a3b.packing import random_weights
 from a3b.packing.plan import bytes_per_token
+from a3b.packing.presets import PRESETS
 from a3b.shapes import SHAPES, shape
 from bench.peers import engines
 from tests.random_model import config_dict
@@ -37,7 +38,7 @@ def loaded(tmp_path, name: str = "tiny", preset: str = "balanced") -> speed.Load
     return speed.load(random_model.random_directory(tmp_path, name, preset), open_kernels(None, 2), "q8")
 
 
-def test_a_random_model_is_written_once_and_whole(tmp_path, capsys):
+def test_a_random_model_is_written_once_and_whole(tmp_path, capsys, monkeypatch):
     directory = random_model.random_directory(tmp_path, "tiny", "fast", 4)
     assert directory == tmp_path / "tiny-fast-4-layers" and verify(directory) == []
     assert "written in" in capsys.readouterr().err
@@ -45,6 +46,9 @@ def test_a_random_model_is_written_once_and_whole(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(speed.UsageError, match="seed 0.*expected.*seed 1.*remove it"):
         random_model.random_directory(tmp_path, "tiny", "fast", 4, seed=1)
+    monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"] | {"lm_head": "w8s32"})
+    with pytest.raises(speed.UsageError, match="other formats than 'fast' has now: remove it"):
+        random_model.random_directory(tmp_path, "tiny", "fast", 4)
 
 
 def test_speed_says_everything_it_promises(tmp_path, capsys):

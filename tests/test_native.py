@@ -322,11 +322,12 @@ def test_mlp(isa: str, form: str):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_moe_takes_gate_and_up_in_different_formats(isa: str):
-    """As in files whose quantiser gave some matrices more bits."""
-    E, K, D, F, Fs = 7, 3, 256, 64, 128
+@pytest.mark.parametrize(("down", "F", "Fs"), [("w4m64", 64, 128), ("w6k16", 512, 320), ("w4k32", 768, 96)])
+def test_moe_takes_matrices_in_different_formats(isa: str, down: str, F: int, Fs: int):
+    """As in files whose quantiser gave some matrices more bits. Hidden columns share a scale by 64, 256, 32 in one op."""
+    E, K, D = 7, 3, 256
     gate, up, down = (random_tiles(FORMATS[f], *shape, seed=s, spread=0.01)
-                      for s, (f, shape) in enumerate((("w4k32", (E, F, D)), ("w6k16", (E, F, D)), ("w4m64", (E, D, F)))))  # fmt: skip
+                      for s, (f, shape) in enumerate((("w4k32", (E, F, D)), ("w6k16", (E, F, D)), (down, (E, D, F)))))  # fmt: skip
     shared = random_tiles(FORMATS["w4m64"], Fs, D, seed=4, spread=0.01), random_tiles(FORMATS["w8s32"], Fs, D, seed=5, spread=0.01)
     w = MoeWeights(normal(E, D, seed=1), normal(1, D, seed=2), (gate, up), down, shared, random_tiles(FORMATS["w8s32"], D, Fs, seed=6))
     norm = normal(D, scale=0.1, seed=9)

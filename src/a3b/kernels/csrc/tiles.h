@@ -112,7 +112,8 @@ template <class Q, int TB, int MB, Asking ASKING>
   });
 }
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row].
+// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. Flat, so that all indices are constants before arrays are
+// looked at.
 template <class Q, int TB, int MB, Asking ASKING>
 [[gnu::flatten]] void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const Rows& rows, const int* tokens, float* out, int stride, Share later) {
   const int8_t* x[MB];
