@@ -181,7 +181,12 @@ def test_sparsity_compares_four_shapes_and_cleans_up(tmp_path, four, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert [row["shape"] for row in facts["shapes"]] == list(sparsity.COMPARED)
     assert all((row["layers_run"], row["layers"]) == (4, 8) for row in facts["shapes"])
-    assert facts["decode_to_small"] > 0 and facts["decode_to_large"] > 0
+    sparse, small, large = (facts["shapes"][i] for i in (0, 1, 3))
+    for other, name in ((small, "small"), (large, "large")):
+        assert facts[f"decode_to_{name}"] == pytest.approx(sparse["decode"]["tokens_per_s"] / other["decode"]["tokens_per_s"])
+        share, size = (sparse["decode"]["bandwidth_fraction"] / other["decode"]["bandwidth_fraction"],
+                       sum(sparse["bytes_per_token"].values()) / sum(other["bytes_per_token"].values()))  # fmt: skip
+        assert facts[f"decode_to_{name}_at_one_bandwidth"] == pytest.approx(share / size)
     assert list(tmp_path.iterdir()) == [kept]
     lines = sparsity.lines(facts)
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
@@ -227,7 +232,8 @@ def test_pictures_are_drawn(tmp_path):
     pictures.draw_roofline({
         "measured": {"read_bytes_per_s": rate, "int8_operations_per_s": {"median": 2e12}}, "weight_bytes": 2e10,
         "parameters": {"active": 3e9},
-        "decode": {str(n): {"bytes_per_token": {"weights": 2e9 + 1e4 * n}, "tokens_per_s": 30} for n in (0, 4096, 16384)},
+        "decode": {str(n): {"bytes_per_token": {"weights": 2e9 + 1e4 * n}, "tokens_per_s": 30, "bytes_per_s": 6e10,
+                            "bandwidth_fraction": 0.7} for n in (0, 4096, 16384)},
         "prefill": {n: {"tokens_per_s": 200, "operations_per_s": 1e12} for n in ("512", "2048")},
     }, tmp_path / "roofline.png")  # fmt: skip
     for name in ("sparsity", "roofline"):

@@ -66,12 +66,14 @@ def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers:
     was_there = (directory / MANIFEST).exists()
     try:
         random_directory(parent, shape, preset, asked)
-        limits = speed.limits(kernels, schedule.probe_s)
+        limits, buffer = speed.limits(kernels, schedule.probe_s), probe.huge_buffer(probe.BUFFER_BYTES // 4)
         loaded = speed.load(directory, kernels, "q8")
         speed.warm_up(loaded)
         head_s, head_bytes = head(loaded, kernels)
         scale = config.num_layers / num_layers
-        steps = [seconds / schedule.tokens for seconds in speed.decode(loaded, 0, schedule.tokens, schedule.runs)]
+        seconds = schedule.probe_s * speed.BESIDE_SHARE
+        beside = speed.Beside(lambda: probe.read_bandwidth(kernels, seconds, buffer).median, loaded.token_bytes + 2 * state_bytes(cut))
+        steps = [seconds / schedule.tokens for seconds in speed.decode(loaded, 0, schedule.tokens, schedule.runs, beside.add)]
         decode = speed.summary([1 / whole(seconds, head_s, scale) for seconds in steps])
         prompts = {
             str(num): speed.summary([num / whole(seconds, head_s, scale) for seconds in speed.prefill(loaded, num, schedule.runs)])
@@ -86,7 +88,7 @@ def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers:
     return {
         "shape": shape, "layers": config.num_layers, "layers_run": cut.num_layers, "parameters": count.total, "active": count.active,
         "bytes_per_token": {"weights": weights, "state": state}, "operations_per_token": 2 * count.active,
-        "decode": decode | {"bytes_per_s": rate, "bandwidth_fraction": rate / limits["read_bytes_per_s"]["median"]},
+        "decode": decode | {"bytes_per_s": rate, "bandwidth_fraction": beside.share},
         "prefill": prompts, "measured": limits, "step_s": statistics.median(steps), "head_s": head_s,
     }  # fmt: skip
 
@@ -122,8 +124,12 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """As measured, and as the shares of bandwidth beside each shape have it: a shared machine reads faster now and slower then."""
     rate = {row["shape"]: row["decode"]["tokens_per_s"] for row in rows}
-    return {"decode_to_small": rate[SPARSE] / rate[SMALL], "decode_to_large": rate[SPARSE] / rate[LARGE]}
+    per_byte = {row["shape"]: row["decode"]["bandwidth_fraction"] / sum(row["bytes_per_token"].values()) for row in rows}
+    return {"decode_to_small": rate[SPARSE] / rate[SMALL], "decode_to_large": rate[SPARSE] / rate[LARGE],
+            "decode_to_small_at_one_bandwidth": per_byte[SPARSE] / per_byte[SMALL],
+            "decode_to_large_at_one_bandwidth": per_byte[SPARSE] / per_byte[LARGE]}  # fmt: skip
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -141,7 +147,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         cells += [f"{row['prefill'][num]['tokens_per_s']:.1f}" for num in prompts]
         out.append(row_of([*cells, f"{row['layers_run']} of {row['layers']}"]))
     small, large = f"{facts['decode_to_small']:.2f} of the speed of {SMALL}", f"{facts['decode_to_large']:.1f} times that of {LARGE}"
-    out += ["", f"{SPARSE} decodes at {small} and at {large}."]
+    same = f"{facts['decode_to_small_at_one_bandwidth']:.2f} and {facts['decode_to_large_at_one_bandwidth']:.1f} times"
+    out += ["", f"{SPARSE} decodes at {small} and at {large}; at one bandwidth, as the shares beside each have it, at {same}."]
     if any(row["layers_run"] < row["layers"] for row in facts["shapes"]):
         out.append("Where not all layers were run, those that were stand for all: their time was multiplied, that of lm_head was not.")
     return out
