@@ -16,8 +16,8 @@ from a3b.errors import TensorError
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts
 
 BLOCK = 1 << 17  # weights worked on at a time: a few float buffers of it stay in the second-level cache
-SHRINK = (1.03, 1.0, 0.96, 0.92, 0.88, 0.83)  # tried shares of a group's range, for formats with a minimum
-REPEATS = 2  # of rounding and solving, from each of them
+SHRINK = (1.0, 0.95, 0.9, 0.83)  # tried shares of a group's range, for formats with a minimum
+REPEATS = 3  # of rounding and solving, from each of them
 REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}  # tried integers for the largest magnitude, without one
 QUANTISABLE = tuple(f.name for f in FORMATS.values() if f.has_minimum or not f.is_super)
 CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-block
