@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from a3b.cache.identity import cache_identity
+from a3b.cache.identity import ARITHMETIC_VERSION, cache_identity
 from a3b.cache.prefix import PrefixCache
 from a3b.cache.store import Store
 from a3b.config import ModelConfig, with_context
@@ -338,7 +338,7 @@ def test_the_identity_depends_on_everything_a_state_depends_on(tmp_path):
     base = cache_identity(config, nano_directory(), "q8", "avx2")
     assert base == cache_identity(config, nano_directory(), "q8", "avx2") and len(base) == 16
     scaled, _ = with_context(config, 2 * config.max_context)
-    changed = ((scaled, "q8", "avx2", 1), (config, "f32", "avx2", 1), (config, "q8", "avx512", 1), (config, "q8", "avx2", 2))
+    changed = ((scaled, "q8", "avx2"), (config, "f32", "avx2"), (config, "q8", "avx512"), (config, "q8", "avx2", ARITHMETIC_VERSION + 1))
     others = [cache_identity(c, nano_directory(), *rest) for c, *rest in changed]
     weights = bytearray((nano_directory() / "model.safetensors").read_bytes())
     copy = tmp_path / "model.safetensors"
