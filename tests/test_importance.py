@@ -163,7 +163,7 @@ def test_what_stands_in_the_way_is_said_before_the_text_is_read(tmp_path, capsys
     assert main(["pack", str(tmp_path / "source"), str(tmp_path / "none"), "--importance", str(text)]) == 2
     said = capsys.readouterr().err
     assert f"--importance: {tmp_path / 'source'}: " in said and "template" in said and "--tokenizer DIR" in said
-    assert said.count("/tmp") == said.count(str(tmp_path))  # no temporary directory of ours
+    assert "/tmp" not in said.replace(str(tmp_path), "")  # no temporary directory of ours
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
     assert main(["pack", str(nano_directory()), str(tmp_path / "new" / "none"), "--importance", str(text)]) != 0
     assert "GB free; packing writes" in capsys.readouterr().err
