@@ -1,14 +1,21 @@
 // linear: products with a matrix, an RMS norm before them if there is one. Also decoded rows, for the embedding.
 #include "tiles.h"
 
+#include <array>
+
 namespace a3b::A3B_NS {
 
 namespace {
 
 #if defined(A3B_AVX512)
 constexpr int MAX_TILES = 2, MAX_TOKENS = 4, FLOAT_TOKENS = 4;
-#else
+constexpr Asking ITSELF = FOR_ITSELF, SHARES = FOR_SHARES;
+#elif defined(A3B_AVX2)
 constexpr int MAX_TILES = 1, MAX_TOKENS = 4, FLOAT_TOKENS = 2;
+constexpr Asking ITSELF = FOR_ITSELF, SHARES = FOR_SHARES;
+#else  // never waits for memory, and has no registers to fill: few blocks, since a compiler takes seconds for each
+constexpr int MAX_TILES = 1, MAX_TOKENS = 2, FLOAT_TOKENS = 2;
+constexpr Asking ITSELF = ALONE, SHARES = ALONE;
 #endif
 constexpr int SHARING = 8;  // tokens from which two tiles at a time pay; fewer wait for memory, which likes one stream
 constexpr int FLOAT_TILES = 4;
@@ -17,7 +24,9 @@ constexpr int TOKEN_RUN = 64;  // tokens that meet a run of tiles before the nex
 using Block = void (*)(const uint8_t*, size_t, int, const Rows&, const int*, float*, int, Share);
 
 template <class Q, int TB, Asking A>
-constexpr Block BLOCKS[4] = {tiles_block<Q, TB, 1, A>, tiles_block<Q, TB, 2, A>, tiles_block<Q, TB, 3, A>, tiles_block<Q, TB, 4, A>};
+constexpr auto BLOCKS = []<int... M>(std::integer_sequence<int, M...>) {
+  return std::array<Block, MAX_TOKENS>{tiles_block<Q, TB, M + 1, A>...};
+}(std::make_integer_sequence<int, MAX_TOKENS>{});
 
 template <class W, int TB> void float_blocks(const W* tiles, size_t len, int n, const Rows& rows, const int* tokens, int num, float* out, int stride) {
   int m = 0;
@@ -70,7 +79,7 @@ void multiply(const Context& context, const Tiles& t, int first, int count, cons
       if (stop - run > 1) fetch(rows, tokens + run, stop - run);
       for (int b = 0; b < count;) {
         const int tb = count - b >= MAX_TILES && is_shared ? MAX_TILES : 1;
-        const Block* blocks = !is_shared ? BLOCKS<Q, 1, FOR_ITSELF> : tb == 1 ? BLOCKS<Q, 1, FOR_SHARES> : BLOCKS<Q, MAX_TILES, FOR_SHARES>;
+        const auto& blocks = !is_shared ? BLOCKS<Q, 1, ITSELF> : tb == 1 ? BLOCKS<Q, 1, SHARES> : BLOCKS<Q, MAX_TILES, SHARES>;
         const Block one = !is_shared && !context.asks_ahead ? tiles_block<Q, 1, 1, ALONE> : blocks[0];
         const uint8_t* tiles = data + b * t.tile_bytes;
         const size_t size = tb * t.tile_bytes;
