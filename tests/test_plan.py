@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from a3b.cache.state import SEGMENT_LEN, State
 from a3b.cli import main
-from a3b.commands import plan
+from a3b.commands import plan, sizes
+from a3b.commands.progress import Progress
 from a3b.config import ModelConfig
+from a3b.errors import CheckpointError
 from a3b.machine import Machine
 from a3b.packing.presets import PRESETS
 from a3b.shapes import SHAPES, shape
@@ -36,29 +39,29 @@ def test_the_built_in_shape_is_the_official_config():
 def test_every_parameter_is_in_exactly_one_tensor(name):
     config = shape(name) if name in SHAPES else ModelConfig.from_dict(config_dict(SIZES[name]))
     count = config.count_parameters()
-    assert sum(n * rows * columns for _, n, rows, columns, _ in plan.tensors(config)) == count.total
-    assert sum(n * rows * columns * share for _, n, rows, columns, share in plan.tensors(config)) == pytest.approx(count.active)
+    assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
 
 
 def test_a_tied_embedding_is_stored_once_and_read_as_the_head():
     config = ModelConfig.from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
     count = config.count_parameters()
-    assert sum(n * rows * columns for _, n, rows, columns, _ in plan.tensors(config)) == count.total
-    assert sum(n * rows * columns * share for _, n, rows, columns, share in plan.tensors(config)) == pytest.approx(count.active)
+    assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
 
 
 def test_packed_sizes_are_those_of_the_formats():
     """All matrices in 4.5 bits (16-bit scale and minimum for 64 weights), the rest in 32."""
     config = shape("35b-a3b")
-    matrices = sum(n * rows * columns for kind, n, rows, columns, _ in plan.tensors(config) if kind)
+    matrices = sum(n * rows * columns for kind, n, rows, columns, _ in sizes.tensors(config) if kind)
     rest = config.count_parameters().total - matrices
-    found = plan.sizes(config, dict.fromkeys(PRESETS["fast"], "w4m64"))
+    found = sizes.sizes(config, dict.fromkeys(PRESETS["fast"], "w4m64"))
     assert found.total_bytes == matrices * 4.5 / 8 + rest * 4
     assert 1.6e9 < found.token_bytes < 1.8e9  # 1.68 GB and the float32 router
 
 
 def test_presets_order_by_size():
-    totals = [plan.sizes(shape("35b-a3b"), PRESETS[name]) for name in ("fast", "balanced", "faithful")]
+    totals = [sizes.sizes(shape("35b-a3b"), PRESETS[name]) for name in ("fast", "balanced", "faithful")]
     assert [s.total_bytes for s in totals] == sorted(s.total_bytes for s in totals)
     assert [s.token_bytes for s in totals] == sorted(s.token_bytes for s in totals)
 
@@ -66,37 +69,37 @@ def test_presets_order_by_size():
 def test_state_and_keys_are_what_the_cache_holds():
     config = ModelConfig.from_dict(config_dict(SIZES["three"]))
     state = State(config, "q8")
-    assert plan.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
-    assert plan.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
-    assert plan.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
+    assert sizes.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
+    assert sizes.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
+    assert sizes.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
 
 
 def test_the_longest_context_is_the_last_that_fits():
     config = shape("27b")
-    found = plan.sizes(config, PRESETS["balanced"])
-    longest = plan.longest_context(config, found, 22 * GIB)
+    found = sizes.sizes(config, PRESETS["balanced"])
+    longest = sizes.longest_context(config, found, 22 * GIB)
     assert 0 < longest < config.max_context
-    assert plan.memory_bytes(config, found, longest) <= 22 * GIB < plan.memory_bytes(config, found, longest + 1)
-    assert plan.longest_context(config, found, GIB) == 0
-    assert plan.longest_context(config, found, 1000 * GIB) == config.max_context
+    assert sizes.memory_bytes(config, found, longest) <= 22 * GIB < sizes.memory_bytes(config, found, longest + 1)
+    assert sizes.longest_context(config, found, GIB) == 0
+    assert sizes.longest_context(config, found, 1000 * GIB) == config.max_context
 
 
 def test_decode_is_bound_by_what_a_token_reads():
     config = shape("35b-a3b")
-    found = plan.sizes(config, PRESETS["balanced"])
+    found = sizes.sizes(config, PRESETS["balanced"])
     at_0, at_16k = (plan.decode_seconds(config, found, depth, SPEED) for depth in (0, 16384))
-    assert at_0 == pytest.approx((found.token_bytes + 2 * plan.state_bytes(config)) / (80e9 * plan.BANDWIDTH_SHARE))
-    assert at_16k - at_0 == pytest.approx(16384 * plan.kv_bytes_per_token(config) / (80e9 * plan.BANDWIDTH_SHARE))
+    assert at_0 == pytest.approx((found.token_bytes + 2 * sizes.state_bytes(config)) / (80e9 * SPEED.read_share))
+    assert at_16k - at_0 == pytest.approx(16384 * sizes.kv_bytes_per_token(config) / (80e9 * SPEED.read_share))
     assert plan.decode_seconds(config, found, 0, plan.Speed(40e9)) == pytest.approx(2 * at_0)
 
 
 def test_prefill_is_bound_by_arithmetic_or_by_reading():
     config = shape("35b-a3b")
-    found = plan.sizes(config, PRESETS["fast"])
+    found = sizes.sizes(config, PRESETS["fast"])
     operations = 2 * (config.count_parameters().active - config.V * config.D)
-    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(2048 * operations / (1900e9 * plan.OPERATIONS_SHARE))
+    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(2048 * operations / (1900e9 * SPEED.operations_share))
     one = plan.prefill_seconds(config, found, 1, SPEED)
-    assert one == pytest.approx(found.total_bytes / (80e9 * plan.BANDWIDTH_SHARE))
+    assert one == pytest.approx(found.total_bytes / (80e9 * SPEED.read_share))
 
 
 def test_the_description_holds_together():
@@ -110,20 +113,57 @@ def test_the_description_holds_together():
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, tmp_path):
+    """Short looks, a small sample, and temporary files in `tmp_path`."""
     monkeypatch.setattr(plan, "PROBE_S", 0.01)
+    monkeypatch.setattr(plan, "BESIDE_S", 0.01)
+    small = {"hidden_size": 256, "num_experts": 16, "moe_intermediate_size": 64, "vocab_size": 512}
+    monkeypatch.setattr(plan, "SAMPLE_SIZES", plan.SAMPLE_SIZES | small)
     monkeypatch.setattr(plan.probe, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_what_is_not_given_is_measured(quick, capsys):
+def test_what_is_not_given_is_measured(quick, tmp_path, capsys):
     assert main(["plan", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["measured"]["read_bytes"] > 0 and facts["measured"]["int8_operations"] > 0
     assert facts["presets"]["fast"]["decode_tokens_per_s"] > 0
+    assert not list(tmp_path.iterdir())
     assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80", "--operations", "1900"]) == 0
     out = capsys.readouterr().out
     assert "1,000 tokens" in out and "26.90 B" in out
     assert "80% of 80.0 GB/s" in out and "50% of 1,900 GOP/s" in out
+
+
+def test_the_shares_of_what_is_measured_are_measured_too(quick, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "shares", lambda *_: (0.61, 0.37))
+    assert main(["plan"]) == 0
+    out = capsys.readouterr().out
+    assert "61% of" in out and "37% of" in out
+    assert main(["plan", "--bandwidth", "80"]) == 0
+    out = capsys.readouterr().out
+    assert "80% of 80.0 GB/s" in out and "37% of" in out
+    assert main(["plan", "--operations", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "61% of" in out and "50% of 100 GOP/s" in out
+
+
+def test_a_sample_runs_and_leaves_nothing(quick, tmp_path):
+    kernels = plan.open_kernels(None, 1)
+    found = plan.shares(kernels, "q8", plan.probe.huge_buffer(1 << 20), Progress("", 1))
+    assert all(share > 0 for share in found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_room_for_a_sample_the_shares_are_called_a_guess(quick, monkeypatch, capsys):
+    def full(*_):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(plan, "write", full)
+    assert main(["plan"]) == 0
+    captured = capsys.readouterr()
+    assert "80% of" in captured.out and "50% of" in captured.out
+    assert "80% and 50% are guessed, not measured: no sample: the disk is full" in captured.err
 
 
 def test_reading_can_bound_a_prompt_too(quick, capsys):

@@ -1,9 +1,9 @@
 """`a3b plan [MODEL]`: which preset and context fit this machine, and how fast they will be. Reads a config, no weights.
 
-Sizes are exact: they follow from the config and the formats. Speed is a roofline over rates that `measure` finds out in a few
-seconds, or that the user knows: decode reads every byte of a token once at
-the measured bandwidth; prefill computes each product at the measured rate, or reads the weights once a chunk if that
-takes longer. Functions take the machine and its speed as arguments. Enter at `sizes`, `memory_bytes`, `decode_seconds`.
+Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds out in some seconds, or that the user knows:
+decode reads every byte of a token once; prefill computes each product, or reads the weights once a chunk if that
+takes longer. A whole step reaches only a share of what the machine can: `shares` measures it with four random layers.
+Functions take the machine and its speed as arguments. Enter at `describe`, `decode_seconds`, `prefill_seconds`.
 """
 
 from __future__ import annotations
@@ -11,41 +11,43 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from a3b.config import ATTENTION, ModelConfig, RuntimeConfig, with_context
-from a3b.errors import UsageError
-from a3b.kernels import open_kernels, probe
-from a3b.kernels.kv import PAGE_LEN, page_bytes
+import numpy as np
+
+from a3b.commands import speed as bench
+from a3b.commands.progress import Progress
+from a3b.commands.sizes import Sizes, gb, kv_bytes_per_token, longest_context, memory_bytes, operations, sizes, state_bytes
+from a3b.config import ModelConfig, RuntimeConfig, with_context
+from a3b.errors import A3BError, UsageError
+from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.model import CHUNK
-from a3b.packing.presets import PRESETS, format_for
+from a3b.packing.presets import PRESETS
+from a3b.packing.random_weights import random_source, shape_config
+from a3b.packing.writer import write
 from a3b.shapes import SHAPES, shape
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
-WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
-PROBE_S = 1.5  # for each rate
-BANDWIDTH_SHARE, OPERATIONS_SHARE = 0.8, 0.5  # of what was measured, that a whole step is expected to reach
+PROBE_S, BESIDE_S = 1.5, 0.05  # for each rate; for a look at it between two pieces of work
+# A tenth of the layers and of the vocabulary; a prompt that gives each expert as many tokens as a chunk gives each of 256. No cache
+# holds these 0.7 GB.
+SAMPLE_LAYERS, SAMPLE_SIZES, SAMPLE_PROMPT = 4, {"num_experts": 64, "vocab_size": 24_832, "eos_token_id": 0}, 128
+SAMPLE_TOKENS, SAMPLE_RUNS, POOL_BYTES = 24, 2, 1 << 20
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine was measured to do. Rates a second."""
+    """What the machine can do at most, a second, and the shares of it that a whole step reaches; those given are common ones."""
 
     read_bytes: float
     int8_operations: float | None = None  # a multiply and an add are two
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of a packed model: all of it, and what one token reads of it."""
-
-    total_bytes: int
-    token_bytes: int
+    read_share: float = 0.8
+    operations_share: float = 0.5
 
 
 def run(args: Namespace) -> None:
@@ -64,18 +66,52 @@ def run(args: Namespace) -> None:
 
 
 def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None) -> tuple[Speed | None, str]:
-    """What is not given, in GB/s and GOPS, is measured with the kernels; no speed, and why, if they cannot run here."""
+    """What is not given, in GB/s and GOPS, is measured with the kernels, and with it the share that a step reaches; also what is to be
+    said about it. No speed, and why, if they cannot run here."""
     rates = [rate and rate * 1e9 for rate in (bandwidth, operations)]
-    if not all(rates):
+    if all(rates):
+        return Speed(*rates), ""
+    with Progress("measuring", 5, "parts") as progress:
         try:
             kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
             buffer = probe.huge_buffer(min(probe.BUFFER_BYTES, max(machine.memory_bytes // 4, 1 << 20)))
-            rates[0] = rates[0] or probe.read_bandwidth(kernels, PROBE_S, buffer).median
-            rates[1] = rates[1] or probe.int8_operations(kernels, PROBE_S).median
+            read_bytes = probe.read_bandwidth(kernels, PROBE_S, buffer).median
+            progress(1)
+            found = Speed(read_bytes, probe.int8_operations(kernels, PROBE_S).median)
         except UsageError as error:
             if not rates[0]:
                 return None, f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S"
-    return Speed(*rates), ""
+            return Speed(*rates), ""
+        note = ""
+        try:
+            progress(2)
+            read_share, operations_share = shares(kernels, runtime.kv, buffer, progress)
+            found = replace(found, read_share=read_share, operations_share=operations_share)
+        except (A3BError, OSError, MemoryError) as error:
+            note = f"tokens/s: {found.read_share:.0%} and {found.operations_share:.0%} are guessed, not measured: no sample: {error}"
+    if rates[0]:
+        found = replace(found, read_bytes=rates[0], read_share=Speed.read_share)
+    if rates[1]:
+        found = replace(found, int8_operations=rates[1], operations_share=Speed.operations_share)
+    return found, note
+
+
+def shares(kernels: Kernels, kv_type: str, buffer: np.ndarray, progress: Progress) -> tuple[float, float]:
+    """What decode reaches of the bandwidth, and prefill of the operations, that are measured beside them: of a random model in a temporary
+    directory. buffer: what is read to know the bandwidth. Raises CheckpointError, OSError if there is no room for it."""
+    source, plan = random_source("sample", shape_config(DEFAULT, SAMPLE_LAYERS) | SAMPLE_SIZES, SHOWN, pool_bytes=POOL_BYTES)
+    with tempfile.TemporaryDirectory(prefix="a3b-plan-") as parent:
+        write(source, plan, Path(parent) / "sample")
+        loaded = bench.load(Path(parent) / "sample", kernels, kv_type)
+        bench.warm_up(loaded)
+        progress(3)
+        traffic = sum(bench.decode_bytes(loaded, SAMPLE_TOKENS // 2).values())
+        reading = bench.Beside(lambda: probe.read_bandwidth(kernels, BESIDE_S, buffer).median, traffic)
+        bench.decode(loaded, 0, SAMPLE_TOKENS, SAMPLE_RUNS, reading.add)
+        progress(4)
+        computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))
+        bench.prefill(loaded, SAMPLE_PROMPT, SAMPLE_RUNS, computing.add)
+    return reading.share, computing.share
 
 
 def find(model: str | None) -> tuple[ModelConfig, str]:
@@ -146,89 +182,24 @@ def why(facts: dict[str, Any]) -> list[str]:
     if not speed:
         return []
     read, state, most = gb(preset["token_bytes"]), gb(2 * facts["context"]["state_bytes"]), gb(facts["context"]["kv_bytes"])
-    rate = f"{BANDWIDTH_SHARE:.0%} of {speed['read_bytes'] / 1e9:.1f} GB/s"
+    rate = f"{speed['read_share']:.0%} of {speed['read_bytes'] / 1e9:.1f} GB/s"
     out = [
         "",
         f"tokens/s   {SHOWN} reads {read} of weights a token, moves {state} of state, and reads keys and values that grow to {most};",
         f"           expected at {rate}",
     ]
     if speed["int8_operations"] and preset["prefill_bound_by"] == "arithmetic":
-        rate = f"{OPERATIONS_SHARE:.0%} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
+        rate = f"{speed['operations_share']:.0%} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
         out.append(f"prefill    a token takes {facts['operations_per_prompt_token'] / 1e9:.2f} GOP; expected at {rate}")
     elif speed["int8_operations"]:
         out.append(f"prefill    reading all {gb(preset['total_bytes'])} once for {CHUNK} tokens takes longer than their products")
     return out
 
 
-def sizes(config: ModelConfig, kinds: dict[str, str]) -> Sizes:
-    """kinds: format name of each kind of matrix, as in PRESETS. Matrices without a kind are float32."""
-    total = token = 0.0
-    for kind, count, rows, n, share in tensors(config):
-        format = format_for(kinds, kind, n) if kind else None
-        num_bytes = count * (format.num_bytes(rows, n) if format else 4 * rows * n)
-        total += num_bytes
-        token += num_bytes * share
-    return Sizes(round(total), round(token))
-
-
-def tensors(config: ModelConfig) -> Iterator[tuple[str | None, int, int, int, float]]:
-    """(kind, how many, rows, columns, share that a token reads) of all tensors of the text model."""
-    c = config
-    num_full = c.layer_types.count(ATTENTION)
-    num_delta = c.num_layers - num_full
-    yield "embed", 1, c.V, c.D, float(c.tie_word_embeddings)  # untied, a token reads one row
-    if not c.tie_word_embeddings:
-        yield "lm_head", 1, c.V, c.D, 1.0
-    for rows in (2 * c.Hq * c.Dh, c.Hkv * c.Dh, c.Hkv * c.Dh):
-        yield "attention_in", num_full, rows, c.D, 1.0
-    yield "attention_out", num_full, c.D, c.Hq * c.Dh, 1.0
-    yield None, num_full, 2, c.Dh, 1.0  # q_norm, k_norm
-    channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-    for rows in (channels, c.Hv * c.Dv):
-        yield "delta_in", num_delta, rows, c.D, 1.0
-    yield "delta_out", num_delta, c.D, c.Hv * c.Dv, 1.0
-    yield None, num_delta, 2 * c.Hv, c.D, 1.0  # b, a
-    yield None, num_delta, channels, c.conv_len, 1.0
-    yield None, num_delta, 1, 2 * c.Hv + c.Dv, 1.0  # dt_bias, A_log, norm
-    if c.dense:
-        yield "experts", 2 * c.num_layers, c.F, c.D, 1.0
-        yield "down", c.num_layers, c.D, c.F, 1.0
-    else:
-        yield None, c.num_layers, c.E + 1, c.D, 1.0  # router, gate of the shared expert
-        yield "experts", 2 * c.num_layers * c.E, c.F, c.D, c.K / c.E
-        yield "down", c.num_layers * c.E, c.D, c.F, c.K / c.E
-        yield "shared", 2 * c.num_layers, c.Fs, c.D, 1.0
-        yield "shared", c.num_layers, c.D, c.Fs, 1.0
-    yield None, 2 * c.num_layers + 1, 1, c.D, 1.0
-
-
-def kv_bytes_per_token(config: ModelConfig, kv: str = "q8") -> int:
-    """Keys and values, with their scales."""
-    return config.layer_types.count(ATTENTION) * config.Hkv * sum(page_bytes(kv, config.Dh)) // PAGE_LEN
-
-
-def state_bytes(config: ModelConfig) -> int:
-    """Float32 matrices and windows of the delta-net layers; they do not grow with the context."""
-    c = config
-    channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-    return 4 * (c.num_layers - c.layer_types.count(ATTENTION)) * (c.Hv * c.Dk * c.Dv + (c.conv_len - 1) * channels)
-
-
-def memory_bytes(config: ModelConfig, found: Sizes, context: int) -> int:
-    """What one conversation of `context` tokens keeps resident."""
-    return found.total_bytes + state_bytes(config) + context * kv_bytes_per_token(config) + WORK_BYTES
-
-
-def longest_context(config: ModelConfig, found: Sizes, memory: int) -> int:
-    """Tokens that fit into `memory`, at most what the model knows natively; 0 if not even one does."""
-    left = memory - memory_bytes(config, found, 0)
-    return max(0, min(config.max_context, left // kv_bytes_per_token(config))) if kv_bytes_per_token(config) else config.max_context
-
-
 def decode_seconds(config: ModelConfig, found: Sizes, depth: int, speed: Speed) -> float:
     """One token after `depth` others: weights and keys and values are read, the state is read and written."""
     num_bytes = found.token_bytes + depth * kv_bytes_per_token(config) + 2 * state_bytes(config)
-    return num_bytes / (speed.read_bytes * BANDWIDTH_SHARE)
+    return num_bytes / (speed.read_bytes * speed.read_share)
 
 
 def prefill_seconds(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> float:
@@ -244,15 +215,6 @@ def prefill_bound(config: ModelConfig, found: Sizes, num_tokens: int, speed: Spe
 
 def _prefill_parts(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> dict[str, float]:
     return {
-        "arithmetic": num_tokens * operations(config) / (speed.int8_operations * OPERATIONS_SHARE),
-        "reading": found.total_bytes / (speed.read_bytes * BANDWIDTH_SHARE),
+        "arithmetic": num_tokens * operations(config) / (speed.int8_operations * speed.operations_share),
+        "reading": found.total_bytes / (speed.read_bytes * speed.read_share),
     }
-
-
-def operations(config: ModelConfig) -> int:
-    """Integer multiplications and additions of a prompt token; lm_head computes for the last one only."""
-    return 2 * (config.count_parameters().active - config.V * config.D)
-
-
-def gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB"

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from a3b.commands import pictures, speed
-from a3b.commands.plan import state_bytes
 from a3b.commands.random_model import directory_name, random_directory
+from a3b.commands.sizes import state_bytes
 from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST

@@ -25,8 +25,8 @@ import numpy as np
 from a3b.cache.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
 from a3b.commands.info import size
 from a3b.commands.pictures import draw_roofline, pyplot
-from a3b.commands.plan import gb, kv_bytes_per_token, operations, state_bytes
 from a3b.commands.random_model import random_directory
+from a3b.commands.sizes import gb, kv_bytes_per_token, operations, state_bytes
 from a3b.config import ATTENTION, ModelConfig
 from a3b.engine import resolve
 from a3b.errors import UsageError

@@ -144,13 +144,14 @@ def scaled(format: Format, units: np.ndarray, times: float) -> np.ndarray:
     return units
 
 
-def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0) -> tuple[Source, Plan]:
-    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES."""
+def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0, pool_bytes: int = POOL_BYTES) -> tuple[Source, Plan]:
+    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES. pool_bytes: of random
+    bytes for each format; the fewer, the sooner it is written."""
     if preset not in (*PRESETS, *MIXES):
         raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
     config = ModelConfig.from_dict(value, shape)
     identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}"
-    weights = _Maker(config, preset if preset in MIXES else None, seed).model()
+    weights = _Maker(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)).model()
     source = Source("random weights", Path(identity), config, weights, {"config.json": packed_config(value)}, identity,
                     preset in MIXES, lambda value: None)  # fmt: skip
     return source, make_plan(config, weights, None if preset in MIXES else preset)
@@ -171,9 +172,8 @@ def shape_config(shape: str, num_layers: int | None = None) -> dict[str, Any]:
 class _Maker:
     """Weights in memory only where they are small; those are BF16 numbers, as in checkpoints."""
 
-    def __init__(self, config: ModelConfig, mix: str | None, seed: int):
-        self.config, self.mix, self.seed = config, mix, seed
-        self.pools = Pools(seed, POOL_BYTES)
+    def __init__(self, config: ModelConfig, mix: str | None, pools: Pools):
+        self.config, self.mix, self.pools = config, mix, pools
 
     def model(self) -> ModelWeights:
         c = self.config
@@ -202,7 +202,7 @@ class _Maker:
     def delta_net(self, p: str, i: int) -> DeltaNetWeights:
         c = self.config
         channels, wide = 2 * c.Hk * c.Dk + c.Hv * c.Dv, c.Hv * c.Dv
-        rate = generator(self.seed, p + "A_log").uniform(0.02, 2.0, c.Hv)
+        rate = generator(self.pools.seed, p + "A_log").uniform(0.02, 2.0, c.Hv)
         return DeltaNetWeights(
             in_proj_qkv=self.matrix(p + "in_proj_qkv", 1.0, channels, c.D, wide=self.more_bits(i), alike=c.Hk * c.Dk),
             in_proj_z=self.matrix(p + "in_proj_z", 1.0, wide, c.D),
@@ -245,5 +245,5 @@ class _Maker:
         return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
     def normal(self, name: str, mean: float, spread: float, *shape: int) -> np.ndarray:
-        values = mean + spread * generator(self.seed, name).standard_normal(shape, np.float32)
+        values = mean + spread * generator(self.pools.seed, name).standard_normal(shape, np.float32)
         return bf16_to_f32(f32_to_bf16(values.astype(np.float32)))
