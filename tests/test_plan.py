@@ -7,17 +7,20 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from a3b.cache.state import SEGMENT_LEN, State
 from a3b.cli import main
 from a3b.commands import plan, sizes
+from a3b.commands import speed as bench
 from a3b.commands.progress import Progress
 from a3b.config import ModelConfig
 from a3b.errors import CheckpointError
 from a3b.machine import Machine
 from a3b.packing.presets import PRESETS
+from a3b.packing.random_weights import shape_config
 from a3b.shapes import SHAPES, shape
 from tests.random_model import SIZES, config_dict
 
@@ -117,53 +120,85 @@ def quick(monkeypatch, tmp_path):
     """Short looks, a small sample, and temporary files in `tmp_path`."""
     monkeypatch.setattr(plan, "PROBE_S", 0.01)
     monkeypatch.setattr(plan, "BESIDE_S", 0.01)
-    small = {"hidden_size": 256, "num_experts": 16, "moe_intermediate_size": 64, "vocab_size": 512}
-    monkeypatch.setattr(plan, "SAMPLE_SIZES", plan.SAMPLE_SIZES | small)
+    moe = {"hidden_size": 256, "num_experts": 16, "moe_intermediate_size": 64, "vocab_size": 512, "eos_token_id": 0}
+    dense = {"hidden_size": 256, "intermediate_size": 128, "vocab_size": 512, "eos_token_id": 0}
+    monkeypatch.setattr(plan, "SAMPLE", replace(plan.SAMPLE, sizes=moe))
+    monkeypatch.setattr(plan, "DENSE_SAMPLE", replace(plan.DENSE_SAMPLE, layers=4, sizes=dense))
     monkeypatch.setattr(plan.probe, "BUFFER_BYTES", 1 << 20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_what_is_not_given_is_measured(quick, tmp_path, capsys):
-    assert main(["plan", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
+@pytest.mark.parametrize("model", ["35b-a3b", "27b"])
+def test_rates_and_the_shares_of_them_are_measured(model, quick, tmp_path, capsys):
+    assert main(["plan", model, "--json"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
     assert facts["measured"]["read_bytes"] > 0 and facts["measured"]["int8_operations"] > 0
+    assert facts["measured"]["shares_measured"] and captured.err == ""
     assert facts["presets"]["fast"]["decode_tokens_per_s"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_shares_are_of_what_is_measured_beside_the_work(quick, monkeypatch):
+    """Decode beside reading, prefill beside products, each with what a token of the sample takes."""
+    made = []
+
+    class Beside(bench.Beside):
+        def __init__(self, limit, per_token):
+            super().__init__(limit, per_token)
+            made.append((self, per_token))
+
+        def add(self, num_tokens, seconds):
+            self.told = num_tokens
+            super().add(num_tokens, seconds)
+
+        share = property(lambda self: 0.61 if self is made[0][0] else 0.37)
+
+    monkeypatch.setattr(bench, "Beside", Beside)
+    kernels = plan.open_kernels(None, 1)
+    found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, plan.probe.huge_buffer(1 << 20), Progress("", 1))
+    assert found == replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
+    config = ModelConfig.from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)
+    (reading, traffic), (computing, work) = made
+    assert reading.told == 8 and computing.told == plan.SAMPLE.prompt
+    assert traffic > 2 * sizes.state_bytes(config) and work == sizes.operations(config)
+
+
+def test_with_a_rate_given_nothing_is_run(monkeypatch, quick, capsys):
+    monkeypatch.setattr(plan, "shares", None)
     assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80", "--operations", "1900"]) == 0
     out = capsys.readouterr().out
     assert "1,000 tokens" in out and "26.90 B" in out
-    assert "80% of 80.0 GB/s" in out and "50% of 1,900 GOP/s" in out
+    assert "80% (a guess) of 80.0 GB/s" in out and "50% (a guess) of 1,900 GOP/s" in out
+    for option in ("--bandwidth", "--operations"):
+        assert main(["plan", "--json", option, "80"]) == 0
+        measured = json.loads(capsys.readouterr().out)["measured"]
+        assert measured["read_share"] == 0.8 and not measured["shares_measured"] and measured["int8_operations"] > 0
 
 
-def test_the_shares_of_what_is_measured_are_measured_too(quick, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "shares", lambda *_: (0.61, 0.37))
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)), "of memory, 0.27 GB are to be had"),
+    (lambda patch: patch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28)), "has 0.27 GB free, it takes"),
+    (lambda patch: patch.setattr(plan, "LONGEST_SAMPLE_S", 0.0), "it would take"),
+    (lambda patch: patch.setattr(plan, "write", raised(CheckpointError("disk full"))), "disk full"),
+    (lambda patch: patch.setattr(plan.tempfile, "gettempdir", raised(FileNotFoundError("nowhere to write"))), "nowhere to write"),
+    (lambda patch: patch.setattr(plan, "write", raised(MemoryError())), "there is no memory for it"),
+    (lambda patch: patch.setattr(plan, "write", raised(RuntimeError("can't start new thread"))), "can't start new thread"),
+])  # fmt: skip
+def test_where_a_sample_cannot_run_the_shares_are_called_a_guess(change, reason, quick, tmp_path, monkeypatch, capsys):
+    change(monkeypatch)
     assert main(["plan"]) == 0
-    out = capsys.readouterr().out
-    assert "61% of" in out and "37% of" in out
-    assert main(["plan", "--bandwidth", "80"]) == 0
-    out = capsys.readouterr().out
-    assert "80% of 80.0 GB/s" in out and "37% of" in out
-    assert main(["plan", "--operations", "100"]) == 0
-    out = capsys.readouterr().out
-    assert "61% of" in out and "50% of 100 GOP/s" in out
-
-
-def test_a_sample_runs_and_leaves_nothing(quick, tmp_path):
-    kernels = plan.open_kernels(None, 1)
-    found = plan.shares(kernels, "q8", plan.probe.huge_buffer(1 << 20), Progress("", 1))
-    assert all(share > 0 for share in found)
+    captured = capsys.readouterr()
+    assert "80% (a guess) of" in captured.out
+    assert "80% and 50% are guessed, because no sample was run: " in captured.err and reason in captured.err
     assert not list(tmp_path.iterdir())
 
 
-def test_without_room_for_a_sample_the_shares_are_called_a_guess(quick, monkeypatch, capsys):
-    def full(*_):
-        raise CheckpointError("the disk is full")
+def raised(error: BaseException):
+    def fail(*_, **__):
+        raise error
 
-    monkeypatch.setattr(plan, "write", full)
-    assert main(["plan"]) == 0
-    captured = capsys.readouterr()
-    assert "80% of" in captured.out and "50% of" in captured.out
-    assert "80% and 50% are guessed, not measured: no sample: the disk is full" in captured.err
+    return fail
 
 
 def test_reading_can_bound_a_prompt_too(quick, capsys):

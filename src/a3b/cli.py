@@ -123,8 +123,8 @@ def _info(parser: argparse.ArgumentParser) -> None:
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shape", nargs="?", metavar="MODEL", help="DIR, config.json, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of the conversation (default 32768)")
-    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="read bandwidth of this machine; none measures it")
-    parser.add_argument("--operations", type=float, metavar="GOPS", help="int8 operations of this machine; none measures them")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
+    parser.add_argument("--operations", type=float, metavar="GOPS", help="int8 operations of this machine, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -2,7 +2,7 @@
 
 Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds out in some seconds, or that the user knows:
 decode reads every byte of a token once; prefill computes each product, or reads the weights once a chunk if that
-takes longer. A whole step reaches only a share of what the machine can: `shares` measures it with four random layers.
+takes longer. A whole step reaches only a share of what the machine can: `shares` measures it with some random layers.
 Functions take the machine and its speed as arguments. Enter at `describe`, `decode_seconds`, `prefill_seconds`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
@@ -34,20 +35,35 @@ from a3b.shapes import SHAPES, shape
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
 PROBE_S, BESIDE_S = 1.5, 0.05  # for each rate; for a look at it between two pieces of work
-# A tenth of the layers and of the vocabulary; a prompt that gives each expert as many tokens as a chunk gives each of 256. No cache
-# holds these 0.7 GB.
-SAMPLE_LAYERS, SAMPLE_SIZES, SAMPLE_PROMPT = 4, {"num_experts": 64, "vocab_size": 24_832, "eos_token_id": 0}, 128
-SAMPLE_TOKENS, SAMPLE_RUNS, POOL_BYTES = 24, 2, 1 << 20
+LONGEST_SAMPLE_S, SPARE_BYTES = 20.0, 1 << 29
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model small enough to be written and run in some seconds, and too large for the caches of most machines."""
+
+    shape: str
+    layers: int
+    sizes: dict[str, int]  # of its config, where they are not the shape's
+    prompt: int = 128
+    tokens: int = 32
+    runs: int = 3
+
+
+# The experts of a layer are a quarter of those of the shape, so a quarter of a chunk gives each as many tokens.
+SAMPLE = Sample(DEFAULT, 4, {"num_experts": 64, "vocab_size": 24_832, "eos_token_id": 0})
+DENSE_SAMPLE = Sample("3b-dense", 8, {"vocab_size": 49_664, "eos_token_id": 0})
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine can do at most, a second, and the shares of it that a whole step reaches; those given are common ones."""
+    """What the machine can do at most, a second, and the shares of it that a whole step reaches: measured, or common ones."""
 
     read_bytes: float
     int8_operations: float | None = None  # a multiply and an add are two
     read_share: float = 0.8
     operations_share: float = 0.5
+    shares_measured: bool = False
 
 
 def run(args: Namespace) -> None:
@@ -58,16 +74,17 @@ def run(args: Namespace) -> None:
         if rate is not None and not 0 < rate < math.inf:
             raise UsageError(f"{option} {rate:g}: expected a positive number")
     machine = Machine.read()
-    speed, note = measure(args.runtime, machine, args.bandwidth, args.operations)
+    speed, note = measure(args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE)
     facts = describe(config, name, context, machine, speed)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
     if note:
         print(note, file=sys.stderr)
 
 
-def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None) -> tuple[Speed | None, str]:
-    """What is not given, in GB/s and GOPS, is measured with the kernels, and with it the share that a step reaches; also what is to be
-    said about it. No speed, and why, if they cannot run here."""
+def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None,
+            sample: Sample) -> tuple[Speed | None, str]:  # fmt: skip
+    """Rates given, in GB/s and GOPS, and with the kernels those that are not; if none is given, also the shares of them that `sample`
+    reaches. The note says why there is no speed, or why its shares are a guess."""
     rates = [rate and rate * 1e9 for rate in (bandwidth, operations)]
     if all(rates):
         return Speed(*rates), ""
@@ -75,43 +92,52 @@ def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, o
         try:
             kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
             buffer = probe.huge_buffer(min(probe.BUFFER_BYTES, max(machine.memory_bytes // 4, 1 << 20)))
-            read_bytes = probe.read_bandwidth(kernels, PROBE_S, buffer).median
+            rates[0] = rates[0] or probe.read_bandwidth(kernels, PROBE_S, buffer).median
             progress(1)
-            found = Speed(read_bytes, probe.int8_operations(kernels, PROBE_S).median)
+            rates[1] = rates[1] or probe.int8_operations(kernels, PROBE_S).median
         except UsageError as error:
             if not rates[0]:
                 return None, f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S"
             return Speed(*rates), ""
-        note = ""
+        speed = Speed(*rates)
+        if bandwidth or operations:
+            return speed, ""
+        progress(2)
         try:
-            progress(2)
-            read_share, operations_share = shares(kernels, runtime.kv, buffer, progress)
-            found = replace(found, read_share=read_share, operations_share=operations_share)
-        except (A3BError, OSError, MemoryError) as error:
-            note = f"tokens/s: {found.read_share:.0%} and {found.operations_share:.0%} are guessed, not measured: no sample: {error}"
-    if rates[0]:
-        found = replace(found, read_bytes=rates[0], read_share=Speed.read_share)
-    if rates[1]:
-        found = replace(found, int8_operations=rates[1], operations_share=Speed.operations_share)
-    return found, note
+            return shares(speed, sample, kernels, runtime.kv, machine.memory_bytes, buffer, progress), ""
+        except (A3BError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no more threads
+            why = str(error) or "there is no memory for it"
+            return speed, f"tokens/s: {speed.read_share:.0%} and {speed.operations_share:.0%} are guessed, because no sample was run: {why}"
 
 
-def shares(kernels: Kernels, kv_type: str, buffer: np.ndarray, progress: Progress) -> tuple[float, float]:
-    """What decode reaches of the bandwidth, and prefill of the operations, that are measured beside them: of a random model in a temporary
-    directory. buffer: what is read to know the bandwidth. Raises CheckpointError, OSError if there is no room for it."""
-    source, plan = random_source("sample", shape_config(DEFAULT, SAMPLE_LAYERS) | SAMPLE_SIZES, SHOWN, pool_bytes=POOL_BYTES)
-    with tempfile.TemporaryDirectory(prefix="a3b-plan-") as parent:
+def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress) -> Speed:
+    """`speed` with the shares of it that decode and prefill of `sample` reach; the rates are measured again beside them.
+
+    memory: bytes to be had. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much memory, disk or
+    time, OSError if it cannot be written."""
+    source, plan = random_source("sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20)
+    needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES  # twice: while it moves into huge pages, or lies in a file system in memory
+    if memory < needed:
+        raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are to be had")
+    tokens = bench.WARM_UP_PROMPT + sample.runs * (sample.prompt + sample.tokens + bench.WARM_UP)
+    seconds = tokens * operations(source.config) / (speed.int8_operations * speed.operations_share)
+    if seconds > LONGEST_SAMPLE_S:
+        raise UsageError(f"it would take {seconds:.0f} s")
+    place, needed = tempfile.gettempdir(), plan.num_bytes + SPARE_BYTES
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise UsageError(f"{place} has {gb(free)} free, it takes {gb(needed)}; set TMPDIR to a larger place")
+    with tempfile.TemporaryDirectory(prefix="a3b-plan-", dir=place) as parent:
         write(source, plan, Path(parent) / "sample")
         loaded = bench.load(Path(parent) / "sample", kernels, kv_type)
-        bench.warm_up(loaded)
-        progress(3)
-        traffic = sum(bench.decode_bytes(loaded, SAMPLE_TOKENS // 2).values())
-        reading = bench.Beside(lambda: probe.read_bandwidth(kernels, BESIDE_S, buffer).median, traffic)
-        bench.decode(loaded, 0, SAMPLE_TOKENS, SAMPLE_RUNS, reading.add)
-        progress(4)
-        computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))
-        bench.prefill(loaded, SAMPLE_PROMPT, SAMPLE_RUNS, computing.add)
-    return reading.share, computing.share
+    bench.warm_up(loaded)
+    progress(3)
+    traffic = sum(bench.decode_bytes(loaded, sample.tokens // 2).values())
+    reading = bench.Beside(lambda: probe.read_bandwidth(kernels, BESIDE_S, buffer).median, traffic)
+    bench.decode(loaded, 0, sample.tokens, sample.runs, reading.add)
+    progress(4)
+    computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))
+    bench.prefill(loaded, sample.prompt, sample.runs, computing.add)
+    return replace(speed, read_share=min(reading.share, 1.0), operations_share=min(computing.share, 1.0), shares_measured=True)
 
 
 def find(model: str | None) -> tuple[ModelConfig, str]:
@@ -182,14 +208,15 @@ def why(facts: dict[str, Any]) -> list[str]:
     if not speed:
         return []
     read, state, most = gb(preset["token_bytes"]), gb(2 * facts["context"]["state_bytes"]), gb(facts["context"]["kv_bytes"])
-    rate = f"{speed['read_share']:.0%} of {speed['read_bytes'] / 1e9:.1f} GB/s"
+    guess = "" if speed["shares_measured"] else " (a guess)"
+    rate = f"{speed['read_share']:.0%}{guess} of {speed['read_bytes'] / 1e9:.1f} GB/s"
     out = [
         "",
         f"tokens/s   {SHOWN} reads {read} of weights a token, moves {state} of state, and reads keys and values that grow to {most};",
         f"           expected at {rate}",
     ]
     if speed["int8_operations"] and preset["prefill_bound_by"] == "arithmetic":
-        rate = f"{speed['operations_share']:.0%} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
+        rate = f"{speed['operations_share']:.0%}{guess} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
         out.append(f"prefill    a token takes {facts['operations_per_prompt_token'] / 1e9:.2f} GOP; expected at {rate}")
     elif speed["int8_operations"]:
         out.append(f"prefill    reading all {gb(preset['total_bytes'])} once for {CHUNK} tokens takes longer than their products")

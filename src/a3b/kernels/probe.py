@@ -80,7 +80,7 @@ def tune(kernels: Kernels) -> None:
     if isa not in _asking_pays:
         alone = open_kernels(isa, 1)
         n, ratios, tiles = 2048, [], []
-        for name in ("w4m64", "w6s32"):
+        for name in ("w4k32", "w6k32"):  # what presets have most of
             format = FORMATS[name]
             rows = TUNED_BYTES // format.num_bytes(TILE_ROWS, n) * TILE_ROWS
             tiles.append((name, Tiles(name, format, (rows, n), huge_buffer(format.num_bytes(rows, n)))))

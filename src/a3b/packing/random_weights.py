@@ -150,7 +150,8 @@ def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0,
     if preset not in (*PRESETS, *MIXES):
         raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
     config = ModelConfig.from_dict(value, shape)
-    identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}"
+    pools = "" if pool_bytes == POOL_BYTES else f", pools of {pool_bytes} bytes"
+    identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}{pools}"
     weights = _Maker(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)).model()
     source = Source("random weights", Path(identity), config, weights, {"config.json": packed_config(value)}, identity,
                     preset in MIXES, lambda value: None)  # fmt: skip

@@ -13,7 +13,7 @@ constexpr Asking ITSELF = FOR_ITSELF, SHARES = FOR_SHARES;
 #elif defined(A3B_AVX2)
 constexpr int MAX_TILES = 1, MAX_TOKENS = 4, FLOAT_TOKENS = 2;
 constexpr Asking ITSELF = FOR_ITSELF, SHARES = FOR_SHARES;
-#else  // never waits for memory, and has no registers to fill: few blocks, since a compiler takes seconds for each
+#else  // computes for longer than memory takes, and has no registers to fill: few blocks, since a compiler takes seconds for each
 constexpr int MAX_TILES = 1, MAX_TOKENS = 2, FLOAT_TOKENS = 2;
 constexpr Asking ITSELF = ALONE, SHARES = ALONE;
 #endif
