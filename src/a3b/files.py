@@ -1,0 +1,102 @@
+"""Opening files that may not be what their names promise, and files that are nobody else's business.
+
+A pipe in place of a file would block its reader, a device has no end, and a symbolic link would lead private bytes elsewhere. All
+of these are refused with an OSError whose `strerror` says what was found, so that callers report it as any other file trouble.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_BYTES = 256 << 20  # of a file that is read as a whole: the largest tokenizer.json is a tenth of that
+KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
+
+
+def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
+    """A regular file, or a link to one, to be read as bytes. Never blocks. Raises OSError."""
+    _check_kind(os.stat(path), path)  # before it is opened: opening alone makes some devices act
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_kind(os.fstat(handle), path)
+        return open(handle, "rb", buffering)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """All of a regular file. Raises OSError, also for more than `max_bytes`."""
+    with open_regular(path) as file:
+        return _read(file, path, max_bytes)
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
+    """The same as UTF-8 with newlines as `\\n`. Raises OSError and UnicodeDecodeError."""
+    return _text(read_bytes(path, max_bytes))
+
+
+def read_given(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
+    """Text that the user named on the command line, which may also be a pipe, such as /dev/stdin or what a shell makes of `<(...)`."""
+    with open(path, "rb") as file:
+        return _text(_read(file, path, max_bytes))
+
+
+def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """A handle of a regular file of this user that nobody else can read: 0600 from its first byte on, whatever it was before.
+
+    Raises OSError for a link, for another kind of file and for a file of another user."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe without reader, or a socket
+            _check_kind(os.lstat(path), path)
+        raise
+    try:
+        found = os.fstat(handle)
+        _check_kind(found, path)
+        _check_owner(found, path)
+        if stat.S_IMODE(found.st_mode) != 0o600:
+            os.fchmod(handle, 0o600)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory of this user, 0700 whatever it was before, and what is missing above it. Raises OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.stat(path)
+    _check_owner(found, path)
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+def _check_kind(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "special file")
+        raise OSError(errno.EINVAL, f"is a {kind}; expected a regular file", str(path))
+
+
+def _check_owner(found: os.stat_result, path: str | Path) -> None:
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"belongs to another user (uid {found.st_uid})", str(path))
+
+
+def _read(file: BinaryIO, path: str | Path, max_bytes: int) -> bytes:
+    data = bytearray()
+    while piece := file.read(1 << 20):
+        data += piece
+        if len(data) > max_bytes:
+            raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes; no such file is that large", str(path))
+    return bytes(data)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,39 @@
+"""Text from clients, models, files and hubs, made fit for a terminal or a log. All commands print through `say`.
+
+A terminal obeys control characters, and shows a line with bidirectional overrides in another order than it has. Each such
+character becomes its JSON escape, so that a reader sees it and JSON stays JSON. Lone surrogates, of which undecodable file names
+are made, become escapes too: no encoding has them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TextIO
+
+# C0, DEL and C1; line and paragraph separators; embeddings, overrides and isolates; surrogates
+UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNFIT_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: object, lines: bool = False) -> str:
+    """One line that a terminal shows as it is. lines: newlines and tabs may stay."""
+    text = str(text)
+    if lines:
+        return UNFIT_IN_LINES.sub(_escape, text.replace("\r\n", "\n"))
+    return UNFIT.sub(_escape, text)
+
+
+def fit_for(stream: TextIO, text: str) -> str:
+    """An answer or a prompt for `stream`: a file or pipe gets every character, a terminal only harmless ones."""
+    return printable(text, lines=True) if stream.isatty() else text
+
+
+def say(text: object = "", to: TextIO | None = None, end: str = "\n") -> None:
+    """Print something for people, whose parts may be foreign, to a stream (stderr by default)."""
+    print(printable(text, lines=True), end=end, file=to or sys.stderr)
+
+
+def _escape(found: re.Match) -> str:
+    return SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
