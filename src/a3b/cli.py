@@ -1,85 +1,110 @@
 """The command line: arguments in, one command out. Thin: each command is a module of `a3b.commands`.
 
-Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130 Ctrl-C.
+Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import re
 import sys
 from pathlib import Path
 
 from a3b import __version__
+from a3b.commands.parser import Parser, json_file, json_object, path, real, seconds, whole
+from a3b.commands.streams import all_written, terminable, usable_streams
 from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
 
 SIZE_UNITS = {"": 1, "b": 1} | {letter + b: base**i for i, letter in enumerate("kmgt", 1) for b, base in (("b", 1000), ("ib", 1024))}
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
+FIRST_SCREEN = """\
+a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
+
+    a3b chat                        talk to a3b-nano
+    a3b run "What is recursion?"    one answer
+    a3b plan                        what the 35B model takes here, and how fast it will be
+    a3b pull OWNER/NAME DIR         download a model
+    a3b pack DIR PACKED             make it fast
+    a3b serve PACKED                answer clients of OpenAI and Anthropic
+
+'a3b help COMMAND' explains a command. All of them: """
 
 
 def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character still gets the rest
+    usable_streams()
+    status = 0
+    try:
+        with all_written("a3b") as outcome, terminable():
+            status = command(argv)
+        return status if outcome.status is None else outcome.status
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+def command(argv: list[str] | None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
-        parser.print_help()
+        print(FIRST_SCREEN + ", ".join(commands_of(parser)))
         return 0
+    args.parser = parser
     try:
         args.runtime = RuntimeConfig.from_env()
-        if "model" in args:
-            args.model = args.model or args.runtime.model
+        if "model" in args and args.model is None:
+            args.model = args.runtime.model
         if "context" in args:
             args.context = args.context or args.runtime.context
         return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
     except A3BError as error:
         print(f"a3b {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except MemoryError as error:
+        print(f"a3b {args.command}: out of memory: {error or 'give it a smaller model, context or prompt'}", file=sys.stderr)
+        return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
-        epilog="'a3b COMMAND --help' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE.",
+        epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _chat(commands.add_parser("chat", help="talk to a model"))
-    _run(commands.add_parser("run", help="answer one prompt and exit"))
-    _serve(commands.add_parser("serve", help="answer clients of OpenAI and Anthropic over HTTP"))
-    _info(commands.add_parser("info", help="architecture, parameters, context, formats and size of a model"))
-    _plan(commands.add_parser("plan", help="which preset and context fit this machine, and how fast"))
-    _pull(commands.add_parser("pull", help="download a model, resumable and verified"))
-    _render(commands.add_parser("render", help="print the exact prompt that messages become"))
-    _logits(commands.add_parser("logits", help="write the logits of a list of token ids"))
-    _pack(commands.add_parser("pack", help="write a model as the packed weights that the kernels read"))
-    _verify(commands.add_parser("verify", help="check every byte of a packed model"))
-    _cache(commands.add_parser("cache", help="sessions kept on disk: list, verify, prune, forget"))
-    _eval(commands.add_parser("eval", help="what packing costs: KL divergence, agreement, bytes per token"))
-    _bench(commands.add_parser("bench", help="measure speed: of a model, of a start, of the sparse shape beside dense ones"))
+    for name, (text, fill) in COMMANDS.items():
+        fill(commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", examples=EXAMPLES.get(name, "")))
     return parser
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands of a parser, by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action.choices
+    return {}
 
 
 def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    group = parser.add_argument_group("earlier conversations")
+    group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last conversation with this model")
+    group.add_argument("--resume", nargs="?", const="", metavar="ID", help="go on with this conversation; without ID list them")
+    group.add_argument("--no-history", action="store_true", help="keep neither this conversation nor the lines typed in it")
     _generation(parser)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="[MODEL] PROMPT", help=f"MODEL: {MODEL_HELP}; PROMPT '-' reads stdin")
+    parser.usage = "a3b run [MODEL] [PROMPT] [options]"
+    parser.add_argument("words", nargs="*", metavar="[MODEL] [PROMPT]",
+                        help=f"MODEL: {MODEL_HELP}; PROMPT: text in quotes, '-' is stdin. Piped text is added to PROMPT, or is the prompt")
+    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the model; a word beside it is then always PROMPT")
+    parser.add_argument("--stdin-timeout", type=seconds, default=30.0, metavar="S",
+                        help="wait so long for piped text beside a PROMPT to begin (default 30); 0 does not read stdin")
     parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
     parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)")
     _generation(parser)
@@ -123,8 +148,8 @@ def _info(parser: argparse.ArgumentParser) -> None:
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shape", nargs="?", metavar="MODEL", help="DIR, config.json, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")
     parser.add_argument("--context", type=positive, metavar="N", help="tokens of the conversation (default 32768)")
-    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
-    parser.add_argument("--operations", type=float, metavar="GOPS", help="int8 operations of this machine, likewise")
+    parser.add_argument("--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
+    parser.add_argument("--operations", type=real, metavar="GOPS", help="int8 operations of this machine, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -148,21 +173,21 @@ def _render(parser: argparse.ArgumentParser) -> None:
 def _logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint; needs no tokenizer")
     parser.add_argument("--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="float32 [T, V]")
+    parser.add_argument("--out", type=path, required=True, metavar="FILE.npy", help="float32 [T, V]")
     parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
 
 
 def _pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
-    parser.add_argument("target", type=Path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
+    parser.add_argument("source", type=path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
+    parser.add_argument("target", type=path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
     parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; integers of GGUF and GPTQ are kept")
-    parser.add_argument("--importance", type=Path, metavar="FILE", help="text, or .json of conversations, that the model reads before: "
+    parser.add_argument("--importance", type=path, metavar="FILE", help="text, or .json of conversations, that the model reads before: "
                         "what its columns meet there (in 4,096 tokens) weighs the errors of rounding them")  # fmt: skip
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take tokenizer and template from there")
+    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="take tokenizer and template from there")
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a packed model")
+    parser.add_argument("directory", type=path, metavar="DIR", help="a packed model")
 
 
 def _cache(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +202,7 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     forget.add_argument("id", nargs="?", metavar="ID", help="as `a3b cache list` shows it; its first digits are enough")
     forget.add_argument("--all", action="store_true", help="every conversation and every remembered turn")
     for action in (listing, verify, prune, forget):
-        action.add_argument("--dir", type=Path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)")
+        action.add_argument("--dir", type=path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +210,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
     quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
-    quality.add_argument("--text", type=Path, metavar="FILE", help="text to read; none means generated conversations")
+    quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
     quality.add_argument("--tokens", type=positive, default=8192, metavar="N", help="read at most that many (default 8192)")
     quality.add_argument("--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost")
     quality.add_argument("--json", action="store_true", help="print one JSON object")
@@ -204,11 +229,11 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     for kind, text in ((speed, "only the first N layers"), (sparsity, "of each shape, scaled to all; none means as many as fit")):
         kind.add_argument("--preset", default="balanced", help="fast, balanced, faithful, Q4_0 or Q4_K_M (default balanced)")
         kind.add_argument("--layers", type=positive, metavar="N", help=text)
-        kind.add_argument("--dir", type=Path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)")
+        kind.add_argument("--dir", type=path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)")
         kind.add_argument("--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)")
         kind.add_argument("--runs", type=positive, metavar="N", help="of each measurement (default 3)")
         kind.add_argument("--tokens", type=positive, metavar="N", help="decoded in a run (default 64)")
-        kind.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
+        kind.add_argument("--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
         kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
         kind.add_argument("--json", action="store_true", help="print one JSON object")
     for kind in (speed, start, sparsity):
@@ -219,17 +244,17 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling (defaults come from the preset)")
     group.add_argument("--preset", metavar="NAME", help="thinking, coding, instruct, greedy or nano")
     for name, kind, text in (
-        ("temperature", float, "0 is greedy"),
-        ("top-k", int, "0 is off"),
-        ("top-p", float, "in (0, 1]"),
-        ("min-p", float, "in [0, 1]"),
-        ("presence-penalty", float, "in [-2, 2]"),
-        ("frequency-penalty", float, "in [-2, 2]"),
-        ("repetition-penalty", float, "1 is off"),
-        ("seed", int, "the same seed gives the same answer"),
-        ("max-tokens", int, "longest answer, thinking included"),
+        ("temperature", real, "0 is greedy"),
+        ("top-k", whole, "0 is off"),
+        ("top-p", real, "in (0, 1]"),
+        ("min-p", real, "in [0, 1]"),
+        ("presence-penalty", real, "in [-2, 2]"),
+        ("frequency-penalty", real, "in [-2, 2]"),
+        ("repetition-penalty", real, "1 is off"),
+        ("seed", whole, "the same seed gives the same answer"),
+        ("max-tokens", whole, "longest answer, thinking included"),
     ):
-        group.add_argument(f"--{name}", type=kind, metavar="X" if kind is float else "N", help=text)
+        group.add_argument(f"--{name}", type=kind, metavar="X" if kind is real else "N", help=text)
     group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
     group = parser.add_argument_group("conversation")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
@@ -240,6 +265,66 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
     group.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+
+
+def _help(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="such as run, or cache list")
+
+
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+
+
+COMMANDS = {  # name: (what it does, what fills its parser), in the order of the help
+    "chat": ("talk to a model", _chat),
+    "run": ("answer one prompt and exit", _run),
+    "serve": ("answer clients of OpenAI and Anthropic over HTTP", _serve),
+    "info": ("architecture, parameters, context, formats and size of a model", _info),
+    "plan": ("which preset and context fit this machine, and how fast", _plan),
+    "pull": ("download a model, resumable and verified", _pull),
+    "render": ("print the exact prompt that messages become", _render),
+    "logits": ("write the logits of a list of token ids", _logits),
+    "pack": ("write a model as the packed weights that the kernels read", _pack),
+    "verify": ("check every byte of a packed model", _verify),
+    "cache": ("sessions kept on disk: list, verify, prune, forget", _cache),
+    "eval": ("what packing costs: KL divergence, agreement, bytes per token", _eval),
+    "bench": ("measure speed: of a model, of a start, of the sparse shape beside dense ones", _bench),
+    "completion": ("print a script that completes commands and options in a shell", _completion),
+    "help": ("explain a command", _help),
+}
+EXAMPLES = {
+    "chat": """
+a3b chat                        with a3b-nano
+a3b chat DIR --continue         go on with the last conversation
+a3b chat --resume               list conversations; --resume ID goes on with one""",
+    "run": """
+a3b run "What is recursion?"
+a3b run DIR "Name three birds." --no-think --json
+git diff | a3b run DIR "Write a commit message for this."
+a3b run DIR < question.txt""",
+    "serve": """
+a3b serve DIR --port 8080
+a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
+    "info": """
+a3b info DIR --context 500000""",
+    "pull": """
+a3b pull Qwen/Qwen3.6-35B-A3B models/35b""",
+    "render": """
+echo '[{"role": "user", "content": "Hi"}]' | a3b render --messages -""",
+    "pack": """
+a3b pack models/35b models/35b-balanced
+a3b pack model.gguf models/packed""",
+    "cache": """
+a3b cache list
+a3b cache prune --older-than 7d --max-bytes 2GiB""",
+    "completion": """
+a3b completion bash > ~/.local/share/bash-completion/completions/a3b
+a3b completion zsh > ~/.zfunc/_a3b       (a directory in $fpath, before compinit)
+a3b completion fish > ~/.config/fish/completions/a3b.fish""",
+    "help": """
+a3b help run
+a3b help cache prune""",
+}
 
 
 def byte_size(text: str) -> int:
@@ -270,27 +355,6 @@ def numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in found):
         raise argparse.ArgumentTypeError(f"{text} is not a list of whole numbers, such as 512,2048")
     return tuple(int(part) for part in found)
-
-
-def json_file(path: str):
-    """The JSON value in a file, or on stdin for '-'."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-        return json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"{path} is not JSON: {error}") from None
-
-
-def json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 if __name__ == "__main__":

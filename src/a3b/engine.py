@@ -44,7 +44,14 @@ def resolve(model: str | Path | None) -> Path:
     """A model argument as a directory: None is the embedded model."""
     if model is None:
         return nano_directory()
-    directory = Path(model).expanduser()
+    if not isinstance(model, str | Path):
+        raise UsageError(f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model")
+    if not str(model) or "\0" in str(model):
+        raise UsageError(f"model: the name is {'empty' if not model else 'not one of a file'}; leave it out for the embedded model")
+    try:
+        directory = Path(model).expanduser()
+    except RuntimeError as error:  # ~user, who is not known
+        raise UsageError(f"model {str(model)!r}: {error}; give the directory of a checkpoint") from None
     if directory.is_file() and directory.suffix == ".gguf":
         raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
     if not directory.is_dir():

@@ -18,6 +18,18 @@
 A message names the thing, what was found, what was expected and what to do next.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """"; did you mean 'X'?" for the known word that is nearest, "" if none is near."""
+    names = {name.lower(): name for name in known}
+    found = get_close_matches(word[:80].lower(), names, n=1)
+    return f"; did you mean {names[found[0]]!r}?" if found else ""
+
 
 class A3BError(Exception):
     """Base of all errors raised on purpose; its text is fit to show to a user."""

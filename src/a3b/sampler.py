@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from a3b.errors import A3BError, UsageError
+from a3b.errors import A3BError, UsageError, did_you_mean
 
 FIRST_HEAD = 64  # most likely tokens sorted at first when top-k is off; widened as needed
 _LIMITS = {  # field: (lowest, highest, lowest itself allowed)
@@ -109,8 +109,9 @@ def preset(name: str, *, has_tools: bool = False, is_nano: bool = False, **overr
     A preset's presence penalty is dropped with tools and for the embedded model, unless it is given here: it
     punishes the repeated names and digits that tool calls are made of.
     """
-    if name not in PRESETS:
-        raise UsageError(f"preset: {name!r}; expected one of {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        meant = did_you_mean(name, PRESETS) if isinstance(name, str) else ""
+        raise UsageError(f"preset: {name!r}{meant or '; expected one of ' + ', '.join(PRESETS)}")
     known = [field.name for field in fields(SamplingParams)]
     for key in overrides:
         if key not in known:

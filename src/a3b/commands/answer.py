@@ -22,11 +22,21 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams:
-    """The preset asked for (or the one that fits the model), with the options given on the command line on top."""
+def check_sampling(args: Namespace) -> None:
+    """Refuse wrong options before a model is loaded. Raises UsageError."""
+    preset(args.preset or "thinking", **_given(args))
+
+
+def _given(args: Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
     if args.stop:
         given["stop"] = tuple(args.stop)
+    return given
+
+
+def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams:
+    """The preset asked for (or the one that fits the model), with the options given on the command line on top."""
+    given = _given(args)
     name = args.preset or ("nano" if engine.is_nano else "instruct" if args.no_think else "thinking")
     return preset(name, has_tools=has_tools, is_nano=engine.is_nano, **given)
 

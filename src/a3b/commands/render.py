@@ -7,7 +7,9 @@ import sys
 from argparse import Namespace
 
 from a3b.engine import resolve
-from a3b.tokens.chat import ChatTemplate, check_template_kwargs, prompt_text
+from a3b.errors import ConversationError, TemplateError
+from a3b.tokens.chat import ChatTemplate, check_messages, check_template_kwargs, prompt_text
+from a3b.tokens.faults import check_tools, message_fault, missing_fault
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.tokenizer import Tokenizer
 
@@ -19,10 +21,18 @@ def run(args: Namespace) -> None:
         messages, notes = fit_messages(messages)
         for note in notes:
             print(f"fit: {note}", file=sys.stderr)
+    elif fault := missing_fault(check_messages(messages)):
+        raise ConversationError(f"{fault} (or let --fit repair it)")
     check_template_kwargs(args.kwargs)
-    prompt = ChatTemplate.read(path).render(
-        messages, tools=args.tools, add_generation_prompt=not args.no_generation_prompt, **args.kwargs
-    )
+    check_tools(args.tools, "--tools")
+    try:
+        prompt = ChatTemplate.read(path).render(
+            messages, tools=args.tools, add_generation_prompt=not args.no_generation_prompt, **args.kwargs
+        )
+    except TemplateError as error:
+        if fault := message_fault(messages):  # the template may blame something else
+            raise ConversationError(f"{fault} (--fit repairs many); {error}") from None
+        raise
     if args.ids:
         print(json.dumps(Tokenizer.read(path).encode(prompt)))
     else:

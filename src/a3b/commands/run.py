@@ -1,4 +1,4 @@
-"""`a3b run [MODEL] PROMPT`: one answer on stdout, thinking on stderr."""
+"""`a3b run [MODEL] [PROMPT]`: one answer on stdout, thinking on stderr."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import json
 import sys
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 
-from a3b.commands.answer import Dialogue, Printer, load, sampling
+from a3b.commands.answer import Dialogue, Printer, check_sampling, load, sampling
+from a3b.commands.piped import piped_text
 from a3b.errors import UsageError
+from a3b.tokens.faults import check_tools
+
+PATH_BEGINS = ("/", "./", "../", "~/")
 
 
 def run(args: Namespace) -> int:
-    model, prompt = model_and_prompt(args.words)
-    args.model = model or args.runtime.model
-    if args.tools is not None and not isinstance(args.tools, list):
-        raise UsageError(f"--tools: expected a JSON list of tools, found {type(args.tools).__name__}")
+    check_sampling(args)
+    tools = check_tools(args.tools, "--tools")
+    model, prompt = model_and_prompt(args.words, args.named, args.stdin_timeout)
+    args.model = model if model is not None else args.runtime.model
     engine = load(args)
-    dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", args.tools)
+    dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)
-    message, finished = dialogue.ask(prompt, sampling(args, engine, bool(args.tools)), show)
+    message, finished = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)
     if args.json:
         result = {"model": engine.name, "message": message, "finish_reason": finished.reason, "usage": asdict(finished.usage)}
         print(json.dumps(result, ensure_ascii=False))
@@ -28,11 +33,45 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def model_and_prompt(words: list[str]) -> tuple[str | None, str]:
-    """One word is the prompt, two are model and prompt; '-' as prompt reads stdin."""
-    if len(words) > 2:
-        raise UsageError(f"expected [MODEL] PROMPT, found {len(words)} words; put the prompt in quotes")
-    prompt = sys.stdin.read() if words[-1] == "-" else words[-1]
-    if not prompt.strip():
+def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> tuple[str | None, str]:
+    """MODEL (None: the default) and the prompt with what was piped.
+
+    Two words are MODEL and PROMPT. One word is the PROMPT, unless it is a path: then it is MODEL, and the prompt must come on stdin."""
+    most = 1 if named is not None else 2
+    if len(words) > most:
+        expected = "PROMPT, for --model names the model" if named is not None else "[MODEL] PROMPT"
+        raise UsageError(f"expected {expected}, found {len(words)} words; put the prompt in quotes")
+    model, given = named, words[-1] if words else None
+    if len(words) == 2:
+        model = words[0]
+        if not is_path(model) and not model.startswith(PATH_BEGINS) and " " in model:
+            raise UsageError(f"MODEL {model[:60]!r} is no directory; put the whole prompt in quotes: [MODEL] PROMPT")
+    elif given is not None and named is None and (is_path(given) or (given.startswith(PATH_BEGINS) and not any(map(str.isspace, given)))):
+        model, given = given, None
+    return model, prompt_of(given, model, timeout_s)
+
+
+def prompt_of(given: str | None, model: str | None, timeout_s: float) -> str:
+    """The words given, a blank line and the text on stdin; each alone if there is no other."""
+    if given in (None, "-"):
+        text = piped_text()
+        if text.strip():
+            return text
+        if given == "-":
+            raise UsageError("PROMPT is '-', but stdin is empty; pipe text into the command")
+        what = f"{model!r} is taken as MODEL, and a PROMPT is missing" if model is not None else "a PROMPT is missing"
+        here = f" {model}" if model is not None else ""
+        raise UsageError(f"{what}; give one: a3b run{here} 'Name three birds.', or pipe text, or talk: a3b chat{here}")
+    if not given.strip():
         raise UsageError("PROMPT is empty; give a text, or '-' to read it from stdin")
-    return (words[0] if len(words) == 2 else None), prompt
+    text = piped_text(timeout_s) if timeout_s else ""
+    return f"{given}\n\n{text}" if text.strip() else given
+
+
+def is_path(word: str) -> bool:
+    """Whether a word is the place of a model: a directory, or a file that could be packed."""
+    try:
+        path = Path(word).expanduser()
+        return path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a home that is not known
+        return False

@@ -1,0 +1,31 @@
+"""`a3b completion SHELL`: a script that completes commands, options and files, made from the parser itself by shtab."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+PATHS = {  # metavar: what a shell completes in its place
+    "MODEL": "directory", "DIR": "directory", "DST": "directory", "[MODEL] [PROMPT]": "directory", "SRC": "file",
+    "FILE": "file", "FILE.json": "file", "FILE.npy": "file", "FILE.png": "file",
+}  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    import shtab
+
+    kinds = {"directory": shtab.DIRECTORY, "file": shtab.FILE}
+    for action in actions(args.parser):
+        kind = PATHS.get(action.metavar) if isinstance(action.metavar, str) else None
+        if kind and not action.choices:
+            action.complete = kinds[kind]
+    print(shtab.complete(args.parser, shell=args.shell, root_prefix="a3b"))
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Options and positionals of a parser and of those below it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from actions(below)

@@ -1,0 +1,115 @@
+"""argparse as users meet it here: one line for each mistake, with the nearest thing that exists, and examples in the help.
+
+Enter at `Parser`. The functions are types of arguments: they take the text of one and raise ArgumentTypeError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from a3b.errors import did_you_mean
+from a3b.files import read_given
+
+MAX_JSON_BYTES = 256 << 20
+NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")  # argparse alone takes -1e3 for an option
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line and which option or command is meant; examples: lines of the help's end."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        if examples:
+            kwargs["epilog"] = "examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = NEGATIVE
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'\n")
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        """Unlike argparse's, lets a failure to write be known."""
+        if message:
+            (file or sys.stderr).write(message)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Unlike argparse's, refuses what is unknown: here, where the options of the command in question are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected argument {name[:80]!r}")
+            after = "text that begins with '-' comes after '--'"
+            self.error(f"unknown option {name[:80]}" + (did_you_mean(name, self._option_string_actions) or f"; {after}"))
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            meant = did_you_mean(str(value), known) or f"; expected one of {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"{str(value)[:80]!r} is unknown{meant}")
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number") from None
+
+
+def real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number") from None
+
+
+def seconds(text: str) -> float:
+    value = real(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds, 0 or more")
+    return value
+
+
+def path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
+
+
+def json_file(name: str) -> Any:
+    """The JSON value in a file, or on stdin for '-'."""
+    shown = "stdin" if name == "-" else name
+    try:
+        text = stdin_text() if name == "-" else read_given(name, MAX_JSON_BYTES)
+        return json.loads(text.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{shown} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {shown}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{shown} is not JSON: {error}") from None
+
+
+def stdin_text() -> str:
+    """All of stdin. Raises OSError and UnicodeDecodeError."""
+    data = getattr(sys.stdin, "buffer", sys.stdin).read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise OSError(f"more than {MAX_JSON_BYTES >> 20} MiB")
+    return data if isinstance(data, str) else data.decode("utf-8")
+
+
+def json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,78 @@
+"""Text that comes on stdin, alone or beside a prompt. Enter at `piped_text`."""
+
+from __future__ import annotations
+
+import errno
+import select
+import sys
+import time
+from typing import BinaryIO
+
+from a3b.errors import UsageError
+
+MAX_BYTES = 16 << 20  # many times the longest context
+TOLD_AFTER_S = 1.0
+
+
+def piped_text(timeout_s: float | None = None) -> str:
+    """What stdin holds, "" at a terminal or if it is closed. timeout_s: for its first byte; None waits as long as it takes.
+
+    Raises UsageError for what is too long or no UTF-8 text, and if nothing came in time: a pipe whose writer never writes and never
+    ends looks like one that is slow, and an answer without the text would be a wrong one."""
+    stream = sys.stdin
+    if stream.isatty():
+        return ""
+    try:
+        stream.fileno()
+    except (OSError, ValueError):  # not a file: whoever replaced it may not let it be read
+        return _text(_replaced(stream))
+    if timeout_s is not None:
+        _await_first_byte(timeout_s)
+    try:
+        data = stream.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # as nohup leaves it: open, but not to be read
+            return ""
+        raise UsageError(f"stdin: {error.strerror}; give text, or </dev/null for none") from None
+    return _text(data)
+
+
+def _replaced(stream) -> bytes | str:
+    try:
+        return getattr(stream, "buffer", stream).read(MAX_BYTES + 1)
+    except OSError:
+        return b""
+
+
+def _await_first_byte(timeout_s: float) -> None:
+    began = time.monotonic()
+    if _ready(sys.stdin, min(TOLD_AFTER_S, timeout_s)):
+        return
+    if timeout_s > TOLD_AFTER_S:
+        print(f"a3b run: stdin is open: waiting up to {timeout_s:g} s for text on it; '</dev/null' gives none", file=sys.stderr)
+        if _ready(sys.stdin, timeout_s - (time.monotonic() - began)):
+            return
+    raise UsageError(f"stdin: open, but nothing came in {timeout_s:g} s; close it with '</dev/null', leave it unread with "
+                     "--stdin-timeout 0, or wait longer with --stdin-timeout S")  # fmt: skip
+
+
+def _ready(stream: BinaryIO, timeout_s: float) -> bool:
+    """Whether a byte or the end is there within that time."""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(max(timeout_s, 0) * 1000))
+
+
+def _text(data: bytes | str) -> str:
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"stdin: more than {MAX_BYTES >> 20} MiB; pipe only what fits the context")
+    if isinstance(data, str):
+        return data
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte {data[error.start]:#04x} at {error.start} is not UTF-8"
+        raise UsageError(f"stdin: {found}; convert text first (iconv -t utf-8), binary data cannot be read") from None
+    if "\0" in text:
+        raise UsageError(f"stdin: a zero byte at {data.index(0)}: this is binary data; pipe text in UTF-8")
+    return text

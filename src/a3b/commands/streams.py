@@ -1,0 +1,82 @@
+"""Standard input, output and error as a process may find them: closed, full, without a reader, of another encoding.
+
+`usable_streams` comes first; `all_written` around a command turns failures to write into a status and one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+
+def usable_streams() -> None:
+    """No stream is None, and none fails for a character it cannot show.
+
+    A closed stdin has ended, a closed stdout refuses what is written, a closed stderr swallows it."""
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # in this order the lowest free number is the stream's own
+            handle = os.open(os.devnull, flags)
+            setattr(sys, name, open(handle, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class Outcome:
+    """What `all_written` makes of a failure; None while there was none."""
+
+    status: int | None = None
+
+
+@contextlib.contextmanager
+def all_written(name: str) -> Iterator[Outcome]:
+    """Write out stdout at the end, and say in one line on stderr if that, or the body, cannot write: status 1.
+
+    A reader that went away, as `head` does, is no failure: status 0."""
+    outcome = Outcome()
+    try:
+        try:
+            yield outcome
+        finally:
+            sys.stdout.flush()  # here, where a failure can still be told
+    except BrokenPipeError:
+        outcome.status = 0
+        _give_up()
+    except OSError as error:
+        outcome.status = 1
+        _give_up()
+        where = error.filename if error.filename is not None else "cannot write the output"
+        with contextlib.suppress(OSError):
+            print(f"{name}: {where}: {error.strerror or error}", file=sys.stderr, flush=True)
+
+
+def _give_up() -> None:
+    """What cannot be written is dropped, so that the interpreter does not try again when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the body as an exception does, with status 143: temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
