@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from a3b.errors import UsageError
+
 PATHS = {  # metavar: what a shell completes in its place
     "MODEL": "directory", "DIR": "directory", "DST": "directory", "[MODEL] [PROMPT]": "directory", "SRC": "file",
     "FILE": "file", "FILE.json": "file", "FILE.npy": "file", "FILE.png": "file",
@@ -12,8 +14,10 @@ PATHS = {  # metavar: what a shell completes in its place
 
 
 def run(args: argparse.Namespace) -> None:
-    import shtab
-
+    try:
+        import shtab
+    except ImportError:
+        raise UsageError("completion needs the package shtab, which is missing: pip install shtab") from None
     kinds = {"directory": shtab.DIRECTORY, "file": shtab.FILE}
     for action in actions(args.parser):
         kind = PATHS.get(action.metavar) if isinstance(action.metavar, str) else None
