@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from a3b.commands.answer import Dialogue
 from a3b.engine import Engine, ends_in_thinking
-from a3b.errors import ContextError, UsageError
+from a3b.errors import A3BError, ContextError, TokenizerError, UsageError
 from a3b.events import TextDelta, ThinkingDelta, assistant_message, merge_events
 from a3b.sampler import Sampler, SamplingParams
 from a3b.tokens.chat import prompt_text
@@ -153,9 +154,13 @@ def test_control_words_in_user_text_do_not_end_the_turn(engine):
 
 
 def test_events_of_an_answer_hold_no_control_words(engine):
+    pieces = {TextDelta: "", ThinkingDelta: ""}
     for event in ask(engine, user("what are you?")):
-        if isinstance(event, TextDelta | ThinkingDelta):
-            assert "<|" not in event.text and "think>" not in event.text
+        if type(event) in pieces:
+            pieces[type(event)] += event.text
+    assert all(text.strip() for text in pieces.values())
+    for text in pieces.values():
+        assert "<|" not in text and "think>" not in text
 
 
 def forced(monkeypatch, engine, text: str, *controls: str) -> None:
@@ -198,3 +203,62 @@ def test_only_an_answer_that_closed_its_turn_is_replayed(engine, monkeypatch):
     dialogue.ask("hi", SamplingParams(max_tokens=50), lambda event: None)
     prompt = engine.template.render(dialogue.messages, preserve_thinking=True)
     assert prompt_text(prompt, engine.tokenizer).count("Hello<|im_end|>") == 1
+
+
+def test_text_and_messages_are_prompts_too(engine):
+    expected = merge_events(ask(engine, user("hello")))[:-1]
+    assert merge_events(engine.generate("hello", GREEDY))[:-1] == expected
+    assert merge_events(engine.generate([user("hello")], GREEDY))[:-1] == expected
+    assert merge_events(engine.generate([{"role": "developer", "content": "hello"}, user("hello")], GREEDY))[:-1]
+
+
+def test_without_parameters_those_of_the_model_are_taken(engine):
+    assert next(engine.generate("hello"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        (None, "prompt: NoneType"), (5, "prompt: int"), (b"hello", "prompt: bytes"), ({"role": "user"}, "prompt: dict"), ([], "prompt: nothing"),
+        (["hello"], "messages[0]"), ([Text("a"), 5], "messages[0]"), ([user("a"), {"role": "foo", "content": "x"}], "messages[1].role: 'foo'"),
+        ([{"role": "user"}], "messages[0].content: missing"), ([{"content": "x"}], "messages[0].role: missing"),
+    ],
+)  # fmt: skip
+def test_what_is_no_prompt_is_refused_by_its_place(engine, prompt, told):
+    with pytest.raises(A3BError) as caught:
+        engine.generate(prompt, GREEDY)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("params", {"temperature": 1}), ("params", "greedy"), ("sequence", "a"), ("tools", "a"), ("tools", [5]), ("cancel", None), ("on_prefill", 5)],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value):
+    with pytest.raises(UsageError, match=name):
+        engine.generate("hello", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("directory", 5), ("directory", b"x"), ("directory", ""), ("directory", "x\0y"), ("directory", "x" * 5000), ("directory", "~nobody-here/x"),
+     ("context", "8k"), ("context", 1.5), ("context", True), ("context", 0), ("expand", "yes"), ("isa", 5), ("isa", "bogus"), ("threads", "two"),
+     ("threads", 0), ("threads", 1.5), ("threads", 10**9), ("kv", None), ("kv", []), ("kv", "q9")],
+)  # fmt: skip
+def test_loading_refuses_arguments_of_other_types_and_values(name, value):
+    with pytest.raises(UsageError):
+        Engine.load(**{name: value})
+
+
+def test_a_directory_that_may_not_be_looked_into_is_refused(tmp_path, monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)
+    with pytest.raises(UsageError, match="Permission denied"):
+        Engine.load(tmp_path)
+
+
+def test_a_segment_of_no_known_kind_is_refused_and_not_left_out(engine):
+    with pytest.raises(TokenizerError, match="str is no segment"):
+        engine.tokenizer.encode("hello")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from a3b.cli import main
-from a3b.errors import ConversationError
+from a3b.errors import UsageError
 from a3b.tokens.faults import check_tools
 
 HI = {"role": "user", "content": "Hi"}
@@ -98,5 +98,5 @@ def test_tools_that_are_none_are_refused_by_their_place(told, tmp_path, tools, e
     path = tmp_path / "tools.json"
     path.write_text(json.dumps(tools))
     assert expected in told([HI], "--tools", str(path))
-    with pytest.raises(ConversationError):
+    with pytest.raises(UsageError):
         check_tools(tools)

@@ -38,6 +38,8 @@ def draw(logits, num, num_tokens=None, counts=None, **params):
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("temperature", math.inf),
+        ("temperature", 10**400),
+        ("min_p", -(10**400)),
         ("temperature", True),
         ("temperature", "1"),
         ("temperature", None),

@@ -17,7 +17,7 @@ import numpy as np
 from a3b.answer import Answer
 from a3b.cache.state import Snapshot, State
 from a3b.config import ModelConfig, with_context
-from a3b.errors import ContextError, UsageError
+from a3b.errors import ContextError, ConversationError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
@@ -25,9 +25,11 @@ from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.probe import runtime_of, tune
 from a3b.machine import Machine
 from a3b.model import Model
-from a3b.sampler import SamplingParams
-from a3b.tokens.chat import ChatTemplate
-from a3b.tokens.segments import Control, Prompt
+from a3b.sampler import SamplingParams, preset
+from a3b.tokens.chat import ChatTemplate, check_messages
+from a3b.tokens.faults import check_tools, missing_fault
+from a3b.tokens.fit import KNOWN, ROLES, fit_messages
+from a3b.tokens.segments import Control, Prompt, Replay, Text
 from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
 
@@ -50,11 +52,13 @@ def resolve(model: str | Path | None) -> Path:
         raise UsageError(f"model: the name is {'empty' if not model else 'not one of a file'}; leave it out for the embedded model")
     try:
         directory = Path(model).expanduser()
-    except RuntimeError as error:  # ~user, who is not known
-        raise UsageError(f"model {str(model)!r}: {error}; give the directory of a checkpoint") from None
-    if directory.is_file() and directory.suffix == ".gguf":
+        is_directory, is_file = directory.is_dir(), directory.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a directory that may not be read, ~user who is not known
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"model {str(model)[:200]!r}: {why}; give the directory of a checkpoint") from None
+    if is_file and directory.suffix == ".gguf":
         raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
-    if not directory.is_dir():
+    if not is_directory:
         raise UsageError(
             f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
             "(config.json, tokenizer.json, *.safetensors), or none for the embedded model"
@@ -121,8 +125,15 @@ class Engine:
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
         from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads: what
         this process may use. kv: how keys and values are kept."""
-        kernels = open_kernels(isa, threads or Machine.read().num_threads)
+        _check_kind("context", context, int, type(None))
+        _check_kind("expand", expand, bool, type(None))
+        _check_kind("isa", isa, str, type(None))
+        _check_kind("threads", threads, int, type(None))
+        _check_kind("kv", kv, str)
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads: {threads}; expected at least 1, or None for what this process may use")
         path = resolve(directory)
+        kernels = open_kernels(isa, threads or Machine.read().num_threads)
         config, note = load_config(path, context)
         tokenizer = Tokenizer.read(path)
         if tokenizer.num_tokens > config.V:
@@ -154,8 +165,8 @@ class Engine:
 
     def generate(
         self,
-        prompt: Prompt,
-        params: SamplingParams,
+        prompt: Prompt | str | list[Mapping[str, Any]],
+        params: SamplingParams | None = None,
         *,
         sequence: Sequence | None = None,
         tools: list[Mapping[str, Any]] | None = None,
@@ -164,9 +175,17 @@ class Engine:
     ) -> Iterator[Event]:
         """Answer `prompt`; the last event is always `Finished`.
 
-        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each
-        token and each piece of the prompt. on_prefill: told (tokens read, tokens to read).
-        Raises ContextError for a prompt that leaves no room to answer, UsageError for images."""
+        prompt: what a user says, messages, or what `template.render` made of messages. params: None is what suits the model.
+        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each piece of the prompt. on_prefill: told (tokens read, tokens to read).
+        Raises ContextError for a prompt that leaves no room to answer, UsageError for images and arguments of other types."""
+        tools = check_tools(tools)
+        params = params if params is not None else preset("nano" if self.is_nano else "thinking", has_tools=bool(tools), is_nano=self.is_nano)
+        _check_kind("params", params, SamplingParams)
+        _check_kind("sequence", sequence, Sequence, type(None))
+        for name, function in (("cancel", cancel), ("on_prefill", on_prefill)):
+            if not callable(function):
+                raise UsageError(f"{name}: {type(function).__name__}; expected a function")
+        prompt = self._prompt(prompt, tools)
         refuse_images(prompt)
         ids = self.tokenizer.encode(prompt)
         room = self.context - len(ids)
@@ -178,6 +197,27 @@ class Engine:
         answer = Answer(self.tokenizer, self.config.eos_token_ids, ids, params, min(params.max_tokens or room, room), tools=tools,
                         in_thinking=ends_in_thinking(prompt))  # fmt: skip
         return _Reading(self, ids, sequence or self.new_sequence(), answer).run(cancel, on_prefill)
+
+    def _prompt(self, given: Any, tools: list[Mapping[str, Any]] | None) -> Prompt:
+        """What `generate` takes, as segments."""
+        if isinstance(given, str):
+            given = [{"role": "user", "content": given}]
+        if not isinstance(given, list | tuple) or not given:
+            found = "nothing" if isinstance(given, list | tuple) else type(given).__name__
+            raise UsageError(f"prompt: {found}; expected text, a list of messages, or what template.render gives")
+        if all(isinstance(item, Control | Text | Replay) for item in given):
+            return list(given)
+        if fault := missing_fault(check_messages(given), {*KNOWN, *ROLES}):
+            raise ConversationError(fault)
+        messages, _ = fit_messages(given)
+        return self.template.render(messages, tools=tools, preserve_thinking=True)
+
+
+def _check_kind(name: str, value: Any, *kinds: type) -> None:
+    """Raises UsageError unless the type of an argument is one of these; a boolean is no number."""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join({"NoneType": "None", "int": "a whole number"}.get(kind.__name__, kind.__name__) for kind in kinds)
+        raise UsageError(f"{name}: {repr(value)[:80]}; expected {expected}")
 
 
 def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | None]:

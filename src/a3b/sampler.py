@@ -76,11 +76,19 @@ class SamplingParams:
 
 def _real(name: str, value: Any, low: float, high: float, low_allowed: bool) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+        value = _float(value)
         if math.isfinite(value) and low <= value <= high and (low_allowed or value > low):
             return float(value)
     below = "]" if high < math.inf else ")"
     expected = f"a finite number in {'[' if low_allowed else '('}{low:g}, {high:g}{below}"
     raise UsageError(f"{name}: {value!r}; expected {expected}")
+
+
+def _float(value: numbers.Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> int:

@@ -6,10 +6,10 @@ Enter at `message_fault` and `check_tools`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from a3b.errors import ConversationError, did_you_mean
+from a3b.errors import UsageError, did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
 PARTS = ("text", "image", "image_url", "video", "video_url")
@@ -26,11 +26,13 @@ def message_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def missing_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first message that lacks what no message can do without; templates render some of these as an empty turn."""
+def missing_fault(messages: Sequence[Mapping[str, Any]], roles: Collection[str] | None = None) -> str | None:
+    """The first message that lacks what no message can do without; templates render some of these as an empty turn.
+
+    roles: those there are; None leaves that to the template."""
     for index, message in enumerate(messages):
-        if message.get("role") is None:
-            return f"messages[{index}].role: missing; expected {_one_of(ROLES)}"
+        if message.get("role") is None or (roles is not None and message["role"] not in roles):
+            return f"messages[{index}].role: {_role(message)}"
         if "content" not in message and message["role"] != "assistant":
             meant = did_you_mean("content", [key for key in message if isinstance(key, str) and key != "role"])
             return f"messages[{index}].content: missing; expected text or a list of parts" + meant.replace("did you mean", "found")
@@ -38,17 +40,17 @@ def missing_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | None:
-    """`tools` if it is None or a list of objects that have names. Raises ConversationError."""
+    """`tools` if it is None or a list of objects that have names. Raises UsageError."""
     if tools is None:
         return None
     if not isinstance(tools, list | tuple):
-        raise ConversationError(f"{where}: expected a list of tools, found {_kind(tools)}")
+        raise UsageError(f"{where}: expected a list of tools, found {_kind(tools)}")
     for index, tool in enumerate(tools):
         if not isinstance(tool, Mapping):
-            raise ConversationError(f"{where}[{index}]: expected an object, found {_kind(tool)}")
+            raise UsageError(f"{where}[{index}]: expected an object, found {_kind(tool)}")
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise ConversationError(f"{where}[{index}].function.name: missing or no text; expected {{\"type\": \"function\", \"function\": "
+            raise UsageError(f"{where}[{index}].function.name: missing or no text; expected {{\"type\": \"function\", \"function\": "
                                     '{"name": ..., "parameters": {...}}}')  # fmt: skip
     return list(tools)
 
@@ -56,8 +58,7 @@ def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | N
 def _fault(message: Mapping[str, Any]) -> tuple[str, str] | None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        found = "missing" if "role" not in message else f"{role!r:.60}"
-        return ".role", f"{found}; expected {_one_of(ROLES)}"
+        return ".role", _role(message)
     if content is not None and not isinstance(content, str | list | tuple):
         return ".content", f"{_kind(content)}; expected text or a list of parts"
     for index, part in enumerate(content if isinstance(content, list | tuple) else ()):
@@ -65,10 +66,15 @@ def _fault(message: Mapping[str, Any]) -> tuple[str, str] | None:
             return f".content[{index}]", f"{_kind(part)}; expected an object such as {{\"type\": \"text\", \"text\": ...}}"
         kind = part.get("type")
         if kind not in PARTS and not any(key in part for key in PARTS):
-            return f".content[{index}].type", f"{kind!r:.60}; expected {_one_of(PARTS)}"
+            return f".content[{index}].type", f"{repr(kind)[:60]}; expected {_one_of(PARTS)}"
         if kind == "text" and not isinstance(part.get("text"), str):
             return f".content[{index}].text", f"{_kind(part.get('text'))}; expected text"
     return _call_fault(message.get("tool_calls")) if role == "assistant" else None
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    found = repr(message["role"])[:60] if message.get("role") is not None else "missing"
+    return f"{found}; expected {_one_of(ROLES)}"
 
 
 def _call_fault(calls: Any) -> tuple[str, str] | None:

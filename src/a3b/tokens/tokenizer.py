@@ -85,6 +85,8 @@ class Tokenizer:
                     for token_id in replayed:
                         self.token_bytes(token_id)
                     ids.extend(replayed)
+                case _:
+                    raise TokenizerError(f"prompt: {type(segment).__name__} is no segment; expected Control, Text or Replay")
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:
