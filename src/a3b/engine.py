@@ -176,10 +176,12 @@ class Engine:
         """Answer `prompt`; the last event is always `Finished`.
 
         prompt: what a user says, messages, or what `template.render` made of messages. params: None is what suits the model.
-        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each piece of the prompt. on_prefill: told (tokens read, tokens to read).
+        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each piece
+        of the prompt. on_prefill: told (tokens read, tokens to read).
         Raises ContextError for a prompt that leaves no room to answer, UsageError for images and arguments of other types."""
         tools = check_tools(tools)
-        params = params if params is not None else preset("nano" if self.is_nano else "thinking", has_tools=bool(tools), is_nano=self.is_nano)
+        if params is None:
+            params = preset("nano" if self.is_nano else "thinking", has_tools=bool(tools), is_nano=self.is_nano)
         _check_kind("params", params, SamplingParams)
         _check_kind("sequence", sequence, Sequence, type(None))
         for name, function in (("cancel", cancel), ("on_prefill", on_prefill)):
