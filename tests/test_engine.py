@@ -219,8 +219,9 @@ def test_without_parameters_those_of_the_model_are_taken(engine):
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        (None, "prompt: NoneType"), (5, "prompt: int"), (b"hello", "prompt: bytes"), ({"role": "user"}, "prompt: dict"), ([], "prompt: nothing"),
-        (["hello"], "messages[0]"), ([Text("a"), 5], "messages[0]"), ([user("a"), {"role": "foo", "content": "x"}], "messages[1].role: 'foo'"),
+        (None, "prompt: NoneType"), (5, "prompt: int"), (b"hello", "prompt: bytes"), ({"role": "user"}, "prompt: dict"),
+        ([], "prompt: nothing"), (["hello"], "messages[0]"), ([Text("a"), 5], "messages[0]"),
+        ([user("a"), {"role": "foo", "content": "x"}], "messages[1].role: 'foo'"),
         ([{"role": "user"}], "messages[0].content: missing"), ([{"content": "x"}], "messages[0].role: missing"),
     ],
 )  # fmt: skip
@@ -232,8 +233,9 @@ def test_what_is_no_prompt_is_refused_by_its_place(engine, prompt, told):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("params", {"temperature": 1}), ("params", "greedy"), ("sequence", "a"), ("tools", "a"), ("tools", [5]), ("cancel", None), ("on_prefill", 5)],
-)
+    [("params", {"temperature": 1}), ("params", "greedy"), ("sequence", "a"), ("tools", "a"), ("tools", [5]), ("cancel", None),
+     ("on_prefill", 5)],
+)  # fmt: skip
 def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value):
     with pytest.raises(UsageError, match=name):
         engine.generate("hello", **{name: value})
@@ -241,9 +243,11 @@ def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("directory", 5), ("directory", b"x"), ("directory", ""), ("directory", "x\0y"), ("directory", "x" * 5000), ("directory", "~nobody-here/x"),
-     ("context", "8k"), ("context", 1.5), ("context", True), ("context", 0), ("expand", "yes"), ("isa", 5), ("isa", "bogus"), ("threads", "two"),
-     ("threads", 0), ("threads", 1.5), ("threads", 10**9), ("kv", None), ("kv", []), ("kv", "q9")],
+    [("directory", 5), ("directory", b"x"), ("directory", ""), ("directory", "x\0y"), ("directory", "x" * 5000),
+     ("directory", "~nobody-here/x"),
+     ("context", "8k"), ("context", 1.5), ("context", True), ("context", 0), ("expand", "yes"),
+     ("isa", 5), ("isa", "bogus"), ("threads", "two"), ("threads", 0), ("threads", 1.5), ("threads", 10**9), ("kv", None),
+     ("kv", []), ("kv", "q9")],
 )  # fmt: skip
 def test_loading_refuses_arguments_of_other_types_and_values(name, value):
     with pytest.raises(UsageError):

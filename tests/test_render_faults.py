@@ -92,8 +92,13 @@ def test_messages_with_a_byte_order_mark_and_calls_without_content_are_rendered(
     assert "<tool_response>" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("tools", "expected"), [({}, "list of tools, found object"), ("f", "found text"), ([3], "--tools[0]: expected an object"),
-                                                 ([{"function": {}}], "--tools[0].function.name"), ([{"name": 3}], "--tools[0].function.name")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [
+        ({}, "list of tools, found object"), ("f", "found text"), ([3], "--tools[0]: expected an object"),
+        ([{"function": {}}], "--tools[0].function.name"), ([{"name": 3}], "--tools[0].function.name"),
+    ],
+)  # fmt: skip
 def test_tools_that_are_none_are_refused_by_their_place(told, tmp_path, tools, expected):
     path = tmp_path / "tools.json"
     path.write_text(json.dumps(tools))

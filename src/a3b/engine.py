@@ -176,8 +176,8 @@ class Engine:
         """Answer `prompt`; the last event is always `Finished`.
 
         prompt: what a user says, messages, or what `template.render` made of messages. params: None is what suits the model.
-        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each piece
-        of the prompt. on_prefill: told (tokens read, tokens to read).
+        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each
+        piece of the prompt. on_prefill: told (tokens read, tokens to read).
         Raises ContextError for a prompt that leaves no room to answer, UsageError for images and arguments of other types."""
         tools = check_tools(tools)
         if params is None:

@@ -13,6 +13,7 @@ from a3b.commands.progress import Progress
 from a3b.engine import Engine
 from a3b.events import Event, Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, assistant_message
 from a3b.sampler import SamplingParams, preset
+from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN
 
@@ -83,7 +84,8 @@ class Dialogue:
         message, finished = assistant_message(events), events[-1]
         whole = finished.reason in ("stop", "tool_calls") and finished.stop_string is None
         closed = self.sequence.answer_ids[-1:] == (self.engine.tokenizer.control_id(END_OF_TURN),)
-        replay = {"_replay": self.sequence.answer_ids} if whole and closed and self.think else {}
+        ids = self.sequence.answer_ids
+        replay = {REPLAY_KEY: ids if self.think else Closed(ids)} if whole and closed else {}
         self.messages.append({**message, **replay})
         return message, finished
 

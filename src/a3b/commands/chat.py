@@ -1,4 +1,4 @@
-"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line."""
+"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line. `kept.py` has earlier conversations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, load, sampling, speed
+from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, check_sampling, load, sampling, speed
+from a3b.commands.kept import Kept, directory, print_listing
+from a3b.commands.transcripts import Transcripts
 from a3b.engine import Engine
-from a3b.errors import A3BError
+from a3b.errors import A3BError, did_you_mean
+from a3b.printable import say
+
+if TYPE_CHECKING:
+    from prompt_toolkit.history import History
 
 SAMPLE = "What are you?"  # asked when there is nobody to ask
 HELP = """\
 /help             this list
 /new              forget the conversation
+/resume [ID]      list earlier conversations, or go on with one
 /system TEXT      set the system prompt (and start anew)
 /think on|off     let the model think before it answers
 /preserve on|off  keep the thinking of earlier turns in the prompt
@@ -25,19 +33,31 @@ Ctrl-C stops an answer. A line that ends with \\ goes on in the next."""
 
 
 def run(args: Namespace) -> int:
+    if args.resume == "":
+        print_listing(Transcripts(directory(args)))
+        return 0
+    check_sampling(args)
+    kept = Kept.of(args)  # before the model is loaded: a wrong id is said at once
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
-    chat = Chat(args, engine)
-    if sys.stdin.isatty():
-        chat.interact()
-        return 0
-    return chat.answer_lines(sys.stdin)
+    chat = Chat(args, engine, kept)
+    if kept.transcript:
+        kept.fill(chat.dialogue)
+    try:
+        if sys.stdin.isatty():
+            chat.interact()
+            return 0
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="replace")
+        return chat.answer_lines(sys.stdin)
+    finally:
+        kept.close()
 
 
 class Chat:
-    def __init__(self, args: Namespace, engine: Engine):
-        self.args, self.engine = args, engine
+    def __init__(self, args: Namespace, engine: Engine, kept: Kept):
+        self.args, self.engine, self.kept = args, engine, kept
         self.dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on")
         self.show_thinking = not args.hide_thinking
         self.params = sampling(args, engine, has_tools=False)
@@ -46,20 +66,33 @@ class Chat:
         from prompt_toolkit import PromptSession
 
         print(self.greeting(), file=sys.stderr)
-        session = PromptSession(reserve_space_for_menu=0)
+        session = PromptSession(reserve_space_for_menu=0, history=self.typed_lines())
         while True:
             try:
                 line = read(session)
             except KeyboardInterrupt:  # at the prompt: drop the line
                 continue
             except EOFError:
-                return
+                line = "/exit"
             if line == "/exit":
+                if self.kept.transcript:
+                    print(f"a3b chat --resume {self.kept.transcript.id} goes on with this conversation", file=sys.stderr)
                 return
             try:
                 self.take(line)
             except KeyboardInterrupt:  # pressed again before the answer had stopped
                 print("\nstopped; the question was taken back", file=sys.stderr)
+
+    def typed_lines(self) -> History | None:
+        if self.args.no_history:
+            return None
+        from a3b.commands.typed_lines import TypedLines
+
+        try:
+            return TypedLines(directory(self.args) / "lines")
+        except OSError as error:
+            print(f"typed lines are not kept: {error.filename}: {error.strerror or error}", file=sys.stderr)
+            return None
 
     def answer_lines(self, lines: Iterable[str]) -> int:
         """Each line as soon as it comes, or a sample if none does; 1 if one was refused."""
@@ -71,6 +104,7 @@ class Chat:
             asked, ok = True, self.take(line) and ok
         if not asked:
             print(f"> {SAMPLE}", file=sys.stderr)
+            self.kept.writes = False
             ok = self.take(SAMPLE)
         return 0 if ok else 1
 
@@ -93,8 +127,10 @@ class Chat:
         return "\n".join(lines)
 
     def answer(self, text: str) -> None:
+        self.kept.asked(text, self.dialogue.system)
         with interruptible() as cancel:
             _, finished = self.dialogue.ask(text, self.params, Printer(thinking=self.show_thinking), cancel)
+        self.kept.answered(self.dialogue.messages[-1])
         dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
         print(f"{dim}{speed(finished)}{plain}", file=sys.stderr)
 
@@ -104,19 +140,28 @@ class Chat:
         if name == "/help":
             print(HELP, file=sys.stderr)
         elif name == "/new":
-            self.dialogue.clear()
+            self.begin_anew()
             print("new conversation", file=sys.stderr)
         elif name == "/system":
-            self.dialogue.clear()
+            self.begin_anew()
             self.dialogue.system = value or None
             print("system prompt set" if value else "no system prompt", file=sys.stderr)
+        elif name == "/resume" and value:
+            self.kept.resume(value, self.dialogue)
+        elif name == "/resume":
+            print_listing(self.kept.transcripts, sys.stderr)
         elif name in SWITCHES and value in ("on", "off"):
             SWITCHES[name](self, value == "on")
             print(f"{name[1:]} {value}", file=sys.stderr)
         elif name in SWITCHES:
             print(f"{name} takes on or off", file=sys.stderr)
         else:
-            print(f"no command {name}; /help lists them", file=sys.stderr)
+            known = [line.split()[0] for line in HELP.splitlines() if line.startswith("/")]
+            say(f"no command {name}" + (did_you_mean(name, known) or "; /help lists them"))
+
+    def begin_anew(self) -> None:
+        self.kept.close()
+        self.dialogue.clear()
 
 
 def _think(chat: Chat, on: bool) -> None:
