@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,36 @@ def test_a_misspelt_word_gets_the_nearest_one(capsys, argv, told):
 def test_a_wrong_value_is_one_line_and_status_2(capsys, argv, told):
     status, line = said(capsys, *argv)
     assert status == 2 and told in line
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["info", "?"], ["run", "?", "hi"], ["run", "-m", "?", "hi"], ["chat", "?"], ["render", "?", "--messages", "-"],
+     ["render", "--messages", "?"], ["logits", "?", "--ids", "-", "--out", "x"], ["logits", NANO, "--ids", "?", "--out", "x"], ["pack", "?", "x"], ["verify", "?"],
+     ["plan", "?", "--bandwidth", "1", "--operations", "1"], ["eval", "quality", "?"],
+     ["eval", "quality", "--against", "?"], ["bench", "start", "--model", "?"], ["chat", "--resume", "?"]],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["/no/such/place", "~nobody-here/x", "x" * 5000, "a\x1b[31mb", "a\nb"])
+def test_a_name_of_nothing_is_one_short_line_without_control_characters(capsys, monkeypatch, argv, name):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[1]"))
+    try:
+        status = main([word.replace("?", name) for word in argv])
+    except SystemExit as exit:
+        status = exit.code
+    told = capsys.readouterr().err
+    assert "\x1b" not in told and len(told) < 3000 and "Traceback" not in told
+    assert status in (1, 2)
+    assert told.count("\n") == 1 or name == "a\nb"
+
+
+def test_a_user_without_a_home_is_told_so(capsys, monkeypatch):
+    def nobody(path, *_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("A3B_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    status, line = said(capsys, "cache", "list")
+    assert status == 2 and "A3B_CACHE" in line
 
 
 def test_a_negative_number_in_powers_of_ten_is_a_value(capsys):

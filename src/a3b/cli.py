@@ -13,13 +13,15 @@ import sys
 from pathlib import Path
 
 from a3b import __version__
-from a3b.commands.parser import Parser, json_file, json_object, path, real, seconds, whole
+from a3b.commands.parser import Parser, brief, json_file, json_object, path, real, seconds, whole
 from a3b.commands.streams import all_written, terminable, usable_streams
 from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
+from a3b.printable import say
 
 SIZE_UNITS = {"": 1, "b": 1} | {letter + b: base**i for i, letter in enumerate("kmgt", 1) for b, base in (("b", 1000), ("ib", 1024))}
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+NO_HOME = "Could not determine home directory."  # what pathlib says
 MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
 FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             status = command(argv)
         return status if outcome.status is None else outcome.status
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        say()
         return 130
 
 
@@ -61,11 +63,16 @@ def command(argv: list[str] | None) -> int:
             args.context = args.context or args.runtime.context
         return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
     except A3BError as error:
-        print(f"a3b {args.command}: {error}", file=sys.stderr)
+        say(brief(f"a3b {args.command}: {error}"))
         return 2 if isinstance(error, UsageError) else 1
     except MemoryError as error:
-        print(f"a3b {args.command}: out of memory: {error or 'give it a smaller model, context or prompt'}", file=sys.stderr)
+        say(f"a3b {args.command}: out of memory: {error or 'give it a smaller model, context or prompt'}")
         return 1
+    except RuntimeError as error:
+        if str(error) != NO_HOME:
+            raise
+        say(f"a3b {args.command}: a path begins with '~', but the home directory is not known; write it out, or set HOME or A3B_CACHE")
+        return 2
 
 
 def build_parser() -> Parser:

@@ -15,8 +15,9 @@ from typing import Any, NoReturn, TextIO
 
 from a3b.errors import did_you_mean
 from a3b.files import read_given
+from a3b.printable import printable
 
-MAX_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES, MAX_ERROR = 256 << 20, 2000
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")  # argparse alone takes -1e3 for an option
 
 
@@ -31,12 +32,12 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'\n")
+        self.exit(2, printable(brief(f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'")) + "\n")
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
         """Unlike argparse's, lets a failure to write be known."""
         if message:
-            (file or sys.stderr).write(message)
+            (file or sys.stderr).write(printable(message, lines=True))
 
     def parse_known_args(self, args=None, namespace=None):
         """Unlike argparse's, refuses what is unknown: here, where the options of the command in question are known."""
@@ -54,6 +55,11 @@ class Parser(argparse.ArgumentParser):
             known = list(action.choices)
             meant = did_you_mean(str(value), known) or f"; expected one of {', '.join(known)}"
             raise argparse.ArgumentError(action, f"{str(value)[:80]!r} is unknown{meant}")
+
+
+def brief(text: str) -> str:
+    """An error with its middle left out if it repeats something long, such as a prompt in the place of a file name."""
+    return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 4 :]}"
 
 
 def whole(text: str) -> int:

@@ -25,9 +25,12 @@ USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*
 UNUSED = ("consolidated*", "adapter_*", "training_args*", "trainer_state*", "optimizer*")
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 MAX_SHOWN = 40
+MAX_REVISION = 200  # characters
 
 
 def run(args: Namespace) -> None:
+    if args.revision is not None and not 0 < len(args.revision) <= MAX_REVISION:
+        raise UsageError(f"--revision: {len(args.revision)} characters; expected a branch, tag or commit of at most {MAX_REVISION}")
     hub = Hub(args.repo, args.revision)
     directory = Path(args.dir or hub.repo.split("/")[1]).expanduser()
     listing = hub.listing()

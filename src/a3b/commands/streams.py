@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from a3b.printable import say
+
 
 def usable_streams() -> None:
     """No stream is None, and none fails for a character it cannot show.
@@ -51,7 +53,7 @@ def all_written(name: str) -> Iterator[Outcome]:
         _give_up()
         where = error.filename if error.filename is not None else "cannot write the output"
         with contextlib.suppress(OSError):
-            print(f"{name}: {where}: {error.strerror or error}", file=sys.stderr, flush=True)
+            say(f"{name}: {str(where)[:500]}: {error.strerror or error}")
 
 
 def _give_up() -> None:
