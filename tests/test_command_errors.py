@@ -89,10 +89,12 @@ def test_a_wrong_value_is_one_line_and_status_2(capsys, argv, told):
 
 @pytest.mark.parametrize(
     "argv",
-    [["info", "?"], ["run", "?", "hi"], ["run", "-m", "?", "hi"], ["chat", "?"], ["render", "?", "--messages", "-"],
-     ["render", "--messages", "?"], ["logits", "?", "--ids", "-", "--out", "x"], ["logits", NANO, "--ids", "?", "--out", "x"], ["pack", "?", "x"], ["verify", "?"],
-     ["plan", "?", "--bandwidth", "1", "--operations", "1"], ["eval", "quality", "?"],
-     ["eval", "quality", "--against", "?"], ["bench", "start", "--model", "?"], ["chat", "--resume", "?"]],
+    [
+        ["info", "?"], ["run", "?", "hi"], ["run", "-m", "?", "hi"], ["chat", "?"], ["chat", "--resume", "?"], ["pack", "?", "x"],
+        ["render", "?", "--messages", "-"], ["render", "--messages", "?"], ["logits", "?", "--ids", "-", "--out", "x"],
+        ["logits", NANO, "--ids", "?", "--out", "x"], ["verify", "?"], ["plan", "?", "--bandwidth", "1", "--operations", "1"],
+        ["eval", "quality", "?"], ["eval", "quality", "--against", "?"], ["bench", "start", "--model", "?"],
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["/no/such/place", "~nobody-here/x", "x" * 5000, "a\x1b[31mb", "a\nb"])
 def test_a_name_of_nothing_is_one_short_line_without_control_characters(capsys, monkeypatch, argv, name):
