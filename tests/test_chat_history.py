@@ -69,6 +69,7 @@ def test_a_conversation_that_goes_on_reads_the_same_tokens_as_one_that_never_sto
         assert first.take(line)
     expected, sampled = history(first), [message.get("_replay") for message in first.dialogue.messages]
     assert sum(ids is not None for ids in sampled) == 3
+    assert expected[: len(first.dialogue.sequence.ids)] == first.dialogue.sequence.ids  # the last two answers among them
     again = chat("--continue")
     assert history(again) == expected and [message.get("_replay") for message in again.dialogue.messages] == sampled
     again.take("hello")
