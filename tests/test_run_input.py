@@ -59,7 +59,20 @@ def test_a_word_that_looks_like_a_path_is_no_prompt(stdin, word):
     assert word in told and "PROMPT is missing" in told
 
 
-@pytest.mark.parametrize("word", ["hello", "/help me please", "what is a/b?", "x" * 5000])
+@pytest.mark.parametrize("word", ["35b-a3b", "27B", "a3b-nano", "nano", "Qwen/Qwen3.6-35B-A3B"])
+def test_the_name_of_a_model_alone_is_no_prompt(stdin, word):
+    assert f"{word!r} is taken as MODEL, and a PROMPT is missing" in refusal([word])
+
+
+def test_the_embedded_model_has_a_name(capsys, stdin, tmp_path, monkeypatch):
+    assert main(["run", "a3b-nano", "hello", "--max-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "a3b-nano"
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "nano", "hello"]) == 1 and "nano/config.json" in capsys.readouterr().err  # a directory comes first
+
+
+@pytest.mark.parametrize("word", ["TCP/IP", "hello", "/help me please", "what is a/b?", "x" * 5000])
 def test_any_other_word_alone_is_the_prompt(stdin, word):
     assert model_and_prompt([word], None, 5.0) == (None, word)
 

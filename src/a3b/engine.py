@@ -34,6 +34,7 @@ from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
 
 PREFILL_CHUNK = 512  # tokens between two looks at `cancel` and two calls of `on_prefill`
+NANO_NAMES = ("a3b-nano", "nano")
 VISION_PADS = ("<|image_pad|>", "<|video_pad|>")
 
 
@@ -43,27 +44,35 @@ def nano_directory() -> Path:
 
 
 def resolve(model: str | Path | None) -> Path:
-    """A model argument as a directory: None is the embedded model."""
+    """A model argument as a directory: None is the embedded model, and so is its name where no such directory exists."""
     if model is None:
         return nano_directory()
-    if not isinstance(model, str | Path):
-        raise UsageError(f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model")
-    if not str(model) or "\0" in str(model):
-        raise UsageError(f"model: the name is {'empty' if not model else 'not one of a file'}; leave it out for the embedded model")
-    try:
-        directory = Path(model).expanduser()
-        is_directory, is_file = directory.is_dir(), directory.is_file()
-    except (OSError, RuntimeError) as error:  # a name that is too long, a directory that may not be read, ~user who is not known
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"model {str(model)[:200]!r}: {why}; give the directory of a checkpoint") from None
-    if is_file and directory.suffix == ".gguf":
+    directory = _place(model)
+    if directory.is_file() and directory.suffix == ".gguf":
         raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
-    if not is_directory:
+    if not directory.is_dir() and str(model).lower() in NANO_NAMES:
+        return nano_directory()
+    if not directory.is_dir():
         raise UsageError(
             f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
             "(config.json, tokenizer.json, *.safetensors), or none for the embedded model"
         )
     return directory
+
+
+def _place(model: Any) -> Path:
+    """A model argument as a path that can be looked at. Raises UsageError."""
+    if not isinstance(model, str | Path):
+        raise UsageError(f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model")
+    if not str(model) or "\0" in str(model):
+        raise UsageError(f"model: the name is {'empty' if not str(model) else 'not one of a file'}; leave it out for the embedded model")
+    try:
+        path = Path(model).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a directory that may not be read, ~user who is not known
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"model {str(model)[:200]!r}: {why}; give the directory of a checkpoint") from None
+    return path
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from dataclasses import asdict
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from a3b.commands.answer import Dialogue, Printer, check_sampling, load, sampling
 from a3b.commands.piped import piped_text
+from a3b.engine import NANO_NAMES
 from a3b.errors import UsageError
+from a3b.shapes import SHAPES
 from a3b.tokens.faults import check_tools
 
 PATH_BEGINS = ("/", "./", "../", "~/")
@@ -36,7 +39,8 @@ def run(args: Namespace) -> int:
 def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> tuple[str | None, str]:
     """MODEL (None: the default) and the prompt with what was piped.
 
-    Two words are MODEL and PROMPT. One word is the PROMPT, unless it is a path: then it is MODEL, and the prompt must come on stdin."""
+    Two words are MODEL and PROMPT. One word is the PROMPT, unless it is a path or the name of a model: then it is MODEL, and the prompt
+    must come on stdin."""
     most = 1 if named is not None else 2
     if len(words) > most:
         expected = "PROMPT, for --model names the model" if named is not None else "[MODEL] PROMPT"
@@ -46,7 +50,7 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
         model = words[0]
         if not is_path(model) and not model.startswith(PATH_BEGINS) and " " in model:
             raise UsageError(f"MODEL {model[:60]!r} is no directory; put the whole prompt in quotes: [MODEL] PROMPT")
-    elif given is not None and named is None and (is_path(given) or (given.startswith(PATH_BEGINS) and not any(map(str.isspace, given)))):
+    elif given is not None and named is None and is_model(given):
         model, given = given, None
     return model, prompt_of(given, model, timeout_s)
 
@@ -66,6 +70,13 @@ def prompt_of(given: str | None, model: str | None, timeout_s: float) -> str:
         raise UsageError("PROMPT is empty; give a text, or '-' to read it from stdin")
     text = piped_text(timeout_s) if timeout_s else ""
     return f"{given}\n\n{text}" if text.strip() else given
+
+
+def is_model(word: str) -> bool:
+    """Whether a word alone is meant as MODEL: also if the path does not exist, or the model is not here."""
+    name = word.lower()
+    looks_like_one = word.startswith(PATH_BEGINS) and not any(map(str.isspace, word))
+    return is_path(word) or looks_like_one or name in SHAPES or name in NANO_NAMES or re.fullmatch(r"qwen/qwen[\w.-]+", name) is not None
 
 
 def is_path(word: str) -> bool:
