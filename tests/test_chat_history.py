@@ -196,6 +196,12 @@ def test_a_sample_that_nobody_asked_for_is_not_kept(tmp_path):
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
 
 
+def test_piped_lines_of_another_encoding_are_answered(tmp_path):
+    done = subprocess.run([*COMMAND, "--no-history", "--max-tokens", "3"], input=b"caf\xe9\n\xff\n", capture_output=True, timeout=60,
+                          env={**os.environ, "A3B_CACHE": str(tmp_path), "PYTHONIOENCODING": "utf-8:strict"})  # fmt: skip
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
+
+
 def test_a_place_that_cannot_be_written_is_said_once_and_stops_no_chat(chat, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file")
     one = chat()

@@ -91,7 +91,7 @@ def test_piped_text_follows_a_prompt_after_a_blank_line(stdin):
     stdin("größer\n".encode())
     assert model_and_prompt(["Translate:"], None, 5.0) == (None, "Translate:\n\ngrößer\n")
     stdin("größer\n".encode())
-    assert model_and_prompt(["m", "Translate:"], None, 5.0) == ("m", "Translate:\n\ngrößer\n")
+    assert model_and_prompt(["./m", "Translate:"], None, 5.0) == ("./m", "Translate:\n\ngrößer\n")
 
 
 def test_a_named_model_makes_every_word_a_prompt(stdin, tmp_path):
@@ -108,7 +108,7 @@ def test_no_words_and_no_text_are_refused_with_something_to_type(stdin):
 
 def test_words_without_quotes_are_refused_as_such(stdin):
     assert "quotes" in refusal(["a", "b", "c"])
-    assert "quotes" in refusal(["tell me", "all"])
+    assert "quotes" in refusal(["tell me", "all"]) and "'hello' is not a directory" in refusal(["hello", "world"])
 
 
 def test_a_wait_of_no_seconds_leaves_stdin_unread(stdin):

@@ -48,8 +48,8 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
     model, given = named, words[-1] if words else None
     if len(words) == 2:
         model = words[0]
-        if not is_path(model) and not model.startswith(PATH_BEGINS) and " " in model:
-            raise UsageError(f"MODEL {model[:60]!r} is no directory; put the whole prompt in quotes: [MODEL] PROMPT")
+        if model and "/" not in model and not is_model(model):
+            raise UsageError(f"MODEL {model[:60]!r} is not a directory; if it is a part of the prompt, put all of that in quotes")
     elif given is not None and named is None and is_model(given):
         model, given = given, None
     return model, prompt_of(given, model, timeout_s)
