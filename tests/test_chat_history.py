@@ -173,6 +173,28 @@ def test_new_begins_another_conversation_and_resume_goes_back(chat, tmp_path, ca
     assert not one.take(f"/resume {first}") and not one.take("/resume 1999")
 
 
+def test_a_conversation_that_cannot_go_on_leaves_the_one_at_hand(chat, tmp_path):
+    chat().take("hello")
+    (path,) = files(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"ids": [', b'"ids": [99999999, '))
+    one = chat()
+    one.take("thanks")
+    assert not one.take(f"/resume {path.stem}")
+    one.take("hello")
+    assert [m["content"] for m in chat("--continue").dialogue.messages][::2] == ["thanks", "hello"]
+
+
+def test_without_a_home_a_chat_is_not_kept_and_says_so(chat, tmp_path, capsys, monkeypatch):
+    def nobody(path, *_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    one = chat()
+    assert one.take("hello") and one.typed_lines() is None
+    assert "home directory is not known" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_files_are_of_this_user_alone_whatever_the_umask(chat, tmp_path):
     before = os.umask(0)
     try:

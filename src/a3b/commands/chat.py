@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -76,7 +77,8 @@ class Chat:
                 line = "/exit"
             if line == "/exit":
                 if self.kept.transcript:
-                    print(f"a3b chat --resume {self.kept.transcript.id} goes on with this conversation", file=sys.stderr)
+                    model = f" {shlex.quote(str(self.args.model))}" if self.args.model is not None else ""
+                    say(f"a3b chat{model} --resume {self.kept.transcript.id} goes on with this conversation")
                 return
             try:
                 self.take(line)

@@ -36,14 +36,21 @@ class Kept:
         path = resolve(args.model)
         model = "a3b-nano" if path.resolve() == nano_directory().resolve() else path.resolve().name
         identity = cache_identity(ModelConfig.read(path), path, "", "", 0).hex()  # of the weights: no run changes it
-        kept = cls(Transcripts(directory(args)), model, identity, not args.no_history)
+        try:
+            place = directory(args)
+        except RuntimeError:  # no home
+            if args.go_on or args.resume is not None:
+                raise
+            say("this chat is not kept: the home directory is not known; set HOME or A3B_CACHE")
+            place, args.no_history = Path(args.runtime.cache), True
+        kept = cls(Transcripts(place), model, identity, not args.no_history)
         if args.go_on and args.resume is not None:
             raise UsageError("--continue and --resume ID: expected one of them")
         if args.go_on:
             kept.transcript = kept.transcripts.latest(model, identity)
         elif args.resume is not None:
             kept.transcript = kept.transcripts.resume(args.resume, model, identity)
-        if kept.transcript and args.system is not None and args.system != kept.transcript.head.system:
+        if kept.transcript and args.system is not None and (args.system or None) != kept.transcript.head.system:
             kept.close()
             raise UsageError("--system: an earlier conversation keeps its system prompt; leave it out, or begin a new conversation")
         return kept
@@ -52,13 +59,19 @@ class Kept:
         """Leave the conversation at hand for another one."""
         if self.transcript and self.transcript.id.startswith(id):
             raise UsageError(f"/resume {id[:60]}: that is the conversation at hand")
-        found = self.transcripts.resume(id, self.model, self.identity)
-        self.close()
+        before, found = self.transcript, self.transcripts.resume(id, self.model, self.identity)
         self.transcript = found
-        self.fill(dialogue)
+        try:
+            self.fill(dialogue)
+        except BaseException:
+            found.close()
+            self.transcript = before
+            raise
+        if before:
+            before.close()
 
     def fill(self, dialogue: Dialogue) -> None:
-        """Put the messages of the conversation into `dialogue`, and show the end of it."""
+        """Put the messages of the conversation into `dialogue`, and show the end of it. Raises StoreError before anything is changed."""
         transcript = self.transcript
         check_ids(transcript, dialogue.engine)
         dialogue.clear()
@@ -73,7 +86,7 @@ class Kept:
     def asked(self, text: str, system: str | None) -> None:
         def write() -> None:
             if self.transcript is None:
-                self.transcript = self.transcripts.begin(Head(self.model, self.identity, system))
+                self.transcript = self.transcripts.begin(Head(self.model, self.identity, system or None))
             self.transcript.asked(text)
 
         self._try(write)
@@ -92,18 +105,14 @@ class Kept:
             return
         try:
             write()
-        except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        except OSError as error:
             self.writes = False
-            say(f"this conversation is no longer kept: {getattr(error, 'strerror', None) or error} ({self.transcripts.directory})")
+            say(f"this conversation is no longer kept: {error.strerror or error} ({self.transcripts.directory})")
 
 
 def directory(args: Namespace) -> Path:
-    """Where conversations are kept."""
-    path = Path(args.runtime.cache)
-    try:
-        return path.expanduser() / "chats"
-    except RuntimeError:  # no home
-        return path / "chats"
+    """Where conversations are kept. Raises RuntimeError if that is below a home that is not known."""
+    return Path(args.runtime.cache).expanduser() / "chats"
 
 
 def check_ids(transcript: Transcript, engine: Engine) -> None:
