@@ -120,7 +120,7 @@ def test_harmless_and_unknown_fields_pass():
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         *(({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": kind, kind: {}}]}]},
            "messages[0].content[1].type") for kind in ("image_url", "input_audio", "file", "video_url", "input_image")),
-        ({"messages": [{"role": "tool", "content": {"image_url": "x"}}]}, "messages[0].content.image_url"),
+        ({"messages": [{"role": "user", "content": {"image_url": "x"}}]}, "messages[0].content.image_url"),
         ({"tools": "x"}, "tools"), ({"tools": [{"name": "look", "input_schema": {}}]}, "tools[0].type"),
         ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),

@@ -91,7 +91,7 @@ def test_an_answer_has_text_thinking_usage_and_our_report(service, client):
     assert answer.a3b == {
         "cache": {"reused": 60, "miss": "none", "position": 0, "expected": "", "found": "", "kept_dates": 0},
         "thinking_in_context": {"sent": 5, "restored": 7, "dropped": 9},
-        "thinking_stop_reason": "closed", "prefill_s": 0.5, "decode_s": 1.0,
+        "thinking_stop_reason": "closed", "prefill_s": 0.5, "decode_s": 1.0, "warnings": [],
     }  # fmt: skip
     assert choice.thinking_stop_reason == "closed"
 

@@ -260,7 +260,7 @@ REFUSED = [
     ({"text": {"format": {"type": "regex"}}}, "text.format.type"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
     ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]"),
-    ({"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "input_image"}]}]}, "input[0].output[0]"),
+    ({"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "hologram"}]}]}, "input[0].output[0]"),
     ({"input": [{"type": "computer_call_output"}]}, "input[0]"), ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
     ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "file_search"}]}]}, "tools[0].tools[0].type"),

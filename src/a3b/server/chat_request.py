@@ -15,9 +15,11 @@ from a3b.sampler import SamplingParams
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.chat import REPLAY_KEY
 from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
+from a3b.tokens.media import media_in
+from a3b.tokens.results import NO_RESULT_KEY, result_warnings
 
 MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
-OWN_KEYS = (REPLAY_KEY, REMINDER_KEY)  # marks in messages that only this server sets
+OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
 MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
          "input_file")  # fmt: skip
@@ -48,6 +50,7 @@ class Asked:
     show_thinking: bool = True
     legacy_functions: bool = False  # the caller reads `function_call`, not `tool_calls`
     prompts: int = 1  # different ones, of as many choices each
+    warnings: tuple[str, ...] = ()
 
 
 def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
@@ -55,18 +58,19 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     fields = Fields(body)
     fields.refuse(UNSUPPORTED)
     fields.text("model")
+    warnings: list[str] = []
     legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
     tools = _functions(fields) if legacy else _tools(fields)
     choice, name = _tool_choice(fields, "function_call" if legacy else "tool_choice", tools)
     reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
     request = Request(
-        messages=_messages(fields), tools=tools, tool_choice=choice, tool_name=name,
+        messages=_messages(fields, warnings), tools=tools, tool_choice=choice, tool_name=name,
         parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
         schema=_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
         namespace=namespace, request_id=request_id, **_thinking(fields, reasoning),
     )  # fmt: skip
     shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
-    return Asked(choices([request], read_count(fields)), *read_stream(fields), shown, legacy)
+    return Asked(choices([request], read_count(fields)), *read_stream(fields), shown, legacy, warnings=tuple(warnings))
 
 
 def read_stream(fields: Fields) -> tuple[bool, bool]:
@@ -98,7 +102,7 @@ def choices(requests: list[Request], n: int) -> list[Request]:
 # -- what to say
 
 
-def _messages(fields: Fields) -> list[dict[str, Any]]:
+def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
     messages = fields.items("messages")
     if not messages:
         raise fields.fail("messages", "a list of at least one message")
@@ -109,9 +113,15 @@ def _messages(fields: Fields) -> list[dict[str, Any]]:
             raise one.fail("role", "system, developer, user, assistant or tool")
         content = one.get("content", (str, list, Mapping), "text or a list of parts", "")
         for j, part in enumerate([content] if isinstance(content, Mapping) else content):
-            if isinstance(part, Mapping):
-                _refuse_media(part, one.name("content") + (f"[{j}]" if isinstance(content, list) else ""))
-    return [{key: value for key, value in message.items() if key not in OWN_KEYS} for message in messages]
+            where = one.name("content") + (f"[{j}]" if isinstance(content, list) else "")
+            if role.strip().lower() in ("tool", "function"):  # what a tool saw stays in all later requests, and refuses none of them
+                if (left := media_in(part)) is not None:
+                    warnings.append(f"{where}: {left} left out: this model reads text only")
+            elif isinstance(part, Mapping):
+                _refuse_media(part, where)
+    own = [{key: value for key, value in message.items() if key not in OWN_KEYS} for message in messages]
+    warnings += result_warnings(own)
+    return own
 
 
 def _refuse_media(part: Mapping[str, Any], where: str) -> None:

@@ -154,7 +154,7 @@ def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
 # -- what an answer reports beside itself
 
 
-def report(finished: Finished, warnings: Sequence[str] | None = None) -> dict[str, Any]:
+def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """What no other API has: where the prompt came from and who ended the thinking."""
     usage = finished.usage
     cache, thinking = usage.cache, usage.thinking
@@ -164,7 +164,7 @@ def report(finished: Finished, warnings: Sequence[str] | None = None) -> dict[st
         "thinking_stop_reason": finished.thinking_stop or None,
         "prefill_s": usage.prefill_s,
         "decode_s": usage.decode_s,
-        **({} if warnings is None else {"warnings": list(warnings)}),
+        "warnings": list(warnings),
     }
 
 

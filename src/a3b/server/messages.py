@@ -3,9 +3,9 @@
 What is done with a request, beyond the plain:
 
 * Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.volatile`); a block of nothing else is none.
-* Tool results become tool messages, before the rest of the text of their turn. One that is an error begins with "Error: ". An image or
-  a document in one is left out, which the result and a warning say: an agent that looked at a picture would get nothing but refusals
-  from then on. What the user sends is refused.
+* Tool results become tool messages, before the rest of the text of their turn and in the order of the calls
+  (`tokens/results.py`). One that is an error begins with "Error: ". An image, a sound or a file in one is left out, which the result and
+  a warning say (`tokens/media.py`). What the user sends is refused.
 * Neighbouring assistant messages are one turn, as that API has it.
 * Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
   warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
@@ -31,11 +31,12 @@ from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of
 from a3b.server.seals import Seals
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
+from a3b.tokens.media import left_out, media_in
+from a3b.tokens.results import result_warnings
 from a3b.volatile import without_billing
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
-UNREADABLE = ("image", "document")
 NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
 
 
@@ -107,7 +108,7 @@ def _read(body: Any, seals: Seals, http: HttpRequest, is_count: bool = False) ->
         policy=fields.policy("thinking_policy"), task_budget=fields.whole("task_thinking_budget"),
         namespace=http.state.namespace, request_id=http.state.request_id,
     )  # fmt: skip
-    return Asked(request, fields.flag("stream"), hide, history.warnings)
+    return Asked(request, fields.flag("stream"), hide, [*history.warnings, *result_warnings(history.messages)])
 
 
 class _History:
@@ -150,9 +151,9 @@ class _History:
     def _result(self, block: Fields) -> str:
         texts = []
         for part in _blocks(block, "content") if block.body.get("content") is not None else []:
-            if (kind := part.text("type")) in UNREADABLE:
-                self.warnings.append(f"{part.where}: {kind} left out: this model reads text only")
-                texts.append(f"[{kind} left out: this model reads text only]")
+            if (left := media_in(part.body)) is not None:
+                self.warnings.append(f"{part.where}: {left} left out: this model reads text only")
+                texts.append(left_out(left))
             else:
                 texts.append(_text_of(part))
         text = "\n".join(texts)

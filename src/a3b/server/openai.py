@@ -15,7 +15,7 @@ from a3b import __version__
 from a3b.events import Event, Reading
 from a3b.server.answers import Answer, total, usage_json
 from a3b.server.chat_request import Asked
-from a3b.server.exchange import error_body, record, refusal_of, report, request_id
+from a3b.server.exchange import error_body, record, refusal_of, report, request_id, warning_headers
 from a3b.server.streams import Events, EventStream, begun, interleave, while_connected
 from a3b.server.wire import Service, comment, json_response, sse
 
@@ -46,9 +46,10 @@ class Call:
 
     async def respond(self, service: Service) -> Response:
         events = interleave([service.stream(request) for request in self.asked.requests])
+        headers = warning_headers(self.asked.warnings)
         if self.asked.stream:
-            return EventStream(self._chunks(await while_connected(self.http.receive, begun(events, len(self.answers)))))
-        return json_response(await while_connected(self.http.receive, self._whole(events)))
+            return EventStream(self._chunks(await while_connected(self.http.receive, begun(events, len(self.answers)))), headers)
+        return json_response(await while_connected(self.http.receive, self._whole(events)), headers=headers)
 
     async def _whole(self, events: Events) -> dict[str, Any]:
         async with aclosing(events):
@@ -90,4 +91,4 @@ class Call:
     def _cost(self) -> dict[str, Any]:
         usage = total(self.answers, self.asked.prompts)
         record(self.http, usage)
-        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end)}
+        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end, self.asked.warnings)}

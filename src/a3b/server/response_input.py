@@ -20,6 +20,7 @@ from typing import Any
 from a3b.server.seals import Opened, Seals, turn_of
 from a3b.server.stored import Item, ResponseStore
 from a3b.server.wire import Fields, Refusal
+from a3b.tokens.media import left_out, media_in
 
 TEXT_PARTS = ("input_text", "output_text", "text")
 THOUGHT_PARTS = ("reasoning_text", "text")
@@ -185,7 +186,7 @@ class Conversation:
             case "custom_tool_call":
                 self._call(item, {"input": item.need("input")})
             case "function_call_output" | "custom_tool_call_output":
-                content = _output_text(item)
+                content = _output_text(item, self.warnings)
                 self.messages.append({"role": "tool", "tool_call_id": item.need("call_id"), "content": content})
             case _:
                 raise Refusal(400, f"{where}: items of type {kind[:60]} are not supported by this server", "unsupported_content", where)
@@ -240,8 +241,10 @@ class Conversation:
         return self.messages[-1]
 
 
-def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refusal")) -> list[str]:
-    """Texts of content, which is a string, a list of parts of these types, or null."""
+def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refusal"), left: list[str] | None = None) -> list[str]:
+    """Texts of content, which is a string, a list of parts of these types, or null.
+
+    left: gets a warning for each image or file, in the place of which a note stands; None: they are refused."""
     value = item.body.get(key)
     if value is None or isinstance(value, str):
         return [value] if value else []
@@ -250,6 +253,10 @@ def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refus
     found = []
     for i, given in enumerate(value):
         part = Fields(given, f"{item.name(key)}[{i}]")
+        if left is not None and (media := media_in(part.body)) is not None:
+            left.append(f"{part.where}: {media} left out: this model reads text only")
+            found.append(left_out(media))
+            continue
         kind = part.text("type") or "text"
         if kind not in kinds:
             raise Refusal(400, f"{part.where}: content of type {kind[:60]} is not supported here; expected {kinds[0]}",
@@ -258,9 +265,11 @@ def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refus
     return found
 
 
-def _output_text(item: Fields) -> str:
+def _output_text(item: Fields, warnings: list[str]) -> str:
     """A tool's output; several parts are lines of their own."""
     value = item.body.get("output")
-    if isinstance(value, dict):  # older clients send {"content", "success"}
-        return json.dumps(value, ensure_ascii=False)
-    return "\n".join(_texts(item, "output"))
+    if isinstance(value, dict):
+        if media_in(value) is not None:
+            return _output_text(Fields({"output": [value]}, item.where), warnings)
+        return json.dumps(value, ensure_ascii=False)  # older clients send {"content", "success"}
+    return "\n".join(_texts(item, "output", left=warnings))

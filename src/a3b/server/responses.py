@@ -34,6 +34,7 @@ from a3b.server.response_output import Output
 from a3b.server.stored import Item, Stored
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Refusal
+from a3b.tokens.results import result_warnings
 
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
 NOT_SUPPORTED = {"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None}
@@ -153,7 +154,8 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
         top_logprobs=top_logprobs, think=think, thinking_budget=budget, policy=policy, task_budget=fields.whole("task_thinking_budget"),
         namespace=namespace, request_id=http.state.request_id,
     )  # fmt: skip
-    return Asked(request, tools, conversation.items, _echo(fields, request), [*warnings, *conversation.warnings],
+    warnings += [*conversation.warnings, *result_warnings(messages)]
+    return Asked(request, tools, conversation.items, _echo(fields, request), warnings,
                  fields.flag("stream"), summary not in (None, "none"), "reasoning.encrypted_content" in include)  # fmt: skip
 
 

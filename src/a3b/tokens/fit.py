@@ -6,12 +6,14 @@ thing:
 * Roles: `developer` is system, `function` is tool, `human` user, `ai` and `model` assistant; any other, or
   none, is user.
 * Content: null is "", text parts are joined as templates join them (nothing between), image and video parts
-  stay parts in the form templates know, other parts and other values become JSON text.
+  stay parts in the form templates know, other parts and other values become JSON text. In a tool's result images,
+  sounds and files become a note (`tokens/media.py`).
 * Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
   `reasoning_content`.
 * Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are
   not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
   message.
+* Results of tools stand beside their calls (`tokens/results.py`).
 * System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
   between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the tags
   of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
@@ -30,6 +32,8 @@ from typing import Any
 
 from a3b.errors import ConversationError
 from a3b.tokens.chat import check_messages
+from a3b.tokens.media import left_out, media_in
+from a3b.tokens.results import pair_results
 
 ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
@@ -51,7 +55,7 @@ def fit_messages(messages: Any) -> tuple[list[Message], list[str]]:
         ]
     except RecursionError:
         raise ConversationError("messages: nested too deeply; send flatter JSON") from None
-    return _with_query(_with_one_system(fitted, notes), notes), notes
+    return _with_query(_with_one_system(_with_results_paired(fitted, notes), notes), notes), notes
 
 
 class _Fitting:
@@ -101,7 +105,10 @@ class _Fitting:
         if role == "tool" and content and not any(isinstance(p, str) or _is_part(p) for p in content):
             self.note("content is a list without parts, kept as JSON text")
             return _json(content)
-        return self._joined([part for item in content for part in self._part(item, role)])
+        parts = [part for item in content for part in self._part(item, role)]
+        if role == "tool" and any(map(media_in, content)):  # a note is a line of its own
+            return "\n".join(part["text"] for part in parts)
+        return self._joined(parts)
 
     def _part(self, part: Any, role: str) -> list[Message]:
         """A content part as none or one part that templates know."""
@@ -113,7 +120,11 @@ class _Fitting:
             self.note(f"content part {_short(part)} kept as JSON text")
             return [_text(_json(part))]
         kind = part.get("type")
-        if (media := _media(part)) is not None:
+        if role == "tool":
+            if (left := media_in(part)) is not None:
+                self.note(f"{left} in the result of a tool left out")
+                return [_text(left_out(left))]
+        elif (media := _media(part)) is not None:
             if role == "system":
                 self.note(f"{media} in a system message left out")
                 return [_text(f"[{media}]")]
@@ -201,6 +212,13 @@ class _Fitting:
 
 
 # -- the conversation as a whole
+
+
+def _with_results_paired(messages: list[Message], notes: list[str]) -> list[Message]:
+    paired, _ = pair_results(messages)
+    if [id(message) for message in paired] != [id(message) for message in messages]:
+        notes.append("results of tools were put beside their calls")
+    return paired
 
 
 def _with_one_system(messages: list[Message], notes: list[str]) -> list[Message]:

@@ -1,0 +1,49 @@
+"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: refused, one would
+end the conversation of an agent, as it stays in all that follows. Enter at `media_in`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SEEN = ("image", "audio", "video")  # a part of such a type is one
+FILES = ("file", "document", "resource")  # a part of such a type is one if it has the bytes; else it is data about a file
+BYTES = ("data", "blob", "source", "url", "file", "file_data", "file_id", "file_url", "document", "document_url", "resource")
+_NAMES = {form.format(kind): kind for kind in (*SEEN, *FILES)
+          for form in ("{}", "{}_url", "input_{}", "{}_file", "{}-data", "{}-url", "{}-file")}  # fmt: skip
+
+
+def media_in(part: Any) -> str | None:
+    """What a part of a tool's output holds that is no text: image, audio, video, file, document; None for text and for data."""
+    if not isinstance(part, Mapping):
+        return None
+    kind = part.get("type")
+    if kind is None:
+        return None if "text" in part else next((name for key, name in _NAMES.items() if _is_content(key, part.get(key))), None)
+    if kind == "media":  # with the type of its data beside it
+        kind = str(part.get("mediaType") or part.get("mimeType") or "file").partition("/")[0]
+    name = _NAMES.get(kind) if isinstance(kind, str) else None
+    if name in SEEN or kind == "input_file":
+        return name
+    return _file(name, part) if name else None
+
+
+def left_out(kind: str) -> str:
+    """What the model reads in the place of an image or a file."""
+    return f"[{kind} left out: this model reads text only]"
+
+
+def _file(name: str, part: Mapping[str, Any]) -> str | None:
+    held = [part[key] for key in BYTES if part.get(key) is not None]
+    for value in held:
+        if isinstance(value, Mapping) and (value.get("type") in ("text", "content") or isinstance(value.get("text"), str)):
+            return None  # a document of text
+    return ("file" if name == "resource" else name) if held else None
+
+
+def _is_content(key: str, value: Any) -> bool:
+    """Whether the value of a key in a part without a type is an image or a file, and not its name."""
+    if key in SEEN or key in FILES:
+        return isinstance(value, str) and value[:5].lower() == "data:"
+    return isinstance(value, str | Mapping)
