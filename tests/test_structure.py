@@ -17,11 +17,11 @@ PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
     ("errors", "files", "printable"),
     ("config", "events", "machine", "requests"),
-    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile", "mangled"),
     ("weights",),
     ("model", "answer"),
     ("packing",),
-    ("engine", "scheduler", "turns"),
+    ("engine", "scheduler", "turn", "turns"),
     ("service",),
     ("server",),
     ("commands",),

@@ -265,6 +265,7 @@ def test_half_a_character_that_was_stopped_is_no_part_of_the_turn(engine):
 
 TEXT = "so \n\nit\n</think>\n\n I  am\n\n here \u20ac\u4e2d <tool_call> or "
 ONE_CALL = "\n<tool_call>\n<function=get>\n<parameter=key>\n{}\n</parameter>\n</function>\n</tool_call>"
+BODIES = [f"\n<function=get>\n<parameter=key>\n{key}\n</parameter>\n</function>\n" for key in "ab"]
 CALLS = ONE_CALL.format("a\u20ac") + ONE_CALL.format("b")
 
 
@@ -317,6 +318,51 @@ def test_a_turn_that_a_stop_string_ended_within_a_token_comes_back_as_its_text(e
         told = f"{message['reasoning_content']}\n</think>\n\n{message['content'].rstrip()}<|im_end|>"
         assert told in engine.tokenizer.decode(second["prompt"])
         assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
+
+
+@pytest.mark.parametrize("stop", [" small", "s", "mall"])
+def test_a_turn_whose_stop_string_a_client_puts_at_its_end_again_is_replayed_before_it(engine, stop):
+    with Server(engine) as server:
+        ask = user("What are you?")
+        message, finished = server.ask([ask], sampling={**GREEDY, "stop": ["never written", stop]})
+        assert finished.stop_string == stop
+        sent = message["content"] + stop
+        server.ask([ask, {"role": "assistant", "content": sent}, user("Thanks!")])
+        first, second = server.lines()
+        told = f"{message['reasoning_content']}\n</think>\n\n{sent}<|im_end|>"
+        assert told in engine.tokenizer.decode(second["prompt"])
+        assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
+
+
+@pytest.mark.parametrize("kept", [slice(-9, None), slice(0, 9)])
+def test_a_client_that_kept_a_piece_of_the_thinking_gets_all_of_it_back(engine, kept):
+    with Server(engine) as server:
+        ask = user(NUMBERS)
+        message, _ = server.ask([ask])
+        server.ask([ask, {**message, "reasoning_content": message["reasoning_content"][kept]}, user("And the other number?")])
+        first, second = server.lines()
+        so_far = first["prompt"] + first["sampled"]
+        assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 1
+        assert (second["thinking"]["restored"], second["thinking"]["sent"]) == (first["thinking_tokens"], 0)
+
+
+def test_two_calls_of_one_turn_with_a_result_between_them_are_replayed_as_one(engine, monkeypatch):
+    with Server(engine) as server:
+        ask, control = user(CALL), engine.tokenizer.control_id
+        text = [[control("<tool_call>"), *encode_each(engine, body), control("</tool_call>")] for body in BODIES]
+        thinking = [*encode_each(engine, "both\n"), control("</think>"), *encode_each(engine, "\n\n")]
+        script = iter([*thinking, *text[0], *encode_each(engine, "\n"), *text[1], control("<|im_end|>")])
+        sample = Sampler.sample
+        monkeypatch.setattr(Sampler, "sample", lambda *args: next(script, None) or sample(*args))
+        message, _ = server.ask([ask], tools=[TOOL], sampling={**GREEDY, "max_tokens": 400})
+        calls = message["tool_calls"]
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": f"RES-{call['function']['arguments']['key']}"} for call in calls]
+        parts = [{"role": "assistant", "content": None, "tool_calls": [call]} for call in calls]
+        server.ask([ask, parts[0], results[0], parts[1], results[1]], tools=[TOOL])
+        server.ask([ask, {**parts[0], "tool_calls": calls}, *results[::-1]], tools=[TOOL])
+        first, *later = server.lines()
+        so_far = first["prompt"] + first["sampled"]
+        assert [line["prompt"][: len(so_far)] for line in later] == [so_far, so_far] and later[0]["prompt"] == later[1]["prompt"]
 
 
 def test_a_turn_in_two_messages_is_read_once(engine):

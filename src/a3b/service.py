@@ -230,6 +230,7 @@ class Service:
 
     def _conversation(self, request: Request, think: bool) -> Told:
         fitted, _ = fit_messages([without_billing_lines(message) for message in request.messages])
+        fitted = self.turns.rejoined(request.namespace, fitted)
         begun = Beginning(fitted)
         dates: Dates = begun.dates
         if dates and not self.settings.exact_dates:
@@ -290,7 +291,7 @@ class Service:
 
     def _keep(self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[Cut] = ()) -> None:
         is_closed = not ends_in_thinking(prepared.prompt)
-        turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates)
+        turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates, prepared.params.stop)
         self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
 
     def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
