@@ -8,7 +8,18 @@ from itertools import count, cycle, islice
 
 import pytest
 
-from a3b.budget import CHECK_TOKENS, LINES, MAX_PERIOD, MIN_REPEATED, NUDGE, Loops, ThinkingControl, ThinkingTokens
+from a3b.budget import (
+    CHECK_TOKENS,
+    LINE_BYTES,
+    LINES,
+    MAX_PERIOD,
+    MIN_REPEATED,
+    NUDGE,
+    SAME_LINES,
+    Loops,
+    ThinkingControl,
+    ThinkingTokens,
+)  # fmt: skip
 from a3b.engine import nano_directory
 from a3b.tokens.segments import Control
 from a3b.tokens.stream import OutputParser
@@ -334,3 +345,14 @@ def test_10000_honest_texts_are_left_alone():
 
 def test_counting_up_is_no_loop():
     assert num_until_found(piece for i in range(3000) for piece in words(f"{i}. The number is {i}.\n")) is None
+
+
+@pytest.mark.parametrize(("num_bytes", "times", "is_loop"), [
+    (LINE_BYTES, SAME_LINES, True), (LINE_BYTES, SAME_LINES - 1, False), (LINE_BYTES - 1, LINES, False),
+])  # fmt: skip
+def test_a_line_counts_from_its_least_length_and_its_least_number_on(num_bytes, times, is_loop):
+    loops, line = Loops(), b"one two three and so".ljust(num_bytes, b"n")[:num_bytes]
+    for i in range(times):
+        assert not loops.found
+        loops.add(i, line + b"\n")
+    assert loops.found is is_loop

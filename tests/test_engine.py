@@ -197,6 +197,15 @@ def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engi
     assert (finished.reason, finished.stop_string) == ("stop", "a\ufffd")
 
 
+def test_half_a_character_before_a_control_token_stays_in_its_channel(engine, monkeypatch):
+    encode, half = engine.tokenizer.encode_text, engine.tokenizer.encode_text("🙂")[:1]
+    close, end = map(engine.tokenizer.control_id, ("</think>", "<|im_end|>"))
+    queue = iter([*encode("hm"), *half, close, *encode("ok"), end])
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
+    message = assistant_message(ask(engine, user("go"), params=SamplingParams(max_tokens=50)))
+    assert (message["reasoning_content"], message["content"]) == ("hm\ufffd", "ok")
+
+
 def test_only_an_answer_that_closed_its_turn_is_replayed(engine, monkeypatch):
     forced(monkeypatch, engine, "hm</think>\n\nHello<|endoftext|>", "</think>", "<|endoftext|>")
     dialogue = Dialogue(engine)

@@ -390,7 +390,25 @@ def test_thinking_that_differs_under_two_names_is_noted():
     assert fitted[1]["reasoning_content"] == "one" and any("reasoning" in note for note in notes)
 
 
-def test_arguments_beside_the_function_are_its_arguments():
-    call = {"function": {"name": "f"}, "arguments": '{"a": 1}'}
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "f"}, "arguments": '{"a": 1}'},
+        {"function": {"name": "f"}, "input": {"a": 1}},
+        {"function": {"name": "f", "input": {"a": 1}}},
+        {"function": {"name": "f", "input": '{"a": 1}'}, "arguments": {"a": 2}, "input": {"a": 3}},
+        {"function": {"name": "f", "arguments": {"a": 1}, "input": {"a": 2}}, "arguments": {"a": 3}},
+        {"name": "f", "arguments": {"a": 1}, "input": {"a": 2}},
+    ],
+)
+def test_arguments_under_either_name_in_or_beside_the_function_are_its_arguments(call):
     fitted, _ = fit_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
     assert fitted[-1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+def test_results_in_another_order_are_noted():
+    calls = [{**call({}), "id": "a"}, {**call({}), "id": "b"}]
+    results = [{"role": "tool", "tool_call_id": i, "content": i} for i in "ba"]
+    messages, notes = fit_messages([user(), assistant("x", tool_calls=calls), *results])
+    assert [m["content"] for m in messages] == ["Hi", "x", "a", "b"] and notes == ["results of tools were put beside their calls"]
+    assert fit_messages(messages) == (messages, [])

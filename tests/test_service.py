@@ -6,14 +6,19 @@ import asyncio
 import json
 import re
 
+import numpy as np
 import pytest
 
+from a3b import service as service_module
+from a3b.cache.store import Store
 from a3b.engine import Engine
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import Finished, ThinkingDelta
 from a3b.requests import Request
 from a3b.scheduler import boundaries
 from a3b.server.exchange import error_body, refusal_of
+from a3b.service import Settings
+from a3b.turns import Turns
 from tests.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
 
@@ -115,20 +120,28 @@ def test_one_namespace_never_uses_what_another_computed(engine):
 def test_verification_computes_hits_again_and_a_wrong_state_is_found_out(engine):
     with Server(engine, verify_every=1) as server:
         message, _ = server.ask([user("hello")])
-        history = [user("hello"), bare(message), user("What are you?")]
+        history = [user("hello"), bare(message), user("Think of two numbers from 0 to 999. Tell me only the first.")]
         server.ask(history)
         assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (1, 0)
-        real = server.cache.sync
+        other = asyncio.run(server.service.render(Request(messages=[user("Well. " * 40 + "What are you?")])))
+        real, states = server.cache.sync, []
 
         def wrong(*args):
-            match = real(*args)
-            match.state.delta[...] *= 1.01
+            """The state of another conversation of as many tokens."""
+            match, end = real(*args), len(other) - other[::-1].index(engine.tokenizer.control_id("<|im_start|>")) - 1
+            states.append(engine.model.new_state())
+            for state in (match.state, states[0]):
+                state.restore(engine.model.new_state().snapshot())
+                engine.model.forward(np.array(other[end - match.reused : end]), state)
             return match
 
         server.cache.sync = wrong
-        server.ask([*history, user("Thanks!")])
+        server.ask(history)
         assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (2, 1)
-        assert cold(engine, server.lines()[-1]) == server.lines()[-1]["sampled"], "the cold result counts"
+        line, state = server.lines()[-1], states[0]
+        assert cold(engine, line) == line["sampled"], "the cold result counts"
+        logits = engine.model.forward(np.array(line["prompt"][state.num_tokens :]), state)
+        assert logits[: engine.tokenizer.num_tokens].argmax() != line["sampled"][0], "the wrong state shows in the first token"
         server.cache.sync = real
         _, finished = server.ask(history)
         assert finished.usage.cached_tokens == 0, "the cache was emptied"
@@ -271,6 +284,60 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read
         told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
         found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)  # Claude Code's own; the difference is what it cuts
         assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1
+
+
+def test_a_prompt_of_the_whole_context_is_refused_and_one_token_less_gets_one_token(engine):
+    with Server(engine) as server:
+        asked = Request(messages=[user("hello")], sampling={"temperature": 0.0})
+        num = len(asyncio.run(server.service.render(asked)))
+        server.service.context = num
+        with pytest.raises(ContextError, match=f"{num} tokens > {num - 1}"):
+            asyncio.run(server.events(asked))
+        server.service.context = num + 1
+        finished = asyncio.run(server.events(asked))[-1]
+        assert (finished.reason, finished.usage.completion_tokens) == ("length", 1)
+
+
+def test_thinking_that_was_restored_and_dropped_is_counted(engine):
+    with Server(engine) as server:
+        message, first = server.ask([user("hello")])
+        history, num = [user("hello"), bare(message), user("Thanks!")], first.usage.thinking_tokens
+        found = []
+        for policy in ("all", "none", "all"):
+            server.ask(history, policy=policy)
+            found.append(tuple(server.service.metrics()[f"thinking_{fate}_tokens_total"] for fate in ("restored", "dropped")))
+        assert found == [(num, 0), (num, num), (2 * num, num)] and num > 0
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists):
+    asked = [{"role": "system", "content": "You help people. " * 8}, user("What are you?")]
+    with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=persists)) as server:
+        server.cache.store, server.service.turns = store, Turns(store)
+        message, _ = server.ask(asked)
+        server.ask([*asked, bare(message), user("Thanks!")])
+        assert store.flush()
+        tokens = [int(token) for row in store._index.rows()[0] for token in row.ids]
+        assert len(tokens) > 40 and (engine.tokenizer.control_id("<think>") in tokens) is persists
+        assert bool(store.records("")) is persists
+
+
+def test_one_key_does_not_wait_for_the_answer_of_another_to_the_same_messages(engine, monkeypatch):
+    monkeypatch.setattr(service_module, "LEAVING_S", 60)
+
+    async def both(server: Server):
+        ask = [user("What are you?")]
+        stream = server.service.stream(Request(messages=ask, namespace="a", sampling=GREEDY))
+        async for _ in stream:  # an answer that is on its way until its stream is closed
+            break
+        history = [*ask, {"role": "assistant", "content": "I"}, user("Go on.")]
+        try:
+            return await asyncio.wait_for(server.answer(history, namespace="b"), 20)
+        finally:
+            await stream.aclose()
+
+    with Server(engine) as server:
+        assert asyncio.run(both(server))[1].reason == "stop"
 
 
 def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):

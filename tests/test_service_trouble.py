@@ -21,7 +21,7 @@ from a3b.sampler import SamplingParams
 from a3b.scheduler import Scheduler
 from a3b.service import Service, Settings
 from a3b.turns import Turn, Turns
-from tests.traced_server import GREEDY, Server, user
+from tests.traced_server import GREEDY, Server, cold, user
 
 SECRET = "Think of two numbers from 0 to 999. Tell me only the first."
 FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 120}
@@ -74,9 +74,9 @@ def test_recalling_a_long_conversation_costs_time_in_proportion():
         messages = []
         for i in range(num):
             messages += [user(f"question {i} " + "word " * 200), {"role": "assistant", "content": f"answer {i} " + "text " * 200}]
-        begin = time.perf_counter()
+        begin = time.thread_time()
         turns.recall("", messages, len, lambda *_: ())
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     seconds(10)
     short, long = seconds(50), seconds(400)
@@ -138,12 +138,10 @@ def test_a_cache_that_fails_at_the_end_of_an_answer_leaves_nobody_waiting(engine
         async def ask():
             return await asyncio.wait_for(server.answer([user("hello")]), 20)
 
-        try:
-            asyncio.run(ask())
-        except TimeoutError:
-            pytest.fail("neither an end nor an error came")
-        except Exception:
-            pass
+        for _ in range(2):  # the answer is whole, and so is the next
+            message, finished = asyncio.run(ask())
+            assert finished.reason == "stop" and message["content"]
+            assert cold(engine, server.lines()[-1]) == server.lines()[-1]["sampled"]
 
 
 def test_a_cache_that_fails_for_who_leaves_stops_nobody_else(engine, monkeypatch):

@@ -10,7 +10,7 @@ from a3b.errors import UsageError
 from a3b.events import Cut
 from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.tokens.fit import fit_messages
-from a3b.turns import Block, Turn, Turns, apply_policy, canonical
+from a3b.turns import MAX_ALIKE, Block, Turn, Turns, apply_policy, canonical
 
 IDS = (11, 12, 13, 99)
 
@@ -140,6 +140,15 @@ def test_of_answers_in_the_same_words_the_one_is_meant_whose_thinking_comes_back
         turns.remember("", BEFORE, Turn.of(answer("Done.", thinking), ids, False, 1))
     assert recall(turns, [*BEFORE, answer("Done.", "first: 6")])[0][1][REPLAY_KEY] == (2, 99)
     assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (3, 99)
+
+
+def test_of_more_equal_answers_than_are_kept_the_newest_stay():
+    turns = Turns()
+    for i in range(MAX_ALIKE + 1):
+        turns.remember("", BEFORE, Turn.of(answer("Done.", f"thought {i}"), (i, 99), False, 1))
+    assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (MAX_ALIKE, 99)
+    assert recall(turns, [*BEFORE, answer("Done.", "thought 1")])[0][1][REPLAY_KEY] == (1, 99)
+    assert REPLAY_KEY not in recall(turns, [*BEFORE, answer("Done.", "thought 0")])[0][1]
 
 
 def test_a_reminder_behind_the_message_before_may_come_and_go():
@@ -426,6 +435,12 @@ def test_a_budget_lets_the_oldest_leave_in_one_batch_and_then_the_beginning_stay
         lasting.append(kept(out)[0])
     changes = sum(a != b for a, b in zip(lasting, lasting[1:], strict=False))
     assert lasting[:3] == [1, 1, 1] and changes <= 4, lasting
+
+
+def test_a_budget_that_is_just_spent_lets_nothing_leave():
+    messages, blocks = conversation(40, 60)
+    assert apply_policy(messages, blocks, "budget:100")[1].dropped == 0
+    assert apply_policy(messages, blocks, "budget:99")[1].dropped == 100  # what is left must be half of it at most
 
 
 def test_a_block_above_the_whole_budget_leaves_too():
