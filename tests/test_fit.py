@@ -210,6 +210,8 @@ def test_thinking_that_is_null_leaves_thinking_inside_the_content_readable():
         (None, {}, False),
         ("", {}, False),
         ("null", {}, False),
+        ("[]", {}, False),
+        ([], {}, False),
         ('{"a": ', {"arguments": '{"a": '}, True),
         ("[1, 2]", {"arguments": [1, 2]}, True),
         ("ls -la", {"arguments": "ls -la"}, True),

@@ -250,6 +250,7 @@ CHAT_MEDIA = [
     ([{"type": "resource", "resource": {"uri": "f", "blob": "JVBER"}}], NOTE.replace("image", "file")),
     ([{"type": "document", "source": {"type": "base64", "data": "JVBER"}}], NOTE.replace("image", "document")),
     ([{"type": "media", "data": "iVBOR", "mediaType": "image/png"}], NOTE), ({"image": "data:image/png;base64,iVBOR"}, NOTE),
+    ({"image_url": {"url": "data:image/png;base64,iVBOR"}}, NOTE), ({"image_url": "data:image/png;base64,iVBOR", "detail": "low"}, NOTE),
 ]  # fmt: skip
 
 
@@ -268,6 +269,7 @@ def test_an_image_or_a_file_in_a_result_of_a_chat_is_left_out_and_said_so(conten
 @pytest.mark.parametrize(("content", "expected"), [
     ([{"type": "file", "name": "x"}, {"type": "file", "name": "y"}], '{"type": "file", "name": "x"}{"type": "file", "name": "y"}'),
     ({"image": "cat.png", "count": 2}, '{"image": "cat.png", "count": 2}'), ({"file": "a.py", "line": 3}, '{"file": "a.py", "line": 3}'),
+    ({"title": "A cat", "image_url": "https://a/cat.png"}, '{"title": "A cat", "image_url": "https://a/cat.png"}'),
 ])  # fmt: skip
 def test_data_about_images_and_files_is_no_image_and_no_file(content, expected):
     prompt, warnings = told(PATHS["chat"], chat_result(content))

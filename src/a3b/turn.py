@@ -193,6 +193,12 @@ def calls_of(message: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     return tuple(found)
 
 
+def call_ids(message: Mapping[str, Any]) -> list[str]:
+    """Those of `calls_of`; none of a message that cannot be a part of a turn."""
+    ids = [call.get("id") for call in message.get("tool_calls") or []] if may_be_part(message) else []
+    return [call_id if isinstance(call_id, str) else "" for call_id in ids]
+
+
 def canonical(value: Any) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -46,6 +46,7 @@ from a3b.turn import (
     as_ended,
     as_sent,
     by_thinking,
+    call_ids,
     calls_of,
     digest_of,
     holds_thinking,
@@ -158,17 +159,17 @@ class Turns:
 
     def _end_of_parts(self, namespace: str, messages: Sequence[Message], at: int) -> int:
         """Behind the last part of a turn that begins here and has results between its calls; `at` if none does."""
-        calls = calls_of(messages[at]) if may_be_part(messages[at]) else ()
-        if not calls or not calls[0][0] or at + 1 == len(messages) or messages[at + 1]["role"] != "tool":
+        ids = call_ids(messages[at])
+        if not ids or not ids[0] or at + 1 == len(messages) or messages[at + 1]["role"] != "tool":
             return at
-        wholes = [turn.calls for turn in self._turns(namespace, _parts_key(calls)) if len(turn.calls) > len(calls)]
-        most = max(map(len, wholes), default=0)
+        wholes = [[call[0] for call in turn.calls] for turn in self._turns(namespace, _parts_key(ids[0]))]
         for end in range(at + 1, len(messages)):
             message = messages[end]
-            if len(calls) >= most or (message["role"] != "tool" and not may_be_part(message)):
+            wholes = [whole for whole in wholes if len(whole) > len(ids) and whole[: len(ids)] == ids]
+            if not wholes or (message["role"] != "tool" and not may_be_part(message)):
                 break
-            calls += calls_of(message) if message["role"] == "assistant" else ()
-            if any([call[0] for call in calls] == [call[0] for call in whole] for whole in wholes):
+            ids += call_ids(message)
+            if ids in wholes:
                 return end + 1
         return at
 
@@ -323,7 +324,7 @@ class _Told:
         """Where a whole turn is remembered."""
         keys = self.keys(turn.content, turn.calls)
         keys += [self.ended_key()] if turn.stops and not turn.calls else []
-        return keys + ([_parts_key(turn.calls)] if len(turn.calls) > 1 else [])
+        return keys + ([_parts_key(turn.calls[0][0])] if len(turn.calls) > 1 else [])
 
     def ended_key(self) -> bytes:
         """Where a turn is looked for that a stop string was to end."""
@@ -335,9 +336,9 @@ class _Told:
         return [b"sp" + digest_of(self._all.hex()), *(b"s" + kind + digest_of(digest.hex()) for kind, (digest, _) in near)]
 
 
-def _parts_key(calls: Calls) -> bytes:
+def _parts_key(call_id: str) -> bytes:
     """Where a turn of several calls is looked for by the first of them."""
-    return b"m" + digest_of(calls[0][0])
+    return b"m" + digest_of(call_id)
 
 
 # -- policies

@@ -37,6 +37,7 @@ from a3b.volatile import without_billing
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+UNREADABLE = ("image", "document")
 NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
 
 
@@ -151,7 +152,8 @@ class _History:
     def _result(self, block: Fields) -> str:
         texts = []
         for part in _blocks(block, "content") if block.body.get("content") is not None else []:
-            if (left := media_in(part.body)) is not None:
+            kind = part.text("type")
+            if (left := kind if kind in UNREADABLE else media_in(part.body)) is not None:
                 self.warnings.append(f"{part.where}: {left} left out: this model reads text only")
                 texts.append(left_out(left))
             else:

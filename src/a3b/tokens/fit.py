@@ -10,8 +10,8 @@ thing:
   sounds and files become a note (`tokens/media.py`).
 * Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
   `reasoning_content`.
-* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}. Arguments that are
-  not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
+* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP
+  writes it. Arguments that are not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
   message.
 * Results of tools stand beside their calls (`tokens/results.py`).
 * System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
@@ -203,7 +203,7 @@ class _Fitting:
             except (ValueError, RecursionError):
                 self.note(f"{where}: arguments are not JSON, kept under the key 'arguments'")
                 return {"arguments": given}
-        if value is None:
+        if value is None or value == []:
             return {}
         if isinstance(value, Mapping):
             return {str(key): item for key, item in value.items()}

@@ -43,7 +43,7 @@ def _file(name: str, part: Mapping[str, Any]) -> str | None:
 
 
 def _is_content(key: str, value: Any) -> bool:
-    """Whether the value of a key in a part without a type is an image or a file, and not its name."""
-    if key in SEEN or key in FILES:
-        return isinstance(value, str) and value[:5].lower() == "data:"
-    return isinstance(value, str | Mapping)
+    """Whether the value of a key in a part without a type is an image or a file, and not a name or address of one."""
+    if isinstance(value, Mapping):
+        return key not in (*SEEN, *FILES) and isinstance(value.get("url") or value.get("data") or value.get("file_data"), str)
+    return isinstance(value, str) and value[:5].lower() == "data:"

@@ -161,8 +161,7 @@ class _Pairing:
 
     def _missing(self, call: Call) -> Message:
         self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent; the model is told so")
-        named = {"tool_call_id": call[0]} if call[0] else {}
-        return {"role": "tool", **named, "content": NO_RESULT, NO_RESULT_KEY: True}
+        return {"role": "tool", "content": NO_RESULT, NO_RESULT_KEY: True}  # goes by its place: an id may be that of two calls
 
     def _of(self, i: int) -> str:
         message = self.following[i]
