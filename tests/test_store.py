@@ -264,14 +264,15 @@ def test_a_damaged_look_up_table_in_the_index_is_noticed(copied):
 
 def test_an_index_that_is_none_is_set_aside(copied):
     directory, ids, _ = copied
-    for number in (1, 2):
+    for _ in range(5):
         (directory / INDEX).write_bytes(b"not a database" * 100)
         with Store(directory) as store:
-            assert f"set aside as index.bad-{number}" in store.notices[0]
+            assert "set aside as index.sqlite.damaged-" in store.notices[0]
             assert reused(store, ids) == 0 and list((directory / "data").iterdir()) == []
             fill(store, ids, STOPS)
     with Store(directory) as store:
         assert reused(store, ids) == 420
+    assert len(list(directory.glob("index.sqlite.damaged-*"))) == 3
 
 
 def test_an_index_of_another_version_is_set_aside(copied):
@@ -418,6 +419,9 @@ def test_a_killed_server_loses_at_most_what_was_not_written(tmp_path, lines):
         said = [child.stdout.readline().split() for _ in range(lines)]
         child.send_signal(signal.SIGKILL)
         said += [line.split() for line in child.stdout.read().splitlines()]
+    index = Index.open(tmp_path)
+    assert index.verify() == []
+    index.close()
     with Store(tmp_path) as store:
         for talk, stop in said:
             if int(stop):
@@ -456,6 +460,9 @@ def test_a_kill_between_any_two_steps_leaves_a_store_that_opens(tmp_path, monkey
         monkeypatch.undo()
     assert len(copies) > 20
     for copy, num_tokens in copies.items():
+        index = Index.open(copy)
+        assert index.verify() == []  # before a server has cleared up
+        index.close()
         with Store(copy) as store:
             assert num_tokens <= reused(store, ids) <= 260 and store.notices == [] and store._index.verify() == []
 

@@ -67,6 +67,20 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return handle
 
 
+def make_private(path: str | Path) -> None:
+    """The same for a file that others open: made empty if there is none, checked and set to 0600 if there is one.
+
+    It is not opened then, as closing it would take the locks away that this process has on it. Raises OSError."""
+    if not os.path.lexists(path):
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT))
+        return
+    found = os.lstat(path)
+    _check_kind(found, path)
+    _check_owner(found, path)
+    if stat.S_IMODE(found.st_mode) != 0o600:
+        os.chmod(path, 0o600)
+
+
 def private_directory(path: Path) -> None:
     """Make a directory of this user, 0700 whatever it was before, and what is missing above it. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -35,5 +35,10 @@ def say(text: object = "", to: TextIO | None = None, end: str = "\n") -> None:
     print(printable(text, lines=True), end=end, file=to or sys.stderr)
 
 
+def report(text: object = "") -> None:
+    """The same to stdout, for what a command was asked to tell."""
+    say(text, sys.stdout)
+
+
 def _escape(found: re.Match) -> str:
     return SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"

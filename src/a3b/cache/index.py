@@ -7,23 +7,30 @@ Enter at `Index.open`. Knows no snapshots; what writes them is in `a3b.cache.sto
 
 from __future__ import annotations
 
-import hashlib
+import os
+import shutil
 import sqlite3
+import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from a3b.cache.identity import ID_BYTES, TOKENS, path_hash, root_id
+from a3b.cache.identity import ID_BYTES, path_hash, root_id
 from a3b.cache.pages import Damaged, check_file, kv_blocks, state_blocks
+from a3b.cache.room import plan_room
+from a3b.cache.rows import COLUMNS, MOST, Row, record_of, row_of, seal
+from a3b.cache.shares import level
 from a3b.errors import StoreError
+from a3b.files import make_private, private_directory
 
-INDEX, DATA = "index.sqlite", "data"
+INDEX, DATA, ASIDE = "index.sqlite", "data", "index.sqlite.damaged-"
+MAX_ASIDE = 3  # damaged indexes that are kept
+MAX_VALUE_BYTES = 64 << 20  # of anything in the database: the tokens of a node are a tenth of that at most
 APPLICATION_ID, SCHEMA_VERSION = 0x61336273, 1
-KINDS = ("system", "turn", "end")
 MAX_RECORDS, MAX_RECORD_BYTES, RECORDS_BYTES = 100_000, 4 << 20, 256 << 20
 SCHEMA = """
 CREATE TABLE node(id BLOB PRIMARY KEY, parent BLOB, root BLOB, identity BLOB, namespace TEXT, kind TEXT, label TEXT, start INTEGER,
@@ -33,55 +40,17 @@ CREATE TABLE record(namespace TEXT, key BLOB, value BLOB, node BLOB, created INT
 CREATE INDEX record_key ON record(namespace, key);
 CREATE INDEX record_node ON record(node);
 """
-SEALED = ("id", "parent", "root", "identity", "namespace", "kind", "label", "start", "tokens", "created", "kv_bytes", "state_bytes",
-          "kv_sums", "state_sums")  # fmt: skip
-COLUMNS = ", ".join((*SEALED, "seal", "has_state", "last_used"))
+
+KEEP_NEWEST = """
+DELETE FROM record WHERE rowid IN (
+  SELECT number FROM (SELECT rowid AS number, row_number() OVER newest AS place, sum(length(value)) OVER newest AS size
+                      FROM record WHERE CAST(namespace AS BLOB) IS ? WINDOW newest AS (ORDER BY rowid DESC))
+  WHERE (place > ? OR size > ?) AND place > ?)
+"""  # namespace; how many, and how many bytes at most; how many at least
 
 
 class BadIndex(StoreError):
     """The file is not an index of this version, or is damaged."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stored node. tokens: those since its disk parent, which ends at token `start`."""
-
-    id: bytes
-    parent: bytes  # the root, or a node
-    root: bytes
-    identity: bytes
-    namespace: str
-    kind: str
-    label: str
-    start: int
-    tokens: bytes  # TOKENS
-    created: int  # seconds since 1970, as last_used
-    kv_bytes: int
-    state_bytes: int
-    kv_sums: bytes
-    state_sums: bytes
-    has_state: bool = True  # False: thinned; its keys and values serve those that grew from it
-    last_used: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        return self.start + len(self.tokens) // TOKENS.itemsize
-
-    @property
-    def num_bytes(self) -> int:
-        return self.kv_bytes + self.state_bytes * self.has_state
-
-    @property
-    def sealed(self) -> tuple:
-        return tuple(getattr(self, name) for name in SEALED)
-
-    @property
-    def seal(self) -> bytes:
-        return _seal(self.sealed)
-
-    @property
-    def ids(self) -> np.ndarray:
-        return np.frombuffer(self.tokens, TOKENS)
 
 
 class Index:
@@ -97,17 +66,29 @@ class Index:
         """Makes what is missing. Raises StoreError, and BadIndex if the file should be set aside."""
         file = directory / INDEX
         try:
-            (directory / DATA).mkdir(parents=True, exist_ok=True)
+            private_directory(directory)
+            private_directory(directory / DATA)
+            is_new = not os.path.lexists(file)
+            for ending in ("", "-wal", "-shm"):
+                if not ending or os.path.lexists(f"{file}{ending}"):  # SQLite makes these two, as private as the first
+                    make_private(f"{file}{ending}")
+            if not is_new and not file.stat().st_size and any((directory / DATA).iterdir()):
+                raise BadIndex(f"{file}: empty, although there are sessions")
             db = sqlite3.connect(file, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename not in (None, str(directory)) else ""
+            raise StoreError(f"{directory}: sessions cannot be kept here: {where}{error.strerror}; "
+                             "give a directory of yours that can be written") from None  # fmt: skip
+        except sqlite3.Error as error:
             raise StoreError(f"{directory}: sessions cannot be kept here: {error}; give a directory that can be written") from None
         db.text_factory = bytes  # a damaged text must not raise where it is fetched
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         try:
             _prepare(db, file)
         except sqlite3.Error as error:
             db.close()
             raise store_error(error, file) from None
-        except BadIndex:
+        except StoreError:
             db.close()
             raise
         return cls(directory, db)
@@ -153,34 +134,37 @@ class Index:
     def row(self, id: bytes) -> Row | None:
         with self.lock:
             found = self.db.execute(f"SELECT {COLUMNS} FROM node WHERE id = ?", (id,)).fetchone()
-        return _row(found) if found else None
+        return row_of(found) if found else None
 
     def chain(self, id: bytes) -> list[Row] | None:
-        """The node and those it grew from, the first one first; None if the index lacks one of them."""
+        """The node and those it grew from, the first one first, each with fewer tokens than the next; None if the index lacks one."""
         out: list[Row] = []
-        while not out or out[0].parent != out[0].root:
-            row = self.row(out[0].parent if out else id)
-            if row is None or (out and row.num_tokens != out[0].start):
+        while not out or out[-1].parent != out[-1].root:
+            row = self.row(out[-1].parent if out else id)
+            if row is None or (out and row.num_tokens != out[-1].start):
                 return None
-            out.insert(0, row)
-        return out if out[0].start == 0 else None
+            out.append(row)
+        return out[::-1] if out[-1].start == 0 else None
 
     def rows(self, root: bytes | None = None) -> tuple[list[Row], list[bytes]]:
-        """(sound rows, parents before children; ids of rows that are wrong or stand on one that is). root: of one namespace only."""
+        """(sound rows, parents before children; ids of rows that are wrong or stand on one that is). root: of one namespace only.
+
+        A sound row has a sound parent with fewer tokens, or begins at the root: no row is above itself."""
         where, values = ("WHERE root = ?", (root,)) if root else ("", ())
         with self.lock:
             found = self.db.execute(f"SELECT {COLUMNS} FROM node {where}", values).fetchall()
         good, hashes, bad = [], {}, []
-        rows = [(_row(values), values[0]) for values in found]
+        rows = [(row_of(values), values[0]) for values in found]
         for row, id in sorted(rows, key=lambda pair: pair[0].num_tokens if pair[0] else 0):
             if row is not None:
-                above, end = hashes.get(row.parent, (path_hash(row.root), 0)) if row.parent != row.root else (path_hash(row.root), 0)
-                total = above.copy()
-                total.update(row.tokens)
-                if end == row.start and total.digest() == id and root_id(row.identity, row.namespace) == row.root:
-                    hashes[id] = total, row.num_tokens
-                    good.append(row)
-                    continue
+                above, end = (path_hash(row.root), 0) if row.parent == row.root else hashes.get(row.parent, (None, 0))
+                if above is not None and end == row.start and root_id(row.identity, row.namespace) == row.root:
+                    total = above.copy()
+                    total.update(row.tokens)
+                    if total.digest() == id:
+                        hashes[id] = total, row.num_tokens
+                        good.append(row)
+                        continue
             bad.append(id)
         return good, bad
 
@@ -189,7 +173,7 @@ class Index:
         query = f"SELECT {COLUMNS} FROM node WHERE namespace = ? AND root != ? AND parent = root"
         with self.lock:
             found = self.db.execute(query, (namespace, root)).fetchall()
-        return [row.ids for row in map(_row, found) if row]
+        return [row.ids for row in map(row_of, found) if row]
 
     def below(self, ids: Iterable[bytes]) -> set[bytes]:
         """These nodes and all that grew from them."""
@@ -212,33 +196,39 @@ class Index:
         parent_of = {i: parent for i, parent, _ in found}
         system = {i for i, _, kind in found if kind == b"system"}
         out, above = self.below([id]), parent_of.get(id)
-        while above in parent_of and above not in system and all(i in out for i, parent in parent_of.items() if parent == above):
+        while above in parent_of.keys() - system - out and all(i in out for i, parent in parent_of.items() if parent == above):
             out.add(above)
             above = parent_of[above]
         return out
 
     def remove(self, ids: Iterable[bytes], with_records: bool = False) -> set[bytes]:
-        """Drop nodes and their descendants, rows first, then files; which were dropped."""
+        """Drop nodes and their descendants; which were dropped."""
         gone = self.below(ids)
         with self.transaction() as db:
             db.executemany("DELETE FROM node WHERE id IS ?", [(id,) for id in gone])
             if with_records:
                 db.executemany("DELETE FROM record WHERE node = ?", [(id,) for id in gone])
-            for id in gone:
-                self._unlink(id, "kv")
-                self._unlink(id, "state")
+        self.unlink_unnamed(gone)
         return gone
 
-    def thin(self, id: bytes) -> None:
-        """Drop the recurrent state of a node."""
+    def thin(self, *ids: bytes) -> None:
+        """Drop the recurrent state of nodes."""
         with self.transaction() as db:
-            db.execute("UPDATE node SET has_state = 0 WHERE id = ?", (id,))
-            self._unlink(id, "state")
+            db.executemany("UPDATE node SET has_state = 0 WHERE id = ?", [(id,) for id in ids])
+        self.unlink_unnamed(ids)
 
-    def _unlink(self, id: bytes, kind: str) -> None:
-        if isinstance(id, bytes) and len(id) == ID_BYTES:
-            with suppress(OSError):
-                self.file(id, kind).unlink()
+    def unlink_unnamed(self, ids: Iterable[bytes]) -> None:
+        """Remove the files of nodes that the index does not name any more.
+
+        After the commit: a kill between the two leaves files without a row, which the next server removes, and never a row without
+        files. In a transaction: so another process cannot write one of these nodes again meanwhile."""
+        with suppress(sqlite3.Error), self.transaction() as db:
+            for id in ids:
+                if isinstance(id, bytes) and len(id) == ID_BYTES:
+                    row = db.execute("SELECT has_state FROM node WHERE id = ?", (id,)).fetchone()
+                    for kind in [kind for kind, is_named in (("kv", row), ("state", row and row[0])) if not is_named]:
+                        with suppress(OSError):
+                            self.file(id, kind).unlink()
 
     def touch(self, used: dict[bytes, int]) -> None:
         with self.transaction() as db:
@@ -246,12 +236,14 @@ class Index:
 
     def num_bytes(self) -> int:
         """Of all files, as the index has them."""
-        query = "SELECT coalesce(sum(kv_bytes + state_bytes * has_state), 0) FROM node"
+        query = "SELECT coalesce(sum({0}), 0) FROM node WHERE {1} AND typeof({0}) = 'integer' AND {0} BETWEEN 0 AND ?"
         with self.lock:
-            return int(self.db.execute(query).fetchone()[0])
+            return sum(self.db.execute(query.format(column, condition), (MOST,)).fetchone()[0]
+                       for column, condition in (("kv_bytes", "true"), ("state_bytes", "has_state")))  # fmt: skip
 
     def expire(self, before: int) -> set[bytes]:
         """Drop nodes and records unused since `before`, a node only with all that grew from it; which nodes."""
+        before = max(before, 0)
         rows, bad = self.rows()
         keep: set[bytes] = set()
         for row in reversed(rows):  # children before parents
@@ -264,44 +256,16 @@ class Index:
             db.execute("DELETE FROM record WHERE created < ?", (before,))
         return gone
 
-    def shrink(self, max_bytes: int) -> tuple[set[bytes], set[bytes]]:
-        """Make room: states in the middle of conversations first, then whole ends, those used longest ago first.
-
-        (ids dropped, ids that lost their state). The state of a system prompt, a fork, an end and what it grew from stay for last.
-        """
-        over = self.num_bytes() - max_bytes
-        if over <= 0:
+    def shrink(self, max_bytes: int, now: int | None = None) -> tuple[set[bytes], set[bytes]]:
+        """Make room as `plan_room` says: (ids dropped, ids that lost their state)."""
+        if self.num_bytes() <= max_bytes:
             return set(), set()
         rows, bad = self.rows()
-        gone, thinned = set(bad), set()
-        left = {row.id: row for row in rows}
-        children: dict[bytes, int] = {}
-        for row in rows:
-            children[row.parent] = children.get(row.parent, 0) + 1
-        over -= sum(row.num_bytes for row in self._rows_of(bad))
-        ends = {row.parent for row in rows if row.id not in children}
-        middle = [r for r in rows if children.get(r.id) == 1 and r.id not in ends and r.kind != "system" and r.has_state]
-        for row in sorted(middle, key=lambda r: (r.last_used, r.num_tokens)):
-            if over <= 0:
-                break
-            thinned.add(row.id)
-            over -= row.state_bytes
-        while left:
-            ends = [r for r in left.values() if not children.get(r.id)]
-            row = min(ends, key=lambda r: (r.has_state and r.id not in thinned, r.last_used, r.num_tokens))
-            useless = not row.has_state or row.id in thinned  # nothing can start there
-            if over <= 0 and not useless:
-                break
-            del left[row.id]
-            children[row.parent] = children.get(row.parent, 1) - 1
-            over -= row.kv_bytes + (0 if useless else row.state_bytes)
-            gone.add(row.id)
-        for id in thinned - gone:
-            self.thin(id)
-        return self.remove(gone) if gone else set(), thinned - gone
-
-    def _rows_of(self, ids: Iterable[bytes]) -> list[Row]:
-        return [row for row in map(self.row, ids) if row]
+        gone, thinned = plan_room(rows, max_bytes, int(time.time()) if now is None else now)
+        if thinned:
+            self.thin(*thinned)
+        gone |= set(bad)
+        return self.remove(gone) if gone else set(), thinned
 
     def sweep(self) -> None:
         """Remove files that no row names, and nodes whose files are not there or not as long as they should be. For the server alone."""
@@ -310,11 +274,13 @@ class Index:
         known |= {self.file(row.id, "state").name: row.state_bytes for row in rows if row.has_state}
         found = {}
         for path in (self.directory / DATA).iterdir():
-            if path.is_file():
-                if path.name in known:
-                    found[path.name] = path.stat().st_size
-                else:
-                    path.unlink()
+            status = path.lstat()
+            if path.name in known and stat.S_ISREG(status.st_mode):
+                found[path.name] = status.st_size
+                if status.st_mode & 0o077:
+                    path.chmod(0o600)
+            elif not stat.S_ISDIR(status.st_mode):
+                path.unlink()
         for row in rows:
             if found.get(self.file(row.id, "kv").name) != row.kv_bytes:
                 bad.append(row.id)
@@ -343,14 +309,13 @@ class Index:
                 if (now := self.row(row.id)) and now.has_state:
                     thin.append(row.id)
                     said.append(f"{_short(row.id)}: {error}")
-        for id in thin:
-            self.thin(id)
+        self.thin(*thin)
         num_gone = len(self.remove(drop)) if drop else 0
         if num_gone > len(drop):
             said.append(f"{num_gone - len(drop)} more that grew from these")
         with self.transaction() as db:
             wrong = [number for number, *values in db.execute("SELECT rowid, namespace, key, value, node, created, seal FROM record")
-                     if _record(values) is None]  # fmt: skip
+                     if record_of(values) is None]  # fmt: skip
             db.executemany("DELETE FROM record WHERE rowid = ?", [(number,) for number in wrong])
         return said + ([f"{len(wrong)} remembered turns"] if wrong else [])
 
@@ -358,22 +323,30 @@ class Index:
         if len(value) > MAX_RECORD_BYTES:
             raise StoreError(f"record: {len(value)} bytes; at most {MAX_RECORD_BYTES} are kept")
         node = node or b""
-        seal = _seal((namespace, key, value, node, now))
+        sealed = seal((namespace, key, value, node, now))
         with self.transaction() as db:
             same = (namespace, key, value, node)
             db.execute("DELETE FROM record WHERE namespace = ? AND key = ? AND value = ? AND node = ?", same)
-            db.execute("INSERT INTO record(namespace, key, value, node, created, seal) VALUES (?, ?, ?, ?, ?, ?)", (*same, now, seal))
+            db.execute("INSERT INTO record(namespace, key, value, node, created, seal) VALUES (?, ?, ?, ?, ?, ?)", (*same, now, sealed))
             if self._record_size is not None:  # counting reads all of them
                 self._record_size = self._record_size[0] + 1, self._record_size[1] + len(value)
             if self._record_size is None or self._record_size[0] > MAX_RECORDS or self._record_size[1] > RECORDS_BYTES:
                 self._record_size = self._bound_records(db)
 
     def _bound_records(self, db: sqlite3.Connection) -> tuple[int, int]:
-        while True:
-            count, size = db.execute("SELECT count(*), coalesce(sum(length(value)), 0) FROM record").fetchone()
+        """(records, bytes of them) after those namespaces that have most of them gave their oldest, if there are too many."""
+        query = "SELECT CAST(namespace AS BLOB) AS name, count(*), coalesce(sum(length(value)), 0) FROM record GROUP BY name"
+        for least in (1, 0, 0):  # of each namespace; none only if so many are there that not even the newest fit
+            found = {name: numbers for name, *numbers in db.execute(query)}
+            count, size = (sum(numbers[i] for numbers in found.values()) for i in (0, 1))
             if count <= MAX_RECORDS and size <= RECORDS_BYTES:
-                return count, size
-            db.execute("DELETE FROM record WHERE rowid IN (SELECT rowid FROM record ORDER BY rowid LIMIT ?)", (1 + count // 16,))
+                break
+            most, most_bytes = (level((numbers[i] for numbers in found.values()), limit - limit // 16)  # not again with the next record
+                                for i, limit in enumerate((MAX_RECORDS, RECORDS_BYTES)))  # fmt: skip
+            for name, (num, num_bytes) in found.items():
+                if num > most or num_bytes > most_bytes:
+                    db.execute(KEEP_NEWEST, (name, min(most, num), min(most_bytes, num_bytes), least))
+        return count, size
 
     def records(self, namespace: str, key: bytes | None = None) -> list[tuple[bytes, bytes]]:
         """(key, value) of one key or of all, oldest first; records that were changed are left out."""
@@ -381,7 +354,7 @@ class Index:
         query = f"SELECT namespace, key, value, node, created, seal FROM record WHERE namespace = ? {which} ORDER BY rowid"
         with self.lock:
             found = self.db.execute(query, values).fetchall()
-        return [record for record in map(_record, found) if record]
+        return [record for record in map(record_of, found) if record]
 
     def drop_records(self, namespace: str | None = None) -> None:
         with self.transaction() as db:
@@ -392,17 +365,37 @@ class Index:
 
 
 def set_aside(directory: Path) -> Path:
-    """Rename a bad index so that a new one can be begun."""
+    """Rename a bad index, so that a new one can be begun; the last few are kept."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 1
-    while (target := directory / f"index.bad-{number}").exists():
+    while os.path.lexists(target := directory / (ASIDE + stamp + f"-{number}" * (number > 1))):
         number += 1
     try:
-        (directory / INDEX).rename(target)
-        for ending in ("-wal", "-shm"):
-            (directory / (INDEX + ending)).unlink(missing_ok=True)
+        for ending in ("-wal", "-shm", ""):  # what is not written back yet goes first: it must not meet a new index
+            if os.path.lexists(directory / (INDEX + ending)):
+                (directory / (INDEX + ending)).rename(f"{target}{ending}")
     except OSError as error:
         raise StoreError(f"{directory / INDEX}: damaged, and cannot be set aside: {error.strerror}; remove it") from None
+    aside = sorted((p for p in directory.glob(ASIDE + "*") if not p.name.endswith(("-wal", "-shm"))), key=lambda p: p.lstat().st_ctime_ns)
+    for old in aside[:-MAX_ASIDE]:
+        remove_aside(old)
     return target
+
+
+def remove_aside(path: Path) -> None:
+    """Remove an index that was set aside."""
+    for ending in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            Path(f"{path}{ending}").unlink()
+
+
+def clear_data(directory: Path) -> None:
+    """Remove all files of nodes."""
+    for path in (directory / DATA).iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _prepare(db: sqlite3.Connection, file: Path) -> None:
@@ -417,7 +410,9 @@ def _prepare(db: sqlite3.Connection, file: Path) -> None:
         raise BadIndex(f"{file}: kind {kind:#x}, version {version}; this a3b reads {APPLICATION_ID:#x}, version {SCHEMA_VERSION}")
     if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) not in (b"ok", "ok"):
         raise BadIndex(f"{file}: damaged: {said.decode(errors='replace') if isinstance(said, bytes) else said}")
-    db.execute(f"SELECT {COLUMNS} FROM node LIMIT 1").fetchall()
+    found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    if found != {statement.strip().encode() for statement in SCHEMA.split(";")} - {b""}:
+        raise BadIndex(f"{file}: its tables are not those of version {SCHEMA_VERSION}")
 
 
 def store_error(error: sqlite3.Error, file: Path) -> StoreError:
@@ -428,37 +423,6 @@ def store_error(error: sqlite3.Error, file: Path) -> StoreError:
     if any(word in text for word in ("unable to open", "readonly", "full", "disk I/O")):
         return StoreError(f"{file}: {text}; give a directory that can be written, on a disk that has room")
     return BadIndex(f"{file}: {text}")
-
-
-def _seal(values: Iterable) -> bytes:
-    """A digest of values and of their types."""
-    total = hashlib.blake2b(digest_size=ID_BYTES)
-    for value in values:
-        data = value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
-        total.update(f"{type(value).__name__}{len(data)}:".encode())
-        total.update(data)
-    return total.digest()
-
-
-def _row(values: tuple) -> Row | None:
-    """A row of COLUMNS as it was written, or None."""
-    try:
-        *fields, seal, has_state, last_used = values
-        for i in (4, 5, 6):
-            fields[i] = fields[i].decode()
-        row = Row(*fields, bool(has_state), last_used if type(last_used) is int else 0)
-        sound = row.seal == seal and len(row.tokens) % TOKENS.itemsize == 0 and row.start >= 0 and row.kind in KINDS
-        return row if sound else None
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
-def _record(values: Iterable) -> tuple[bytes, bytes] | None:
-    try:
-        namespace, key, value, node, created, seal = values
-        return (key, value) if _seal((namespace.decode(), key, value, node, created)) == seal else None
-    except (AttributeError, TypeError, ValueError):
-        return None
 
 
 def _short(id: object) -> str:

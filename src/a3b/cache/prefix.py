@@ -17,8 +17,8 @@ from functools import partial
 import numpy as np
 
 from a3b.cache.identity import TOKENS, path_hash, root_id
-from a3b.cache.index import KINDS
 from a3b.cache.pages import num_pages
+from a3b.cache.rows import KINDS
 from a3b.cache.state import SEGMENT_PAGES, Segment, Snapshot, State
 from a3b.cache.store import Store
 from a3b.errors import UsageError

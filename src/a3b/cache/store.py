@@ -8,6 +8,7 @@ and forget meanwhile. Enter at `Store(directory, ...)`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -23,10 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from a3b.cache.identity import TOKENS, root_id
-from a3b.cache.index import INDEX, BadIndex, Index, Row, set_aside, store_error
+from a3b.cache.index import INDEX, BadIndex, Index, set_aside, store_error
 from a3b.cache.pages import Damaged, read_kv, read_state, write_kv, write_state
+from a3b.cache.rows import Row
 from a3b.cache.state import SEGMENT_LEN, Snapshot, State, advancing
 from a3b.errors import StoreError
+from a3b.files import open_private, private_directory
 
 QUEUE_LEN = 8  # snapshots waiting to be written; each holds its recurrent state in memory
 EXPIRE_EVERY_S = 3600.0
@@ -61,12 +64,10 @@ class Store:
         self._clock = clock
         self._lock_file = _lock(self.directory)
         try:
-            self._index = self._open(lock_timeout_s)
+            self._index, self._known, self._version = self._open(lock_timeout_s)  # known: id -> has its state
         except BaseException:
             self._lock_file.close()
             raise
-        self._known = self._index.holdings()  # id -> has its state
-        self._version = self._index.data_version
         self._gone: set[bytes] = set()  # dropped by age, not yet told
         self._pending: dict[bytes, Job] = {}
         self._used: dict[bytes, int] = {}
@@ -77,16 +78,16 @@ class Store:
         self._writer = threading.Thread(target=self._write_all, name="a3b-store", daemon=True)
         self._writer.start()
 
-    def _open(self, lock_timeout_s: float) -> Index:
-        """The index without what is wrong, orphaned or too old; a new one if it cannot be read."""
+    def _open(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
+        """The index without what is wrong, orphaned or too old, what it holds, and its version; a new one if it cannot be read."""
         for attempt in range(2):
             index = None
             try:
                 index = Index.open(self.directory, lock_timeout_s)
                 index.sweep()
                 index.expire(int(self._clock() - self.max_age_s))
-                index.shrink(self.max_bytes)
-                return index
+                index.shrink(self.max_bytes, int(self._clock()))
+                return index, index.holdings(), index.data_version
             except (StoreError, sqlite3.Error) as error:
                 if index:
                     index.close()
@@ -240,6 +241,7 @@ class Store:
         if now < self._retry_at:
             return False
         data = np.ascontiguousarray(ids, TOKENS).tobytes()
+        label = label.encode(errors="replace").decode()  # SQLite has no text with lone surrogates
         row = Row(id, parent, root_id(identity, namespace), identity, namespace, kind, label, start, data, int(now), 0, 0, b"", b"",
                   last_used=int(now))  # fmt: skip
         job = Job(row, snapshot, supersedes)
@@ -362,18 +364,22 @@ class Store:
             with index.lock:
                 if self._pending.get(row.id) is not job:
                     return  # forgotten meanwhile
-                with index.transaction():
-                    if row.parent != row.root and index.row(row.parent) is None:
-                        return  # forgotten by another process
-                    for kind, path in partial.items():
-                        path.rename(names[kind])
-                    index.add(row)
+                try:
+                    with index.transaction():
+                        if row.parent != row.root and index.row(row.parent) is None:
+                            return  # forgotten by another process
+                        for kind, path in partial.items():  # before the commit: a kill may leave files without a row, not the reverse
+                            path.rename(names[kind])
+                        index.add(row)
+                except (OSError, sqlite3.Error):
+                    index.unlink_unnamed([row.id])
+                    raise
                 self._known[row.id] = True
                 self.trouble = None
                 if job.supersedes:
                     self.thin(job.supersedes)
                 self._flush_used()
-                gone, thinned = index.shrink(self.max_bytes)
+                gone, thinned = index.shrink(self.max_bytes, int(self._clock()))
                 self._dropped(gone)
                 self._known |= dict.fromkeys(thinned, False)
         finally:
@@ -407,7 +413,7 @@ class Store:
 
 
 def _write_file(path: Path, write: Callable) -> tuple[int, bytes]:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=open_private) as file:
         result = write(file)
         file.flush()
         os.fsync(file.fileno())
@@ -418,10 +424,11 @@ def _lock(directory: Path):
     """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has it."""
     path = directory / LOCK
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="ascii", errors="replace")
+        private_directory(directory)
+        file = open(path, "a+", encoding="ascii", errors="replace", opener=open_private)
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
+        where = error.filename if error.errno == errno.EPERM else path
+        raise StoreError(f"{where}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)

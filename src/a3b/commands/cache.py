@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from a3b.cache.index import DATA, INDEX, BadIndex, Index, Row, set_aside
+from a3b.cache.index import INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
+from a3b.cache.rows import Row
 from a3b.cache.store import is_served
 from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.errors import StoreError, UsageError
+from a3b.printable import printable, report, say
 
 MB = 1_000_000
 SHORT = 12  # digits of an id that are shown
@@ -23,13 +25,13 @@ SHORT = 12  # digits of an id that are shown
 def run(args: Namespace) -> int:
     directory = (args.dir or Path(args.runtime.cache) / "sessions").expanduser()
     check(args)
-    if not (directory / INDEX).is_file():
+    if not os.path.lexists(directory / INDEX):
         if args.action == "list" and args.json:
-            print(json.dumps({"directory": str(directory), "num_bytes": 0, "sessions": []}))
+            report(json.dumps({"directory": str(directory), "num_bytes": 0, "sessions": []}))
             return 0
         if args.action == "forget" and args.id:
             raise StoreError(f"{directory}: no sessions are kept here; a3b serve keeps them, --dir names another place")
-        print(f"{directory}: no sessions are kept here", file=sys.stderr)
+        say(f"{directory}: no sessions are kept here")
         return 0
     try:
         index = Index.open(directory)
@@ -56,17 +58,17 @@ def show(args: Namespace, index: Index) -> int:
     rows, bad = index.rows()
     found = sessions(rows)
     if args.json:
-        print(json.dumps({"directory": str(index.directory), "num_bytes": index.num_bytes(), "sessions": found}, indent=2))
+        report(json.dumps({"directory": str(index.directory), "num_bytes": index.num_bytes(), "sessions": found}, indent=2))
     elif found:
-        print(f"{'ID':<{SHORT}}  {'TOKENS':>9}  {'TURNS':>5}  {'SIZE':>9}  {'USED':>8}  {'OWNER':<8}  LABEL")
+        report(f"{'ID':<{SHORT}}  {'TOKENS':>9}  {'TURNS':>5}  {'SIZE':>9}  {'USED':>8}  {'OWNER':<8}  LABEL")
         for s in found:
-            print(f"{s['id'][:SHORT]}  {s['tokens']:>9,}  {s['turns']:>5}  {size(s['num_bytes']):>9}  {ago(s['age_s']):>8}  "
-                  f"{s['namespace'][:8]:<8}  {s['label']}".rstrip())  # fmt: skip
-        print(f"{len(found)} conversations, {size(index.num_bytes())}: {index.directory}")
+            report(f"{s['id'][:SHORT]}  {s['tokens']:>9,}  {s['turns']:>5}  {size(s['num_bytes']):>9}  {ago(s['age_s']):>8}  "
+                   f"{printable(s['namespace'])[:8]:<8}  {printable(s['label'])}".rstrip())  # fmt: skip
+        report(f"{len(found)} conversations, {size(index.num_bytes())}: {index.directory}")
     else:
-        print(f"{index.directory}: no sessions are kept here", file=sys.stderr)
+        say(f"{index.directory}: no sessions are kept here")
     if bad:
-        print(f"{len(bad)} entries are damaged and will not be used; 'a3b cache verify' drops them", file=sys.stderr)
+        say(f"{len(bad)} entries are damaged and will not be used; 'a3b cache verify' drops them")
     return 0
 
 
@@ -99,11 +101,11 @@ def verify(args: Namespace, index: Index) -> int:
 
         wrong = index.verify(read)
     for sentence in wrong:
-        print(f"{index.directory}: dropped {sentence}", file=sys.stderr)
+        say(f"{index.directory}: dropped {sentence}")
     if wrong:
-        print(f"{index.directory}: what was damaged is gone and will be computed again", file=sys.stderr)
+        say(f"{index.directory}: what was damaged is gone and will be computed again")
         return 1
-    print(f"{index.directory}: every byte is as it was written ({size(total)})")
+    report(f"{index.directory}: every byte is as it was written ({size(total)})")
     return 0
 
 
@@ -115,7 +117,7 @@ def prune(args: Namespace, index: Index) -> int:
         more, thinned = index.shrink(args.max_bytes)
         gone |= more
     after = index.num_bytes()
-    print(f"{index.directory}: {len(gone)} entries dropped, {len(thinned)} thinned, {size(before - after)} free; {size(after)} are kept")
+    report(f"{index.directory}: {len(gone)} entries dropped, {len(thinned)} thinned, {size(before - after)} free; {size(after)} are kept")
     return 0
 
 
@@ -123,23 +125,22 @@ def forget(args: Namespace, index: Index) -> int:
     if args.all:
         num = len(index.remove(index.holdings(), with_records=True))
         index.drop_records()
-        print(f"{index.directory}: {num} entries forgotten")
+        report(f"{index.directory}: {num} entries forgotten")
         return 0
     found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]
     if len(found) != 1:
         many = f"{len(found)} begin so; give more digits" if found else "no such session; 'a3b cache list' shows them"
         raise UsageError(f"{args.id[:40]}: {many}")
     gone = index.remove(index.session(found[0]), with_records=True)
-    print(f"{index.directory}: {len(gone)} entries forgotten")
+    report(f"{index.directory}: {len(gone)} entries forgotten")
     return 0
 
 
 def start_over(directory: Path) -> int:
     """Forget everything although the index cannot be read."""
-    set_aside(directory).unlink()
-    for path in (directory / DATA).iterdir():
-        path.unlink()
-    print(f"{directory}: the index was damaged; it and all files are removed")
+    remove_aside(set_aside(directory))
+    clear_data(directory)
+    report(f"{directory}: the index was damaged; it and all files are removed")
     return 0
 
 

@@ -1,0 +1,82 @@
+"""Which stored nodes make room on disk, as a plan from their rows. Enter at `plan_room`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from a3b.cache.rows import Row
+from a3b.cache.shares import Holding, giver
+
+IDLE_S = 7 * 86_400  # a namespace that nobody used for that long is sure of nothing
+
+
+def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
+    """(ids to drop, ids whose state is enough to drop) so that sound rows, parents before children, fit into `max_bytes`."""
+    shelves: dict[str, _Shelf] = {}
+    for row in rows:
+        shelves.setdefault(row.namespace, _Shelf()).add(row)
+    while sum(shelf.num_bytes for shelf in shelves.values()) > max_bytes:
+        name = giver({name: shelf.holding for name, shelf in shelves.items()}, max_bytes, now - IDLE_S)
+        if name is None:
+            break
+        shelves[name].give()
+    gone = set().union(*(shelf.gone for shelf in shelves.values()))
+    return gone, set().union(*(shelf.thinned for shelf in shelves.values())) - gone
+
+
+class _Shelf:
+    """The nodes of one namespace.
+
+    States in the middle of conversations go first, then whole ends, those used longest ago first. The state of a system prompt, a
+    fork, an end and what it grew from stay for last."""
+
+    def __init__(self):
+        self.left: dict[bytes, Row] = {}
+        self.children: dict[bytes, int] = {}
+        self.num_bytes = self.used = 0
+        self.gone: set[bytes] = set()
+        self.thinned: set[bytes] = set()
+        self._middle: list[Row] | None = None  # whose states may go, the next one last
+
+    def add(self, row: Row) -> None:
+        self.left[row.id] = row
+        self.children[row.parent] = self.children.get(row.parent, 0) + 1
+        self.num_bytes += row.num_bytes
+        self.used = max(self.used, row.last_used)
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.num_bytes, len(self.left), self.used)
+
+    def give(self) -> None:
+        """Drop the next state, or the next end with all that is of no use without it."""
+        if self._middle is None:
+            self._middle = self._states_in_the_middle()
+        if self._middle:
+            row = self._middle.pop()
+            self.thinned.add(row.id)
+            self.num_bytes -= row.state_bytes
+            return
+        self._drop(self._next_end())
+        while self.left and not self._has_state(row := self._next_end()):
+            self._drop(row)
+
+    def _states_in_the_middle(self) -> list[Row]:
+        before_ends = {row.parent for row in self.left.values() if row.id not in self.children}
+        middle = [row for row in self.left.values() if self.children.get(row.id) == 1 and row.id not in before_ends
+                  and row.kind != "system" and row.has_state]  # fmt: skip
+        return sorted(middle, key=lambda row: (row.last_used, row.num_tokens), reverse=True)
+
+    def _next_end(self) -> Row:
+        ends = (row for row in self.left.values() if not self.children.get(row.id))
+        return min(ends, key=lambda row: (self._has_state(row), row.last_used, row.num_tokens))
+
+    def _has_state(self, row: Row) -> bool:
+        """Whether something can start there."""
+        return row.has_state and row.id not in self.thinned
+
+    def _drop(self, row: Row) -> None:
+        del self.left[row.id]
+        self.children[row.parent] -= 1
+        self.num_bytes -= row.kv_bytes + (row.state_bytes if self._has_state(row) else 0)
+        self.gone.add(row.id)
