@@ -99,8 +99,11 @@ HOSTILE = {
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
 def test_a_row_that_lies_under_a_right_seal_is_dropped_with_what_grew_from_it(copied, values, capsys):
     directory, ids = copied
-    change(directory, 1, **values)
+    id = change(directory, 1, **values)
     at = ["--dir", str(directory)]
+    index = Index.open(directory)
+    assert index.chain(id) is None and index.session(id) >= {id}
+    index.close()
     assert main(["cache", "list", *at]) == 0 and "damaged and will not be used" in capsys.readouterr().err
     shutil.copytree(directory, copy := directory.with_name("copy"))
     with Store(copy) as store:

@@ -273,6 +273,81 @@ def test_a_short_old_conversation_goes_before_a_long_recent_one():
     assert cache.stats().evictions == 1
 
 
+def test_of_conversations_that_cost_the_same_the_one_used_longest_ago_goes():
+    cache, busy, idle = memory(), numbers(200), numbers(200, seed=4)
+    talk(cache, busy, [200])
+    talk(cache, idle, [200])
+    assert cache.sync("n", [*busy, 1]).reused == 200
+    cache.ram_bytes = cache.stats().ram_bytes - 1
+    cache.add("n", busy, snapshot(busy), "turn")
+    assert cache.sync("n", [*busy, 1]).reused == 200 and cache.sync("n", [*idle, 1]).miss == "evicted"
+
+
+def snapshots_of(cache: PrefixCache, namespace: str) -> int:
+    return sum(n.space.name == namespace and n.snapshot is not None for n in cache._nodes.values())
+
+
+def flood(cache: PrefixCache, namespace: str, num: int, seed: int = 1000) -> None:
+    for i in range(num):
+        talk(cache, numbers(64, seed=seed + i), [64], namespace)
+
+
+ONE = STATE + PAGE  # a snapshot of 64 tokens
+
+
+def test_one_key_alone_may_fill_the_memory():
+    cache = memory(10 * ONE)
+    flood(cache, "a", 30)
+    assert snapshots_of(cache, "a") == 10
+
+
+@pytest.mark.parametrize("first", ["quiet", "flood"])
+def test_a_key_that_floods_the_memory_takes_nothing_within_the_share_of_another(first):
+    cache, ids = memory(10 * ONE), numbers(64 * 4)
+    if first == "flood":
+        flood(cache, "flood", 30)
+    talk(cache, ids, [64, 128, 192, 256], "quiet")
+    kept = snapshots_of(cache, "quiet")
+    flood(cache, "flood", 40, seed=2000)
+    assert kept == snapshots_of(cache, "quiet") == 4
+    assert cache.sync("quiet", [*ids, 1]).reused == 256 and cache.stats().ram_bytes <= cache.ram_bytes
+    assert snapshots_of(cache, "flood") >= 5  # what the other leaves
+
+
+def test_a_key_beyond_its_share_gives_only_what_is_beyond():
+    cache = memory(10 * ONE)
+    flood(cache, "first", 10)
+    flood(cache, "second", 40, seed=2000)
+    assert snapshots_of(cache, "first") == snapshots_of(cache, "second") == 5
+
+
+def test_one_snapshot_as_large_as_the_memory_pushes_nothing_of_others_out():
+    cache, small, large = memory(6 * ONE), numbers(64), numbers(64 * 30, seed=3)
+    talk(cache, small, [64], "quiet")
+    talk(cache, large, [64 * 30], "large")
+    assert cache.sync("quiet", [*small, 1]).reused == 64 and cache.sync("large", [*large, 1]).miss == "evicted"
+
+
+def test_of_a_thousand_keys_the_last_ones_used_keep_their_newest_snapshot():
+    cache = memory(10 * ONE)
+    for i in range(100):
+        flood(cache, f"key {i}", 2, seed=10 * i)
+    assert [i for i in range(100) if snapshots_of(cache, f"key {i}")] == list(range(90, 100))
+    assert cache.sync("key 99", [*numbers(64, seed=991), 1]).reused == 64
+
+
+def test_a_key_that_was_not_used_for_an_hour_makes_room_first():
+    now = [0.0]
+    cache = PrefixCache(IDENTITY, new_state, 10 * ONE, clock=lambda: now[0])
+    flood(cache, "idle", 5)
+    now[0] = 3599
+    flood(cache, "busy", 10, seed=2000)
+    assert (snapshots_of(cache, "idle"), snapshots_of(cache, "busy")) == (5, 5)
+    now[0] = 3601
+    flood(cache, "busy", 10, seed=3000)
+    assert (snapshots_of(cache, "idle"), snapshots_of(cache, "busy")) == (0, 10)
+
+
 def test_evicted_snapshots_come_back_from_disk(tmp_path):
     ids = numbers(500)
     with Store(tmp_path) as store:
@@ -317,6 +392,21 @@ def test_forgetting_a_conversation_keeps_what_others_share(tmp_path):
     with Store(tmp_path) as store:
         cache = memory(store=store)
         assert cache.sync("n", [*first, 1]).reused == 100 and cache.sync("n", [*second, 1]).reused == 300
+
+
+@pytest.mark.parametrize("has_store", [False, True])
+def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tmp_path, has_store):
+    common = numbers(100)
+    first, second = common + numbers(50, seed=1), common + numbers(50, seed=2)
+    store = Store(tmp_path) if has_store else None
+    cache = memory(store=store)
+    for ids in (first, second):
+        talk(cache, ids, [40, 100, 150])
+    assert cache.forget(cache.add("n", first, snapshot(first), "turn")) == 1
+    assert cache.sync("n", [*first, 1]).reused == 100
+    assert cache.forget(cache.add("n", second, snapshot(second), "turn")) == 3
+    if store:
+        store.close()
 
 
 @pytest.mark.parametrize(("ids", "kind", "message"), [([1, 2], "turn", "3 tokens"), ([], "turn", "at least 1"), ([1, 2, 3], "x", "'x'")])

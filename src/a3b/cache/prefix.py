@@ -10,6 +10,7 @@ node whose snapshot is gone stays for a while, so that a miss can be explained.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ import numpy as np
 from a3b.cache.identity import TOKENS, path_hash, root_id
 from a3b.cache.pages import num_pages
 from a3b.cache.rows import KINDS
+from a3b.cache.shares import Holding, giver
 from a3b.cache.state import SEGMENT_PAGES, Segment, Snapshot, State
 from a3b.cache.store import Store
 from a3b.errors import UsageError
@@ -28,6 +30,7 @@ TRIVIAL = 16  # tokens in common that mean nothing: any two prompts begin alike
 SUPERSEDES = 4  # tokens: a snapshot this close behind the end of a turn replaces it
 CONTEXT_LEN = 16  # ids shown on either side of a divergence
 MAX_NODES = 8192  # known sequences, with or without a snapshot
+IDLE_S = 3600.0  # a namespace that nobody used for that long is sure of no memory
 RELOAD = 0.02  # what reading a token from disk costs, next to computing it
 
 
@@ -80,6 +83,7 @@ class _Node:
     tokens: np.ndarray  # TOKENS, those since the parent
     num_tokens: int
     kind: str
+    space: _Namespace
     used: int = 0  # tick of the last use
     snapshot: Snapshot | None = None
     thinned: bool = False  # gave its state up to a child; no loss
@@ -102,22 +106,24 @@ class _Node:
             node = node.parent
 
 
-@dataclass
 class _Namespace:
-    name: str
-    root: _Node
+    """The tree of a namespace, what its snapshots hold, and when it was used last."""
+
+    def __init__(self, name: str, root: bytes):
+        self.name, self.held, self.used = name, _Held(), 0.0
+        self.root = _Node(root, None, np.zeros(0, TOKENS), 0, "system", self)
 
 
 class PrefixCache:
     """Snapshots by the tokens that led to them, in memory within `ram_bytes`, and on disk behind."""
 
-    def __init__(self, identity: bytes, new_state: Callable[[], State], ram_bytes: int, store: Store | None = None):
+    def __init__(self, identity: bytes, new_state: Callable[[], State], ram_bytes: int, store: Store | None = None,
+                 clock: Callable[[], float] = time.monotonic):
         """identity: what a state depends on, from `cache_identity`. The store stays the caller's to close."""
         self.identity, self.ram_bytes, self.store = identity, ram_bytes, store
-        self._new_state = new_state
+        self._new_state, self._clock = new_state, clock
         self._spaces: dict[str, _Namespace] = {}
         self._nodes: dict[bytes, _Node] = {}
-        self._held = _Held()
         self._tick = self._hits = self._misses = self._evictions = 0
 
     def on_disk(self, namespace: str, ids: Sequence[int]) -> OnDisk | None:
@@ -141,7 +147,7 @@ class PrefixCache:
         self._follow_store()
         self._tick += 1
         tokens = np.asarray(ids, TOKENS)
-        space = self._space(namespace)
+        space = self._used_space(namespace)
         node, common, branch = _walk(space.root, tokens)
         path = [n for n in (node, *node.above()) if n.parent is not None]  # deepest first
         state, reused, lost = None, 0, False
@@ -180,7 +186,7 @@ class PrefixCache:
         if not len(tokens) or len(tokens) != snapshot.num_tokens:
             raise UsageError(f"snapshot: {snapshot.num_tokens} tokens; expected those of the ids, {len(tokens)}, at least 1")
         self._tick += 1
-        space = self._space(namespace)
+        space = self._used_space(namespace)
         node = self._place(space.root, tokens, kind)
         node.label = label or node.label
         if kind == "system":  # also if it was the end of some conversation first
@@ -189,7 +195,7 @@ class PrefixCache:
             n.used = self._tick
         if node.snapshot is None and not self._is_superseded(node):
             node.snapshot, node.thinned = snapshot, False
-            self._held.add(snapshot)
+            space.held.add(snapshot)
         superseded = self._thin_before(node)
         if persist and self.store:
             self._persist(space, node, tokens, snapshot, superseded)
@@ -240,7 +246,7 @@ class PrefixCache:
     def stats(self) -> CacheStats:
         snapshots = sum(n.snapshot is not None for n in list(self._nodes.values()))  # other threads ask, too
         disk = self.store.num_bytes if self.store else 0
-        return CacheStats(len(self._nodes), snapshots, self._held.num_bytes, disk, self._hits, self._misses, self._evictions)
+        return CacheStats(len(self._nodes), snapshots, self._ram_used(), disk, self._hits, self._misses, self._evictions)
 
     # the tree
 
@@ -248,8 +254,8 @@ class PrefixCache:
         """The tree of a namespace; what the store knows of it is put in when it is first asked for."""
         space = self._spaces.get(namespace)
         if space is None:
-            root = _Node(root_id(self.identity, namespace), None, np.zeros(0, TOKENS), 0, "system")
-            space = self._spaces[namespace] = _Namespace(namespace, root)
+            space = self._spaces[namespace] = _Namespace(namespace, root_id(self.identity, namespace))
+            root = space.root
             paths: dict[bytes, np.ndarray] = {}
             for row in self.store.rows(root.id) if self.store else ():
                 above = paths.get(row.parent)
@@ -259,6 +265,11 @@ class PrefixCache:
                 self._thin_before(node)
         return space
 
+    def _used_space(self, namespace: str) -> _Namespace:
+        space = self._space(namespace)
+        space.used = self._clock()
+        return space
+
     def _place(self, root: _Node, tokens: np.ndarray, kind: str) -> _Node:
         """The node at the end of `tokens`, made if it is not there."""
         parent, _, _ = _walk(root, tokens)
@@ -266,7 +277,7 @@ class PrefixCache:
             return parent
         total = path_hash(root.id)
         total.update(tokens)
-        node = _Node(total.digest(), parent, tokens[parent.num_tokens :].copy(), len(tokens), kind)
+        node = _Node(total.digest(), parent, tokens[parent.num_tokens :].copy(), len(tokens), kind, root.space)
         for child in list(parent.children.values()):  # those that go on from here
             if _common(child.tokens, node.tokens) == len(node.tokens):
                 del parent.children[child.id]
@@ -291,7 +302,7 @@ class PrefixCache:
 
     def _drop(self, node: _Node) -> None:
         if node.snapshot is not None:
-            self._held.remove(node.snapshot)
+            node.space.held.remove(node.snapshot)
             node.snapshot = None
 
     def _is_superseded(self, node: _Node) -> bool:
@@ -346,7 +357,7 @@ class PrefixCache:
         if loaded is None:
             return None
         state, node.snapshot = loaded
-        self._held.add(node.snapshot)
+        node.space.held.add(node.snapshot)
         self._shrink()
         return state
 
@@ -366,11 +377,16 @@ class PrefixCache:
     # the budget
 
     def _shrink(self) -> None:
-        """Drop snapshots until what is held fits: first in the middle of conversations, last their ends and system prompts."""
-        while self._held.num_bytes > self.ram_bytes:
-            nodes = [n for n in self._nodes.values() if n.snapshot is not None]
-            if not nodes:
+        """Drop snapshots until what is held fits: first in the middle of conversations, last their ends and system prompts.
+
+        Of which namespace, `giver` says."""
+        while self._ram_used() > self.ram_bytes:
+            holdings = {name: Holding(space.held.num_bytes, space.held.num, space.used) for name, space in self._spaces.items()}
+            name = giver(holdings, self.ram_bytes, self._clock() - IDLE_S)
+            if name is None:
                 break
+            space = self._spaces[name]
+            nodes = [n for n in self._nodes.values() if n.space is space and n.snapshot is not None]
             last = _last_two(nodes)
             self._drop(min(nodes, key=lambda n: (n.kind == "system" or n in last, self._worth(n))))
             self._evictions += 1
@@ -378,11 +394,14 @@ class PrefixCache:
             idle = [n for n in self._nodes.values() if not n.children and n.snapshot is None and not self._is_stored(n)]
             self._remove(n.id for n in sorted(idle, key=lambda n: n.used)[: len(self._nodes) - MAX_NODES + MAX_NODES // 16])
 
+    def _ram_used(self) -> int:
+        return sum(space.held.num_bytes for space in list(self._spaces.values()))  # other threads ask, too
+
     def _worth(self, node: _Node) -> float:
         """Tokens to compute again per byte that would be free, less for what is on disk and for what was not used lately."""
         stands = next((n.num_tokens for n in node.above() if n.snapshot or self._is_stored(n)), 0)
         cost = (node.num_tokens - stands) * (RELOAD if self._is_stored(node) else 1.0)
-        return cost / max(self._held.freed_by(node.snapshot), 1) / (1 + self._tick - node.used)
+        return cost / max(node.space.held.freed_by(node.snapshot), 1) / (1 + self._tick - node.used)
 
 
 def _last_two(nodes: list[_Node]) -> set[_Node]:
@@ -396,10 +415,11 @@ class _Held:
     """Bytes of snapshots; a segment that several share counts once, and only with the pages that hold tokens."""
 
     def __init__(self):
-        self.num_bytes = 0
+        self.num_bytes = self.num = 0  # num: snapshots
         self._segments: dict[int, list] = {}  # id -> [segment, snapshots that have it, bytes]
 
     def add(self, snapshot: Snapshot) -> None:
+        self.num += 1
         self.num_bytes += snapshot.num_bytes
         for segment, size in _used_bytes(snapshot):
             entry = self._segments.setdefault(id(segment), [segment, 0, 0])
@@ -407,6 +427,7 @@ class _Held:
             entry[1:] = entry[1] + 1, max(size, entry[2])
 
     def remove(self, snapshot: Snapshot) -> None:
+        self.num -= 1
         self.num_bytes -= snapshot.num_bytes
         for segment, _ in _used_bytes(snapshot):
             entry = self._segments[id(segment)]
