@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from functools import cache
 
 import numpy as np
 import pytest
 
 from a3b.cache.identity import ARITHMETIC_VERSION, cache_identity
+from a3b.cache.pages import write_kv
 from a3b.cache.prefix import PrefixCache
 from a3b.cache.store import Store
 from a3b.config import ModelConfig, with_context
@@ -394,17 +396,23 @@ def test_forgetting_a_conversation_keeps_what_others_share(tmp_path):
         assert cache.sync("n", [*first, 1]).reused == 100 and cache.sync("n", [*second, 1]).reused == 300
 
 
-@pytest.mark.parametrize("has_store", [False, True])
-def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tmp_path, has_store):
+@pytest.mark.parametrize("where", ["memory", "disk", "waiting for the disk"])
+def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tmp_path, where, monkeypatch):
     common = numbers(100)
     first, second = common + numbers(50, seed=1), common + numbers(50, seed=2)
-    store = Store(tmp_path) if has_store else None
-    cache = memory(store=store)
+    store = None if where == "memory" else Store(tmp_path)
+    cache, may_write = memory(store=store), threading.Event()
+    monkeypatch.setattr("a3b.cache.store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args))
+    may_write.set()
     for ids in (first, second):
         talk(cache, ids, [40, 100, 150])
+        assert store is None or where != "disk" and ids is second or store.flush()
+        if where == "waiting for the disk":
+            may_write.clear()
     assert cache.forget(cache.add("n", first, snapshot(first), "turn")) == 1
     assert cache.sync("n", [*first, 1]).reused == 100
     assert cache.forget(cache.add("n", second, snapshot(second), "turn")) == 3
+    may_write.set()
     if store:
         store.close()
 

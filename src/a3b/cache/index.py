@@ -177,25 +177,18 @@ class Index:
 
     def below(self, ids: Iterable[bytes]) -> set[bytes]:
         """These nodes and all that grew from them."""
-        children: dict[bytes, list[bytes]] = {}
         with self.lock:
-            for id, parent in self.db.execute("SELECT id, parent FROM node"):
-                children.setdefault(parent, []).append(id)
-        out, left = set(), list(ids)
-        while left:
-            id = left.pop()
-            if id not in out:
-                out.add(id)
-                left += children.get(id, ())
-        return out
+            return _below(ids, self.db.execute("SELECT id, parent FROM node"))
 
-    def session(self, id: bytes) -> set[bytes]:
-        """A node, all that grew from it, and what it alone grew from; not a system prompt, which belongs to nobody."""
+    def session(self, id: bytes, waiting: Iterable[Row] = ()) -> set[bytes]:
+        """A node, all that grew from it, and what it alone grew from; not a system prompt, which belongs to nobody.
+
+        waiting: nodes that are not written yet."""
         with self.lock:
-            found = list(self.db.execute("SELECT id, parent, kind FROM node"))
+            found = [*self.db.execute("SELECT id, parent, kind FROM node"), *((r.id, r.parent, r.kind.encode()) for r in waiting)]
         parent_of = {i: parent for i, parent, _ in found}
         system = {i for i, _, kind in found if kind == b"system"}
-        out, above = self.below([id]), parent_of.get(id)
+        out, above = _below([id], parent_of.items()), parent_of.get(id)
         while above in parent_of.keys() - system - out and all(i in out for i, parent in parent_of.items() if parent == above):
             out.add(above)
             above = parent_of[above]
@@ -362,6 +355,20 @@ class Index:
                 db.execute("DELETE FROM record")
             else:
                 db.execute("DELETE FROM record WHERE namespace = ?", (namespace,))
+
+
+def _below(ids: Iterable[bytes], pairs: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """ids, and all that grew from them; pairs: (id, parent)."""
+    children: dict[bytes, list[bytes]] = {}
+    for id, parent in pairs:
+        children.setdefault(parent, []).append(id)
+    out, left = set(), list(ids)
+    while left:
+        id = left.pop()
+        if id not in out:
+            out.add(id)
+            left += children.get(id, ())
+    return out
 
 
 def set_aside(directory: Path) -> Path:

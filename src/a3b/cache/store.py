@@ -170,7 +170,9 @@ class Store:
 
     def session(self, id: bytes) -> set[bytes]:
         """A node, all that grew from it, and what it alone grew from, up to a system prompt."""
-        return self._guarded(lambda: self._index.session(id)) or {id}
+        with self._index.lock:
+            waiting = [job.row for job in self._pending.values()]
+            return self._guarded(lambda: self._index.session(id, waiting)) or {id}
 
     def gone(self) -> set[bytes]:
         """Nodes that were forgotten by another process, or grew too old, since the last call."""
