@@ -1,0 +1,144 @@
+"""Who computes next, step by step: a model that only counts, so that each step is known."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from a3b.cache.prefix import Match
+from a3b.events import Reading
+from a3b.scheduler import CHUNK, LEAST_CHUNK, Job, Scheduler, boundaries
+
+WRITTEN = 40  # tokens of an answer
+
+
+class State:
+    def __init__(self, num_tokens: int = 0, is_wrong: bool = False):
+        self.num_tokens, self.is_wrong = num_tokens, is_wrong
+
+    def snapshot(self) -> State:
+        return State(self.num_tokens, self.is_wrong)
+
+    def restore(self, other: State) -> None:
+        self.num_tokens = other.num_tokens
+
+
+class Model:
+    """Notes of each step which tokens it was given; its logits say whether the state was right."""
+
+    def __init__(self):
+        self.steps: list[list[tuple[int, int]]] = []  # (first token, how many) of each piece
+
+    def new_state(self) -> State:
+        return State()
+
+    def forward(self, ids, state, logits="last", cancel=None):
+        return self.forward_batch([(ids, state)])[0]
+
+    def forward_batch(self, pieces):
+        self.steps.append([(int(ids[0]), len(ids)) for ids, _ in pieces])
+        for ids, state in pieces:
+            state.num_tokens += len(ids)
+        return [np.array([0, 0, 1] if state.is_wrong else [0, 1, 0], np.float32) for _, state in pieces]
+
+
+class Cache:
+    def __init__(self, reused: int = 0, is_wrong: bool = False):
+        self.match = Match(State(reused, is_wrong), reused, "none", reused)
+        self.cleared: list[dict] = []
+
+    def on_disk(self, namespace, ids):
+        return None
+
+    def sync(self, namespace, ids, on_disk=None):
+        return replace(self.match, state=self.match.state.snapshot())
+
+    def add(self, *args, **kwargs):
+        return b""
+
+    def clear(self, **kwargs):
+        self.cleared.append(kwargs)
+
+
+class Answer:
+    def __init__(self, num: int):
+        self.num, self.feed, self.sampled, self.reason = num, [], [], None
+
+    def start(self):
+        return []
+
+    def take(self, logits):
+        self.sampled.append(int(logits.argmax()))
+        self.feed = self.sampled[-1:]
+        self.reason = "stop" if len(self.sampled) == self.num else None
+        return []
+
+    def stop(self, reason):
+        self.reason = reason
+        return []
+
+
+def prompt(first: int, num: int) -> list[int]:
+    return list(range(first, first + num))
+
+
+def run(cache: Cache, *asked: tuple[list[int], int], **options) -> tuple[Model, list[list], list[Job]]:
+    """All prompts at once, with how many tokens to write: (model, events of each, jobs)."""
+    model = Model()
+    scheduler = Scheduler(model, cache, **options)
+    may_begin, events, jobs, done = threading.Event(), [], [], []
+    try:
+        scheduler.call(lambda: may_begin.wait(30) and None)
+        for ids, num in asked:
+            told, end = [], threading.Event()
+            jobs.append(Job("n", ids, Answer(num), lambda match: "started", lambda job, end=end: (end.set(), "finished")[1], told.extend))
+            events.append(told)
+            done.append(end)
+            scheduler.submit(jobs[-1])
+        may_begin.set()
+        assert all(end.wait(30) for end in done)
+    finally:
+        may_begin.set()
+        scheduler.close()
+    return model, events, jobs
+
+
+def test_a_prompt_alone_is_read_in_large_pieces():
+    model, _, _ = run(Cache(), (prompt(0, 2 * CHUNK + 1), 1))
+    assert [num for ((_, num),) in model.steps] == [CHUNK, CHUNK, 1]
+
+
+def test_while_another_answer_is_written_a_prompt_is_read_in_small_pieces():
+    model, events, _ = run(Cache(), (prompt(0, 1), WRITTEN), (prompt(5000, 2 * CHUNK), 1))
+    pieces = [num for step in model.steps if len(step) == 2 for first, num in step if first >= 5000]
+    assert pieces[0] == LEAST_CHUNK and sum(pieces) == 2 * CHUNK
+    assert all(after <= 1.5 * before for before, after in itertools.pairwise(pieces))
+    assert [event.done for event in events[1] if isinstance(event, Reading)] == list(itertools.accumulate(pieces))
+
+
+def test_long_prompts_take_turns_piece_by_piece():
+    model, _, _ = run(Cache(), (prompt(0, 2 * CHUNK), 1), (prompt(5000, 2 * CHUNK), 1))
+    assert [first for ((first, _),) in model.steps] == [0, 5000, 512, 5512, 1023, 6023]  # the last token is read alone
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_an_answer_goes_on_from_the_cold_state_if_the_cached_one_was_wrong(is_wrong):
+    cache = Cache(reused=20, is_wrong=is_wrong)
+    model, _, (job,) = run(cache, (prompt(0, 30), 3), verify_every=1)
+    assert job.answer.sampled == [1, 1, 1]
+    assert model.steps[:2] == [[(20, 10)], [(0, 30)]]
+    assert cache.cleared == ([{"with_records": False}] if is_wrong else [])
+
+
+def test_the_starts_of_the_last_two_turns_are_remembered_however_close():
+    assert boundaries([0, 100, 300, 340, 380], 0, 400) == [(100, "system"), (300, "turn"), (340, "turn"), (380, "turn")]
+    assert boundaries([0, 100, 250, 340, 380], 0, 400) == [(100, "system"), (340, "turn"), (380, "turn")]
+
+
+def test_a_prompt_without_turns_is_remembered_all_but_its_last_token():
+    assert boundaries([], 0, 100) == [(99, "turn")]
+    assert boundaries([0], 0, 100) == [] == boundaries([], 95, 100)
