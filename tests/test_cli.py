@@ -230,7 +230,7 @@ def test_a_terminal_gets_no_control_characters_from_the_model():
     printer = Printer(out, aside)
     printer(TextDelta("a\x1b]0;evil\x07b\n\tc"))
     printer(ThinkingDelta("\x1b[31m"))
-    assert out.getvalue() == "a\ufffd]0;evil\ufffdb\n\tc"
+    assert out.getvalue() == "a\\u001b]0;evil\\u0007b\n\tc"
     assert aside.getvalue() == "\x1b[31m"  # a file gets what was written
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import threading
 
 import pytest
 
@@ -31,7 +30,7 @@ def not_a_file(request, tmp_path):
     return path, f"is a {request.param}; expected a regular file"
 
 
-@pytest.mark.parametrize("read", [open_regular, read_bytes, read_text])
+@pytest.mark.parametrize("read", [open_regular, read_bytes, read_text, read_given])
 def test_what_is_no_file_is_refused_without_waiting_for_it(not_a_file, read):
     path, told = not_a_file
     with pytest.raises(OSError, match=told):
@@ -86,15 +85,17 @@ def test_a_file_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="more than 1,000 bytes"):
         read_bytes(tmp_path / "sparse", 1000)
     with pytest.raises(OSError, match="more than 1,000 bytes"):
-        read_given("/dev/zero", 1000)
+        with open("/dev/zero", "rb") as zero:
+            read_given(f"/proc/self/fd/{zero.fileno()}", 1000)
 
 
-def test_a_pipe_that_the_user_names_is_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a\r\nb",))
-    writer.start()
-    assert read_given(tmp_path / "pipe") == "a\nb"
-    writer.join()
+def test_an_open_pipe_that_the_user_names_is_read():
+    """As a shell makes it of <(...)."""
+    end, other = os.pipe()
+    os.write(other, b"a\r\nb")
+    os.close(other)
+    assert read_given(f"/dev/fd/{end}") == "a\nb"
+    os.close(end)
 
 
 def test_descriptors_of_refused_files_are_closed(tmp_path, monkeypatch):

@@ -70,6 +70,18 @@ def test_only_config_reads_the_environment():
         assert not re.search(r"\bos\.(environ|getenv)\b", text) or path.name == "config.py", path
 
 
+def test_what_commands_print_goes_through_one_function():
+    """Names of files, errors and answers are foreign: `say` and `report` keep their control characters from terminals and logs."""
+    found = []
+    for path in FILES:
+        if path.name not in ("printable.py", "progress.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                    found += [f"{path.name}:{node.lineno}" for arg in node.args if not isinstance(arg, ast.Constant)
+                              and not ast.unparse(arg).startswith("json.dumps(")]  # fmt: skip
+    assert found == []
+
+
 def test_importing_the_package_prints_nothing_and_loads_no_numpy():
     code = "import sys, a3b; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from a3b.commands.parser import Parser, brief, json_file, json_object, path, rea
 from a3b.commands.streams import all_written, terminable, usable_streams
 from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
-from a3b.printable import say
+from a3b.printable import report, say
 
 SIZE_UNITS = {"": 1, "b": 1} | {letter + b: base**i for i, letter in enumerate("kmgt", 1) for b, base in (("b", 1000), ("ib", 1024))}
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -52,7 +52,7 @@ def command(argv: list[str] | None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
-        print(FIRST_SCREEN + ", ".join(commands_of(parser)))
+        report(FIRST_SCREEN + ", ".join(commands_of(parser)))
         return 0
     args.parser = parser
     try:

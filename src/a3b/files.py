@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
 MAX_BYTES = 256 << 20  # of a file that is read as a whole: the largest tokenizer.json is a tenth of that
+OPEN_HANDLE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(?:self|\d+)/fd/\d+")
 KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
 
 
@@ -40,8 +42,8 @@ def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def read_given(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """Text that the user named on the command line, which may also be a pipe, such as /dev/stdin or what a shell makes of `<(...)`."""
-    with open(path, "rb") as file:
+    """Text that the user named on the command line: a file, or an open handle, such as /dev/stdin or what a shell makes of `<(...)`."""
+    with open(path, "rb") if OPEN_HANDLE.fullmatch(str(path)) else open_regular(path) as file:
         return _text(_read(file, path, max_bytes))
 
 

@@ -32,7 +32,7 @@ def fit_for(stream: TextIO, text: str) -> str:
 
 def say(text: object = "", to: TextIO | None = None, end: str = "\n") -> None:
     """Print something for people, whose parts may be foreign, to a stream (stderr by default)."""
-    print(printable(text, lines=True), end=end, file=to or sys.stderr)
+    print(printable(text, lines=True), end=end, file=to or sys.stderr, flush=True)
 
 
 def report(text: object = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 from a3b.commands.progress import Progress
 from a3b.engine import Engine
 from a3b.events import Event, Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, assistant_message
+from a3b.printable import fit_for, say
 from a3b.sampler import SamplingParams, preset
 from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.tokens.fit import fit_messages
@@ -20,7 +20,6 @@ from a3b.tokens.segments import END_OF_TURN
 FIELDS = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
           "seed", "max_tokens")  # fmt: skip
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def check_sampling(args: Namespace) -> None:
@@ -47,7 +46,7 @@ def load(args: Namespace) -> Engine:
     engine = Engine.load(args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads,
                          kv=args.runtime.kv)
     for note in engine.notes:
-        print(note, file=sys.stderr)
+        say(note)
     return engine
 
 
@@ -121,16 +120,16 @@ class Printer:
     def __call__(self, event: Event) -> None:
         match event:
             case ThinkingDelta(text) if self.thinking:
-                self._write(self.aside, self.dim + harmless(text, self.aside) + self.plain)
+                self._write(self.aside, self.dim + fit_for(self.aside, text) + self.plain)
                 self.open = True
             case TextDelta(text):
                 self._end_thinking()
-                self._write(self.out, harmless(text, self.out))
+                self._write(self.out, fit_for(self.out, text))
             case ToolCallStart(name=name):
                 self._end_thinking()
-                self._write(self.out, harmless(f"[call {name} ", self.out))
+                self._write(self.out, fit_for(self.out, f"[call {name} "))
             case ToolCallDelta(text=text):
-                self._write(self.out, harmless(text, self.out))
+                self._write(self.out, fit_for(self.out, text))
             case ToolCallEnd(complete=complete):
                 self._write(self.out, "]\n" if complete else " ... cut off]\n")
             case Finished():
@@ -145,11 +144,6 @@ class Printer:
     def _write(self, stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
-
-
-def harmless(text: str, stream: TextIO) -> str:
-    """What a model wrote, fit for `stream`: a terminal gets no control characters that could move or recolour it."""
-    return CONTROL_CHARACTERS.sub("\ufffd", text) if stream.isatty() else text
 
 
 def speed(finished: Finished) -> str:

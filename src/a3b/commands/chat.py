@@ -66,7 +66,7 @@ class Chat:
     def interact(self) -> None:
         from prompt_toolkit import PromptSession
 
-        print(self.greeting(), file=sys.stderr)
+        say(self.greeting())
         session = PromptSession(reserve_space_for_menu=0, history=self.typed_lines())
         while True:
             try:
@@ -83,7 +83,7 @@ class Chat:
             try:
                 self.take(line)
             except KeyboardInterrupt:  # pressed again before the answer had stopped
-                print("\nstopped; the question was taken back", file=sys.stderr)
+                say("\nstopped; the question was taken back")
 
     def typed_lines(self) -> History | None:
         if self.args.no_history:
@@ -93,7 +93,7 @@ class Chat:
         try:
             return TypedLines(directory(self.args) / "lines")
         except OSError as error:
-            print(f"typed lines are not kept: {error.filename}: {error.strerror or error}", file=sys.stderr)
+            say(f"typed lines are not kept: {error.filename}: {error.strerror or error}")
             return None
 
     def answer_lines(self, lines: Iterable[str]) -> int:
@@ -102,10 +102,10 @@ class Chat:
         for line in filter(None, map(str.strip, lines)):
             if line == "/exit":
                 return 0 if ok else 1
-            print(f"> {line}", file=sys.stderr)
+            say(f"> {line}")
             asked, ok = True, self.take(line) and ok
         if not asked:
-            print(f"> {SAMPLE}", file=sys.stderr)
+            say(f"> {SAMPLE}")
             self.kept.writes = False
             ok = self.take(SAMPLE)
         return 0 if ok else 1
@@ -115,7 +115,7 @@ class Chat:
         try:
             self.command(line) if line.startswith("/") else line and self.answer(line)
         except A3BError as error:
-            print(error, file=sys.stderr)
+            say(error)
             return False
         return True
 
@@ -134,29 +134,29 @@ class Chat:
             _, finished = self.dialogue.ask(text, self.params, Printer(thinking=self.show_thinking), cancel)
         self.kept.answered(self.dialogue.messages[-1])
         dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
-        print(f"{dim}{speed(finished)}{plain}", file=sys.stderr)
+        sys.stderr.write(f"{dim}{speed(finished)}{plain}\n")
 
     def command(self, line: str) -> None:
         name, _, value = line.partition(" ")
         value = value.strip()
         if name == "/help":
-            print(HELP, file=sys.stderr)
+            say(HELP)
         elif name == "/new":
             self.begin_anew()
-            print("new conversation", file=sys.stderr)
+            say("new conversation")
         elif name == "/system":
             self.begin_anew()
             self.dialogue.system = value or None
-            print("system prompt set" if value else "no system prompt", file=sys.stderr)
+            say("system prompt set" if value else "no system prompt")
         elif name == "/resume" and value:
             self.kept.resume(value, self.dialogue)
         elif name == "/resume":
             print_listing(self.kept.transcripts, sys.stderr)
         elif name in SWITCHES and value in ("on", "off"):
             SWITCHES[name](self, value == "on")
-            print(f"{name[1:]} {value}", file=sys.stderr)
+            say(f"{name[1:]} {value}")
         elif name in SWITCHES:
-            print(f"{name} takes on or off", file=sys.stderr)
+            say(f"{name} takes on or off")
         else:
             known = [line.split()[0] for line in HELP.splitlines() if line.startswith("/")]
             say(f"no command {name}" + (did_you_mean(name, known) or "; /help lists them"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 from a3b.errors import UsageError
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
         kind = PATHS.get(action.metavar) if isinstance(action.metavar, str) else None
         if kind and not action.choices:
             action.complete = kinds[kind]
-    print(shtab.complete(args.parser, shell=args.shell, root_prefix="a3b"))
+    sys.stdout.write(shtab.complete(args.parser, shell=args.shell, root_prefix="a3b") + "\n")
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -26,6 +26,7 @@ from a3b.machine import Machine
 from a3b.model import Model
 from a3b.packing.decoded import decoded
 from a3b.packing.plan import bytes_per_token
+from a3b.printable import report
 from a3b.sampler import SamplingParams
 from a3b.weights import load_weights
 
@@ -49,7 +50,7 @@ def run(args: Namespace) -> None:
         raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
     text = conversations(reference, args.tokens) if args.text is None else read_text(args.text, reference.tokenizer, reference.template)
     facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
 def in_floats(engine: Engine, path: Path, kernels: Kernels) -> Engine:

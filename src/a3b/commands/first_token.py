@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 import numpy as np
@@ -14,6 +13,7 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model import Model
+from a3b.printable import report, say
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
@@ -28,7 +28,7 @@ def run(args: Namespace) -> None:
         try:
             read(directory)
         except (TokenizerError, TemplateError) as error:
-            print(f"{error}: not counted in the start", file=sys.stderr)
+            say(f"{error}: not counted in the start")
     config = ModelConfig.read(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), kernels, runtime.kv)
-    print(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()), flush=True)
+    report(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()))

@@ -17,12 +17,13 @@ from a3b.formats.checkpoint import Checkpoint, has_weights
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.packing.plan import bytes_per_token
+from a3b.printable import printable, report
 from a3b.weights import check_tensors
 
 
 def run(args: Namespace) -> None:
     facts = describe(args.model, args.context) | {"runs_on": runs_on(args.runtime)}
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
 def describe(model: str | None, context: int | None) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     else:
         rows.append(("weights", "none here"))
     rows.append(("runs on", facts["runs_on"]))
-    return [f"{name:<13} {value}" for name, value in rows]
+    return [f"{name:<13} {printable(value)}" for name, value in rows]
 
 
 def context_line(context: dict[str, Any]) -> str:

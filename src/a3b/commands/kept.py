@@ -138,4 +138,4 @@ def listing(transcripts: Transcripts) -> list[str]:
 
 def print_listing(transcripts: Transcripts, to=None) -> None:
     for line in listing(transcripts):
-        print(line, file=to or sys.stdout)
+        say(line, to or sys.stdout)

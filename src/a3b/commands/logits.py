@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model import Model
+from a3b.printable import say
 from a3b.weights import load_weights
 
 CHUNK = 256  # tokens whose logits are in memory at once
@@ -26,7 +26,7 @@ def run(args: Namespace) -> None:
     path = resolve(args.model)
     config, note = load_config(path, args.context)
     if note:
-        print(note, file=sys.stderr)
+        say(note)
     ids = checked_ids(args.ids, config.V)
     if len(ids) > (limit := args.context or config.max_context):
         raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -23,6 +22,7 @@ from a3b.packing.opening import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.source import Source
 from a3b.packing.writer import check_room, check_target, write, write_side_files
+from a3b.printable import report, say
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.tokenizer import Tokenizer
 
@@ -37,11 +37,11 @@ def run(args: Namespace) -> None:
     if args.preset and not plan.num_chosen:
         raise UsageError(f"--preset {args.preset}: every matrix of {args.source} is quantised already and is kept; leave it out")
     for note in (*source.notes, *plan.notes):
-        print(note, file=sys.stderr)
+        say(note)
     for kind, count in source.skipped.items():
-        print(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet", file=sys.stderr)
+        say(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet")
     read = bytes_per_token(source.config, plan.tensors)
-    print(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token", file=sys.stderr)
+    say(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token")
     target, done, importance = Path(os.path.abspath(args.target.expanduser())), 0, None
     check_target(target)
     if args.importance:
@@ -59,7 +59,7 @@ def run(args: Namespace) -> None:
 
         threads = args.runtime.threads or Machine.read().num_threads
         write(source, plan, target, threads=threads, done=written, importance=importance)
-    print(f"{args.target}: packed")
+    report(f"{args.target}: packed")
 
 
 def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from a3b.errors import UsageError
+from a3b.files import read_given
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.segments import END_OF_TURN, Control, Text
 from a3b.tokens.tokenizer import Tokenizer
@@ -31,10 +32,10 @@ class Piece:
 def read_text(path: Path, tokenizer: Tokenizer, template: ChatTemplate) -> Iterator[Piece]:
     """Raises UsageError for a file that cannot be read, or holds something else."""
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = read_given(path.expanduser())
         values = json.loads(text) if path.suffix == ".json" else None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if values is None:
         ids = tokenizer.encode_text(text)
         return (Piece(ids[at : at + PIECE], [True] * len(ids[at : at + PIECE])) for at in range(0, len(ids), PIECE))

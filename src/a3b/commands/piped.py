@@ -9,6 +9,7 @@ import time
 from typing import BinaryIO
 
 from a3b.errors import UsageError
+from a3b.printable import say
 
 MAX_BYTES = 16 << 20  # many times the longest context
 TOLD_AFTER_S = 1.0
@@ -49,7 +50,7 @@ def _await_first_byte(timeout_s: float) -> None:
     if _ready(sys.stdin, min(TOLD_AFTER_S, timeout_s)):
         return
     if timeout_s > TOLD_AFTER_S:
-        print(f"a3b run: stdin is open: waiting up to {timeout_s:g} s for text on it; '</dev/null' gives none", file=sys.stderr)
+        say(f"a3b run: stdin is open: waiting up to {timeout_s:g} s for text on it; '</dev/null' gives none")
         if _ready(sys.stdin, timeout_s - (time.monotonic() - began)):
             return
     raise UsageError(f"stdin: open, but nothing came in {timeout_s:g} s; close it with '</dev/null', leave it unread with "

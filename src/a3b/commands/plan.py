@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import tempfile
 from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from a3b.model import CHUNK
 from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
+from a3b.printable import report, say
 from a3b.shapes import SHAPES, shape
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
@@ -76,9 +76,9 @@ def run(args: Namespace) -> None:
     machine = Machine.read()
     speed, note = measure(args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE)
     facts = describe(config, name, context, machine, speed)
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
     if note:
-        print(note, file=sys.stderr)
+        say(note)
 
 
 def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None,

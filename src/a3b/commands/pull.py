@@ -20,6 +20,7 @@ from a3b.config import MODEL_TYPES
 from a3b.errors import DownloadError, UsageError
 from a3b.formats.download import Event, Folder
 from a3b.formats.hub import Hub, HubFile, Listing
+from a3b.printable import say
 
 USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*", "README.md")  # at the top of a repository
 UNUSED = ("consolidated*", "adapter_*", "training_args*", "trainer_state*", "optimizer*")
@@ -35,7 +36,7 @@ def run(args: Namespace) -> None:
     directory = Path(args.dir or hub.repo.split("/")[1]).expanduser()
     listing = hub.listing()
     chosen = included(listing, args.include) if args.include else usable(listing)
-    print(f"{listing.repo} at {listing.commit[:12]}: {len(chosen)} files, {total(chosen)} into {directory}", file=sys.stderr)
+    say(f"{listing.repo} at {listing.commit[:12]}: {len(chosen)} files, {total(chosen)} into {directory}")
     with Folder.open(directory, listing) as folder:
         missing = folder.missing(chosen)
         config = next((file for file in missing if file.path == "config.json"), None)
@@ -50,10 +51,10 @@ def run(args: Namespace) -> None:
                 folder.fetch(hub, missing, meter)
         except KeyboardInterrupt:
             here = sum(f.num_bytes if (directory / f.path).exists() else folder.num_bytes_here(f) for f in chosen)
-            print(f"\nstopped with {here / 1e9:.2f} GB here; the same command goes on from there", end="", file=sys.stderr)
+            say(f"\nstopped with {here / 1e9:.2f} GB here; the same command goes on from there", end="")
             raise
-    print(f"{len(chosen)} files complete, checksums right: {directory}", file=sys.stderr)
-    print(f"next: {next_step(directory, chosen)}", file=sys.stderr)
+    say(f"{len(chosen)} files complete, checksums right: {directory}")
+    say(f"next: {next_step(directory, chosen)}")
 
 
 def usable(listing: Listing) -> list[HubFile]:
@@ -66,7 +67,7 @@ def usable(listing: Listing) -> list[HubFile]:
         return next(iter(models.values()))
     if models:
         for name, parts in list(models.items())[:MAX_SHOWN]:
-            print(f"  {total(parts):>10}  {name}", file=sys.stderr)
+            say(f"  {total(parts):>10}  {name}")
         example = next(iter(models))
         raise UsageError(f"{listing.repo} holds {len(models)} models; choose with --include, for instance --include '{example}'")
     raise DownloadError(f"{listing.repo} holds neither safetensors nor GGUF files, which a3b reads; --include GLOB fetches others")
@@ -149,8 +150,8 @@ class Meter:
         rate = self.num_bytes / 1e6 / max(time.monotonic() - self.start, 1e-3)
         if event.note:
             self.line.close()
-            print(f"{event.file.path}: {event.note}", file=sys.stderr)
+            say(f"{event.file.path}: {event.note}")
         elif event.done and self.lines:
-            print(f"{self.num_done}/{self.num_files} {event.file.path} {total([event.file])}", file=sys.stderr)
+            say(f"{self.num_done}/{self.num_files} {event.file.path} {total([event.file])}")
         self.line.label = f"pulling, {self.num_done}/{self.num_files} files, {rate:.1f} MB/s"
         self.line(round(self.num_bytes / 1e6))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
+from a3b.printable import say
 
 MILLION = 1_000_000
 
@@ -40,5 +40,5 @@ def random_directory(parent: Path, shape: str, preset: str, num_layers: int | No
             progress(done // MILLION)
 
         write(source, plan, target, done=written)
-    print(f"{target}: {size(plan.num_bytes)} of random weights written in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    say(f"{target}: {size(plan.num_bytes)} of random weights written in {time.monotonic() - began:.0f} s")
     return target

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from a3b.engine import resolve
 from a3b.errors import ConversationError, TemplateError
+from a3b.printable import fit_for, report, say
 from a3b.tokens.chat import ChatTemplate, check_messages, check_template_kwargs, prompt_text
 from a3b.tokens.faults import check_tools, message_fault, missing_fault
 from a3b.tokens.fit import fit_messages
@@ -20,7 +21,7 @@ def run(args: Namespace) -> None:
     if args.fit:
         messages, notes = fit_messages(messages)
         for note in notes:
-            print(f"fit: {note}", file=sys.stderr)
+            say(f"fit: {note}")
     elif fault := missing_fault(check_messages(messages)):
         raise ConversationError(f"{fault} (or let --fit repair it)")
     check_template_kwargs(args.kwargs)
@@ -34,6 +35,6 @@ def run(args: Namespace) -> None:
             raise ConversationError(f"{fault} (--fit repairs many); {error}") from None
         raise
     if args.ids:
-        print(json.dumps(Tokenizer.read(path).encode(prompt)))
+        report(json.dumps(Tokenizer.read(path).encode(prompt)))
     else:
-        sys.stdout.write(prompt_text(prompt))
+        sys.stdout.write(fit_for(sys.stdout, prompt_text(prompt)))

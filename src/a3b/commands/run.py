@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from a3b.commands.answer import Dialogue, Printer, check_sampling, load, samplin
 from a3b.commands.piped import piped_text
 from a3b.engine import NANO_NAMES
 from a3b.errors import UsageError
+from a3b.printable import report, say
 from a3b.shapes import SHAPES
 from a3b.tokens.faults import check_tools
 
@@ -30,9 +30,9 @@ def run(args: Namespace) -> int:
     message, finished = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)
     if args.json:
         result = {"model": engine.name, "message": message, "finish_reason": finished.reason, "usage": asdict(finished.usage)}
-        print(json.dumps(result, ensure_ascii=False))
+        report(json.dumps(result, ensure_ascii=False))
     elif finished.reason == "length":
-        print("a3b run: stopped at the token limit; raise --max-tokens or --context for more", file=sys.stderr)
+        say("a3b run: stopped at the token limit; raise --max-tokens or --context for more")
     return 0
 
 

@@ -18,6 +18,7 @@ from a3b.commands.answer import load
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
 from a3b.machine import Machine
+from a3b.printable import say
 from a3b.requests import check_policy
 from a3b.scheduler import Scheduler
 from a3b.server.app import Settings as AppSettings
@@ -37,7 +38,7 @@ def run(args: Namespace) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
     keys = api_keys(args)
     if not keys and not is_loopback(args.host):
-        print(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set", file=sys.stderr)
+        say(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set")
     check_policy(args.preserve_thinking)
     trace = opened(args.trace) if args.trace else None
     sock = bound(args.host, args.port)
@@ -49,7 +50,7 @@ def run(args: Namespace) -> int:
     service = build(engine, args, store, trace)
     stored = ResponseStore(records=None if args.no_persist_thinking else store)
     app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host), stored)
-    print(banner(engine, sock, store), file=sys.stderr)
+    say(banner(engine, sock, store))
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
     try:

@@ -28,6 +28,7 @@ from a3b.formats.packed import MANIFEST
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.packing.random_weights import random_source, shape_config
+from a3b.printable import report
 from a3b.shapes import SHAPES
 
 COMPARED = ("35b-a3b", "3b-dense", "27b", "31b-dense")
@@ -53,7 +54,7 @@ def run(args: Namespace) -> None:
     facts = {"isa": kernels.isa, "threads": kernels.num_threads, "preset": args.preset, "shapes": rows} | ratios(rows)
     if args.plot:
         pictures.draw_sparsity(facts, args.plot)
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
 def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers: int, schedule: speed.Schedule,

@@ -39,6 +39,7 @@ from a3b.kernels.native import is_bf16
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.packing.plan import Half, bytes_per_token, fields
+from a3b.printable import report
 from a3b.weights import ModelWeights, load_weights
 
 WARM_UP_PROMPT = 64
@@ -102,7 +103,7 @@ def run(args: Namespace) -> None:
     facts |= measure(load(directory, kernels, runtime.kv), schedule, beside)
     if args.plot:
         draw_roofline(facts, args.plot)
-    print(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
+    report(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
 def limits(kernels: Kernels, seconds: float) -> dict[str, Any]:

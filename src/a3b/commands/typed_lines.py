@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from prompt_toolkit.history import FileHistory
 
 from a3b.files import open_private, private_directory
+from a3b.printable import say
 
 MAX_BYTES = 1 << 20
 
@@ -33,7 +33,7 @@ class TypedLines(FileHistory):
                 super().store_string(string)
             except OSError as error:
                 self._is_kept = False
-                print(f"typed lines are no longer kept: {error.strerror or error}", file=sys.stderr)
+                say(f"typed lines are no longer kept: {error.strerror or error}")
 
 
 def _shorten(handle: int) -> None:

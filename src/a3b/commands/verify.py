@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 from a3b.commands.progress import Progress
 from a3b.formats.packed import MANIFEST, Manifest, verify
+from a3b.printable import report, say
 
 MB = 1_000_000
 
@@ -23,9 +23,9 @@ def run(args: Namespace) -> int:
 
         wrong = verify(directory, read)
     for sentence in wrong:
-        print(f"{directory}: {sentence}", file=sys.stderr)
+        say(f"{directory}: {sentence}")
     if wrong:
-        print(f"{directory}: {len(wrong)} of its parts are damaged; pack the model again, or copy it again", file=sys.stderr)
+        say(f"{directory}: {len(wrong)} of its parts are damaged; pack the model again, or copy it again")
         return 1
-    print(f"{directory}: every byte is as it was written")
+    report(f"{directory}: every byte is as it was written")
     return 0
