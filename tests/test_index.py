@@ -19,7 +19,8 @@ from a3b.cache.index import DATA, INDEX, BadIndex, Index
 from a3b.cache.rows import SEALED, Row, row_of, seal
 from a3b.cache.store import DAY, Store
 from a3b.cli import main
-from a3b.errors import StoreError
+from a3b.commands.serve import opened, secret
+from a3b.errors import StoreError, UsageError
 from tests.cached_states import IDENTITY, numbers
 from tests.test_store import MEMORY, cache_of, fill, reused, store_two
 
@@ -436,3 +437,31 @@ def test_a_label_with_half_a_character_is_stored(tmp_path):
         cache_of(store).add("n", [1, 2], snapshot([1, 2]), "turn", label="a\ud800b")
         assert store.flush() and reused(store, [1, 2]) == 2
         assert [row.label for row in store._index.rows()[0]] == ["a?b"]
+
+
+@pytest.mark.parametrize("before", [None, 0o666])
+def test_secret_and_trace_are_private_whatever_was_there_before(tmp_path, before):
+    mask = os.umask(0)
+    try:
+        with Store(tmp_path) as store:
+            if before is not None:
+                for name in ("secret", "trace"):
+                    (tmp_path / name).write_bytes(b"x" * 32)
+                    (tmp_path / name).chmod(before)
+            assert len(secret(store)) == 32
+            opened(str(tmp_path / "trace")).close()
+            assert modes(tmp_path) == {"d700", "f600"}
+    finally:
+        os.umask(mask)
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "symbolic link"])
+def test_a_secret_or_trace_that_is_no_file_is_refused(tmp_path, kind):
+    with Store(tmp_path) as store:
+        for name in ("secret", "trace"):
+            os.mkfifo(tmp_path / name) if kind == "named pipe" else (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UsageError, match=rf"secret: is a {kind}; expected a regular file; remove it"):
+            secret(store)
+        with pytest.raises(UsageError, match=rf"trace: is a {kind}; expected a regular file; give a file"):
+            opened(str(tmp_path / "trace"))
+    assert not (tmp_path / "elsewhere").exists()

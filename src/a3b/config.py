@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import ConfigError, UsageError
+from a3b.files import read_text
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 1 << 24  # no axis of a model is longer
@@ -436,11 +437,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{file}: {file.stat().st_size} bytes; expected at most {MAX_CONFIG_BYTES}")
-        value = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        value = json.loads(read_text(file), parse_constant=_no_constant)
     except FileNotFoundError:
         raise ConfigError(f"{file}: not found; give the directory of a checkpoint, which has a config.json") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not readable as JSON: {error}") from None
+        raise ConfigError(f"{file}: not readable as JSON: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: {type(value).__name__}; expected a JSON object")
     return value

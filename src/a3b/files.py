@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,16 +19,27 @@ OPEN_HANDLE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(?:self|\d+)/fd/\d+")
 KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
 
 
-def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
-    """A regular file, or a link to one, to be read as bytes. Never blocks. Raises OSError."""
-    _check_kind(os.stat(path), path)  # before it is opened: opening alone makes some devices act
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def regular(path: str | Path, flags: int) -> int:
+    """The `opener` for `open` that takes regular files, new ones and links to them only, and never blocks. Raises OSError."""
+    check_regular(path)  # before it is opened: opening alone makes some devices act
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _check_kind(os.fstat(handle), path)
-        return open(handle, "rb", buffering)
     except BaseException:
         os.close(handle)
         raise
+    return handle
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises OSError if there is something that is no regular file, nor a link to one."""
+    with suppress(FileNotFoundError):
+        _check_kind(os.stat(path), path)
+
+
+def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
+    """A regular file, or a link to one, to be read as bytes. Never blocks. Raises OSError."""
+    return open(path, "rb", buffering, opener=regular)
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:

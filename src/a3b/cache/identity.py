@@ -17,6 +17,7 @@ import numpy as np
 from a3b.cache.state import SEGMENT_PAGES
 from a3b.config import ModelConfig
 from a3b.errors import CheckpointError
+from a3b.files import open_regular
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.kv import PAGE_LEN
 
@@ -73,7 +74,7 @@ def _weights(directory: Path) -> list[bytes]:
 
 def _file_digest(path: Path) -> bytes:
     """Of a small file everything; of a large one its size, its first bytes and samples at even distances up to the end."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= 2 * NUM_SAMPLES * SAMPLE_BYTES:
             return _joined([file.read()])

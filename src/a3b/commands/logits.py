@@ -10,6 +10,7 @@ import numpy as np
 from a3b.commands.progress import Progress
 from a3b.engine import load_config, resolve
 from a3b.errors import ContextError, UsageError
+from a3b.files import check_regular
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
@@ -23,6 +24,10 @@ CHUNK = 256  # tokens whose logits are in memory at once
 def run(args: Namespace) -> None:
     if not args.out.name or args.out.is_dir():
         raise UsageError(f"--out {args.out}: is a directory; give a file name that ends in .npy")
+    try:
+        check_regular(args.out)
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: {error.strerror}; give a file name that ends in .npy") from None
     path = resolve(args.model)
     config, note = load_config(path, args.context)
     if note:
@@ -36,6 +41,7 @@ def run(args: Namespace) -> None:
     state = model.new_state()
     part = args.out.with_name(args.out.name + ".part")
     try:
+        check_regular(part)
         out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), config.V))
         with Progress("logits", len(ids)) as progress:
             for start in range(0, len(ids), CHUNK):

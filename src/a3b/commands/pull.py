@@ -18,6 +18,7 @@ from pathlib import Path
 from a3b.commands.progress import Progress
 from a3b.config import MODEL_TYPES
 from a3b.errors import DownloadError, UsageError
+from a3b.files import read_text
 from a3b.formats.download import Event, Folder
 from a3b.formats.hub import Hub, HubFile, Listing
 from a3b.printable import say
@@ -105,7 +106,7 @@ def check_architecture(directory: Path, listing: Listing) -> None:
     if not any(f.path == "config.json" for f in listing.files) or not file.exists():
         return
     try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(read_text(file)).get("model_type")
     except (ValueError, AttributeError):
         kind = None
     if kind not in MODEL_TYPES:

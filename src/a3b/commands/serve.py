@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -17,6 +18,7 @@ from a3b.cache.store import Store
 from a3b.commands.answer import load
 from a3b.engine import Engine, resolve
 from a3b.errors import UsageError
+from a3b.files import open_private, read_given
 from a3b.machine import Machine
 from a3b.printable import say
 from a3b.requests import check_policy
@@ -84,7 +86,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
 
 def opened(path: str) -> TextIO:
     try:
-        return open(path, "a", encoding="utf-8")
+        return open(path, "a", encoding="utf-8", opener=open_private)
     except OSError as error:
         raise UsageError(f"--trace {path}: {error.strerror}; give a file that can be written") from None
 
@@ -98,12 +100,16 @@ def secret(store: Store | None) -> bytes:
     if store is None:
         return secrets.token_bytes(32)
     path = store.directory / "secret"
-    if not path.exists():  # the directory is this server's alone
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(secrets.token_bytes(32))
-        fresh.chmod(0o600)
-        fresh.rename(path)
-    found = path.read_bytes()
+    try:
+        if not os.path.lexists(path):  # the directory is this server's alone
+            fresh = path.with_suffix(".new")
+            with open(fresh, "wb", opener=open_private) as file:
+                file.write(secrets.token_bytes(32))
+            fresh.rename(path)
+        with open(path, "rb", opener=open_private) as file:
+            found = file.read(33)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; remove it, or give another directory with --cache-dir") from None
     if len(found) != 32:
         raise UsageError(f"{path}: {len(found)} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted")
     return found
@@ -113,7 +119,7 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
     keys = list(args.api_key or [])
     if args.api_key_file:
         try:
-            keys += [line.strip() for line in args.api_key_file.read_text().splitlines()]
+            keys += [line.strip() for line in read_given(args.api_key_file).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--api-key-file: {error}") from None
     if any(not key for key in args.api_key or []) or (args.api_key_file and not any(keys)):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import CheckpointError, FileFormatError, TensorError
+from a3b.files import read_text
 from a3b.formats.packed import F32, LINE, MANIFEST, Manifest
 from a3b.formats.safetensors import SafetensorsFile, TensorInfo
 
@@ -137,9 +138,9 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
     try:
         if index.stat().st_size > MAX_INDEX_BYTES:
             raise FileFormatError(f"{index}: {index.stat().st_size} bytes; expected at most {MAX_INDEX_BYTES}")
-        value = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        value = json.loads(read_text(index), object_pairs_hook=unique)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{index}: not readable as JSON: {error}") from None
+        raise FileFormatError(f"{index}: not readable as JSON: {getattr(error, 'strerror', None) or error}") from None
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(f"{index}: expected an object weight_map of tensor names to file names")

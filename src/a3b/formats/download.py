@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import DownloadError
+from a3b.files import open_regular, read_text, regular
 from a3b.formats.hub import MAX_WAIT_S, Hub, HubFile, Listing, Passing
 
 NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
@@ -62,7 +63,7 @@ class Folder:
         """Make and lock it. Raises DownloadError if it cannot be had, or holds another repository."""
         try:
             (path / INNER).mkdir(parents=True, exist_ok=True)
-            lock = open(path / INNER / "lock", "ab")
+            lock = open(path / INNER / "lock", "ab", opener=regular)
         except OSError as error:
             raise DownloadError(f"{path}: {error.strerror}; give a directory that can be written to") from None
         with lock:
@@ -163,7 +164,7 @@ class Folder:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             for last_chance in (False, True):
-                with open(part, "ab+", buffering=0) as out:
+                with open(part, "ab+", buffering=0, opener=regular) as out:
                     found = self._fill(hub, file, out, tell, stop)
                 if found == file.sum:
                     break
@@ -239,7 +240,8 @@ class Folder:
         self.record["commit"] = self.listing.commit
         new = self.inner / "record.new"
         try:
-            new.write_text(json.dumps(self.record, indent=1))
+            with open(new, "w", encoding="utf-8", opener=regular) as out:
+                out.write(json.dumps(self.record, indent=1))
             os.replace(new, self.inner / "record.json")
         except OSError as error:
             raise self._cannot_write(self.path, error) from None
@@ -247,7 +249,7 @@ class Folder:
     def _read_record(self) -> dict[str, Any]:
         empty = {"repo": self.listing.repo, "commit": self.listing.commit, "files": {}}
         try:
-            record = json.loads((self.inner / "record.json").read_text())
+            record = json.loads(read_text(self.inner / "record.json"))
             known = {"repo": record["repo"], "commit": record["commit"], "files": dict(record["files"])}
         except (OSError, ValueError, TypeError, KeyError):
             return empty  # then files are verified by their content
@@ -265,7 +267,7 @@ def _sum_of(path: Path, file: HubFile) -> str:
     if path.stat().st_size != file.num_bytes:
         return ""
     digest = file.digest()
-    with open(path, "rb") as source:
+    with open_regular(path) as source:
         while piece := source.read(PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()

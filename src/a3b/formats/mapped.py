@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from a3b.errors import FileFormatError
+from a3b.files import open_regular
 
 
 def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
     """The whole file. Raises FileFormatError if it cannot be opened or has fewer bytes than any `kind` has."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < least:
                 raise FileFormatError(f"{path}: {size} bytes; a {kind} file has at least {least}")

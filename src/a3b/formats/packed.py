@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import CheckpointError, FileFormatError, TensorError
+from a3b.files import open_regular, read_text
 from a3b.formats.tiles import FORMATS
 
 MANIFEST = "a3b.json"
@@ -80,9 +81,10 @@ class Manifest:
         try:
             if path.stat().st_size > MAX_MANIFEST_BYTES:
                 raise FileFormatError(f"{path}: {path.stat().st_size} bytes; expected at most {MAX_MANIFEST_BYTES}")
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(read_text(path))
         except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise FileFormatError(f"{path}: not readable as JSON: {error}; pack the model again") from None
+            why = getattr(error, "strerror", None) or error
+            raise FileFormatError(f"{path}: not readable as JSON: {why}; pack the model again") from None
         return _Reader(path, value).manifest()
 
 
@@ -196,7 +198,7 @@ def new_checksum():
 def file_checksum(path: Path) -> tuple[int, str]:
     """(bytes, checksum) of a whole file."""
     total, size = new_checksum(), 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(READ):
             total.update(piece)
             size += len(piece)
@@ -206,7 +208,7 @@ def file_checksum(path: Path) -> tuple[int, str]:
 def shard_damage(path: Path, shard: Shard, checksums: Mapping[str, str], done: Callable[[int], None] = lambda n: None) -> Iterator[str]:
     """What of a written shard is not as it should be: "header", "length" or names of tensors. done: told of bytes read."""
     header = shard.header
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if file.read(len(header)) != header:
             yield "header"
             return

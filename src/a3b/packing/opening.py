@@ -10,6 +10,7 @@ import numpy as np
 
 from a3b.config import ModelConfig
 from a3b.errors import UsageError
+from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
 from a3b.packing.gguf_source import open_gguf
 from a3b.packing.plan import Half
@@ -35,7 +36,7 @@ def _directory(path: Path, tokenizer: Path | None) -> Source:
         raise UsageError(f"{path}: is packed already; give the model that it was packed from")
     weights = load_weights(checkpoint, config, expand=False)
     files, notes = side_files(tokenizer or path)
-    files["config.json"] = packed_config(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    files["config.json"] = packed_config(json.loads(read_text(path / "config.json")))
 
     def release(matrix: Any) -> None:
         matrix = matrix.whole if isinstance(matrix, Half) else matrix

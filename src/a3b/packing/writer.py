@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import CheckpointError, TensorError, UsageError
+from a3b.files import read_bytes, read_text, regular
 from a3b.formats.packed import (
     LAYOUT,
     MANIFEST,
@@ -98,7 +99,7 @@ class _ShardWriter:
     def write(self, shard: Shard, path: Path) -> dict[str, str]:
         """The checksum of every tensor."""
         temporary, checksums = path.with_name(path.name + ".part"), {}
-        with open(temporary, "wb") as file, ThreadPoolExecutor(1) as hasher:
+        with open(temporary, "wb", opener=regular) as file, ThreadPoolExecutor(1) as hasher:
             file.write(shard.header)
             for tensor in shard.tensors:
                 total, size = new_checksum(), 0
@@ -195,7 +196,7 @@ class _Journal:
             self._save()
             return
         try:
-            value = json.loads(self.path.read_text())
+            value = json.loads(read_text(self.path))
             found, self.shards = value["identity"], dict(value["shards"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
@@ -245,7 +246,7 @@ def _check_free(place: Path, need: int) -> None:
 
 def write_side_files(source: Source, part: Path) -> list[str]:
     for name, content in source.files.items():
-        _write_file(part / name, content.read_bytes() if isinstance(content, Path) else content)
+        _write_file(part / name, read_bytes(content) if isinstance(content, Path) else content)
     return list(source.files)
 
 
@@ -272,7 +273,7 @@ def _manifest(source: Source, plan: Plan, shards: list[Shard], journal: _Journal
 
 def _write_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
+    with open(temporary, "wb", opener=regular) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -290,7 +291,7 @@ def _sync(directory: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Only one process at a time packs into a directory; a kill frees the lock."""
-    with open(path, "w") as file:
+    with open(path, "w", opener=regular) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import TemplateError
+from a3b.files import read_bytes, read_text
 from a3b.tokens.segments import CONTROL_NAMES
 from a3b.tokens.tokenizer import control_names_of, read_tokenizer_json
 
@@ -47,7 +48,7 @@ def _find_source(directory: Path, config: Any) -> tuple[str, str]:
     path = directory / "chat_template.jinja"
     if path.exists():
         try:
-            return path.read_text(encoding="utf-8"), str(path)
+            return read_text(path), str(path)
         except (OSError, ValueError) as error:
             raise template_error(f"{path}: {error}; copy the checkpoint's template again") from error
     for path, value in (
@@ -72,7 +73,7 @@ def _read_json(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise template_error(f"{path}: {error}; copy the file of the checkpoint again") from error
 

@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from a3b.errors import TokenizerError
+from a3b.files import read_bytes
 from a3b.tokens.segments import Control, Prompt, Replay, Text, well_formed
 
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
@@ -144,7 +145,7 @@ class StreamDecoder:
 def read_tokenizer_json(path: Path) -> Any:
     """The value of a tokenizer.json. Raises TokenizerError if it is missing or not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except OSError as error:
         raise TokenizerError(
             f"{path}: {error.strerror or error}; a checkpoint with text needs it: {NEXT_STEP}"
