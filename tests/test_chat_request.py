@@ -15,6 +15,8 @@ from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+RESERVED_ARGUMENTS = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "self", "raise_exception", "range", "_replay",
+                      "__class__")  # fmt: skip
 USER = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object", "properties": {}}}}
 ANSWER = [STARTED, TextDelta("hi"), Finished("stop", USAGE)]
@@ -151,6 +153,7 @@ def test_harmless_and_unknown_fields_pass():
         ({"add_generation_prompt": False}, "add_generation_prompt"),
         ({"enable_thinking": "no"}, "enable_thinking"),
         ({"chat_template_kwargs": {"enable_thinking": 0}}, "chat_template_kwargs.enable_thinking"),
+        *(({"chat_template_kwargs": {"x": 1, name: []}}, f"chat_template_kwargs.{name}") for name in RESERVED_ARGUMENTS),
         ({"reasoning_effort": "huge"}, "reasoning_effort"), ({"reasoning": "high"}, "reasoning"),
         ({"reasoning": {"effort": 1}}, "reasoning.effort"), ({"thinking": {"type": "maybe"}}, "thinking.type"),
         ({"thinking": {"budget_tokens": -5}}, "thinking.budget_tokens"), ({"thinking_budget": 1.5}, "thinking_budget"),

@@ -54,6 +54,12 @@ def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
         assert finished.usage.thinking.dropped > 0 and finished.usage.thinking.restored == 0
 
 
+@pytest.mark.parametrize("name", ["tools", "messages", "add_generation_prompt", "eos_token"])
+def test_template_arguments_replace_nothing_of_the_prompt(engine, name):
+    with Server(engine) as server, pytest.raises(UsageError, match=f"'{name}': the name is reserved"):
+        server.ask([user("hello")], template_kwargs={name: []})
+
+
 def test_interleaved_conversations_in_one_batch_give_what_each_gives_alone(engine):
     questions = [f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))]
 

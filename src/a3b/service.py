@@ -27,6 +27,7 @@ from a3b.events import CacheReport, Cut, Event, Finished, Started, ThinkingInCon
 from a3b.requests import Request, check_policy
 from a3b.sampler import SamplingParams, preset
 from a3b.scheduler import Job, Scheduler
+from a3b.tokens.chat import check_template_kwargs
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN, Prompt, Text
 from a3b.turns import Message, Turn, Turns, apply_policy, last_question, text_of
@@ -239,6 +240,7 @@ class Service:
         kept_dates = sum(own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True))
         recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)), self._spell)
         messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
+        check_template_kwargs(request.template_kwargs)
         kwargs = dict(request.template_kwargs)
         kwargs |= {"preserve_thinking": True} if keep else {}
         kwargs |= {} if think else {"enable_thinking": False}

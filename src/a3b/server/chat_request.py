@@ -13,7 +13,7 @@ from a3b.errors import UsageError
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
 from a3b.server.wire import Fields, Refusal
-from a3b.tokens.chat import REPLAY_KEY
+from a3b.tokens.chat import REPLAY_KEY, is_reserved
 from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
 from a3b.tokens.media import media_in
 from a3b.tokens.results import NO_RESULT_KEY, result_warnings
@@ -276,6 +276,10 @@ def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
     if policy is None and keep is not None:
         policy = "all" if keep else "current-task"
     others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
+    for name in others:
+        if is_reserved(name):
+            raise Refusal(400, f"chat_template_kwargs.{name[:80]}: the server sets this itself; leave it out, and give messages and tools "
+                               "in their own fields", field=f"chat_template_kwargs.{name[:80]}")  # fmt: skip
     return {"think": think, "thinking_budget": budget, "task_budget": _budget(fields, "task_thinking_budget"), "policy": policy,
             "template_kwargs": others}  # fmt: skip
 

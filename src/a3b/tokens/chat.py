@@ -30,14 +30,14 @@ from a3b.errors import ConversationError, UsageError
 from a3b.tokens.marks import Marks
 from a3b.tokens.sandbox import LimitReached, Limits, RefusedByTemplate, TemplateEnvironment
 from a3b.tokens.segments import CONTROL_NAMES, END_OF_TURN, Control, Prompt, Replay, Text, well_formed
-from a3b.tokens.template_files import read_template_files, template_error
+from a3b.tokens.template_files import SPECIAL_TOKENS, read_template_files, template_error
 from a3b.tokens.tokenizer import Tokenizer
 
 REPLAY_KEY = "_replay"
-RESERVED = frozenset(
+RESERVED = frozenset(  # what the prompt is made of, the checkpoint's own tokens, and what templates call
     "messages tools add_generation_prompt self raise_exception strftime_now "
-    "namespace dict range cycler joiner".split()
-)
+    "namespace dict range cycler joiner loop caller varargs kwargs".split()
+) | set(SPECIAL_TOKENS)
 
 
 class Closed(tuple):
@@ -190,12 +190,17 @@ def check_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     return messages
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a template argument of this name would hide one of the template's own names."""
+    return name in RESERVED or name.startswith("_")
+
+
 def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
     """Raises UsageError for a template argument that would hide one of the template's own names."""
     for name in kwargs:
-        if name in RESERVED or name.startswith("_"):
+        if is_reserved(name):
             raise UsageError(
-                f"template argument {name!r}: the name is reserved; leave it out of the template arguments"
+                f"template argument {name[:80]!r}: the name is reserved; leave it out of the template arguments"
             )
 
 

@@ -13,7 +13,7 @@ from a3b.files import read_bytes, read_text
 from a3b.tokens.segments import CONTROL_NAMES
 from a3b.tokens.tokenizer import control_names_of, read_tokenizer_json
 
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _control_names(directory: Path) -> Sequence[str]:
 def _special_tokens(config: Any) -> dict[str, str]:
     """`eos_token` and its like, which templates may print."""
     found = {}
-    for name in _SPECIAL:
+    for name in SPECIAL_TOKENS:
         token = config.get(name) if isinstance(config, Mapping) else None
         token = token.get("content") if isinstance(token, Mapping) else token
         if isinstance(token, str):
