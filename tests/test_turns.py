@@ -225,6 +225,38 @@ def test_what_another_process_forgot_is_forgotten_here_too():
     assert recall(turns, [user("kept in memory only"), answer("ok")])[0][1][REPLAY_KEY] == IDS
 
 
+class Forgetful:
+    """Records that give nothing back and change now and then."""
+
+    num_calls = 0
+
+    def put_record(self, *args) -> None:
+        pass
+
+    def get_records(self, *args) -> list:
+        return []
+
+    def changes(self) -> int:
+        self.num_calls += 1
+        return self.num_calls // 50
+
+
+@pytest.mark.parametrize("records", [None, Forgetful()], ids=["memory", "records"])
+def test_a_key_that_floods_the_memory_of_turns_takes_none_of_another(records):
+    turns = Turns(records, max_tokens=40 * 100)
+    for i in range(10):
+        turns.remember("quiet", [user(f"What {i}?")], Turn.of(answer(f"It is {i}."), IDS, False, 7), persist=False)
+    for i in range(200):
+        turns.remember("flood", [user(f"Why {i}?")], Turn.of(answer(f"So it is {i}."), IDS * 5, False, 7))
+        turns.recall("flood", [user("x")], len, spell)
+    for i in range(10):
+        messages, _ = recall(turns, [user(f"What {i}?"), answer(f"It is {i}."), user("And?")], "quiet")
+        assert messages[1][REPLAY_KEY] == IDS
+    assert turns._num_tokens <= 40 * 100 and sum(turns._tokens_of.values()) == turns._num_tokens
+    turns.forget()
+    assert turns._num_tokens == 0 == max(turns._tokens_of.values())
+
+
 def test_memory_of_turns_is_bounded():
     turns = Turns(max_tokens=30 * 100)
     for i in range(50):

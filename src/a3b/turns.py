@@ -25,7 +25,7 @@ examples of answers that a client made up are none of ours.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -98,6 +98,7 @@ class Turns:
     def __init__(self, records: Records | None = None, max_tokens: int = MAX_TOKENS):
         self._records, self._max_tokens, self._num_tokens = records, max_tokens, 0
         self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
+        self._tokens_of: Counter[str] = Counter()  # of each namespace
         self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
         self._changes = records.changes() if records else 0
 
@@ -119,15 +120,20 @@ class Turns:
             self._drop(key)
 
     def _keep(self, key: tuple[str, bytes], turns: list[Turn]) -> None:
-        """Make `turns` what is known under a key, used last, and drop what was not used for longest."""
-        self._num_tokens += _size(turns) - _size(self._known.pop(key, []))
+        """Make `turns` what is known under a key, used last; the namespace that has most drops what it did not use for longest."""
+        self._count(key, _size(turns) - _size(self._known.pop(key, [])))
         self._known[key] = turns
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
-            self._drop(next(iter(self._known)))
+            most = max(self._tokens_of, key=self._tokens_of.__getitem__)
+            self._drop(next(known for known in self._known if known[0] == most))
 
     def _drop(self, key: tuple[str, bytes]) -> None:
-        self._num_tokens -= _size(self._known.pop(key))
+        self._count(key, -_size(self._known.pop(key, [])))
         self._written.discard(key)
+
+    def _count(self, key: tuple[str, bytes], num_tokens: int) -> None:
+        self._num_tokens += num_tokens
+        self._tokens_of[key[0]] += num_tokens
 
     def _follow_records(self) -> None:
         """What another process made the records forget is forgotten here, too."""
