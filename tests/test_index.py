@@ -419,6 +419,17 @@ def test_the_index_of_another_user_is_refused(copied, monkeypatch):
         Index.open(directory)
 
 
+@pytest.mark.parametrize(("mode", "name"), [(0o1777, "index.sqlite"), (0o755, "letter.txt")])
+def test_a_directory_that_others_use_is_refused_and_not_closed_to_them(tmp_path, mode, name):
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    (directory / name).write_text("")
+    directory.chmod(mode)
+    with pytest.raises(StoreError, match=rf"shared: has mode {mode:04o} and other files in it.*give a directory of its own"):
+        Store(directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == mode and os.listdir(directory) == [name]
+
+
 def test_names_of_indexes_set_aside_do_not_meet(copied, monkeypatch):
     directory, _ = copied
     monkeypatch.setattr(time, "strftime", lambda form: "now")

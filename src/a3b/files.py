@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -95,13 +96,21 @@ def make_private(path: str | Path) -> None:
         os.chmod(path, 0o600)
 
 
-def private_directory(path: Path) -> None:
-    """Make a directory of this user, 0700 whatever it was before, and what is missing above it. Raises OSError."""
+def private_directory(path: Path, own: Iterable[str] = ()) -> None:
+    """Make a directory of this user, 0700 whatever it was before, and what is missing above it. Raises OSError.
+
+    own: names of which one at least is in a directory of ours; another one that is open to others and not empty is left as it is and
+    refused, and so is one that all users share: closing /tmp, say, would harm everybody."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.stat(path)
     _check_owner(found, path)
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        os.chmod(path, 0o700)
+    mode = stat.S_IMODE(found.st_mode)
+    if mode == 0o700:
+        return
+    is_foreign = bool(own) and mode & 0o077 and any(path.iterdir()) and not any(os.path.lexists(path / name) for name in own)
+    if mode & stat.S_ISVTX or is_foreign:
+        raise PermissionError(errno.EPERM, f"has mode {mode:04o} and other files in it, so others use it", str(path))
+    os.chmod(path, 0o700)
 
 
 def _check_kind(found: os.stat_result, path: str | Path) -> None:

@@ -27,7 +27,8 @@ from a3b.cache.shares import level
 from a3b.errors import StoreError
 from a3b.files import make_private, private_directory
 
-INDEX, DATA, ASIDE = "index.sqlite", "data", "index.sqlite.damaged-"
+INDEX, DATA, LOCK, ASIDE = "index.sqlite", "data", "lock", "index.sqlite.damaged-"
+OWN = (INDEX, DATA, LOCK, "secret")  # what tells a directory of sessions from others
 MAX_ASIDE = 3  # damaged indexes that are kept
 MAX_VALUE_BYTES = 64 << 20  # of anything in the database: the tokens of a node are a tenth of that at most
 APPLICATION_ID, SCHEMA_VERSION = 0x61336273, 1
@@ -66,7 +67,7 @@ class Index:
         """Makes what is missing. Raises StoreError, and BadIndex if the file should be set aside."""
         file = directory / INDEX
         try:
-            private_directory(directory)
+            private_directory(directory, own=OWN)
             private_directory(directory / DATA)
             is_new = not os.path.lexists(file)
             for ending in ("", "-wal", "-shm"):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from a3b.cache.identity import TOKENS, root_id
-from a3b.cache.index import INDEX, BadIndex, Index, set_aside, store_error
+from a3b.cache.index import INDEX, LOCK, OWN, BadIndex, Index, set_aside, store_error
 from a3b.cache.pages import Damaged, read_kv, read_state, write_kv, write_state
 from a3b.cache.rows import Row
 from a3b.cache.state import SEGMENT_LEN, Snapshot, State, advancing
@@ -34,7 +34,6 @@ from a3b.files import open_private, private_directory
 QUEUE_LEN = 8  # snapshots waiting to be written; each holds its recurrent state in memory
 EXPIRE_EVERY_S = 3600.0
 RETRY_AFTER_S = 60.0  # after a failed write
-LOCK = "lock"
 MAX_NOTICES = 100
 log = logging.getLogger("a3b")
 GB, DAY = 1_000_000_000, 86_400
@@ -426,11 +425,12 @@ def _lock(directory: Path):
     """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has it."""
     path = directory / LOCK
     try:
-        private_directory(directory)
+        private_directory(directory, own=OWN)
         file = open(path, "a+", encoding="ascii", errors="replace", opener=open_private)
     except OSError as error:
-        where = error.filename if error.errno == errno.EPERM else path
-        raise StoreError(f"{where}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
+        if error.errno == errno.EPERM:
+            raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own, or close this one (chmod 700)") from None
+        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)
