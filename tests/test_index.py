@@ -189,8 +189,13 @@ def a_trigger(path: Path) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("damage", [garbage, cut_off, lambda path: os.truncate(path, 0), without_column, a_view_without_end, a_trigger],
-                         ids=["garbage", "cut off", "empty", "a column less", "an endless view", "a trigger"])  # fmt: skip
+def names_that_are_no_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"record_key", b"\xe3ecord_key").replace(b"CREATE INDEX", b"CREATE \xe3\xffDEX"))
+
+
+@pytest.mark.parametrize("damage", [garbage, cut_off, lambda path: os.truncate(path, 0), without_column, a_view_without_end, a_trigger,
+                                    names_that_are_no_text],
+                         ids=["garbage", "cut off", "empty", "a column less", "an endless view", "a trigger", "no text"])  # fmt: skip
 def test_a_damaged_index_is_set_aside_with_a_warning_and_a_new_one_begun(copied, damage, capsys):
     directory, ids = copied
     damage(directory / INDEX)

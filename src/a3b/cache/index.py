@@ -50,6 +50,10 @@ DELETE FROM record WHERE rowid IN (
 """  # namespace; how many, and how many bytes at most; how many at least
 
 
+# What sqlite3 raises; the second if a message quotes names of a damaged schema that are no text.
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+
+
 class BadIndex(StoreError):
     """The file is not an index of this version, or is damaged."""
 
@@ -86,7 +90,7 @@ class Index:
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         try:
             _prepare(db, file)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             db.close()
             raise store_error(error, file) from None
         except StoreError:
@@ -111,7 +115,7 @@ class Index:
                 yield self.db
                 self.db.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):
+                with suppress(*FAILURES):
                     self.db.execute("ROLLBACK")
                 raise
 
@@ -216,7 +220,7 @@ class Index:
 
         After the commit: a kill between the two leaves files without a row, which the next server removes, and never a row without
         files. In a transaction: so another process cannot write one of these nodes again meanwhile."""
-        with suppress(sqlite3.Error), self.transaction() as db:
+        with suppress(*FAILURES), self.transaction() as db:
             for id in ids:
                 if isinstance(id, bytes) and len(id) == ID_BYTES:
                     row = db.execute("SELECT has_state FROM node WHERE id = ?", (id,)).fetchone()
@@ -423,8 +427,10 @@ def _prepare(db: sqlite3.Connection, file: Path) -> None:
         raise BadIndex(f"{file}: its tables are not those of version {SCHEMA_VERSION}")
 
 
-def store_error(error: sqlite3.Error, file: Path) -> StoreError:
+def store_error(error: sqlite3.Error | UnicodeDecodeError, file: Path) -> StoreError:
     """What to tell about a failure: BadIndex only if the file itself is wrong."""
+    if isinstance(error, UnicodeDecodeError):
+        return BadIndex(f"{file}: damaged: its tables have names that are no text")
     text = str(error)
     if "locked" in text or "busy" in text:
         return StoreError(f"{file}: {text} by another process; wait for it or stop it, then try again")

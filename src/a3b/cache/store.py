@@ -13,7 +13,6 @@ import fcntl
 import logging
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from a3b.cache.identity import TOKENS, root_id
-from a3b.cache.index import INDEX, LOCK, OWN, BadIndex, Index, set_aside, store_error
+from a3b.cache.index import FAILURES, INDEX, LOCK, OWN, BadIndex, Index, set_aside, store_error
 from a3b.cache.pages import Damaged, read_kv, read_state, write_kv, write_state
 from a3b.cache.rows import Row
 from a3b.cache.state import SEGMENT_LEN, Snapshot, State, advancing
@@ -87,10 +86,10 @@ class Store:
                 index.expire(int(self._clock() - self.max_age_s))
                 index.shrink(self.max_bytes, int(self._clock()))
                 return index, index.holdings(), index.data_version
-            except (StoreError, sqlite3.Error) as error:
+            except (StoreError, *FAILURES) as error:
                 if index:
                     index.close()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, FAILURES):
                     error = store_error(error, self.directory / INDEX)
                 if attempt or not isinstance(error, BadIndex):
                     raise error from None
@@ -372,7 +371,7 @@ class Store:
                         for kind, path in partial.items():  # before the commit: a kill may leave files without a row, not the reverse
                             path.rename(names[kind])
                         index.add(row)
-                except (OSError, sqlite3.Error):
+                except (OSError, *FAILURES):
                     index.unlink_unnamed([row.id])
                     raise
                 self._known[row.id] = True
@@ -402,7 +401,7 @@ class Store:
         """The call's result, or None after a failure of the disk or the database, which becomes a notice."""
         try:
             return call()
-        except (OSError, sqlite3.Error, MemoryError) as error:
+        except (OSError, *FAILURES, MemoryError) as error:
             text = f"{self.directory}: {error}"
             if writes:
                 text += f"; nothing is written for {RETRY_AFTER_S:.0f} s: make room, or lower what is kept (a3b cache prune)"

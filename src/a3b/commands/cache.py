@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from a3b.cache.index import INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
+from a3b.cache.index import FAILURES, INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
 from a3b.cache.rows import Row
 from a3b.cache.store import is_served
 from a3b.commands.info import size
@@ -41,7 +40,7 @@ def run(args: Namespace) -> int:
         raise StoreError(f"{error}; start over with 'a3b cache forget --all', or let the next server set it aside") from None
     try:
         return {"list": show, "verify": verify, "prune": prune, "forget": forget}[args.action](args, index)
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise StoreError(f"{directory / INDEX}: {error}; try again, or start over with 'a3b cache forget --all'") from None
     finally:
         index.close()
