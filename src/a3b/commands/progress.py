@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from a3b.printable import printable
+
 FIRST_AFTER_S = 1.0
 EVERY_S = 0.2
 WIDTH = 24
@@ -14,7 +16,7 @@ class Progress:
     """`with Progress("reading", total) as p: p(done)`; the line is erased at the end."""
 
     def __init__(self, label: str, total: int, unit: str = "tokens"):
-        self.label, self.total, self.unit = label, total, unit
+        self.label, self.total, self.unit = printable(label), total, unit
         self.start = self.shown = time.monotonic()
         self.visible = False
 
