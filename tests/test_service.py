@@ -54,6 +54,18 @@ def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
         assert finished.usage.thinking.dropped > 0 and finished.usage.thinking.restored == 0
 
 
+def test_a_key_that_sends_prompt_after_prompt_does_not_cost_another_its_cached_conversation(engine):
+    with Server(engine) as server:
+        ask = [user("What is 17 plus 25?")]
+        message, _ = server.ask(ask, namespace="quiet")
+        server.cache.ram_bytes = 3 * server.cache.stats().ram_bytes
+        for i in range(12):
+            server.ask([user(f"Tell me about the number {i}.")], namespace="flood", sampling=GREEDY | {"max_tokens": 2})
+        assert server.cache.stats().evictions > 5
+        _, finished = server.ask([*ask, bare(message), user("Thanks!")], namespace="quiet")
+        assert finished.usage.cache.miss == "none" and finished.usage.cached_tokens > 20
+
+
 @pytest.mark.parametrize("name", ["tools", "messages", "add_generation_prompt", "eos_token"])
 def test_template_arguments_replace_nothing_of_the_prompt(engine, name):
     with Server(engine) as server, pytest.raises(UsageError, match=f"'{name}': the name is reserved"):
