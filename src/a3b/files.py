@@ -82,14 +82,16 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return handle
 
 
-def make_private(path: str | Path) -> None:
-    """The same for a file that others open: made empty if there is none, checked and set to 0600 if there is one.
+def make_private(path: str | Path, create: bool = True) -> None:
+    """The same for a file that others open: checked and set to 0600 if it exists, else made empty if `create`.
 
-    It is not opened then, as closing it would take the locks away that this process has on it. Raises OSError."""
-    if not os.path.lexists(path):
-        os.close(open_private(path, os.O_RDWR | os.O_CREAT))
+    What exists is not opened, as closing it would take the locks away that this process has on it. Raises OSError."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        if create:
+            os.close(open_private(path, os.O_RDWR | os.O_CREAT))
         return
-    found = os.lstat(path)
     _check_kind(found, path)
     _check_owner(found, path)
     if stat.S_IMODE(found.st_mode) != 0o600:

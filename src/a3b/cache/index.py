@@ -74,9 +74,9 @@ class Index:
             private_directory(directory, own=OWN)
             private_directory(directory / DATA)
             is_new = not os.path.lexists(file)
-            for ending in ("", "-wal", "-shm"):
-                if not ending or os.path.lexists(f"{file}{ending}"):  # SQLite makes these two, as private as the first
-                    make_private(f"{file}{ending}")
+            make_private(file)
+            for ending in ("-wal", "-shm"):  # SQLite makes these, as private as the first
+                make_private(f"{file}{ending}", create=False)
             if not is_new and not file.stat().st_size and any((directory / DATA).iterdir()):
                 raise BadIndex(f"{file}: empty, although there are sessions")
             db = sqlite3.connect(file, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False)
@@ -272,13 +272,16 @@ class Index:
         known |= {self.file(row.id, "state").name: row.state_bytes for row in rows if row.has_state}
         found = {}
         for path in (self.directory / DATA).iterdir():
-            status = path.lstat()
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # another process forgets it just now
+                continue
             if path.name in known and stat.S_ISREG(status.st_mode):
                 found[path.name] = status.st_size
                 if status.st_mode & 0o077:
                     path.chmod(0o600)
             elif not stat.S_ISDIR(status.st_mode):
-                path.unlink()
+                path.unlink(missing_ok=True)
         for row in rows:
             if found.get(self.file(row.id, "kv").name) != row.kv_bytes:
                 bad.append(row.id)
