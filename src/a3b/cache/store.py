@@ -428,7 +428,7 @@ def _lock(directory: Path):
         file = open(path, "a+", encoding="ascii", errors="replace", opener=open_private)
     except OSError as error:
         if error.errno == errno.EPERM:
-            raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own, or close this one (chmod 700)") from None
+            raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own") from None
         raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
