@@ -123,13 +123,15 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
         assert len(str(error)) < 2000
 
 
-@pytest.mark.parametrize(("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_SPEED", "1")])
-def test_environment_variables_are_checked_by_name(name, value):
-    with pytest.raises(UsageError, match=name):
-        RuntimeConfig.from_env({name: value})
 
 
 def test_a_rope_base_that_turns_nothing_is_refused():
     rope = {**SMALL["rope_parameters"], "rope_theta": 1.0, "rope_type": "yarn", "factor": 2.0}
     with pytest.raises(ConfigError, match="rope_theta"):
         ModelConfig.from_dict({**SMALL, "rope_parameters": rope})
+
+
+@pytest.mark.parametrize(("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_PORT", "65536")])
+def test_environment_variables_are_checked_by_name(name, value):
+    with pytest.raises(UsageError, match=name):
+        getattr(RuntimeConfig.from_env({name: value}), name.removeprefix("A3B_").lower())

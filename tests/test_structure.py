@@ -15,7 +15,7 @@ import a3b
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
-    ("errors", "files", "printable"),
+    ("errors", "files", "printable", "units", "variables"),
     ("config", "events", "machine", "requests"),
     ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile", "mangled"),
     ("weights",),

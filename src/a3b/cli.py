@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from a3b import __version__
+from a3b import __version__, units
 from a3b.commands.parser import Parser, brief, json_file, json_object, path, real, seconds, whole
 from a3b.commands.streams import all_written, terminable, usable_streams
 from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
 from a3b.printable import report, say
+from a3b.variables import LOG_LEVELS, VARIABLES
 
-SIZE_UNITS = {"": 1, "b": 1} | {letter + b: base**i for i, letter in enumerate("kmgt", 1) for b, base in (("b", 1000), ("ib", 1024))}
-TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 NO_HOME = "Could not determine home directory."  # what pathlib says
 MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
 FIRST_SCREEN = """\
@@ -57,6 +56,9 @@ def command(argv: list[str] | None) -> int:
     args.parser = parser
     try:
         args.runtime = RuntimeConfig.from_env()
+        if args.runtime.unknown:
+            known = ", ".join(f"A3B_{name.upper()}" for name in VARIABLES)
+            say(brief(f"environment: not known and not used: {', '.join(args.runtime.unknown)[:200]}; known: {known}"))
         if "model" in args and args.model is None:
             args.model = args.runtime.model
         if "context" in args:
@@ -79,7 +81,8 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
-        epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE.",
+        epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE; for serve "
+               "A3B_HOST, A3B_PORT, A3B_API_KEY, A3B_ALLOW_HOST, A3B_ALLOW_ORIGIN, A3B_LOG_LEVEL.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -119,24 +122,33 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, default=8080, metavar="N", help="default 8080; 0 takes a free one")
+    parser.add_argument("--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, metavar="N", help="default A3B_PORT or 8080; 0 takes a free one")
     parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must give one of these; repeatable")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the same, one in each line")
-    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+    parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
     parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
     parser.add_argument("--max-body", type=byte_size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
+    parser.add_argument("--max-connections", type=positive, default=1000, metavar="N",
+                        help="open at once; those that ask nothing make room first (default 1000)")  # fmt: skip
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="default A3B_LOG_LEVEL or info: one line for each request")
     parser.add_argument("--trace", metavar="FILE", help="append all token ids of each answer as a line of JSON, to prove what was computed")
+    group = parser.add_argument_group("browsers and names")
+    group.add_argument("--allow-host", action="append", metavar="NAME",
+                       help="a name this server is asked by, beside localhost; * is any; repeatable")  # fmt: skip
+    group.add_argument("--allow-origin", action="append", metavar="URL",
+                       help="pages that may ask from a browser, such as https://chat.example; * is every page; repeatable")  # fmt: skip
     group = parser.add_argument_group("thinking")
-    group.add_argument("--preserve-thinking", default="all", metavar="POLICY",
+    group.add_argument("--preserve-thinking", type=policy, default="all", metavar="POLICY",
                        help="of earlier turns: all, current-task, none or budget:TOKENS (default all)")  # fmt: skip
-    group.add_argument("--thinking-budget", type=positive, metavar="N", help="most tokens of thinking in one answer")
-    group.add_argument("--task-thinking-budget", type=positive, metavar="N", help="the same since the last turn of the user")
+    group.add_argument("--thinking-budget", type=tokens, metavar="N", help="most tokens of thinking in one answer")
+    group.add_argument("--task-thinking-budget", type=tokens, metavar="N", help="the same since the last turn of the user")
     group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
     group = parser.add_argument_group("sessions")
     group.add_argument("--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of free memory)")
-    group.add_argument("--cache-dir", metavar="DIR", help="where sessions outlive the process (default ~/.cache/a3b/sessions)")
+    group.add_argument("--cache-dir", metavar="DIR",
+                       help="where sessions outlive the process (default: the model's own below ~/.cache/a3b/sessions)")  # fmt: skip
     group.add_argument("--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
     group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
@@ -148,13 +160,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
+    parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shape", nargs="?", metavar="MODEL", help="DIR, config.json, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")
-    parser.add_argument("--context", type=positive, metavar="N", help="tokens of the conversation (default 32768)")
+    parser.add_argument("--context", type=tokens, metavar="N", help="tokens of the conversation (default 32768)")
     parser.add_argument("--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
     parser.add_argument("--operations", type=real, metavar="GOPS", help="int8 operations of this machine, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -181,7 +193,7 @@ def _logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint; needs no tokenizer")
     parser.add_argument("--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin")
     parser.add_argument("--out", type=path, required=True, metavar="FILE.npy", help="float32 [T, V]")
-    parser.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+    parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
 
 
 def _pack(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +230,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
     quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
-    quality.add_argument("--tokens", type=positive, default=8192, metavar="N", help="read at most that many (default 8192)")
+    quality.add_argument("--tokens", type=tokens, default=8192, metavar="N", help="read at most that many (default 8192)")
     quality.add_argument("--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost")
     quality.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -239,7 +251,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--dir", type=path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)")
         kind.add_argument("--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)")
         kind.add_argument("--runs", type=positive, metavar="N", help="of each measurement (default 3)")
-        kind.add_argument("--tokens", type=positive, metavar="N", help="decoded in a run (default 64)")
+        kind.add_argument("--tokens", type=tokens, metavar="N", help="decoded in a run (default 64)")
         kind.add_argument("--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
         kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
         kind.add_argument("--json", action="store_true", help="print one JSON object")
@@ -259,7 +271,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
         ("frequency-penalty", real, "in [-2, 2]"),
         ("repetition-penalty", real, "1 is off"),
         ("seed", whole, "the same seed gives the same answer"),
-        ("max-tokens", whole, "longest answer, thinking included"),
+        ("max-tokens", tokens, "longest answer, thinking included"),
     ):
         group.add_argument(f"--{name}", type=kind, metavar="X" if kind is real else "N", help=text)
     group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
@@ -271,7 +283,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
         help="keep the thinking of earlier turns in the prompt (default on); off is the template's own rule",
     )  # fmt: skip
     group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
-    group.add_argument("--context", type=positive, metavar="N", help="context in tokens; beyond the native length YaRN")
+    group.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
 
 
 def _help(parser: argparse.ArgumentParser) -> None:
@@ -334,20 +346,25 @@ a3b help cache prune""",
 }
 
 
-def byte_size(text: str) -> int:
-    return _amount(text, SIZE_UNITS, "a size, such as 2GiB or 500MB")
+def _read_by(read: Callable[[str], int]) -> Callable[[str], int]:
+    """A type for argparse, which shows the words of ArgumentTypeError alone."""
+
+    def typed(text: str) -> int:
+        try:
+            return read(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return typed
 
 
-def duration(text: str) -> int:
-    """Seconds."""
-    return _amount(text, TIME_UNITS, "an age, such as 7d or 12h")
+byte_size, tokens, duration = _read_by(units.byte_size), _read_by(units.token_count), _read_by(units.duration)
 
 
-def _amount(text: str, units: dict[str, int], expected: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if not found or found[2] not in units:
-        raise argparse.ArgumentTypeError(f"{text} is not {expected}")
-    return int(float(found[1]) * units[found[2]])
+def policy(text: str) -> str:
+    """Of --preserve-thinking; what is wrong is told where it is used."""
+    name, _, number = text.partition(":")
+    return f"{name}:{tokens(number)}" if name == "budget" and number else text
 
 
 def positive(text: str) -> int:
@@ -358,10 +375,8 @@ def positive(text: str) -> int:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    found = text.split(",")
-    if not all(part.isdecimal() for part in found):
-        raise argparse.ArgumentTypeError(f"{text} is not a list of whole numbers, such as 512,2048")
-    return tuple(int(part) for part in found)
+    """Numbers of tokens between commas."""
+    return tuple(0 if part == "0" else tokens(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

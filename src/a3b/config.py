@@ -12,12 +12,13 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from a3b.errors import ConfigError, UsageError
 from a3b.files import read_text
+from a3b.variables import Variables
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 1 << 24  # no axis of a model is longer
@@ -451,31 +452,10 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """How this process runs, from A3B_* variables; command-line options win."""
-
-    model: str | None = None  # A3B_MODEL: model directory when a command names none
-    context: int | None = None  # A3B_CONTEXT: tokens
-    threads: int | None = None  # A3B_THREADS: of the kernels; None: every core this process may use
-    isa: str | None = None  # A3B_ISA: instruction set of the kernels, or "reference" for NumPy; None: the best
-    kv: str = "q8"  # A3B_KV: keys and values in 8 bits, "bf16" or "f32"
-    cache: str = "~/.cache/a3b"  # A3B_CACHE, or below XDG_CACHE_HOME: what can be made again
+class RuntimeConfig(Variables):
+    """How this process runs: A3B_* variables as attributes; command-line options win."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
-        """Raises UsageError for an unknown A3B_ variable or a value that does not fit."""
         environ = os.environ if environ is None else environ
-        values = {k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_")}
-        known = [f.name for f in fields(cls)]
-        for name in values.keys() - set(known):
-            raise UsageError(f"environment variable A3B_{name.upper()} is unknown; known: " + ", ".join(f"A3B_{n.upper()}" for n in known))
-        for name in ("context", "threads"):
-            value = values.get(name)
-            if value is not None and not (value.isascii() and value.isdigit() and 0 < int(value) < 1 << 31):
-                raise UsageError(f"A3B_{name.upper()} is {value!r}; expected a positive whole number")
-        numbers = {name: int(values[name]) for name in ("context", "threads") if name in values}
-        texts = {name: values[name] for name in ("model", "isa", "kv", "cache") if values.get(name)}
-        if environ.get("XDG_CACHE_HOME"):
-            texts.setdefault("cache", os.path.join(environ["XDG_CACHE_HOME"], "a3b"))
-        return cls(**numbers, **texts)
+        return cls({k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_") and v}, environ.get("XDG_CACHE_HOME", ""))

@@ -1,0 +1,45 @@
+"""Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
+
+A lone letter counts in 1024s, as llama-server, ollama and docker read it; KB and MB are 1000s and KiB and MiB 1024s. All of these
+raise UsageError, which says what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from a3b.errors import UsageError
+
+BASES = {"": 1024, "i": 1024, "ib": 1024, "b": 1000}  # of what follows the letter
+BYTES = {"": 1, "b": 1} | {f"{letter}{rest}": base**i for i, letter in enumerate("kmgt", 1) for rest, base in BASES.items()}
+TOKENS = {"": 1, "k": 1024, "ki": 1024, "m": 1 << 20, "mi": 1 << 20}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+MOST = (1 << 63) - 1
+MOST_TOKENS = (1 << 31) - 1
+NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+|\d{1,3}(?:_\d{3})+)(\.\d+)?\s*([a-z]*)")  # 131072, 131,072, 1.5
+
+
+def byte_size(text: str) -> int:
+    """Bytes, 0 included; what is beyond every disk is as much as a number of SQLite can be."""
+    return min(_amount(text, BYTES, "a size, such as 256M, 2GiB or 500MB"), MOST)
+
+
+def token_count(text: str) -> int:
+    """At least one token; k is 1024."""
+    expected = "a positive number of tokens, such as 32768, 128k or 1M"
+    if not 1 <= (number := _amount(text, TOKENS, expected)) <= MOST_TOKENS:
+        raise UsageError(f"{text[:40]!r} is not {expected}")
+    return number
+
+
+def duration(text: str) -> int:
+    """Seconds; the unit must be there."""
+    return min(_amount(text, SECONDS, "an age, such as 7d or 12h"), MOST)
+
+
+def _amount(text: str, units: dict[str, int], expected: str) -> int:
+    found = NUMBER.fullmatch(text.strip().lower()) if text.isascii() and len(text) <= 40 else None
+    if not found or found[3] not in units:
+        raise UsageError(f"{text[:40]!r} is not {expected}")
+    return int(Fraction(re.sub("[,_]", "", found[1]) + (found[2] or "")) * units[found[3]])

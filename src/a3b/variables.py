@@ -1,0 +1,74 @@
+"""A3B_* variables of the environment: which there are, how each is read, what holds without it. `a3b.config` reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from a3b.errors import UsageError
+from a3b.units import token_count
+
+LOG_LEVELS = ("error", "warning", "info", "debug")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise UsageError(f"{text[:40]!r} is not a positive whole number")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 1 << 16):
+        raise UsageError(f"{text[:40]!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise UsageError(f"{text[:40]!r} is none of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it is read, and what holds without it
+    "model": (str, None),  # directory when a command names none
+    "context": (token_count, None),  # tokens
+    "threads": (_positive, None),  # of the kernels; None: every core this process may use
+    "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
+    "kv": (str, "q8"),  # keys and values in 8 bits, "bf16" or "f32"
+    "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME: what can be made again
+    "host": (str, "127.0.0.1"), "port": (_port, 8080), "api_key": (_parts, ()),  # of serve, as all below; keys between commas
+    "allow_host": (_parts, ()), "allow_origin": (_parts, ()), "log_level": (_log_level, "info"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Variables as attributes, by the names in VARIABLES.
+
+    A value is checked when it is asked for: a malformed one raises UsageError in the commands that use it, and in no other.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)  # by names without A3B_, in lower case; none is empty
+    cache_home: str = ""
+
+    @property
+    def unknown(self) -> list[str]:
+        """Variables that no command reads."""
+        return sorted(f"A3B_{name.upper()}" for name in self.values.keys() - VARIABLES.keys())
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in VARIABLES:
+            raise AttributeError(name)
+        read, default = VARIABLES[name]
+        if name == "cache" and self.cache_home:
+            default = os.path.join(self.cache_home, "a3b")
+        try:
+            return read(self.values[name]) if name in self.values else default
+        except UsageError as error:
+            raise UsageError(f"environment variable A3B_{name.upper()}: {error}") from None
