@@ -144,6 +144,27 @@ def test_other_hosts_are_refused(host):
     assert asked(body=BODY, headers={"host": host}).json()["error"]["code"] == "host_not_allowed"
 
 
+@pytest.mark.parametrize("settings", [Settings(hosts=("box.lan",), host="0.0.0.0"), Settings(hosts=("box.lan",), api_keys=("key-one",))])
+def test_hosts_that_were_named_are_the_only_ones(settings):
+    statuses = [asked("/health", headers={"host": host}, settings=settings).status for host in ("box.lan:1", "localhost", "evil.example")]
+    assert statuses == [200, 200, 403]
+
+
+def test_any_host_may_be_allowed():
+    assert asked("/health", headers={"host": "evil.example"}, settings=Settings(hosts=("*",))).status == 200
+
+
+@pytest.mark.parametrize(("headers", "told"), [
+    ({"host": "box.lan:8080"}, "start the server with --allow-host box.lan"),
+    ({"host": "a;rm -rf /"}, "send the name of this machine"),
+    ({"origin": "https://chat.example:8443"}, "start the server with --allow-origin https://chat.example:8443"),
+    ({"origin": "null"}, "start the server with --allow-origin *"),
+    ({"origin": "http://a' b"}, "start the server with --allow-origin *"),
+])  # fmt: skip
+def test_a_refused_host_or_page_is_told_the_option_to_use(headers, told):
+    assert told in asked(body=BODY, headers=headers).json()["error"]["message"]
+
+
 @pytest.mark.parametrize("settings", [KEYS, Settings(host="0.0.0.0")])
 def test_any_host_passes_with_keys_or_on_an_open_address(settings):
     headers = {"host": "evil.example", "authorization": "Bearer key-one"}
@@ -163,10 +184,34 @@ def test_pages_may_read_answers_only_if_their_origin_is_configured():
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, "https://chat.example")
 
 
-def test_a_preflight_of_a_configured_page_needs_no_key():
-    settings = Settings(api_keys=("key-one",), cors_origins=("https://chat.example",))
-    headers = {"origin": "https://chat.example", "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
-    assert asked(headers=headers, method="OPTIONS", settings=settings).status == 200
+PREFLIGHT = {"origin": "https://chat.example", "access-control-request-method": "POST",
+             "access-control-request-headers": "authorization,content-type,x-stainless-os,anthropic-version"}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [(), ("key-one",)])
+@pytest.mark.parametrize(("origins", "told"), [(("https://chat.example",), "https://chat.example"), (("*",), "*")])
+def test_a_preflight_of_a_configured_page_needs_no_key(keys, origins, told):
+    reply = asked(headers=PREFLIGHT, method="OPTIONS", settings=Settings(api_keys=keys, cors_origins=origins))
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, told)
+    assert "x-stainless-os" in reply.headers["access-control-allow-headers"] and "POST" in reply.headers["access-control-allow-methods"]
+
+
+def test_a_refused_preflight_is_in_the_log_with_the_option_to_use(caplog):
+    caplog.set_level(logging.INFO)
+    settings = Settings(cors_origins=("https://other.example",))
+    assert asked(headers=PREFLIGHT, method="OPTIONS", settings=settings).status == 400
+    assert "'https://chat.example'; start the server with --allow-origin https://chat.example" in caplog.text
+
+
+@pytest.mark.parametrize(("request_", "status"), [
+    ({"body": BODY}, 200), ({"body": b"{"}, 400), ({"path": "/nope"}, 404), ({"body": b"x" * 2000}, 413),
+    ({"body": BODY, "service": ScriptedService(OverloadedError("full"))}, 429),
+])  # fmt: skip
+def test_a_configured_page_may_read_every_answer_and_what_its_headers_say(request_, status):
+    settings = Settings(cors_origins=("https://chat.example",), max_body_bytes=1000)
+    reply = asked(headers={"origin": "https://chat.example"}, settings=settings, **request_)
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (status, "https://chat.example")
+    assert {"x-request-id", "retry-after"} <= set(reply.headers["access-control-expose-headers"].split(", "))
 
 
 # -- errors
@@ -220,7 +265,7 @@ def test_one_line_for_each_request_and_no_secret_in_it(caplog):
     headers = {"authorization": "Bearer key-one", "x-request-id": "id7"}
     asked(body=BODY, headers=headers, settings=KEYS)
     lines = [record.getMessage() for record in caplog.records if record.name == "a3b.server"]
-    assert len(lines) == 1 and re.fullmatch(r"id7 POST /v1/chat/completions 200 100\+20 tokens 0\.\d{3} s", lines[0])
+    assert len(lines) == 1 and re.fullmatch(r"id7 POST /v1/chat/completions 200 prompt=100 cached=60 written=20 seconds=0\.\d{3}", lines[0])
     assert "key-one" not in caplog.text and PROMPT not in caplog.text
 
 

@@ -1,7 +1,7 @@
 """The ASGI application: one door that every request passes, then the routes of the APIs.
 
 The door gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into the
-log and counts. Knows no model and no wire format. Enter at `create_app`.
+log and counts. `a3b.server.connections` has what is below a request. Knows no model and no wire format. Enter at `create_app`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -25,7 +26,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from a3b.server import chat, completions, messages, models, responses
+from a3b.server.bodies import Bodies, Body, too_large
+from a3b.server.connections import Gate, peer_of
 from a3b.server.exchange import Api, error_body, log_unexpected, logger, refusal_of
+from a3b.server.limits import Limits
+from a3b.server.logs import request_line, watched
 from a3b.server.metrics import CONTENT_TYPE, Metrics
 from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
@@ -34,8 +39,11 @@ from a3b.server.wire import Refusal, Service, json_response
 APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health",)  # need no key
+HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = 499  # in log and metrics only: nobody is there to read it
+EXPOSED = ("x-request-id", "retry-after", "x-a3b-warnings")  # headers that pages of other origins may read
 
 
 @dataclass(frozen=True)
@@ -43,25 +51,30 @@ class Settings:
     """Who may ask, and how much.
 
     host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser on it
-    could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `cors_origins`.
+    could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `origins`. They must wherever
+    `hosts` are given.
     """
 
     api_keys: tuple[str, ...] = ()  # none: everybody may ask
     max_body_bytes: int = 32 << 20
+    limits: Limits = Limits()
     secret: bytes = b""  # of signatures under thinking; none: a new one for each process
     host: str = "127.0.0.1"
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()  # "*" is any
     cors_origins: tuple[str, ...] = ()  # pages that may ask from a browser; "*" is every page
 
     @property
     def checks_host(self) -> bool:
-        return not self.api_keys and (self.host in LOCAL_HOSTS or self.host.startswith("127."))
+        is_local = self.host in LOCAL_HOSTS or self.host.startswith("127.")
+        return bool(self.hosts) or (not self.api_keys and is_local)
 
 
-def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None) -> Starlette:
+def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None,
+               gate: Gate | None = None) -> Starlette:  # fmt: skip
+    """gate: whose connections /metrics counts."""
     settings = settings or Settings()
-    metrics = Metrics(service)
-    api = Api(service, Seals(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
+    metrics = Metrics(service, gate)
+    api = Api(watched(service), Seals(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
 
     async def health(_: Request) -> Response:
         found = service.health()
@@ -75,8 +88,8 @@ def create_app(service: Service, settings: Settings | None = None, stored: Respo
         routes += routes_of(api)
     middleware = [Middleware(_Door, settings=settings, metrics=metrics, paths=_Paths(routes))]
     if settings.cors_origins:
-        middleware.insert(0, Middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"],
-                                        expose_headers=["x-request-id", "retry-after"]))  # fmt: skip
+        middleware.insert(0, Middleware(_Pages, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"],
+                                        expose_headers=EXPOSED))  # fmt: skip
     app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _raise})
     app.router.redirect_slashes = False
     return app
@@ -105,47 +118,64 @@ class _Paths:
         return f"; did you mean /v1{path}?" if self.name(f"/v1{path}") != "other" else ""
 
 
+class _Pages(CORSMiddleware):
+    """Answers browsers that ask whether a page may ask; what it refuses never comes to the door, so it is told here."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code >= 400:
+            origin = request_headers.get("origin", "")[:200]
+            reason = f"{bytes(response.body).decode()}: {origin!r}; {_way_in(origin)}"
+            logger.info("%s", request_line("-", "OPTIONS", "-", response.status_code, None, 0.0, reason))
+        return response
+
+
 class _Door:
     """The middleware. Everything that goes wrong behind it is answered here."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, paths: _Paths):
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
         self.keys = [_digest(key.encode()) for key in settings.api_keys]
+        self.bodies = Bodies(settings.limits, settings.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send, self.settings.max_body_bytes)
+        visit = _Visit(scope, receive, send)
         self.metrics.running.inc()
         try:
             await self._let_in(scope, visit)
         except ClientDisconnect:
-            visit.status = CLIENT_GONE
+            visit.status, visit.reason = CLIENT_GONE, "the client left"
         except Exception as error:
             await self._explain(scope, visit, error)
         except BaseException:  # the server stops
-            visit.status = CLIENT_GONE
+            visit.status, visit.reason = CLIENT_GONE, "the server stops"
             raise
         finally:
+            if visit.body is not None:
+                self.bodies.release(visit.body)
             self.metrics.running.dec()
             seconds = time.perf_counter() - visit.begun
             self.metrics.count(self.paths.name(scope["path"]), visit.status, seconds)
-            read, written = visit.state.get("tokens", (0, 0))
-            path = scope.get("raw_path", b"").decode("latin-1")[:200]
-            logger.info("%s %s %s %d %d+%d tokens %.3f s", visit.id, scope["method"], path, visit.status, read, written, seconds)
+            path = scope.get("raw_path", b"").decode("latin-1")
+            logger.info("%s", request_line(visit.id, scope["method"], path, visit.status, visit.state.get("tokens"), seconds, visit.reason))
 
     async def _let_in(self, scope: Scope, visit: _Visit) -> None:
         if self.settings.checks_host:
             self._check_origin(visit.headers)
         visit.state["namespace"] = self._namespace(visit.headers, scope["path"])
-        length = visit.headers.get(b"content-length", b"")
-        if length.isdigit() and (len(length) > 18 or int(length) > self.settings.max_body_bytes):
-            raise visit.too_large()
-        await self.app(scope, visit.receive, visit.send)
+        length, most = visit.headers.get(b"content-length", b""), self.settings.max_body_bytes
+        if length.isdigit() and (len(length) > 18 or int(length) > most):
+            raise too_large(most)
+        sender = visit.state["namespace"] or peer_of((scope.get("client") or ("",))[0])
+        visit.body = self.bodies.expect(visit.receive_next, sender)
+        await self.app(scope, visit.body.receive, visit.send)
 
     async def _explain(self, scope: Scope, visit: _Visit, error: Exception) -> None:
         if visit.status:
+            visit.reason = type(error).__qualname__
             log_unexpected(error, visit.id)
             return
         if isinstance(error, HTTPException) and error.status_code in (404, 405):
@@ -154,8 +184,9 @@ class _Door:
             error = Refusal(error.status_code, message, "not_found" if error.status_code == 404 else "method_not_allowed",
                             headers=error.headers)  # fmt: skip
         refusal = refusal_of(error, visit.id)
+        visit.reason = str(refusal)
         response = json_response(error_body(refusal, scope["path"], visit.id), refusal.status, refusal.headers)
-        await response(scope, visit.receive, visit.send)
+        await response(scope, visit.receive_next, visit.send)
 
     def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
         """Of the key that came along. Raises Refusal if it is none of ours."""
@@ -171,51 +202,54 @@ class _Door:
         raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Raises Refusal, with the option that would let the request in."""
         allowed = (*LOCAL_HOSTS, self.settings.host, *map(str.lower, self.settings.hosts))
-        host = headers.get(b"host", b"").decode("latin-1")
-        if _hostname(f"//{host}") not in allowed:
-            raise Refusal(403, f"Host: {host[:100]!r}; expected {', '.join(allowed)}. Use a key, or allow this host", "host_not_allowed")
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1")[:200]
+        name = _hostname(f"//{host}")
+        if "*" not in self.settings.hosts and name not in allowed:
+            way = f"start the server with --allow-host {name}" if name and HOST_NAME.fullmatch(name) else "send the name of this machine"
+            raise Refusal(403, f"Host: {host!r}; expected one of {', '.join(dict.fromkeys(allowed))}; {way}", "host_not_allowed")
+        origin = headers.get(b"origin", b"").decode("latin-1")[:200]
         is_page = origin == "null" or origin.startswith(("http://", "https://"))
         if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
-            raise Refusal(403, f"Origin: {origin[:100]!r}; pages from there may not ask this server", "origin_not_allowed")
+            raise Refusal(403, f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}", "origin_not_allowed")
 
 
 class _Visit:
-    """One request: its id, what was answered so far, and how much of its body came."""
+    """One request: its id, what was answered so far, and whether its body was asked for."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int):
+    def __init__(self, scope: Scope, receive: Receive, send: Send):
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = given if SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.id
-        self.status = 0  # until the answer begins
+        self.status, self.reason = 0, ""  # until the answer begins; why it is a refusal
+        self.body: Body | None = None
         self.begun = time.perf_counter()
+        self._waits_to_send = self.headers.get(b"expect", b"").lower() == b"100-continue"
         self._receive, self._send = receive, send
-        self._left = self._max = max_body_bytes
 
-    def too_large(self) -> Refusal:
-        return Refusal(413, f"body: larger than {self._max} bytes", "request_too_large", headers={"connection": "close"})
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise self.too_large()
-        return message
+    async def receive_next(self) -> Message:
+        self._waits_to_send = False
+        return await self._receive()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
+            if self._waits_to_send and (b"connection", b"close") not in headers:  # whether its body still comes cannot be known
+                headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
 
 
 def _digest(key: bytes) -> bytes:
     return blake2b(key, person=b"a3b key").digest()
+
+
+def _way_in(origin: str) -> str:
+    return f"start the server with --allow-origin {origin if ORIGIN.fullmatch(origin) else '*, which allows every page'}"
 
 
 def _hostname(url: str) -> str | None:

@@ -56,7 +56,7 @@ def namespace(request: Request) -> str:
 
 def record(request: Request, usage: Usage) -> None:
     """Remember what a call cost in all, for its line in the log."""
-    request.state.tokens = (usage.prompt_tokens, usage.completion_tokens)
+    request.state.tokens = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
 
 async def recorded(request: Request, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:

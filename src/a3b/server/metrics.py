@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from a3b.server.connections import Gate
 from a3b.server.wire import Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -16,8 +17,8 @@ BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)  # seconds
 class Metrics:
     """All numbers of one server, in a registry of its own."""
 
-    def __init__(self, service: Service):
-        self.service = service
+    def __init__(self, service: Service, gate: Gate | None = None):
+        self.service, self.gate = service, gate
         self.registry = CollectorRegistry(auto_describe=False)
         self.requests = Counter("a3b_http_requests", "Requests answered", ["path", "status"], registry=self.registry)
         self.seconds = Histogram("a3b_http_request_seconds", "Until the last byte", ["path"], buckets=BUCKETS, registry=self.registry)
@@ -31,6 +32,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The service's numbers, in the way of a collector of prometheus_client."""
+        if self.gate is not None:
+            yield GaugeMetricFamily("a3b_http_connections", "Connections open", value=len(self.gate.connections))
+            yield CounterMetricFamily("a3b_http_connections_refused", "Connections over a limit", value=self.gate.num_refused)
         for name, value in self.service.metrics().items():
             name = name if name.startswith("a3b_") else f"a3b_{name}"
             if name.endswith("_total"):

@@ -31,6 +31,7 @@ class EventStream(StreamingResponse):
         super().__init__(chunks, media_type="text/event-stream", headers=head)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[wire.FILLER] = wire.comment("")
         try:
             await while_connected(receive, self.stream_response(send))
         finally:

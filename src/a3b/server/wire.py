@@ -13,6 +13,7 @@ from a3b.events import Event
 from a3b.requests import Request, check_policy
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
+FILLER = "filler"  # in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
 EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
     "none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None,
 }  # fmt: skip

@@ -1,0 +1,75 @@
+"""The log of a server: what a line looks like, and the progress of long prompts. Enter at `begin` and `watched`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from a3b.events import Event, Reading, Started
+from a3b.printable import printable
+from a3b.requests import Request
+from a3b.server.wire import Service
+
+logger = logging.getLogger("a3b.server")
+PROGRESS_S = 5.0  # between two lines about one prompt
+REASON_LEN = 240  # characters
+
+
+class Lines(logging.Formatter):
+    """TIME MESSAGE, with the level from warnings on. What a message cannot do is begin a line: the rest of a long one is indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = printable(super().format(record), lines=True).replace("\n", "\n    ")
+        level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
+        return f"{datetime.fromtimestamp(record.created).astimezone().isoformat(timespec='milliseconds')} {level}{text}"
+
+
+def begin(level: str) -> None:
+    """Lines of all loggers go to stderr from now on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def request_line(id: str, method: str, path: str, status: int, tokens: tuple[int, int, int] | None, seconds: float,
+                 reason: str = "") -> str:  # fmt: skip
+    """tokens: of the prompt, of it cached, written. The reason, which may have blanks, ends the line."""
+    counted = f" prompt={tokens[0]} cached={tokens[1]} written={tokens[2]}" if tokens else ""
+    why = f" reason={printable(reason[:REASON_LEN])}" if reason else ""
+    return f"{id} {printable(method[:20])} {printable(path[:200])} {status}{counted} seconds={seconds:.3f}{why}"
+
+
+class _Watched:
+    """A service that tells the log how far long prompts are."""
+
+    def __init__(self, service: Service):
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        begun = told = time.monotonic()
+        async with aclosing(self._service.stream(request)) as events:
+            async for event in events:
+                now = time.monotonic()
+                if isinstance(event, Started):
+                    begun = told = now  # it may have waited for a place until now
+                elif isinstance(event, Reading) and now - told >= PROGRESS_S:
+                    told = now
+                    logger.info("%s", progress_line(request.request_id, event.done, event.total, event.done / (now - begun)))
+                yield event
+
+
+def progress_line(id: str, done: int, total: int, tokens_per_s: float) -> str:
+    left = f", about {(total - done) / tokens_per_s:.0f} s left" if tokens_per_s > 0 else ""
+    return f"{id} reading {done:,} of {total:,} tokens, {tokens_per_s:.0f} tokens/s{left}"
+
+
+def watched(service: Service) -> Service:
+    return _Watched(service)  # type: ignore[return-value]
