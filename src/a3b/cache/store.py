@@ -38,6 +38,10 @@ log = logging.getLogger("a3b")
 GB, DAY = 1_000_000_000, 86_400
 
 
+class InUse(StoreError):
+    """Another server has the directory."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A snapshot to be written. parent: a stored node, or the root."""
@@ -441,8 +445,8 @@ def _lock(directory: Path):
         file.close()
         if not isinstance(error, BlockingIOError):
             raise StoreError(f"{path}: {error.strerror}; give a directory on a local disk that can be written") from None
-        raise StoreError(f"{directory}: in use by the server with process id {pid or 'unknown'}; "
-                         "stop it, or give this one another directory") from None  # fmt: skip
+        raise InUse(f"{directory}: in use by the server with process id {pid or 'unknown'}; "
+                    "stop it, or give this one another directory with --cache-dir") from None  # fmt: skip
     return file
 
 

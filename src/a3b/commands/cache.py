@@ -6,6 +6,7 @@ import json
 import os
 import time
 from argparse import Namespace
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from a3b.cache.index import FAILURES, INDEX, BadIndex, Index, clear_data, remove
 from a3b.cache.rows import Row
 from a3b.cache.store import is_served
 from a3b.commands.info import size
+from a3b.commands.places import kept, root
 from a3b.commands.progress import Progress
 from a3b.errors import StoreError, UsageError
 from a3b.printable import printable, report, say
@@ -22,8 +24,41 @@ SHORT = 12  # digits of an id that are shown
 
 
 def run(args: Namespace) -> int:
-    directory = (args.dir or Path(args.runtime.cache) / "sessions").expanduser()
+    parent = args.dir.expanduser() if args.dir else root(args.runtime.cache)
     check(args)
+    directories = kept(parent)
+    if len(directories) > 1:
+        return in_all(args, parent, directories)
+    return in_one(args, directories[0] if directories else parent)
+
+
+def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
+    """The same in the directories of all models; a most of bytes is shared among them as they share the disk."""
+    held = {}
+    for directory in directories:
+        with suppress(BadIndex), closing(Index.open(directory)) as index:
+            held[directory] = (index.num_bytes(), index.rows()[0], index.holdings())
+    if args.action == "list" and args.json:
+        found = [{**s, "directory": str(directory)} for directory, (_, rows, _) in held.items() for s in sessions(rows)]
+        found.sort(key=lambda s: -s["last_used"])
+        report(json.dumps({"directory": str(parent), "num_bytes": sum(num for num, *_ in held.values()), "sessions": found}, indent=2))
+        return 0
+    if args.action == "forget" and args.id:
+        ids = [(directory, id) for directory, (*_, ids) in held.items() for id in ids if id.hex().startswith(args.id.lower())]
+        directories = [directory for directory, _ in ids] or directories[:1]  # which of several is told there
+        if len(ids) > 1 and len(set(directories)) > 1:
+            raise UsageError(f"{args.id[:40]}: {len(ids)} begin so; give more digits")
+        return in_one(args, directories[0])
+    total, status = sum(num for num, *_ in held.values()), 0
+    for directory in directories:
+        own = Namespace(**vars(args))
+        if args.action == "prune" and args.max_bytes is not None and total > args.max_bytes:
+            own.max_bytes = args.max_bytes * held.get(directory, (0,))[0] // total
+        status = max(status, in_one(own, directory))
+    return status
+
+
+def in_one(args: Namespace, directory: Path) -> int:
     if not os.path.lexists(directory / INDEX):
         if args.action == "list" and args.json:
             report(json.dumps({"directory": str(directory), "num_bytes": 0, "sessions": []}))

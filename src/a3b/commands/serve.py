@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import re
+import resource
 import secrets
 import signal
 import socket
-import sys
 from argparse import Namespace
-from pathlib import Path
+from dataclasses import replace
 from typing import TextIO
 
 from a3b.cache.identity import cache_identity
 from a3b.cache.prefix import PrefixCache
 from a3b.cache.store import Store
 from a3b.commands.answer import load
-from a3b.engine import Engine, resolve
+from a3b.commands.places import open_store
+from a3b.engine import Engine, load_config, resolve
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
 from a3b.machine import Machine
-from a3b.printable import say
+from a3b.printable import printable, say
 from a3b.requests import check_policy
 from a3b.scheduler import Scheduler
+from a3b.server import logs
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
+from a3b.server.connections import Gate, config_of
+from a3b.server.limits import Limits, MiB
 from a3b.server.stored import ResponseStore
 from a3b.service import Service, Settings
 from a3b.turns import Turns
@@ -32,31 +36,32 @@ from a3b.turns import Turns
 MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
 LEAST_CACHE = 256 << 20
 GRACE_S = 3  # for answers that are being written when the server is told to stop
+OWN_FILES = 256  # files that the process needs beside connections
+HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9a-f:.]+)")  # with or without a port
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def run(args: Namespace) -> int:
     import uvicorn
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
-    keys = api_keys(args)
-    if not keys and not is_loopback(args.host):
-        say(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set")
+    logs.begin(args.log_level or args.runtime.log_level)
+    args.host, args.port = args.host or args.runtime.host, args.runtime.port if args.port is None else args.port
+    settings, gate = app_settings(args), Gate(limits(args))
     check_policy(args.preserve_thinking)
+    load_config(resolve(args.model), args.context)  # what is wrong with the model is told before anything is taken or made
     trace = opened(args.trace) if args.trace else None
     sock = bound(args.host, args.port)
-    args.model = args.model or args.runtime.model
-    store = None if args.no_persist else Store(sessions_directory(args), args.cache_disk, args.session_days * 86400)
+    store = None if args.no_persist else open_store(args)
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
     service = build(engine, args, store, trace)
-    stored = ResponseStore(records=None if args.no_persist_thinking else store)
-    app = create_app(service, AppSettings(api_keys=keys, max_body_bytes=args.max_body, secret=secret(store), host=args.host), stored)
+    stored = responses(args, store)
+    app = create_app(service, replace(settings, secret=secret(store), limits=gate.limits), stored, gate)
     say(banner(engine, sock, store))
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=75)
     try:
-        uvicorn.Server(config).run([sock])
+        uvicorn.Server(config_of(app, gate, timeout_graceful_shutdown=GRACE_S)).run([sock])
     finally:
         service.close()
         stored.close()
@@ -84,15 +89,16 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     return Service(engine, scheduler, turns, settings, trace)
 
 
+def responses(args: Namespace, store: Store | None) -> ResponseStore:
+    """Stored responses hold thinking, so they stay in memory where it must not go to the disk."""
+    return ResponseStore(records=None if args.no_persist_thinking else store)
+
+
 def opened(path: str) -> TextIO:
     try:
         return open(path, "a", encoding="utf-8", opener=open_private)
     except OSError as error:
         raise UsageError(f"--trace {path}: {error.strerror}; give a file that can be written") from None
-
-
-def sessions_directory(args: Namespace) -> Path:
-    return Path(args.cache_dir or Path(args.runtime.cache) / "sessions").expanduser()
 
 
 def secret(store: Store | None) -> bytes:
@@ -111,8 +117,42 @@ def secret(store: Store | None) -> bytes:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; remove it, or give another directory with --cache-dir") from None
     if len(found) != 32:
-        raise UsageError(f"{path}: {len(found)} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted")
+        size = path.stat().st_size
+        raise UsageError(f"{path}: {size} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted")
     return found
+
+
+# -- who may ask
+
+
+def app_settings(args: Namespace) -> AppSettings:
+    """All but the secret and the limits. Says what an open server should know."""
+    runtime, keys = args.runtime, api_keys(args)
+    hosts = tuple(host_name(given) for given in args.allow_host or runtime.allow_host)
+    if not keys and not is_loopback(args.host):
+        say(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set")
+    return AppSettings(api_keys=keys, max_body_bytes=args.max_body, host=args.host, hosts=hosts,
+                       cors_origins=tuple(origin(given) for given in args.allow_origin or runtime.allow_origin))  # fmt: skip
+
+
+def host_name(given: str) -> str:
+    """A name without its port. Raises UsageError."""
+    found = HOST.fullmatch(given.strip().lower())
+    if not found:
+        raise UsageError(f"--allow-host {given[:100]!r}: expected a name or an address, such as box.lan, or * for any")
+    return next(filter(None, found.groups()))
+
+
+def origin(given: str) -> str:
+    """As browsers write it. Raises UsageError."""
+    text = given.strip().lower().rstrip("/")
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if text.startswith(scheme):
+            text = text.removesuffix(port)
+    if text != "*" and not ORIGIN.fullmatch(text):
+        raise UsageError(f"--allow-origin {given[:100]!r}: expected SCHEME://HOST or SCHEME://HOST:PORT, such as https://chat.example, "
+                         "or * for every page")  # fmt: skip
+    return text
 
 
 def api_keys(args: Namespace) -> tuple[str, ...]:
@@ -124,7 +164,25 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
             raise UsageError(f"--api-key-file: {error}") from None
     if any(not key for key in args.api_key or []) or (args.api_key_file and not any(keys)):
         raise UsageError("an API key is empty; give one, or leave the option out to serve without keys")
-    return tuple(dict.fromkeys(key for key in keys if key))
+    return tuple(dict.fromkeys(key for key in keys or args.runtime.api_key if key))
+
+
+# -- where it listens, and how much of it there is
+
+
+def limits(args: Namespace) -> Limits:
+    """Raises the number of files that this process may open, or takes fewer connections than were asked for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = args.max_connections + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    connections = args.max_connections
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        connections = max(soft - OWN_FILES, 16)
+        say(f"a3b serve: {connections} connections instead of {args.max_connections}, as {soft} files may be open (ulimit -n)")
+    return Limits(connections=connections, per_peer=None if is_loopback(args.host) else max(connections // 4, 1),
+                  all_bodies_bytes=max(256 * MiB, 8 * args.max_body), drain_bytes=max(256 * MiB, 4 * args.max_body))  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:
@@ -149,8 +207,8 @@ def bound(host: str, port: int) -> socket.socket:
 def banner(engine: Engine, sock: socket.socket, store: Store | None) -> str:
     host, port = sock.getsockname()[:2]
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    kept = f"sessions are kept in {store.directory}" if store else "sessions are not kept"
-    lines = [f"{engine.name}, context {engine.context:,}, {engine.model.isa} kernels; {kept}",
+    kept = f"sessions are kept in {printable(store.directory)}" if store else "sessions are not kept"
+    lines = [f"{printable(engine.name)}, context {engine.context:,}, {engine.model.isa} kernels; {kept}",
              f"OpenAI: {at}/v1   Anthropic: {at}   metrics: {at}/metrics   Ctrl-C stops"]  # fmt: skip
     if engine.is_nano:
         lines.insert(0, "This is the embedded demonstration model; give a packed model's directory for real work.")
