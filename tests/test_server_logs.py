@@ -92,9 +92,9 @@ def test_a_long_reason_is_cut(log):
 
 
 def test_what_a_message_has_below_its_first_line_cannot_pass_for_a_line(log):
-    logging.getLogger("a3b.server").error("failed\n2026-01-01T00:00:00.000+00:00 req_1 forged")
+    logging.getLogger("a3b.server").error("failed\x1b[2J\n2026-01-01T00:00:00.000+00:00 req_1 forged")
     first, second = log().splitlines()
-    assert " ERROR failed" in first and second.startswith("    2026")
+    assert " ERROR failed\\u001b[2J" in first and second.startswith("    2026")
 
 
 # -- progress
