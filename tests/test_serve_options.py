@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from a3b import cli
+from a3b.cache.index import INDEX
 from a3b.cache.store import Store
 from a3b.commands import places, serve
 from a3b.engine import Engine
@@ -218,6 +219,15 @@ def test_the_directory_of_earlier_versions_goes_on_being_used(started, tmp_path)
     assert started().sessions == parent
     with Store(parent):
         assert started().sessions == parent / "a3b-nano"
+
+
+@pytest.mark.parametrize("argv", ["list --json", "list", "verify", "prune --max-bytes 1", "forget ab"])
+def test_a_damaged_directory_beside_others_is_told(argv, started, tmp_path, capsys):
+    for name in ("one", "two"):
+        Store(tmp_path / "sessions" / name).close()
+    (tmp_path / "sessions" / "one" / INDEX).write_bytes(b"nonsense" * 1000)
+    assert cli.main(["cache", *argv.split(), "--dir", str(tmp_path / "sessions")]) in (1, 2)
+    assert "sessions/one" in capsys.readouterr().err
 
 
 def test_the_parent_of_all_sessions_is_this_users_alone(started, tmp_path):

@@ -29,10 +29,13 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise UsageError(f"{text[:40]!r} is none of {', '.join(LOG_LEVELS)}")
-    return text.lower()
+def _one_of(*known: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in known:
+            raise UsageError(f"{text[:40]!r} is none of {', '.join(known)}")
+        return text.lower()
+
+    return read
 
 
 VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it is read, and what holds without it
@@ -40,10 +43,10 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
     "context": (token_count, None),  # tokens
     "threads": (_positive, None),  # of the kernels; None: every core this process may use
     "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
-    "kv": (str, "q8"),  # keys and values in 8 bits, "bf16" or "f32"
+    "kv": (_one_of("q8", "bf16", "f32"), "q8"),  # keys and values in 8 bits, "bf16" or "f32"
     "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME: what can be made again
     "host": (str, "127.0.0.1"), "port": (_port, 8080), "api_key": (_parts, ()),  # of serve, as all below; keys between commas
-    "allow_host": (_parts, ()), "allow_origin": (_parts, ()), "log_level": (_log_level, "info"),
+    "allow_host": (_parts, ()), "allow_origin": (_parts, ()), "log_level": (_one_of(*LOG_LEVELS), "info"),
 }  # fmt: skip
 
 

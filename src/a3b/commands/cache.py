@@ -6,7 +6,7 @@ import json
 import os
 import time
 from argparse import Namespace
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,30 @@ def run(args: Namespace) -> int:
 
 def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
     """The same in the directories of all models; a most of bytes is shared among them as they share the disk."""
-    held = {}
+    held, status = {}, 0
     for directory in directories:
-        with suppress(BadIndex), closing(Index.open(directory)) as index:
-            held[directory] = (index.num_bytes(), index.rows()[0], index.holdings())
+        try:
+            with closing(Index.open(directory)) as index:
+                held[directory] = (index.num_bytes(), index.rows()[0], index.holdings())
+        except (StoreError, *FAILURES) as error:
+            say(f"a3b cache: {error}" if isinstance(error, StoreError) else f"a3b cache: {directory}: {error}")
+            status = 1
+    if args.action != "forget" or not args.all:  # what cannot be read can still be forgotten
+        directories = list(held)
     if args.action == "list" and args.json:
         found = [{**s, "directory": str(directory)} for directory, (_, rows, _) in held.items() for s in sessions(rows)]
         found.sort(key=lambda s: -s["last_used"])
         report(json.dumps({"directory": str(parent), "num_bytes": sum(num for num, *_ in held.values()), "sessions": found}, indent=2))
-        return 0
+        return status
+    if not directories:
+        return status
     if args.action == "forget" and args.id:
         ids = [(directory, id) for directory, (*_, ids) in held.items() for id in ids if id.hex().startswith(args.id.lower())]
         directories = [directory for directory, _ in ids] or directories[:1]  # which of several is told there
         if len(ids) > 1 and len(set(directories)) > 1:
             raise UsageError(f"{args.id[:40]}: {len(ids)} begin so; give more digits")
         return in_one(args, directories[0])
-    total, status = sum(num for num, *_ in held.values()), 0
+    total = sum(num for num, *_ in held.values())
     for directory in directories:
         own = Namespace(**vars(args))
         if args.action == "prune" and args.max_bytes is not None and total > args.max_bytes:
