@@ -60,6 +60,15 @@ class Server:
             time.sleep(0.005)
 
 
+class Slow(ScriptedService):
+    """Begins after a while."""
+
+    async def stream(self, request):
+        await asyncio.sleep(0.3)
+        async for event in super().stream(request):
+            yield event
+
+
 @contextmanager
 def running(service=None, settings=None, **limits):
     limits = Limits(**limits)
@@ -115,14 +124,14 @@ def test_a_client_that_closed_its_side_gets_its_answer(stream, version):
 
 
 def test_a_client_that_closed_its_side_waits_as_long_as_an_answer_takes():
-    class Slow(ScriptedService):
+    class Waiting(ScriptedService):
         async def stream(self, request):
             while not server.is_probed:
                 await asyncio.sleep(0.01)
             async for event in super().stream(request):
                 yield event
 
-    service = Slow(ANSWER)
+    service = Waiting(ANSWER)
     with running(service, probe_s=0.05) as server:
         server.is_probed = False
         client = server.open(post(chat()))
@@ -134,8 +143,10 @@ def test_a_client_that_closed_its_side_waits_as_long_as_an_answer_takes():
 
 
 def test_all_pipelined_requests_of_a_client_that_closed_its_side_are_answered():
-    with running() as server:
-        reply = server.told(HEALTH + post(chat()) + HEALTH)
+    with running(Slow(ANSWER)) as server:
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in chat()) + b"0\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        reply = server.told(post(chat()) + head + pieces + HEALTH)
     assert reply.count(b"HTTP/1.1 200") == 3
 
 
@@ -221,12 +232,6 @@ def test_a_body_that_trickles_has_an_end():
 
 
 def test_an_answer_may_take_longer_than_a_body():
-    class Slow(ScriptedService):
-        async def stream(self, request):
-            await asyncio.sleep(0.3)
-            async for event in super().stream(request):
-                yield event
-
     with running(Slow(ANSWER), body_idle_s=0.05, body_s=0.1, head_s=0.05, idle_s=0.05) as server:
         assert one(server.open(post(chat()))).startswith(b"HTTP/1.1 200")
 
@@ -306,6 +311,20 @@ def test_clients_see_the_413(name):
         pytest.skip(f"no {name} here")
     with running(settings=SMALL_BODIES) as server:
         assert CLIENTS[name](server.url + CHAT) == 413
+
+
+def test_a_body_over_the_limit_in_small_pieces_is_thrown_away_too():
+    with running(settings={"max_body_bytes": 100}) as server:
+        client = server.open(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        client.sendall(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n")
+        assert rest(client).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_in_pieces_arrives_whole():
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in chat(user="x" * 3000)) + b"0\r\n\r\n"
+    with running() as server:
+        client = server.open(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + pieces + HEALTH)
+        assert one(client).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_never_stops_sending_is_cut():

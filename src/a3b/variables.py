@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.errors import UsageError
@@ -50,15 +49,17 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Variables:
     """Variables as attributes, by the names in VARIABLES.
 
     A value is checked when it is asked for: a malformed one raises UsageError in the commands that use it, and in no other.
     """
 
-    values: Mapping[str, str] = field(default_factory=dict)  # by names without A3B_, in lower case; none is empty
-    cache_home: str = ""
+    def __init__(self, values: Mapping[str, str] | None = None, cache_home: str = "", **given: Any):
+        """values: by names without A3B_, in lower case; none is empty. given: values that are read already, by name."""
+        if wrong := given.keys() - VARIABLES.keys():
+            raise TypeError(f"no such variables: {', '.join(sorted(wrong))}")
+        self.values, self.cache_home, self._given = dict(values or {}), cache_home, given
 
     @property
     def unknown(self) -> list[str]:
@@ -68,6 +69,8 @@ class Variables:
     def __getattr__(self, name: str) -> Any:
         if name not in VARIABLES:
             raise AttributeError(name)
+        if name in self._given:
+            return self._given[name]
         read, default = VARIABLES[name]
         if name == "cache" and self.cache_home:
             default = os.path.join(self.cache_home, "a3b")

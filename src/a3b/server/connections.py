@@ -104,11 +104,10 @@ class Gate:
             connection.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        connection = self._behind[0]
-        connection.catch_up()
-        self._behind.popleft()
+        connection = self._behind.popleft()
         if self._behind:
             connection.loop.call_soon(self._go_on)
+        connection.catch_up()
 
     def hurry(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
@@ -207,20 +206,21 @@ class Connection(H11Protocol):
         self._enter(self._phase())
         if self.phase == "answer" and self.flow.read_paused and len(self.conn.trailing_data[0]) < self.limits.pipelined_bytes:
             self.flow.resume_reading()  # else nobody notices that the client leaves
+        self._end_half_closed()
 
     def catch_up(self) -> None:
+        """Go on where a turn ended."""
         self.is_behind = False
-        if self.phase != "closing":
+        if self.phase not in ("drain", "closing"):
             self.handle_events()
-            if not self.is_behind and not self.flow.read_paused:
-                self.wire.resume_reading()
+        if self.phase != "closing" and not self.is_behind and not self.flow.read_paused:
+            self.wire.resume_reading()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.phase not in ("drain", "closing"):
             self._enter(self._phase())
-            if self.is_half_closed and self.phase != "answer":
-                self.transport.close()
+            self._end_half_closed()
 
     def send_400_response(self, msg: str) -> None:
         error = self.parser.error
@@ -278,6 +278,11 @@ class Connection(H11Protocol):
             self._enter("closing")
             self.wire.close()
 
+    def _end_half_closed(self) -> None:
+        """No request can come any more; what came is answered, or will never be whole."""
+        if self.is_half_closed and not self.is_behind and self.phase != "answer":
+            self.transport.close()
+
     def cut(self) -> None:
         """Close now, whatever the client does."""
         self._enter("closing")
@@ -320,12 +325,13 @@ class Connection(H11Protocol):
 class _Parser(h11.Connection):
     """Keeps the last error, refuses bodies in pieces of a few bytes, and has a turn: after `num_left` events it seems to have no more."""
 
+    error: h11.RemoteProtocolError | None = None
+    num_events = num_bytes = 0  # of data, in this request
+    num_left = 0  # events
+
     def __init__(self, max_head_bytes: int):
         super().__init__(h11.SERVER, max_head_bytes)
         self.max_head_bytes = max_head_bytes
-
-    error: h11.RemoteProtocolError | None = None
-    num_events = num_bytes = num_left = 0
 
     def next_event(self) -> Any:
         if self.num_left == 0:
