@@ -469,10 +469,18 @@ def test_bodies_that_come_in_time_are_not_given_up_for_others():
     with running(bodies=2, slow_body_s=60.0) as server:
         begun = [server.open(post(chat()[:-1], length=len(chat()))) for _ in range(2)]
         server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body", "body"])
-        assert b"HTTP/1.1 503" in rest(server.open(post(chat(), "Connection: close\r\n")))
+        for data in (post(chat()[:-1], "Connection: close\r\n", len(chat())), post(b"", "Connection: close\r\n", 50)):
+            assert b"HTTP/1.1 503" in rest(server.open(data))
         for client in begun:
             client.sendall(chat()[-1:])
             assert one(client).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_comes_with_its_header_needs_no_place():
+    with running(bodies=1, slow_body_s=60.0) as server:
+        server.open(post(b"{", length=50))
+        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body"])
+        assert one(server.open(post(chat()))).startswith(b"HTTP/1.1 200")
 
 
 def test_all_bodies_together_have_a_limit():

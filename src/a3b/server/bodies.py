@@ -15,6 +15,7 @@ from a3b.server.limits import Limits
 from a3b.server.wire import Refusal
 
 CLOSE = {"connection": "close"}
+AT_ONCE_S = 0.1  # a body that is there as soon as its header needs no place
 
 
 class Bodies:
@@ -29,11 +30,12 @@ class Bodies:
     def expect(self, receive: Receive, sender: str) -> Body:
         return Body(self, receive, sender)
 
-    def begin(self, body: Body) -> None:
-        """Raises Refusal if there is no place."""
+    def begin(self, body: Body) -> bool:
+        """Whether there is a place."""
         if len(self.unfinished) >= self.limits.bodies and not self._make_room(body):
-            raise busy(f"{len(self.unfinished)} bodies are being received; send the request again")
+            return False
         self.unfinished[body] = None
+        return True
 
     def take(self, body: Body, num_bytes: int) -> None:
         """Raises Refusal if that is too much for this body, or for all."""
@@ -76,14 +78,16 @@ class Body:
         if self.is_complete:
             return await self._receive()
         limits, now = self.bodies.limits, asyncio.get_running_loop().time()
+        has_place = self.is_begun or self.bodies.begin(self)
         if not self.is_begun:
-            self.bodies.begin(self)
             self.is_begun, self.since = True, now
         left = self.since + limits.body_s - now
         try:
-            async with asyncio.timeout(min(left, limits.body_idle_s)) as self._timer:
+            async with asyncio.timeout(min(left, limits.body_idle_s) if has_place else AT_ONCE_S) as self._timer:
                 message = await self._receive()
         except TimeoutError:
+            if not has_place:
+                raise self._no_place() from None
             raise self._late(f"nothing came for {limits.body_idle_s:g} s" if left > limits.body_idle_s else
                              f"not complete after {limits.body_s:g} s") from None  # fmt: skip
         finally:
@@ -95,7 +99,12 @@ class Body:
         if not message.get("more_body", False):
             self.is_complete = True
             self.bodies.unfinished.pop(self, None)
+        elif not has_place:
+            raise self._no_place()
         return message
+
+    def _no_place(self) -> Refusal:
+        return busy(f"{len(self.bodies.unfinished)} bodies are being received; send the request again")
 
     def give_up(self) -> None:
         """Let its reader raise Refusal at once."""
