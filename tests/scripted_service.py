@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from a3b.errors import TokenizerError
 from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
 from a3b.requests import Request
+from a3b.sampler import SamplingParams, preset
 
 
 class ScriptedService:
     """Gives `events` (or, if it is an error, raises it) to every request, and remembers the requests."""
 
-    model, context = "a3b-nano", 8192
+    model, context, places, template = "a3b-nano", 8192, 4, "{{ messages }}"
     status = "ok"
 
     def __init__(self, events: Iterable[Event] | Exception):
@@ -39,6 +40,9 @@ class ScriptedService:
     async def render(self, request: Request) -> list[int]:
         self.requests.append(request)
         return [7] * 42
+
+    def sampling(self, request: Request) -> SamplingParams:
+        return preset("nano", **request.sampling)
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "replace"))

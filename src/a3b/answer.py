@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from a3b.events import Cut, Event, TextDelta, ThinkingDelta, ThinkingStop, TokenLogprobs
+from a3b.events import Cut, Event, PromptLogprobs, TextDelta, ThinkingDelta, ThinkingStop, TokenLogprobs
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.segments import Control
 from a3b.tokens.stops import StopStrings
@@ -113,6 +113,15 @@ class Answer:
             if self._has_text:  # white space before the text is no part of it
                 events.append(self._logprobs(logits, token))
         return events + self._extend([token])
+
+    def scores(self, prompt_ids: Sequence[int], first: int, logits: np.ndarray) -> list[Event]:
+        """How likely the tokens of the prompt were that follow those from place `first` on, of which logits float32 [n, V] are."""
+        text = self.tokenizer.token_bytes
+        events: list[Event] = [PromptLogprobs(prompt_ids[0], text(prompt_ids[0]), None)] if first == 0 else []
+        for row, token in zip(logits, prompt_ids[first + 1 : first + 1 + len(logits)], strict=False):  # what follows the last is not there
+            told, top = self._sampler.logprobs(row, token, self._top_logprobs or 0)
+            events.append(PromptLogprobs(token, text(token), told, tuple((i, text(i), value) for i, value in top)))
+        return events
 
     def stop(self, reason: str) -> list[Event]:
         """End from outside; the events that were held back."""

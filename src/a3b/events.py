@@ -124,6 +124,16 @@ class TokenLogprobs:
     top: tuple[tuple[int, bytes, float], ...]  # likeliest first: (id, bytes, logprob)
 
 
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """The same of a token of the prompt. Nothing comes before the first one, which has no logprob."""
+
+    token_id: int
+    token: bytes
+    logprob: float | None
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
 class Cut(NamedTuple):
     """Where an answer may be cut: behind a token that ends no call, no tag and no character in the middle."""
 
@@ -149,7 +159,8 @@ class Finished:
     thinking_stop: ThinkingStop = ""
 
 
-Event = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | Finished | Started | Reading | TokenLogprobs
+Event = (ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | Finished | Started | Reading | TokenLogprobs
+         | PromptLogprobs)  # fmt: skip
 
 
 def merge_events(events: Iterable[Event]) -> list[Event]:

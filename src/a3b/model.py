@@ -65,10 +65,12 @@ class Model:
             last = hidden[-1:]
         return self._lm_head(last)[0] if logits == "last" else None
 
-    def forward_chunks(self, ids: np.ndarray, state: State) -> Iterator[np.ndarray]:
-        """Like forward with "all", in pieces float32 [up to CHUNK, V]: for prompts whose logits fill the memory."""
-        for hidden in self._chunks(self._checked(ids), state):
-            yield self._lm_head(hidden)
+    def forward_chunks(self, ids: np.ndarray, state: State, rows: int = CHUNK, cancel: Callable[[], bool] | None = None
+                       ) -> Iterator[np.ndarray]:  # fmt: skip
+        """Like forward with "all", in pieces float32 [up to rows, V]: for prompts whose logits fill the memory."""
+        for hidden in self._chunks(self._checked(ids), state, cancel):
+            for start in range(0, len(hidden), rows):
+                yield self._lm_head(hidden[start : start + rows])
 
     def forward_batch(self, pieces: Sequence[tuple[np.ndarray, State]]) -> list[np.ndarray]:
         """Advance several sequences together: (ids, state) each -> logits float32 [V] of each last token.

@@ -18,12 +18,12 @@ class Request:
 
     messages: OpenAI chat messages, as `tokens.fit.fit_messages` takes them: roles system, user, assistant, tool; text or parts
     as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function", "function": {...}}.
-    prompt: text to be continued instead of messages. Fields of `sampling` are those of SamplingParams; what is absent is the
+    prompt: text or token ids to be continued instead of messages. Fields of `sampling` are those of SamplingParams; what is absent is the
     server's default.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
-    prompt: str | None = None
+    prompt: str | list[int] | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_choice: Literal["auto", "none", "required", "named"] = "auto"
     tool_name: str | None = None  # of "named"
@@ -31,6 +31,8 @@ class Request:
     schema: Mapping[str, Any] | None = None  # JSON schema that the text after the thinking must satisfy
     sampling: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None  # None: no logprobs; else as many alternatives
+    scores_prompt: bool = False  # logprobs of the tokens of the prompt too
+    only_reads: bool = False  # the prompt is read and nothing written
     think: bool | None = None  # None: the server's default
     thinking_budget: int | None = None  # tokens of thinking in this answer
     task_budget: int | None = None  # tokens of thinking since the last turn of the user

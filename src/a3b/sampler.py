@@ -3,8 +3,8 @@
 Owns the sampling parameters with their limits, the presets and the draw. Knows nothing of text, of the model
 or of requests; reads no global randomness. Enter at `Sampler`.
 
-Order: what is not allowed is gone; repetition, then presence and frequency penalty; temperature; top-k; top-p; min-p; draw. That is the
-order of `transformers`. vLLM has the same penalties and temperature but applies min-p before top-k and top-p,
+Order: what is not allowed is gone; biases are added; repetition, then presence and frequency penalty; temperature; top-k; top-p; min-p;
+draw. That is the order of `transformers`. vLLM has the same penalties and temperature but applies min-p before top-k and top-p,
 so its top-p counts less mass; llama.cpp applies the temperature last, after all cuts.
 """
 
@@ -44,7 +44,7 @@ class SamplingParams:
 
     temperature 0 is greedy: the highest logit after penalties, the lowest id of equals. top_k 0, top_p 1,
     min_p 0 switch those cuts off. seed None: the caller of the sampler must choose one (`with_seed`).
-    max_tokens None: up to the end of the context.
+    max_tokens None: up to the end of the context. logit_bias: (token id, what is added to its logit), each id once.
     """
 
     temperature: float = 1.0
@@ -57,6 +57,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name, (low, high, low_allowed) in _LIMITS.items():
@@ -205,6 +206,10 @@ class Sampler:
         self.params = params
         self.num_tokens = num_tokens
         self._ids = np.arange(num_tokens)
+        self._biased = np.array([id for id, _ in params.logit_bias], np.int64)
+        self._bias = np.array([bias for _, bias in params.logit_bias], np.float32)
+        if wrong := [id for id in self._biased if not 0 <= id < num_tokens]:
+            raise UsageError(f"logit_bias: token id {wrong[0]}; expected 0 to {num_tokens - 1}")
 
     def sample(self, logits: np.ndarray, counts: TokenCounts | None, position: int, allowed: np.ndarray | None = None) -> int:
         """The id of the token at `position` (its index in the sequence, prompt included).
@@ -262,13 +267,16 @@ class Sampler:
         return scores[ids], ids
 
     def _penalise(self, scores: np.ndarray, counts: TokenCounts | None) -> np.ndarray:
-        """Logits after penalties; the caller's array is left alone.
+        """Logits after biases and penalties; the caller's array is left alone.
 
         Repetition (CTRL, arXiv 1909.05858, as in transformers): over prompt and generated tokens. Presence
         and frequency (OpenAI): over generated tokens.
         """
         params = self.params
         repetition = params.repetition_penalty
+        if len(self._biased):
+            scores = scores.copy()
+            scores[self._biased] += self._bias
         if repetition == 1 and params.presence_penalty == 0 and params.frequency_penalty == 0:
             return scores
         if counts is None:

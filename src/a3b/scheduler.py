@@ -28,6 +28,7 @@ from a3b.model import Model
 CHUNK = 512  # most tokens of a prompt in a step
 LEAST_CHUNK = 16  # also the first, before anything is known of the machine
 STEP_S = 1.3  # what a step takes while somebody waits for a token; nobody shall wait for two seconds
+SCORED_ROWS = 16  # of logits that are in memory at once where a prompt's own tokens are scored
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
 MAX_BOUNDARIES = 16  # snapshots taken while one prompt is read
 BOUNDARY_GAP = 192  # tokens between two of them, but for the first and the last two
@@ -49,6 +50,8 @@ class Job:
     has_system: bool = False  # the first of them is the system's
     label: str = ""  # by which people know the conversation
     persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
+    score: Callable[[int, np.ndarray], list[Event]] | None = None  # (place of the first, logits [n, V]) of the prompt's tokens -> events
+    only_reads: bool = False  # over with the prompt
     cancelled: threading.Event = field(default_factory=threading.Event)
     # filled while it runs
     match: Match | None = None
@@ -164,8 +167,8 @@ class Scheduler:
             if job.cancelled.is_set():
                 self._end(job, "cancelled")
                 continue
-            reading = [*self._restoring, *(other for other in self._active if other.is_reading)]
-            if self.load()[0] >= self.max_active or any(_shares(job, other) for other in reading):
+            reading = [other for other in (*self._restoring, *self._active) if other.is_reading and other.score is None]
+            if self.load()[0] >= self.max_active or (job.score is None and any(_shares(job, other) for other in reading)):
                 held.append(job)
             else:
                 self._start(job)
@@ -174,6 +177,9 @@ class Scheduler:
 
     def _start(self, job: Job) -> None:
         """Begin, when what the cache has on disk for the job has been read."""
+        if job.score is not None:  # the cache has states, no logits: all is read again
+            self._begin(job)
+            return
         try:
             on_disk = self.cache.on_disk(job.namespace, job.ids)
         except Exception as error:
@@ -200,9 +206,12 @@ class Scheduler:
 
     def _begin(self, job: Job, on_disk: OnDisk | None = None) -> None:
         try:
-            job.match = self.cache.sync(job.namespace, job.ids, on_disk)
+            if job.score is not None:
+                job.match = Match(self.model.new_state(), 0, "new", 0)
+            else:
+                job.match = self.cache.sync(job.namespace, job.ids, on_disk)
+                job._stops = deque(boundaries(job.turn_starts, job.match.reused, len(job.ids), job.has_system))
             job.state, job.read = job.match.state, job.match.reused
-            job._stops = deque(boundaries(job.turn_starts, job.read, len(job.ids), job.has_system))
             job.emit([job.started(job.match)])
         except Exception as error:
             job.emit(error)
@@ -240,7 +249,9 @@ class Scheduler:
             num_read = self._piece(reading, bool(writing))
             needs_logits = reading.read + num_read == len(reading.ids)
             pieces.append((np.array(reading.ids[reading.read : reading.read + num_read], np.int64), reading.state))
-        if writing:
+        if reading is not None and reading.score is not None:
+            logits = [*self.model.forward_batch(pieces[:-1]), self._scored(reading, pieces[-1][0], bool(writing))]
+        elif writing:
             logits = self.model.forward_batch(pieces)
         else:
             logits = [self.model.forward(*pieces[0], logits="last" if needs_logits else "none", cancel=reading.cancelled.is_set)]
@@ -253,6 +264,15 @@ class Scheduler:
         if reading is not None:
             reading.prefill_s += seconds
             self._has_read(reading, num_read, logits[-1])
+
+    def _scored(self, job: Job, ids: np.ndarray, others_wait: bool) -> np.ndarray:
+        """Read a piece of a prompt and tell of each token how likely it was; the logits of the last one."""
+        cancel = None if others_wait else job.cancelled.is_set
+        place = job.read
+        for logits in self.model.forward_chunks(ids, job.state, SCORED_ROWS, cancel):
+            job.emit(job.score(place, logits))
+            place += len(logits)
+        return logits[-1]
 
     def _piece(self, job: Job, others_wait: bool) -> int:
         end = job._stops[0][0] if job._stops else len(job.ids)
@@ -283,6 +303,10 @@ class Scheduler:
             self.num_hits += 1
             if self.verify_every and self.num_hits % self.verify_every == 0:
                 logits = self._verified(job, logits)
+        if job.only_reads:
+            self._active.remove(job)
+            self._end(job, "length")
+            return
         forced = job.answer.start()
         if forced or job.answer.feed:
             job.emit(forced)
@@ -308,7 +332,7 @@ class Scheduler:
         try:
             if job.answer.reason is None:
                 job.emit(job.answer.stop(reason))
-            if job.state is not None and job.state.num_tokens > job.match.reused:
+            if job.state is not None and job.state.num_tokens > job.match.reused and job.score is None:
                 self._remember(job, job.state.num_tokens, "end")
         except Exception:  # no memory for a snapshot, say: the answer is whole all the same
             log.exception("the end of an answer could not be kept")

@@ -21,7 +21,7 @@ from a3b.answer import Answer
 from a3b.budget import ThinkingControl, ThinkingTokens
 from a3b.cache.prefix import Match
 from a3b.constrain import Grammars
-from a3b.engine import Engine, ends_in_thinking, refuse_images
+from a3b.engine import VISION_PADS, Engine, ends_in_thinking, refuse_images
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
 from a3b.requests import Request, check_policy
@@ -36,6 +36,7 @@ from a3b.volatile import Beginning, Dates, without_billing_lines
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
 LEAVING_S = 1.0  # within which it is noticed that a client has left
+MAX_SCORES = 1 << 20  # logprobs of a prompt in one answer
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 
 
@@ -81,6 +82,7 @@ class Service:
         """trace: gets a line of JSON for each answer, with all its token ids."""
         self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
         self.model, self.context = engine.name, engine.context
+        self.places, self.template = scheduler.max_active, engine.template.source
         self._helper = ThreadPoolExecutor(1, "service")
         self._num_preparing = 0
         self._wanted: dict[asyncio.Event, Request] = {}  # answers on their way to a client; set when it has all or has left
@@ -155,13 +157,17 @@ class Service:
         parted.set()
 
     async def count_tokens(self, request: Request) -> int:
-        return len((await self._prepared(request)).ids)
+        """Tokens of the prompt, be it longer than the context."""
+        return len(await self.render(request))
 
     async def render(self, request: Request) -> list[int]:
-        """Ids of the prompt that `stream` would read."""
-        return (await self._prepared(request)).ids
+        """Ids of the prompt that `stream` would read if it fitted."""
+        return (await self._tokens(request))[1]
 
     async def _prepared(self, request: Request) -> Prepared:
+        return self._prepare(request, *await self._tokens(request))
+
+    async def _tokens(self, request: Request) -> tuple[Told, list[int]]:
         """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
         stopped = [asyncio.ensure_future(parted.wait()) for parted, answered in self._wanted.items() if _goes_on(request, answered)]
         if stopped:  # so says this request; that the client has left them may be noticed later
@@ -170,10 +176,10 @@ class Service:
                 other.cancel()
         for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
             await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
-        think = request.prompt is None and (self.settings.think if request.think is None else request.think)
-        told = await self._in_helper(self._told, request, think)
-        ids = await asyncio.to_thread(self.engine.tokenizer.encode, told.prompt)
-        return self._prepare(request, told, ids, think)
+        told = await self._in_helper(self._told, request, self._thinks(request))
+        if isinstance(request.prompt, list):
+            return told, self._checked(request.prompt)
+        return told, await asyncio.to_thread(self.engine.tokenizer.encode, told.prompt)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.tokenizer.encode_text(text)
@@ -213,21 +219,41 @@ class Service:
 
     def _told(self, request: Request, think: bool) -> Told:
         if request.prompt is not None:
-            return Told([], [Text(request.prompt)], ThinkingInContext(), 0, {}, 0)
+            prompt = [Text(request.prompt)] if isinstance(request.prompt, str) else []
+            return Told([], prompt, ThinkingInContext(), 0, {}, 0)
         told = self._conversation(request, think)
         refuse_images(told.prompt)
         return told
 
-    def _prepare(self, request: Request, told: Told, ids: list[int], think: bool) -> Prepared:
+    def _prepare(self, request: Request, told: Told, ids: list[int]) -> Prepared:
         if not ids:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
-        if room < 1:
+        num_scores = len(ids) * (1 + (request.top_logprobs or 0)) if request.scores_prompt else 0
+        if num_scores > MAX_SCORES:
+            raise UsageError(f"logprobs: {num_scores} numbers for a prompt of {len(ids)} tokens; expected at most {MAX_SCORES}. Ask for "
+                             "fewer alternatives or parts of the prompt")  # fmt: skip
+        if room < (0 if request.only_reads else 1):
             raise ContextError(f"prompt: {len(ids)} tokens > {self.context - 1}, the context with room to answer; shorten the conversation "
                                "or start the server with a larger --context")  # fmt: skip
-        name = "nano" if self.engine.is_nano else "thinking" if think else "instruct"
-        params = preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
-        return Prepared(**vars(told), request=request, ids=ids, params=params)
+        return Prepared(**vars(told), request=request, ids=ids, params=self.sampling(request))
+
+    def sampling(self, request: Request) -> SamplingParams:
+        """What tokens are chosen by: what the request says, then the recommendations for what it asks."""
+        name = "nano" if self.engine.is_nano else "thinking" if self._thinks(request) else "instruct"
+        return preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
+
+    def _thinks(self, request: Request) -> bool:
+        return request.prompt is None and (self.settings.think if request.think is None else request.think)
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Token ids that a client gave, control tokens among them. Raises UsageError, TokenizerError."""
+        tokenizer = self.engine.tokenizer
+        for place, token in enumerate(ids):
+            if not 0 <= token < tokenizer.num_tokens or tokenizer.control_name(token) in VISION_PADS:
+                raise UsageError(f"prompt[{place}]: token {token}; expected the id of a token of text, 0 to {tokenizer.num_tokens - 1}")
+            tokenizer.token_bytes(token)  # raises for an id between others that is none
+        return ids
 
     def _conversation(self, request: Request, think: bool) -> Told:
         fitted, _ = fit_messages([without_billing_lines(message) for message in request.messages])
@@ -251,7 +277,7 @@ class Service:
 
     def _answer(self, prepared: Prepared) -> Answer:
         request, tokenizer = prepared.request, self.engine.tokenizer
-        room = self.context - len(prepared.ids)
+        room = max(self.context - len(prepared.ids), 1)
         in_thinking = ends_in_thinking(prepared.prompt)
         control = None
         if request.prompt is None:
@@ -276,7 +302,7 @@ class Service:
             print(json.dumps(line), file=self._trace, flush=True)
         if job.cancelled.is_set():
             self._remember_stopped(prepared, job, events)
-        if prepared.request.prompt is not None or finished.reason == "cancelled":
+        if prepared.request.prompt is not None or prepared.request.only_reads or finished.reason == "cancelled":
             return
         message = assistant_message(events)
         self._keep(prepared, job, message, self._turn_ids(job.answer, message))
@@ -323,7 +349,7 @@ class Service:
         ids = prepared.ids
         first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
         persists_all = self.settings.persist_thinking
-        label = next((text_of(m) for m in prepared.messages if m["role"] == "user"), prepared.request.prompt or "")[:LABEL_LEN]
+        label = next((text_of(m) for m in prepared.messages if m["role"] == "user"), self._text(prepared.request.prompt))[:LABEL_LEN]
         turn_starts = [i for i, token in enumerate(ids) if token == self._begin]
         has_system = bool(turn_starts) and ids[turn_starts[0] + 1 : turn_starts[0] + 2] == self._system
 
@@ -336,8 +362,12 @@ class Service:
             started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking)),
             finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
             emit=emit, turn_starts=turn_starts, has_system=has_system, label=label,
-            persist=lambda num: persists_all or num <= first_thinking,
+            persist=lambda num: persists_all or num <= first_thinking, only_reads=prepared.request.only_reads,
+            score=(lambda first, logits: answer.scores(ids, first, logits)) if prepared.request.scores_prompt else None,
         )  # fmt: skip
+
+    def _text(self, prompt: str | list[int] | None) -> str:
+        return self.decode(prompt[:LABEL_LEN]) if isinstance(prompt, list) else prompt or ""
 
     def _report(self, prepared: Prepared, match: Match | None) -> CacheReport:
         if match is None:
