@@ -45,6 +45,9 @@ def request(**given):
         ({"stop": "END"}, "sampling", {"stop": ("END",)}),
         ({"stop": ["a", "b"]}, "sampling", {"stop": ("a", "b")}),
         ({"stop": []}, "sampling", {}),
+        ({"logit_bias": {"7": -100, "5": 1.5, "05": 2}}, "sampling", {"logit_bias": ((5, 2.0), (7, -100.0))}),
+        ({"top_k": 40.0, "seed": 7.0, "max_tokens": 9.0}, "sampling", {"top_k": 40, "seed": 7, "max_tokens": 9}),
+        ({"thinking_budget": 33.0}, "thinking_budget", 33),
         ({"logprobs": True}, "top_logprobs", 0),
         ({"logprobs": True, "top_logprobs": 20}, "top_logprobs", 20),
         ({"logprobs": False, "top_logprobs": 0}, "top_logprobs", None),
@@ -107,10 +110,10 @@ def test_a_conversation_with_all_that_clients_send_passes_unchanged():
     assert request(messages=messages).messages == messages
 
 
-def test_harmless_and_unknown_fields_pass():
+def test_fields_on_which_no_answer_depends_pass():
     harmless = {"user": "u", "metadata": {"a": 1}, "store": True, "service_tier": "auto", "prompt_cache_key": "k", "safety_identifier": "s",
-                "verbosity": "low", "logit_bias": {}, "modalities": ["text"], "made_up": [1], "stream_options": None, "tools": None,
-                "response_format": None, "min_tokens": 0, "audio": None}  # fmt: skip
+                "verbosity": "medium", "logit_bias": {}, "modalities": ["text"], "stream_options": None, "tools": None,
+                "response_format": None, "min_tokens": 0, "audio": None, "prediction": {"type": "content", "content": "x"}}  # fmt: skip
     assert read(**harmless) == read()
 
 
@@ -147,8 +150,11 @@ def test_harmless_and_unknown_fields_pass():
         ({"n": 0}, "n"), ({"n": 9}, "n"), ({"n": 10**30}, "n"),
         ({"logprobs": 5}, "logprobs"), ({"top_logprobs": 5}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stream": "yes"}, "stream"), ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"), ({"audio": {}}, "audio"), ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"prediction": {}}, "prediction"), ({"web_search_options": {}}, "web_search_options"), ({"guided_json": {}}, "guided_json"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"5": 101}}, "logit_bias"), ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": True}}, "logit_bias"), ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"logit_bias": [[5, 1]]}, "logit_bias"), ({"logit_bias": {"9" * 10: 1}}, "logit_bias"),
+        ({"audio": {}}, "audio"), ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"moderation": {}}, "moderation"), ({"web_search_options": {}}, "web_search_options"), ({"guided_json": {}}, "guided_json"),
         ({"ignore_eos": True}, "ignore_eos"), ({"continue_final_message": True}, "continue_final_message"),
         ({"add_generation_prompt": False}, "add_generation_prompt"),
         ({"enable_thinking": "no"}, "enable_thinking"),
@@ -158,7 +164,9 @@ def test_harmless_and_unknown_fields_pass():
         ({"reasoning": {"effort": 1}}, "reasoning.effort"), ({"thinking": {"type": "maybe"}}, "thinking.type"),
         ({"thinking": {"budget_tokens": -5}}, "thinking.budget_tokens"), ({"thinking_budget": 1.5}, "thinking_budget"),
         ({"thinking_policy": "some"}, "thinking_policy"), ({"thinking_policy": "budget:" + "9" * 5000}, "thinking_policy"),
-        ({"model": 5}, "model"),
+        ({"model": 5}, "model"), ({"model": "m" * 513}, "model"),
+        ({"messages": [*USER, {"role": "assistant", "content": "x", "prefix": True}]}, "messages[1].prefix"),
+        ({"messages": [*USER, {"role": "assistant", "content": "x", "partial": True}]}, "messages[1].partial"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_its_name(given, field):
@@ -184,10 +192,10 @@ RICH = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
     "chat_template_kwargs": {"enable_thinking": True, "preserve_thinking": True, "x": 1}, "thinking_policy": "all", "thinking_budget": 1,
     "reasoning": {"effort": "low", "max_tokens": 1, "enabled": True, "exclude": False}, "thinking": {"type": "enabled", "budget_tokens": 1},
-    "reasoning_effort": "low", "task_thinking_budget": 1, "logit_bias": {}, "functions": [{"name": "f"}], "function_call": "auto",
+    "reasoning_effort": "low", "task_thinking_budget": 1, "logit_bias": {"5": 1}, "functions": [{"name": "f"}], "function_call": "auto",
 }  # fmt: skip
 RICH_TEXT = {key: RICH[key] for key in ("model", "n", "seed", "stop", "max_tokens", "temperature", "stream_options")} | {
-    "prompt": ["a", "b"], "logprobs": 1, "suffix": None, "echo": False, "best_of": 1}  # fmt: skip
+    "prompt": ["a", [5, 6]], "logprobs": 1, "suffix": None, "echo": True, "best_of": 1, "logit_bias": {"5": 1}}  # fmt: skip
 
 
 def variants(value, put):

@@ -95,3 +95,14 @@ def test_one_form_cannot_be_passed_for_the_other():
 def test_a_short_secret_is_refused():
     with pytest.raises(ValueError, match="at least 16"):
         Seals(b"short")
+
+
+def test_each_purpose_has_a_key_of_its_own():
+    seals = Seals(SECRET)
+    assert len({seals._sign, seals._encrypt, seals._authenticate, SECRET}) == 4
+
+
+@pytest.mark.parametrize("num", [0, 1, 15])
+def test_a_secret_that_is_too_short_is_refused(num):
+    with pytest.raises(ValueError, match=f"secret: {num} bytes; expected at least 16"):
+        Seals(SECRET[:num])

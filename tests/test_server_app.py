@@ -219,7 +219,6 @@ def test_a_configured_page_may_read_every_answer_and_what_its_headers_say(reques
 
 @pytest.mark.parametrize(("path", "method", "status", "told"), [
     ("/nope", "GET", 404, "/nope: no such path"),
-    ("/chat/completions", "POST", 404, "did you mean /v1/chat/completions?"),
     ("/v1/models/", "GET", 404, "is not served here"),
     ("/v1/chat/completions/", "POST", 404, "no such path"),
     (CHAT, "GET", 405, "GET /v1/chat/completions"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from a3b.events import Event, Finished, TextDelta, ThinkingDelta, TokenLogprobs, ToolCallDelta, ToolCallStart, Usage
+from a3b.events import Event, Finished, PromptLogprobs, TextDelta, ThinkingDelta, TokenLogprobs, ToolCallDelta, ToolCallStart, Usage
 
 LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
@@ -34,7 +34,7 @@ class Answer:
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
     calls: dict[int, Call] = field(default_factory=dict)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of tokens not yet shown
+    logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not yet shown
     finished: Finished | None = None
 
     def add(self, event: Event) -> None:
@@ -47,12 +47,12 @@ class Answer:
                 self.calls[event.index] = Call(event.id, event.name)
             case ToolCallDelta():
                 self.calls[event.index].pieces.append(event.text)
-            case TokenLogprobs():
+            case TokenLogprobs() | PromptLogprobs():
                 self.logprobs.append(event)
             case Finished():
                 self.finished = event
 
-    def take_logprobs(self) -> list[TokenLogprobs]:
+    def take_logprobs(self) -> list[TokenLogprobs | PromptLogprobs]:
         taken, self.logprobs = self.logprobs, []
         return taken
 
@@ -91,14 +91,18 @@ def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokens: Iterable[TokenLogprobs], offset: int = 0) -> dict[str, Any]:
-    """The older form; `offset` is where the first token stands in the text of the answer."""
+def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int = 0) -> dict[str, Any]:
+    """The older form; `offset` is where the first token stands in the text of the answer.
+
+    Of tokens with the same text, the likeliest counts.."""
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for t in tokens:
-        token = t.token.decode("utf-8", "replace")
+        token, top = t.token.decode("utf-8", "replace"), {}
+        for _, other, value in t.top:
+            top.setdefault(other.decode("utf-8", "replace"), max(value, LEAST_LOGPROB))
         found["tokens"].append(token)
-        found["token_logprobs"].append(max(t.logprob, LEAST_LOGPROB))
-        found["top_logprobs"].append({other.decode("utf-8", "replace"): max(value, LEAST_LOGPROB) for _, other, value in t.top})
+        found["token_logprobs"].append(None if t.logprob is None else max(t.logprob, LEAST_LOGPROB))
+        found["top_logprobs"].append(None if t.logprob is None else top)
         found["text_offset"].append(offset)
         offset += len(token)
     return found

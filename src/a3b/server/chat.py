@@ -21,7 +21,7 @@ def routes(api: Api) -> list[Route]:
         asked = read_chat(await read_json(http), namespace(http), request_id(http))
         return await _Chat(http, asked, api.service.model).respond(api.service)
 
-    return [Route("/v1/chat/completions", chat_completions, methods=["POST"])]
+    return [Route(path, chat_completions, methods=["POST"]) for path in ("/v1/chat/completions", "/chat/completions")]
 
 
 class _Chat(Call):

@@ -1,10 +1,11 @@
 """The body of a chat or text completion, as OpenAI's clients and those of other servers send it, to what the service is asked.
 
-A field that would change the answer and is not implemented is refused by its name; unknown fields pass. Enter at `read_chat`.
+`CHAT` says what becomes of each field. Enter at `read_chat`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,32 +13,49 @@ from typing import Any
 from a3b.errors import UsageError
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
-from a3b.server.wire import Fields, Refusal
+from a3b.server.wire import Fields, Harmless, Known, Refusal, is_empty
 from a3b.tokens.chat import REPLAY_KEY, is_reserved
 from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
 from a3b.tokens.media import media_in
 from a3b.tokens.results import NO_RESULT_KEY, result_warnings
 
-MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME = 8, 16, 20, 256
+MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 16, 20, 256, 1024
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
 MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
          "input_file")  # fmt: skip
 
 
-def _empty(value: Any) -> bool:
-    return not value
-
-
-UNSUPPORTED = {
-    "logit_bias": _empty, "audio": None, "prediction": None, "web_search_options": None,
-    "modalities": lambda value: value == ["text"],
+UNSUPPORTED: dict[str, Harmless] = {
+    "audio": None, "web_search_options": None, "moderation": None, "modalities": lambda value: value == ["text"],
     # of vLLM, SGLang and llama.cpp
     "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None, "structured_outputs": None,
-    "grammar": _empty, "regex": None, "ebnf": None, "bad_words": _empty, "stop_token_ids": _empty, "min_tokens": _empty,
-    "ignore_eos": _empty, "use_beam_search": _empty, "continue_final_message": _empty,
+    "grammar": is_empty, "regex": None, "ebnf": None, "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
+    "ignore_eos": is_empty, "use_beam_search": is_empty, "continue_final_message": is_empty,
     "add_generation_prompt": lambda value: value is True,
 }  # fmt: skip
+SAMPLING = (*NUMBERS, "max_tokens", "stop", "logit_bias")
+UNUSED = {
+    "user": "says who asks", "safety_identifier": "says who asks", "metadata": "is for lists of completions, which are not kept",
+    "store": "as metadata", "service_tier": "there is one", "prompt_cache_key": "all prompts are cached",
+    "prompt_cache_options": "as prompt_cache_key", "prompt_cache_retention": "as prompt_cache_key", "cache_prompt": "as prompt_cache_key",
+    "prediction": "would only save time",
+}  # fmt: skip
+SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
+CHAT = Known(
+    read=(
+        *SAMPLING, "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format",
+        "max_completion_tokens", "n", "logprobs", "top_logprobs", "stream", "stream_options", "reasoning_effort", "reasoning", "thinking",
+        "enable_thinking", "include_reasoning", "thinking_budget", "thinking_token_budget", "task_thinking_budget", "preserve_thinking",
+        "thinking_policy", "chat_template_kwargs",
+    ),
+    refused=UNSUPPORTED, told={"verbosity": (lambda value: value == "medium", SHORTER)}, unused=UNUSED,
+)  # fmt: skip
+STREAM_OPTIONS = Known(read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"})
+REASONING = Known(read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"})
+THINKING = Known(read=("type", "budget_tokens", "clear_thinking"))
+UNFINISHED = {"prefix": is_empty, "partial": is_empty}  # marks of other servers on a last message that the model shall continue
 
 
 @dataclass(frozen=True)
@@ -50,32 +68,35 @@ class Asked:
     show_thinking: bool = True
     legacy_functions: bool = False  # the caller reads `function_call`, not `tool_calls`
     prompts: int = 1  # different ones, of as many choices each
+    echo: bool = False  # text is given back with its prompt
+    model: str = ""  # the name that was asked for
     warnings: tuple[str, ...] = ()
 
 
 def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     """Raises Refusal or UsageError, naming the field."""
     fields = Fields(body)
-    fields.refuse(UNSUPPORTED)
-    fields.text("model")
-    warnings: list[str] = []
+    warnings = CHAT.check(fields)
     legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
     tools = _functions(fields) if legacy else _tools(fields)
     choice, name = _tool_choice(fields, "function_call" if legacy else "tool_choice", tools)
     reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
+    warnings += REASONING.check(reasoning)
     request = Request(
         messages=_messages(fields, warnings), tools=tools, tool_choice=choice, tool_name=name,
         parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
         schema=_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
-        namespace=namespace, request_id=request_id, **_thinking(fields, reasoning),
+        namespace=namespace, request_id=request_id, **_thinking(fields, reasoning, warnings),
     )  # fmt: skip
     shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
-    return Asked(choices([request], read_count(fields)), *read_stream(fields), shown, legacy, warnings=tuple(warnings))
+    stream = read_stream(fields, warnings)
+    return Asked(choices([request], read_count(fields)), *stream, shown, legacy, model=fields.model(""), warnings=tuple(warnings))
 
 
-def read_stream(fields: Fields) -> tuple[bool, bool]:
+def read_stream(fields: Fields, warnings: list[str]) -> tuple[bool, bool]:
     """Whether to stream, and whether the usage is wanted at the end."""
     options = Fields(fields.object("stream_options") or {}, "stream_options")
+    warnings += STREAM_OPTIONS.check(options)
     return fields.flag("stream"), options.flag("include_usage")
 
 
@@ -108,6 +129,7 @@ def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
         raise fields.fail("messages", "a list of at least one message")
     for i, message in enumerate(messages):
         one = Fields(message, f"messages[{i}]")
+        one.refuse(UNFINISHED)
         role = one.text("role")
         if role is None or role.strip().lower() not in (*KNOWN, *ROLES):
             raise one.fail("role", "system, developer, user, assistant or tool")
@@ -119,8 +141,20 @@ def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
                     warnings.append(f"{where}: {left} left out: this model reads text only")
             elif isinstance(part, Mapping):
                 _refuse_media(part, where)
-    own = [{key: value for key, value in message.items() if key not in OWN_KEYS} for message in messages]
+    if any(message.get("name") is not None and message["role"] in ("user", "system", "developer") for message in messages):
+        warnings.append("messages[].name: the model sees roles, no names; put a name into the content")
+    if any(message.get("audio") is not None for message in messages):
+        warnings.append("messages[].audio: left out, as this model reads text only")
+    own = [_own(message) for message in messages]
     warnings += result_warnings(own)
+    return own
+
+
+def _own(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message without marks that only this server sets; a refusal is what the assistant said, if it said nothing else."""
+    own = {key: value for key, value in message.items() if key not in OWN_KEYS}
+    if isinstance(own.get("refusal"), str) and not own.get("content"):
+        own["content"] = own["refusal"]
     return own
 
 
@@ -216,6 +250,7 @@ def _top_logprobs(fields: Fields) -> int | None:
 def read_sampling(fields: Fields) -> dict[str, Any]:
     """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
     given = {name: fields.number(name) for name in NUMBERS}
+    given |= {"top_k": fields.whole("top_k", least=-1), "seed": fields.whole("seed", least=-(2**63))}
     if given["top_k"] == -1:
         given["top_k"] = 0
     sampling = {name: value for name, value in given.items() if value is not None}
@@ -229,7 +264,19 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
             sampling.setdefault("max_tokens", limit)
     if stop := _stop(fields):
         sampling["stop"] = stop
+    if bias := read_bias(fields):
+        sampling["logit_bias"] = bias
     return sampling
+
+
+def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
+    """What is added to the logits of tokens, by rising id."""
+    expected = f"an object of token ids and numbers from -100 to 100, at most {MAX_BIASED}"
+    given = fields.get("logit_bias", Mapping, expected, {})
+    are_numbers = all(isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values())
+    if len(given) > MAX_BIASED or not are_numbers or not all(TOKEN_ID.fullmatch(id) for id in given):
+        raise fields.fail("logit_bias", expected)
+    return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
 
 
 def _checked(name: str, sampling: dict[str, Any]) -> dict[str, Any]:
@@ -254,11 +301,12 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 # -- thinking, in the words of all the servers and clients that have some
 
 
-def _thinking(fields: Fields, reasoning: Fields) -> dict[str, Any]:
+def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[str, Any]:
     """The fields of Request about thinking. Of several that say the same, the most explicit wins."""
     kwargs = fields.object("chat_template_kwargs") or {}
     template = Fields(kwargs, "chat_template_kwargs")
     thinking = Fields(fields.object("thinking") or {}, "thinking")
+    warnings += THINKING.check(thinking)
     efforts = (fields.effort("reasoning_effort"), reasoning.effort("effort"))
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
     think = _first(

@@ -141,11 +141,12 @@ def log_unexpected(error: BaseException, id: str) -> None:
 def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
     """The JSON of an error, in the form of the API that `path` belongs to."""
     status, message = refusal.status, str(refusal)
-    if path.startswith("/v1/messages"):
+    if path.removeprefix("/v1").startswith("/messages"):
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
         if refusal.code == "context_length_exceeded":
             message = f"prompt is too long: {message}"  # the words by which clients know that they must compact
-        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": id}
+        details = {"details": {"error_code": refusal.code}} if refusal.code.startswith("thread_") else {}  # by which SDKs choose what to do
+        return {"type": "error", "error": {"type": kind, "message": message, **details}, "request_id": id}
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = None if refusal.code == "invalid_request_error" else refusal.code
     return {"error": {"message": message, "type": kind, "param": refusal.field, "code": code}}

@@ -1,18 +1,21 @@
-"""Which model is served, and its tokens: /v1/models, /tokenize, /detokenize. Enter at `routes`."""
+"""Which model is served, its tokens and its prompts: /v1/models, /props, /tokenize, /detokenize, /apply-template. Enter at `routes`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from a3b import __version__
+from a3b.requests import Request
 from a3b.server.chat_request import read_chat
-from a3b.server.exchange import Api, namespace, read_json, request_id
+from a3b.server.exchange import Api, namespace, read_json, request_id, warning_headers
 from a3b.server.wire import Fields, Refusal, json_response
 
 MAX_ID = 1 << 31
@@ -29,16 +32,16 @@ def routes(api: Api) -> list[Route]:
             "max_model_len": service.context, "context_length": service.context,
         }  # fmt: skip
 
-    async def models(_: Request) -> Response:
+    async def models(_: HttpRequest) -> Response:
         ends = {"has_more": False, "first_id": service.model, "last_id": service.model}
         return json_response({"object": "list", "data": [model()], **ends})
 
-    async def one_model(http: Request) -> Response:
+    async def one_model(http: HttpRequest) -> Response:
         if (name := http.path_params["id"]) != service.model:
             raise Refusal(404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model")
         return json_response(model())
 
-    async def tokenize(http: Request) -> Response:
+    async def tokenize(http: HttpRequest) -> Response:
         body = await read_json(http)
         fields = Fields(body)
         texts = [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None]
@@ -50,7 +53,7 @@ def routes(api: Api) -> list[Route]:
             raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
-    async def detokenize(http: Request) -> Response:
+    async def detokenize(http: HttpRequest) -> Response:
         fields = Fields(await read_json(http))
         ids = fields.items("tokens")
         if not all(type(id) is int and 0 <= id < MAX_ID for id in ids):
@@ -58,9 +61,27 @@ def routes(api: Api) -> list[Route]:
         text = await asyncio.to_thread(service.decode, ids)
         return json_response({"content": text, "prompt": text, "text": text})
 
-    return [
-        Route("/v1/models", models),
-        Route("/v1/models/{id:path}", one_model),
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/detokenize", detokenize, methods=["POST"]),
-    ]
+    async def apply_template(http: HttpRequest) -> Response:
+        asked = read_chat(await read_json(http), namespace(http), request_id(http))
+        ids = await service.render(asked.requests[0])
+        return json_response({"prompt": await asyncio.to_thread(service.decode, ids)}, headers=warning_headers(asked.warnings))
+
+    async def props(_: HttpRequest) -> Response:
+        """What clients of llama.cpp's server look for."""
+        params = asdict(service.sampling(Request(messages=[])))
+        settings = {"n_ctx": service.context, "params": {**params, "n_predict": -1, "max_tokens": -1}}
+        return json_response({
+            "default_generation_settings": settings, "total_slots": service.places, "model_alias": service.model,
+            "model_path": service.model, "chat_template": service.template,
+            "modalities": {"vision": False, "audio": False}, "build_info": f"a3b-{__version__}",
+        })  # fmt: skip
+
+    async def embeddings(_: HttpRequest) -> Response:
+        raise Refusal(404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported")
+
+    found = [
+        ("/models", models, "GET"), ("/models/{id:path}", one_model, "GET"), ("/tokenize", tokenize, "POST"),
+        ("/detokenize", detokenize, "POST"), ("/apply-template", apply_template, "POST"), ("/props", props, "GET"),
+        ("/embeddings", embeddings, "POST"),
+    ]  # fmt: skip
+    return [Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]

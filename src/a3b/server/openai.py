@@ -30,10 +30,11 @@ class Call:
     chunk_kind: str
 
     def __init__(self, http: HttpRequest, asked: Asked, model: str):
+        """model: the name for an answer if the request gave none."""
         self.http, self.asked = http, asked
         self.answers = [Answer() for _ in asked.requests]
         self.with_logprobs = asked.requests[0].top_logprobs is not None
-        self.head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model,
+        self.head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model or model,
                      "system_fingerprint": f"a3b-{__version__}"}  # fmt: skip
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
@@ -11,9 +12,12 @@ from starlette.responses import JSONResponse, Response
 from a3b.errors import A3BError, UsageError
 from a3b.events import Event
 from a3b.requests import Request, check_policy
+from a3b.sampler import SamplingParams
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
 FILLER = "filler"  # in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
+MAX_MODEL = 512  # characters of a model's name: it is repeated in each chunk of a stream
+MAX_UNKNOWN = 10  # fields that a warning names
 EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
     "none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None,
 }  # fmt: skip
@@ -24,6 +28,8 @@ class Service(Protocol):
 
     model: str  # the name clients use
     context: int  # tokens
+    places: int  # answers written at a time
+    template: str  # of prompts, in Jinja
 
     def stream(self, request: Request) -> AsyncIterator[Event]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
@@ -33,6 +39,9 @@ class Service(Protocol):
 
     async def render(self, request: Request) -> list[int]:
         """The ids of that prompt."""
+
+    def sampling(self, request: Request) -> SamplingParams:
+        """What `stream` would choose tokens by."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a control token."""
@@ -88,16 +97,27 @@ class Fields:
         return self.get(key, bool, "true or false", default)
 
     def whole(self, key: str, default: int | None = None, least: int = 0) -> int | None:
-        value = self.get(key, int, f"a whole number of at least {least}", default)
-        if value is not None and value < least:
-            raise self.fail(key, f"a whole number of at least {least}")
-        return value
+        """A whole number, in either of JSON's spellings: 40 and 40.0 are one number."""
+        expected = f"a whole number of at least {least}"
+        value = self.get(key, (int, float), expected, default)
+        if value is None:
+            return None
+        if value < least or value != int(value):
+            raise self.fail(key, expected)
+        return int(value)
 
     def number(self, key: str, default: float | None = None) -> float | None:
         value = self.get(key, (int, float), "a number", default)
         if value is not None and abs(value) > 1e300:  # whole numbers of JSON have no end
             raise self.fail(key, "a number")
         return value
+
+    def model(self, served: str) -> str:
+        """The name of the model that an answer gives: the requested one, whatever it is, as clients compare the two."""
+        name = self.text("model") or served
+        if len(name) > MAX_MODEL:
+            raise self.fail("model", f"a name of at most {MAX_MODEL} characters")
+        return name
 
     def need(self, key: str) -> str:
         """A text that must be there."""
@@ -136,6 +156,42 @@ class Fields:
             value = self.body.get(key)
             if value is not None and not (harmless and harmless(value)):
                 raise Refusal(400, f"{self.name(key)}: not supported by this server; leave it out", "unsupported_parameter", self.name(key))
+
+
+Harmless = Callable[[Any], bool] | None  # which values ask for nothing; None: no value but null
+
+
+@dataclass(frozen=True)
+class Known:
+    """What becomes of each field of a kind of object. A field that would change the answer is read, refused or at least told.
+
+    read: fields that are followed. refused: 400 unless the value is harmless. told: a warning unless the value is harmless, as the
+    answer stays right without them. unused: no answer depends on them; each with the reason.
+    """
+
+    read: Collection[str]
+    refused: Mapping[str, Harmless] = field(default_factory=dict)
+    told: Mapping[str, tuple[Harmless, str]] = field(default_factory=dict)
+    unused: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, fields: Fields) -> list[str]:
+        """Warnings about what is not followed. Raises Refusal."""
+        fields.refuse(self.refused)
+        warnings = []
+        for key, (harmless, why) in self.told.items():
+            value = fields.body.get(key)
+            if value is not None and not (harmless and harmless(value)):
+                warnings.append(f"{fields.name(key)}: {why}")
+        known = (self.read, self.refused, self.told, self.unused)
+        unknown = [key for key, value in fields.body.items() if value is not None and not any(key in names for names in known)]
+        warnings += [f"{fields.name(key[:60])}: this server has no such field; ignored" for key in unknown[:MAX_UNKNOWN]]
+        if len(unknown) > MAX_UNKNOWN:
+            warnings.append(f"{len(unknown) - MAX_UNKNOWN} more unknown fields ignored")
+        return warnings
+
+
+def is_empty(value: Any) -> bool:
+    return not value
 
 
 def kind_of(value: Any) -> str:
