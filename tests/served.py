@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from a3b.errors import A3BError
 from a3b.server.exchange import error_body, refusal_of
 from a3b.server.seals import Seals
+from a3b.server.stored import ResponseStore
 from a3b.server.wire import json_response
 
 SECRET = b"a secret of tests"
@@ -48,7 +49,7 @@ class Identified:
 
 def app_of(module: Any, service: Any, **parts: Any) -> Starlette:
     """An app of the module's routes alone."""
-    api = SimpleNamespace(service=service, seals=Seals(SECRET), **parts)
+    api = SimpleNamespace(**{"service": service, "seals": Seals(SECRET), "stored": ResponseStore(), **parts})
     return Starlette(routes=module.routes(api), middleware=[Middleware(Identified)])
 
 
@@ -91,6 +92,9 @@ class ChosenService:
 
     async def count_tokens(self, request: Any) -> int:
         return await self.script.count_tokens(request)
+
+    def sampling(self, request: Any) -> Any:
+        return self.script.sampling(request)
 
 
 def exchange(app: Any, method: str, path: str, body: Any = None, key: str = "alice", raw: bytes | None = None) -> httpx2.Response:

@@ -68,7 +68,7 @@ def test_an_answer_is_thinking_text_and_calls_with_usage(url_of):
     assert [block.type for block in reply.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert (reply.content[0].thinking, reply.content[1].text) == ("I think", "The sum")
     assert [(call.id, call.name, call.input) for call in reply.content[2:]] == [("call_1", "add", {"a": 1}), ("call_2", "add", {})]
-    assert (reply.stop_reason, reply.stop_sequence, reply.role, reply.model) == ("tool_use", None, "assistant", "a3b-nano")
+    assert (reply.stop_reason, reply.stop_sequence, reply.role, reply.model) == ("tool_use", None, "assistant", "m")
     usage = reply.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens, usage.output_tokens) == (40, 60, 0, 20)
     assert usage.output_tokens_details.thinking_tokens == 8
@@ -358,7 +358,7 @@ def test_neighbouring_assistant_messages_are_one_turn():
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 REFUSED = [
     ({"max_tokens": None}, "max_tokens: missing"),
-    ({"max_tokens": 0}, "max_tokens: 0"),
+    ({"max_tokens": -1}, "max_tokens: -1"), ({"max_tokens": 1.5}, "max_tokens: 1.5"),
     ({"messages": []}, "messages: empty"),
     ({"messages": [*ASK["messages"], {"role": "assistant", "content": "The answer is ("}]}, "end with a message of the user"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]}, "messages[0].content[1]: content of type image"),

@@ -9,12 +9,14 @@ What is done with a request, beyond the plain:
 * Neighbouring assistant messages are one turn, as that API has it.
 * Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
   warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
-* Fields that would change the answer and that we lack are refused by name; all other unknown fields are ignored, `cache_control`
-  among them: everything is cached.
+* What other servers left in a history (searches, documents with text, summaries) is read as text, with a warning (`foreign`).
+* `thread`: the conversation is held here (`threads`). `max_tokens: 0` reads the prompt and writes nothing.
+* `message_fields` says what becomes of each field.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,19 +28,18 @@ from starlette.routing import Route
 
 from a3b.events import Event, Finished, Reading, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, Usage
 from a3b.requests import Request
-from a3b.server import wire
+from a3b.server import message_fields, wire
 from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, report, warning_headers
+from a3b.server.foreign import READ_AS_TEXT, block_text
 from a3b.server.seals import Seals
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
+from a3b.server.threads import Threads
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.media import left_out, media_in
 from a3b.tokens.results import result_warnings
 from a3b.volatile import without_billing
 
-ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-               429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
 UNREADABLE = ("image", "document")
-NOT_SUPPORTED = {"mcp_servers": lambda value: not value, "container": lambda value: not value}
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,18 @@ class Asked:
     stream: bool
     hide_thinking: bool  # send a seal of the thinking instead of the thinking
     warnings: list[str]
+    model: str  # the name that was asked for
+    whole: Mapping[str, Any]  # the body, with what a thread held
+    is_thread: bool
 
 
 def routes(api: Api) -> list[Route]:
     """The routes of this API."""
+    threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api.seals, request)
-        answer = _Answer(api.service.model, api.seals, asked)
+        asked = _read(await read_json(request), api, threads, request)
+        answer = _Answer(api.seals, asked, threads)
         headers = warning_headers(asked.warnings)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
@@ -70,31 +75,28 @@ def routes(api: Api) -> list[Route]:
         return wire.json_response(answer.whole(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api.seals, request, is_count=True)
+        asked = _read(await read_json(request), api, threads, request, is_count=True)
         num = await api.service.count_tokens(asked.request)
         return wire.json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
 
-    return [
-        Route("/v1/messages", create, methods=["POST"]),
-        Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
-    ]
+    found = [("", create), ("/count_tokens", count_tokens)]
+    return [Route(f"{root}/messages{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found]
 
 
 # -- the request
 
 
-def _read(body: Any, seals: Seals, http: HttpRequest, is_count: bool = False) -> Asked:
+def _read(body: Any, api: Api, threads: Threads, http: HttpRequest, is_count: bool = False) -> Asked:
     """is_count: only the prompt matters. Raises Refusal."""
-    fields = Fields(body)
-    fields.refuse(NOT_SUPPORTED)
-    fields.text("model")
-    max_tokens = fields.whole("max_tokens", least=1)
+    fields, num_held = threads.whole(Fields(body), http.state.namespace)
+    warnings = message_fields.check(fields)
+    max_tokens = fields.whole("max_tokens")
     if max_tokens is None and not is_count:
-        raise Refusal(400, "max_tokens: missing; expected a whole number of at least 1", field="max_tokens")
-    history = _History(seals, http.state.namespace)
+        raise Refusal(400, "max_tokens: missing; expected a whole number of at least 0", field="max_tokens")
+    history = _History(api.seals, http.state.namespace)
     history.system(fields)
     for i, message in enumerate(fields.items("messages")):
-        history.add(Fields(message, f"messages[{i}]"))
+        history.add(Fields(message, f"messages[{i - num_held}]" if i >= num_held else f"thread.messages[{i}]"))
     if not fields.items("messages"):
         raise Refusal(400, "messages: empty; expected at least one message of the user", field="messages")
     if history.messages[-1]["role"] == "assistant" and not is_count:
@@ -106,10 +108,12 @@ def _read(body: Any, seals: Seals, http: HttpRequest, is_count: bool = False) ->
     request = Request(
         messages=history.messages, tools=tools, tool_choice=choice, tool_name=name, parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
         schema=_schema(fields), sampling=_sampling(fields, max_tokens), think=think, thinking_budget=budget,
-        policy=fields.policy("thinking_policy"), task_budget=fields.whole("task_thinking_budget"),
+        policy=message_fields.policy_of(fields, warnings), only_reads=max_tokens == 0, task_budget=fields.whole("task_thinking_budget"),
         namespace=http.state.namespace, request_id=http.state.request_id,
     )  # fmt: skip
-    return Asked(request, fields.flag("stream"), hide, [*history.warnings, *result_warnings(history.messages)])
+    warnings += [*history.warnings, *result_warnings(history.messages)]
+    return Asked(request, fields.flag("stream"), hide, warnings, fields.model(api.service.model), fields.body,
+                 fields.object("thread") is not None)  # fmt: skip
 
 
 class _History:
@@ -143,7 +147,7 @@ class _History:
             if block.text("type") == "tool_result":
                 results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)})
             else:
-                texts.append({"type": "text", "text": _text_of(block)})
+                texts.append({"type": "text", "text": self._readable(block)})
         self.messages += results
         if texts or not results:
             content = texts if len(texts) > 1 else "".join(part["text"] for part in texts)
@@ -153,11 +157,12 @@ class _History:
         texts = []
         for part in _blocks(block, "content") if block.body.get("content") is not None else []:
             kind = part.text("type")
-            if (left := kind if kind in UNREADABLE else media_in(part.body)) is not None:
+            left = kind if kind in UNREADABLE else media_in(part.body)
+            if left is not None and block_text(part) is None:
                 self.warnings.append(f"{part.where}: {left} left out: this model reads text only")
                 texts.append(left_out(left))
             else:
-                texts.append(_text_of(part))
+                texts.append(self._readable(part))
         text = "\n".join(texts)
         if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
             return f"Error: {text}".strip()
@@ -176,8 +181,19 @@ class _History:
                 case "tool_use":
                     function = {"name": block.need("name"), "arguments": dict(block.object("input") or {})}
                     turn.setdefault("tool_calls", []).append({"id": block.need("id"), "type": "function", "function": function})
-                case _:
+                case "text":
                     turn["content"] += _text_of(block)
+                case _:
+                    lines = [turn["content"], self._readable(block)]
+                    turn["content"] = "\n".join(line for line in lines if line)
+
+    def _readable(self, block: Fields) -> str:
+        """Text of a block; of what another server left, with a warning."""
+        text = block_text(block)
+        if text is None:
+            return _text_of(block)
+        self.warnings.append(f"{block.where}: {block.body['type']} {READ_AS_TEXT}")
+        return text
 
     def _add_thinking(self, turn: dict[str, Any], block: Fields, seal: str, text: str) -> None:
         if seal:
@@ -219,9 +235,18 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
         name = tool.need("name")
         if not name or name in tools:
             raise tool.fail("name", "a name that is not empty and not used twice")
-        function = {"name": name, "description": tool.text("description", ""), "parameters": dict(tool.object("input_schema") or {})}
+        function = {"name": name, "description": _description(tool), "parameters": dict(tool.object("input_schema") or {})}
+        if tool.flag("strict"):
+            function["strict"] = True
         tools[name] = {"type": "function", "function": function}
     return list(tools.values())
+
+
+def _description(tool: Fields) -> str:
+    """With the examples of its input, if there are any."""
+    examples = [json.dumps(example, ensure_ascii=False) for example in tool.items("input_examples")]
+    told = "\n".join(["Examples of its input:", *examples]) if examples else ""
+    return "\n\n".join(part for part in (tool.text("description", ""), told) if part)
 
 
 def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, bool]:
@@ -277,7 +302,7 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
     if not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.fail("stop_sequences", "a list of texts that are not empty")
     given = {"temperature": fields.number("temperature"), "top_p": fields.number("top_p"), "top_k": fields.whole("top_k"),
-             "max_tokens": max_tokens, "stop": tuple(stops) or None}  # fmt: skip
+             "max_tokens": max_tokens or None, "stop": tuple(stops) or None}  # fmt: skip
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -287,8 +312,8 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
 class _Answer:
     """Events of the engine become events of this API; `content` is what they amount to."""
 
-    def __init__(self, model: str, seals: Seals, asked: Asked):
-        self.model, self.seals, self.asked = model, seals, asked
+    def __init__(self, seals: Seals, asked: Asked, threads: Threads):
+        self.seals, self.asked, self.threads = seals, asked, threads
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
         self.usage = Usage()
         self.content: list[dict[str, Any]] = []
@@ -339,18 +364,25 @@ class _Answer:
             yield from self._open("thinking", {"thinking": "", "signature": ""})
             yield from self._delta("thinking", "thinking_delta", "")
 
+    def keep(self) -> None:
+        """As the last of a thread: what continues it may come as soon as the end of the answer is told."""
+        if self.asked.is_thread:
+            self.threads.put(self.asked.request.namespace, self.id, self.asked.whole, self.content)
+
     def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
+        self.keep()
         reason, stop = _stop(finished)
         yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": _usage(finished.usage),
                "a3b": report(finished, self.warnings)}  # fmt: skip
         yield {"type": "message_stop"}
 
     def whole(self, finished: Finished) -> dict[str, Any]:
+        self.keep()
         told = report(finished, self.warnings)
         return {**self._message(*_stop(finished), usage=_usage(finished.usage)), "content": self.content, "a3b": told}
 
     def _message(self, reason: str | None, stop: str | None, usage: dict[str, Any]) -> dict[str, Any]:
-        return {"id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": [],
+        return {"id": self.id, "type": "message", "role": "assistant", "model": self.asked.model, "content": [],
                 "stop_reason": reason, "stop_sequence": stop, "usage": usage}  # fmt: skip
 
     def _event(self, kind: str, **rest: Any) -> dict[str, Any]:

@@ -46,14 +46,53 @@ class _Shelf:
     num_bytes: int = 0
 
 
+class Recorder:
+    """JSON values by name in records that outlive the process; without records it keeps nothing."""
+
+    def __init__(self, records: Records | None = None):
+        self._records = records
+        self._writer = ThreadPoolExecutor(1, "recorder") if records else None  # a slow disk must not hold up answers
+        self._late: dict[tuple[str, str], Any] = {}  # values on their way to the records
+
+    def close(self) -> None:
+        """Write what is left to be written."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def write(self, namespace: str, name: str, value: Any) -> None:
+        """The value written last under a name counts."""
+        if self._writer is None:
+            return
+        data = json.dumps(value).encode()
+        if len(data) <= MAX_RECORD_BYTES:
+            place = (namespace, name)
+            self._late[place] = value
+
+            def write() -> None:
+                self._records.put_record(namespace, name.encode(), data)
+                if self._late.get(place) is value:
+                    self._late.pop(place, None)
+
+            self._writer.submit(write)
+
+    def read(self, namespace: str, name: str) -> Any:
+        """What was written last under a name; None if there is nothing, or nothing that can be read."""
+        if (namespace, name) in self._late:
+            return self._late[namespace, name]
+        try:
+            found = self._records.get_records(namespace, name.encode()) if self._records else []
+            return json.loads(found[-1]) if found else None
+        except (ValueError, UnicodeEncodeError):
+            return None
+
+
 class ResponseStore:
     """Keeps the responses used last: in memory at most `max_count` and `max_bytes` of JSON for each namespace."""
 
     def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: Records | None = None):
-        self.max_count, self.max_bytes, self._records = max_count, max_bytes, records
+        self.max_count, self.max_bytes = max_count, max_bytes
+        self.recorder = Recorder(records)
         self._shelves: dict[str, _Shelf] = {}
-        self._writer = ThreadPoolExecutor(1, "responses") if records else None  # a slow disk must not hold up answers
-        self._late: dict[tuple[str, str], Any] = {}  # values on their way to the records
 
     def put(self, namespace: str, stored: Stored) -> None:
         """Keep it, and drop what was not used for longest; what is larger than the limit alone is not kept."""
@@ -64,31 +103,13 @@ class ResponseStore:
 
     def close(self) -> None:
         """Write what is left to be written."""
-        if self._writer is not None:
-            self._writer.shutdown()
+        self.recorder.close()
 
     def _write(self, namespace: str, name: str, value: Any) -> None:
-        data = json.dumps(value).encode()
-        if self._writer is not None and len(data) <= MAX_RECORD_BYTES:
-            place = (namespace, name)
-            self._late[place] = value
-
-            def write() -> None:
-                self._records.put_record(namespace, b"response " + name.encode(), data)
-                if self._late.get(place) is value:
-                    self._late.pop(place, None)
-
-            self._writer.submit(write)
+        self.recorder.write(namespace, f"response {name}", value)
 
     def _recorded(self, namespace: str, name: str) -> Any:
-        """What was written last under a name; None if there is nothing, or nothing that can be read."""
-        if (namespace, name) in self._late:
-            return self._late[namespace, name]
-        try:
-            found = self._records.get_records(namespace, b"response " + name.encode()) if self._records else []
-            return json.loads(found[-1]) if found else None
-        except (ValueError, UnicodeEncodeError):
-            return None
+        return self.recorder.read(namespace, f"response {name}")
 
     def _shelve(self, namespace: str, stored: Stored) -> None:
         shelf = self._shelves.setdefault(namespace, _Shelf())
