@@ -14,14 +14,22 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from a3b.server.foreign import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.seals import Opened, Seals, turn_of
 from a3b.server.stored import Item, ResponseStore
-from a3b.server.wire import Fields, Refusal
+from a3b.server.wire import Fields, Known, Refusal, is_empty
 from a3b.tokens.media import left_out, media_in
 
+TOOL = Known(
+    read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
+    refused={"allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value), "async": is_empty},
+    told={"defer_loading": (is_empty, "the tool is offered from the beginning"),
+          "output_schema": (is_empty, "not told to the model; describe the output in the description")},
+)  # fmt: skip
 TEXT_PARTS = ("input_text", "output_text", "text")
 THOUGHT_PARTS = ("reasoning_text", "text")
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc", "function_call_output": "fco",
@@ -30,7 +38,7 @@ PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_
 
 def new_id(kind: str) -> str:
     """An id for an item of this type."""
-    return f"{PREFIXES[kind]}_{uuid.uuid4().hex}"
+    return f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
 
 
 # -- tools
@@ -97,9 +105,10 @@ def read_tools(fields: Fields, warnings: list[str]) -> Tools:
         tool = Fields(given, f"tools[{i}]")
         kind = tool.need("type")
         if kind in ("function", "custom"):
+            warnings += TOOL.check(tool)
             tools.add(tool, None, "")
         elif kind == "namespace":
-            _add_namespace(tools, tool)
+            _add_namespace(tools, tool, warnings)
         elif kind == "web_search" and tool.body.get("external_web_access") is False:  # what clients send without meaning it
             warnings.append(f"{tool.where}: web_search is not offered to the model")
         else:
@@ -107,14 +116,25 @@ def read_tools(fields: Fields, warnings: list[str]) -> Tools:
     return tools
 
 
-def _add_namespace(tools: Tools, given: Fields) -> None:
+def _add_namespace(tools: Tools, given: Fields, warnings: list[str]) -> None:
     """The namespace's own description goes to its first tool."""
     name, preface = given.need("name"), given.text("description", "") or ""
     for i, member in enumerate(given.items("tools")):
         tool = Fields(member, f"{given.name('tools')}[{i}]")
         if (kind := tool.need("type")) not in ("function", "custom"):
             raise _no_such_tool(tool, kind)
+        warnings += TOOL.check(tool)
         tools.add(tool, name, "" if i else preface)
+
+
+def told_tool(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as a response repeats it: with every field of its kind."""
+    match given["type"]:
+        case "function":
+            return {"description": None, "parameters": None, **given, "strict": bool(given.get("strict"))}
+        case "namespace":
+            return {"description": "", **given, "tools": [told_tool(tool) for tool in given.get("tools") or []]}
+    return dict(given)
 
 
 def _no_such_tool(tool: Fields, kind: str) -> Refusal:
@@ -189,8 +209,32 @@ class Conversation:
                 content = _output_text(item, self.warnings)
                 self.messages.append({"role": "tool", "tool_call_id": item.need("call_id"), "content": content})
             case _:
-                raise Refusal(400, f"{where}: items of type {kind[:60]} are not supported by this server", "unsupported_content", where)
+                self._foreign(item, kind)
         self.items.append({**item.body, "type": kind, "id": item.text("id") or new_id(kind)})
+
+    def _foreign(self, item: Fields, kind: str) -> None:
+        """What a tool of OpenAI's left: run by a client, it is a call and its output as others are; run by a server, it is text."""
+        if kind in CLIENT_CALLS:
+            arguments = plain(item.body.get(CLIENT_CALLS[kind]) or {})
+            function = {"name": kind.removesuffix("_call"), "arguments": arguments if isinstance(arguments, dict) else {"input": arguments}}
+            id = item.text("call_id") or item.need("id")
+            self._turn().setdefault("tool_calls", []).append({"id": id, "type": "function", "function": function})
+        elif kind in CLIENT_OUTPUTS:
+            output = plain(item.body.get(CLIENT_OUTPUTS[kind]) or item.text("status") or "")
+            content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+            self.messages.append({"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content})
+        elif kind in SUMMARIES:
+            text = "\n".join(text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text")))
+            self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
+            self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}")
+            return
+        elif (text := item_text(item, kind)) is not None:
+            lines = [self._turn()["content"], text]
+            self._turn()["content"] = "\n".join(line for line in lines if line)
+        else:
+            told = f"{item.where}: items of type {kind[:60]} are not supported by this server"
+            raise Refusal(400, told, "unsupported_content", item.where)
+        self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT}")
 
     def _message(self, item: Fields) -> None:
         role = item.one_of("role", ("user", "assistant", "system", "developer"))

@@ -8,7 +8,8 @@ What is done with a request, beyond the plain:
 * `reasoning.summary` asks for the thinking as a summary too: it is the thinking itself.
 * While the prompt is read, a stream repeats `response.in_progress`, which resets the clocks of clients that count events.
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
-* Fields that would change the answer and that we lack are refused by name; all other unknown fields are ignored.
+* A response repeats its request with what was used where the request said nothing: it has all the fields of the published schema.
+* `RESPONSE` says what becomes of each field.
 """
 
 from __future__ import annotations
@@ -27,17 +28,37 @@ from starlette.routing import Route
 
 from a3b.events import Finished, Reading, Started, Usage
 from a3b.requests import Request
+from a3b.sampler import SamplingParams
 from a3b.server import wire
+from a3b.server.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
-from a3b.server.response_input import Conversation, Tools, read_choice, read_tools
+from a3b.server.response_input import Conversation, Tools, read_choice, read_tools, told_tool
 from a3b.server.response_output import Output
 from a3b.server.stored import Item, Stored
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
-from a3b.server.wire import Fields, Refusal
+from a3b.server.wire import Fields, Known, Refusal, is_empty
 from a3b.tokens.results import result_warnings
 
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
-NOT_SUPPORTED = {"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None}
+RESPONSE = Known(
+    read=(
+        "model", "input", "instructions", "previous_response_id", "tools", "tool_choice", "parallel_tool_calls", "reasoning", "text",
+        "include", "stream", "stream_options", "store", "max_output_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
+        "frequency_penalty", "repetition_penalty", "seed", "logit_bias", "top_logprobs", "truncation", "thinking_policy",
+        "task_thinking_budget", "metadata", "user", "safety_identifier", "prompt_cache_key", "max_tool_calls", "service_tier",
+    ),
+    refused={"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None},
+    told={"context_management": (is_empty, "nothing is compacted here; the history stays whole"),
+          "personality": (None, "this model has no such setting; describe it in the instructions")},
+    unused={
+        "prompt_cache_options": "all prompts are cached", "prompt_cache_retention": "all prompts are cached", "image": "no images are read",
+        "access_programs": "there are none", "background_options": "nothing runs in the background",
+    },
+)  # fmt: skip
+REASONING = Known(
+    read=("effort", "summary", "generate_summary", "context", "budget_tokens"), refused={"mode": lambda value: value == "standard"}
+)
+TEXT = Known(read=("format",), told={"verbosity": (lambda value: value == "medium", SHORTER)})
 POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
 
 
@@ -53,6 +74,7 @@ class Asked:
     stream: bool
     has_summary: bool
     is_sealed: bool
+    model: str  # the name that was asked for
 
 
 def routes(api: Api) -> list[Route]:
@@ -76,7 +98,7 @@ def routes(api: Api) -> list[Route]:
     async def count_tokens(request: HttpRequest) -> Response:
         asked = _read(await read_json(request), api, request)
         num = await api.service.count_tokens(asked.request)
-        return wire.json_response({"object": "response.input_tokens", "input_tokens": num})
+        return wire.json_response({"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings))
 
     def find(request: HttpRequest) -> Stored:
         response_id = request.path_params["id"]
@@ -100,7 +122,7 @@ def routes(api: Api) -> list[Route]:
 
     found = [("", create, "POST"), ("/input_tokens", count_tokens, "POST"), ("/{id}", retrieve, "GET"), ("/{id}", delete, "DELETE"),
              ("/{id}/input_items", input_items, "GET")]  # fmt: skip
-    return [Route(f"/v1/responses{path}", handler, methods=[method]) for path, handler, method in found]
+    return [Route(f"{root}/responses{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]
 
 
 def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
@@ -126,10 +148,10 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
 
 def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     fields, namespace = Fields(body), http.state.namespace
-    fields.refuse(NOT_SUPPORTED)
-    fields.text("model")
+    reasoning, text = Fields(fields.object("reasoning") or {}, "reasoning"), Fields(fields.object("text") or {}, "text")
+    options = Fields(fields.object("stream_options") or {}, "stream_options")
+    warnings = [*RESPONSE.check(fields), *REASONING.check(reasoning), *TEXT.check(text), *STREAM_OPTIONS.check(options)]
     fields.one_of("truncation", ("auto", "disabled"))
-    warnings: list[str] = []
     tools = read_tools(fields, warnings)
     choice, name = read_choice(fields, tools)
     conversation = Conversation(api.seals, api.stored, namespace, tools)
@@ -142,8 +164,8 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     messages += conversation.messages
     if not messages:
         raise Refusal(400, "input: empty; expected text or a list of items", field="input")
-    reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
-    think, budget = _effort(reasoning)
+    think, budget = reasoning.effort("effort")
+    budget = reasoning.whole("budget_tokens", budget, least=1)
     include = fields.items("include")
     top_logprobs = fields.whole("top_logprobs", 0 if "message.output_text.logprobs" in include else None)
     policy = fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
@@ -155,8 +177,9 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
         namespace=namespace, request_id=http.state.request_id,
     )  # fmt: skip
     warnings += [*conversation.warnings, *result_warnings(messages)]
-    return Asked(request, tools, conversation.items, _echo(fields, request), warnings,
-                 fields.flag("stream"), summary not in (None, "none"), "reasoning.encrypted_content" in include)  # fmt: skip
+    echo = _echo(fields, request, api.service.sampling(request))
+    return Asked(request, tools, conversation.items, echo, warnings, fields.flag("stream"), summary not in (None, "none"),
+                 "reasoning.encrypted_content" in include, fields.model(api.service.model))  # fmt: skip
 
 
 def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
@@ -174,13 +197,6 @@ def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
 def _input(fields: Fields) -> list[Any]:
     given = fields.get("input", (str, list), "text or a list of items", [])
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
-
-
-def _effort(reasoning: Fields) -> tuple[bool | None, int | None]:
-    """(think, thinking_budget)."""
-    reasoning.refuse({"mode": lambda value: value == "standard"})
-    think, budget = reasoning.effort("effort")
-    return think, reasoning.whole("budget_tokens", budget, least=1)
 
 
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
@@ -205,23 +221,33 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     numbers = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     given: dict[str, Any] = {name: fields.number(name) for name in numbers}
     given |= {"top_k": fields.whole("top_k"), "seed": fields.whole("seed", least=-(2**63)),
-              "max_tokens": fields.whole("max_output_tokens", least=1)}  # fmt: skip
+              "max_tokens": fields.whole("max_output_tokens", least=1), "logit_bias": read_bias(fields) or None}  # fmt: skip
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _echo(fields: Fields, request: Request) -> dict[str, Any]:
-    """What a response repeats of its request."""
+def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str, Any]:
+    """What a response repeats of its request, with what was used where that says nothing."""
     reasoning, text = fields.object("reasoning") or {}, fields.object("text") or {}
     return {
-        "instructions": fields.text("instructions"), "max_output_tokens": fields.whole("max_output_tokens"), "max_tool_calls": None,
-        "metadata": dict(fields.object("metadata") or {}), "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": fields.text("previous_response_id"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "service_tier": "default", "store": fields.flag("store", True), "temperature": request.sampling.get("temperature"),
-        "text": {"format": text.get("format") or {"type": "text"}}, "tool_choice": fields.body.get("tool_choice") or "auto",
-        "tools": fields.items("tools"), "top_logprobs": request.top_logprobs or 0, "top_p": request.sampling.get("top_p"),
-        "truncation": "disabled", "user": fields.body.get("user"),
+        "instructions": fields.text("instructions"), "max_output_tokens": fields.whole("max_output_tokens"),
+        "max_tool_calls": fields.whole("max_tool_calls"), "metadata": dict(fields.object("metadata") or {}),
+        "parallel_tool_calls": request.parallel_tool_calls, "previous_response_id": fields.text("previous_response_id"),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}, "service_tier": "default",
+        "store": fields.flag("store", True), "temperature": params.temperature, "top_p": params.top_p,
+        "presence_penalty": params.presence_penalty, "frequency_penalty": params.frequency_penalty,
+        "text": {"format": _format(text.get("format")), "verbosity": "medium"}, "tool_choice": fields.body.get("tool_choice") or "auto",
+        "tools": [told_tool(tool) for tool in fields.items("tools")], "top_logprobs": request.top_logprobs or 0, "truncation": "disabled",
+        **({} if fields.text("user") is None else {"user": fields.text("user")}), "safety_identifier": fields.text("safety_identifier"),
+        "prompt_cache_key": fields.text("prompt_cache_key"),
     }  # fmt: skip
+
+
+def _format(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not given:
+        return {"type": "text"}
+    if given["type"] != "json_schema":
+        return dict(given)
+    return {"name": "answer", "description": "", **given, "strict": bool(given.get("strict"))}
 
 
 # -- the answer
@@ -233,18 +259,19 @@ class _Answer:
     def __init__(self, api: Any, asked: Asked):
         self.api, self.asked = api, asked
         self.id, self.created_at = f"resp_{uuid.uuid4().hex}", int(time.time())
+        self.usage = Usage()  # so far
         self.output = Output(asked.tools, api.seals, asked.request.namespace, asked.has_summary, asked.is_sealed)
 
     def object(self, status: str, **rest: Any) -> dict[str, Any]:
-        return {"id": self.id, "object": "response", "created_at": self.created_at, "status": status, "background": False,
-                "model": self.api.service.model, "error": None, "incomplete_details": None, "output": [], "usage": None,
-                **self.asked.echo, **rest}  # fmt: skip
+        return {"id": self.id, "object": "response", "created_at": self.created_at, "completed_at": None, "status": status,
+                "background": False, "model": self.asked.model, "error": None, "incomplete_details": None, "output": [],
+                "usage": _usage(self.usage), **self.asked.echo, **rest}  # fmt: skip
 
     def end(self, finished: Finished) -> dict[str, Any]:
         """The response as it is after its last event, stored if that was not declined."""
         warnings = [*self.asked.warnings, *self.output.warnings]
-        rest = {"output": self.output.items, "usage": _usage(finished.usage),
-                "a3b": report(finished, warnings)}  # fmt: skip
+        self.usage = finished.usage
+        rest = {"output": self.output.items, "a3b": report(finished, warnings)}
         if finished.reason == "length":
             response = self.object("incomplete", incomplete_details={"reason": "max_output_tokens"}, **rest)
         else:
@@ -286,7 +313,9 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
                 if clock() - told_at >= PROGRESS_S:
                     told_at = clock()
                     yield state("in_progress", a3b={"read": item.done, "total": item.total})
-            elif not isinstance(item, Started):
+            elif isinstance(item, Started):
+                answer.usage = item.usage
+            else:
                 for event in answer.output.push(item):
                     yield tell(event)
             last = item if item is not None else last
