@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from a3b import scheduler, service
+from a3b import scheduler
 from a3b.engine import Engine
 from a3b.errors import ContextError, TokenizerError, UsageError
 from a3b.events import Finished, PromptLogprobs, TextDelta, TokenLogprobs
@@ -95,13 +95,6 @@ def test_scores_are_the_same_beside_an_answer_that_is_being_written_and_so_is_th
     assert scores(scored) == scores(events_of(server, prompt=TEXT * 5, **SCORED))
     alone = events_of(server, messages=messages, sampling=GREEDY, namespace="b")
     assert [e for e in written if isinstance(e, TextDelta)] == [e for e in alone if isinstance(e, TextDelta)]
-
-
-def test_more_numbers_than_an_answer_may_hold_are_refused(server, monkeypatch):
-    monkeypatch.setattr(service, "MAX_SCORES", 40)
-    with pytest.raises(UsageError, match=r"logprobs: \d+ numbers .* at most 40"):
-        events_of(server, prompt=TEXT, **SCORED)
-    assert not scores(events_of(server, prompt=TEXT, only_reads=True))
 
 
 @pytest.mark.parametrize(("token", "error"), [(-1, UsageError), (1 << 30, UsageError), ("<|image_pad|>", UsageError)])

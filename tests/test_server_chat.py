@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from a3b.errors import ContextError, OverloadedError, StoreError
-from a3b.events import Finished, Reading, TextDelta, ThinkingDelta, TokenLogprobs, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.events import Finished, PromptLogprobs, Reading, TextDelta, ThinkingDelta, TokenLogprobs, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server import openai as call
 from a3b.server import wire
 from a3b.server.app import create_app
@@ -366,6 +366,57 @@ def test_several_prompts_are_several_choices(service, client):
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (200, 80)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_many_prompts_some_are_answered_at_a_time_and_all_in_the_end(stream):
+    class Crowd(ScriptedService):
+        running = most = 0
+
+        async def stream(self, request):
+            self.running += 1
+            self.most = max(self.most, self.running)
+            for event in (STARTED, TextDelta(request.prompt), FINISHED):
+                await asyncio.sleep(0)
+                yield event
+            self.running -= 1
+
+    service = Crowd([])
+    prompts = [f"p{i}" for i in range(30)]
+    if stream:
+        chunks = streamed(service, TEXT, prompt=prompts)[:-1]
+        found = {chunk["choices"][0]["index"]: chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"][0]["text"]}
+    else:
+        reply = asyncio.run(ask(create_app(service), TEXT, {"prompt": prompts})).json()
+        found = {choice["index"]: choice["text"] for choice in reply["choices"]}
+    assert found == dict(enumerate(prompts)) and service.most == call.MAX_TOGETHER
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_comes_before_the_text_and_its_logprobs_before_those_of_the_text(service, client, stream):
+    service.events = [
+        STARTED, PromptLogprobs(1, b"on", None), Reading(1, 2), PromptLogprobs(2, b"ce", -2.0, ((3, b"e", -1.0), (2, b"ce", -2.0))),
+        TokenLogprobs(5, b"hi", -0.5, ((5, b"hi", -0.5), (7, b"hi", -3.0))), TextDelta("hi"), Finished("length", USAGE),
+    ]  # fmt: skip
+    asked = {"model": "any", "prompt": ["once", "once"], "echo": True, "logprobs": 2, "max_tokens": 1}
+    if stream:
+        pieces = [c.choices[0] for c in client.completions.create(**asked, stream=True) if c.choices[0].index == 1]
+    else:
+        pieces = [client.completions.create(**asked).choices[1]]
+    assert "".join(piece.text for piece in pieces) == "oncehi"
+    joined = {name: [x for piece in pieces for x in getattr(piece.logprobs, name)] for name in ("tokens", "token_logprobs", "text_offset")}
+    assert joined == {"tokens": ["on", "ce", "hi"], "token_logprobs": [None, -2.0, -0.5], "text_offset": [0, 2, 4]}
+    assert [x for piece in pieces for x in piece.logprobs.top_logprobs] == [None, {"e": -1.0, "ce": -2.0}, {"hi": -0.5}]
+    assert all((r.prompt, r.top_logprobs, r.scores_prompt, r.only_reads) == ("once", 2, True, False) for r in service.requests)
+
+
+def test_an_echo_without_logprobs_reads_nothing_twice_and_ids_are_given_back_as_text(service, client):
+    service.events = [STARTED, Finished("length", USAGE)]
+    answer = client.completions.create(model="any", prompt=[104, 105], echo=True, max_tokens=0)
+    assert (answer.choices[0].text, answer.choices[0].logprobs, answer.choices[0].finish_reason) == ("hi", None, "length")
+    assert [(r.prompt, r.scores_prompt, r.only_reads) for r in service.requests] == [([104, 105], False, True)]
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="any", prompt=[104, 999], echo=True)
+
+
 def test_logprobs_have_the_older_form(service, client):
     service.events = LOGPROBS
     found = client.completions.create(model="any", prompt="a", logprobs=2).choices[0].logprobs
@@ -381,9 +432,11 @@ def test_logprobs_have_the_older_form(service, client):
         ({"prompt": None}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [1, -2]}, "prompt"),
         ({"prompt": [[]]}, "prompt"), ({"prompt": [1, "a"]}, "prompt"), ({"prompt": [[1], [True]]}, "prompt"),
         ({"prompt": [1.0]}, "prompt"),
-        ({"prompt": ["a", ""]}, "prompt"), ({"prompt": ["a"] * 5, "n": 2}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"), ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
         ({"suffix": "x"}, "suffix"), ({"echo": 1}, "echo"), ({"best_of": 2}, "best_of"), ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"), ({"logit_bias": {"1": 1e9}}, "logit_bias"), ({"max_tokens": -2}, "max_tokens"),
+        ({"prompt": "x" * (1 << 18), "echo": True, "logprobs": 4}, "logprobs"),
+        ({"prompt": [[5] * (1 << 16)] * 2, "n": 4, "echo": True, "logprobs": 2}, "logprobs"),
     ],
 )  # fmt: skip
 def test_what_the_older_completions_cannot_do_is_refused(given, field):

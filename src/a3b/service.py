@@ -36,7 +36,6 @@ from a3b.volatile import Beginning, Dates, without_billing_lines
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
 LEAVING_S = 1.0  # within which it is noticed that a client has left
-MAX_SCORES = 1 << 20  # logprobs of a prompt in one answer
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 
 
@@ -229,10 +228,6 @@ class Service:
         if not ids:
             raise UsageError("prompt: empty; expected text")
         room = self.context - len(ids)
-        num_scores = len(ids) * (1 + (request.top_logprobs or 0)) if request.scores_prompt else 0
-        if num_scores > MAX_SCORES:
-            raise UsageError(f"logprobs: {num_scores} numbers for a prompt of {len(ids)} tokens; expected at most {MAX_SCORES}. Ask for "
-                             "fewer alternatives or parts of the prompt")  # fmt: skip
         if room < (0 if request.only_reads else 1):
             raise ContextError(f"prompt: {len(ids)} tokens > {self.context - 1}, the context with room to answer; shorten the conversation "
                                "or start the server with a larger --context")  # fmt: skip

@@ -18,7 +18,6 @@ from a3b.events import Event, Finished, TextDelta
 from a3b.requests import Request
 from a3b.server.answers import Answer, text_logprobs
 from a3b.server.chat_request import (
-    MAX_CHOICES,
     MAX_LOGPROBS,
     SAMPLING,
     UNSUPPORTED,
@@ -31,9 +30,10 @@ from a3b.server.chat_request import (
 )
 from a3b.server.exchange import Api, namespace, read_json, request_id
 from a3b.server.openai import Call
-from a3b.server.wire import Fields, Known, Service
+from a3b.server.wire import Fields, Known, Refusal, Service
 
-MAX_ID = 1 << 31
+MAX_ID, MAX_ANSWERS = 1 << 31, 128
+MAX_SCORES = 1 << 20  # characters or ids of prompts, times what is told of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = Known(
     read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
@@ -62,12 +62,17 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Ask
     fields = Fields(body)
     warnings = TEXT.check(fields)
     prompts, n = _prompts(fields), read_count(fields)
-    if len(prompts) * n > MAX_CHOICES:
-        raise fields.fail("prompt", f"at most {MAX_CHOICES} answers in all, n = {n} for each prompt")
+    if len(prompts) * n > MAX_ANSWERS:
+        told = f"prompt: {len(prompts)} prompts, n = {n} for each; expected at most {MAX_ANSWERS} answers in all"
+        raise Refusal(400, told, field="prompt")
     logprobs = fields.whole("logprobs")
     if logprobs is not None and logprobs > MAX_LOGPROBS:
         raise fields.fail("logprobs", f"at most {MAX_LOGPROBS}")
     echo, limit = fields.flag("echo"), fields.whole("max_tokens", least=-1)
+    num_scores = sum(map(len, prompts)) * n * (1 + (logprobs or 0))
+    if echo and logprobs is not None and num_scores > MAX_SCORES:
+        told = f"logprobs: up to {num_scores} for prompts of this length; expected at most {MAX_SCORES}. Send fewer or shorter ones"
+        raise Refusal(400, told, field="logprobs")
     sampling = read_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
     if limit is None:
         sampling.setdefault("max_tokens", DEFAULT_TOKENS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable
@@ -19,7 +20,15 @@ from a3b.server.exchange import error_body, record, refusal_of, report, request_
 from a3b.server.streams import Events, EventStream, begun, interleave, while_connected
 from a3b.server.wire import Service, comment, json_response, sse
 
+MAX_TOGETHER = 8  # answers of one call that are written at a time
 READING_S = 1.0  # between two comments on how far the prompt was read
+
+
+async def _in_turn(places: asyncio.Semaphore, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, once there is a place."""
+    async with places, aclosing(stream):
+        async for event in stream:
+            yield event
 
 
 class Call:
@@ -46,10 +55,12 @@ class Call:
         raise NotImplementedError
 
     async def respond(self, service: Service) -> Response:
-        events = interleave([service.stream(request) for request in self.asked.requests])
+        places = asyncio.Semaphore(MAX_TOGETHER)
+        events = interleave([_in_turn(places, service.stream(request)) for request in self.asked.requests])
         headers = warning_headers(self.asked.warnings)
         if self.asked.stream:
-            return EventStream(self._chunks(await while_connected(self.http.receive, begun(events, len(self.answers)))), headers)
+            first = begun(events, min(len(self.answers), MAX_TOGETHER))
+            return EventStream(self._chunks(await while_connected(self.http.receive, first)), headers)
         return json_response(await while_connected(self.http.receive, self._whole(events)), headers=headers)
 
     async def _whole(self, events: Events) -> dict[str, Any]:
