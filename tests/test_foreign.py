@@ -9,6 +9,7 @@ from served import app_of, content_of, exchange
 
 from a3b.events import Finished, TextDelta
 from a3b.server import messages
+from a3b.server.foreign import plain
 
 DONE = [STARTED, TextDelta("ok"), Finished("stop", USAGE)]
 TEXTS = [{"type": "text", "text": "first"}, {"type": "text", "text": "second", "citations": [{"type": "x", "cited_text": "hidden"}]}]
@@ -130,6 +131,12 @@ def test_what_a_client_ran_for_openais_tools_is_a_call_and_its_output(call, outp
     assert (found[2]["role"], found[2]["tool_call_id"]) == ("tool", "c") and told in found[2]["content"]
     assert "base64" not in found[2]["content"] and (name != "computer" or function["arguments"]["type"] == "type")
     assert warnings == [f"input[1]: {call['type']} read as text", f"input[2]: {output['type']} read as text"]
+
+
+def test_media_and_what_only_its_maker_reads_are_left_out_however_deep():
+    media = [{"url": "data:image/png;base64,x", "type": "image_url"}, {"type": "base64", "data": "x"}]
+    found = plain({"a": media, "signature": "x", "b": None})
+    assert found == {"a": [{"url": "[left out]", "type": "image_url"}, "[left out]"]}
 
 
 def test_a_summary_is_read_where_it_is_readable():

@@ -103,4 +103,5 @@ def test_a_tool_without_description_parameters_or_strictness_has_them_in_the_res
 def test_the_usage_of_a_stream_grows():
     told = Server().create({"stream": True})
     assert told[0][1]["response"]["usage"]["input_tokens"] == 0
-    assert told[-1][1]["response"]["usage"]["input_tokens"] == USAGE.prompt_tokens
+    usage = told[-1][1]["response"]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (USAGE.prompt_tokens, USAGE.completion_tokens)

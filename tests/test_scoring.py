@@ -107,7 +107,8 @@ def test_ids_that_are_no_text_are_refused_with_their_place(server, engine, token
 def test_an_id_between_others_that_is_none_is_refused(server, engine, monkeypatch):
     monkeypatch.setattr(engine.tokenizer, "_bytes", [*engine.tokenizer._bytes, None])
     with pytest.raises(TokenizerError, match="not in the vocabulary"):
-        events_of(server, prompt=[engine.tokenizer.num_tokens - 1])
+        events_of(server, prompt=[*[5] * 99, engine.tokenizer.num_tokens - 1])
+    assert server.scheduler.load() == (0, 0) and not server.lines()
 
 
 def test_a_prompt_that_is_only_read_is_there_for_the_next_request_and_is_no_turn(server, monkeypatch):
@@ -142,6 +143,7 @@ def test_a_bias_forces_or_bars_a_token(server, engine, bias):
     sampling = {**GREEDY, **bias, "max_tokens": 4}
     forced = events_of(server, prompt=TEXT, sampling={**sampling, "logit_bias": ((first, 100.0),)}, top_logprobs=0)
     assert [e.token_id for e in forced if isinstance(e, TokenLogprobs)] == [first] * 4
+    assert all(e.logprob < -0.1 for e in forced if isinstance(e, TokenLogprobs))  # the model's own, without the bias
     free = [e.token_id for e in events_of(server, prompt=TEXT, sampling=sampling, top_logprobs=0) if isinstance(e, TokenLogprobs)]
     barred = events_of(server, prompt=TEXT, sampling={**sampling, "logit_bias": ((free[0], -100.0),)}, top_logprobs=0)
     assert free[0] not in [e.token_id for e in barred if isinstance(e, TokenLogprobs)]

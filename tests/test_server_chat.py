@@ -15,7 +15,7 @@ from a3b.server import openai as call
 from a3b.server import wire
 from a3b.server.app import create_app
 from a3b.server.completions import read_completion
-from a3b.server.streams import interleave
+from a3b.server.streams import begun, interleave
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask, served
 
@@ -388,6 +388,14 @@ def test_of_many_prompts_some_are_answered_at_a_time_and_all_in_the_end(stream):
         reply = asyncio.run(ask(create_app(service), TEXT, {"prompt": prompts})).json()
         found = {choice["index"]: choice["text"] for choice in reply["choices"]}
     assert found == dict(enumerate(prompts)) and service.most == call.MAX_TOGETHER
+
+
+def test_a_stream_of_many_prompts_begins_with_the_first_of_them(monkeypatch):
+    waited = []
+    monkeypatch.setattr(call, "begun", lambda events, num: waited.append(num) or begun(events, num))
+    streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 20)
+    streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 3)
+    assert waited == [call.MAX_TOGETHER, 3]
 
 
 @pytest.mark.parametrize("stream", [False, True])

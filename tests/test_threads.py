@@ -86,6 +86,14 @@ def test_the_clients_tool_runner_gets_results_to_the_call_they_answer(client, st
     assert call["tool_calls"][0]["id"] == result["tool_call_id"] == "call_1"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_held_as_soon_as_its_end_is_told(stream):
+    server = Server()
+    reply = server.send("one", thread=CREATE, stream=stream)
+    server.send("two", thread=after(reply[0][1]["message"]["id"] if stream else reply["id"]))
+    assert told(server) == [("user", "one"), ("assistant", "ok"), ("user", "two")]
+
+
 def test_any_answer_of_a_thread_may_be_continued_again():
     server = Server()
     first = server.create("one")
@@ -170,9 +178,9 @@ def test_the_threads_used_last_are_held_within_the_limits():
     threads = Threads(Recorder(), max_count=3, max_bytes=2000)
     for i in range(4):
         threads.put("a", f"m{i}", {"messages": []}, [])
-        threads.get("a", "m1")
-    assert [i for i in range(4) if threads.get("a", f"m{i}")] == [1, 2, 3]
+        threads.get("a", "m0")
+    assert [i for i in range(4) if threads.get("a", f"m{i}")] == [0, 2, 3]
     threads.put("a", "large", {"messages": [{"role": "user", "content": "x" * 1800}]}, [])
     assert threads.get("a", "large") and not threads.get("a", "m2")
     threads.put("a", "too large", {"messages": [{"role": "user", "content": "x" * 2001}]}, [])
-    assert threads.get("a", "too large") is None and threads.get("b", "large") is None
+    assert threads.get("a", "too large") is None and threads.get("a", "large") and threads.get("b", "large") is None
