@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
-from responses_server import ANSWER, CUSTOM, DONE, NAMESPACE, TOOL, Server
+from responses_server import ANSWER, CUSTOM, DONE, NAMESPACE, PATH, TOOL, Server
 from scripted_service import STARTED, USAGE
 
 from a3b.events import Finished, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
@@ -86,6 +86,38 @@ def test_the_responses_and_events_of_a_stream_are_complete(events, body):
         event_type.validate_python(event)
         if "response" in event:
             check(event["response"])
+
+
+HISTORY = [
+    said("Be kind.", "system"), {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}]},
+    said("Hello.", "assistant"), {"role": "assistant", "content": [{"type": "output_text", "text": "more"}, {"text": "and more"}]},
+    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "t"}]},
+    {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": [{"type": "text", "text": "1"}]},
+    {"type": "custom_tool_call", "call_id": "d", "name": "p", "input": "x"},
+    {"type": "custom_tool_call_output", "call_id": "d", "output": {"content": "y", "success": True}},
+    {"type": "web_search_call", "id": "ws_1", "status": "failed", "action": {"type": "search", "query": "x", "queries": ["x"]}},
+    {"type": "computer_call", "id": "cu", "call_id": "e", "action": {"type": "wait"}, "pending_safety_checks": [], "status": "completed"},
+    {"type": "computer_call_output", "id": "co", "call_id": "e", "output": {"type": "computer_screenshot", "image_url": "data:x"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["hi", HISTORY])
+def test_listed_items_are_complete_however_they_were_sent(given):
+    server, item_type = Server(), TypeAdapter(ResponseItem)
+    first = server.create({"input": given})
+    later = server.create({"input": "more", "previous_response_id": first["id"]})
+    status, told = server.send(None, f"{PATH}/{later['id']}/input_items?limit=100&order=asc", method="GET")
+    sent = [said("hi")] if given == "hi" else given
+    assert status == 200 and [item["type"] for item in told["data"][: len(sent)]] == [item.get("type", "message") for item in sent]
+    for item in told["data"]:
+        item_type.validate_python(item, strict=True)
+        assert item["id"] and (item["type"] == "reasoning" or item["status"] == ("failed" if item["id"] == "ws_1" else "completed"))
+        if item["type"] == "message":
+            kind = "output_text" if item["role"] == "assistant" else "input_text"
+            assert item["content"] and all(part["type"] == kind and part["text"] for part in item["content"])
+            assert kind == "input_text" or all(part["annotations"] == [] for part in item["content"])
+        assert "output" not in item or isinstance(item["output"], str | list) or item["type"] == "computer_call_output"
 
 
 def test_a_response_says_what_was_used_where_the_request_says_nothing():

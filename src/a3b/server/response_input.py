@@ -178,6 +178,30 @@ def _named(choice: Fields, tools: Tools) -> str:
 # -- items
 
 
+def listed(item: Item) -> Item:
+    """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of known types."""
+    if item["type"] == "message":
+        is_output = item.get("role") == "assistant"
+        parts = _parts(item.get("content") or [], "output_text" if is_output else "input_text")
+        whole = {"annotations": [], "logprobs": []} if is_output else {}
+        content = [{**whole, **part} if part.get("type") == "output_text" else part for part in parts]
+        return {"status": "completed", **item, "content": content}
+    if item["type"] == "reasoning":
+        return {"summary": [], **item}
+    if item["type"] in ("function_call_output", "custom_tool_call_output"):
+        match item.get("output"):
+            case list() as parts:
+                item = {**item, "output": _parts(parts, "input_text")}
+            case dict() as value:
+                item = {**item, "output": json.dumps(value, ensure_ascii=False)}
+    return {"status": "completed", **item}
+
+
+def _parts(content: str | list[Any], kind: str) -> list[dict[str, Any]]:
+    given = [{"text": content}] if isinstance(content, str) else content
+    return [{**part, "type": kind if part.get("type") in (None, "text") else part["type"]} for part in given]
+
+
 class Conversation:
     """Items, one by one, as messages. `items` are those to be stored: each with an id, references resolved."""
 

@@ -32,7 +32,7 @@ from a3b.sampler import SamplingParams
 from a3b.server import wire
 from a3b.server.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
-from a3b.server.response_input import Conversation, Tools, read_choice, read_tools, told_tool
+from a3b.server.response_input import Conversation, Tools, listed, read_choice, read_tools, told_tool
 from a3b.server.response_output import Output
 from a3b.server.stored import Item, Stored
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
@@ -138,7 +138,7 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
         if after not in ids:
             raise Refusal(400, f"after: {after[:100]!r}; expected the id of an item of this response", field="after")
         ordered = ordered[ids.index(after) + 1 :]
-    data = ordered[: int(limit)]
+    data = [listed(item) for item in ordered[: int(limit)]]
     return {"object": "list", "data": data, "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
             "has_more": len(ordered) > len(data)}  # fmt: skip
 
