@@ -15,7 +15,7 @@ from anthropic.types.beta import message_count_tokens_params as beta_count_param
 from anthropic.types.beta import message_create_params as beta_create_params
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_params
-from openai.types.responses import input_token_count_params, response_create_params
+from openai.types.responses import input_token_count_params, response_compact_params, response_create_params
 from openai.types.shared_params import Reasoning
 
 from a3b.events import Finished, TextDelta
@@ -35,6 +35,7 @@ TYPES = [
     (completion_create_params.CompletionCreateParamsStreaming, completions.TEXT),
     (response_create_params.ResponseCreateParamsStreaming, responses.RESPONSE),
     (input_token_count_params.InputTokenCountParams, responses.RESPONSE),
+    (response_compact_params.ResponseCompactParams, responses.COMPACT),
     (message_create_params.MessageCreateParamsStreaming, message_fields.MESSAGE),
     (beta_create_params.MessageCreateParamsStreaming, message_fields.MESSAGE),
     (message_count_tokens_params.MessageCountTokensParams, message_fields.MESSAGE),

@@ -33,7 +33,7 @@ TOOL = Known(
 TEXT_PARTS = ("input_text", "output_text", "text")
 THOUGHT_PARTS = ("reasoning_text", "text")
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc", "function_call_output": "fco",
-            "custom_tool_call_output": "ctco"}  # fmt: skip
+            "custom_tool_call_output": "ctco", "compaction": "cmp"}  # fmt: skip
 
 
 def new_id(kind: str) -> str:
@@ -248,9 +248,12 @@ class Conversation:
             content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
             self.messages.append({"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content})
         elif kind in SUMMARIES:
-            text = "\n".join(text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text")))
+            opened = self.seals.open(item.text("encrypted_content") or "", self.namespace)  # if it is ours
+            texts = [text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))]
+            text = opened.text if opened else "\n".join(texts)
             self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
-            self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}")
+            if not opened:
+                self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}")
             return
         elif (text := item_text(item, kind)) is not None:
             lines = [self._turn()["content"], text]

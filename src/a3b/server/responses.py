@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: create, look up, delete, list the input, count tokens. Enter at `routes`.
+"""OpenAI's Responses API: create, look up, delete, list the input, count tokens, compact. Enter at `routes`.
 
 What is done with a request, beyond the plain:
 
@@ -9,6 +9,7 @@ What is done with a request, beyond the plain:
 * While the prompt is read, a stream repeats `response.in_progress`, which resets the clocks of clients that count events.
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
 * A response repeats its request with what was used where the request said nothing: it has all the fields of the published schema.
+* `/compact`: the model sums up a conversation; the summary is sealed into an item that only this server, for this key, can read.
 * `RESPONSE` says what becomes of each field.
 """
 
@@ -19,21 +20,22 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from a3b.events import Finished, Reading, Started, Usage
+from a3b.events import Event, Finished, Reading, Started, TextDelta, Usage
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
 from a3b.server import wire
 from a3b.server.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
-from a3b.server.response_input import Conversation, Tools, listed, read_choice, read_tools, told_tool
+from a3b.server.response_input import Conversation, Tools, listed, new_id, read_choice, read_tools, told_tool
 from a3b.server.response_output import Output
+from a3b.server.seals import Seals
 from a3b.server.stored import Item, Stored
 from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
 from a3b.server.wire import Fields, Known, Refusal, is_empty
@@ -55,6 +57,13 @@ RESPONSE = Known(
         "access_programs": "there are none", "background_options": "nothing runs in the background",
     },
 )  # fmt: skip
+COMPACT = Known(
+    read=("model", "input", "instructions", "previous_response_id"),
+    unused={**RESPONSE.unused, "prompt_cache_key": "all prompts are cached", "service_tier": "there is one"},
+)
+SUMMARISE = ("Sum up the conversation above for yourself, so that you can go on without it: the task and its state, what was decided, "
+             "names, numbers and paths that matter, and what is left to do. Write the summary and nothing else.")  # fmt: skip
+SUMMARY_TOKENS = 4096
 REASONING = Known(
     read=("effort", "summary", "generate_summary", "context", "budget_tokens"), refused={"mode": lambda value: value == "standard"}
 )
@@ -100,6 +109,12 @@ def routes(api: Api) -> list[Route]:
         num = await api.service.count_tokens(asked.request)
         return wire.json_response({"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings))
 
+    async def compact(request: HttpRequest) -> Response:
+        asked = _read_compaction(await read_json(request), api, request)
+        events = await collect(request.receive, recorded(request, api.service.stream(asked.request)))
+        compacted = _compacted(asked, events, api.seals)
+        return wire.json_response(compacted, headers=warning_headers(asked.warnings))
+
     def find(request: HttpRequest) -> Stored:
         response_id = request.path_params["id"]
         stored = api.stored.get(request.state.namespace, response_id)
@@ -120,7 +135,8 @@ def routes(api: Api) -> list[Route]:
     async def input_items(request: HttpRequest) -> Response:
         return wire.json_response(_page(find(request).items, request.query_params))
 
-    found = [("", create, "POST"), ("/input_tokens", count_tokens, "POST"), ("/{id}", retrieve, "GET"), ("/{id}", delete, "DELETE"),
+    found = [("", create, "POST"), ("/input_tokens", count_tokens, "POST"), ("/compact", compact, "POST"),
+             ("/{id}", retrieve, "GET"), ("/{id}", delete, "DELETE"),
              ("/{id}/input_items", input_items, "GET")]  # fmt: skip
     return [Route(f"{root}/responses{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]
 
@@ -248,6 +264,36 @@ def _format(given: Mapping[str, Any] | None) -> dict[str, Any]:
     if given["type"] != "json_schema":
         return dict(given)
     return {"name": "answer", "description": "", **given, "strict": bool(given.get("strict"))}
+
+
+# -- compaction
+
+
+def _read_compaction(body: Any, api: Any, http: HttpRequest) -> Asked:
+    """The conversation, and a last message of ours that asks for its summary."""
+    fields = Fields(body)
+    warnings = COMPACT.check(fields)
+    fields.need("model")
+    items = _input(fields)
+    if not items and fields.text("previous_response_id") is None:
+        raise Refusal(400, "input: empty; expected text or a list of items", field="input")
+    given = {key: fields.body.get(key) for key in ("model", "instructions", "previous_response_id")}
+    last = {"type": "message", "role": "user", "content": SUMMARISE}
+    whole = {**given, "input": [*items, last], "max_output_tokens": SUMMARY_TOKENS, "reasoning": {"effort": "none"}}
+    asked = _read(whole, api, http)
+    return replace(asked, warnings=[*warnings, *asked.warnings])
+
+
+def _compacted(asked: Asked, events: list[Event], seals: Seals) -> dict[str, Any]:
+    """What the user said, and the summary of all."""
+    finished = finish_of(events)
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    if not text.strip():
+        raise Refusal(503, "the model wrote no summary; send the request again", "no_summary")
+    said = [listed(item) for item in asked.items[:-1] if item["type"] == "message" and item.get("role") == "user"]
+    summary = {"id": new_id("compaction"), "type": "compaction", "encrypted_content": seals.seal(text, asked.request.namespace)}
+    return {"id": f"resp_{uuid.uuid4().hex}", "object": "response.compaction", "created_at": int(time.time()), "output": [*said, summary],
+            "usage": _usage(finished.usage), "a3b": report(finished, asked.warnings)}  # fmt: skip
 
 
 # -- the answer

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from a3b.server.stored import Recorder
+from a3b.server.stored import MAX_RECORD_BYTES, Recorder
 from a3b.server.wire import Fields, Known, Refusal
 
 FIXED = ("system", "tools")  # of a thread, from its creation on
@@ -54,8 +54,8 @@ class Threads:
         """Keep what `request` (a whole one) asked and the content of its answer."""
         messages = [*request["messages"], {"role": "assistant", "content": content}]
         thread = {**{key: request.get(key) for key in FIXED}, "messages": messages}
-        self._keep(namespace, message_id, thread)
-        self._recorder.write(namespace, f"thread {message_id}", thread)
+        if self._keep(namespace, message_id, thread) <= MAX_RECORD_BYTES:
+            self._recorder.write(namespace, f"thread {message_id}", thread)
 
     def get(self, namespace: str, message_id: str) -> Thread | None:
         kept = self._kept.get(namespace, OrderedDict())
@@ -68,10 +68,12 @@ class Threads:
                 return thread
         return None
 
-    def _keep(self, namespace: str, message_id: str, thread: Thread) -> None:
+    def _keep(self, namespace: str, message_id: str, thread: Thread) -> int:
+        """Its size in bytes."""
         kept = self._kept.setdefault(namespace, OrderedDict())
         num_bytes = len(json.dumps(thread, ensure_ascii=False))
         if num_bytes <= self.max_bytes:
             kept[message_id] = thread, num_bytes
         while len(kept) > self.max_count or sum(size for _, size in kept.values()) > self.max_bytes:
             kept.popitem(last=False)
+        return num_bytes
