@@ -31,8 +31,8 @@ def test_the_input_of_a_response_is_listed_in_pages(client):
     items = [{"role": "user", "content": f"q{i}"} for i in range(5)]
     reply = client.responses.create(model="m", input=items)
     listed = list(client.responses.input_items.list(reply.id, limit=2, order="asc"))
-    assert [item.content for item in listed] == [f"q{i}" for i in range(5)] and len({item.id for item in listed}) == 5
-    assert next(iter(client.responses.input_items.list(reply.id))).content == "q4"
+    assert [item.content[0].text for item in listed] == [f"q{i}" for i in range(5)] and len({item.id for item in listed}) == 5
+    assert next(iter(client.responses.input_items.list(reply.id))).content[0].text == "q4"
 
 
 def test_a_page_that_cannot_be_is_refused():

@@ -94,7 +94,7 @@ def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
 def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int = 0) -> dict[str, Any]:
     """The older form; `offset` is where the first token stands in the text of the answer.
 
-    Of tokens with the same text, the likeliest counts.."""
+    Of tokens with the same text, the likeliest counts."""
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for t in tokens:
         token, top = t.token.decode("utf-8", "replace"), {}

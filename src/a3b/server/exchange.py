@@ -29,6 +29,7 @@ from a3b.tokens.segments import well_formed
 logger = logging.getLogger("a3b.server")
 MAX_DEPTH = 100  # of the JSON of a request; what handles it further on calls itself
 RETRY_AFTER_S = 2
+MAX_WARNINGS = 100  # in an answer
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
 OURS = (CheckpointError, StoreError, LogitsError)  # errors that no other request would avoid
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -165,7 +166,7 @@ def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
         "thinking_stop_reason": finished.thinking_stop or None,
         "prefill_s": usage.prefill_s,
         "decode_s": usage.decode_s,
-        "warnings": list(warnings),
+        "warnings": [*warnings[:MAX_WARNINGS], *([f"and {more} more"] if (more := len(warnings) - MAX_WARNINGS) > 0 else [])],
     }
 
 
