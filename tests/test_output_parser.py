@@ -314,6 +314,18 @@ SOUP = [
     "<tool_call>\n<function=put>\n",
     "</parameter>\n</function>\n</tool_call>",
     "<tool_call>\n",
+    "\n<function=put>\n<parameter=path>\n",
+    "</function>\n",
+    "</parameter",
+    "</param>",
+    "</function",
+    "</invoke>\n",
+    "\n```\n",
+    "'",
+    "[",
+    '[{"name": "put", "arguments": {}}, ',
+    "]",
+    "True,",
 ]
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.errors import UsageError
+from a3b.tokens.literals import dumps
+from a3b.tokens.schemas import STRING, Kinds, follow, kinds_of_schema
 from a3b.tokens.tags import MAX_NAME
 from a3b.tokens.texts import Texts
-from a3b.tokens.toolcalls import STRING, Kinds, dumps, follow, kinds_of_schema
 
 MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH = 100_000, 64  # of one schema; a compiler's time is bounded by its input
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names

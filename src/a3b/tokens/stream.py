@@ -13,7 +13,10 @@ Rules, where the format leaves a choice:
   Around a call (or a second block of thinking) the white space before it is kept, that behind it only if
   there was none before.
 * The output ends inside a call: what is there becomes the call, marked incomplete; without a name it is text.
-* What stands in a call outside its parameters comes as text after the call.
+* What stands in a call outside its parameters comes as text after the call; closing tags there, also misspelled or cut, vanish.
+* `<function=NAME>` at the beginning of a line, without `<tool_call>`, is a call if NAME is one of the tools and a parameter or the end
+  follows; not within a block of code, and inside thinking only if the output ends behind it.
+* Calls written as JSON may follow each other in one `<tool_call>`, or be a list.
 """
 
 from __future__ import annotations
@@ -22,17 +25,11 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from a3b.events import (
-    Event,
-    TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
-    ToolCallEnd,
-    ToolCallStart,
-    merge_events,
-)
+from a3b.events import Event, ToolCallDelta, ToolCallEnd, ToolCallStart, merge_events
+from a3b.tokens.literals import read
+from a3b.tokens.prose import Prose
 from a3b.tokens.segments import Control
 from a3b.tokens.tags import (
     CALL,
@@ -46,21 +43,26 @@ from a3b.tokens.tags import (
     PARAMETER_END,
     SPELLED_CALL_END,
     TAGS,
-    THINK,
+    THINK,  # fmt: skip
     THINK_END,
     Wait,
     look,
+    read_closer,
     read_name,
     skip_blank,
+    tag_at,
     value_end,
 )
-from a3b.tokens.toolcalls import ArgumentsWriter, JsonSpan, ToolSchemas, loads, parse_json_call
+from a3b.tokens.toolcalls import ArgumentsWriter, JsonSpan, ToolSchemas, parse_json_calls
 
+Place = Literal["text", "opening", "call", "closing"]
 CHUNK = 2048  # characters looked at together; bounds the copying when a long text comes in one piece
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARK = re.compile(f"[{MARKS}]")
 _VALUE_STOP = re.compile(f"[\n<{MARKS}]")
 _BODY_STOP = re.compile(f"[<{MARKS}]")
+_THOUGHT_STOP = re.compile(f"[{MARKS}]|\n<function=|</")
+_BETWEEN_CALLS = re.compile(r"[ \t\r\n,;}\]]{0,64}")
 
 
 @dataclass
@@ -81,6 +83,7 @@ class OutputParser:
     in_thinking: the prompt ended inside `<think>`, as it does unless thinking is off.
     call_id: makes the id of the call with a given index.
     control_tokens: False for a vocabulary without control tokens; their spelled names are then tags.
+    only_offered: a call of any other tool is text.
 
     The end-of-turn token is the caller's to recognise; any other control token pushed here comes as its name.
     """
@@ -91,8 +94,10 @@ class OutputParser:
         in_thinking: bool = True,
         call_id: Callable[[int], str] = "call_{}".format,
         control_tokens: bool = True,
+        only_offered: bool = False,
     ):
         self._schemas = ToolSchemas(tools)
+        self._only_offered = only_offered
         self._call_id = call_id
         self._control_tokens = control_tokens
         self._raw = ""  # text that may be the beginning of a spelled tag
@@ -101,15 +106,7 @@ class OutputParser:
         self._events: list[Event] = []
         self._step = self._block
         self._finished = False
-        # blocks of thinking and text
-        self._thinking = in_thinking
-        self._blank = True  # nothing but white space since the last tag
-        self._gap = False  # white space was held back when the block began
-        self._held = {
-            True: "",
-            False: "",
-        }  # white space by channel (thinking or not), out only if more follows
-        self._begun = {True: False, False: False}
+        self._prose = Prose(in_thinking)
         # the open call
         self._num_calls = 0
         self._all_complete = True
@@ -120,11 +117,28 @@ class OutputParser:
         self._stray: list[str] = []
         self._doubt: _Doubt | None = None
         self._span: JsonSpan | None = None
+        self._is_json = self._is_bare = False
+        # a call inside the thinking
+        self._seen = 0  # characters of it that were looked at
+        self._is_closed = False  # its function is
+
+    @property
+    def place(self) -> Place:
+        """Where the next token stands: in text or thinking, behind a `<tool_call>` of which it is open what it begins, in a call, or
+        behind its function."""
+        if self._step == self._block:
+            return "opening" if self._buffer[:1] == CALL else "text"
+        return "text" if self._step == self._thought_call else "closing" if self._step == self._after_function else "call"
+
+    @property
+    def tool(self) -> str:
+        """The name in the call begun last."""
+        return self._tool
 
     @property
     def in_thinking(self) -> bool:
         """Whether what comes next is thinking, as far as can be told."""
-        return self._thinking
+        return self._prose.thinking
 
     @property
     def num_calls(self) -> int:
@@ -144,7 +158,7 @@ class OutputParser:
     @property
     def num_held(self) -> int:
         """Characters of white space held back at the end of the thinking or text that is being written."""
-        return len(self._held[self._thinking])
+        return self._prose.num_held
 
     def push(self, piece: Control | str) -> list[Event]:
         """Take the next control token or piece of text (whole characters), give the events it completes."""
@@ -202,70 +216,117 @@ class OutputParser:
     def _block(self) -> None:
         """Thinking or text, up to a tag that means something here."""
         match = _MARK.search(self._buffer)
-        if match is None or match.start():
-            return self._prose(self._take(match.start() if match else len(self._buffer)))
-        mark = match.group()
+        end = match.start() if match else len(self._buffer)
+        if end:
+            at = self._prose.lines.find(self._buffer, end) if self._schemas else end
+            if at == 0 and self._bare_call():
+                return
+            if at == 0:
+                self._prose.lines.skip("<")
+            return self._write_prose(self._take(at or 1))
+        mark = self._buffer[0]
         if mark == CALL:
             return self._open_call()
-        begins = mark == THINK and self._blank and not self._thinking
-        if begins or (mark == THINK_END and self._thinking):
+        begins = mark == THINK and self._prose.blank and not self._prose.thinking
+        if begins or (mark == THINK_END and self._prose.thinking):
             self._take(1)
-            self._enter(thinking=begins)
-        elif self._blank and mark != END:
+            self._prose.enter(thinking=begins)
+        elif self._prose.blank and mark != END:
             self._take(1)  # a tag once more
         else:
-            self._prose(self._take(1))
+            self._write_prose(self._take(1))
 
-    def _enter(self, thinking: bool) -> None:
-        """A block of thinking or text begins."""
-        self._thinking, self._blank = thinking, True
-        self._gap = bool(self._held[thinking])
+    def _bare_call(self) -> bool:
+        """A call without `<tool_call>` at the start of the buffer."""
+        if look(self._buffer, 0, FUNCTION) == "":
+            return False
+        name, end = read_name(self._buffer, len(FUNCTION))
+        if not self._schemas.offers_loose(name) or tag_at(self._buffer, skip_blank(self._buffer, end))[0] not in (PARAMETER, FUNCTION_END):
+            return False
+        if self._prose.thinking:
+            self._seen, self._is_closed, self._step = end, False, self._thought_call
+        else:
+            self._open_bare()
+        return True
 
-    def _prose(self, text: str) -> None:
-        """Text of the present channel, trimmed at both ends of the answer."""
-        channel = self._thinking
-        text = text.lstrip() if self._blank and self._gap else text
-        text = self._held[channel] + text
-        body = text.rstrip()
-        self._held[channel] = text[len(body) :]
-        if not self._begun[channel]:
-            body = body.lstrip()
-            self._held[channel] = self._held[channel] if body else ""
-        if body:
-            self._begun[channel], self._blank = True, False
-            self._events.append((ThinkingDelta if channel else TextDelta)(body))
+    def _open_bare(self) -> None:
+        self._open_function(0)
+        self._is_bare = True
+
+    def _thought_call(self) -> None:
+        """A call inside the thinking, held back until it is clear whether the output ends behind it."""
+        buffer = self._buffer
+        while not self._is_closed:
+            match = _THOUGHT_STOP.search(buffer, self._seen)
+            self._seen = match.start() if match else max(self._seen, len(buffer) - len(FUNCTION))
+            if match is None:
+                raise Wait
+            kind, end = read_closer(buffer, match.start()) if match.group() == "</" else ("", match.end())
+            if match.group() not in ("</", CALL_END):
+                return self._thought(match.start() + (match.group() not in MARKS))
+            self._is_closed, self._seen = match.group() == CALL_END or kind in ("function", "call"), max(end, match.end())
+        at = skip_blank(buffer, self._seen)
+        tag, end = tag_at(buffer, at)
+        if tag == END:
+            self._open_bare()
+        elif tag in (CALL_END, FUNCTION_END, SPELLED_CALL_END):
+            self._seen = end
+        elif tag == FUNCTION and self._schemas.offers_loose(read_name(buffer, end)[0]):
+            self._is_closed, self._seen = False, end
+        else:
+            self._thought(at)
+
+    def _thought(self, num_chars: int) -> None:
+        """What was held back is thinking after all."""
+        text = self._take(num_chars)
+        self._prose.lines.skip(text)
+        self._step = self._block
+        self._write_prose(text)
+
+    def _write_prose(self, text: str) -> None:
+        self._events += self._prose.write(text)
 
     def _open_call(self) -> None:
         """`<tool_call>`: a call if one follows, else a word of the text. Ends thinking if it is a call."""
         buffer = self._buffer
         at = skip_blank(buffer, 1)
-        opening = look(buffer, at, FUNCTION, "{")
-        if opening == FUNCTION:
-            if self._open_function(at):
-                return
-        elif opening and look(buffer, skip_blank(buffer, at + 1), '"') and self._json_call(at):
+        opening = look(buffer, at, FUNCTION, "{", "[")
+        if self._open_function(at) if opening == FUNCTION else opening and self._json_calls(at):
             return
-        self._prose(self._take(1))
+        self._write_prose(self._take(1))
 
     def _open_function(self, at: int) -> bool:
         """Take `<function=NAME>` at `at` and begin a call, if it is well formed."""
         name, end = read_name(self._buffer, at + len(FUNCTION))
-        if name:
-            self._take(end)
-            self._start(name)
-            self._step = self._body
-        return bool(name)
-
-    def _json_call(self, at: int) -> bool:
-        """A call written as one JSON object at `at`; waits until the object is complete."""
-        end, missing = self._find_json_end(at)
-        call = parse_json_call(self._buffer[at:end].translate(NAMES) + missing)
-        if call is None:
+        if not self._may_call(name):
             return False
         self._take(end)
-        self._start(call[0])
-        self._put(call[1])
-        self._end(complete=not missing or self._buffer[:1] == CALL_END)
+        self._start(name)
+        self._step = self._body
+        return True
+
+    def _may_call(self, name: str) -> bool:
+        return name != "" and (self._schemas.offers(name) or not self._only_offered)
+
+    def _json_calls(self, at: int) -> bool:
+        """Calls written as one JSON object or list at `at`; waits until it is complete."""
+        buffer, inner = self._buffer, at
+        for bracket in "[{" if buffer[at] == "[" else "{":
+            if look(buffer, inner, bracket) == "":
+                return False
+            inner = skip_blank(buffer, inner + 1)
+        if look(buffer, inner, '"', "'") == "":
+            return False
+        end, missing = self._find_json_end(at)
+        calls = parse_json_calls(buffer[at:end].translate(NAMES) + missing)
+        if calls is None or not all(self._may_call(name) for name, _ in calls):
+            return False
+        self._take(end)
+        for number, (name, arguments) in enumerate(calls, 1):
+            self._start(name)
+            self._put(arguments)
+            self._end(complete=not missing or number < len(calls) or self._buffer[:1] == CALL_END)
+        self._is_json = True
         return True
 
     def _find_json_end(self, at: int) -> tuple[int, str]:
@@ -276,11 +337,12 @@ class OutputParser:
         return found
 
     def _start(self, name: str) -> None:
-        self._thinking = False
+        self._prose.thinking = False
         self._tool, self._writer = name, ArgumentsWriter(self._schemas, name)
         self._id = self._call_id(self._num_calls)
         self._events.append(ToolCallStart(self._num_calls, self._id, name))
         self._num_calls += 1
+        self._is_json = self._is_bare = False
 
     def _delta(self, fragment: str) -> None:
         self._events.append(ToolCallDelta(self._num_calls - 1, fragment))
@@ -296,30 +358,35 @@ class OutputParser:
         self._all_complete = self._all_complete and complete
         self._events.append(ToolCallEnd(self._num_calls - 1, self._id, self._tool, arguments, complete))
         stray, self._stray = "".join(self._stray), []
-        self._enter(thinking=False)
-        self._prose(stray)
+        self._prose.enter(thinking=False)
+        self._write_prose(stray)
         self._step = self._after_function
 
     def _body(self) -> None:
         """Inside a function, between parameters."""
         buffer = self._buffer
         at = skip_blank(buffer, 0)
-        found = look(buffer, at, PARAMETER, FUNCTION_END, FUNCTION, CALL, CALL_END, END, "{")
+        if look(buffer, at, "{") and not self._writer.arguments and self._json_body(at):
+            return
+        found, end = tag_at(buffer, at)
         if found == PARAMETER:
-            key, end = read_name(buffer, at + len(PARAMETER))
+            key, end = read_name(buffer, end, blanks=True)
             if key:
                 self._take(end)
                 self._delta(self._writer.open(key))
                 self._value_begun, self._depth = False, 0
                 self._step = self._value
                 return
-        elif found == FUNCTION_END:
-            self._take(at + len(FUNCTION_END))
+        elif found in (FUNCTION_END, SPELLED_CALL_END):
+            self._take(end if found == FUNCTION_END else at)
             return self._end(complete=True)
         elif found in (FUNCTION, CALL, CALL_END, END):
             self._take(at)
+            if found == END:
+                self._buffer = self._buffer[-1:]  # without a tag that was cut off
             return self._end(complete=found != END)
-        elif found == "{" and not self._writer.arguments and self._json_body(at):
+        elif found == PARAMETER_END:
+            self._take(end)
             return
         self._stray.append(self._take(at + 1))
         self._step = self._stray_text
@@ -336,7 +403,7 @@ class OutputParser:
         """Arguments written as one JSON object in place of parameters."""
         end, missing = self._find_json_end(at)
         try:
-            arguments = loads(self._buffer[at:end].translate(NAMES) + missing)
+            arguments = read(self._buffer[at:end].translate(NAMES) + missing)
         except ValueError:
             return False
         self._take(end)
@@ -357,10 +424,9 @@ class OutputParser:
         if newline == len(self._buffer):
             raise Wait
         ends_at_tag = self._writer.is_scalar or self._writer.is_whole_json
-        if ends_at_tag and look(self._buffer, newline, PARAMETER_END):
-            end = newline + len(PARAMETER_END)
-        else:
-            end = value_end(self._buffer, newline, self._depth > 0, self._is_new_key)
+        tag, end = tag_at(self._buffer, newline)
+        if not ends_at_tag or tag != PARAMETER_END:
+            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key)
         mark = self._buffer[newline]
         if end is not None:
             if newline or mark == END or not self._writer.in_json_string:
@@ -405,14 +471,24 @@ class OutputParser:
         return key != writer.key and key not in writer.arguments and self._schemas.may_have(self._tool, key)
 
     def _after_function(self) -> None:
-        """Behind a function: the end of the call, another function, or text if the end is missing."""
-        at = skip_blank(self._buffer, 0)
-        found = look(self._buffer, at, CALL_END, FUNCTION, SPELLED_CALL_END)
+        """Behind a function: closing tags, another function, or text if the end is missing."""
+        buffer = self._buffer
+        at = _BETWEEN_CALLS.match(buffer).end() if self._is_json else skip_blank(buffer, 0)
+        if at == len(buffer):
+            raise Wait
+        found, end = tag_at(buffer, at)
+        is_bare = self._is_bare
         if found == FUNCTION and self._open_function(at):
+            self._is_bare = is_bare
+            return
+        if self._is_json and found == "" and self._json_calls(at):
+            return
+        if found in (FUNCTION_END, PARAMETER_END, SPELLED_CALL_END):
+            self._take(end)
             return
         self._step = self._block
-        if found and found != FUNCTION:
-            self._take(at + len(found))
+        if found == CALL_END:
+            self._take(end)
 
 
 def _chunks(text: str) -> list[str]:

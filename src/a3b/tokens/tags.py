@@ -12,7 +12,10 @@ Where a parameter's value ends, so that values may contain the tags themselves:
 * at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>`, a `</function>`
   that closes the call, the end of the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
-  tool has and the call has not yet had.
+  tool has and the call has not yet had;
+* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; `<parameter=…>` behind it must then be
+  one that can begin there.
+* In a call without `<tool_call>`, `</function>` closes the call whatever follows.
 * While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another
   call follows: a file about tool calls passes through whole.
 """
@@ -30,9 +33,18 @@ FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END = "<function=", "</function>", 
 SPELLED_CALL_END = "</tool_call>"  # understood behind `</function>`, if nothing but another call follows
 
 MAX_NAME = 200  # characters of a tool's or parameter's name
+MAX_CLOSERS = 3  # that close one function
 MAX_BLANK = 64  # white space between two tags
-_NAME = re.compile(rf'["\']?([^\s<>"\'{MARKS}]{{1,{MAX_NAME}}})["\']?>')
-_NAME_SO_FAR = re.compile(rf'["\']?([^\s<>"\'{MARKS}]{{0,{MAX_NAME}}})["\']?')
+_CHAR = rf"[^\s<>\"'{MARKS}]"
+_NAME = re.compile(rf"""["']?({_CHAR}{{1,{MAX_NAME}}})["']?>""")
+_NAME_SO_FAR = re.compile(rf"""["']?{_CHAR}{{0,{MAX_NAME}}}["']?""")
+_KEY = re.compile(rf"""["']?({_CHAR}(?:(?:{_CHAR}| ){{0,{MAX_NAME - 2}}}{_CHAR})?)["']?>""")
+_KEY_SO_FAR = re.compile(rf"""["']?(?:{_CHAR}(?:{_CHAR}| ){{0,{MAX_NAME - 1}}})?["']?""")
+_CLOSER = re.compile(r"</(?:antml:)?([A-Za-z_]{0,30})(?:=[\w.\-]{0,64})?[ \t]{0,8}")
+_CLOSES = {
+    "parameter": re.compile("param(?:eter)?s?"), "function": re.compile(r"functions?|function_\w+|invoke|invocation|tool|tool_use"),
+    "call": re.compile("tool_calls?"),
+}  # fmt: skip
 
 
 class Wait(Exception):
@@ -60,19 +72,49 @@ def skip_blank(buffer: str, at: int) -> int:
     return at + MAX_BLANK
 
 
-def read_name(buffer: str, at: int) -> tuple[str, int]:
-    """A name in quotes or not and its ">": (name, offset behind), ("", at) if there is none."""
-    if match := _NAME.match(buffer, at):
+def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
+    """A name in quotes or not and its ">": (name, offset behind), ("", at) if there is none. blanks: the name may hold some inside."""
+    if match := (_KEY if blanks else _NAME).match(buffer, at):
         return match.group(1), match.end()
-    if (match := _NAME_SO_FAR.match(buffer, at)) and match.end() == len(buffer):
+    if (match := (_KEY_SO_FAR if blanks else _NAME_SO_FAR).match(buffer, at)) and match.end() == len(buffer):
         raise Wait
     return "", at
 
 
-def value_end(buffer: str, at: int, nested: bool, is_new_key: Callable[[str], bool]) -> int | None:
+def read_closer(buffer: str, at: int) -> tuple[str, int]:
+    """What the closing tag at `at` closes, misspelled or without its ">", and the offset behind it; ("", at) for any other.
+
+    "parameter", "function" or "call"; "cut" for the beginning of one at the end of the output.
+    """
+    match = _CLOSER.match(buffer, at)
+    if match is None:
+        return "", at
+    if match.end() == len(buffer):
+        raise Wait
+    name, end = match[1], match.end()
+    for kind, names in _CLOSES.items():
+        if names.fullmatch(name):
+            return kind, end + (buffer[end] == ">")
+    if buffer[end] == END and any(tag.startswith(match.group()) for tag in (PARAMETER_END, FUNCTION_END, SPELLED_CALL_END)):
+        return "cut", end
+    return "", at
+
+
+def tag_at(buffer: str, at: int) -> tuple[str, int]:
+    """The tag at `at` and the offset behind it, ("", at) for none. A misspelled tag counts as the one that it stands for, and one that
+    is cut off at the end of the output as END."""
+    found = look(buffer, at, PARAMETER, FUNCTION, CALL, CALL_END, END, "</")
+    if found != "</":
+        is_cut = buffer[at : at + 2] == "<" + END
+        return (END, at + 1) if is_cut else (found, at + len(found))
+    kind, end = read_closer(buffer, at)
+    return {"parameter": PARAMETER_END, "function": FUNCTION_END, "call": SPELLED_CALL_END, "cut": END}.get(kind, ""), end
+
+
+def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool]) -> int | None:
     """How much of `buffer` to take if a value ends at the tag at `at`, None if the tag is part of the value.
 
-    `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`.
+    `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call has none.
     `is_new_key`: whether a parameter of that name can begin here. The rule is in the module's docstring.
     """
 
@@ -80,29 +122,38 @@ def value_end(buffer: str, at: int, nested: bool, is_new_key: Callable[[str], bo
         return look(buffer, skip_blank(buffer, at), CALL, END) != ""
 
     def begins_parameter(at: int) -> bool:
-        key, end = read_name(buffer, at + len(PARAMETER))
+        key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
         return key != "" and is_new_key(key) and look(buffer, end, "\n") == "\n"
 
-    def closes_call(at: int, tag: str) -> bool:
-        if tag == FUNCTION_END:
-            at = skip_blank(buffer, at + len(FUNCTION_END))
-            tag = look(buffer, at, CALL_END, CALL, FUNCTION, END, SPELLED_CALL_END)
+    def closes_call(at: int, tag: str, end: int) -> bool:
+        """Whether the tag from `at` to `end` closes the call."""
+        for _ in range(MAX_CLOSERS):
+            if tag != FUNCTION_END:
+                break
+            if bare:
+                return True
+            at = skip_blank(buffer, end)
+            tag, end = tag_at(buffer, at)
             if tag in (CALL, FUNCTION, END):
                 return True
-            if tag == SPELLED_CALL_END:
-                return is_over(at + len(tag))
+        if tag == SPELLED_CALL_END:
+            return is_over(end)
         return tag == CALL_END and (not nested or is_over(at + 1))
 
-    found = look(buffer, at, PARAMETER_END, PARAMETER, FUNCTION_END, CALL_END, END)
+    found, end = tag_at(buffer, at)
     if found == PARAMETER_END:
-        end = at + len(PARAMETER_END)
+        is_exact = buffer.startswith(PARAMETER_END, at)
         then = skip_blank(buffer, end)
-        tag = look(buffer, then, PARAMETER, FUNCTION, FUNCTION_END, CALL, CALL_END, END)
+        tag, tag_end = tag_at(buffer, then)
         if tag == PARAMETER:
-            return end if not nested or begins_parameter(then) else None
-        return end if tag in (FUNCTION, CALL, END) or closes_call(then, tag) else None
+            return end if (is_exact and not nested) or begins_parameter(then) else None
+        return end if tag in (FUNCTION, CALL, END) or closes_call(then, tag, tag_end) else None
     if found == PARAMETER:
         return at if at == 1 and begins_parameter(at) else None
     if found == CALL_END:
         return at if is_over(at + 1) else None
-    return at if found == END or closes_call(at, found) else None
+    if found == END:  # in the middle of a line, a "<" or "</" that is cut off may be anything
+        return at if at == 1 or buffer[at] == END or end - at > 2 else None
+    if bare and found == FUNCTION_END and at == 0:
+        return None
+    return at if closes_call(at, found, end) else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from a3b.errors import UsageError
 from a3b.tokens.patterns import FORMATS, searched
-from a3b.tokens.toolcalls import follow, kinds_of_names
+from a3b.tokens.schemas import follow, kinds_of_names
 
 MAX_DEPTH = 64  # of schemas joined in schemas
 MAX_LEAST, MAX_MOST = 1000, 1_000_000  # lengths: a compiler's time grows with the least, no answer has more characters than the most

@@ -1,98 +1,28 @@
 """Arguments of tool calls: from the text the model wrote to JSON values of the types a tool declares.
 
-Owns the tools' schemas as far as argument types go, the conversion of one value, the JSON object written
-piece by piece while a call is still being generated, and calls written as JSON instead of tags. Does not
-know where in the output a call begins or ends; `tokens/stream.py` does.
-Enter at `ToolSchemas` and `ArgumentsWriter`.
+Owns the conversion of one value, the JSON object written piece by piece while a call is still being generated, and calls written as
+JSON instead of tags. Does not know where in the output a call begins or ends; `tokens/stream.py` does. What the tools' schemas say
+is in `tokens/schemas.py`. Enter at `ToolSchemas` and `ArgumentsWriter`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Kinds = frozenset[str]
-"""JSON schema type names a value may have; empty means that the schema does not say."""
+from a3b.tokens.literals import dumps, loads, read
+from a3b.tokens.schemas import STRING, Kinds, Parameters, kinds_of_schema, kinds_of_value
 
-STRING: Kinds = frozenset({"string"})
+__all__ = ["ArgumentsWriter", "JsonSpan", "JsonText", "ToolSchemas", "coerce", "dumps", "kinds_of_schema", "loads", "parse_json_call",
+           "parse_json_calls"]  # fmt: skip
+
 SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
 TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
-MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
+CONTAINERS: Kinds = frozenset({"object", "array"})
 MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _OUTER_KEYS = {"function", "type", "id"}
 _CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
-_TYPE_NAMES = {
-    **dict.fromkeys(("string", "str", "text", "enum"), "string"),
-    **dict.fromkeys(("integer", "int", "long"), "integer"),
-    **dict.fromkeys(("number", "float", "double"), "number"),
-    **dict.fromkeys(("boolean", "bool"), "boolean"),
-    **dict.fromkeys(("object", "dict"), "object"),
-    **dict.fromkeys(("array", "list"), "array"),
-    **dict.fromkeys(("null", "none"), "null"),
-}
-
-
-def kinds_of_value(value: Any) -> Kinds:
-    """The JSON schema types that `value` satisfies; 3.0 is an integer too, as in the JSON schema standard."""
-    if value is None:
-        return frozenset({"null"})
-    if isinstance(value, bool):
-        return frozenset({"boolean"})
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return frozenset({"integer", "number"})
-    if isinstance(value, float):
-        return frozenset({"number"})
-    if isinstance(value, str):
-        return STRING
-    return frozenset({"object" if isinstance(value, Mapping) else "array"})
-
-
-def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kinds] | None = None) -> Kinds:
-    """The types a JSON schema allows: type (one or a list), anyOf/oneOf/allOf, enum, const, local $ref.
-
-    `root` is the schema that a `$ref` of the form "#/a/b" starts from. What it does not know adds nothing.
-    `known` holds the schemas met so far by identity: each is read once, however often it is referred to.
-    """
-    known = {} if known is None else known
-    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
-        return frozenset()
-    if id(schema) not in known:
-        known[id(schema)] = frozenset()  # while it is being read: what refers to itself adds nothing
-        known[id(schema)] = _kinds(schema, root, depth, known)
-    return known[id(schema)]
-
-
-def kinds_of_names(declared: Any) -> Kinds:
-    """The types that the value of "type" names, one or a list."""
-    names = declared if isinstance(declared, list) else [declared]
-    return frozenset(_TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES)
-
-
-def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
-    if kinds := kinds_of_names(schema.get("type")):
-        return kinds
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list):
-        return frozenset().union(*map(kinds_of_value, values))
-    unions = (schema.get(key) for key in ("anyOf", "oneOf", "allOf"))
-    branches = [branch for union in unions if isinstance(union, list) for branch in union]
-    if isinstance(schema.get("$ref"), str):
-        branches.append(follow(schema["$ref"], root))
-    kinds = frozenset().union(*(kinds_of_schema(branch, root, depth + 1, known) for branch in branches))
-    if not kinds and "properties" in schema:
-        return frozenset({"object"})
-    return kinds or (frozenset({"array"}) if "items" in schema else kinds)
-
-
-def follow(reference: str, root: Any) -> Any:
-    """What a local "#/..." reference points at, or None."""
-    node = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
-    return node
 
 
 class ToolSchemas:
@@ -103,42 +33,52 @@ class ToolSchemas:
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None):
-        self._tools: dict[str, dict[str, Kinds]] = {}
+        self._tools: dict[str, Parameters] = {}
+        self._strict: set[str] = set()
         for tool in tools or ():
             if not isinstance(tool, Mapping):
                 continue
             function = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
-            schema = function.get("parameters") or function.get("input_schema")
-            properties = schema.get("properties") if isinstance(schema, Mapping) else None
-            if isinstance(function.get("name"), str):
-                fields = properties.items() if isinstance(properties, Mapping) else ()
-                self._tools[function["name"]] = {key: kinds_of_schema(field, schema) for key, field in fields}
+            if isinstance(name := function.get("name"), str):
+                self._tools[name] = Parameters(function.get("parameters") or function.get("input_schema"))
+                self._strict |= {name} if function.get("strict") is True else set()
+
+    def offers(self, tool: str) -> bool:
+        """Whether there is a tool of that name."""
+        return tool in self._tools
+
+    def offers_loose(self, tool: str) -> bool:
+        """Whether there is a tool of that name that takes arguments which nothing has held to its schema."""
+        return tool in self._tools and tool not in self._strict
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
 
     def kinds(self, tool: str, key: str) -> Kinds:
         """Allowed types of a parameter; empty for an unknown tool or parameter."""
-        return self._tools.get(tool, {}).get(key, frozenset())
+        return self._tools[tool].kinds(key) if tool in self._tools else frozenset()
 
     def may_have(self, tool: str, key: str) -> bool:
         """Whether `key` can be a parameter of `tool`; always for a tool that declares none or is unknown."""
-        declared = self._tools.get(tool)
-        return not declared or key in declared
+        return tool not in self._tools or self._tools[tool].may_have(key)
 
 
 def coerce(text: str, kinds: Kinds) -> Any:
     """The value that `text` stands for: a JSON value of one of `kinds`, else `text` itself.
 
     Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON,
-    if its type is allowed; true and false in any case. A value of a wrong type stays the text it was.
+    if its type is allowed; true and false in any case. Where no string is allowed, None and objects and arrays
+    in Python's spelling are understood too. A value of a wrong type stays the text it was.
     """
     if not kinds or kinds == STRING:
         return text
-    word = text.strip()
-    if word == "null":
-        return None if "null" in kinds or "string" not in kinds else text
+    word, is_text = text.strip(), "string" in kinds
+    if word == "null" or (word == "None" and not is_text):
+        return None if "null" in kinds or not is_text else text
     if "boolean" in kinds and word.lower() in ("true", "false"):
         return word.lower() == "true"
     try:
-        value = loads(word)
+        value = loads(word) if is_text or kinds.isdisjoint(CONTAINERS) else read(word)
     except ValueError:
         return text
     if isinstance(value, str) or not kinds_of_value(value) & kinds:
@@ -146,23 +86,6 @@ def coerce(text: str, kinds: Kinds) -> Any:
     if isinstance(value, float) and "number" not in kinds:
         return int(value)
     return value
-
-
-def loads(text: str) -> Any:
-    """`json.loads` for text from a model: NaN, infinities and too deep nesting are ValueErrors.
-
-    Lone surrogates, which no UTF-8 can carry, become U+FFFD.
-    """
-    try:
-        written = dumps(json.loads(text))
-    except RecursionError:
-        raise ValueError("JSON is nested too deeply") from None
-    return json.loads(_SURROGATE.sub("\ufffd", written))
-
-
-def dumps(value: Any) -> str:
-    """JSON as templates write it: not escaped beyond need, ", " and ": " between items."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 class ArgumentsWriter:
@@ -260,7 +183,7 @@ class JsonText:
     """
 
     _BETWEEN = re.compile(r"[ \t\r\n:,.+\-0-9A-Za-z]*")
-    _WITHIN = re.compile(r'[^"\\\x00-\x1f]*')
+    _WITHIN = re.compile(r'[^"\\]*')
 
     def __init__(self, kinds: Kinds):
         """kinds: what the value may be."""
@@ -327,14 +250,14 @@ class JsonSpan:
     """Finds the end of a JSON object or array in text that grows; looks at each character once.
 
     `marks` are characters that stand for control tokens: inside a string they are ordinary, outside they
-    end the search.
+    end the search. A string may stand in single quotes.
     """
 
     def __init__(self, marks: str):
-        self._token = re.compile(rf'["\\{{}}\[\]{marks}]')
+        self._token = re.compile(rf"""["'\\{{}}\[\]{marks}]""")
         self._pos = 0
         self._closers: list[str] = []
-        self._in_string = False
+        self._quote = ""  # of the string that is open
 
     def find_end(self, text: str, start: int, end_mark: str) -> tuple[int, str] | None:
         """(offset after the span, text that would complete it), or None while more text is needed.
@@ -345,19 +268,19 @@ class JsonSpan:
         self._pos = max(self._pos, start)
         while match := self._token.search(text, self._pos):
             token, self._pos = match.group(), match.end()
-            if token == end_mark or (token not in '"\\{}[]' and not self._in_string):
+            if token == end_mark or (token not in "\"'\\{}[]" and not self._quote):
                 self._pos = match.start()
-                return self._pos, '"' * self._in_string + "".join(reversed(self._closers))
-            if token == "\\" and self._in_string:
+                return self._pos, self._quote + "".join(reversed(self._closers))
+            if token == "\\" and self._quote:
                 if self._pos == len(text):
                     self._pos = match.start()
                     return None
                 self._pos += text[self._pos] != end_mark
-            elif token == '"':
-                self._in_string = not self._in_string
-            elif not self._in_string and token in "{[":
+            elif token in "\"'":
+                self._quote = "" if token == self._quote else self._quote or token
+            elif not self._quote and token in "{[":
                 self._closers.append("}" if token == "{" else "]")
-            elif not self._in_string and token in "}]":
+            elif not self._quote and token in "}]":
                 self._closers.pop()
                 if not self._closers:
                     return self._pos, ""
@@ -365,20 +288,34 @@ class JsonSpan:
         return None
 
 
-def parse_json_call(text: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of a call written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5), else None.
+def parse_json_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """Names and arguments of calls written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5) or as a list of them, else None.
 
-    Also "parameters" for "arguments", arguments as a JSON string, and the OpenAI form with "function". An
-    object with any other key is not taken for a call, because the text under that key would be lost.
+    Also "parameters" for "arguments", arguments as a JSON string, the OpenAI form with "function", and Python's spelling of values.
+    An object with any other key is not taken for a call, because the text under that key would be lost.
     """
     try:
-        call = loads(text)
-        if isinstance(call, dict) and isinstance(call.get("function"), dict) and call.keys() <= _OUTER_KEYS:
-            call = call["function"]
-        if not isinstance(call, dict) or not any(call.keys() <= keys for keys in _CALL_KEYS):
-            return None
-        arguments = call.get("arguments", call.get("parameters")) or {}
-        arguments = loads(arguments) if isinstance(arguments, str) else arguments
+        value = read(text)
+    except ValueError:
+        return None
+    calls = [_json_call(call) for call in (value if isinstance(value, list) else [value])]
+    return None if None in calls or not calls else calls
+
+
+def parse_json_call(text: str) -> tuple[str, dict[str, Any]] | None:
+    """The one call of `parse_json_calls`, None if there are more or none."""
+    calls = parse_json_calls(text)
+    return calls[0] if calls and len(calls) == 1 else None
+
+
+def _json_call(call: Any) -> tuple[str, dict[str, Any]] | None:
+    if isinstance(call, dict) and isinstance(call.get("function"), dict) and call.keys() <= _OUTER_KEYS:
+        call = call["function"]
+    if not isinstance(call, dict) or not any(call.keys() <= keys for keys in _CALL_KEYS):
+        return None
+    arguments = call.get("arguments", call.get("parameters")) or {}
+    try:
+        arguments = read(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         return None
     if not isinstance(call.get("name"), str) or not call["name"] or not isinstance(arguments, dict):

@@ -1,0 +1,65 @@
+"""Where lines of a growing text begin, outside of blocks of code. Knows no syntax of calls. Enter at `Lines`."""
+
+from __future__ import annotations
+
+import re
+
+MAX_INDENT = 3  # blanks before what still counts as the beginning of a line; four make it code
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)\Z", re.DOTALL)
+_KEPT = 200  # characters of a line that may open or close a block of code
+OPENING, CLOSING = "<tool_call>", "</tool_call>"  # spelled in a line of their own: what is between them is an example of a call
+
+
+class Lines:
+    """Takes the characters of a text in order. `find` gives the places where a line begins with "<"."""
+
+    def __init__(self) -> None:
+        self._line = ""  # from its beginning, as long as it may matter
+        self._is_open = True  # whether it may still matter
+        self._fence = ""
+
+    @property
+    def begins(self) -> bool:
+        """Whether the next character begins a line outside of blocks of code."""
+        return self._is_open and not self._fence and self._line.strip(" ") == "" and len(self._line) <= MAX_INDENT
+
+    def find(self, text: str, end: int, at: int = 0) -> int:
+        """The first place from `at` and before `end` at which `text` has a "<" that begins a line, else `end`; takes what is before it."""
+        while at < end:
+            if self.begins and text[at] == "<":
+                return at
+            if self._is_open:
+                self._add(text[at])
+                at += 1
+            else:
+                at = text.find("\n", at, end) + 1 or end
+                if text[at - 1] == "\n":
+                    self._line, self._is_open = "", True
+        return end
+
+    def skip(self, text: str) -> None:
+        """Take text, wherever its lines begin."""
+        at = self.find(text, len(text))
+        while at < len(text):
+            self._add(text[at])
+            at = self.find(text, len(text), at + 1)
+
+    def _add(self, char: str) -> None:
+        if char == "\n":
+            self._end_line()
+            self._line, self._is_open = "", True
+            return
+        self._line += char
+        head = self._line.lstrip(" ")[:1]
+        self._is_open = len(self._line) <= _KEPT and (head in "`~<" if head else len(self._line) <= MAX_INDENT)
+
+    def _end_line(self) -> None:
+        if self._fence == OPENING:
+            self._fence = "" if self._line.strip() == CLOSING else OPENING
+        elif match := _FENCE.match(self._line):
+            if not self._fence:
+                self._fence = "" if "`" in match[2] and match[1][0] == "`" else match[1]
+            elif match[1].startswith(self._fence) and not match[2].strip():
+                self._fence = ""
+        elif not self._fence and self._line.strip() == OPENING:
+            self._fence = OPENING
