@@ -16,6 +16,7 @@ import pytest
 
 from a3b.errors import UsageError
 from a3b.requests import Request
+from a3b.tokens.grammar import answer_grammar
 from a3b.tokens.patterns import FORMATS, searched
 from tests.constraints import BYTES, CALL, GRAMMARS, TOKENIZER, call_text, calls_of, events_of, feed, fits, shape, tool, walk
 
@@ -219,61 +220,114 @@ def test_formats_hold_valid_texts_alone(name, good, bad):
 # What cannot be enforced
 
 
+def tools_with(schema, strict=False, required=True):
+    loop = {"$defs": {"loop": {"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "string"}]}}}
+    one = tool("a", {**shape({"p": TEXT, "q": schema}, ["q"] * required), **loop})
+    one["function"]["strict"] = strict
+    return [tool("ok", None), one]
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({**TEXT, "pattern": 5}, "pattern: '5'"),
+        ({**TEXT, "pattern": 5}, "pattern: 5"),
         ({**TEXT, "pattern": "a("}, "pattern 'a\\('"),
         ({**TEXT, "pattern": "a)|(b"}, "pattern"),
         ({**TEXT, "pattern": "a)(b"}, "pattern"),
         ({**TEXT, "pattern": "[a"}, "pattern"),
-        ({**TEXT, "pattern": "(?<!a)b"}, "pattern"),
-        ({**TEXT, "pattern": "a(?=b)"}, "pattern"),
-        ({**TEXT, "pattern": "a^b"}, "pattern"),
-        ({**TEXT, "pattern": r"(a)\1"}, "invalid regex.*backreferences"),
-        ({**TEXT, "pattern": r"a\b"}, "invalid regex"),
-        ({**TEXT, "pattern": r"\Aa"}, "pattern"),
-        ({**TEXT, "pattern": "(" * 5000 + "^a$" + ")" * 5000}, "pattern"),
-        ({**TEXT, "minLength": "2"}, "minLength: 2"),
+        ({**TEXT, "pattern": "a|*b"}, "pattern .*nothing before"),
+        ({**TEXT, "minLength": "2"}, 'minLength: "2"'),
         ({**TEXT, "minLength": -1}, "minLength: -1"),
-        ({**TEXT, "minLength": 10**9}, "minLength: 1000000000"),
-        ({**TEXT, "maxLength": True}, "maxLength: True"),
-        ({**TEXT, "maxLength": 2000, "not": {"pattern": "a"}}, "maxLength: 2000; expected at most 320"),
-        ({**TEXT, "minLength": 3, "maxLength": 2}, "no answer"),
+        ({**TEXT, "maxLength": True}, "maxLength: true"),
+        ({**TEXT, "minLength": 3, "maxLength": 2}, "no answer|minLength"),
         ({**TEXT, "pattern": "^abc$", "maxLength": 2}, "no answer"),
         ({"enum": ["</function></tool_call>"]}, "no answer"),
         ({**TEXT, "anyOf": [{"$ref": "#/$defs/loop"}, {"pattern": "a"}]}, r"\$ref"),
+        ({"type": "strng"}, 'type: "strng"'),
+        ({"anyOf": [{"type": ["string", "frob"]}]}, 'anyOf.0: type: \\["string", "frob"'),
+        ({"properties": 3}, "properties: 3"),
+        ({"properties": {"b": {"required": "x"}}}, 'properties.b: required: "x"'),
+        ({"$ref": "#/$defs/nowhere"}, r"\$ref: '#/\$defs/nowhere' leads nowhere"),
+        ({"items": {"minimum": "a"}}, 'items: minimum: "a"'),
+        ({"items": [{"anyOf": []}]}, r"items.0: anyOf: \[\]"),
+        ({"additionalProperties": [1]}, r"additionalProperties: \[1\]; expected a JSON schema"),
     ],
     ids=lambda value: str(value)[:40],
 )
 @pytest.mark.parametrize("required", [True, False])
-def test_keywords_that_cannot_be_enforced_are_refused_by_name(schema, reason, required):
-    loop = {"$defs": {"loop": {"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "string"}]}}}
-    tools = [tool("ok", None), tool("a", {**shape({"p": TEXT, "q": schema}, ["q"] * required), **loop})]
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_no_schema_or_allows_nothing_is_refused_by_its_path(schema, reason, required, strict):
+    with pytest.raises(UsageError, match=f"(?s)^tools: a: parameter q: .*({reason})"):
+        GRAMMARS.of(Request(tools=tools_with(schema, strict, required), tool_choice="required"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({**TEXT, "pattern": "(?<!a)b"}, "pattern"),
+        ({**TEXT, "pattern": "a(?=b)"}, "pattern"),
+        ({**TEXT, "pattern": "a^b"}, "pattern"),
+        ({**TEXT, "pattern": r"(a)\1"}, "pattern"),
+        ({**TEXT, "pattern": r"a\b"}, "pattern"),
+        ({**TEXT, "pattern": r"\Aa"}, "pattern"),
+        ({**TEXT, "pattern": "(" * 5000 + "^a$" + ")" * 5000}, "pattern"),
+        ({**TEXT, "minLength": 10**9}, "minLength: 1000000000"),
+        ({**TEXT, "minLength": 1001}, "minLength: 1001"),
+        ({**TEXT, "maxLength": 2000, "not": {"pattern": "a"}}, "maxLength: 2000, more than 320"),
+        ({**TEXT, "if": {"pattern": "a"}, "then": {"minLength": 3}}, "if"),
+        ({"$ref": "https://example.org/x.json"}, r"\$ref: 'https://example.org"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "integer", "not": {"const": 3}}, "not"),
+        ({"type": "array", "items": {**TEXT, "pattern": "^(?!a)b"}}, "items.pattern"),
+        ({"type": "object", "properties": {"m": {"type": "object", "propertyNames": {"anyOf": [TEXT]}}}}, "properties.m.propertyNames"),
+        ({"type": "array", "contains": TEXT}, "contains"),
+        ({"oneOf": [shape({"a": TEXT}), shape({"b": TEXT})]}, "oneOf: branches may hold together"),
+        ({"$ref": "#/properties/r", "x": {}}, None),
+        ({**TEXT, "contains_word": "x"}, None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_enforced_is_noted_by_its_path_and_refused_for_a_strict_tool(schema, reason):
+    tools = tools_with(schema)
+    tools[1]["function"]["parameters"]["properties"]["r"] = {"type": "array", "items": TEXT}
     started = time.process_time()
-    with pytest.raises(UsageError, match=f"(?s)^tools: a: parameter q: .*{reason}"):
-        GRAMMARS.of(Request(tools=tools, tool_choice="required"))
+    notes = answer_grammar(None, tools).notes
+    assert GRAMMARS.of(Request(tools=tools, tool_choice="required")).notes == notes
     assert time.process_time() - started < 5
+    if reason is None:
+        assert notes == ()
+        return
+    assert any(re.match(f"(?s)tools: a: parameter q: {reason}.*: not enforced$", note) for note in notes), notes
+    tools[1]["function"]["strict"] = True
+    with pytest.raises(UsageError, match=f"(?s)^tools: a: parameter q: {reason}.*; expected a schema that can be enforced$"):
+        GRAMMARS.of(Request(tools=tools, tool_choice="required"))
 
 
 @pytest.mark.parametrize(
     ("parameters", "field"),
     [
-        (shape({"q": {**TEXT, "if": {"pattern": "a"}, "then": {"minLength": 3}}}), "tools: a: parameter q: (if|then)"),
         (shape({"q": {**TEXT, "contains_word": "x"}}), "tools: a: parameter q: contains_word"),
-        (shape({"q": {"type": "frob"}}), "tools: a: parameter q: type: 'frob'"),
-        (shape({"q": {"type": "array", "uniqueItems": True}}), "tools: a: parameter q: .*uniqueItems"),
-        (shape({"q": {"type": "integer", "not": {"const": 3}}}), "tools: a: parameter q: .*not"),
-        (shape({"q": TEXT}, patternProperties={"^x": TEXT}), "tools: a: parameters: patternProperties"),
-        ({"$ref": "#/$defs/x", "$defs": {"x": shape({"q": TEXT})}}, r"tools: a: parameters: \$ref"),
+        (shape({"q": TEXT}, patternProperties={"^(?=x)": TEXT}), "tools: a: parameters: patternProperties"),
+        (shape({"q": TEXT}, minProperties=1), "tools: a: parameters: minProperties"),
+        ({"oneOf": [shape({"a": TEXT}), shape({"b": TEXT})]}, "tools: a: parameters: oneOf"),
+        ({"anyOf": [shape({"a": TEXT})] * 17}, "tools: a: parameters: anyOf: more than 16"),
+        ({"$ref": "https://example.org/x.json"}, r"tools: a: parameters: \$ref"),
+        (shape({"q": TEXT}, ["q", "r"], additionalProperties=False), "tools: a: parameters: required: 'r' is not among"),
+        (shape({"q": {"type": "object", "properties": {"x": {**shape({"x": TEXT}, ["z"]), "additionalProperties": False}}}}),
+         "tools: a: parameter q: properties.x.required: 'z' is not among"),
+        (shape({"q": {"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 2}}}),
+         "tools: a: parameter q: items.minimum: 3 > maximum 2"),
+        (shape({"q": {"type": "array", "items": {"enum": []}}}), "tools: a: parameter q: items.enum is empty"),
+        (shape({"q": {"type": "object", "properties": {"x": {**TEXT, "const": 5}}}}), "tools: a: parameter q: properties.x.const"),
     ],
 )  # fmt: skip
 def test_a_strict_tool_is_refused_for_what_other_tools_check_themselves(parameters, field):
     one = tool("a", parameters)
     assert GRAMMARS.of(Request(tools=[one], tool_choice="required")) is not None
     one["function"]["strict"] = True
-    with pytest.raises(UsageError, match=f"^{field}"):
-        GRAMMARS.of(Request(tools=[one], tool_choice="required"))
+    for choice in ("required", "auto"):
+        with pytest.raises(UsageError, match=f"^{field}"):
+            GRAMMARS.of(Request(tools=[one], tool_choice=choice))
 
 
 @pytest.mark.parametrize(

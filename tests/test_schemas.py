@@ -32,7 +32,8 @@ def test_a_parameter_has_its_type_wherever_the_root_declares_it(root):
 
 
 def test_undeclared_parameters_have_the_type_of_their_pattern_or_of_all_others():
-    parameters = Parameters({"properties": {"n_a": S}, "patternProperties": {"^n_": N, "_s$": S}, "additionalProperties": {"type": "boolean"}})
+    patterns = {"^n_": N, "_s$": S}
+    parameters = Parameters({"properties": {"n_a": S}, "patternProperties": patterns, "additionalProperties": {"type": "boolean"}})
     expected = {"n_b": {"integer"}, "x_s": {"string"}, "other": {"boolean"}, "n_": {"integer"}}
     assert {key: parameters.kinds(key) for key in expected} == expected
     assert all(map(parameters.may_have, expected))

@@ -16,7 +16,7 @@ from a3b.events import Cut, Event, PromptLogprobs, TextDelta, ThinkingDelta, Thi
 from a3b.sampler import Sampler, SamplingParams, TokenCounts
 from a3b.tokens.segments import Control
 from a3b.tokens.stops import StopStrings
-from a3b.tokens.stream import OutputParser
+from a3b.tokens.stream import OutputParser, Place
 from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -25,10 +25,14 @@ class Constraint(Protocol):
 
     thinking: np.ndarray | None
     knows_end: bool  # whether it says when an answer is complete
+    sees_thinking: bool
+    notes: tuple[str, ...]
 
     def mask(self) -> np.ndarray | None: ...
 
     def accept(self, token_id: int) -> None: ...
+
+    def at(self, place: Place, tool: str, num_calls: int) -> None: ...
 
 
 class ThinkingControl(Protocol):
@@ -46,7 +50,7 @@ class ThinkingControl(Protocol):
 class _Raw:
     """In the place of OutputParser where text is continued."""
 
-    in_thinking, num_calls, all_complete = False, 0, True
+    in_thinking, num_calls, all_complete, place, tool = False, 0, True, "text", ""
 
     def push(self, piece: Control | str) -> list[Event]:
         return [TextDelta(piece if isinstance(piece, str) else piece.name)]
@@ -75,7 +79,8 @@ class Answer:
         self._sampler = Sampler(params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
         self._stops = StopStrings(params.stop)
-        self._parser = _Raw() if is_raw else OutputParser(tools, in_thinking, **({"call_id": call_id} if call_id else {}))
+        self._parser = _Raw() if is_raw else OutputParser(
+            tools, in_thinking, only_offered=constraint is not None, **({"call_id": call_id} if call_id else {}))
         self._is_raw = is_raw
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
@@ -93,6 +98,11 @@ class Answer:
         if self._parser.in_thinking:
             return "length"
         return (self._control.reason if self._control else "") or "closed"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the request asked for and the constraint does not enforce."""
+        return self._constraint.notes if self._constraint is not None else ()
 
     @property
     def all_complete(self) -> bool:
@@ -154,13 +164,15 @@ class Answer:
             self._counts.add(token)
             self.sampled.append(token)
             self.thinking_tokens += was_thinking
-            if self._constraint is not None and not was_thinking:
+            if self._constraint is not None and (not was_thinking or self._constraint.sees_thinking):
                 self._constraint.accept(token)
             if token in self.eos:
                 self.reason = "stop"
                 break
             for piece in self._pieces(token):
                 events += self._stops.apply(self._parsed(piece))
+            if self._constraint is not None:
+                self._constraint.at(self._parser.place, self._parser.tool, self._parser.num_calls)
             self._note_cut()
             self.feed.append(token)
             if self._control is not None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import llguidance
@@ -17,10 +17,13 @@ import numpy as np
 
 from a3b.errors import UsageError
 from a3b.requests import Request
-from a3b.tokens.grammar import Grammar, answer_grammar, document_grammar
+from a3b.tokens.grammar import Grammar, answer_grammar, call_grammar, declared_tools, document_grammar
+from a3b.tokens.matching import byte_vocabulary
 from a3b.tokens.segments import END_OF_TURN
+from a3b.tokens.stream import Place
 from a3b.tokens.tokenizer import Tokenizer
 
+MAX_TOOL_SETS = 32  # whose grammars are kept as text: clients send the same tools with each request
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, verbose_errors=False)
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
@@ -34,12 +37,19 @@ class Constraint(Protocol):
     """bool [num_tokens]: the tokens allowed while the model thinks, None for all."""
     knows_end: bool
     """Whether the end of the turn is allowed only behind a complete answer."""
+    sees_thinking: bool
+    """Whether it sees the tokens of the thinking too."""
+    notes: tuple[str, ...]
+    """What was asked for and is not enforced."""
 
     def mask(self) -> np.ndarray | None:
         """bool [num_tokens]: the tokens allowed next, None for all."""
 
     def accept(self, token_id: int) -> None:
         """Take the next token. Raises UsageError for one that is not allowed."""
+
+    def at(self, place: Place, tool: str, num_calls: int) -> None:
+        """Where the parser of the answer is behind that token, the tool of the call begun last, and how many were begun."""
 
     def forced(self) -> list[int]:
         """The tokens of the only text that can follow, as far as it is certain; often none."""
@@ -63,19 +73,21 @@ class Grammars:
         """What the request's schema and tool_choice allow; None if that is everything.
 
         Raises UsageError, naming the field, for a schema or a tool that cannot be enforced."""
+        if request.prompt is not None:
+            return None
         choice, schema = request.tool_choice, request.schema
+        if request.tools:
+            _checked(_json(request.tools))
         if choice in ("required", "named"):
             tools = request.tools if choice == "required" else _named(request)
             return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls))
         if schema is not None:
-            _compiled(_bytes_vocabulary(), document_grammar(schema), {2: "schema"})  # alone, so that it alone must be satisfiable
+            _compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})  # alone, so that it alone must be satisfiable
             tools = request.tools if request.tools and choice == "auto" else None
             return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls))
-        if choice == "none":
+        if choice == "none" or not request.tools:
             return NoCalls(self.all_but(_CALL))
-        if request.tools and not request.parallel_tool_calls:
-            return OneCall(*map(self._tokenizer.control_id, (_CALL, _CALL_END, END_OF_TURN)), self._tokenizer.num_tokens)
-        return None
+        return self._calls(request)
 
     def all_but(self, *names: str) -> np.ndarray:
         """bool [num_tokens], not to be written to: every token there is, but the control tokens of these names."""
@@ -90,7 +102,22 @@ class Grammars:
             _compiled(self._vocabulary, text, {}, field)
         matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
         end = self._tokenizer.control_id(END_OF_TURN)
-        return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN))
+        return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN), grammar.notes)
+
+    def _calls(self, request: Request) -> Calls:
+        grammar = _call_grammar(_json(request.tools))
+        for field, text in grammar.parts.items():
+            _compiled(self._vocabulary, text, {}, field)
+        matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
+        end = self._only(self._tokenizer.control_id(END_OF_TURN))
+        closing = self._only(self._tokenizer.control_id(_CALL_END), *self._tokenizer.encode_text("\n"))
+        strict = frozenset(name for name, (_, is_strict) in declared_tools(request.tools).items() if is_strict)
+        return Calls(matcher, strict, end, closing, request.parallel_tool_calls)
+
+    def _only(self, *ids: int) -> np.ndarray:
+        allowed = np.zeros(self._tokenizer.num_tokens, bool)
+        allowed[list(ids)] = True
+        return allowed
 
     @cached_property
     def _missing(self) -> list[int]:
@@ -104,7 +131,7 @@ class Grammars:
 class NoCalls:
     """Everything but a call."""
 
-    complete, done, knows_end = True, False, False
+    complete, done, knows_end, sees_thinking, notes = True, False, False, False, ()
 
     def __init__(self, allowed: np.ndarray):
         self._allowed = self.thinking = allowed
@@ -115,48 +142,70 @@ class NoCalls:
     def accept(self, token_id: int) -> None:
         pass
 
+    def at(self, place: Place, tool: str, num_calls: int) -> None:
+        pass
+
     def forced(self) -> list[int]:
         return []
 
 
-class OneCall:
-    """Everything, until a call has ended; then the end of the turn."""
+class Calls:
+    """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
 
-    thinking, knows_end = None, False
+    Free text needs no mask. Behind a `<tool_call>` the grammar also knows text that is no call: an answer may speak of the tag. The
+    arguments of a tool that is not strict are free, since they may hold anything, calls and their tags among it: the parser finds
+    their end, and what follows them in the envelope is its end. Without parallel calls the turn ends behind the first."""
 
-    def __init__(self, call: int, call_end: int, end: int, num_tokens: int):
-        self._call, self._call_end, self._end = call, call_end, end
-        self._only_end = np.zeros(num_tokens, bool)
-        self._only_end[end] = True
-        self._depth = 0  # a value may hold calls itself
+    knows_end, sees_thinking, notes = False, True, ()
+
+    def __init__(self, start: llguidance.LLMatcher, strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
+        """start: behind a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
+        self._start, self._strict, self._end, self._closing, self._parallel = start, strict, end, closing, parallel
+        self._matcher: llguidance.LLMatcher | None = None
+        self._place: Place = "text"
         self.done = False
 
     @property
     def complete(self) -> bool:
-        return self._depth == 0
+        return self._place == "text"
+
+    @property
+    def thinking(self) -> np.ndarray | None:
+        return self.mask()
 
     def mask(self) -> np.ndarray | None:
-        return self._only_end if self.done else None
+        if self.done:
+            return self._end
+        if self._matcher is not None:
+            return _unpacked(self._matcher.compute_bitmask(), len(self._end))
+        return self._closing if self._place == "closing" else None
 
     def accept(self, token_id: int) -> None:
-        if self.done and token_id != self._end:
+        if self.done and not self._end[token_id]:
             raise UsageError("parallel_tool_calls: a second call; expected the end of the turn behind the first")
-        self._depth += token_id == self._call
-        if token_id == self._call_end:
-            self._depth = max(0, self._depth - 1)
-            self.done = self._depth == 0
+        if self._matcher is not None and not self._matcher.consume_token(token_id):
+            self._matcher = None  # put in from outside, as the end of the thinking is
+
+    def at(self, place: Place, tool: str, num_calls: int) -> None:
+        if num_calls and place in ("text", "opening"):
+            self.done = not self._parallel
+        if place == "opening" and self._place != "opening":
+            self._matcher = self._start.deep_copy()
+        elif place == "text" or (place == "call" and tool not in self._strict):
+            self._matcher = None
+        self._place = place
 
     def forced(self) -> list[int]:
-        return [self._end] if self.done else []
+        return np.flatnonzero(self._end).tolist() if self.done else []
 
 
 class ByGrammar:
     """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by."""
 
-    knows_end = True
+    knows_end, sees_thinking = True, False
 
-    def __init__(self, matcher: llguidance.LLMatcher, end: int, num_tokens: int, thinking: np.ndarray):
-        self._matcher, self._end, self._num_tokens, self.thinking = matcher, end, num_tokens, thinking
+    def __init__(self, matcher: llguidance.LLMatcher, end: int, num_tokens: int, thinking: np.ndarray, notes: tuple[str, ...] = ()):
+        self._matcher, self._end, self._num_tokens, self.thinking, self.notes = matcher, end, num_tokens, thinking, notes
         self._ended = False
 
     @property
@@ -170,13 +219,16 @@ class ByGrammar:
     def mask(self) -> np.ndarray:
         packed = self._matcher.compute_bitmask()
         self._check()
-        return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=self._num_tokens).view(bool)
+        return _unpacked(packed, self._num_tokens)
 
     def accept(self, token_id: int) -> None:
         if self._ended or not self._matcher.consume_token(token_id):
             self._check()
             raise UsageError(f"token {token_id}: the answer's grammar has no place for it")
         self._ended = token_id == self._end
+
+    def at(self, place: Place, tool: str, num_calls: int) -> None:
+        pass
 
     def forced(self) -> list[int]:
         if self.done:
@@ -189,6 +241,10 @@ class ByGrammar:
             raise UsageError(f"the answer's grammar: {_reason(self._matcher.get_error())}; use a simpler schema")
 
 
+def _unpacked(packed: bytes, num_tokens: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=num_tokens).view(bool)
+
+
 def validate(schema: Mapping[str, Any], text: str) -> str | None:
     """Why `text` is not one whole document of `schema`, None if it is.
 
@@ -198,7 +254,7 @@ def validate(schema: Mapping[str, Any], text: str) -> str | None:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    matcher = _compiled(_bytes_vocabulary(), document_grammar(schema), {2: "schema"})
+    matcher = _compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})
     data = text.encode("utf-8", "replace")
     num_taken = matcher.try_consume_tokens(list(data))
     if num_taken < len(data):
@@ -240,6 +296,23 @@ def _reason(error: str) -> str:
     return "no answer can satisfy it" if error.startswith("NoExtension") else error[:300]
 
 
+def _json(tools: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        return json.dumps(tools)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"tools: {error}; expected JSON") from None
+
+
+@lru_cache(MAX_TOOL_SETS)
+def _checked(tools: str) -> None:
+    declared_tools(json.loads(tools))
+
+
+@lru_cache(MAX_TOOL_SETS)
+def _call_grammar(tools: str) -> Grammar:
+    return call_grammar(json.loads(tools))
+
+
 class _Vocabulary:
     """A tokenizer in the form that llguidance asks for."""
 
@@ -258,18 +331,3 @@ class _Vocabulary:
         if b"".join(self.tokens[token_id] for token_id in ids) != data:  # it was normalised
             return [self._of_byte[bytes([byte])] for byte in data]
         return ids
-
-
-class _Bytes:
-    """A vocabulary of the 256 bytes and an end."""
-
-    bos_token_id, eos_token_id, special_token_ids = None, 256, (256,)
-    tokens = tuple(bytes([byte]) for byte in range(256)) + (b"<end>",)
-
-    def __call__(self, text: str | bytes) -> Iterable[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-@cache
-def _bytes_vocabulary() -> llguidance.LLTokenizer:
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), n_vocab=257, slices=[])

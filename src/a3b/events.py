@@ -101,9 +101,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Started:
-    """The first event of an answer from a server: the request was accepted, its place in the cache is known."""
+    """The first event of an answer from a server: the request was accepted, its place in the cache is known.
+
+    warnings: what it asked for and does not get."""
 
     usage: Usage
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,9 @@ class Sampler:
         scores = self._penalise(logits[: self.num_tokens], counts)
         if allowed is None:
             return scores, self._ids
-        ids = np.flatnonzero(allowed)  # a mask mostly leaves few: what is gone costs nothing in the cuts
+        if 2 * np.count_nonzero(allowed) > len(allowed):  # a few are barred: no array of the others
+            return np.where(allowed, scores, np.float32(-np.inf)), self._ids
+        ids = np.flatnonzero(allowed)  # what is gone costs nothing in the cuts
         return scores[ids], ids
 
     def _penalise(self, scores: np.ndarray, counts: TokenCounts | None) -> np.ndarray:

@@ -283,7 +283,8 @@ class Service:
             )  # fmt: skip
         return Answer(
             tokenizer, self.engine.config.eos_token_ids, prepared.ids, prepared.params, min(prepared.params.max_tokens or room, room),
-            tools=request.tools, in_thinking=in_thinking, constraint=self._grammars.of(request), control=control,
+            tools=request.tools if request.tool_choice != "none" else (), in_thinking=in_thinking,
+            constraint=self._grammars.of(request), control=control,
             top_logprobs=request.top_logprobs, call_id=lambda _: f"call_{secrets.token_hex(12)}",
             is_raw=request.prompt is not None,
         )  # fmt: skip
@@ -354,7 +355,8 @@ class Service:
 
         return Job(
             prepared.request.namespace, ids, answer,
-            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking)),
+            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking),
+                                          answer.notes),
             finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
             emit=emit, turn_starts=turn_starts, has_system=has_system, label=label,
             persist=lambda num: persists_all or num <= first_thinking, only_reads=prepared.request.only_reads,

@@ -3,10 +3,10 @@
 Owns the syntax of constrained answers: JSON by a schema, and calls of the declared tools as chat templates write them.
 Knows no tokens and no library. What a call may hold is narrower than what `tokens/stream.py` understands: a free text ends
 nowhere but where that parser ends it. A string in JSON may hold closing tags, because that parser reads JSON to its real end.
-Enter at `answer_grammar`.
+Enter at `answer_grammar` and `call_grammar`.
 
-A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced. Of others, whose calls are checked by
-whoever runs the tool, keywords that are unknown here are left to that; a value of a known one that cannot be enforced is refused.
+A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced, and so is a schema of the answer. What
+cannot be enforced of other tools is left to whoever runs them, and noted.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.errors import UsageError
+from a3b.tokens.enforce import Report, enforceable
 from a3b.tokens.literals import dumps
-from a3b.tokens.schemas import STRING, Kinds, follow, kinds_of_schema
+from a3b.tokens.patterns import searched
+from a3b.tokens.schemas import STRING, Kinds, Parameters, follow, kinds_of_schema, kinds_of_value
+from a3b.tokens.shapes import Shape, name_sets, shapes_of
 from a3b.tokens.tags import MAX_NAME
 from a3b.tokens.texts import Texts
+from a3b.tokens.toolcalls import coerce
+from a3b.tokens.validity import check_schema
 
-MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH = 100_000, 64  # of one schema; a compiler's time is bounded by its input
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
 _LITERAL_DEPTH = 8  # unions in unions of literal values
 
 # White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks for ever.
 _CLOSE = "\n</parameter>\n"
 _BLANK = r" |\n[ \t]{0,64}"
-_FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())  # others are annotations
-_DATA = frozenset(("const", "enum", "default", "examples"))  # keys of a schema that hold values, not schemas
 _NAME = re.compile(rf"""[^\s<>"']{{1,{MAX_NAME}}}\Z""")
+_KEY = re.compile(rf"""[^\s<>"'](?:[^\r\n\t\f\v<>"']{{0,{MAX_NAME - 2}}}[^\s<>"'])?\Z""")
+_ANY_KEY = f"/[^\\s<>\"']{{1,{MAX_NAME}}}/"
 _HEAD = r"""%llguidance {}
 lead: /\n{1,2}/
 free[suffix="\n</parameter>\n"]: FREE
@@ -50,50 +54,89 @@ _WRITTEN = {
     "number": r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+\-]?[0-9]{1,2})?/",
 }  # fmt: skip
 _BOUNDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
-_ANNOTATIONS = frozenset("$schema $id $anchor $comment $defs definitions title description default examples deprecated".split())
-_ROOT = frozenset("type properties required additionalProperties".split())  # keywords of a tool's parameters as a whole
+_ANNOTATIONS = frozenset("$schema $id $anchor $comment $defs definitions title description default example examples deprecated".split())
+_LISTING = _ANNOTATIONS | frozenset("type enum const anyOf oneOf $ref".split())  # of a schema that says no more than which values there are
+_PLAIN = _ANNOTATIONS | frozenset("type anyOf oneOf $ref".split())  # ... than which types
 
 
 @dataclass(frozen=True)
 class Grammar:
     """text: Lark. fields: by line of the text, from 1, the field of the request that it was made of. parts: by field, grammars of single
-    values, each of which some text must satisfy, lest an answer come to a dead end."""
+    values, each of which some text must satisfy, lest an answer come to a dead end. notes: what is not enforced."""
 
     text: str
     fields: Mapping[int, str]
     parts: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class _Lines:
+    """A grammar while it is being written."""
+
+    def __init__(self) -> None:
+        self.lines = _HEAD.splitlines()
+        self.fields: dict[int, str] = {}
+        self.parts: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def add(self, line: str, field: str | None = None) -> None:
+        self.lines.append(line)
+        if field is not None:
+            self.fields[len(self.lines)] = field
+
+    def add_tool(self, rule: str, name: str, parameters: Any, strict: bool, head: str = "") -> None:
+        """head: what the call begins with, if not as templates write it."""
+        tool = _Tool(rule, name, parameters, strict, head or _quoted(f"<function={name}>\n"))
+        for line, field in tool.lines():
+            self.add(line, field)
+        self.parts |= tool.parts
+        self.notes += tool.report.notes
+
+    def grammar(self, start: str) -> Grammar:
+        return Grammar("\n".join([*self.lines, f"start: {start}"]) + "\n", self.fields, self.parts, tuple(self.notes))
 
 
 def answer_grammar(schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]] | None, parallel: bool = True) -> Grammar:
     """JSON by `schema`, one or more calls of `tools` (OpenAI form), or either if both are given.
 
     parallel: more than one call may follow another. Raises UsageError for what no grammar can be made of."""
-    lines: list[str] = _HEAD.splitlines()
-    fields: dict[int, str] = {}
-    parts: dict[str, str] = {}
-    options = []
+    lines, options = _Lines(), []
     if schema is not None:
         options.append("document")
-        lines.append(f"document: {_json(strict_schema(schema))}")
-        fields[len(lines)] = "schema"
+        lines.add(f"document: {_json(strict_schema(schema))}", "schema")
     if tools is not None:
         options.append('call ("\\n" call)*' if parallel else "call")
-        names = []
-        for index, (name, (parameters, strict)) in enumerate(_declared(tools).items()):
-            names.append(f"f{index}")
-            tool = _Tool(f"f{index}", name, parameters, strict)
-            for line, field in tool.lines():
-                lines.append(line)
-                fields[len(lines)] = field
-            parts |= tool.parts
-        lines.append(f'call: <tool_call> "\\n" ({" | ".join(names)}) </tool_call>')
-    lines.append(f"start: lead? ({' | '.join(options)})")
-    return Grammar("\n".join(lines) + "\n", fields, parts)
+        if not (declared := declared_tools(tools)):
+            raise UsageError("tools: none; expected at least one, because tool_choice asks for a call")
+        for index, (name, (parameters, strict)) in enumerate(declared.items()):
+            lines.add_tool(f"f{index}", name, parameters, strict)
+        lines.add(f'call: <tool_call> "\\n" ({" | ".join(f"f{index}" for index in range(len(declared)))}) </tool_call>')
+    return lines.grammar(f"lead? ({' | '.join(options)})")
+
+
+def call_grammar(tools: Sequence[Mapping[str, Any]]) -> Grammar:
+    """What may follow a `<tool_call>` that the model wrote of its own accord: text that is no call, a call of a strict tool to its end,
+    or the name of another tool and anything. Raises UsageError for what no grammar can be made of."""
+    lines = _Lines()
+    lines.add(r"PROSE: /[ \t\r\n]*[^ \t\r\n<{\[](?s:.*)/")
+    options = ["PROSE"]
+    declared = declared_tools(tools)
+    if loose := [_escaped(name) for name, (_, strict) in declared.items() if not strict]:
+        lines.add(rf"LOOSE: /[ \t\r\n]*<function=({'|'.join(loose)})>(?s:.*)/")
+        options.append("LOOSE")
+    for index, (name, (parameters, strict)) in enumerate(declared.items()):
+        if strict:
+            lines.add(rf"HEAD{index}: /\n{{0,2}}<function={_escaped(name)}>\n/")  # all begin alike: one terminal tells them apart
+            lines.add_tool(f"f{index}", name, parameters, strict, f"HEAD{index}")
+            options.append(f"f{index} </tool_call>")
+    return lines.grammar(" | ".join(options))
 
 
 def strict_schema(schema: Mapping[str, Any], blank: str = _BLANK) -> dict[str, Any]:
-    """`schema` as the compiler takes it: any object for {}; keywords that it does not know are refused, not ignored."""
-    return {**(_checked(schema, "schema") or {"type": "object"}), "x-guidance": {"whitespace_pattern": blank}}
+    """`schema` as the compiler takes it: any object for {}. Raises UsageError by the path of what it cannot enforce."""
+    check_schema(schema, "schema")
+    found = enforceable(schema, schema, Report("schema", strict=True))
+    return {**(found or {"type": "object"}), "x-guidance": {"whitespace_pattern": blank}}
 
 
 def document_grammar(schema: Mapping[str, Any]) -> str:
@@ -105,86 +148,93 @@ def _json(schema: Any) -> str:
     return f"%json {json.dumps(schema)}"
 
 
-def _declared(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, bool]]:
-    """Names of tools -> (their parameters' schema, None without one; whether it is strict)."""
+def declared_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], bool]]:
+    """Names of tools -> (their parameters' schema, whether it is strict). Raises UsageError for a name that cannot be called, and for
+    what is no schema of an object."""
     declared = {}
     for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not _NAME.match(name):
             raise UsageError(f"tools[{index}]: name {name!r}; expected 1 to {MAX_NAME} characters without blanks, quotes, < and >")
-        declared[name] = (function.get("parameters"), function.get("strict") is True)
-    if not declared:
-        raise UsageError("tools: none; expected at least one, because tool_choice asks for a call")
+        parameters, where = function.get("parameters"), f"tools: {name}: parameters"
+        parameters = {"properties": {}} if parameters is None else parameters
+        if not isinstance(parameters, Mapping):
+            raise UsageError(f"{where}: {str(parameters)[:100]!r}; expected a JSON schema of an object")
+        check_schema(parameters, where, f"tools: {name}: parameter")
+        if (kinds := kinds_of_schema(parameters, parameters)) and "object" not in kinds:
+            raise UsageError(f"{where}: type {', '.join(sorted(kinds))}; expected a JSON schema of an object")
+        for key in Parameters(parameters).names:
+            if not _KEY.match(key):
+                raise UsageError(f"tools: {name}: parameter {key[:100]!r}; expected a name without line breaks, quotes, < and >")
+        declared[name] = (parameters, function.get("strict") is True)
     return declared
 
 
 class _Tool:
     """The rules of one tool's calls: parameters in any order, each at most once, the required ones at least once."""
 
-    def __init__(self, rule: str, name: str, parameters: Any, strict: bool = False):
-        self.rule, self.name, self.where, self.strict = rule, name, f"tools: {name}", strict
+    def __init__(self, rule: str, name: str, root: Mapping[str, Any], strict: bool, head: str):
+        self.rule, self.head, self.where, self.root = rule, head, f"tools: {name}", root
         self.parts: dict[str, str] = {}  # filled by `lines`
-        parameters = {"properties": {}} if parameters is None else parameters
-        if not isinstance(parameters, Mapping):
-            raise UsageError(f"{self.where}: parameters: {str(parameters)[:100]!r}; expected a JSON schema of an object")
-        self.root = _checked(parameters, f"{self.where}: parameters")
-        declared = self.root.get("properties")
-        self.properties = dict(declared) if isinstance(declared, Mapping) else {}
-        self.extra = self.root.get("additionalProperties", declared is None)
-        required = self.root.get("required")
-        self.required = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
-        for key in self.required:
-            self.properties.setdefault(key, self.extra or {})
-        for key in self.properties:
-            if not _NAME.match(key):
-                raise UsageError(f"{self.where}: parameter {key!r}; expected a name without blanks, quotes, < and >")
-        if len(self.properties) > MAX_PARAMETERS:
-            raise UsageError(f"{self.where}: {len(self.properties)} parameters; expected at most {MAX_PARAMETERS}")
-        if strict and (others := self.root.keys() - _ROOT - _ANNOTATIONS):
-            raise UsageError(f"{self.where}: parameters: {min(others)}; expected a keyword that can be enforced")
+        self.report = Report(f"{self.where}: parameters", strict)
+        self.parameters = Parameters(root)
+        self.shapes = shapes_of(root, self.report)
+        if (num := max(len(shape.properties) for shape in self.shapes)) > MAX_PARAMETERS:
+            raise UsageError(f"{self.where}: {num} parameters; expected at most {MAX_PARAMETERS}")
+        others = [schemas for shape in self.shapes for _, _, schemas in name_sets(shape)]
+        self.other_kinds = frozenset().union(*(kinds_of_schema(_both(schemas), root) for schemas in others))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """(line of the grammar, field it stands for)."""
-        rule, required = self.rule, set(self.required)
-        keys = sorted(self.properties, key=lambda key: key not in required)  # the required ones have the lowest bits
+        bodies = []
+        for index, shape in enumerate(self.shapes):
+            rule = f"{self.rule}s{index}" if len(self.shapes) > 1 else self.rule
+            yield from self._shape(rule, shape)
+            bodies.append(f"{rule}b")
+        yield f'{self.rule}: {self.head} ({" | ".join(bodies)}) "</function>\\n"', self.where
+
+    def _shape(self, rule: str, shape: Shape) -> Iterator[tuple[str, str]]:
+        required = set(shape.required)
+        keys = sorted(shape.properties, key=lambda key: key not in required)  # the required ones have the lowest bits
         options = [f'"" %if is_ones([0:{len(required)}])' if required else '""']
         for bit, key in enumerate(keys):
-            tag = _quoted(f"<parameter={key}>\n")
-            yield from self._parameter(f"{rule}v{bit}", tag, self.properties[key], f"{self.where}: parameter {key}")
+            tag, schema = _quoted(f"<parameter={key}>\n"), _both(shape.properties[key])
+            yield from self._parameter(f"{rule}v{bit}", tag, schema, self.parameters.kinds(key), f"{self.where}: parameter {key}")
             options.append(f"{rule}v{bit} {rule}p::set_bit({bit}) %if bit_clear({bit})")
-        if self.extra is not False:
-            others = "|".join(map(_escaped, keys))  # a declared name has its own type
-            but = f" & ~/<parameter=({others})>\\n/" if keys else ""
-            yield f"{rule.upper()}X: /<parameter=[^\\s<>\"']{{1,{MAX_NAME}}}>\\n/{but}", self.where
-            yield from self._parameter(f"{rule}x", f"{rule.upper()}X", self.extra, f"{self.where}: additionalProperties")
-            options.append(f"{rule}x {rule}p::_")
-        body = f"{rule}x*" if self.extra is not False else ""
+        others = []
+        for index, (inside, outside, schemas) in enumerate(name_sets(shape)):
+            declared = "|".join(map(_escaped, sorted(self.parameters.names | set(keys))))  # a declared name has its own type
+            names = [_ANY_KEY, *map(searched, inside), *(f"~{searched(pattern)}" for pattern in outside)]
+            names += [f"~/({declared})/"] if declared else []
+            one, where = f"{rule}x{index}", f"{self.where}: additionalProperties"
+            yield f"{one.upper()}N: {' & '.join(names)}", where
+            yield f'{one.upper()}: "<parameter=" {one.upper()}N ">\\n"', where
+            yield from self._parameter(one, one.upper(), _both(schemas), self.other_kinds, where)
+            others.append(one)
+        options += [f"{one} {rule}p::_" for one in others]
         if keys:
             yield f"{rule}p::_: " + " | ".join(options), self.where
-            body = f"{rule}p::0x0"
-        start = _quoted(f"<function={self.name}>\n")
-        yield f'{rule}: {start} {body} "</function>\\n"', self.where
+        body = f"{rule}p::0x0" if keys else f"({' | '.join(others)})*" if others else '""'
+        yield f"{rule}b: {body}", self.where
 
-    def _parameter(self, rule: str, tag: str, schema: Any, where: str) -> Iterator[tuple[str, str]]:
-        """The rule of one parameter, and before it those that it needs."""
+    def _parameter(self, rule: str, tag: str, schema: Any, read: Kinds, where: str) -> Iterator[tuple[str, str]]:
+        """The rule of one parameter, and before it those that it needs. read: the types by which the parser reads its value."""
+        report = Report(where, self.report.strict, self.report.notes)
         kinds = kinds_of_schema(schema, self.root)
-        values = _literals(schema, self.root)
-        texts = Texts(f"{rule.upper()}T", self.root, where, self.strict)
+        values, keywords = _literals(schema, self.root), _keywords(schema, self.root)
+        texts = Texts(f"{rule.upper()}T", self.root, report)
         allowed = texts.of(schema) if not kinds or "string" in kinds else None
-        if values is not None and not texts.restricts:
-            spelled = [text for value in values if not _ENDS.search(text := _spelled(value)) or not isinstance(value, str)]
-            if not spelled:
-                raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
-            body = f"({' | '.join(_quoted(f'{text}{_CLOSE}') for text in spelled)})"
+        if values is not None and keywords <= _LISTING:
+            body = self._listing(values, kinds, read, where)
         elif kinds and "string" not in kinds:
-            body = f"{self._json(schema, kinds)} {_quoted(_CLOSE)}"
-        elif allowed == "" and (not self.strict or kinds <= STRING):
-            body = "text" if kinds & {"object", "array"} else "free"  # whole JSON would end at any closing tag
-        elif allowed is None and not kinds and not self.strict:
+            body = f"{self._json(schema, kinds, report)} {_quoted(_CLOSE)}"
+        elif allowed == "" and (read <= STRING or (keywords <= _PLAIN and read == kinds)):
+            body = "text" if read & {"object", "array"} else "free"  # whole JSON would end at any closing tag
+        elif allowed is None and not kinds and not self.report.strict:
             body = "free"  # all that it allows is of types that it does not name
         else:
-            options, parsed = self._texts(allowed, schema, kinds, values)
+            options, parsed = self._texts(allowed, kinds or read, read, values, keywords)
             body = []
             if options:
                 texts.lines.append(f"{rule.upper()}V: {' | '.join(options)}")
@@ -192,43 +242,56 @@ class _Tool:
                 self.parts[where] = "\n".join([*_HEAD.splitlines(), *texts.lines, f"start: {rule}s", ""])
                 body.append(f"{rule}s")
             if parsed:
-                body.append(f"{self._json(schema, parsed)} {_quoted(_CLOSE)}")
+                body.append(f"{self._json(schema, parsed, report)} {_quoted(_CLOSE)}")
             if not body:
                 raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
             body = f"({' | '.join(body)})"
         yield from ((line, where) for line in texts.lines)
         yield f"{rule}: {tag} {body}", where
 
-    def _texts(self, allowed: str | None, schema: Any, kinds: Kinds, values: list[Any] | None) -> tuple[list[str], Kinds]:
+    def _listing(self, values: list[Any], kinds: Kinds, read: Kinds, where: str) -> str:
+        """An enumeration: those of its values that the parser reads as they were meant."""
+        listed = {dumps(value) for value in values if kinds_of_value(value) & kinds}
+        spelled = [text for text in dict.fromkeys(map(_spelled, values)) if dumps(coerce(text, read)) in listed and not _ENDS.search(text)]
+        if not spelled:
+            raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
+        return f"({' | '.join(_quoted(f'{text}{_CLOSE}') for text in spelled)})"
+
+    def _texts(
+        self, allowed: str | None, kinds: Kinds, read: Kinds, values: list[Any] | None, keywords: set[str]
+    ) -> tuple[list[str], Kinds]:
         """(terminals for a value that may be a string, kinds that come as JSON instead).
 
         A text that the parser would read as another type is no string. The library tells texts from JSON by the first character alone,
         so none begins like JSON that may follow; numbers come as JSON only if they have bounds, so that texts may begin with digits."""
         others = kinds - STRING
-        has_bounds = bool(_BOUNDS & _keywords(schema, self.root)) and not others.isdisjoint(("integer", "number"))
+        has_bounds = bool(keywords & _BOUNDS) and not others.isdisjoint(("integer", "number"))
         parsed = others & (frozenset(_FIRST) if has_bounds else frozenset({"object", "array"}))
         options = []
         if allowed is not None:
-            read = "|".join(sorted({_READ[kind] for kind in others - parsed}))
-            first = "".join(sorted({_FIRST[kind] for kind in parsed}))
+            barred = sorted({_READ[kind] for kind in read & frozenset(_READ) - parsed})
+            first = "".join(sorted({_FIRST[kind] for kind in parsed | read & {"object", "array"}}))
             parts = ["TEXT", allowed, f"/[{_AROUND}]*([^{_AROUND}{first}](?s:.*))?/" if first else "",
-                     f"~/[{_AROUND}]*({read})[{_AROUND}]*/" if read else ""]  # fmt: skip
+                     f"~/[{_AROUND}]*({'|'.join(barred)})[{_AROUND}]*/" if barred else ""]  # fmt: skip
             options.append(f"({' & '.join(part for part in parts if part)})")
-        if values is not None:
+        if values is not None and not has_bounds:
             return options + [_quoted(dumps(value)) for value in values if not isinstance(value, str)], frozenset()
         return options + [_WRITTEN[kind] for kind in sorted(others - parsed)], parsed
 
-    def _json(self, schema: Mapping[str, Any], kinds: Kinds) -> str:
+    def _json(self, schema: Any, kinds: Kinds, report: Report) -> str:
         """Values of `kinds` as JSON."""
-        declared = schema.get("type")
-        if kinds != kinds_of_schema(schema, self.root) and not declared:
-            schema = {"allOf": [schema, {"type": sorted(kinds)}]}
-        elif declared and not set(declared if isinstance(declared, list) else [declared]) <= kinds:
-            # also names like "int", which only we know
-            schema = {**schema, "type": sorted(kinds)}
-        definitions = {key: self.root[key] for key in ("$defs", "definitions") if key in self.root}
+        schema = enforceable(schema, self.root, report)
+        if isinstance(schema, Mapping) and kinds != kinds_of_schema(schema, schema):
+            definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+            schema = {"allOf": [{key: value for key, value in schema.items() if key != "$defs"}], "type": sorted(kinds), **definitions}
         # Unless it is strict a tool checks its arguments itself, so what cannot be enforced is no reason to refuse it.
-        return _json({**definitions, **schema, "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.strict}})
+        return _json({**(schema if isinstance(schema, Mapping) else {}),
+                      "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.report.strict}})  # fmt: skip
+
+
+def _both(schemas: list[Any]) -> Any:
+    """One schema for several that must all hold."""
+    return {} if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": list(schemas)}
 
 
 def _keywords(schema: Any, root: Any) -> set[str]:
@@ -276,41 +339,3 @@ def _literals(schema: Any, root: Any, depth: int = 0) -> list[Any] | None:
 def _escaped(name: str) -> str:
     """A name inside a regular expression of the grammar."""
     return re.sub(r"[^\w]", lambda found: f"\\x{{{ord(found[0]):x}}}", name)
-
-
-def _checked(schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy without annotations that the compiler would stumble over. Raises UsageError if it is too large or not JSON."""
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        level = [child for value in level for child in _children(value)]
-        if len(level) > MAX_SCHEMA_CHARS:
-            break
-    if level:
-        raise UsageError(f"{where}: nested deeper than {MAX_SCHEMA_DEPTH} or of more than {MAX_SCHEMA_CHARS} parts; expected a smaller one")
-    try:
-        num_chars = len(json.dumps(schema, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error}; expected JSON") from None
-    if num_chars > MAX_SCHEMA_CHARS:
-        raise UsageError(f"{where}: {num_chars} characters of JSON; expected at most {MAX_SCHEMA_CHARS}")
-    return _cleaned(schema)
-
-
-def _children(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else []
-
-
-def _cleaned(schema: Any) -> Any:
-    if isinstance(schema, list | tuple):
-        return [_cleaned(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {key: value if key in _DATA else _cleaned(value) for key, value in schema.items() if not _is_annotation(key, value)}
-
-
-def _is_annotation(key: str, value: Any) -> bool:
-    return (
-        (key == "format" and isinstance(value, str) and value not in _FORMATS)
-        or (key == "$schema" and isinstance(value, str) and "json-schema.org" not in value)
-        or (key == "uniqueItems" and value is False)
-    )

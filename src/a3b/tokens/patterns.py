@@ -2,7 +2,7 @@
 
 Owns the translation of ECMA-262's syntax, where the two differ: a pattern is searched for, not matched; \\d and \\w are ASCII; `.` is
 no line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection. What has no translation is refused, here
-or by the library. Enter at `searched` and `FORMATS`.
+or by the library. Enter at `searched`, `plain` and `FORMATS`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,43 @@ _TOKEN = re.compile(
     r"\\[uxpP]\{\w+\}|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\c[A-Za-z]|\(\?P?<[A-Za-z_]\w*>|\(\?<?[a-zA-Z]*[:)=!]?|\(|\\?.|\\", re.DOTALL
 )
 _WORDS = {r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]", r"\0": r"\x{0}"}
-_KEPT = frozenset(r"\s \S \t \n \r \f \v \b \B".split()) | {rf"\{digit}" for digit in range(1, 10)}  # the library refuses some
+_KEPT = frozenset(r"\s \S \t \n \r \f \v".split())
+_EQUIVALENT = {  # patterns of Zod 4 with look-aheads, and the same without
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$":
+    r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$":
+    r"^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)(T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S))?"
+    r"|T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S))$",
+}  # fmt: skip
 _AHEAD = ("(?=", "(?!")
 _PLAIN = re.compile(r"[A-Za-z0-9_]|[^\x00-\x7f]")
 
 
+class PatternError(UsageError):
+    """No regular expression at all."""
+
+
+def check_pattern(pattern: str, where: str) -> None:
+    """Raises UsageError for what is no regular expression; not for one that has no translation."""
+    try:
+        _translated(pattern)
+    except PatternError as error:
+        raise UsageError(f"{where}: pattern {pattern[:100]!r}: no regex: {error}; expected a regular expression") from None
+    except UsageError:
+        pass
+
+
+def plain(pattern: str) -> str:
+    """The same as a regular expression of the library. Raises UsageError for what cannot be translated."""
+    tokens = _translated(_EQUIVALENT.get(pattern, pattern))
+    if any(token in _AHEAD for token in tokens):
+        raise UsageError("a look-ahead")
+    return "".join(tokens)
+
+
 def searched(pattern: str) -> str:
     """The terminal of all texts in which `pattern` is found. Raises UsageError for what cannot be translated."""
-    tokens = _translated(pattern)
+    tokens = _translated(_EQUIVALENT.get(pattern, pattern))
     flag = tokens[:1] == ["(?i)"]
     return _union(_alternatives(tokens[flag:], False, False, MAX_GROUPS, "(?i:" if flag else "(?:"))
 
@@ -66,14 +95,16 @@ def _translated(pattern: str) -> list[str]:
             depth += token != "(?i)"
             tokens.append(token)
         else:
+            if token in ("*", "+", "?") and (not tokens or tokens[-1] in ("(", "(?:", "|")):
+                raise PatternError(f"nothing before {token!r}")
             depth -= token == ")"
             if depth < 0:
-                raise UsageError("a bracket that was not opened")
+                raise PatternError("an unopened bracket")
             tokens.append(token if token in "^$|)*+?{},-" else _escape(token) if token[0] == "\\" else literal(token))
     if depth:
-        raise UsageError("a group that is not closed")
+        raise PatternError("an unclosed group")
     if members is not None:
-        raise UsageError("a class that is not closed")
+        raise PatternError("an unclosed class")
     return tokens
 
 

@@ -128,7 +128,9 @@ class OutputParser:
         behind its function."""
         if self._step == self._block:
             return "opening" if self._buffer[:1] == CALL else "text"
-        return "text" if self._step == self._thought_call else "closing" if self._step == self._after_function else "call"
+        if self._step == self._after_function:
+            return "text" if self._is_bare else "closing"
+        return "text" if self._step == self._thought_call else "call"
 
     @property
     def tool(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from a3b.errors import UsageError
+from a3b.tokens.enforce import Report
 from a3b.tokens.patterns import FORMATS, searched
 from a3b.tokens.schemas import follow, kinds_of_names
 
@@ -18,33 +19,38 @@ MAX_LEAST, MAX_MOST = 1000, 1_000_000  # lengths: a compiler's time grows with t
 MAX_BESIDE = 320  # a length beside patterns joined or denied, for the same reason
 _RESTRICTING = frozenset("pattern minLength maxLength format not".split())
 _JOINING = frozenset("$ref allOf anyOf oneOf".split())
+_UNKNOWN = frozenset("if then else $dynamicRef $recursiveRef".split())
 _OF_OTHERS = frozenset(  # they restrict other types, or nothing
     "type const enum minimum maximum exclusiveMinimum exclusiveMaximum multipleOf items prefixItems additionalItems minItems maxItems "
     "uniqueItems contains minContains maxContains properties patternProperties additionalProperties required minProperties maxProperties "
     "propertyNames dependentRequired dependentSchemas unevaluatedItems unevaluatedProperties $defs definitions $schema $id $anchor "
-    "$comment title description default examples deprecated readOnly writeOnly contentMediaType contentEncoding".split()
+    "$comment title description default example examples deprecated readOnly writeOnly contentMediaType contentEncoding".split()
 )
 
 
 class Texts:
     """The terminals of one value. `lines` are their definitions; `restricts` says whether more than types and enumerations was met."""
 
-    def __init__(self, prefix: str, root: Any, where: str, strict: bool):
-        """prefix: of the terminals' names. root: what a $ref starts from. strict: refuse keywords that are not known."""
-        self._prefix, self._root, self._where, self._strict = prefix, root, where, strict
+    def __init__(self, prefix: str, root: Any, report: Report):
+        """prefix: of the terminals' names. root: what a $ref starts from. report: of keywords that are not known or cannot be enforced."""
+        self._prefix, self._root, self._report = prefix, root, report
         self._known: dict[int, str | None] = {}
         self._open: set[int] = set()
         self.lines: list[str] = []
         self.restricts = False
         self._lengths: dict[str, int] = {}  # the longest of each keyword
         self._num_joined = 0  # patterns, and what they must not hold
+        self._most_beside = MAX_BESIDE
 
     def of(self, schema: Any) -> str | None:
         """A terminal for the strings that `schema` allows: "" for all, None for none. Raises UsageError for what cannot be enforced."""
         found = self._of(schema, 0)
         for key, length in self._lengths.items():
-            if self._num_joined > 1 and length > MAX_BESIDE:
-                raise self._refusal(key, f": {length}; expected at most {MAX_BESIDE} beside several patterns, or one that is denied")
+            if self._num_joined > 1 and length > self._most_beside:
+                self._report.at("", key, f": {length}, more than {MAX_BESIDE} beside several patterns, or one that is denied")
+                self._most_beside, self._lengths, self._num_joined = 0, {}, 0
+                self._known.clear()
+                return self.of(schema)  # once more, without lengths
         return found
 
     def _of(self, schema: Any, depth: int) -> str | None:
@@ -64,10 +70,9 @@ class Texts:
         if kinds and "string" not in kinds:
             yield None
             return
-        if self._strict and (others := schema.keys() - _RESTRICTING - _JOINING - _OF_OTHERS):
-            raise self._refusal(min(others), "; expected a keyword that can be enforced")
-        if self._strict and "type" in schema and not kinds:
-            raise self._refusal("type", f": {str(schema['type'])[:100]!r}; expected the name of a type")
+        for key in sorted(schema.keys() - _RESTRICTING - _JOINING - _OF_OTHERS):
+            if self._report.strict or key in _UNKNOWN:
+                self._report.at("", key, "")
         self.restricts = self.restricts or not _RESTRICTING.isdisjoint(schema)
         for values in ([schema["const"]] if "const" in schema else None, schema.get("enum")):
             if isinstance(values, list):
@@ -75,11 +80,13 @@ class Texts:
                 yield f"({' | '.join(strings)})" if strings else None
         if "pattern" in schema:
             yield self._pattern(schema["pattern"])
-        if "minLength" in schema or "maxLength" in schema:
+        if self._most_beside and ("minLength" in schema or "maxLength" in schema):
             yield self._length(schema)
         if isinstance(name := schema.get("format"), str) and name in FORMATS:  # others are annotations
             yield f"/{FORMATS[name]}/"
         if isinstance(schema.get("$ref"), str):
+            if not schema["$ref"].startswith("#"):
+                self._report.at("", "$ref", f": {schema['$ref'][:100]!r}")
             yield self._of(follow(schema["$ref"], self._root), depth)
         for key in ("allOf", "anyOf", "oneOf"):
             if isinstance(branches := schema.get(key), list):
@@ -93,31 +100,26 @@ class Texts:
             self._num_joined += 2
             yield None if denied == "" else "" if denied is None else f"~{denied}"
 
-    def _pattern(self, pattern: Any) -> str:
-        if not isinstance(pattern, str):
-            raise self._refusal("pattern", f": {str(pattern)[:100]!r}; expected a text")
+    def _pattern(self, pattern: str) -> str:
         try:
             terminal = searched(pattern)
-            self._num_joined += 1 + terminal.count(" & ") + terminal.count("~")
-            return terminal
         except UsageError as error:
-            raise self._refusal("pattern", f" {pattern[:100]!r}: {error}; expected a regular expression that can be enforced") from None
+            self._report.at("", "pattern", f" {pattern[:100]!r}: {error}")
+            return ""
+        self._num_joined += 1 + terminal.count(" & ") + terminal.count("~")
+        return terminal
 
     def _length(self, schema: Mapping[str, Any]) -> str | None:
-        limits = {}
-        for key in ("minLength", "maxLength"):
-            limit = schema.get(key, 0)
-            if isinstance(limit, bool) or not isinstance(limit, int | float) or limit != int(limit) or limit < 0:
-                raise self._refusal(key, f": {str(limit)[:100]}; expected a number of characters")
-            limits[key] = int(limit)
-            if limit <= MAX_MOST:
-                self._lengths[key] = max(int(limit), self._lengths.get(key, 0))
-        least, most = limits.values()
+        least, most = int(schema.get("minLength", 0)), int(min(schema.get("maxLength", MAX_MOST + 1), MAX_MOST + 1))
         if least > MAX_LEAST:
-            raise self._refusal("minLength", f": {least}; expected at most {MAX_LEAST}")
-        if "maxLength" not in schema or most > MAX_MOST:
+            self._report.at("", "minLength", f": {least}, more than {MAX_LEAST}")
+            least = MAX_LEAST
+        for key, limit in (("minLength", least), ("maxLength", most)):
+            if key in schema and limit <= MAX_MOST:
+                self._lengths[key] = max(limit, self._lengths.get(key, 0))
+        if most > MAX_MOST:
             return f"/(?s:.{{{least},}})/"
-        return f"/(?s:.{{{least},{most}}})/" if least <= most else None
+        return f"/(?s:.{{{least},{most}}})/" if schema.get("minLength", 0) <= most else None
 
     def _all(self, parts: Iterator[str | None]) -> str | None:
         parts = list(dict.fromkeys(parts))
@@ -149,7 +151,7 @@ class Texts:
         return f"{self._prefix}{len(self.lines) - 1}"
 
     def _refusal(self, key: str, text: str) -> UsageError:
-        return UsageError(f"{self._where}: {key}{text}")
+        return UsageError(f"{self._report.where}: {key}{text}")
 
 
 def schema_is_listing(branches: list[Any]) -> bool:
