@@ -51,7 +51,8 @@ def test_branches_of_a_union_join_their_types():
         ({"allOf": [{"type": "number"}, {"type": "integer"}]}, {"integer"}),
         ({"type": "number", "enum": [1, 2.5]}, {"number"}),
         ({"type": ["string", "integer", "null"], "anyOf": [{"type": "string"}, {"type": "null"}]}, {"string", "null"}),
-        ({"type": "string", "enum": [1]}, {"string"}),
+        ({"type": "string", "enum": [1]}, {"nothing"}),
+        ({"anyOf": [{"type": "string", "enum": [1]}, N]}, {"integer"}),
         ({"$ref": "#/anyOf/0", "anyOf": [N]}, {"integer"}),
     ],
 )

@@ -46,9 +46,11 @@ class Report:
             self.notes.append(note)
 
     def contradiction(self, path: str, keyword: str, why: str) -> None:
-        """No value satisfies the keyword. Raises UsageError if strict; what is wrong with others the compiler says."""
+        """No value satisfies the keyword. Raises UsageError if strict."""
+        text = f"{self.where}: {f'{path}.' if path else ''}{keyword}{why}"
         if self.strict:
-            raise UsageError(f"{self.where}: {f'{path}.' if path else ''}{keyword}{why}: no answer can satisfy it")
+            raise UsageError(f"{text}: no answer can satisfy it")
+        self.notes.append(f"{text}: not enforced")
 
 
 def enforceable(schema: Any, root: Any, report: Report) -> Any:

@@ -18,14 +18,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.errors import UsageError
-from a3b.tokens.enforce import Report, enforceable
+from a3b.tokens.enforce import Report, are_disjoint, enforceable
 from a3b.tokens.literals import dumps
 from a3b.tokens.patterns import searched
-from a3b.tokens.schemas import STRING, Kinds, Parameters, follow, kinds_of_schema, kinds_of_value
+from a3b.tokens.schemas import (
+    MAX_SCHEMA_DEPTH,
+    NOTHING,
+    STRING,
+    Kinds,
+    Parameters,
+    follow,
+    kinds_of_names,
+    kinds_of_schema,
+    kinds_of_value,
+)
 from a3b.tokens.shapes import Shape, name_sets, shapes_of
 from a3b.tokens.tags import MAX_NAME
 from a3b.tokens.texts import Texts
-from a3b.tokens.toolcalls import coerce
+from a3b.tokens.toolcalls import SCALARS, coerce
 from a3b.tokens.validity import check_schema
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
@@ -55,6 +65,7 @@ _WRITTEN = {
 }  # fmt: skip
 _BOUNDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
 _ANNOTATIONS = frozenset("$schema $id $anchor $comment $defs definitions title description default example examples deprecated".split())
+_OVERLAP = "oneOf of branches that may hold together"
 _LISTING = _ANNOTATIONS | frozenset("type enum const anyOf oneOf $ref".split())  # of a schema that says no more than which values there are
 _PLAIN = _ANNOTATIONS | frozenset("type anyOf oneOf $ref".split())  # ... than which types
 
@@ -222,11 +233,15 @@ class _Tool:
         """The rule of one parameter, and before it those that it needs. read: the types by which the parser reads its value."""
         report = Report(where, self.report.strict, self.report.notes)
         kinds = kinds_of_schema(schema, self.root)
+        if kinds == NOTHING or schema is False:
+            raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
         values, keywords = _literals(schema, self.root), _keywords(schema, self.root)
         texts = Texts(f"{rule.upper()}T", self.root, report)
         allowed = texts.of(schema) if not kinds or "string" in kinds else None
         if values is not None and keywords <= _LISTING:
             body = self._listing(values, kinds, read, where)
+        elif kinds and kinds <= SCALARS and keywords <= _PLAIN | {"allOf"}:
+            body = f"({' | '.join(_WRITTEN[kind] for kind in sorted(kinds))}) {_quoted(_CLOSE)}"
         elif kinds and "string" not in kinds:
             body = f"{self._json(schema, kinds, report)} {_quoted(_CLOSE)}"
         elif allowed == "" and (read <= STRING or (keywords <= _PLAIN and read == kinds)):
@@ -234,7 +249,7 @@ class _Tool:
         elif allowed is None and not kinds and not self.report.strict:
             body = "free"  # all that it allows is of types that it does not name
         else:
-            options, parsed = self._texts(allowed, kinds or read, read, values, keywords)
+            options, parsed = self._texts(allowed, schema, kinds or read, read, values, keywords)
             body = []
             if options:
                 texts.lines.append(f"{rule.upper()}V: {' | '.join(options)}")
@@ -258,14 +273,15 @@ class _Tool:
         return f"({' | '.join(_quoted(f'{text}{_CLOSE}') for text in spelled)})"
 
     def _texts(
-        self, allowed: str | None, kinds: Kinds, read: Kinds, values: list[Any] | None, keywords: set[str]
+        self, allowed: str | None, schema: Any, kinds: Kinds, read: Kinds, values: list[Any] | None, keywords: set[str]
     ) -> tuple[list[str], Kinds]:
         """(terminals for a value that may be a string, kinds that come as JSON instead).
 
         A text that the parser would read as another type is no string. The library tells texts from JSON by the first character alone,
         so none begins like JSON that may follow; numbers come as JSON only if they have bounds, so that texts may begin with digits."""
         others = kinds - STRING
-        has_bounds = bool(keywords & _BOUNDS) and not others.isdisjoint(("integer", "number"))
+        has_bounds = bool(keywords & _BOUNDS or (values is None and keywords & {"enum", "const", "not", _OVERLAP}))
+        has_bounds = has_bounds and not others.isdisjoint(("integer", "number"))
         parsed = others & (frozenset(_FIRST) if has_bounds else frozenset({"object", "array"}))
         options = []
         if allowed is not None:
@@ -276,7 +292,10 @@ class _Tool:
             options.append(f"({' & '.join(part for part in parts if part)})")
         if values is not None and not has_bounds:
             return options + [_quoted(dumps(value)) for value in values if not isinstance(value, str)], frozenset()
-        return options + [_WRITTEN[kind] for kind in sorted(others - parsed)], parsed
+        for kind in sorted(others - parsed):
+            words = {"null": [None], "boolean": [True, False]}.get(kind)
+            options += [_WRITTEN[kind]] if words is None else [_quoted(dumps(word)) for word in words if _holds(word, schema, self.root)]
+        return options, parsed
 
     def _json(self, schema: Any, kinds: Kinds, report: Report) -> str:
         """Values of `kinds` as JSON."""
@@ -289,13 +308,32 @@ class _Tool:
                       "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.report.strict}})  # fmt: skip
 
 
+def _holds(value: bool | None, schema: Any, root: Any, depth: int = 0) -> bool:
+    """Whether null, true or false satisfies a schema."""
+    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
+        return schema is not False
+    kinds = kinds_of_names(schema["type"]) if "type" in schema else frozenset()
+    if kinds and not kinds_of_value(value) & kinds:
+        return False
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if values is not None and not any(one is value for one in values):
+        return False
+    joined = [*schema.get("allOf", []), *([follow(schema["$ref"], root)] if "$ref" in schema else [])]
+    return (
+        all(_holds(value, branch, root, depth + 1) for branch in joined)
+        and any(_holds(value, branch, root, depth + 1) for branch in schema.get("anyOf", [True]))
+        and sum(_holds(value, branch, root, depth + 1) for branch in schema.get("oneOf", [True])) == 1
+        and not ("not" in schema and _holds(value, schema["not"], root, depth + 1))
+    )
+
+
 def _both(schemas: list[Any]) -> Any:
     """One schema for several that must all hold."""
     return {} if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": list(schemas)}
 
 
 def _keywords(schema: Any, root: Any) -> set[str]:
-    """Keywords of a schema and of all that it joins."""
+    """Keywords of a schema and of all that it joins, and _OVERLAP if more than one branch of a oneOf may hold."""
     found: set[str] = set()
     level, seen = [schema], set()
     while level:
@@ -303,6 +341,7 @@ def _keywords(schema: Any, root: Any) -> set[str]:
         if isinstance(one, Mapping) and id(one) not in seen:
             seen.add(id(one))
             found |= one.keys()
+            found |= {_OVERLAP} if isinstance(one.get("oneOf"), list) and not are_disjoint(one["oneOf"], root) else set()
             level += [branch for key in ("anyOf", "oneOf", "allOf") if isinstance(one.get(key), list) for branch in one[key]]
             level += [follow(one["$ref"], root)] if isinstance(one.get("$ref"), str) else []
     return found

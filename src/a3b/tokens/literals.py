@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import sys
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -14,13 +16,13 @@ _WORDS = {"True": "true", "False": "false", "None": "null", ",": ""}
 _ESCAPE = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\"", re.DOTALL)
 
 
-def loads(text: str) -> Any:
+def loads(text: str, bounded: bool = False) -> Any:
     """`json.loads` for text from a model: NaN, infinities and too deep nesting are ValueErrors, a line break in a string is none.
 
-    Lone surrogates, which no UTF-8 can carry, become U+FFFD.
+    Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number beyond all floats becomes the last of them.
     """
     try:
-        written = dumps(json.loads(text, strict=False))
+        written = dumps(json.loads(text, strict=False, parse_float=_bounded if bounded else None))
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
     return json.loads(_SURROGATE.sub("\ufffd", written))
@@ -29,9 +31,14 @@ def loads(text: str) -> Any:
 def read(text: str) -> Any:
     """JSON, or the same in Python's spelling: single quotes, True, False, None, a comma behind the last item. Raises ValueError."""
     try:
-        return loads(text)
+        return loads(text, bounded=True)
     except ValueError:
-        return loads(_PYTHON.sub(_as_json, text))
+        return loads(_PYTHON.sub(_as_json, text), bounded=True)
+
+
+def _bounded(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else math.copysign(sys.float_info.max, value)
 
 
 def dumps(value: Any) -> str:

@@ -15,6 +15,7 @@ Kinds = frozenset[str]
 """JSON schema type names a value may have; empty means that the schema does not say."""
 
 STRING: Kinds = frozenset({"string"})
+NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
 MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
@@ -73,7 +74,8 @@ def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> K
         found.append(frozenset().union(*map(kinds_of_value, values)))
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            found.append(frozenset().union(*map(of, schema[key])))
+            kinds = frozenset().union(*map(of, schema[key]))
+            found.append(kinds - NOTHING or kinds)
     if isinstance(schema.get("allOf"), list):
         found += map(of, schema["allOf"])
     if isinstance(schema.get("$ref"), str):
@@ -86,13 +88,16 @@ def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> K
 
 
 def _common(found: Iterable[Kinds]) -> Kinds:
-    """Types that all of those allow which say something; those of the first if there are none."""
+    """Types that all of those allow which say something, NOTHING if there are none."""
     common: Kinds = frozenset()
     for kinds in found:
+        if not kinds or not common:
+            common = common or kinds
+            continue
         both = _widened(common) & _widened(kinds)
         if "number" in both and "integer" not in common & kinds:
             both -= {"integer"}
-        common = both or common or kinds
+        common = both or NOTHING
     return common
 
 
@@ -151,14 +156,15 @@ class Parameters:
             return None
         seen.add(id(schema))
         found = self.own(schema, key)
-        for branch in _joined(schema, self.root):
-            found.append(self._member(branch, key, depth + 1, seen))
+        found += [self._member(branch, key, depth + 1, seen) for branch in _joined(schema, self.root)]
+        found = [one for one in found if one is not None]
         for name in ("anyOf", "oneOf"):
             if isinstance(schema.get(name), list):
                 options = [self._member(branch, key, depth + 1, seen) for branch in schema[name]]
+                if found and None in options:
+                    continue  # a branch that says nothing leaves it what it is outside
                 options = [option for option in options if option is not None and option is not False]
-                found.append(options[0] if len(options) == 1 else {"anyOf": options} if options else None)
-        found = [one for one in found if one is not None]
+                found += [options[0] if len(options) == 1 else {"anyOf": options}] if options else []
         some = [one for one in found if one is not False] or found[:1]  # a parameter that is forbidden in one place has its type in others
         return some[0] if len(some) == 1 else {"allOf": some} if some else None
 

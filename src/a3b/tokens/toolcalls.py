@@ -78,7 +78,7 @@ def coerce(text: str, kinds: Kinds) -> Any:
     if "boolean" in kinds and word.lower() in ("true", "false"):
         return word.lower() == "true"
     try:
-        value = loads(word) if is_text or kinds.isdisjoint(CONTAINERS) else read(word)
+        value = loads(word, bounded=not kinds <= SCALARS) if is_text or kinds.isdisjoint(CONTAINERS) else read(word)
     except ValueError:
         return text
     if isinstance(value, str) or not kinds_of_value(value) & kinds:
@@ -239,7 +239,7 @@ class JsonText:
     def is_valid(self, text: str) -> bool:
         """Whether the text whose brackets are closed is JSON; to be asked once, because only white space can follow."""
         try:
-            loads(text.strip())
+            loads(text.strip(), bounded=True)
         except ValueError:
             self.is_dead, self.is_whole = True, False
         self.was_valid = self.is_whole
