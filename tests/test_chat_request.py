@@ -154,7 +154,7 @@ def test_fields_on_which_no_answer_depends_pass():
         ({"logit_bias": {"5": True}}, "logit_bias"), ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
         ({"logit_bias": [[5, 1]]}, "logit_bias"), ({"logit_bias": {"9" * 10: 1}}, "logit_bias"),
         ({"audio": {}}, "audio"), ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"moderation": {}}, "moderation"), ({"web_search_options": {}}, "web_search_options"), ({"guided_json": {}}, "guided_json"),
+        ({"moderation": {}}, "moderation"), ({"web_search_options": {}}, "web_search_options"), ({"guided_json": []}, "guided_json"),
         ({"ignore_eos": True}, "ignore_eos"), ({"continue_final_message": True}, "continue_final_message"),
         ({"add_generation_prompt": False}, "add_generation_prompt"),
         ({"enable_thinking": "no"}, "enable_thinking"),

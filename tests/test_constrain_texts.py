@@ -248,6 +248,7 @@ def tools_with(schema, strict=False, required=True):
         ({"properties": 3}, "properties: 3"),
         ({"properties": {"b": {"required": "x"}}}, 'properties.b: required: "x"'),
         ({"$ref": "#/$defs/nowhere"}, r"\$ref: '#/\$defs/nowhere' leads nowhere"),
+        ({"$ref": "#/properties/q"}, r"\$ref: '#/properties/q' leads back to itself"),
         ({"items": {"minimum": "a"}}, 'items: minimum: "a"'),
         ({"items": [{"anyOf": []}]}, r"items.0: anyOf: \[\]"),
         ({"additionalProperties": [1]}, r"additionalProperties: \[1\]; expected a JSON schema"),

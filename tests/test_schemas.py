@@ -54,6 +54,7 @@ def test_branches_of_a_union_join_their_types():
         ({"type": "string", "enum": [1]}, {"nothing"}),
         ({"anyOf": [{"type": "string", "enum": [1]}, N]}, {"integer"}),
         ({"$ref": "#/anyOf/0", "anyOf": [N]}, {"integer"}),
+        ({"$ref": "#/$defs/a~1b~01", "$defs": {"a/b~1": N, "a/b/": S, "a~1b~01": A}}, {"integer"}),
     ],
 )
 def test_keywords_that_all_must_hold_leave_the_types_they_have_in_common(schema, kinds):

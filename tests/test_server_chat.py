@@ -392,7 +392,7 @@ def test_of_many_prompts_some_are_answered_at_a_time_and_all_in_the_end(stream):
 
 def test_a_stream_of_many_prompts_begins_with_the_first_of_them(monkeypatch):
     waited = []
-    monkeypatch.setattr(call, "begun", lambda events, num: waited.append(num) or begun(events, num))
+    monkeypatch.setattr(call, "begun", lambda events, num, *more: waited.append(num) or begun(events, num, *more))
     streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 20)
     streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 3)
     assert waited == [call.MAX_TOGETHER, 3]

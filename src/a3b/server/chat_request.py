@@ -13,6 +13,7 @@ from typing import Any
 from a3b.errors import UsageError
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
+from a3b.server import formats
 from a3b.server.wire import Fields, Harmless, Known, Refusal, is_empty
 from a3b.tokens.chat import REPLAY_KEY, is_reserved
 from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
@@ -30,8 +31,7 @@ MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio
 UNSUPPORTED: dict[str, Harmless] = {
     "audio": None, "web_search_options": None, "moderation": None, "modalities": lambda value: value == ["text"],
     # of vLLM, SGLang and llama.cpp
-    "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None, "structured_outputs": None,
-    "grammar": is_empty, "regex": None, "ebnf": None, "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
+    "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
     "ignore_eos": is_empty, "use_beam_search": is_empty, "continue_final_message": is_empty,
     "add_generation_prompt": lambda value: value is True,
 }  # fmt: skip
@@ -45,12 +45,12 @@ UNUSED = {
 SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
 CHAT = Known(
     read=(
-        *SAMPLING, "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format",
+        *SAMPLING, "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", *formats.FIELDS,
         "max_completion_tokens", "n", "logprobs", "top_logprobs", "stream", "stream_options", "reasoning_effort", "reasoning", "thinking",
         "enable_thinking", "include_reasoning", "thinking_budget", "thinking_token_budget", "task_thinking_budget", "preserve_thinking",
         "thinking_policy", "chat_template_kwargs",
     ),
-    refused=UNSUPPORTED, told={"verbosity": (lambda value: value == "medium", SHORTER)}, unused=UNUSED,
+    refused={**UNSUPPORTED, **formats.UNSUPPORTED}, told={"verbosity": (lambda value: value == "medium", SHORTER)}, unused=UNUSED,
 )  # fmt: skip
 STREAM_OPTIONS = Known(read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"})
 REASONING = Known(read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"})
@@ -85,7 +85,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     request = Request(
         messages=_messages(fields, warnings), tools=tools, tool_choice=choice, tool_name=name,
         parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
-        schema=_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
+        schema=formats.read_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
         namespace=namespace, request_id=request_id, **_thinking(fields, reasoning, warnings),
     )  # fmt: skip
     shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
@@ -177,6 +177,8 @@ def _tool(tool: Fields) -> dict[str, Any]:
     if tool.text("type") != "function":
         raise tool.fail("type", '"function"')
     _check_function(tool.body.get("function"), tool.name("function"))
+    if tool.flag("strict"):
+        return {**tool.body, "function": {**tool.body["function"], "strict": True}}
     return dict(tool.body)
 
 
@@ -194,6 +196,7 @@ def _check_function(value: Any, where: str) -> None:
         raise function.fail("name", f"a name of at most {MAX_NAME} characters")
     function.text("description")
     function.object("parameters")
+    function.flag("strict")
 
 
 def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, str | None]:
@@ -215,25 +218,7 @@ def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple
     return value, None
 
 
-# -- the form of the answer
-
-
-def _schema(fields: Fields) -> Mapping[str, Any] | None:
-    if (given := fields.object("response_format")) is None:
-        return None
-    form = Fields(given, "response_format")
-    match form.one_of("type", ("text", "json_object", "json_schema")):
-        case "text":
-            return None
-        case "json_object":
-            return {"type": "object"}
-        case "json_schema":
-            schema = Fields(form.body.get("json_schema"), "response_format.json_schema")
-            found = schema.object("schema")
-            if found is None:
-                raise schema.fail("schema", "a JSON schema")
-            return found
-    raise form.fail("type", "text, json_object or json_schema")
+# -- the rest
 
 
 def _top_logprobs(fields: Fields) -> int | None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from a3b.events import Event, Finished, TextDelta
 from a3b.requests import Request
+from a3b.server import formats
 from a3b.server.answers import Answer, text_logprobs
 from a3b.server.chat_request import (
     MAX_LOGPROBS,
@@ -37,8 +38,9 @@ MAX_SCORES = 1 << 19  # characters or ids of prompts, times what is told of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = Known(
     read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
-    refused={**UNSUPPORTED, "suffix": lambda value: value == "", "best_of": lambda value: value == 1, "response_format": None,
-             "prompt_embeds": None, "prompt_logprobs": None},
+    refused={**UNSUPPORTED, "suffix": lambda value: value == "", "best_of": lambda value: value == 1, "prompt_embeds": None,
+             "prompt_logprobs": None, **formats.UNSUPPORTED, **dict.fromkeys(formats.FIELDS),
+             "response_format": lambda value: value == {"type": "text"}},
     unused=UNUSED,
 )  # fmt: skip
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from a3b.server import formats
 from a3b.server.wire import Fields, Known, is_empty
 
 MESSAGE = Known(
     read=(
         "model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice",
         "thinking", "thread", "output_config", "output_format", "context_management", "thinking_policy", "task_thinking_budget",
+        *formats.FIELDS,
     ),
-    refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None},
+    refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None, **formats.UNSUPPORTED},
     unused={
         "cache_control": "all prompts are cached", "diagnostics": "a3b.cache says where a prompt diverged", "metadata": "says who asks",
         "user_profile_id": "says who asks", "workspace_id": "says who asks", "billing_policy": "nothing is billed",

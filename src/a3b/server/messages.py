@@ -31,8 +31,9 @@ from a3b.requests import Request
 from a3b.server import message_fields, wire
 from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.foreign import READ_AS_TEXT, block_text
+from a3b.server.formats import read_form, read_schema
 from a3b.server.seals import Seals
-from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of
 from a3b.server.threads import Threads
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.media import left_out, media_in
@@ -62,12 +63,12 @@ def routes(api: Api) -> list[Route]:
     async def create(request: HttpRequest) -> Response:
         asked = _read(await read_json(request), api, threads, request)
         answer = _Answer(api.seals, asked, threads)
-        headers = warning_headers(asked.warnings)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             items = await opened(request.receive, stream)
-            return EventStream(_server_sent(items, answer), headers, items)
+            return EventStream(_server_sent(items, answer), warning_headers([*asked.warnings, *items.warnings]), items)
         events = await collect(request.receive, stream)
+        headers = warning_headers([*asked.warnings, *warnings_of(events)])
         finished = finish_of(events)
         for event in events:
             for _ in answer.push(event):
@@ -286,15 +287,14 @@ def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
     """The JSON schema of the answer: output_config.format, or output_format as it was called before."""
     output = Fields(fields.object("output_config") or {}, "output_config")
+    found = []
     for holder, key in ((output, "format"), (fields, "output_format")):
         if (given := holder.object(key)) is not None:
             form = Fields(given, holder.name(key))
             if form.one_of("type", ("json_schema",)) is None:
                 raise form.fail("type", "json_schema")
-            if (schema := form.object("schema")) is None:
-                raise form.fail("schema", "a JSON schema")
-            return schema
-    return None
+            found.append((holder.name(key), read_form(form)))
+    return read_schema(fields, found)
 
 
 def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
@@ -325,6 +325,8 @@ class _Answer:
     def push(self, event: Event) -> Iterator[dict[str, Any]]:
         if isinstance(event, Started | Finished):
             self.usage = event.usage
+        if isinstance(event, Started):
+            self.warnings += event.warnings
         if not self.is_begun and not isinstance(event, Reading):
             yield from self.begin()
         match event:

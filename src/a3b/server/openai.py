@@ -17,7 +17,7 @@ from a3b.events import Event, Reading
 from a3b.server.answers import Answer, total, usage_json
 from a3b.server.chat_request import Asked
 from a3b.server.exchange import error_body, record, refusal_of, report, request_id, warning_headers
-from a3b.server.streams import Events, EventStream, begun, interleave, while_connected
+from a3b.server.streams import Events, EventStream, begun, interleave, warnings_of, while_connected
 from a3b.server.wire import Service, comment, json_response, sse
 
 MAX_TOGETHER = 8  # answers of one call that are written at a time
@@ -42,6 +42,7 @@ class Call:
         """model: the name for an answer if the request gave none."""
         self.http, self.asked = http, asked
         self.answers = [Answer() for _ in asked.requests]
+        self.warnings = list(asked.warnings)
         self.with_logprobs = asked.requests[0].top_logprobs is not None
         self.head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model or model,
                      "system_fingerprint": f"a3b-{__version__}"}  # fmt: skip
@@ -57,16 +58,18 @@ class Call:
     async def respond(self, service: Service) -> Response:
         places = asyncio.Semaphore(MAX_TOGETHER)
         events = interleave([_in_turn(places, service.stream(request)) for request in self.asked.requests])
-        headers = warning_headers(self.asked.warnings)
         if self.asked.stream:
-            first = begun(events, min(len(self.answers), MAX_TOGETHER))
-            return EventStream(self._chunks(await while_connected(self.http.receive, first)), headers)
-        return json_response(await while_connected(self.http.receive, self._whole(events)), headers=headers)
+            first = begun(events, min(len(self.answers), MAX_TOGETHER), self.warnings)
+            chunks = self._chunks(await while_connected(self.http.receive, first))
+            return EventStream(chunks, warning_headers(self.warnings))
+        whole = await while_connected(self.http.receive, self._whole(events))
+        return json_response(whole, headers=warning_headers(self.warnings))
 
     async def _whole(self, events: Events) -> dict[str, Any]:
         async with aclosing(events):
             async for item in events:
                 if item is not None:
+                    self.warnings += [text for text in warnings_of([item[1]]) if text not in self.warnings]
                     self.answers[item[0]].add(item[1])
         choices = [self.choice(i, answer) for i, answer in enumerate(self.answers)]
         return {**self.head, "object": self.kind, "choices": choices, **self._cost()}
@@ -103,4 +106,4 @@ class Call:
     def _cost(self) -> dict[str, Any]:
         usage = total(self.answers, self.asked.prompts)
         record(self.http, usage)
-        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end, self.asked.warnings)}
+        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end, self.warnings)}

@@ -30,14 +30,15 @@ from starlette.routing import Route
 from a3b.events import Event, Finished, Reading, Started, TextDelta, Usage
 from a3b.requests import Request
 from a3b.sampler import SamplingParams
-from a3b.server import wire
+from a3b.server import formats, wire
 from a3b.server.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.exchange import Api, read_json, recorded, refusal_of, report, warning_headers
+from a3b.server.formats import read_form, read_schema
 from a3b.server.response_input import Conversation, Tools, listed, new_id, read_choice, read_tools, told_tool
 from a3b.server.response_output import Output
 from a3b.server.seals import Seals
 from a3b.server.stored import Item, Stored
-from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of
 from a3b.server.wire import Fields, Known, Refusal, is_empty
 from a3b.tokens.results import result_warnings
 
@@ -48,8 +49,10 @@ RESPONSE = Known(
         "include", "stream", "stream_options", "store", "max_output_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repetition_penalty", "seed", "logit_bias", "top_logprobs", "truncation", "thinking_policy",
         "task_thinking_budget", "metadata", "user", "safety_identifier", "prompt_cache_key", "max_tool_calls", "service_tier",
+        *formats.FIELDS,
     ),
-    refused={"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None},
+    refused={"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None,
+             **formats.UNSUPPORTED},
     told={"context_management": (is_empty, "nothing is compacted here; the history stays whole"),
           "personality": (None, "this model has no such setting; describe it in the instructions")},
     unused={
@@ -92,12 +95,14 @@ def routes(api: Api) -> list[Route]:
     async def create(request: HttpRequest) -> Response:
         asked = _read(await read_json(request), api, request)
         answer = _Answer(api, asked)
-        headers = warning_headers(asked.warnings)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             items = await opened(request.receive, stream)
-            return EventStream(_server_sent(items, answer), headers, items)
+            asked.warnings.extend(items.warnings)
+            return EventStream(_server_sent(items, answer), warning_headers(asked.warnings), items)
         events = await collect(request.receive, stream)
+        asked.warnings.extend(warnings_of(events))
+        headers = warning_headers(asked.warnings)
         finished = finish_of(events)
         for event in events:
             for _ in answer.output.push(event):
@@ -217,20 +222,7 @@ def _input(fields: Fields) -> list[Any]:
 
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
     given = Fields(fields.object("text") or {}, "text").object("format")
-    if given is None:
-        return None
-    form = Fields(given, "text.format")
-    match form.one_of("type", ("text", "json_object", "json_schema")):
-        case "text":
-            return None
-        case "json_object":
-            return {"type": "object"}
-        case "json_schema":
-            schema = form.object("schema")
-            if schema is None:
-                raise form.fail("schema", "a JSON schema")
-            return schema
-    raise form.fail("type", "text, json_object or json_schema")
+    return read_schema(fields, [("text.format", None if given is None else read_form(Fields(given, "text.format")))])
 
 
 def _sampling(fields: Fields) -> dict[str, Any]:

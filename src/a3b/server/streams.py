@@ -6,7 +6,7 @@ Knows no wire format. Enter at `interleave` and `EventStream`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from a3b.events import Event, Finished
+from a3b.events import Event, Finished, Started
 from a3b.server import wire
 
 T = TypeVar("T")
@@ -85,14 +85,16 @@ async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
             await stream.aclose()
 
 
-async def begun(events: Events, num: int) -> Events:
+async def begun(events: Events, num: int, warnings: list[str] | None = None) -> Events:
     """The same events, once each of `num` streams gave one or nothing came for a while.
 
-    A refusal until then is raised here, so that it can still be answered with a status of HTTP."""
+    A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those that came."""
     first, waiting = [], set(range(num))
     while waiting and (item := await anext(events, None)) is not None:
         first.append(item)
         waiting.discard(item[0])
+    if warnings is not None:
+        warnings += dict.fromkeys(warnings_of(item[1] for item in first))
 
     async def all_events() -> Events:
         try:
@@ -112,8 +114,10 @@ async def begun(events: Events, num: int) -> Events:
 class Opened:
     """Events as they come, None after each silence. Whoever has it closes it."""
 
-    def __init__(self, items: Events, source: Events):
+    def __init__(self, items: Events, source: Events, warnings: list[str]):
+        """warnings: that came with its beginning."""
         self._items, self._source = items, source  # the one reads from the other, once it is begun
+        self.warnings = warnings
 
     async def __aiter__(self) -> AsyncIterator[Event | None]:
         async for item in self._items:
@@ -127,8 +131,9 @@ class Opened:
 async def opened(receive: Receive, stream: AsyncIterator[Event]) -> Opened:
     """A stream that has given its first event, or nothing for a while; a refusal until then is raised here."""
     items = interleave([stream])
+    warnings: list[str] = []
     try:
-        return Opened(await while_connected(receive, begun(items, 1)), items)
+        return Opened(await while_connected(receive, begun(items, 1, warnings)), items, warnings)
     except BaseException:
         await items.aclose()
         raise
@@ -142,6 +147,11 @@ async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]
             return [item[1] async for item in items if item is not None]
 
     return await while_connected(receive, all_events())
+
+
+def warnings_of(events: Iterable[Event]) -> list[str]:
+    """What was asked for and is not done."""
+    return [warning for event in events if isinstance(event, Started) for warning in event.warnings]
 
 
 def finish_of(events: Sequence[Event]) -> Finished:

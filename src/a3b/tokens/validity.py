@@ -71,13 +71,26 @@ def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
                 raise UsageError(f"{path}: {key}: {shown(value)}; expected {expected}")
         if "pattern" in one:
             check_pattern(one["pattern"], path)
-        if (reference := one.get("$ref", "")).startswith("#/") and follow(reference, schema) is None:
-            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads nowhere; expected the place of a schema")
+        if "$ref" in one:
+            _check_reference(one["$ref"], schema, path)
         for step, child in children(one):
             if parameter and one is schema and step.startswith("properties."):
                 todo.append((child, f"{parameter} {step.removeprefix('properties.')}", ""))
             else:
                 todo.append((child, where_, f"{steps}.{step}" if steps else step))
+
+
+def _check_reference(reference: str, root: Any, path: str) -> None:
+    seen, target = [reference], None
+    while isinstance(seen[-1], str) and seen[-1][:1] == "#":
+        target = follow(seen[-1], root)
+        if seen[-1].startswith("#/") and target is None:
+            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads nowhere; expected the place of a schema")
+        if not (isinstance(target, Mapping) and "$ref" in target):
+            break
+        if target["$ref"] in seen:
+            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads back to itself; expected a schema behind it")
+        seen.append(target["$ref"])
 
 
 def children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
