@@ -348,6 +348,20 @@ def test_a_mask_keeps_the_ratios_of_what_it_allows(params):
     np.testing.assert_allclose(masked[kept] / masked.max(), plain[kept] / plain[allowed].max(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {}])
+def test_a_few_barred_tokens_are_never_drawn_and_leave_the_others_their_shares(params):
+    logits = np.random.default_rng(4).normal(size=40).astype(np.float32)
+    allowed = np.ones(40, bool)
+    allowed[[int(logits.argmax()), 7]] = False
+    sampler, kept = Sampler(SamplingParams(**{**PLAIN, **params}), 40), logits.copy()
+    others = Sampler(SamplingParams(**{**PLAIN, **params}), 38)
+    expected = np.zeros(40)
+    expected[allowed] = others.probabilities(logits[allowed], None)
+    np.testing.assert_allclose(sampler.probabilities(logits, None, allowed), expected, rtol=1e-12)
+    assert all(allowed[sampler.sample(logits, None, position, allowed)] for position in range(50))
+    assert (logits == kept).all()
+
+
 def test_cuts_count_among_allowed_tokens_only():
     logits = logits_of(0.5, 0.3, 0.15, 0.05)
     allowed = np.array([False, True, True, True])

@@ -23,7 +23,7 @@ from a3b.tokens.segments import END_OF_TURN
 from a3b.tokens.stream import Place
 from a3b.tokens.tokenizer import Tokenizer
 
-MAX_TOOL_SETS = 32  # whose grammars are kept as text: clients send the same tools with each request
+MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000  # whose grammars are kept as text: clients send the same tools with each request
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, verbose_errors=False)
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
@@ -77,7 +77,7 @@ class Grammars:
             return None
         choice, schema = request.tool_choice, request.schema
         if request.tools:
-            _checked(_json(request.tools))
+            _kept(_strict_tools, _json(request.tools))  # which refuses what no tool can be
         if choice in ("required", "named"):
             tools = request.tools if choice == "required" else _named(request)
             return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls))
@@ -88,6 +88,10 @@ class Grammars:
         if choice == "none" or not request.tools:
             return NoCalls(self.all_but(_CALL))
         return self._calls(request)
+
+    def prepare(self) -> None:
+        """Build the tables now; it takes seconds for a large vocabulary."""
+        _ = self._vocabulary
 
     def all_but(self, *names: str) -> np.ndarray:
         """bool [num_tokens], not to be written to: every token there is, but the control tokens of these names."""
@@ -105,14 +109,14 @@ class Grammars:
         return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN), grammar.notes)
 
     def _calls(self, request: Request) -> Calls:
-        grammar = _call_grammar(_json(request.tools))
+        tools = _json(request.tools)
+        grammar = _kept(_call_grammar, tools)
         for field, text in grammar.parts.items():
             _compiled(self._vocabulary, text, {}, field)
         matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
         end = self._only(self._tokenizer.control_id(END_OF_TURN))
         closing = self._only(self._tokenizer.control_id(_CALL_END), *self._tokenizer.encode_text("\n"))
-        strict = frozenset(name for name, (_, is_strict) in declared_tools(request.tools).items() if is_strict)
-        return Calls(matcher, strict, end, closing, request.parallel_tool_calls)
+        return Calls(matcher, _kept(_strict_tools, tools), end, closing, request.parallel_tool_calls)
 
     def _only(self, *ids: int) -> np.ndarray:
         allowed = np.zeros(self._tokenizer.num_tokens, bool)
@@ -303,9 +307,14 @@ def _json(tools: Sequence[Mapping[str, Any]]) -> str:
         raise UsageError(f"tools: {error}; expected JSON") from None
 
 
+def _kept(function: Any, tools: str) -> Any:
+    """What a function with a cache gives; without the cache for tools that are too many to be kept."""
+    return (function if len(tools) <= MAX_TOOLS_CHARS else function.__wrapped__)(tools)
+
+
 @lru_cache(MAX_TOOL_SETS)
-def _checked(tools: str) -> None:
-    declared_tools(json.loads(tools))
+def _strict_tools(tools: str) -> frozenset[str]:
+    return frozenset(name for name, (_, is_strict) in declared_tools(json.loads(tools)).items() if is_strict)
 
 
 @lru_cache(MAX_TOOL_SETS)

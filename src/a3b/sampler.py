@@ -263,8 +263,10 @@ class Sampler:
         scores = self._penalise(logits[: self.num_tokens], counts)
         if allowed is None:
             return scores, self._ids
-        if 2 * np.count_nonzero(allowed) > len(allowed):  # a few are barred: no array of the others
-            return np.where(allowed, scores, np.float32(-np.inf)), self._ids
+        if 2 * np.count_nonzero(allowed) > len(allowed):  # a few are barred: no arrays of all the others
+            scores = scores.copy()
+            scores[np.flatnonzero(~allowed)] = -np.inf
+            return scores, self._ids
         ids = np.flatnonzero(allowed)  # what is gone costs nothing in the cuts
         return scores[ids], ids
 

@@ -87,6 +87,8 @@ class Service:
         self._wanted: dict[asyncio.Event, Request] = {}  # answers on their way to a client; set when it has all or has left
         self._leaving: dict[Future[None], str] = {}  # answers whose client has left, until they are over: their namespaces
         self._grammars = Grammars(engine.tokenizer)
+        if not engine.is_nano:
+            self._helper.submit(self._grammars.prepare)
         tokenizer = engine.tokenizer
         self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
         self._system = tokenizer.encode_text("system")[:1]  # tells a system turn from others
