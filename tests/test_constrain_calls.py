@@ -210,3 +210,18 @@ def test_a_text_that_may_be_json_holds_no_closing_tag_at_which_json_would_end(ki
     for value, allowed in (('{"a": 1} and more', True), ('{"a": 1}</parameter> and', False), ("[1]</parameter> and", False)):
         constraint = GRAMMARS.of(Request(tools=tools, tool_choice="required"))
         assert (feed(constraint, call_text("a", ("q", value))) is None) == allowed
+
+
+def test_the_branches_of_a_union_are_told_apart_by_a_property_that_then_must_be_there():
+    """As pydantic writes unions with a discriminator: with a default, which leaves the property out of `required`."""
+    cat, dog = shape({"kind": {"const": "cat", "default": "cat"}, "n": {"type": "integer"}}), shape({"kind": {"const": "dog"}})
+    union = {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}}
+    one = tool("a", {**union, "$defs": {"cat": cat, "dog": dog}})
+    nested = tool("a", {**shape({"pet": union}, ["pet"]), "$defs": {"cat": cat, "dog": dog}})
+    for each in (one, nested):
+        each["function"]["strict"] = True
+    for text, is_allowed in ((call_text("a", ("kind", "cat"), ("n", "5")), True), (call_text("a", ("kind", "dog")), True),
+                             (call_text("a", ("n", "5")), False), (call_text("a", ("kind", "dog"), ("n", "5")), False)):  # fmt: skip
+        assert (feed(GRAMMARS.of(Request(tools=[one], tool_choice="required")), text) is None) == is_allowed
+    for pet, is_allowed in (('{"kind": "cat", "n": 5}', True), ('{"kind": "dog"}', True), ('{"n": 5}', False)):
+        assert (feed(GRAMMARS.of(Request(tools=[nested], tool_choice="required")), call_text("a", ("pet", pet))) is None) == is_allowed

@@ -283,6 +283,7 @@ def test_what_is_no_schema_or_allows_nothing_is_refused_by_its_path(schema, reas
         ({"type": "object", "properties": {"m": {"type": "object", "propertyNames": {"anyOf": [TEXT]}}}}, "properties.m.propertyNames"),
         ({"type": "array", "contains": TEXT}, "contains"),
         ({"oneOf": [shape({"a": TEXT}), shape({"b": TEXT})]}, "oneOf: branches may hold together"),
+        ({"oneOf": [shape({"a": {"const": 1}}), shape({"a": {"const": 2}}, additionalProperties=False)]}, None),
         ({"$ref": "#/properties/r", "x": {}}, None),
         ({**TEXT, "contains_word": "x"}, None),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -48,6 +49,15 @@ def test_wrong_and_cut_closing_tags_close(function, parameter, newline):
 def test_a_parameter_may_follow_a_wrong_closing_tag(closer):
     inner = f"<parameter=path>\na\n{closer}\n<parameter=count>\n5\n{closer}\n<parameter=names>\n['b']\n{closer}\n"
     assert read(call(inner), in_thinking=False)[2] == [("put", {"path": "a", "count": 5, "names": ["b"]})]
+
+
+def test_a_parameter_may_be_closed_by_its_own_name():
+    for inner in ("<parameter=path>\na\n</path>\n<parameter=count>\n5\n</count>\n", "<parameter=path>a</path><parameter=count>\n5</count>"):
+        assert read(call(inner), in_thinking=False)[2] == [("put", {"path": "a", "count": 5})]
+    for value in ("<body>x</body>", "x</body> y", "<body>\n</body>\n"):
+        assert read(call(param("body", value) + param("path", "p")), in_thinking=False)[2] == [("put", {"body": value, "path": "p"})]
+    html = "<tool_call>\n<function=put>\n<parameter=body>\n<body>\n</body>\n</function>\n</tool_call>"
+    assert read(html, in_thinking=False)[2] == [("put", {"body": "<body>\n</body>"})]
 
 
 @pytest.mark.parametrize("value", ["<p>x</p>", "</div>\n", "</param>", "</invoke>\nmore", "a </function", "</parameter and",
@@ -136,6 +146,22 @@ def test_inside_thinking_the_last_call_counts_and_what_was_begun_before_it_does_
 def test_thinking_about_functions_takes_linear_time():
     for text in ("\n<function=put>\n<parameter=path>\n" * 10_000, f"\n{PUT}" * 3_000 + "x", f"\n{PUT}\nx" * 3_000):
         assert parse([text]) == parse(recut([text], random.Random(2), 5000))
+
+
+@pytest.mark.parametrize("text", ["\n<" * 60_000, "\n`" * 60_000, "```\n" * 40_000, "<" * 100_000, "\n   <func" * 20_000,
+                                  "\n" + " " * 100_000])  # fmt: skip
+def test_lines_of_text_take_linear_time(text):
+    started = time.process_time()
+    assert summary([text], in_thinking=False)[1] == text.strip()
+    assert time.process_time() - started < 6
+
+
+@pytest.mark.parametrize("text", ["</" * 50_000, "</path" * 20_000, "\n</param" * 20_000, "</function_x>\n" * 10_000,
+                                  "</path>\n</function>\nx" * 5_000])  # fmt: skip
+def test_values_full_of_closing_tags_take_linear_time(text):
+    started = time.process_time()
+    assert summary(call(param("path", text) + param("count", "5")), in_thinking=False)[2] == [("put", {"path": text, "count": 5})]
+    assert time.process_time() - started < 6
 
 
 # Calls as JSON

@@ -16,7 +16,7 @@ from a3b.errors import UsageError
 from a3b.tokens.matching import Finder, is_simple
 from a3b.tokens.patterns import FORMATS, plain
 from a3b.tokens.schemas import follow, kinds_of_names, kinds_of_schema, kinds_of_value
-from a3b.tokens.validity import LISTS, MAPS, SINGLE, shown
+from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, LISTS, MAPS, SINGLE, shown
 
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())  # others are annotations
 _UNKNOWN = frozenset(  # to the compiler
@@ -24,7 +24,6 @@ _UNKNOWN = frozenset(  # to the compiler
     "unevaluatedItems unevaluatedProperties $dynamicRef $recursiveRef".split()
 )
 _BOUNDS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"), ("minimum", "maximum"))
-_ANNOTATIONS = frozenset("$schema $id $anchor $comment title description default example examples deprecated readOnly writeOnly".split())
 _RANGES = frozenset("pattern format minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum items prefixItems".split())
 MAX_BRANCHES = 64  # of a oneOf that are compared with each other
 
@@ -79,7 +78,7 @@ class _Rewriter:
         result: dict[str, Any] = {}
         for key, value in schema.items():
             step = f"{path}.{key}" if path else key
-            if key in ("$defs", "definitions") or key in _ANNOTATIONS:
+            if key in DEFINITIONS or key in ANNOTATIONS:
                 continue
             if key in _UNKNOWN:
                 if not _is_void(key, value, schema):
@@ -95,11 +94,7 @@ class _Rewriter:
             elif key == "type":
                 result[key] = self._type(value)
             elif key == "oneOf":
-                if not self._is_disjoint(value):
-                    self.report.at(path, key, ": branches may hold together")
-                branches = [self.schema(branch, f"{step}.{index}") for index, branch in enumerate(value)]
-                is_left = "anyOf" in schema or (self.report.strict and not are_disjoint(value, self.root))
-                result["oneOf" if is_left else "anyOf"] = branches  # if one holds, no other can
+                result |= self._one_of(schema, path, step)
             elif key == "patternProperties":
                 result[key] = self._patterns(value, step)
             elif key in MAPS:
@@ -142,6 +137,16 @@ class _Rewriter:
                 self.report.at(step, pattern[:100], ": no pattern for names that can be enforced")
         return found
 
+    def _one_of(self, schema: Mapping[str, Any], path: str, step: str) -> dict[str, Any]:
+        """If no two branches can hold together, one of them is any of them."""
+        value = schema["oneOf"]
+        branches = [self.schema(branch, f"{step}.{index}") for index, branch in enumerate(value)]
+        if (is_disjoint := are_disjoint(value, self.root)) is False and (tag := tag_of(value, self.root)) is not None:
+            is_disjoint, branches = True, [{"allOf": [branch, {"required": [tag]}]} for branch in branches]
+        if not self._is_disjoint(value) and not is_disjoint:
+            self.report.at(path, "oneOf", ": branches may hold together")
+        return {"oneOf" if "anyOf" in schema or (self.report.strict and not is_disjoint) else "anyOf": branches}
+
     def _is_disjoint(self, branches: list[Any]) -> bool:
         """Whether at most one branch can hold, or the compiler may find so."""
         return are_disjoint(branches, self.root) or all(
@@ -154,7 +159,7 @@ class _Rewriter:
         if names is None or not isinstance(names, Mapping | bool):
             return schema
         rest = {key: value for key, value in schema.items() if key != "propertyNames"}
-        limits = {} if isinstance(names, bool) else {key: value for key, value in names.items() if key not in _ANNOTATIONS | {"type"}}
+        limits = {} if isinstance(names, bool) else {key: value for key, value in names.items() if key not in ANNOTATIONS | {"type"}}
         if names is True or (names is not False and not limits and "string" in kinds_of_names(names.get("type", "string"))):
             return rest
         declared, others = schema.get("properties", {}), schema.get("additionalProperties", True)
@@ -241,6 +246,18 @@ def are_disjoint(branches: list[Any], root: Any) -> bool:
     if len(branches) > MAX_BRANCHES:
         return False
     return all(_are_apart(_flat(one, root), _flat(other, root), root) for one, other in itertools.combinations(branches, 2))
+
+
+def tag_of(branches: list[Any], root: Any) -> str | None:
+    """A property that has other values in each branch: where it must be there, no two branches can hold together."""
+    flat = [_flat(branch, root) for branch in branches]
+    if not all(isinstance(branch, Mapping) and "object" in kinds_of_schema(branch, root) for branch in flat):
+        return None
+    for key in flat[0].get("properties", {}):
+        listed = [_values(_flat(branch.get("properties", {}).get(key), root)) for branch in flat]
+        if None not in listed and len(frozenset().union(*listed)) == sum(map(len, listed)):
+            return key
+    return None
 
 
 def _flat(schema: Any, root: Any) -> Any:

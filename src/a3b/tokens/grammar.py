@@ -36,7 +36,7 @@ from a3b.tokens.shapes import Shape, name_sets, shapes_of
 from a3b.tokens.tags import MAX_NAME
 from a3b.tokens.texts import Texts
 from a3b.tokens.toolcalls import SCALARS, coerce
-from a3b.tokens.validity import check_schema
+from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, check_schema
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
 _LITERAL_DEPTH = 8  # unions in unions of literal values
@@ -64,10 +64,9 @@ _WRITTEN = {
     "number": r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+\-]?[0-9]{1,2})?/",
 }  # fmt: skip
 _BOUNDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
-_ANNOTATIONS = frozenset("$schema $id $anchor $comment $defs definitions title description default example examples deprecated".split())
 _OVERLAP = "oneOf of branches that may hold together"
-_LISTING = _ANNOTATIONS | frozenset("type enum const anyOf oneOf $ref".split())  # of a schema that says no more than which values there are
-_PLAIN = _ANNOTATIONS | frozenset("type anyOf oneOf $ref".split())  # ... than which types
+_LISTING = ANNOTATIONS | DEFINITIONS | frozenset("type enum const anyOf oneOf $ref".split())  # no more than which values there are
+_PLAIN = ANNOTATIONS | DEFINITIONS | frozenset("type anyOf oneOf $ref".split())  # ... than which types
 
 
 @dataclass(frozen=True)

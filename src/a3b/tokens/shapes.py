@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.errors import UsageError
-from a3b.tokens.enforce import Report, are_disjoint
+from a3b.tokens.enforce import Report, are_disjoint, tag_of
 from a3b.tokens.matching import Finder, is_simple
 from a3b.tokens.schemas import follow, kinds_of_names
+from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_SHAPES, MAX_DEPTH, MAX_PATTERNS = 16, 16, 3
 _HANDLED = frozenset("type properties required additionalProperties patternProperties $ref anyOf oneOf allOf".split())
-_ANNOTATIONS = frozenset("$schema $id $anchor $comment $defs definitions title description default example examples deprecated readOnly "
-                         "writeOnly".split())  # fmt: skip
 _KNOWN = frozenset("propertyNames minProperties maxProperties dependentRequired dependentSchemas dependencies not if then else const enum "
                    "unevaluatedProperties $dynamicRef $recursiveRef".split())  # fmt: skip
 
@@ -86,16 +85,19 @@ class _Shapes:
                 for index, branch in enumerate(schema[key]):
                     found = self.product(found, self.expand(branch, f"{where}.{index}", depth + 1), path, key)
             elif key in ("anyOf", "oneOf"):
-                if key == "oneOf" and not are_disjoint(schema[key], self.root):
+                tag = None
+                if key == "oneOf" and not are_disjoint(schema[key], self.root) and (tag := tag_of(schema[key], self.root)) is None:
                     self.report.at(path, key, ": branches may hold together")
-                branches = (self.expand(branch, f"{where}.{index}", depth + 1) for index, branch in enumerate(schema[key]))
+                branches = [self.expand(branch, f"{where}.{index}", depth + 1) for index, branch in enumerate(schema[key])]
+                for shape in itertools.chain(*branches) if tag is not None else ():
+                    shape.required += [] if tag in shape.required else [tag]
                 found = self.product(found, list(itertools.chain(*branches)), path, key)
         return found
 
     def own(self, schema: Mapping[str, Any], path: str) -> Shape:
         """What `schema` says itself."""
         for key in schema:
-            if key in _KNOWN or (self.report.strict and key not in _HANDLED | _ANNOTATIONS):
+            if key in _KNOWN or (self.report.strict and key not in _HANDLED | ANNOTATIONS | DEFINITIONS and key[:2] != "x-"):
                 is_void = key in ("propertyNames", "unevaluatedProperties") and schema[key] in (True, {}, {"type": "string"})
                 if not is_void and not (key == "minProperties" and schema[key] == 0):
                     self.report.at(path, key, "")

@@ -47,21 +47,21 @@ from a3b.tokens.tags import (
     THINK_END,
     Wait,
     look,
-    read_closer,
     read_name,
     skip_blank,
     tag_at,
     value_end,
 )
+from a3b.tokens.thought_calls import ThoughtCall
 from a3b.tokens.toolcalls import ArgumentsWriter, JsonSpan, ToolSchemas, parse_json_calls
 
 Place = Literal["text", "opening", "call", "closing"]
+MAX_CLOSER = 40  # characters of a parameter's name by which it may be closed
 CHUNK = 2048  # characters looked at together; bounds the copying when a long text comes in one piece
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARK = re.compile(f"[{MARKS}]")
 _VALUE_STOP = re.compile(f"[\n<{MARKS}]")
 _BODY_STOP = re.compile(f"[<{MARKS}]")
-_THOUGHT_STOP = re.compile(f"[{MARKS}]|\n<function=|</")
 _BETWEEN_CALLS = re.compile(r"[ \t\r\n,;}\]]{0,64}")
 
 
@@ -114,13 +114,12 @@ class OutputParser:
         self._writer = ArgumentsWriter(self._schemas, "")
         self._value_begun = False
         self._depth = 0  # `<tool_call>` open inside the value
+        self._closer = ""  # a tag by the name of the parameter
         self._stray: list[str] = []
         self._doubt: _Doubt | None = None
         self._span: JsonSpan | None = None
         self._is_json = self._is_bare = False
-        # a call inside the thinking
-        self._seen = 0  # characters of it that were looked at
-        self._is_closed = False  # its function is
+        self._thought: ThoughtCall | None = None  # a call inside the thinking
 
     @property
     def place(self) -> Place:
@@ -130,7 +129,7 @@ class OutputParser:
             return "opening" if self._buffer[:1] == CALL else "text"
         if self._step == self._after_function:
             return "text" if self._is_bare else "closing"
-        return "text" if self._step == self._thought_call else "call"
+        return "text" if self._step == self._hold_thought else "call"
 
     @property
     def tool(self) -> str:
@@ -246,7 +245,7 @@ class OutputParser:
         if not self._schemas.offers_loose(name) or tag_at(self._buffer, skip_blank(self._buffer, end))[0] not in (PARAMETER, FUNCTION_END):
             return False
         if self._prose.thinking:
-            self._seen, self._is_closed, self._step = end, False, self._thought_call
+            self._thought, self._step = ThoughtCall(end, self._schemas.offers_loose), self._hold_thought
         else:
             self._open_bare()
         return True
@@ -255,31 +254,11 @@ class OutputParser:
         self._open_function(0)
         self._is_bare = True
 
-    def _thought_call(self) -> None:
+    def _hold_thought(self) -> None:
         """A call inside the thinking, held back until it is clear whether the output ends behind it."""
-        buffer = self._buffer
-        while not self._is_closed:
-            match = _THOUGHT_STOP.search(buffer, self._seen)
-            self._seen = match.start() if match else max(self._seen, len(buffer) - len(FUNCTION))
-            if match is None:
-                raise Wait
-            kind, end = read_closer(buffer, match.start()) if match.group() == "</" else ("", match.end())
-            if match.group() not in ("</", CALL_END):
-                return self._thought(match.start() + (match.group() not in MARKS))
-            self._is_closed, self._seen = match.group() == CALL_END or kind in ("function", "call"), max(end, match.end())
-        at = skip_blank(buffer, self._seen)
-        tag, end = tag_at(buffer, at)
-        if tag == END:
-            self._open_bare()
-        elif tag in (CALL_END, FUNCTION_END, SPELLED_CALL_END):
-            self._seen = end
-        elif tag == FUNCTION and self._schemas.offers_loose(read_name(buffer, end)[0]):
-            self._is_closed, self._seen = False, end
-        else:
-            self._thought(at)
-
-    def _thought(self, num_chars: int) -> None:
-        """What was held back is thinking after all."""
+        num_chars = self._thought.decide(self._buffer)
+        if num_chars == 0:
+            return self._open_bare()
         text = self._take(num_chars)
         self._prose.lines.skip(text)
         self._step = self._block
@@ -377,6 +356,7 @@ class OutputParser:
                 self._take(end)
                 self._delta(self._writer.open(key))
                 self._value_begun, self._depth = False, 0
+                self._closer = f"</{key}>" if len(key) <= MAX_CLOSER else ""
                 self._step = self._value
                 return
         elif found in (FUNCTION_END, SPELLED_CALL_END):
@@ -427,8 +407,10 @@ class OutputParser:
             raise Wait
         ends_at_tag = self._writer.is_scalar or self._writer.is_whole_json
         tag, end = tag_at(self._buffer, newline)
+        if self._closer and look(self._buffer, newline, f"<{self._closer[2:-1]}"):
+            self._closer = ""
         if not ends_at_tag or tag != PARAMETER_END:
-            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key)
+            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key, self._closer)
         mark = self._buffer[newline]
         if end is not None:
             if newline or mark == END or not self._writer.in_json_string:

@@ -14,7 +14,7 @@ Where a parameter's value ends, so that values may contain the tags themselves:
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
 * at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; `<parameter=…>` behind it must then be
-  one that can begin there.
+  one that can begin there. `</KEY>` closes the parameter KEY so too, if the value has no `<KEY`.
 * In a call without `<tool_call>`, `</function>` closes the call whatever follows.
 * While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another
   call follows: a file about tool calls passes through whole.
@@ -111,11 +111,12 @@ def tag_at(buffer: str, at: int) -> tuple[str, int]:
     return {"parameter": PARAMETER_END, "function": FUNCTION_END, "call": SPELLED_CALL_END, "cut": END}.get(kind, ""), end
 
 
-def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool]) -> int | None:
+def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool], closer: str = "") -> int | None:
     """How much of `buffer` to take if a value ends at the tag at `at`, None if the tag is part of the value.
 
     `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call has none.
-    `is_new_key`: whether a parameter of that name can begin here. The rule is in the module's docstring.
+    `is_new_key`: whether a parameter of that name can begin here. `closer`: a further tag that may close the value. The rule is in
+    the module's docstring.
     """
 
     def is_over(at: int) -> bool:
@@ -140,7 +141,8 @@ def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callab
             return is_over(end)
         return tag == CALL_END and (not nested or is_over(at + 1))
 
-    found, end = tag_at(buffer, at)
+    is_closer = closer != "" and look(buffer, at, closer) != ""
+    found, end = (PARAMETER_END, at + len(closer)) if is_closer else tag_at(buffer, at)
     if found == PARAMETER_END:
         is_exact = buffer.startswith(PARAMETER_END, at)
         then = skip_blank(buffer, end)

@@ -13,6 +13,7 @@ from a3b.errors import UsageError
 from a3b.tokens.enforce import Report
 from a3b.tokens.patterns import FORMATS, searched
 from a3b.tokens.schemas import follow, kinds_of_names
+from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_DEPTH = 64  # of schemas joined in schemas
 MAX_LEAST, MAX_MOST = 1000, 1_000_000  # lengths: a compiler's time grows with the least, no answer has more characters than the most
@@ -20,11 +21,10 @@ MAX_BESIDE = 320  # a length beside patterns joined or denied, for the same reas
 _RESTRICTING = frozenset("pattern minLength maxLength format not".split())
 _JOINING = frozenset("$ref allOf anyOf oneOf".split())
 _UNKNOWN = frozenset("if then else $dynamicRef $recursiveRef".split())
-_OF_OTHERS = frozenset(  # they restrict other types, or nothing
+_OF_OTHERS = ANNOTATIONS | DEFINITIONS | frozenset(  # they restrict other types, or nothing
     "type const enum minimum maximum exclusiveMinimum exclusiveMaximum multipleOf items prefixItems additionalItems minItems maxItems "
     "uniqueItems contains minContains maxContains properties patternProperties additionalProperties required minProperties maxProperties "
-    "propertyNames dependentRequired dependentSchemas unevaluatedItems unevaluatedProperties $defs definitions $schema $id $anchor "
-    "$comment title description default example examples deprecated readOnly writeOnly contentMediaType contentEncoding".split()
+    "propertyNames dependentRequired dependentSchemas unevaluatedItems unevaluatedProperties contentMediaType contentEncoding".split()
 )
 
 
@@ -71,7 +71,7 @@ class Texts:
             yield None
             return
         for key in sorted(schema.keys() - _RESTRICTING - _JOINING - _OF_OTHERS):
-            if self._report.strict or key in _UNKNOWN:
+            if (self._report.strict and key[:2] != "x-") or key in _UNKNOWN:
                 self._report.at("", key, "")
         self.restricts = self.restricts or not _RESTRICTING.isdisjoint(schema)
         for values in ([schema["const"]] if "const" in schema else None, schema.get("enum")):

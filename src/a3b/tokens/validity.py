@@ -14,6 +14,10 @@ from a3b.tokens.patterns import check_pattern
 from a3b.tokens.schemas import follow, kinds_of_names
 
 MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH = 100_000, 64  # of one schema; a compiler's time is bounded by its input
+ANNOTATIONS = frozenset(  # restrict nothing
+    "$schema $id $anchor $comment title description default example examples deprecated readOnly writeOnly discriminator".split()
+)
+DEFINITIONS = frozenset(("$defs", "definitions"))
 MAPS = frozenset("properties patternProperties $defs definitions dependentSchemas".split())
 LISTS = frozenset("anyOf oneOf allOf prefixItems".split())
 SINGLE = frozenset(
