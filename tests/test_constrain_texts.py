@@ -359,3 +359,34 @@ def test_large_restrictions_work_in_bounded_time(schema):
         if constraint.done:
             break
     assert time.process_time() - started < 10
+
+
+SELF = [{"$ref": "#/$defs/a"}] * 80
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"$defs": {"a": {"anyOf": SELF}}, **shape({"q": {"$ref": "#/$defs/a"}}, ["q"])},
+        {"$defs": {"a": {"anyOf": [*SELF, TEXT]}}, **shape({"q": {"type": ["null", "string", "boolean"], "allOf": SELF}}, ["q"])},
+        {"anyOf": [{"$ref": "#"}] * 80},
+        {"$defs": {"a": {"allOf": SELF, "anyOf": SELF, "oneOf": SELF}}, "$ref": "#/$defs/a"},
+        {"oneOf": [shape({f"p{i}": {"anyOf": [TEXT, NULL]} for i in range(60)}) for _ in range(60)]},
+        {"$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(2000)} | {"d2000": TEXT}, **shape({"q": {"$ref": "#/$defs/d0"}})},
+        {"$defs": {"big": {"enum": ["x" * 900] * 100}}, "anyOf": [
+            shape({f"p{i}": {"type": "array", "items": {"$ref": "#/$defs/big"}} for i in range(60)}, [f"p{k}"]) for k in range(16)]},
+        shape({"q": {"oneOf": [{"type": "object", "properties": {f"{i}{j}": {} for j in range(20)}} for i in range(64)]}}),
+    ],
+    ids=range(8),
+)  # fmt: skip
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_schemas_that_refer_to_themselves_or_multiply_take_bounded_time(parameters, strict, choice):
+    one = tool("a", parameters)
+    one["function"]["strict"] = strict
+    started = time.process_time()
+    try:
+        GRAMMARS.of(Request(tools=[one], tool_choice=choice))
+    except UsageError as error:
+        assert str(error).startswith("tools: a")
+    assert time.process_time() - started < 5

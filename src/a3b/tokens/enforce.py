@@ -245,7 +245,12 @@ def are_disjoint(branches: list[Any], root: Any) -> bool:
         return len(frozenset().union(*listed)) == sum(map(len, listed))
     if len(branches) > MAX_BRANCHES:
         return False
-    return all(_are_apart(_flat(one, root), _flat(other, root), root) for one, other in itertools.combinations(branches, 2))
+    flat = [(branch, _plain_kinds(branch, root)) for branch in (_flat(branch, root) for branch in branches)]
+    return all(_are_apart(one, other, kinds, others, root) for (one, kinds), (other, others) in itertools.combinations(flat, 2))
+
+
+def _plain_kinds(schema: Any, root: Any) -> frozenset[str]:
+    return frozenset("integer" if kind == "number" else kind for kind in kinds_of_schema(schema, root))
 
 
 def tag_of(branches: list[Any], root: Any) -> str | None:
@@ -268,10 +273,9 @@ def _flat(schema: Any, root: Any) -> Any:
     return schema
 
 
-def _are_apart(one: Any, other: Any, root: Any) -> bool:
+def _are_apart(one: Any, other: Any, kinds: frozenset[str], others: frozenset[str], root: Any) -> bool:
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one is False or other is False
-    kinds, others = ({"integer" if kind == "number" else kind for kind in kinds_of_schema(each, root)} for each in (one, other))
     if kinds and others and kinds.isdisjoint(others):
         return True
     values, other_values = _values(one), _values(other)

@@ -22,7 +22,6 @@ from a3b.tokens.enforce import Report, are_disjoint, enforceable
 from a3b.tokens.literals import dumps
 from a3b.tokens.patterns import searched
 from a3b.tokens.schemas import (
-    MAX_SCHEMA_DEPTH,
     NOTHING,
     STRING,
     Kinds,
@@ -39,7 +38,8 @@ from a3b.tokens.toolcalls import SCALARS, coerce
 from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, check_schema
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
-_LITERAL_DEPTH = 8  # unions in unions of literal values
+MAX_GRAMMAR = 4_000_000  # characters
+MAX_LITERALS = 5000  # of one enumeration that is made of others
 
 # White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks for ever.
 _CLOSE = "\n</parameter>\n"
@@ -88,9 +88,13 @@ class _Lines:
         self.fields: dict[int, str] = {}
         self.parts: dict[str, str] = {}
         self.notes: list[str] = []
+        self.num_chars = 0
 
     def add(self, line: str, field: str | None = None) -> None:
         self.lines.append(line)
+        self.num_chars += len(line)
+        if self.num_chars > MAX_GRAMMAR:
+            raise UsageError(f"{field or 'tools'}: a grammar of more than {MAX_GRAMMAR} characters; expected fewer or simpler schemas")
         if field is not None:
             self.fields[len(self.lines)] = field
 
@@ -307,10 +311,18 @@ class _Tool:
                       "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.report.strict}})  # fmt: skip
 
 
-def _holds(value: bool | None, schema: Any, root: Any, depth: int = 0) -> bool:
-    """Whether null, true or false satisfies a schema."""
-    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
+def _holds(value: bool | None, schema: Any, root: Any, known: dict[int, bool] | None = None) -> bool:
+    """Whether null, true or false satisfies a schema; what refers to itself does not. known: schemas met so far, by identity."""
+    known = {} if known is None else known
+    if not isinstance(schema, Mapping):
         return schema is not False
+    if id(schema) not in known:
+        known[id(schema)] = False
+        known[id(schema)] = _satisfies(value, schema, root, known)
+    return known[id(schema)]
+
+
+def _satisfies(value: bool | None, schema: Mapping[str, Any], root: Any, known: dict[int, bool]) -> bool:
     kinds = kinds_of_names(schema["type"]) if "type" in schema else frozenset()
     if kinds and not kinds_of_value(value) & kinds:
         return False
@@ -319,10 +331,10 @@ def _holds(value: bool | None, schema: Any, root: Any, depth: int = 0) -> bool:
         return False
     joined = [*schema.get("allOf", []), *([follow(schema["$ref"], root)] if "$ref" in schema else [])]
     return (
-        all(_holds(value, branch, root, depth + 1) for branch in joined)
-        and any(_holds(value, branch, root, depth + 1) for branch in schema.get("anyOf", [True]))
-        and sum(_holds(value, branch, root, depth + 1) for branch in schema.get("oneOf", [True])) == 1
-        and not ("not" in schema and _holds(value, schema["not"], root, depth + 1))
+        all(_holds(value, branch, root, known) for branch in joined)
+        and any(_holds(value, branch, root, known) for branch in schema.get("anyOf", [True]))
+        and sum(_holds(value, branch, root, known) for branch in schema.get("oneOf", [True])) == 1
+        and not ("not" in schema and _holds(value, schema["not"], root, known))
     )
 
 
@@ -354,24 +366,30 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _literals(schema: Any, root: Any, depth: int = 0) -> list[Any] | None:
-    """All values of an enumeration, or None if the schema is none."""
-    if not isinstance(schema, Mapping) or depth > _LITERAL_DEPTH:
+def _literals(schema: Any, root: Any, known: dict[int, list[Any] | None] | None = None) -> list[Any] | None:
+    """All values of an enumeration, or None if the schema is none. known: schemas met so far, by identity."""
+    known = {} if known is None else known
+    if not isinstance(schema, Mapping):
         return None
+    if id(schema) not in known:
+        known[id(schema)] = None
+        known[id(schema)] = _listed(schema, root, known)
+    return known[id(schema)]
+
+
+def _listed(schema: Mapping[str, Any], root: Any, known: dict[int, list[Any] | None]) -> list[Any] | None:
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list):
         return values
     if schema.get("type") == "null":
         return [None]
-    reference = schema.get("$ref")
-    branches = schema.get("anyOf", schema.get("oneOf"))
-    if isinstance(reference, str) and reference.startswith("#/$defs/"):
-        definitions = root.get("$defs")
-        branches = [definitions.get(reference.removeprefix("#/$defs/")) if isinstance(definitions, Mapping) else None]
+    branches = [follow(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else schema.get("anyOf", schema.get("oneOf"))
     if not isinstance(branches, list):
         return None
-    found = [_literals(branch, root, depth + 1) for branch in branches]
-    return None if None in found else [value for values in found for value in values]
+    found = [_literals(branch, root, known) for branch in branches]
+    if None in found or sum(map(len, found)) > MAX_LITERALS:
+        return None
+    return [value for values in found for value in values]
 
 
 def _escaped(name: str) -> str:

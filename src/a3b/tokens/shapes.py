@@ -17,6 +17,7 @@ from a3b.tokens.schemas import follow, kinds_of_names
 from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_SHAPES, MAX_DEPTH, MAX_PATTERNS = 16, 16, 3
+MAX_STEPS = 500  # schemas that are read for all forms of one tool, some of them often
 _HANDLED = frozenset("type properties required additionalProperties patternProperties $ref anyOf oneOf allOf".split())
 _KNOWN = frozenset("propertyNames minProperties maxProperties dependentRequired dependentSchemas dependencies not if then else const enum "
                    "unevaluatedProperties $dynamicRef $recursiveRef".split())  # fmt: skip
@@ -63,6 +64,7 @@ class _TooMany(Exception):
 class _Shapes:
     def __init__(self, root: Mapping[str, Any], report: Report):
         self.root, self.report, self.finder = root, report, Finder()
+        self.num_steps = 0
         self.seen: dict[str, list[Any]] = {}  # schemas of each parameter, wherever it is declared
 
     def expand(self, schema: Any, path: str, depth: int) -> list[Shape]:
@@ -71,7 +73,8 @@ class _Shapes:
         kinds = kinds_of_names(schema.get("type"))
         if kinds and "object" not in kinds:
             return []
-        if depth > MAX_DEPTH:
+        self.num_steps += 1
+        if depth > MAX_DEPTH or self.num_steps > MAX_STEPS:
             raise _TooMany(path, "$ref")
         found = [self.own(schema, path)]
         for key in schema:

@@ -85,15 +85,16 @@ def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
 
 
 def _check_reference(reference: str, root: Any, path: str) -> None:
-    seen, target = [reference], None
+    seen = [reference]
     while isinstance(seen[-1], str) and seen[-1][:1] == "#":
         target = follow(seen[-1], root)
         if seen[-1].startswith("#/") and target is None:
             raise UsageError(f"{path}: $ref: {reference[:100]!r} leads nowhere; expected the place of a schema")
         if not (isinstance(target, Mapping) and "$ref" in target):
             break
-        if target["$ref"] in seen:
-            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads back to itself; expected a schema behind it")
+        if target["$ref"] in seen or len(seen) == MAX_SCHEMA_DEPTH:
+            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads back to itself, or through more than {MAX_SCHEMA_DEPTH} others; "
+                             "expected a schema behind it")  # fmt: skip
         seen.append(target["$ref"])
 
 
