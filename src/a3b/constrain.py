@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
@@ -111,12 +111,10 @@ class Grammars:
     def _calls(self, request: Request) -> Calls:
         tools = _json(request.tools)
         grammar = _kept(_call_grammar, tools)
-        for field, text in grammar.parts.items():
-            _compiled(self._vocabulary, text, {}, field)
-        matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
+        start = self._by_grammar(grammar)
         end = self._only(self._tokenizer.control_id(END_OF_TURN))
         closing = self._only(self._tokenizer.control_id(_CALL_END), *self._tokenizer.encode_text("\n"))
-        return Calls(matcher, _kept(_strict_tools, tools), end, closing, request.parallel_tool_calls)
+        return Calls(start.copy, _kept(_strict_tools, tools), end, closing, request.parallel_tool_calls)
 
     def _only(self, *ids: int) -> np.ndarray:
         allowed = np.zeros(self._tokenizer.num_tokens, bool)
@@ -162,10 +160,10 @@ class Calls:
 
     knows_end, sees_thinking, notes = False, True, ()
 
-    def __init__(self, start: llguidance.LLMatcher, strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
-        """start: behind a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
-        self._start, self._strict, self._end, self._closing, self._parallel = start, strict, end, closing, parallel
-        self._matcher: llguidance.LLMatcher | None = None
+    def __init__(self, begin: Callable[[], ByGrammar], strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
+        """begin: what may stand behind a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
+        self._begin, self._strict, self._end, self._closing, self._parallel = begin, strict, end, closing, parallel
+        self._call: ByGrammar | None = None  # the one that is held to its grammar
         self._place: Place = "text"
         self.done = False
 
@@ -180,23 +178,26 @@ class Calls:
     def mask(self) -> np.ndarray | None:
         if self.done:
             return self._end
-        if self._matcher is not None:
-            return _unpacked(self._matcher.compute_bitmask(), len(self._end))
+        if self._call is not None:
+            return self._call.mask()
         return self._closing if self._place == "closing" else None
 
     def accept(self, token_id: int) -> None:
         if self.done and not self._end[token_id]:
             raise UsageError("parallel_tool_calls: a second call; expected the end of the turn behind the first")
-        if self._matcher is not None and not self._matcher.consume_token(token_id):
-            self._matcher = None  # put in from outside, as the end of the thinking is
+        if self._call is not None:
+            try:
+                self._call.accept(token_id)
+            except UsageError:
+                self._call = None  # the token was put in from outside, as the end of the thinking is
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
         if num_calls and place in ("text", "opening"):
             self.done = not self._parallel
         if place == "opening" and self._place != "opening":
-            self._matcher = self._start.deep_copy()
+            self._call = self._begin()
         elif place == "text" or (place == "call" and tool not in self._strict):
-            self._matcher = None
+            self._call = None
         self._place = place
 
     def forced(self) -> list[int]:
@@ -212,6 +213,10 @@ class ByGrammar:
         self._matcher, self._end, self._num_tokens, self.thinking, self.notes = matcher, end, num_tokens, thinking, notes
         self._ended = False
 
+    def copy(self) -> ByGrammar:
+        """One of its own, at the same place."""
+        return ByGrammar(self._matcher.deep_copy(), self._end, self._num_tokens, self.thinking, self.notes)
+
     @property
     def complete(self) -> bool:
         return self._matcher.is_accepting()
@@ -223,7 +228,7 @@ class ByGrammar:
     def mask(self) -> np.ndarray:
         packed = self._matcher.compute_bitmask()
         self._check()
-        return _unpacked(packed, self._num_tokens)
+        return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=self._num_tokens).view(bool)
 
     def accept(self, token_id: int) -> None:
         if self._ended or not self._matcher.consume_token(token_id):
@@ -243,10 +248,6 @@ class ByGrammar:
         """An answer that the library cannot follow any more is no valid answer."""
         if self._matcher.is_error():
             raise UsageError(f"the answer's grammar: {_reason(self._matcher.get_error())}; use a simpler schema")
-
-
-def _unpacked(packed: bytes, num_tokens: int) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=num_tokens).view(bool)
 
 
 def validate(schema: Mapping[str, Any], text: str) -> str | None:

@@ -59,7 +59,7 @@ def enforceable(schema: Any, root: Any, report: Report) -> Any:
 
 class _Rewriter:
     def __init__(self, root: Any, report: Report):
-        self.root, self.report = root, report
+        self.root, self.report, self.finder = root, report, Finder()
         self.names: dict[str, str] = {}  # of definitions, by reference
         self.todo: list[str] = []
 
@@ -172,8 +172,7 @@ class _Rewriter:
         pattern = _name_pattern(limits)
         if pattern is None or not is_simple(pattern):
             return schema
-        finder = Finder()
-        found = {name: child for name, child in declared.items() if finder.found(pattern, name)}
+        found = {name: child for name, child in declared.items() if self.finder.found(pattern, name)}
         others = {} if others is True else others
         return {**rest, "properties": found, "patternProperties": {pattern: others}, "additionalProperties": False} if not found else schema
 
@@ -188,9 +187,8 @@ class _Rewriter:
             why = " is empty" if values == [] else " has no value of its type"
             report.contradiction(path, "const" if "const" in schema else "enum", why)
         if schema.get("additionalProperties") is False and isinstance(schema.get("required"), list):
-            patterns, finder = schema.get("patternProperties", {}), Finder()
             for name in schema["required"]:
-                if name not in schema.get("properties", {}) and not any(finder.found(pattern, name) for pattern in patterns):
+                if name not in schema.get("properties", {}) and not schema.get("patternProperties"):
                     report.contradiction(path, "required", f": {name[:100]!r} is not among the properties, and no others are allowed")
 
 

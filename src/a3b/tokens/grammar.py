@@ -45,7 +45,7 @@ MAX_LITERALS = 5000  # of one enumeration that is made of others
 _CLOSE = "\n</parameter>\n"
 _BLANK = r" |\n[ \t]{0,64}"
 _NAME = re.compile(rf"""[^\s<>"']{{1,{MAX_NAME}}}\Z""")
-_KEY = re.compile(rf"""[^\s<>"'](?:[^\r\n\t\f\v<>"']{{0,{MAX_NAME - 2}}}[^\s<>"'])?\Z""")
+_KEY = re.compile(rf"""[^\s<>"'](?:(?:[^\s<>"']| ){{0,{MAX_NAME - 2}}}[^\s<>"'])?\Z""")
 _ANY_KEY = f"/[^\\s<>\"']{{1,{MAX_NAME}}}/"
 _HEAD = r"""%llguidance {}
 lead: /\n{1,2}/

@@ -11,6 +11,7 @@ from a3b.errors import UsageError
 from a3b.tokens.patterns import searched
 
 MAX_PATTERN = 1000  # characters of a pattern that names of parameters are compared with
+MAX_PATTERNS = 16  # that one Finder follows, up to 20 ms for each
 _LIMITS = llguidance.LLParserLimits(max_grammar_size=10_000, step_lexer_fuel=100_000, initial_lexer_fuel=100_000, verbose_errors=False)
 
 
@@ -21,9 +22,9 @@ class Finder:
         self._matchers: dict[str, llguidance.LLMatcher | None] = {}
 
     def found(self, pattern: str, text: str) -> bool:
-        """Whether `pattern` is found in `text`; never, if the pattern cannot be followed."""
+        """Whether `pattern` is found in `text`; never, if the pattern cannot be followed, or too many others were."""
         if pattern not in self._matchers:
-            self._matchers[pattern] = _matcher(pattern)
+            self._matchers[pattern] = _matcher(pattern) if len(self._matchers) < MAX_PATTERNS else None
         start = self._matchers[pattern]
         if start is None:
             return False

@@ -7,7 +7,6 @@ calls and for the grammars alike: both ask `Parameters`. Knows neither syntax no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any
 
 from a3b.tokens.matching import Finder
@@ -18,7 +17,6 @@ Kinds = frozenset[str]
 STRING: Kinds = frozenset({"string"})
 NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
 MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
-MAX_PATTERNS = 8  # of one schema that names are compared with, up to 20 ms for each
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
     **dict.fromkeys(("integer", "int", "long"), "integer"),
@@ -150,7 +148,7 @@ class Parameters:
         properties, patterns, extra = (schema.get(name) for name in ("properties", "patternProperties", "additionalProperties"))
         found = [properties[key]] if isinstance(properties, Mapping) and key in properties else []
         if isinstance(patterns, Mapping):
-            found += [value for pattern, value in islice(patterns.items(), MAX_PATTERNS) if self._finder.found(pattern, key)]
+            found += [value for pattern, value in patterns.items() if self._finder.found(pattern, key)]
         return found or ([extra] if isinstance(extra, Mapping) or extra is False else [])
 
     def _member(self, schema: Any, key: str, depth: int, seen: set[int]) -> Any:
