@@ -121,7 +121,7 @@ def test_an_envelope_holds_one_call():
     assert set(np.flatnonzero(writing.mask())) == {CALL_END, *TOKENIZER.encode_text("\n")}
 
 
-def test_without_parallel_calls_the_turn_ends_behind_the_first():
+def test_without_parallel_calls_the_turn_ends_after_the_first():
     for one in (call("edit", ("path", "<call>\n</call>")), call("strict", ("n", "1")), "<function=now>\n</function>"):
         writing = Writing(parallel_tool_calls=False)
         assert writing.write(f"text\n{one}") is None

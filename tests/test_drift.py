@@ -176,7 +176,7 @@ def test_an_envelope_may_hold_several_json_calls(text, end):
     assert read(f"<tool_call>\n{text}{end}\nmore", in_thinking=False) == ("", "more", [("put", {"path": "a"}), ("put", {"path": "b"})])
 
 
-def test_brackets_too_many_behind_json_vanish():
+def test_surplus_brackets_after_json_vanish():
     assert read(f"<tool_call>\n{A}}}\n</tool_call>", in_thinking=False) == ("", "", [("put", {"path": "a"})])
 
 

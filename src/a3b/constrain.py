@@ -49,7 +49,7 @@ class Constraint(Protocol):
         """Take the next token. Raises UsageError for one that is not allowed."""
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
-        """Where the parser of the answer is behind that token, the tool of the call begun last, and how many were begun."""
+        """Where the parser of the answer is after that token, the tool of the call begun last, and how many were begun."""
 
     def forced(self) -> list[int]:
         """The tokens of the only text that can follow, as far as it is certain; often none."""
@@ -154,14 +154,14 @@ class NoCalls:
 class Calls:
     """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
 
-    Free text needs no mask. Behind a `<tool_call>` the grammar also knows text that is no call: an answer may speak of the tag. The
+    Free text needs no mask. After a `<tool_call>` the grammar also knows text that is no call: an answer may speak of the tag. The
     arguments of a tool that is not strict are free, since they may hold anything, calls and their tags among it: the parser finds
-    their end, and what follows them in the envelope is its end. Without parallel calls the turn ends behind the first."""
+    their end, and what follows them in the envelope is its end. Without parallel calls the turn ends after the first."""
 
     knows_end, sees_thinking, notes = False, True, ()
 
     def __init__(self, begin: Callable[[], ByGrammar], strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
-        """begin: what may stand behind a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
+        """begin: what may follow a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
         self._begin, self._strict, self._end, self._closing, self._parallel = begin, strict, end, closing, parallel
         self._call: ByGrammar | None = None  # the one that is held to its grammar
         self._place: Place = "text"

@@ -72,7 +72,7 @@ _PLAIN = ANNOTATIONS | DEFINITIONS | frozenset("type anyOf oneOf $ref".split()) 
 @dataclass(frozen=True)
 class Grammar:
     """text: Lark. fields: by line of the text, from 1, the field of the request that it was made of. parts: by field, grammars of single
-    values, each of which some text must satisfy, lest an answer come to a dead end. notes: what is not enforced."""
+    values, each of which some text must satisfy: an answer must never come to a dead end. notes: what is not enforced."""
 
     text: str
     fields: Mapping[int, str]

@@ -29,7 +29,7 @@ def loads(text: str, bounded: bool = False) -> Any:
 
 
 def read(text: str) -> Any:
-    """JSON, or the same in Python's spelling: single quotes, True, False, None, a comma behind the last item. Raises ValueError."""
+    """JSON, or the same in Python's spelling: single quotes, True, False, None, a comma after the last item. Raises ValueError."""
     try:
         return loads(text, bounded=True)
     except ValueError:

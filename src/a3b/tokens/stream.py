@@ -15,7 +15,7 @@ Rules, where the format leaves a choice:
 * The output ends inside a call: what is there becomes the call, marked incomplete; without a name it is text.
 * What stands in a call outside its parameters comes as text after the call; closing tags there, also misspelled or cut, vanish.
 * `<function=NAME>` at the beginning of a line, without `<tool_call>`, is a call if NAME is one of the tools and a parameter or the end
-  follows; not within a block of code, and inside thinking only if the output ends behind it.
+  follows; not within a block of code, and inside thinking only if the output ends right after it.
 * Calls written as JSON may follow each other in one `<tool_call>`, or be a list.
 """
 
@@ -123,8 +123,8 @@ class OutputParser:
 
     @property
     def place(self) -> Place:
-        """Where the next token stands: in text or thinking, behind a `<tool_call>` of which it is open what it begins, in a call, or
-        behind its function."""
+        """Where the next token stands: in text or thinking, after a `<tool_call>` that may begin a call, in a call, or
+        after its function."""
         if self._step == self._block:
             return "opening" if self._buffer[:1] == CALL else "text"
         if self._step == self._after_function:
@@ -255,7 +255,7 @@ class OutputParser:
         self._is_bare = True
 
     def _hold_thought(self) -> None:
-        """A call inside the thinking, held back until it is clear whether the output ends behind it."""
+        """A call inside the thinking, held back until it is clear whether the output ends after it."""
         num_chars = self._thought.decide(self._buffer)
         if num_chars == 0:
             return self._open_bare()
@@ -455,7 +455,7 @@ class OutputParser:
         return key != writer.key and key not in writer.arguments and self._schemas.may_have(self._tool, key)
 
     def _after_function(self) -> None:
-        """Behind a function: closing tags, another function, or text if the end is missing."""
+        """After a function: closing tags, another function, or text if the end is missing."""
         buffer = self._buffer
         at = _BETWEEN_CALLS.match(buffer).end() if self._is_json else skip_blank(buffer, 0)
         if at == len(buffer):

@@ -13,7 +13,7 @@ Where a parameter's value ends, so that values may contain the tags themselves:
   that closes the call, the end of the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
-* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; `<parameter=…>` behind it must then be
+* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after it must then be
   one that can begin there. `</KEY>` closes the parameter KEY so too, if the value has no `<KEY`.
 * In a call without `<tool_call>`, `</function>` closes the call whatever follows.
 * While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another
@@ -73,7 +73,7 @@ def skip_blank(buffer: str, at: int) -> int:
 
 
 def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
-    """A name in quotes or not and its ">": (name, offset behind), ("", at) if there is none. blanks: the name may hold some inside."""
+    """A name in quotes or not and its ">": (name, offset after it), ("", at) if there is none. blanks: the name may hold some inside."""
     if match := (_KEY if blanks else _NAME).match(buffer, at):
         return match.group(1), match.end()
     if (match := (_KEY_SO_FAR if blanks else _NAME_SO_FAR).match(buffer, at)) and match.end() == len(buffer):
@@ -82,7 +82,7 @@ def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
 
 
 def read_closer(buffer: str, at: int) -> tuple[str, int]:
-    """What the closing tag at `at` closes, misspelled or without its ">", and the offset behind it; ("", at) for any other.
+    """What the closing tag at `at` closes, misspelled or without its ">", and the offset after it; ("", at) for any other.
 
     "parameter", "function" or "call"; "cut" for the beginning of one at the end of the output.
     """
@@ -101,7 +101,7 @@ def read_closer(buffer: str, at: int) -> tuple[str, int]:
 
 
 def tag_at(buffer: str, at: int) -> tuple[str, int]:
-    """The tag at `at` and the offset behind it, ("", at) for none. A misspelled tag counts as the one that it stands for, and one that
+    """The tag at `at` and the offset after it, ("", at) for none. A misspelled tag counts as the one that it stands for, and one that
     is cut off at the end of the output as END."""
     found = look(buffer, at, PARAMETER, FUNCTION, CALL, CALL_END, END, "</")
     if found != "</":

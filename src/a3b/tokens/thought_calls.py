@@ -1,4 +1,4 @@
-"""A call inside the thinking without `<tool_call>`: it is one only if the output ends behind it. Enter at `ThoughtCall`."""
+"""A call inside the thinking without `<tool_call>`: it is one only if the output ends after it. Enter at `ThoughtCall`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ThoughtCall:
     """Reads a buffer that begins with `<function=NAME>` and grows; looks at each character once, or a few times."""
 
     def __init__(self, begin: int, is_offered: Callable[[str], bool]):
-        """begin: behind the first tag. is_offered: whether a function of that name can be called."""
+        """begin: the offset after the first tag. is_offered: whether a function of that name can be called."""
         self._seen, self._is_offered = begin, is_offered
         self._is_closed = False  # the function that was begun last
 

@@ -94,7 +94,7 @@ def _check_reference(reference: str, root: Any, path: str) -> None:
             break
         if target["$ref"] in seen or len(seen) == MAX_SCHEMA_DEPTH:
             raise UsageError(f"{path}: $ref: {reference[:100]!r} leads back to itself, or through more than {MAX_SCHEMA_DEPTH} others; "
-                             "expected a schema behind it")  # fmt: skip
+                             "expected a schema at its end")  # fmt: skip
         seen.append(target["$ref"])
 
 
