@@ -1,30 +1,27 @@
 """Which tokens an answer may go on with, so that it is the JSON or the calls that were asked for.
 
-Owns the translation between our vocabulary and llguidance, which reads the grammars of `tokens/grammar.py`, and the check
-of finished documents. Knows neither logits nor thinking: a constraint begins behind the thinking. Enter at `Grammars.of`.
+Owns the masks of answers by the grammars of `tokens/grammar.py`, which `matcher` follows, and the check of finished documents. Knows
+neither logits nor thinking: a constraint begins behind the thinking. Enter at `Grammars.of`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
-import llguidance
 import numpy as np
 
 from a3b.errors import UsageError
+from a3b.isolation.host import Task, TaskKilled
+from a3b.matcher import STEP_WALL_S, Matchers, Source, bytes_vocabulary, compiled
 from a3b.requests import Request
 from a3b.tokens.grammar import Grammar, answer_grammar, document_grammar
 from a3b.tokens.segments import END_OF_TURN
 from a3b.tokens.tokenizer import Tokenizer
 
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
-_LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, verbose_errors=False)
-_PLACE = re.compile(r"at (\d+)\(\d+\): ")
-_QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
 
 
 class Constraint(Protocol):
@@ -34,6 +31,8 @@ class Constraint(Protocol):
     """bool [num_tokens]: the tokens allowed while the model thinks, None for all."""
     knows_end: bool
     """Whether the end of the turn is allowed only behind a complete answer."""
+    ready: bool
+    """Whether `mask` answers at once."""
 
     def mask(self) -> np.ndarray | None:
         """bool [num_tokens]: the tokens allowed next, None for all."""
@@ -54,10 +53,14 @@ class Constraint(Protocol):
 
 
 class Grammars:
-    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed."""
+    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed. Used by any thread."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
+        self._matchers = Matchers(tokenizer)
+
+    def close(self) -> None:
+        self._matchers.close()
 
     def of(self, request: Request) -> Constraint | None:
         """What the request's schema and tool_choice allow; None if that is everything.
@@ -66,11 +69,11 @@ class Grammars:
         choice, schema = request.tool_choice, request.schema
         if choice in ("required", "named"):
             tools = request.tools if choice == "required" else _named(request)
-            return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls))
+            return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls), {}, request.namespace)
         if schema is not None:
-            _compiled(_bytes_vocabulary(), document_grammar(schema), {2: "schema"})  # alone, so that it alone must be satisfiable
             tools = request.tools if request.tools and choice == "auto" else None
-            return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls))
+            documents = {"schema": document_grammar(schema)}  # alone, so that it alone must be satisfiable
+            return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls), documents, request.namespace)
         if choice == "none":
             return NoCalls(self.all_but(_CALL))
         if request.tools and not request.parallel_tool_calls:
@@ -85,26 +88,20 @@ class Grammars:
         allowed.flags.writeable = False
         return allowed
 
-    def _by_grammar(self, grammar: Grammar) -> ByGrammar:
-        for field, text in grammar.parts.items():
-            _compiled(self._vocabulary, text, {}, field)
-        matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
+    def _by_grammar(self, grammar: Grammar, documents: Mapping[str, str], namespace: str) -> ByGrammar:
+        task = self._matchers.open(Source(grammar.text, grammar.fields, grammar.parts, documents), namespace)
         end = self._tokenizer.control_id(END_OF_TURN)
-        return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN))
+        return ByGrammar(task, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN))
 
     @cached_property
     def _missing(self) -> list[int]:
         return [token_id for token_id, data in enumerate(self._tokenizer.vocabulary()) if data is None]
 
-    @cached_property
-    def _vocabulary(self) -> llguidance.LLTokenizer:
-        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer)), n_vocab=self._tokenizer.num_tokens)
-
 
 class NoCalls:
     """Everything but a call."""
 
-    complete, done, knows_end = True, False, False
+    complete, done, knows_end, ready = True, False, False, True
 
     def __init__(self, allowed: np.ndarray):
         self._allowed = self.thinking = allowed
@@ -122,7 +119,7 @@ class NoCalls:
 class OneCall:
     """Everything, until a call has ended; then the end of the turn."""
 
-    thinking, knows_end = None, False
+    thinking, knows_end, ready = None, False, True
 
     def __init__(self, call: int, call_end: int, end: int, num_tokens: int):
         self._call, self._call_end, self._end = call, call_end, end
@@ -151,42 +148,78 @@ class OneCall:
 
 
 class ByGrammar:
-    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by."""
+    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by.
+
+    The process of the grammar computes the mask behind a token while the model computes its logits."""
 
     knows_end = True
 
-    def __init__(self, matcher: llguidance.LLMatcher, end: int, num_tokens: int, thinking: np.ndarray):
-        self._matcher, self._end, self._num_tokens, self.thinking = matcher, end, num_tokens, thinking
-        self._ended = False
+    def __init__(self, task: Task, end: int, num_tokens: int, thinking: np.ndarray):
+        """task: as `Matchers.open` has it."""
+        self._task, self._end, self._num_tokens, self.thinking = task, end, num_tokens, thinking
+        self._mask: np.ndarray | None = None  # None: on its way
+        self._is_complete = self._is_done = self._ended = False
+        self._error = ""
+
+    @property
+    def ready(self) -> bool:
+        return self._mask is not None or self._task.is_ready()
 
     @property
     def complete(self) -> bool:
-        return self._matcher.is_accepting()
+        return not self._error and self.mask() is not None and self._is_complete
 
     @property
     def done(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return not self._error and self.mask() is not None and self._is_done
 
     def mask(self) -> np.ndarray:
-        packed = self._matcher.compute_bitmask()
-        self._check()
-        return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=self._num_tokens).view(bool)
+        if self._mask is None:
+            if not self._error:
+                packed, self._is_complete, self._is_done, self._error = self._told()
+            if self._error:  # an answer that the library cannot follow any more is no valid answer
+                raise UsageError(f"the answer's grammar: {self._error}; use a simpler schema")
+            if self._is_done:
+                self._mask = np.zeros(self._num_tokens, bool)
+                self._mask[self._end] = not self._ended
+            else:
+                bits = np.frombuffer(packed, np.uint8)
+                self._mask = np.unpackbits(bits, bitorder="little", count=self._num_tokens).view(bool)
+        return self._mask
 
     def accept(self, token_id: int) -> None:
-        if self._ended or not self._matcher.consume_token(token_id):
-            self._check()
+        if self._ended or not self.mask()[token_id]:
+            self._task.close()
+            self._mask, self._error = None, "it has no place for a token that was taken"
             raise UsageError(f"token {token_id}: the answer's grammar has no place for it")
-        self._ended = token_id == self._end
+        if token_id == self._end:
+            self._ended = self._is_done = True
+            self._mask = np.zeros(self._num_tokens, bool)
+        else:
+            self._mask = None
+            self._tell(token_id)
 
     def forced(self) -> list[int]:
         if self.done:
             return [] if self._ended else [self._end]
-        return self._matcher.compute_ff_tokens()
+        self._tell("forced")
+        return self._told()
 
-    def _check(self) -> None:
-        """An answer that the library cannot follow any more is no valid answer."""
-        if self._matcher.is_error():
-            raise UsageError(f"the answer's grammar: {_reason(self._matcher.get_error())}; use a simpler schema")
+    def _tell(self, message: Any) -> None:
+        try:
+            self._task.send(message)
+        except TaskKilled:
+            raise _too_slow() from None
+
+    def _told(self) -> Any:
+        try:
+            return self._task.receive(STEP_WALL_S)
+        except TaskKilled:
+            raise _too_slow() from None
+
+
+def _too_slow() -> UsageError:
+    return UsageError("the answer's grammar: a token takes too much time or memory; use a simpler schema")
 
 
 def validate(schema: Mapping[str, Any], text: str) -> str | None:
@@ -198,7 +231,7 @@ def validate(schema: Mapping[str, Any], text: str) -> str | None:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    matcher = _compiled(_bytes_vocabulary(), document_grammar(schema), {2: "schema"})
+    matcher = compiled(bytes_vocabulary(), document_grammar(schema), {2: "schema"})
     data = text.encode("utf-8", "replace")
     num_taken = matcher.try_consume_tokens(list(data))
     if num_taken < len(data):
@@ -216,60 +249,3 @@ def _named(request: Request) -> list[Mapping[str, Any]]:
 def _name_of(tool: Mapping[str, Any]) -> Any:
     function = tool.get("function", tool)
     return function.get("name") if isinstance(function, Mapping) else None
-
-
-def _compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = "") -> llguidance.LLMatcher:
-    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar.
-
-    field: at fault where `fields` does not know."""
-    matcher = llguidance.LLMatcher(vocabulary, text, log_level=0, limits=_LIMITS)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    if matcher.is_error():
-        error = matcher.get_error()
-        place = _PLACE.match(error)
-        field = (fields.get(int(place[1])) if place else None) or field
-        field = field or " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in fields.values()))
-        raise UsageError(f"{field}: {_reason(error)}; expected a schema that can be enforced")
-    return matcher
-
-
-def _reason(error: str) -> str:
-    error = _QUOTE.sub("", _PLACE.sub("", error)).replace("<non-verbose/>", "").removeprefix("failed to compile JSON schema: ")
-    error = " ".join(error.split())
-    return "no answer can satisfy it" if error.startswith("NoExtension") else error[:300]
-
-
-class _Vocabulary:
-    """A tokenizer in the form that llguidance asks for."""
-
-    bos_token_id = None
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self.tokens = [data or b"" for data in tokenizer.vocabulary()]
-        self.special_token_ids = sorted(tokenizer.control_ids)
-        self.eos_token_id = tokenizer.control_id(END_OF_TURN)
-        self._of_byte = {data: token_id for token_id, data in enumerate(self.tokens) if len(data) == 1}
-
-    def __call__(self, text: str) -> Sequence[int]:
-        ids = self._tokenizer.encode_text(text)
-        data = text.encode()
-        if b"".join(self.tokens[token_id] for token_id in ids) != data:  # it was normalised
-            return [self._of_byte[bytes([byte])] for byte in data]
-        return ids
-
-
-class _Bytes:
-    """A vocabulary of the 256 bytes and an end."""
-
-    bos_token_id, eos_token_id, special_token_ids = None, 256, (256,)
-    tokens = tuple(bytes([byte]) for byte in range(256)) + (b"<end>",)
-
-    def __call__(self, text: str | bytes) -> Iterable[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-@cache
-def _bytes_vocabulary() -> llguidance.LLTokenizer:
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), n_vocab=257, slices=[])

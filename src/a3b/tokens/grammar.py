@@ -25,6 +25,7 @@ from a3b.tokens.toolcalls import STRING, Kinds, dumps, follow, kinds_of_schema
 MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH = 100_000, 64  # of one schema; a compiler's time is bounded by its input
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
 _LITERAL_DEPTH = 8  # unions in unions of literal values
+_MAX_LITERALS = 10_000  # unions of unions that refer to one another multiply
 
 # White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks for ever.
 _CLOSE = "\n</parameter>\n"
@@ -252,10 +253,18 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _literals(schema: Any, root: Any, depth: int = 0) -> list[Any] | None:
-    """All values of an enumeration, or None if the schema is none."""
+def _literals(schema: Any, root: Any, depth: int = 0, known: dict[int, list[Any] | None] | None = None) -> list[Any] | None:
+    """All values of an enumeration, or None if the schema is none. Each schema is read once, however often it is referred to."""
+    known = {} if known is None else known
     if not isinstance(schema, Mapping) or depth > _LITERAL_DEPTH:
         return None
+    if id(schema) not in known:
+        known[id(schema)] = None  # while it is being read: what refers to itself lists nothing
+        known[id(schema)] = _listed(schema, root, depth, known)
+    return known[id(schema)]
+
+
+def _listed(schema: Mapping[str, Any], root: Any, depth: int, known: dict[int, list[Any] | None]) -> list[Any] | None:
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list):
         return values
@@ -268,8 +277,13 @@ def _literals(schema: Any, root: Any, depth: int = 0) -> list[Any] | None:
         branches = [definitions.get(reference.removeprefix("#/$defs/")) if isinstance(definitions, Mapping) else None]
     if not isinstance(branches, list):
         return None
-    found = [_literals(branch, root, depth + 1) for branch in branches]
-    return None if None in found else [value for values in found for value in values]
+    found: list[Any] = []
+    for branch in branches:
+        values = _literals(branch, root, depth + 1, known)
+        if values is None or len(found) + len(values) > _MAX_LITERALS:
+            return None
+        found += values
+    return found
 
 
 def _escaped(name: str) -> str:
