@@ -25,10 +25,13 @@ class Constraint(Protocol):
 
     thinking: np.ndarray | None
     knows_end: bool  # whether it says when an answer is complete
+    ready: bool  # whether `mask` answers at once; else `wait`
 
     def mask(self) -> np.ndarray | None: ...
 
     def accept(self, token_id: int) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
 
 
 class ThinkingControl(Protocol):
@@ -98,6 +101,12 @@ class Answer:
     def all_complete(self) -> bool:
         """Whether no call was cut off."""
         return self._parser.all_complete
+
+    @property
+    def computing(self) -> Constraint | None:
+        """The constraint, if it has not yet computed what may be written next."""
+        constraint = self._constraint
+        return None if constraint is None or self.reason or self._parser.in_thinking or constraint.ready else constraint
 
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""

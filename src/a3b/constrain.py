@@ -7,6 +7,7 @@ neither logits nor thinking: a constraint begins behind the thinking. Enter at `
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ class Constraint(Protocol):
     knows_end: bool
     """Whether the end of the turn is allowed only behind a complete answer."""
     ready: bool
-    """Whether `mask` answers at once."""
+    """Whether `mask` answers at once; if not, it has a method `wait`, too."""
 
     def mask(self) -> np.ndarray | None:
         """bool [num_tokens]: the tokens allowed next, None for all."""
@@ -159,11 +160,17 @@ class ByGrammar:
         self._task, self._end, self._num_tokens, self.thinking = task, end, num_tokens, thinking
         self._mask: np.ndarray | None = None  # None: on its way
         self._is_complete = self._is_done = self._ended = False
+        self._until = time.monotonic() + STEP_WALL_S  # when the mask must be here
         self._error = ""
 
     @property
     def ready(self) -> bool:
-        return self._mask is not None or self._task.is_ready()
+        return self._mask is not None or bool(self._error) or self._task.is_ready() or time.monotonic() > self._until
+
+    def wait(self, seconds: float) -> None:
+        """Until `ready`, but no longer than that."""
+        if not self.ready:
+            self._task.is_ready(seconds)
 
     @property
     def complete(self) -> bool:
@@ -206,6 +213,7 @@ class ByGrammar:
         return self._told()
 
     def _tell(self, message: Any) -> None:
+        self._until = time.monotonic() + STEP_WALL_S
         try:
             self._task.send(message)
         except TaskKilled:
@@ -213,7 +221,7 @@ class ByGrammar:
 
     def _told(self) -> Any:
         try:
-            return self._task.receive(STEP_WALL_S)
+            return self._task.receive(max(self._until - time.monotonic(), 0))
         except TaskKilled:
             raise _too_slow() from None
 
