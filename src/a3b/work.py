@@ -1,13 +1,15 @@
 """Work that somebody waits for: it ends when its client has left, when the server stops, or when it has taken too long.
 
-Loops whose length a client chooses call `check`. Enter at `Work.run`.
+Loops whose length a client chooses call `check`. Enter at `in_thread`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextvars import ContextVar
 from typing import Any
 
@@ -41,6 +43,15 @@ class Work:
             raise Interrupted("nobody waits for this request any more")
         if time.monotonic() > self._until:
             raise UsageError(f"{self._what}: takes longer than {self._seconds:g} s to prepare; expected a smaller one")
+
+
+async def in_thread(threads: Executor, what: str, seconds: float, fn: Callable, *args: Any) -> Any:
+    """fn(*args) as a piece of work in one of `threads`, told to stop when nobody waits for it any more."""
+    work = Work(what, seconds)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, work.run, fn, *args)
+    finally:
+        work.cancel()
 
 
 def check() -> None:

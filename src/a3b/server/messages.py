@@ -32,7 +32,7 @@ from a3b.server import message_fields, wire
 from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, report, warning_headers
 from a3b.server.foreign import READ_AS_TEXT, block_text
 from a3b.server.seals import Seals
-from a3b.server.streams import EventStream, Opened, collect, finish_of, opened
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, while_connected
 from a3b.server.threads import Threads
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.media import left_out, media_in
@@ -76,7 +76,7 @@ def routes(api: Api) -> list[Route]:
 
     async def count_tokens(request: HttpRequest) -> Response:
         asked = _read(await read_json(request), api, threads, request, is_count=True)
-        num = await api.service.count_tokens(asked.request)
+        num = await while_connected(request.receive, api.service.count_tokens(asked.request))
         return wire.json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
 
     found = [("", create), ("/count_tokens", count_tokens)]

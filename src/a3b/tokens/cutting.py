@@ -25,7 +25,8 @@ _CUT = re.compile(
     r"|(?<=[A-Za-z])(?=[\x00-@\[-`{-\x7f])"  # letters end where none follows; ASCII, so that nothing is composed across the cut
     r"|(?<=[0-9])(?=[\x00-\x7f])"  # each digit is a word
     r"|(?<=\n)(?=[!-~])"  # line ends belong to what is before them
-    "|(?<=[\u3041-\u3096\u30a1-\u30fa\u3400-\u4db5\u4e00-\u9fa5])(?=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"  # CJK letters end at punctuation
+    # CJK letters end at punctuation
+    "|(?<=[\u3041-\u3096\u30a1-\u30fa\u3400-\u4db5\u4e00-\u9fa5])(?=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"
 )
 
 
@@ -52,8 +53,8 @@ class Cutter:
                 return found.start()
         if len(text) - start <= MAX_RUN:
             return len(text)
-        raise UsageError(f"text: more than {MAX_RUN:,} characters without a blank or another end of a word, from {text[start : start + 20]!r} "
-                         "on; shorten them, or put blanks between them")  # fmt: skip
+        raise UsageError(f"text: more than {MAX_RUN:,} characters without a blank or another end of a word, beginning with "
+                         f"{text[start : start + 20]!r}; shorten them, or put blanks between them")  # fmt: skip
 
 
 def _is_known(spec: Mapping[str, Any]) -> bool:
