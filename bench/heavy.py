@@ -25,7 +25,6 @@ CHAT, MESSAGES, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/messages",
 COUNT, TOKENIZE = "/v1/messages/count_tokens", "/tokenize"
 LOOK_S = 0.02
 MB = 1_000_000
-LONG = "x y z, and so on. "
 Case = tuple[str, Callable[[], Any]]  # path, and what makes the body: bytes, or a value of JSON
 
 
@@ -79,61 +78,93 @@ def many_calls(num: int) -> list[dict[str, Any]]:
             *({"role": "tool", "tool_call_id": f"c{i}", "content": "r"} for i in range(num))]  # fmt: skip
 
 
+def talk(num: int) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": "hi there"} for i in range(num)]
+
+
+def large(text: str = "x y z, and so on. ", megabytes: int = 28) -> str:
+    return text * (megabytes * MB // len(text.encode()))
+
+
+def response(given: Any, **more: Any) -> dict[str, Any]:
+    return {"input": given, "max_output_tokens": 3, **more}
+
+
+def object_of(num: int) -> dict[str, Any]:
+    return {str(i): 1 for i in range(num)}
+
+
+def responses_call(arguments: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "q"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments},
+            {"type": "function_call_output", "call_id": "c", "output": "r"}]  # fmt: skip
+
+
+def patterned(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern}
+
+
+ITSELF = {**shape(x=reference("a")), "$defs": {"a": {"anyOf": [reference("a")] * 80}}}
 LOOK_AHEADS = "^" + "".join(f"(?=.*a.{{{n}}}b)" for n in range(1, 25)) + ".*$"
 WORDS = [r"^[a-z0-9]+(-[a-z0-9]+)*$", r"^\d{4}-\d{2}-\d{2}$", r"^https?://[^\s]+$", r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"]
+PRODUCT = {"allOf": [{"anyOf": [shape(**{f"k{i}{j}": {}}) for j in range(8)]} for i in range(8)]}
+PROPERTIES = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}
+NAMED = {"type": "object", "patternProperties": {f"^.*a.{{{i}}}b": {} for i in range(30)}}
+DEEP = b'{"messages":[{"role":"user","content":"q"}],"response_format":' + b'{"a":' * 5000 + b"1" + b"}" * 5001
+ITEMS = {"type": "array", "minItems": 9999, "items": {"type": "array", "minItems": 9999, "items": {"type": "integer"}}}
 CASES: dict[str, Case] = {
-    "$defs that refer to themselves 80 times": (CHAT, lambda: called({**shape(x=reference("a")), "$defs": {"a": {"anyOf": [reference("a")] * 80}}})),
-    "the same as response_format": (CHAT, lambda: answered({**shape(x=reference("a")), "$defs": {"a": {"anyOf": [reference("a")] * 80}}})),
-    "a lattice of anyOf": (CHAT, lambda: called(lattice(60, 8, "anyOf"))),
+    "$defs that refer to themselves 80 times": (CHAT, lambda: called(ITSELF)),
+    "the same as response_format": (CHAT, lambda: answered(ITSELF)),
+    "a lattice of anyOf": (CHAT, lambda: called(lattice(40, 8, "anyOf"))),
     "a lattice of allOf": (CHAT, lambda: answered(lattice(12, 8, "allOf"))),
     "a lattice of oneOf": (CHAT, lambda: called(lattice(12, 8, "oneOf"))),
-    "a product of allOf and anyOf": (CHAT, lambda: answered({"allOf": [{"anyOf": [shape(**{f"k{i}{j}": {}}) for j in range(8)]} for i in range(8)]})),
+    "a product of allOf and anyOf": (CHAT, lambda: answered(PRODUCT)),
     "objects nested 60 deep": (CHAT, lambda: answered(nested(60))),
-    "objects nested 5,000 deep in the schema": (CHAT, lambda: b'{"messages":[{"role":"user","content":"q"}],"response_format":' + b'{"a":' * 5000 + b"1" + b"}" * 5001),
-    "24 look-aheads in one pattern": (CHAT, lambda: called(shape(x={"type": "string", "pattern": LOOK_AHEADS}))),
-    "8 look-aheads, not strict, in JSON": (CHAT, lambda: called(shape(x=shape(y={"type": "string", "pattern": LOOK_AHEADS})))),
-    "repeats of repeats in a pattern": (CHAT, lambda: called(shape(x={"type": "string", "pattern": "^((a{1,99}b?){1,99}c?){1,99}$"}))),
-    "oneOf of 40 patterns": (CHAT, lambda: called(shape(x={"oneOf": [{"type": "string", "pattern": f"a.{{{i}}}b"} for i in range(40)]}))),
-    "a pattern of 90 kB": (CHAT, lambda: called(shape(x={"type": "string", "pattern": "^" + "(?=a)" * 18_000}))),
-    "30 patternProperties": (CHAT, lambda: answered({"type": "object", "patternProperties": {f"^.*a.{{{i}}}b": {} for i in range(30)}})),
+    "objects nested 5,000 deep": (CHAT, lambda: DEEP),
+    "24 look-aheads in one pattern": (CHAT, lambda: called(shape(x=patterned(LOOK_AHEADS)))),
+    "24 look-aheads inside JSON": (CHAT, lambda: called(shape(x=shape(y=patterned(LOOK_AHEADS))))),
+    "repeats of repeats in a pattern": (CHAT, lambda: called(shape(x=patterned("^((a{1,99}b?){1,99}c?){1,99}$")))),
+    "oneOf of 40 patterns": (CHAT, lambda: called(shape(x={"oneOf": [patterned(f"a.{{{i}}}b") for i in range(40)]}))),
+    "a pattern of 90 kB": (CHAT, lambda: called(shape(x=patterned("^" + "(?=a)" * 18_000)))),
+    "30 patternProperties": (CHAT, lambda: answered(NAMED)),
     "propertyNames with a pattern": (CHAT, lambda: answered({"type": "object", "propertyNames": {"pattern": LOOK_AHEADS}})),
     "an enum of 9,000": (CHAT, lambda: answered(shape(x={"enum": [f"v{i}" for i in range(9000)]}))),
-    "3,000 properties": (CHAT, lambda: answered({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}})),
-    "60 tools with patterns": (CHAT, lambda: called(*[shape(**{f"p{j}": {"type": "string", "pattern": WORDS[j % 4]} for j in range(6)})] * 60)),
+    "3,000 properties": (CHAT, lambda: answered(PROPERTIES)),
+    "3,000 properties in a tool": (CHAT, lambda: called(shape(x=PROPERTIES))),
+    "60 tools with patterns": (CHAT, lambda: called(*[shape(**{f"p{j}": patterned(WORDS[j % 4]) for j in range(6)})] * 60)),
     "300 tools of 90 kB": (CHAT, lambda: called(*[shape(**{f"p{j}": {"enum": ["v" * 1400]} for j in range(60)})] * 300)),
-    "items 9,999 times 9,999": (CHAT, lambda: answered({"type": "array", "minItems": 9999, "items": {"type": "array", "minItems": 9999, "items": {"type": "integer"}}})),
+    "items 9,999 times 9,999": (CHAT, lambda: answered(ITEMS)),
     "multiples of 987654321": (CHAT, lambda: answered({"type": "integer", "multipleOf": 987654321, "minimum": 1})),
-    "30,000 messages": (CHAT, lambda: chat([{"role": ("user", "assistant")[i % 2], "content": "hi there"} for i in range(30_000)])),
-    "4,000 messages": (CHAT, lambda: chat([{"role": ("user", "assistant")[i % 2], "content": "hi there"} for i in range(4_000)])),
-    "30,000 messages to be counted": (COUNT, lambda: chat([{"role": ("user", "assistant")[i % 2], "content": "hi there"} for i in range(30_000)])),
+    "30,000 messages": (CHAT, lambda: chat(talk(30_000))),
+    "4,000 messages": (CHAT, lambda: chat(talk(4_000))),
+    "30,000 messages to be counted": (COUNT, lambda: chat(talk(30_000))),
     "10,000 calls and results": (CHAT, lambda: chat(many_calls(10_000))),
-    "200,000 content parts": (CHAT, lambda: chat([{"role": "user", "content": [{"type": "text", "text": "a"}] * 200_000}])),
+    "150,000 content parts": (CHAT, lambda: chat([{"role": "user", "content": [{"type": "text", "text": "a"}] * 150_000}])),
     "2,000,000 empty messages": (CHAT, lambda: b'{"messages":[' + b"{}," * 2_000_000 + b"{}]}"),
-    "28 MB in one string": (CHAT, lambda: chat("hello wo " * (28 * MB // 9))),
-    "28 MB of blanks": (CHAT, lambda: chat(" " * 28 * MB)),
-    "11 million blanks in a prompt": (COMPLETIONS, lambda: {"prompt": " " * 11 * MB, "max_tokens": 3}),
+    "20,000 items (responses)": (RESPONSES, lambda: response(talk(20_000))),
+    "28 MB in one string": (CHAT, lambda: chat(large())),
+    "28 MB of blanks": (CHAT, lambda: chat(large(" "))),
+    "11 million blanks in a prompt": (COMPLETIONS, lambda: {"prompt": large(" ", 11), "max_tokens": 3}),
     "28 MB of halves of pairs": (CHAT, lambda: b'{"messages":[{"role":"user","content":"' + rb"\ud800" * (28 * MB // 6) + b'"}]}'),
-    "28 MB of emoji (messages)": (MESSAGES, lambda: chat("😀" * (7 * MB))),
-    "28 MB of digits (responses)": (RESPONSES, lambda: {"input": "1" * 28 * MB, "max_output_tokens": 3}),
-    "28 MB of a system prompt (messages)": (MESSAGES, lambda: chat(system=LONG * (28 * MB // len(LONG)))),
-    "28 MB of instructions (responses)": (RESPONSES, lambda: {"input": "q", "instructions": LONG * (28 * MB // len(LONG)), "max_output_tokens": 3}),
-    "28 MB of a tool's description": (CHAT, lambda: chat(tools=[tool("f", shape(), description=LONG * (28 * MB // len(LONG)))])),
-    "28 MB of a tool's result": (CHAT, lambda: chat([*tool_call("{}")[:2], {"role": "tool", "tool_call_id": "c", "content": LONG * (28 * MB // len(LONG))}])),
-    "28 MB of thinking": (CHAT, lambda: chat([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": LONG * (28 * MB // len(LONG))}, {"role": "user", "content": "q"}])),
-    "28 MB of a model's name": (CHAT, lambda: chat(model="m" * 28 * MB)),
-    "28 MB of a stop string": (CHAT, lambda: chat(stop="s" * 28 * MB)),
-    "500,000 stop strings": (CHAT, lambda: chat(stop=["s"] * 400_000)),
-    "a bias for 400,000 tokens": (CHAT, lambda: chat(logit_bias={str(i): 1 for i in range(400_000)})),
-    "metadata of 400,000 keys": (RESPONSES, lambda: {"input": "q", "metadata": {str(i): "v" for i in range(400_000)}, "max_output_tokens": 3}),
+    "28 MB of emoji (messages)": (MESSAGES, lambda: chat(large("\U0001f600"))),
+    "28 MB of digits (responses)": (RESPONSES, lambda: response(large("1"))),
+    "28 MB of a system prompt (messages)": (MESSAGES, lambda: chat(system=large())),
+    "28 MB of instructions (responses)": (RESPONSES, lambda: response("q", instructions=large())),
+    "28 MB of a tool's description": (CHAT, lambda: chat(tools=[tool("f", shape(), description=large())])),
+    "28 MB of a tool's result": (CHAT, lambda: chat([*tool_call("{}")[:2], {"role": "tool", "tool_call_id": "c", "content": large()}])),
+    "28 MB of thinking": (CHAT, lambda: chat([*talk(1), {"role": "assistant", "content": "a", "reasoning_content": large()}, *talk(1)])),
+    "28 MB of a model's name": (CHAT, lambda: chat(model=large("m"))),
+    "28 MB of a stop string": (CHAT, lambda: chat(stop=large("s"))),
+    "400,000 stop strings": (CHAT, lambda: chat(stop=["s"] * 400_000)),
+    "a bias for 400,000 tokens": (CHAT, lambda: chat(logit_bias=object_of(400_000))),
+    "metadata of 400,000 keys": (RESPONSES, lambda: response("q", metadata=object_of(400_000))),
     "28 MB of empty lists": (CHAT, lambda: b'{"messages":' + b"[" + b"[]," * (9 * MB) + b"[]]}"),
     "28 MB of empty lists in a string": (CHAT, lambda: chat(tool_call("[" + "[]," * (9 * MB) + "[]]"))),
     "arguments nested 900 deep": (CHAT, lambda: chat(tool_call('{"a":' * 900 + "1" + "}" * 900))),
-    "arguments nested 900 deep (responses)": (RESPONSES, lambda: {"input": [{"role": "user", "content": "q"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "[" * 900 + "]" * 900}, {"type": "function_call_output", "call_id": "c", "output": "r"}], "max_output_tokens": 3}),
-    "14 MB to be counted": (COUNT, lambda: chat(LONG * (14 * MB // len(LONG)))),
-    "14 MB to be tokenised": (TOKENIZE, lambda: {"content": LONG * (14 * MB // len(LONG))}),
-    "28 MB of blanks to be tokenised": (TOKENIZE, lambda: {"content": " " * 28 * MB}),
-    "20,000 items (responses)": (RESPONSES, lambda: {"input": [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(20_000)], "max_output_tokens": 3}),
-}  # fmt: skip
+    "arguments nested 900 deep (responses)": (RESPONSES, lambda: response(responses_call("[" * 900 + "]" * 900))),
+    "14 MB to be counted": (COUNT, lambda: chat(large(megabytes=14))),
+    "14 MB to be tokenised": (TOKENIZE, lambda: {"content": large(megabytes=14)}),
+    "28 MB of blanks to be tokenised": (TOKENIZE, lambda: {"content": large(" ")}),
+}
 
 
 class Stream:
@@ -148,8 +179,8 @@ class Stream:
         while not self.stops.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
             try:
-                connection.request("POST", COMPLETIONS, json.dumps({"prompt": "One, two,", "max_tokens": 2000, "temperature": 1, "stream": True}),
-                                   {"content-type": "application/json"})  # fmt: skip
+                body = {"prompt": "One, two,", "max_tokens": 2000, "temperature": 1, "stream": True}
+                connection.request("POST", COMPLETIONS, json.dumps(body), {"content-type": "application/json"})
                 for line in connection.getresponse():
                     if line.startswith(b"data: {"):
                         self.tick()

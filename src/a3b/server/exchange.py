@@ -5,17 +5,16 @@ Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json`
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
 import re
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,10 +27,13 @@ from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service
 from a3b.tokens.json_text import TooMuchJSON, loads
 from a3b.tokens.segments import well_formed
+from a3b.work import in_thread
 
+T = TypeVar("T")
 logger = logging.getLogger("a3b.server")
-AT_ONCE = 256 << 10  # bytes of a body that is parsed while nothing else happens
-_PARSERS = ThreadPoolExecutor(2, "json")
+AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
+READ_S = 60  # for a larger one
+_PARSERS = ThreadPoolExecutor(8, "body")
 RETRY_AFTER_S = 2
 MAX_WARNINGS = 100  # in an answer
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
@@ -73,12 +75,14 @@ async def recorded(request: Request, stream: AsyncGenerator[Event, None]) -> Asy
             yield event
 
 
-async def read_json(request: Request) -> Any:
-    """The body, in which every text is well-formed. Raises Refusal saying where it is not JSON."""
+async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
+    """What `read` makes of the body, in which every text is well-formed. Raises Refusal saying where it is not JSON.
+
+    A large body is handled in a thread, so that nobody waits for it."""
     data = await request.body()
     if len(data) > AT_ONCE:
-        return await asyncio.get_running_loop().run_in_executor(_PARSERS, parse_json, data)
-    return parse_json(data)
+        return await in_thread(_PARSERS, "body", READ_S, lambda: read(parse_json(data)))
+    return read(parse_json(data))
 
 
 def parse_json(data: bytes) -> Any:

@@ -60,7 +60,7 @@ def routes(api: Api) -> list[Route]:
     threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, threads, request)
+        asked = await read_json(request, lambda body: _read(body, api, threads, request))
         answer = _Answer(api.seals, asked, threads)
         headers = warning_headers(asked.warnings)
         stream = recorded(request, api.service.stream(asked.request))
@@ -75,7 +75,7 @@ def routes(api: Api) -> list[Route]:
         return wire.json_response(answer.whole(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, threads, request, is_count=True)
+        asked = await read_json(request, lambda body: _read(body, api, threads, request, is_count=True))
         num = await while_connected(request.receive, api.service.count_tokens(asked.request))
         return wire.json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
 

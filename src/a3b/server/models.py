@@ -21,6 +21,7 @@ from a3b.server.wire import Fields, Refusal, json_response
 from a3b.work import in_thread
 
 MAX_ID = 1 << 31
+MAX_IDS = 1 << 19  # in one answer
 WORK_S = 60  # for one text
 
 
@@ -46,16 +47,20 @@ def routes(api: Api) -> list[Route]:
         return json_response(model())
 
     async def tokenize(http: HttpRequest) -> Response:
-        body = await read_json(http)
-        fields = Fields(body)
-        texts = [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None]
-        if "messages" in fields.body:
-            asked = read_chat(body, namespace(http), request_id(http)).requests[0]
+        def read(body: Any) -> tuple[list[str], Request | None]:
+            fields = Fields(body)
+            asked = read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
+            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], asked
+
+        texts, asked = await read_json(http, read)
+        if asked is not None:
             ids = await while_connected(http.receive, service.render(asked))
         elif texts:
             ids = await while_connected(http.receive, in_thread(threads, "text", WORK_S, service.encode, texts[0]))
         else:
             raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
+        if len(ids) > MAX_IDS:
+            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. Ask for their number by count_tokens")
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
     async def detokenize(http: HttpRequest) -> Response:
@@ -67,7 +72,7 @@ def routes(api: Api) -> list[Route]:
         return json_response({"content": text, "prompt": text, "text": text})
 
     async def apply_template(http: HttpRequest) -> Response:
-        asked = read_chat(await read_json(http), namespace(http), request_id(http))
+        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
         ids = await while_connected(http.receive, service.render(asked.requests[0]))
         prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
         return json_response({"prompt": prompt}, headers=warning_headers(asked.warnings))
