@@ -78,13 +78,16 @@ def test_a_panic_of_the_library_is_an_error_of_ours(monkeypatch):
         pass
 
     class Broken:
-        def encode_batch_fast(self, *args, **kwargs):
+        def encode(self, *args, **kwargs):
             raise Panic("called `Result::unwrap()` on an `Err` value")
+
+        encode_batch_fast = encode
 
     tokenizer = Tokenizer(SPEC)
     monkeypatch.setattr(tokenizer, "_encoder", Broken())
-    with pytest.raises(TokenizerError, match="the tokenizer failed on it"):
-        tokenizer.encode_text("some text")
+    for text in ("some text", "some text " * 1000):
+        with pytest.raises(TokenizerError, match="the tokenizer failed on it"):
+            tokenizer.encode_text(text)
 
 
 def test_halves_of_pairs_are_mended_as_the_codec_does_it(monkeypatch):

@@ -6,6 +6,7 @@ A template is a program that runs in Python: a long conversation would keep all 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ AT_ONCE = 1_000  # values of a conversation that is rendered here
 CHARS_AT_ONCE = 1 << 20
 RENDER_S, RENDER_BYTES = 30, 768 << 20  # processor time and memory
 RENDER_WALL_S = 60
+BATCH = 2_000  # messages or segments that are sent at once
 
 
 class Renderer:
@@ -36,32 +38,48 @@ class Renderer:
             return self._template.render(messages, **kwargs)
         task: Task | None = None
         try:
-            task = self._host.start(_render, messages, kwargs)
-            found = task.receive(RENDER_WALL_S)
+            task = self._host.start(_render, kwargs)
+            for start in range(0, len(messages), BATCH):  # each message of ours keeps the interpreter's lock
+                task.send(messages[start : start + BATCH])
+                work.check()
+            task.send([])
+            prompt: Prompt = []
+            until = time.monotonic() + RENDER_WALL_S
+            while isinstance(batch := task.receive(until - time.monotonic()), list) and batch:
+                prompt += [kind(value) for kind, value in batch]
+                work.check()
         except TaskKilled:
             raise template_error(f"chat template: takes more than {RENDER_S} s or {RENDER_BYTES >> 20} MiB for a conversation of "
                                  f"{len(messages)} messages; shorten the conversation") from None  # fmt: skip
         finally:
             if task is not None:
                 task.close()
-        if isinstance(found, A3BError):
-            raise found
-        return found
+        if isinstance(batch, A3BError):
+            raise batch
+        return prompt
 
     def close(self) -> None:
         self._host.close()
 
 
-def _render(conversation: Conversation, template: ChatTemplate, messages: Any, kwargs: dict[str, Any]) -> None:
-    with processor_limit(RENDER_S):
-        try:
-            found: Any = template.render(messages, **kwargs)
-        except A3BError as error:
-            found = error
-        except MemoryError:
-            found = TemplateError("chat template: not enough memory for the conversation; shorten it")
-        found = found.with_traceback(None) if isinstance(found, A3BError) else found
-    conversation.send(found)
+def _render(conversation: Conversation, template: ChatTemplate, kwargs: dict[str, Any]) -> None:
+    """Messages in, then segments out, both in batches until one is empty; or an error."""
+    messages: list[Any] = []
+    while batch := conversation.receive():
+        messages += batch
+    try:
+        with processor_limit(RENDER_S):
+            prompt = template.render(messages, **kwargs)
+    except A3BError as error:
+        conversation.send(error)
+        return
+    except MemoryError:
+        conversation.send(TemplateError("chat template: not enough memory for the conversation; shorten it"))
+        return
+    parts = [(type(segment), *vars(segment).values()) for segment in prompt]
+    for start in range(0, len(parts), BATCH):
+        conversation.send(parts[start : start + BATCH])
+    conversation.send([])
 
 
 def _is_long(value: Any) -> bool:

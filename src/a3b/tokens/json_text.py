@@ -13,7 +13,7 @@ from typing import Any
 from a3b import work
 
 MAX_DEPTH = 100  # of values in values; what handles them further on calls itself
-MAX_VALUES = 500_000
+MAX_VALUES = 200_000
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 

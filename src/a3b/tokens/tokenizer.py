@@ -25,6 +25,7 @@ from a3b.tokens.segments import Control, Prompt, Replay, Text, well_formed
 
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
 MAX_TEXT = 1 << 24  # characters of one text
+SHORT = 2048  # characters that are encoded in less time than other threads need to begin
 _LARGE = threading.Lock()
 
 
@@ -119,6 +120,8 @@ class Tokenizer:
         """Ids of one piece. Those that need much memory take turns."""
         with _LARGE if len(piece) > 2 * PIECE else nullcontext():
             try:
+                if len(piece) <= SHORT:
+                    return self._encoder.encode(piece, add_special_tokens=False).ids
                 found = self._encoder.encode_batch_fast([piece], add_special_tokens=False)  # unlike encode, lets go of the GIL
             except BaseException as error:  # a panic of the Rust library is no Exception
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
