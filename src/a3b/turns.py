@@ -76,7 +76,7 @@ KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budg
 
 
 def _alone(method: Callable) -> Callable:
-    """Not while another thread is in such a method. None of them takes longer the longer a conversation is."""
+    """Not while another thread is in such a method: none of them takes longer the longer a conversation is."""
 
     @wraps(method)
     def locked(self: Turns, *args: Any, **kwargs: Any) -> Any:
@@ -117,18 +117,21 @@ class Turns:
         self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
         self._changes = records.changes() if records else 0
 
-    @_alone
     def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
         told = _Told()
         for message in undated(before):
             told.add(message)
         for key in told.stopped_keys() if turn.cuts else told.all_keys(turn):
-            others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
-            self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
-            if persist and self._records is not None:
-                self._records.put_record(namespace, key, turn.to_bytes(), node)
-                self._written.add((namespace, key))
+            self._add(namespace, key, turn, persist, node)
+
+    @_alone
+    def _add(self, namespace: str, key: bytes, turn: Turn, persist: bool, node: bytes | None) -> None:
+        others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
+        self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
+        if persist and self._records is not None:
+            self._records.put_record(namespace, key, turn.to_bytes(), node)
+            self._written.add((namespace, key))
 
     @_alone
     def forget(self, namespace: str | None = None) -> None:
@@ -168,6 +171,7 @@ class Turns:
         out: list[Message] = []
         at = 0
         while at < len(messages):
+            work.check()
             end = self._end_of_parts(namespace, messages, at)
             if end == at:
                 out.append(messages[at])
