@@ -20,6 +20,7 @@ from serving import ask
 from a3b import renderer, work
 from a3b.engine import Engine
 from a3b.errors import ContextError, Interrupted, TemplateError, UsageError
+from a3b.isolation.slots import Slots
 from a3b.renderer import Renderer
 from a3b.requests import Request
 from a3b.server.app import create_app
@@ -128,6 +129,17 @@ def test_work_that_takes_too_long_is_refused_by_name():
         Work("the thing", 0.01).run(endless)
 
 
+def test_one_namespace_leaves_places_to_others():
+    slots, work_of_many = Slots(3, 2), Work("test", 0.05)
+    with slots.one("many"), slots.one("many"):
+        with pytest.raises(UsageError, match="longer"):
+            work_of_many.run(slots.one("many").__enter__)
+        with slots.one("other"):
+            pass
+    with slots.one("many"):
+        pass
+
+
 # -- prompts
 
 
@@ -136,13 +148,13 @@ def test_a_long_conversation_renders_in_its_process_as_it_does_here(engine):
     messages = [{"role": ("user", "assistant")[i % 2], "content": f"number {i}", "reasoning_content": f"thinking {i}"} for i in range(401)]
     try:
         assert renderer._is_long((messages, {}))
-        assert found.render(messages, preserve_thinking=True) == engine.template.render(messages, preserve_thinking=True)
+        assert found.render(messages, "", preserve_thinking=True) == engine.template.render(messages, preserve_thinking=True)
         messages[7]["content"] = [{"type": "image", "image": "x"}]
         messages[0] = {"role": "nobody", "content": "x"}
         with pytest.raises(TemplateError) as ours:
             engine.template.render(messages)
         with pytest.raises(TemplateError, match="refused") as theirs:
-            found.render(messages)
+            found.render(messages, "")
         assert (str(theirs.value), theirs.value.refusal) == (str(ours.value), ours.value.refusal)
     finally:
         found.close()
@@ -155,7 +167,7 @@ def test_a_template_beyond_its_limits_is_an_error(source, monkeypatch):
     found = Renderer(ChatTemplate(source))
     try:
         with pytest.raises(TemplateError, match="stopped at|more than|not enough memory|MemoryError"):
-            found.render([user("hi")] * 2000)
+            found.render([user("hi")] * 2000, "")
     finally:
         found.close()
 

@@ -14,17 +14,16 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from typing import Any
 
 import llguidance
 
-from a3b import work
 from a3b.errors import UsageError
 from a3b.isolation.host import Host, Task, TaskKilled
+from a3b.isolation.slots import Slots
 from a3b.isolation.worker import Conversation, fork, memory_used, processor_limit
 from a3b.tokens.segments import END_OF_TURN
 from a3b.tokens.tokenizer import Tokenizer
@@ -71,7 +70,7 @@ class Matchers:
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, tuple[Task, int]] = OrderedDict()  # by grammar: its process, bytes
         self._refused: OrderedDict[bytes, str] = OrderedDict()
-        self._slots = _Slots()
+        self._slots = Slots(MAX_COMPILING, MAX_COMPILING_EACH)
 
     def open(self, source: Source, namespace: str = "") -> Task:
         """A task at the beginning of an answer, which follows `_follow`. Raises UsageError naming the field at fault."""
@@ -140,27 +139,6 @@ class Matchers:
             self._kept[key] = task, value
             while len(self._kept) > MAX_KEPT or (sum(num for _, num in self._kept.values()) > MAX_KEPT_BYTES and len(self._kept) > 1):
                 self._kept.popitem(last=False)[1][0].release()
-
-
-class _Slots:
-    """Places to compile in, so that nobody takes them all."""
-
-    def __init__(self) -> None:
-        self._changed, self._taken = threading.Condition(), list[str]()
-
-    @contextmanager
-    def one(self, namespace: str) -> Any:
-        with self._changed:
-            while len(self._taken) >= MAX_COMPILING or self._taken.count(namespace) >= MAX_COMPILING_EACH:
-                work.check()
-                self._changed.wait(0.05)
-            self._taken.append(namespace)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken.remove(namespace)
-                self._changed.notify_all()
 
 
 # -- in the processes

@@ -13,6 +13,7 @@ from typing import Any
 from a3b import work
 from a3b.errors import A3BError, TemplateError
 from a3b.isolation.host import Host, Task, TaskKilled
+from a3b.isolation.slots import Slots
 from a3b.isolation.worker import Conversation, processor_limit
 from a3b.tokens.chat import ChatTemplate
 from a3b.tokens.segments import Prompt
@@ -22,6 +23,7 @@ AT_ONCE = 1_000  # values of a conversation that is rendered here
 CHARS_AT_ONCE = 1 << 20
 RENDER_S, RENDER_BYTES = 30, 768 << 20  # processor time and memory
 RENDER_WALL_S = 60
+MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # at once: in all, and of one namespace
 BATCH = 2_000  # messages or segments that are sent at once
 
 
@@ -30,12 +32,17 @@ class Renderer:
 
     def __init__(self, template: ChatTemplate):
         self._template = template
+        self._slots = Slots(MAX_RENDERING, MAX_RENDERING_EACH)
         self._host = Host(RENDER_BYTES, ChatTemplate, *template.arguments)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> Prompt:
-        """As `ChatTemplate.render`."""
+    def render(self, messages: Sequence[Mapping[str, Any]], namespace: str, **kwargs: Any) -> Prompt:
+        """As `ChatTemplate.render`, for somebody of a namespace."""
         if not _is_long((messages, kwargs)):
             return self._template.render(messages, **kwargs)
+        with self._slots.one(namespace):
+            return self._render_apart(messages, kwargs)
+
+    def _render_apart(self, messages: Sequence[Mapping[str, Any]], kwargs: dict[str, Any]) -> Prompt:
         task: Task | None = None
         try:
             task = self._host.start(_render, kwargs)

@@ -278,7 +278,7 @@ class Service:
         kwargs = dict(request.template_kwargs)
         kwargs |= {"preserve_thinking": True} if keep else {}
         kwargs |= {} if think else {"enable_thinking": False}
-        prompt = self._renderer.render(messages, tools=request.tools or None, **kwargs)
+        prompt = self._renderer.render(messages, request.namespace, tools=request.tools or None, **kwargs)
         question = last_question(recalled)
         spent = sum(block.tokens for block in blocks if block.index > question)
         return Told(messages, prompt, fates, spent, dates, kept_dates)
