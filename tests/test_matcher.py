@@ -55,6 +55,16 @@ def test_answers_of_one_grammar_do_not_disturb_each_other(grammars):
     assert (second.mask() == grammars.of(SAFE).mask()).all() and not (second.mask() == first.mask()).all()
 
 
+def test_a_copy_is_at_the_same_place_and_goes_its_own_way(grammars):
+    first = grammars.of(SAFE)
+    first.accept(int(first.mask().argmax()))
+    second = first.copy()
+    before = second.mask().copy()
+    assert (first.mask() == before).all()
+    first.accept(int(before.argmax()))
+    assert (second.mask() == before).all() and (second.copy().mask() == before).all()
+
+
 def test_an_answer_goes_on_after_its_grammar_has_left_the_cache(monkeypatch):
     monkeypatch.setattr(matcher, "MAX_KEPT", 1)
     grammars = Grammars(TOKENIZER)

@@ -163,6 +163,13 @@ class ByGrammar:
         self._until = time.monotonic() + STEP_WALL_S  # when the mask must be here
         self._error = ""
 
+    def copy(self) -> ByGrammar:
+        """One of its own, at the same place. Raises UsageError."""
+        try:
+            return ByGrammar(self._task.start_from(), self._end, self._num_tokens, self.thinking)
+        except TaskKilled:
+            raise _too_slow() from None
+
     @property
     def ready(self) -> bool:
         return self._mask is not None or bool(self._error) or self._task.is_ready() or time.monotonic() > self._until

@@ -169,25 +169,35 @@ def prototype(conversation: Conversation, vocabulary: llguidance.LLTokenizer, so
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies end unattended
     with suppress(EOFError):
         while conversation.receive() == "fork":
-            _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
-            fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
+            _copy(conversation, matcher)
     with suppress(ChildProcessError):  # and are children of this process as long as they run
         os.wait()
+
+
+def _copy(conversation: Conversation, matcher: llguidance.LLMatcher) -> None:
+    """Give a copy of this process to whoever sends "fork" with a socket."""
+    _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
+    fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
 
 
 def _follow(conversation: Conversation, parent: Conversation, matcher: llguidance.LLMatcher) -> None:
     """Tokens in, for each of them (and at first) the state behind it out."""
     parent.socket.close()
-    conversation.send(_state(matcher))
-    while True:
-        asked = conversation.receive()
-        if asked == "forced":
-            with processor_limit(STEP_S):
-                conversation.send(matcher.compute_ff_tokens())
-        else:
-            with processor_limit(STEP_S):
-                matcher.consume_token(asked)
-            conversation.send(_state(matcher))
+    with suppress(EOFError, ConnectionError):
+        conversation.send(_state(matcher))
+        while True:
+            asked = conversation.receive()
+            if asked == "fork":
+                _copy(conversation, matcher)
+            elif asked == "forced":
+                with processor_limit(STEP_S):
+                    conversation.send(matcher.compute_ff_tokens())
+            else:
+                with processor_limit(STEP_S):
+                    matcher.consume_token(asked)
+                conversation.send(_state(matcher))
+    with suppress(ChildProcessError):
+        os.wait()
 
 
 def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, bool, str]:

@@ -89,7 +89,8 @@ class Host:
 
     def __init__(self, growth: int, setup: Callable, *args: Any):
         self._growth, self._setup, self._args = growth, setup, args
-        self._lock, self._control, self._process, self._number = threading.RLock(), None, None, 0  # a task may be collected in `start`
+        self._lock = threading.RLock()  # a task may be collected while another one starts
+        self._control, self._process, self._number = None, None, 0
         self._is_closed = False
 
     def start(self, task: Callable, *args: Any) -> Task:
