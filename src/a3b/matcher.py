@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ STEP_S = 2  # processor time of one token
 STEP_WALL_S = 20
 MAX_GRAMMAR_CHARS = 4_000_000
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
-MAX_REFUSED = 256  # grammars known to be too large
+MAX_REFUSED, REFUSED_S = 256, 600  # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
 LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, max_lexer_states=50_000,
                                    verbose_errors=False)  # fmt: skip
@@ -69,7 +70,7 @@ class Matchers:
         self._host = Host(COMPILE_BYTES, vocabulary_of, tokenizer)
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, tuple[Task, int]] = OrderedDict()  # by grammar: its process, bytes
-        self._refused: OrderedDict[bytes, str] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # why, and until when
         self._slots = Slots(MAX_COMPILING, MAX_COMPILING_EACH)
 
     def open(self, source: Source, namespace: str = "") -> Task:
@@ -90,7 +91,8 @@ class Matchers:
     def _copy(self, key: bytes) -> Task | None:
         """A task from the grammar that is kept, if it is."""
         with self._lock:
-            if (reason := self._refused.get(key)) is not None:
+            reason, until = self._refused.get(key, ("", 0.0))
+            if time.monotonic() < until:
                 raise UsageError(reason)
             if (kept := self._kept.get(key)) is None:
                 return None
@@ -127,7 +129,7 @@ class Matchers:
             reason = (f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} MiB to compile; expected simpler patterns, "
                       "fewer references and smaller bounds")  # fmt: skip
             with self._lock:
-                self._refused[key] = reason
+                self._refused[key] = reason, time.monotonic() + REFUSED_S
                 while len(self._refused) > MAX_REFUSED:
                     self._refused.popitem(last=False)
             task.close()

@@ -212,9 +212,9 @@ class Service:
         return found | {f"cache_{name}": float(value) for name, value in asdict(self.scheduler.cache.stats()).items()}
 
     def close(self) -> None:
+        self.scheduler.close()
         self._grammars.close()
         self._renderer.close()
-        self.scheduler.close()
         self._preparing.shutdown(cancel_futures=True)
         self._helper.shutdown()
 
