@@ -65,6 +65,8 @@ class Cache:
 
 
 class Answer:
+    computing = None
+
     def __init__(self, num: int):
         self.num, self.feed, self.sampled, self.reason = num, [], [], None
 

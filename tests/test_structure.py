@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "a3b"
 LAYERS = [
     ("errors", "files", "printable", "units", "variables"),
-    ("config", "events", "machine", "requests"),
-    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile", "mangled"),
+    ("config", "events", "machine", "requests", "work"),
+    ("formats", "tokens", "kernels", "cache", "rope", "sampler", "shapes", "constrain", "budget", "volatile", "mangled", "isolation",
+     "matcher", "renderer"),
     ("weights",),
     ("model", "answer"),
     ("packing",),

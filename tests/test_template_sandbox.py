@@ -70,6 +70,12 @@ ESCAPES = (
     "{{ open('/etc/passwd') }}",
     "{{ self._TemplateReference__context.environment.globals.x.y }}",
 )
+NESTED = ("n.x", "n.y", "n.x | tojson", "n.y | tojson", "n.x ~ 'a'", "n.x | string", "n.x | title", "n.x | upper", "n.x | join",
+          "'%s' % [n.x]", "'{}'.format(n.x)", "'%s' | format(n.x)", "n.x == [n.x, n.x][0:1]", "namespace(a=n.x)",
+          "n.x | replace('a', 'b')", "n.x | e")  # fmt: skip
+FORMATTED = ("'%s%s%s' % (n.x, n.x, n.x)", "'%(a)s%(a)s%(a)s' % {'a': n.x}", "'{0}{0}{0}'.format(n.x)",
+             "'{a}{a}{a}'.format_map({'a': n.x})", "'%s%s%s' | format(n.x, n.x, n.x)")  # fmt: skip
+COPIES = ("n.x.title()", "n.x | title", "n.x | upper", "n.x[1:]", "n.x[:-1]", "n.x.upper()", "n.x | trim")
 GREEDY = (
     "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "{% for i in range(1000000) %}{% endfor %}",
@@ -96,7 +102,15 @@ GREEDY = (
     "{{ '{:{}}'.format(1, 10000000000) }}",
     "{{ [1] | tojson(indent=10000000000) }}",
     "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}",
-)
+    "{{ ([['a'] * 1000] * 1000) | sum(start=[]) }}",
+    "{{ ('a ' * 200000).split() | length }}",
+    "{{ ('a' * 500000) | list | length }}",
+    *("{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = {'a': n.y, 'b': n.y} %}"
+      "{% endfor %}{{ " + expression + " }}" for expression in NESTED),
+    *("{% set n = namespace(x='a' * 500000) %}{{ " + expression + " }}" for expression in FORMATTED),
+    *("{% set n = namespace(x='a' * 500000, y=[]) %}{% for i in range(99) %}{% set n.y = [n.y, " + expression + "] %}{% endfor %}"
+      for expression in COPIES),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ESCAPES)

@@ -27,12 +27,17 @@ class Constraint(Protocol):
     knows_end: bool  # whether it says when an answer is complete
     sees_thinking: bool
     notes: tuple[str, ...]
+    ready: bool  # whether `mask` answers at once; else `wait`
 
     def mask(self) -> np.ndarray | None: ...
 
     def accept(self, token_id: int) -> None: ...
 
     def at(self, place: Place, tool: str, num_calls: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
 
 
 class ThinkingControl(Protocol):
@@ -109,6 +114,14 @@ class Answer:
         """Whether no call was cut off."""
         return self._parser.all_complete
 
+    @property
+    def computing(self) -> Constraint | None:
+        """The constraint, if it has not yet computed what may be written next."""
+        constraint = self._constraint
+        if constraint is None or self.reason or (self._parser.in_thinking and not constraint.sees_thinking):
+            return None
+        return None if constraint.ready else constraint
+
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
         forced = self._control.start() if self._control else []
@@ -137,6 +150,11 @@ class Answer:
         """End from outside; the events that were held back."""
         self.reason, self.feed = reason, []
         return self._finish()
+
+    def close(self) -> None:
+        """Give back what the constraint holds, after the last token."""
+        if self._constraint is not None:
+            self._constraint.close()
 
     def _allowed(self) -> np.ndarray | None:
         mask = None

@@ -1,21 +1,22 @@
 """Which tokens an answer may go on with, so that it is the JSON or the calls that were asked for.
 
-Owns the translation between our vocabulary and llguidance, which reads the grammars of `tokens/grammar.py`, and the check
-of finished documents. Knows neither logits nor thinking: a constraint begins behind the thinking. Enter at `Grammars.of`.
+Owns the masks of answers by the grammars of `tokens/grammar.py`, which `matcher` follows, and the check of finished documents. Knows
+neither logits nor thinking: a constraint begins behind the thinking. Enter at `Grammars.of`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
-import llguidance
 import numpy as np
 
 from a3b.errors import UsageError
+from a3b.isolation.host import Task, TaskKilled
+from a3b.matcher import STEP_WALL_S, Matchers, Source, compiled
 from a3b.requests import Request
 from a3b.tokens.grammar import Grammar, answer_grammar, call_grammar, declared_tools, document_grammar
 from a3b.tokens.matching import byte_vocabulary
@@ -25,9 +26,6 @@ from a3b.tokens.tokenizer import Tokenizer
 
 MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000  # whose grammars are kept as text: clients send the same tools with each request
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
-_LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, verbose_errors=False)
-_PLACE = re.compile(r"at (\d+)\(\d+\): ")
-_QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
 
 
 class Constraint(Protocol):
@@ -41,6 +39,8 @@ class Constraint(Protocol):
     """Whether it sees the tokens of the thinking too."""
     notes: tuple[str, ...]
     """What was asked for and is not enforced."""
+    ready: bool
+    """Whether `mask` answers at once; if not, it has a method `wait`, too."""
 
     def mask(self) -> np.ndarray | None:
         """bool [num_tokens]: the tokens allowed next, None for all."""
@@ -54,6 +54,9 @@ class Constraint(Protocol):
     def forced(self) -> list[int]:
         """The tokens of the only text that can follow, as far as it is certain; often none."""
 
+    def close(self) -> None:
+        """End the processes that it has; nothing else may be asked of it then."""
+
     @property
     def complete(self) -> bool:
         """Whether the answer may end here."""
@@ -64,10 +67,14 @@ class Constraint(Protocol):
 
 
 class Grammars:
-    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed."""
+    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed. Used by any thread."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
+        self._matchers = Matchers(tokenizer)
+
+    def close(self) -> None:
+        self._matchers.close()
 
     def of(self, request: Request) -> Constraint | None:
         """What the request's schema and tool_choice allow; None if that is everything.
@@ -80,18 +87,18 @@ class Grammars:
             _kept(_strict_tools, _json(request.tools))  # which refuses what no tool can be
         if choice in ("required", "named"):
             tools = request.tools if choice == "required" else _named(request)
-            return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls))
+            return self._by_grammar(answer_grammar(None, tools, request.parallel_tool_calls), {}, request.namespace)
         if schema is not None:
-            _compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})  # alone, so that it alone must be satisfiable
             tools = request.tools if request.tools and choice == "auto" else None
-            return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls))
+            documents = {"schema": document_grammar(schema)}  # alone, so that it alone must be satisfiable
+            return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls), documents, request.namespace)
         if choice == "none" or not request.tools:
             return NoCalls(self.all_but(_CALL))
         return self._calls(request)
 
     def prepare(self) -> None:
-        """Build the tables now; it takes seconds for a large vocabulary."""
-        _ = self._vocabulary
+        """Have the tables built now; it takes seconds for a large vocabulary."""
+        self._matchers.prepare()
 
     def all_but(self, *names: str) -> np.ndarray:
         """bool [num_tokens], not to be written to: every token there is, but the control tokens of these names."""
@@ -101,20 +108,17 @@ class Grammars:
         allowed.flags.writeable = False
         return allowed
 
-    def _by_grammar(self, grammar: Grammar) -> ByGrammar:
-        for field, text in grammar.parts.items():
-            _compiled(self._vocabulary, text, {}, field)
-        matcher = _compiled(self._vocabulary, grammar.text, grammar.fields)
+    def _by_grammar(self, grammar: Grammar, documents: Mapping[str, str], namespace: str) -> ByGrammar:
+        task = self._matchers.open(Source(grammar.text, grammar.fields, grammar.parts, documents), namespace)
         end = self._tokenizer.control_id(END_OF_TURN)
-        return ByGrammar(matcher, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN), grammar.notes)
+        return ByGrammar(task, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN), grammar.notes)
 
     def _calls(self, request: Request) -> Calls:
         tools = _json(request.tools)
-        grammar = _kept(_call_grammar, tools)
-        start = self._by_grammar(grammar)
+        start = self._by_grammar(_kept(_call_grammar, tools), {}, request.namespace)
         end = self._only(self._tokenizer.control_id(END_OF_TURN))
         closing = self._only(self._tokenizer.control_id(_CALL_END), *self._tokenizer.encode_text("\n"))
-        return Calls(start.copy, _kept(_strict_tools, tools), end, closing, request.parallel_tool_calls)
+        return Calls(start, _kept(_strict_tools, tools), end, closing, request.parallel_tool_calls)
 
     def _only(self, *ids: int) -> np.ndarray:
         allowed = np.zeros(self._tokenizer.num_tokens, bool)
@@ -125,15 +129,11 @@ class Grammars:
     def _missing(self) -> list[int]:
         return [token_id for token_id, data in enumerate(self._tokenizer.vocabulary()) if data is None]
 
-    @cached_property
-    def _vocabulary(self) -> llguidance.LLTokenizer:
-        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer)), n_vocab=self._tokenizer.num_tokens)
-
 
 class NoCalls:
     """Everything but a call."""
 
-    complete, done, knows_end, sees_thinking, notes = True, False, False, False, ()
+    complete, done, knows_end, ready, sees_thinking, notes = True, False, False, True, False, ()
 
     def __init__(self, allowed: np.ndarray):
         self._allowed = self.thinking = allowed
@@ -150,6 +150,9 @@ class NoCalls:
     def forced(self) -> list[int]:
         return []
 
+    def close(self) -> None:
+        pass
+
 
 class Calls:
     """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
@@ -160,9 +163,9 @@ class Calls:
 
     knows_end, sees_thinking, notes = False, True, ()
 
-    def __init__(self, begin: Callable[[], ByGrammar], strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
-        """begin: what may follow a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
-        self._begin, self._strict, self._end, self._closing, self._parallel = begin, strict, end, closing, parallel
+    def __init__(self, start: ByGrammar, strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
+        """start: what may follow a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
+        self._start, self._strict, self._end, self._closing, self._parallel = start, strict, end, closing, parallel
         self._call: ByGrammar | None = None  # the one that is held to its grammar
         self._place: Place = "text"
         self.done = False
@@ -175,6 +178,14 @@ class Calls:
     def thinking(self) -> np.ndarray | None:
         return self.mask()
 
+    @property
+    def ready(self) -> bool:
+        return self.done or self._call is None or self._call.ready
+
+    def wait(self, seconds: float) -> None:
+        if self._call is not None:
+            self._call.wait(seconds)
+
     def mask(self) -> np.ndarray | None:
         if self.done:
             return self._end
@@ -186,55 +197,98 @@ class Calls:
         if self.done and not self._end[token_id]:
             raise UsageError("parallel_tool_calls: a second call; expected the end of the turn behind the first")
         if self._call is not None:
-            try:
+            if self._call.mask()[token_id]:
                 self._call.accept(token_id)
-            except UsageError:
-                self._call = None  # the token was put in from outside, as the end of the thinking is
+            else:
+                self._free()  # the token was put in from outside, as the end of the thinking is
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
         if num_calls and place in ("text", "opening"):
             self.done = not self._parallel
         if place == "opening" and self._place != "opening":
-            self._call = self._begin()
+            self._free()
+            self._call = self._start.copy()
         elif place == "text" or (place == "call" and tool not in self._strict):
-            self._call = None
+            self._free()
         self._place = place
+
+    def _free(self) -> None:
+        if self._call is not None:
+            self._call.close()
+            self._call = None
 
     def forced(self) -> list[int]:
         return np.flatnonzero(self._end).tolist() if self.done else []
 
+    def close(self) -> None:
+        self._free()
+        self._start.close()
+
 
 class ByGrammar:
-    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by."""
+    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by.
+
+    The process of the grammar computes the mask behind a token while the model computes its logits."""
 
     knows_end, sees_thinking = True, False
 
-    def __init__(self, matcher: llguidance.LLMatcher, end: int, num_tokens: int, thinking: np.ndarray, notes: tuple[str, ...] = ()):
-        self._matcher, self._end, self._num_tokens, self.thinking, self.notes = matcher, end, num_tokens, thinking, notes
-        self._ended = False
+    def __init__(self, task: Task, end: int, num_tokens: int, thinking: np.ndarray, notes: tuple[str, ...] = ()):
+        """task: as `Matchers.open` has it."""
+        self._task, self._end, self._num_tokens, self.thinking, self.notes = task, end, num_tokens, thinking, notes
+        self._mask: np.ndarray | None = None  # None: on its way
+        self._is_complete = self._is_done = self._ended = False
+        self._until = time.monotonic() + STEP_WALL_S  # when the mask must be here
+        self._error = ""
 
     def copy(self) -> ByGrammar:
-        """One of its own, at the same place."""
-        return ByGrammar(self._matcher.deep_copy(), self._end, self._num_tokens, self.thinking, self.notes)
+        """One of its own, at the same place. Raises UsageError."""
+        try:
+            return ByGrammar(self._task.start_from(), self._end, self._num_tokens, self.thinking, self.notes)
+        except TaskKilled:
+            raise _too_slow() from None
+
+    @property
+    def ready(self) -> bool:
+        return self._mask is not None or bool(self._error) or self._task.is_ready() or time.monotonic() > self._until
+
+    def wait(self, seconds: float) -> None:
+        """Until `ready`, but no longer than that."""
+        if not self.ready:
+            self._task.is_ready(seconds)
 
     @property
     def complete(self) -> bool:
-        return self._matcher.is_accepting()
+        return not self._error and self.mask() is not None and self._is_complete
 
     @property
     def done(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return not self._error and self.mask() is not None and self._is_done
 
     def mask(self) -> np.ndarray:
-        packed = self._matcher.compute_bitmask()
-        self._check()
-        return np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little", count=self._num_tokens).view(bool)
+        if self._mask is None:
+            if not self._error:
+                packed, self._is_complete, self._is_done, self._error = self._told()
+            if self._error:  # an answer that the library cannot follow any more is no valid answer
+                raise UsageError(f"the answer's grammar: {self._error}; use a simpler schema")
+            if self._is_done:
+                self._mask = np.zeros(self._num_tokens, bool)
+                self._mask[self._end] = not self._ended
+            else:
+                bits = np.frombuffer(packed, np.uint8)
+                self._mask = np.unpackbits(bits, bitorder="little", count=self._num_tokens).view(bool)
+        return self._mask
 
     def accept(self, token_id: int) -> None:
-        if self._ended or not self._matcher.consume_token(token_id):
-            self._check()
+        if self._ended or not self.mask()[token_id]:
+            self._task.close()
+            self._mask, self._error = None, "it has no place for a token that was taken"
             raise UsageError(f"token {token_id}: the answer's grammar has no place for it")
-        self._ended = token_id == self._end
+        if token_id == self._end:
+            self._ended = self._is_done = True
+            self._mask = np.zeros(self._num_tokens, bool)
+        else:
+            self._mask = None
+            self._tell(token_id)
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
         pass
@@ -242,12 +296,28 @@ class ByGrammar:
     def forced(self) -> list[int]:
         if self.done:
             return [] if self._ended else [self._end]
-        return self._matcher.compute_ff_tokens()
+        self._tell("forced")
+        return self._told()
 
-    def _check(self) -> None:
-        """An answer that the library cannot follow any more is no valid answer."""
-        if self._matcher.is_error():
-            raise UsageError(f"the answer's grammar: {_reason(self._matcher.get_error())}; use a simpler schema")
+    def close(self) -> None:
+        self._task.close()
+
+    def _tell(self, message: Any) -> None:
+        self._until = time.monotonic() + STEP_WALL_S
+        try:
+            self._task.send(message)
+        except TaskKilled:
+            raise _too_slow() from None
+
+    def _told(self) -> Any:
+        try:
+            return self._task.receive(max(self._until - time.monotonic(), 0))
+        except TaskKilled:
+            raise _too_slow() from None
+
+
+def _too_slow() -> UsageError:
+    return UsageError("the answer's grammar: a token takes too much time or memory; use a simpler schema")
 
 
 def validate(schema: Mapping[str, Any], text: str) -> str | None:
@@ -259,7 +329,7 @@ def validate(schema: Mapping[str, Any], text: str) -> str | None:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    matcher = _compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})
+    matcher = compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})
     data = text.encode("utf-8", "replace")
     num_taken = matcher.try_consume_tokens(list(data))
     if num_taken < len(data):
@@ -277,28 +347,6 @@ def _named(request: Request) -> list[Mapping[str, Any]]:
 def _name_of(tool: Mapping[str, Any]) -> Any:
     function = tool.get("function", tool)
     return function.get("name") if isinstance(function, Mapping) else None
-
-
-def _compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = "") -> llguidance.LLMatcher:
-    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar.
-
-    field: at fault where `fields` does not know."""
-    matcher = llguidance.LLMatcher(vocabulary, text, log_level=0, limits=_LIMITS)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    if matcher.is_error():
-        error = matcher.get_error()
-        place = _PLACE.match(error)
-        field = (fields.get(int(place[1])) if place else None) or field
-        field = field or " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in fields.values()))
-        raise UsageError(f"{field}: {_reason(error)}; expected a schema that can be enforced")
-    return matcher
-
-
-def _reason(error: str) -> str:
-    error = _QUOTE.sub("", _PLACE.sub("", error)).replace("<non-verbose/>", "").removeprefix("failed to compile JSON schema: ")
-    error = " ".join(error.split())
-    return "no answer can satisfy it" if error.startswith("NoExtension") else error[:300]
 
 
 def _json(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -321,23 +369,3 @@ def _strict_tools(tools: str) -> frozenset[str]:
 @lru_cache(MAX_TOOL_SETS)
 def _call_grammar(tools: str) -> Grammar:
     return call_grammar(json.loads(tools))
-
-
-class _Vocabulary:
-    """A tokenizer in the form that llguidance asks for."""
-
-    bos_token_id = None
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self.tokens = [data or b"" for data in tokenizer.vocabulary()]
-        self.special_token_ids = sorted(tokenizer.control_ids)
-        self.eos_token_id = tokenizer.control_id(END_OF_TURN)
-        self._of_byte = {data: token_id for token_id, data in enumerate(self.tokens) if len(data) == 1}
-
-    def __call__(self, text: str) -> Sequence[int]:
-        ids = self._tokenizer.encode_text(text)
-        data = text.encode()
-        if b"".join(self.tokens[token_id] for token_id in ids) != data:  # it was normalised
-            return [self._of_byte[bytes([byte])] for byte in data]
-        return ids

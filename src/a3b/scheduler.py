@@ -29,6 +29,7 @@ CHUNK = 512  # most tokens of a prompt in a step
 LEAST_CHUNK = 16  # also the first, before anything is known of the machine
 STEP_S = 1.3  # what a step takes while somebody waits for a token; nobody shall wait for two seconds
 SCORED_ROWS = 16  # of logits that are in memory at once where a prompt's own tokens are scored
+HELD_S = 0.02  # waited for a constraint while there is nothing else to do
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
 MAX_BOUNDARIES = 16  # snapshots taken while one prompt is read
 BOUNDARY_GAP = 192  # tokens between two of them, but for the first and the last two
@@ -60,6 +61,7 @@ class Job:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     end_node: bytes | None = None  # of the cache, at the end of the answer
+    held: np.ndarray | None = None  # logits, while the constraint still computes what may follow
     _stops: deque[tuple[int, str]] = field(default_factory=deque)  # where snapshots are due, and their kind
 
     @property
@@ -144,8 +146,11 @@ class Scheduler:
             self._admit()
             running = self.load()[0]
             self._drop_cancelled()
-            if self._active:
+            self._take_held()
+            if any(job.held is None for job in self._active):
                 self._guarded_step()
+            elif self._active:
+                self._wait_for_a_constraint()
             if self.load()[0] < running:
                 with self._wake:
                     self._may_admit = True
@@ -225,7 +230,7 @@ class Scheduler:
                 self._end(job, "cancelled")
 
     def _guarded_step(self) -> None:
-        writing = [job for job in self._active if not job.is_reading]
+        writing = [job for job in self._active if not job.is_reading and job.held is None]
         reading = next((job for job in self._active if job.is_reading), None)
         before = reading.state.snapshot() if reading and not writing else None
         try:
@@ -314,8 +319,21 @@ class Scheduler:
                 return
         self._advance(job, logits)
 
+    def _wait_for_a_constraint(self) -> None:
+        if (constraint := self._active[0].answer.computing) is not None:
+            constraint.wait(HELD_S)
+
+    def _take_held(self) -> None:
+        """Answers whose constraints are ready now go on."""
+        for job in [job for job in self._active if job.held is not None]:
+            self._advance(job, job.held)
+
     def _advance(self, job: Job, logits: np.ndarray) -> None:
-        """Logits of the last token read: choose the next."""
+        """Logits of the last token read: choose the next, or wait for the constraint without keeping others waiting."""
+        if job.answer.computing is not None:
+            job.held = logits if job.held is logits else logits.copy()
+            return
+        job.held = None
         try:
             events = job.answer.take(logits) if job.answer.reason is None else []
         except Exception as error:

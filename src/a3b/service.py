@@ -1,7 +1,7 @@
 """From a request in neutral form to a stream of events: turns recognised, prompt made, job scheduled, turn remembered.
 
-Everything an API needs and nothing about HTTP. Enter at `Service.stream`. What takes time (template, tokenizer, grammar, store) runs in
-one helper thread, in order; the model runs in the scheduler's.
+Everything an API needs and nothing about HTTP. Enter at `Service.stream`. A request is prepared (template, tokenizer, grammar) in a thread
+of its own, which ends when its client leaves; turns are remembered in one thread, in order; the model runs in the scheduler's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from a3b.constrain import Grammars
 from a3b.engine import VISION_PADS, Engine, ends_in_thinking, refuse_images
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
+from a3b.renderer import Renderer
 from a3b.requests import Request, check_policy
 from a3b.sampler import SamplingParams, preset
 from a3b.scheduler import Job, Scheduler
@@ -32,9 +33,11 @@ from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN, Prompt, Text
 from a3b.turns import Message, Turn, Turns, apply_policy, last_question, text_of
 from a3b.volatile import Beginning, Dates, without_billing_lines
+from a3b.work import in_thread
 
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
+PREPARE_S = 60  # for one request, until the model can read it
 LEAVING_S = 1.0  # within which it is noticed that a client has left
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 
@@ -82,11 +85,12 @@ class Service:
         self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
         self.model, self.context = engine.name, engine.context
         self.places, self.template = scheduler.max_active, engine.template.source
-        self._helper = ThreadPoolExecutor(1, "service")
+        self._helper = ThreadPoolExecutor(1, "service")  # remembers turns
+        self._preparing = ThreadPoolExecutor(scheduler.max_active + scheduler.max_waiting, "prepare")
         self._num_preparing = 0
         self._wanted: dict[asyncio.Event, Request] = {}  # answers on their way to a client; set when it has all or has left
         self._leaving: dict[Future[None], str] = {}  # answers whose client has left, until they are over: their namespaces
-        self._grammars = Grammars(engine.tokenizer)
+        self._grammars, self._renderer = Grammars(engine.tokenizer), Renderer(engine.template)
         if not engine.is_nano:
             self._helper.submit(self._grammars.prepare)
         tokenizer = engine.tokenizer
@@ -104,7 +108,7 @@ class Service:
         self._num_preparing += 1
         try:
             prepared = await self._prepared(request)
-            answer = await self._in_helper(self._answer, prepared)
+            answer = await self._work(self._answer, prepared)
         finally:
             self._num_preparing -= 1
         queue: asyncio.Queue = asyncio.Queue()
@@ -114,10 +118,12 @@ class Service:
 
         def emit(item: list[Event] | Exception) -> None:
             if isinstance(item, Exception):
+                answer.close()
                 over.set_result(None)
             else:
                 events.extend(item)
                 if item and isinstance(item[-1], Finished):
+                    answer.close()
                     self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(lambda _: over.set_result(None))
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
@@ -151,7 +157,9 @@ class Service:
                 over.add_done_callback(self._leaving.pop)
                 if events and isinstance(events[-1], Finished):  # it was over already
                     with suppress(RuntimeError):  # the server is closing
-                        self._helper.submit(self._try, self._remember_stopped, prepared, job, events)
+                        stopped = self._helper.submit(self._try, self._remember_stopped, prepared, job, events)
+                        self._leaving[stopped] = request.namespace
+                        stopped.add_done_callback(self._leaving.pop)
 
     def _part(self, parted: asyncio.Event) -> None:
         self._wanted.pop(parted, None)
@@ -166,10 +174,11 @@ class Service:
         return (await self._tokens(request))[1]
 
     async def _prepared(self, request: Request) -> Prepared:
-        return self._prepare(request, *await self._tokens(request))
+        most = self.context - (0 if request.only_reads else 1)
+        return self._prepare(request, *await self._tokens(request, most))
 
-    async def _tokens(self, request: Request) -> tuple[Told, list[int]]:
-        """Tokens are cut in a thread of its own for each request: a text of megabytes takes long, and others must not wait for it."""
+    async def _tokens(self, request: Request, most: int | None = None) -> tuple[Told, list[int]]:
+        """most: tokens that fit; ends as soon as it is certain that there are more."""
         stopped = [asyncio.ensure_future(parted.wait()) for parted, answered in self._wanted.items() if _goes_on(request, answered)]
         if stopped:  # so says this request; that the client has left them may be noticed later
             _, others = await asyncio.wait(stopped, timeout=LEAVING_S)
@@ -177,10 +186,13 @@ class Service:
                 other.cancel()
         for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
             await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
-        told = await self._in_helper(self._told, request, self._thinks(request))
+        if most is not None and len(request.messages) > most:
+            raise ContextError(f"prompt: at least {len(request.messages)} tokens > {most}, the context with room to answer, for so many "
+                               "messages; shorten the conversation or start the server with a larger --context")  # fmt: skip
+        told = await self._work(self._told, request, self._thinks(request))
         if isinstance(request.prompt, list):
-            return told, self._checked(request.prompt)
-        return told, await asyncio.to_thread(self.engine.tokenizer.encode, told.prompt)
+            return told, await self._work(self._checked, request.prompt)
+        return told, await self._work(self.engine.tokenizer.encode, told.prompt, most)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.tokenizer.encode_text(text)
@@ -205,12 +217,15 @@ class Service:
 
     def close(self) -> None:
         self.scheduler.close()
+        self._grammars.close()
+        self._renderer.close()
+        self._preparing.shutdown(cancel_futures=True)
         self._helper.shutdown()
 
-    async def _in_helper(self, fn: Callable, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._helper, fn, *args)
+    async def _work(self, fn: Callable, *args: Any) -> Any:
+        return await in_thread(self._preparing, "request", PREPARE_S, fn, *args)
 
-    # -- in the helper thread
+    # -- in threads that prepare, or the one that remembers
 
     def _try(self, remember: Callable, *args: Any) -> None:
         try:
@@ -267,7 +282,7 @@ class Service:
         kwargs = dict(request.template_kwargs)
         kwargs |= {"preserve_thinking": True} if keep else {}
         kwargs |= {} if think else {"enable_thinking": False}
-        prompt = self.engine.template.render(messages, tools=request.tools or None, **kwargs)
+        prompt = self._renderer.render(messages, request.namespace, tools=request.tools or None, **kwargs)
         question = last_question(recalled)
         spent = sum(block.tokens for block in blocks if block.index > question)
         return Told(messages, prompt, fates, spent, dates, kept_dates)

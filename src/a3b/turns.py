@@ -25,13 +25,16 @@ examples of answers that a client made up are none of ours.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import blake2b
 from itertools import takewhile
-from typing import Protocol
+from typing import Any, Protocol
 
+from a3b import work
 from a3b.events import Cut, ThinkingInContext
 from a3b.mangled import settled
 from a3b.requests import check_policy
@@ -72,6 +75,17 @@ MAX_EARLIER = 64  # turns whose thinking may stand before that of a later one
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 
+def _alone(method: Callable) -> Callable:
+    """Not while another thread is in such a method: none of them takes longer the longer a conversation is."""
+
+    @wraps(method)
+    def locked(self: Turns, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 class Records(Protocol):
     """Where turns outlive the process."""
 
@@ -93,10 +107,11 @@ class Block:
 
 
 class Turns:
-    """Remembers turns per namespace. Used by one thread."""
+    """Remembers turns per namespace. Used by any thread."""
 
     def __init__(self, records: Records | None = None, max_tokens: int = MAX_TOKENS):
         self._records, self._max_tokens, self._num_tokens = records, max_tokens, 0
+        self._lock = threading.RLock()
         self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
         self._tokens_of: Counter[str] = Counter()  # of each namespace
         self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
@@ -108,12 +123,17 @@ class Turns:
         for message in undated(before):
             told.add(message)
         for key in told.stopped_keys() if turn.cuts else told.all_keys(turn):
-            others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
-            self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
-            if persist and self._records is not None:
-                self._records.put_record(namespace, key, turn.to_bytes(), node)
-                self._written.add((namespace, key))
+            self._add(namespace, key, turn, persist, node)
 
+    @_alone
+    def _add(self, namespace: str, key: bytes, turn: Turn, persist: bool, node: bytes | None) -> None:
+        others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
+        self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
+        if persist and self._records is not None:
+            self._records.put_record(namespace, key, turn.to_bytes(), node)
+            self._written.add((namespace, key))
+
+    @_alone
     def forget(self, namespace: str | None = None) -> None:
         """All turns in memory, or those of one namespace."""
         for key in [key for key in self._known if namespace is None or key[0] == namespace]:
@@ -135,6 +155,7 @@ class Turns:
         self._num_tokens += num_tokens
         self._tokens_of[key[0]] += num_tokens
 
+    @_alone
     def _follow_records(self) -> None:
         """What another process made the records forget is forgotten here, too."""
         changes = self._records.changes() if self._records else 0
@@ -150,6 +171,7 @@ class Turns:
         out: list[Message] = []
         at = 0
         while at < len(messages):
+            work.check()
             end = self._end_of_parts(namespace, messages, at)
             if end == at:
                 out.append(messages[at])
@@ -222,6 +244,7 @@ class Turns:
         """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the likeliest last)."""
         told, undated_messages, at = _Told(), undated(messages), 0
         while at < len(messages):
+            work.check()
             if messages[at]["role"] != "assistant":
                 yield messages[at], "", []
                 told.add(undated_messages[at])
@@ -279,6 +302,7 @@ class Turns:
                 return found
         return []
 
+    @_alone
     def _turns(self, namespace: str, key: bytes) -> list[Turn]:
         known = self._known.get((namespace, key))
         if known is None and self._records is not None:

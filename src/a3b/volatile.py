@@ -24,7 +24,8 @@ MAX_DATES = 256  # of one beginning; one with more holds data, and stays as it i
 MAX_CHARS = 1 << 18  # of one beginning that are searched; a longer one stays as it is
 OPEN, CLOSE = "<system-reminder>", "</system-reminder>"
 MASK = "\0"  # in the place of a date
-BILLING = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)  # Claude Code sends another with every request
+BILLING_NAME = "x-anthropic-billing-header:"
+BILLING = re.compile(rf"^{BILLING_NAME}.*(?:\n|$)", re.MULTILINE)  # Claude Code sends another with every request
 
 Message = dict[str, Any]
 Dates = Mapping[str, tuple[str, ...]]
@@ -59,7 +60,7 @@ STAMP = re.compile(r"(?i)(?:timestamp|epoch|unix|time|now)[^\n0-9]{0,20}$")
 
 def without_billing(text: str) -> str:
     """The text less the lines that change with every request and say nothing to a model."""
-    return BILLING.sub("", text)
+    return BILLING.sub("", text) if BILLING_NAME in text else text
 
 
 def without_billing_lines(message: Any) -> Any:

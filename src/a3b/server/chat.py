@@ -18,7 +18,7 @@ from a3b.server.openai import Call
 
 def routes(api: Api) -> list[Route]:
     async def chat_completions(http: HttpRequest) -> Response:
-        asked = read_chat(await read_json(http), namespace(http), request_id(http))
+        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
         return await _Chat(http, asked, api.service.model).respond(api.service)
 
     return [Route(path, chat_completions, methods=["POST"]) for path in ("/v1/chat/completions", "/chat/completions")]

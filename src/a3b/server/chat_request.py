@@ -134,7 +134,8 @@ def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
         if role is None or role.strip().lower() not in (*KNOWN, *ROLES):
             raise one.fail("role", "system, developer, user, assistant or tool")
         content = one.get("content", (str, list, Mapping), "text or a list of parts", "")
-        for j, part in enumerate([content] if isinstance(content, Mapping) else content):
+        parts = [content] if isinstance(content, Mapping) else content if isinstance(content, list) else []
+        for j, part in enumerate(parts):
             where = one.name("content") + (f"[{j}]" if isinstance(content, list) else "")
             if role.strip().lower() in ("tool", "function"):  # what a tool saw stays in all later requests, and refuses none of them
                 if (left := media_in(part)) is not None:

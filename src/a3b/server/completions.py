@@ -47,7 +47,7 @@ TEXT = Known(
 
 def routes(api: Api) -> list[Route]:
     async def text_completions(http: HttpRequest) -> Response:
-        asked = read_completion(await read_json(http), namespace(http), request_id(http))
+        asked = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
         echoes = await asyncio.to_thread(_echoes, api.service, asked) if asked.echo else None
         return await _Completion(http, asked, api.service.model, echoes).respond(api.service)
 

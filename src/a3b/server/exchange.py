@@ -10,10 +10,11 @@ import logging
 import math
 import re
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,10 +25,15 @@ from a3b.sampler import LogitsError
 from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service
+from a3b.tokens.json_text import TooMuchJSON, loads
 from a3b.tokens.segments import well_formed
+from a3b.work import in_thread
 
+T = TypeVar("T")
 logger = logging.getLogger("a3b.server")
-MAX_DEPTH = 100  # of the JSON of a request; what handles it further on calls itself
+AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
+READ_S = 60  # for a larger one
+_PARSERS = ThreadPoolExecutor(8, "body")
 RETRY_AFTER_S = 2
 MAX_WARNINGS = 100  # in an answer
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
@@ -69,21 +75,30 @@ async def recorded(request: Request, stream: AsyncGenerator[Event, None]) -> Asy
             yield event
 
 
-async def read_json(request: Request) -> Any:
-    """The body, in which every text is well-formed. Raises Refusal saying where it is not JSON."""
+async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
+    """What `read` makes of the body, in which every text is well-formed. Raises Refusal saying where it is not JSON.
+
+    A large body is handled in a thread, so that nobody waits for it."""
+    data = await request.body()
+    if len(data) > AT_ONCE:
+        return await in_thread(_PARSERS, "body", READ_S, lambda: read(parse_json(data)))
+    return read(parse_json(data))
+
+
+def parse_json(data: bytes) -> Any:
+    """What `read_json` gives for a body."""
     try:
-        text = (await request.body()).decode("utf-8")
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        text = data.decode("utf-8")
+        value = loads(text, parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise Refusal(400, f"body: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise Refusal(400, f"body: not JSON at {where}: {error.msg}") from None
-    except RecursionError:
-        raise _too_deep() from None
+    except TooMuchJSON as error:
+        raise Refusal(400, f"body: {error}") from None
     except ValueError as error:  # NaN, or a number of thousands of digits
         raise Refusal(400, f"body: not JSON: {error}") from None
-    _check_depth(value)
     if HALF_PAIR.search(text):  # whole pairs are one character by now
         value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
     return value
@@ -97,20 +112,6 @@ def _finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
-
-
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level:
-        if depth == MAX_DEPTH:
-            raise _too_deep()
-        children = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
-        level = [item for items in children for item in items if isinstance(item, dict | list)]
-        depth += 1
-
-
-def _too_deep() -> Refusal:
-    return Refusal(400, f"body: nested deeper than {MAX_DEPTH} levels; send flatter JSON")
 
 
 # -- errors

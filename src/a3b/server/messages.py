@@ -33,7 +33,7 @@ from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of
 from a3b.server.foreign import READ_AS_TEXT, block_text
 from a3b.server.formats import read_form, read_schema
 from a3b.server.seals import Seals
-from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
 from a3b.server.threads import Threads
 from a3b.server.wire import Fields, Refusal
 from a3b.tokens.media import left_out, media_in
@@ -61,7 +61,7 @@ def routes(api: Api) -> list[Route]:
     threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, threads, request)
+        asked = await read_json(request, lambda body: _read(body, api, threads, request))
         answer = _Answer(api.seals, asked, threads)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
@@ -76,8 +76,8 @@ def routes(api: Api) -> list[Route]:
         return wire.json_response(answer.whole(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, threads, request, is_count=True)
-        num = await api.service.count_tokens(asked.request)
+        asked = await read_json(request, lambda body: _read(body, api, threads, request, is_count=True))
+        num = await while_connected(request.receive, api.service.count_tokens(asked.request))
         return wire.json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
 
     found = [("", create), ("/count_tokens", count_tokens)]

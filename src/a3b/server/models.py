@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +16,18 @@ from a3b import __version__
 from a3b.requests import Request
 from a3b.server.chat_request import read_chat
 from a3b.server.exchange import Api, namespace, read_json, request_id, warning_headers
+from a3b.server.streams import while_connected
 from a3b.server.wire import Fields, Refusal, json_response
+from a3b.work import in_thread
 
 MAX_ID = 1 << 31
+MAX_IDS = 1 << 19  # in one answer
+WORK_S = 60  # for one text
 
 
 def routes(api: Api) -> list[Route]:
     service, started = api.service, int(time.time())
+    threads = ThreadPoolExecutor(4, "tokens")
 
     def model() -> dict[str, Any]:
         """For the clients of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM (max_model_len)."""
@@ -42,15 +47,20 @@ def routes(api: Api) -> list[Route]:
         return json_response(model())
 
     async def tokenize(http: HttpRequest) -> Response:
-        body = await read_json(http)
-        fields = Fields(body)
-        texts = [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None]
-        if "messages" in fields.body:
-            ids = await service.render(read_chat(body, namespace(http), request_id(http)).requests[0])
+        def read(body: Any) -> tuple[list[str], Request | None]:
+            fields = Fields(body)
+            asked = read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
+            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], asked
+
+        texts, asked = await read_json(http, read)
+        if asked is not None:
+            ids = await while_connected(http.receive, service.render(asked))
         elif texts:
-            ids = await asyncio.to_thread(service.encode, texts[0])
+            ids = await while_connected(http.receive, in_thread(threads, "text", WORK_S, service.encode, texts[0]))
         else:
             raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
+        if len(ids) > MAX_IDS:
+            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. Ask for their number by count_tokens")
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
     async def detokenize(http: HttpRequest) -> Response:
@@ -58,13 +68,14 @@ def routes(api: Api) -> list[Route]:
         ids = fields.items("tokens")
         if not all(type(id) is int and 0 <= id < MAX_ID for id in ids):
             raise fields.fail("tokens", "a list of ids of tokens")
-        text = await asyncio.to_thread(service.decode, ids)
+        text = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
         return json_response({"content": text, "prompt": text, "text": text})
 
     async def apply_template(http: HttpRequest) -> Response:
-        asked = read_chat(await read_json(http), namespace(http), request_id(http))
-        ids = await service.render(asked.requests[0])
-        return json_response({"prompt": await asyncio.to_thread(service.decode, ids)}, headers=warning_headers(asked.warnings))
+        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
+        ids = await while_connected(http.receive, service.render(asked.requests[0]))
+        prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
+        return json_response({"prompt": prompt}, headers=warning_headers(asked.warnings))
 
     async def props(_: HttpRequest) -> Response:
         """What clients of llama.cpp's server look for."""

@@ -38,10 +38,11 @@ from a3b.server.response_input import Conversation, Tools, listed, new_id, read_
 from a3b.server.response_output import Output
 from a3b.server.seals import Seals
 from a3b.server.stored import Item, Stored
-from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of
+from a3b.server.streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
 from a3b.server.wire import Fields, Known, Refusal, is_empty
 from a3b.tokens.results import result_warnings
 
+MAX_METADATA = 16  # keys, as the published API has it
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
 RESPONSE = Known(
     read=(
@@ -93,7 +94,7 @@ def routes(api: Api) -> list[Route]:
     """The routes of this API."""
 
     async def create(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, request)
+        asked = await read_json(request, lambda body: _read(body, api, request))
         answer = _Answer(api, asked)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
@@ -110,8 +111,8 @@ def routes(api: Api) -> list[Route]:
         return wire.json_response(answer.end(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = _read(await read_json(request), api, request)
-        num = await api.service.count_tokens(asked.request)
+        asked = await read_json(request, lambda body: _read(body, api, request))
+        num = await while_connected(request.receive, api.service.count_tokens(asked.request))
         return wire.json_response({"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings))
 
     async def compact(request: HttpRequest) -> Response:
@@ -238,7 +239,7 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
     reasoning, text = fields.object("reasoning") or {}, fields.object("text") or {}
     return {
         "instructions": fields.text("instructions"), "max_output_tokens": fields.whole("max_output_tokens"),
-        "max_tool_calls": fields.whole("max_tool_calls"), "metadata": dict(fields.object("metadata") or {}),
+        "max_tool_calls": fields.whole("max_tool_calls"), "metadata": _metadata(fields),
         "parallel_tool_calls": request.parallel_tool_calls, "previous_response_id": fields.text("previous_response_id"),
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}, "service_tier": "default",
         "store": fields.flag("store", True), "temperature": params.temperature, "top_p": params.top_p,
@@ -248,6 +249,13 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
         **({} if fields.text("user") is None else {"user": fields.text("user")}), "safety_identifier": fields.text("safety_identifier"),
         "prompt_cache_key": fields.text("prompt_cache_key"),
     }  # fmt: skip
+
+
+def _metadata(fields: Fields) -> dict[str, Any]:
+    found = fields.object("metadata") or {}
+    if len(found) > MAX_METADATA:
+        raise Refusal(400, f"metadata: {len(found)} keys; expected at most {MAX_METADATA}", field="metadata")
+    return dict(found)
 
 
 def _format(given: Mapping[str, Any] | None) -> dict[str, Any]:

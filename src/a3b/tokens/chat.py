@@ -61,6 +61,7 @@ class ChatTemplate:
         """source: Jinja. control_names: what counts as a control token where the template writes it.
         variables: trusted strings the template may print, such as `eos_token`. Raises TemplateError."""
         self.source, self._where = source, where
+        self.arguments = (source, tuple(control_names), where, variables, limits)  # of one that is alike
         self._variables = dict(variables or {})
         self._marks = Marks(control_names)
         self._plain = TemplateEnvironment(Marks(), limits)

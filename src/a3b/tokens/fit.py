@@ -30,8 +30,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from a3b import work
 from a3b.errors import ConversationError
 from a3b.tokens.chat import check_messages
+from a3b.tokens.json_text import TooMuchJSON, loads
 from a3b.tokens.media import left_out, media_in
 from a3b.tokens.results import pair_results
 
@@ -69,6 +71,7 @@ class _Fitting:
         self.notes.append(f"{self.where}: {text}")
 
     def message(self) -> Message:
+        work.check()
         fitted = dict(self.given)
         fitted["role"] = self._role(fitted.get("role"))
         fitted["content"] = self._content(fitted.get("content"), fitted["role"])
@@ -199,8 +202,10 @@ class _Fitting:
         value = given
         if isinstance(given, str):
             try:
-                value = json.loads(given) if given.strip() else {}
-            except (ValueError, RecursionError):
+                value = loads(given) if given.strip() else {}
+            except TooMuchJSON as error:
+                raise ConversationError(f"{self.where}.{where}: arguments {error}") from None
+            except ValueError:
                 self.note(f"{where}: arguments are not JSON, kept under the key 'arguments'")
                 return {"arguments": given}
         if value is None or value == []:

@@ -8,10 +8,10 @@ a control token in data (`'</think>' in content`, `content.split('</think>')`), 
 spelling: comparisons are rewritten for that, and methods of strings get their arguments so.
 
 Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no
-loader, no modules). `Limits` bounds loop rounds plus calls, the length of each string or list that it builds
-with `+ * ~ %`, join, replace, format, padding or a block, all that it builds together, integers, and the
-output; Jinja bounds `range`. Not bounded: the text of a list that holds itself many times over, and regular
-expressions inside Jinja's filters.
+loader, no modules). `Limits` bounds loop rounds plus calls, the length of each string or list that operators, methods
+of strings, filters, slices and blocks build, all that is built together, the text of lists that hold each other many
+times over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions
+inside Jinja's filters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,11 +34,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from a3b import work
 from a3b.tokens.marks import Marks
 
 _WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(\d{5}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent"})
+_SPELLING = frozenset("e escape forceescape string title upper lower capitalize trim urlencode wordcount truncate tojson list".split())
+PART_SIZE = 16  # what each part of a text that is split counts
+LOOK_STEPS = 1000  # between two looks whether somebody still waits
 _REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize", "wordwrap", "xmlattr")
 
 
@@ -46,7 +50,7 @@ _REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize",
 class Limits:
     steps: int = 5_000_000  # loop rounds and calls of one rendering
     chars: int = 1 << 26  # characters of one string, items of one list, and characters of the output
-    built: int = 1 << 31  # characters and items of all strings and lists built in one rendering
+    built: int = 1 << 29  # characters and items of all strings and lists built in one rendering
     bits: int = 4096  # of an integer
 
 
@@ -64,7 +68,7 @@ class LimitReached(Exception):
 
 class _Spent:
     def __init__(self) -> None:
-        self.steps = self.built = 0
+        self.steps = self.built = self.looked = 0
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
@@ -78,6 +82,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
             cache_size=0,
+            finalize=self.spelled,
         )
         self.marks, self.limits = marks, limits or Limits()
         self._spent: ContextVar[_Spent] = ContextVar("spent")
@@ -87,7 +92,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for name in ("center", "indent", "format"):
             self.filters[name] = self._padded(name, self.filters[name])
         self.filters |= {"tojson": to_json, "length": self._length, "count": self._length}
-        self.filters |= {"replace": self._replace, "join": self._join_filter}
+        self.filters |= {"replace": self._replace, "join": self._join_filter, "sum": self._sum}
+        self.filters = {name: self._counting(name, function) for name, function in self.filters.items()}
         for name in ("in", "eq", "equalto", "==", "ne", "!="):
             self.tests[name] = self._unmarked_test(self.tests[name])
         self.globals |= {"raise_exception": _refuse, "namespace": _SafeNamespace, "dict": _new_dict}
@@ -112,6 +118,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         spent.steps += steps
         if spent.steps > self.limits.steps:
             raise LimitReached(f"more than {self.limits.steps:,} loop rounds and calls")
+        if spent.steps - spent.looked >= LOOK_STEPS:
+            spent.looked = spent.steps
+            work.check()
 
     def allow(self, length: int) -> None:
         """Count a string or list of `length` that is about to be built."""
@@ -121,6 +130,21 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             raise LimitReached(f"a text or list of {length:,}, longer than {self.limits.chars:,}")
         if spent.built > self.limits.built:
             raise LimitReached(f"more than {self.limits.built:,} characters built")
+
+    def counted(self, value: Any) -> Any:
+        """`value`, counted if it is a string or a list."""
+        if isinstance(value, str | list | tuple | dict):
+            self.allow(len(value))
+        return value
+
+    def spelled(self, value: Any) -> Any:
+        """`value`, before its text is made: that of a list may be much longer than the list."""
+        if not isinstance(value, str | int | float | None):
+            self.allow(text_size(value))
+        return value
+
+    def _allow_formatted(self, pattern: str, fields: int, values: Iterable[Any]) -> None:
+        self.allow(len(pattern) + fields * max(map(text_size, values), default=0))
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Jinja's own joining: of the output, macros and blocks."""
@@ -141,11 +165,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def joined(self, *parts: Any) -> str:
         """The `~` operator."""
-        return self.concat(map(str, parts))
+        return self.concat(str(self.spelled(part)) for part in parts)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             _check_widths(_WIDE_PERCENT, left.replace("%%", ""))
+            self._allow_formatted(left, left.count("%"), right if isinstance(right, tuple) else [right])
         elif (
             operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple))
         ):
@@ -179,10 +204,14 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if name in _PADDING:
             widths = [value for value in (*args, *kwargs.values()) if isinstance(value, int)]
             self.allow(len(text) + max(widths, default=8) * (len(text) if name == "expandtabs" else 1))
+        elif name in ("split", "rsplit", "splitlines"):  # a part costs more than its characters
+            marks = args[:1] if args and isinstance(args[0], str) and args[0] else " \n\t"
+            self.allow(PART_SIZE * sum(map(text.count, marks)))
         kwargs = {key: self.marks.needle(value, text) for key, value in kwargs.items()}
-        return getattr(text, name)(*(self.marks.needle(value, text) for value in args), **kwargs)
+        return self.counted(getattr(text, name)(*(self.marks.needle(value, text) for value in args), **kwargs))
 
     def _replace(self, text: Any, old: str, new: str, count: int | None = None) -> str:
+        self.spelled(text)
         text, old = str(text), self.marks.needle(str(old), str(text))
         self.allow(len(text) + text.count(old) * len(str(new)))
         return text.replace(old, str(new), -1 if count is None else count)
@@ -196,7 +225,15 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         items = self.bounded(value)
         if attribute is not None:
             items = [self.getitem(item, attribute) for item in items]
-        return self._join(str(d), map(str, items))
+        return self._join(str(d), [str(self.spelled(item)) for item in items])
+
+    def _sum(self, value: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+        items = self.bounded(value)
+        if attribute is not None:
+            items = [self.getitem(item, attribute) for item in items]
+        if not all(isinstance(item, int | float) for item in (start, *items)):
+            raise LimitReached("sum of what are no numbers")
+        return sum(items, start)
 
     def _length(self, value: Any) -> int:
         return len(self.marks.unmark(value) if isinstance(value, str) else value)
@@ -204,9 +241,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def _padded(self, name: str, function: Callable) -> Callable:
         @wraps(function)
         def padded(value: Any, *args: Any, **kwargs: Any) -> Any:
-            text = str(value)
+            text = str(self.spelled(value))
             if name == "format":
                 _check_widths(_WIDE_PERCENT, text.replace("%%", ""))
+                self._allow_formatted(text, text.count("%"), [*args, *kwargs.values()])
             elif widths := [v for v in (*args, *kwargs.values()) if isinstance(v, (int, str))]:
                 width = max(len(v) if isinstance(v, str) else int(v) for v in widths)
                 self.allow(len(text) + width * (text.count("\n") + 1))
@@ -219,13 +257,37 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def unmarked(self, value: Any) -> Any:
         """An operand of a comparison."""
-        return self.marks.unmark(value)
+        return self.marks.unmark(value) if isinstance(value, str) else self.marks.unmark(self.spelled(value))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapper = super().wrap_str_format(value)
-        if wrapper is not None:
-            _check_widths(_WIDE_BRACES, value.__self__)
-        return wrapper
+        if wrapper is None:
+            return None
+        pattern = value.__self__
+        _check_widths(_WIDE_BRACES, pattern)
+
+        @wraps(wrapper)
+        def formatted(*args: Any, **kwargs: Any) -> str:
+            self._allow_formatted(pattern, pattern.count("{"), [*args, *kwargs.values()])
+            return wrapper(*args, **kwargs)
+
+        return formatted
+
+    def _counting(self, name: str, function: Callable) -> Callable:
+        """A filter whose input is measured before its text is made, and whose result is counted."""
+        place = int(hasattr(function, "jinja_pass_arg"))  # of the value that is filtered
+
+        @wraps(function)
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            if name in _SPELLING and len(args) > place:
+                self.spelled(args[place])
+                if name == "list" and isinstance(args[place], str):
+                    self.allow(PART_SIZE * len(args[place]))
+                elif name == "tojson" and isinstance(indent := kwargs.get("indent"), int):
+                    self.allow(text_size(args[place]) * (1 + indent))
+            return self.counted(function(*args, **kwargs))
+
+        return counting
 
     # -- compiling
 
@@ -266,6 +328,10 @@ class _Rewrite(NodeTransformer):
         self.generic_visit(node)
         node.iter = self._through("bounded", node.iter, lineno=node.lineno)
         return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return self._through("counted", node, lineno=node.lineno) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -312,6 +378,23 @@ def _check_widths(wide: re.Pattern[str], pattern: str) -> None:
 
 def _refuse(message: Any = "") -> None:
     raise RefusedByTemplate(message)
+
+
+def text_size(value: Any, known: dict[int, int] | None = None) -> int:
+    """At least the characters of the text of `value`. Each list is measured once, however often it is held."""
+    if isinstance(value, str):
+        return len(value) + 2
+    if isinstance(value, int):
+        return value.bit_length() // 3 + 2
+    if isinstance(value, Namespace):
+        value = value._Namespace__attrs  # jinja2 has no other way
+    known = {} if known is None else known
+    if not isinstance(value, Mapping | list | tuple):
+        return 32
+    if id(value) not in known:
+        items = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        known[id(value)] = 2 + sum(text_size(item, known) + 2 for item in items)
+    return known[id(value)]
 
 
 def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:

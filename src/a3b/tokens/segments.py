@@ -7,6 +7,7 @@ wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -43,6 +44,7 @@ CONTROL_NAMES: tuple[str, ...] = (
     "<think>", "</think>",
 )  # fmt: skip
 END_OF_TURN = "<|im_end|>"
+_CHUNK = 1 << 20  # characters
 
 
 def well_formed(text: str) -> str:
@@ -50,5 +52,24 @@ def well_formed(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return "".join(_mended(text))
     return text
+
+
+def _mended(text: str) -> Iterator[str]:
+    """Codecs call a handler for each half, which takes a microsecond; here a client may send millions."""
+    import numpy as np
+
+    start = 0
+    while start < len(text):
+        end = start + _CHUNK
+        end -= end < len(text) and "\ud800" <= text[end - 1] < "\udc00"  # the other half may follow
+        part = text[start:end]
+        codes = np.array([part], f"U{len(part)}").view(np.uint32)
+        first, second = codes >> 10 == 0x36, codes >> 10 == 0x37
+        pairs = np.flatnonzero(first[:-1] & second[1:])
+        joined = ((codes[pairs] & 0x3FF) << 10 | codes[pairs + 1] & 0x3FF) + 0x10000
+        codes[first | second] = 0xFFFD
+        codes[pairs] = joined
+        yield np.delete(codes, pairs + 1).astype("<u4").tobytes().decode("utf-32-le")
+        start = end

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import codecs
 import json
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from a3b.errors import TokenizerError
+from a3b import work
+from a3b.errors import ContextError, TokenizerError, UsageError
 from a3b.files import read_bytes
+from a3b.tokens.cutting import PIECE, Cutter
 from a3b.tokens.segments import Control, Prompt, Replay, Text, well_formed
 
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
+MAX_TEXT = 1 << 24  # characters of one text
+SHORT = 2048  # characters that are encoded in less time than other threads need to begin
+_LARGE = threading.Lock()
 
 
 class Tokenizer:
@@ -33,6 +40,8 @@ class Tokenizer:
         self._name_of = added
         self._bytes = _token_bytes(base, added, where)
         self._encoder = _text_encoder(spec, where)
+        self._cutter = Cutter(spec)
+        self._longest = max((len(data) for token_id, data in enumerate(self._bytes) if data and token_id not in added), default=1)
 
     @classmethod
     def read(cls, directory: str | Path) -> Tokenizer:
@@ -67,21 +76,24 @@ class Tokenizer:
         """None for an ordinary token."""
         return self._name_of.get(token_id)
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of ordinary tokens, whatever the text spells. Lone surrogates are encoded as U+FFFD."""
-        if not text:
-            return []
-        return self._encoder.encode_batch_fast([well_formed(text)], add_special_tokens=False)[0].ids  # unlike encode, lets go of the GIL
+    def encode_text(self, text: str, most: int | None = None) -> list[int]:
+        """Ids of ordinary tokens, whatever the text spells. Lone surrogates are encoded as U+FFFD.
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids."""
+        most: raises ContextError as soon as it is certain that there are more. Raises UsageError for a text that is too long as a whole
+        or without any end of a word. The memory used is that of one piece."""
+        ids: list[int] = []
+        self._extend(ids, text, most)
+        return ids
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids, and what `encode_text` raises."""
         ids: list[int] = []
         for segment in prompt:
             match segment:
                 case Control(name):
                     ids.append(self.control_id(name))
                 case Text(text):
-                    ids.extend(self.encode_text(text))
+                    self._extend(ids, text, most)
                 case Replay(replayed):
                     for token_id in replayed:
                         self.token_bytes(token_id)
@@ -89,6 +101,34 @@ class Tokenizer:
                 case _:
                     raise TokenizerError(f"prompt: {type(segment).__name__} is no segment; expected Control, Text or Replay")
         return ids
+
+    def _extend(self, ids: list[int], text: str, most: int | None) -> None:
+        """Put the ids of a text behind those that are there."""
+        if len(text) > MAX_TEXT:
+            raise UsageError(f"text: {len(text):,} characters; expected at most {MAX_TEXT:,}")
+        rest = len(text)  # characters, each a byte at least
+        for piece in self._cutter.pieces(well_formed(text)) if text else ():
+            work.check()
+            if most is not None and (least := len(ids) + rest // self._longest) > most:
+                raise _too_long(least, most)
+            ids += self._encoded(piece)
+            rest -= len(piece)
+        if most is not None and len(ids) > most:
+            raise _too_long(len(ids), most)
+
+    def _encoded(self, piece: str) -> list[int]:
+        """Ids of one piece. Those that need much memory take turns."""
+        with _LARGE if len(piece) > 2 * PIECE else nullcontext():
+            try:
+                if len(piece) <= SHORT:
+                    return self._encoder.encode(piece, add_special_tokens=False).ids
+                found = self._encoder.encode_batch_fast([piece], add_special_tokens=False)  # unlike encode, lets go of the GIL
+            except BaseException as error:  # a panic of the Rust library is no Exception
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise
+                raise TokenizerError(f"text of {len(piece):,} characters, beginning with {piece[:20]!r}: the tokenizer failed on it "
+                                     f"({str(error)[:100]}); put blanks or line ends into it") from error  # fmt: skip
+        return found[0].ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of a token, which need not be whole characters; of a control token, its name."""
@@ -248,6 +288,11 @@ def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise TokenizerError(f"{where}: {error}; {NEXT_STEP}") from error
+
+
+def _too_long(num: int, most: int) -> ContextError:
+    return ContextError(f"prompt: at least {num} tokens > {most}, the context with room to answer; shorten the conversation or start the "
+                        "server with a larger --context")  # fmt: skip
 
 
 def _is_id(value: Any) -> bool:

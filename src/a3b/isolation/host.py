@@ -1,0 +1,146 @@
+"""The server's side of work in processes of their own. Enter at `Host.start`."""
+
+from __future__ import annotations
+
+import pickle
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from a3b import work
+from a3b.isolation.worker import COMMAND, KILL, START, Conversation
+
+LOOK_S = 0.05  # between two looks whether a client is still there
+QUIT_S = 0.5  # for the first process to end its tasks
+
+
+class TaskKilled(Exception):
+    """A task ran into its limits of time or memory, or a library broke."""
+
+
+class Task:
+    """A process that runs one function. Not to be used by two threads at once."""
+
+    def __init__(self, sock: socket.socket, kill: Callable[[], None] = lambda: None):
+        self._conversation, self._kill, self._is_open = Conversation(sock), kill, True
+
+    def send(self, message: Any) -> None:
+        """Raises TaskKilled."""
+        try:
+            self._conversation.send(message)
+        except OSError:
+            raise TaskKilled from None
+
+    def is_ready(self, seconds: float = 0) -> bool:
+        """Whether an answer, or the end, has come."""
+        return not self._is_open or bool(select.select([self._conversation.socket], [], [], seconds)[0])
+
+    def receive(self, seconds: float) -> Any:
+        """The next message of the task. Raises TaskKilled, also when it takes longer; whoever is told to stop meanwhile stops."""
+        until = time.monotonic() + seconds
+        while not self.is_ready(LOOK_S):
+            work.check()
+            if time.monotonic() > until:
+                raise TaskKilled
+        try:
+            return self._conversation.receive()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            raise TaskKilled from None
+
+    def start_from(self) -> Task:
+        """A task that goes on from where this one is: it gets the message "fork" with a socket."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.send("fork")
+            try:
+                socket.send_fds(self._conversation.socket, [b"f"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise TaskKilled from None
+        return Task(ours)
+
+    def release(self) -> None:
+        """Let the process end by itself, when it has read what it was sent."""
+        if self._is_open:
+            self._is_open = False
+            self._conversation.socket.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        if self._is_open:
+            self._is_open = False
+            self._conversation.socket.close()
+            self._kill()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Host:
+    """Starts tasks that share what setup(*args) returns. The first process starts with the first task.
+
+    growth: bytes of address space that a task may have beyond what is shared."""
+
+    def __init__(self, growth: int, setup: Callable, *args: Any):
+        self._growth, self._setup, self._args = growth, setup, args
+        self._lock = threading.RLock()  # a task may be collected while another one starts
+        self._control, self._process, self._number = None, None, 0
+        self._is_closed = False
+
+    def start(self, task: Callable, *args: Any) -> Task:
+        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises TaskKilled."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            self._number += 1
+            number = self._number
+            try:
+                socket.send_fds(self._running(), [COMMAND.pack(START, number)], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                self._end()  # the next task gets a new one
+                raise TaskKilled from None
+        started = Task(ours, lambda: self._tell(COMMAND.pack(KILL, number)))
+        started.send((task, args))
+        return started
+
+    def close(self) -> None:
+        """End everything that runs."""
+        with self._lock:
+            self._is_closed = True
+            self._end()
+
+    def _running(self) -> socket.socket:
+        if self._is_closed:
+            raise OSError("closed")
+        if self._control is None:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            code = f"import sys; sys.path[:] = {sys.path!r}; from a3b.isolation.worker import main; main({theirs.fileno()})"
+            with theirs:
+                self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                                 pass_fds=[theirs.fileno()], start_new_session=True)  # fmt: skip
+            Conversation(self._control).send((self._setup, self._args, self._growth))
+        return self._control
+
+    def _tell(self, command: bytes) -> None:
+        with suppress(OSError), self._lock:
+            if self._control is not None:
+                self._control.sendall(command)
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            try:
+                self._process.wait(QUIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def __del__(self) -> None:
+        self._end()

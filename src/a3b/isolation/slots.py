@@ -1,0 +1,34 @@
+"""Places for heavy work, so that nobody takes them all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from a3b import work
+
+LOOK_S = 0.05  # between two looks whether a client is still there
+
+
+class Slots:
+    """`most` places in all, `each` of them for one namespace at most. Used by any thread."""
+
+    def __init__(self, most: int, each: int):
+        self._most, self._each = most, each
+        self._changed, self._taken = threading.Condition(), list[str]()
+
+    @contextmanager
+    def one(self, namespace: str) -> Iterator[None]:
+        """A place, as soon as there is one. Raises what ends the work that waits."""
+        with self._changed:
+            while len(self._taken) >= self._most or self._taken.count(namespace) >= self._each:
+                work.check()
+                self._changed.wait(LOOK_S)
+            self._taken.append(namespace)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken.remove(namespace)
+                self._changed.notify_all()

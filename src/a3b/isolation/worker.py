@@ -1,0 +1,120 @@
+"""A process that forks one more for each task, so that a task starts at once and can be killed alone. Started by `host`.
+
+The first process computes what all tasks share, then only forks. A task has a socket to whoever asked, limits on its memory and, for each
+unit of work, on its processor time; the kernel enforces both. When the server is gone, or closes the socket, everything here ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from typing import Any
+
+_LENGTH = struct.Struct("<Q")
+COMMAND = struct.Struct("<cQ")  # START comes with a socket
+START, KILL = b"s", b"k"
+TICK_S = 1.0  # between two looks for tasks that have ended
+
+
+class Conversation:
+    """Pickled messages over a stream socket."""
+
+    def __init__(self, sock: socket.socket):
+        self.socket = sock
+
+    def send(self, message: Any) -> None:
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        self.socket.sendall(_LENGTH.pack(len(data)) + data)
+
+    def receive(self) -> Any:
+        """Raises EOFError when the other side is gone."""
+        return pickle.loads(self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0]))
+
+    def _exactly(self, num: int) -> bytes:
+        data = bytearray()
+        while len(data) < num:
+            piece = self.socket.recv(min(num - len(data), 1 << 20))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+
+@contextmanager
+def processor_limit(seconds: float) -> Any:
+    """Kills this process if what is inside uses more processor time, whatever it is."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def memory_used() -> int:
+    """Bytes that this process has in memory."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
+    """The id of a new process that runs task(conversation, *args) and then ends; here the socket is closed."""
+    if pid := os.fork():
+        sock.close()
+        return pid
+    status = 1
+    try:
+        with suppress(EOFError, ConnectionError):
+            task(Conversation(sock), *args)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def limit_memory(growth: int) -> None:
+    """Let this process have `growth` bytes of address space more than it has now, and be the first that a full machine ends."""
+    with open("/proc/self/statm", "rb") as file:
+        limit = int(file.read().split()[0]) * resource.getpagesize() + growth
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def main(fd: int) -> None:
+    """Serve the control socket `fd`: (setup, args, growth) first, then commands with the numbers of tasks."""
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the server ends us
+        signal.signal(name, signal.SIG_IGN)
+    sys.setrecursionlimit(5000)
+    control = socket.socket(fileno=fd)
+    setup, args, growth = Conversation(control).receive()
+    shared = setup(*args)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics and failed allocations of libraries are told by our own errors
+    running: dict[int, int] = {}
+    while True:
+        if select.select([control], [], [], TICK_S if running else None)[0]:
+            data, fds, _, _ = socket.recv_fds(control, COMMAND.size, 1)
+            if not data:
+                break
+            verb, number = COMMAND.unpack(data)
+            if verb == START:
+                running[number] = fork(_run, socket.socket(fileno=fds[0]), control, growth, shared)
+            elif number in running:
+                os.kill(running[number], signal.SIGKILL)
+        running = {number: pid for number, pid in running.items() if os.waitpid(pid, os.WNOHANG)[0] == 0}
+    for pid in running.values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _run(conversation: Conversation, control: socket.socket, growth: int, shared: Any) -> None:
+    control.close()
+    limit_memory(growth)
+    task, args = conversation.receive()
+    task(conversation, shared, *args)
