@@ -23,7 +23,7 @@ from a3b.formats.tiles import Format, Parts
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights, checked_finite
 
 ARCH = "qwen35moe"
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
@@ -48,7 +48,7 @@ class GgufMatrix:
         return unpack(self.dtype, self.rows[start:stop])
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        return decode(self.dtype, self.rows[start:stop])
+        return checked_finite(self.name, decode(self.dtype, self.rows[start:stop]))
 
     def expert(self, e: int) -> GgufMatrix:
         out = self.shape[1]

@@ -166,7 +166,7 @@ def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray 
             return values.reshape(-1).view(np.uint8)
         return pack(item.format, _parts(item.format, matrix, start, stop, weights)).reshape(-1)
     except TensorError as error:
-        raise TensorError(f"{item.tensor.name}: {error}") from None
+        raise TensorError(str(error) if item.tensor.name in str(error) else f"{item.tensor.name}: {error}") from None
 
 
 def _parts(format: Format, matrix: Any, start: int, stop: int, weights: np.ndarray | None):

@@ -19,6 +19,7 @@ class RmsNorm:
         root = np.einsum("...i,...i->...", x, x)
         root += self.eps
         np.sqrt(root, out=root)
+        root[np.isinf(root)] = np.nan  # squares overflowed: dividing by them would give tidy zeros
         y = np.divide(x, root[..., None])
         return np.multiply(y, self.scale, out=y)
 
