@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from a3b.sampler import SamplingParams, preset
 from a3b.tokens.chat import ChatTemplate, check_messages
 from a3b.tokens.faults import check_tools, missing_fault
 from a3b.tokens.fit import KNOWN, ROLES, fit_messages
-from a3b.tokens.segments import Control, Prompt, Replay, Text
+from a3b.tokens.segments import END_OF_TURN, Control, Prompt, Replay, Text
 from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
 
@@ -150,6 +150,7 @@ class Engine:
                 f"{path}: tokenizer.json has {tokenizer.num_tokens} tokens, config.json a vocab_size of {config.V}; "
                 "they belong to different models"
             )
+        config = with_end_of_turn(config, tokenizer)
         template = ChatTemplate.read(path)
         checkpoint = Checkpoint.open(path)
         weights = load_weights(checkpoint, config, expand=expand)
@@ -235,6 +236,12 @@ def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | Non
     """config.json of a directory, with RoPE scaling for `context` tokens and a note if that scaling is on."""
     config = ModelConfig.read(path)
     return with_context(config, context) if context is not None else (config, None)
+
+
+def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The config with the template's end of turn among the end tokens, which the files of a checkpoint need not name."""
+    ends = [tokenizer.control_id(END_OF_TURN)] if END_OF_TURN in tokenizer.control_names else []
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))
 
 
 def ends_in_thinking(prompt: Prompt) -> bool:
