@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.formats.quantise import quantise
 from a3b.formats.tiles import Tiles
-from a3b.kernels import open_kernels
+from a3b.kernels import _native, open_kernels
 from a3b.model import Model
 from a3b.packing import writer
 from a3b.packing.decoded import decoded
@@ -84,6 +85,31 @@ def test_a_dense_model_is_packed_too(tmp_path):
     assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
     weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
     assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
+
+
+FORMS = {"floats": ("f32", "f32"), "gate in tiles": ("w4m64", "f32"), "up in tiles": ("f32", "w4m64"), "two formats": ("w4m32", "w6s32")}
+
+
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("kind", ["experts", "dense"])
+def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
+    """A file may hold one half of a pair in integers and the other in floats, of routed and of shared experts and of a plain MLP."""
+    sizes = SIZES | ({"E": 0, "K": 0, "Fs": 0} if kind == "dense" else {})
+    form = dict(zip(("gate_proj", "up_proj"), FORMS[forms], strict=True))
+    write_source(tmp_path / "source", sizes)
+    source = open_source(tmp_path / "source")
+    plan = make_plan(source.config, source.weights, "faithful")
+    chosen = [next((form[part] for part in form if part in item.tensor.name), item.tensor.format) for item in plan.items]
+    items = [replace(item, tensor=replace(item.tensor, format=format)) for item, format in zip(plan.items, chosen, strict=True)]
+    write(source, replace(plan, items=tuple(items)), tmp_path / "packed")
+    assert verify(tmp_path / "packed") == []
+    config = ModelConfig.read(tmp_path / "packed")
+    weights = load_weights(Checkpoint.open(tmp_path / "packed"), config)
+    expected = logits(tmp_path / "packed", sizes)[:20]
+    for isa in (*_native.isas(), "reference"):
+        model = Model(config, weights, open_kernels(isa))
+        found = model.forward(ids_for(sizes, 20), model.new_state(), logits="all")
+        assert np.abs(found - expected).mean() < 0.1 * expected.std(), isa  # int8 activations; mixed up halves are off by the spread
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
