@@ -179,9 +179,14 @@ def checked_repo(text: str) -> str:
     if ":" in repo:
         repo, _, tag = repo.partition(":")
         raise UsageError(f"REPO is {text!r}; expected OWNER/NAME. For a certain file write: a3b pull {repo} --include '*{tag}*'")
-    if not REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+    if not is_repo(repo):
         raise UsageError(f"REPO is {text[:120]!r}; expected OWNER/NAME, such as Qwen/Qwen3.6-35B-A3B")
     return repo
+
+
+def is_repo(text: str) -> bool:
+    """Whether it has the form OWNER/NAME."""
+    return bool(REPO.fullmatch(text)) and ".." not in text and "--" not in text
 
 
 def _first_position(response, start: int) -> int:

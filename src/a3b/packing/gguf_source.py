@@ -60,13 +60,8 @@ class GgufMatrix:
 
 def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     """Raises CheckpointError for a file of another model, or one that lacks tensors or a usable tokenizer."""
-    files = _splits(GgufFile(path))
-    metadata = files[0].metadata
-    if metadata.get("general.architecture") != ARCH:
-        raise FileFormatError(f"{path}: general.architecture is {str(metadata.get('general.architecture'))[:60]!r}; expected {ARCH!r}")
-    reader = _Reader(path, files)
-    value = config_dict(path, metadata, reader)
-    config = ModelConfig.from_dict(value, str(path))
+    value, config, reader = _opened(path)
+    files, metadata = reader.files, reader.files[0].metadata
     weights = reader.model(config)
     skipped = reader.skipped(config)
     if tokenizer is None:
@@ -77,6 +72,23 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     notes += (HEAD_ORDER_NOTE,) if config.Hv != config.Hk else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source("gguf", path, config, weights, side, fingerprint([file.path for file in files]), kept, reader.release, skipped, notes)
+
+
+def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
+    """Its config and files, every tensor checked; small tensors are read, no matrix is. Raises CheckpointError."""
+    _, config, reader = _opened(path)
+    reader.model(config)
+    return config, reader.files
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
+    files = _splits(GgufFile(path))
+    arch = files[0].metadata.get("general.architecture")
+    if arch != ARCH:
+        raise FileFormatError(f"{path}: general.architecture is {str(arch)[:60]!r}; expected {ARCH!r}")
+    reader = _Reader(path, files)
+    value = config_dict(path, files[0].metadata, reader)
+    return value, ModelConfig.from_dict(value, str(path)), reader
 
 
 def _splits(first: GgufFile) -> list[GgufFile]:
