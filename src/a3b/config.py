@@ -242,8 +242,11 @@ class _Reader:
         return config
 
     def fail(self, key: str, found: Any, expected: str):
-        shown = json.dumps(found, default=str)
-        raise ConfigError(f"{self.where}: {key} is {shown[:120]}; expected {expected}")
+        try:
+            shown = json.dumps(found, default=str)
+        except RecursionError:
+            shown = "nested too deeply to be shown"
+        raise ConfigError(f"{self.where}: {key[:200]} is {shown[:120]}; expected {expected}")
 
     def _mapping(self, value: Any, name: str) -> dict:
         if not isinstance(value, dict):

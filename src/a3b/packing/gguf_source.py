@@ -120,6 +120,12 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
             raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
         return found
 
+    def real(key: str) -> float:
+        found = get(key)
+        if type(found) not in (int, float) or not 0 < found < 1e30:
+            raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]!r}; expected a positive number")
+        return float(found)
+
     scaling = metadata.get(f"{ARCH}.rope.scaling.type", "none")
     if scaling != "none":
         raise FileFormatError(f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs")
@@ -147,9 +153,9 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "layer_types": [DELTA if r else ATTENTION for r in recurrent[:layers]],
         "num_attention_heads": number("attention.head_count"), "num_key_value_heads": number("attention.head_count_kv"),
         "head_dim": head_dim, "attn_output_gate": True, "attention_bias": False, "hidden_act": "silu",
-        "rms_norm_eps": float(get("attention.layer_norm_rms_epsilon")), "max_position_embeddings": number("context_length"),
+        "rms_norm_eps": real("attention.layer_norm_rms_epsilon"), "max_position_embeddings": number("context_length"),
         "partial_rotary_factor": share,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(get("rope.freq_base")), "partial_rotary_factor": share,
+        "rope_parameters": {"rope_type": "default", "rope_theta": real("rope.freq_base"), "partial_rotary_factor": share,
                             "mrope_interleaved": True, "mrope_section": sections[:3] if isinstance(sections, list) else sections},
         "linear_num_key_heads": number("ssm.group_count"), "linear_num_value_heads": heads,
         "linear_key_head_dim": number("ssm.state_size"), "linear_value_head_dim": inner // heads,
@@ -158,7 +164,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "moe_intermediate_size": number("expert_feed_forward_length"),
         "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
         "tie_word_embeddings": reader.shape("output.weight") is None,
-        "eos_token_id": list(dict.fromkeys(token for token in ends if token is not None)),
+        "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
     }  # fmt: skip
 
 
@@ -218,7 +224,7 @@ class _Reader:
 
     def is_mtp(self, name: str, c: ModelConfig) -> bool:
         block = name.split(".")[1] if name.startswith("blk.") else ""
-        return block.isdecimal() and int(block) >= c.num_layers
+        return block.isascii() and block.isdecimal() and len(block) < 6 and int(block) >= c.num_layers
 
     def skipped(self, c: ModelConfig) -> dict[str, int]:
         count = sum(math.prod(self.shape(name)) for name in self.owner if self.is_mtp(name, c))

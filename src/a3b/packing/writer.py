@@ -197,8 +197,8 @@ class _Journal:
             return
         try:
             value = json.loads(read_text(self.path))
-            found, self.shards = value["identity"], dict(value["shards"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            found, self.shards = value["identity"], {file: dict(checksums) for file, checksums in value["shards"].items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
         if found != identity:
             raise UsageError(f"{part}: was begun from another source or with other options; remove it and pack again")

@@ -170,17 +170,18 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
     model = spec.get("model") if isinstance(spec, Mapping) else None
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if not isinstance(vocabulary, dict) or model.get("type", "BPE") != "BPE":
-        found = type(spec).__name__ if not isinstance(model, Mapping) else f"model type {model.get('type')!r}"
+        found = type(spec).__name__ if not isinstance(model, Mapping) else f"model type {str(model.get('type'))[:80]!r}"
         raise TokenizerError(f"{where}: expected a BPE model with a vocabulary, found {found}; {NEXT_STEP}")
     for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise TokenizerError(
-                f"{where}: model.{option} is {model[option]!r}, which is not implemented; {NEXT_STEP}"
+                f"{where}: model.{option} is {str(model[option])[:80]!r}, which is not implemented; {NEXT_STEP}"
             )
     pre, stages = spec.get("pre_tokenizer"), []
     if isinstance(pre, Mapping):
         stages = pre.get("pretokenizers", [pre])
-    if not any(isinstance(stage, Mapping) and stage.get("type") == "ByteLevel" for stage in stages or []):
+    stages = stages if isinstance(stages, list) else []
+    if not any(isinstance(stage, Mapping) and stage.get("type") == "ByteLevel" for stage in stages):
         raise TokenizerError(
             f"{where}: pre_tokenizer has no ByteLevel stage; only byte-level BPE is implemented"
         )
@@ -194,15 +195,15 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
     for entry in entries if isinstance(entries, list) else ():
         name = entry.get("content") if isinstance(entry, Mapping) else None
         token_id = entry.get("id") if isinstance(entry, Mapping) else None
-        if not isinstance(name, str) or not name or not _is_id(token_id):
+        if not isinstance(name, str) or not name or well_formed(name) != name or not _is_id(token_id):
             raise TokenizerError(
                 f"{where}: added token {str(entry)[:200]} needs a text content and a whole id; {NEXT_STEP}"
             )
         if token_id in names or name in names.values():
-            raise TokenizerError(f"{where}: added token {name!r} (id {token_id}) is there twice; {NEXT_STEP}")
+            raise TokenizerError(f"{where}: added token {name[:80]!r} (id {token_id}) is there twice; {NEXT_STEP}")
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
-                raise TokenizerError(f"{where}: added token {name!r} has {option}, which is not implemented")
+                raise TokenizerError(f"{where}: added token {name[:80]!r} has {option}, which is not implemented")
         names[token_id] = name
     return dict(sorted(names.items()))
 
@@ -217,17 +218,17 @@ def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> lis
     for token, token_id in base.items():
         if token in controls:
             raise TokenizerError(
-                f"{where}: control token {token!r} is also an ordinary token; text could become it"
+                f"{where}: control token {token[:80]!r} is also an ordinary token; text could become it"
             )
         if not _is_id(token_id) or token_id in added or table[token_id] is not None:
             raise TokenizerError(
-                f"{where}: token {token!r} has id {token_id!r}, which is taken or no id; {NEXT_STEP}"
+                f"{where}: token {token[:80]!r} has id {str(token_id)[:80]!r}, which is taken or no id; {NEXT_STEP}"
             )
         try:
             table[token_id] = bytes([alphabet[letter] for letter in token])
         except KeyError as error:
             raise TokenizerError(
-                f"{where}: token {token!r} has {error}, which stands for no byte; {NEXT_STEP}"
+                f"{where}: token {token[:80]!r} has {error}, which stands for no byte; {NEXT_STEP}"
             ) from None
     missing = [byte for letter, byte in alphabet.items() if letter not in base]
     if missing:
@@ -247,7 +248,7 @@ def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
     except BaseException as error:  # a panic of the Rust library is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise TokenizerError(f"{where}: {error}; {NEXT_STEP}") from error
+        raise TokenizerError(f"{where}: {str(error)[:300]}; {NEXT_STEP}") from error
 
 
 def _is_id(value: Any) -> bool:

@@ -12,7 +12,8 @@ class RmsNorm:
 
     def __init__(self, scale: np.ndarray, eps: float):
         n = scale.shape[-1]
-        self.scale = (scale.astype(np.float64) * n**0.5).astype(np.float32)
+        with np.errstate(over="ignore"):  # a weight near the end of float32: what it meets is infinite or NaN
+            self.scale = (scale.astype(np.float64) * n**0.5).astype(np.float32)
         self.eps = np.float32(n * eps)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
