@@ -19,6 +19,8 @@ from a3b.errors import TokenizerError
 from a3b.files import read_bytes
 from a3b.tokens.segments import Control, Prompt, Replay, Text, well_formed
 
+CUTTING, NORMAL_FORMS = frozenset(("ByteLevel", "Split", "Digits")), frozenset(("NFC", "NFD", "NFKC", "NFKD"))
+MAX_STAGES = 8
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
 
 
@@ -177,15 +179,30 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
             raise TokenizerError(
                 f"{where}: model.{option} is {str(model[option])[:80]!r}, which is not implemented; {NEXT_STEP}"
             )
-    pre, stages = spec.get("pre_tokenizer"), []
-    if isinstance(pre, Mapping):
-        stages = pre.get("pretokenizers", [pre])
-    stages = stages if isinstance(stages, list) else []
-    if not any(isinstance(stage, Mapping) and stage.get("type") == "ByteLevel" for stage in stages):
-        raise TokenizerError(
-            f"{where}: pre_tokenizer has no ByteLevel stage; only byte-level BPE is implemented"
-        )
+    _check_stages(spec, where)
     return vocabulary
+
+
+def _check_stages(spec: Mapping[str, Any], where: str) -> None:
+    """What text goes through before it is cut into tokens: no stage may make it grow, as a second ByteLevel does, or a Replace."""
+    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "pre_tokenizer", "pretokenizers")]
+    if kinds.count("ByteLevel") != 1 or len(kinds) > MAX_STAGES or set(map(str, kinds)) - CUTTING:
+        raise TokenizerError(
+            f"{where}: pre_tokenizer has the stages {str(kinds)[:120]}; expected one ByteLevel and at most {MAX_STAGES - 1} of "
+            f"{', '.join(sorted(CUTTING - {'ByteLevel'}))}: only byte-level BPE is implemented"
+        )
+    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "normalizer", "normalizers")]
+    if len(kinds) > MAX_STAGES or set(map(str, kinds)) - NORMAL_FORMS:
+        raise TokenizerError(f"{where}: normalizer has the stages {str(kinds)[:120]}; expected none or {', '.join(sorted(NORMAL_FORMS))}")
+
+
+def _stages(spec: Mapping[str, Any], key: str, inner: str) -> list[Any]:
+    """The stages of a sequence, or the one that stands alone."""
+    value = spec.get(key)
+    if value is None:
+        return []
+    stages = value.get(inner) if isinstance(value, Mapping) and value.get("type") == "Sequence" else [value]
+    return stages if isinstance(stages, list) else [stages]
 
 
 def _added_tokens(spec: Any, where: str) -> dict[int, str]:
