@@ -117,6 +117,10 @@ void prepare_columns(const Form& form, const float* x, int n, int begin, int end
     for (int i = 0; i < num; i += LANES) top = larger_size(top, load(from + i));
     const float size = largest_size(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     scale[at / num] = size / 127.0f;
+    if (!(size < INFINITY)) {  // integers without a meaning would overflow their sums; under this scale zeros become NaN as well
+      memset(part, 0, sizeof part);
+      from = part;
+    }
     int32_t sums[256 / LANES];
     for (int i = 0; i < num; i += LANES) {
       const I rounded = rint(load(from + i) * set1(inverse));
