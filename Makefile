@@ -1,16 +1,24 @@
-# make chat: talk to the embedded model.  make test: prove the code right.  Both set up .venv themselves.
+# make chat: talk to the embedded model.  make test: prove the code right.  make sanitize: the kernels' tests under ASAN and UBSAN.
+# All set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNEL_TESTS := tests/test_native.py tests/test_native_model.py tests/test_not_finite.py tests/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test wheel nano-eval clean
+.PHONY: chat test sanitize wheel nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
+
+sanitize: $(VENV)/.tested
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/sanitize \
+	  --config-settings=cmake.define.A3B_SANITIZE=ON --config-settings=install.strip=false --config-settings=build-dir=build/sanitize-objects .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize $(BIN)/python -m pytest $(KERNEL_TESTS)
 
 nano-eval: $(VENV)/.tested
 	$(BIN)/python -m nano.evaluate

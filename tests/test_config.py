@@ -6,13 +6,16 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a3b.config import ModelConfig, RuntimeConfig
 from a3b.errors import ConfigError, UsageError
-from tests.random_model import SIZES, config_dict
+from a3b.kernels import _native, open_kernels
+from a3b.model import Model
+from tests.random_model import SIZES, config_dict, model_weights, random_tensors
 
 REAL = json.loads((Path(__file__).parent / "data" / "config-35b-a3b.json").read_text())
 SMALL = config_dict(SIZES["one"])
@@ -81,6 +84,25 @@ def test_what_is_wrong_or_not_implemented_is_refused_by_its_key(key, value):
             "rope_scaling": "rope_parameters"}  # fmt: skip
     with pytest.raises(ConfigError, match=told.get(key, key)):
         ModelConfig.from_dict({**SMALL, key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "more"),
+    [("num_experts_per_tok", _native.MAX_CHOSEN, {"num_experts": 80}), ("linear_conv_kernel_dim", _native.MAX_CONV, {})],
+)
+def test_what_the_kernels_cannot_hold_is_refused_by_its_key_and_what_they_can_runs(key, most, more):
+    sizes = {**SIZES["one"], "E": 80, "layers": 2, "every": 2}
+    config = ModelConfig.from_dict({**config_dict(sizes), **more, key: most})
+    tensors = random_tensors(sizes, seed=3)
+    if key == "linear_conv_kernel_dim":
+        tensors = {name: np.repeat(value, most // 4, axis=2) if "conv1d" in name else value for name, value in tensors.items()}
+    outs = []
+    for isa in (*_native.isas(), "reference"):
+        model = Model(config, model_weights(config, tensors), open_kernels(isa), "f32")
+        outs.append(model.forward(np.arange(20), model.new_state(), logits="all"))
+        np.testing.assert_allclose(outs[-1], outs[0], rtol=0, atol=1e-3)
+    with pytest.raises(ConfigError, match=f"{key} is {most + 1}; expected a whole number from 1 to {most}"):
+        ModelConfig.from_dict({**SMALL, **more, key: most + 1})
 
 
 def test_other_architectures_are_refused_by_name():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from a3b.commands.answer import Dialogue
-from a3b.engine import Engine, ends_in_thinking
+from a3b.engine import Engine, ends_in_thinking, nano_directory
 from a3b.errors import A3BError, ContextError, TokenizerError, UsageError
 from a3b.events import TextDelta, ThinkingDelta, assistant_message, merge_events
 from a3b.sampler import Sampler, SamplingParams
@@ -37,6 +38,23 @@ def test_greedy_answers_are_equal_and_end_with_usage(engine):
     assert merge_events(first)[:-1] == merge_events(second)[:-1]
     usage = first[-1].usage
     assert usage.cached_tokens == 0 and 0 < usage.completion_tokens <= 48 and usage.thinking_tokens > 0
+
+
+@pytest.mark.parametrize("end", [None, "<|endoftext|>"])
+def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path, engine, end):
+    """No generation_config.json, and a config.json that knows no end or, as in many GGUF files, another one."""
+    for file in nano_directory().iterdir():
+        if file.is_file() and file.name not in ("config.json", "generation_config.json"):
+            (tmp_path / file.name).symlink_to(file)
+    config = json.loads((nano_directory() / "config.json").read_text())
+    text = config.get("text_config", config)
+    text["eos_token_id"] = end and engine.tokenizer.control_id(end)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    other = Engine.load(tmp_path)
+    assert engine.tokenizer.control_id("<|im_end|>") in other.config.eos_token_ids
+    events = ask(other, user("hello"))
+    assert events[-1].reason == "stop"
+    assert merge_events(events)[:-1] == merge_events(ask(engine, user("hello")))[:-1]
 
 
 def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(engine):

@@ -180,6 +180,16 @@ def test_delta_rule_agrees_with_itself_however_it_is_cut(cuts: list[int]):
     np.testing.assert_allclose(state, whole_state, atol=9 * (2 * Dk + 20) * U * np.abs(mixed).max())
 
 
+def test_delta_rule_adds_a_millionth_to_the_squares_of_queries_and_keys():
+    """As transformers' l2norm does: a vector whose squares sum to 1e-6 becomes one of length √½, not 1."""
+    rule = kernels.bind_delta_rule(np.zeros(1, np.float32), np.zeros(1, np.float32), 1, 1, 4, 3)
+    qk = np.zeros((1, 2, 4), np.float32)
+    qk[0, 0, 1], qk[0, 1, 2] = 1e-3, -1e-3
+    unit = rule.unit_qk(qk)
+    np.testing.assert_allclose(unit[0, 0, 1], 0.5**0.5 / 2, rtol=1e-5)  # queries also by Dk^-0.5
+    np.testing.assert_allclose(unit[0, 1, 2], -(0.5**0.5), rtol=1e-5)
+
+
 def test_delta_rule_is_quiet_with_gates_wide_open_or_shut():
     ba = np.array([[-200.0, 200.0], [200.0, -200.0]], np.float32)
     op = kernels.bind_delta_rule(np.zeros(1, np.float32), np.zeros(1, np.float32), 1, 1, 2, 3)

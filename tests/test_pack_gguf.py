@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -148,9 +149,44 @@ def test_a_preset_for_integers_is_refused(tmp_path, capsys):
         open_source(tmp_path / "nothing.gguf")
 
 
-@pytest.mark.parametrize("command", [["info"], ["run"], ["chat"]])
+@pytest.mark.parametrize("command", [["run"], ["chat"]])
 def test_commands_say_that_a_gguf_is_packed_first(tmp_path, capsys, command):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     words = [*command, str(tmp_path / "x.gguf"), *(["hello"] if command == ["run"] else [])]
     assert main(words) == 2
     assert "pack it first: a3b pack" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run"], ["chat"]])
+def test_a_directory_that_holds_only_a_gguf_is_told_what_to_do(tmp_path, capsys, command):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "mmproj-x.gguf").write_bytes(b"GGUF")
+    words = [*command, str(tmp_path), *(["hello"] if command == ["run"] else [])]
+    assert main(words) == 2
+    assert f"holds the GGUF file x.gguf and no config.json; pack it first: a3b pack {tmp_path}/x.gguf DIR" in capsys.readouterr().err
+    (tmp_path / "y.gguf").write_bytes(b"GGUF")
+    assert main(words) == 2
+    assert "holds 2 GGUF models and no config.json" in capsys.readouterr().err
+
+
+def test_info_and_plan_describe_a_gguf_by_its_file_and_by_its_directory(tmp_path, capsys):
+    write_gguf(tmp_path / "x.gguf", gguf)
+    for model in (tmp_path, tmp_path / "x.gguf"):
+        assert main(["info", str(model), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["path"] == str(tmp_path / "x.gguf") and facts["experts"]["routed"] == SIZES["E"]
+        assert facts["weights"]["bytes"] == (tmp_path / "x.gguf").stat().st_size and "Q4_K" in facts["weights"]["dtypes"]
+        assert facts["next_step"] == f"pack it before it runs: a3b pack {tmp_path}/x.gguf DIR"
+        assert main(["plan", str(model), "--json", "--bandwidth", "10", "--operations", "100"]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"] == {k: facts["parameters"][k] for k in ("total", "active")}
+
+
+def test_a_directory_with_one_gguf_is_packed_and_with_two_is_asked_about(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    write_gguf(tmp_path / "model" / "x.gguf", gguf)
+    assert main(["pack", str(tmp_path / "model"), str(tmp_path / "packed")]) == 0
+    assert verify(tmp_path / "packed") == []
+    (tmp_path / "model" / "y.gguf").write_bytes(b"GGUF")
+    capsys.readouterr()
+    assert main(["pack", str(tmp_path / "model"), str(tmp_path / "other")]) == 2
+    assert "holds 2 GGUF models; give one of its files: x.gguf, y.gguf" in capsys.readouterr().err

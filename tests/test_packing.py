@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from a3b.cli import main
 from a3b.config import ModelConfig
 from a3b.errors import CheckpointError, TensorError, UsageError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.packed import MANIFEST, Manifest, verify
+from a3b.formats.packed import MANIFEST, Manifest, plan_shards, verify
 from a3b.formats.quantise import quantise
 from a3b.formats.tiles import Tiles
-from a3b.kernels import open_kernels
+from a3b.kernels import _native, open_kernels
 from a3b.model import Model
 from a3b.packing import writer
 from a3b.packing.decoded import decoded
@@ -84,6 +85,31 @@ def test_a_dense_model_is_packed_too(tmp_path):
     assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
     weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
     assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
+
+
+FORMS = {"floats": ("f32", "f32"), "gate in tiles": ("w4m64", "f32"), "up in tiles": ("f32", "w4m64"), "two formats": ("w4m32", "w6s32")}
+
+
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("kind", ["experts", "dense"])
+def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
+    """A file may hold one half of a pair in integers and the other in floats, of routed and of shared experts and of a plain MLP."""
+    sizes = SIZES | ({"E": 0, "K": 0, "Fs": 0} if kind == "dense" else {})
+    form = dict(zip(("gate_proj", "up_proj"), FORMS[forms], strict=True))
+    write_source(tmp_path / "source", sizes)
+    source = open_source(tmp_path / "source")
+    plan = make_plan(source.config, source.weights, "faithful")
+    chosen = [next((form[part] for part in form if part in item.tensor.name), item.tensor.format) for item in plan.items]
+    items = [replace(item, tensor=replace(item.tensor, format=format)) for item, format in zip(plan.items, chosen, strict=True)]
+    write(source, replace(plan, items=tuple(items)), tmp_path / "packed")
+    assert verify(tmp_path / "packed") == []
+    config = ModelConfig.read(tmp_path / "packed")
+    weights = load_weights(Checkpoint.open(tmp_path / "packed"), config)
+    expected = logits(tmp_path / "packed", sizes)[:20]
+    for isa in (*_native.isas(), "reference"):
+        model = Model(config, weights, open_kernels(isa))
+        found = model.forward(ids_for(sizes, 20), model.new_state(), logits="all")
+        assert np.abs(found - expected).mean() < 0.1 * expected.std(), isa  # int8 activations; mixed up halves are off by the spread
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
@@ -211,6 +237,66 @@ def test_a_packing_with_other_options_does_not_go_on(killed):
         resume(killed, "fast")
 
 
+def test_a_packing_of_another_source_does_not_go_on(killed):
+    """Its config and its tensors have the same names and sizes, so only the fingerprint of the files tells them apart."""
+    shutil.rmtree(killed.with_name("source"))
+    write_source(killed.with_name("source"), seed=6)
+    with pytest.raises(UsageError, match="begun from another source"):
+        resume(killed)
+
+
+def test_a_packing_with_another_importance_does_not_go_on(tmp_path):
+    write_source(tmp_path / "source")
+    source = open_source(tmp_path / "source")
+    plan, name = make_plan(source.config, source.weights, "balanced"), "model.layers.3.self_attn.o_proj.weight"
+
+    def importance(size: float) -> dict[str, np.ndarray]:
+        values = np.ones((1, next(item.tensor.shape[-1] for item in plan.items if item.tensor.name == name)), np.float32)
+        values[0, 0] = size
+        return {name: values}
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance=importance(2), done=stop)
+    for other in (importance(3), {}, None):
+        with pytest.raises(UsageError, match="with other options"):
+            write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance=other)
+    write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance=importance(2))
+
+
+def test_what_is_finished_needs_no_room_again(killed, monkeypatch):
+    part = killed.with_name("packed.part")
+    source = open_source(killed.with_name("source"))
+    shards = plan_shards((item.tensor for item in make_plan(source.config, source.weights, "balanced").items), SHARD)
+    left = sum(shard.num_bytes for shard in shards if not (part / shard.file).exists())
+    assert 0 < left < sum(shard.num_bytes for shard in shards)
+    usage = shutil.disk_usage(part)._replace(free=left + writer.SPARE_BYTES - 1)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match="free; packing writes"):
+        resume(killed)
+    usage = usage._replace(free=left + writer.SPARE_BYTES)
+    assert resume(killed)
+
+
+@pytest.mark.parametrize(("tile_shift", "float_shift", "refused"), [(64, 4, None), (8, 0, "w"), (32, 0, "w"), (0, 2, "f32")])
+def test_tiles_that_lie_on_no_cache_line_and_floats_on_no_word_are_refused(tmp_path, tile_shift, float_shift, refused):
+    directory, _ = packed(tmp_path, shard_bytes=1)  # a tensor a file
+    manifest = Manifest.read(directory)
+    for name, tensor in manifest.tensors.items():
+        shift, file = float_shift if tensor.format == "f32" else tile_shift, directory / manifest.file_of[name]
+        content = file.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        file.write_bytes((size + shift).to_bytes(8, "little") + content[8 : 8 + size] + b" " * shift + content[8 + size :])
+    if refused is None:
+        Checkpoint.open(directory)
+        return
+    multiple = 4 if refused == "f32" else 64
+    with pytest.raises(TensorError, match=f"begins at byte .*; expected a multiple of {multiple}"):
+        Checkpoint.open(directory)
+
+
 def test_two_processes_do_not_pack_into_one_directory(killed):
     with writer._locked(killed.with_name("packed.part") / writer.LOCK):
         with pytest.raises(UsageError, match="another process is packing"):
@@ -258,7 +344,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     content = bytearray(file.read_bytes())
     content[place + 1000 : place + 1002] = (0x7FC0).to_bytes(2, "little")
     file.write_bytes(content)
-    with pytest.raises(TensorError, match=r"layers\.1\.mlp\.experts\.down_proj: a weight is not finite"):
+    with pytest.raises(TensorError, match=r"layers\.1\.mlp\.experts\.down_proj\[0\]' holds nan at \[7, 52\]"):
         resume(tmp_path / "packed")
 
 

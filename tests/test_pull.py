@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from a3b.cli import main
 from a3b.formats import download
-from a3b.formats.hub import Hub, checked_repo
+from a3b.formats.hub import Hub, Passing, _first_position, checked_repo
 from tests.hub_server import COMMIT, REPO, FakeHub
 
 CONFIG = json.dumps({"model_type": "qwen3_5_moe"}).encode()
@@ -104,6 +105,24 @@ def test_the_files_a_model_needs_arrive_and_the_next_step_is_said(capsys, hub):
     assert err.splitlines()[-1] == "next: a3b pack Model-1B Model-1B-balanced --preset balanced"
     assert "7 files, 0.12 MB into Model-1B" in err and "4/6" in err
     assert all(method == "GET" for method, _, _ in hub.requests)
+
+
+def test_many_breaks_are_no_failure_while_bytes_still_come(capsys, hub):
+    hub.break_after[SHARD] = [3000] * (3 * download.NUM_ATTEMPTS)
+    assert pull(capsys, REPO)[0] == 0
+    assert here() == {name: hub.files[name] for name in WANTED}
+    assert len(hub.got(SHARD)) > 2 * download.NUM_ATTEMPTS
+
+
+@pytest.mark.parametrize("content_range", ["", "bytes 6-9/10", "bytes 4-9/10", "bytes */10", "bits 5-9/10"])
+def test_another_part_of_a_file_than_was_asked_for_is_not_taken(content_range):
+    def answer(status: int, content_range: str) -> SimpleNamespace:
+        return SimpleNamespace(status_code=status, headers={"Content-Range": content_range} if content_range else {})
+
+    assert _first_position(answer(206, "bytes 5-9/10"), 5) == 5
+    assert _first_position(answer(200, ""), 5) == 0  # from the beginning, as the status says
+    with pytest.raises(Passing, match="another part of the file"):
+        _first_position(answer(206, content_range), 5)
 
 
 def test_a_second_pull_fetches_nothing(capsys, hub):

@@ -115,6 +115,16 @@ def test_what_halves_cannot_hold_is_refused(name, value):
         quantise(FORMATS[name], x)
 
 
+def test_no_scale_of_a_super_block_is_cut_off_by_the_half_that_multiplies_its_codes():
+    """Groups of two values only, whose scale is beyond doubt; most multiples of 1/255 are no halves, and half of these lie below."""
+    format = FORMATS["w6k32"]
+    wanted = np.random.default_rng(8).uniform(0.001, 1, (200, 1)).astype(np.float32)
+    row = np.where(np.arange(256) % 2, np.float32(63), np.float32(0)) * wanted
+    parts = quantise(format, row)
+    assert (parts.super_scale.astype(np.float32) * 255 >= wanted * (1 - 1e-6)).all()
+    np.testing.assert_allclose(parts.f32(format), row, rtol=1 / 255, atol=1e-4)
+
+
 def test_tiny_weights_are_not_lost():
     for name in QUANTISABLE:
         x, format = matrix("normal") * np.float32(0.05 if FORMATS[name].is_super else 1e-3), FORMATS[name]  # 1e-3 or 2e-5

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from a3b.config import ModelConfig
+from a3b.config import ModelConfig, with_context
+from a3b.errors import UsageError
 from a3b.kernels.ref.ops import rope_apply
 from a3b.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
 from tests.random_model import SIZES, config_dict
@@ -46,6 +47,23 @@ def test_yarn_keeps_fast_frequencies_and_divides_slow_ones():
 def test_yarn_scales_cosines_and_sines(factor: float, expected: float):
     cos, sin = Rope(yarn(factor))(np.arange(50))
     np.testing.assert_allclose(np.hypot(cos, sin), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(2.0, 1.0693147), (4.0, 1.1386294)])
+def test_yarn_has_the_same_attention_factor_from_the_config_and_from_the_context(factor: float, expected: float):
+    rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 1024}
+    written = ModelConfig.from_dict(config_dict(SIZES["one"], rope)).rope
+    asked, _ = with_context(ModelConfig.from_dict(config_dict(SIZES["one"])), int(factor * 1024))
+    assert written.attention_factor == asked.rope.attention_factor == pytest.approx(expected, abs=1e-6)
+    assert (written.factor, written.original_context) == (asked.rope.factor, asked.rope.original_context) == (factor, 1024)
+
+
+def test_yarn_in_the_config_never_shortens_the_native_context():
+    """Trained for 256 tokens, scaled by 2, and natively 1,024 long: 1,024 remain."""
+    config = ModelConfig.from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}))
+    assert with_context(config, 1024)[0] == config
+    with pytest.raises(UsageError, match="at most 1024"):
+        with_context(config, 1025)
 
 
 def test_a_yarn_range_without_width_still_has_finite_frequencies():

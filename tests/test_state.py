@@ -144,6 +144,19 @@ def test_growing_moves_no_page_that_is_already_written():
     assert len(state.segments(1)) == 4
 
 
+def test_q8_divides_by_127_and_rounds_to_nearest_halves_to_even():
+    """The largest magnitude is 127 steps exactly: here a step is 1 in keys and 2 in values."""
+    k = np.zeros((1, 1, 16), np.float32)
+    k[0, 0, :9] = [127, 1.4, 1.6, -1.6, 0.5, 1.5, -63.5, -126.5, -127]
+    keys, values = (np.zeros((1, 1, size), np.uint8) for size in kv.page_bytes("q8", 16))
+    kv.store("q8", keys, values, 5, k, 2 * k)
+    loaded_k, loaded_v = kv.load("q8", keys, values, 16)
+    expected = np.zeros(16)
+    expected[:9] = [127, 1, 2, -2, 0, 2, -64, -126, -127]
+    assert loaded_k[0, 0, 5].tolist() == expected.tolist()
+    assert loaded_v[0, 0, 5].tolist() == (2 * expected).tolist()
+
+
 def test_unwritten_positions_are_finite():
     state = State(CONFIG, "f32")
     feed(state, 100, mark=1)

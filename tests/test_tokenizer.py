@@ -18,12 +18,18 @@ from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
 
 SPEC = json.loads((nano_directory() / "tokenizer.json").read_text(encoding="utf-8"))
 NANO = Tokenizer(SPEC)
+STAGES = SPEC["pre_tokenizer"]["pretokenizers"]
+GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 SAMPLES = (
     "Hello, world! It's 2026 and we're testing: don't panic.\n\n\tdef f(x):\n\t\treturn x ** 2  # squared\n",
     "import numpy as np\n\nclass A:\n    def __init__(self, *args, **kwargs):\n        self.x = {'a': [1, 2.5]}\n\n\n",
     "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }\r\n// tail   \r\n",
     "Ünïcödé, naïve façade — “quotes” … 漢字かな 한국어 عربى 🙂👩‍👩‍👧 e\u0301 \u00a0 x",
 )
+
+
+def sequence(stages) -> dict:
+    return {"type": "Sequence", "pretokenizers": stages}
 
 
 def changed(**changes) -> dict:
@@ -208,6 +214,12 @@ def test_broken_vocabularies_are_refused():
         (changed(added_tokens=[{**added, "lstrip": True}]), "lstrip"),
         (changed(added_tokens=[{"content": "<x>"}]), "whole id"),
         (changed(pre_tokenizer=None), "ByteLevel"),
+        (changed(pre_tokenizer=sequence([*STAGES, STAGES[-1]])), "expected one ByteLevel"),
+        (changed(pre_tokenizer=sequence([*STAGES, *50 * [STAGES[-1]]])), "expected one ByteLevel"),
+        (changed(pre_tokenizer=sequence([*STAGES, sequence(STAGES)])), "Sequence"),
+        (changed(pre_tokenizer=sequence(7)), "expected one ByteLevel"),
+        (changed(normalizer={"type": "Sequence", "normalizers": 40 * [GROWING]}), "normalizer has the stages"),
+        (changed(normalizer=GROWING), "normalizer has the stages .*Replace.*; expected none or NFC"),
         (changed(model={**SPEC["model"], "type": "Unigram"}), "Unigram"),
         (changed(model={**SPEC["model"], "dropout": 0.1}), "dropout"),
         (changed(model={**SPEC["model"], "merges": [["a", "nonsense"]]}), "tokenizer"),

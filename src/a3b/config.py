@@ -22,6 +22,7 @@ from a3b.variables import Variables
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIZE = 1 << 24  # no axis of a model is longer
+MAX_CHOSEN, MAX_CONV = 64, 16  # experts of a token and taps of a convolution, as in the kernels (csrc/ops.h)
 MODEL_TYPES = {  # name -> wraps a text_config
     "qwen3_5_moe": True, "qwen3_5_moe_text": False, "qwen3_5": True, "qwen3_5_text": False,
 }  # fmt: skip
@@ -232,7 +233,7 @@ class _Reader:
             model_type=self.kind,
             V=V, D=D, num_layers=len(layer_types), layer_types=layer_types, Hq=Hq, Hkv=Hkv, Dh=Dh, Hk=Hk, Hv=Hv,
             Dk=self.size("linear_key_head_dim"), Dv=self.size("linear_value_head_dim"),
-            conv_len=self.size("linear_conv_kernel_dim"), **self._mlp(), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
+            conv_len=self.size("linear_conv_kernel_dim", most=MAX_CONV), **self._mlp(), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
             max_context=max_context, tie_word_embeddings=self._tied(), rope=self._rope(Dh, max_context),
             eos_token_ids=_ends(self.take("eos_token_id", None), V, self.where),
             mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0), vision=self._vision(), **self._quantised(),
@@ -241,8 +242,11 @@ class _Reader:
         return config
 
     def fail(self, key: str, found: Any, expected: str):
-        shown = json.dumps(found, default=str)
-        raise ConfigError(f"{self.where}: {key} is {shown[:120]}; expected {expected}")
+        try:
+            shown = json.dumps(found, default=str)
+        except RecursionError:
+            shown = "nested too deeply to be shown"
+        raise ConfigError(f"{self.where}: {key[:200]} is {shown[:120]}; expected {expected}")
 
     def _mapping(self, value: Any, name: str) -> dict:
         if not isinstance(value, dict):
@@ -255,10 +259,10 @@ class _Reader:
         value = self.text.get(key)
         return default if value is None else value
 
-    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+    def size(self, key: str, default: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int:
         value = self.take(key, default)
-        if type(value) is not int or not least <= value <= MAX_SIZE:
-            self.fail(key, value, f"a whole number from {least} to {MAX_SIZE}")
+        if type(value) is not int or not least <= value <= most:
+            self.fail(key, value, f"a whole number from {least} to {most}")
         return value
 
     def number(self, key: str, default: float, highest: float) -> float:
@@ -274,7 +278,7 @@ class _Reader:
     def _mlp(self) -> dict[str, int]:
         if not self.kind.startswith("qwen3_5_moe"):
             return {"E": 0, "K": 0, "F": self.size("intermediate_size"), "Fs": 0}
-        E, K = self.size("num_experts"), self.size("num_experts_per_tok")
+        E, K = self.size("num_experts"), self.size("num_experts_per_tok", most=MAX_CHOSEN)
         if K > E:
             self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
         return {"E": E, "K": K, "F": self.size("moe_intermediate_size"), "Fs": self.size("shared_expert_intermediate_size")}

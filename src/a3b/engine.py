@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,19 @@ from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, ConversationError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.gguf import models_in
+from a3b.formats.hub import is_repo
 from a3b.kernels import open_kernels
 from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.probe import runtime_of, tune
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.sampler import SamplingParams, preset
+from a3b.shapes import SHAPES, how_to_get
 from a3b.tokens.chat import ChatTemplate, check_messages
 from a3b.tokens.faults import check_tools, missing_fault
 from a3b.tokens.fit import KNOWN, ROLES, fit_messages
-from a3b.tokens.segments import Control, Prompt, Replay, Text
+from a3b.tokens.segments import END_OF_TURN, Control, Prompt, Replay, Text
 from a3b.tokens.tokenizer import Tokenizer
 from a3b.weights import load_weights
 
@@ -44,20 +47,42 @@ def nano_directory() -> Path:
 
 
 def resolve(model: str | Path | None) -> Path:
-    """A model argument as a directory: None is the embedded model, and so is its name where no such directory exists."""
+    """A model argument as a directory: None is the embedded model, and so is its name where no such directory exists.
+
+    Raises UsageError for what is none, with the commands that make one of it."""
     if model is None:
         return nano_directory()
-    directory = _place(model)
-    if directory.is_file() and directory.suffix == ".gguf":
-        raise UsageError(f"model {str(model)!r} is a GGUF file; pack it first: a3b pack {model} DIR")
-    if not directory.is_dir() and str(model).lower() in NANO_NAMES:
+    path = _place(model)
+    if path.is_dir():
+        found = [] if (path / "config.json").exists() else models_in(path)
+        if found:
+            raise UsageError(f"model {str(model)!r} holds {packing_of(found)}")
+        return path
+    if str(model).lower() in NANO_NAMES:
         return nano_directory()
-    if not directory.is_dir():
-        raise UsageError(
-            f"model {str(model)!r} is not a directory; give the directory of a checkpoint "
-            "(config.json, tokenizer.json, *.safetensors), or none for the embedded model"
-        )
-    return directory
+    raise UsageError(f"model {what_else(str(model), path)}")
+
+
+def packing_of(files: list[Path]) -> str:
+    """What to do with GGUF files, as the end of a sentence."""
+    if len(files) == 1:
+        return f"the GGUF file {files[0].name} and no config.json; pack it first: a3b pack {files[0]} DIR"
+    names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
+    return f"{len(files)} GGUF models and no config.json; pack the one you want first: a3b pack FILE DIR, FILE being one of {names}"
+
+
+def what_else(model: str, path: Path) -> str:
+    """What a model argument is that is no directory, and what to do, as the end of a sentence."""
+    if path.is_file() and path.suffix == ".gguf":
+        return f"{model!r} is a GGUF file; pack it first: a3b pack {model} DIR"
+    if path.exists():
+        return f"{model!r} is a file; give the directory of a checkpoint, such as {str(path.parent)!r}"
+    if model.lower() in SHAPES:
+        return how_to_get(model.lower())
+    expected = "give the directory of a checkpoint (config.json, tokenizer.json, *.safetensors), or none for the embedded model"
+    if is_repo(model):
+        expected = f"if it is a repository of the hub, get it: a3b pull {model} DIR; or " + expected
+    return f"{model!r} is not a directory; {expected}"
 
 
 def _place(model: Any) -> Path:
@@ -150,6 +175,7 @@ class Engine:
                 f"{path}: tokenizer.json has {tokenizer.num_tokens} tokens, config.json a vocab_size of {config.V}; "
                 "they belong to different models"
             )
+        config = with_end_of_turn(config, tokenizer)
         template = ChatTemplate.read(path)
         checkpoint = Checkpoint.open(path)
         weights = load_weights(checkpoint, config, expand=expand)
@@ -235,6 +261,12 @@ def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | Non
     """config.json of a directory, with RoPE scaling for `context` tokens and a note if that scaling is on."""
     config = ModelConfig.read(path)
     return with_context(config, context) if context is not None else (config, None)
+
+
+def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The config with the template's end of turn among the end tokens, which the files of a checkpoint need not name."""
+    ends = [tokenizer.control_id(END_OF_TURN)] if END_OF_TURN in tokenizer.control_names else []
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))
 
 
 def ends_in_thinking(prompt: Prompt) -> bool:

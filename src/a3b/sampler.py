@@ -38,6 +38,17 @@ class LogitsError(A3BError):
     """The model gave logits that no token can be drawn from."""
 
 
+DAMAGED = "the weights are damaged, or this machine's memory; 'a3b verify DIR' looks at all of a packed model, else download it again"
+
+
+def finite_logits(logits: np.ndarray, position: int) -> np.ndarray:
+    """float32 [T, V] of positions `position`, ..., if all are finite. Raises LogitsError."""
+    bad = ~np.isfinite(logits).all(-1)
+    if bad.any():
+        raise LogitsError(f"logits at position {position + int(bad.argmax())}: NaN or infinite; expected finite numbers: {DAMAGED}")
+    return logits
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How to choose tokens and when to stop. Values out of range are refused by name with UsageError.
@@ -229,7 +240,7 @@ class Sampler:
         best = scores.max()
         if not math.isfinite(best):
             what = {math.inf: "+inf", -math.inf: "all -inf"}.get(float(best), "NaN")
-            raise LogitsError(f"logits at position {position}: {what}; expected a finite maximum and no NaN")
+            raise LogitsError(f"logits at position {position}: {what}; expected a finite maximum and no NaN: {DAMAGED}")
         if params.temperature == 0 or params.top_k == 1:
             return int(chosen_from[scores.argmax()])
         ids, cumulative = self._candidates(scores, float(best))

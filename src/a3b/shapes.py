@@ -30,6 +30,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  # of the shapes that were trained
+
+
+def how_to_get(name: str) -> str:
+    """What a name of SHAPES is, and the commands that bring its weights here."""
+    repository = REPOSITORIES.get(name)
+    if repository is None:
+        return f"{name!r} is a shape to plan and to measure with, nobody trained it: a3b plan {name}, a3b bench speed --shape {name}"
+    packed = f"{name}-packed"
+    return f"{name!r} is known and not here; get it: a3b pull {repository} {name}, then a3b pack {name} {packed}, and give {packed}"
+
+
 def shape(name: str) -> ModelConfig:
     """Raises UsageError for a name that is not known."""
     if name not in SHAPES:

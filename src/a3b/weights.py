@@ -1,6 +1,8 @@
 """Checkpoint names to the typed fields a model is bound to: the only place that knows what tensors are called.
 
 Everything expected is checked by name, shape and dtype before any data is touched, and all complaints are raised at once.
+A number that is not finite is refused when it is decoded: at load what becomes float32, at each use what stays mapped. Scales of
+tiles are not read for that; the packer has looked at them, `a3b verify` looks again, and the kernels turn what meets one into NaN.
 Matrices then come as float32 arrays (decoded one by one, their source pages given back), as views that decode where they
 are used, or as the tiles of a packed directory (`residency`): there is never a second copy of the model. Enter at `load_weights`.
 """
@@ -19,7 +21,7 @@ from a3b.formats import gptq
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gptq import GptqMatrix
 from a3b.formats.packed import F32
-from a3b.formats.quant import FLOATS, fp8_to_f32, to_f32
+from a3b.formats.quant import FLOATS, all_finite, fp8_to_f32, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Tiles
 from a3b.machine import Machine
@@ -69,11 +71,20 @@ class StoredMatrix:
 
     def _decode(self, bits: np.ndarray, scale: np.ndarray | None, start: int, stop: int) -> np.ndarray:
         if scale is None:
-            return to_f32(bits[start:stop], self.dtype)
+            return checked_finite(self.name, to_f32(bits[start:stop], self.dtype))
         first = start // self.block[0]  # whole blocks, then the rows asked for
         base = first * self.block[0]
         decoded = fp8_to_f32(bits[base:stop], scale[first : -(-stop // self.block[0])], self.block)
-        return decoded[start - base :]
+        return checked_finite(self.name, decoded[start - base :])
+
+
+def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
+    """The values. Raises TensorError if one is NaN or infinite."""
+    if not all_finite(values):
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise TensorError(f"tensor {name!r} holds {values[place]} at {list(place)}; expected finite numbers: "
+                          "the file is damaged, download it again")  # fmt: skip
+    return values
 
 
 @dataclass(frozen=True)
@@ -255,9 +266,11 @@ def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo
     scale = tensors.get(name + SCALE)
     if info.dtype == FP8 and config.fp8 is None:
         yield f"tensor {name!r} is {FP8}, but config.json has no quantization_config"
+    elif info.dtype == FP8 and (len(shape) == 1 or name.endswith("conv1d.weight")):
+        yield f"tensor {name!r} is {FP8}; expected {', '.join(FLOATS)}, for it is no matrix"
     elif info.dtype == FP8:
         block = config.fp8.block
-        wanted = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1])) if len(shape) > 1 else ()
+        wanted = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
         if scale is None:
             yield f"tensor {name + SCALE!r} is missing"
         elif scale.shape != wanted or scale.dtype not in FLOATS:
@@ -404,9 +417,7 @@ class _Loader:
         if info.dtype != FP8:
             return StoredMatrix(name, info.dtype, self.checkpoint.array(name))
         scale_name = name + SCALE
-        scale = to_f32(self.checkpoint.array(scale_name), self.checkpoint.tensors[scale_name].dtype)
-        if not np.isfinite(scale).all():
-            raise TensorError(f"tensor {scale_name!r} holds a scale that is not finite")
+        scale = checked_finite(scale_name, to_f32(self.checkpoint.array(scale_name), self.checkpoint.tensors[scale_name].dtype))
         return StoredMatrix(name, info.dtype, self.checkpoint.array(name), scale, self.config.fp8.block)
 
     def matrix(self, name: str) -> Matrix:
@@ -425,7 +436,7 @@ class _Loader:
     def vector(self, name: str) -> np.ndarray:
         """A small tensor, decoded whatever happens to the matrices."""
         stored = self.stored(name)
-        return np.array(to_f32(stored.stored, stored.dtype), np.float32)
+        return checked_finite(name, np.array(to_f32(stored.stored, stored.dtype), np.float32))
 
 
 class _PackedLoader(_Loader):
@@ -440,7 +451,7 @@ class _PackedLoader(_Loader):
         if name.endswith(KEPT_FLOAT):
             return self.vector(name)
         data = self.checkpoint.array(name)
-        return data if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
+        return checked_finite(name, data) if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
 
     def mlp(self, p: str) -> MoEWeights | DenseWeights:
         if self.config.dense:
@@ -453,7 +464,7 @@ class _PackedLoader(_Loader):
         gate_up = (self.matrix(p + "experts.gate_proj"), self.matrix(p + "experts.up_proj"))
         return MoEWeights(
             router=self.matrix(p + "gate.weight"),
-            gate_up=gate_up if isinstance(gate_up[0], Tiles) else np.concatenate(gate_up, axis=1),
+            gate_up=gate_up if any(isinstance(part, Tiles) for part in gate_up) else np.concatenate(gate_up, axis=1),
             down=self.matrix(p + "experts.down_proj"),
             shared_gate_up=(self.matrix(shared + "gate_proj.weight"), self.matrix(shared + "up_proj.weight")),
             shared_down=self.matrix(shared + "down_proj.weight"),

@@ -27,7 +27,7 @@ from a3b.model import Model
 from a3b.packing.decoded import decoded
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import report
-from a3b.sampler import SamplingParams
+from a3b.sampler import SamplingParams, finite_logits
 from a3b.weights import load_weights
 
 ROWS = 32  # positions compared at a time
@@ -70,7 +70,7 @@ def compare(reference: Engine, model: Engine, text: Iterator[Piece], most: int) 
             position = 0
             for expected, found in zip(*both, strict=True):
                 for at in range(0, len(expected), ROWS):
-                    p, q = log_softmax(expected[at : at + ROWS]), log_softmax(found[at : at + ROWS])
+                    p, q = (log_softmax(finite_logits(part[at : at + ROWS], position)) for part in (expected, found))
                     following = ids[position + 1 : position + 1 + len(p)]  # one fewer at the end
                     p, q, rows = p[: len(following)], q[: len(following)], np.arange(len(following))
                     kls.append((np.exp(p) * (p - q)).sum(-1))

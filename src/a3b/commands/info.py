@@ -1,6 +1,7 @@
 """`a3b info [MODEL]`: what a model directory holds, from its config and its headers; no weights are read.
 
-MODEL may also be a config.json, or a directory that has one and no weights.
+MODEL may also be a config.json, a directory that has one and no weights, a GGUF file or a directory with just one, or a name that
+`plan` knows.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from a3b.config import ModelConfig, RuntimeConfig, with_context
 from a3b.engine import resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint, has_weights
+from a3b.formats.gguf import GgufFile, models_in
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
+from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import printable, report
+from a3b.shapes import SHAPES, how_to_get, shape
 from a3b.weights import check_tensors
 
 
@@ -28,8 +32,7 @@ def run(args: Namespace) -> None:
 
 def describe(model: str | None, context: int | None) -> dict[str, Any]:
     """Facts about a model as plain JSON values. Raises CheckpointError for anything that would fail to load."""
-    path = Path(model).expanduser() if model and model.endswith(".json") else resolve(model)
-    config = ModelConfig.read(path)
+    path, config, held, advice = find(model)
     scaled, note = with_context(config, context) if context else (config, None)
     count = config.count_parameters()
     by_config, native = config.rope.type == "yarn", config.max_context
@@ -45,9 +48,35 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
                     "scaled_by_config": by_config, "limit": limit},
         "note": note,
-        "weights": weights(path, config) if path.is_dir() and has_weights(path) else None,
+        "weights": held,
+        "next_step": advice,
     }
     return facts
+
+
+def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, str | None]:
+    """(path, config, facts about the weights, what to do before they can be used). Raises UsageError, CheckpointError."""
+    path = Path(model or "").expanduser()
+    if model and not path.exists() and model.lower() in SHAPES:
+        return path, shape(model.lower()), None, how_to_get(model.lower())
+    files = models_in(path) if model and path.is_dir() and not (path / "config.json").exists() else []
+    if path.suffix == ".gguf" and path.is_file() or len(files) == 1:
+        file = files[0] if files else path
+        config, parts = describe_gguf(file)
+        return file, config, gguf_weights(parts), f"pack it before it runs: a3b pack {file} DIR"
+    if not (model and model.endswith(".json")):
+        path = resolve(model)
+    config = ModelConfig.read(path)
+    return path, config, weights(path, config) if path.is_dir() and has_weights(path) else None, None
+
+
+def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
+    """The same facts as `weights` gives, of the files of one GGUF model."""
+    tensors, dtypes = [info for file in files for info in file.tensors.values()], {}
+    for info in tensors:
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.num_bytes
+    num_bytes = sum(file.num_bytes for file in files)
+    return {"packed": None, "bytes": num_bytes, "files": len(files), "tensors": len(tensors), "dtypes": dtypes, "kept_for_later": {}}
 
 
 def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
@@ -101,6 +130,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
                                    f"a decoded token reads {size(packed['bytes_per_token'])}"))  # fmt: skip
     else:
         rows.append(("weights", "none here"))
+    if facts["next_step"]:
+        rows.append(("next", facts["next_step"]))
     rows.append(("runs on", facts["runs_on"]))
     return [f"{name:<13} {printable(value)}" for name, value in rows]
 

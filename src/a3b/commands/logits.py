@@ -16,6 +16,7 @@ from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.printable import say
+from a3b.sampler import finite_logits
 from a3b.weights import load_weights
 
 CHUNK = 256  # tokens whose logits are in memory at once
@@ -46,7 +47,7 @@ def run(args: Namespace) -> None:
         with Progress("logits", len(ids)) as progress:
             for start in range(0, len(ids), CHUNK):
                 piece = ids[start : start + CHUNK]
-                out[start : start + len(piece)] = model.forward(piece, state, logits="all")
+                out[start : start + len(piece)] = finite_logits(model.forward(piece, state, logits="all"), start)
                 progress(start + len(piece))
         out.flush()
         os.replace(part, args.out)

@@ -24,9 +24,12 @@ from a3b.commands.progress import Progress
 from a3b.commands.sizes import Sizes, gb, kv_bytes_per_token, longest_context, memory_bytes, operations, sizes, state_bytes
 from a3b.config import ModelConfig, RuntimeConfig, with_context
 from a3b.errors import A3BError, UsageError
+from a3b.formats.gguf import models_in
+from a3b.formats.hub import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.model import CHUNK
+from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
@@ -143,12 +146,17 @@ def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory:
 def find(model: str | None) -> tuple[ModelConfig, str]:
     """A shape by its name, or the config of a directory or file. Raises UsageError, ConfigError."""
     name = model or DEFAULT
-    if name in SHAPES:
-        return shape(name), name
+    if name.lower() in SHAPES:
+        return shape(name.lower()), name.lower()
     path = Path(name).expanduser()
     if not path.exists():
-        raise UsageError(f"MODEL is {name!r}; expected a directory with a config.json, such a file, or one of {', '.join(SHAPES)}")
-    return ModelConfig.read(path), name
+        step = f"; if it is a repository of the hub, get its config: a3b pull {name} DIR --include config.json" if is_repo(name) else ""
+        raise UsageError(f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
+                         f"or one of {', '.join(SHAPES)}{step}")  # fmt: skip
+    files = [path] if path.is_file() and path.suffix == ".gguf" else []
+    if path.is_dir() and not (path / "config.json").exists():
+        files = models_in(path)
+    return (describe_gguf(files[0])[0] if len(files) == 1 else ModelConfig.read(path)), name
 
 
 def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:

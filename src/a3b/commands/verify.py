@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from a3b.commands.progress import Progress
+from a3b.engine import resolve
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.printable import report, say
 
@@ -12,7 +13,7 @@ MB = 1_000_000
 
 
 def run(args: Namespace) -> int:
-    directory, done = args.directory.expanduser(), 0
+    directory, done = resolve(args.directory), 0
     total = sum(size for size, _ in Manifest.read(directory).files.values()) if (directory / MANIFEST).exists() else 0
     with Progress("verifying", total // MB, "MB") as progress:
 

@@ -96,8 +96,9 @@ class Checkpoint:
             if (found.dtype, found.shape) != expected:
                 raise TensorError(f"{where} is {found.dtype} {list(found.shape)}; expected {expected[0]} {list(expected[1])} "
                                   f"for {list(tensor.shape)} as {tensor.format}")  # fmt: skip
-            if found.start % (LINE if tensor.format != F32 else 4):
-                raise TensorError(f"{where} begins at byte {found.start}; expected a multiple of {LINE}")
+            multiple = LINE if tensor.format != F32 else 4
+            if found.start % multiple:
+                raise TensorError(f"{where} begins at byte {found.start}; expected a multiple of {multiple}")
         if unknown := checkpoint._owner.keys() - manifest.tensors.keys():
             raise TensorError(f"{directory}: tensor {min(unknown)[:200]!r} is not in {MANIFEST}")
         return checkpoint

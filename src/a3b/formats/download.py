@@ -251,10 +251,10 @@ class Folder:
         try:
             record = json.loads(read_text(self.inner / "record.json"))
             known = {"repo": record["repo"], "commit": record["commit"], "files": dict(record["files"])}
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return empty  # then files are verified by their content
         if known["repo"] != self.listing.repo and known["files"]:
-            raise DownloadError(f"{self.path} holds files of {known['repo']}; give another directory for {self.listing.repo}")
+            raise DownloadError(f"{self.path} holds files of {str(known['repo'])[:200]}; give another directory for {self.listing.repo}")
         return known if known["files"] else empty
 
 

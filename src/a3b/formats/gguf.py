@@ -8,6 +8,7 @@ Source: the format's specification (ggml-org/ggml, docs/gguf.md).
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,18 @@ MAX_PAIRS, MAX_TENSORS, MAX_DIMS = 65_536, 1 << 20, 4
 MAX_NAME_BYTES, MAX_ARRAY = 65_535, 1 << 24
 ARRAY_DEPTH = 2
 STRING, ARRAY = 8, 9
+SPLIT = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.ASCII)
+BESIDE = re.compile(r"^mmproj|imatrix", re.IGNORECASE)
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+
+
+def models_in(directory: Path) -> list[Path]:
+    """The GGUF models that lie in a directory, of a split one its first file; neither projectors nor importance matrices."""
+    try:
+        names = sorted(file.name for file in directory.iterdir() if file.suffix == ".gguf")
+    except OSError:
+        return []
+    return [directory / name for name in names if not BESIDE.search(name) and (not (m := SPLIT.search(name)) or int(m[1]) == 1)]
 
 
 @dataclass(frozen=True)

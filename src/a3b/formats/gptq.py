@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from a3b.errors import TensorError
-from a3b.formats.quant import FLOATS, to_f32
+from a3b.formats.quant import FLOATS, all_finite, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Format, Parts
 
@@ -56,7 +56,10 @@ class GptqMatrix:
         q, scale, zero = self._stored(start, stop)
         values = q.reshape(*scale.shape, self.group).astype(np.float32)
         values -= zero[..., None]
-        values *= scale[..., None]
+        with np.errstate(over="ignore"):
+            values *= scale[..., None]
+        if not all_finite(values):
+            raise TensorError(f"{self.name}: a scale is too large for float32")
         return values.reshape(q.shape)
 
     def parts(self, start: int, stop: int) -> Parts:
@@ -65,7 +68,7 @@ class GptqMatrix:
         with np.errstate(over="ignore"):
             scale16, minimum16 = scale.astype(np.float16), (-zero * scale).astype(np.float16)
         if not (np.isfinite(scale16).all() and np.isfinite(minimum16).all()):
-            raise TensorError("a scale is too large for half precision")
+            raise TensorError(f"{self.name}: a scale is too large for half precision")
         return Parts(q, np.repeat(scale16, repeat, axis=1), np.repeat(minimum16, repeat, axis=1))
 
     def _stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,8 +79,8 @@ class GptqMatrix:
         zeros = self.qzeros[:, first : -(-stop // 8)].view(np.uint32)[..., None] >> NIBBLES & 15
         zeros = zeros.reshape(len(self.qzeros), -1)[:, start - 8 * first : stop - 8 * first] + self.zero_offset
         scale = to_f32(np.ascontiguousarray(self.scales[:, start:stop].T), self.scale_dtype)
-        if not np.isfinite(scale).all():
-            raise TensorError("a scale is not finite")
+        if not all_finite(scale):
+            raise TensorError(f"{self.name}: a scale is NaN or infinite; expected finite numbers")
         return q, scale, np.ascontiguousarray(zeros.T).astype(np.float32)
 
 
@@ -95,6 +98,9 @@ def complaints(weight_name: str, shape: tuple[int, ...], tensors: Mapping[str, T
     """What is wrong with the tensors of a module of `shape` [out, in]; group None: config.json does not speak of GPTQ."""
     if group is None:
         yield f"tensor {weight_name.removesuffix('weight')}qweight is GPTQ, but config.json has no such quantization_config"
+        return
+    if len(shape) != 2:
+        yield f"tensor {weight_name!r} of shape {list(shape)} is GPTQ; expected a matrix"
         return
     out, inner = shape
     group = inner if group == -1 else group

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from a3b.errors import DownloadError, UsageError
@@ -19,6 +20,7 @@ TIMEOUT_S = 30.0  # without a single byte
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be gone at the next attempt
 MAX_WAIT_S = 60.0  # longest wait that a server may ask for; it is told to the user beyond that
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
+MAX_PATH = 1000  # characters of a file's name with its directories
 SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
 
 
@@ -81,7 +83,7 @@ class Hub:
             entries = [(s.rfilename, s.lfs.size if s.lfs else s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in siblings]
         except (OSError, self._http_error()) as error:
             raise self._refusal(error) from None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DownloadError(f"{self.endpoint}: its answer is not that of a model hub; check HF_ENDPOINT and proxies") from None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             raise DownloadError(f"{self.repo}: the hub names no commit for revision {self.revision!r}; try again later")
@@ -118,10 +120,10 @@ class Hub:
         return DownloadError(f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
                              "then run the same command: it goes on where it stopped")  # fmt: skip
 
-    def _file(self, path: str, num_bytes: int | None, sum: str | None) -> HubFile:
-        parts = path.split("/")
-        if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
-            raise DownloadError(f"{self.repo}: holds a file called {path[:80]!r}, which is no name to write under")
+    def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:
+        parts = path.split("/") if isinstance(path, str) else []
+        if not parts or len(path) > MAX_PATH or not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
+            raise DownloadError(f"{self.repo}: holds a file called {str(path)[:80]!r}, which is no name to write under")
         algorithm = next((name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)), None)
         if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
             raise DownloadError(f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified")
@@ -179,9 +181,14 @@ def checked_repo(text: str) -> str:
     if ":" in repo:
         repo, _, tag = repo.partition(":")
         raise UsageError(f"REPO is {text!r}; expected OWNER/NAME. For a certain file write: a3b pull {repo} --include '*{tag}*'")
-    if not REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+    if not is_repo(repo):
         raise UsageError(f"REPO is {text[:120]!r}; expected OWNER/NAME, such as Qwen/Qwen3.6-35B-A3B")
     return repo
+
+
+def is_repo(text: str) -> bool:
+    """Whether it has the form OWNER/NAME."""
+    return bool(REPO.fullmatch(text)) and ".." not in text and "--" not in text
 
 
 def _first_position(response, start: int) -> int:

@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from a3b.errors import CheckpointError, FileFormatError, TensorError
 from a3b.files import open_regular, read_text
-from a3b.formats.tiles import FORMATS
+from a3b.formats.quant import all_finite
+from a3b.formats.tiles import FORMATS, scales_are_finite
 
 MANIFEST = "a3b.json"
 KIND, VERSION = "a3b-packed", 1
@@ -44,6 +47,16 @@ class PackedTensor:
             return 4 * math.prod(self.shape)
         *experts, rows, n = self.shape
         return math.prod(experts) * FORMATS[self.format].num_bytes(rows, n)
+
+    @property
+    def unit_bytes(self) -> int:
+        """What a run of bytes must be a multiple of to have a meaning."""
+        return 4 if self.format == F32 else FORMATS[self.format].unit_bytes
+
+    def is_finite(self, data: bytes) -> bool:
+        """Whether the numbers or scales in whole units of its bytes are finite; a last unit that is cut off is not looked at."""
+        whole = np.frombuffer(data, np.uint8, len(data) // self.unit_bytes * self.unit_bytes)
+        return all_finite(whole.view("<f4")) if self.format == F32 else scales_are_finite(FORMATS[self.format], whole)
 
 
 @dataclass(frozen=True)
@@ -206,29 +219,35 @@ def file_checksum(path: Path) -> tuple[int, str]:
 
 
 def shard_damage(path: Path, shard: Shard, checksums: Mapping[str, str], done: Callable[[int], None] = lambda n: None) -> Iterator[str]:
-    """What of a written shard is not as it should be: "header", "length" or names of tensors. done: told of bytes read."""
-    header = shard.header
+    """What of a written shard is not as it should be, one sentence each. done: told of bytes read."""
+    header, length = shard.header, f"{path.stat().st_size} bytes; expected {shard.num_bytes}"
     with open_regular(path) as file:
         if file.read(len(header)) != header:
-            yield "header"
+            yield "its header is not the one that was written"
             return
         for tensor in shard.tensors:
-            total, left = new_checksum(), tensor.num_bytes
-            while left and (piece := file.read(min(READ, left))):
+            total, left, is_finite = new_checksum(), tensor.num_bytes, True
+            step = READ // tensor.unit_bytes * tensor.unit_bytes
+            while left and (piece := file.read(min(step, left))):
                 total.update(piece)
+                is_finite = is_finite and tensor.is_finite(piece)
                 left -= len(piece)
                 done(len(piece))
             if left:
-                yield "length"
+                yield length
                 return
             if total.hexdigest() != checksums.get(tensor.name):
-                yield tensor.name
+                yield f"tensor {tensor.name}: its bytes are not those that were written"
+            elif not is_finite:
+                yield f"tensor {tensor.name}: holds a number or a scale that is NaN or infinite"
         if file.read(1):
-            yield "length"
+            yield length
 
 
 def verify(directory: str | Path, done: Callable[[int], None] = lambda n: None) -> list[str]:
-    """Every byte of a packed directory against its manifest; what is wrong, one sentence each. done: told of bytes read."""
+    """Every byte of a packed directory against its manifest, and every number and scale for NaN; what is wrong, one sentence each.
+
+    done: told of bytes read."""
     directory = Path(directory)
     if not (directory / MANIFEST).exists():
         raise CheckpointError(f"{directory}: no {MANIFEST}, so it is no packed model; pack one with 'a3b pack'")
@@ -244,13 +263,7 @@ def verify(directory: str | Path, done: Callable[[int], None] = lambda n: None) 
                 found.append(f"{name}: its bytes are not those that were written")
             continue
         shard = Shard(name, tuple(tensors))
-        for what in shard_damage(path, shard, manifest.checksums, done):
-            if what == "length":
-                found.append(f"{name}: {path.stat().st_size} bytes; expected {size}")
-            elif what == "header":
-                found.append(f"{name}: its header is not the one that was written")
-            else:
-                found.append(f"{name}: tensor {what}: its bytes are not those that were written")
+        found += [f"{name}: {what}" for what in shard_damage(path, shard, manifest.checksums, done)]
     return found
 
 

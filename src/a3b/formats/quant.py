@@ -11,6 +11,12 @@ FP8_MAX = 448.0  # largest finite E4M3 value
 FLOATS = ("F32", "F16", "BF16")
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no number of an array is NaN or infinite. One pass: a finite sum has only finite terms."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.float32 if values.itemsize <= 4 else None)) or np.isfinite(values).all())
+
+
 def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
     """uint16 [...] -> float32 [...]. Exact."""
     wide = bits.astype(np.uint32)
@@ -66,9 +72,10 @@ def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> n
     """uint8 [out, in] and float32 scales [out/block up, in/block up] -> float32 [out, in]: value times its block's scale."""
     out, inner = bits.shape
     values = E4M3[bits]
-    for i in range(scale.shape[0]):
-        rows = values[i * block[0] : (i + 1) * block[0]]
-        rows *= np.repeat(scale[i], block[1])[:inner]
+    with np.errstate(over="ignore"):  # a product may be infinite: whoever uses it looks
+        for i in range(scale.shape[0]):
+            rows = values[i * block[0] : (i + 1) * block[0]]
+            rows *= np.repeat(scale[i], block[1])[:inner]
     return values.reshape(out, inner)
 
 

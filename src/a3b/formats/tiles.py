@@ -163,6 +163,13 @@ def unpack(format: Format, data: np.ndarray, rows: int, n: int) -> Parts:
     return Parts(q, scale, minimum, tops[0], tops[1] if format.has_minimum else None)
 
 
+def scales_are_finite(format: Format, data: np.ndarray) -> bool:
+    """Whether no half-precision scale or minimum in whole units, uint8 [bytes], is NaN or infinite."""
+    num = 4 * TILE_ROWS if format.is_super else format.header_bytes
+    halves = np.ascontiguousarray(data.reshape(-1, format.unit_bytes)[:, :num]).view("<u2")
+    return not bool(((halves & 0x7C00) == 0x7C00).any())
+
+
 @dataclass(frozen=True)
 class Tiles:
     """A matrix [out, in], or experts [E, out, in], as the kernels read it."""
@@ -182,10 +189,13 @@ class Tiles:
             raise TensorError(f"{self.name}: {n} columns; expected a multiple of {self.format.group} for {self.format.name}")
 
     def parts(self, start: int, stop: int) -> Parts:
-        """Rows [start, stop) of a matrix."""
+        """Rows [start, stop) of a matrix. Raises TensorError if a scale near them is not finite."""
         first, last = start // TILE_ROWS, -(-stop // TILE_ROWS)
         tile_bytes = self.format.num_bytes(TILE_ROWS, self.shape[-1])
-        parts = unpack(self.format, self.data[first * tile_bytes : last * tile_bytes], (last - first) * TILE_ROWS, self.shape[-1])
+        data = self.data[first * tile_bytes : last * tile_bytes]
+        if not scales_are_finite(self.format, data):
+            raise TensorError(f"{self.name}: holds a scale that is NaN or infinite; expected finite numbers")
+        parts = unpack(self.format, data, (last - first) * TILE_ROWS, self.shape[-1])
         rows = slice(start - first * TILE_ROWS, stop - first * TILE_ROWS)
         found = (parts.q, parts.scale, parts.minimum, parts.super_scale, parts.super_minimum)
         return Parts(*(None if part is None else part[rows] for part in found))

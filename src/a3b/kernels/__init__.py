@@ -15,6 +15,9 @@ against the integers and scales, which are exact; rounding the activations to in
 Order: a result depends on the token's own row, its state and its position, never on the other rows of the call, on how a
 prompt was cut, or on threads. In Native that is an equality of bits: integer sums are exact within a group or super-block, which
 are added in ascending order, floats in ascending columns. In Reference BLAS picks the order within a product.
+Numbers that are not finite: NaN in an activation or a weight, and a scale of tiles that is NaN or infinite, make NaN of every result
+that depends on them. No maximum, exponential or rounding to integers turns one into a number, nor does an infinite product come out
+of one. Small weights (norms, convolution, A_log, dt_bias) are refused.
 Errors: bind raises TensorError (name, found, expected); calls raise nothing of their own.
 """
 
@@ -27,6 +30,7 @@ from typing import Protocol
 import numpy as np
 
 from a3b.errors import TensorError, UsageError
+from a3b.formats.quant import all_finite
 from a3b.formats.tiles import Tiles
 from a3b.kernels.kv import KV_TYPES, PAGE_LEN
 
@@ -45,6 +49,7 @@ class Mapped(Protocol):
 
 
 Matrix = np.ndarray | Tiles | Mapped
+MAX_A_LOG = 88
 Op = Callable[..., np.ndarray]
 
 
@@ -99,6 +104,8 @@ class Kernels:
             raise TensorError(f"delta: {Hv} value heads over {Hk} key heads; expected a multiple")
         checked_floats("conv1d", conv, (C, conv.shape[-1]))
         checked_floats("A_log", A_log, (Hv,)), checked_floats("dt_bias", dt_bias, (Hv,)), checked_floats("delta.norm", norm, (Dv,))
+        if A_log.max() > MAX_A_LOG:
+            raise TensorError(f"A_log: found {A_log.max():g}; expected at most {MAX_A_LOG}, so that e^A_log is a float32")
         return self._delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
 
     def bind_attention(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int,
@@ -158,10 +165,12 @@ def open_kernels(isa: str | None = None, num_threads: int = 1) -> Kernels:
 
 
 def checked_floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array, if it is float32 of that shape."""
+    """The array, if it is float32 of that shape and finite."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise TensorError(f"{name}: found {found}; expected float32 {list(shape)}")
+    if not all_finite(array):
+        raise TensorError(f"{name}: holds a number that is NaN or infinite; expected finite numbers")
     return array
 
 

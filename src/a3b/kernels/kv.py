@@ -104,7 +104,9 @@ def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Over the last axis: integers in [-127, 127] as float32, and their scale."""
     size = np.abs(x).max(-1)
     inverse = np.divide(np.float32(127), size, out=np.zeros_like(size), where=size > 0)
-    return np.rint(x * inverse[..., None]), size / np.float32(127)
+    with np.errstate(invalid="ignore"):
+        q = np.rint(x * inverse[..., None])
+    return np.where(np.isfinite(q), q, np.float32(0)), size / np.float32(127)  # the scale of what is not finite is not either
 
 
 def _key_views(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

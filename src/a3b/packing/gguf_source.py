@@ -23,7 +23,7 @@ from a3b.formats.tiles import Format, Parts
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights, checked_finite
 
 ARCH = "qwen35moe"
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
@@ -48,7 +48,7 @@ class GgufMatrix:
         return unpack(self.dtype, self.rows[start:stop])
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        return decode(self.dtype, self.rows[start:stop])
+        return checked_finite(self.name, decode(self.dtype, self.rows[start:stop]))
 
     def expert(self, e: int) -> GgufMatrix:
         out = self.shape[1]
@@ -60,13 +60,8 @@ class GgufMatrix:
 
 def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     """Raises CheckpointError for a file of another model, or one that lacks tensors or a usable tokenizer."""
-    files = _splits(GgufFile(path))
-    metadata = files[0].metadata
-    if metadata.get("general.architecture") != ARCH:
-        raise FileFormatError(f"{path}: general.architecture is {str(metadata.get('general.architecture'))[:60]!r}; expected {ARCH!r}")
-    reader = _Reader(path, files)
-    value = config_dict(path, metadata, reader)
-    config = ModelConfig.from_dict(value, str(path))
+    value, config, reader = _opened(path)
+    files, metadata = reader.files, reader.files[0].metadata
     weights = reader.model(config)
     skipped = reader.skipped(config)
     if tokenizer is None:
@@ -77,6 +72,23 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     notes += (HEAD_ORDER_NOTE,) if config.Hv != config.Hk else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source("gguf", path, config, weights, side, fingerprint([file.path for file in files]), kept, reader.release, skipped, notes)
+
+
+def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
+    """Its config and files, every tensor checked; small tensors are read, no matrix is. Raises CheckpointError."""
+    _, config, reader = _opened(path)
+    reader.model(config)
+    return config, reader.files
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
+    files = _splits(GgufFile(path))
+    arch = files[0].metadata.get("general.architecture")
+    if arch != ARCH:
+        raise FileFormatError(f"{path}: general.architecture is {str(arch)[:60]!r}; expected {ARCH!r}")
+    reader = _Reader(path, files)
+    value = config_dict(path, files[0].metadata, reader)
+    return value, ModelConfig.from_dict(value, str(path)), reader
 
 
 def _splits(first: GgufFile) -> list[GgufFile]:
@@ -108,6 +120,12 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
             raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
         return found
 
+    def real(key: str) -> float:
+        found = get(key)
+        if type(found) not in (int, float) or not 0 < found < 1e30:
+            raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]!r}; expected a positive number")
+        return float(found)
+
     scaling = metadata.get(f"{ARCH}.rope.scaling.type", "none")
     if scaling != "none":
         raise FileFormatError(f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs")
@@ -135,9 +153,9 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "layer_types": [DELTA if r else ATTENTION for r in recurrent[:layers]],
         "num_attention_heads": number("attention.head_count"), "num_key_value_heads": number("attention.head_count_kv"),
         "head_dim": head_dim, "attn_output_gate": True, "attention_bias": False, "hidden_act": "silu",
-        "rms_norm_eps": float(get("attention.layer_norm_rms_epsilon")), "max_position_embeddings": number("context_length"),
+        "rms_norm_eps": real("attention.layer_norm_rms_epsilon"), "max_position_embeddings": number("context_length"),
         "partial_rotary_factor": share,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(get("rope.freq_base")), "partial_rotary_factor": share,
+        "rope_parameters": {"rope_type": "default", "rope_theta": real("rope.freq_base"), "partial_rotary_factor": share,
                             "mrope_interleaved": True, "mrope_section": sections[:3] if isinstance(sections, list) else sections},
         "linear_num_key_heads": number("ssm.group_count"), "linear_num_value_heads": heads,
         "linear_key_head_dim": number("ssm.state_size"), "linear_value_head_dim": inner // heads,
@@ -146,7 +164,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "moe_intermediate_size": number("expert_feed_forward_length"),
         "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
         "tie_word_embeddings": reader.shape("output.weight") is None,
-        "eos_token_id": list(dict.fromkeys(token for token in ends if token is not None)),
+        "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
     }  # fmt: skip
 
 
@@ -206,7 +224,7 @@ class _Reader:
 
     def is_mtp(self, name: str, c: ModelConfig) -> bool:
         block = name.split(".")[1] if name.startswith("blk.") else ""
-        return block.isdecimal() and int(block) >= c.num_layers
+        return block.isascii() and block.isdecimal() and len(block) < 6 and int(block) >= c.num_layers
 
     def skipped(self, c: ModelConfig) -> dict[str, int]:
         count = sum(math.prod(self.shape(name)) for name in self.owner if self.is_mtp(name, c))

@@ -39,7 +39,7 @@ def tokenizer_files(path: Path, metadata: dict[str, Any]) -> dict[str, bytes]:
     settings = {f"{key}_token": names[name] for key, name in (("eos", "eos"), ("pad", "padding")) if names[name]}
     files["tokenizer_config.json"] = (json.dumps({"tokenizer_class": "Qwen2Tokenizer", **settings}, indent=2) + "\n").encode()
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
-    ends = [token for token in dict.fromkeys(ends) if type(token) is int and 0 <= token < len(tokens)]
+    ends = list(dict.fromkeys(token for token in ends if type(token) is int and 0 <= token < len(tokens)))
     files["generation_config.json"] = (json.dumps({"eos_token_id": ends}, indent=2) + "\n").encode()
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):

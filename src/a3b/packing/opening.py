@@ -12,9 +12,11 @@ from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.gguf import models_in
 from a3b.packing.gguf_source import open_gguf
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
+from a3b.shapes import SHAPES, how_to_get
 from a3b.weights import load_weights, names_of
 
 
@@ -23,9 +25,15 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
 
     tokenizer: a directory to take tokenizer and template from."""
     if path.is_dir():
-        return _directory(path, tokenizer)
+        files = [] if (path / "config.json").exists() else models_in(path)
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
+            raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {names}")
+        return open_gguf(files[0], tokenizer) if files else _directory(path, tokenizer)
     if path.is_file() and path.suffix == ".gguf":
         return open_gguf(path, tokenizer)
+    if not path.exists() and str(path).lower() in SHAPES:
+        raise UsageError(how_to_get(str(path).lower()))
     raise UsageError(f"{path}: neither a directory nor a .gguf file; give a model to pack")
 
 

@@ -166,7 +166,7 @@ def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray 
             return values.reshape(-1).view(np.uint8)
         return pack(item.format, _parts(item.format, matrix, start, stop, weights)).reshape(-1)
     except TensorError as error:
-        raise TensorError(f"{item.tensor.name}: {error}") from None
+        raise TensorError(str(error) if item.tensor.name in str(error) else f"{item.tensor.name}: {error}") from None
 
 
 def _parts(format: Format, matrix: Any, start: int, stop: int, weights: np.ndarray | None):
@@ -197,8 +197,8 @@ class _Journal:
             return
         try:
             value = json.loads(read_text(self.path))
-            found, self.shards = value["identity"], dict(value["shards"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            found, self.shards = value["identity"], {file: dict(checksums) for file, checksums in value["shards"].items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
         if found != identity:
             raise UsageError(f"{part}: was begun from another source or with other options; remove it and pack again")

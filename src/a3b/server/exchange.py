@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError
+from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError, TensorError
 from a3b.events import Event, Finished, Started, Usage
 from a3b.sampler import LogitsError
 from a3b.server.seals import Seals
@@ -131,6 +131,8 @@ def refusal_of(error: Exception, id: str) -> Refusal:
         case A3BError() if not isinstance(error, OURS):
             return Refusal(400, str(error))
     log_unexpected(error, id)
+    if isinstance(error, LogitsError | TensorError):  # says what is damaged, and quotes nothing
+        return Refusal(500, str(error), "model_error")
     return Refusal(500, f"internal error; the log of the server has more under {id}", "internal_error")
 
 

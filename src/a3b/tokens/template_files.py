@@ -57,9 +57,7 @@ def _find_source(directory: Path, config: Any) -> tuple[str, str]:
     ):
         source = value.get("chat_template") if isinstance(value, Mapping) else None
         if isinstance(source, list):
-            named = {
-                entry.get("name"): entry.get("template") for entry in source if isinstance(entry, Mapping)
-            }
+            named = {str(entry.get("name")): entry.get("template") for entry in source if isinstance(entry, Mapping)}
             source = named.get("default", next(iter(named.values()), None))
         if isinstance(source, str):
             return source, f"{path} (chat_template)"

@@ -23,6 +23,8 @@ from a3b.files import read_bytes
 from a3b.tokens.cutting import PIECE, Cutter
 from a3b.tokens.segments import Control, Prompt, Replay, Text, well_formed
 
+CUTTING, NORMAL_FORMS = frozenset(("ByteLevel", "Split", "Digits")), frozenset(("NFC", "NFD", "NFKC", "NFKD"))
+MAX_STAGES = 8
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
 MAX_TEXT = 1 << 24  # characters of one text
 SHORT = 2048  # characters that are encoded in less time than other threads need to begin
@@ -210,21 +212,37 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
     model = spec.get("model") if isinstance(spec, Mapping) else None
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if not isinstance(vocabulary, dict) or model.get("type", "BPE") != "BPE":
-        found = type(spec).__name__ if not isinstance(model, Mapping) else f"model type {model.get('type')!r}"
+        found = type(spec).__name__ if not isinstance(model, Mapping) else f"model type {str(model.get('type'))[:80]!r}"
         raise TokenizerError(f"{where}: expected a BPE model with a vocabulary, found {found}; {NEXT_STEP}")
     for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise TokenizerError(
-                f"{where}: model.{option} is {model[option]!r}, which is not implemented; {NEXT_STEP}"
+                f"{where}: model.{option} is {str(model[option])[:80]!r}, which is not implemented; {NEXT_STEP}"
             )
-    pre, stages = spec.get("pre_tokenizer"), []
-    if isinstance(pre, Mapping):
-        stages = pre.get("pretokenizers", [pre])
-    if not any(isinstance(stage, Mapping) and stage.get("type") == "ByteLevel" for stage in stages or []):
-        raise TokenizerError(
-            f"{where}: pre_tokenizer has no ByteLevel stage; only byte-level BPE is implemented"
-        )
+    _check_stages(spec, where)
     return vocabulary
+
+
+def _check_stages(spec: Mapping[str, Any], where: str) -> None:
+    """What text goes through before it is cut into tokens: no stage may make it grow, as a second ByteLevel does, or a Replace."""
+    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "pre_tokenizer", "pretokenizers")]
+    if kinds.count("ByteLevel") != 1 or len(kinds) > MAX_STAGES or set(map(str, kinds)) - CUTTING:
+        raise TokenizerError(
+            f"{where}: pre_tokenizer has the stages {str(kinds)[:120]}; expected one ByteLevel and at most {MAX_STAGES - 1} of "
+            f"{', '.join(sorted(CUTTING - {'ByteLevel'}))}: only byte-level BPE is implemented"
+        )
+    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "normalizer", "normalizers")]
+    if len(kinds) > MAX_STAGES or set(map(str, kinds)) - NORMAL_FORMS:
+        raise TokenizerError(f"{where}: normalizer has the stages {str(kinds)[:120]}; expected none or {', '.join(sorted(NORMAL_FORMS))}")
+
+
+def _stages(spec: Mapping[str, Any], key: str, inner: str) -> list[Any]:
+    """The stages of a sequence, or the one that stands alone."""
+    value = spec.get(key)
+    if value is None:
+        return []
+    stages = value.get(inner) if isinstance(value, Mapping) and value.get("type") == "Sequence" else [value]
+    return stages if isinstance(stages, list) else [stages]
 
 
 def _added_tokens(spec: Any, where: str) -> dict[int, str]:
@@ -234,15 +252,15 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
     for entry in entries if isinstance(entries, list) else ():
         name = entry.get("content") if isinstance(entry, Mapping) else None
         token_id = entry.get("id") if isinstance(entry, Mapping) else None
-        if not isinstance(name, str) or not name or not _is_id(token_id):
+        if not isinstance(name, str) or not name or well_formed(name) != name or not _is_id(token_id):
             raise TokenizerError(
                 f"{where}: added token {str(entry)[:200]} needs a text content and a whole id; {NEXT_STEP}"
             )
         if token_id in names or name in names.values():
-            raise TokenizerError(f"{where}: added token {name!r} (id {token_id}) is there twice; {NEXT_STEP}")
+            raise TokenizerError(f"{where}: added token {name[:80]!r} (id {token_id}) is there twice; {NEXT_STEP}")
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
-                raise TokenizerError(f"{where}: added token {name!r} has {option}, which is not implemented")
+                raise TokenizerError(f"{where}: added token {name[:80]!r} has {option}, which is not implemented")
         names[token_id] = name
     return dict(sorted(names.items()))
 
@@ -257,17 +275,17 @@ def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> lis
     for token, token_id in base.items():
         if token in controls:
             raise TokenizerError(
-                f"{where}: control token {token!r} is also an ordinary token; text could become it"
+                f"{where}: control token {token[:80]!r} is also an ordinary token; text could become it"
             )
         if not _is_id(token_id) or token_id in added or table[token_id] is not None:
             raise TokenizerError(
-                f"{where}: token {token!r} has id {token_id!r}, which is taken or no id; {NEXT_STEP}"
+                f"{where}: token {token[:80]!r} has id {str(token_id)[:80]!r}, which is taken or no id; {NEXT_STEP}"
             )
         try:
             table[token_id] = bytes([alphabet[letter] for letter in token])
         except KeyError as error:
             raise TokenizerError(
-                f"{where}: token {token!r} has {error}, which stands for no byte; {NEXT_STEP}"
+                f"{where}: token {token[:80]!r} has {error}, which stands for no byte; {NEXT_STEP}"
             ) from None
     missing = [byte for letter, byte in alphabet.items() if letter not in base]
     if missing:
@@ -287,7 +305,7 @@ def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
     except BaseException as error:  # a panic of the Rust library is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise TokenizerError(f"{where}: {error}; {NEXT_STEP}") from error
+        raise TokenizerError(f"{where}: {str(error)[:300]}; {NEXT_STEP}") from error
 
 
 def _too_long(num: int, most: int) -> ContextError:

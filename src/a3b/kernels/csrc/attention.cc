@@ -49,8 +49,8 @@ void quantise_query(const Shape& s, const Query& query) {
   for (int g = 0; g < s.groups; g++) {
     const int begin = 64 * g, end = begin + 64 < s.padded ? begin + 64 : s.padded;
     F top = zero();
-    for (int i = begin; i < end; i += LANES) top = max(top, abs(load(query.f + i)));
-    const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
+    for (int i = begin; i < end; i += LANES) top = larger_size(top, load(query.f + i));
+    const float size = largest_size(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     int32_t total = 0;
     for (int i = begin; i < end; i += LANES) store_s8(query.q + i, rint(load(query.f + i) * set1(inverse)));
     for (int i = begin; i < end; i++) total += query.q[i];
@@ -60,6 +60,7 @@ void quantise_query(const Shape& s, const Query& query) {
 }
 
 uint16_t to_bf16(float x) {  // halves to even
+  if (x != x) return 0x7fc0;  // the sum below could carry a NaN over to zero
   uint32_t bits;
   memcpy(&bits, &x, 4);
   return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -79,8 +80,8 @@ void store_key(KvType kv, const Shape& s, uint8_t* page, int at, const float* k)
   for (int g = 0; g < s.groups; g++) {
     const int begin = 64 * g, end = begin + 64 < s.padded ? begin + 64 : s.padded;
     F top = zero();
-    for (int i = begin; i < end; i += LANES) top = max(top, abs(load(k + i)));
-    const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
+    for (int i = begin; i < end; i += LANES) top = larger_size(top, load(k + i));
+    const float size = largest_size(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     scales[g * LANES + at % LANES] = size / 127.0f;
     for (int i = begin; i < end; i += LANES) {
       int8_t q[LANES];
@@ -101,8 +102,8 @@ void store_value(KvType kv, const Shape& s, uint8_t* page, int at, const float* 
     return;
   }
   F top = zero();
-  for (int i = 0; i < s.padded; i += LANES) top = max(top, abs(load(v + i)));
-  const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
+  for (int i = 0; i < s.padded; i += LANES) top = larger_size(top, load(v + i));
+  const float size = largest_size(top), inverse = size > 0 ? 127.0f / size : 0.0f;
   ((float*)(page + (size_t)PAGE * s.padded))[at] = size / 127.0f;
   int8_t* pair = (int8_t*)page + (size_t)(at / 2) * s.padded * 2 + at % 2;
   for (int i = 0; i < s.padded; i += LANES) {
@@ -159,15 +160,20 @@ template <int N, class W> void scores_float(const Shape& s, const W* keys, const
 // out ← out·fade + weights·values, `num` positions.
 template <int N> void mix_q8(const Shape& s, const uint8_t* page, int num, float (*weights)[PAGE], const float* fade, Result* results, Later later) {
   const float* scales = (const float*)(page + (size_t)PAGE * s.padded);
+  float seen[PAGE];
+  if (num < PAGE) {  // what later positions hold must not matter, be it NaN
+    for (int i = 0; i < PAGE; i++) seen[i] = i < num ? scales[i] : 0.0f;
+    scales = seen;
+  }
   int16_t integers[N][PAGE];
   float unit[N];
   for (int n = 0; n < N; n++) {
     F scaled[BLOCKS], top = zero();
     for (int b = 0; b < BLOCKS; b++) {
       scaled[b] = load(weights[n] + b * LANES) * load(scales + b * LANES);
-      top = max(top, scaled[b]);
+      top = larger_size(top, scaled[b]);
     }
-    const float size = largest(top), inverse = size > 0 ? 32767.0f / size : 0.0f;
+    const float size = largest_size(top), inverse = size > 0 ? 32767.0f / size : 0.0f;
     unit[n] = size / 32767.0f;
     for (int b = 0; b < BLOCKS; b++) store_s16(integers[n] + b * LANES, rint(scaled[b] * set1(inverse)));
   }
@@ -376,7 +382,7 @@ void attention(const AttentionOp& op, Context& context, const float* projected, 
       for (int i = 0; i < num; i++) clear(s, into[i], memory + (size_t)(into - all + i) * s.padded);
       walk(run, j, first, stop, into);
       for (int i = 0; run && i < num; i++)
-        if (part[i].total > 0) join(s, all[i], part[i]);
+        if (part[i].total != 0) join(s, all[i], part[i]);
     }
     for (int i = 0; i < num; i++) finish(first + i / G, j * G + i % G, all[i]);
   });

@@ -15,7 +15,7 @@ constexpr int NEAR = 4;    // rows ahead to ask for: they lie pages apart, which
 void convolve(const DeltaOp& op, const float* x, size_t stride, int T, float* state, int first, int count, float* out, size_t out_stride) {
   const int C = op.channels(), L = op.conv_len;
   auto input = [&](int t) { return (t < 0 ? state + (size_t)(L - 1 + t) * C : x + t * stride) + first; };
-  const float *rows[16], *weight = op.conv + first;
+  const float *rows[MAX_CONV], *weight = op.conv + first;
   for (int t = 0; t < T; t++) {
     for (int j = 0; j < L; j++) rows[j] = input(t - L + 1 + j);
     if (t + NEAR < T)
@@ -50,7 +50,7 @@ void unit(const float* x, int n, float scale, float* out) {
   for (; i + LANES <= n; i += LANES) squares = fma(load(x + i), load(x + i), squares);
   float total = sum(squares);
   for (int j = i; j < n; j++) total += x[j] * x[j];
-  const float factor = scale / std::sqrt(total + 1e-6f);
+  const float factor = scale / std::sqrt(finite_or_nan(total) + 1e-6f);
   for (int j = 0; j < n; j++) out[j] = x[j] * factor;
 }
 

@@ -98,7 +98,7 @@ void multiply(const Context& context, const Tiles& t, int first, int count, cons
 
 namespace {
 
-// q = round(x·127/max|x|) per group, halves to even; scale = max|x|/127. Columns [begin, end); x[0] is column `begin`, columns from
+// q = round(x·127/max|x|) per group, halves to even; scale = max|x|/127, NaN or infinity if x has it. Columns [begin, end); x[0] is column `begin`, columns from
 // `begin + n` on are zero.
 void prepare_columns(const Form& form, const float* x, int n, int begin, int end, const Rows& rows, int row) {
   int8_t* q = rows.q + (size_t)row * rows.q_stride;
@@ -114,9 +114,13 @@ void prepare_columns(const Form& form, const float* x, int n, int begin, int end
       from = part;
     }
     F top = zero();
-    for (int i = 0; i < num; i += LANES) top = max(top, abs(load(from + i)));
-    const float size = largest(top), inverse = size > 0 ? 127.0f / size : 0.0f;
+    for (int i = 0; i < num; i += LANES) top = larger_size(top, load(from + i));
+    const float size = largest_size(top), inverse = size > 0 ? 127.0f / size : 0.0f;
     scale[at / num] = size / 127.0f;
+    if (!(size < INFINITY)) {  // integers without a meaning would overflow their sums; under this scale zeros become NaN as well
+      memset(part, 0, sizeof part);
+      from = part;
+    }
     int32_t sums[256 / LANES];
     for (int i = 0; i < num; i += LANES) {
       const I rounded = rint(load(from + i) * set1(inverse));
@@ -159,7 +163,7 @@ void rms_norm_row(const float* x, const float* weight, int n, float eps, float* 
   for (; i + LANES <= n; i += LANES) squares = fma(load(x + i), load(x + i), squares);
   float total = sum(squares);
   for (; i < n; i++) total += x[i] * x[i];
-  const float factor = 1.0f / std::sqrt(total / (float)n + eps);
+  const float factor = 1.0f / std::sqrt(finite_or_nan(total) / (float)n + eps);
   i = 0;
   for (; i + LANES <= n; i += LANES) store(out + i, load(x + i) * set1(factor) * load(weight + i));
   for (; i < n; i++) out[i] = x[i] * factor * weight[i];

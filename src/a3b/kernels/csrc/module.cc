@@ -125,7 +125,7 @@ struct Embed {
 struct Moe {
   Moe(std::shared_ptr<Runtime> runtime, int E, int K, std::vector<Matrix> matrices, Floats1 norm_weight, float eps)
       : runtime(runtime), kept(matrices), norm(copied(norm_weight)) {
-    require(matrices.size() == 7 && E > 0 && K > 0 && K <= E && K <= 64, "moe: wrong number of matrices or experts");
+    require(matrices.size() == 7 && E > 0 && K > 0 && K <= E && K <= MAX_CHOSEN, "moe: wrong number of matrices or experts");
     op.E = E, op.K = K;
     Tiles* const fields[] = {&op.gate, &op.up, &op.down, &op.shared_gate, &op.shared_up, &op.shared_down, &op.router};
     for (int i = 0; i < 7; i++) *fields[i] = tiles_of(matrices[i], i < 3 ? E : 1);
@@ -161,7 +161,7 @@ struct Delta {
       : runtime(runtime), conv(conv_weight.data(), conv_weight.data() + conv_weight.size()), rate(copied(rates)), bias(copied(biases)),
         norm(copied(norm_weight)) {
     op = {Hk, Hv, Dk, Dv, (int)conv_weight.shape(0), tiled_heads, conv.data(), rate.data(), bias.data(), norm.data(), eps};
-    require(Hk > 0 && Hv % Hk == 0 && Dk > 0 && Dv > 0 && op.conv_len > 0 && op.conv_len <= 16, "delta: wrong sizes");
+    require(Hk > 0 && Hv % Hk == 0 && Dk > 0 && Dv > 0 && op.conv_len > 0 && op.conv_len <= MAX_CONV, "delta: wrong sizes");
     require((int)conv_weight.shape(1) == op.channels() && (int)rate.size() == Hv && (int)bias.size() == Hv && (int)norm.size() == Dv, "delta: wrong weights");
   }
   void call(const Rows2& projected, const Out2& conv_state, const Out3& state, const Out2& out) {
@@ -226,6 +226,8 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.attr("HUGE_PAGE") = HUGE_PAGE;
+  m.attr("MAX_CHOSEN") = MAX_CHOSEN;
+  m.attr("MAX_CONV") = MAX_CONV;
   m.def("to_huge_pages", [](uintptr_t address, size_t size, int file, int64_t offset) {
     require(address % HUGE_PAGE == 0 && size % HUGE_PAGE == 0 && size > 0, "to_huge_pages: address or size is no multiple of a huge page");
     nb::gil_scoped_release release;

@@ -4,6 +4,8 @@
 // weights are read once for all of them. Without experts (E = 0) the shared one is a plain MLP and has no gate.
 #include "tiles.h"
 
+#include <algorithm>
+
 namespace a3b::A3B_NS {
 
 namespace {
@@ -13,7 +15,7 @@ constexpr int CHUNK = 64;  // hidden columns, or output columns, of an item
 constexpr int CHUNK_TILES = CHUNK / ROWS;
 constexpr int FEW = 8;  // fewer tokens wait for memory more than they compute
 
-// The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids.
+// The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids. A NaN anywhere makes NaN of all weights.
 void choose(const float* logits, int E, int K, int* ids, float* weights) {
   int num = 0;
   for (int e = 0; e < E; e++) {  // ids stays sorted by falling logit
@@ -22,7 +24,9 @@ void choose(const float* logits, int E, int K, int* ids, float* weights) {
     for (; k > 0 && logits[e] > logits[ids[k - 1]]; k--) ids[k] = ids[k - 1];
     ids[k] = e;
   }
-  float total = 0, raised[64];
+  F poison = zero();
+  for (int e = 0; e < E; e += LANES) poison = fma(load(logits + e), zero(), poison);  // the last may meet the shared gate, whose NaN is as bad
+  float total = sum(poison), raised[MAX_CHOSEN];
   const float top = logits[ids[0]];
   for (int k = 0; k < K; k += LANES) {
     float part[LANES];
@@ -136,7 +140,7 @@ void moe(const MoeOp& op, Context& context, float* h, int T) {
     ends[e + 1] += ends[e];
   }
   int* place = scratch.get<int>(32, E);
-  memcpy(place, ends, E * sizeof(int));
+  std::copy(ends, ends + E, place);  // none of a dense model
   for (int t = 0; t < T; t++)
     for (int k = 0; k < K; k++) {
       const int at = place[ids[t * K + k]]++;

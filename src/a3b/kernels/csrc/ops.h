@@ -51,6 +51,8 @@ Rows rows_for(const Form& form, int num_rows, Scratch& scratch, int slot);
 
 constexpr int MAX_FORMS = 4;   // different ways to prepare activations in one op
 constexpr int MAX_PIECE = 16;  // tiles
+constexpr int MAX_CHOSEN = 64;  // experts of a token
+constexpr int MAX_CONV = 16;    // taps of a convolution
 
 // A run of tiles that one thread multiplies.
 struct Piece {

@@ -3,6 +3,9 @@
 //
 // F: 16 floats. I: 16 int32. Bytes: 64 unsigned bytes, four per lane. Dot<BITS>: 16 integer sums of products of unsigned
 // weights (of BITS bits) and int8 activations; four columns per step, exact, whatever the instruction set.
+//
+// NaN: `max` and `min` give their second operand if either is NaN, so the order of operands decides whether it survives.
+// `larger_size` keeps NaN and infinity in any order.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -49,7 +52,9 @@ inline F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
-inline F abs(F a) { return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff)))}; }
+inline F larger_size(F top, F a) {  // max(top, |a|), top a size
+  return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(top.v), _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff))))};
+}
 inline F sqrt(F a) { return {_mm512_sqrt_ps(a.v)}; }
 inline I iset1(int32_t a) { return {_mm512_set1_epi32(a)}; }
 inline I iload(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -123,10 +128,10 @@ inline F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.
 inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
-inline F abs(F x) {
-  __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+inline __m256 larger_size(__m256 top, __m256 x) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(top), _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff))));
 }
+inline F larger_size(F top, F x) { return {larger_size(top.a, x.a), larger_size(top.b, x.b)}; }  // max(top, |x|), top a size
 inline F sqrt(F x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
 inline I iset1(int32_t x) { __m256i v = _mm256_set1_epi32(x); return {v, v}; }
 inline I iload(const int32_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))}; }
@@ -252,7 +257,15 @@ inline F operator/(F x, F y) { A3B_EACH x.v[i] /= y.v[i]; return x; }
 inline F fma(F x, F y, F z) { A3B_EACH x.v[i] = x.v[i] * y.v[i] + z.v[i]; return x; }
 inline F max(F x, F y) { A3B_EACH x.v[i] = x.v[i] > y.v[i] ? x.v[i] : y.v[i]; return x; }
 inline F min(F x, F y) { A3B_EACH x.v[i] = x.v[i] < y.v[i] ? x.v[i] : y.v[i]; return x; }
-inline F abs(F x) { A3B_EACH x.v[i] = std::fabs(x.v[i]); return x; }
+inline F larger_size(F top, F x) {  // max(top, |x|), top a size
+  A3B_EACH {
+    int32_t a, b;
+    memcpy(&a, &top.v[i], 4), memcpy(&b, &x.v[i], 4);
+    b &= 0x7fffffff;
+    if (b > a) memcpy(&top.v[i], &b, 4);
+  }
+  return top;
+}
 inline F sqrt(F x) { A3B_EACH x.v[i] = std::sqrt(x.v[i]); return x; }
 inline I iset1(int32_t x) { I r; A3B_EACH r.v[i] = x; return r; }
 inline I iload(const int32_t* p) { I r; memcpy(r.v, p, sizeof r.v); return r; }
@@ -367,6 +380,12 @@ inline float largest(F x) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+inline float largest_size(F x) {  // of sizes: NaN before infinity before numbers, as integers are compared
+  const __m256i eight = _mm256_max_epi32(_mm256_castps_si256(first_half(x)), _mm256_castps_si256(second_half(x)));
+  const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
+}
 #else
 inline float sum(F x) {
   for (int half = LANES / 2; half; half /= 2)
@@ -383,11 +402,20 @@ inline float largest(F x) {
     for (int i = 0; i < half; i++) x.v[i] = x.v[i] > x.v[i + half] ? x.v[i] : x.v[i + half];
   return x.v[0];
 }
+inline float largest_size(F x) {  // of sizes: NaN before infinity before numbers, as integers are compared
+  F top = zero();
+  for (int i = 0; i < LANES; i++) top = larger_size(top, set1(x.v[i]));
+  return top.v[0];
+}
 #endif
 
-// e^x within 2 units in the last place; x is cut to [-87, 88]. Cephes' polynomial for expf.
+// x, or NaN if it is not finite: an infinity would vanish behind the next norm, sigmoid or softmax.
+inline F finite_or_nan(F x) { return fma(x, zero(), x); }
+inline float finite_or_nan(float x) { return x * 0.0f + x; }
+
+// e^x within 2 units in the last place; x is cut to [-87, 88], NaN stays. Cephes' polynomial for expf.
 inline F exp(F x) {
-  x = min(max(x, set1(-87.0f)), set1(88.0f));
+  x = min(set1(88.0f), max(set1(-87.0f), x));
   I n = rint(x * set1(1.44269504088896341f));
   F k = to_float(n);
   F r = fma(k, set1(-0.693359375f), x);

@@ -4,6 +4,8 @@
 // One order of additions: an integer sum covers one group, or one super-block with its codes of scales; these are added in
 // ascending order to one float per row and token, first scale·sum, then minimum·sum of activations. Float tiles add
 // ascending columns. So the bits do not depend on how many rows or tokens a call has.
+//
+// A scale or an activation that is not finite makes NaN of every result it has a part in: integers under a scale of NaN do not count.
 #pragma once
 #include "ops.h"
 #include "simd.h"
@@ -175,7 +177,7 @@ template <class Q, int TB, int MB, Asking ASKING>
       }
     }
   }
-  each<TB>([&](auto b) { each<MB>([&](auto m) { store(out + (size_t)m * stride + b * ROWS, total[b][m]); }); });
+  each<TB>([&](auto b) { each<MB>([&](auto m) { store(out + (size_t)m * stride + b * ROWS, finite_or_nan(total[b][m])); }); });
 }
 
 // The same over float tiles [n][16]; W is float or uint16_t (bf16).
@@ -199,7 +201,7 @@ void float_block(const W* tiles, size_t tile_len, int n, const Rows& rows, const
     }
   }
   for (int b = 0; b < TB; b++)
-    for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, total[b][m]);
+    for (int m = 0; m < MB; m++) store(out + (size_t)m * stride + b * ROWS, finite_or_nan(total[b][m]));
 }
 
 // Any number of tiles and tokens: out[m·stride + 16·tile + row], tokens[m] the row of the activations. next: the tiles that this thread wants

@@ -23,7 +23,8 @@ class DeltaRule:
         """[T, b of Hv | a of Hv] -> [T, beta of Hv | decay of Hv]."""
         y = ba * self.sign
         y += self.bias
-        np.logaddexp(ZERO, y, out=y)
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            np.logaddexp(ZERO, y, out=y)
         y *= self.rate
         return np.exp(y, out=y)
 

@@ -115,10 +115,13 @@ class Moe:
         self.E, self.K = E, K
         self.norm = ops.bind_rms_norm(norm, eps)
         self.router = ops.bind_linear([("router", weights.router), ("shared_expert_gate", weights.shared_expert_gate)], D)
-        if isinstance(weights.gate_up, tuple):
-            self.experts = _Experts(*weights.gate_up, weights.down)
+        gate_up = weights.gate_up
+        if isinstance(gate_up, np.ndarray) and isinstance(weights.down, Tiles):
+            gate_up = gate_up[:, :F], gate_up[:, F:]
+        if isinstance(gate_up, tuple):
+            self.experts = _Experts(*gate_up, weights.down)
         else:
-            self.experts = ops.bind_moe(weights.gate_up, weights.down, E, D, F)
+            self.experts = ops.bind_moe(gate_up, weights.down, E, D, F)
         shared = weights.shared_gate_up if isinstance(weights.shared_gate_up, tuple) else (weights.shared_gate_up,)
         self.shared_in = Linear([("shared_gate_up", w) for w in shared], D, None, 0)
         self.shared_out = Linear([("shared_down", weights.shared_down)], Fs, None, 0)

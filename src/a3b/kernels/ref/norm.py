@@ -12,13 +12,15 @@ class RmsNorm:
 
     def __init__(self, scale: np.ndarray, eps: float):
         n = scale.shape[-1]
-        self.scale = (scale.astype(np.float64) * n**0.5).astype(np.float32)
+        with np.errstate(over="ignore"):  # a weight near the end of float32: what it meets is infinite or NaN
+            self.scale = (scale.astype(np.float64) * n**0.5).astype(np.float32)
         self.eps = np.float32(n * eps)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         root = np.einsum("...i,...i->...", x, x)
         root += self.eps
         np.sqrt(root, out=root)
+        root[np.isinf(root)] = np.nan  # squares overflowed: dividing by them would give tidy zeros
         y = np.divide(x, root[..., None])
         return np.multiply(y, self.scale, out=y)
 

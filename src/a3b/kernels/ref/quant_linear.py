@@ -16,7 +16,8 @@ def quantise_rows(x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
     groups = x.reshape(len(x), -1, group)
     size = np.abs(groups).max(-1)
     inverse = np.divide(np.float32(127), size, out=np.zeros_like(size), where=size > 0)
-    q = np.rint(groups * inverse[..., None]).astype(np.int32)
+    with np.errstate(invalid="ignore"):  # integers without a meaning, under a scale that is not finite either
+        q = np.rint(groups * inverse[..., None]).astype(np.int32)
     return q.reshape(x.shape), size / np.float32(127)
 
 
