@@ -66,7 +66,7 @@ def test_a_misspelt_word_gets_the_nearest_one(capsys, argv, told):
         (["run", "hi", "--temperature", "-inf"], "temperature"),
         (["run", "hi", "--presence-penalty", "-1e3"], "[-2, 2]"),
         (["run", "hi", "--top-p", "0"], "top_p"),
-        (["run", "hi", "--max-tokens", "0"], "max_tokens"),
+        (["run", "hi", "--max-tokens", "0"], "--max-tokens"),
         (["run", "hi", "--seed", "9" * 5000], "not a whole number"),
         (["run", "hi", "--seed", "9" * 30], "seed"),
         (["run", "hi", "--stop", ""], "stop"),

@@ -86,7 +86,7 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--verify-cache 5", lambda s: s.Scheduler.verify_every, 5),
     ("--no-persist", lambda s: s.sessions, None),
     ("--no-persist", lambda s: s.made["PrefixCache", "given"][0][3], None),
-    ("--no-persist-thinking", lambda s: s.made["responses", "given"][0][1] is not None and s.responses._records, None),
+    ("--no-persist-thinking", lambda s: s.made["responses", "given"][0][1] is not None and s.responses.recorder._records, None),
     ("--no-persist-thinking", lambda s: s.made["Turns", "given"][0], (None,)),
     ("--no-persist-thinking", lambda s: s.build.settings.persist_thinking, False),
     ("--preserve-thinking none", lambda s: s.build.settings.policy, "none"),
