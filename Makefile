@@ -1,4 +1,5 @@
-# make chat: talk to the embedded model.  make test: prove the code right.  make sanitize: the kernels' tests under ASAN and UBSAN.
+# make chat: talk to the embedded model.  make test: prove the code right; make quick: the part of it that takes a minute.
+# make sanitize: the kernels' tests under ASAN and UBSAN.
 # All set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
@@ -6,13 +7,16 @@ BIN := $(VENV)/bin
 KERNEL_TESTS := tests/test_native.py tests/test_native_model.py tests/test_not_finite.py tests/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test sanitize wheel nano-eval clean
+.PHONY: chat test quick sanitize wheel nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
+
+quick: $(VENV)/.tested
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 sanitize: $(VENV)/.tested
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/sanitize \
