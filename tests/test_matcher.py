@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from constraints import END, TOKENIZER, shape, tool
@@ -145,3 +147,16 @@ def test_a_busy_task_ends_when_it_or_its_host_is_closed(closes):
     closes(host, task)
     assert ends(pid)
     host.close()
+
+
+def test_tasks_run_in_a_server_with_thousands_of_open_files():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(1200, limits[1]), limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        while stack.enter_context(open(os.devnull)).fileno() < 1030:  # beyond what select() takes
+            pass
+        host = Host(32 << 20, _shared, "x")
+        stack.callback(host.close)
+        task = host.start(_spin)
+        assert task.receive(30)[1] == "x" and not task.is_ready()

@@ -15,6 +15,7 @@ from typing import Any
 
 from a3b.errors import Interrupted, UsageError
 
+LOOK_S = 0.05  # between two calls of `check` by whoever waits for something else
 _current: ContextVar[Work | None] = ContextVar("work", default=None)
 
 

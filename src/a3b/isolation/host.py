@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import select
 import socket
 import subprocess
 import sys
@@ -14,9 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from a3b import work
-from a3b.isolation.worker import COMMAND, KILL, START, Conversation
+from a3b.isolation.worker import COMMAND, KILL, START, Conversation, has_input
 
-LOOK_S = 0.05  # between two looks whether a client is still there
 QUIT_S = 0.5  # for the first process to end its tasks
 
 
@@ -39,12 +37,12 @@ class Task:
 
     def is_ready(self, seconds: float = 0) -> bool:
         """Whether an answer, or the end, has come."""
-        return not self._is_open or bool(select.select([self._conversation.socket], [], [], seconds)[0])
+        return not self._is_open or has_input(self._conversation.socket, seconds)
 
     def receive(self, seconds: float) -> Any:
         """The next message of the task. Raises TaskKilled, also when it takes longer; whoever is told to stop meanwhile stops."""
         until = time.monotonic() + seconds
-        while not self.is_ready(LOOK_S):
+        while not self.is_ready(work.LOOK_S):
             work.check()
             if time.monotonic() > until:
                 raise TaskKilled

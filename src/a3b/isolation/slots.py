@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from a3b import work
 
-LOOK_S = 0.05  # between two looks whether a client is still there
-
 
 class Slots:
     """`most` places in all, `each` of them for one namespace at most. Used by any thread."""
@@ -24,7 +22,7 @@ class Slots:
         with self._changed:
             while len(self._taken) >= self._most or self._taken.count(namespace) >= self._each:
                 work.check()
-                self._changed.wait(LOOK_S)
+                self._changed.wait(work.LOOK_S)
             self._taken.append(namespace)
         try:
             yield
