@@ -82,6 +82,17 @@ def test_other_forms_are_refused_by_name(path, fields, field):
     assert (reply.status, request) == (400, None) and error["message"].startswith(f"{field}:"), error
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"a": [' + "0," * 200_000 + "0]}", "more than 200,000 values"), ('{"a": ' + "[" * 200 + "]" * 200 + "}", "deeper than 100 levels")],
+)
+@pytest.mark.parametrize("key", ["guided_json", "json"])
+def test_a_schema_in_a_string_is_read_within_the_limits_of_a_body(key, text, reason):
+    fields = {key: text} if key == "guided_json" else {"structured_outputs": {key: text}}
+    reply, request = asked("/v1/chat/completions", **fields)
+    assert (reply.status, request) == (400, None) and reason in reply.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("fields", [{"guided_json": SCHEMA}, {"json_schema": {}}, {"structured_outputs": {"json": {}}}, {"format": "json"},
                                     {"response_format": {"type": "json_object"}}, {"guided_regex": "a"}, {"grammar": "x"}])  # fmt: skip
 def test_text_completions_refuse_each_form(fields):

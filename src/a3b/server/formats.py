@@ -5,11 +5,11 @@ A form that is not implemented is refused by its name; two that differ are refus
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from a3b.server.wire import Fields, Harmless, Refusal, is_empty
+from a3b.tokens.json_text import TooMuchJSON, loads
 
 OBJECT = {"type": "object"}
 _WRAPPER = {"name", "schema", "strict", "description"}
@@ -70,8 +70,10 @@ def _schema_or_text(fields: Fields, key: str) -> Mapping[str, Any] | None:
     given = fields.get(key, (Mapping, str), expected)
     if isinstance(given, str):
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
+            given = loads(given)
+        except TooMuchJSON as error:
+            raise Refusal(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
+        except ValueError:
             given = ""
         if not isinstance(given, Mapping):
             raise fields.fail(key, expected)
