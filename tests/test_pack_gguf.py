@@ -160,11 +160,12 @@ def test_commands_say_that_a_gguf_is_packed_first(tmp_path, capsys, command):
 @pytest.mark.parametrize("command", [["run"], ["chat"]])
 def test_a_directory_that_holds_only_a_gguf_is_told_what_to_do(tmp_path, capsys, command):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    (tmp_path / "mmproj-x.gguf").write_bytes(b"GGUF")
+    for beside in ("mmproj-x.gguf", "imatrix.gguf", "x.imatrix.gguf"):
+        (tmp_path / beside).write_bytes(b"GGUF")
     words = [*command, str(tmp_path), *(["hello"] if command == ["run"] else [])]
     assert main(words) == 2
     assert f"holds the GGUF file x.gguf and no config.json; pack it first: a3b pack {tmp_path}/x.gguf DIR" in capsys.readouterr().err
-    (tmp_path / "y.gguf").write_bytes(b"GGUF")
+    (tmp_path / "x-imatrix-Q4_K_M.gguf").write_bytes(b"GGUF")  # a model quantised by an importance matrix
     assert main(words) == 2
     assert "holds 2 GGUF models and no config.json" in capsys.readouterr().err
 

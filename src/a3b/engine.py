@@ -20,7 +20,7 @@ from a3b.config import ModelConfig, with_context
 from a3b.errors import ContextError, ConversationError, UsageError
 from a3b.events import Event, Finished, Usage
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.gguf import models_in
+from a3b.formats.gguf import listed, models_in
 from a3b.formats.hub import is_repo
 from a3b.kernels import open_kernels
 from a3b.kernels.huge_pages import HugePages
@@ -67,8 +67,7 @@ def packing_of(files: list[Path]) -> str:
     """What to do with GGUF files, as the end of a sentence."""
     if len(files) == 1:
         return f"the GGUF file {files[0].name} and no config.json; pack it first: a3b pack {files[0]} DIR"
-    names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
-    return f"{len(files)} GGUF models and no config.json; pack the one you want first: a3b pack FILE DIR, FILE being one of {names}"
+    return f"{len(files)} GGUF models and no config.json; pack the one you want first: a3b pack FILE DIR, FILE being one of {listed(files)}"
 
 
 def what_else(model: str, path: Path) -> str:

@@ -20,6 +20,7 @@ from a3b.config import MODEL_TYPES
 from a3b.errors import DownloadError, UsageError
 from a3b.files import read_text
 from a3b.formats.download import Event, Folder
+from a3b.formats.gguf import is_model
 from a3b.formats.hub import Hub, HubFile, Listing
 from a3b.printable import say
 
@@ -78,7 +79,7 @@ def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
     """Pattern that chooses it -> files, for every GGUF model; a split one is several files."""
     models: dict[str, list[HubFile]] = {}
     for file in listing.files:
-        if file.path.endswith(".gguf") and not matches(file.path.rsplit("/", 1)[-1], ("mmproj*", "imatrix*", "*imatrix.gguf")):
+        if is_model(file.path.rsplit("/", 1)[-1]):
             models.setdefault(SPLIT.sub("-*.gguf", file.path), []).append(file)
     return models
 

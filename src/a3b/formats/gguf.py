@@ -27,17 +27,27 @@ MAX_NAME_BYTES, MAX_ARRAY = 65_535, 1 << 24
 ARRAY_DEPTH = 2
 STRING, ARRAY = 8, 9
 SPLIT = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.ASCII)
-BESIDE = re.compile(r"^mmproj|imatrix", re.IGNORECASE)
+BESIDE = re.compile(r"mmproj.*|imatrix.*|.*imatrix\.gguf", re.IGNORECASE)  # projectors and importance matrices, which are no models
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
 
 def models_in(directory: Path) -> list[Path]:
-    """The GGUF models that lie in a directory, of a split one its first file; neither projectors nor importance matrices."""
+    """The GGUF models in a directory; of a split one, its first file."""
     try:
-        names = sorted(file.name for file in directory.iterdir() if file.suffix == ".gguf")
+        names = sorted(file.name for file in directory.iterdir())
     except OSError:
         return []
-    return [directory / name for name in names if not BESIDE.search(name) and (not (m := SPLIT.search(name)) or int(m[1]) == 1)]
+    return [directory / name for name in names if is_model(name) and (not (m := SPLIT.search(name)) or int(m[1]) == 1)]
+
+
+def is_model(name: str) -> bool:
+    """Whether a file of this name is a model, or a part of one."""
+    return name.endswith(".gguf") and not BESIDE.fullmatch(name)
+
+
+def listed(files: list[Path]) -> str:
+    """The first few names, for an error."""
+    return ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.gguf import models_in
+from a3b.formats.gguf import listed, models_in
 from a3b.packing.gguf_source import open_gguf
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
@@ -27,8 +27,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
     if path.is_dir():
         files = [] if (path / "config.json").exists() else models_in(path)
         if len(files) > 1:
-            names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
-            raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {names}")
+            raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {listed(files)}")
         return open_gguf(files[0], tokenizer) if files else _directory(path, tokenizer)
     if path.is_file() and path.suffix == ".gguf":
         return open_gguf(path, tokenizer)
