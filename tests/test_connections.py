@@ -425,7 +425,7 @@ def test_no_connection_over_the_limit_takes_one_that_is_answered(caplog):
 
 
 def test_one_address_has_no_more_than_its_share(monkeypatch):
-    monkeypatch.setattr("a3b.server.connections._is_loopback", lambda peer: False)
+    monkeypatch.setattr("a3b.server.connections.is_loopback", lambda peer: False)
     service = Hanging(ANSWER[:1])
     with running(service, connections=10, per_peer=2) as server:
         for _ in range(2):

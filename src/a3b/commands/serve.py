@@ -29,7 +29,7 @@ from a3b.server import logs
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
 from a3b.server.connections import Gate, config_of
-from a3b.server.limits import Limits, MiB
+from a3b.server.limits import Limits, MiB, is_loopback
 from a3b.server.stored import ResponseStore
 from a3b.service import Service, Settings
 from a3b.turns import Turns
@@ -186,10 +186,6 @@ def limits(args: Namespace) -> Limits:
         say(f"a3b serve: {connections} connections instead of {args.max_connections}, as {soft} files may be open (ulimit -n)")
     return Limits(connections=connections, per_peer=None if is_loopback(args.host) else max(connections // 4, 1),
                   all_bodies_bytes=max(256 * MiB, 8 * args.max_body), drain_bytes=max(256 * MiB, 4 * args.max_body))  # fmt: skip
-
-
-def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def bound(host: str, port: int) -> socket.socket:

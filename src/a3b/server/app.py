@@ -28,9 +28,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from a3b.server import chat, completions, messages, models, responses
 from a3b.server.bodies import Bodies, Body, too_large
 from a3b.server.connections import Gate, peer_of
-from a3b.server.exchange import Api, error_body, log_unexpected, logger, refusal_of
-from a3b.server.limits import Limits
-from a3b.server.logs import request_line, watched
+from a3b.server.exchange import Api, error_body, log_unexpected, refusal_of
+from a3b.server.limits import Limits, is_loopback
+from a3b.server.logs import logger, request_line, watched
 from a3b.server.metrics import CONTENT_TYPE, Metrics
 from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
@@ -65,8 +65,7 @@ class Settings:
 
     @property
     def checks_host(self) -> bool:
-        is_local = self.host in LOCAL_HOSTS or self.host.startswith("127.")
-        return bool(self.hosts) or (not self.api_keys and is_local)
+        return bool(self.hosts) or (not self.api_keys and is_loopback(self.host))
 
 
 def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None,

@@ -11,7 +11,7 @@ from collections import Counter
 
 from starlette.types import Message, Receive
 
-from a3b.server.limits import Limits
+from a3b.server.limits import RETRY_AFTER_S, Limits
 from a3b.server.wire import Refusal
 
 CLOSE = {"connection": "close"}
@@ -125,4 +125,4 @@ def too_large(most: int) -> Refusal:
 
 
 def busy(message: str) -> Refusal:
-    return Refusal(503, f"body: {message}", "overloaded", headers={**CLOSE, "retry-after": "2"})
+    return Refusal(503, f"body: {message}", "overloaded", headers={**CLOSE, "retry-after": str(RETRY_AFTER_S)})

@@ -323,8 +323,5 @@ def _budget(fields: Fields, key: str) -> int | None:
     return None if budget == -1 else budget
 
 
-
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-

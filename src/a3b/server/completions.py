@@ -31,9 +31,9 @@ from a3b.server.chat_request import (
 )
 from a3b.server.exchange import Api, namespace, read_json, request_id
 from a3b.server.openai import Call
-from a3b.server.wire import Fields, Known, Refusal, Service
+from a3b.server.wire import Fields, Known, Refusal, Service, is_token_id
 
-MAX_ID, MAX_ANSWERS = 1 << 31, 128
+MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times what is told of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = Known(
@@ -94,7 +94,7 @@ def _prompts(fields: Fields) -> list[str | list[int]]:
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(id) is int and 0 <= id < MAX_ID for id in value)
+    return isinstance(value, list) and bool(value) and all(map(is_token_id, value))
 
 
 class _Completion(Call):

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from a3b.server.limits import Limits
+from a3b.server.limits import RETRY_AFTER_S, Limits, is_loopback
 from a3b.server.logs import logger, request_line
 from a3b.server.wire import FILLER
 
@@ -63,7 +63,7 @@ class Gate:
         self.peers[connection.peer] += 1
         self._look_soon(connection.loop)
         limits, peer, why = self.limits, connection.peer, ""
-        if limits.per_peer is not None and self.peers[peer] > limits.per_peer and not _is_loopback(peer):
+        if limits.per_peer is not None and self.peers[peer] > limits.per_peer and peer and not is_loopback(peer):
             others = [other for other in self.connections if other.peer == peer]
             why = f"{limits.per_peer} connections of this address are busy"
         elif len(self.connections) > limits.connections:
@@ -303,7 +303,7 @@ class Connection(H11Protocol):
     def _send_refusal(self, status: int, message: str, code: str) -> None:
         kind = "server_error" if status >= 500 else "invalid_request_error"
         body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
-        retry = "retry-after: 2\r\n" if status == 503 else ""
+        retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
         head = (f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
                 f"content-length: {len(body)}\r\nconnection: close\r\n{retry}\r\n")  # fmt: skip
         self.wire.write(head.encode() + body)
@@ -386,10 +386,6 @@ def peer_of(host: str) -> str:
         with suppress(ValueError):
             return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False)) if host != "::1" else host
     return host
-
-
-def _is_loopback(peer: str) -> bool:
-    return peer in ("::1", "") or peer.startswith(("127.", "::ffff:127."))
 
 
 def _keep_alive(sock: Any) -> None:

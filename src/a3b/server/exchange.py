@@ -6,7 +6,6 @@ Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json`
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import traceback
@@ -22,6 +21,8 @@ from starlette.requests import Request
 from a3b.errors import A3BError, CheckpointError, ContextError, OverloadedError, StoreError, TensorError
 from a3b.events import Event, Finished, Started, Usage
 from a3b.sampler import LogitsError
+from a3b.server.limits import RETRY_AFTER_S
+from a3b.server.logs import logger
 from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service
@@ -30,11 +31,9 @@ from a3b.tokens.segments import well_formed
 from a3b.work import in_thread
 
 T = TypeVar("T")
-logger = logging.getLogger("a3b.server")
 AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
 READ_S = 60  # for a larger one
 _PARSERS = ThreadPoolExecutor(8, "body")
-RETRY_AFTER_S = 2
 MAX_WARNINGS = 100  # in an answer
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
 OURS = (CheckpointError, StoreError, LogitsError)  # errors that no other request would avoid
@@ -180,5 +179,3 @@ def warning_headers(warnings: Sequence[str], most: int = 5) -> dict[str, str]:
     told = [*warnings[:most], *([f"and {len(warnings) - most} more"] if len(warnings) > most else [])]
     line = re.sub(r"[^ -~]", "?", "; ".join(text[:200] for text in told))
     return {"x-a3b-warnings": line}
-
-

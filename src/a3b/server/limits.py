@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MiB = 1 << 20
+RETRY_AFTER_S = 2  # told to a client that is refused because the server is busy
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,8 @@ class Limits:
     write_s: float = 300.0  # in which a client takes nothing of its answer
     pipelined_bytes: int = 64 << 10  # of later requests, while one is answered
     probe_s: float = 1.0  # after which a client that closed its side is asked whether it is still there
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name localhost, can be reached from this machine only."""
+    return host in ("localhost", "::1") or host.startswith(("127.", "::ffff:127."))

@@ -17,10 +17,9 @@ from a3b.requests import Request
 from a3b.server.chat_request import read_chat
 from a3b.server.exchange import Api, namespace, read_json, request_id, warning_headers
 from a3b.server.streams import while_connected
-from a3b.server.wire import Fields, Refusal, json_response
+from a3b.server.wire import Fields, Refusal, is_token_id, json_response
 from a3b.work import in_thread
 
-MAX_ID = 1 << 31
 MAX_IDS = 1 << 19  # in one answer
 WORK_S = 60  # for one text
 
@@ -66,7 +65,7 @@ def routes(api: Api) -> list[Route]:
     async def detokenize(http: HttpRequest) -> Response:
         fields = Fields(await read_json(http))
         ids = fields.items("tokens")
-        if not all(type(id) is int and 0 <= id < MAX_ID for id in ids):
+        if not all(map(is_token_id, ids)):
             raise fields.fail("tokens", "a list of ids of tokens")
         text = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
         return json_response({"content": text, "prompt": text, "text": text})

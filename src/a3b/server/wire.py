@@ -194,6 +194,11 @@ def is_empty(value: Any) -> bool:
     return not value
 
 
+def is_token_id(value: Any) -> bool:
+    """Whether a JSON value can be the id of a token; which of them exist, the vocabulary says."""
+    return type(value) is int and 0 <= value < 1 << 31
+
+
 def kind_of(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
