@@ -22,7 +22,7 @@ from a3b.budget import ThinkingControl, ThinkingTokens
 from a3b.cache.prefix import Match
 from a3b.constrain import Grammars
 from a3b.engine import VISION_PADS, Engine, ends_in_thinking, refuse_images
-from a3b.errors import ContextError, OverloadedError, UsageError
+from a3b.errors import OverloadedError, UsageError
 from a3b.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
 from a3b.renderer import Renderer
 from a3b.requests import Request, check_policy
@@ -31,6 +31,7 @@ from a3b.scheduler import Job, Scheduler
 from a3b.tokens.chat import check_template_kwargs
 from a3b.tokens.fit import fit_messages
 from a3b.tokens.segments import END_OF_TURN, Prompt, Text
+from a3b.tokens.tokenizer import too_long
 from a3b.turns import Message, Turn, Turns, apply_policy, last_question, text_of
 from a3b.volatile import Beginning, Dates, without_billing_lines
 from a3b.work import in_thread
@@ -187,10 +188,11 @@ class Service:
         for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
             await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
         if most is not None and len(request.messages) > most:
-            raise ContextError(f"prompt: at least {len(request.messages)} tokens > {most}, the context with room to answer, for so many "
-                               "messages; shorten the conversation or start the server with a larger --context")  # fmt: skip
+            raise too_long(len(request.messages), most, ", for so many messages")
         told = await self._work(self._told, request, self._thinks(request))
         if isinstance(request.prompt, list):
+            if most is not None and len(request.prompt) > most:
+                raise too_long(len(request.prompt), most)
             return told, await self._work(self._checked, request.prompt)
         return told, await self._work(self.engine.tokenizer.encode, told.prompt, most)
 
@@ -244,10 +246,6 @@ class Service:
     def _prepare(self, request: Request, told: Told, ids: list[int]) -> Prepared:
         if not ids:
             raise UsageError("prompt: empty; expected text")
-        room = self.context - len(ids)
-        if room < (0 if request.only_reads else 1):
-            raise ContextError(f"prompt: {len(ids)} tokens > {self.context - 1}, the context with room to answer; shorten the conversation "
-                               "or start the server with a larger --context")  # fmt: skip
         return Prepared(**vars(told), request=request, ids=ids, params=self.sampling(request))
 
     def sampling(self, request: Request) -> SamplingParams:

@@ -15,7 +15,7 @@ from typing import Any
 from a3b.errors import UsageError
 from a3b.tokens.matching import Finder, is_simple
 from a3b.tokens.patterns import FORMATS, plain
-from a3b.tokens.schemas import follow, kinds_of_names, kinds_of_schema, kinds_of_value
+from a3b.tokens.schemas import follow, kinds_of_names, kinds_of_schema, kinds_of_value, values_of
 from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, LISTS, MAPS, SINGLE, shown
 
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())  # others are annotations
@@ -163,7 +163,7 @@ class _Rewriter:
         if names is True or (names is not False and not limits and "string" in kinds_of_names(names.get("type", "string"))):
             return rest
         declared, others = schema.get("properties", {}), schema.get("additionalProperties", True)
-        values = [limits["const"]] if "const" in limits else limits.get("enum")
+        values = values_of(limits)
         if "patternProperties" in schema or others is False or names is False:
             return schema
         if len(limits) == 1 and isinstance(values, list):
@@ -182,7 +182,7 @@ class _Rewriter:
             if low in schema and high in schema and schema[low] > schema[high]:
                 report.contradiction(path, low, f": {schema[low]} > {high} {schema[high]}")
         kinds = kinds_of_names(schema.get("type"))
-        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        values = values_of(schema)
         if values is not None and not any(_fits(value, kinds) for value in values):
             why = " is empty" if values == [] else " has no value of its type"
             report.contradiction(path, "const" if "const" in schema else "enum", why)
@@ -295,5 +295,5 @@ def _values(schema: Any) -> set[str] | None:
     """The values that a schema allows, as JSON, if it lists them."""
     if not isinstance(schema, Mapping):
         return None
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    values = values_of(schema)
     return {json.dumps(value, sort_keys=True) for value in values} if isinstance(values, list) else None

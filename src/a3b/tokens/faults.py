@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from a3b.errors import UsageError, did_you_mean
+from a3b.tokens.results import KNOWN
 
-ROLES = ("system", "user", "assistant", "tool")
 PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
@@ -57,7 +57,7 @@ def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | N
 
 def _fault(message: Mapping[str, Any]) -> tuple[str, str] | None:
     role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
+    if role not in KNOWN:
         return ".role", _role(message)
     if content is not None and not isinstance(content, str | list | tuple):
         return ".content", f"{_kind(content)}; expected text or a list of parts"
@@ -74,7 +74,7 @@ def _fault(message: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _role(message: Mapping[str, Any]) -> str:
     found = repr(message["role"])[:60] if message.get("role") is not None else "missing"
-    return f"{found}; expected {_one_of(ROLES)}"
+    return f"{found}; expected {_one_of(KNOWN)}"
 
 
 def _call_fault(calls: Any) -> tuple[str, str] | None:

@@ -35,11 +35,9 @@ from a3b.errors import ConversationError
 from a3b.tokens.chat import check_messages
 from a3b.tokens.json_text import TooMuchJSON, loads
 from a3b.tokens.media import left_out, media_in
-from a3b.tokens.results import pair_results
+from a3b.tokens.results import KNOWN, ROLES, pair_results
 
-ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
-KNOWN = ("system", "user", "assistant", "tool")
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 

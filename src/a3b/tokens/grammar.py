@@ -30,6 +30,7 @@ from a3b.tokens.schemas import (
     kinds_of_names,
     kinds_of_schema,
     kinds_of_value,
+    values_of,
 )
 from a3b.tokens.shapes import Shape, name_sets, shapes_of
 from a3b.tokens.tags import MAX_NAME
@@ -326,7 +327,7 @@ def _satisfies(value: bool | None, schema: Mapping[str, Any], root: Any, known: 
     kinds = kinds_of_names(schema["type"]) if "type" in schema else frozenset()
     if kinds and not kinds_of_value(value) & kinds:
         return False
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    values = values_of(schema)
     if values is not None and not any(one is value for one in values):
         return False
     joined = [*schema.get("allOf", []), *([follow(schema["$ref"], root)] if "$ref" in schema else [])]
@@ -378,7 +379,7 @@ def _literals(schema: Any, root: Any, known: dict[int, list[Any] | None] | None 
 
 
 def _listed(schema: Mapping[str, Any], root: Any, known: dict[int, list[Any] | None]) -> list[Any] | None:
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    values = values_of(schema)
     if isinstance(values, list):
         return values
     if schema.get("type") == "null":

@@ -21,6 +21,8 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+KNOWN = ("system", "user", "assistant", "tool")
+ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}  # other names of these
 NO_RESULT = "[no result was sent for this call]"
 NO_RESULT_KEY = "_no_result"  # of a message that says so
 MAX_WARNINGS = 16
@@ -75,7 +77,7 @@ def calls_in(message: Message) -> list[Call]:
 def _role(message: Message) -> str:
     role = message.get("role")
     name = role.strip().lower() if isinstance(role, str) else ""
-    return {"function": "tool", "ai": "assistant", "model": "assistant"}.get(name, name)
+    return ROLES.get(name, name)
 
 
 def _id(value: Any) -> str:

@@ -16,7 +16,7 @@ Kinds = frozenset[str]
 
 STRING: Kinds = frozenset({"string"})
 NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
-MAX_SCHEMA_DEPTH = 16  # a "$ref" may point at itself
+MAX_JOINED = 16  # schemas that stand for one another: a "$ref" may point at itself
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
     **dict.fromkeys(("integer", "int", "long"), "integer"),
@@ -49,6 +49,11 @@ def kinds_of_names(declared: Any) -> Kinds:
     return frozenset(_TYPE_NAMES[n.lower()] for n in names if isinstance(n, str) and n.lower() in _TYPE_NAMES)
 
 
+def values_of(schema: Mapping[str, Any]) -> Any:
+    """The values that `const` or `enum` lists, None without either."""
+    return [schema["const"]] if "const" in schema else schema.get("enum")
+
+
 def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kinds] | None = None) -> Kinds:
     """The types a JSON schema allows, by all of its keywords that say so: type, enum, const, anyOf, oneOf, allOf, a local $ref.
 
@@ -56,7 +61,7 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     `known` holds the schemas met so far by identity: each is read once, however often it is referred to.
     """
     known = {} if known is None else known
-    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
+    if not isinstance(schema, Mapping) or depth > MAX_JOINED:
         return frozenset()
     if id(schema) not in known:
         known[id(schema)] = frozenset()  # while it is being read: what refers to itself adds nothing
@@ -69,7 +74,7 @@ def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> K
         return kinds_of_schema(branch, root, depth + 1, known)
 
     found = [kinds_of_names(schema.get("type"))]
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    values = values_of(schema)
     if isinstance(values, list):
         found.append(frozenset().union(*map(kinds_of_value, values)))
     for key in ("anyOf", "oneOf"):
@@ -152,7 +157,7 @@ class Parameters:
         return found or ([extra] if isinstance(extra, Mapping) or extra is False else [])
 
     def _member(self, schema: Any, key: str, depth: int, seen: set[int]) -> Any:
-        if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH or id(schema) in seen:
+        if not isinstance(schema, Mapping) or depth > MAX_JOINED or id(schema) in seen:
             return None
         seen.add(id(schema))
         found = self.own(schema, key)
@@ -169,7 +174,7 @@ class Parameters:
         return some[0] if len(some) == 1 else {"allOf": some} if some else None
 
     def _names(self, schema: Any, depth: int, seen: set[int]) -> Iterable[str]:
-        if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH or id(schema) in seen:
+        if not isinstance(schema, Mapping) or depth > MAX_JOINED or id(schema) in seen:
             return
         seen.add(id(schema))
         if isinstance(schema.get("properties"), Mapping):

@@ -112,11 +112,11 @@ class Tokenizer:
         for piece in self._cutter.pieces(well_formed(text)) if text else ():
             work.check()
             if most is not None and (least := len(ids) + rest // self._longest) > most:
-                raise _too_long(least, most)
+                raise too_long(least, most)
             ids += self._encoded(piece)
             rest -= len(piece)
         if most is not None and len(ids) > most:
-            raise _too_long(len(ids), most)
+            raise too_long(len(ids), most)
 
     def _encoded(self, piece: str) -> list[int]:
         """Ids of one piece. Those that need much memory take turns."""
@@ -308,9 +308,10 @@ def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
         raise TokenizerError(f"{where}: {str(error)[:300]}; {NEXT_STEP}") from error
 
 
-def _too_long(num: int, most: int) -> ContextError:
-    return ContextError(f"prompt: at least {num} tokens > {most}, the context with room to answer; shorten the conversation or start the "
-                        "server with a larger --context")  # fmt: skip
+def too_long(num: int, most: int, why: str = "") -> ContextError:
+    """For a prompt of that many tokens or more, of which `most` fit."""
+    return ContextError(f"prompt: at least {num} tokens > {most}, the context with room to answer{why}; shorten the conversation "
+                        "or start the server with a larger --context")  # fmt: skip
 
 
 def _is_id(value: Any) -> bool:
