@@ -33,7 +33,6 @@ COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # processor time and memory of one gra
 COMPILE_WALL_S = 60  # on a machine that has much else to do
 STEP_S = 2  # processor time of one token
 STEP_WALL_S = 20
-MAX_GRAMMAR_CHARS = 4_000_000
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
 MAX_REFUSED, REFUSED_S = 256, 600  # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
@@ -80,9 +79,6 @@ class Matchers:
 
     def open(self, source: Source, namespace: str = "") -> Task:
         """A task at the beginning of an answer, which follows `_follow`. Raises UsageError naming the field at fault."""
-        size = len(source.text) + sum(map(len, source.parts.values()))
-        if size > MAX_GRAMMAR_CHARS:
-            raise UsageError(f"{source.name}: their grammar has {size:,} characters; expected at most {MAX_GRAMMAR_CHARS:,}")
         key = source.key
         if (task := self._copy(key)) is None:
             with self._slots.one(namespace):

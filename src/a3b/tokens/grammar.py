@@ -39,7 +39,7 @@ from a3b.tokens.toolcalls import SCALARS, coerce
 from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, check_schema
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
-MAX_GRAMMAR = 4_000_000  # characters
+MAX_GRAMMAR = 4_000_000  # characters, with its parts
 MAX_LITERALS = 5000  # of one enumeration that is made of others
 
 # White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks for ever.
@@ -93,9 +93,7 @@ class _Lines:
 
     def add(self, line: str, field: str | None = None) -> None:
         self.lines.append(line)
-        self.num_chars += len(line)
-        if self.num_chars > MAX_GRAMMAR:
-            raise UsageError(f"{field or 'tools'}: a grammar of more than {MAX_GRAMMAR} characters; expected fewer or simpler schemas")
+        self._count(line, field)
         if field is not None:
             self.fields[len(self.lines)] = field
 
@@ -104,8 +102,15 @@ class _Lines:
         tool = _Tool(rule, name, parameters, strict, head or _quoted(f"<function={name}>\n"))
         for line, field in tool.lines():
             self.add(line, field)
-        self.parts |= tool.parts
+        for field, part in tool.parts.items():
+            self._count(part, field)
+            self.parts[field] = part
         self.notes += tool.report.notes
+
+    def _count(self, text: str, field: str | None) -> None:
+        self.num_chars += len(text)
+        if self.num_chars > MAX_GRAMMAR:
+            raise UsageError(f"{field or 'tools'}: a grammar of more than {MAX_GRAMMAR:,} characters; expected fewer or simpler schemas")
 
     def grammar(self, start: str) -> Grammar:
         return Grammar("\n".join([*self.lines, f"start: {start}"]) + "\n", self.fields, self.parts, tuple(self.notes))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from a3b.errors import UsageError
-from a3b.tokens.enforce import Report
+from a3b.tokens.enforce import Report, are_disjoint
 from a3b.tokens.patterns import FORMATS, searched
 from a3b.tokens.schemas import follow, kinds_of_names
 from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS
@@ -29,7 +29,7 @@ _OF_OTHERS = ANNOTATIONS | DEFINITIONS | frozenset(  # they restrict other types
 
 
 class Texts:
-    """The terminals of one value. `lines` are their definitions; `restricts` says whether more than types and enumerations was met."""
+    """The terminals of one value. `lines` are their definitions."""
 
     def __init__(self, prefix: str, root: Any, report: Report):
         """prefix: of the terminals' names. root: what a $ref starts from. report: of keywords that are not known or cannot be enforced."""
@@ -37,7 +37,6 @@ class Texts:
         self._known: dict[int, str | None] = {}
         self._open: set[int] = set()
         self.lines: list[str] = []
-        self.restricts = False
         self._lengths: dict[str, int] = {}  # the longest of each keyword
         self._num_joined = 0  # patterns, and what they must not hold
         self._most_beside = MAX_BESIDE
@@ -73,7 +72,6 @@ class Texts:
         for key in sorted(schema.keys() - _RESTRICTING - _JOINING - _OF_OTHERS):
             if (self._report.strict and key[:2] != "x-") or key in _UNKNOWN:
                 self._report.at("", key, "")
-        self.restricts = self.restricts or not _RESTRICTING.isdisjoint(schema)
         for values in ([schema["const"]] if "const" in schema else None, schema.get("enum")):
             if isinstance(values, list):
                 strings = [json.dumps(value, ensure_ascii=False) for value in values if isinstance(value, str)]
@@ -94,7 +92,7 @@ class Texts:
                 if key == "allOf":
                     yield from found
                 else:
-                    yield self._any(found) if key == "anyOf" or schema_is_listing(branches) else self._one(found)
+                    yield self._any(found) if key == "anyOf" or are_disjoint(branches, self._root) else self._one(found)
         if "not" in schema:
             denied = self._of(schema["not"], depth)
             self._num_joined += 2
@@ -152,9 +150,3 @@ class Texts:
 
     def _refusal(self, key: str, text: str) -> UsageError:
         return UsageError(f"{self._report.where}: {key}{text}")
-
-
-def schema_is_listing(branches: list[Any]) -> bool:
-    """Whether each branch stands for one value and all are different: no two can hold together."""
-    values = [json.dumps(branch["const"]) for branch in branches if isinstance(branch, Mapping) and "const" in branch]
-    return len(set(values)) == len(branches)
