@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from a3b.mangled import is_remnant, plain, settled
 from a3b.tokens.chat import REPLAY_KEY
 from a3b.tokens.fit import fit_messages
-from a3b.turns import Block, Turn, Turns, canonical
+from a3b.turn import canonical
+from a3b.turns import Block, Turn, Turns
 from tests.test_turns import (
     BEFORE,
     IDS,

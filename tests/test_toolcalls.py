@@ -6,14 +6,14 @@ import json
 
 import pytest
 
+from a3b.tokens.literals import loads
+from a3b.tokens.schemas import kinds_of_schema
 from a3b.tokens.toolcalls import (
     ArgumentsWriter,
     JsonSpan,
     ToolSchemas,
     coerce,
-    kinds_of_schema,
-    loads,
-    parse_json_call,
+    parse_json_calls,
 )
 
 SCHEMA = {
@@ -178,7 +178,7 @@ def test_the_last_of_two_values_of_a_key_counts():
     ],
 )
 def test_json_calls_are_read_only_if_nothing_is_lost(text, call):
-    assert parse_json_call(text) == call
+    assert parse_json_calls(text) == (call and [call])
 
 
 def test_the_end_of_json_is_found_however_it_arrives():

@@ -10,7 +10,8 @@ from a3b.errors import UsageError
 from a3b.events import Cut
 from a3b.tokens.chat import REPLAY_KEY, Closed
 from a3b.tokens.fit import fit_messages
-from a3b.turns import MAX_ALIKE, Block, Turn, Turns, apply_policy, canonical
+from a3b.turn import canonical
+from a3b.turns import MAX_ALIKE, Block, Turn, Turns, apply_policy
 
 IDS = (11, 12, 13, 99)
 

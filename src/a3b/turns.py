@@ -62,7 +62,6 @@ from a3b.turn import (
     without_mark,
     wording_of,
 )  # fmt: skip
-from a3b.turn import canonical as canonical
 from a3b.volatile import Dates, undated
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one

@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from a3b.tokens.literals import dumps, loads, read
-from a3b.tokens.schemas import STRING, Kinds, Parameters, kinds_of_schema, kinds_of_value
-
-__all__ = ["ArgumentsWriter", "JsonSpan", "JsonText", "ToolSchemas", "coerce", "dumps", "kinds_of_schema", "loads", "parse_json_call",
-           "parse_json_calls"]  # fmt: skip
+from a3b.tokens.schemas import STRING, Kinds, Parameters, kinds_of_value
 
 SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
 TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
@@ -300,12 +297,6 @@ def parse_json_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
         return None
     calls = [_json_call(call) for call in (value if isinstance(value, list) else [value])]
     return None if None in calls or not calls else calls
-
-
-def parse_json_call(text: str) -> tuple[str, dict[str, Any]] | None:
-    """The one call of `parse_json_calls`, None if there are more or none."""
-    calls = parse_json_calls(text)
-    return calls[0] if calls and len(calls) == 1 else None
 
 
 def _json_call(call: Any) -> tuple[str, dict[str, Any]] | None:
