@@ -147,7 +147,7 @@ def test_what_cannot_go_on_is_refused_by_name(chat, tmp_path):
             chat(*options)
     assert chat("--continue").dialogue.system == "Be brief."
     chat().take("hello")
-    with pytest.raises(UsageError, match="2 conversations begin so"):
+    with pytest.raises(UsageError, match="the ids of 2 conversations begin so"):
         chat("--resume", "2")
 
 

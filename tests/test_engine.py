@@ -291,5 +291,5 @@ def test_a_directory_that_may_not_be_looked_into_is_refused(tmp_path, monkeypatc
 
 
 def test_a_segment_of_no_known_kind_is_refused_and_not_left_out(engine):
-    with pytest.raises(TokenizerError, match="str is no segment"):
+    with pytest.raises(TokenizerError, match="str is not a segment"):
         engine.tokenizer.encode("hello")

@@ -311,7 +311,7 @@ def test_the_place_of_a_pull_s_own_files_is_not_written_to(capsys, hub):
 @pytest.mark.parametrize("path", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\evil.json", "evil\x1b[2J.json", "a//b.json"])
 def test_a_name_that_leads_out_of_the_directory_is_refused(capsys, hub, path):
     hub.files[path] = b"{}"
-    assert "no name to write under" in refused(capsys, REPO)
+    assert "cannot be written under that name" in refused(capsys, REPO)
 
 
 def test_a_file_without_a_checksum_is_refused(capsys, hub):

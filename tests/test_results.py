@@ -147,11 +147,11 @@ def test_a_call_that_stays_open_takes_no_result_of_a_later_turn(api):
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize(("results", "expected", "warned"), [
-    ("b", [NO_RESULT, "RES-0"], 'call "a" of "f_a": no result was sent; the model is told so'),
+    ("b", [NO_RESULT, "RES-0"], 'call "a" of "f_a": no result was sent; the model is told'),
     ("a", ["RES-0"], 'call "b" of "f_b": no result was sent'),
     ("", [], 'call "a" of "f_a": no result was sent'),
     ("xba", ["RES-2", "RES-1", "RES-0"], 'result of call "x": the turn of the assistant before it has no such call; kept after the others'),
-    ("aba", ["RES-0", "RES-1", "RES-2"], 'result of call "a": differs from an earlier one of that call; kept after the others'),
+    ("aba", ["RES-0", "RES-1", "RES-2"], 'result of call "a": differs from an earlier result of that call; kept after the others'),
 ])  # fmt: skip
 def test_results_that_are_missing_unasked_or_second_have_one_rule_in_every_api(api, results, expected, warned):
     steps = [ASKED, ("calls", "ab"), *(("result", i, f"RES-{num}") for num, i in enumerate(results)), ("user", "SAY-go")]

@@ -97,7 +97,7 @@ def test_an_unknown_variable_is_told_and_stops_nothing(name, capsys, monkeypatch
     monkeypatch.setenv(name, "1")
     assert cli.main(["cache", "list", "--dir", "/nonexistent"]) == 0
     err = capsys.readouterr().err
-    assert f"not known and not used: {name}; known: A3B_MODEL, A3B_CONTEXT" in err
+    assert f"unknown and ignored: {name}; known: A3B_MODEL, A3B_CONTEXT" in err
 
 
 def test_an_empty_variable_is_none():

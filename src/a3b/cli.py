@@ -58,7 +58,7 @@ def command(argv: list[str] | None) -> int:
         args.runtime = RuntimeConfig.from_env()
         if args.runtime.unknown:
             known = ", ".join(f"A3B_{name.upper()}" for name in VARIABLES)
-            say(brief(f"environment: not known and not used: {', '.join(args.runtime.unknown)[:200]}; known: {known}"))
+            say(brief(f"environment: unknown and ignored: {', '.join(args.runtime.unknown)[:200]}; known: {known}"))
         if "model" in args and args.model is None:
             args.model = args.runtime.model
         if "context" in args:
@@ -114,7 +114,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
                         help=f"MODEL: {MODEL_HELP}; PROMPT: text in quotes, '-' is stdin. Piped text is added to PROMPT, or is the prompt")
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the model; a word beside it is then always PROMPT")
     parser.add_argument("--stdin-timeout", type=seconds, default=30.0, metavar="S",
-                        help="wait so long for piped text beside a PROMPT to begin (default 30); 0 does not read stdin")
+                        help="seconds in which piped text beside a PROMPT must begin (default 30); 0 leaves stdin unread")
     parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
     parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)")
     _generation(parser)
@@ -362,7 +362,7 @@ byte_size, tokens, duration = _read_by(units.byte_size), _read_by(units.token_co
 
 
 def policy(text: str) -> str:
-    """Of --preserve-thinking; what is wrong is told where it is used."""
+    """A type for --preserve-thinking, which is checked where it is used."""
     name, _, number = text.partition(":")
     return f"{name}:{tokens(number)}" if name == "budget" and number else text
 

@@ -1,7 +1,7 @@
 """Which tokens an answer may go on with, so that it is the JSON or the calls that were asked for.
 
 Owns the masks of answers by the grammars of `tokens/grammar.py`, which `matcher` follows, and the check of finished documents. Knows
-neither logits nor thinking: a constraint begins behind the thinking. Enter at `Grammars.of`.
+neither logits nor thinking: a constraint begins after the thinking. Enter at `Grammars.of`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from a3b.tokens.segments import END_OF_TURN
 from a3b.tokens.stream import Place
 from a3b.tokens.tokenizer import Tokenizer
 
-MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000  # whose grammars are kept as text: clients send the same tools with each request
+MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000  # tools whose grammars are kept as text: clients send the same ones with each request
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 
 
 class Constraint(Protocol):
-    """What one answer may still become. It sees every token behind the thinking, sampled or forced, in order."""
+    """What one answer may still become. It sees every token after the thinking, sampled or forced, in order."""
 
     thinking: np.ndarray | None
     """bool [num_tokens]: the tokens allowed while the model thinks, None for all."""
     knows_end: bool
-    """Whether the end of the turn is allowed only behind a complete answer."""
+    """Whether the end of the turn is allowed only after a complete answer."""
     sees_thinking: bool
     """Whether it sees the tokens of the thinking too."""
     notes: tuple[str, ...]
@@ -195,7 +195,7 @@ class Calls:
 
     def accept(self, token_id: int) -> None:
         if self.done and not self._end[token_id]:
-            raise UsageError("parallel_tool_calls: a second call; expected the end of the turn behind the first")
+            raise UsageError("parallel_tool_calls: a second call; expected the end of the turn after the first")
         if self._call is not None:
             if self._call.mask()[token_id]:
                 self._call.accept(token_id)
@@ -228,7 +228,7 @@ class Calls:
 class ByGrammar:
     """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by.
 
-    The process of the grammar computes the mask behind a token while the model computes its logits."""
+    The process of the grammar computes the mask after a token while the model computes its logits."""
 
     knows_end, sees_thinking = True, False
 
@@ -241,7 +241,7 @@ class ByGrammar:
         self._error = ""
 
     def copy(self) -> ByGrammar:
-        """One of its own, at the same place. Raises UsageError."""
+        """A copy at the same place, with its own process. Raises UsageError."""
         try:
             return ByGrammar(self._task.start_from(), self._end, self._num_tokens, self.thinking, self.notes)
         except TaskKilled:
@@ -268,7 +268,7 @@ class ByGrammar:
         if self._mask is None:
             if not self._error:
                 packed, self._is_complete, self._is_done, self._error = self._told()
-            if self._error:  # an answer that the library cannot follow any more is no valid answer
+            if self._error:  # an answer that the library can no longer follow is not valid
                 raise UsageError(f"the answer's grammar: {self._error}; use a simpler schema")
             if self._is_done:
                 self._mask = np.zeros(self._num_tokens, bool)
@@ -333,7 +333,7 @@ def validate(schema: Mapping[str, Any], text: str) -> str | None:
     data = text.encode("utf-8", "replace")
     num_taken = matcher.try_consume_tokens(list(data))
     if num_taken < len(data):
-        return f"not a document of the schema: does not match behind {data[:num_taken][-40:].decode('utf-8', 'replace')!r}"
+        return f"not a document of the schema: does not match after {data[:num_taken][-40:].decode('utf-8', 'replace')!r}"
     return None if matcher.is_accepting() else "not a document of the schema: it ends too early"
 
 

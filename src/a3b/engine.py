@@ -49,7 +49,7 @@ def nano_directory() -> Path:
 def resolve(model: str | Path | None) -> Path:
     """A model argument as a directory: None is the embedded model, and so is its name where no such directory exists.
 
-    Raises UsageError for what is none, with the commands that make one of it."""
+    Raises UsageError for anything else, with the commands that help."""
     if model is None:
         return nano_directory()
     path = _place(model)
@@ -71,7 +71,7 @@ def packing_of(files: list[Path]) -> str:
 
 
 def what_else(model: str, path: Path) -> str:
-    """What a model argument is that is no directory, and what to do, as the end of a sentence."""
+    """What a model argument that is not a directory is, and what to do, as the end of a sentence."""
     if path.is_file() and path.suffix == ".gguf":
         return f"{model!r} is a GGUF file; pack it first: a3b pack {model} DIR"
     if path.exists():
@@ -89,7 +89,7 @@ def _place(model: Any) -> Path:
     if not isinstance(model, str | Path):
         raise UsageError(f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model")
     if not str(model) or "\0" in str(model):
-        raise UsageError(f"model: the name is {'empty' if not str(model) else 'not one of a file'}; leave it out for the embedded model")
+        raise UsageError(f"model: the name {'is empty' if not str(model) else 'holds a zero byte'}; leave it out for the embedded model")
     try:
         path = Path(model).expanduser()
         path.is_dir()
@@ -250,7 +250,7 @@ class Engine:
 
 
 def _check_kind(name: str, value: Any, *kinds: type) -> None:
-    """Raises UsageError unless the type of an argument is one of these; a boolean is no number."""
+    """Raises UsageError unless the type of an argument is one of these; a boolean is not a number."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join({"NoneType": "None", "int": "a whole number"}.get(kind.__name__, kind.__name__) for kind in kinds)
         raise UsageError(f"{name}: {repr(value)[:80]}; expected {expected}")

@@ -11,7 +11,7 @@
     ├── TemplateError         the chat template refused the conversation, or is broken
     ├── ConversationError     messages or tools that no prompt can be made of
     ├── ContextError          more tokens than the context holds
-    ├── OverloadedError       a server that has no place for one more request
+    ├── OverloadedError       a server that has no place for another request
     ├── StoreError            a session store that cannot be opened or written
     └── Interrupted           a computation that was told to stop
 
@@ -84,4 +84,4 @@ class StoreError(A3BError):
 
 
 class Interrupted(A3BError):
-    """A forward pass was told to stop between two layers; its states are torn."""
+    """Work was told to stop. A forward pass stops between two layers and leaves torn states."""

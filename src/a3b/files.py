@@ -1,4 +1,4 @@
-"""Opening files that may not be what their names promise, and files that are nobody else's business.
+"""Opens files that may not be what their names promise, and files that only their owner may read.
 
 A pipe in place of a file would block its reader, a device has no end, and a symbolic link would lead private bytes elsewhere. All
 of these are refused with an OSError whose `strerror` says what was found, so that callers report it as any other file trouble.
@@ -33,7 +33,7 @@ def regular(path: str | Path, flags: int) -> int:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raises OSError if there is something that is no regular file, nor a link to one."""
+    """Raises OSError if the path exists and is neither a regular file nor a link to one."""
     with suppress(FileNotFoundError):
         _check_kind(os.stat(path), path)
 
@@ -83,9 +83,9 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def make_private(path: str | Path, create: bool = True) -> None:
-    """The same for a file that others open: checked and set to 0600 if it exists, else made empty if `create`.
+    """The same for a file that a library opens by its name: checked and set to 0600 if it exists, else made empty if `create`.
 
-    What exists is not opened, as closing it would take the locks away that this process has on it. Raises OSError."""
+    An existing file is not opened: closing it would release the locks that this process holds on it. Raises OSError."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -99,10 +99,10 @@ def make_private(path: str | Path, create: bool = True) -> None:
 
 
 def private_directory(path: Path, own: Iterable[str] = ()) -> None:
-    """Make a directory of this user, 0700 whatever it was before, and what is missing above it. Raises OSError.
+    """Make a directory, and its missing parents, that only this user can enter; an existing one becomes so. Raises OSError.
 
-    own: names of which one at least is in a directory of ours; another one that is open to others and not empty is left as it is and
-    refused, and so is one that all users share: closing /tmp, say, would harm everybody."""
+    own: names that tell a directory of ours. One that has none of them, is not empty and open to others is refused, and so is one that
+    all users share: closing /tmp, say, would harm everybody."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.stat(path)
     _check_owner(found, path)
@@ -133,7 +133,7 @@ def _read(file: BinaryIO, path: str | Path, max_bytes: int) -> bytes:
     while piece := file.read(1 << 20):
         data += piece
         if len(data) > max_bytes:
-            raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes; no such file is that large", str(path))
+            raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes; expected a smaller file", str(path))
     return bytes(data)
 
 

@@ -1,8 +1,8 @@
-"""Grammars in llguidance's hands: compiled, and followed token by token, in processes of their own.
+"""Grammars compiled by llguidance, and followed token by token, in separate processes.
 
-The library gives no promise on the time and memory of a grammar that a client wrote, neither to compile it nor for a step; its own limits
-are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for a while, and each answer has a copy of
-that process. Enter at `Matchers.open`.
+The library promises no bound on the time and memory of a grammar that a client wrote, neither to compile it nor for a step; its own
+limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for a while, and each answer has
+a copy of that process. Enter at `Matchers.open`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Matchers:
             self._host.start(prototype, Source('%llguidance {}\nstart: "a"\n', {}, {}, {})).release()
 
     def open(self, source: Source, namespace: str = "") -> Task:
-        """A task at the beginning of an answer, which follows `_follow`. Raises UsageError naming the field at fault."""
+        """A task at the beginning of an answer, which runs `_follow`. Raises UsageError naming the field at fault."""
         key = source.key
         if (task := self._copy(key)) is None:
             with self._slots.one(namespace):

@@ -1,8 +1,8 @@
-"""Text from clients, models, files and hubs, made fit for a terminal or a log. All commands print through `say`.
+"""Text from clients, models, files and hubs, made safe for a terminal or a log. All commands print through `say`.
 
-A terminal obeys control characters, and shows a line with bidirectional overrides in another order than it has. Each such
-character becomes its JSON escape, so that a reader sees it and JSON stays JSON. Lone surrogates, of which undecodable file names
-are made, become escapes too: no encoding has them.
+A terminal obeys control characters, and reorders a line that has bidirectional overrides. Each such character becomes its JSON
+escape, so that a reader sees it and JSON stays JSON. Lone surrogates, which stand for undecodable bytes of file names, become
+escapes too: no encoding can write them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def fit_for(stream: TextIO, text: str) -> str:
 
 
 def say(text: object = "", to: TextIO | None = None, end: str = "\n") -> None:
-    """Print something for people, whose parts may be foreign, to a stream (stderr by default)."""
+    """Print text for people, which may quote foreign text, to a stream (stderr by default)."""
     print(printable(text, lines=True), end=end, file=to or sys.stderr, flush=True)
 
 
 def report(text: object = "") -> None:
-    """The same to stdout, for what a command was asked to tell."""
+    """The same to stdout, for the result of a command."""
     say(text, sys.stdout)
 
 

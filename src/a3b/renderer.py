@@ -1,4 +1,4 @@
-"""Prompts by the chat template: short conversations at once, long ones in a process of their own.
+"""Prompts by the chat template: short conversations at once, long ones in a separate process.
 
 A template is a program that runs in Python: a long conversation would keep all other threads waiting, and cannot be stopped. Enter at
 `Renderer.render`.
@@ -36,7 +36,7 @@ class Renderer:
         self._host = Host(RENDER_BYTES, ChatTemplate, *template.arguments)
 
     def render(self, messages: Sequence[Mapping[str, Any]], namespace: str, **kwargs: Any) -> Prompt:
-        """As `ChatTemplate.render`, for somebody of a namespace."""
+        """As `ChatTemplate.render`, for a request of a namespace."""
         if not _is_long((messages, kwargs)):
             return self._template.render(messages, **kwargs)
         with self._slots.one(namespace):

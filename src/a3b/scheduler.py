@@ -52,7 +52,7 @@ class Job:
     label: str = ""  # by which people know the conversation
     persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
     score: Callable[[int, np.ndarray], list[Event]] | None = None  # (place of the first, logits [n, V]) of the prompt's tokens -> events
-    only_reads: bool = False  # over with the prompt
+    only_reads: bool = False  # ends when the prompt is read
     cancelled: threading.Event = field(default_factory=threading.Event)
     # filled while it runs
     match: Match | None = None

@@ -34,12 +34,12 @@ REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  #
 
 
 def how_to_get(name: str) -> str:
-    """What a name of SHAPES is, and the commands that bring its weights here."""
+    """What a name of SHAPES stands for, and the commands that get its weights."""
     repository = REPOSITORIES.get(name)
     if repository is None:
-        return f"{name!r} is a shape to plan and to measure with, nobody trained it: a3b plan {name}, a3b bench speed --shape {name}"
+        return f"{name!r} is a shape for planning and measuring that nobody trained: a3b plan {name}, a3b bench speed --shape {name}"
     packed = f"{name}-packed"
-    return f"{name!r} is known and not here; get it: a3b pull {repository} {name}, then a3b pack {name} {packed}, and give {packed}"
+    return f"{name!r} is known but not here; get it: a3b pull {repository} {name}, then a3b pack {name} {packed}, and give {packed}"
 
 
 def shape(name: str) -> ModelConfig:

@@ -19,7 +19,7 @@ from a3b.tokens.segments import END_OF_TURN
 from a3b.volatile import Dates
 
 END_MARKS = (END_OF_TURN, "<|endoftext|>")  # as text, which some clients leave in the content
-INTERRUPTED = "interrupted"  # so say clients in brackets behind a text that they stopped
+INTERRUPTED = "interrupted"  # what clients write in brackets after a text that they stopped
 
 Message = dict[str, Any]
 Calls = Sequence[tuple[str, str, str]]  # id, name, arguments as canonical JSON
@@ -59,7 +59,7 @@ class Turn:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Turn:
-        """Raises ValueError for what is no turn."""
+        """Raises ValueError if `data` is not a turn."""
         found = json.loads(data)
         try:
             ids, calls = found["ids"], found["calls"]
@@ -73,7 +73,7 @@ class Turn:
             thinking, num = found["thinking"], int(found["thinking_tokens"])
             return cls(tuple(ids), bool(found["closed"]), thinking, num, found["content"], calls, cuts, dates, stops)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"no turn: {error}") from None
+            raise ValueError(f"not a turn: {error}") from None
 
 
 def is_alike(turn: Turn, content: str, calls: Calls, may_lack_text: bool) -> bool:
@@ -133,7 +133,7 @@ def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> 
         thinking = turn.thinking
     whole, part = (turn.thinking, thinking) if in_thinking else (turn.content, content)
     most = len(ours)  # characters that may be kept
-    if whole.startswith(part):  # and white space, where nothing follows that would have to be put behind it
+    if whole.startswith(part):  # and white space, unless something has to follow it
         tail = whole[len(part) :].lstrip()
         most = len(whole) - len(tail) if tail else math.inf
     place = (in_thinking, len(calls))
@@ -146,7 +146,7 @@ def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> 
 
 
 def _without_note(content: str) -> str:
-    """Without what a client put behind the text, in brackets, to say that it was stopped."""
+    """The content without the note in brackets by which a client says that it was stopped."""
     text, _, note = content.rpartition("[")
     return text.rstrip() if note.endswith("]") and INTERRUPTED in note.lower() else content
 

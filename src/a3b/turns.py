@@ -2,7 +2,7 @@
 
 A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was
 sampled goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from
-what is remembered, and nothing of the memory is used. What a client lost of the thinking is no change (`a3b.mangled`), nor is a stop
+what is remembered, and nothing of the memory is used. Thinking that a client lost in part is not a change (`a3b.mangled`), nor is a stop
 string of the request at the end of the content: it follows what was sampled, as text. Which thinking then stays in the prompt is a
 policy. Knows no tokenizer, no template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
@@ -75,7 +75,7 @@ KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budg
 
 
 def _alone(method: Callable) -> Callable:
-    """Not while another thread is in such a method: none of them takes longer the longer a conversation is."""
+    """Lets one thread at a time into such methods; none of them takes longer in a longer conversation."""
 
     @wraps(method)
     def locked(self: Turns, *args: Any, **kwargs: Any) -> Any:
@@ -164,8 +164,8 @@ class Turns:
                 self._drop(key)
 
     def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
-        """The same messages, but calls of one turn in one message, where results of tools stand between them: results after it, in the
-        order of the calls. `messages` as `fit_messages` gives them."""
+        """The same messages, with the calls of one turn in one message where results of tools stand between them; the results follow it
+        in the order of the calls. `messages` as `fit_messages` gives them."""
         self._follow_records()
         out: list[Message] = []
         at = 0
@@ -185,7 +185,7 @@ class Turns:
         return out
 
     def _end_of_parts(self, namespace: str, messages: Sequence[Message], at: int) -> int:
-        """Behind the last part of a turn that begins here and has results between its calls; `at` if none does."""
+        """The end of a turn that begins here and has results between its calls; `at` if there is none."""
         ids = call_ids(messages[at])
         if not ids or not ids[0] or at + 1 == len(messages) or messages[at + 1]["role"] != "tool":
             return at
@@ -277,7 +277,7 @@ class Turns:
         )  # fmt: skip
 
     def _find(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool) -> list[Turn]:
-        """sent: thinking that the client has; only turns with the same will do, or, at a sure place, those that it is left of."""
+        """sent: thinking that the client has; only turns with the same count, or, at a certain place, those of whose it is a remnant."""
         for key in told.keys(content, calls):
             alike = [turn for turn in self._turns(namespace, key) if is_alike(turn, content, calls, may_lack_text)]
             found = by_thinking(alike, sent, told.thought)

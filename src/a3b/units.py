@@ -1,7 +1,7 @@
 """Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
 
-A lone letter counts in 1024s, as llama-server, ollama and docker read it; KB and MB are 1000s and KiB and MiB 1024s. All of these
-raise UsageError, which says what was expected.
+A lone letter counts in 1024s, as llama-server, ollama and docker read it; KB and MB are 1000s and KiB and MiB 1024s.
+Every function raises UsageError that says what was expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+|\d{1,3}(?:_\d{3})+)(\.\d+)?\s*([a-
 
 
 def byte_size(text: str) -> int:
-    """Bytes, 0 included; what is beyond every disk is as much as a number of SQLite can be."""
+    """Bytes; 0 is allowed. A size beyond any disk becomes the largest integer of SQLite."""
     return min(_amount(text, BYTES, "a size, such as 256M, 2GiB or 500MB"), MOST)
 
 

@@ -1,4 +1,4 @@
-"""A3B_* variables of the environment: which there are, how each is read, what holds without it. `a3b.config` reads them."""
+"""The A3B_* environment variables: how each is read, and its default. `a3b.config` reads them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _one_of(*known: str) -> Callable[[str], str]:
     return read
 
 
-VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it is read, and what holds without it
+VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it is read, and its default
     "model": (str, None),  # directory when a command names none
     "context": (token_count, None),  # tokens
     "threads": (_positive, None),  # of the kernels; None: every core this process may use
@@ -52,7 +52,7 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
 class Variables:
     """Variables as attributes, by the names in VARIABLES.
 
-    A value is checked when it is asked for: a malformed one raises UsageError in the commands that use it, and in no other.
+    A value is checked when it is used: a malformed one raises UsageError in the commands that use it, and in no other.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, cache_home: str = "", **given: Any):

@@ -267,7 +267,7 @@ def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo
     if info.dtype == FP8 and config.fp8 is None:
         yield f"tensor {name!r} is {FP8}, but config.json has no quantization_config"
     elif info.dtype == FP8 and (len(shape) == 1 or name.endswith("conv1d.weight")):
-        yield f"tensor {name!r} is {FP8}; expected {', '.join(FLOATS)}, for it is no matrix"
+        yield f"tensor {name!r} is {FP8}; expected {', '.join(FLOATS)}: only a matrix may be {FP8}"
     elif info.dtype == FP8:
         block = config.fp8.block
         wanted = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))

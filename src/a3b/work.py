@@ -1,4 +1,4 @@
-"""Work that somebody waits for: it ends when its client has left, when the server stops, or when it has taken too long.
+"""Work for a client that waits: it ends when the client leaves, when the server stops, or when it takes too long.
 
 Loops whose length a client chooses call `check`. Enter at `in_thread`.
 """
@@ -23,12 +23,12 @@ class Work:
     """One piece of work of one request. `cancel` may come from any thread."""
 
     def __init__(self, what: str, seconds: float):
-        """what: by which the client knows it."""
+        """what: the client's name for it."""
         self._what, self._seconds, self._until = what, seconds, time.monotonic() + seconds
         self._is_cancelled = threading.Event()
 
     def run(self, fn: Callable, *args: Any) -> Any:
-        """fn(*args), in which `check` ends the work. Raises Interrupted, UsageError."""
+        """fn(*args); `check` within it ends the work. Raises Interrupted, UsageError."""
         token = _current.set(self)
         try:
             self.check()
@@ -47,7 +47,7 @@ class Work:
 
 
 async def in_thread(threads: Executor, what: str, seconds: float, fn: Callable, *args: Any) -> Any:
-    """fn(*args) as a piece of work in one of `threads`, told to stop when nobody waits for it any more."""
+    """fn(*args) as a piece of work in one of `threads`, cancelled when nobody waits for it any more."""
     work = Work(what, seconds)
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, work.run, fn, *args)
@@ -56,6 +56,6 @@ async def in_thread(threads: Executor, what: str, seconds: float, fn: Callable, 
 
 
 def check() -> None:
-    """Raises what ends the work that this thread does, if it has to end. Outside of any work it does nothing."""
+    """Raise Interrupted or UsageError if the work of this thread has to end; does nothing outside of any work."""
     if (work := _current.get()) is not None:
         work.check()

@@ -1,6 +1,6 @@
 """Rows of the index as they were written, or not at all: every value of every column may be wrong.
 
-A row is sealed with a checksum of its values and their types. The checksum is no secret, so values are checked as well: nothing here
+A row is sealed with a checksum of its values and their types. The checksum is not secret, so values are checked as well: nothing here
 may make a reader loop, overflow or ask for memory.
 """
 

@@ -1,7 +1,7 @@
 """What each namespace may hold when together they want more than there is.
 
 Each of N namespaces in use is sure of the N-th part of the room, and may hold what the others leave. When room is needed, whoever
-was not in use for long gives first, whatever it holds. After that only those give that hold more than their share: who holds most,
+has been idle for long gives first, whatever it holds. After that only those give that hold more than their share: who holds most,
 as long as it has more than one thing to lose, else who was used longest ago. So nobody loses for another's sake what is within its
 share, and of very many the last ones used keep something. Knows no snapshots and no files.
 """

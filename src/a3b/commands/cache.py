@@ -33,7 +33,7 @@ def run(args: Namespace) -> int:
 
 
 def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
-    """The same in the directories of all models; a most of bytes is shared among them as they share the disk."""
+    """The same in the directories of all models; --max-bytes is divided among them as they share the disk."""
     held, status = {}, 0
     for directory in directories:
         try:
@@ -53,9 +53,9 @@ def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
         return status
     if args.action == "forget" and args.id:
         ids = [(directory, id) for directory, (*_, ids) in held.items() for id in ids if id.hex().startswith(args.id.lower())]
-        directories = [directory for directory, _ in ids] or directories[:1]  # which of several is told there
+        directories = [directory for directory, _ in ids] or directories[:1]  # in_one says what is wrong
         if len(ids) > 1 and len(set(directories)) > 1:
-            raise UsageError(f"{args.id[:40]}: {len(ids)} begin so; give more digits")
+            raise UsageError(f"{args.id[:40]}: the ids of {len(ids)} begin so; give more digits")
         return in_one(args, directories[0])
     total = sum(num for num, *_ in held.values())
     for directory in directories:
@@ -171,7 +171,7 @@ def forget(args: Namespace, index: Index) -> int:
         return 0
     found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]
     if len(found) != 1:
-        many = f"{len(found)} begin so; give more digits" if found else "no such session; 'a3b cache list' shows them"
+        many = f"the ids of {len(found)} begin so; give more digits" if found else "no such session; 'a3b cache list' shows them"
         raise UsageError(f"{args.id[:40]}: {many}")
     gone = index.remove(index.session(found[0]), with_records=True)
     report(f"{index.directory}: {len(gone)} entries forgotten")

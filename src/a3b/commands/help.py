@@ -1,4 +1,4 @@
-"""`a3b help [COMMAND ...]`: the same as --help behind the command."""
+"""`a3b help [COMMAND ...]`: the same as --help after the command."""
 
 from __future__ import annotations
 

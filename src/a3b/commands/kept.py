@@ -1,6 +1,6 @@
-"""The conversation at hand as `a3b chat` keeps it: what to go on with, what to write down, what to show of it.
+"""The present conversation of `a3b chat`: what it goes on from, what is written down, what is shown of it.
 
-Keeping never stops a chat: what cannot be written is said once. Enter at `Kept.of`.
+Keeping never stops a chat: a failure to write is reported once. Enter at `Kept.of`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Kept:
         return kept
 
     def resume(self, id: str, dialogue: Dialogue) -> None:
-        """Leave the conversation at hand for another one."""
+        """Leave this conversation for another one."""
         if self.transcript and self.transcript.id.startswith(id):
-            raise UsageError(f"/resume {id[:60]}: that is the conversation at hand")
+            raise UsageError(f"/resume {id[:60]}: this is that conversation")
         before, found = self.transcript, self.transcripts.resume(id, self.model, self.identity)
         self.transcript = found
         try:

@@ -1,4 +1,4 @@
-"""argparse as users meet it here: one line for each mistake, with the nearest thing that exists, and examples in the help.
+"""argparse with one line for each mistake, the nearest known name, and examples in the help.
 
 Enter at `Parser`. The functions are types of arguments: they take the text of one and raise ArgumentTypeError.
 """
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(brief(f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'")) + "\n")
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
-        """Unlike argparse's, lets a failure to write be known."""
+        """Unlike argparse's, does not hide a failure to write."""
         if message:
             (file or sys.stderr).write(printable(message, lines=True))
 

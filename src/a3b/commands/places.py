@@ -1,7 +1,7 @@
 """Where sessions lie: `serve` chooses a directory for its model, `cache` finds them all.
 
 Below `sessions` each model has a directory of its own, and one more for each further server of the same model at the same time, named
-by its port. A directory from before, with the index in `sessions` itself, goes on being used by the first server that starts.
+by its port. An index in `sessions` itself, from an earlier version, is still used by the first server that starts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def name_of(model: str | None) -> str:
 
 
 def places(root: Path, name: str, port: int) -> Iterator[Path]:
-    """In the order in which a server takes the first that no other has: the one that its port had before, the model's, a new one."""
+    """Candidates, of which a server takes the first that no other has: the one that its port had before, the model's, a new one."""
     own = root / f"{name}.{port}"
     if port and own.is_dir():
         yield own

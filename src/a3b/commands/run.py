@@ -56,7 +56,7 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
 
 
 def prompt_of(given: str | None, model: str | None, timeout_s: float) -> str:
-    """The words given, a blank line and the text on stdin; each alone if there is no other."""
+    """The words given, a blank line and the text on stdin; either alone if there is no other."""
     if given in (None, "-"):
         text = piped_text()
         if text.strip():

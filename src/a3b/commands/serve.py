@@ -36,7 +36,7 @@ from a3b.turns import Turns
 
 MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
 LEAST_CACHE = 256 << 20
-SWITCH_S = 0.001  # that a thread which prepares a request keeps the one that computes from Python
+SWITCH_S = 0.001  # for which a thread that prepares a request may hold up the one that computes
 GRACE_S = 3  # for answers that are being written when the server is told to stop
 OWN_FILES = 256  # files that the process needs beside connections
 HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9a-f:.]+)")  # with or without a port
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
     args.host, args.port = args.host or args.runtime.host, args.runtime.port if args.port is None else args.port
     settings, gate = app_settings(args), Gate(limits(args))
     check_policy(args.preserve_thinking)
-    load_config(resolve(args.model), args.context)  # what is wrong with the model is told before anything is taken or made
+    load_config(resolve(args.model), args.context)  # a wrong model is refused before anything is taken or made
     trace = opened(args.trace) if args.trace else None
     sys.setswitchinterval(SWITCH_S)
     sock = bound(args.host, args.port)

@@ -36,9 +36,9 @@ class Outcome:
 
 @contextlib.contextmanager
 def all_written(name: str) -> Iterator[Outcome]:
-    """Write out stdout at the end, and say in one line on stderr if that, or the body, cannot write: status 1.
+    """Flush stdout at the end; if that or the body cannot write, say so in one line on stderr: status 1.
 
-    A reader that went away, as `head` does, is no failure: status 0."""
+    A reader that has left, as `head` does, is not a failure: status 0."""
     outcome = Outcome()
     try:
         try:

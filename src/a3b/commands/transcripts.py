@@ -1,7 +1,7 @@
 """Conversations of `a3b chat` on disk, so that one can go on later: append-only, a JSON object in each line.
 
-A file begins with what the conversation is of (model, system prompt). A question is a line of its own before its answer, and an
-answer is one with the ids that were sampled, so a process that is killed loses the answer it was writing and nothing else.
+The first line has the model and the system prompt, each question a line before its answer, each answer a line with the sampled ids. So a
+process that is killed loses the answer it was writing and nothing else.
 Directory and files are this user's alone. Enter at `Transcripts`.
 """
 
@@ -101,7 +101,7 @@ class Transcripts:
         read or is open elsewhere."""
         found = [path for path in self._paths() if path.stem.startswith(id)] if id else []
         if len(found) != 1:
-            why = f"{len(found)} conversations begin so; give more of it" if found else "no such conversation"
+            why = f"the ids of {len(found)} conversations begin so; give more of it" if found else "no such conversation"
             raise UsageError(f"--resume {id[:60]!r}: {why}; 'a3b chat --resume' lists them")
         return self._open(found[0], model, identity)
 
@@ -177,7 +177,7 @@ def _read(path: Path, handle: int, data: bytes) -> Transcript:
     lines = data.split(b"\n")[:-1]
     head = _as_head(_as_object(lines[0])) if lines else None
     if head is None:
-        raise StoreError(f"{path}: line 1 is not that of a conversation of this version; begin a new one: a3b chat")
+        raise StoreError(f"{path}: line 1 is not the head of a conversation of this version; begin a new one: a3b chat")
     transcript = Transcript(path, handle, head)
     for number, line in enumerate(lines[1:], 2):
         record = _as_object(line)

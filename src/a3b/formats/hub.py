@@ -123,7 +123,7 @@ class Hub:
     def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:
         parts = path.split("/") if isinstance(path, str) else []
         if not parts or len(path) > MAX_PATH or not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
-            raise DownloadError(f"{self.repo}: holds a file called {str(path)[:80]!r}, which is no name to write under")
+            raise DownloadError(f"{self.repo}: holds a file called {str(path)[:80]!r}, which cannot be written under that name")
         algorithm = next((name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)), None)
         if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
             raise DownloadError(f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified")

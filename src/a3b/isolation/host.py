@@ -1,4 +1,4 @@
-"""The server's side of work in processes of their own. Enter at `Host.start`."""
+"""The server's side of work in separate processes. Enter at `Host.start`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Task:
         return not self._is_open or has_input(self._conversation.socket, seconds)
 
     def receive(self, seconds: float) -> Any:
-        """The next message of the task. Raises TaskKilled, also when it takes longer; whoever is told to stop meanwhile stops."""
+        """The next message of the task. Raises TaskKilled, also when it takes longer, and what `work.check` raises."""
         until = time.monotonic() + seconds
         while not self.is_ready(work.LOOK_S):
             work.check()

@@ -86,7 +86,7 @@ def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
 
 
 def limit_memory(growth: int) -> None:
-    """Let this process have `growth` bytes of address space more than it has now, and be the first that a full machine ends."""
+    """Let this process have `growth` bytes of address space more than it has now, and be the first to be killed when memory runs out."""
     with open("/proc/self/statm", "rb") as file:
         limit = int(file.read().split()[0]) * resource.getpagesize() + growth
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -103,7 +103,7 @@ def main(fd: int) -> None:
     control = socket.socket(fileno=fd)
     setup, args, growth = Conversation(control).receive()
     shared = setup(*args)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics and failed allocations of libraries are told by our own errors
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics and failed allocations of libraries are reported by our own errors
     running: dict[int, int] = {}
     while True:
         if has_input(control, TICK_S if running else None):

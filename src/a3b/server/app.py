@@ -110,7 +110,7 @@ class _Paths:
         self.routes = routes
 
     def name(self, path: str) -> str:
-        """The path of the route; "other" for what is none, so that there are not as many names as clients can think of."""
+        """The path of the route; "other" for any other path, so that clients cannot make up names without end."""
         return next((route.path for route in self.routes if route.path_regex.fullmatch(path)), "other")
 
     def hint(self, path: str) -> str:
@@ -118,7 +118,7 @@ class _Paths:
 
 
 class _Pages(CORSMiddleware):
-    """Answers browsers that ask whether a page may ask; what it refuses never comes to the door, so it is told here."""
+    """Answers preflight requests of browsers; one that it refuses never reaches the door, so it is logged here."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -130,7 +130,7 @@ class _Pages(CORSMiddleware):
 
 
 class _Door:
-    """The middleware. Everything that goes wrong behind it is answered here."""
+    """The middleware. Everything that goes wrong further in is answered here."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, paths: _Paths):
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
@@ -188,7 +188,7 @@ class _Door:
         await response(scope, visit.receive_next, visit.send)
 
     def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
-        """Of the key that came along. Raises Refusal if it is none of ours."""
+        """That of the key in the request. Raises Refusal if there is none, or it is not one of ours."""
         if not self.keys or path in OPEN_PATHS:
             return ""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

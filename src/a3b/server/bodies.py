@@ -15,11 +15,11 @@ from a3b.server.limits import RETRY_AFTER_S, Limits
 from a3b.server.wire import Refusal
 
 CLOSE = {"connection": "close"}
-AT_ONCE_S = 0.1  # a body that is there as soon as its header needs no place
+AT_ONCE_S = 0.1  # a body that comes with its header needs no place
 
 
 class Bodies:
-    """Of one server."""
+    """All bodies of one server that are still coming."""
 
     def __init__(self, limits: Limits, max_bytes: int):
         """max_bytes: of one body."""

@@ -34,7 +34,7 @@ from a3b.server.openai import Call
 from a3b.server.wire import Fields, Known, Refusal, Service, is_token_id
 
 MAX_ANSWERS = 128
-MAX_SCORES = 1 << 19  # characters or ids of prompts, times what is told of each
+MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = Known(
     read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),

@@ -1,8 +1,8 @@
 """Connections: how many there may be, how long a request may take to arrive, and how each ends, over uvicorn's protocol of HTTP/1.1.
 
-What uvicorn lacks: time-outs while a header comes; answers to clients that closed their sending side; refusals that also a client
-which is still sending gets to read (the answer, then the end of the stream, then what still comes is thrown away for a while, as closing
-at once would reset the connection); a share for each address. Bodies are timed in `a3b.server.bodies`. Enter at `config_of`.
+What uvicorn lacks: time-outs for headers; answers to clients that closed their sending side; refusals that reach a client which is
+still sending (the answer, then the end of the stream, then what still comes is thrown away for a while, because closing at once would
+reset the connection); a share for each address. Bodies are timed in `a3b.server.bodies`. Enter at `config_of`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Gate:
         return Connection(self, **parts)
 
     def admit(self, connection: Connection) -> str:
-        """Why it must leave again, or nothing. Those that ask nothing leave first, the longest waiting before others."""
+        """Why the connection is refused, "" if it is not. To make room, the one that has asked nothing for longest is cut."""
         self.connections[connection] = None
         self.peers[connection.peer] += 1
         self._look_soon(connection.loop)
@@ -224,7 +224,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         error = self.parser.error
-        self._refuse(error.error_status_hint if error else 400, f"no request of HTTP/1.1: {error or msg}", "invalid_request_error")
+        self._refuse(error.error_status_hint if error else 400, f"not a request of HTTP/1.1: {error or msg}", "invalid_request_error")
 
     def shutdown(self) -> None:
         if self.phase in BUSY:
@@ -290,7 +290,7 @@ class Connection(H11Protocol):
         self.wire.abort()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """What is wrong before there is a request, or within its framing."""
+        """Answer what is wrong before there is a request, or with its framing."""
         logger.info("%s", request_line("-", "-", "-", status, None, self.loop.time() - self.since, f"{message} (from {self.peer})"))
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -357,7 +357,7 @@ class _Parser(h11.Connection):
 
 
 class _Patient:
-    """The transport as uvicorn has it: closing it is the connection's affair."""
+    """The transport as uvicorn has it: closing it is left to the connection."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection):
         self._transport, self._connection = transport, connection

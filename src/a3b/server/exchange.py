@@ -104,7 +104,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _finite(text: str) -> float:
@@ -117,7 +117,7 @@ def _finite(text: str) -> float:
 
 
 def refusal_of(error: Exception, id: str) -> Refusal:
-    """Any exception as what the client is told; one that nobody foresaw goes to the log, under the id of the request."""
+    """What the client gets for any exception; an unexpected one is logged under the id of the request."""
     match error:
         case Refusal():
             return error

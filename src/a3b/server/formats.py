@@ -1,4 +1,4 @@
-"""The form that a request asks its answer to have: one JSON schema, in the words of all the servers and clients that have some.
+"""The schema that a request asks its answer to follow, in any of the fields that servers and clients have for it.
 
 A form that is not implemented is refused by its name; two that differ are refused too. Enter at `read_schema`.
 """
@@ -23,7 +23,7 @@ _OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pa
 
 
 def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | None]] = ()) -> Mapping[str, Any] | None:
-    """The schema of the answer, None if none is asked for. own: further fields that said it, by name, and what they said."""
+    """The schema of the answer, None if none is asked for. own: what other fields say, by their names."""
     fields.refuse(UNSUPPORTED)
     given = [*own, ("response_format", _response_format(fields)), ("json_schema", _unwrapped(fields, "json_schema")),
              ("guided_json", _schema_or_text(fields, "guided_json")), ("structured_outputs", _structured_outputs(fields)),
@@ -31,7 +31,7 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
     found = [(name, schema) for name, schema in given if schema is not None]
     for name, schema in found[1:]:
         if schema != found[0][1]:
-            raise Refusal(400, f"{name}: another form of the answer than {found[0][0]}; expected one of the two", field=name)
+            raise Refusal(400, f"{name}: asks for another form than {found[0][0]}; give one of the two", field=name)
     return found[0][1] if found else None
 
 

@@ -21,7 +21,7 @@ REASON_LEN = 240  # characters
 
 
 class Lines(logging.Formatter):
-    """TIME MESSAGE, with the level from warnings on. What a message cannot do is begin a line: the rest of a long one is indented."""
+    """TIME MESSAGE, with the level from warnings on. Later lines of a message are indented: no message can look like another."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = printable(super().format(record), lines=True).replace("\n", "\n    ")
@@ -45,7 +45,7 @@ def request_line(id: str, method: str, path: str, status: int, tokens: tuple[int
 
 
 class _Watched:
-    """A service that tells the log how far long prompts are."""
+    """A service that logs how far long prompts have been read."""
 
     def __init__(self, service: Service):
         self._service = service

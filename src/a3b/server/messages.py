@@ -200,7 +200,7 @@ class _History:
         if seal:
             opened = self.seals.open(seal, self.namespace, text)
             if opened is None:
-                self.warnings.append(f"{block.where}: thinking left out: its signature is not of this server, for this key and text")
+                self.warnings.append(f"{block.where}: thinking left out: its signature is not one of this server for this key and text")
                 return
             text = opened.text
             turn.setdefault("turn", opened.turn)
@@ -367,7 +367,7 @@ class _Answer:
             yield from self._delta("thinking", "thinking_delta", "")
 
     def keep(self) -> None:
-        """As the last of a thread: what continues it may come as soon as the end of the answer is told."""
+        """Keep the answer for its thread, before its end is sent: the client may continue it at once."""
         if self.asked.is_thread:
             self.threads.put(self.asked.request.namespace, self.id, self.asked.whole, self.content)
 

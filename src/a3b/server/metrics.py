@@ -15,7 +15,7 @@ BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)  # seconds
 
 
 class Metrics:
-    """All numbers of one server, in a registry of its own."""
+    """All numbers of one server, in its own registry."""
 
     def __init__(self, service: Service, gate: Gate | None = None):
         self.service, self.gate = service, gate
@@ -26,7 +26,7 @@ class Metrics:
         self.registry.register(self)
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """path: of a route; never one that a client made up, of which there is no end."""
+        """path: that of a route, never one that a client made up: their number has no bound."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 

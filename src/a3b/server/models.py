@@ -59,7 +59,7 @@ def routes(api: Api) -> list[Route]:
         else:
             raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
         if len(ids) > MAX_IDS:
-            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. Ask for their number by count_tokens")
+            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. count_tokens gives their number")
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
     async def detokenize(http: HttpRequest) -> Response:

@@ -1,4 +1,4 @@
-"""A schema as the grammar's compiler can enforce it: what says the same in other words is rewritten, what cannot be enforced is reported.
+"""A schema as the grammar's compiler can enforce it: some keywords are rewritten, what cannot be enforced is reported.
 
 Owns the list of keywords that the compiler knows. A report refuses a strict schema by its path; of others it becomes a note, and the
 keyword is left out: whoever runs the tool checks it. Expects a valid schema (`tokens/validity.py`). Enter at `Report` and `enforceable`.
@@ -53,7 +53,7 @@ class Report:
 
 
 def enforceable(schema: Any, root: Any, report: Report) -> Any:
-    """The schema with definitions of its own; `root` is what its references start from."""
+    """The schema with its own `$defs`; `root` is what its references start from."""
     return _Rewriter(root, report).document(schema)
 
 
@@ -134,7 +134,7 @@ class _Rewriter:
             if is_simple(pattern):
                 found[plain(pattern)] = self.schema(child, f"{step}.{pattern}")
             else:
-                self.report.at(step, pattern[:100], ": no pattern for names that can be enforced")
+                self.report.at(step, pattern[:100], ": a pattern for names that cannot be enforced")
         return found
 
     def _one_of(self, schema: Mapping[str, Any], path: str, step: str) -> dict[str, Any]:

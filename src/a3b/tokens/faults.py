@@ -50,7 +50,7 @@ def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | N
             raise UsageError(f"{where}[{index}]: expected an object, found {_kind(tool)}")
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise UsageError(f"{where}[{index}].function.name: missing or no text; expected {{\"type\": \"function\", \"function\": "
+            raise UsageError(f"{where}[{index}].function.name: missing or not text; expected {{\"type\": \"function\", \"function\": "
                                     '{"name": ..., "parameters": {...}}}')  # fmt: skip
     return list(tools)
 
@@ -85,7 +85,7 @@ def _call_fault(calls: Any) -> tuple[str, str] | None:
     for index, call in enumerate(calls):
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            return f".tool_calls[{index}]", "no call; expected an object with function.name and function.arguments"
+            return f".tool_calls[{index}]", "not a call; expected an object with function.name and function.arguments"
         if not isinstance(function.get("arguments", {}), Mapping):
             found = _kind(function["arguments"])
             return f".tool_calls[{index}].function.arguments", f"{found}; templates expect an object (--fit parses JSON text)"

@@ -135,7 +135,7 @@ def answer_grammar(schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]]) -> Grammar:
-    """What may follow a `<tool_call>` that the model wrote of its own accord: text that is no call, a call of a strict tool to its end,
+    """What may follow a `<tool_call>` that the model wrote of its own accord: text that is not a call, a call of a strict tool to its end,
     or the name of another tool and anything. Raises UsageError for what no grammar can be made of."""
     lines = _Lines()
     lines.add(r"PROSE: /[ \t\r\n]*[^ \t\r\n<{\[](?s:.*)/")
@@ -170,7 +170,7 @@ def _json(schema: Any) -> str:
 
 def declared_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], bool]]:
     """Names of tools -> (their parameters' schema, whether it is strict). Raises UsageError for a name that cannot be called, and for
-    what is no schema of an object."""
+    parameters that are not the schema of an object."""
     declared = {}
     for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None

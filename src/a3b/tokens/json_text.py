@@ -12,7 +12,7 @@ from typing import Any
 
 from a3b import work
 
-MAX_DEPTH = 100  # of values in values; what handles them further on calls itself
+MAX_DEPTH = 100  # of values in values; later steps are recursive
 MAX_VALUES = 200_000
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 

@@ -17,7 +17,7 @@ _ESCAPE = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\"", re.DOTALL)
 
 
 def loads(text: str, bounded: bool = False) -> Any:
-    """`json.loads` for text from a model: NaN, infinities and too deep nesting are ValueErrors, a line break in a string is none.
+    """`json.loads` for text from a model: NaN, infinities and nesting that is too deep raise ValueError; a string may hold a line break.
 
     Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number beyond all floats becomes the last of them.
     """

@@ -1,5 +1,5 @@
-"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: refused, one would
-end the conversation of an agent, as it stays in all that follows. Enter at `media_in`.
+"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: a refusal would
+end the conversation of an agent, because results stay in all later requests. Enter at `media_in`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NAMES = {form.format(kind): kind for kind in (*SEEN, *FILES)
 
 
 def media_in(part: Any) -> str | None:
-    """What a part of a tool's output holds that is no text: image, audio, video, file, document; None for text and for data."""
+    """What a part of a tool's output holds that is not text: image, audio, video, file, document; None for text and for data."""
     if not isinstance(part, Mapping):
         return None
     kind = part.get("type")

@@ -31,15 +31,15 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]|[^\x00-\x7f]")
 
 
 class PatternError(UsageError):
-    """No regular expression at all."""
+    """Not a regular expression at all."""
 
 
 def check_pattern(pattern: str, where: str) -> None:
-    """Raises UsageError for what is no regular expression; not for one that has no translation."""
+    """Raises UsageError if `pattern` is not a regular expression; not if it only has no translation."""
     try:
         _translated(pattern)
     except PatternError as error:
-        raise UsageError(f"{where}: pattern {pattern[:100]!r}: no regex: {error}; expected a regular expression") from None
+        raise UsageError(f"{where}: pattern {pattern[:100]!r}: not a regex: {error}; expected a regular expression") from None
     except UsageError:
         pass
 
@@ -187,7 +187,7 @@ _YMD = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
 _IPV4 = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _H = "[0-9A-Fa-f]{1,4}"
-_IPV6 = "|".join(  # eight groups, or n before :: and at most 7 - n behind it
+_IPV6 = "|".join(  # eight groups, or n before :: and at most 7 - n after it
     [f"(?:{_H}:){{7}}{_H}", *(f"{f'(?:{_H}:){{{n - 1}}}{_H}' if n else ''}::(?:(?:{_H}:){{0,{6 - n}}}{_H})?" for n in range(7)),
      f"(?:{_H}:){{6}}{_H}::"]
 )  # fmt: skip

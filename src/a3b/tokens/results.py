@@ -127,7 +127,7 @@ class _Pairing:
             self.dropped.add(again)
             self._warn(f"result {self._of(again)}: sent twice; the second is left out")
         else:
-            self._warn(f"result {self._of(again)}: differs from an earlier one of that call; kept after the others")
+            self._warn(f"result {self._of(again)}: differs from an earlier result of that call; kept after the others")
 
     def _by_name(self, results: Sequence[int]) -> list[int]:
         free: dict[str, deque[int]] = defaultdict(deque)
@@ -162,7 +162,7 @@ class _Pairing:
         return left
 
     def _missing(self, call: Call) -> Message:
-        self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent; the model is told so")
+        self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent; the model is told")
         return {"role": "tool", "content": NO_RESULT, NO_RESULT_KEY: True}  # goes by its place: an id may be that of two calls
 
     def _of(self, i: int) -> str:

@@ -232,7 +232,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if attribute is not None:
             items = [self.getitem(item, attribute) for item in items]
         if not all(isinstance(item, int | float) for item in (start, *items)):
-            raise LimitReached("sum of what are no numbers")
+            raise LimitReached("sum of values that are not numbers")
         return sum(items, start)
 
     def _length(self, value: Any) -> int:

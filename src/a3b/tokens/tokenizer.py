@@ -101,11 +101,11 @@ class Tokenizer:
                         self.token_bytes(token_id)
                     ids.extend(replayed)
                 case _:
-                    raise TokenizerError(f"prompt: {type(segment).__name__} is no segment; expected Control, Text or Replay")
+                    raise TokenizerError(f"prompt: {type(segment).__name__} is not a segment; expected Control, Text or Replay")
         return ids
 
     def _extend(self, ids: list[int], text: str, most: int | None) -> None:
-        """Put the ids of a text behind those that are there."""
+        """Append the ids of a text."""
         if len(text) > MAX_TEXT:
             raise UsageError(f"text: {len(text):,} characters; expected at most {MAX_TEXT:,}")
         rest = len(text)  # characters, each a byte at least

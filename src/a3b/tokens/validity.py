@@ -42,9 +42,9 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         bool(kinds_of_names(one)) for one in (value if isinstance(value, list) else [value])), "the name of a type, or a list of them"),
     "required": (lambda value: _is_names(value) or isinstance(value, bool), "a list of names"),  # draft 3: true
     "enum": (lambda value: isinstance(value, list), "a list of values"),
-    "pattern": (lambda value: isinstance(value, str), "a text"),
-    "format": (lambda value: isinstance(value, str), "a text"),
-    "$ref": (lambda value: isinstance(value, str), "a text"),
+    "pattern": (lambda value: isinstance(value, str), "text"),
+    "format": (lambda value: isinstance(value, str), "text"),
+    "$ref": (lambda value: isinstance(value, str), "text"),
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     **dict.fromkeys(("minimum", "maximum"), (_is_number, "a number")),

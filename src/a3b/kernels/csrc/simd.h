@@ -409,7 +409,7 @@ inline float largest_size(F x) {  // of sizes: NaN before infinity before number
 }
 #endif
 
-// x, or NaN if it is not finite: an infinity would vanish behind the next norm, sigmoid or softmax.
+// x, or NaN if it is not finite: an infinity would vanish in the next norm, sigmoid or softmax.
 inline F finite_or_nan(F x) { return fma(x, zero(), x); }
 inline float finite_or_nan(float x) { return x * 0.0f + x; }
 
