@@ -157,7 +157,7 @@ class NoCalls:
 class Calls:
     """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
 
-    Free text needs no mask. After a `<tool_call>` the grammar also knows text that is no call: an answer may speak of the tag. The
+    Free text needs no mask. After a `<tool_call>` the grammar also allows text that is not a call: an answer may speak of the tag. The
     arguments of a tool that is not strict are free, since they may hold anything, calls and their tags among it: the parser finds
     their end, and what follows them in the envelope is its end. Without parallel calls the turn ends after the first."""
 

@@ -184,7 +184,7 @@ def _copy(conversation: Conversation, matcher: llguidance.LLMatcher) -> None:
 
 
 def _follow(conversation: Conversation, parent: Conversation, matcher: llguidance.LLMatcher) -> None:
-    """Tokens in, for each of them (and at first) the state behind it out."""
+    """Tokens in, for each of them (and at first) the state after it out."""
     parent.socket.close()
     with suppress(EOFError, ConnectionError):
         conversation.send(_state(matcher))

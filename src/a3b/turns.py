@@ -287,7 +287,7 @@ class Turns:
         return []
 
     def _find_ended(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
-        """Turns of which the content is one and a stop string of its request."""
+        """Turns whose content the client sent with a stop string of their request after it."""
         turns = [] if calls else self._turns(namespace, told.ended_key())
         found = [turn for whole in turns if (turn := as_ended(whole, content, spell))]
         return by_thinking(found, sent, told.thought)

@@ -29,7 +29,7 @@ from a3b.server.wire import FILLER
 BACKLOG = 128  # connections that are accepted in one turn of the event loop
 TURN_EVENTS = 32  # of HTTP that a connection may make of what it has read, before others have their turn
 DATA_EVENTS, EVENT_BYTES = 10_000, 64  # a body may come in so many pieces, and in one more for each so many bytes
-MOST_REFUSED = 64  # connections over the limit that are told so; others are cut
+MOST_REFUSED = 64  # connections over the limit that get an answer; others are cut
 SWEEP_S, FAST_SWEEP_S = 0.5, 0.1
 BUSY = ("answer", "body")
 

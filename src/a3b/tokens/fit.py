@@ -11,7 +11,7 @@ thing:
 * Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
   `reasoning_content`.
 * Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP
-  writes it. Arguments that are not a JSON object are kept whole under the key "arguments". What is no call at all becomes text of the
+  writes it. Arguments that are not a JSON object are kept whole under the key "arguments". What is not a call at all becomes text of the
   message.
 * Results of tools stand beside their calls (`tokens/results.py`).
 * System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
