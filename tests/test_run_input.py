@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -163,9 +162,8 @@ def test_a_pipe_adds_its_text_and_an_unreadable_or_closed_stdin_adds_none():
 
 def test_a_pipe_that_is_never_written_is_refused_in_time_and_not_waited_for_forever():
     reader, writer = os.pipe()
-    began = time.monotonic()
     done = run("hello", "--stdin-timeout", "0.2", stdin=reader)
     assert done.returncode == 2 and b"nothing came in 0.2 s" in done.stderr and b"</dev/null" in done.stderr
-    assert time.monotonic() - began < 50 and not done.stdout
+    assert not done.stdout
     assert prompt_tokens(run("hello", "--stdin-timeout", "0", stdin=reader)) > 0
     os.close(reader), os.close(writer)

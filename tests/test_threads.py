@@ -142,7 +142,8 @@ def test_what_is_no_thread_is_refused_by_name(thread):
 
 
 def test_a_thread_that_is_null_is_none():
-    Server().send("one", thread=None)
+    server = Server()
+    server.send("two", thread=after(server.send("one", thread=None)["id"]), status=404)
 
 
 def test_tokens_of_a_thread_are_counted_and_nothing_is_kept():
