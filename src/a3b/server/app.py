@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from a3b.server import chat, completions, messages, models, responses
+from a3b.server import chat, completions, messages, models, responses, tokenizing
 from a3b.server.bodies import Bodies, Body, too_large
 from a3b.server.connections import Gate, peer_of
 from a3b.server.exchange import Api, error_body, log_unexpected, refusal_of
@@ -36,7 +36,7 @@ from a3b.server.seals import Seals
 from a3b.server.stored import ResponseStore
 from a3b.server.wire import Refusal, Service, json_response
 
-APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes)
+APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health",)  # need no key
 HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
