@@ -10,9 +10,10 @@ import pytest
 SLOW = {  # files whose tests start servers and commands, or compute for seconds: `make quick` leaves them out
     f"test_{name}.py"
     for name in (
-        "agreement bench bounds chat_history cli clients command_errors completion connections constrain_auto cutting eval_quality "
-        "fuzz_readers importance json_arguments matcher native native_model not_finite not_finite_served pack_gguf packing peers "
-        "pipes_for_files plan pull random_weights restoring run_input serve serve_options service_trouble template_sandbox terminal_output"
+        "agreement bench bounds chat_history cli clients command_errors completion connections constrain_auto "
+        "constrain_calls cutting drift eval_quality fuzz_readers gguf importance json_arguments matcher native "
+        "native_model not_finite not_finite_served pack_gguf packing peers pipes_for_files plan pull random_weights "
+        "restoring run_input safetensors serve serve_options service_trouble template_sandbox terminal_output "
     ).split()
 }
 
