@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -230,16 +231,14 @@ def test_a_server_told_to_stop_ends_beside_heavy_work(tmp_path):
     command = [sys.executable, "-m", "a3b.cli", "serve", "--no-persist", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, closing_kill(process):
         port = next(int(line.split("/v1")[0].rsplit(":", 1)[1]) for line in process.stderr if "/v1" in line)
-        threads = [threading.Thread(target=_post, args=(port, path, body)) for path, body in bodies.items()]
-        for thread in threads:
-            thread.start()
-        while _running(port) < len(bodies) + 1:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            replies = [threads.submit(_post, port, path, body) for path, body in bodies.items()]
+            while _running(port) < len(bodies) + 1:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
         assert process.returncode == 0
+        assert all("error" in json.loads(reply.result()) or "input_tokens" in reply.result() for reply in replies)
 
 
 @contextmanager
@@ -250,12 +249,12 @@ def closing_kill(process: subprocess.Popen) -> Iterator[None]:
         process.kill()
 
 
-def _post(port: int, path: str, body: dict) -> None:
+def _post(port: int, path: str, body: dict) -> str:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
     try:
-        urllib.request.urlopen(request, timeout=120).read()
-    except OSError:
-        pass
+        return urllib.request.urlopen(request, timeout=120).read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
 
 
 def _running(port: int) -> float:

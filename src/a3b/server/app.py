@@ -6,6 +6,7 @@ log and counts. `a3b.server.connections` has what is below a request. Knows no m
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -25,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from a3b.errors import OverloadedError
 from a3b.server import chat, completions, messages, models, responses, tokenizing
 from a3b.server.bodies import Bodies, Body, too_large
 from a3b.server.connections import Gate, peer_of
@@ -149,8 +151,10 @@ class _Door:
             visit.status, visit.reason = CLIENT_GONE, "the client left"
         except Exception as error:
             await self._explain(scope, visit, error)
-        except BaseException:  # the server stops
-            visit.status, visit.reason = CLIENT_GONE, "the server stops"
+        except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
+            if not visit.status:
+                await self._explain(scope, visit, OverloadedError("the server is shutting down; try another or wait for it to be back"))
+            visit.status, visit.reason = visit.status or CLIENT_GONE, "the server stops"
             raise
         finally:
             if visit.body is not None:
