@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -13,8 +16,8 @@ from constraints import END, TOKENIZER, shape, tool
 
 from a3b import matcher
 from a3b.constrain import Grammars
-from a3b.errors import Interrupted, UsageError
-from a3b.isolation.host import Host, TaskKilled
+from a3b.errors import Interrupted, OverloadedError, UsageError
+from a3b.isolation.host import Host, TaskKilled, TaskNotStarted
 from a3b.isolation.worker import processor_limit
 from a3b.requests import Request
 from a3b.work import Work
@@ -65,6 +68,62 @@ def test_a_copy_is_at_the_same_place_and_goes_its_own_way(grammars):
     assert (first.mask() == before).all()
     first.accept(int(before.argmax()))
     assert (second.mask() == before).all() and (second.copy().mask() == before).all()
+
+
+def test_answers_that_begin_together_all_have_a_grammar(grammars):
+    def first_tokens(number: int) -> int:
+        return int(grammars.of(Request(schema={"enum": [f"value {number // 4}"]}, namespace=str(number % 2))).mask().sum())
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(first_tokens, range(80)))
+
+
+def test_a_process_that_ends_before_it_compiles_is_not_the_fault_of_the_schema():
+    grammars = Grammars(TOKENIZER)
+    grammars.of(SAFE)
+    host = grammars._matchers._host
+    running = host._process
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert grammars.of(Request(schema={"enum": ["after"]})).mask().any()
+    os.kill(host._process.pid, signal.SIGSTOP)
+    killer = threading.Timer(0.2, os.kill, (host._process.pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(OverloadedError, match="try again later"):
+        grammars.of(Request(schema={"enum": ["during"]}))
+    killer.join()
+    assert grammars.of(Request(schema={"enum": ["during"]})).mask().any()
+    grammars.close()
+
+
+def test_a_machine_without_a_process_to_give_is_told_from_a_schema_that_is_too_large(monkeypatch):
+    def none(*_args, **_kwargs):
+        raise BlockingIOError
+
+    grammars = Grammars(TOKENIZER)
+    with monkeypatch.context() as patch, pytest.raises(OverloadedError, match="try again later"):
+        patch.setattr(subprocess, "Popen", none)
+        grammars.of(SAFE)
+    assert grammars.of(SAFE).mask().any()
+    grammars.close()
+
+
+def _no_processes(*_args):
+    os.fork = _refuse
+    return "x"
+
+
+def _refuse() -> int:
+    raise BlockingIOError
+
+
+def test_a_first_process_that_cannot_fork_refuses_a_task_and_stays():
+    host = Host(32 << 20, _no_processes)
+    for _ in range(2):
+        with pytest.raises(TaskNotStarted):
+            host.start(_spin).receive(30)
+    assert host._process.poll() is None
+    host.close()
 
 
 def test_an_answer_goes_on_after_its_grammar_has_left_the_cache(monkeypatch):

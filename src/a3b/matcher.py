@@ -21,8 +21,8 @@ from hashlib import blake2b
 
 import llguidance
 
-from a3b.errors import UsageError
-from a3b.isolation.host import Host, Task, TaskKilled
+from a3b.errors import OverloadedError, UsageError
+from a3b.isolation.host import Host, Task, TaskKilled, TaskNotStarted
 from a3b.isolation.slots import Slots
 from a3b.isolation.worker import Conversation, fork, memory_used, processor_limit
 from a3b.tokens.matching import byte_vocabulary
@@ -112,12 +112,9 @@ class Matchers:
         self._host.close()
 
     def _compile(self, key: bytes, source: Source) -> None:
+        task, place, is_compiled = None, source.name, False
         try:
             task = self._host.start(prototype, source)
-        except TaskKilled:
-            raise UsageError("the process for grammars cannot be started; try again later") from None
-        try:
-            place = source.name
             while True:  # which part it compiles now, then the result
                 kind, value = task.receive(COMPILE_WALL_S)
                 if kind == "part":
@@ -125,7 +122,10 @@ class Matchers:
                 elif kind == "error":
                     raise UsageError(value)
                 else:
+                    is_compiled = True
                     break
+        except TaskNotStarted:
+            raise OverloadedError("no process for grammars can be started; try again later") from None
         except TaskKilled:
             reason = (f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} MiB to compile; expected simpler patterns, "
                       "fewer references and smaller bounds")  # fmt: skip
@@ -133,12 +133,13 @@ class Matchers:
                 self._refused[key] = reason, time.monotonic() + REFUSED_S
                 while len(self._refused) > MAX_REFUSED:
                     self._refused.popitem(last=False)
-            task.close()
             raise UsageError(reason) from None
-        except BaseException:
-            task.close()
-            raise
+        finally:
+            if task is not None and not is_compiled:
+                task.close()
         with self._lock:
+            if (other := self._kept.pop(key, None)) is not None:  # two requests compiled it; it may still have copies to make
+                other[0].release()
             self._kept[key] = task, value
             while len(self._kept) > MAX_KEPT or (sum(num for _, num in self._kept.values()) > MAX_KEPT_BYTES and len(self._kept) > 1):
                 self._kept.popitem(last=False)[1][0].release()

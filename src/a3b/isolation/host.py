@@ -22,18 +22,25 @@ class TaskKilled(Exception):
     """A task ran into its limits of time or memory, or a library broke."""
 
 
+class TaskNotStarted(TaskKilled):
+    """The machine gave no process for a task, or the first process ended: nothing is wrong with the task."""
+
+
 class Task:
     """A process that runs one function. Not to be used by two threads at once."""
 
-    def __init__(self, sock: socket.socket, kill: Callable[[], None] = lambda: None):
+    def __init__(self, sock: socket.socket, kill: Callable[[], None] = lambda: None, is_starting: bool = False):
+        """is_starting: it says that it has begun before anything else."""
         self._conversation, self._kill, self._is_open = Conversation(sock), kill, True
+        self._is_starting = is_starting
 
     def send(self, message: Any) -> None:
         """Raises TaskKilled."""
         try:
             self._conversation.send(message)
         except OSError:
-            raise TaskKilled from None
+            self._see_begun()
+            raise self._ended() from None
 
     def is_ready(self, seconds: float = 0) -> bool:
         """Whether an answer, or the end, has come."""
@@ -42,14 +49,29 @@ class Task:
     def receive(self, seconds: float) -> Any:
         """The next message of the task. Raises TaskKilled, also when it takes longer, and what `work.check` raises."""
         until = time.monotonic() + seconds
-        while not self.is_ready(work.LOOK_S):
-            work.check()
-            if time.monotonic() > until:
-                raise TaskKilled
+        self._wait(until)
+        if self._is_starting:
+            self._see_begun()
+            self._wait(until)
         try:
             return self._conversation.receive()
         except (EOFError, OSError, pickle.UnpicklingError):
-            raise TaskKilled from None
+            raise self._ended() from None
+
+    def _wait(self, until: float) -> None:
+        while not self.is_ready(work.LOOK_S):
+            work.check()
+            if time.monotonic() > until:
+                raise self._ended()
+
+    def _see_begun(self) -> None:
+        if self._is_starting:
+            with suppress(EOFError, OSError, pickle.UnpicklingError):
+                self._conversation.receive()
+                self._is_starting = False
+
+    def _ended(self) -> TaskKilled:
+        return TaskNotStarted() if self._is_starting else TaskKilled()
 
     def start_from(self) -> Task:
         """A task that goes on from where this one is: it gets the message "fork" with a socket."""
@@ -92,20 +114,30 @@ class Host:
         self._is_closed = False
 
     def start(self, task: Callable, *args: Any) -> Task:
-        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises TaskKilled."""
+        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises TaskNotStarted."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             self._number += 1
             number = self._number
             try:
-                socket.send_fds(self._running(), [COMMAND.pack(START, number)], [theirs.fileno()])
+                self._fork(number, theirs)
             except OSError:
                 ours.close()
-                self._end()  # the next task gets a new one
-                raise TaskKilled from None
-        started = Task(ours, lambda: self._tell(COMMAND.pack(KILL, number)))
+                raise TaskNotStarted from None
+        started = Task(ours, lambda: self._tell(COMMAND.pack(KILL, number)), is_starting=True)
         started.send((task, args))
         return started
+
+    def _fork(self, number: int, sock: socket.socket) -> None:
+        """Give a task its socket. Raises OSError."""
+        for is_last in (False, True):
+            try:
+                socket.send_fds(self._running(), [COMMAND.pack(START, number)], [sock.fileno()])
+                return
+            except OSError:
+                self._end()  # the first process may have ended: a new one
+                if is_last:
+                    raise
 
     def close(self) -> None:
         """End everything that runs."""
@@ -134,11 +166,13 @@ class Host:
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self._process is not None:
             try:
                 self._process.wait(QUIT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._process = None
 
     def __del__(self) -> None:
         self._end()

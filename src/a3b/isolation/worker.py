@@ -72,8 +72,13 @@ def memory_used() -> int:
 
 
 def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
-    """The id of a new process that runs task(conversation, *args) and then ends; here the socket is closed."""
-    if pid := os.fork():
+    """The id of a new process that runs task(conversation, *args) and then ends; 0 if the machine gives none. Here the socket is closed."""
+    try:
+        pid = os.fork()
+    except OSError:  # whoever has the other end sees it closed
+        sock.close()
+        return 0
+    if pid:
         sock.close()
         return pid
     status = 1
@@ -112,7 +117,8 @@ def main(fd: int) -> None:
                 break
             verb, number = COMMAND.unpack(data)
             if verb == START:
-                running[number] = fork(_run, socket.socket(fileno=fds[0]), control, growth, shared)
+                if pid := fork(_run, socket.socket(fileno=fds[0]), control, growth, shared):
+                    running[number] = pid
             elif number in running:
                 os.kill(running[number], signal.SIGKILL)
         running = {number: pid for number, pid in running.items() if os.waitpid(pid, os.WNOHANG)[0] == 0}
@@ -122,6 +128,7 @@ def main(fd: int) -> None:
 
 def _run(conversation: Conversation, control: socket.socket, growth: int, shared: Any) -> None:
     control.close()
+    conversation.send("begun")
     limit_memory(growth)
     task, args = conversation.receive()
     task(conversation, shared, *args)
