@@ -140,7 +140,7 @@ def test_fields_on_which_no_answer_depends_pass():
         ({"response_format": {"type": "xml"}}, "response_format.type"), ({"response_format": {}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "response_format.json_schema.schema"),
-        ({"stop": ["a"] * 17}, "stop"), ({"stop": ""}, "stop"), ({"stop": [1]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"), ({"stop": ""}, "stop"), ({"stop": "a" * 1001}, "stop"), ({"stop": [1]}, "stop"),
         ({"temperature": "1"}, "temperature"), ({"temperature": True}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"),
         ({"top_k": 1.5}, "top_k"), ({"top_k": -2}, "top_k"), ({"min_p": 2}, "min_p"), ({"seed": 1 << 64}, "seed"), ({"seed": 0.5}, "seed"),
         ({"seed": (1 << 64) - 1, "n": 2}, "seed"), ({"temperature": 10**400}, "temperature"),

@@ -376,6 +376,8 @@ REFUSED = [
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers: not supported"),
     ({"container": "c1"}, "container: not supported"),
     ({"stop_sequences": [""]}, "stop_sequences"),
+    ({"stop_sequences": ["a"] * 17}, "stop_sequences: 17 texts; expected at most 16"),
+    ({"stop_sequences": ["a" * 1001]}, "stop_sequences: a text of 1,001 characters; expected at most 1,000"),
     ({"temperature": "hot"}, 'temperature: "hot"'),
     ({"temperature": 10**400}, "temperature: 1000"),
 ]  # fmt: skip

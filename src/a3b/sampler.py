@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from types import MappingProxyType
@@ -22,6 +22,7 @@ import numpy as np
 
 from a3b.errors import A3BError, UsageError, did_you_mean
 
+MAX_STOPS, MAX_STOP_CHARS = 16, 1000  # each token's text is compared with all of them, at every length
 FIRST_HEAD = 64  # most likely tokens sorted at first when top-k is off; widened as needed
 _LIMITS = {  # field: (lowest, highest, lowest itself allowed)
     "temperature": (0.0, math.inf, True),
@@ -47,6 +48,14 @@ def finite_logits(logits: np.ndarray, position: int) -> np.ndarray:
     if bad.any():
         raise LogitsError(f"logits at position {position + int(bad.argmax())}: NaN or infinite; expected finite numbers: {DAMAGED}")
     return logits
+
+
+def too_many_stops(stops: Sequence[str]) -> str:
+    """Why stop strings are refused, or nothing."""
+    if len(stops) > MAX_STOPS:
+        return f"{len(stops):,} texts; expected at most {MAX_STOPS}"
+    longest = max(map(len, stops), default=0)
+    return f"a text of {longest:,} characters; expected at most {MAX_STOP_CHARS:,}" if longest > MAX_STOP_CHARS else ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class SamplingParams:
         stop = self.stop
         if not isinstance(stop, tuple | list) or not all(isinstance(s, str) and s for s in stop):
             raise UsageError(f"stop: {stop!r}; expected a tuple of strings that are not empty")
+        if refused := too_many_stops(stop):
+            raise UsageError(f"stop: {refused}")
         object.__setattr__(self, "stop", tuple(stop))
 
     def with_seed(self, seed: int) -> SamplingParams:

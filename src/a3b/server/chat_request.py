@@ -12,7 +12,7 @@ from typing import Any
 
 from a3b.errors import UsageError
 from a3b.requests import Request
-from a3b.sampler import SamplingParams
+from a3b.sampler import MAX_STOPS, SamplingParams, too_many_stops
 from a3b.server import formats
 from a3b.server.wire import Fields, Harmless, Known, Refusal, is_empty
 from a3b.tokens.chat import REPLAY_KEY, is_reserved
@@ -20,7 +20,7 @@ from a3b.tokens.fit import KNOWN, REMINDER_KEY, ROLES
 from a3b.tokens.media import media_in
 from a3b.tokens.results import NO_RESULT_KEY, result_warnings
 
-MAX_CHOICES, MAX_STOPS, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 16, 20, 256, 1024
+MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
@@ -281,6 +281,8 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.fail("stop", expected)
+    if refused := too_many_stops(stops):
+        raise Refusal(400, f"{fields.name('stop')}: {refused}", field="stop")
     return tuple(stops)
 
 

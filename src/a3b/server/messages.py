@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from a3b.requests import Request
+from a3b.sampler import too_many_stops
 from a3b.server import message_fields, wire
 from a3b.server.exchange import Api, error_body, read_json, recorded, refusal_of, warning_headers
 from a3b.server.foreign import READ_AS_TEXT, block_text
@@ -286,6 +287,8 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
     stops = fields.items("stop_sequences")
     if not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.fail("stop_sequences", "a list of texts that are not empty")
+    if refused := too_many_stops(stops):
+        raise Refusal(400, f"stop_sequences: {refused}", field="stop_sequences")
     given = {"temperature": fields.number("temperature"), "top_p": fields.number("top_p"), "top_k": fields.whole("top_k"),
              "max_tokens": max_tokens or None, "stop": tuple(stops) or None}  # fmt: skip
     return {key: value for key, value in given.items() if value is not None}
