@@ -73,6 +73,8 @@ ESCAPES = (
 NESTED = ("n.x", "n.y", "n.x | tojson", "n.y | tojson", "n.x ~ 'a'", "n.x | string", "n.x | title", "n.x | upper", "n.x | join",
           "'%s' % [n.x]", "'{}'.format(n.x)", "'%s' | format(n.x)", "n.x == [n.x, n.x][0:1]", "namespace(a=n.x)",
           "n.x | replace('a', 'b')", "n.x | e")  # fmt: skip
+COMPARED = ("[n.x].index(n.y)", "[n.x].count(n.y)", "[n.x, n.y] | max", "[n.x, n.y] | min | length", "[n.x, n.y] | sort | length",
+            "[{'a': n.x}, {'a': n.y}] | map(attribute='a') | max", "[{'a': n.x}, {'a': n.y}] | groupby('a') | length")  # fmt: skip
 FORMATTED = ("'%s%s%s' % (n.x, n.x, n.x)", "'%(a)s%(a)s%(a)s' % {'a': n.x}", "'{0}{0}{0}'.format(n.x)",
              "'{a}{a}{a}'.format_map({'a': n.x})", "'%s%s%s' | format(n.x, n.x, n.x)")  # fmt: skip
 COPIES = ("n.x.title()", "n.x | title", "n.x | upper", "n.x[1:]", "n.x[:-1]", "n.x.upper()", "n.x | trim")
@@ -107,6 +109,15 @@ GREEDY = (
     "{{ ('a' * 500000) | list | length }}",
     *("{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = {'a': n.y, 'b': n.y} %}"
       "{% endfor %}{{ " + expression + " }}" for expression in NESTED),
+    *("{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}"
+      "{% endfor %}{{ " + expression + " }}" for expression in COMPARED),
+    "{{ '%(a)2000000d' | format(a=1) }}",
+    "{{ strftime_now('%2000000Y') }}",
+    "{{ strftime_now('%9999Y' * 1000) }}",
+    "{{ ('a' * 9999).translate({97: 'b' * 9999}) }}",
+    "{{ [1, 2] | tojson(indent=' ' * 2000000) }}",
+    "{{ [1, 2] | tojson(separators=(' ' * 2000000, ':')) }}",
+    "{{ (10 ** 300) | round(-99999999) }}",
     *("{% set n = namespace(x='a' * 500000) %}{{ " + expression + " }}" for expression in FORMATTED),
     *("{% set n = namespace(x='a' * 500000, y=[]) %}{% for i in range(99) %}{% set n.y = [n.y, " + expression + "] %}{% endfor %}"
       for expression in COPIES),

@@ -37,10 +37,12 @@ from jinja2.visitor import NodeTransformer
 from a3b import work
 from a3b.tokens.marks import Marks
 
-_WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(\d{5}|\*)")
+_WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[^%a-zA-Z]*(\d{5}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent"})
 _SPELLING = frozenset("e escape forceescape string title upper lower capitalize trim urlencode wordcount truncate tojson list".split())
+_COMPARING = frozenset({"max", "min", "sort", "unique", "groupby", "dictsort"})  # lists in lists take as long as their text is
+MAX_ARGUMENT = 100  # of what says how a text is written: an indent, a separator, digits
 PART_SIZE = 16  # what each part of a text that is split counts
 LOOK_STEPS = 1000  # between two looks whether somebody still waits
 _REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize", "wordwrap", "xmlattr")
@@ -92,12 +94,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for name in ("center", "indent", "format"):
             self.filters[name] = self._padded(name, self.filters[name])
         self.filters |= {"tojson": to_json, "length": self._length, "count": self._length}
+        self.filters["round"] = _rounded(self.filters["round"])
         self.filters |= {"replace": self._replace, "join": self._join_filter, "sum": self._sum}
         self.filters = {name: self._counting(name, function) for name, function in self.filters.items()}
         for name in ("in", "eq", "equalto", "==", "ne", "!="):
             self.tests[name] = self._unmarked_test(self.tests[name])
         self.globals |= {"raise_exception": _refuse, "namespace": _SafeNamespace, "dict": _new_dict}
-        self.globals["strftime_now"] = lambda pattern: self._now.get().strftime(pattern)
+        self.globals["strftime_now"] = self._strftime
         del self.globals["lipsum"]
 
     def render(self, template: Any, variables: dict[str, Any], now: datetime) -> str:
@@ -185,6 +188,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                 raise LimitReached(f"an integer of more than {self.limits.bits} bits")
         return super().call_binop(context, operator, left, right)
 
+    def _strftime(self, pattern: str) -> str:
+        _check_widths(_WIDE_PERCENT, pattern)
+        if len(pattern) > MAX_ARGUMENT:
+            raise LimitReached(f"a pattern of {len(pattern)} characters for the time")
+        return self._now.get().strftime(pattern)
+
     # -- strings that may hold marks
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -192,6 +201,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if type(function) is types.BuiltinMethodType and isinstance(function.__self__, str):
             kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}  # Jinja's own
             return self._string_method(function.__self__, function.__name__, args, kwargs)
+        if getattr(function, "__name__", "") in ("index", "count") and isinstance(getattr(function, "__self__", None), list | tuple):
+            self.spelled([function.__self__, *args])  # which are compared
         return super().call(context, function, *args, **kwargs)
 
     def _string_method(self, text: str, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -207,6 +218,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         elif name in ("split", "rsplit", "splitlines"):  # a part costs more than its characters
             marks = args[:1] if args and isinstance(args[0], str) and args[0] else " \n\t"
             self.allow(PART_SIZE * sum(map(text.count, marks)))
+        elif name == "translate":
+            self.allow(len(text) * max(map(text_size, args[0].values()), default=1) if args and isinstance(args[0], dict) else len(text))
         kwargs = {key: self.marks.needle(value, text) for key, value in kwargs.items()}
         return self.counted(getattr(text, name)(*(self.marks.needle(value, text) for value in args), **kwargs))
 
@@ -279,6 +292,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def counting(*args: Any, **kwargs: Any) -> Any:
+            if name in _COMPARING and len(args) > place:
+                values = args[place] if isinstance(args[place], str | list | tuple | dict) else self.bounded(args[place])
+                args = (*args[:place], self.spelled(values), *args[place + 1 :])
             if name in _SPELLING and len(args) > place:
                 self.spelled(args[place])
                 if name == "list" and isinstance(args[place], str):
@@ -376,6 +392,16 @@ def _check_widths(wide: re.Pattern[str], pattern: str) -> None:
         raise LimitReached("a format field wider than 9999 or of variable width")
 
 
+def _rounded(function: Callable) -> Callable:
+    @wraps(function)
+    def rounded(value: Any, precision: int = 0, method: Any = "common") -> Any:
+        if not -MAX_ARGUMENT <= precision <= MAX_ARGUMENT:
+            raise LimitReached(f"round to {precision} digits")
+        return function(value, precision, method)
+
+    return rounded
+
+
 def _refuse(message: Any = "") -> None:
     raise RefusedByTemplate(message)
 
@@ -399,8 +425,9 @@ def text_size(value: Any, known: dict[int, int] | None = None) -> int:
 
 def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
     """JSON as chat templates expect it: nothing escaped for HTML, keys in the order given."""
-    if isinstance(indent, int) and indent > 100:
-        raise LimitReached(f"tojson with an indent of {indent}")
+    for given in (indent, *(separators or ())):
+        if (given if isinstance(given, int) else len(given or "")) > MAX_ARGUMENT:
+            raise LimitReached(f"tojson with an indent or a separator of more than {MAX_ARGUMENT} characters")
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
