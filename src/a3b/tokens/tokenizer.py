@@ -106,17 +106,21 @@ class Tokenizer:
 
     def _extend(self, ids: list[int], text: str, most: int | None) -> None:
         """Append the ids of a text."""
+        self._check_fits(len(ids) + len(text) // self._longest, most)  # which clients know how to deal with
         if len(text) > MAX_TEXT:
             raise UsageError(f"text: {len(text):,} characters; expected at most {MAX_TEXT:,}")
         rest = len(text)  # characters, each a byte at least
         for piece in self._cutter.pieces(well_formed(text)) if text else ():
             work.check()
-            if most is not None and (least := len(ids) + rest // self._longest) > most:
-                raise too_long(least, most)
+            self._check_fits(len(ids) + rest // self._longest, most)
             ids += self._encoded(piece)
             rest -= len(piece)
-        if most is not None and len(ids) > most:
-            raise too_long(len(ids), most)
+        self._check_fits(len(ids), most)
+
+    @staticmethod
+    def _check_fits(least: int, most: int | None) -> None:
+        if most is not None and least > most:
+            raise too_long(least, most)
 
     def _encoded(self, piece: str) -> list[int]:
         """Ids of one piece. Those that need much memory take turns."""
