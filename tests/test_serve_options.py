@@ -152,6 +152,11 @@ def test_what_is_no_file_is_no_secret(make, tmp_path):
             serve.secret(store)
 
 
+def test_a_wrong_secret_is_told_before_anything_runs(started, capsys):
+    (started().sessions / "secret").write_bytes(b"short")
+    assert "build" not in started(fails=True).made and "5 bytes; expected 32" in capsys.readouterr().err
+
+
 def test_a_trace_is_this_users_alone_whatever_it_was(tmp_path):
     path = tmp_path / "trace"
     path.touch(0o644)

@@ -55,12 +55,13 @@ def run(args: Namespace) -> int:
     sys.setswitchinterval(SWITCH_S)
     sock = bound(args.host, args.port)
     store = None if args.no_persist else open_store(args)
+    settings = replace(settings, secret=secret(store), limits=gate.limits)  # before there is a service that must be closed
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
     service = build(engine, args, store, trace)
     stored = responses(args, store)
-    app = create_app(service, replace(settings, secret=secret(store), limits=gate.limits), stored, gate)
+    app = create_app(service, settings, stored, gate)
     say(banner(engine, sock, store))
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
     try:
