@@ -20,7 +20,7 @@ from serving import ask
 
 from a3b import renderer, work
 from a3b.engine import Engine
-from a3b.errors import ContextError, Interrupted, TemplateError, UsageError
+from a3b.errors import ContextError, Interrupted, OverloadedError, TemplateError, UsageError
 from a3b.isolation.slots import Slots
 from a3b.renderer import Renderer
 from a3b.requests import Request
@@ -159,6 +159,17 @@ def test_a_long_conversation_renders_in_its_process_as_it_does_here(engine):
         assert (str(theirs.value), theirs.value.refusal) == (str(ours.value), ours.value.refusal)
     finally:
         found.close()
+
+
+def test_a_machine_without_a_process_to_give_is_told_from_a_conversation_that_is_too_long(engine, monkeypatch):
+    def none(*_args, **_kwargs):
+        raise BlockingIOError
+
+    rendering = Renderer(engine.template)
+    monkeypatch.setattr(subprocess, "Popen", none)
+    with pytest.raises(OverloadedError, match="try again later"):
+        rendering.render([user("hi")] * 2000, "")
+    rendering.close()
 
 
 @pytest.mark.parametrize("source", ["{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",

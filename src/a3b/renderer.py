@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from a3b import work
-from a3b.errors import A3BError, TemplateError
-from a3b.isolation.host import Host, Task, TaskKilled
+from a3b.errors import A3BError, OverloadedError, TemplateError
+from a3b.isolation.host import Host, Task, TaskKilled, TaskNotStarted
 from a3b.isolation.slots import Slots
 from a3b.isolation.worker import Conversation, processor_limit
 from a3b.tokens.chat import ChatTemplate
@@ -55,6 +55,8 @@ class Renderer:
             while isinstance(batch := task.receive(until - time.monotonic()), list) and batch:
                 prompt += [kind(value) for kind, value in batch]
                 work.check()
+        except TaskNotStarted:
+            raise OverloadedError("no process for the chat template can be started; try again later") from None
         except TaskKilled:
             raise template_error(f"chat template: takes more than {RENDER_S} s or {RENDER_BYTES >> 20} MiB for a conversation of "
                                  f"{len(messages)} messages; shorten the conversation") from None  # fmt: skip
