@@ -19,11 +19,11 @@ NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
 MAX_JOINED = 16  # schemas that stand for one another: a "$ref" may point at itself
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
-    **dict.fromkeys(("integer", "int", "long"), "integer"),
-    **dict.fromkeys(("number", "float", "double"), "number"),
+    **dict.fromkeys("integer int long short unsigned uint int8 int16 int32 int64 uint8 uint16 uint32 uint64".split(), "integer"),
+    **dict.fromkeys("number num float float32 float64 double decimal".split(), "number"),
     **dict.fromkeys(("boolean", "bool"), "boolean"),
     **dict.fromkeys(("object", "dict"), "object"),
-    **dict.fromkeys(("array", "list"), "array"),
+    **dict.fromkeys(("array", "arr", "list", "tuple", "set"), "array"),
     **dict.fromkeys(("null", "none"), "null"),
 }
 

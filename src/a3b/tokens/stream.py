@@ -61,6 +61,7 @@ CHUNK = 2048  # characters looked at together; bounds the copying when a long te
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARK = re.compile(f"[{MARKS}]")
 _VALUE_STOP = re.compile(f"[\n<{MARKS}]")
+_CLOSE = re.compile(f"{PARAMETER_END}|[{CALL_END}{END}]")
 _BODY_STOP = re.compile(f"[<{MARKS}]")
 _BETWEEN_CALLS = re.compile(r"[ \t\r\n,;}\]]{0,64}")
 
@@ -118,6 +119,7 @@ class OutputParser:
         self._stray: list[str] = []
         self._doubt: _Doubt | None = None
         self._span: JsonSpan | None = None
+        self._sought = 0  # up to where the buffer has no `</parameter>`
         self._is_json = self._is_bare = False
         self._thought: ThoughtCall | None = None  # a call inside the thinking
 
@@ -209,7 +211,7 @@ class OutputParser:
     def _take(self, num_chars: int) -> str:
         """Remove that much from the buffer; marks come as the names they stand for."""
         taken, self._buffer = self._buffer[:num_chars], self._buffer[num_chars:]
-        self._span = None
+        self._span, self._sought = None, 0
         return taken.translate(NAMES)
 
     # Each step below looks at the start of the buffer and either takes something from it or waits.
@@ -410,7 +412,7 @@ class OutputParser:
         if self._closer and look(self._buffer, newline, f"<{self._closer[2:-1]}"):
             self._closer = ""
         if not ends_at_tag or tag != PARAMETER_END:
-            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key, self._closer)
+            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key, self._next_close, self._closer)
         mark = self._buffer[newline]
         if end is not None:
             if newline or mark == END or not self._writer.in_json_string:
@@ -453,6 +455,14 @@ class OutputParser:
         """Whether the tool has a parameter `key` that this call has not yet had."""
         writer = self._writer
         return key != writer.key and key not in writer.arguments and self._schemas.may_have(self._tool, key)
+
+    def _next_close(self, at: int) -> tuple[str, int]:
+        """The next `</parameter>`, or the mark that ends the call or the output, from `at` on, and the offset after it."""
+        match = _CLOSE.search(self._buffer, max(at, self._sought))
+        if match is None:
+            self._sought = max(at, len(self._buffer) - len(PARAMETER_END) + 1)
+            raise Wait
+        return match.group(), match.end()
 
     def _after_function(self) -> None:
         """After a function: closing tags, another function, or text if the end is missing."""

@@ -9,8 +9,8 @@ Where a parameter's value ends, so that values may contain the tags themselves:
 
 * at `</parameter>` of a number, a boolean or null, always; also behind a whole JSON object or array, if the tool takes one;
 * inside a string of what is the beginning of one, at none of the tags below, unless it turns out that it never becomes whole;
-* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>`, a `</function>`
-  that closes the call, the end of the call or of the output;
+* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (of a name that cannot come here
+  only if that one is closed and followed by a tag), a `</function>` that closes the call, the end of the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
 * at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after it must then be
@@ -40,11 +40,12 @@ _NAME = re.compile(rf"""["']?({_CHAR}{{1,{MAX_NAME}}})["']?>""")
 _NAME_SO_FAR = re.compile(rf"""["']?{_CHAR}{{0,{MAX_NAME}}}["']?""")
 _KEY = re.compile(rf"""["']?({_CHAR}(?:(?:{_CHAR}| ){{0,{MAX_NAME - 2}}}{_CHAR})?)["']?>""")
 _KEY_SO_FAR = re.compile(rf"""["']?(?:{_CHAR}(?:{_CHAR}| ){{0,{MAX_NAME - 1}}})?["']?""")
-_CLOSER = re.compile(r"</(?:antml:)?([A-Za-z_]{0,30})(?:=[\w.\-]{0,64})?[ \t]{0,8}")
+_CLOSER = re.compile(r"</(?:antml:)?([A-Za-z_0-9]{0,30})(?:=[\w.\-]{0,64})?[ \t]{0,8}")
 _CLOSES = {
-    "parameter": re.compile("param(?:eter)?s?"), "function": re.compile(r"functions?|function_\w+|invoke|invocation|tool|tool_use"),
-    "call": re.compile("tool_calls?"),
-}  # fmt: skip
+    "parameter": re.compile(r"param(?:eter)?(?:s|_\w+|\d+)?"),
+    "function": re.compile(r"function(?:s|_\w+|\d+)?|invoke|invocation|tool|tool_use"),
+    "call": re.compile(r"tool_call(?:s|\d+)?"),
+}
 
 
 class Wait(Exception):
@@ -111,12 +112,13 @@ def tag_at(buffer: str, at: int) -> tuple[str, int]:
     return {"parameter": PARAMETER_END, "function": FUNCTION_END, "call": SPELLED_CALL_END, "cut": END}.get(kind, ""), end
 
 
-def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool], closer: str = "") -> int | None:
+def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool],
+              next_close: Callable[[int], tuple[str, int]], closer: str = "") -> int | None:  # fmt: skip
     """How much of `buffer` to take if a value ends at the tag at `at`, None if the tag is part of the value.
 
     `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call has none.
-    `is_new_key`: whether a parameter of that name can begin here. `closer`: a further tag that may close the value. The rule is in
-    the module's docstring.
+    `is_new_key`: whether a parameter of that name can begin here. `next_close`: the next `</parameter>` or end of a call from an offset
+    on, and the offset after it. `closer`: a further tag that may close the value. The rule is in the module's docstring.
     """
 
     def is_over(at: int) -> bool:
@@ -125,6 +127,14 @@ def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callab
     def begins_parameter(at: int) -> bool:
         key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
         return key != "" and is_new_key(key) and look(buffer, end, "\n") == "\n"
+
+    def is_parameter(at: int) -> bool:
+        """Whether a parameter that the tool does not have, or has had, begins: after it comes another tag, and no text."""
+        key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
+        if key == "" or is_new_key(key):
+            return True
+        close, end = next_close(end)
+        return close != PARAMETER_END or tag_at(buffer, skip_blank(buffer, end))[0] != ""
 
     def closes_call(at: int, tag: str, end: int) -> bool:
         """Whether the tag from `at` to `end` closes the call."""
@@ -148,7 +158,7 @@ def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callab
         then = skip_blank(buffer, end)
         tag, tag_end = tag_at(buffer, then)
         if tag == PARAMETER:
-            return end if (is_exact and not nested) or begins_parameter(then) else None
+            return end if begins_parameter(then) or (is_exact and not nested and is_parameter(then)) else None
         return end if tag in (FUNCTION, CALL, END) or closes_call(then, tag, tag_end) else None
     if found == PARAMETER:
         return at if at == 1 and begins_parameter(at) else None

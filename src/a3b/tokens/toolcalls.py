@@ -16,8 +16,10 @@ from a3b.tokens.schemas import STRING, Kinds, Parameters, kinds_of_value
 
 SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
 TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
+NUMBERS: Kinds = frozenset({"integer", "number"})
 CONTAINERS: Kinds = frozenset({"object", "array"})
 MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _OUTER_KEYS = {"function", "type", "id"}
 _CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
 
@@ -60,29 +62,43 @@ class ToolSchemas:
         return tool not in self._tools or self._tools[tool].may_have(key)
 
 
-def coerce(text: str, kinds: Kinds) -> Any:
+def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
     """The value that `text` stands for: a JSON value of one of `kinds`, else `text` itself.
 
     Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON,
-    if its type is allowed; true and false in any case. Where no string is allowed, None and objects and arrays
-    in Python's spelling are understood too. A value of a wrong type stays the text it was.
+    if its type is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers
+    like 007 and +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong
+    type stays the text it was.
     """
     if not kinds or kinds == STRING:
         return text
     word, is_text = text.strip(), "string" in kinds
-    if word == "null" or (word == "None" and not is_text):
+    if word == "null" or (word.lower() in ("null", "none") and not is_text):
         return None if "null" in kinds or not is_text else text
     if "boolean" in kinds and word.lower() in ("true", "false"):
         return word.lower() == "true"
     try:
-        value = loads(word, bounded=not kinds <= SCALARS) if is_text or kinds.isdisjoint(CONTAINERS) else read(word)
+        value = _value(word, kinds)
     except ValueError:
         return text
+    if isinstance(value, str) and not is_text and not is_quoted:
+        quoted = coerce(value, kinds, is_quoted=True)
+        return text if quoted is value else quoted
     if isinstance(value, str) or not kinds_of_value(value) & kinds:
         return text
     if isinstance(value, float) and "number" not in kinds:
         return int(value)
     return value
+
+
+def _value(word: str, kinds: Kinds) -> Any:
+    """A value that may be of `kinds`, as models write it. Raises ValueError."""
+    try:
+        return loads(word, bounded=not kinds <= SCALARS) if "string" in kinds or kinds.isdisjoint(CONTAINERS) else read(word)
+    except ValueError:
+        if "string" in kinds or kinds.isdisjoint(NUMBERS) or not _NUMBER.fullmatch(word):
+            raise
+        return float(word) if "." in word else int(word)
 
 
 class ArgumentsWriter:
