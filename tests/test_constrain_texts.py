@@ -16,6 +16,7 @@ import pytest
 
 from a3b.errors import UsageError
 from a3b.requests import Request
+from a3b.tokens.absent import absent, letters
 from a3b.tokens.grammar import answer_grammar
 from a3b.tokens.patterns import FORMATS, searched
 from tests.constraints import BYTES, CALL, GRAMMARS, TOKENIZER, call_text, calls_of, events_of, feed, fits, shape, tool, walk
@@ -96,6 +97,25 @@ def test_other_parameters_follow_the_schema_of_additional_properties():
     for value, allowed in (("12x", True), ("12", False)):
         constraint = GRAMMARS.of(Request(tools=[one], tool_choice="required"))
         assert (feed(constraint, call_text("a", ("k", value), ("l", "3x"))) is None) == allowed
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_chars"),
+    [({"maxLength": 500}, 30), ({"maxLength": 4000}, 0), ({"maxLength": 100_000}, 900), ({"minLength": 20, "maxLength": 4000}, 1200),
+     ({"minLength": 900}, 901), ({"maxLength": 2000, "pattern": "^x"}, 60)],
+)  # fmt: skip
+def test_a_value_with_a_length_can_be_closed_however_long_it_may_be(limits, num_chars):
+    value = ("x <b>y</b> é\n" * num_chars)[:num_chars]
+    assert allows({**TEXT, **limits}, value, strict=True) == (True, value)
+
+
+def test_what_does_not_occur_is_what_python_does_not_find():
+    texts = (letters("</b>"), (*letters("</f>"), (" \n", True), ("<", False)), letters("\n<b="))
+    ours, found = re.compile(absent(texts).replace("\\x{", "\\x").replace("}", "")), re.compile(r"</b>|</f>[ \n]*<|\n<b=")
+    rng = random.Random(1)
+    for _ in range(5_000):
+        text = "".join(rng.choice(["</b", ">", "</f", "<", " ", "\n", "<b", "=", "x", "é"]) for _ in range(rng.randint(0, 9)))
+        assert (ours.fullmatch(text) is None) == (found.search(text) is not None), text
 
 
 @pytest.mark.parametrize("value", ["ab</parameter>\ncdefgh", "ab\n</parameter>\ncdefgh", "ab</parameter>cdefgh", "</parameter>\nabcdef"])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.errors import UsageError
+from a3b.tokens.absent import absent, letters
 from a3b.tokens.enforce import Report, are_disjoint, enforceable
 from a3b.tokens.literals import dumps
 from a3b.tokens.patterns import searched
@@ -36,7 +37,7 @@ from a3b.tokens.shapes import Shape, name_sets, shapes_of
 from a3b.tokens.tags import MAX_NAME
 from a3b.tokens.texts import Texts
 from a3b.tokens.toolcalls import SCALARS, coerce
-from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, check_schema
+from a3b.tokens.validity import ANNOTATIONS, DEFINITIONS, check_schema, without_never
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
 MAX_GRAMMAR = 4_000_000  # characters, with its parts
@@ -54,7 +55,10 @@ free[suffix="\n</parameter>\n"]: FREE
 FREE: /(?s:.*)/ & ~/(?s:.*)(<\/parameter>[ \t\r\n]*<|<\/function>[ \t\r\n]*<|\n<parameter=)(?s:.*)/
 text[suffix="\n</parameter>\n"]: TEXT
 TEXT: /(?s:.*)/ & ~/(?s:.*)(<\/parameter>|<\/function>[ \t\r\n]*<|\n<parameter=)(?s:.*)/
+BESIDE: /{beside}/
 """  # a value is lazy: it ends at the first closing tag on a line of its own; the parser would end it at the others too
+_HEAD = _HEAD.replace("{beside}", absent((  # TEXT beside lengths and patterns
+    letters("</parameter>"), (*letters("</function>"), (" \t\r\n", True), ("<", False)), letters("\n<parameter="))))  # fmt: skip
 _ENDS = re.compile(r"</parameter>[ \t\r\n]*<|</function>[ \t\r\n]*<|\n<parameter=")  # what FREE does not hold
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+\-]?[0-9]+)?"
 _READ = {"null": "null", "boolean": "(?i:true|false)", "integer": _NUMBER, "number": _NUMBER}  # what the parser takes for such a value
@@ -155,6 +159,9 @@ def call_grammar(tools: Sequence[Mapping[str, Any]]) -> Grammar:
 def strict_schema(schema: Mapping[str, Any], blank: str = _BLANK) -> dict[str, Any]:
     """`schema` as the compiler takes it: any object for {}. Raises UsageError by the path of what it cannot enforce."""
     check_schema(schema, "schema")
+    schema = without_never(schema)
+    if schema is False:
+        raise UsageError("schema: not: no answer can satisfy it")
     found = enforceable(schema, schema, Report("schema", strict=True))
     return {**(found or {"type": "object"}), "x-guidance": {"whitespace_pattern": blank}}
 
@@ -182,6 +189,9 @@ def declared_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mappin
         if not isinstance(parameters, Mapping):
             raise UsageError(f"{where}: {str(parameters)[:100]!r}; expected a JSON schema of an object")
         check_schema(parameters, where, f"tools: {name}: parameter")
+        parameters = without_never(parameters)
+        if parameters is False:
+            raise UsageError(f"{where}: not: no arguments can satisfy it")
         if (kinds := kinds_of_schema(parameters, parameters)) and "object" not in kinds:
             raise UsageError(f"{where}: type {', '.join(sorted(kinds))}; expected a JSON schema of an object")
         for key in Parameters(parameters).names:
@@ -296,7 +306,7 @@ class _Tool:
         if allowed is not None:
             barred = sorted({_READ[kind] for kind in read & frozenset(_READ) - parsed})
             first = "".join(sorted({_FIRST[kind] for kind in parsed | read & {"object", "array"}}))
-            parts = ["TEXT", allowed, f"/[{_AROUND}]*([^{_AROUND}{first}](?s:.*))?/" if first else "",
+            parts = ["BESIDE", allowed, f"/[{_AROUND}]*([^{_AROUND}{first}](?s:.*))?/" if first else "",
                      f"~/[{_AROUND}]*({'|'.join(barred)})[{_AROUND}]*/" if barred else ""]  # fmt: skip
             options.append(f"({' & '.join(part for part in parts if part)})")
         if values is not None and not has_bounds:
