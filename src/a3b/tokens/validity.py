@@ -84,6 +84,18 @@ def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
                 todo.append((child, where_, f"{steps}.{step}" if steps else step))
 
 
+def without_never(schema: Any) -> Any:
+    """The same schema with `false` for `{"not": {}}`, which libraries write for "no value". Expects one that was checked."""
+    if isinstance(schema, list):
+        return [without_never(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if schema.get("not", False) in ({}, True):
+        return False
+    found = {key: without_never(value) if key in SINGLE or key in LISTS else value for key, value in schema.items()}
+    return found | {key: {name: without_never(child) for name, child in schema[key].items()} for key in MAPS & schema.keys()}
+
+
 def _check_reference(reference: str, root: Any, path: str) -> None:
     seen = [reference]
     while isinstance(seen[-1], str) and seen[-1][:1] == "#":
