@@ -79,6 +79,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     warnings = CHAT.check(fields)
     legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
     tools = _functions(fields) if legacy else _tools(fields)
+    tools = tools if legacy else _allowed(fields, tools)
     choice, name = _tool_choice(fields, "function_call" if legacy else "tool_choice", tools)
     reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
     warnings += REASONING.check(reasoning)
@@ -200,13 +201,31 @@ def _check_function(value: Any, where: str) -> None:
     function.flag("strict")
 
 
+def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools that `tool_choice` leaves."""
+    value = fields.body.get("tool_choice")
+    if not isinstance(value, Mapping) or value.get("type") != "allowed_tools":
+        return tools
+    allowed = Fields(value.get("allowed_tools"), "tool_choice.allowed_tools")
+    names = []
+    for i, given in enumerate(allowed.items("tools")):
+        one = Fields(Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {}, f"{allowed.name('tools')}[{i}].function")
+        if one.need("name") not in [tool["function"]["name"] for tool in tools]:
+            raise one.fail("name", "the name of one of the tools")
+        names.append(one.body["name"])
+    return [tool for tool in tools if tool["function"]["name"] in names]
+
+
 def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, str | None]:
     value = fields.get(key, (str, Mapping), "auto, none, required or the name of a function", "auto")
     if isinstance(value, Mapping):
         one = Fields(value, key)
+        if key == "tool_choice" and one.text("type") == "allowed_tools":
+            mode = Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of("mode", ("auto", "required"), "auto") or "auto"
+            return _with_tools(mode, fields, key, tools)
         if key == "tool_choice":
             if one.text("type") != "function":
-                raise one.fail("type", '"function"')
+                raise one.fail("type", "function or allowed_tools")
             one = Fields(value.get("function"), "tool_choice.function")
         name = one.text("name")
         if name not in [tool["function"]["name"] for tool in tools]:
@@ -214,9 +233,13 @@ def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple
         return "named", name
     if value not in ("auto", "none", "required"):
         raise fields.fail(key, "auto, none, required or the name of a function")
-    if value == "required" and not tools:
+    return _with_tools(value, fields, key, tools)
+
+
+def _with_tools(choice: str, fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, None]:
+    if choice == "required" and not tools:
         raise fields.fail(key, "auto or none, because there are no tools")
-    return value, None
+    return choice, None
 
 
 # -- the rest
