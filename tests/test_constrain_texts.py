@@ -102,7 +102,8 @@ def test_other_parameters_follow_the_schema_of_additional_properties():
 @pytest.mark.parametrize(
     ("limits", "num_chars"),
     [({"maxLength": 500}, 30), ({"maxLength": 4000}, 0), ({"maxLength": 100_000}, 900), ({"minLength": 20, "maxLength": 4000}, 1200),
-     ({"minLength": 900}, 901), ({"maxLength": 2000, "pattern": "^x"}, 60)],
+     ({"minLength": 900}, 901), ({"maxLength": 2000, "pattern": "^x"}, 60),
+     ({"maxLength": 320, "not": {"pattern": "foo"}}, 60), ({"maxLength": 320, "pattern": "^(?!.*foo)"}, 60)],
 )  # fmt: skip
 def test_a_value_with_a_length_can_be_closed_however_long_it_may_be(limits, num_chars):
     value = ("x <b>y</b> é\n" * num_chars)[:num_chars]

@@ -36,8 +36,8 @@ STEP_WALL_S = 20
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
 MAX_REFUSED, REFUSED_S = 256, 600  # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
-LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, step_lexer_fuel=1_000_000, max_lexer_states=50_000,
-                                   verbose_errors=False)  # fmt: skip
+LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, initial_lexer_fuel=30_000_000,
+                                   step_lexer_fuel=30_000_000, max_lexer_states=50_000, verbose_errors=False)  # fmt: skip
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
 _QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
 
