@@ -207,12 +207,12 @@ def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]
     if not isinstance(value, Mapping) or value.get("type") != "allowed_tools":
         return tools
     allowed = Fields(value.get("allowed_tools"), "tool_choice.allowed_tools")
-    names = []
+    offered, names = {tool["function"]["name"] for tool in tools}, set()
     for i, given in enumerate(allowed.items("tools")):
         one = Fields(Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {}, f"{allowed.name('tools')}[{i}].function")
-        if one.need("name") not in [tool["function"]["name"] for tool in tools]:
+        if one.need("name") not in offered:
             raise one.fail("name", "the name of one of the tools")
-        names.append(one.body["name"])
+        names.add(one.body["name"])
     return [tool for tool in tools if tool["function"]["name"] in names]
 
 

@@ -1,7 +1,7 @@
 """A regular expression for all texts in which certain others do not occur, without a negation.
 
-A grammar's compiler that joins a negation with a length has to prove for each length that nothing is left, and gives up after a few
-hundred; of this expression it sees at once. Enter at `absent`.
+Where a negation meets a length, the library proves for each remaining length that nothing can follow, and gives up after a few
+hundred. With this expression it knows at once. Enter at `absent`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ is in `tokens/schemas.py`. Enter at `ToolSchemas` and `ArgumentsWriter`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,7 +99,10 @@ def _value(word: str, kinds: Kinds) -> Any:
     except ValueError:
         if "string" in kinds or kinds.isdisjoint(NUMBERS) or not _NUMBER.fullmatch(word):
             raise
-        return float(word) if "." in word else int(word)
+        value = float(word) if "." in word else int(word)
+        if value in (math.inf, -math.inf):  # JSON has none
+            raise
+        return value
 
 
 class ArgumentsWriter:
