@@ -33,9 +33,14 @@ UNSUPPORTED: dict[str, Harmless] = {
     # of vLLM, SGLang and llama.cpp
     "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
     "ignore_eos": is_empty, "use_beam_search": is_empty, "continue_final_message": is_empty,
-    "add_generation_prompt": lambda value: value is True,
+    "add_generation_prompt": lambda value: value is True, "skip_special_tokens": lambda value: value is True,
+    **dict.fromkeys(("allowed_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "chat_template", "documents", "logits_processors",
+                     "include_stop_str_in_output", "lora", "mirostat", "mirostat_mode", "dynatemp_range", "xtc_probability",
+                     "dry_multiplier", "top_a", "smoothing_factor"), is_empty),
+    **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), lambda value: value == 1),
+    **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
 }  # fmt: skip
-SAMPLING = (*NUMBERS, "max_tokens", "stop", "logit_bias")
+SAMPLING = (*NUMBERS, "repeat_penalty", "max_tokens", "n_predict", "stop", "logit_bias")
 UNUSED = {
     "user": "says who asks", "safety_identifier": "says who asks", "metadata": "is for lists of completions, which are not kept",
     "store": "as metadata", "service_tier": "there is one", "prompt_cache_key": "all prompts are cached",
@@ -259,13 +264,15 @@ def _top_logprobs(fields: Fields) -> int | None:
 def read_sampling(fields: Fields) -> dict[str, Any]:
     """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
     given = {name: fields.number(name) for name in NUMBERS}
+    if given["repetition_penalty"] is None:
+        given["repetition_penalty"] = fields.number("repeat_penalty")  # so llama.cpp calls it
     given |= {"top_k": fields.whole("top_k", least=-1), "seed": fields.whole("seed", least=-(2**63))}
     if given["top_k"] == -1:
         given["top_k"] = 0
     sampling = {name: value for name, value in given.items() if value is not None}
     for name in sampling:
         _checked(name, sampling)
-    for key in ("max_completion_tokens", "max_tokens"):
+    for key in ("max_completion_tokens", "max_tokens", "n_predict"):
         limit = fields.whole(key, least=-1)
         if limit == 0:
             raise fields.fail(key, "at least 1")
