@@ -360,7 +360,7 @@ def test_moe_takes_the_lower_id_among_equal_experts(isa: str):
 
 
 def test_an_instruction_set_this_machine_lacks_is_refused_by_name():
-    with pytest.raises(UsageError, match="instruction set 'avx1024' is not to be had here; this machine runs .*scalar"):
+    with pytest.raises(UsageError, match="instruction set 'avx1024' is not available here; this machine runs .*scalar"):
         open_kernels("avx1024")
 
 

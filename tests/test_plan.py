@@ -177,7 +177,7 @@ def test_with_a_rate_given_nothing_is_run(monkeypatch, quick, capsys):
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    (lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)), "of memory, 0.27 GB are to be had"),
+    (lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)), "of memory, 0.27 GB are available"),
     (lambda patch: patch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28)), "has 0.27 GB free, it takes"),
     (lambda patch: patch.setattr(plan, "LONGEST_SAMPLE_S", 0.0), "it would take"),
     (lambda patch: patch.setattr(plan, "write", raised(CheckpointError("disk full"))), "disk full"),
@@ -220,7 +220,7 @@ def test_without_compiled_kernels_there_are_sizes_only(quick, monkeypatch, capsy
 
 def test_a_model_that_is_not_there_is_refused(capsys):
     assert main(["plan", "nowhere"]) == 2
-    assert "one of 35b-a3b, 27b, 3b-dense" in capsys.readouterr().err
+    assert "one of nano, 35b-a3b, 27b, 3b-dense" in capsys.readouterr().err
     for rate in ("-1", "0", "nan", "inf"):
         assert main(["plan", f"--bandwidth={rate}"]) == 2
     assert main(["plan", "--context", "2000000"]) == 2

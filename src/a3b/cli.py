@@ -123,13 +123,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, metavar="N", help="default A3B_PORT or 8080; 0 takes a free one")
+    parser.add_argument("--port", type=whole, metavar="N", help="default A3B_PORT or 8080; 0 takes a free one")
     parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must give one of these; repeatable")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the same, one in each line")
     parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
     parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
-    parser.add_argument("--max-body", type=byte_size, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
+    parser.add_argument("--max-body", type=some_bytes, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
     parser.add_argument("--max-connections", type=positive, default=1000, metavar="N",
                         help="open at once; those that ask nothing make room first (default 1000)")  # fmt: skip
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="default A3B_LOG_LEVEL or info: one line for each request")
@@ -155,7 +155,8 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
     group.add_argument("--exact-dates", action="store_true",
                        help="take dates in system prompts from each request; else a conversation keeps those it began with")  # fmt: skip
-    group.add_argument("--verify-cache", type=int, default=0, metavar="N", help="compute one in N cache hits again, and compare every bit")
+    group.add_argument("--verify-cache", type=not_negative, default=0, metavar="N",
+                       help="compute one in N cache hits again, and compare every bit")  # fmt: skip
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +166,8 @@ def _info(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shape", nargs="?", metavar="MODEL", help="DIR, config.json, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")
+    parser.add_argument("shape", nargs="?", metavar="MODEL",
+                        help="DIR, config.json, .gguf, nano, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")  # fmt: skip
     parser.add_argument("--context", type=tokens, metavar="N", help="tokens of the conversation (default 32768)")
     parser.add_argument("--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
     parser.add_argument("--operations", type=real, metavar="GOPS", help="int8 operations of this machine, likewise")
@@ -368,10 +370,21 @@ def policy(text: str) -> str:
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if (number := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a positive number")
     return number
+
+
+def not_negative(text: str) -> int:
+    if (number := whole(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is negative")
+    return number
+
+
+def some_bytes(text: str) -> int:
+    if not (size := byte_size(text)):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} lets nothing through; give a size such as 32MiB")
+    return size
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -192,7 +192,7 @@ def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str
                     "short prompts may lose a little quality")  # fmt: skip
             return replace(config, rope=scaled), note
     raise UsageError(
-        f"context: {num_tokens} tokens; at most {int(YARN_FACTORS[-1] * native)} (4 times the native {native}) can be had"
+        f"context: {num_tokens} tokens; at most {int(YARN_FACTORS[-1] * native)}, 4 times the native {native}, are possible"
     )
 
 

@@ -28,7 +28,7 @@ from a3b.kernels.probe import runtime_of, tune
 from a3b.machine import Machine
 from a3b.model import Model
 from a3b.sampler import SamplingParams, preset
-from a3b.shapes import SHAPES, how_to_get
+from a3b.shapes import how_to_get, known_shape
 from a3b.tokens.chat import ChatTemplate, check_messages
 from a3b.tokens.faults import check_tools, missing_fault
 from a3b.tokens.fit import KNOWN, ROLES, fit_messages
@@ -47,19 +47,20 @@ def nano_directory() -> Path:
 
 
 def resolve(model: str | Path | None) -> Path:
-    """A model argument as a directory: None is the embedded model, and so is its name where no such directory exists.
+    """A model argument as a directory: None is the embedded model, and so is its name where no directory of that name holds a model.
 
     Raises UsageError for anything else, with the commands that help."""
     if model is None:
         return nano_directory()
     path = _place(model)
-    if path.is_dir():
-        found = [] if (path / "config.json").exists() else models_in(path)
-        if found:
-            raise UsageError(f"model {str(model)!r} holds {packing_of(found)}")
-        return path
-    if str(model).lower() in NANO_NAMES:
+    has_config = path.is_dir() and (path / "config.json").exists()
+    found = models_in(path) if path.is_dir() and not has_config else []
+    if found:
+        raise UsageError(f"model {str(model)!r} holds {packing_of(found)}")
+    if str(model).lower() in NANO_NAMES and not has_config:
         return nano_directory()
+    if path.is_dir():
+        return path
     raise UsageError(f"model {what_else(str(model), path)}")
 
 
@@ -76,8 +77,8 @@ def what_else(model: str, path: Path) -> str:
         return f"{model!r} is a GGUF file; pack it first: a3b pack {model} DIR"
     if path.exists():
         return f"{model!r} is a file; give the directory of a checkpoint, such as {str(path.parent)!r}"
-    if model.lower() in SHAPES:
-        return how_to_get(model.lower())
+    if shape := known_shape(model):
+        return how_to_get(shape)
     expected = "give the directory of a checkpoint (config.json, tokenizer.json, *.safetensors), or none for the embedded model"
     if is_repo(model):
         expected = f"if it is a repository of the hub, get it: a3b pull {model} DIR; or " + expected

@@ -29,8 +29,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "31b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 21504},  # for comparison; nobody trained it
 }
 
-
 REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  # of the shapes that were trained
+
+
+def known_shape(name: str) -> str | None:
+    """The name in SHAPES of a published model, which may be given by its repository; any case will do."""
+    name = name.lower()
+    return next((shape for shape, repository in REPOSITORIES.items() if repository.lower() == name), name if name in SHAPES else None)
 
 
 def how_to_get(name: str) -> str:

@@ -433,7 +433,7 @@ def _lock(directory: Path):
     except OSError as error:
         if error.errno == errno.EPERM:
             raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own") from None
-        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written, or none to keep nothing") from None
+        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)

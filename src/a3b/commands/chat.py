@@ -75,7 +75,7 @@ class Chat:
                 continue
             except EOFError:
                 line = "/exit"
-            if line == "/exit":
+            if leaves(line):
                 if self.kept.transcript:
                     model = f" {shlex.quote(str(self.args.model))}" if self.args.model is not None else ""
                     say(f"a3b chat{model} --resume {self.kept.transcript.id} goes on with this conversation")
@@ -100,7 +100,7 @@ class Chat:
         """Each line as soon as it comes, or a sample if none does; 1 if one was refused."""
         asked, ok = False, True
         for line in filter(None, map(str.strip, lines)):
-            if line == "/exit":
+            if leaves(line):
                 return 0 if ok else 1
             say(f"> {line}")
             asked, ok = True, self.take(line) and ok
@@ -181,6 +181,11 @@ def _show(chat: Chat, on: bool) -> None:
 
 
 SWITCHES = {"/think": _think, "/preserve": _preserve, "/show": _show}
+
+
+def leaves(line: str) -> bool:
+    """/quit and /bye are what other chats call it."""
+    return line.split(None, 1)[:1] in (["/exit"], ["/quit"], ["/bye"])
 
 
 def read(session) -> str:

@@ -21,7 +21,7 @@ from a3b.machine import Machine
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import printable, report
-from a3b.shapes import SHAPES, how_to_get, shape
+from a3b.shapes import how_to_get, known_shape, shape
 from a3b.weights import check_tensors
 
 
@@ -57,8 +57,8 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
 def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, str | None]:
     """(path, config, facts about the weights, what to do before they can be used). Raises UsageError, CheckpointError."""
     path = Path(model or "").expanduser()
-    if model and not path.exists() and model.lower() in SHAPES:
-        return path, shape(model.lower()), None, how_to_get(model.lower())
+    if model and not path.exists() and (known := known_shape(model)):
+        return path, shape(known), None, how_to_get(known)
     files = models_in(path) if model and path.is_dir() and not (path / "config.json").exists() else []
     if path.suffix == ".gguf" and path.is_file() or len(files) == 1:
         file = files[0] if files else path

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -17,6 +18,16 @@ from a3b.errors import did_you_mean
 from a3b.files import read_given
 from a3b.printable import printable
 
+OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, by what they are called here
+    "list": "cache", "ls": "cache", "ps": "cache", "rm": "cache", "show": "info", "download": "pull", "start": "serve", "api": "serve",
+    "generate": "run", "quantize": "pack", "convert": "pack", "create": "pack", "-v": "--version",
+    "-n": "--max-tokens", "--n-predict": "--max-tokens", "--predict": "--max-tokens", "--num-predict": "--max-tokens",
+    "-c": "--context", "--ctx-size": "--context", "--num-ctx": "--context", "--max-model-len": "--context",
+    "--repeat-penalty": "--repetition-penalty", "-np": "--parallel", "-sys": "--system", "--system-prompt": "--system",
+}  # fmt: skip
+HINTS = {"-m": "MODEL is the first word", "--model": "MODEL is the first word", "-t": "set A3B_THREADS", "--threads": "set A3B_THREADS",
+         "-p": "PROMPT is a word in quotes", "--prompt": "PROMPT is a word in quotes",
+         "--think": "thinking is on unless '--no-think' is given"}  # fmt: skip
 MAX_JSON_BYTES, MAX_ERROR = 256 << 20, 2000
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")  # argparse alone takes -1e3 for an option
 
@@ -47,14 +58,22 @@ class Parser(argparse.ArgumentParser):
             if not name.startswith("-"):
                 self.error(f"unexpected argument {name[:80]!r}")
             after = "text that begins with '-' comes after '--'"
-            self.error(f"unknown option {name[:80]}" + (did_you_mean(name, self._option_string_actions) or f"; {after}"))
+            self.error(f"unknown option {name[:80]}" + (meant(name, self._option_string_actions) or f"; {after}"))
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = list(action.choices)
-            meant = did_you_mean(str(value), known) or f"; expected one of {', '.join(known)}"
-            raise argparse.ArgumentError(action, f"{str(value)[:80]!r} is unknown{meant}")
+            hint = meant(str(value), known) or f"; expected one of {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"{str(value)[:80]!r} is unknown{hint}")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What a word that is not known stands for, as the end of a sentence; "" if nothing is near."""
+    known = list(known)
+    if OTHERS.get(word) in known:
+        return f"; did you mean {OTHERS[word]!r}?"
+    return f"; {HINTS[word]}" if word in HINTS else did_you_mean(word, known)
 
 
 def brief(text: str) -> str:

@@ -51,7 +51,10 @@ def open_store(args: Namespace) -> Store:
     """Raises StoreError, with the option that helps."""
     limits = args.cache_disk, args.session_days * 86400
     if args.cache_dir:
-        return Store(args.cache_dir, *limits)
+        try:
+            return Store(args.cache_dir, *limits)
+        except StoreError as error:
+            raise StoreError(f"--cache-dir {args.cache_dir}: {error}; or serve with --no-persist") from None
     parent = root(args.runtime.cache)
     try:
         private_directory(parent)

@@ -23,6 +23,7 @@ from a3b.commands import speed as bench
 from a3b.commands.progress import Progress
 from a3b.commands.sizes import Sizes, gb, kv_bytes_per_token, longest_context, memory_bytes, operations, sizes, state_bytes
 from a3b.config import ModelConfig, RuntimeConfig, with_context
+from a3b.engine import NANO_NAMES, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.formats.gguf import models_in
 from a3b.formats.hub import is_repo
@@ -34,7 +35,7 @@ from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
 from a3b.printable import report, say
-from a3b.shapes import SHAPES, shape
+from a3b.shapes import SHAPES, known_shape, shape
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
 PROBE_S, BESIDE_S = 1.5, 0.05  # for each rate; for a look at it between two pieces of work
@@ -116,12 +117,12 @@ def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, o
 def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress) -> Speed:
     """`speed` with the shares of it that decode and prefill of `sample` reach; the rates are measured again beside them.
 
-    memory: bytes to be had. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much memory, disk or
+    memory: bytes available. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much memory, disk or
     time, OSError if it cannot be written."""
     source, plan = random_source("sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20)
     needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES  # twice: while it moves into huge pages, or lies in a file system in memory
     if memory < needed:
-        raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are to be had")
+        raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are available")
     tokens = bench.WARM_UP_PROMPT + sample.runs * (sample.prompt + sample.tokens + bench.WARM_UP)
     seconds = tokens * operations(source.config) / (speed.int8_operations * speed.operations_share)
     if seconds > LONGEST_SAMPLE_S:
@@ -146,13 +147,13 @@ def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory:
 def find(model: str | None) -> tuple[ModelConfig, str]:
     """A shape by its name, or the config of a directory or file. Raises UsageError, ConfigError."""
     name = model or DEFAULT
-    if name.lower() in SHAPES:
-        return shape(name.lower()), name.lower()
-    path = Path(name).expanduser()
+    if known := known_shape(name):
+        return shape(known), known
+    path = resolve(name) if name.lower() in NANO_NAMES else Path(name).expanduser()
     if not path.exists():
         step = f"; if it is a repository of the hub, get its config: a3b pull {name} DIR --include config.json" if is_repo(name) else ""
         raise UsageError(f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
-                         f"or one of {', '.join(SHAPES)}{step}")  # fmt: skip
+                         f"or one of nano, {', '.join(SHAPES)}{step}")  # fmt: skip
     files = [path] if path.is_file() and path.suffix == ".gguf" else []
     if path.is_dir() and not (path / "config.json").exists():
         files = models_in(path)
@@ -193,7 +194,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     machine, context, count = facts["machine"], facts["context"], facts["parameters"]
     quota = f", {machine['cpu_quota']:g} of them granted" if machine["cpu_quota"] else ""
     limit = f" (limit of {machine['memory_limit']})" if machine["memory_limit"] else ""
-    free = f"{gb(machine['memory_bytes'])} of {gb(machine['total_memory_bytes'])} to be had{limit}"
+    free = f"{gb(machine['memory_bytes'])} of {gb(machine['total_memory_bytes'])} available{limit}"
     out = [
         f"machine    {machine['num_cores']} cores{quota}, {free}",
         f"model      {facts['model']}: {count['total'] / 1e9:.2f} B parameters, {count['active'] / 1e9:.2f} B for each token",

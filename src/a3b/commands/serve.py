@@ -165,7 +165,8 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
         try:
             keys += [line.strip() for line in read_given(args.api_key_file).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--api-key-file: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"--api-key-file {args.api_key_file}: {why}; give a text file, a key in each line") from None
     if any(not key for key in args.api_key or []) or (args.api_key_file and not any(keys)):
         raise UsageError("an API key is empty; give one, or leave the option out to serve without keys")
     return tuple(dict.fromkeys(key for key in keys or args.runtime.api_key if key))

@@ -120,7 +120,7 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
     there = (parent / directory_name(shape, preset) / MANIFEST).exists()
     room = (memory if there else min(memory, disk)) - SPARE_BYTES
     if room < one:
-        raise UsageError(f"{shape}: {every} layers take {one / 1e9:.1f} GB; {room / 1e9:.1f} GB can be had of memory and of {parent}")
+        raise UsageError(f"{shape}: {every} layers take {one / 1e9:.1f} GB; {room / 1e9:.1f} GB are available in memory and in {parent}")
     return min(most, every * (1 + (room - one) // (two - one)))
 
 

@@ -28,7 +28,7 @@ class Native(Kernels):
         except ImportError as error:
             raise UsageError(f"the compiled kernels are missing ({error}); install a3b again with a C++ compiler") from None
         if isa and isa not in _native.isas():
-            raise UsageError(f"instruction set {isa!r} is not to be had here; this machine runs {', '.join(_native.isas())}, reference")
+            raise UsageError(f"instruction set {isa!r} is not available here; this machine runs {', '.join(_native.isas())}, reference")
         if not 1 <= num_threads <= MAX_THREADS:
             raise UsageError(f"threads: {num_threads}; expected 1 to {MAX_THREADS}")
         self._lib = _native

@@ -1,0 +1,97 @@
+"""What someone types who comes from another program, or has read only the README."""
+
+from __future__ import annotations
+
+import pytest
+
+from a3b import cli
+from a3b.commands import info, plan
+from a3b.commands.chat import leaves
+from a3b.commands.parser import OTHERS
+from a3b.engine import nano_directory, resolve
+from a3b.errors import StoreError, UsageError
+from a3b.shapes import REPOSITORIES, how_to_get
+
+
+def said(capsys, *argv: str) -> str:
+    """stderr of a command that is refused with status 1 or 2."""
+    try:
+        status = cli.main(list(argv))
+    except SystemExit as exit:
+        status = exit.code
+    assert status in (1, 2)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nano", "a3b-nano"])
+def test_a_directory_called_nano_without_a_model_does_not_hide_the_embedded_one(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve(name) == nano_directory() and plan.find(name)[0].V == info.find(name)[1].V
+
+
+def test_a_directory_called_nano_with_a_model_is_that_model(tmp_path, monkeypatch):
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("nano").resolve() == tmp_path / "nano"
+
+
+@pytest.mark.parametrize("write", [str, str.lower])
+@pytest.mark.parametrize(("shape", "repository"), REPOSITORIES.items())
+def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(tmp_path, monkeypatch, shape, repository, write):
+    monkeypatch.chdir(tmp_path)
+    assert plan.find(write(repository)) == plan.find(shape)
+    assert info.find(write(repository))[1] == info.find(shape)[1]
+    with pytest.raises(UsageError) as refused:
+        resolve(write(repository))
+    assert how_to_get(shape) in str(refused.value)
+
+
+@pytest.mark.parametrize(("argv", "told"), [
+    (["show", "nano"], "did you mean 'info'?"), (["ls"], "did you mean 'cache'?"), (["download", "x"], "did you mean 'pull'?"),
+    (["run", "hi", "--n-predict", "5"], "did you mean '--max-tokens'?"), (["serve", "-c", "4096"], "did you mean '--context'?"),
+    (["serve", "-m", "nano"], "MODEL is the first word"), (["chat", "-t", "4"], "set A3B_THREADS"),
+    (["run", "hi", "--think"], "thinking is on unless '--no-think' is given"), (["run", "-p", "hi"], "PROMPT is a word in quotes"),
+])  # fmt: skip
+def test_words_of_other_programs_are_told_by_their_names_here(capsys, argv, told):
+    assert told in said(capsys, *argv)
+
+
+def test_words_of_other_programs_stand_for_words_that_exist():
+    parser = cli.build_parser()
+    commands = cli.commands_of(parser)
+    options = {option for one in (parser, *commands.values()) for option in one._option_string_actions}
+    assert set(OTHERS.values()) <= commands.keys() | options and not OTHERS.keys() & (commands.keys())
+
+
+@pytest.mark.parametrize(("argv", "told"), [
+    (["--port", "x"], "'x' is not a whole number"), (["--parallel", "x"], "'x' is not a whole number"),
+    (["--verify-cache", "-1"], "'-1' is negative"), (["--verify-cache", "x"], "'x' is not a whole number"),
+    (["--max-body", "0"], "'0' lets nothing through"),
+])  # fmt: skip
+def test_options_of_serve_that_cannot_work_are_refused_in_words(capsys, argv, told):
+    text = said(capsys, "serve", *argv)
+    assert told in text and "invalid" not in text
+
+
+def test_a_file_of_keys_that_is_missing_is_told_without_the_words_of_python(capsys):
+    text = said(capsys, "serve", "--api-key-file", "nope.txt")
+    assert "--api-key-file nope.txt: No such file or directory; give a text file, a key in each line" in text and "Errno" not in text
+
+
+def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tmp_path):
+    from argparse import Namespace
+
+    from a3b.commands.places import open_store
+
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(StoreError, match=r"--cache-dir .*file: .*; give a directory that can be written; or serve with --no-persist"):
+        open_store(Namespace(cache_dir=str(file), cache_disk=1 << 20, session_days=1))
+
+
+@pytest.mark.parametrize(("line", "expected"), [("/exit", True), ("/exit now", True), ("/quit", True), ("/bye", True), ("/exits", False),
+                                                ("exit", False), ("", False)])  # fmt: skip
+def test_a_chat_is_left_by_the_names_that_chats_have_for_it(line, expected):
+    assert leaves(line) is expected
