@@ -11,9 +11,10 @@ SLOW = {  # files whose tests start servers and commands, or compute for seconds
     f"test_{name}.py"
     for name in (
         "agreement bench bounds chat_history cli clients command_errors completion connections constrain_auto "
-        "constrain_calls cutting drift eval_quality fuzz_readers gguf importance json_arguments matcher native "
-        "native_model not_finite not_finite_served pack_gguf packing peers pipes_for_files plan pull random_weights "
-        "restoring run_input safetensors serve serve_options service_trouble template_sandbox terminal_output "
+        "constrain_calls constrain_texts cutting drift eval_quality fuzz_readers gguf importance json_arguments matcher "
+        "native native_model not_finite not_finite_served pack_gguf pack_gptq packing peer_schemas peers "
+        "pipes_for_files plan pull random_weights restoring run_input safetensors serve serve_options server_dates "
+        "service_trouble template_sandbox terminal_output tokenizer "
     ).split()
 }
 
