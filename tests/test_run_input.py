@@ -67,8 +67,9 @@ def test_the_embedded_model_has_a_name(capsys, stdin, tmp_path, monkeypatch):
     assert main(["run", "a3b-nano", "hello", "--max-tokens", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "a3b-nano"
     (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "nano", "hello"]) == 1 and "nano/config.json" in capsys.readouterr().err  # a directory comes first
+    assert main(["run", "nano", "hello"]) == 1 and "nano/config.json" in capsys.readouterr().err  # a directory with a model comes first
 
 
 @pytest.mark.parametrize("word", ["TCP/IP", "hello", "/help me please", "what is a/b?", "x" * 5000])
