@@ -149,6 +149,7 @@ def test_fields_on_which_no_answer_depends_pass():
         ({"seed": (1 << 64) - 1, "n": 2}, "seed"), ({"temperature": 10**400}, "temperature"),
         ({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"), ({"n_predict": 0}, "n_predict"), ({"repeat_penalty": "1"}, "repeat_penalty"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
         ({"typical_p": 0.9}, "typical_p"), ({"mirostat": 2}, "mirostat"), ({"top_n_sigma": 1.5}, "top_n_sigma"),
         ({"skip_special_tokens": False}, "skip_special_tokens"),
         ({"chat_template": "{{ x }}"}, "chat_template"), ({"prompt_logprobs": 1}, "prompt_logprobs"),

@@ -264,14 +264,15 @@ def _top_logprobs(fields: Fields) -> int | None:
 def read_sampling(fields: Fields) -> dict[str, Any]:
     """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
     given = {name: fields.number(name) for name in NUMBERS}
-    if given["repetition_penalty"] is None:
-        given["repetition_penalty"] = fields.number("repeat_penalty")  # so llama.cpp calls it
+    aliased = given["repetition_penalty"] is None
+    if aliased:
+        given["repetition_penalty"] = fields.number("repeat_penalty")  # llama.cpp's name
     given |= {"top_k": fields.whole("top_k", least=-1), "seed": fields.whole("seed", least=-(2**63))}
     if given["top_k"] == -1:
         given["top_k"] = 0
     sampling = {name: value for name, value in given.items() if value is not None}
     for name in sampling:
-        _checked(name, sampling)
+        _checked(name, sampling, "repeat_penalty" if aliased and name == "repetition_penalty" else name)
     for key in ("max_completion_tokens", "max_tokens", "n_predict"):
         limit = fields.whole(key, least=-1)
         if limit == 0:
@@ -295,13 +296,15 @@ def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
     return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
 
 
-def _checked(name: str, sampling: dict[str, Any]) -> dict[str, Any]:
+def _checked(name: str, sampling: dict[str, Any], given_as: str = "") -> dict[str, Any]:
+    """given_as: what the client calls it, if not by its name."""
+    field = given_as or name
     try:
         SamplingParams(**{name: sampling[name]})
     except UsageError as error:
-        raise Refusal(400, str(error), field=name) from None
+        raise Refusal(400, str(error).replace(name, field, 1), field=field) from None
     except OverflowError:
-        raise Refusal(400, f"{name}: a number of too many digits", field=name) from None
+        raise Refusal(400, f"{field}: a number of too many digits", field=field) from None
     return sampling
 
 
