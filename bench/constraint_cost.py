@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from a3b.constrain import Constraint, Grammars
-from a3b.requests import Request
-from a3b.sampler import Sampler, SamplingParams, TokenCounts
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.constrain.constraints import Constraint, Grammars
+from a3b.engine.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.interface.request import Request
+from a3b.prompt.tokenizer import Tokenizer
 from nano.tokenizer import build_tokenizer
 
 NUM_RANKS = 248_044  # of the official vocabulary

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.quant import f32_to_bf16
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.weights import load_weights
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
 
 SIZES = {
     "vocab_size": 248320, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.kernels import Kernels, open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
 from tests.random_model import NANO, config_dict, model_weights, random_tensors
 
 PROMPT = 512
@@ -30,7 +30,7 @@ def load(directory: str | None, kernels: Kernels) -> Model:
         config = ModelConfig.from_dict(config_dict(NANO), where="nano shape")
         return Model(config, model_weights(config, random_tensors(NANO, seed=1)), kernels)
     from a3b.formats.checkpoint import Checkpoint
-    from a3b.weights import load_weights
+    from a3b.model.loader import load_weights
 
     config = ModelConfig.read(directory)
     return Model(config, load_weights(Checkpoint.open(directory), config), kernels)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.state import SEGMENT_PAGES, State, advancing
-from a3b.cache.store import Store
-from a3b.config import ATTENTION, ModelConfig
+from a3b.cache.disk_store import Store
+from a3b.cache.prefix_cache import PrefixCache
 from a3b.kernels import PAGE_LEN
+from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.state import SEGMENT_PAGES, State, advancing
 from a3b.packing.random_weights import shape_config
 
 IDENTITY, LARGE = b"bench", 1 << 40

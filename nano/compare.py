@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
-from a3b.engine import Engine, nano_directory
+from a3b.engine.engine import Engine, nano_directory
 from nano.tasks import mixed
 from nano.tasks.common import rng_for
 

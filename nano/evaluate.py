@@ -17,9 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from a3b.engine import Engine
-from a3b.events import assistant_message
-from a3b.sampler import SamplingParams
+from a3b.engine.engine import Engine
+from a3b.engine.sampler import SamplingParams
+from a3b.interface.events import assistant_message
 from nano.data import MAX_TOKENS
 from nano.tasks import FAMILIES, secret
 from nano.tasks.common import Message, Outcome, rng_for

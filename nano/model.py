@@ -21,7 +21,7 @@ ROWS = 64  # rows per expert are padded to a multiple: few distinct shapes keep 
 
 @dataclass(frozen=True)
 class NanoShape:
-    """Sizes of the model; the names are the axes of `a3b.config.ModelConfig`."""
+    """Sizes of the model; the names are the axes of `a3b.model.config.ModelConfig`."""
 
     V: int = 4122
     D: int = 128

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from a3b.cache.state import SEGMENT_LEN, Snapshot, State, advancing
-from a3b.config import ModelConfig
 from a3b.kernels import kv
+from a3b.model.config import ModelConfig
+from a3b.model.state import SEGMENT_LEN, Snapshot, State, advancing
 from tests.random_model import SIZES, config_dict
 
 CONFIG = ModelConfig.from_dict(config_dict(SIZES["one"]), where="test")  # 1 attention layer, 3 delta layers

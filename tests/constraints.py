@@ -7,12 +7,12 @@ import random
 import llguidance
 import numpy as np
 
-from a3b.constrain import Grammars
-from a3b.engine import nano_directory
-from a3b.events import TextDelta, ToolCallEnd
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
+from a3b.constrain.constraints import Grammars
+from a3b.engine.engine import nano_directory
+from a3b.interface.events import TextDelta, ToolCallEnd
+from a3b.output.parser import OutputParser
+from a3b.prompt.segments import Control
+from a3b.prompt.tokenizer import StreamDecoder, Tokenizer
 
 TOKENIZER = Tokenizer.read(nano_directory())
 GRAMMARS = Grammars(TOKENIZER)

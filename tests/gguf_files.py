@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.tokens.segments import CONTROL_NAMES
-from a3b.tokens.tokenizer import byte_alphabet
+from a3b.prompt.segments import CONTROL_NAMES
+from a3b.prompt.tokenizer import byte_alphabet
 from tests.random_model import AXES, random_tensors
 
 SIZES = dict(zip(AXES, (290, 256, 4, 4, 4, 2, 64, 16, 2, 6, 32, 128, 5, 2, 256, 64), strict=True))

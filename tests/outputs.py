@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from a3b.events import assistant_message, merge_events
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
+from a3b.interface.events import assistant_message, merge_events
+from a3b.output.parser import OutputParser
+from a3b.prompt.segments import Control
 
 PARAMETERS = {
     "path": {"type": "string"},

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16, f32_to_fp8, fp8_to_f32
 from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
 from tests.checkpoint_files import KEPT, one_by_one
 from tests.random_model import AXES, config_dict, model_weights, random_tensors
 

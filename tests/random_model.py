@@ -136,7 +136,7 @@ def random_tensors(sizes: dict, seed: int) -> dict[str, np.ndarray]:
 
 def model_weights(config, tensors: dict[str, np.ndarray]):
     """Tensors of `random_tensors` as ModelWeights, without a file in between."""
-    from a3b import weights as w
+    from a3b.model import loader as w
 
     def mixer(i: int, kind: str):
         if kind == "full_attention":
@@ -186,9 +186,9 @@ def model_weights(config, tensors: dict[str, np.ndarray]):
 
 def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):
     """The Model called `name` in SIZES."""
-    from a3b.config import ModelConfig
     from a3b.kernels import open_kernels
-    from a3b.model import Model
+    from a3b.model.config import ModelConfig
+    from a3b.model.forward import Model
 
     config = ModelConfig.from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
     weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from a3b import weights as w
-from a3b.config import ModelConfig
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts, Tiles, pack
+from a3b.model import loader as w
+from a3b.model.config import ModelConfig
 from tests.random_model import config_dict, model_weights, random_tensors
 
 SIZES = {
@@ -93,7 +93,7 @@ def tiled_weights(config: ModelConfig, tensors: dict[str, np.ndarray], formats: 
 
 def tiled_model(isa: str | None, num_threads: int = 1, kv: str = "q8"):
     from a3b.kernels import open_kernels
-    from a3b.model import Model
+    from a3b.model.forward import Model
 
     config = ModelConfig.from_dict(config_dict(SIZES), where="tiled")
     return Model(config, tiled_weights(config, random_tensors(SIZES, seed=5)), open_kernels(isa, num_threads), kv)

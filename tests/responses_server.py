@@ -10,10 +10,10 @@ import openai
 from scripted_service import STARTED, USAGE, ScriptedService
 from served import ChosenService, app_of, content_of, exchange, served
 
-from a3b.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server import responses
-from a3b.server.seals import turn_of
-from a3b.server.stored import ResponseStore
+from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.server.openai import responses
+from a3b.server.response_store import ResponseStore
+from a3b.server.thinking_signatures import turn_of
 
 PATH = "/v1/responses"
 ASK = {"model": "m", "input": "hi"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+from a3b.engine.sampler import SamplingParams, preset
 from a3b.errors import TokenizerError
-from a3b.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
-from a3b.requests import Request
-from a3b.sampler import SamplingParams, preset
+from a3b.interface.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
+from a3b.interface.request import Request
 
 
 class ScriptedService:

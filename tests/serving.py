@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from a3b.events import Event
+from a3b.interface.events import Event
 from a3b.server.connections import Gate, config_of
 from a3b.server.limits import Limits
 from tests.scripted_service import ScriptedService

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from a3b.errors import UsageError
-from a3b.requests import Request
-from a3b.tokens.literals import loads
+from a3b.interface.request import Request
+from a3b.output.json_text import loads
 from tests.constraints import GRAMMARS, calls_of, events_of, shape, text_of, tool, walk
 
 KEYS = ["id", "name", "kind", "x y", "v"]

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands import pictures, plan, random_model, sparsity, speed
-from a3b.engine import nano_directory
+from a3b.commands import plan
+from a3b.commands.benchmarks import plots, random_model, sparsity, speed
+from a3b.engine.engine import nano_directory
 from a3b.formats.packed import Manifest, verify
 from a3b.kernels import open_kernels, probe
+from a3b.model.known_shapes import SHAPES, shape
 from a3b.packing import random_weights
 from a3b.packing.plan import bytes_per_token
 from a3b.packing.presets import PRESETS
-from a3b.shapes import SHAPES, shape
 from bench.peers import engines
 from tests.random_model import config_dict
 from tests.test_random_weights import TINY
@@ -228,8 +229,8 @@ def test_pictures_are_drawn(tmp_path):
          "measured": {"read_bytes_per_s": rate}, "bytes_per_token": {"weights": active}}
         for name, total, active in (("35b-a3b", 35e9, 2.95e9), ("3b-dense", 3.4e9, 2.9e9), ("27b", 27e9, 26e9), ("31b-dense", 31e9, 30e9))
     ]  # fmt: skip
-    pictures.draw_sparsity({"shapes": rows}, tmp_path / "sparsity.png")
-    pictures.draw_roofline({
+    plots.draw_sparsity({"shapes": rows}, tmp_path / "sparsity.png")
+    plots.draw_roofline({
         "measured": {"read_bytes_per_s": rate, "int8_operations_per_s": {"median": 2e12}}, "weight_bytes": 2e10,
         "parameters": {"active": 3e9},
         "decode": {str(n): {"bytes_per_token": {"weights": 2e9 + 1e4 * n}, "tokens_per_s": 30, "bytes_per_s": 6e10,

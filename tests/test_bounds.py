@@ -18,19 +18,20 @@ from contextlib import contextmanager
 import pytest
 from serving import ask
 
-from a3b import renderer, work
-from a3b.engine import Engine
+from a3b.engine.engine import Engine
 from a3b.errors import ContextError, Interrupted, OverloadedError, TemplateError, UsageError
+from a3b.interface.request import Request
+from a3b.isolation import deadlines
+from a3b.isolation.deadlines import Work, in_thread
 from a3b.isolation.slots import Slots
-from a3b.renderer import Renderer
-from a3b.requests import Request
+from a3b.prompt import renderer
+from a3b.prompt.chat_template import ChatTemplate
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.renderer import Renderer
+from a3b.server import bounded_json
 from a3b.server.app import create_app
-from a3b.server.chat_request import read_chat
-from a3b.tokens import json_text
-from a3b.tokens.chat import ChatTemplate
-from a3b.tokens.fit import fit_messages
-from a3b.tokens.json_text import TooMuchJSON, loads
-from a3b.work import Work, in_thread
+from a3b.server.bounded_json import TooMuchJSON, loads
+from a3b.server.openai.chat_request import read_chat
 from tests.traced_server import Server, user
 
 
@@ -68,7 +69,7 @@ def test_json_beyond_the_limits_is_refused(text, reason):
 
 
 def test_what_looks_like_values_inside_a_string_is_not_counted(monkeypatch):
-    monkeypatch.setattr(json_text, "MAX_VALUES", 10)
+    monkeypatch.setattr(bounded_json, "MAX_VALUES", 10)
     for text in (",[{" * 20, '\\",' * 20, "\\" * 20 + ",[{" * 5, ""):
         assert loads(json.dumps([text, {"a": text}])) == [text, {"a": text}]
     with pytest.raises(TooMuchJSON):
@@ -105,7 +106,7 @@ def test_work_ends_when_nobody_waits_for_it_any_more():
         started.set()
         try:
             while True:
-                work.check()
+                deadlines.check()
         except Interrupted:
             ended.set()
             raise
@@ -124,7 +125,7 @@ def test_work_ends_when_nobody_waits_for_it_any_more():
 def test_work_that_takes_too_long_is_refused_by_name():
     def endless() -> None:
         while True:
-            work.check()
+            deadlines.check()
 
     with pytest.raises(UsageError, match="the thing: takes longer than 0.01 s"):
         Work("the thing", 0.01).run(endless)
@@ -202,7 +203,7 @@ def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
     def slow(request, think):
         if request.messages[0]["content"] == "slow":
             while not done.is_set():
-                work.check()
+                deadlines.check()
                 time.sleep(0.001)
         return told(request, think)
 

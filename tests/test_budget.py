@@ -8,7 +8,11 @@ from itertools import count, cycle, islice
 
 import pytest
 
-from a3b.budget import (
+from a3b.engine.engine import nano_directory
+from a3b.output.parser import OutputParser
+from a3b.prompt.segments import Control
+from a3b.prompt.tokenizer import Tokenizer
+from a3b.thinking.budget import (
     CHECK_TOKENS,
     LINE_BYTES,
     LINES,
@@ -20,10 +24,6 @@ from a3b.budget import (
     ThinkingControl,
     ThinkingTokens,
 )  # fmt: skip
-from a3b.engine import nano_directory
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.tokenizer import Tokenizer
 
 OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
 NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import ConversationError, TemplateError, TokenizerError, UsageError
-from a3b.tokens.chat import ChatTemplate, check_template_kwargs, prompt_text
-from a3b.tokens.segments import CONTROL_NAMES, Control, Replay, Text
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt.chat_template import ChatTemplate, check_template_kwargs, prompt_text
+from a3b.prompt.segments import CONTROL_NAMES, Control, Replay, Text
+from a3b.prompt.tokenizer import Tokenizer
 
 NANO = ChatTemplate.read(nano_directory())
 TOKENIZER = Tokenizer.read(nano_directory())

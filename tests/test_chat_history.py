@@ -16,11 +16,11 @@ import pytest
 from a3b.cli import build_parser, main
 from a3b.commands import transcripts
 from a3b.commands.chat import Chat
-from a3b.commands.kept import Kept
+from a3b.commands.saved_chat import Kept
 from a3b.commands.typed_lines import MAX_BYTES, TypedLines
-from a3b.config import RuntimeConfig
-from a3b.engine import Engine
+from a3b.engine.engine import Engine
 from a3b.errors import A3BError, StoreError, UsageError
+from a3b.settings import RuntimeConfig
 from tests.checkpoint_files import write_checkpoint
 from tests.test_cli import Terminal
 

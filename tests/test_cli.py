@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands.answer import Printer
-from a3b.engine import nano_directory
-from a3b.events import TextDelta, ThinkingDelta
+from a3b.commands.dialogue import Printer
+from a3b.engine.engine import nano_directory
+from a3b.interface.events import TextDelta, ThinkingDelta
 from tests.checkpoint_files import write_checkpoint
 
 DATA = Path(__file__).parent / "data"

@@ -18,7 +18,7 @@ import pytest
 from a3b import cli
 from a3b.cli import main
 from a3b.commands.parser import whole
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 
 NANO = str(nano_directory())
 COMMAND = [sys.executable, "-m", "a3b.cli"]

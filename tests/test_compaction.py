@@ -7,7 +7,7 @@ from openai.types.responses import ResponseCompactionItem, ResponseUsage
 from responses_server import DONE, PATH, Server
 from scripted_service import STARTED, USAGE
 
-from a3b.events import Finished, TextDelta
+from a3b.interface.events import Finished, TextDelta
 
 COMPACT = PATH + "/compact"
 SAID = [{"role": "user", "content": "We launch on Tuesday."}, {"role": "assistant", "content": "Noted."},

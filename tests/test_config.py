@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a3b.config import ModelConfig, RuntimeConfig
 from a3b.errors import ConfigError, UsageError
 from a3b.kernels import _native, open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.settings import RuntimeConfig
 from tests.random_model import SIZES, config_dict, model_weights, random_tensors
 
 REAL = json.loads((Path(__file__).parent / "data" / "config-35b-a3b.json").read_text())

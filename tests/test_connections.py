@@ -19,7 +19,7 @@ import openai
 import pytest
 import requests
 
-from a3b.events import Finished, TextDelta
+from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import Settings, create_app
 from a3b.server.connections import Gate, peer_of
 from a3b.server.limits import Limits

@@ -10,10 +10,10 @@ import llguidance
 import numpy as np
 import pytest
 
-from a3b.constrain import validate
+from a3b.constrain.constraints import validate
+from a3b.constrain.grammar import answer_grammar
 from a3b.errors import UsageError
-from a3b.requests import Request
-from a3b.tokens.grammar import answer_grammar
+from a3b.interface.request import Request
 from tests.constraints import BYTES, END, GRAMMARS, NUM, SCHEMAS, TOKENIZER, TOOLS, events_of, fits, nested, shape, text_of, walk
 
 

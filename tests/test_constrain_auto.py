@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from a3b.errors import UsageError
-from a3b.events import ToolCallEnd
-from a3b.requests import Request
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.tokenizer import StreamDecoder
+from a3b.interface.events import ToolCallEnd
+from a3b.interface.request import Request
+from a3b.output.parser import OutputParser
+from a3b.prompt.segments import Control
+from a3b.prompt.tokenizer import StreamDecoder
 from tests.constraints import CALL, CALL_END, END, GRAMMARS, TOKENIZER, TOOLS, call_text, fits, shape, tool
 
 STRICT = tool("strict", shape({"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 3}}, ["n"], additionalProperties=False))

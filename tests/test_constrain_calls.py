@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from a3b.errors import UsageError
-from a3b.requests import Request
+from a3b.interface.request import Request
 from tests.constraints import (
     CALL,
     CALL_END,

@@ -14,11 +14,11 @@ import llguidance
 import numpy as np
 import pytest
 
+from a3b.constrain.absent_strings import absent, letters
+from a3b.constrain.grammar import answer_grammar
 from a3b.errors import UsageError
-from a3b.requests import Request
-from a3b.tokens.absent import absent, letters
-from a3b.tokens.grammar import answer_grammar
-from a3b.tokens.patterns import FORMATS, searched
+from a3b.interface.request import Request
+from a3b.json_schema.regex_terminals import FORMATS, searched
 from tests.constraints import BYTES, CALL, GRAMMARS, TOKENIZER, call_text, calls_of, events_of, feed, fits, shape, tool, walk
 
 TEXT = {"type": "string"}

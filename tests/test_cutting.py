@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import ContextError, TokenizerError, UsageError
-from a3b.tokens import cutting, segments
-from a3b.tokens.cutting import Cutter
-from a3b.tokens.segments import Control, Text, well_formed
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt import segments, text_pieces
+from a3b.prompt.segments import Control, Text, well_formed
+from a3b.prompt.text_pieces import Cutter
+from a3b.prompt.tokenizer import Tokenizer
 
 SPEC = json.loads((nano_directory() / "tokenizer.json").read_text())
 TOKENIZER = Tokenizer(SPEC)
@@ -26,7 +26,7 @@ def spec_with(regex: str) -> dict:
     return spec
 
 
-@pytest.mark.parametrize("regex", sorted(cutting.KNOWN))
+@pytest.mark.parametrize("regex", sorted(text_pieces.KNOWN))
 def test_pieces_have_the_tokens_of_the_whole(regex):
     spec, rng = spec_with(regex), random.Random(1)
     tokenizer, cutter, num = Tokenizer(spec), Cutter(spec, piece=4), 0
@@ -75,7 +75,7 @@ def test_encoding_ends_when_a_prompt_is_too_long(monkeypatch):
     monkeypatch.setattr(Tokenizer, "_encoded", lambda self, piece: sizes.append(len(piece)) or encoded(self, piece))
     with pytest.raises(ContextError, match=r"tokens > 20000,"):
         TOKENIZER.encode([Text("x y z " * 50_000)], most=20_000)
-    assert sum(sizes) <= 2 * cutting.PIECE
+    assert sum(sizes) <= 2 * text_pieces.PIECE
 
 
 def test_a_panic_of_the_library_is_an_error_of_ours(monkeypatch):

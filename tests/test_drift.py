@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from a3b.events import ToolCallEnd
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.toolcalls import parse_json_calls
+from a3b.interface.events import ToolCallEnd
+from a3b.output.parser import OutputParser
+from a3b.output.tool_arguments import parse_json_calls
+from a3b.prompt.segments import Control
 from tests.outputs import TOOLS, call, param, parse, pieces, recut, summary
 
 PATH = "<parameter=path>\na\n</parameter>\n"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from a3b.events import (
+from a3b.interface.events import (
     Finished,
     TextDelta,
     ThinkingDelta,
@@ -16,7 +16,7 @@ from a3b.events import (
     assistant_message,
     merge_events,
 )
-from a3b.tokens.stops import StopStrings
+from a3b.output.stop_strings import StopStrings
 
 
 def cut(text, rng, size):

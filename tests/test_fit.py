@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import ConversationError
-from a3b.tokens.chat import ChatTemplate, prompt_text
-from a3b.tokens.fit import fit_messages
+from a3b.prompt.chat_template import ChatTemplate, prompt_text
+from a3b.prompt.normalise_messages import fit_messages
 
 TEMPLATE = ChatTemplate.read(nano_directory())
 

@@ -7,9 +7,9 @@ from responses_server import Server as ResponsesServer
 from scripted_service import STARTED, USAGE, ScriptedService
 from served import app_of, content_of, exchange
 
-from a3b.events import Finished, TextDelta
-from a3b.server import messages
-from a3b.server.foreign import plain
+from a3b.interface.events import Finished, TextDelta
+from a3b.server.anthropic import messages
+from a3b.server.foreign_items import plain
 
 DONE = [STARTED, TextDelta("ok"), Finished("stop", USAGE)]
 TEXTS = [{"type": "text", "text": "first"}, {"type": "text", "text": "second", "citations": [{"type": "x", "cited_text": "hidden"}]}]

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from a3b.errors import UsageError
-from a3b.events import Finished, Started, TextDelta
+from a3b.interface.events import Finished, Started, TextDelta
 from a3b.server.app import create_app
 from tests.scripted_service import USAGE, ScriptedService
 from tests.serving import ask

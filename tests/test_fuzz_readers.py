@@ -22,22 +22,22 @@ import pytest
 from a3b.commands.info import describe
 from a3b.commands.plan import Speed
 from a3b.commands.plan import describe as plan
-from a3b.config import ModelConfig
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import A3BError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.download import Folder
-from a3b.formats.hub import Hub, Listing
 from a3b.formats.packed import MANIFEST, verify
+from a3b.hub.client import Hub, Listing
+from a3b.hub.download import Folder
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
-from a3b.model import Model
-from a3b.packing.opening import open_source
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import PROGRESS, write
-from a3b.tokens.chat import ChatTemplate
-from a3b.tokens.tokenizer import Tokenizer
-from a3b.weights import load_weights
+from a3b.prompt.chat_template import ChatTemplate
+from a3b.prompt.tokenizer import Tokenizer
 from tests.checkpoint_files import write_checkpoint
 from tests.gguf_files import SIZES as GGUF_SIZES
 from tests.gguf_files import write_gguf

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands.pieces import conversation
-from a3b.engine import nano_directory
+from a3b.commands.calibration_text import conversation
+from a3b.engine.engine import nano_directory
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.quantise import quantise
 from a3b.kernels import open_kernels
 from a3b.kernels.ref import ops
-from a3b.model import Model
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
 from a3b.packing.importance import FLOOR, Inputs, Watching, measure
-from a3b.packing.opening import open_source
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import fields, make_plan
-from a3b.tokens.chat import ChatTemplate
-from a3b.tokens.tokenizer import Tokenizer
-from a3b.weights import load_weights
+from a3b.packing.quantise import quantise
+from a3b.prompt.chat_template import ChatTemplate
+from a3b.prompt.tokenizer import Tokenizer
 from nano.quality_text import conversations
 from tests.gguf_files import TYPE_OF, write_gguf
 from tests.packing_files import SIZES, write_source

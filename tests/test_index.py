@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from a3b.cache.disk_index import DATA, INDEX, BadIndex, Index
+from a3b.cache.disk_store import DAY, Store
 from a3b.cache.identity import path_hash, root_id
-from a3b.cache.index import DATA, INDEX, BadIndex, Index
 from a3b.cache.rows import SEALED, Row, row_of, seal
-from a3b.cache.store import DAY, Store
 from a3b.cli import main
 from a3b.commands.serve import opened, secret
 from a3b.errors import StoreError, UsageError
@@ -390,8 +390,8 @@ def test_a_key_that_was_not_used_for_a_week_makes_room_first(empty):
 
 
 def test_a_key_that_floods_records_takes_none_of_another(empty, monkeypatch):
-    monkeypatch.setattr("a3b.cache.index.MAX_RECORDS", 40)
-    monkeypatch.setattr("a3b.cache.index.RECORDS_BYTES", 4000)
+    monkeypatch.setattr("a3b.cache.disk_index.MAX_RECORDS", 40)
+    monkeypatch.setattr("a3b.cache.disk_index.RECORDS_BYTES", 4000)
     for num in range(15):
         empty.put_record("quiet", b"%d" % num, b"x" * 10, None, num)
     for num in range(200):
@@ -402,7 +402,7 @@ def test_a_key_that_floods_records_takes_none_of_another(empty, monkeypatch):
 
 
 def test_of_many_keys_each_keeps_its_newest_record(empty, monkeypatch):
-    monkeypatch.setattr("a3b.cache.index.RECORDS_BYTES", 1000)
+    monkeypatch.setattr("a3b.cache.disk_index.RECORDS_BYTES", 1000)
     for num in range(9):
         for i in range(3):
             empty.put_record(f"key {num}", b"%d" % i, b"x" * 100, None, num)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from a3b.mangled import is_remnant, plain, settled
-from a3b.tokens.chat import REPLAY_KEY
-from a3b.tokens.fit import fit_messages
-from a3b.turn import canonical
-from a3b.turns import Block, Turn, Turns
+from a3b.prompt.chat_template import REPLAY_KEY
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.thinking.remnants import is_remnant, plain, settled
+from a3b.thinking.turn import canonical
+from a3b.thinking.turn_memory import Block, Turn, Turns
 from tests.test_turns import (
     BEFORE,
     IDS,

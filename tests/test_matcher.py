@@ -14,13 +14,13 @@ from contextlib import ExitStack
 import pytest
 from constraints import END, TOKENIZER, shape, tool
 
-from a3b import matcher
-from a3b.constrain import Grammars
+from a3b.constrain import matchers
+from a3b.constrain.constraints import Grammars
 from a3b.errors import Interrupted, OverloadedError, UsageError
+from a3b.interface.request import Request
+from a3b.isolation.deadlines import Work
 from a3b.isolation.host import Host, TaskKilled, TaskNotStarted
 from a3b.isolation.worker import processor_limit
-from a3b.requests import Request
-from a3b.work import Work
 
 SAFE = Request(tools=[tool("f", shape({"x": {"enum": ["yes", "no"]}}, ["x"]))], tool_choice="required")
 LOOK_AHEADS = "^" + "".join(f"(?=.*a.{{{n}}}b)" for n in range(1, 25)) + ".*$"
@@ -127,7 +127,7 @@ def test_a_first_process_that_cannot_fork_refuses_a_task_and_stays():
 
 
 def test_an_answer_goes_on_after_its_grammar_has_left_the_cache(monkeypatch):
-    monkeypatch.setattr(matcher, "MAX_KEPT", 1)
+    monkeypatch.setattr(matchers, "MAX_KEPT", 1)
     grammars = Grammars(TOKENIZER)
     constraint, other = grammars.of(SAFE), grammars.of(Request(schema={}))
     while not constraint.complete:

@@ -16,9 +16,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from a3b.cache.state import SEGMENT_LEN
 from a3b.errors import UsageError
-from a3b.model import CHUNK
+from a3b.model.forward import CHUNK
+from a3b.model.state import SEGMENT_LEN
 from tests.random_model import SIZES, random_ids, random_model
 
 U = 2.0**-24

@@ -8,9 +8,9 @@ from a3b import cli
 from a3b.commands import info, plan
 from a3b.commands.chat import leaves
 from a3b.commands.parser import OTHERS
-from a3b.engine import nano_directory, resolve
+from a3b.engine.engine import nano_directory, resolve
 from a3b.errors import StoreError, UsageError
-from a3b.shapes import REPOSITORIES, how_to_get
+from a3b.model.known_shapes import REPOSITORIES, how_to_get
 
 
 def said(capsys, *argv: str) -> str:
@@ -83,7 +83,7 @@ def test_a_file_of_keys_that_is_missing_is_told_without_the_words_of_python(caps
 def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tmp_path):
     from argparse import Namespace
 
-    from a3b.commands.places import open_store
+    from a3b.commands.cache_directories import open_store
 
     file = tmp_path / "file"
     file.write_text("")

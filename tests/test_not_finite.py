@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from a3b import weights as w
-from a3b.config import ModelConfig
 from a3b.errors import TensorError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, file_checksum, verify
 from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import KV_TYPES, _native, open_kernels
-from a3b.model import Model
-from a3b.packing.opening import open_source
+from a3b.model import loader as w
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
 from tests.checkpoint_files import write_checkpoint

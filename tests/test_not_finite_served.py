@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.engine import Engine, nano_directory
-from a3b.sampler import LogitsError
+from a3b.engine.engine import Engine, nano_directory
+from a3b.engine.sampler import LogitsError
 from a3b.server.app import Settings, create_app
 from tests.serving import ask
 from tests.traced_server import GREEDY, Server, user

@@ -8,16 +8,9 @@ import re
 
 import pytest
 
-from a3b.events import (
-    TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
-    ToolCallEnd,
-    ToolCallStart,
-    assistant_message,
-)
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
+from a3b.interface.events import TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, assistant_message
+from a3b.output.parser import OutputParser
+from a3b.prompt.segments import Control
 from tests.outputs import TOOLS, call, param, parse, pieces, recut, summary
 
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest, verify
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.packing.decoded import decoded
-from a3b.packing.opening import open_source
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.packing.dequantised import decoded
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
-from a3b.tokens.segments import Control, Text
-from a3b.tokens.tokenizer import Tokenizer
-from a3b.weights import load_weights
+from a3b.prompt.segments import Control, Text
+from a3b.prompt.tokenizer import Tokenizer
 from tests.gguf_files import END, SIZES, TOKENS, TYPE_OF, write_gguf
 from tests.packing_files import ids_for, logits_of
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest
 from a3b.formats.quant import f32_to_bf16
 from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.packing.decoded import decoded
-from a3b.packing.opening import open_source
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.packing.dequantised import decoded
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
-from a3b.weights import load_weights
 from tests.checkpoint_files import one_by_one
 from tests.packing_files import config_json, ids_for, logits_of
 from tests.random_model import AXES, random_tensors

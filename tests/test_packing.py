@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError, TensorError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, plan_shards, verify
-from a3b.formats.quantise import quantise
 from a3b.formats.tiles import Tiles
 from a3b.kernels import _native, open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import check_tensors, load_weights, packed_tensors
 from a3b.packing import writer
-from a3b.packing.decoded import decoded
-from a3b.packing.opening import open_source
+from a3b.packing.dequantised import decoded
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import bytes_per_token, fields, make_plan
 from a3b.packing.presets import PRESETS, format_for
+from a3b.packing.quantise import quantise
 from a3b.packing.writer import write
-from a3b.weights import check_tensors, load_weights, packed_tensors
 from tests.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
 from tests.random_model import SIZES as ODD_SIZES
 

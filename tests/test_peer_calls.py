@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from a3b.events import ToolCallDelta, ToolCallEnd, assistant_message
-from a3b.tokens.schemas import kinds_of_schema
-from a3b.tokens.segments import Control
-from a3b.tokens.stream import OutputParser
-from a3b.tokens.toolcalls import coerce, loads
+from a3b.interface.events import ToolCallDelta, ToolCallEnd, assistant_message
+from a3b.json_schema.types import kinds_of_schema
+from a3b.output.parser import OutputParser
+from a3b.output.tool_arguments import coerce, loads
+from a3b.prompt.segments import Control
 from tests.outputs import call, param, pieces
 
 PEERS = json.loads((Path(__file__).parent / "data" / "peer_calls.json").read_text(encoding="utf-8"))

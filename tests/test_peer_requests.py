@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from a3b.events import Finished, TextDelta
+from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask

@@ -17,9 +17,9 @@ import pytest
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from a3b.constrain import validate
+from a3b.constrain.constraints import validate
 from a3b.errors import UsageError
-from a3b.requests import Request
+from a3b.interface.request import Request
 from tests.constraints import GRAMMARS, TOKENIZER, calls_of, events_of, walk
 
 PEERS = json.loads((Path(__file__).parent / "data" / "peer_schemas.json").read_text(encoding="utf-8"))

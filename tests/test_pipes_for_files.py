@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from a3b.cli import main
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import FileFormatError
 from a3b.formats.packed import MANIFEST, Manifest
 

@@ -11,17 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from a3b.cache.state import SEGMENT_LEN, State
 from a3b.cli import main
 from a3b.commands import plan, sizes
-from a3b.commands import speed as bench
+from a3b.commands.benchmarks import speed as bench
 from a3b.commands.progress import Progress
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError
 from a3b.machine import Machine
+from a3b.model.config import ModelConfig
+from a3b.model.known_shapes import SHAPES, shape
+from a3b.model.state import SEGMENT_LEN, State
 from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import shape_config
-from a3b.shapes import SHAPES, shape
 from tests.random_model import SIZES, config_dict
 
 GIB = 1 << 30

@@ -9,16 +9,16 @@ from functools import cache
 import numpy as np
 import pytest
 
+from a3b.cache.disk_store import Store
 from a3b.cache.identity import ARITHMETIC_VERSION, cache_identity
-from a3b.cache.pages import write_kv
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.store import Store
-from a3b.config import ModelConfig, with_context
-from a3b.engine import nano_directory
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.cache.snapshot_files import write_kv
+from a3b.engine.engine import nano_directory
 from a3b.errors import CheckpointError, UsageError
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.weights import load_weights
+from a3b.model.config import ModelConfig, with_context
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
 from tests.cached_states import IDENTITY, content, feed, new_state, numbers, reached, snapshot
 
 LARGE = 1 << 40
@@ -402,7 +402,7 @@ def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tm
     first, second = common + numbers(50, seed=1), common + numbers(50, seed=2)
     store = None if where == "memory" else Store(tmp_path)
     cache, may_write = memory(store=store), threading.Event()
-    monkeypatch.setattr("a3b.cache.store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args))
+    monkeypatch.setattr("a3b.cache.disk_store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args))
     may_write.set()
     for ids in (first, second):
         talk(cache, ids, [40, 100, 150])
@@ -424,7 +424,7 @@ def test_what_cannot_be_added_is_refused(ids, kind, message):
 
 
 def test_counts_of_known_sequences_are_bounded(monkeypatch):
-    monkeypatch.setattr("a3b.cache.prefix.MAX_NODES", 20)
+    monkeypatch.setattr("a3b.cache.prefix_cache.MAX_NODES", 20)
     cache = memory(0)
     for i in range(50):
         cache.add("n", [1, i + 2], snapshot([1, i + 2]), "turn")

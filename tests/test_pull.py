@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from a3b.cli import main
-from a3b.formats import download
-from a3b.formats.hub import Hub, Passing, _first_position, checked_repo
+from a3b.hub import download
+from a3b.hub.client import Hub, Passing, _first_position, checked_repo
 from tests.hub_server import COMMIT, REPO, FakeHub
 
 CONFIG = json.dumps({"model_type": "qwen3_5_moe"}).encode()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from a3b.errors import TensorError
-from a3b.formats.quantise import QUANTISABLE, quantise
 from a3b.formats.tiles import FORMATS, Format
+from a3b.packing.quantise import QUANTISABLE, quantise
 
 gguf = pytest.importorskip("gguf", reason="llama.cpp's types come from the package gguf")
 RIVALS = {"w4m64": "Q4_0", "w4s32": "Q4_0", "w4k32": "Q4_0", "w4m32": "Q4_1", "w8s32": "Q8_0"}  # of about the same bits per weight

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest, verify
 from a3b.formats.tiles import FORMATS, Tiles, pack
 from a3b.kernels import open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.known_shapes import SHAPES
+from a3b.model.loader import load_weights
 from a3b.packing import random_weights as rw
 from a3b.packing.presets import PRESETS
 from a3b.packing.writer import write
-from a3b.shapes import SHAPES
-from a3b.weights import load_weights
 from tests.random_model import AXES, config_dict
 
 TINY = dict(zip(AXES, (320, 256, 4, 4, 4, 2, 64, 16, 2, 4, 32, 64, 6, 2, 256, 256), strict=True))

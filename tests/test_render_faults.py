@@ -8,7 +8,7 @@ import pytest
 
 from a3b.cli import main
 from a3b.errors import UsageError
-from a3b.tokens.faults import check_tools
+from a3b.prompt.message_faults import check_tools
 
 HI = {"role": "user", "content": "Hi"}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}

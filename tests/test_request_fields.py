@@ -18,9 +18,11 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import input_token_count_params, response_compact_params, response_create_params
 from openai.types.shared_params import Reasoning
 
-from a3b.events import Finished, TextDelta
-from a3b.server import chat_request, completions, message_fields, response_input, responses, threads, wire
+from a3b.interface.events import Finished, TextDelta
+from a3b.server import fields
+from a3b.server.anthropic import messages_fields, threads
 from a3b.server.app import create_app
+from a3b.server.openai import chat_request, completions, responses, responses_input
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask
 
@@ -29,35 +31,35 @@ LEAST: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "hi"}]}, TEXT: {"prompt": "hi"}, RESPONSES: {"input": "hi"},
     MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
 }  # fmt: skip
-TABLES = {CHAT: chat_request.CHAT, TEXT: completions.TEXT, RESPONSES: responses.RESPONSE, MESSAGES: message_fields.MESSAGE}
+TABLES = {CHAT: chat_request.CHAT, TEXT: completions.TEXT, RESPONSES: responses.RESPONSE, MESSAGES: messages_fields.MESSAGE}
 TYPES = [
     (chat_params.CompletionCreateParamsStreaming, chat_request.CHAT),
     (completion_create_params.CompletionCreateParamsStreaming, completions.TEXT),
     (response_create_params.ResponseCreateParamsStreaming, responses.RESPONSE),
     (input_token_count_params.InputTokenCountParams, responses.RESPONSE),
     (response_compact_params.ResponseCompactParams, responses.COMPACT),
-    (message_create_params.MessageCreateParamsStreaming, message_fields.MESSAGE),
-    (beta_create_params.MessageCreateParamsStreaming, message_fields.MESSAGE),
-    (message_count_tokens_params.MessageCountTokensParams, message_fields.MESSAGE),
-    (beta_count_params.MessageCountTokensParams, message_fields.MESSAGE),
+    (message_create_params.MessageCreateParamsStreaming, messages_fields.MESSAGE),
+    (beta_create_params.MessageCreateParamsStreaming, messages_fields.MESSAGE),
+    (message_count_tokens_params.MessageCountTokensParams, messages_fields.MESSAGE),
+    (beta_count_params.MessageCountTokensParams, messages_fields.MESSAGE),
     # and within them
     (chat_types.ChatCompletionStreamOptionsParam, chat_request.STREAM_OPTIONS),
     (response_create_params.StreamOptions, chat_request.STREAM_OPTIONS),
     (Reasoning, responses.REASONING),
     (response_types.ResponseTextConfigParam, responses.TEXT),
-    (response_types.FunctionToolParam, response_input.TOOL),
-    (response_types.CustomToolParam, response_input.TOOL),
-    *((kind, message_fields.THINKING) for kind in get_args(beta_types.BetaThinkingConfigParam)),
-    *((kind, message_fields.CHOICE) for kind in get_args(beta_types.BetaToolChoiceParam)),
-    (beta_types.BetaOutputConfigParam, message_fields.OUTPUT),
-    (anthropic_types.ToolParam, message_fields.TOOL),
-    (beta_types.BetaToolParam, message_fields.TOOL),
+    (response_types.FunctionToolParam, responses_input.TOOL),
+    (response_types.CustomToolParam, responses_input.TOOL),
+    *((kind, messages_fields.THINKING) for kind in get_args(beta_types.BetaThinkingConfigParam)),
+    *((kind, messages_fields.CHOICE) for kind in get_args(beta_types.BetaToolChoiceParam)),
+    (beta_types.BetaOutputConfigParam, messages_fields.OUTPUT),
+    (anthropic_types.ToolParam, messages_fields.TOOL),
+    (beta_types.BetaToolParam, messages_fields.TOOL),
     (beta_types.BetaThreadCreateParams, threads.CREATE),
     (beta_types.BetaThreadContinueParams, threads.CONTINUE),
 ]
 
 
-def names_of(table: wire.Known) -> list[str]:
+def names_of(table: fields.Known) -> list[str]:
     return [*table.read, *table.refused, *table.told, *table.unused]
 
 

@@ -9,9 +9,9 @@ from responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
 from scripted_service import STARTED, USAGE
 from served import SECRET
 
-from a3b.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server.response_output import InputText
-from a3b.server.seals import Seals, turn_of
+from a3b.interface.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.server.openai.responses_output import InputText
+from a3b.server.thinking_signatures import Seals, turn_of
 
 # -- reasoning
 

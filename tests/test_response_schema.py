@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from responses_server import ANSWER, CUSTOM, DONE, NAMESPACE, PATH, TOOL, Server
 from scripted_service import STARTED, USAGE
 
-from a3b.events import Finished, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.requests import Request
+from a3b.interface.events import Finished, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.interface.request import Request
 
 RESPONSE = (
     "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id", "instructions", "output",

@@ -6,7 +6,7 @@ import openai
 import pytest
 from responses_server import ANSWER, ASK, DONE, PATH, Server, client_of
 
-from a3b.server.stored import ResponseStore, Stored
+from a3b.server.response_store import ResponseStore, Stored
 
 
 @pytest.fixture(scope="module")

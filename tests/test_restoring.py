@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.store import Store
-from a3b.engine import Engine
+from a3b.cache.disk_store import Store
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine.engine import Engine
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service, Settings
 from a3b.errors import OverloadedError
-from a3b.requests import Request
-from a3b.scheduler import Scheduler
-from a3b.service import Service, Settings
-from a3b.turns import Turns
+from a3b.interface.request import Request
+from a3b.thinking.turn_memory import Turns
 from tests.traced_server import GREEDY, Server, user
 
 QUESTION = [user("What is 17 plus 25? " + "Take your time, please. " * 12)]
@@ -132,7 +132,7 @@ def test_a_session_there_is_no_memory_for_costs_the_cache_not_the_answer(engine,
         raise MemoryError
 
     with restarted(engine, tmp_path) as (server, store, history):
-        monkeypatch.setattr("a3b.cache.store.read_state", full)
+        monkeypatch.setattr("a3b.cache.disk_store.read_state", full)
         _, finished = server.ask(history)
         assert finished.reason == "stop" and finished.usage.cached_tokens == 0 and finished.usage.cache.miss == "evicted"
         assert "no memory" in store.notices[-1]

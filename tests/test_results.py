@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a3b.engine import nano_directory
-from a3b.events import Finished, TextDelta
+from a3b.engine.engine import nano_directory
+from a3b.interface.events import Finished, TextDelta
+from a3b.prompt.chat_template import ChatTemplate, prompt_text
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.tool_results import MAX_WARNINGS, NO_RESULT, pair_results
 from a3b.server.app import create_app
-from a3b.tokens.chat import ChatTemplate, prompt_text
-from a3b.tokens.fit import fit_messages
-from a3b.tokens.results import MAX_WARNINGS, NO_RESULT, pair_results
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask
 

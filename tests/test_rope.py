@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from a3b.config import ModelConfig, with_context
 from a3b.errors import UsageError
 from a3b.kernels.ref.ops import rope_apply
-from a3b.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
+from a3b.model.config import ModelConfig, with_context
+from a3b.model.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
 from tests.random_model import SIZES, config_dict
 
 U = 2.0**-24

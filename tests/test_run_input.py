@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from a3b.cli import main
-from a3b.commands import piped
+from a3b.commands import piped_input
 from a3b.commands.run import model_and_prompt
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import UsageError
 
 NANO = str(nano_directory())
@@ -124,7 +124,7 @@ def test_binary_and_other_encodings_on_stdin_are_refused_by_the_byte(stdin, data
 
 
 def test_text_on_stdin_has_a_bound(stdin, monkeypatch):
-    monkeypatch.setattr(piped, "MAX_BYTES", 10)
+    monkeypatch.setattr(piped_input, "MAX_BYTES", 10)
     stdin(b"0123456789")
     assert model_and_prompt(["a"], None, 5.0)[1] == "a\n\n0123456789"
     stdin(b"0123456789x")

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from a3b.engine.sampler import PRESETS, LogitsError, Sampler, SamplingParams, TokenCounts, preset, uniform
 from a3b.errors import A3BError, UsageError
-from a3b.sampler import PRESETS, LogitsError, Sampler, SamplingParams, TokenCounts, preset, uniform
 
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0}
 
@@ -163,7 +163,7 @@ def test_tokens_at_minus_infinity_are_never_drawn():
 
 @pytest.mark.parametrize(("value", "token_id"), [(0.0, 1), (1 - 2**-53, 3)])
 def test_the_lowest_and_highest_draws_take_possible_tokens(monkeypatch, value, token_id):
-    monkeypatch.setattr("a3b.sampler.uniform", lambda seed, position: value)
+    monkeypatch.setattr("a3b.engine.sampler.uniform", lambda seed, position: value)
     assert draw(np.array([-np.inf, 0, -np.inf, -0.3, -np.inf], np.float32), 1) == [token_id]
 
 

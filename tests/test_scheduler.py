@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from a3b.cache.prefix import Match
-from a3b.events import Reading
-from a3b.scheduler import CHUNK, LEAST_CHUNK, Job, Scheduler, boundaries
+from a3b.cache.prefix_cache import Match
+from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, Job, Scheduler, boundaries
+from a3b.interface.events import Reading
 
 WRITTEN = 40  # tokens of an answer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from a3b.tokens.matching import Finder
-from a3b.tokens.schemas import Parameters, kinds_of_schema
+from a3b.json_schema.pattern_search import Finder
+from a3b.json_schema.types import Parameters, kinds_of_schema
 from tests.constraints import shape
 
 N, S, A = {"type": "integer"}, {"type": "string"}, {"type": "array"}

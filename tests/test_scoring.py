@@ -7,11 +7,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from a3b import scheduler
-from a3b.engine import Engine
+from a3b.engine import scheduler
+from a3b.engine.engine import Engine
 from a3b.errors import ContextError, TokenizerError, UsageError
-from a3b.events import Finished, PromptLogprobs, TextDelta, TokenLogprobs
-from a3b.requests import Request
+from a3b.interface.events import Finished, PromptLogprobs, TextDelta, TokenLogprobs
+from a3b.interface.request import Request
 from tests.traced_server import GREEDY, Server, user
 
 TEXT = "Start at a1b2 and follow the chain for 2 steps."

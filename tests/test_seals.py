@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from a3b.server.seals import Opened, Seals, turn_of
+from a3b.server.thinking_signatures import Opened, Seals, turn_of
 
 SECRET = b"0123456789abcdef"
 TEXTS = ["", "a", "x" * 31, "y" * 32, "z" * 33, "Denken — 思考 🧠\n" * 50]

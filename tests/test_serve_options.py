@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from a3b import cli
-from a3b.cache.index import INDEX
-from a3b.cache.store import Store
-from a3b.commands import places, serve
-from a3b.engine import Engine
+from a3b.cache.disk_index import INDEX
+from a3b.cache.disk_store import Store
+from a3b.commands import cache_directories, serve
+from a3b.engine.engine import Engine
 from a3b.errors import UsageError
 from a3b.server.limits import MiB
 
@@ -184,7 +184,7 @@ def test_more_connections_than_files_are_told_and_cut(monkeypatch, capsys):
 
 
 def test_a_missing_model_is_told_before_any_lock(started, tmp_path, capsys):
-    with Store(places.root(str(tmp_path)) / "a3b-nano"):
+    with Store(cache_directories.root(str(tmp_path)) / "a3b-nano"):
         started(str(tmp_path / "nothing"), fails=True)
         assert "nothing' is not a directory" in capsys.readouterr().err
         (tmp_path / "empty").mkdir()
@@ -203,7 +203,7 @@ def test_a_model_has_a_directory_of_its_own(started, tmp_path):
     assert started().sessions == tmp_path / "sessions" / "a3b-nano"
     for parent in ("one", "two"):
         (tmp_path / parent / "packed").mkdir(parents=True)
-    one, same, two = (places.name_of(str(tmp_path / name)) for name in ("one/packed", "two/../one/packed", "two/packed"))
+    one, same, two = (cache_directories.name_of(str(tmp_path / name)) for name in ("one/packed", "two/../one/packed", "two/packed"))
     assert one == same != two and one.startswith("packed-")
 
 
@@ -244,7 +244,7 @@ def test_the_parent_of_all_sessions_is_this_users_alone(started, tmp_path):
 def test_a_model_of_any_name_gets_a_plain_directory(name, tmp_path):
     path = tmp_path / name[:80]
     path.mkdir()
-    found = places.name_of(str(path))
+    found = cache_directories.name_of(str(path))
     assert found.isascii() and "/" not in found and not found.startswith(".") and len(found) < 80 and found.isprintable()
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from a3b import cli
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.store import Store
+from a3b.cache.disk_store import Store
+from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands import serve
-from a3b.engine import Engine
-from a3b.scheduler import Scheduler
+from a3b.engine.engine import Engine
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service, Settings
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
-from a3b.service import Service, Settings
-from a3b.turns import Turns
+from a3b.thinking.turn_memory import Turns
 from tests.serving import ask
 
 PADDING = " ".join(f"Rule {i}: be kind." for i in range(30))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from a3b.errors import ConversationError
-from a3b.events import Finished, Reading, TextDelta
+from a3b.interface.events import Finished, Reading, TextDelta
 from a3b.server import logs
 from a3b.server.app import Settings, create_app
 from tests.scripted_service import STARTED, USAGE, ScriptedService

@@ -11,9 +11,10 @@ from scripted_service import STARTED, USAGE, ScriptedService
 from served import SECRET, ChosenService, Endless, app_of, content_of, exchange, leave, no_objects, noisy, served, statuses
 
 from a3b.errors import ContextError, OverloadedError, StoreError, UsageError
-from a3b.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server import messages, wire
-from a3b.server.seals import Seals, turn_of
+from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.server import fields
+from a3b.server.anthropic import messages
+from a3b.server.thinking_signatures import Seals, turn_of
 
 ASK = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"name": "add", "description": "adds", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
@@ -270,8 +271,8 @@ def test_sampling_is_what_was_given_and_no_more(body, expected):
         ({"thinking": {"type": "disabled"}}, False, None),
         ({"thinking": {"type": "adaptive"}}, True, None),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, True, 2000),
-        ({"output_config": {"effort": "low"}}, True, wire.EFFORTS["low"]),
-        ({"output_config": {"effort": "low"}, "thinking": {"type": "adaptive"}}, True, wire.EFFORTS["low"]),
+        ({"output_config": {"effort": "low"}}, True, fields.EFFORTS["low"]),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "adaptive"}}, True, fields.EFFORTS["low"]),
         ({"output_config": {"effort": "low"}, "thinking": {"type": "enabled", "budget_tokens": 9}}, True, 9),
     ],
 )
@@ -462,7 +463,7 @@ def test_silence_is_broken_by_pings(monkeypatch):
             for event in DONE:
                 yield event
 
-    monkeypatch.setattr(wire, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
     _, _, events, _ = post(Slow([]), {**ASK, "stream": True})
     kinds = [kind for kind, _ in events]
     assert kinds[0] == "ping" and kinds[kinds.index("message_start") :][-1] == "message_stop"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from a3b.events import Finished, TextDelta
+from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask

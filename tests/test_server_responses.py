@@ -25,9 +25,9 @@ from scripted_service import STARTED, USAGE, ScriptedService
 from served import SECRET, Endless, exchange, leave, no_objects, noisy, statuses
 
 from a3b.errors import ContextError, OverloadedError, StoreError
-from a3b.events import Finished, TextDelta, TokenLogprobs, ToolCallEnd, ToolCallStart
-from a3b.server import wire
-from a3b.server.seals import Seals, turn_of
+from a3b.interface.events import Finished, TextDelta, TokenLogprobs, ToolCallEnd, ToolCallStart
+from a3b.server import fields
+from a3b.server.thinking_signatures import Seals, turn_of
 
 
 def refused(body):
@@ -225,7 +225,7 @@ def test_one_turn_is_one_message_and_other_turns_are_their_own():
     ("body", "field", "value"),
     [
         ({"reasoning": {"effort": "none"}}, "think", False),
-        ({"reasoning": {"effort": "low"}}, "thinking_budget", wire.EFFORTS["low"]),
+        ({"reasoning": {"effort": "low"}}, "thinking_budget", fields.EFFORTS["low"]),
         ({"reasoning": {"effort": "high"}}, "thinking_budget", None),
         ({"reasoning": {"effort": "high", "budget_tokens": 77}}, "thinking_budget", 77),
         ({"reasoning": {"context": "current_turn"}}, "policy", "current-task"),
@@ -344,7 +344,7 @@ def test_silence_is_broken_by_progress(monkeypatch):
             for event in DONE:
                 yield event
 
-    monkeypatch.setattr(wire, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
     kinds = [kind for kind, _ in Server(Slow([])).create({"stream": True})]
     assert kinds.count("response.in_progress") > 2 and kinds[0] == "response.created" and kinds[-1] == "response.completed"
 

@@ -9,16 +9,16 @@ import re
 import numpy as np
 import pytest
 
-from a3b import service as service_module
-from a3b.cache.store import Store
-from a3b.engine import Engine
+from a3b.cache.disk_store import Store
+from a3b.engine import service as service_module
+from a3b.engine.engine import Engine
+from a3b.engine.scheduler import boundaries
+from a3b.engine.service import Settings
 from a3b.errors import ContextError, OverloadedError, UsageError
-from a3b.events import Finished, ThinkingDelta
-from a3b.requests import Request
-from a3b.scheduler import boundaries
-from a3b.server.exchange import error_body, refusal_of
-from a3b.service import Settings
-from a3b.turns import Turns
+from a3b.interface.events import Finished, ThinkingDelta
+from a3b.interface.request import Request
+from a3b.server.errors import error_body, refusal_of
+from a3b.thinking.turn_memory import Turns
 from tests.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
 

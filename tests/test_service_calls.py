@@ -8,7 +8,7 @@ import json
 import jsonschema
 import pytest
 
-from a3b.engine import Engine
+from a3b.engine.engine import Engine
 from a3b.server.app import create_app
 from tests.serving import ask
 from tests.traced_server import Server

@@ -9,18 +9,18 @@ import time
 import numpy as np
 import pytest
 
-from a3b.answer import Answer
-from a3b.budget import ThinkingControl, ThinkingTokens
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.store import Store
-from a3b.constrain import Grammars
-from a3b.engine import Engine
-from a3b.events import TextDelta, ThinkingDelta
-from a3b.requests import Request
-from a3b.sampler import SamplingParams
-from a3b.scheduler import Scheduler
-from a3b.service import Service, Settings
-from a3b.turns import Turn, Turns
+from a3b.cache.disk_store import Store
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.constrain.constraints import Grammars
+from a3b.engine.engine import Engine
+from a3b.engine.generation import Answer
+from a3b.engine.sampler import SamplingParams
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service, Settings
+from a3b.interface.events import TextDelta, ThinkingDelta
+from a3b.interface.request import Request
+from a3b.thinking.budget import ThinkingControl, ThinkingTokens
+from a3b.thinking.turn_memory import Turn, Turns
 from tests.traced_server import GREEDY, Server, cold, user
 
 SECRET = "Think of two numbers from 0 to 999. Tell me only the first."

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from a3b.cache.state import SEGMENT_LEN, State, advancing
-from a3b.config import ModelConfig
 from a3b.errors import UsageError
 from a3b.kernels import kv
+from a3b.model.config import ModelConfig
+from a3b.model.state import SEGMENT_LEN, State, advancing
 from tests.random_model import SIZES, config_dict
 
 CONFIG = ModelConfig.from_dict(config_dict(SIZES["two"]), where="test")  # 2 attention layers, 3 delta layers

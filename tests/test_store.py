@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a3b.cache import store as store_module
-from a3b.cache.index import INDEX, Index
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.state import SEGMENT_LEN
-from a3b.cache.store import DAY, Store
+from a3b.cache import disk_store as store_module
+from a3b.cache.disk_index import INDEX, Index
+from a3b.cache.disk_store import DAY, Store
+from a3b.cache.prefix_cache import PrefixCache
 from a3b.cli import main
 from a3b.errors import StoreError
 from a3b.kernels import kv
+from a3b.model.state import SEGMENT_LEN
 from tests.cached_states import IDENTITY, content, feed, new_state, numbers, reached, snapshot
 
 STOPS = [40, 100, 128, 300, 420]
@@ -541,7 +541,7 @@ def test_records_belong_to_a_namespace_a_key_and_a_node(copied, monkeypatch):
         assert store.get_records("n", b"k") == [] and len(store.records("n")) == 1
         with pytest.raises(StoreError, match="at most 4194304"):
             store.put_record("n", b"k", bytes((4 << 20) + 1))
-        monkeypatch.setattr("a3b.cache.index.MAX_RECORDS", 10)
+        monkeypatch.setattr("a3b.cache.disk_index.MAX_RECORDS", 10)
         for i in range(30):
             store.put_record("n", b"many", b"%d" % i)
         assert len(store.records("n")) <= 10 and store.get_records("n", b"many")[-1] == b"29"

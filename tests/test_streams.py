@@ -9,8 +9,8 @@ from scripted_service import STARTED, USAGE, ScriptedService
 from served import Endless
 
 from a3b.errors import OverloadedError
-from a3b.events import Finished, TextDelta
-from a3b.server import streams, wire
+from a3b.interface.events import Finished, TextDelta
+from a3b.server import event_streams, fields
 
 
 async def stays():
@@ -24,7 +24,7 @@ async def leaves():
 def test_closing_what_was_opened_closes_the_engines_stream():
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        items = await streams.opened(stays, service.stream(None))
+        items = await event_streams.opened(stays, service.stream(None))
         begun = not service.was_closed.is_set()
         await items.aclose()
         return begun, service.was_closed.is_set()
@@ -41,8 +41,8 @@ def test_an_answer_that_never_began_closes_its_source():
 
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        response = streams.EventStream(chunks(), source=await streams.opened(stays, service.stream(None)))
-        with pytest.raises(streams.ClientDisconnect):
+        response = event_streams.EventStream(chunks(), source=await event_streams.opened(stays, service.stream(None)))
+        with pytest.raises(event_streams.ClientDisconnect):
             await response({"type": "http"}, leaves, send)
         return service.was_closed.is_set()
 
@@ -58,14 +58,14 @@ def test_every_event_comes_once_and_in_order_between_silences(monkeypatch):
             yield event
 
     async def run():
-        return [item async for item in await streams.opened(stays, slow())]
+        return [item async for item in await event_streams.opened(stays, slow())]
 
     assert asyncio.run(run()) == events
-    monkeypatch.setattr(wire, "KEEP_ALIVE_S", 0.001)
+    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.001)
     told = asyncio.run(run())
     assert [item for item in told if item] == events and None in told
 
 
 def test_a_refusal_comes_before_the_first_event_is_read():
     with pytest.raises(OverloadedError):
-        asyncio.run(streams.opened(stays, ScriptedService(OverloadedError("full")).stream(None)))
+        asyncio.run(event_streams.opened(stays, ScriptedService(OverloadedError("full")).stream(None)))

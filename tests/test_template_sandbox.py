@@ -7,9 +7,9 @@ import time
 import pytest
 
 from a3b.errors import TemplateError
-from a3b.tokens.chat import ChatTemplate, prompt_text
-from a3b.tokens.sandbox import Limits
-from a3b.tokens.segments import Text
+from a3b.prompt.chat_template import ChatTemplate, prompt_text
+from a3b.prompt.segments import Text
+from a3b.prompt.template_sandbox import Limits
 
 
 def user(content="Hi"):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from a3b.cache.store import Store
+from a3b.cache.disk_store import Store
 from a3b.cli import main
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.printable import UNFIT_IN_LINES
 from tests.cached_states import snapshot
 from tests.test_store import cache_of

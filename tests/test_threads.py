@@ -7,10 +7,10 @@ import pytest
 from scripted_service import STARTED, USAGE, ScriptedService
 from served import app_of, content_of, exchange, served
 
-from a3b.events import Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server import messages
-from a3b.server.stored import Recorder, ResponseStore
-from a3b.server.threads import Threads
+from a3b.interface.events import Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from a3b.server.anthropic import messages
+from a3b.server.anthropic.threads import Threads
+from a3b.server.response_store import Recorder, ResponseStore
 
 PATH = "/v1/messages"
 DONE = [STARTED, ThinkingDelta("hm"), TextDelta("ok"), Finished("stop", USAGE)]

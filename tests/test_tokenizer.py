@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a3b.engine import nano_directory
+from a3b.engine.engine import nano_directory
 from a3b.errors import TokenizerError
-from a3b.tokens.segments import CONTROL_NAMES, Control, Replay, Text
-from a3b.tokens.tokenizer import StreamDecoder, Tokenizer
+from a3b.prompt.segments import CONTROL_NAMES, Control, Replay, Text
+from a3b.prompt.tokenizer import StreamDecoder, Tokenizer
 
 SPEC = json.loads((nano_directory() / "tokenizer.json").read_text(encoding="utf-8"))
 NANO = Tokenizer(SPEC)

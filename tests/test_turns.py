@@ -7,11 +7,11 @@ import json
 import pytest
 
 from a3b.errors import UsageError
-from a3b.events import Cut
-from a3b.tokens.chat import REPLAY_KEY, Closed
-from a3b.tokens.fit import fit_messages
-from a3b.turn import canonical
-from a3b.turns import MAX_ALIKE, Block, Turn, Turns, apply_policy
+from a3b.interface.events import Cut
+from a3b.prompt.chat_template import REPLAY_KEY, Closed
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.thinking.turn import canonical
+from a3b.thinking.turn_memory import MAX_ALIKE, Block, Turn, Turns, apply_policy
 
 IDS = (11, 12, 13, 99)
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from a3b import service as service_module
-from a3b.answer import Answer
-from a3b.engine import Engine
-from a3b.events import Finished, TextDelta, assistant_message
-from a3b.requests import Request
-from a3b.sampler import Sampler, SamplingParams
-from a3b.turns import Turns
+from a3b.engine import service as service_module
+from a3b.engine.engine import Engine
+from a3b.engine.generation import Answer
+from a3b.engine.sampler import Sampler, SamplingParams
+from a3b.interface.events import Finished, TextDelta, assistant_message
+from a3b.interface.request import Request
+from a3b.thinking.turn_memory import Turns
 from tests.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from a3b import cli, units
-from a3b.config import RuntimeConfig
 from a3b.errors import UsageError
+from a3b.settings import RuntimeConfig
 
 
 @pytest.mark.parametrize(("text", "size"), [

@@ -8,10 +8,20 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from a3b.cache.store import Store
-from a3b.tokens.fit import fit_messages
-from a3b.turns import MAX_ALIKE, Turn, Turns
-from a3b.volatile import CLOSE, MASK, MAX_CHARS, MAX_DATES, OPEN, Beginning, undated, without_billing, without_billing_lines
+from a3b.cache.disk_store import Store
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.thinking.stable_dates import (
+    CLOSE,
+    MASK,
+    MAX_CHARS,
+    MAX_DATES,
+    OPEN,
+    Beginning,
+    undated,
+    without_billing,
+    without_billing_lines,
+)
+from a3b.thinking.turn_memory import MAX_ALIKE, Turn, Turns
 
 
 def system(text: str) -> dict:

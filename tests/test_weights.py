@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError, TensorError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.weights import check_tensors, load_weights
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import check_tensors, load_weights
 from tests.checkpoint_files import write_checkpoint, write_shards
 from tests.random_model import model_weights, random_ids
 

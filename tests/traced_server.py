@@ -8,13 +8,13 @@ import json
 
 import numpy as np
 
-from a3b.cache.prefix import PrefixCache
-from a3b.engine import Engine
-from a3b.events import Finished, Started, assistant_message
-from a3b.requests import Request
-from a3b.scheduler import Scheduler
-from a3b.service import Service, Settings
-from a3b.turns import Turns
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine.engine import Engine
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service, Settings
+from a3b.interface.events import Finished, Started, assistant_message
+from a3b.interface.request import Request
+from a3b.thinking.turn_memory import Turns
 
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
 TOOL = {"type": "function", "function": {"name": "get", "description": "Get the value of one key.", "parameters": {

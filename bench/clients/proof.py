@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt.tokenizer import Tokenizer
 from bench.clients.server import EMBEDDED, Traced
 from nano.tasks import secret
 

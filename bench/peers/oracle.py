@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
 from a3b.kernels import open_kernels
-from a3b.model import Model
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
 from bench.peers.engines import EngineError, a3b_program, pack
 from bench.peers.logits import llama_logits
 from bench.peers.shapes import ARCH

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.kernels import open_kernels
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
 from bench.peers.gguf_writer import data_bytes, header, write_gguf
 from bench.peers.logits import llama_logits, program
 from bench.peers.shapes import SHAPES, Shape, metadata, tensors

@@ -16,11 +16,11 @@ __all__ = ["A3BError", "Engine", "SamplingParams", "__version__"]
 def __getattr__(name: str):
     """Load the public names on first use, so that `import a3b` stays instant."""
     if name == "Engine":
-        from a3b.engine import Engine
+        from a3b.engine.engine import Engine
 
         return Engine
     if name == "SamplingParams":
-        from a3b.sampler import SamplingParams
+        from a3b.engine.sampler import SamplingParams
 
         return SamplingParams
     if name == "A3BError":

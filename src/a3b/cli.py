@@ -14,11 +14,10 @@ from pathlib import Path
 
 from a3b import __version__, units
 from a3b.commands.parser import Parser, brief, json_file, json_object, path, real, seconds, whole
-from a3b.commands.streams import all_written, terminable, usable_streams
-from a3b.config import RuntimeConfig
+from a3b.commands.standard_streams import all_written, terminable, usable_streams
 from a3b.errors import A3BError, UsageError
 from a3b.printable import report, say
-from a3b.variables import LOG_LEVELS, VARIABLES
+from a3b.settings import LOG_LEVELS, VARIABLES, RuntimeConfig
 
 NO_HOME = "Could not determine home directory."  # what pathlib says
 MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"

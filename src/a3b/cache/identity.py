@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from a3b.cache.state import SEGMENT_PAGES
-from a3b.config import ModelConfig
 from a3b.errors import CheckpointError
 from a3b.files import open_regular
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.kv import PAGE_LEN
+from a3b.model.config import ModelConfig
+from a3b.model.state import SEGMENT_PAGES
 
 ARITHMETIC_VERSION = 2  # counts up when a kernel or the forward pass gives other bits than before
 NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # read of a large file of weights

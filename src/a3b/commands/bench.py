@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from argparse import Namespace
 
-KINDS = {"speed": "speed", "start": "first_token", "sparsity": "sparsity"}
-
 
 def run(args: Namespace) -> int | None:
-    return importlib.import_module(f"a3b.commands.{KINDS[args.kind]}").run(args)
+    return importlib.import_module(f"a3b.commands.benchmarks.{args.kind}").run(args)

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from a3b.cache.index import FAILURES, INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
+from a3b.cache.disk_index import FAILURES, INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
+from a3b.cache.disk_store import is_served
 from a3b.cache.rows import Row
-from a3b.cache.store import is_served
+from a3b.commands.cache_directories import kept, root
 from a3b.commands.info import size
-from a3b.commands.places import kept, root
 from a3b.commands.progress import Progress
 from a3b.errors import StoreError, UsageError
 from a3b.printable import printable, report, say

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from a3b.commands.answer import DIM, PLAIN, Dialogue, Printer, check_sampling, load, sampling, speed
-from a3b.commands.kept import Kept, directory, print_listing
+from a3b.commands.dialogue import DIM, PLAIN, Dialogue, Printer, check_sampling, load, sampling, speed
+from a3b.commands.saved_chat import Kept, directory, print_listing
 from a3b.commands.transcripts import Transcripts
-from a3b.engine import Engine
+from a3b.engine.engine import Engine
 from a3b.errors import A3BError, did_you_mean
 from a3b.printable import say
 

@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from a3b.commands.calibration_text import Piece, read_text
 from a3b.commands.info import size
-from a3b.commands.pieces import Piece, read_text
 from a3b.commands.progress import Progress
-from a3b.engine import Engine, resolve
+from a3b.engine.engine import Engine, resolve
+from a3b.engine.sampler import SamplingParams, finite_logits
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import Kernels, open_kernels
 from a3b.machine import Machine
-from a3b.model import Model
-from a3b.packing.decoded import decoded
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.packing.dequantised import decoded
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import report
-from a3b.sampler import SamplingParams, finite_logits
-from a3b.weights import load_weights
 
 ROWS = 32  # positions compared at a time
 MAX_ANSWER = 160

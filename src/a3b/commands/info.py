@@ -11,18 +11,19 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from a3b.config import ModelConfig, RuntimeConfig, with_context
-from a3b.engine import resolve
+from a3b.engine.engine import resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint, has_weights
 from a3b.formats.gguf import GgufFile, models_in
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
+from a3b.model.config import ModelConfig, with_context
+from a3b.model.known_shapes import how_to_get, known_shape, shape
+from a3b.model.loader import check_tensors
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import printable, report
-from a3b.shapes import how_to_get, known_shape, shape
-from a3b.weights import check_tensors
+from a3b.settings import RuntimeConfig
 
 
 def run(args: Namespace) -> None:

@@ -8,16 +8,16 @@ from argparse import Namespace
 import numpy as np
 
 from a3b.commands.progress import Progress
-from a3b.engine import load_config, resolve
+from a3b.engine.engine import load_config, resolve
+from a3b.engine.sampler import finite_logits
 from a3b.errors import ContextError, UsageError
 from a3b.files import check_regular
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
-from a3b.model import Model
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
 from a3b.printable import say
-from a3b.sampler import finite_logits
-from a3b.weights import load_weights
 
 CHUNK = 256  # tokens whose logits are in memory at once
 

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from a3b.commands.calibration_text import read_text
 from a3b.commands.info import size
-from a3b.commands.pieces import read_text
 from a3b.commands.progress import Progress
-from a3b.config import RuntimeConfig
 from a3b.errors import A3BError, UsageError
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
 from a3b.packing.importance import MAX_TOKENS, measure
-from a3b.packing.opening import open_source
+from a3b.packing.open_source import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.source import Source
 from a3b.packing.writer import check_room, check_target, write, write_side_files
 from a3b.printable import report, say
-from a3b.tokens.chat import ChatTemplate
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt.chat_template import ChatTemplate
+from a3b.prompt.tokenizer import Tokenizer
+from a3b.settings import RuntimeConfig
 
 DEFAULT = "balanced"
 MILLION = 1_000_000

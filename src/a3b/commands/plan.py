@@ -19,23 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from a3b.commands import speed as bench
+from a3b.commands.benchmarks import speed as bench
 from a3b.commands.progress import Progress
 from a3b.commands.sizes import Sizes, gb, kv_bytes_per_token, longest_context, memory_bytes, operations, sizes, state_bytes
-from a3b.config import ModelConfig, RuntimeConfig, with_context
-from a3b.engine import NANO_NAMES, resolve
+from a3b.engine.engine import NANO_NAMES, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.formats.gguf import models_in
-from a3b.formats.hub import is_repo
+from a3b.hub.client import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
-from a3b.model import CHUNK
+from a3b.model.config import ModelConfig, with_context
+from a3b.model.forward import CHUNK
+from a3b.model.known_shapes import SHAPES, known_shape, shape
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
 from a3b.printable import report, say
-from a3b.shapes import SHAPES, known_shape, shape
+from a3b.settings import RuntimeConfig
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
 PROBE_S, BESIDE_S = 1.5, 0.05  # for each rate; for a look at it between two pieces of work

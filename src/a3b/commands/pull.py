@@ -1,7 +1,7 @@
 """`a3b pull REPO [DIR]`: the files of a model that a3b can use, from a hub, each verified by its checksum.
 
 Chooses files, asks whether they can be used and fit on the disk before the big ones move, and says what to do next. How a
-break is survived is in `a3b.formats.download`.
+break is survived is in `a3b.hub.download`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from a3b.commands.progress import Progress
-from a3b.config import MODEL_TYPES
 from a3b.errors import DownloadError, UsageError
 from a3b.files import read_text
-from a3b.formats.download import Event, Folder
 from a3b.formats.gguf import is_model
-from a3b.formats.hub import Hub, HubFile, Listing
+from a3b.hub.client import Hub, HubFile, Listing
+from a3b.hub.download import Event, Folder
+from a3b.model.config import MODEL_TYPES
 from a3b.printable import say
 
 USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*", "README.md")  # at the top of a repository

@@ -6,13 +6,13 @@ import json
 import sys
 from argparse import Namespace
 
-from a3b.engine import resolve
+from a3b.engine.engine import resolve
 from a3b.errors import ConversationError, TemplateError
 from a3b.printable import fit_for, report, say
-from a3b.tokens.chat import ChatTemplate, check_messages, check_template_kwargs, prompt_text
-from a3b.tokens.faults import check_tools, message_fault, missing_fault
-from a3b.tokens.fit import fit_messages
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt.chat_template import ChatTemplate, check_messages, check_template_kwargs, prompt_text
+from a3b.prompt.message_faults import check_tools, message_fault, missing_fault
+from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.tokenizer import Tokenizer
 
 
 def run(args: Namespace) -> None:

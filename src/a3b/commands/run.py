@@ -8,13 +8,13 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from a3b.commands.answer import Dialogue, Printer, check_sampling, load, sampling
-from a3b.commands.piped import piped_text
-from a3b.engine import NANO_NAMES
+from a3b.commands.dialogue import Dialogue, Printer, check_sampling, load, sampling
+from a3b.commands.piped_input import piped_text
+from a3b.engine.engine import NANO_NAMES
 from a3b.errors import UsageError
+from a3b.model.known_shapes import SHAPES
 from a3b.printable import report, say
-from a3b.shapes import SHAPES
-from a3b.tokens.faults import check_tools
+from a3b.prompt.message_faults import check_tools
 
 PATH_BEGINS = ("/", "./", "../", "~/")
 

@@ -13,26 +13,26 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TextIO
 
+from a3b.cache.disk_store import Store
 from a3b.cache.identity import cache_identity
-from a3b.cache.prefix import PrefixCache
-from a3b.cache.store import Store
-from a3b.commands.answer import load
-from a3b.commands.places import open_store
-from a3b.engine import Engine, load_config, resolve
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.commands.cache_directories import open_store
+from a3b.commands.dialogue import load
+from a3b.engine.engine import Engine, load_config, resolve
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service, Settings
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
+from a3b.interface.request import check_policy
 from a3b.machine import Machine
 from a3b.printable import printable, say
-from a3b.requests import check_policy
-from a3b.scheduler import Scheduler
 from a3b.server import logs
 from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
 from a3b.server.connections import Gate, config_of
 from a3b.server.limits import Limits, MiB, is_loopback
-from a3b.server.stored import ResponseStore
-from a3b.service import Service, Settings
-from a3b.turns import Turns
+from a3b.server.response_store import ResponseStore
+from a3b.thinking.turn_memory import Turns
 
 MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
 LEAST_CACHE = 256 << 20

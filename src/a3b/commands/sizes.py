@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from a3b.config import ATTENTION, ModelConfig
 from a3b.kernels.kv import PAGE_LEN, page_bytes
+from a3b.model.config import ATTENTION, ModelConfig
 from a3b.packing.presets import format_for
 
 WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance

@@ -19,7 +19,7 @@ from typing import Any
 
 from a3b.errors import StoreError, UsageError
 from a3b.files import open_private, private_directory, read_bytes
-from a3b.tokens.chat import REPLAY_KEY, Closed
+from a3b.prompt.chat_template import REPLAY_KEY, Closed
 
 FORMAT, SUFFIX = 1, ".jsonl"
 MAX_BYTES, MAX_TOTAL_BYTES = 64 << 20, 1 << 30  # of one conversation, of all

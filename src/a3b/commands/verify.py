@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from a3b.commands.progress import Progress
-from a3b.engine import resolve
+from a3b.engine.engine import resolve
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.printable import report, say
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from a3b import work
+from a3b.isolation import deadlines
 from a3b.isolation.worker import COMMAND, KILL, START, Conversation, has_input
 
 QUIT_S = 0.5  # for the first process to end its tasks
@@ -59,8 +59,8 @@ class Task:
             raise self._ended() from None
 
     def _wait(self, until: float) -> None:
-        while not self.is_ready(work.LOOK_S):
-            work.check()
+        while not self.is_ready(deadlines.LOOK_S):
+            deadlines.check()
             if time.monotonic() > until:
                 raise self._ended()
 

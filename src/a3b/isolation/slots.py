@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from a3b import work
+from a3b.isolation import deadlines
 
 
 class Slots:
@@ -21,8 +21,8 @@ class Slots:
         """A place, as soon as there is one. Raises what ends the work that waits."""
         with self._changed:
             while len(self._taken) >= self._most or self._taken.count(namespace) >= self._each:
-                work.check()
-                self._changed.wait(work.LOOK_S)
+                deadlines.check()
+                self._changed.wait(deadlines.LOOK_S)
             self._taken.append(namespace)
         try:
             yield

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from a3b.config import ATTENTION, DELTA, ModelConfig
 from a3b.errors import FileFormatError, TensorError
 from a3b.formats.ggml_blocks import FORMAT_OF, decode, unpack
 from a3b.formats.gguf import GgufFile
 from a3b.formats.tiles import Format, Parts
+from a3b.model.config import ATTENTION, DELTA, ModelConfig
+from a3b.model.loader import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights, checked_finite
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
-from a3b.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights, checked_finite
 
 ARCH = "qwen35moe"
 MAX_LAYERS, MAX_SPLITS = 4096, 1000

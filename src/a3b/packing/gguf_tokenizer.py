@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import FileFormatError, TokenizerError
-from a3b.tokens.tokenizer import Tokenizer
+from a3b.prompt.tokenizer import Tokenizer
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types
 WORDS = (

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from a3b.config import ModelConfig
 from a3b.kernels import Kernels, Matrix, MoeWeights
 from a3b.kernels.ref import ops
-from a3b.model import Model
+from a3b.model.config import ModelConfig
+from a3b.model.forward import Model
+from a3b.model.loader import AttentionWeights, DenseWeights, ModelWeights
 from a3b.packing.plan import EMBED, halves
 from a3b.packing.source import Source
-from a3b.weights import AttentionWeights, DenseWeights, ModelWeights
 
 MAX_TOKENS = 4096  # of a text: their hidden rows are in memory together
 PRIOR = 16  # tokens' worth of the layer's mean that an expert's own inputs are mixed with

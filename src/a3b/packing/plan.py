@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from a3b.config import ATTENTION, ModelConfig
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
+from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.loader import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 from a3b.packing.presets import KEEP, PRESETS, format_for
-from a3b.weights import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
 
 EMBED = "model.embed_tokens.weight"
 EXPERTS = ("experts", "down")  # the kinds of the routed experts, or of a dense MLP
@@ -118,7 +118,7 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
 
 
 def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
-    """(name in the packed directory, kind, value); the names are those of `a3b.weights.packed_tensors`."""
+    """(name in the packed directory, kind, value); the names are those of `a3b.model.loader.packed_tensors`."""
     yield EMBED, "embed", weights.embed
     for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
         p, mixer = f"model.layers.{i}.", layer.mixer

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from a3b.config import ATTENTION, ModelConfig
 from a3b.errors import UsageError
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16
 from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, pack
+from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.known_shapes import SHAPES
+from a3b.model.loader import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
 from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config
-from a3b.shapes import SHAPES
-from a3b.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
 
 VERSION = 1  # of the numbers: counts up when the same arguments give other bytes
 MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets

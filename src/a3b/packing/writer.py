@@ -36,9 +36,9 @@ from a3b.formats.packed import (
     plan_shards,
     shard_damage,
 )
-from a3b.formats.quantise import quantise
 from a3b.formats.tiles import Format, pack
 from a3b.packing.plan import Item, Plan
+from a3b.packing.quantise import quantise
 from a3b.packing.source import Source
 
 CHUNK = 1 << 21  # weights a worker has in hand

@@ -27,16 +27,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from a3b.errors import OverloadedError
-from a3b.server import chat, completions, messages, models, responses, tokenizing
-from a3b.server.bodies import Bodies, Body, too_large
+from a3b.server.anthropic import messages
+from a3b.server.body_limits import Bodies, Body, too_large
 from a3b.server.connections import Gate, peer_of
-from a3b.server.exchange import Api, error_body, log_unexpected, refusal_of
+from a3b.server.errors import Api, error_body, log_unexpected, refusal_of
+from a3b.server.fields import Refusal, Service, json_response
 from a3b.server.limits import Limits, is_loopback
 from a3b.server.logs import logger, request_line, watched
 from a3b.server.metrics import CONTENT_TYPE, Metrics
-from a3b.server.seals import Seals
-from a3b.server.stored import ResponseStore
-from a3b.server.wire import Refusal, Service, json_response
+from a3b.server.openai import chat, completions, models, responses, tokenizing
+from a3b.server.response_store import ResponseStore
+from a3b.server.thinking_signatures import Seals
 
 APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")

@@ -2,7 +2,7 @@
 
 What uvicorn lacks: time-outs for headers; answers to clients that closed their sending side; refusals that reach a client which is
 still sending (the answer, then the end of the stream, then what still comes is thrown away for a while, because closing at once would
-reset the connection); a share for each address. Bodies are timed in `a3b.server.bodies`. Enter at `config_of`.
+reset the connection); a share for each address. Bodies are timed in `a3b.server.body_limits`. Enter at `config_of`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from a3b.server.fields import FILLER
 from a3b.server.limits import RETRY_AFTER_S, Limits, is_loopback
 from a3b.server.logs import logger, request_line
-from a3b.server.wire import FILLER
 
 BACKLOG = 128  # connections that are accepted in one turn of the event loop
 TURN_EVENTS = 32  # of HTTP that a connection may make of what it has read, before others have their turn

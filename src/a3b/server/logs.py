@@ -10,10 +10,10 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
-from a3b.events import Event, Reading, Started
+from a3b.interface.events import Event, Reading, Started
+from a3b.interface.request import Request
 from a3b.printable import printable
-from a3b.requests import Request
-from a3b.server.wire import Service
+from a3b.server.fields import Service
 
 logger = logging.getLogger("a3b.server")
 PROGRESS_S = 5.0  # between two lines about one prompt

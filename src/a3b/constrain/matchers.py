@@ -1,0 +1,255 @@
+"""Grammars compiled by llguidance, and followed token by token, in separate processes.
+
+The library promises no bound on the time and memory of a grammar that a client wrote, neither to compile it nor for a step; its own
+limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for a while, and each answer has
+a copy of that process. Enter at `Matchers.open`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import llguidance
+
+from a3b.errors import OverloadedError, UsageError
+from a3b.isolation.host import Host, Task, TaskKilled, TaskNotStarted
+from a3b.isolation.slots import Slots
+from a3b.isolation.worker import Conversation, fork, memory_used, processor_limit
+from a3b.json_schema.pattern_search import byte_vocabulary
+from a3b.prompt.segments import END_OF_TURN
+from a3b.prompt.tokenizer import Tokenizer
+
+COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # processor time and memory of one grammar
+COMPILE_WALL_S = 60  # on a machine that has much else to do
+STEP_S = 2  # processor time of one token
+STEP_WALL_S = 20
+MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
+MAX_REFUSED, REFUSED_S = 256, 600  # grammars known to be too large, and for how long: the machine may have been too busy
+MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
+LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, initial_lexer_fuel=30_000_000,
+                                   step_lexer_fuel=30_000_000, max_lexer_states=50_000, verbose_errors=False)  # fmt: skip
+_PLACE = re.compile(r"at (\d+)\(\d+\): ")
+_QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A grammar in Lark. fields: by line, what of the request it was made of. parts: by field, grammars that must be satisfiable alone;
+    those of `documents` are followed by bytes."""
+
+    text: str
+    fields: Mapping[int, str]
+    parts: Mapping[str, str]
+    documents: Mapping[str, str]
+
+    @property
+    def key(self) -> bytes:
+        return blake2b(repr((self.text, self.parts, self.documents)).encode("utf-8", "replace")).digest()
+
+    @property
+    def name(self) -> str:
+        """Of all that it was made of, for errors that concern it as a whole."""
+        return " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in self.fields.values()))[:300]
+
+
+class Matchers:
+    """Grammars for one vocabulary. Used by any thread."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._host = Host(COMPILE_BYTES, vocabulary_of, tokenizer)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[bytes, tuple[Task, int]] = OrderedDict()  # by grammar: its process, bytes
+        self._refused: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # why, and until when
+        self._slots = Slots(MAX_COMPILING, MAX_COMPILING_EACH)
+
+    def prepare(self) -> None:
+        """Start the first process, which builds the tables of the vocabulary: seconds for a large one. Does not wait for them."""
+        with suppress(TaskKilled):
+            self._host.start(prototype, Source('%llguidance {}\nstart: "a"\n', {}, {}, {})).release()
+
+    def open(self, source: Source, namespace: str = "") -> Task:
+        """A task at the beginning of an answer, which runs `_follow`. Raises UsageError naming the field at fault."""
+        key = source.key
+        if (task := self._copy(key)) is None:
+            with self._slots.one(namespace):
+                if (task := self._copy(key)) is None:  # it may have been compiled meanwhile
+                    self._compile(key, source)
+                    task = self._copy(key)
+        if task is None:
+            raise UsageError(f"{source.name}: the process of its grammar is gone; try again")
+        return task
+
+    def _copy(self, key: bytes) -> Task | None:
+        """A task from the grammar that is kept, if it is."""
+        with self._lock:
+            reason, until = self._refused.get(key, ("", 0.0))
+            if time.monotonic() < until:
+                raise UsageError(reason)
+            if (kept := self._kept.get(key)) is None:
+                return None
+            self._kept.move_to_end(key)
+            try:
+                return kept[0].start_from()
+            except TaskKilled:
+                self._kept.pop(key)[0].close()
+                return None
+
+    def close(self) -> None:
+        with self._lock:
+            for task, _ in self._kept.values():
+                task.close()
+            self._kept.clear()
+        self._host.close()
+
+    def _compile(self, key: bytes, source: Source) -> None:
+        task, place, is_compiled = None, source.name, False
+        try:
+            task = self._host.start(prototype, source)
+            while True:  # which part it compiles now, then the result
+                kind, value = task.receive(COMPILE_WALL_S)
+                if kind == "part":
+                    place = value
+                elif kind == "error":
+                    raise UsageError(value)
+                else:
+                    is_compiled = True
+                    break
+        except TaskNotStarted:
+            raise OverloadedError("no process for grammars can be started; try again later") from None
+        except TaskKilled:
+            reason = (f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} MiB to compile; expected simpler patterns, "
+                      "fewer references and smaller bounds")  # fmt: skip
+            with self._lock:
+                self._refused[key] = reason, time.monotonic() + REFUSED_S
+                while len(self._refused) > MAX_REFUSED:
+                    self._refused.popitem(last=False)
+            raise UsageError(reason) from None
+        finally:
+            if task is not None and not is_compiled:
+                task.close()
+        with self._lock:
+            if (other := self._kept.pop(key, None)) is not None:  # two requests compiled it; it may still have copies to make
+                other[0].release()
+            self._kept[key] = task, value
+            while len(self._kept) > MAX_KEPT or (sum(num for _, num in self._kept.values()) > MAX_KEPT_BYTES and len(self._kept) > 1):
+                self._kept.popitem(last=False)[1][0].release()
+
+
+# -- in the processes
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
+    byte_vocabulary()
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.num_tokens)
+
+
+def prototype(conversation: Conversation, vocabulary: llguidance.LLTokenizer, source: Source) -> None:
+    """Compile; then give a copy of this process to each answer that asks."""
+    before = memory_used()
+    try:
+        with processor_limit(COMPILE_S):
+            for field, text in source.documents.items():
+                conversation.send(("part", field))
+                compiled(byte_vocabulary(), text, {2: field}, field)
+            for field, text in source.parts.items():
+                conversation.send(("part", field))
+                compiled(vocabulary, text, {}, field)
+            conversation.send(("part", source.name))
+            matcher = compiled(vocabulary, source.text, source.fields)
+    except UsageError as error:
+        conversation.send(("error", str(error)))
+        return
+    conversation.send(("done", memory_used() - before))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies end unattended
+    with suppress(EOFError):
+        while conversation.receive() == "fork":
+            _copy(conversation, matcher)
+    with suppress(ChildProcessError):  # and are children of this process as long as they run
+        os.wait()
+
+
+def _copy(conversation: Conversation, matcher: llguidance.LLMatcher) -> None:
+    """Give a copy of this process to whoever sends "fork" with a socket."""
+    _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
+    fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
+
+
+def _follow(conversation: Conversation, parent: Conversation, matcher: llguidance.LLMatcher) -> None:
+    """Tokens in, for each of them (and at first) the state after it out."""
+    parent.socket.close()
+    with suppress(EOFError, ConnectionError):
+        conversation.send(_state(matcher))
+        while True:
+            asked = conversation.receive()
+            if asked == "fork":
+                _copy(conversation, matcher)
+            elif asked == "forced":
+                with processor_limit(STEP_S):
+                    conversation.send(matcher.compute_ff_tokens())
+            else:
+                with processor_limit(STEP_S):
+                    matcher.consume_token(asked)
+                conversation.send(_state(matcher))
+    with suppress(ChildProcessError):
+        os.wait()
+
+
+def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, bool, str]:
+    """(mask in bits, complete, done, error)."""
+    with processor_limit(STEP_S):
+        is_done = matcher.is_stopped() and not matcher.is_error()
+        mask = b"" if is_done or matcher.is_error() else matcher.compute_bitmask()
+        error = reason_of(matcher.get_error()) if matcher.is_error() else ""
+        return mask, matcher.is_accepting(), is_done, error
+
+
+def compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = "") -> llguidance.LLMatcher:
+    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar.
+
+    field: at fault where `fields` does not know."""
+    matcher = llguidance.LLMatcher(vocabulary, text, log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        error = matcher.get_error()
+        place = _PLACE.match(error)
+        field = (fields.get(int(place[1])) if place else None) or field
+        field = field or " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in fields.values()))
+        raise UsageError(f"{field}: {reason_of(error)}; expected a schema that can be enforced")
+    return matcher
+
+
+def reason_of(error: str) -> str:
+    error = _QUOTE.sub("", _PLACE.sub("", error)).replace("<non-verbose/>", "").removeprefix("failed to compile JSON schema: ")
+    error = " ".join(error.split())
+    return "no answer can satisfy it" if error.startswith("NoExtension") else error[:300]
+
+
+class _Vocabulary:
+    """A tokenizer in the form that llguidance asks for."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self.tokens = [data or b"" for data in tokenizer.vocabulary()]
+        self.special_token_ids = sorted(tokenizer.control_ids)
+        self.eos_token_id = tokenizer.control_id(END_OF_TURN)
+        self._of_byte = {data: token_id for token_id, data in enumerate(self.tokens) if len(data) == 1}
+
+    def __call__(self, text: str) -> Sequence[int]:
+        ids = self._tokenizer.encode_text(text)
+        data = text.encode()
+        if b"".join(self.tokens[token_id] for token_id in ids) != data:  # it was normalised
+            return [self._of_byte[bytes([byte])] for byte in data]
+        return ids

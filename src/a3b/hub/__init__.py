@@ -1,0 +1,1 @@
+"""Models on a hub: what a repository holds, and downloads that resume."""

@@ -1,0 +1,211 @@
+"""What a model hub holds, and the bytes of one of its files from any position on.
+
+Addresses, tokens, sessions and errors are those of `huggingface_hub`, imported when a `Hub` is made: it takes half a second.
+Bytes are read here, over plain HTTP, because its own download discards a partial file when it is broken off. Every error of
+the network becomes a DownloadError of one line. Writes no files; `a3b.hub.download` does. Enter at `Hub`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from a3b.errors import DownloadError, UsageError
+
+TIMEOUT_S = 30.0  # without a single byte
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be gone at the next attempt
+MAX_WAIT_S = 60.0  # longest wait that a server may ask for; it is told to the user beyond that
+REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
+MAX_PATH = 1000  # characters of a file's name with its directories
+SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the hub describes it."""
+
+    path: str  # below the repository, with "/"
+    num_bytes: int
+    sum: str  # hex
+    algorithm: str  # of SUMS; git's is of a header and the content
+
+    def digest(self):
+        """A fresh hashlib object that the content must bring to `sum`."""
+        if self.algorithm == "sha256":
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.num_bytes, usedforsecurity=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit."""
+
+    repo: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+class Passing(Exception):
+    """A failure that may be over after a while: the next attempt goes on where this one stopped."""
+
+    def __init__(self, reason: str, wait_s: float | None = None):
+        super().__init__(reason)
+        self.wait_s = wait_s  # what the server asked for
+
+
+class Hub:
+    """One repository of a hub. `endpoint` None is the one huggingface_hub is set to (HF_ENDPOINT)."""
+
+    def __init__(self, repo: str, revision: str | None = None, endpoint: str | None = None):
+        """Raises UsageError if `repo` is not OWNER/NAME."""
+        self.repo, self.revision = checked_repo(repo), revision or "main"
+        try:
+            from huggingface_hub import HfApi
+            from huggingface_hub.utils import build_hf_headers
+        except ValueError as error:  # it reads the environment when it is imported
+            raise DownloadError(f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_") from None
+
+        self._api = HfApi(endpoint=endpoint, library_name="a3b")
+        self.endpoint = self._api.endpoint.rstrip("/")
+        headers = build_hf_headers(library_name="a3b")
+        self._headers = {**headers, "Accept-Encoding": "identity"}  # compressed bytes have no positions to go on from
+        self._has_token = "authorization" in headers
+
+    def listing(self) -> Listing:
+        """The files at the revision, each with size and checksum. Raises DownloadError."""
+        try:
+            info = self._api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=TIMEOUT_S)
+            commit, siblings = info.sha, info.siblings or []
+            entries = [(s.rfilename, s.lfs.size if s.lfs else s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in siblings]
+        except (OSError, self._http_error()) as error:
+            raise self._refusal(error) from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise DownloadError(f"{self.endpoint}: its answer is not that of a model hub; check HF_ENDPOINT and proxies") from None
+        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+            raise DownloadError(f"{self.repo}: the hub names no commit for revision {self.revision!r}; try again later")
+        files = {path: self._file(path, num_bytes, sum) for path, num_bytes, sum in entries}
+        return Listing(self.repo, commit, tuple(files.values()))
+
+    def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
+        """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
+
+        Raises Passing for what may be over soon, DownloadError for what will not."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        url = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(file.path)}"
+        headers = {**self._headers, "Range": f"bytes={start}-"} if start else self._headers
+        try:
+            with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
+                if response.status_code in PASSING:
+                    raise Passing(f"HTTP {response.status_code}", _retry_after(response.headers))
+                if response.status_code == 416:
+                    raise DownloadError(f"{file.path}: the server holds at most {start} bytes, the hub's list says {file.num_bytes}; "
+                                        "try again later, or another --revision")  # fmt: skip
+                hf_raise_for_status(response)
+                position = _first_position(response, start)
+                for piece in response.iter_bytes():  # as they come: nothing read is lost when it breaks off
+                    yield position, piece
+                    position += len(piece)
+        except (OSError, self._http_error()) as error:
+            if getattr(error, "response", None) is None and not self._is_offline(error):
+                raise Passing(_reason(error)) from None
+            raise self._refusal(error, file.path) from None
+
+    def unreachable(self, reason: str) -> DownloadError:
+        """What to say when no attempt reached the server any more."""
+        return DownloadError(f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
+                             "then run the same command: it goes on where it stopped")  # fmt: skip
+
+    def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:
+        parts = path.split("/") if isinstance(path, str) else []
+        if not parts or len(path) > MAX_PATH or not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
+            raise DownloadError(f"{self.repo}: holds a file called {str(path)[:80]!r}, which cannot be written under that name")
+        algorithm = next((name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)), None)
+        if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
+            raise DownloadError(f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified")
+        return HubFile(path, num_bytes, sum, algorithm)
+
+    def _http_error(self) -> type[Exception]:
+        from huggingface_hub.errors import HTTPError  # of the client library that huggingface_hub uses
+
+        return HTTPError
+
+    def _is_offline(self, error: Exception) -> bool:
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        return isinstance(error, OfflineModeIsEnabled)
+
+    def _refusal(self, error: Exception, path: str | None = None) -> DownloadError:
+        """An error of huggingface_hub as one line that says what to do."""
+        from huggingface_hub import errors
+
+        repo, page = self.repo, f"{self.endpoint}/{self.repo}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        tokens = f"make a token at {self.endpoint}/settings/tokens and give it as HF_TOKEN"
+        if self._is_offline(error):
+            return DownloadError("HF_HUB_OFFLINE is set, so nothing can be fetched; unset it and run the same command")
+        if status is None:
+            return self.unreachable(_reason(error))
+        if isinstance(error, errors.GatedRepoError):
+            step = "ask for access there with the account of your token" if self._has_token else f"accept them there, {tokens}"
+            return DownloadError(f"{repo} is open only to those who accept its terms at {page}: {step}")
+        if isinstance(error, errors.RevisionNotFoundError):
+            return DownloadError(f"{repo} has no revision {self.revision!r}; {page}/branches/main lists them, --revision takes one")
+        if isinstance(error, errors.EntryNotFoundError):
+            return DownloadError(f"{repo} no longer holds {path or 'that file'}; run the same command to fetch what it holds now")
+        if isinstance(error, errors.DisabledRepoError):
+            return DownloadError(f"{repo} was disabled by the hub or its owner; {page} may say why")
+        bad_token = status == 401 and self._has_token and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+        if not bad_token and (isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404)):
+            step = "your token may not see it" if self._has_token else f"if it is private, {tokens}"
+            return DownloadError(f"{repo} does not exist on {self.endpoint}, or is private; check the name; {step}")
+        if bad_token:
+            return DownloadError(f"{self.endpoint} does not accept your token (HTTP 401); {tokens}, or unset HF_TOKEN")
+        if status == 403:
+            return DownloadError(f"{repo}: access is forbidden (HTTP 403); your token needs the right to read it: {tokens}")
+        if status == 429:
+            wait = _retry_after(error.response.headers)
+            when = f"in {wait:.0f} s" if wait else "in some minutes"
+            step = "" if self._has_token else "; with HF_TOKEN the limit is higher"
+            return DownloadError(f"{self.endpoint} wants fewer requests (HTTP 429); run the same command {when}{step}")
+        return DownloadError(f"{self.endpoint} answered HTTP {status} for {path or repo}; run the same command later")
+
+
+def checked_repo(text: str) -> str:
+    """OWNER/NAME, also out of the address of its page. Raises UsageError."""
+    repo = re.sub(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", "", text.strip()).removesuffix("/")
+    if ":" in repo:
+        repo, _, tag = repo.partition(":")
+        raise UsageError(f"REPO is {text!r}; expected OWNER/NAME. For a certain file write: a3b pull {repo} --include '*{tag}*'")
+    if not is_repo(repo):
+        raise UsageError(f"REPO is {text[:120]!r}; expected OWNER/NAME, such as Qwen/Qwen3.6-35B-A3B")
+    return repo
+
+
+def is_repo(text: str) -> bool:
+    """Whether it has the form OWNER/NAME."""
+    return bool(REPO.fullmatch(text)) and ".." not in text and "--" not in text
+
+
+def _first_position(response, start: int) -> int:
+    """Where the body starts in the file."""
+    if not start or response.status_code == 200:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if not match or int(match[1]) != start:
+        raise Passing("the server sent another part of the file than was asked for")
+    return start
+
+
+def _retry_after(headers) -> float | None:
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "".join(c for c in text if c.isprintable())[:200] or type(error).__name__

@@ -1,0 +1,279 @@
+"""Files of a hub in a directory of ours: each under its own name only when it is complete and its checksum is right.
+
+`.a3b-pull/` in that directory holds what the download needs: partial files, named after their checksum, so that a part is
+only ever continued with the file it belongs to; a record of what was verified; and the lock of the one process that writes.
+A part is never thrown away for a break, only for a wrong checksum. Enter at `Folder.open`, then `Folder.fetch`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a3b.errors import DownloadError
+from a3b.files import open_regular, read_text, regular
+from a3b.hub.client import MAX_WAIT_S, Hub, HubFile, Listing, Passing
+
+NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
+PIECE_BYTES = 1 << 20  # read from the disk at once
+NUM_ATTEMPTS = 6  # without a single new byte
+FIRST_WAIT_S = 1.0  # doubled at each attempt that brings nothing
+SPARE_BYTES = 64 << 20  # left free beside the files
+NOTED_BYTES = 1 << 30  # a part this long takes a while to check
+INNER = ".a3b-pull"
+
+
+class Stopped(Exception):
+    """Another file failed, or the user interrupted."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker did: `num_bytes` more of a file (less, if it had to start anew); `done` after its last.
+
+    `note` says why a pause is made."""
+
+    file: HubFile
+    num_bytes: int = 0
+    done: bool = False
+    note: str = ""
+
+
+class Folder:
+    """A directory that one process fills from one repository."""
+
+    def __init__(self, path: Path, listing: Listing):
+        self.path, self.listing, self.inner = path, listing, path / INNER
+        self.record = self._read_record()
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, listing: Listing) -> Iterator[Folder]:
+        """Make and lock it. Raises DownloadError if it cannot be had, or holds another repository."""
+        try:
+            (path / INNER).mkdir(parents=True, exist_ok=True)
+            lock = open(path / INNER / "lock", "ab", opener=regular)
+        except OSError as error:
+            raise DownloadError(f"{path}: {error.strerror}; give a directory that can be written to") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DownloadError(f"{path}: another a3b pull writes there; wait for it, or give another directory") from None
+            yield cls(path, listing)
+
+    def missing(self, files: Iterable[HubFile]) -> list[HubFile]:
+        """Those that are not here yet. A file whose size and time are as recorded counts as verified.
+
+        Raises DownloadError for a file in the way that no pull has put there, or that cannot be read."""
+        try:
+            return self._missing(files)
+        except OSError as error:
+            raise DownloadError(f"{error.filename or self.path}: {error.strerror}; files of an earlier pull must be readable") from None
+
+    def _missing(self, files: Iterable[HubFile]) -> list[HubFile]:
+        out = []
+        for file in files:
+            target = self.path / file.path
+            known = self.record["files"].get(file.path)
+            if file.path.split("/")[0] == INNER:
+                raise DownloadError(f"{self.listing.repo}: holds {file.path}, a place that a3b pull keeps for itself")
+            if not os.path.lexists(target):
+                out.append(file)
+            elif known and known == self._entry(file, target):
+                continue
+            elif target.is_file() and _sum_of(target, file) == file.sum:
+                self._remember(file)
+            elif known:
+                out.append(file)
+            else:
+                raise DownloadError(f"{target} is in the way, it is not the file of {self.listing.repo}; move it or give another directory")
+        return out
+
+    def num_bytes_here(self, file: HubFile) -> int:
+        """Size of the part of a missing file."""
+        part = self._part(file)
+        return min(part.stat().st_size, file.num_bytes) if part.exists() else 0
+
+    def check_space(self, files: Iterable[HubFile]) -> None:
+        """Raises DownloadError if the missing bytes would not fit."""
+        needed = sum(file.num_bytes - self.num_bytes_here(file) for file in files)
+        free = shutil.disk_usage(self.path).free
+        if needed and needed + SPARE_BYTES > free:
+            raise DownloadError(f"{self.path}: {needed / 1e9:.2f} GB are still to come and {free / 1e9:.2f} GB are free on that disk; "
+                                "make room, or give a directory on another disk")  # fmt: skip
+
+    def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[Event], None]) -> None:
+        """Bring missing files here, several at a time; `show` hears of every piece, in this thread.
+
+        Raises the first DownloadError, after the other files have stopped where they were; KeyboardInterrupt likewise."""
+        jobs: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        for file in files:
+            jobs.put(file)
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    file = jobs.get_nowait()
+                    self._fetch_one(hub, file, events.put, stop)
+                    events.put(Event(file, done=True))
+            except (queue.Empty, Stopped):
+                pass
+            except BaseException as error:
+                events.put(error)
+            events.put(None)
+
+        # Daemons: after Ctrl-C nobody waits for a server that has fallen silent; a part is whole at any moment.
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(NUM_WORKERS, jobs.qsize()))]
+        for worker in workers:
+            worker.start()
+        try:
+            running = len(workers)
+            while running:
+                event = events.get()
+                if event is None:
+                    running -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    if event.done:
+                        self._remember(event.file)
+                    show(event)
+        finally:
+            stop.set()
+            deadline = time.monotonic() + 1.0
+            for worker in workers:
+                worker.join(timeout=max(deadline - time.monotonic(), 0))
+
+    def _fetch_one(self, hub: Hub, file: HubFile, tell: Callable[[Event], Any], stop: threading.Event) -> None:
+        """One file, from its part on, to its final name."""
+        target, part = self.path / file.path, self._part(file)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for last_chance in (False, True):
+                with open(part, "ab+", buffering=0, opener=regular) as out:
+                    found = self._fill(hub, file, out, tell, stop)
+                if found == file.sum:
+                    break
+                part.unlink()
+                tell(Event(file, -file.num_bytes))
+                if last_chance:
+                    raise DownloadError(f"{file.path}: its {file.algorithm} is {found}, the hub says {file.sum}; the bytes were deleted. "
+                                        "Run the same command again; if it stays, the server or a proxy alters the file")  # fmt: skip
+            os.replace(part, target)
+            for old in self.inner.iterdir():
+                if old.name.endswith("." + _flat(file.path)):
+                    old.unlink()  # a part of another version
+        except OSError as error:
+            raise self._cannot_write(target, error) from None
+
+    def _fill(self, hub: Hub, file: HubFile, out, tell: Callable[[Event], Any], stop: threading.Event) -> str:
+        """Append until the size is reached, over breaks; the checksum of all bytes."""
+        digest, have = file.digest(), 0
+        if (size := os.fstat(out.fileno()).st_size) > NOTED_BYTES:
+            tell(Event(file, note=f"going over the {size / 1e9:.1f} GB that are here"))
+        out.seek(0)
+        while piece := out.read(PIECE_BYTES):  # what an earlier run left
+            digest.update(piece)
+            have += len(piece)
+        failures = 0
+        while have < file.num_bytes:
+            before = have
+            try:
+                for position, piece in hub.read(file, self.listing.commit, have):
+                    if position == 0 and have:  # the server cannot start in the middle
+                        tell(Event(file, -have))
+                        out.truncate(0)
+                        digest, have, before = file.digest(), 0, 0
+                    if have + len(piece) > file.num_bytes:
+                        raise DownloadError(f"{file.path}: the server sends more than the {file.num_bytes} bytes that the hub states; "
+                                            "try again later")  # fmt: skip
+                    _write(out, piece)
+                    digest.update(piece)
+                    have += len(piece)
+                    tell(Event(file, len(piece)))
+                    if stop.is_set():
+                        raise Stopped
+                reason, wait_s = "the connection closed early", None
+            except Passing as error:
+                reason, wait_s = str(error), error.wait_s
+            if have < file.num_bytes:
+                failures = 1 if have > before else failures + 1
+                if failures >= NUM_ATTEMPTS or (wait_s or 0) > MAX_WAIT_S:
+                    raise hub.unreachable(f"{file.path}: {reason}")
+                wait_s = FIRST_WAIT_S * 2 ** (failures - 1) if wait_s is None else wait_s
+                tell(Event(file, note=f"{reason}; next attempt in {wait_s:.0f} s"))
+                if stop.wait(wait_s):
+                    raise Stopped
+        if have > file.num_bytes:  # a part that nobody should have written to
+            return "of too many bytes"
+        os.fsync(out.fileno())
+        return digest.hexdigest()
+
+    def _cannot_write(self, target: Path, error: OSError) -> DownloadError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DownloadError(f"{target}: the disk is full; what came is kept: make room and run the same command")
+        return DownloadError(f"{target}: {error.strerror or error}; what came is kept: run the same command when that is mended")
+
+    def _part(self, file: HubFile) -> Path:
+        return self.inner / f"{file.sum[:16]}.{_flat(file.path)}"
+
+    def _entry(self, file: HubFile, target: Path) -> dict[str, Any]:
+        status = target.stat()
+        return {"sum": file.sum, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def _remember(self, file: HubFile) -> None:
+        self.record["files"][file.path] = self._entry(file, self.path / file.path)
+        self.record["commit"] = self.listing.commit
+        new = self.inner / "record.new"
+        try:
+            with open(new, "w", encoding="utf-8", opener=regular) as out:
+                out.write(json.dumps(self.record, indent=1))
+            os.replace(new, self.inner / "record.json")
+        except OSError as error:
+            raise self._cannot_write(self.path, error) from None
+
+    def _read_record(self) -> dict[str, Any]:
+        empty = {"repo": self.listing.repo, "commit": self.listing.commit, "files": {}}
+        try:
+            record = json.loads(read_text(self.inner / "record.json"))
+            known = {"repo": record["repo"], "commit": record["commit"], "files": dict(record["files"])}
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return empty  # then files are verified by their content
+        if known["repo"] != self.listing.repo and known["files"]:
+            raise DownloadError(f"{self.path} holds files of {str(known['repo'])[:200]}; give another directory for {self.listing.repo}")
+        return known if known["files"] else empty
+
+
+def _flat(path: str) -> str:
+    return path.replace("/", "\\") + ".part"  # no path of a hub file has a backslash
+
+
+def _sum_of(path: Path, file: HubFile) -> str:
+    """The checksum of a file on disk, in the way of `file`; empty if its size already tells it apart."""
+    if path.stat().st_size != file.num_bytes:
+        return ""
+    digest = file.digest()
+    with open_regular(path) as source:
+        while piece := source.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write(out, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[out.write(view) :]

@@ -1,0 +1,1 @@
+"""What every API and every engine agree on: requests, events, sampling parameters."""

@@ -1,0 +1,1 @@
+"""The model: its config, its weights, its state and the forward pass."""

@@ -1,0 +1,201 @@
+"""The forward pass: token ids and a state in, logits out. Everything it reads is an argument.
+
+Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave behind is in
+`a3b.model.state.State`. Knows no tokenizer, no sampling and no files.
+
+    h = embed[ids];  per layer: h += mixer(norm(h)), h += mlp(norm(h));  logits = norm(h) · lm_headᵀ
+
+Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. What a
+row becomes depends on its token, its position and its state alone, so cutting or batching the work changes nothing
+(with the NumPy twins nothing but the rounding inside BLAS; see `a3b.kernels`).
+Axes: T rows of a step, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F Fs widths, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from a3b import kernels
+from a3b.errors import Interrupted, UsageError
+from a3b.kernels import Kernels
+from a3b.model.config import ModelConfig
+from a3b.model.loader import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
+from a3b.model.rope import Rope
+from a3b.model.state import State, advancing
+
+CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows of one sequence in a step."""
+
+    rows: slice
+    state: State
+
+
+class Model:
+    """A checkpoint ready to compute. Keeps no reference to `weights` beyond the arrays it uses."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights, k: Kernels, kv: str = "q8"):
+        """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape that `config` says."""
+        self.config, self.kv, self.isa = config, kv, k.isa
+        self._embed = k.bind_embed(weights.embed, config.V, config.D)
+        self._layers = _bind_layers(k, config, weights, kv)
+        self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.D, weights.norm, config.norm_eps)
+        self._rope = Rope(config.rope)
+
+    def new_state(self) -> State:
+        return State(self.config, self.kv)
+
+    def forward(self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None) -> np.ndarray | None:
+        """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
+
+        cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn.
+        Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
+        """
+        if logits == "all":
+            return np.concatenate(list(self.forward_chunks(ids, state)))
+        if logits not in ("last", "none"):
+            raise UsageError(f"logits: {logits!r}; expected 'last', 'all' or 'none'")
+        for hidden in self._chunks(self._checked(ids), state, cancel):
+            last = hidden[-1:]
+        return self._lm_head(last)[0] if logits == "last" else None
+
+    def forward_chunks(self, ids: np.ndarray, state: State, rows: int = CHUNK, cancel: Callable[[], bool] | None = None
+                       ) -> Iterator[np.ndarray]:  # fmt: skip
+        """Like forward with "all", in pieces float32 [up to rows, V]: for prompts whose logits fill the memory."""
+        for hidden in self._chunks(self._checked(ids), state, cancel):
+            for start in range(0, len(hidden), rows):
+                yield self._lm_head(hidden[start : start + rows])
+
+    def forward_batch(self, pieces: Sequence[tuple[np.ndarray, State]]) -> list[np.ndarray]:
+        """Advance several sequences together: (ids, state) each -> logits float32 [V] of each last token.
+
+        Raises UsageError as `forward` does, and if two pieces share a state.
+        """
+        if len({id(state) for _, state in pieces}) != len(pieces):
+            raise UsageError("pieces: a state occurs twice; fork it, or join its tokens into one piece")
+        rests = []
+        for ids, state in [(self._checked(ids), state) for ids, state in pieces]:
+            head = (len(ids) - 1) // CHUNK * CHUNK  # long prompts go ahead alone; at most CHUNK tokens each remain
+            for _ in self._chunks(ids[:head], state):
+                pass
+            rests.append((ids[head:], state))
+        if not rests:
+            return []
+        hidden = self.hidden(rests)
+        lasts = np.cumsum([len(ids) for ids, _ in rests]) - 1
+        return list(self._lm_head(hidden[lasts]))
+
+    def _chunks(self, ids: np.ndarray, state: State, cancel: Callable[[], bool] | None = None) -> Iterator[np.ndarray]:
+        """Hidden rows before the final norm, up to CHUNK at a time."""
+        for start in range(0, len(ids), CHUNK):
+            yield self.hidden([(ids[start : start + CHUNK], state)], cancel)
+
+    def hidden(self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None) -> np.ndarray:
+        """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces.
+
+        ids are trusted, the memory grows with T, and cancel is asked before each layer."""
+        spans, positions, stop = [], [], 0
+        for ids, state in pieces:
+            spans.append(Span(slice(stop, stop + len(ids)), state))
+            positions.append(np.arange(state.num_tokens, state.num_tokens + len(ids)))
+            stop += len(ids)
+        cos_sin = self._rope(_joined(positions))
+        with advancing([(state, len(ids)) for ids, state in pieces]):
+            h = self._embed(_joined([ids for ids, _ in pieces]))
+            for layer in self._layers:
+                if cancel is not None and cancel():
+                    raise Interrupted("the step was told to stop")
+                layer(h, spans, cos_sin)
+        return h
+
+    def _checked(self, ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+            raise UsageError(f"ids: {ids.dtype} {list(ids.shape)}; expected a non-empty 1-D array of integers")
+        if ids.min() < 0 or ids.max() >= self.config.V:
+            bad = ids[(ids < 0) | (ids >= self.config.V)][0]
+            raise UsageError(f"ids: found {bad}; expected ids in [0, {self.config.V})")
+        return ids
+
+
+class Layer:
+    """Norm, mixer, norm, experts or one MLP; each half added to the residual stream."""
+
+    def __init__(self, mixer: DeltaNet | Attention, moe: kernels.Op):
+        self.mixer, self.moe = mixer, moe
+
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
+        self.mixer(h, spans, cos_sin)
+        self.moe(h)
+
+
+class DeltaNet:
+    """Gated delta net: a convolution and a matrix per head remember the sequence; it has no positions."""
+
+    def __init__(self, k: Kernels, config: ModelConfig, weights: DeltaNetWeights, norm: np.ndarray, index: int, name: str,
+                 tiled_heads: bool):  # fmt: skip
+        c = config
+        self.index = index  # among the delta-net layers: its place in the state
+        parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
+        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.mix = k.bind_delta(weights.conv1d, weights.A_log, weights.dt_bias, weights.norm, c.norm_eps, c.Hk, c.Hv, c.Dk, c.Dv,
+                                tiled_heads)  # fmt: skip
+        self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
+
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
+        projected = self.project_in(h)  # [T, q k v | z | b a]
+        outs = [self.mix(projected[s.rows], s.state.conv[self.index], s.state.delta[self.index]) for s in spans]
+        self.project_out.add(_joined(outs), h)
+
+
+class Attention:
+    """Gated full attention with rotary positions on part of each head."""
+
+    def __init__(self, k: Kernels, config: ModelConfig, weights: AttentionWeights, norm: np.ndarray, index: int, name: str, kv: str):
+        c = config
+        self.index = index  # among the attention layers: its place in the state
+        parts = [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"]
+        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.attend = k.bind_attention(weights.q_norm, weights.k_norm, c.norm_eps, c.Hq, c.Hkv, c.Dh, c.rope.rotary_dim // 2, kv)
+        self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], c.Hq * c.Dh)
+
+    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
+        projected = self.project_in(h)  # [T, per query head: query, gate | k | v]
+        cos, sin = cos_sin
+        outs = [
+            self.attend(projected[s.rows], cos[s.rows], sin[s.rows], s.state.segments(self.index), s.state.num_tokens) for s in spans
+        ]
+        self.project_out.add(_joined(outs), h)
+
+
+def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray) -> kernels.Op:
+    w = weights
+    if config.dense:
+        return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.D, config.F)
+    parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
+    return k.bind_moe(parts, norm, config.norm_eps, config.E, config.K, config.D, config.F, config.Fs)
+
+
+def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:
+    """Bind all layers; mixers are numbered per kind, as the state stores them."""
+    bound, num_attention = [], 0
+    for i, (kind, weights) in enumerate(zip(config.layer_types, model.layers, strict=True)):
+        name = f"layers.{i}"
+        if kind == "full_attention":
+            mixer = Attention(k, config, weights.mixer, weights.input_norm, num_attention, name, kv)
+            num_attention += 1
+        else:
+            mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
+        bound.append(Layer(mixer, _bind_mlp(k, config, weights.moe, weights.post_norm)))
+    return bound
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of the parts, without a copy if there is only one."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,44 @@
+"""Thinking and text of an answer, trimmed as chat templates trim them. Knows no tags. Enter at `Prose.write`."""
+
+from __future__ import annotations
+
+from a3b.interface.events import TextDelta, ThinkingDelta
+from a3b.output.line_starts import Lines
+
+
+class Prose:
+    """Blocks of thinking and text, one after the other. White space is held back until more follows.
+
+    thinking: what the present block is. blank: it has no text yet. lines: where its lines begin."""
+
+    def __init__(self, thinking: bool):
+        self.thinking, self.blank = thinking, True
+        self.lines = Lines()
+        self._gap = False  # white space was held back when the block began
+        self._held = {True: "", False: ""}  # white space by channel (thinking or not), out only if more follows
+        self._begun = {True: False, False: False}
+
+    @property
+    def num_held(self) -> int:
+        """Characters of white space held back at the end of the present channel."""
+        return len(self._held[self.thinking])
+
+    def enter(self, thinking: bool) -> None:
+        """Begin a block."""
+        self.thinking, self.blank, self.lines = thinking, True, Lines()
+        self._gap = bool(self._held[thinking])
+
+    def write(self, text: str) -> list[ThinkingDelta | TextDelta]:
+        """Go on with the block; what comes out."""
+        channel = self.thinking
+        text = text.lstrip() if self.blank and self._gap else text
+        text = self._held[channel] + text
+        body = text.rstrip()
+        self._held[channel] = text[len(body) :]
+        if not self._begun[channel]:
+            body = body.lstrip()
+            self._held[channel] = self._held[channel] if body else ""
+        if not body:
+            return []
+        self._begun[channel], self.blank = True, False
+        return [(ThinkingDelta if channel else TextDelta)(body)]

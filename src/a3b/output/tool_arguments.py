@@ -1,0 +1,334 @@
+"""Arguments of tool calls: from the text the model wrote to JSON values of the types a tool declares.
+
+Owns the conversion of one value, the JSON object written piece by piece while a call is still being generated, and calls written as
+JSON instead of tags. Does not know where in the output a call begins or ends; `output/parser.py` does. What the tools' schemas say
+is in `json_schema/types.py`. Enter at `ToolSchemas` and `ArgumentsWriter`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from a3b.json_schema.types import STRING, Kinds, Parameters, kinds_of_value
+from a3b.output.json_text import dumps, loads, read
+
+SCALARS: Kinds = frozenset({"integer", "number", "boolean", "null"})
+TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
+NUMBERS: Kinds = frozenset({"integer", "number"})
+CONTAINERS: Kinds = frozenset({"object", "array"})
+MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_OUTER_KEYS = {"function", "type", "id"}
+_CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
+
+
+class ToolSchemas:
+    """Which parameters each tool has, and which types they take.
+
+    Takes tools in OpenAI form, with or without the outer "function", or with "input_schema" (Anthropic).
+    Entries with no name are skipped: they cannot be called, and refusing them is not the parser's office.
+    """
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None):
+        self._tools: dict[str, Parameters] = {}
+        self._strict: set[str] = set()
+        for tool in tools or ():
+            if not isinstance(tool, Mapping):
+                continue
+            function = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
+            if isinstance(name := function.get("name"), str):
+                self._tools[name] = Parameters(function.get("parameters") or function.get("input_schema"))
+                self._strict |= {name} if function.get("strict") is True else set()
+
+    def offers(self, tool: str) -> bool:
+        """Whether there is a tool of that name."""
+        return tool in self._tools
+
+    def offers_loose(self, tool: str) -> bool:
+        """Whether there is a tool of that name that takes arguments which nothing has held to its schema."""
+        return tool in self._tools and tool not in self._strict
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    def kinds(self, tool: str, key: str) -> Kinds:
+        """Allowed types of a parameter; empty for an unknown tool or parameter."""
+        return self._tools[tool].kinds(key) if tool in self._tools else frozenset()
+
+    def may_have(self, tool: str, key: str) -> bool:
+        """Whether `key` can be a parameter of `tool`; always for a tool that declares none or is unknown."""
+        return tool not in self._tools or self._tools[tool].may_have(key)
+
+
+def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
+    """The value that `text` stands for: a JSON value of one of `kinds`, else `text` itself.
+
+    Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON,
+    if its type is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers
+    like 007 and +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong
+    type stays the text it was.
+    """
+    if not kinds or kinds == STRING:
+        return text
+    word, is_text = text.strip(), "string" in kinds
+    if word == "null" or (word.lower() in ("null", "none") and not is_text):
+        return None if "null" in kinds or not is_text else text
+    if "boolean" in kinds and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    try:
+        value = _value(word, kinds)
+    except ValueError:
+        return text
+    if isinstance(value, str) and not is_text and not is_quoted:
+        quoted = coerce(value, kinds, is_quoted=True)
+        return text if quoted is value else quoted
+    if isinstance(value, str) or not kinds_of_value(value) & kinds:
+        return text
+    if isinstance(value, float) and "number" not in kinds:
+        return int(value)
+    return value
+
+
+def _value(word: str, kinds: Kinds) -> Any:
+    """A value that may be of `kinds`, as models write it. Raises ValueError."""
+    try:
+        return loads(word, bounded=not kinds <= SCALARS) if "string" in kinds or kinds.isdisjoint(CONTAINERS) else read(word)
+    except ValueError:
+        if "string" in kinds or kinds.isdisjoint(NUMBERS) or not _NUMBER.fullmatch(word):
+            raise
+        value = float(word) if "." in word else int(word)
+        if value in (math.inf, -math.inf):  # JSON has none
+            raise
+        return value
+
+
+class ArgumentsWriter:
+    """Writes the JSON object of one call's arguments as they come; returned fragments joined are the object.
+
+    Strings are written piece by piece, all else when the value is complete. A key written twice: the last
+    value counts, as in most JSON readers. `arguments` is the object so far,
+    `key` the key last opened.
+    """
+
+    def __init__(self, schemas: ToolSchemas, tool: str):
+        self._schemas, self._tool = schemas, tool
+        self.key = ""
+        self._kinds: Kinds = STRING
+        self._pieces: list[str] = []
+        self._is_text = False  # the opening quote is out
+        self._num_written = 0
+        self._json = JsonText(STRING)
+        self.arguments: dict[str, Any] = {}
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether no value of the open key can hold a tag: it is a number, a boolean or null."""
+        return bool(self._kinds) and self._kinds <= SCALARS
+
+    @property
+    def in_json_string(self) -> bool:
+        """Whether the value so far is the beginning of an object or array that the tool takes, and ends inside one of its strings."""
+        return self._json.in_string
+
+    @property
+    def is_no_json(self) -> bool:
+        """Whether the value can no longer become an object or array that the tool takes."""
+        return self._json.is_dead
+
+    @property
+    def is_whole_json(self) -> bool:
+        """Whether the value so far is a whole object or array that the tool takes."""
+        return self._json.is_whole and (self._json.was_valid or self._json.is_valid("".join(self._pieces)))
+
+    @property
+    def num_pieces(self) -> int:
+        """How often `write` was called for this value."""
+        return len(self._pieces)
+
+    def cut(self, num_pieces: int) -> None:
+        """Take back all but the first pieces of a value that is no string; nothing of it is out yet."""
+        del self._pieces[num_pieces:]
+
+    def open(self, key: str) -> str:
+        """Begin the value of `key`."""
+        self.key, self._pieces = key, []
+        self._kinds = self._schemas.kinds(self._tool, key)
+        self._is_text = not self._kinds or self._kinds == STRING
+        self._json = JsonText(STRING if self._kinds == TEXT_OR_NULL else self._kinds)
+        start = ", " if self._num_written else "{"
+        self._num_written += 1
+        return f"{start}{dumps(key)}: " + ('"' if self._is_text else "")
+
+    def write(self, piece: str) -> str:
+        """Go on with the value; the result is empty as long as its type depends on what follows."""
+        self._pieces.append(piece)
+        self._json.push(piece)
+        if not self._is_text and self._kinds == TEXT_OR_NULL:
+            piece = "".join(self._pieces)
+            self._is_text = not "null".startswith(piece.strip())
+            return '"' + dumps(piece)[1:-1] if self._is_text else ""
+        return dumps(piece)[1:-1] if self._is_text else ""
+
+    def close(self) -> str:
+        """End the value."""
+        text = "".join(self._pieces)
+        value = text if self._is_text else coerce(text, self._kinds)
+        self.arguments[self.key] = value
+        return '"' if self._is_text else dumps(value)
+
+    def put(self, key: str, value: Any) -> str:
+        """Write a value that came as JSON; a string is still converted where the tool wants no string."""
+        kinds = self._schemas.kinds(self._tool, key)
+        value = coerce(value, kinds) if isinstance(value, str) and "string" not in kinds else value
+        start = ", " if self._num_written else "{"
+        self._num_written += 1
+        self.arguments[key] = value
+        return f"{start}{dumps(key)}: {dumps(value)}"
+
+    def end(self) -> str:
+        """End the object."""
+        return "}" if self._num_written else "{}"
+
+
+class JsonText:
+    """Whether text that grows is the beginning of a JSON object or array, or a whole one; looks at each character once.
+
+    What stands between strings is only checked roughly, until the brackets are closed: `is_valid` then decides.
+    """
+
+    _BETWEEN = re.compile(r"[ \t\r\n:,.+\-0-9A-Za-z]*")
+    _WITHIN = re.compile(r'[^"\\]*')
+
+    def __init__(self, kinds: Kinds):
+        """kinds: what the value may be."""
+        self._openers = "{" * ("object" in kinds) + "[" * ("array" in kinds)
+        self._closers: list[str] = []
+        self._begun = self._escaped = False
+        self.is_dead = not self._openers  # it cannot become what it is to be
+        self.in_string = self.is_whole = self.was_valid = False
+
+    def push(self, text: str) -> None:
+        """Go on with the text."""
+        if self.is_dead:
+            return
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = text != ""
+            self.is_dead = self._begun and text[0] not in self._openers
+        pos = 0
+        while pos < len(text) and not self.is_dead:
+            pos = self._escape(text, pos) if self._escaped else self._string(text, pos) if self.in_string else self._between(text, pos)
+        self.in_string = self.in_string and not self.is_dead
+        self.is_whole = self._begun and not self._closers and not self.is_dead
+
+    def _escape(self, text: str, pos: int) -> int:
+        self._escaped = False
+        self.is_dead = text[pos] not in '"\\/bfnrtu'
+        return pos + 1
+
+    def _string(self, text: str, pos: int) -> int:
+        pos = self._WITHIN.match(text, pos).end()
+        if pos < len(text):
+            self._escaped = text[pos] == "\\"
+            self.in_string = text[pos] != '"'
+            self.is_dead = self.in_string and not self._escaped
+        return pos + 1
+
+    def _between(self, text: str, pos: int) -> int:
+        if self.is_whole:
+            self.is_dead = text[pos:].strip() != ""
+            return len(text)
+        pos = self._BETWEEN.match(text, pos).end()
+        if pos < len(text):
+            char = text[pos]
+            self.in_string = char == '"'
+            if char in "{[":
+                self._closers.append("}" if char == "{" else "]")
+                self.is_dead = len(self._closers) > MAX_JSON_DEPTH
+            elif char != '"':
+                self.is_dead = not self._closers or self._closers.pop() != char
+            self.is_whole = not self._closers
+        return pos + 1
+
+    def is_valid(self, text: str) -> bool:
+        """Whether the text whose brackets are closed is JSON; to be asked once, because only white space can follow."""
+        try:
+            loads(text.strip(), bounded=True)
+        except ValueError:
+            self.is_dead, self.is_whole = True, False
+        self.was_valid = self.is_whole
+        return self.was_valid
+
+
+class JsonSpan:
+    """Finds the end of a JSON object or array in text that grows; looks at each character once.
+
+    `marks` are characters that stand for control tokens: inside a string they are ordinary, outside they
+    end the search. A string may stand in single quotes.
+    """
+
+    def __init__(self, marks: str):
+        self._token = re.compile(rf"""["'\\{{}}\[\]{marks}]""")
+        self._pos = 0
+        self._closers: list[str] = []
+        self._quote = ""  # of the string that is open
+
+    def find_end(self, text: str, start: int, end_mark: str) -> tuple[int, str] | None:
+        """(offset after the span, text that would complete it), or None while more text is needed.
+
+        `text[start]` is the opening bracket. The second part is "" for a complete span; otherwise a mark was
+        hit outside a string, or `end_mark` anywhere, and it holds the quote and brackets that are missing.
+        """
+        self._pos = max(self._pos, start)
+        while match := self._token.search(text, self._pos):
+            token, self._pos = match.group(), match.end()
+            if token == end_mark or (token not in "\"'\\{}[]" and not self._quote):
+                self._pos = match.start()
+                return self._pos, self._quote + "".join(reversed(self._closers))
+            if token == "\\" and self._quote:
+                if self._pos == len(text):
+                    self._pos = match.start()
+                    return None
+                self._pos += text[self._pos] != end_mark
+            elif token in "\"'":
+                self._quote = "" if token == self._quote else self._quote or token
+            elif not self._quote and token in "{[":
+                self._closers.append("}" if token == "{" else "]")
+            elif not self._quote and token in "}]":
+                self._closers.pop()
+                if not self._closers:
+                    return self._pos, ""
+        self._pos = max(self._pos, len(text))
+        return None
+
+
+def parse_json_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """Names and arguments of calls written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5) or as a list of them, else None.
+
+    Also "parameters" for "arguments", arguments as a JSON string, the OpenAI form with "function", and Python's spelling of values.
+    An object with any other key is not taken for a call, because the text under that key would be lost.
+    """
+    try:
+        value = read(text)
+    except ValueError:
+        return None
+    calls = [_json_call(call) for call in (value if isinstance(value, list) else [value])]
+    return None if None in calls or not calls else calls
+
+
+def _json_call(call: Any) -> tuple[str, dict[str, Any]] | None:
+    if isinstance(call, dict) and isinstance(call.get("function"), dict) and call.keys() <= _OUTER_KEYS:
+        call = call["function"]
+    if not isinstance(call, dict) or not any(call.keys() <= keys for keys in _CALL_KEYS):
+        return None
+    arguments = call.get("arguments", call.get("parameters")) or {}
+    try:
+        arguments = read(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return None
+    if not isinstance(call.get("name"), str) or not call["name"] or not isinstance(arguments, dict):
+        return None
+    return call["name"], arguments

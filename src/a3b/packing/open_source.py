@@ -1,0 +1,55 @@
+"""Which kind of source a path is. Enter at `open_source`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a3b.errors import UsageError
+from a3b.files import read_text
+from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.gguf import listed, models_in
+from a3b.model.config import ModelConfig
+from a3b.model.known_shapes import SHAPES, how_to_get
+from a3b.model.loader import load_weights, names_of
+from a3b.packing.gguf_source import open_gguf
+from a3b.packing.plan import Half
+from a3b.packing.source import Source, fingerprint, packed_config, side_files
+
+
+def open_source(path: Path, tokenizer: Path | None = None) -> Source:
+    """Raises CheckpointError for files that cannot be read, UsageError for a path that is none of the kinds.
+
+    tokenizer: a directory to take tokenizer and template from."""
+    if path.is_dir():
+        files = [] if (path / "config.json").exists() else models_in(path)
+        if len(files) > 1:
+            raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {listed(files)}")
+        return open_gguf(files[0], tokenizer) if files else _directory(path, tokenizer)
+    if path.is_file() and path.suffix == ".gguf":
+        return open_gguf(path, tokenizer)
+    if not path.exists() and str(path).lower() in SHAPES:
+        raise UsageError(how_to_get(str(path).lower()))
+    raise UsageError(f"{path}: neither a directory nor a .gguf file; give a model to pack")
+
+
+def _directory(path: Path, tokenizer: Path | None) -> Source:
+    config = ModelConfig.read(path)
+    checkpoint = Checkpoint.open(path)
+    if checkpoint.manifest:
+        raise UsageError(f"{path}: is packed already; give the model that it was packed from")
+    weights = load_weights(checkpoint, config, expand=False)
+    files, notes = side_files(tokenizer or path)
+    files["config.json"] = packed_config(json.loads(read_text(path / "config.json")))
+
+    def release(matrix: Any) -> None:
+        matrix = matrix.whole if isinstance(matrix, Half) else matrix
+        for name in [] if isinstance(matrix, np.ndarray) else names_of(matrix):
+            checkpoint.release(name)
+
+    kind = "gptq" if config.gptq else "fp8" if config.fp8 else "safetensors"
+    return Source(kind, path, config, weights, files, fingerprint([file.path for file in checkpoint.files]), bool(config.gptq), release,
+                  weights.extra, notes)  # fmt: skip

@@ -1,0 +1,332 @@
+"""Any history into one that chat templates accept. Knows no template and no ids; enter at `fit_messages`.
+
+What is done, always in this order, each change with a note unless it is only another spelling of the same
+thing:
+
+* Roles: `developer` is system, `function` is tool, `human` user, `ai` and `model` assistant; any other, or
+  none, is user.
+* Content: null is "", text parts are joined as templates join them (nothing between), image and video parts
+  stay parts in the form templates know, other parts and other values become JSON text. In a tool's result images,
+  sounds and files become a note (`prompt/media.py`).
+* Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
+  `reasoning_content`.
+* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP
+  writes it. Arguments that are not a JSON object are kept whole under the key "arguments". What is not a call at all becomes text of the
+  message.
+* Results of tools stand beside their calls (`prompt/tool_results.py`).
+* System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
+  between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the tags
+  of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
+* A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an
+  empty user turn behind the system message: the order stays, and all thinking counts as part of the current
+  task. The same where a tool result stands first, which no turn would hold.
+
+Keys that are not named here pass unchanged. The input is not changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from a3b.errors import ConversationError
+from a3b.isolation import deadlines
+from a3b.prompt.chat_template import check_messages
+from a3b.prompt.media import left_out, media_in
+from a3b.prompt.tool_results import KNOWN, ROLES, pair_results
+from a3b.server.bounded_json import TooMuchJSON, loads
+
+REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+Message = dict[str, Any]
+
+
+def fit_messages(messages: Any) -> tuple[list[Message], list[str]]:
+    """(messages that templates accept, notes on what was changed for that).
+
+    Raises ConversationError for what is not a list of objects or is nested deeper than Python can follow."""
+    notes: list[str] = []
+    try:
+        fitted = [
+            _Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))
+        ]
+    except RecursionError:
+        raise ConversationError("messages: nested too deeply; send flatter JSON") from None
+    return _with_query(_with_one_system(_with_results_paired(fitted, notes), notes), notes), notes
+
+
+class _Fitting:
+    """One message on its way."""
+
+    def __init__(self, message: Mapping[str, Any], where: str, notes: list[str]):
+        self.given, self.where, self.notes = message, where, notes
+        self.thinking: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.where}: {text}")
+
+    def message(self) -> Message:
+        deadlines.check()
+        fitted = dict(self.given)
+        fitted["role"] = self._role(fitted.get("role"))
+        fitted["content"] = self._content(fitted.get("content"), fitted["role"])
+        if fitted["role"] == "assistant":
+            self._add_thinking(fitted)
+            self._add_calls(fitted)
+        return fitted
+
+    def _role(self, role: Any) -> str:
+        name = role.strip().lower() if isinstance(role, str) else role
+        if isinstance(name, str) and name in KNOWN:
+            return name
+        if isinstance(name, str) and name in ROLES:
+            self.note(f"role {name} taken as {ROLES[name]}")
+            return ROLES[name]
+        self.note(f"role {_short(role)} is unknown, taken as user")
+        return "user"
+
+    # -- content
+
+    def _content(self, content: Any, role: str) -> str | list[Message]:
+        if content is None:
+            return ""
+        if isinstance(content, str):
+            return content
+        if isinstance(content, Mapping):
+            if not _is_part(content):
+                self.note("content is an object, kept as JSON text")
+                return _json(content)
+            content = [content]
+        if not isinstance(content, (list, tuple)):
+            self.note(f"content is {_short(content)}, kept as text")
+            return _json(content)
+        if role == "tool" and content and not any(isinstance(p, str) or _is_part(p) for p in content):
+            self.note("content is a list without parts, kept as JSON text")
+            return _json(content)
+        parts = [part for item in content for part in self._part(item, role)]
+        if role == "tool" and any(map(media_in, content)):  # a note is a line of its own
+            return "\n".join(part["text"] for part in parts)
+        return self._joined(parts)
+
+    def _part(self, part: Any, role: str) -> list[Message]:
+        """A content part as none or one part that templates know."""
+        if part is None:
+            return []
+        if isinstance(part, str):
+            return [_text(part)]
+        if not isinstance(part, Mapping):
+            self.note(f"content part {_short(part)} kept as JSON text")
+            return [_text(_json(part))]
+        kind = part.get("type")
+        if role == "tool":
+            if (left := media_in(part)) is not None:
+                self.note(f"{left} in the result of a tool left out")
+                return [_text(left_out(left))]
+        elif (media := _media(part)) is not None:
+            if role == "system":
+                self.note(f"{media} in a system message left out")
+                return [_text(f"[{media}]")]
+            given = {key: value for key, value in part.items() if value is not None}  # some clients send every key
+            return [{**given, "type": media, media: given.get(media, given.get(f"{media}_url"))}]
+        if kind in ("thinking", "reasoning") and role == "assistant":
+            self.thinking.append(_as_text(part.get("thinking", part.get("text", part.get("reasoning")))))
+            return []
+        if kind == "refusal" and isinstance(part.get("refusal"), str):
+            return [_text(part["refusal"])]
+        if kind in _TEXT_TYPES or (kind is None and "text" in part):
+            return [_text(_as_text(part.get("text")))]
+        self.note(f"content part of type {_short(kind)} kept as JSON text")
+        return [_text(_json(part))]
+
+    def _joined(self, parts: list[Message]) -> str | list[Message]:
+        if all(part["type"] == "text" for part in parts):
+            return "".join(part["text"] for part in parts)
+        return parts
+
+    # -- what only an assistant has
+
+    def _add_thinking(self, fitted: Message) -> None:
+        given = [fitted.pop(key) for key in _THINKING_KEYS if key in fitted]
+        given.append(_details(fitted.pop("reasoning_details", None)))
+        texts = [_as_text(value) for value in given if value is not None]
+        if self.thinking:
+            texts.append("\n".join(self.thinking))
+        told = [text for text in texts if text.strip()]
+        if len({text.strip() for text in told}) > 1:
+            self.note("reasoning differs under two names, the first is kept")
+        if texts:
+            fitted["reasoning_content"] = told[0] if told else texts[0]
+
+    def _add_calls(self, fitted: Message) -> None:
+        calls = fitted.pop("tool_calls", None)
+        calls = [calls] if isinstance(calls, (Mapping, str)) else calls
+        if calls is not None and not isinstance(calls, (list, tuple)):
+            calls = [calls]
+        calls = list(calls or [])
+        if (legacy := fitted.pop("function_call", None)) is not None:
+            calls.append({"function": legacy})
+        kept = []
+        for i, call in enumerate(calls):
+            call, where = self._call(call, f"tool_calls[{i}]"), f"tool_calls[{i}]"
+            if isinstance(call, str):
+                self.note(f"{where} is no call, kept as text")
+                fitted["content"] = _append_text(fitted["content"], call)
+            else:
+                kept.append(call)
+        if kept:
+            fitted["tool_calls"] = kept
+
+    def _call(self, call: Any, where: str) -> Message | str:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if isinstance(function, str):  # the name alone, arguments beside it
+            function = {"name": function, "arguments": call.get("arguments")}
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), (str, int)):
+            return call if isinstance(call, str) else _json(call)
+        given = [holder.get(key) for holder in (function, call) for key in ("arguments", "input")]
+        arguments = self._arguments(next((value for value in given if value is not None), None), where)
+        rest = {
+            key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")
+        }
+        return {
+            **rest,
+            "type": "function",
+            "function": {**function, "name": str(function["name"]), "arguments": arguments},
+        }
+
+    def _arguments(self, given: Any, where: str) -> dict[str, Any]:
+        value = given
+        if isinstance(given, str):
+            try:
+                value = loads(given) if given.strip() else {}
+            except TooMuchJSON as error:
+                raise ConversationError(f"{self.where}.{where}: arguments {error}") from None
+            except ValueError:
+                self.note(f"{where}: arguments are not JSON, kept under the key 'arguments'")
+                return {"arguments": given}
+        if value is None or value == []:
+            return {}
+        if isinstance(value, Mapping):
+            return {str(key): item for key, item in value.items()}
+        self.note(f"{where}: arguments are {_short(value)}, not an object; kept under the key 'arguments'")
+        return {"arguments": value}
+
+
+# -- the conversation as a whole
+
+
+def _with_results_paired(messages: list[Message], notes: list[str]) -> list[Message]:
+    paired, _ = pair_results(messages)
+    if [id(message) for message in paired] != [id(message) for message in messages]:
+        notes.append("results of tools were put beside their calls")
+    return paired
+
+
+def _with_one_system(messages: list[Message], notes: list[str]) -> list[Message]:
+    """At most one system message, in the first place; those behind a turn of the assistant as reminders."""
+    begun = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    systems = [message for message in messages[:begun] if message["role"] == "system"]
+    texts = [text for message in systems if (text := message["content"].strip())]
+    if len(systems) > 1:
+        notes.append(f"{len(systems)} system messages were merged into the first")
+        systems = [{**systems[0], "content": "\n\n".join(texts)}]
+    elif systems and messages[0] is not systems[0]:
+        notes.append("a late system message was moved to the first place")
+        systems = [{**systems[0], "content": "".join(texts)}]
+    out = systems + [message for message in messages[:begun] if message["role"] != "system"]
+    for message in messages[begun:]:
+        if message["role"] != "system":
+            out.append(message)
+        elif text := message["content"].strip():
+            out.append({"role": "user", "content": _as_reminder(text), REMINDER_KEY: True})
+            notes.append("a system message behind a turn of the assistant became a reminder in its place")
+    return out
+
+
+def _as_reminder(text: str) -> str:
+    return text if text.startswith("<system-reminder>") else f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+def _with_query(messages: list[Message], notes: list[str]) -> list[Message]:
+    """At least one turn of the user that is a question, and no tool result in the first place."""
+    starts_with_result = bool(messages) and messages[0]["role"] == "tool"
+    if any(map(_is_query, messages)) and not starts_with_result:
+        return messages
+    notes.append("no turn of the user to answer to: an empty one was put before the first message")
+    at = 1 if messages and messages[0]["role"] == "system" else 0
+    return [*messages[:at], {"role": "user", "content": ""}, *messages[at:]]
+
+
+def _is_query(message: Message) -> bool:
+    """Whether templates see a question here, and not a tool's answer in the clothes of a user."""
+    if message["role"] != "user":
+        return False
+    parts = message["content"]
+    if not isinstance(parts, str):
+        parts = "".join(part["text"] if part["type"] == "text" else "<>" for part in parts)
+    text = parts.strip()
+    return not (text.startswith("<tool_response>") and text.endswith("</tool_response>"))
+
+
+# -- values
+
+
+def _details(value: Any) -> str | None:
+    """The texts among `reasoning_details`; what is encrypted or of another kind has none."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    texts = [item.get("text") for item in items if isinstance(item, Mapping)]
+    return "".join(text for text in texts if isinstance(text, str)) or None
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and (
+        _media(value) is not None or isinstance(value.get("type"), str) or "text" in value
+    )
+
+
+def _media(part: Mapping[str, Any]) -> str | None:
+    """ "image" or "video" for a part that is one."""
+    kind = part.get("type")
+    for media in ("image", "video"):
+        if kind in (media, f"{media}_url", f"input_{media}"):
+            return media
+        if part.get(media) is not None or part.get(f"{media}_url") is not None:
+            return media
+    return None
+
+
+def _text(text: str) -> Message:
+    return {"type": "text", "text": text}
+
+
+def _append_text(content: str | list[Message], text: str) -> str | list[Message]:
+    if isinstance(content, str):
+        return f"{content}\n\n{text}" if content.strip() else text
+    return [*content, _text("\n\n" + text)]
+
+
+def _as_text(value: Any) -> str:
+    """Text of a string, of a list of strings or text parts, or JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return "".join(_as_text(item) for item in value)
+    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
+        return value["text"]
+    return _json(value)
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # keys that JSON has not, or a list inside itself
+        return str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

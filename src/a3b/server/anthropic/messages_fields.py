@@ -1,0 +1,73 @@
+"""What becomes of each field of a request of Anthropic's Messages API. Enter at `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from a3b.server import response_format
+from a3b.server.fields import Fields, Known, is_empty
+
+MESSAGE = Known(
+    read=(
+        "model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice",
+        "thinking", "thread", "output_config", "output_format", "context_management", "thinking_policy", "task_thinking_budget",
+        *response_format.FIELDS,
+    ),
+    refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None, **response_format.UNSUPPORTED},
+    unused={
+        "cache_control": "all prompts are cached", "diagnostics": "a3b.cache says where a prompt diverged", "metadata": "says who asks",
+        "user_profile_id": "says who asks", "workspace_id": "says who asks", "billing_policy": "nothing is billed",
+        "fallback_credit_token": "nothing is billed", "fallbacks": "nothing is refused for policy", "inference_geo": "there is one place",
+        "service_tier": "there is one", "speed": "there is one", "betas": "is a header",
+    },
+)  # fmt: skip
+THINKING = Known(read=("type", "budget_tokens", "display"), unused={"block_binding": "thinking that fails its check is left out"})
+OUTPUT = Known(
+    read=("effort", "format"),
+    told={"task_budget": (None, "not told to the model; task_thinking_budget limits its thinking in a task")},
+)
+TOOL = Known(
+    read=("type", "name", "description", "input_schema", "strict", "input_examples"),
+    refused={"allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value)},
+    told={"defer_loading": (is_empty, "the tool is offered from the beginning")},
+    unused={"cache_control": "all prompts are cached", "eager_input_streaming": "arguments are always streamed"},
+)
+CHOICE = Known(read=("type", "name", "disable_parallel_tool_use"))
+CLEARED_THINKING = "clear_thinking_20251015"
+
+
+def check(fields: Fields) -> list[str]:
+    """Warnings about what is not followed. Raises Refusal by name for what would change the answer."""
+    warnings = MESSAGE.check(fields)
+    for key, known in (("thinking", THINKING), ("output_config", OUTPUT), ("tool_choice", CHOICE)):
+        warnings += known.check(Fields(fields.object(key) or {}, key))
+    for i, tool in enumerate(fields.items("tools")):
+        warnings += TOOL.check(Fields(tool, f"tools[{i}]"))
+    return warnings
+
+
+def policy_of(fields: Fields, warnings: list[str]) -> str | None:
+    """Which thinking of earlier turns stays, by `thinking_policy` or an edit of `context_management`.
+
+    Other edits shorten a long history on the server. Here nothing is cut: what does not fit is refused, and the client cuts."""
+    management = Fields(fields.object("context_management") or {}, "context_management")
+    found = fields.policy("thinking_policy")
+    for i, given in enumerate(management.items("edits")):
+        edit = Fields(given, f"context_management.edits[{i}]")
+        if edit.need("type") != CLEARED_THINKING:
+            warnings.append(f"{edit.where}: {edit.body['type'][:60]} is not done; the history stays whole")
+            continue
+        policy = _kept(edit)
+        found = found or policy
+    return found
+
+
+def _kept(edit: Fields) -> str:
+    keep: Any = edit.body.get("keep")
+    keep = keep.get("type") if isinstance(keep, Mapping) and keep.get("type") == "all" else keep
+    if keep == "all":
+        return "all"
+    if keep is not None and Fields(keep, edit.name("keep")).whole("value", 1, least=1) != 1:
+        raise edit.fail("keep", '"all" or one turn; this server keeps all thinking or that of the current task')
+    return "current-task"

@@ -1,0 +1,67 @@
+"""JSON that a client wrote, in bounded time and memory, whether it is a body or a string inside one. Enter at `loads`.
+
+Python's parser holds the interpreter's lock until it is done: 30 MB of empty lists take it seconds and a gigabyte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from a3b.isolation import deadlines
+
+MAX_DEPTH = 100  # of values in values; later steps are recursive
+MAX_VALUES = 200_000
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+class TooMuchJSON(Exception):
+    """JSON that is nested too deeply, or of too many values; says which."""
+
+
+def loads(text: str, **options: Callable[[str], Any]) -> Any:
+    """`json.loads`. Raises TooMuchJSON, and ValueError for what is not JSON."""
+    check_size(text)
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise _too_deep() from None
+    check_depth(value)
+    return value
+
+
+def check_size(text: str) -> None:
+    """Raises TooMuchJSON for more than MAX_VALUES values."""
+    if _separators(text) <= MAX_VALUES:
+        return
+    num = at = 0  # those in strings do not count
+    for i, string in enumerate(_STRING.finditer(text)):
+        num += _separators(text[at : string.start()])
+        at = string.end()
+        if num > MAX_VALUES:
+            break
+        if i % 1000 == 0:
+            deadlines.check()
+    if num + _separators(text[at:]) > MAX_VALUES:
+        raise TooMuchJSON(f"more than {MAX_VALUES:,} values; send fewer")
+
+
+def check_depth(value: Any) -> None:
+    """Raises TooMuchJSON for values nested deeper than MAX_DEPTH."""
+    level, depth = [value], 0
+    while level:
+        if depth == MAX_DEPTH:
+            raise _too_deep()
+        children = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        level = [item for items in children for item in items if isinstance(item, dict | list)]
+        depth += 1
+
+
+def _separators(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def _too_deep() -> TooMuchJSON:
+    return TooMuchJSON(f"nested deeper than {MAX_DEPTH} levels; send flatter JSON")

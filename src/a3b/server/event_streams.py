@@ -1,0 +1,162 @@
+"""Waiting for a service while its client waits for us: several streams at once, silences, clients that go away.
+
+Knows no wire format. Enter at `interleave` and `EventStream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from a3b.interface.events import Event, Finished, Started
+from a3b.server import fields
+
+T = TypeVar("T")
+Events = AsyncGenerator[tuple[int, Event] | None, None]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None, source: Opened | None = None):
+        """source: what the chunks are made of; closed with them, even if none of them was ever asked for."""
+        self.source = source
+        head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+        super().__init__(chunks, media_type="text/event-stream", headers=head)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[fields.FILLER] = fields.comment("")
+        try:
+            await while_connected(receive, self.stream_response(send))
+        finally:
+            await self.body_iterator.aclose()
+            if self.source is not None:
+                await self.source.aclose()
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled at once if the client goes away first: then ClientDisconnect.
+
+    The body of the request must have been read."""
+
+    async def departure() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departure())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
+    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its end."""
+    pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, timeout=fields.KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                yield None
+            for task in sorted(done, key=pending.__getitem__):
+                i = pending.pop(task)
+                try:
+                    event = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield i, event
+                pending[asyncio.ensure_future(anext(streams[i]))] = i
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def begun(events: Events, num: int, warnings: list[str] | None = None) -> Events:
+    """The same events, once each of `num` streams gave one or nothing came for a while.
+
+    A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those that came."""
+    first, waiting = [], set(range(num))
+    while waiting and (item := await anext(events, None)) is not None:
+        first.append(item)
+        waiting.discard(item[0])
+    if warnings is not None:
+        warnings += dict.fromkeys(warnings_of(item[1] for item in first))
+
+    async def all_events() -> Events:
+        try:
+            for item in first:
+                yield item
+            async for item in events:
+                yield item
+        finally:
+            await events.aclose()
+
+    return all_events()
+
+
+# -- one stream alone
+
+
+class Opened:
+    """Events as they come, None after each silence. Whoever has it closes it."""
+
+    def __init__(self, items: Events, source: Events, warnings: list[str]):
+        """warnings: that came with its beginning."""
+        self._items, self._source = items, source  # the one reads from the other, once it is begun
+        self.warnings = warnings
+
+    async def __aiter__(self) -> AsyncIterator[Event | None]:
+        async for item in self._items:
+            yield item and item[1]
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+        await self._source.aclose()
+
+
+async def opened(receive: Receive, stream: AsyncIterator[Event]) -> Opened:
+    """A stream that has given its first event, or nothing for a while; a refusal until then is raised here."""
+    items = interleave([stream])
+    warnings: list[str] = []
+    try:
+        return Opened(await while_connected(receive, begun(items, 1, warnings)), items, warnings)
+    except BaseException:
+        await items.aclose()
+        raise
+
+
+async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]:
+    """All events of a stream, which is closed if the client leaves before its end."""
+
+    async def all_events() -> list[Event]:
+        async with aclosing(interleave([stream])) as items:
+            return [item[1] async for item in items if item is not None]
+
+    return await while_connected(receive, all_events())
+
+
+def warnings_of(events: Iterable[Event]) -> list[str]:
+    """What was asked for and is not done."""
+    return [warning for event in events if isinstance(event, Started) for warning in event.warnings]
+
+
+def finish_of(events: Sequence[Event]) -> Finished:
+    """The last event of a complete answer. Raises Refusal for an answer that broke off."""
+    last = events[-1] if events else None
+    if not isinstance(last, Finished) or last.reason == "cancelled":
+        raise fields.Refusal(503, "the answer broke off on the server; send the request again", "overloaded")
+    return last

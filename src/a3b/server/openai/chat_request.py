@@ -1,0 +1,362 @@
+"""The body of a chat or text completion, as OpenAI's clients and those of other servers send it, to what the service is asked.
+
+`CHAT` says what becomes of each field. Enter at `read_chat`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from a3b.engine.sampler import MAX_STOPS, SamplingParams, too_many_stops
+from a3b.errors import UsageError
+from a3b.interface.request import Request
+from a3b.prompt.chat_template import REPLAY_KEY, is_reserved
+from a3b.prompt.media import media_in
+from a3b.prompt.normalise_messages import KNOWN, REMINDER_KEY, ROLES
+from a3b.prompt.tool_results import NO_RESULT_KEY, result_warnings
+from a3b.server import response_format
+from a3b.server.fields import Fields, Harmless, Known, Refusal, is_empty
+
+MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
+OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
+NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
+MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
+         "input_file")  # fmt: skip
+
+
+UNSUPPORTED: dict[str, Harmless] = {
+    "audio": None, "web_search_options": None, "moderation": None, "modalities": lambda value: value == ["text"],
+    # of vLLM, SGLang and llama.cpp
+    "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
+    "ignore_eos": is_empty, "use_beam_search": is_empty, "continue_final_message": is_empty,
+    "add_generation_prompt": lambda value: value is True, "skip_special_tokens": lambda value: value is True,
+    **dict.fromkeys(("allowed_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "chat_template", "documents", "logits_processors",
+                     "include_stop_str_in_output", "lora", "mirostat", "mirostat_mode", "dynatemp_range", "xtc_probability",
+                     "dry_multiplier", "top_a", "smoothing_factor"), is_empty),
+    **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), lambda value: value == 1),
+    **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
+}  # fmt: skip
+SAMPLING = (*NUMBERS, "repeat_penalty", "max_tokens", "n_predict", "stop", "logit_bias")
+UNUSED = {
+    "user": "says who asks", "safety_identifier": "says who asks", "metadata": "is for lists of completions, which are not kept",
+    "store": "as metadata", "service_tier": "there is one", "prompt_cache_key": "all prompts are cached",
+    "prompt_cache_options": "as prompt_cache_key", "prompt_cache_retention": "as prompt_cache_key", "cache_prompt": "as prompt_cache_key",
+    "prediction": "would only save time",
+}  # fmt: skip
+SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
+CHAT = Known(
+    read=(
+        *SAMPLING, "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", *response_format.FIELDS,
+        "max_completion_tokens", "n", "logprobs", "top_logprobs", "stream", "stream_options", "reasoning_effort", "reasoning", "thinking",
+        "enable_thinking", "include_reasoning", "thinking_budget", "thinking_token_budget", "task_thinking_budget", "preserve_thinking",
+        "thinking_policy", "chat_template_kwargs",
+    ),
+    refused={**UNSUPPORTED, **response_format.UNSUPPORTED}, told={"verbosity": (lambda value: value == "medium", SHORTER)}, unused=UNUSED,
+)  # fmt: skip
+STREAM_OPTIONS = Known(read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"})
+REASONING = Known(read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"})
+THINKING = Known(read=("type", "budget_tokens", "clear_thinking"))
+UNFINISHED = {"prefix": is_empty, "partial": is_empty}  # marks of other servers on a last message that the model shall continue
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one call of an API asks for: a request for each choice, and how to show the answers."""
+
+    requests: list[Request]
+    stream: bool
+    include_usage: bool
+    show_thinking: bool = True
+    legacy_functions: bool = False  # the caller reads `function_call`, not `tool_calls`
+    prompts: int = 1  # different ones, of as many choices each
+    echo: bool = False  # text is given back with its prompt
+    model: str = ""  # the name that was asked for
+    warnings: tuple[str, ...] = ()
+
+
+def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
+    """Raises Refusal or UsageError, naming the field."""
+    fields = Fields(body)
+    warnings = CHAT.check(fields)
+    legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
+    tools = _functions(fields) if legacy else _tools(fields)
+    tools = tools if legacy else _allowed(fields, tools)
+    choice, name = _tool_choice(fields, "function_call" if legacy else "tool_choice", tools)
+    reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
+    warnings += REASONING.check(reasoning)
+    request = Request(
+        messages=_messages(fields, warnings), tools=tools, tool_choice=choice, tool_name=name,
+        parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
+        schema=response_format.read_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
+        namespace=namespace, request_id=request_id, **_thinking(fields, reasoning, warnings),
+    )  # fmt: skip
+    shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
+    stream = read_stream(fields, warnings)
+    return Asked(choices([request], read_count(fields)), *stream, shown, legacy, model=fields.model(""), warnings=tuple(warnings))
+
+
+def read_stream(fields: Fields, warnings: list[str]) -> tuple[bool, bool]:
+    """Whether to stream, and whether the usage is wanted at the end."""
+    options = Fields(fields.object("stream_options") or {}, "stream_options")
+    warnings += STREAM_OPTIONS.check(options)
+    return fields.flag("stream"), options.flag("include_usage")
+
+
+def read_count(fields: Fields) -> int:
+    n = fields.whole("n", 1, least=1)
+    if n > MAX_CHOICES:
+        raise fields.fail("n", f"at most {MAX_CHOICES}")
+    return n
+
+
+def choices(requests: list[Request], n: int) -> list[Request]:
+    """Each request `n` times, with seeds that follow each other if one was given."""
+    found = []
+    for request in requests:
+        for i in range(n):
+            seed = request.sampling.get("seed")
+            sampling = request.sampling if seed is None else _checked("seed", {**request.sampling, "seed": seed + i})
+            found.append(replace(request, sampling=sampling))
+    if len(found) == 1:
+        return found
+    return [replace(request, request_id=f"{request.request_id}.{i}") for i, request in enumerate(found)]
+
+
+# -- what to say
+
+
+def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
+    messages = fields.items("messages")
+    if not messages:
+        raise fields.fail("messages", "a list of at least one message")
+    for i, message in enumerate(messages):
+        one = Fields(message, f"messages[{i}]")
+        one.refuse(UNFINISHED)
+        role = one.text("role")
+        if role is None or role.strip().lower() not in (*KNOWN, *ROLES):
+            raise one.fail("role", "system, developer, user, assistant or tool")
+        content = one.get("content", (str, list, Mapping), "text or a list of parts", "")
+        parts = [content] if isinstance(content, Mapping) else content if isinstance(content, list) else []
+        for j, part in enumerate(parts):
+            where = one.name("content") + (f"[{j}]" if isinstance(content, list) else "")
+            if role.strip().lower() in ("tool", "function"):  # what a tool saw stays in all later requests, and refuses none of them
+                if (left := media_in(part)) is not None:
+                    warnings.append(f"{where}: {left} left out: this model reads text only")
+            elif isinstance(part, Mapping):
+                _refuse_media(part, where)
+    if any(message.get("name") is not None and message["role"] in ("user", "system", "developer") for message in messages):
+        warnings.append("messages[].name: the model sees roles, no names; put a name into the content")
+    if any(message.get("audio") is not None for message in messages):
+        warnings.append("messages[].audio: left out, as this model reads text only")
+    own = [_own(message) for message in messages]
+    warnings += result_warnings(own)
+    return own
+
+
+def _own(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message without marks that only this server sets; a refusal is what the assistant said, if it said nothing else."""
+    own = {key: value for key, value in message.items() if key not in OWN_KEYS}
+    if isinstance(own.get("refusal"), str) and not own.get("content"):
+        own["content"] = own["refusal"]
+    return own
+
+
+def _refuse_media(part: Mapping[str, Any], where: str) -> None:
+    kind = part.get("type")
+    found = kind if kind in MEDIA else next((key for key in MEDIA if part.get(key) is not None), None)
+    if found is not None:
+        field = f"{where}.type" if found == kind else f"{where}.{found}"
+        raise Refusal(400, f"{field}: {found} is not supported by this server; send text", "unsupported_parameter", field)
+
+
+# -- tools
+
+
+def _tools(fields: Fields) -> list[dict[str, Any]]:
+    return [_tool(Fields(tool, f"tools[{i}]")) for i, tool in enumerate(fields.items("tools"))]
+
+
+def _tool(tool: Fields) -> dict[str, Any]:
+    if tool.text("type") != "function":
+        raise tool.fail("type", '"function"')
+    _check_function(tool.body.get("function"), tool.name("function"))
+    if tool.flag("strict"):
+        return {**tool.body, "function": {**tool.body["function"], "strict": True}}
+    return dict(tool.body)
+
+
+def _functions(fields: Fields) -> list[dict[str, Any]]:
+    found = fields.items("functions")
+    for i, function in enumerate(found):
+        _check_function(function, f"functions[{i}]")
+    return [{"type": "function", "function": function} for function in found]
+
+
+def _check_function(value: Any, where: str) -> None:
+    function = Fields(value, where)
+    name = function.text("name")
+    if not name or len(name) > MAX_NAME:
+        raise function.fail("name", f"a name of at most {MAX_NAME} characters")
+    function.text("description")
+    function.object("parameters")
+    function.flag("strict")
+
+
+def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools that `tool_choice` leaves."""
+    value = fields.body.get("tool_choice")
+    if not isinstance(value, Mapping) or value.get("type") != "allowed_tools":
+        return tools
+    allowed = Fields(value.get("allowed_tools"), "tool_choice.allowed_tools")
+    offered, names = {tool["function"]["name"] for tool in tools}, set()
+    for i, given in enumerate(allowed.items("tools")):
+        one = Fields(Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {}, f"{allowed.name('tools')}[{i}].function")
+        if one.need("name") not in offered:
+            raise one.fail("name", "the name of one of the tools")
+        names.add(one.body["name"])
+    return [tool for tool in tools if tool["function"]["name"] in names]
+
+
+def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, str | None]:
+    value = fields.get(key, (str, Mapping), "auto, none, required or the name of a function", "auto")
+    if isinstance(value, Mapping):
+        one = Fields(value, key)
+        if key == "tool_choice" and one.text("type") == "allowed_tools":
+            mode = Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of("mode", ("auto", "required"), "auto") or "auto"
+            return _with_tools(mode, fields, key, tools)
+        if key == "tool_choice":
+            if one.text("type") != "function":
+                raise one.fail("type", "function or allowed_tools")
+            one = Fields(value.get("function"), "tool_choice.function")
+        name = one.text("name")
+        if name not in [tool["function"]["name"] for tool in tools]:
+            raise one.fail("name", "the name of one of the tools")
+        return "named", name
+    if value not in ("auto", "none", "required"):
+        raise fields.fail(key, "auto, none, required or the name of a function")
+    return _with_tools(value, fields, key, tools)
+
+
+def _with_tools(choice: str, fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, None]:
+    if choice == "required" and not tools:
+        raise fields.fail(key, "auto or none, because there are no tools")
+    return choice, None
+
+
+# -- the rest
+
+
+def _top_logprobs(fields: Fields) -> int | None:
+    top = fields.whole("top_logprobs")
+    if not fields.flag("logprobs"):
+        if top:
+            raise fields.fail("top_logprobs", "logprobs to be true")
+        return None
+    if top is not None and top > MAX_LOGPROBS:
+        raise fields.fail("top_logprobs", f"at most {MAX_LOGPROBS}")
+    return top or 0
+
+
+def read_sampling(fields: Fields) -> dict[str, Any]:
+    """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
+    given = {name: fields.number(name) for name in NUMBERS}
+    aliased = given["repetition_penalty"] is None
+    if aliased:
+        given["repetition_penalty"] = fields.number("repeat_penalty")  # llama.cpp's name
+    given |= {"top_k": fields.whole("top_k", least=-1), "seed": fields.whole("seed", least=-(2**63))}
+    if given["top_k"] == -1:
+        given["top_k"] = 0
+    sampling = {name: value for name, value in given.items() if value is not None}
+    for name in sampling:
+        _checked(name, sampling, "repeat_penalty" if aliased and name == "repetition_penalty" else name)
+    for key in ("max_completion_tokens", "max_tokens", "n_predict"):
+        limit = fields.whole(key, least=-1)
+        if limit == 0:
+            raise fields.fail(key, "at least 1")
+        if limit is not None and limit > 0:
+            sampling.setdefault("max_tokens", limit)
+    if stop := _stop(fields):
+        sampling["stop"] = stop
+    if bias := read_bias(fields):
+        sampling["logit_bias"] = bias
+    return sampling
+
+
+def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
+    """What is added to the logits of tokens, by rising id."""
+    expected = f"an object of token ids and numbers from -100 to 100, at most {MAX_BIASED}"
+    given = fields.get("logit_bias", Mapping, expected, {})
+    are_numbers = all(isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values())
+    if len(given) > MAX_BIASED or not are_numbers or not all(TOKEN_ID.fullmatch(id) for id in given):
+        raise fields.fail("logit_bias", expected)
+    return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
+
+
+def _checked(name: str, sampling: dict[str, Any], given_as: str = "") -> dict[str, Any]:
+    """given_as: what the client calls it, if not by its name."""
+    field = given_as or name
+    try:
+        SamplingParams(**{name: sampling[name]})
+    except UsageError as error:
+        raise Refusal(400, str(error).replace(name, field, 1), field=field) from None
+    except OverflowError:
+        raise Refusal(400, f"{field}: a number of too many digits", field=field) from None
+    return sampling
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    expected = f"text, or a list of up to {MAX_STOPS} texts, that are not empty"
+    value = fields.get("stop", (str, list), expected, [])
+    stops = [value] if isinstance(value, str) else value
+    if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
+        raise fields.fail("stop", expected)
+    if refused := too_many_stops(stops):
+        raise Refusal(400, f"{fields.name('stop')}: {refused}", field="stop")
+    return tuple(stops)
+
+
+# -- thinking, in the words of all the servers and clients that have some
+
+
+def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[str, Any]:
+    """The fields of Request about thinking. Of several that say the same, the most explicit wins."""
+    kwargs = fields.object("chat_template_kwargs") or {}
+    template = Fields(kwargs, "chat_template_kwargs")
+    thinking = Fields(fields.object("thinking") or {}, "thinking")
+    warnings += THINKING.check(thinking)
+    efforts = (fields.effort("reasoning_effort"), reasoning.effort("effort"))
+    kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
+    think = _first(
+        fields.flag("enable_thinking", None), template.flag("enable_thinking", None),
+        {"enabled": True, "disabled": False}.get(kind), reasoning.flag("enabled", None),
+        *(think for think, _ in efforts),
+    )  # fmt: skip
+    budget = _first(
+        _budget(fields, "thinking_budget"), _budget(fields, "thinking_token_budget"), _budget(thinking, "budget_tokens"),
+        _budget(reasoning, "max_tokens"), *(budget for _, budget in efforts),
+    )  # fmt: skip
+    clear = thinking.flag("clear_thinking", None)
+    keep = _first(fields.flag("preserve_thinking", None), template.flag("preserve_thinking", None), None if clear is None else not clear)
+    policy = fields.policy("thinking_policy")
+    if policy is None and keep is not None:
+        policy = "all" if keep else "current-task"
+    others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
+    for name in others:
+        if is_reserved(name):
+            raise Refusal(400, f"chat_template_kwargs.{name[:80]}: the server sets this itself; leave it out, and give messages and tools "
+                               "in their own fields", field=f"chat_template_kwargs.{name[:80]}")  # fmt: skip
+    return {"think": think, "thinking_budget": budget, "task_budget": _budget(fields, "task_thinking_budget"), "policy": policy,
+            "template_kwargs": others}  # fmt: skip
+
+
+def _budget(fields: Fields, key: str) -> int | None:
+    budget = fields.whole(key, least=-1)
+    return None if budget == -1 else budget
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

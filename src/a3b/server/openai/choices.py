@@ -1,0 +1,118 @@
+"""What the answers to one call amount to, put together from their events. Knows OpenAI's form of usage and logprobs, but no whole response.
+
+Enter at `Answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from a3b.interface.events import (
+    Event,
+    Finished,
+    PromptLogprobs,
+    TextDelta,
+    ThinkingDelta,
+    TokenLogprobs,
+    ToolCallDelta,
+    ToolCallStart,
+    Usage,
+)
+
+LEAST_LOGPROB = -9999.0  # JSON has no infinity
+
+
+@dataclass
+class Call:
+    """A call of a tool; the joined pieces are its arguments, as JSON."""
+
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def function(self) -> dict[str, str]:
+        return {"name": self.name, "arguments": "".join(self.pieces)}
+
+
+@dataclass
+class Answer:
+    """One answer, as far as it came."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    calls: dict[int, Call] = field(default_factory=dict)
+    logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not yet shown
+    finished: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case TextDelta(text):
+                self.text.append(text)
+            case ThinkingDelta(text):
+                self.thinking.append(text)
+            case ToolCallStart():
+                self.calls[event.index] = Call(event.id, event.name)
+            case ToolCallDelta():
+                self.calls[event.index].pieces.append(event.text)
+            case TokenLogprobs() | PromptLogprobs():
+                self.logprobs.append(event)
+            case Finished():
+                self.finished = event
+
+    def take_logprobs(self) -> list[TokenLogprobs | PromptLogprobs]:
+        taken, self.logprobs = self.logprobs, []
+        return taken
+
+    @property
+    def end(self) -> Finished:
+        if self.finished is None:
+            raise RuntimeError("a stream of the service ended without Finished")
+        return self.finished
+
+
+def total(answers: list[Answer], prompts: int = 1) -> Usage:
+    """The sum of all; a prompt with several choices counts once."""
+    usages = [answer.end.usage for answer in answers]
+    asked = usages[:: len(usages) // prompts]
+    return Usage(
+        sum(u.prompt_tokens for u in asked), sum(u.cached_tokens for u in asked), sum(u.completion_tokens for u in usages),
+        sum(u.thinking_tokens for u in usages),
+    )  # fmt: skip
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
+    }
+
+
+def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
+    def one(token: bytes, logprob: float) -> dict[str, Any]:
+        return {"token": token.decode("utf-8", "replace"), "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(token)}
+
+    content = [{**one(t.token, t.logprob), "top_logprobs": [one(token, value) for _, token, value in t.top]} for t in tokens]
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int = 0) -> dict[str, Any]:
+    """The older form; `offset` is where the first token stands in the text of the answer.
+
+    Of tokens with the same text, the likeliest counts."""
+    found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for t in tokens:
+        token, top = t.token.decode("utf-8", "replace"), {}
+        for _, other, value in t.top:
+            top.setdefault(other.decode("utf-8", "replace"), max(value, LEAST_LOGPROB))
+        found["tokens"].append(token)
+        found["token_logprobs"].append(None if t.logprob is None else max(t.logprob, LEAST_LOGPROB))
+        found["top_logprobs"].append(None if t.logprob is None else top)
+        found["text_offset"].append(offset)
+        offset += len(token)
+    return found

@@ -1,0 +1,109 @@
+"""What OpenAI's two kinds of completion have in common: from a call to its response, whole or streamed. Enter at `Call.respond`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from a3b import __version__
+from a3b.interface.events import Event, Reading
+from a3b.server.errors import error_body, record, refusal_of, report, request_id, warning_headers
+from a3b.server.event_streams import Events, EventStream, begun, interleave, warnings_of, while_connected
+from a3b.server.fields import Service, comment, json_response, sse
+from a3b.server.openai.chat_request import Asked
+from a3b.server.openai.choices import Answer, total, usage_json
+
+MAX_TOGETHER = 8  # answers of one call that are written at a time
+READING_S = 1.0  # between two comments on how far the prompt was read
+
+
+async def _in_turn(places: asyncio.Semaphore, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, once there is a place."""
+    async with places, aclosing(stream):
+        async for event in stream:
+            yield event
+
+
+class Call:
+    """One call of the API on its way to an answer. The two kinds say what a choice of theirs looks like."""
+
+    prefix: str  # of ids
+    kind: str  # of a whole response
+    chunk_kind: str
+
+    def __init__(self, http: HttpRequest, asked: Asked, model: str):
+        """model: the name for an answer if the request gave none."""
+        self.http, self.asked = http, asked
+        self.answers = [Answer() for _ in asked.requests]
+        self.warnings = list(asked.warnings)
+        self.with_logprobs = asked.requests[0].top_logprobs is not None
+        self.head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model or model,
+                     "system_fingerprint": f"a3b-{__version__}"}  # fmt: skip
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        """A choice of a whole response."""
+        raise NotImplementedError
+
+    def pieces(self, index: int, answer: Answer, event: Event) -> Iterable[dict[str, Any]]:
+        """The choices of the chunks that an event becomes; the answer has it already."""
+        raise NotImplementedError
+
+    async def respond(self, service: Service) -> Response:
+        places = asyncio.Semaphore(MAX_TOGETHER)
+        events = interleave([_in_turn(places, service.stream(request)) for request in self.asked.requests])
+        if self.asked.stream:
+            first = begun(events, min(len(self.answers), MAX_TOGETHER), self.warnings)
+            chunks = self._chunks(await while_connected(self.http.receive, first))
+            return EventStream(chunks, warning_headers(self.warnings))
+        whole = await while_connected(self.http.receive, self._whole(events))
+        return json_response(whole, headers=warning_headers(self.warnings))
+
+    async def _whole(self, events: Events) -> dict[str, Any]:
+        async with aclosing(events):
+            async for item in events:
+                if item is not None:
+                    self.warnings += [text for text in warnings_of([item[1]]) if text not in self.warnings]
+                    self.answers[item[0]].add(item[1])
+        choices = [self.choice(i, answer) for i, answer in enumerate(self.answers)]
+        return {**self.head, "object": self.kind, "choices": choices, **self._cost()}
+
+    async def _chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
+        """Server-sent events. An error becomes the last of them but [DONE]."""
+        told = -READING_S
+        async with aclosing(events):
+            try:
+                async for item in events:
+                    match item:
+                        case None:
+                            yield comment("waiting")
+                        case (_, Reading(done, total_)):
+                            if (now := time.monotonic()) - told >= READING_S:
+                                told = now
+                                yield comment(f"reading {done}/{total_}")
+                        case (i, event):
+                            self.answers[i].add(event)
+                            for piece in self.pieces(i, self.answers[i], event):
+                                yield self._chunk([piece])
+                cost = self._cost()
+                if self.asked.include_usage:
+                    yield self._chunk([], **cost)
+            except Exception as error:
+                id = request_id(self.http)
+                yield sse(error_body(refusal_of(error, id), self.http.url.path, id))
+        yield sse("[DONE]")
+
+    def _chunk(self, choices: list[dict[str, Any]], **cost: Any) -> bytes:
+        usage = {"usage": None} if self.asked.include_usage else {}
+        return sse({**self.head, "object": self.chunk_kind, "choices": choices, **usage, **cost})
+
+    def _cost(self) -> dict[str, Any]:
+        usage = total(self.answers, self.asked.prompts)
+        record(self.http, usage)
+        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end, self.warnings)}

@@ -1,0 +1,125 @@
+"""OpenAI's older /v1/completions: text that continues a text or token ids, or how likely these are. Enter at `routes`.
+
+`echo` with `logprobs` reads the prompt from its beginning, whatever the cache holds: it has states and no logits. `max_tokens: 0` writes
+nothing. `TEXT` says what becomes of each field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from a3b.interface.events import Event, Finished, TextDelta
+from a3b.interface.request import Request
+from a3b.server import response_format
+from a3b.server.errors import Api, namespace, read_json, request_id
+from a3b.server.fields import Fields, Known, Refusal, Service, is_token_id
+from a3b.server.openai.chat_request import (
+    MAX_LOGPROBS,
+    SAMPLING,
+    UNSUPPORTED,
+    UNUSED,
+    Asked,
+    choices,
+    read_count,
+    read_sampling,
+    read_stream,
+)
+from a3b.server.openai.choices import Answer, text_logprobs
+from a3b.server.openai.completion_base import Call
+
+MAX_ANSWERS = 128
+MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
+DEFAULT_TOKENS = 16  # the API's own default
+TEXT = Known(
+    read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
+    refused={**UNSUPPORTED, "suffix": lambda value: value == "", "best_of": lambda value: value == 1, "prompt_embeds": None,
+             "prompt_logprobs": None, **response_format.UNSUPPORTED, **dict.fromkeys(response_format.FIELDS),
+             "response_format": lambda value: value == {"type": "text"}},
+    unused=UNUSED,
+)  # fmt: skip
+
+
+def routes(api: Api) -> list[Route]:
+    async def text_completions(http: HttpRequest) -> Response:
+        asked = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
+        echoes = await asyncio.to_thread(_echoes, api.service, asked) if asked.echo else None
+        return await _Completion(http, asked, api.service.model, echoes).respond(api.service)
+
+    return [Route(path, text_completions, methods=["POST"]) for path in ("/v1/completions", "/completions")]
+
+
+def _echoes(service: Service, asked: Asked) -> list[str]:
+    prompts = [request.prompt or "" for request in asked.requests]
+    return [service.decode(prompt) if isinstance(prompt, list) else prompt for prompt in prompts]
+
+
+def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Asked:
+    """Raises Refusal or UsageError, naming the field."""
+    fields = Fields(body)
+    warnings = TEXT.check(fields)
+    prompts, n = _prompts(fields), read_count(fields)
+    if len(prompts) * n > MAX_ANSWERS:
+        told = f"prompt: {len(prompts)} prompts, n = {n} for each; expected at most {MAX_ANSWERS} answers in all"
+        raise Refusal(400, told, field="prompt")
+    logprobs = fields.whole("logprobs")
+    if logprobs is not None and logprobs > MAX_LOGPROBS:
+        raise fields.fail("logprobs", f"at most {MAX_LOGPROBS}")
+    echo, limit = fields.flag("echo"), fields.whole("max_tokens", least=-1)
+    num_scores = sum(map(len, prompts)) * n * (1 + (logprobs or 0))
+    if echo and logprobs is not None and num_scores > MAX_SCORES:
+        told = f"logprobs: up to {num_scores} for prompts of this length; expected at most {MAX_SCORES}. Send fewer or shorter ones"
+        raise Refusal(400, told, field="logprobs")
+    sampling = read_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
+    if limit is None:
+        sampling.setdefault("max_tokens", DEFAULT_TOKENS)
+    found = [Request(prompt=prompt, sampling=sampling, top_logprobs=logprobs, scores_prompt=echo and logprobs is not None,
+                     only_reads=limit == 0, namespace=namespace, request_id=request_id) for prompt in prompts]  # fmt: skip
+    stream = read_stream(fields, warnings)
+    return Asked(choices(found, n), *stream, prompts=len(prompts), echo=echo, model=fields.model(""), warnings=tuple(warnings))
+
+
+def _prompts(fields: Fields) -> list[str | list[int]]:
+    expected = "text or a list of token ids, or a list of such, none of them empty"
+    value = fields.get("prompt", (str, list), expected, [])
+    prompts = [value] if isinstance(value, str) or _are_ids(value) else value
+    if not prompts or not all(prompt and (isinstance(prompt, str) or _are_ids(prompt)) for prompt in prompts):
+        raise fields.fail("prompt", expected)
+    return prompts
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_token_id, value))
+
+
+class _Completion(Call):
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, http: HttpRequest, asked: Asked, model: str, echoes: list[str] | None = None):
+        """echoes: the prompts as text, if answers begin with them."""
+        super().__init__(http, asked, model)
+        self.offsets = [0 for _ in asked.requests]  # characters that the logprobs so far stood for
+        self.echoes = echoes or ["" for _ in asked.requests]  # not told yet
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        return self._piece(index, answer, "".join(answer.text), answer.end)
+
+    def pieces(self, index: int, answer: Answer, event: Event) -> Iterator[dict[str, Any]]:
+        if isinstance(event, TextDelta) and event.text:
+            yield self._piece(index, answer, event.text)
+        elif isinstance(event, Finished):
+            yield self._piece(index, answer, "", event)
+
+    def _piece(self, index: int, answer: Answer, text: str, finished: Finished | None = None) -> dict[str, Any]:
+        text, self.echoes[index] = self.echoes[index] + text, ""
+        logprobs = None
+        if self.with_logprobs:
+            logprobs = text_logprobs(answer.take_logprobs(), self.offsets[index])
+            self.offsets[index] += sum(map(len, logprobs["tokens"]))
+        reason = finished and {"cancelled": "stop", "tool_calls": "stop"}.get(finished.reason, finished.reason)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,56 @@
+"""Which model is served: /v1/models, /props. Enter at `routes`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from a3b import __version__
+from a3b.interface.request import Request
+from a3b.server.errors import Api
+from a3b.server.fields import Refusal, json_response
+
+
+def routes(api: Api) -> list[Route]:
+    service, started = api.service, int(time.time())
+
+    def model() -> dict[str, Any]:
+        """For the clients of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM (max_model_len)."""
+        return {
+            "id": service.model, "object": "model", "created": started, "owned_by": "a3b", "type": "model",
+            "display_name": service.model, "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
+            "max_model_len": service.context, "context_length": service.context,
+        }  # fmt: skip
+
+    async def models(_: HttpRequest) -> Response:
+        ends = {"has_more": False, "first_id": service.model, "last_id": service.model}
+        return json_response({"object": "list", "data": [model()], **ends})
+
+    async def one_model(http: HttpRequest) -> Response:
+        if (name := http.path_params["id"]) != service.model:
+            raise Refusal(404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model")
+        return json_response(model())
+
+    async def props(_: HttpRequest) -> Response:
+        """What clients of llama.cpp's server look for."""
+        params = asdict(service.sampling(Request(messages=[])))
+        settings = {"n_ctx": service.context, "params": {**params, "n_predict": -1, "max_tokens": -1}}
+        return json_response({
+            "default_generation_settings": settings, "total_slots": service.places, "model_alias": service.model,
+            "model_path": service.model, "chat_template": service.template,
+            "modalities": {"vision": False, "audio": False}, "build_info": f"a3b-{__version__}",
+        })  # fmt: skip
+
+    async def embeddings(_: HttpRequest) -> Response:
+        raise Refusal(404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported")
+
+    found = [
+        ("/models", models, "GET"), ("/models/{id:path}", one_model, "GET"), ("/props", props, "GET"), ("/embeddings", embeddings, "POST"),
+    ]  # fmt: skip
+    return [Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]

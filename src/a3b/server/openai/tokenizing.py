@@ -1,0 +1,58 @@
+"""Tokens and prompts as text: /tokenize, /detokenize, /apply-template, as llama.cpp and vLLM have them. Enter at `routes`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from a3b.interface.request import Request
+from a3b.isolation.deadlines import in_thread
+from a3b.server.errors import Api, namespace, read_json, request_id, warning_headers
+from a3b.server.event_streams import while_connected
+from a3b.server.fields import Fields, Refusal, is_token_id, json_response
+from a3b.server.openai.chat_request import read_chat
+
+MAX_IDS = 1 << 19  # in one answer
+WORK_S = 60  # for one text
+
+
+def routes(api: Api) -> list[Route]:
+    service, threads = api.service, ThreadPoolExecutor(4, "tokens")
+
+    async def tokenize(http: HttpRequest) -> Response:
+        def read(body: Any) -> tuple[list[str], Request | None]:
+            fields = Fields(body)
+            asked = read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
+            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], asked
+
+        texts, asked = await read_json(http, read)
+        if asked is not None:
+            ids = await while_connected(http.receive, service.render(asked))
+        elif texts:
+            ids = await while_connected(http.receive, in_thread(threads, "text", WORK_S, service.encode, texts[0]))
+        else:
+            raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
+        if len(ids) > MAX_IDS:
+            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. count_tokens gives their number")
+        return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
+
+    async def detokenize(http: HttpRequest) -> Response:
+        fields = Fields(await read_json(http))
+        ids = fields.items("tokens")
+        if not all(map(is_token_id, ids)):
+            raise fields.fail("tokens", "a list of ids of tokens")
+        text = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
+        return json_response({"content": text, "prompt": text, "text": text})
+
+    async def apply_template(http: HttpRequest) -> Response:
+        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
+        ids = await while_connected(http.receive, service.render(asked.requests[0]))
+        prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
+        return json_response({"prompt": prompt}, headers=warning_headers(asked.warnings))
+
+    found = [("/tokenize", tokenize), ("/detokenize", detokenize), ("/apply-template", apply_template)]
+    return [Route(f"{root}{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found]

@@ -1,0 +1,103 @@
+"""The schema that a request asks its answer to follow, in any of the fields that servers and clients have for it.
+
+A form that is not implemented is refused by its name; two that differ are refused too. Enter at `read_schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from a3b.server.bounded_json import TooMuchJSON, loads
+from a3b.server.fields import Fields, Harmless, Refusal, is_empty
+
+OBJECT = {"type": "object"}
+_WRAPPER = {"name", "schema", "strict", "description"}
+
+
+UNSUPPORTED: dict[str, Harmless] = dict.fromkeys(  # of vLLM, SGLang and llama.cpp
+    "guided_regex guided_choice guided_grammar guided_whitespace_pattern grammar regex ebnf structural_tag".split(), is_empty
+)
+FIELDS = ("response_format", "json_schema", "guided_json", "structured_outputs", "format")
+_OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pattern")
+
+
+def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | None]] = ()) -> Mapping[str, Any] | None:
+    """The schema of the answer, None if none is asked for. own: what other fields say, by their names."""
+    fields.refuse(UNSUPPORTED)
+    given = [*own, ("response_format", _response_format(fields)), ("json_schema", _unwrapped(fields, "json_schema")),
+             ("guided_json", _schema_or_text(fields, "guided_json")), ("structured_outputs", _structured_outputs(fields)),
+             ("format", _format(fields))]  # fmt: skip
+    found = [(name, schema) for name, schema in given if schema is not None]
+    for name, schema in found[1:]:
+        if schema != found[0][1]:
+            raise Refusal(400, f"{name}: asks for another form than {found[0][0]}; give one of the two", field=name)
+    return found[0][1] if found else None
+
+
+def read_form(form: Fields, wrapper: str | None = None) -> Mapping[str, Any] | None:
+    """The schema of {"type": "text" | "json_object" | "json_schema", ...}. wrapper: the key of an object around the schema."""
+    kind = form.one_of("type", ("text", "json_object", "json_schema"))
+    if kind is None:
+        raise form.fail("type", "text, json_object or json_schema")
+    if kind == "text":
+        return None
+    holder = form
+    if kind == "json_schema" and wrapper is not None and (form.body.get(wrapper) is not None or "schema" not in form.body):
+        holder = Fields(form.body.get(wrapper), form.name(wrapper))
+    holder.flag("strict")
+    schema = holder.object("schema")
+    if schema is None and kind == "json_schema":
+        raise holder.fail("schema", "a JSON schema")
+    return OBJECT if schema is None else schema
+
+
+def _response_format(fields: Fields) -> Mapping[str, Any] | None:
+    given = fields.object("response_format")
+    return None if given is None else read_form(Fields(given, fields.name("response_format")), "json_schema")
+
+
+def _unwrapped(fields: Fields, key: str) -> Mapping[str, Any] | None:
+    """A schema, alone or in the wrapper that OpenAI has for it."""
+    given = fields.object(key)
+    if given is not None and isinstance(given.get("schema"), Mapping) and given.keys() <= _WRAPPER:
+        return given["schema"]
+    return given
+
+
+def _schema_or_text(fields: Fields, key: str) -> Mapping[str, Any] | None:
+    expected = "a JSON schema, as an object or as text"
+    given = fields.get(key, (Mapping, str), expected)
+    if isinstance(given, str):
+        try:
+            given = loads(given)
+        except TooMuchJSON as error:
+            raise Refusal(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
+        except ValueError:
+            given = ""
+        if not isinstance(given, Mapping):
+            raise fields.fail(key, expected)
+    return given
+
+
+def _structured_outputs(fields: Fields) -> Mapping[str, Any] | None:
+    given = fields.object("structured_outputs")
+    if given is None:
+        return None
+    form = Fields(given, fields.name("structured_outputs"))
+    form.refuse(dict.fromkeys(_OTHER_OUTPUTS))
+    schema = _schema_or_text(form, "json")
+    is_object = form.flag("json_object")
+    if schema is None and not is_object:
+        raise form.fail("json", "a JSON schema, or json_object to be true")
+    return OBJECT if schema is None else schema
+
+
+def _format(fields: Fields) -> Mapping[str, Any] | None:
+    """As Ollama has it: "json" or a schema."""
+    given = fields.get("format", (Mapping, str), '"json" or a JSON schema')
+    if given == "":
+        return None
+    if isinstance(given, str) and given != "json":
+        raise fields.fail("format", '"json" or a JSON schema')
+    return OBJECT if given == "json" else given

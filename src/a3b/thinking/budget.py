@@ -1,0 +1,238 @@
+"""How long the model may think: budgets of tokens, a nudge before they end, and a way out of loops.
+
+Owns the decision to end thinking, and which tokens are put into the answer for that. Knows tokens and their bytes, no
+model and no text of requests. Enter at `ThinkingControl`: `start`, then `after` each token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from a3b.interface.events import ThinkingStop
+from a3b.prompt.tokenizer import Tokenizer
+
+NUDGE = "\n\nI have thought enough about this; I will now answer.\n"
+NUDGE_TOKENS, NUDGE_SHARE = 32, 10  # the nudge comes when fewer tokens are left than this, or than a tenth
+CALL_TOKENS = 24  # behind a `<tool_call>` inside the thinking it takes so many to see whether a call follows
+_SENTENCE_END = re.compile("(?:[^\\s\\d][.!?]|。|！|？)[\"')*`]*\\s*\\Z".encode())  # "3." may go on as 3.5
+
+MAX_PERIOD = 256  # tokens of the longest passage that is found to repeat itself
+NUM_PERIODS = 3  # times that it must stand there, one after the other
+MIN_REPEATED = 256  # tokens of all of them; a printed grid of 10 by 10 zeros is 200
+CHECK_TOKENS = 16  # between two looks for them
+
+LINES, SAME_LINES = 40, 6  # a line so often among so many is a loop ...
+STALE_LINES = 3, 2 / 3  # ... if at least this share of them stands there so often; a walk through a program has fresh ones between
+MAX_LINE_BYTES = 4096  # of a longer line, its end
+LINE_BYTES, LINE_WORDS = 20, 3  # shorter lines, and lines with fewer different words, are structure: rules, brackets, grids
+
+
+@dataclass(frozen=True)
+class ThinkingTokens:
+    """Ids of the control tokens around thinking, and of what is put in.
+
+    closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n". What precedes `</think>` is left out where
+    a line has just ended."""
+
+    open: int
+    close: int
+    call: int
+    nudge: tuple[int, ...]
+    closing: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, nudge: str = NUDGE) -> ThinkingTokens:
+        open_id, close_id, call_id = map(tokenizer.control_id, ("<think>", "</think>", "<tool_call>"))
+        closing = (*tokenizer.encode_text("\n"), close_id, *tokenizer.encode_text("\n\n"))
+        return cls(open_id, close_id, call_id, tuple(tokenizer.encode_text(nudge)), closing)
+
+
+class ThinkingControl:
+    """Watches the tokens of one answer, sampled and put in alike, and says which must come next.
+
+    budget: tokens of thinking in this answer, task_budget: since the user's last turn, of which `spent` are used; None: no
+    limit. in_thinking: the prompt ended inside `<think>`. token_bytes: of an ordinary token.
+
+    reason: who ended the thinking: "closed" the model; "budget" or "repetition" we, which stays even if the model
+    thinks again. thinking_tokens: how many there were in thinking, the nudge included."""
+
+    def __init__(
+        self,
+        tokens: ThinkingTokens,
+        token_bytes: Callable[[int], bytes],
+        *,
+        in_thinking: bool,
+        budget: int | None = None,
+        task_budget: int | None = None,
+        spent: int = 0,
+    ):
+        self._tokens, self._token_bytes = tokens, token_bytes
+        limits = [limit for limit in (budget, None if task_budget is None else task_budget - spent) if limit is not None]
+        self._limit = max(0, min(limits)) if limits else None
+        self._threshold = max(NUDGE_TOKENS, (self._limit or 0) // NUDGE_SHARE)
+        self._nudged = self._limit is None or self._limit <= self._threshold  # a short thought needs no nudge
+        self._in_thinking = in_thinking
+        self._num_forced = 0  # tokens given out and not yet seen
+        self._call_tokens = 0  # still to wait until a call has shown itself
+        self._at_line_end = True
+        self._loops = Loops()
+        self.thinking_tokens = 0
+        self.reason: ThinkingStop = ""
+        self.needs_text = False
+
+    @property
+    def in_thinking(self) -> bool:
+        return self._in_thinking
+
+    @property
+    def may_think(self) -> bool:
+        """Whether a block of thinking may begin; if not, the caller masks `<think>`."""
+        return self.reason not in ("budget", "repetition") and self._left() > 0
+
+    def start(self) -> list[int]:
+        """Tokens to begin the answer with: those that close the thinking if there is no budget for any."""
+        return self._close("budget", whole=True) if self._in_thinking and self._left() <= 0 else []
+
+    def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]:
+        """Take the next token; the tokens that must follow it, mostly none. While they come, further ones are never asked for.
+
+        in_thinking: what the parser of the output says behind this token; None: as the control tokens have it."""
+        was = self._in_thinking
+        if in_thinking is None:
+            in_thinking = token_id == self._tokens.open or (was and token_id != self._tokens.close)
+        self._in_thinking = in_thinking
+        if not in_thinking:
+            return self._after_text(token_id, was)
+        is_opening = token_id == self._tokens.open and not was
+        if is_opening:
+            self._loops = Loops()
+        else:
+            self._count(token_id)
+        if self._num_forced:
+            self._num_forced -= 1
+            return []
+        if self._call_tokens:
+            self._call_tokens -= 1  # a call among them does not start the wait again, or it might never end
+        elif token_id == self._tokens.call:
+            self._call_tokens = CALL_TOKENS
+        return [] if self._call_tokens else self._due(is_opening)
+
+    def _after_text(self, token_id: int, was_thinking: bool) -> list[int]:
+        forced = self._num_forced > 0
+        self._num_forced = max(0, self._num_forced - 1)
+        self._call_tokens = 0
+        if was_thinking:
+            self.reason = self.reason or "closed"
+        if not forced and token_id != self._tokens.close and self._token_bytes(token_id).strip():
+            self.needs_text = False
+        return []
+
+    def _count(self, token_id: int) -> None:
+        """One more token of thinking."""
+        self.thinking_tokens += 1
+        data = self._token_bytes(token_id)
+        self._at_line_end = data.endswith(b"\n")
+        self._loops.add(token_id, data)
+
+    def _due(self, is_opening: bool) -> list[int]:
+        left = self._left()
+        if left <= 0:
+            return self._close("budget", whole=is_opening)
+        if self._loops.found:
+            return self._close("repetition")
+        if self._nudged or left >= self._threshold:
+            return []
+        if len(self._tokens.nudge) >= left:
+            self._nudged = True
+        elif self._loops.at_end_of_sentence or left <= self._threshold // 2:
+            self._nudged = True
+            self._num_forced = len(self._tokens.nudge)
+            return list(self._tokens.nudge)
+        return []
+
+    def _close(self, reason: ThinkingStop, whole: bool = False) -> list[int]:
+        if self.reason not in ("budget", "repetition"):
+            self.reason = reason
+        self.needs_text = True
+        closing = list(self._tokens.closing)
+        if self._at_line_end and not whole:
+            closing = closing[closing.index(self._tokens.close) :]
+        self._num_forced = len(closing)
+        return closing
+
+    def _left(self) -> float:
+        return float("inf") if self._limit is None else self._limit - self.thinking_tokens
+
+
+class Loops:
+    """Finds a text that goes round in circles; the work for a token does not grow with the text.
+
+    Two signs: the last tokens repeat a passage of up to MAX_PERIOD tokens, without a change; or the last lines are mostly
+    the same few, whatever stands between. Lines of code (indented, or between fences) do not count: code repeats itself."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []  # the last tokens, as many as the longest loop needs and some more
+        self._until_check = CHECK_TOKENS
+        self._line = b""
+        self._in_fence = False
+        self._lines: deque[bytes] = deque()
+        self._counts: Counter[bytes] = Counter()
+        self.found = False
+
+    @property
+    def at_end_of_sentence(self) -> bool:
+        """Whether a line or a sentence has just ended."""
+        return not self._line or _SENTENCE_END.search(self._line[-16:]) is not None
+
+    def add(self, token_id: int, data: bytes) -> None:
+        self._ids.append(token_id)
+        self._until_check -= 1
+        if self._until_check == 0:
+            self._until_check = CHECK_TOKENS
+            self.found = self.found or self._repeats()
+        self._line += data
+        if b"\n" in data:
+            *ended, self._line = self._line.split(b"\n")
+            for line in ended:
+                self.found |= self._add_line(line)
+        self._line = self._line[-MAX_LINE_BYTES:]
+
+    def _repeats(self) -> bool:
+        """Whether the last tokens are one passage, again and again."""
+        del self._ids[: -max(NUM_PERIODS * MAX_PERIOD, MIN_REPEATED)]
+        ids = self._ids
+        for period in range(1, MAX_PERIOD + 1):
+            num = max(NUM_PERIODS * period, MIN_REPEATED)
+            if num > len(ids):
+                break
+            if ids[-1 - period] == ids[-1] and ids[-8 - period : -period] == ids[-8:] and ids[-num:-period] == ids[period - num :]:
+                return True
+        return False
+
+    def _add_line(self, line: bytes) -> bool:
+        """Whether this line makes the last lines a loop."""
+        if line.lstrip().startswith(b"```"):
+            self._in_fence = not self._in_fence
+            return False
+        if self._in_fence or line[:1] in (b" ", b"\t") or not line.strip():
+            return False
+        line = line.strip()
+        self._lines.append(line)
+        self._counts[line] += 1
+        if len(self._lines) > LINES:
+            old = self._lines.popleft()
+            self._counts[old] -= 1
+            if not self._counts[old]:
+                del self._counts[old]
+        if self._counts[line] < SAME_LINES or len(line) < LINE_BYTES:
+            return False
+        if len({word for word in line.split() if any(byte in _LETTERS for byte in word)}) < LINE_WORDS:
+            return False
+        times, share = STALE_LINES
+        return sum(num for num in self._counts.values() if num >= times) >= share * len(self._lines)
+
+
+_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range(0x80, 0x100))

@@ -1,0 +1,81 @@
+"""Texts that the model wrote, as clients send them back: which changes are a client's carelessness, and which are edits.
+
+Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the texts. Enter at `is_remnant`.
+
+A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps the last piece of a stream only), or
+all of it after other thinking of the same conversation (clients that add it up). It counts whatever the client did beside that:
+
+* other white space, line ends of Windows, composed characters (Unicode's NFC),
+* `&lt;` for `<`, as in HTML,
+* a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; at the ends, for in the middle it may stand for
+  a secret,
+* the tags `<think>` and `</think>` around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from html import unescape
+from itertools import chain
+from unicodedata import normalize
+
+MAX_LEN = 1 << 20  # characters of a text that is looked at so closely
+MAX_MARK = 100  # characters of a mark that something was cut off
+MAX_WORD = 128  # characters between two blanks that are composed: it takes the square of them
+_CUT = r"(?:\.{3,}|…|\[(?:\.{3,}|…)\]|[\[(<][^\[\]()<>\n]{0,40}truncated[^\[\]()<>\n]{0,40}[\])>])"
+_CUT_BEFORE, _CUT_AFTER = re.compile(rf"^{_CUT}", re.IGNORECASE), re.compile(rf"{_CUT}$", re.IGNORECASE)
+_TAG_BEFORE, _TAG_AFTER = re.compile(r"^<think>"), re.compile(r"</think>$")
+
+
+def settled(text: str) -> str:
+    """The text without what clients change by the way: line ends of Windows, blanks at ends of lines, NFC; lines stay."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    return _composed(text).strip()
+
+
+def plain(text: str) -> str:
+    """The text without what does not tell two thoughts apart: one blank for any white space, NFC. Longer ones stay as they are."""
+    return " ".join(_composed(text).split()) if len(text) <= MAX_LEN else text.strip()
+
+
+def is_remnant(sent: str, whole: str, earlier: Iterable[str] = (), *, only_end: bool = False) -> bool:
+    """Whether the thinking `sent` by a client is what it kept of ours. All but `sent` are texts of `plain`.
+
+    earlier: the thinking of turns before it, the latest first. only_end: no beginning counts."""
+    for text, is_beginning, is_end in _readings(plain(sent)):
+        if text == whole or (is_end and whole.endswith(text)) or (is_beginning and not only_end and whole.startswith(text)):
+            return True
+        if whole and text.endswith(whole) and _is_made_of(text[: -len(whole)], chain((whole,), earlier)):
+            return True
+    return False
+
+
+def _readings(sent: str) -> Iterator[tuple[str, bool, bool]]:
+    """(what a client may have kept, whether it may be the beginning, whether it may be the end)."""
+    for text in dict.fromkeys((sent, unescape(sent))):
+        yield text, True, True
+        bare = _TAG_AFTER.sub("", _TAG_BEFORE.sub("", text)).strip()
+        before = _CUT_BEFORE.match(bare)
+        rest = bare[before.end() :] if before else bare
+        after = _CUT_AFTER.search(rest, max(0, len(rest) - MAX_MARK))
+        kept = (rest[: after.start()] if after else rest).strip()
+        yield kept, not before or not kept, not after or not kept  # cut off on both sides it may stand anywhere
+
+
+def _is_made_of(text: str, pieces: Iterable[str]) -> bool:
+    """Whether nothing is left of a text when these are taken from its end, each at most once."""
+    for piece in pieces:
+        if not (text := text.rstrip()):
+            return True
+        text = text.removesuffix(piece)
+    return not text.strip()
+
+
+def _composed(text: str) -> str:
+    if text.isascii() or len(text) > MAX_LEN:
+        return text
+    return " ".join(word if word.isascii() or len(word) > MAX_WORD else normalize("NFC", word) for word in text.split(" "))

@@ -1,0 +1,418 @@
+"""The turns a server has generated, recognised when a client sends them back, with or without their thinking.
+
+A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was
+sampled goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from
+what is remembered, and nothing of the memory is used. Thinking that a client lost in part is not a change (`a3b.thinking.remnants`), nor is a stop
+string of the request at the end of the content: it follows what was sampled, as text. Which thinking then stays in the prompt is a
+policy. Knows no tokenizer, no template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
+
+Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning of its text is
+that turn: the thinking before it was complete. It goes back cut behind the last token that the client has; what the client has
+of the next token, and its note that it was interrupted, follow as text. Of a turn stopped while it was thinking, any beginning of
+the thinking is known, or an empty turn; the thinking is then closed. Nothing comes back of text that the client does not send.
+
+Split turns. Assistant messages in a row are taken as one turn if together they are one that is known; so are messages with results of
+tools between them, by the ids of their calls (`Turns.rejoined`).
+
+Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
+shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
+again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
+answers in the same words at the same place the one is meant whose thinking comes back with it, else the latest.
+
+A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`): by a turn that is recognised a conversation is known, and
+examples of answers that a client made up are none of ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from hashlib import blake2b
+from itertools import takewhile
+from typing import Any, Protocol
+
+from a3b.interface.events import Cut, ThinkingInContext
+from a3b.interface.request import check_policy
+from a3b.isolation import deadlines
+from a3b.prompt.chat_template import REPLAY_KEY, Closed
+from a3b.prompt.normalise_messages import REMINDER_KEY
+from a3b.prompt.tool_results import NO_RESULT_KEY, pair_results
+from a3b.thinking.remnants import settled
+from a3b.thinking.stable_dates import Dates, undated
+from a3b.thinking.turn import (
+    Calls,
+    Message,
+    Spell,
+    Turn,
+    as_ended,
+    as_sent,
+    by_thinking,
+    call_ids,
+    calls_of,
+    digest_of,
+    holds_thinking,
+    is_alike,
+    joined,
+    may_be_part,
+    text_of,
+    thinking_of,
+    with_thinking_apart,
+    without_mark,
+    wording_of,
+)  # fmt: skip
+
+MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
+TURN_TOKENS = 64  # what a turn counts beside its tokens
+DATE_TOKENS = 8  # what a date counts
+NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
+MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
+MAX_PARTS = 8  # messages in a row that may be one turn
+MAX_EARLIER = 64  # turns whose thinking may stand before that of a later one
+KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
+
+
+def _alone(method: Callable) -> Callable:
+    """Lets one thread at a time into such methods; none of them takes longer in a longer conversation."""
+
+    @wraps(method)
+    def locked(self: Turns, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+class Records(Protocol):
+    """Where turns outlive the process."""
+
+    def put_record(self, namespace: str, key: bytes, value: bytes, node: bytes | None = None) -> None: ...
+
+    def get_records(self, namespace: str, key: bytes) -> list[bytes]: ...
+
+    def changes(self) -> int:
+        """Another number after another process has forgotten something."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Thinking of an earlier turn in a conversation as recalled."""
+
+    index: int  # of the message
+    tokens: int
+    is_restored: bool  # by us; else the client sent it
+
+
+class Turns:
+    """Remembers turns per namespace. Used by any thread."""
+
+    def __init__(self, records: Records | None = None, max_tokens: int = MAX_TOKENS):
+        self._records, self._max_tokens, self._num_tokens = records, max_tokens, 0
+        self._lock = threading.RLock()
+        self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
+        self._tokens_of: Counter[str] = Counter()  # of each namespace
+        self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
+        self._changes = records.changes() if records else 0
+
+    def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
+        """`before`: the messages that the turn answers, as `recall` takes them."""
+        told = _Told()
+        for message in undated(before):
+            told.add(message)
+        for key in told.stopped_keys() if turn.cuts else told.all_keys(turn):
+            self._add(namespace, key, turn, persist, node)
+
+    @_alone
+    def _add(self, namespace: str, key: bytes, turn: Turn, persist: bool, node: bytes | None) -> None:
+        others = [t for t in self._turns(namespace, key) if (t, t.dates) != (turn, turn.dates)]
+        self._keep((namespace, key), [*others, turn][-MAX_ALIKE:])
+        if persist and self._records is not None:
+            self._records.put_record(namespace, key, turn.to_bytes(), node)
+            self._written.add((namespace, key))
+
+    @_alone
+    def forget(self, namespace: str | None = None) -> None:
+        """All turns in memory, or those of one namespace."""
+        for key in [key for key in self._known if namespace is None or key[0] == namespace]:
+            self._drop(key)
+
+    def _keep(self, key: tuple[str, bytes], turns: list[Turn]) -> None:
+        """Make `turns` what is known under a key, used last; the namespace that has most drops what it did not use for longest."""
+        self._count(key, _size(turns) - _size(self._known.pop(key, [])))
+        self._known[key] = turns
+        while self._num_tokens > self._max_tokens and len(self._known) > 1:
+            most = max(self._tokens_of, key=self._tokens_of.__getitem__)
+            self._drop(next(known for known in self._known if known[0] == most))
+
+    def _drop(self, key: tuple[str, bytes]) -> None:
+        self._count(key, -_size(self._known.pop(key, [])))
+        self._written.discard(key)
+
+    def _count(self, key: tuple[str, bytes], num_tokens: int) -> None:
+        self._num_tokens += num_tokens
+        self._tokens_of[key[0]] += num_tokens
+
+    @_alone
+    def _follow_records(self) -> None:
+        """What another process made the records forget is forgotten here, too."""
+        changes = self._records.changes() if self._records else 0
+        if changes != self._changes:
+            self._changes = changes
+            for key in list(self._written):
+                self._drop(key)
+
+    def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
+        """The same messages, with the calls of one turn in one message where results of tools stand between them; the results follow it
+        in the order of the calls. `messages` as `fit_messages` gives them."""
+        self._follow_records()
+        out: list[Message] = []
+        at = 0
+        while at < len(messages):
+            deadlines.check()
+            end = self._end_of_parts(namespace, messages, at)
+            if end == at:
+                out.append(messages[at])
+                at += 1
+                continue
+            whole = joined([message for message in messages[at:end] if message["role"] == "assistant"])
+            while end < len(messages) and messages[end]["role"] != "assistant":
+                end += 1
+            sent = [message for message in messages[at:end] if message["role"] != "assistant" and NO_RESULT_KEY not in message]
+            out += pair_results([whole, *sent])[0]
+            at = end
+        return out
+
+    def _end_of_parts(self, namespace: str, messages: Sequence[Message], at: int) -> int:
+        """The end of a turn that begins here and has results between its calls; `at` if there is none."""
+        ids = call_ids(messages[at])
+        if not ids or not ids[0] or at + 1 == len(messages) or messages[at + 1]["role"] != "tool":
+            return at
+        wholes = [[call[0] for call in turn.calls] for turn in self._turns(namespace, _parts_key(ids[0]))]
+        for end in range(at + 1, len(messages)):
+            message = messages[end]
+            wholes = [whole for whole in wholes if len(whole) > len(ids) and whole[: len(ids)] == ids]
+            if not wholes or (message["role"] != "tool" and not may_be_part(message)):
+                break
+            ids += call_ids(message)
+            if ids in wholes:
+                return end + 1
+        return at
+
+    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int],
+               spell: Spell) -> tuple[list[Message], list[Block]]:  # fmt: skip
+        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
+
+        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those that are kept, the
+        rest of its thinking (None: it is closed) and the rest of its text."""
+        self._follow_records()
+        out: list[Message] = []
+        blocks: list[Block] = []
+        for message, sent, found in self._recognised(namespace, messages, spell):
+            if found:
+                turn = found[-1]
+                message = {**message, "reasoning_content": turn.thinking}
+                if turn.ids:
+                    message[REPLAY_KEY] = Closed(turn.ids) if turn.closed else turn.ids
+                if turn.thinking:
+                    blocks.append(Block(len(out), turn.thinking_tokens, not holds_thinking(turn, sent)))
+            elif sent:
+                blocks.append(Block(len(out), count(sent), False))
+            out.append(message)
+        return out, blocks
+
+    def dates(self, namespace: str, messages: Sequence[Message], own: Dates) -> Dates:
+        """The dates that a conversation began with, for each text in `own`, which has those it begins with now.
+
+        They are those of its last turn that is recognised. If conversations that are alike so far began with others, `own` stay if they
+        are those of one, or if there are too many to remember them all; else those count that were answered last."""
+        self._follow_records()
+        known: list[Dates] = []
+        is_full = False
+        for _, _, found in self._recognised(namespace, messages, lambda kept, thinking, text: kept):
+            if alike := [turn.dates for turn in found if turn.dates.keys() & own.keys()]:
+                known, is_full = alike, len(found) >= MAX_ALIKE
+        if not known or any(all(own.get(digest, kept) == kept for digest, kept in dates.items()) for dates in known):
+            return own
+        if is_full and any(dates != known[-1] for dates in known):
+            return own
+        return {digest: known[-1].get(digest, dates) for digest, dates in own.items()}
+
+    def _recognised(self, namespace: str, messages: Sequence[Message], spell: Spell) -> Iterator[tuple[Message, str, list[Turn]]]:
+        """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the likeliest last)."""
+        told, undated_messages, at = _Told(), undated(messages), 0
+        while at < len(messages):
+            deadlines.check()
+            if messages[at]["role"] != "assistant":
+                yield messages[at], "", []
+                told.add(undated_messages[at])
+                at += 1
+                continue
+            message, found, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS], spell)
+            yield message, thinking_of(message), found
+            told.add(message)
+            if found:
+                told.thought.appendleft(found[-1])
+            at += num
+
+    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell) -> tuple[Message, list[Turn], int]:
+        """The next message of the assistant, turns that it may be, and of how many messages it was made."""
+        run = [with_thinking_apart(message) for message in takewhile(may_be_part, messages)] or [messages[0]]
+        for num in range(len(run), 0, -1):
+            message = joined(run[:num])
+            is_all = num == len(run) and not told.by_assistant  # else its text may be in another message
+            if found := self._find_any(namespace, told, message, is_all, spell):
+                break
+            if (bare := without_mark(message)) and (found := self._find_any(namespace, told, bare, is_all, spell)):
+                message = bare
+                break
+        return message, found, num
+
+    def _find_any(self, namespace: str, told: _Told, message: Message, is_all: bool, spell: Spell) -> list[Turn]:
+        sent, content, calls = thinking_of(message), text_of(message), calls_of(message)
+        return (
+            self._find(namespace, told, content, calls, sent, is_all) or self._find_stopped(namespace, told, content, calls, sent, spell)
+            or self._find_ended(namespace, told, content, calls, sent, spell)
+        )  # fmt: skip
+
+    def _find(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool) -> list[Turn]:
+        """sent: thinking that the client has; only turns with the same count, or, at a certain place, those of whose it is a remnant."""
+        for key in told.keys(content, calls):
+            alike = [turn for turn in self._turns(namespace, key) if is_alike(turn, content, calls, may_lack_text)]
+            found = by_thinking(alike, sent, told.thought)
+            is_sure = key[:1] in b"cp" or bool(sent and found and found[-1].thinking.strip() == sent)
+            if found and (is_sure or len(set(found)) == 1):
+                return found
+        return []
+
+    def _find_ended(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
+        """Turns whose content the client sent with a stop string of their request after it."""
+        turns = [] if calls else self._turns(namespace, told.ended_key())
+        found = [turn for whole in turns if (turn := as_ended(whole, content, spell))]
+        return by_thinking(found, sent, told.thought)
+
+    def _find_stopped(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
+        says_enough = len(content) + len(sent) >= NEIGHBOURS_LEN
+        for key in told.stopped_keys(says_enough):
+            found = [turn for whole in self._turns(namespace, key) if (turn := as_sent(whole, content, calls, sent, spell))]
+            found = [turn for turn in found if turn.thinking.strip() == sent] or found
+            if found and (key[:2] == b"sp" or len(set(found)) == 1):
+                return found
+        return []
+
+    @_alone
+    def _turns(self, namespace: str, key: bytes) -> list[Turn]:
+        known = self._known.get((namespace, key))
+        if known is None and self._records is not None:
+            known = []
+            for data in self._records.get_records(namespace, key):
+                try:
+                    known.append(Turn.from_bytes(data))
+                except ValueError:
+                    pass  # not a turn of ours: as if it were not there
+            if known:
+                self._written.add((namespace, key))
+                self._keep((namespace, key), known[-MAX_ALIKE:])
+        return known or []
+
+
+def _size(turns: Sequence[Turn]) -> int:
+    return sum(TURN_TOKENS + len(turn.ids) + len(turn.cuts) * len(Cut._fields) + DATE_TOKENS * sum(map(len, turn.dates.values()))
+               for turn in turns)  # fmt: skip
+
+
+class _Told:
+    """A conversation so far, as digests: a place costs no more the longer it is."""
+
+    def __init__(self) -> None:
+        self._all = b""
+        self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
+        self.thought: deque[Turn] = deque(maxlen=MAX_EARLIER)  # that were recognised, the latest first
+        self.by_assistant = False  # the last message
+
+    def add(self, message: Message) -> None:
+        if message["role"] != "system" and not message.get(REMINDER_KEY):
+            self.by_assistant = message["role"] == "assistant"
+            role, text, *rest = wording_of(message)
+            last = digest_of([role, text, *rest])
+            first = text.partition("\n\n")[0]
+            self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (digest_of([role, first, *rest]), len(first) + len(str(rest)))}
+            self._all = blake2b(self._all + last, digest_size=24).digest()
+
+    def keys(self, content: str, calls: Calls) -> list[bytes]:
+        """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
+        named = sorted(call[0] for call in calls if call[0])
+        keys = [b"c" + digest_of(named)] if named else []
+        wording = [settled(content) if not calls else "", [call[1:] for call in calls]]
+        keys.append(b"p" + digest_of([self._all.hex(), wording]))
+        size = len(str(wording))
+        return keys + [kind + digest_of([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
+
+    def all_keys(self, turn: Turn) -> list[bytes]:
+        """Where a whole turn is remembered."""
+        keys = self.keys(turn.content, turn.calls)
+        keys += [self.ended_key()] if turn.stops and not turn.calls else []
+        return keys + ([_parts_key(turn.calls[0][0])] if len(turn.calls) > 1 else [])
+
+    def ended_key(self) -> bytes:
+        """Where a turn is looked for that a stop string was to end."""
+        return b"e" + digest_of(self._all.hex())
+
+    def stopped_keys(self, says_enough: bool = True) -> list[bytes]:
+        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour alone."""
+        near = self._near.items() if says_enough else ()
+        return [b"sp" + digest_of(self._all.hex()), *(b"s" + kind + digest_of(digest.hex()) for kind, (digest, _) in near)]
+
+
+def _parts_key(call_id: str) -> bytes:
+    """Where a turn of several calls is looked for by the first of them."""
+    return b"m" + digest_of(call_id)
+
+
+# -- policies
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Index of the last turn of the user; -1 if there is none."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
+def apply_policy(messages: Sequence[Message], blocks: Sequence[Block], policy: str) -> tuple[list[Message], ThinkingInContext, bool]:
+    """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
+
+    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N / KEEP_OF_BUDGET are left.
+    So what stays depends on the turns alone, and the beginning of the prompt changes once in a while and not with every turn."""
+    check_policy(policy)
+    name, _, number = policy.partition(":")
+    if name == "current-task":
+        question = last_question(messages)
+        dropped = {block.index for block in blocks if block.index < question}
+        return list(messages), _fates(blocks, dropped), False
+    dropped = {block.index for block in blocks} if name == "none" else set()
+    if name == "budget":
+        kept: list[Block] = []
+        for block in blocks:
+            kept.append(block)
+            if _tokens(kept) > int(number):
+                while kept and _tokens(kept) > int(number) // KEEP_OF_BUDGET:
+                    dropped.add(kept.pop(0).index)
+    out = []
+    for i, message in enumerate(messages):
+        if i in dropped:
+            message = {**{key: value for key, value in message.items() if key != REPLAY_KEY}, "reasoning_content": ""}
+        out.append(message)
+    return out, _fates(blocks, dropped), True
+
+
+def _tokens(blocks: Iterable[Block]) -> int:
+    return sum(block.tokens for block in blocks)
+
+
+def _fates(blocks: Sequence[Block], dropped: set[int]) -> ThinkingInContext:
+    kept = [block for block in blocks if block.index not in dropped]
+    return ThinkingInContext(
+        sent=_tokens(block for block in kept if not block.is_restored),
+        restored=_tokens(block for block in kept if block.is_restored),
+        dropped=_tokens(block for block in blocks if block.index in dropped),
+    )
