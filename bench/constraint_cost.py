@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from a3b.constrain.constraints import Constraint, Grammars
-from a3b.engine.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.engine.sampler import Sampler, TokenCounts
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.tokenizer import Tokenizer
 from nano.tokenizer import build_tokenizer
 

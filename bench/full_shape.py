@@ -22,7 +22,7 @@ import numpy as np
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.quant import f32_to_bf16
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 
@@ -113,7 +113,7 @@ def main() -> None:
         write_checkpoint(args.directory, args.layers)
     result: dict[str, object] = {}
     start = time.perf_counter()
-    config = ModelConfig.read(args.directory)
+    config = read_config(args.directory)
     model = Model(config, load_weights(Checkpoint.open(args.directory), config, expand=False), open_kernels())
     state = model.new_state()
     result |= {"layers": config.num_layers, "parameters": config.count_parameters().total}

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from a3b.kernels import Kernels, open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from tests.random_model import NANO, config_dict, model_weights, random_tensors
 
@@ -27,12 +27,12 @@ NUM_DECODE = 100
 
 def load(directory: str | None, kernels: Kernels) -> Model:
     if directory is None:
-        config = ModelConfig.from_dict(config_dict(NANO), where="nano shape")
+        config = config_from_dict(config_dict(NANO), where="nano shape")
         return Model(config, model_weights(config, random_tensors(NANO, seed=1)), kernels)
     from a3b.formats.checkpoint import Checkpoint
     from a3b.model.loader import load_weights
 
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     return Model(config, load_weights(Checkpoint.open(directory), config), kernels)
 
 

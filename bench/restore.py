@@ -22,6 +22,7 @@ from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.kernels import PAGE_LEN
 from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.state import SEGMENT_PAGES, State, advancing
 from a3b.packing.random_weights import shape_config
 
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    config = ModelConfig.from_dict(shape_config("35b-a3b"))
+    config = config_from_dict(shape_config("35b-a3b"))
     ids = np.random.default_rng(1).integers(0, config.V, args.tokens)
     with tempfile.TemporaryDirectory(dir=args.directory) as made:
         directory = Path(made)

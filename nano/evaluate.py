@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from a3b.engine.engine import Engine
-from a3b.engine.sampler import SamplingParams
 from a3b.interface.events import assistant_message
+from a3b.interface.sampling_params import SamplingParams
 from nano.data import MAX_TOKENS
 from nano.tasks import FAMILIES, secret
 from nano.tasks.common import Message, Outcome, rng_for

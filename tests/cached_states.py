@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from a3b.kernels import kv
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.state import SEGMENT_LEN, Snapshot, State, advancing
 from tests.random_model import SIZES, config_dict
 
-CONFIG = ModelConfig.from_dict(config_dict(SIZES["one"]), where="test")  # 1 attention layer, 3 delta layers
+CONFIG = config_from_dict(config_dict(SIZES["one"]), where="test")  # 1 attention layer, 3 delta layers
 IDENTITY = b"identity of a test"
 
 

@@ -187,10 +187,10 @@ def model_weights(config, tensors: dict[str, np.ndarray]):
 def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):
     """The Model called `name` in SIZES."""
     from a3b.kernels import open_kernels
-    from a3b.model.config import ModelConfig
+    from a3b.model.config_reader import config_from_dict
     from a3b.model.forward import Model
 
-    config = ModelConfig.from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
+    config = config_from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
     weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
     return Model(config, weights, open_kernels(isa, num_threads), kv)
 

@@ -7,6 +7,7 @@ import numpy as np
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts, Tiles, pack
 from a3b.model import loader as w
 from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from tests.random_model import config_dict, model_weights, random_tensors
 
 SIZES = {
@@ -95,5 +96,5 @@ def tiled_model(isa: str | None, num_threads: int = 1, kv: str = "q8"):
     from a3b.kernels import open_kernels
     from a3b.model.forward import Model
 
-    config = ModelConfig.from_dict(config_dict(SIZES), where="tiled")
+    config = config_from_dict(config_dict(SIZES), where="tiled")
     return Model(config, tiled_weights(config, random_tensors(SIZES, seed=5)), open_kernels(isa, num_threads), kv)

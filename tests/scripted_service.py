@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from a3b.engine.sampler import SamplingParams, preset
 from a3b.errors import TokenizerError
 from a3b.interface.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams, preset
 
 
 class ScriptedService:

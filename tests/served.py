@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect
 
 from a3b.errors import A3BError
 from a3b.server.errors import error_body, refusal_of
-from a3b.server.fields import json_response
 from a3b.server.response_store import ResponseStore
+from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import Seals
 
 SECRET = b"a secret of tests"

@@ -22,15 +22,15 @@ from a3b.engine.engine import Engine
 from a3b.errors import ContextError, Interrupted, OverloadedError, TemplateError, UsageError
 from a3b.interface.request import Request
 from a3b.isolation import deadlines
+from a3b.isolation.bounded_json import TooMuchJSON, loads
 from a3b.isolation.deadlines import Work, in_thread
 from a3b.isolation.slots import Slots
 from a3b.prompt import renderer
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.normalise_messages import fit_messages
 from a3b.prompt.renderer import Renderer
-from a3b.server import bounded_json
+from a3b.isolation import bounded_json
 from a3b.server.app import create_app
-from a3b.server.bounded_json import TooMuchJSON, loads
 from a3b.server.openai.chat_request import read_chat
 from tests.traced_server import Server, user
 

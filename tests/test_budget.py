@@ -12,18 +12,8 @@ from a3b.engine.engine import nano_directory
 from a3b.output.parser import OutputParser
 from a3b.prompt.segments import Control
 from a3b.prompt.tokenizer import Tokenizer
-from a3b.thinking.budget import (
-    CHECK_TOKENS,
-    LINE_BYTES,
-    LINES,
-    MAX_PERIOD,
-    MIN_REPEATED,
-    NUDGE,
-    SAME_LINES,
-    Loops,
-    ThinkingControl,
-    ThinkingTokens,
-)  # fmt: skip
+from a3b.thinking.budget import LINE_BYTES, LINES, NUDGE, SAME_LINES, ThinkingControl, ThinkingTokens
+from a3b.thinking.loop_detector import CHECK_TOKENS, MAX_PERIOD, MIN_REPEATED, Loops  # fmt: skip
 
 OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
 NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]

@@ -8,8 +8,8 @@ import copy
 import pytest
 
 from a3b.interface.events import Finished, TextDelta
-from a3b.server import fields
 from a3b.server.app import create_app
+from a3b.server.errors import Refusal
 from a3b.server.openai.chat_request import read_chat
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask
@@ -177,7 +177,7 @@ def test_fields_on_which_no_answer_depends_pass():
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_its_name(given, field):
-    with pytest.raises(fields.Refusal) as caught:
+    with pytest.raises(Refusal) as caught:
         read(**given)
     assert (caught.value.status, caught.value.field) == (400, field)
     assert str(caught.value).startswith(field) and len(str(caught.value)) < 600

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from a3b.errors import ConfigError, UsageError
 from a3b.kernels import _native, open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from a3b.settings import RuntimeConfig
 from tests.random_model import SIZES, config_dict, model_weights, random_tensors
@@ -34,14 +34,14 @@ def dense_27b() -> dict:
 
 
 def test_the_35b_model_is_counted_exactly():
-    count = ModelConfig.from_dict(REAL).count_parameters()
+    count = config_from_dict(REAL).count_parameters()
     assert (count.total, count.active, count.mtp, count.vision) == (34_660_610_688, 2_946_429_568, 844_640_768, 446_571_248)
     assert sum(count.breakdown.values()) == count.total
 
 
 def test_the_dense_27b_model_is_counted_exactly():
     """As transformers counts it, vision included; the MTP layer by the sizes of its tensors."""
-    count = ModelConfig.from_dict(dense_27b()).count_parameters()
+    count = config_from_dict(dense_27b()).count_parameters()
     assert count.total + count.vision == 27_356_728_560 and count.vision == 460_730_096
     assert count.total + count.vision + count.mtp == 27_781_427_952
     assert count.active == count.total - 248320 * 5120  # everything but the embedding
@@ -53,21 +53,21 @@ def test_the_dense_27b_model_is_counted_exactly():
     [("intermediate_size", None), ("intermediate_size", 0), ("num_experts", 8), ("moe_intermediate_size", 8), ("hidden_act", "gelu")],
 )
 def test_a_dense_config_has_one_width_and_no_experts(key, value):
-    assert ModelConfig.from_dict(SMALL_DENSE).F == SIZES["dense"]["F"]
+    assert config_from_dict(SMALL_DENSE).F == SIZES["dense"]["F"]
     with pytest.raises(ConfigError, match=key):
-        ModelConfig.from_dict({**SMALL_DENSE, key: value})
+        config_from_dict({**SMALL_DENSE, key: value})
 
 
 def test_a_wrapper_holds_a_text_model_of_its_own_kind():
     config = {**dense_27b(), "model_type": "qwen3_5_moe"}
     with pytest.raises(ConfigError, match=r'text_config.model_type is "qwen3_5_text"; expected qwen3_5_moe_text'):
-        ModelConfig.from_dict(config)
+        config_from_dict(config)
 
 
 def test_end_tokens_come_from_both_files(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(REAL))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [248046, 248044]}')
-    assert ModelConfig.read(tmp_path).eos_token_ids == (248046, 248044)
+    assert read_config(tmp_path).eos_token_ids == (248046, 248044)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_wrong_or_not_implemented_is_refused_by_its_key(key, value):
     told = {"num_key_value_heads": "num_attention_heads", "linear_num_key_heads": "linear_num_value_heads",
             "rope_scaling": "rope_parameters"}  # fmt: skip
     with pytest.raises(ConfigError, match=told.get(key, key)):
-        ModelConfig.from_dict({**SMALL, key: value})
+        config_from_dict({**SMALL, key: value})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_is_wrong_or_not_implemented_is_refused_by_its_key(key, value):
 )
 def test_what_the_kernels_cannot_hold_is_refused_by_its_key_and_what_they_can_runs(key, most, more):
     sizes = {**SIZES["one"], "E": 80, "layers": 2, "every": 2}
-    config = ModelConfig.from_dict({**config_dict(sizes), **more, key: most})
+    config = config_from_dict({**config_dict(sizes), **more, key: most})
     tensors = random_tensors(sizes, seed=3)
     if key == "linear_conv_kernel_dim":
         tensors = {name: np.repeat(value, most // 4, axis=2) if "conv1d" in name else value for name, value in tensors.items()}
@@ -103,19 +103,19 @@ def test_what_the_kernels_cannot_hold_is_refused_by_its_key_and_what_they_can_ru
         outs.append(model.forward(np.arange(20), model.new_state(), logits="all"))
         np.testing.assert_allclose(outs[-1], outs[0], rtol=0, atol=1e-3)
     with pytest.raises(ConfigError, match=f"{key} is {most + 1}; expected a whole number from 1 to {most}"):
-        ModelConfig.from_dict({**SMALL, **more, key: most + 1})
+        config_from_dict({**SMALL, **more, key: most + 1})
 
 
 def test_other_architectures_are_refused_by_name():
     with pytest.raises(ConfigError, match=r'model_type is "llama"'):
-        ModelConfig.from_dict({"model_type": "llama"})
+        config_from_dict({"model_type": "llama"})
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"a": NaN}', b"[" * 100000, b" " * 1_000_001])
 def test_files_that_are_no_config_are_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.json"):
-        ModelConfig.read(tmp_path)
+        read_config(tmp_path)
 
 
 HOSTILE = st.recursive(
@@ -141,7 +141,7 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
         target = target[key]
     target[place[-1]] = value
     try:
-        ModelConfig.from_dict(config).count_parameters()
+        config_from_dict(config).count_parameters()
     except ConfigError as error:
         assert len(str(error)) < 2000
 
@@ -151,7 +151,7 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
 def test_a_rope_base_that_turns_nothing_is_refused():
     rope = {**SMALL["rope_parameters"], "rope_theta": 1.0, "rope_type": "yarn", "factor": 2.0}
     with pytest.raises(ConfigError, match="rope_theta"):
-        ModelConfig.from_dict({**SMALL, "rope_parameters": rope})
+        config_from_dict({**SMALL, "rope_parameters": rope})
 
 
 @pytest.mark.parametrize(("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_PORT", "65536")])

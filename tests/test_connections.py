@@ -20,9 +20,10 @@ import pytest
 import requests
 
 from a3b.interface.events import Finished, TextDelta
-from a3b.server.app import Settings, create_app
+from a3b.server.app import create_app
 from a3b.server.connections import Gate, peer_of
 from a3b.server.limits import Limits
+from a3b.server.middleware import Settings
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import Hanging, served
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from a3b.commands.dialogue import Dialogue
-from a3b.engine.engine import Engine, ends_in_thinking, nano_directory
-from a3b.engine.sampler import Sampler, SamplingParams
+from a3b.engine.engine import Engine, nano_directory
+from a3b.engine.sampler import Sampler
 from a3b.errors import A3BError, ContextError, TokenizerError, UsageError
 from a3b.interface.events import TextDelta, ThinkingDelta, assistant_message, merge_events
+from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.chat_template import prompt_text
-from a3b.prompt.segments import Control, Text
+from a3b.prompt.segments import Control, Text, ends_in_thinking
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
 

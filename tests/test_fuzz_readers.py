@@ -30,7 +30,7 @@ from a3b.hub.client import Hub, Listing
 from a3b.hub.download import Folder
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.packing.open_source import open_source
@@ -93,7 +93,7 @@ def most_memory() -> int:
 
 def run_checkpoint(directory: Path) -> None:
     """Everything between a directory and logits."""
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     for expand, isa in ((False, "reference"), (True, None)):
         model = Model(config, load_weights(Checkpoint.open(directory), config, expand=expand), open_kernels(isa))
         with np.errstate(all="ignore"):
@@ -107,7 +107,7 @@ def test_config(tmp_path, name):
 
     def read() -> None:
         describe(str(tmp_path), None)
-        plan(ModelConfig.read(tmp_path), name, 1000, Machine.read(), Speed(1e10))
+        plan(read_config(tmp_path), name, 1000, Machine.read(), Speed(1e10))
 
     check(tmp_path / "config.json", json_or_bytes, read)
 
@@ -125,7 +125,7 @@ def test_config_of_the_wrapper_with_fp8(tmp_path):
 def test_generation_config(tmp_path):
     write_checkpoint(tmp_path, "one")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2], "temperature": 0.7, "bos_token_id": 0}')
-    check(tmp_path / "generation_config.json", json_or_bytes, lambda: ModelConfig.read(tmp_path))
+    check(tmp_path / "generation_config.json", json_or_bytes, lambda: read_config(tmp_path))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from a3b.engine.engine import nano_directory
 from a3b.interface.events import ToolCallDelta, ToolCallEnd, assistant_message, merge_events
+from a3b.output.json_text import JsonText
 from a3b.output.parser import OutputParser
-from a3b.output.tool_arguments import JsonText
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.segments import Control, Text
 from tests.outputs import TOOLS, call, param, parse, pieces, recut, summary

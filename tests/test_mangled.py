@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.prompt.normalise_messages import fit_messages
+from a3b.thinking.policy import Block
 from a3b.thinking.remnants import is_remnant, plain, settled
 from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import Block, Turn, Turns
+from a3b.thinking.turn_memory import Turn, Turns
 from tests.test_turns import (
     BEFORE,
     IDS,

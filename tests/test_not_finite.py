@@ -17,6 +17,7 @@ from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import KV_TYPES, _native, open_kernels
 from a3b.model import loader as w
 from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
@@ -93,13 +94,13 @@ def test_a_norm_does_not_hide_what_overflows(isa: str):
 
 @cache
 def float_model(name: str) -> tuple[ModelConfig, w.ModelWeights]:
-    config = ModelConfig.from_dict(config_dict(SIZES[name]), where=name)
+    config = config_from_dict(config_dict(SIZES[name]), where=name)
     return config, model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
 
 
 @cache
 def tiled() -> tuple[ModelConfig, w.ModelWeights]:
-    config = ModelConfig.from_dict(config_dict(TILED_SIZES), where="tiled")
+    config = config_from_dict(config_dict(TILED_SIZES), where="tiled")
     return config, tiled_weights(config, random_tensors(TILED_SIZES, seed=5))
 
 
@@ -196,7 +197,7 @@ def test_attention_lets_nan_reach_every_later_token_and_no_earlier_one(isa: str,
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "FP8"])
 def test_a_checkpoint_with_one_bad_number_is_refused_by_the_name_of_its_tensor(tmp_path, dtype: str, expand: bool):
     write_checkpoint(tmp_path, "one", dtype=dtype, fused=dtype != "FP8")
-    config, file = ModelConfig.read(tmp_path), tmp_path / "model.safetensors"
+    config, file = read_config(tmp_path), tmp_path / "model.safetensors"
     whole, tensors = file.read_bytes(), Checkpoint.open(tmp_path).tensors
     bits = {"BF16": b"\x80\x7f", "F16": b"\x00\xfc", "F32": b"\x00\x00\xc0\x7f", "F8_E4M3": b"\x7f"}
     chosen = [name for name in tensors if "layers" not in name or "layers.0." in name or "layers.3." in name]
@@ -260,7 +261,7 @@ def test_verify_names_each_tensor_of_a_packed_model_that_holds_what_is_not_finit
 
 
 def test_loading_a_packed_model_refuses_small_tensors_that_are_not_finite(packed):
-    manifest, config = Manifest.read(packed), ModelConfig.read(packed)
+    manifest, config = Manifest.read(packed), read_config(packed)
     small = [name for name, tensor in manifest.tensors.items() if tensor.format == "f32"]
     assert len(small) > 30
     for name in small:

@@ -12,7 +12,8 @@ import pytest
 from a3b.cli import main
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import LogitsError
-from a3b.server.app import Settings, create_app
+from a3b.server.app import create_app
+from a3b.server.middleware import Settings
 from tests.serving import ask
 from tests.traced_server import GREEDY, Server, user
 

@@ -13,7 +13,7 @@ from a3b.errors import CheckpointError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest, verify
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.packing.dequantised import decoded
@@ -39,7 +39,7 @@ def packed(tmp_path: Path, preset: str | None = None, **options) -> tuple[Path, 
 def test_a_packed_gguf_computes_as_the_same_model_from_hugging_face(tmp_path):
     """Every type but BF16, which is quantised; the next test but one has that."""
     directory, exact = packed(tmp_path, types={**TYPE_OF, "attn_v": "Q8_0"})
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     weights = load_weights(Checkpoint.open(directory), config)
     assert weights.tiled_v_heads
     model = Model(config, decoded(config, weights), open_kernels("reference"), "f32")
@@ -51,7 +51,7 @@ def test_a_packed_gguf_computes_as_the_same_model_from_hugging_face(tmp_path):
 
 def test_kernels_on_tiles_know_the_order_of_the_heads(tmp_path):
     directory, exact = packed(tmp_path)
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), open_kernels("reference"))
     found, expected = model.forward(ids_for(SIZES, 20), model.new_state(), logits="all"), logits_of(config, exact, SIZES)[:20]
     assert np.abs(found - expected).mean() < 0.1 * expected.std()  # int8 activations; another order is off by the spread itself
@@ -73,7 +73,7 @@ def test_matrices_keep_their_types(tmp_path):
 
 def test_wide_matrices_hold_the_numbers_of_the_file(tmp_path):
     directory, _ = packed(tmp_path)
-    weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
+    weights = load_weights(Checkpoint.open(directory), read_config(directory))
     file = gguf.GGUFReader(tmp_path / "model.gguf")
     stored = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in file.tensors}
     for name, matrix in (("blk.1.ssm_out", weights.layers[1].mixer.out_proj), ("blk.1.attn_qkv", weights.layers[1].mixer.in_proj_qkv)):
@@ -106,7 +106,7 @@ def test_the_tokenizer_comes_out_of_the_file(tmp_path):
     ids = tokenizer.encode([Control("<|im_start|>"), Text("hello <|im_end|>"), Control("<|im_end|>")])
     assert [TOKENS[i] for i in ids[:4]] == ["<|im_start|>", "hell", "o", "Ġ"] and ids[-1] == END and ids.count(END) == 1
     assert tokenizer.decode(ids) == "<|im_start|>hello <|im_end|><|im_end|>"
-    assert END in ModelConfig.read(directory).eos_token_ids
+    assert END in read_config(directory).eos_token_ids
     assert (directory / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
 
 

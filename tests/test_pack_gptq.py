@@ -14,7 +14,7 @@ from a3b.formats.packed import Manifest
 from a3b.formats.quant import f32_to_bf16
 from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.packing.dequantised import decoded
@@ -86,7 +86,7 @@ def test_integers_are_kept_within_the_stated_bound(tmp_path, group, format, symm
     formats = {name: tensor.format for name, tensor in Manifest.read(tmp_path / "packed").tensors.items()}
     assert formats["model.layers.0.mlp.experts.gate_proj"] == format == formats["model.layers.1.mlp.shared_expert.down_proj.weight"]
     assert formats["model.embed_tokens.weight"] == "w8s32"
-    weights = load_weights(Checkpoint.open(tmp_path / "packed"), ModelConfig.read(tmp_path / "packed"))
+    weights = load_weights(Checkpoint.open(tmp_path / "packed"), read_config(tmp_path / "packed"))
     up = weights.layers[1].moe.gate_up[1]
     expected = exact["model.layers.1.mlp.experts.gate_up_proj"][4, SIZES["F"] :]
     scale = up.expert(4).parts(0, SIZES["F"]).scale.astype(np.float32)
@@ -97,7 +97,7 @@ def test_integers_are_kept_within_the_stated_bound(tmp_path, group, format, symm
 
 def test_the_unpacked_directory_computes_with_the_same_numbers(tmp_path):
     exact = write_source(tmp_path / "source", symmetric=False)
-    config = ModelConfig.read(tmp_path / "source")
+    config = read_config(tmp_path / "source")
     expected = logits_of(config, exact, SIZES)
     for expand in (True, False):
         model = Model(config, load_weights(Checkpoint.open(tmp_path / "source"), config, expand=expand), open_kernels("reference"), "f32")
@@ -111,7 +111,7 @@ def test_a_preset_decides_about_what_is_float(tmp_path):
     write(source, make_plan(source.config, source.weights, "faithful"), tmp_path / "packed")
     formats = {name: tensor.format for name, tensor in Manifest.read(tmp_path / "packed").tensors.items()}
     assert formats["model.layers.0.mlp.experts.gate_proj"] == "w4m64" and formats["lm_head.weight"] == "w8s32"
-    config = ModelConfig.read(tmp_path / "packed")
+    config = read_config(tmp_path / "packed")
     weights = decoded(config, load_weights(Checkpoint.open(tmp_path / "packed"), config))
     model = Model(config, weights, open_kernels("reference"), "f32")
     found, expected = model.forward(ids_for(SIZES), model.new_state(), logits="all"), logits_of(config, exact, SIZES)

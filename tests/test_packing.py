@@ -20,9 +20,10 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, plan_shards, verify
 from a3b.formats.tiles import Tiles
 from a3b.kernels import _native, open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
-from a3b.model.loader import check_tensors, load_weights, packed_tensors
+from a3b.model.loader import check_tensors, load_weights
+from a3b.model.tensor_names import packed_tensors
 from a3b.packing import writer
 from a3b.packing.dequantised import decoded
 from a3b.packing.open_source import open_source
@@ -63,7 +64,7 @@ def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, 
 
 
 def logits(directory: Path, sizes: dict = SIZES) -> np.ndarray:
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     weights = load_weights(Checkpoint.open(directory), config)
     assert weights.residency == "packed"
     model = Model(config, decoded(config, weights), open_kernels("reference"), "f32")
@@ -74,16 +75,16 @@ def logits(directory: Path, sizes: dict = SIZES) -> np.ndarray:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_packed_model_computes_with_the_quantised_weights(tmp_path, preset, fp8):
     directory, exact = packed(tmp_path, preset, fp8, threads=2)
-    expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS[preset]))
+    expected = logits_of(read_config(directory), quantised(exact, PRESETS[preset]))
     assert np.abs(logits(directory) - expected).max() <= 1e-5 * expected.std()  # other orders of summation
 
 
 def test_a_dense_model_is_packed_too(tmp_path):
     dense = {**SIZES, "E": 0, "K": 0, "F": 192, "Fs": 0}
     directory, exact = packed(tmp_path, "faithful", sizes=dense)
-    expected = logits_of(ModelConfig.read(directory), quantised(exact, PRESETS["faithful"]), dense)
+    expected = logits_of(read_config(directory), quantised(exact, PRESETS["faithful"]), dense)
     assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
-    weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
+    weights = load_weights(Checkpoint.open(directory), read_config(directory))
     assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
 
 
@@ -103,7 +104,7 @@ def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
     items = [replace(item, tensor=replace(item.tensor, format=format)) for item, format in zip(plan.items, chosen, strict=True)]
     write(source, replace(plan, items=tuple(items)), tmp_path / "packed")
     assert verify(tmp_path / "packed") == []
-    config = ModelConfig.read(tmp_path / "packed")
+    config = read_config(tmp_path / "packed")
     weights = load_weights(Checkpoint.open(tmp_path / "packed"), config)
     expected = logits(tmp_path / "packed", sizes)[:20]
     for isa in (*_native.isas(), "reference"):
@@ -114,7 +115,7 @@ def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
     directory, _ = packed(tmp_path)
-    weights = load_weights(Checkpoint.open(directory), ModelConfig.read(directory))
+    weights = load_weights(Checkpoint.open(directory), read_config(directory))
     moe, mixer = weights.layers[0].moe, weights.layers[0].mixer
     for matrix in (weights.embed, weights.lm_head, mixer.in_proj_qkv, mixer.out_proj, *moe.gate_up, *moe.shared_gate_up, moe.down):
         assert isinstance(matrix, Tiles) and not matrix.data.flags.owndata
@@ -152,7 +153,7 @@ def test_matrices_whose_columns_no_group_divides_stay_float32(tmp_path):
     assert manifest.tensors["model.embed_tokens.weight"].format == "f32"
     source = open_source(tmp_path / "source")
     assert "stay float32" in make_plan(source.config, source.weights, "fast").notes[0]
-    expected = logits_of(ModelConfig.read(directory), exact, ODD_SIZES["one"])
+    expected = logits_of(read_config(directory), exact, ODD_SIZES["one"])
     assert np.abs(logits(directory, ODD_SIZES["one"]) - expected).max() <= 1e-5 * expected.std()
 
 
@@ -391,7 +392,7 @@ def lies(directory: Path, change, sign: bool = True) -> str:
         value["checksum"] = container._text_checksum(value)
     (directory / MANIFEST).write_text(json.dumps(value))
     with pytest.raises(CheckpointError) as refusal:
-        check_tensors(Checkpoint.open(directory), ModelConfig.read(directory))
+        check_tensors(Checkpoint.open(directory), read_config(directory))
     return str(refusal.value)
 
 
@@ -447,7 +448,7 @@ def test_flipped_bytes_of_a_manifest_or_a_header_never_escape_the_reader(tmp_pat
             if bytes(changed) == content:
                 continue
             try:
-                check_tensors(Checkpoint.open(path.parent), ModelConfig.read(path.parent))
+                check_tensors(Checkpoint.open(path.parent), read_config(path.parent))
             except CheckpointError:
                 continue
             assert verify(path.parent), name  # what opens all the same is found by reading

@@ -17,7 +17,7 @@ from a3b.commands.benchmarks import speed as bench
 from a3b.commands.progress import Progress
 from a3b.errors import CheckpointError
 from a3b.machine import Machine
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.known_shapes import SHAPES, shape
 from a3b.model.state import SEGMENT_LEN, State
 from a3b.packing.presets import PRESETS
@@ -27,7 +27,7 @@ from tests.random_model import SIZES, config_dict
 GIB = 1 << 30
 MACHINE = Machine(num_cpus=2, num_cores=2, cpu_quota=None, memory_bytes=22 * GIB, total_memory_bytes=24 * GIB, memory_limit=None)
 SPEED = plan.Speed(80e9, 1900e9)
-OFFICIAL = ModelConfig.read(Path(__file__).parent / "data" / "config-35b-a3b.json")
+OFFICIAL = read_config(Path(__file__).parent / "data" / "config-35b-a3b.json")
 
 
 def test_the_built_in_shape_is_the_official_config():
@@ -40,14 +40,14 @@ def test_the_built_in_shape_is_the_official_config():
 
 @pytest.mark.parametrize("name", [*SHAPES, *SIZES])
 def test_every_parameter_is_in_exactly_one_tensor(name):
-    config = shape(name) if name in SHAPES else ModelConfig.from_dict(config_dict(SIZES[name]))
+    config = shape(name) if name in SHAPES else config_from_dict(config_dict(SIZES[name]))
     count = config.count_parameters()
     assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
     assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
 
 
 def test_a_tied_embedding_is_stored_once_and_read_as_the_head():
-    config = ModelConfig.from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
+    config = config_from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
     count = config.count_parameters()
     assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
     assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
@@ -70,7 +70,7 @@ def test_presets_order_by_size():
 
 
 def test_state_and_keys_are_what_the_cache_holds():
-    config = ModelConfig.from_dict(config_dict(SIZES["three"]))
+    config = config_from_dict(config_dict(SIZES["three"]))
     state = State(config, "q8")
     assert sizes.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
     assert sizes.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
@@ -158,7 +158,7 @@ def test_shares_are_of_what_is_measured_beside_the_work(quick, monkeypatch):
     kernels = plan.open_kernels(None, 1)
     found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, plan.probe.huge_buffer(1 << 20), Progress("", 1))
     assert found == replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
-    config = ModelConfig.from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)
+    config = config_from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)
     (reading, traffic), (computing, work) = made
     assert reading.told == 8 and computing.told == plan.SAMPLE.prompt
     assert traffic > 2 * sizes.state_bytes(config) and work == sizes.operations(config)

@@ -16,7 +16,8 @@ from a3b.cache.snapshot_files import write_kv
 from a3b.engine.engine import nano_directory
 from a3b.errors import CheckpointError, UsageError
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig, with_context
+from a3b.model.config import with_context
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from tests.cached_states import IDENTITY, content, feed, new_state, numbers, reached, snapshot
@@ -30,7 +31,7 @@ PAGE = sum(a.nbytes for a in (snapshot([1]).segments[0].keys, snapshot([1]).segm
 def nano() -> Model:
     from a3b.formats.checkpoint import Checkpoint
 
-    config = ModelConfig.read(nano_directory())
+    config = read_config(nano_directory())
     return Model(config, load_weights(Checkpoint.open(nano_directory()), config), open_kernels(None, 1))
 
 
@@ -432,7 +433,7 @@ def test_counts_of_known_sequences_are_bounded(monkeypatch):
 
 
 def test_the_identity_depends_on_everything_a_state_depends_on(tmp_path):
-    config = ModelConfig.read(nano_directory())
+    config = read_config(nano_directory())
     base = cache_identity(config, nano_directory(), "q8", "avx2")
     assert base == cache_identity(config, nano_directory(), "q8", "avx2") and len(base) == 16
     scaled, _ = with_context(config, 2 * config.max_context)

@@ -10,7 +10,7 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import Manifest, verify
 from a3b.formats.tiles import FORMATS, Tiles, pack
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from a3b.model.known_shapes import SHAPES
 from a3b.model.loader import load_weights
@@ -41,7 +41,7 @@ def written(path, sizes: dict = TINY, preset: str = "balanced", seed: int = 0):
 def test_a_random_directory_is_whole_and_its_numbers_are_ordinary(tmp_path, sizes, preset):
     directory = written(tmp_path / "random", sizes, preset)
     assert verify(directory) == []
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), open_kernels("reference"), "f32")
     logits = model.forward(np.random.default_rng(0).integers(0, config.V, 40), model.new_state(), logits="all")
     assert np.isfinite(logits).all()
@@ -77,7 +77,7 @@ def test_numbers_of_every_format_have_the_spread_asked_for(name):
 
 def test_a_shape_can_be_cut_to_its_first_layers():
     value = rw.shape_config("35b-a3b", 8)
-    assert ModelConfig.from_dict(value).layer_types == ModelConfig.from_dict(SHAPES["35b-a3b"]).layer_types[:8]
+    assert config_from_dict(value).layer_types == config_from_dict(SHAPES["35b-a3b"]).layer_types[:8]
     for layers in (0, 3, 44):
         with pytest.raises(UsageError, match="a multiple of 4, at most 40"):
             rw.shape_config("35b-a3b", layers)

@@ -10,7 +10,8 @@ import pytest
 
 from a3b.errors import UsageError
 from a3b.kernels.ref.ops import rope_apply
-from a3b.model.config import ModelConfig, with_context
+from a3b.model.config import with_context
+from a3b.model.config_reader import config_from_dict
 from a3b.model.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
 from tests.random_model import SIZES, config_dict
 
@@ -21,7 +22,7 @@ def rope_config(**changes):
     """The 35B model's rotary sizes: 64 of 256 dimensions, base 10^7."""
     sizes = {**SIZES["one"], "Dh": 256, "rotary": 64}
     rope = {"rope_theta": 10_000_000, "mrope_section": [11, 11, 10]}
-    return replace(ModelConfig.from_dict(config_dict(sizes, rope), where="test").rope, **changes)
+    return replace(config_from_dict(config_dict(sizes, rope), where="test").rope, **changes)
 
 
 def yarn(factor: float):
@@ -52,15 +53,15 @@ def test_yarn_scales_cosines_and_sines(factor: float, expected: float):
 @pytest.mark.parametrize(("factor", "expected"), [(2.0, 1.0693147), (4.0, 1.1386294)])
 def test_yarn_has_the_same_attention_factor_from_the_config_and_from_the_context(factor: float, expected: float):
     rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 1024}
-    written = ModelConfig.from_dict(config_dict(SIZES["one"], rope)).rope
-    asked, _ = with_context(ModelConfig.from_dict(config_dict(SIZES["one"])), int(factor * 1024))
+    written = config_from_dict(config_dict(SIZES["one"], rope)).rope
+    asked, _ = with_context(config_from_dict(config_dict(SIZES["one"])), int(factor * 1024))
     assert written.attention_factor == asked.rope.attention_factor == pytest.approx(expected, abs=1e-6)
     assert (written.factor, written.original_context) == (asked.rope.factor, asked.rope.original_context) == (factor, 1024)
 
 
 def test_yarn_in_the_config_never_shortens_the_native_context():
     """Trained for 256 tokens, scaled by 2, and natively 1,024 long: 1,024 remain."""
-    config = ModelConfig.from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}))
+    config = config_from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}))
     assert with_context(config, 1024)[0] == config
     with pytest.raises(UsageError, match="at most 1024"):
         with_context(config, 1025)

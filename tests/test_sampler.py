@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from a3b.engine.sampler import PRESETS, LogitsError, Sampler, SamplingParams, TokenCounts, preset, uniform
+from a3b.engine.sampler import LogitsError, Sampler, TokenCounts, uniform
 from a3b.errors import A3BError, UsageError
+from a3b.interface.sampling_params import PRESETS, SamplingParams, preset
 
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0}
 

@@ -12,7 +12,8 @@ import pytest
 
 from a3b.errors import ContextError, ConversationError, OverloadedError, StoreError
 from a3b.interface.events import Finished, TextDelta
-from a3b.server.app import Settings, create_app, namespace_of
+from a3b.server.app import create_app
+from a3b.server.middleware import Settings, namespace_of
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import Hanging, ask, served
 

@@ -21,8 +21,9 @@ from a3b.interface.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from a3b.server import fields
+from a3b.server import event_streams
 from a3b.server.app import create_app
+from a3b.server.errors import Refusal
 from a3b.server.event_streams import begun, interleave
 from a3b.server.openai import completion_base as call
 from a3b.server.openai.completions import read_completion
@@ -259,7 +260,7 @@ class Slow(ScriptedService):
 
 
 def test_a_silence_is_filled_with_comments_and_nothing_is_lost(monkeypatch):
-    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.01)
     found = streamed(Slow(ANSWER))
     assert found.count("waiting") >= 8
     texts = [line["choices"][0]["delta"].get("content", "") for line in found if not isinstance(line, str)]
@@ -267,7 +268,7 @@ def test_a_silence_is_filled_with_comments_and_nothing_is_lost(monkeypatch):
 
 
 def test_a_refusal_after_a_long_silence_comes_in_the_stream(monkeypatch):
-    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.01)
     found = [line for line in streamed(Slow([OverloadedError("no place")])) if line != "waiting"]
     assert [line if isinstance(line, str) else line["error"]["message"] for line in found] == ["no place", "[DONE]"]
 
@@ -458,7 +459,7 @@ def test_logprobs_have_the_older_form(service, client):
     ],
 )  # fmt: skip
 def test_what_the_older_completions_cannot_do_is_refused(given, field):
-    with pytest.raises(fields.Refusal) as caught:
+    with pytest.raises(Refusal) as caught:
         read_completion({"prompt": "x", **given})
     assert caught.value.field == field
 

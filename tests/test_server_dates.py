@@ -15,8 +15,8 @@ from a3b.commands import serve
 from a3b.engine.engine import Engine
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
-from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
+from a3b.server.middleware import Settings as AppSettings
 from a3b.thinking.turn_memory import Turns
 from tests.serving import ask
 

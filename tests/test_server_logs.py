@@ -13,7 +13,8 @@ import pytest
 from a3b.errors import ConversationError
 from a3b.interface.events import Finished, Reading, TextDelta
 from a3b.server import logs
-from a3b.server.app import Settings, create_app
+from a3b.server.app import create_app
+from a3b.server.middleware import Settings
 from tests.scripted_service import STARTED, USAGE, ScriptedService
 from tests.serving import ask
 

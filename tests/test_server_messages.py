@@ -12,7 +12,7 @@ from served import SECRET, ChosenService, Endless, app_of, content_of, exchange,
 
 from a3b.errors import ContextError, OverloadedError, StoreError, UsageError
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server import fields
+from a3b.server import event_streams, fields
 from a3b.server.anthropic import messages
 from a3b.server.thinking_signatures import Seals, turn_of
 
@@ -463,7 +463,7 @@ def test_silence_is_broken_by_pings(monkeypatch):
             for event in DONE:
                 yield event
 
-    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.01)
     _, _, events, _ = post(Slow([]), {**ASK, "stream": True})
     kinds = [kind for kind, _ in events]
     assert kinds[0] == "ping" and kinds[kinds.index("message_start") :][-1] == "message_stop"

@@ -26,7 +26,7 @@ from served import SECRET, Endless, exchange, leave, no_objects, noisy, statuses
 
 from a3b.errors import ContextError, OverloadedError, StoreError
 from a3b.interface.events import Finished, TextDelta, TokenLogprobs, ToolCallEnd, ToolCallStart
-from a3b.server import fields
+from a3b.server import event_streams, fields
 from a3b.server.thinking_signatures import Seals, turn_of
 
 
@@ -344,7 +344,7 @@ def test_silence_is_broken_by_progress(monkeypatch):
             for event in DONE:
                 yield event
 
-    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.01)
     kinds = [kind for kind, _ in Server(Slow([])).create({"stream": True})]
     assert kinds.count("response.in_progress") > 2 and kinds[0] == "response.created" and kinds[-1] == "response.completed"
 

@@ -14,11 +14,11 @@ from a3b.cache.prefix_cache import PrefixCache
 from a3b.constrain.constraints import Grammars
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Answer
-from a3b.engine.sampler import SamplingParams
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.interface.events import TextDelta, ThinkingDelta
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
 from a3b.thinking.turn_memory import Turn, Turns
 from tests.traced_server import GREEDY, Server, cold, user

@@ -7,11 +7,11 @@ import pytest
 
 from a3b.errors import UsageError
 from a3b.kernels import kv
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.state import SEGMENT_LEN, State, advancing
 from tests.random_model import SIZES, config_dict
 
-CONFIG = ModelConfig.from_dict(config_dict(SIZES["two"]), where="test")  # 2 attention layers, 3 delta layers
+CONFIG = config_from_dict(config_dict(SIZES["two"]), where="test")  # 2 attention layers, 3 delta layers
 SHAPE = (CONFIG.Hkv, CONFIG.Dh)
 NUM_ATTENTION = 2
 
@@ -190,6 +190,6 @@ def test_a_step_with_one_interrupted_state_changes_none_of_the_others():
 
 
 def test_a_snapshot_of_another_model_is_refused():
-    other = ModelConfig.from_dict(config_dict(SIZES["one"]), where="test")
+    other = config_from_dict(config_dict(SIZES["one"]), where="test")
     with pytest.raises(UsageError, match="other sizes"):
         State(CONFIG, "f32").restore(State(other, "f32").snapshot())

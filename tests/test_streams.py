@@ -10,7 +10,7 @@ from served import Endless
 
 from a3b.errors import OverloadedError
 from a3b.interface.events import Finished, TextDelta
-from a3b.server import event_streams, fields
+from a3b.server import event_streams
 
 
 async def stays():
@@ -61,7 +61,7 @@ def test_every_event_comes_once_and_in_order_between_silences(monkeypatch):
         return [item async for item in await event_streams.opened(stays, slow())]
 
     assert asyncio.run(run()) == events
-    monkeypatch.setattr(fields, "KEEP_ALIVE_S", 0.001)
+    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.001)
     told = asyncio.run(run())
     assert [item for item in told if item] == events and None in told
 

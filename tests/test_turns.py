@@ -10,8 +10,9 @@ from a3b.errors import UsageError
 from a3b.interface.events import Cut
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
 from a3b.prompt.normalise_messages import fit_messages
+from a3b.thinking.policy import Block, apply_policy
 from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import MAX_ALIKE, Block, Turn, Turns, apply_policy
+from a3b.thinking.turn_memory import MAX_ALIKE, Turn, Turns
 
 IDS = (11, 12, 13, 99)
 

@@ -11,9 +11,10 @@ import pytest
 from a3b.engine import service as service_module
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Answer
-from a3b.engine.sampler import Sampler, SamplingParams
+from a3b.engine.sampler import Sampler
 from a3b.interface.events import Finished, TextDelta, assistant_message
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.turn_memory import Turns
 from tests.traced_server import GREEDY, TOOL, Server, bare, cold, user
 

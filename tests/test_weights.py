@@ -12,6 +12,7 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
 from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import check_tensors, load_weights
 from tests.checkpoint_files import write_checkpoint, write_shards
@@ -41,7 +42,7 @@ def logits_of(config: ModelConfig, weights, name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", ["one", "two", "dense"])
 def test_every_layout_gives_the_numbers_in_the_file(tmp_path, name, layout, expand):
     exact = write_checkpoint(tmp_path, name, **LAYOUTS[layout])
-    config = ModelConfig.read(tmp_path)
+    config = read_config(tmp_path)
     weights = load_weights(Checkpoint.open(tmp_path), config, expand=expand)
     assert weights.residency == ("float32" if expand else "mapped")
     found, expected = logits_of(config, weights, name), logits_of(config, model_weights(config, exact), name)
@@ -50,7 +51,7 @@ def test_every_layout_gives_the_numbers_in_the_file(tmp_path, name, layout, expa
 
 def test_tensors_beside_the_text_model_are_counted(tmp_path):
     write_checkpoint(tmp_path, extras=True, wrapped=True)
-    assert check_tensors(Checkpoint.open(tmp_path), ModelConfig.read(tmp_path)) == {"mtp": 84, "vision": 5}
+    assert check_tensors(Checkpoint.open(tmp_path), read_config(tmp_path)) == {"mtp": 84, "vision": 5}
 
 
 def broken(tmp_path, change) -> str:
@@ -62,7 +63,7 @@ def broken(tmp_path, change) -> str:
     change(entries)
     write_safetensors(file, entries)
     with pytest.raises(TensorError) as refusal:
-        load_weights(Checkpoint.open(tmp_path), ModelConfig.read(tmp_path))
+        load_weights(Checkpoint.open(tmp_path), read_config(tmp_path))
     return str(refusal.value)
 
 
@@ -72,7 +73,7 @@ def test_a_missing_tensor_is_named(tmp_path):
 
 def test_a_dense_model_has_no_experts(tmp_path):
     write_checkpoint(tmp_path, "dense")
-    config = ModelConfig.read(tmp_path)
+    config = read_config(tmp_path)
     entries = {n: (i.dtype, Checkpoint.open(tmp_path).array(n).copy()) for n, i in Checkpoint.open(tmp_path).tensors.items()}
     entries["model.layers.1.mlp.gate.weight"] = entries.pop("model.layers.1.mlp.up_proj.weight")
     write_safetensors(tmp_path / "model.safetensors", entries)
@@ -122,7 +123,7 @@ def test_fp8_scales_are_checked(tmp_path, damage):
         entries[name][1][0, 0] = 0x7FC0
     write_safetensors(tmp_path / "model.safetensors", entries)
     with pytest.raises(TensorError, match="experts.3.up_proj.weight_scale_inv"):
-        load_weights(Checkpoint.open(tmp_path), ModelConfig.read(tmp_path))
+        load_weights(Checkpoint.open(tmp_path), read_config(tmp_path))
 
 
 def test_fp8_without_a_quantization_config_is_refused(tmp_path):
@@ -131,7 +132,7 @@ def test_fp8_without_a_quantization_config_is_refused(tmp_path):
     del config["quantization_config"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(TensorError, match="no quantization_config"):
-        load_weights(Checkpoint.open(tmp_path), ModelConfig.read(tmp_path))
+        load_weights(Checkpoint.open(tmp_path), read_config(tmp_path))
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path):

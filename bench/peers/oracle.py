@@ -28,8 +28,9 @@ from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
 from a3b.kernels import open_kernels
 from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.forward import Model
-from a3b.model.loader import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.model.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
 from bench.peers.engines import EngineError, a3b_program, pack
 from bench.peers.logits import llama_logits
 from bench.peers.shapes import ARCH
@@ -78,7 +79,7 @@ class Stacked:
 def f32_model(path: Path) -> Model:
     """The reference model of a GGUF file of the architecture."""
     file = GgufFile(path)
-    config = ModelConfig.from_dict(_config(file.metadata), where=str(path))
+    config = config_from_dict(_config(file.metadata), where=str(path))
     return Model(config, _weights(file, config), open_kernels("reference"), "f32")
 
 

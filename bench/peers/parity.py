@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from a3b.kernels import open_kernels
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.forward import Model
 from bench.peers.gguf_writer import data_bytes, header, write_gguf
 from bench.peers.logits import llama_logits, program
@@ -90,7 +90,7 @@ def write_known(path: Path, shape: Shape, seed: int) -> Model:
     values = gguf_tensors(original, shape)
     write_gguf(path, metadata(shape, "F32", "known numbers"), tensors(shape, "F32"),
                lambda t: [np.ascontiguousarray(values[t.name], "<f4").reshape(t.shape)], lambda _: None)  # fmt: skip
-    config = ModelConfig.from_dict(config_dict(sizes_of(shape)), where="tiny shape")
+    config = config_from_dict(config_dict(sizes_of(shape)), where="tiny shape")
     return Model(config, model_weights(config, original), open_kernels("reference"), "f32")
 
 

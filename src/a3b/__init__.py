@@ -20,7 +20,7 @@ def __getattr__(name: str):
 
         return Engine
     if name == "SamplingParams":
-        from a3b.engine.sampler import SamplingParams
+        from a3b.interface.sampling_params import SamplingParams
 
         return SamplingParams
     if name == "A3BError":

@@ -13,6 +13,7 @@
     ├── ContextError          more tokens than the context holds
     ├── OverloadedError       a server that has no place for another request
     ├── StoreError            a session store that cannot be opened or written
+    ├── LogitsError           numbers of the model that no token can be drawn from
     └── Interrupted           a computation that was told to stop
 
 A message names the thing, what was found, what was expected and what to do next.
@@ -77,6 +78,10 @@ class ContextError(A3BError):
 
 class OverloadedError(A3BError):
     """All places are taken; the same request may succeed later."""
+
+
+class LogitsError(A3BError):
+    """The model gave logits that no token can be drawn from."""
 
 
 class StoreError(A3BError):

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 
 from a3b.commands.progress import Progress
 from a3b.engine.engine import Engine
-from a3b.engine.sampler import SamplingParams, preset
 from a3b.interface.events import (
     Event,
     Finished,
@@ -21,6 +20,7 @@ from a3b.interface.events import (
     ToolCallStart,
     assistant_message,
 )
+from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.printable import fit_for, say
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
 from a3b.prompt.normalise_messages import fit_messages

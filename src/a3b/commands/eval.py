@@ -19,9 +19,10 @@ from a3b.commands.calibration_text import Piece, read_text
 from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.engine.engine import Engine, resolve
-from a3b.engine.sampler import SamplingParams, finite_logits
+from a3b.engine.sampler import finite_logits
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
+from a3b.interface.sampling_params import SamplingParams
 from a3b.kernels import Kernels, open_kernels
 from a3b.machine import Machine
 from a3b.model.forward import Model

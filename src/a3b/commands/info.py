@@ -18,6 +18,7 @@ from a3b.formats.gguf import GgufFile, models_in
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
+from a3b.model.config_reader import read_config
 from a3b.model.known_shapes import how_to_get, known_shape, shape
 from a3b.model.loader import check_tensors
 from a3b.packing.gguf_source import describe_gguf
@@ -67,7 +68,7 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
         return file, config, gguf_weights(parts), f"pack it before it runs: a3b pack {file} DIR"
     if not (model and model.endswith(".json")):
         path = resolve(model)
-    config = ModelConfig.read(path)
+    config = read_config(path)
     return path, config, weights(path, config) if path.is_dir() and has_weights(path) else None, None
 
 

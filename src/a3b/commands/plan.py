@@ -29,6 +29,7 @@ from a3b.hub.client import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
+from a3b.model.config_reader import read_config
 from a3b.model.forward import CHUNK
 from a3b.model.known_shapes import SHAPES, known_shape, shape
 from a3b.packing.gguf_source import describe_gguf
@@ -158,7 +159,7 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
     files = [path] if path.is_file() and path.suffix == ".gguf" else []
     if path.is_dir() and not (path / "config.json").exists():
         files = models_in(path)
-    return (describe_gguf(files[0])[0] if len(files) == 1 else ModelConfig.read(path)), name
+    return (describe_gguf(files[0])[0] if len(files) == 1 else read_config(path)), name
 
 
 def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:

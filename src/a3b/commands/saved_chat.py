@@ -16,7 +16,7 @@ from a3b.commands.dialogue import Dialogue
 from a3b.commands.transcripts import Head, Transcript, Transcripts
 from a3b.engine.engine import Engine, nano_directory, resolve
 from a3b.errors import A3BError, StoreError, UsageError
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.printable import printable, say
 from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.prompt.segments import Replay
@@ -35,7 +35,7 @@ class Kept:
         """As the options of `chat` say, with the conversation they ask for. Raises UsageError, StoreError."""
         path = resolve(args.model)
         model = "a3b-nano" if path.resolve() == nano_directory().resolve() else path.resolve().name
-        identity = cache_identity(ModelConfig.read(path), path, "", "", 0).hex()  # of the weights: no run changes it
+        identity = cache_identity(read_config(path), path, "", "", 0).hex()  # of the weights: no run changes it
         try:
             place = directory(args)
         except RuntimeError:  # no home

@@ -27,10 +27,10 @@ from a3b.interface.request import check_policy
 from a3b.machine import Machine
 from a3b.printable import printable, say
 from a3b.server import logs
-from a3b.server.app import Settings as AppSettings
 from a3b.server.app import create_app
 from a3b.server.connections import Gate, config_of
 from a3b.server.limits import Limits, MiB, is_loopback
+from a3b.server.middleware import Settings as AppSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import Turns
 

@@ -1,8 +1,8 @@
 """A schema as the grammar's compiler can enforce it: some keywords are rewritten, what cannot be enforced is reported.
 
 Owns the list of keywords that the compiler knows. A report refuses a strict schema by its path; of others it becomes a note, and the
-keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`). Enter at `Report` and `enforceable`.
-"""
+keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`). Enter at `Report` and
+`enforceable`. """
 
 from __future__ import annotations
 

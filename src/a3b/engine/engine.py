@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from a3b.engine.generation import Answer
-from a3b.engine.sampler import SamplingParams, preset
 from a3b.errors import ContextError, ConversationError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gguf import listed, models_in
 from a3b.hub.client import is_repo
 from a3b.interface.events import Event, Finished, Usage
+from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.kernels import open_kernels
 from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.probe import runtime_of, tune
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.known_shapes import how_to_get, known_shape
 from a3b.model.loader import load_weights
@@ -33,12 +34,11 @@ from a3b.model.state import Snapshot, State
 from a3b.prompt.chat_template import ChatTemplate, check_messages
 from a3b.prompt.message_faults import check_tools, missing_fault
 from a3b.prompt.normalise_messages import KNOWN, ROLES, fit_messages
-from a3b.prompt.segments import END_OF_TURN, Control, Prompt, Replay, Text
+from a3b.prompt.segments import END_OF_TURN, Control, Prompt, Replay, Text, ends_in_thinking, refuse_images
 from a3b.prompt.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 512  # tokens between two looks at `cancel` and two calls of `on_prefill`
 NANO_NAMES = ("a3b-nano", "nano")
-VISION_PADS = ("<|image_pad|>", "<|video_pad|>")
 
 
 def nano_directory() -> Path:
@@ -259,7 +259,7 @@ def _check_kind(name: str, value: Any, *kinds: type) -> None:
 
 def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | None]:
     """config.json of a directory, with RoPE scaling for `context` tokens and a note if that scaling is on."""
-    config = ModelConfig.read(path)
+    config = read_config(path)
     return with_context(config, context) if context is not None else (config, None)
 
 
@@ -269,18 +269,8 @@ def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))
 
 
-def ends_in_thinking(prompt: Prompt) -> bool:
-    """Whether the model's next token continues an open `<think>` block."""
-    for segment in reversed(prompt):
-        if isinstance(segment, Control) and segment.name in ("<think>", "</think>", "<|im_start|>"):
-            return segment.name == "<think>"
-    return False
 
 
-def refuse_images(prompt: Prompt) -> None:
-    for segment in prompt:
-        if isinstance(segment, Control) and segment.name in VISION_PADS:
-            raise UsageError("messages hold an image or a video: vision is not implemented; send text only")
 
 
 class _Reading:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from a3b.engine.sampler import Sampler, SamplingParams, TokenCounts
+from a3b.engine.sampler import Sampler, TokenCounts
 from a3b.interface.events import Cut, Event, PromptLogprobs, TextDelta, ThinkingDelta, ThinkingStop, TokenLogprobs
+from a3b.interface.sampling_params import SamplingParams
 from a3b.output.parser import OutputParser, Place
 from a3b.output.stop_strings import StopStrings
 from a3b.prompt.segments import Control

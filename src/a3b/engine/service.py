@@ -19,22 +19,23 @@ from typing import Any, TextIO
 
 from a3b.cache.prefix_cache import Match
 from a3b.constrain.constraints import Grammars
-from a3b.engine.engine import VISION_PADS, Engine, ends_in_thinking, refuse_images
+from a3b.engine.engine import Engine
 from a3b.engine.generation import Answer
-from a3b.engine.sampler import SamplingParams, preset
 from a3b.engine.scheduler import Job, Scheduler
 from a3b.errors import OverloadedError, UsageError
 from a3b.interface.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
 from a3b.interface.request import Request, check_policy
+from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.isolation.deadlines import in_thread
 from a3b.prompt.chat_template import check_template_kwargs
 from a3b.prompt.normalise_messages import fit_messages
 from a3b.prompt.renderer import Renderer
-from a3b.prompt.segments import END_OF_TURN, Prompt, Text
+from a3b.prompt.segments import END_OF_TURN, VISION_PADS, Prompt, Text, ends_in_thinking, refuse_images
 from a3b.prompt.tokenizer import too_long
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
+from a3b.thinking.policy import apply_policy, last_question
 from a3b.thinking.stable_dates import Beginning, Dates, without_billing_lines
-from a3b.thinking.turn_memory import Message, Turn, Turns, apply_policy, last_question, text_of
+from a3b.thinking.turn_memory import Message, Turn, Turns, text_of
 
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged

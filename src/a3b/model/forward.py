@@ -22,9 +22,9 @@ from a3b import kernels
 from a3b.errors import Interrupted, UsageError
 from a3b.kernels import Kernels
 from a3b.model.config import ModelConfig
-from a3b.model.loader import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 from a3b.model.rope import Rope
 from a3b.model.state import State, advancing
+from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
 CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from a3b.errors import UsageError
 from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 
 _MOE = {"num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512}
 _SMALL = {"hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16, "num_key_value_heads": 2, "linear_num_value_heads": 32}
@@ -51,4 +52,4 @@ def shape(name: str) -> ModelConfig:
     """Raises UsageError for a name that is not known."""
     if name not in SHAPES:
         raise UsageError(f"shape: {name!r} is unknown; known: {', '.join(SHAPES)}")
-    return ModelConfig.from_dict(SHAPES[name], name)
+    return config_from_dict(SHAPES[name], name)

@@ -10,8 +10,8 @@ are used, or as the tiles of a packed directory (`residency`): there is never a 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,13 +20,15 @@ from a3b.formats import gptq
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gptq import GptqMatrix
 from a3b.formats.packed import F32
-from a3b.formats.quant import FLOATS, all_finite, fp8_to_f32, to_f32
+from a3b.formats.quant import FLOATS, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Tiles
 from a3b.machine import Machine
 from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.matrices import Matrix, StackedMatrix, StoredExperts, StoredMatrix, checked_finite, names_of
+from a3b.model.tensor_names import _expected, packed_tensors, prefix_of
+from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
 
-PREFIXES = ("model.language_model.", "model.")  # of the text model: inside the wrapper, alone
 EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 SCALE = "_scale_inv"
@@ -36,165 +38,26 @@ MAX_COMPLAINTS = 5
 EXPAND_SHARE = 0.5  # of the memory that is free: what float32 weights may take if nobody says otherwise
 
 
-@dataclass(frozen=True)
-class StoredMatrix:
-    """A matrix [out, in], or experts [E, out, in], left in its file; every call decodes to float32 anew."""
-
-    name: str
-    dtype: str
-    stored: np.ndarray
-    scale: np.ndarray | None = None  # float32, one per block of the last two axes
-    block: tuple[int, int] = (1, 1)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.stored.shape
-
-    def f32(self) -> np.ndarray:
-        """float32 of the whole shape."""
-        if self.stored.ndim == 3:
-            return np.stack([self.f32_expert(e) for e in range(self.shape[0])])
-        return self.f32_rows(0, self.shape[0])
-
-    def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of a matrix: float32 [stop - start, in]."""
-        return self._decode(self.stored, self.scale, start, stop)
-
-    def f32_expert(self, e: int) -> np.ndarray:
-        """Expert e: float32 [out, in]."""
-        return self.expert(e).f32_rows(0, self.shape[1])
-
-    def expert(self, e: int) -> StoredMatrix:
-        """Expert e as a matrix: a view."""
-        scale = None if self.scale is None else self.scale[e]
-        return StoredMatrix(f"{self.name}[{e}]", self.dtype, self.stored[e], scale, self.block)
-
-    def _decode(self, bits: np.ndarray, scale: np.ndarray | None, start: int, stop: int) -> np.ndarray:
-        if scale is None:
-            return checked_finite(self.name, to_f32(bits[start:stop], self.dtype))
-        first = start // self.block[0]  # whole blocks, then the rows asked for
-        base = first * self.block[0]
-        decoded = fp8_to_f32(bits[base:stop], scale[first : -(-stop // self.block[0])], self.block)
-        return checked_finite(self.name, decoded[start - base :])
 
 
-def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
-    """The values. Raises TensorError if one is NaN or infinite."""
-    if not all_finite(values):
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-        raise TensorError(f"tensor {name!r} holds {values[place]} at {list(place)}; expected finite numbers: "
-                          "the file is damaged, download it again")  # fmt: skip
-    return values
 
 
-@dataclass(frozen=True)
-class StackedMatrix:
-    """Matrices of equal width, one below the other, as one [sum of out, in]."""
-
-    name: str
-    parts: tuple[StoredMatrix, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return sum(p.shape[0] for p in self.parts), self.parts[0].shape[1]
-
-    def f32(self) -> np.ndarray:
-        return np.concatenate([p.f32() for p in self.parts])
-
-    def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        rows, base = [], 0
-        for part in self.parts:
-            low, high = max(start - base, 0), min(stop - base, part.shape[0])
-            if low < high:
-                rows.append(part.f32_rows(low, high))
-            base += part.shape[0]
-        return np.concatenate(rows)
 
 
-@dataclass(frozen=True)
-class StoredExperts:
-    """Experts stored one by one, as one [E, out, in]."""
-
-    name: str
-    experts: tuple[StoredMatrix | StackedMatrix, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self.experts), *self.experts[0].shape
-
-    def f32(self) -> np.ndarray:
-        out = np.empty(self.shape, np.float32)
-        for e, expert in enumerate(self.experts):
-            out[e] = expert.f32()
-        return out
-
-    def f32_expert(self, e: int) -> np.ndarray:
-        return self.experts[e].f32()
-
-    def expert(self, e: int) -> StoredMatrix | StackedMatrix:
-        return self.experts[e]
 
 
-Matrix = np.ndarray | StoredMatrix | StackedMatrix | GptqMatrix | Tiles
-Experts = np.ndarray | StoredMatrix | StoredExperts | Tiles
 
 
-@dataclass(frozen=True)
-class DeltaNetWeights:
-    in_proj_qkv: Matrix  # [2·Hk·Dk + Hv·Dv, D]
-    in_proj_z: Matrix  # [Hv·Dv, D]
-    in_proj_b: Matrix  # [Hv, D]
-    in_proj_a: Matrix  # [Hv, D]
-    conv1d: np.ndarray  # float32 [2·Hk·Dk + Hv·Dv, conv_len]
-    dt_bias: np.ndarray  # float32 [Hv]
-    A_log: np.ndarray  # float32 [Hv]
-    norm: np.ndarray  # float32 [Dv], around 1
-    out_proj: Matrix  # [D, Hv·Dv]
 
 
-@dataclass(frozen=True)
-class AttentionWeights:
-    q_proj: Matrix  # [Hq·2·Dh, D], per head query then gate
-    k_proj: Matrix  # [Hkv·Dh, D]
-    v_proj: Matrix  # [Hkv·Dh, D]
-    o_proj: Matrix  # [D, Hq·Dh]
-    q_norm: np.ndarray  # float32 [Dh], around 0
-    k_norm: np.ndarray  # float32 [Dh], around 0
 
 
-@dataclass(frozen=True)
-class MoEWeights:
-    router: Matrix  # [E, D]
-    gate_up: Experts | tuple[Experts, Experts]  # [E, 2F, D], gate rows first; or gate and up, each [E, F, D]
-    down: Experts  # [E, D, F]
-    shared_gate_up: Matrix | tuple[Matrix, Matrix]  # [2Fs, D]; or gate and up, each [Fs, D]
-    shared_down: Matrix  # [D, Fs]
-    shared_expert_gate: Matrix  # [1, D]
 
 
-@dataclass(frozen=True)
-class DenseWeights:
-    gate_up: Matrix | tuple[Matrix, Matrix]  # [2F, D], gate rows first; or gate and up, each [F, D]
-    down: Matrix  # [D, F]
 
 
-@dataclass(frozen=True)
-class LayerWeights:
-    input_norm: np.ndarray  # float32 [D], around 0
-    mixer: DeltaNetWeights | AttentionWeights
-    post_norm: np.ndarray  # float32 [D], around 0
-    moe: MoEWeights | DenseWeights
 
 
-@dataclass(frozen=True)
-class ModelWeights:
-    embed: Matrix  # [V, D]
-    layers: tuple[LayerWeights, ...]
-    norm: np.ndarray  # float32 [D], around 0
-    lm_head: Matrix  # [V, D]; the same object as embed if tied
-    residency: str  # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
-    extra: dict[str, int] = field(default_factory=dict)  # numbers counted and kept for later: mtp, vision
-    tiled_v_heads: bool = False  # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
 
 
 def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None) -> ModelWeights:
@@ -282,74 +145,12 @@ def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo
         yield f"tensor {name + SCALE!r} belongs to a tensor that is not {FP8}"
 
 
-def prefix_of(checkpoint: Checkpoint, config: ModelConfig) -> str:
-    """What the names of the text model begin with."""
-    usual = PREFIXES if config.wrapped else PREFIXES[::-1]
-    return next((p for p in usual if p + "embed_tokens.weight" in checkpoint.tensors), usual[0])
 
 
-def _expected(config: ModelConfig, prefix: str, tensors: Container[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the text model; experts fused or one by one, whichever the checkpoint has."""
-    c = config
-    yield prefix + "embed_tokens.weight", (c.V, c.D)
-    yield prefix + "norm.weight", (c.D,)
-    if not c.tie_word_embeddings:
-        yield "lm_head.weight", (c.V, c.D)
-    channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-    for i, kind in enumerate(c.layer_types):
-        p = f"{prefix}layers.{i}."
-        yield p + "input_layernorm.weight", (c.D,)
-        yield p + "post_attention_layernorm.weight", (c.D,)
-        if kind == ATTENTION:
-            p += "self_attn."
-            yield p + "q_proj.weight", (c.Hq * 2 * c.Dh, c.D)
-            yield p + "k_proj.weight", (c.Hkv * c.Dh, c.D)
-            yield p + "v_proj.weight", (c.Hkv * c.Dh, c.D)
-            yield p + "o_proj.weight", (c.D, c.Hq * c.Dh)
-            yield p + "q_norm.weight", (c.Dh,)
-            yield p + "k_norm.weight", (c.Dh,)
-        else:
-            p += "linear_attn."
-            yield p + "in_proj_qkv.weight", (channels, c.D)
-            yield p + "in_proj_z.weight", (c.Hv * c.Dv, c.D)
-            yield p + "in_proj_b.weight", (c.Hv, c.D)
-            yield p + "in_proj_a.weight", (c.Hv, c.D)
-            yield p + "conv1d.weight", (channels, 1, c.conv_len)
-            yield p + "dt_bias", (c.Hv,)
-            yield p + "A_log", (c.Hv,)
-            yield p + "norm.weight", (c.Dv,)
-            yield p + "out_proj.weight", (c.D, c.Hv * c.Dv)
-        p = f"{prefix}layers.{i}.mlp."
-        if c.dense:
-            yield from _mlp(p, c.D, c.F)
-            continue
-        yield p + "gate.weight", (c.E, c.D)
-        yield p + "shared_expert_gate.weight", (1, c.D)
-        yield from _mlp(p + "shared_expert.", c.D, c.Fs)
-        if p + "experts.gate_up_proj" in tensors:
-            yield p + "experts.gate_up_proj", (c.E, 2 * c.F, c.D)
-            yield p + "experts.down_proj", (c.E, c.D, c.F)
-        else:
-            for e in range(c.E):
-                yield from _mlp(f"{p}experts.{e}.", c.D, c.F)
 
 
-def _mlp(p: str, D: int, F: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield p + "gate_proj.weight", (F, D)
-    yield p + "up_proj.weight", (F, D)
-    yield p + "down_proj.weight", (D, F)
 
 
-def packed_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes in a packed directory: as in a text-only checkpoint with fused experts, gate and up apart."""
-    c, fused = config, {f"model.layers.{i}.mlp.experts.gate_up_proj" for i in range(config.num_layers)}
-    for name, shape in _expected(c, "model.", fused):
-        if name in fused:
-            p = name.removesuffix("gate_up_proj")
-            yield p + "gate_proj", (c.E, c.F, c.D)
-            yield p + "up_proj", (c.E, c.F, c.D)
-        else:
-            yield name, shape
 
 
 class _Loader:
@@ -472,10 +273,3 @@ class _PackedLoader(_Loader):
         )
 
 
-def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
-    """The tensors of the file that a matrix is made of."""
-    if isinstance(matrix, StoredMatrix):
-        return [matrix.name]
-    if isinstance(matrix, GptqMatrix):
-        return list(gptq.names_of_module(matrix.name)[:3])
-    return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]

@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any
 
+from a3b.json_schema.types import Kinds
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PYTHON = re.compile(  # strings, closed or not, so that nothing in them is taken for more; words; a comma before a bracket
     r"""(?P<string>"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z))|\b(?:True|False|None)\b|,(?=\s*[}\]])""", re.DOTALL
@@ -60,3 +62,118 @@ def _escape(found: re.Match[str]) -> str:
     if token == '"':
         return r"\""
     return {r"\'": "'"}.get(token) or (rf"\u00{token[2:]}" if token[1] == "x" and len(token) == 4 else token)
+
+
+MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
+
+
+class JsonText:
+    """Whether text that grows is the beginning of a JSON object or array, or a whole one; looks at each character once.
+
+    What stands between strings is only checked roughly, until the brackets are closed: `is_valid` then decides.
+    """
+
+    _BETWEEN = re.compile(r"[ \t\r\n:,.+\-0-9A-Za-z]*")
+    _WITHIN = re.compile(r'[^"\\]*')
+
+    def __init__(self, kinds: Kinds):
+        """kinds: what the value may be."""
+        self._openers = "{" * ("object" in kinds) + "[" * ("array" in kinds)
+        self._closers: list[str] = []
+        self._begun = self._escaped = False
+        self.is_dead = not self._openers  # it cannot become what it is to be
+        self.in_string = self.is_whole = self.was_valid = False
+
+    def push(self, text: str) -> None:
+        """Go on with the text."""
+        if self.is_dead:
+            return
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = text != ""
+            self.is_dead = self._begun and text[0] not in self._openers
+        pos = 0
+        while pos < len(text) and not self.is_dead:
+            pos = self._escape(text, pos) if self._escaped else self._string(text, pos) if self.in_string else self._between(text, pos)
+        self.in_string = self.in_string and not self.is_dead
+        self.is_whole = self._begun and not self._closers and not self.is_dead
+
+    def _escape(self, text: str, pos: int) -> int:
+        self._escaped = False
+        self.is_dead = text[pos] not in '"\\/bfnrtu'
+        return pos + 1
+
+    def _string(self, text: str, pos: int) -> int:
+        pos = self._WITHIN.match(text, pos).end()
+        if pos < len(text):
+            self._escaped = text[pos] == "\\"
+            self.in_string = text[pos] != '"'
+            self.is_dead = self.in_string and not self._escaped
+        return pos + 1
+
+    def _between(self, text: str, pos: int) -> int:
+        if self.is_whole:
+            self.is_dead = text[pos:].strip() != ""
+            return len(text)
+        pos = self._BETWEEN.match(text, pos).end()
+        if pos < len(text):
+            char = text[pos]
+            self.in_string = char == '"'
+            if char in "{[":
+                self._closers.append("}" if char == "{" else "]")
+                self.is_dead = len(self._closers) > MAX_JSON_DEPTH
+            elif char != '"':
+                self.is_dead = not self._closers or self._closers.pop() != char
+            self.is_whole = not self._closers
+        return pos + 1
+
+    def is_valid(self, text: str) -> bool:
+        """Whether the text whose brackets are closed is JSON; to be asked once, because only white space can follow."""
+        try:
+            loads(text.strip(), bounded=True)
+        except ValueError:
+            self.is_dead, self.is_whole = True, False
+        self.was_valid = self.is_whole
+        return self.was_valid
+
+
+class JsonSpan:
+    """Finds the end of a JSON object or array in text that grows; looks at each character once.
+
+    `marks` are characters that stand for control tokens: inside a string they are ordinary, outside they
+    end the search. A string may stand in single quotes.
+    """
+
+    def __init__(self, marks: str):
+        self._token = re.compile(rf"""["'\\{{}}\[\]{marks}]""")
+        self._pos = 0
+        self._closers: list[str] = []
+        self._quote = ""  # of the string that is open
+
+    def find_end(self, text: str, start: int, end_mark: str) -> tuple[int, str] | None:
+        """(offset after the span, text that would complete it), or None while more text is needed.
+
+        `text[start]` is the opening bracket. The second part is "" for a complete span; otherwise a mark was
+        hit outside a string, or `end_mark` anywhere, and it holds the quote and brackets that are missing.
+        """
+        self._pos = max(self._pos, start)
+        while match := self._token.search(text, self._pos):
+            token, self._pos = match.group(), match.end()
+            if token == end_mark or (token not in "\"'\\{}[]" and not self._quote):
+                self._pos = match.start()
+                return self._pos, self._quote + "".join(reversed(self._closers))
+            if token == "\\" and self._quote:
+                if self._pos == len(text):
+                    self._pos = match.start()
+                    return None
+                self._pos += text[self._pos] != end_mark
+            elif token in "\"'":
+                self._quote = "" if token == self._quote else self._quote or token
+            elif not self._quote and token in "{[":
+                self._closers.append("}" if token == "{" else "]")
+            elif not self._quote and token in "}]":
+                self._closers.pop()
+                if not self._closers:
+                    return self._pos, ""
+        self._pos = max(self._pos, len(text))
+        return None

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from a3b.interface.events import Event, ToolCallDelta, ToolCallEnd, ToolCallStart, merge_events
-from a3b.output.json_text import read
+from a3b.output.json_text import JsonSpan, read
 from a3b.output.prose import Prose
 from a3b.output.qwen_tags import (
     CALL,
@@ -52,7 +52,7 @@ from a3b.output.qwen_tags import (
     value_end,
 )
 from a3b.output.thought_calls import ThoughtCall
-from a3b.output.tool_arguments import ArgumentsWriter, JsonSpan, ToolSchemas, parse_json_calls
+from a3b.output.tool_arguments import ArgumentsWriter, ToolSchemas, parse_json_calls
 from a3b.prompt.segments import Control
 
 Place = Literal["text", "opening", "call", "closing"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from a3b.formats.tiles import Tiles
 from a3b.model.config import ModelConfig
-from a3b.model.loader import DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
+from a3b.model.weights import DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
 
 def decoded(config: ModelConfig, weights: ModelWeights) -> ModelWeights:

@@ -20,7 +20,9 @@ from a3b.formats.ggml_blocks import FORMAT_OF, decode, unpack
 from a3b.formats.gguf import GgufFile
 from a3b.formats.tiles import Format, Parts
 from a3b.model.config import ATTENTION, DELTA, ModelConfig
-from a3b.model.loader import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights, checked_finite
+from a3b.model.config_reader import config_from_dict
+from a3b.model.matrices import checked_finite
+from a3b.model.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
@@ -88,7 +90,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
         raise FileFormatError(f"{path}: general.architecture is {str(arch)[:60]!r}; expected {ARCH!r}")
     reader = _Reader(path, files)
     value = config_dict(path, files[0].metadata, reader)
-    return value, ModelConfig.from_dict(value, str(path)), reader
+    return value, config_from_dict(value, str(path)), reader
 
 
 def _splits(first: GgufFile) -> list[GgufFile]:

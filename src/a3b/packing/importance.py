@@ -18,7 +18,7 @@ from a3b.kernels import Kernels, Matrix, MoeWeights
 from a3b.kernels.ref import ops
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
-from a3b.model.loader import AttentionWeights, DenseWeights, ModelWeights
+from a3b.model.weights import AttentionWeights, DenseWeights, ModelWeights
 from a3b.packing.plan import EMBED, halves
 from a3b.packing.source import Source
 

@@ -12,9 +12,10 @@ from a3b.errors import UsageError
 from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gguf import listed, models_in
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.known_shapes import SHAPES, how_to_get
-from a3b.model.loader import load_weights, names_of
+from a3b.model.loader import load_weights
+from a3b.model.matrices import names_of
 from a3b.packing.gguf_source import open_gguf
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
@@ -37,7 +38,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
 
 
 def _directory(path: Path, tokenizer: Path | None) -> Source:
-    config = ModelConfig.read(path)
+    config = read_config(path)
     checkpoint = Checkpoint.open(path)
     if checkpoint.manifest:
         raise UsageError(f"{path}: is packed already; give the model that it was packed from")

@@ -14,7 +14,8 @@ import numpy as np
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.model.config import ATTENTION, ModelConfig
-from a3b.model.loader import DenseWeights, ModelWeights, MoEWeights, StackedMatrix, StoredExperts
+from a3b.model.matrices import StackedMatrix, StoredExperts
+from a3b.model.weights import DenseWeights, ModelWeights, MoEWeights
 from a3b.packing.presets import KEEP, PRESETS, format_for
 
 EMBED = "model.embed_tokens.weight"
@@ -118,7 +119,7 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
 
 
 def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
-    """(name in the packed directory, kind, value); the names are those of `a3b.model.loader.packed_tensors`."""
+    """(name in the packed directory, kind, value); the names are those of `a3b.model.tensor_names.packed_tensors`."""
     yield EMBED, "embed", weights.embed
     for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
         p, mixer = f"model.layers.{i}.", layer.mixer

@@ -21,8 +21,9 @@ from a3b.errors import UsageError
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16
 from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, pack
 from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
-from a3b.model.loader import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
 from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config
@@ -149,7 +150,7 @@ def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0,
     bytes for each format; the fewer, the sooner it is written."""
     if preset not in (*PRESETS, *MIXES):
         raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
-    config = ModelConfig.from_dict(value, shape)
+    config = config_from_dict(value, shape)
     pools = "" if pool_bytes == POOL_BYTES else f", pools of {pool_bytes} bytes"
     identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}{pools}"
     weights = _Maker(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)).model()

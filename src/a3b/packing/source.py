@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.model.config import PACKED, ModelConfig
-from a3b.model.loader import ModelWeights
+from a3b.model.weights import ModelWeights
 
 SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
               "preprocessor_config.json", "video_preprocessor_config.json")  # fmt: skip

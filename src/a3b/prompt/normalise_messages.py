@@ -32,10 +32,10 @@ from typing import Any
 
 from a3b.errors import ConversationError
 from a3b.isolation import deadlines
+from a3b.isolation.bounded_json import TooMuchJSON, loads
 from a3b.prompt.chat_template import check_messages
 from a3b.prompt.media import left_out, media_in
 from a3b.prompt.tool_results import KNOWN, ROLES, pair_results
-from a3b.server.bounded_json import TooMuchJSON, loads
 
 REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
 _TEXT_TYPES = ("text", "input_text", "output_text")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from a3b.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Control:
@@ -73,3 +75,20 @@ def _mended(text: str) -> Iterator[str]:
         codes[pairs] = joined
         yield np.delete(codes, pairs + 1).astype("<u4").tobytes().decode("utf-32-le")
         start = end
+
+
+VISION_PADS = ("<|image_pad|>", "<|video_pad|>")
+
+
+def ends_in_thinking(prompt: Prompt) -> bool:
+    """Whether the model's next token continues an open `<think>` block."""
+    for segment in reversed(prompt):
+        if isinstance(segment, Control) and segment.name in ("<think>", "</think>", "<|im_start|>"):
+            return segment.name == "<think>"
+    return False
+
+
+def refuse_images(prompt: Prompt) -> None:
+    for segment in prompt:
+        if isinstance(segment, Control) and segment.name in VISION_PADS:
+            raise UsageError("messages hold an image or a video: vision is not implemented; send text only")

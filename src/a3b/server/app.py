@@ -6,69 +6,32 @@ log and counts. `a3b.server.connections` has what is below a request. Knows no m
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-import re
 import secrets
-import time
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from a3b.errors import OverloadedError
 from a3b.server.anthropic import messages
-from a3b.server.body_limits import Bodies, Body, too_large
-from a3b.server.connections import Gate, peer_of
-from a3b.server.errors import Api, error_body, log_unexpected, refusal_of
-from a3b.server.fields import Refusal, Service, json_response
-from a3b.server.limits import Limits, is_loopback
+from a3b.server.connections import Gate
+from a3b.server.context import Api
 from a3b.server.logs import logger, request_line, watched
 from a3b.server.metrics import CONTENT_TYPE, Metrics
+from a3b.server.middleware import EXPOSED, Settings, _Door, _Paths, _way_in
 from a3b.server.openai import chat, completions, models, responses, tokenizing
 from a3b.server.response_store import ResponseStore
+from a3b.server.service_protocol import Service
+from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import Seals
 
 APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-OPEN_PATHS = ("/health",)  # need no key
-HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CLIENT_GONE = 499  # in log and metrics only: nobody is there to read it
-EXPOSED = ("x-request-id", "retry-after", "x-a3b-warnings")  # headers that pages of other origins may read
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Who may ask, and how much.
-
-    host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser on it
-    could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `origins`. They must wherever
-    `hosts` are given.
-    """
-
-    api_keys: tuple[str, ...] = ()  # none: everybody may ask
-    max_body_bytes: int = 32 << 20
-    limits: Limits = Limits()
-    secret: bytes = b""  # of signatures under thinking; none: a new one for each process
-    host: str = "127.0.0.1"
-    hosts: tuple[str, ...] = ()  # "*" is any
-    cors_origins: tuple[str, ...] = ()  # pages that may ask from a browser; "*" is every page
-
-    @property
-    def checks_host(self) -> bool:
-        return bool(self.hosts) or (not self.api_keys and is_loopback(self.host))
 
 
 def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None,
@@ -97,27 +60,12 @@ def create_app(service: Service, settings: Settings | None = None, stored: Respo
     return app
 
 
-def namespace_of(key: bytes) -> str:
-    """What stands for a key wherever answers and thinking are kept."""
-    return blake2b(key, digest_size=8, person=b"a3b namespace").hexdigest()
 
 
 async def _raise(_: Request, error: Exception) -> Response:
     raise error  # to the door: all errors get their form in one place
 
 
-class _Paths:
-    """Which route a path belongs to."""
-
-    def __init__(self, routes: list[Route]):
-        self.routes = routes
-
-    def name(self, path: str) -> str:
-        """The path of the route; "other" for any other path, so that clients cannot make up names without end."""
-        return next((route.path for route in self.routes if route.path_regex.fullmatch(path)), "other")
-
-    def hint(self, path: str) -> str:
-        return f"; did you mean /v1{path}?" if self.name(f"/v1{path}") != "other" else ""
 
 
 class _Pages(CORSMiddleware):
@@ -132,132 +80,11 @@ class _Pages(CORSMiddleware):
         return response
 
 
-class _Door:
-    """The middleware. Everything that goes wrong further in is answered here."""
-
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, paths: _Paths):
-        self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
-        self.keys = [_digest(key.encode()) for key in settings.api_keys]
-        self.bodies = Bodies(settings.limits, settings.max_body_bytes)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        visit = _Visit(scope, receive, send)
-        self.metrics.running.inc()
-        try:
-            await self._let_in(scope, visit)
-        except ClientDisconnect:
-            visit.status, visit.reason = CLIENT_GONE, "the client left"
-        except Exception as error:
-            await self._explain(scope, visit, error)
-        except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
-            if not visit.status:
-                await self._explain(scope, visit, OverloadedError("the server is shutting down; try another or wait for it to be back"))
-            visit.status, visit.reason = visit.status or CLIENT_GONE, "the server stops"
-            raise
-        finally:
-            if visit.body is not None:
-                self.bodies.release(visit.body)
-            self.metrics.running.dec()
-            seconds = time.perf_counter() - visit.begun
-            self.metrics.count(self.paths.name(scope["path"]), visit.status, seconds)
-            path = scope.get("raw_path", b"").decode("latin-1")
-            logger.info("%s", request_line(visit.id, scope["method"], path, visit.status, visit.state.get("tokens"), seconds, visit.reason))
-
-    async def _let_in(self, scope: Scope, visit: _Visit) -> None:
-        if self.settings.checks_host:
-            self._check_origin(visit.headers)
-        visit.state["namespace"] = self._namespace(visit.headers, scope["path"])
-        length, most = visit.headers.get(b"content-length", b""), self.settings.max_body_bytes
-        if length.isdigit() and (len(length) > 18 or int(length) > most):
-            raise too_large(most)
-        sender = visit.state["namespace"] or peer_of((scope.get("client") or ("",))[0])
-        visit.body = self.bodies.expect(visit.receive_next, sender)
-        await self.app(scope, visit.body.receive, visit.send)
-
-    async def _explain(self, scope: Scope, visit: _Visit, error: Exception) -> None:
-        if visit.status:
-            visit.reason = type(error).__qualname__
-            log_unexpected(error, visit.id)
-            return
-        if isinstance(error, HTTPException) and error.status_code in (404, 405):
-            what = f"{scope['method']} {scope['path'][:200]}"
-            message = f"{what}: no such path{self.paths.hint(scope['path'])}" if error.status_code == 404 else f"{what}: wrong method"
-            error = Refusal(error.status_code, message, "not_found" if error.status_code == 404 else "method_not_allowed",
-                            headers=error.headers)  # fmt: skip
-        refusal = refusal_of(error, visit.id)
-        visit.reason = str(refusal)
-        response = json_response(error_body(refusal, scope["path"], visit.id), refusal.status, refusal.headers)
-        await response(scope, visit.receive_next, visit.send)
-
-    def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
-        """That of the key in the request. Raises Refusal if there is none, or it is not one of ours."""
-        if not self.keys or path in OPEN_PATHS:
-            return ""
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        given = [token.strip()] if scheme.lower() == b"bearer" else []
-        given += [headers[b"x-api-key"]] if b"x-api-key" in headers else []
-        for key in given:
-            if any(hmac.compare_digest(_digest(key), known) for known in self.keys):
-                return namespace_of(key)
-        message = "the API key is not known here" if given else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
-        raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
-
-    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Raises Refusal, with the option that would let the request in."""
-        allowed = (*LOCAL_HOSTS, self.settings.host, *map(str.lower, self.settings.hosts))
-        host = headers.get(b"host", b"").decode("latin-1")[:200]
-        name = _hostname(f"//{host}")
-        if "*" not in self.settings.hosts and name not in allowed:
-            way = f"start the server with --allow-host {name}" if name and HOST_NAME.fullmatch(name) else "send the name of this machine"
-            raise Refusal(403, f"Host: {host!r}; expected one of {', '.join(dict.fromkeys(allowed))}; {way}", "host_not_allowed")
-        origin = headers.get(b"origin", b"").decode("latin-1")[:200]
-        is_page = origin == "null" or origin.startswith(("http://", "https://"))
-        if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
-            raise Refusal(403, f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}", "origin_not_allowed")
 
 
-class _Visit:
-    """One request: its id, what was answered so far, and whether its body was asked for."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send):
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"").decode("latin-1")
-        self.id = given if SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.state["request_id"] = self.id
-        self.status, self.reason = 0, ""  # until the answer begins; why it is a refusal
-        self.body: Body | None = None
-        self.begun = time.perf_counter()
-        self._waits_to_send = self.headers.get(b"expect", b"").lower() == b"100-continue"
-        self._receive, self._send = receive, send
-
-    async def receive_next(self) -> Message:
-        self._waits_to_send = False
-        return await self._receive()
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
-            if self._waits_to_send and (b"connection", b"close") not in headers:  # whether its body still comes cannot be known
-                headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
-        await self._send(message)
 
 
-def _digest(key: bytes) -> bytes:
-    return blake2b(key, person=b"a3b key").digest()
 
 
-def _way_in(origin: str) -> str:
-    return f"start the server with --allow-origin {origin if ORIGIN.fullmatch(origin) else '*, which allows every page'}"
 
 
-def _hostname(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None

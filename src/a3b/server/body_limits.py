@@ -11,7 +11,7 @@ from collections import Counter
 
 from starlette.types import Message, Receive
 
-from a3b.server.fields import Refusal
+from a3b.server.errors import Refusal
 from a3b.server.limits import RETRY_AFTER_S, Limits
 
 CLOSE = {"connection": "close"}

@@ -22,9 +22,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from a3b.server.fields import FILLER
 from a3b.server.limits import RETRY_AFTER_S, Limits, is_loopback
 from a3b.server.logs import logger, request_line
+from a3b.server.sse import FILLER
 
 BACKLOG = 128  # connections that are accepted in one turn of the event loop
 TURN_EVENTS = 32  # of HTTP that a connection may make of what it has read, before others have their turn

@@ -15,8 +15,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from a3b.interface.events import Event, Finished, Started
-from a3b.server import fields
+from a3b.server.errors import Refusal
+from a3b.server.sse import FILLER, comment
 
+KEEP_ALIVE_S = 10.0  # longest silence of a stream
 T = TypeVar("T")
 Events = AsyncGenerator[tuple[int, Event] | None, None]
 
@@ -31,7 +33,7 @@ class EventStream(StreamingResponse):
         super().__init__(chunks, media_type="text/event-stream", headers=head)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})[fields.FILLER] = fields.comment("")
+        scope.setdefault("state", {})[FILLER] = comment("")
         try:
             await while_connected(receive, self.stream_response(send))
         finally:
@@ -66,7 +68,7 @@ async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
     pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while pending:
-            done, _ = await asyncio.wait(pending, timeout=fields.KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(pending, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 yield None
             for task in sorted(done, key=pending.__getitem__):
@@ -158,5 +160,5 @@ def finish_of(events: Sequence[Event]) -> Finished:
     """The last event of a complete answer. Raises Refusal for an answer that broke off."""
     last = events[-1] if events else None
     if not isinstance(last, Finished) or last.reason == "cancelled":
-        raise fields.Refusal(503, "the answer broke off on the server; send the request again", "overloaded")
+        raise Refusal(503, "the answer broke off on the server; send the request again", "overloaded")
     return last

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from a3b.errors import UsageError
+from a3b.interface.request import check_policy
+from a3b.server.errors import Refusal
 
-from a3b.engine.sampler import SamplingParams
-from a3b.errors import A3BError, UsageError
-from a3b.interface.events import Event
-from a3b.interface.request import Request, check_policy
-
-KEEP_ALIVE_S = 10.0  # longest silence of a stream
-FILLER = "filler"  # in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
 MAX_MODEL = 512  # characters of a model's name: it is repeated in each chunk of a stream
 MAX_UNKNOWN = 10  # fields that a warning names
 EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
@@ -23,46 +18,8 @@ EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at mos
 }  # fmt: skip
 
 
-class Service(Protocol):
-    """What answers requests; `a3b.engine.service` in a server, a script in tests."""
-
-    model: str  # the name clients use
-    context: int  # tokens
-    places: int  # answers written at a time
-    template: str  # of prompts, in Jinja
-
-    def stream(self, request: Request) -> AsyncIterator[Event]:
-        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
-
-    async def count_tokens(self, request: Request) -> int:
-        """Tokens of the prompt that `stream` would read."""
-
-    async def render(self, request: Request) -> list[int]:
-        """The ids of that prompt."""
-
-    def sampling(self, request: Request) -> SamplingParams:
-        """What `stream` would choose tokens by."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is a control token."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. Raises TokenizerError for those that the vocabulary does not have."""
-
-    def health(self) -> dict[str, Any]:
-        """At least `status`: "ok" once requests can be answered."""
-
-    def metrics(self) -> Mapping[str, float]:
-        """Numbers for /metrics by name; what ends in _total counts up."""
 
 
-class Refusal(A3BError):
-    """A request that gets an error of HTTP: `status`, and a `code` for programs; `field` is the one at fault."""
-
-    def __init__(self, status: int, message: str, code: str = "invalid_request_error", field: str | None = None,
-                 headers: Mapping[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.code, self.field, self.headers = status, code, field, dict(headers or {})
 
 
 class Fields:
@@ -204,16 +161,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def sse(data: Any, event: str | None = None) -> bytes:
-    """One server-sent event; text is sent as it is, anything else as JSON."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
 
 
-def comment(text: str) -> bytes:
-    """A line that clients skip: it keeps the connection alive."""
-    return f": {text}\n\n".encode()
 
 
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(value, status, dict(headers or {}))

@@ -13,7 +13,7 @@ from typing import Any
 from a3b.interface.events import Event, Reading, Started
 from a3b.interface.request import Request
 from a3b.printable import printable
-from a3b.server.fields import Service
+from a3b.server.service_protocol import Service
 
 logger = logging.getLogger("a3b.server")
 PROGRESS_S = 5.0  # between two lines about one prompt

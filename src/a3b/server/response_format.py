@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from a3b.server.bounded_json import TooMuchJSON, loads
-from a3b.server.fields import Fields, Harmless, Refusal, is_empty
+from a3b.isolation.bounded_json import TooMuchJSON, loads
+from a3b.server.errors import Refusal
+from a3b.server.fields import Fields, Harmless, is_empty
 
 OBJECT = {"type": "object"}
 _WRAPPER = {"name", "schema", "strict", "description"}

@@ -1,6 +1,7 @@
 """Texts that the model wrote, as clients send them back: which changes are a client's carelessness, and which are edits.
 
-Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the texts. Enter at `is_remnant`.
+Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the texts. Enter at
+`is_remnant`.
 
 A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps the last piece of a stream only), or
 all of it after other thinking of the same conversation (clients that add it up). It counts whatever the client did beside that:

@@ -1,7 +1,7 @@
 """One turn of the model: what is remembered of it, and whether a message that a client sends is that turn.
 
-Knows messages as `fit_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s. Enter at `Turn`, `is_alike`, `as_sent`.
-"""
+Knows messages as `fit_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s. Enter at `Turn`, `is_alike`,
+`as_sent`. """
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The turns a server has generated, recognised when a client sends them back, with or without their thinking.
 
-A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was
-sampled goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from
-what is remembered, and nothing of the memory is used. Thinking that a client lost in part is not a change (`a3b.thinking.remnants`), nor is a stop
-string of the request at the end of the content: it follows what was sampled, as text. Which thinking then stays in the prompt is a
-policy. Knows no tokenizer, no template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
+A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was sampled
+goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from what is remembered,
+and nothing of the memory is used. Thinking that a client lost in part is not a change (`a3b.thinking.remnants`), nor is a stop string of
+the request at the end of the content: it follows what was sampled, as text. Which thinking then stays in the prompt is a policy. Knows no
+tokenizer, no template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
 
 Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning of its text is
 that turn: the thinking before it was complete. It goes back cut behind the last token that the client has; what the client has
@@ -19,28 +19,24 @@ shortened or rewritten, by the one message before it, or the first paragraph of 
 again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
 answers in the same words at the same place the one is meant whose thinking comes back with it, else the latest.
 
-A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`): by a turn that is recognised a conversation is known, and
-examples of answers that a client made up are none of ours.
-"""
+A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`): by a turn that is recognised a conversation is known,
+and examples of answers that a client made up are none of ours. """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Protocol
 
-from a3b.interface.events import Cut, ThinkingInContext
-from a3b.interface.request import check_policy
+from a3b.interface.events import Cut
 from a3b.isolation import deadlines
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
-from a3b.prompt.normalise_messages import REMINDER_KEY
 from a3b.prompt.tool_results import NO_RESULT_KEY, pair_results
-from a3b.thinking.remnants import settled
+from a3b.thinking.conversation_key import NEIGHBOURS_LEN, _parts_key, _Told
+from a3b.thinking.policy import Block
 from a3b.thinking.stable_dates import Dates, undated
 from a3b.thinking.turn import (
     Calls,
@@ -52,7 +48,6 @@ from a3b.thinking.turn import (
     by_thinking,
     call_ids,
     calls_of,
-    digest_of,
     holds_thinking,
     is_alike,
     joined,
@@ -61,17 +56,13 @@ from a3b.thinking.turn import (
     thinking_of,
     with_thinking_apart,
     without_mark,
-    wording_of,
 )  # fmt: skip
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
 TURN_TOKENS = 64  # what a turn counts beside its tokens
 DATE_TOKENS = 8  # what a date counts
-NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 MAX_ALIKE = 16  # answers of the same text at the same place, the latest of them
 MAX_PARTS = 8  # messages in a row that may be one turn
-MAX_EARLIER = 64  # turns whose thinking may stand before that of a later one
-KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
 
 def _alone(method: Callable) -> Callable:
@@ -96,13 +87,6 @@ class Records(Protocol):
         """Another number after another process has forgotten something."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Thinking of an earlier turn in a conversation as recalled."""
-
-    index: int  # of the message
-    tokens: int
-    is_restored: bool  # by us; else the client sent it
 
 
 class Turns:
@@ -322,97 +306,16 @@ def _size(turns: Sequence[Turn]) -> int:
                for turn in turns)  # fmt: skip
 
 
-class _Told:
-    """A conversation so far, as digests: a place costs no more the longer it is."""
-
-    def __init__(self) -> None:
-        self._all = b""
-        self._near: dict[bytes, tuple[bytes, int]] = {}  # kind of place: (digest, characters of what it is made of)
-        self.thought: deque[Turn] = deque(maxlen=MAX_EARLIER)  # that were recognised, the latest first
-        self.by_assistant = False  # the last message
-
-    def add(self, message: Message) -> None:
-        if message["role"] != "system" and not message.get(REMINDER_KEY):
-            self.by_assistant = message["role"] == "assistant"
-            role, text, *rest = wording_of(message)
-            last = digest_of([role, text, *rest])
-            first = text.partition("\n\n")[0]
-            self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (digest_of([role, first, *rest]), len(first) + len(str(rest)))}
-            self._all = blake2b(self._all + last, digest_size=24).digest()
-
-    def keys(self, content: str, calls: Calls) -> list[bytes]:
-        """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
-        named = sorted(call[0] for call in calls if call[0])
-        keys = [b"c" + digest_of(named)] if named else []
-        wording = [settled(content) if not calls else "", [call[1:] for call in calls]]
-        keys.append(b"p" + digest_of([self._all.hex(), wording]))
-        size = len(str(wording))
-        return keys + [kind + digest_of([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
-
-    def all_keys(self, turn: Turn) -> list[bytes]:
-        """Where a whole turn is remembered."""
-        keys = self.keys(turn.content, turn.calls)
-        keys += [self.ended_key()] if turn.stops and not turn.calls else []
-        return keys + ([_parts_key(turn.calls[0][0])] if len(turn.calls) > 1 else [])
-
-    def ended_key(self) -> bytes:
-        """Where a turn is looked for that a stop string was to end."""
-        return b"e" + digest_of(self._all.hex())
-
-    def stopped_keys(self, says_enough: bool = True) -> list[bytes]:
-        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour alone."""
-        near = self._near.items() if says_enough else ()
-        return [b"sp" + digest_of(self._all.hex()), *(b"s" + kind + digest_of(digest.hex()) for kind, (digest, _) in near)]
 
 
-def _parts_key(call_id: str) -> bytes:
-    """Where a turn of several calls is looked for by the first of them."""
-    return b"m" + digest_of(call_id)
 
 
 # -- policies
 
 
-def last_question(messages: Sequence[Message]) -> int:
-    """Index of the last turn of the user; -1 if there is none."""
-    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
 
 
-def apply_policy(messages: Sequence[Message], blocks: Sequence[Block], policy: str) -> tuple[list[Message], ThinkingInContext, bool]:
-    """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
-
-    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N / KEEP_OF_BUDGET are left.
-    So what stays depends on the turns alone, and the beginning of the prompt changes once in a while and not with every turn."""
-    check_policy(policy)
-    name, _, number = policy.partition(":")
-    if name == "current-task":
-        question = last_question(messages)
-        dropped = {block.index for block in blocks if block.index < question}
-        return list(messages), _fates(blocks, dropped), False
-    dropped = {block.index for block in blocks} if name == "none" else set()
-    if name == "budget":
-        kept: list[Block] = []
-        for block in blocks:
-            kept.append(block)
-            if _tokens(kept) > int(number):
-                while kept and _tokens(kept) > int(number) // KEEP_OF_BUDGET:
-                    dropped.add(kept.pop(0).index)
-    out = []
-    for i, message in enumerate(messages):
-        if i in dropped:
-            message = {**{key: value for key, value in message.items() if key != REPLAY_KEY}, "reasoning_content": ""}
-        out.append(message)
-    return out, _fates(blocks, dropped), True
 
 
-def _tokens(blocks: Iterable[Block]) -> int:
-    return sum(block.tokens for block in blocks)
 
 
-def _fates(blocks: Sequence[Block], dropped: set[int]) -> ThinkingInContext:
-    kept = [block for block in blocks if block.index not in dropped]
-    return ThinkingInContext(
-        sent=_tokens(block for block in kept if not block.is_restored),
-        restored=_tokens(block for block in kept if block.is_restored),
-        dropped=_tokens(block for block in blocks if block.index in dropped),
-    )

@@ -26,7 +26,7 @@ from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.printable import report
@@ -60,7 +60,7 @@ def run(args: Namespace) -> None:
 def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers: int, schedule: speed.Schedule,
             keep: bool) -> dict[str, Any]:  # fmt: skip
     """Measure one shape; its row."""
-    config, cut = ModelConfig.from_dict(shape_config(shape), shape), ModelConfig.from_dict(shape_config(shape, num_layers), shape)
+    config, cut = config_from_dict(shape_config(shape), shape), config_from_dict(shape_config(shape, num_layers), shape)
     schedule.check(config)
     asked = None if num_layers == config.num_layers else num_layers
     directory = parent / directory_name(shape, preset, asked)

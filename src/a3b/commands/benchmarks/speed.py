@@ -36,9 +36,11 @@ from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.native import is_bf16
 from a3b.machine import Machine
 from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
-from a3b.model.loader import ModelWeights, load_weights
+from a3b.model.loader import load_weights
 from a3b.model.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
+from a3b.model.weights import ModelWeights
 from a3b.packing.plan import Half, bytes_per_token, fields
 from a3b.printable import report
 
@@ -95,7 +97,7 @@ def run(args: Namespace) -> None:
     probe.runtime_of(kernels)  # refuses the twins
     parent = Path(args.dir or runtime.cache).expanduser()
     directory = resolve(args.directory) if args.directory else random_directory(parent, args.shape, args.preset, args.layers)
-    schedule.check(ModelConfig.read(directory))
+    schedule.check(read_config(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
     beside = probe.huge_buffer(probe.BUFFER_BYTES // 4)  # before the weights are there: what they leave may be slow memory
@@ -119,7 +121,7 @@ def limits(kernels: Kernels, seconds: float) -> dict[str, Any]:
 def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
     """Map, bind, and move into huge pages as far as that reads faster. Raises UsageError for weights that are decoded at each use."""
     began = time.perf_counter()
-    config, checkpoint = ModelConfig.read(directory), Checkpoint.open(directory)
+    config, checkpoint = read_config(directory), Checkpoint.open(directory)
     weights = load_weights(checkpoint, config)
     if weights.residency == "mapped":
         raise UsageError(f"{directory}: its weights are decoded at each use; pack it first: a3b pack {directory} DIR")

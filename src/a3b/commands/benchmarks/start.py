@@ -11,7 +11,7 @@ from a3b.errors import TemplateError, TokenizerError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
-from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.printable import report, say
@@ -29,6 +29,6 @@ def run(args: Namespace) -> None:
             read(directory)
         except (TokenizerError, TemplateError) as error:
             say(f"{error}: not counted in the start")
-    config = ModelConfig.read(directory)
+    config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), kernels, runtime.kv)
     report(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()))

@@ -24,7 +24,7 @@ from a3b.interface.events import (
 )
 from a3b.interface.request import Request
 from a3b.server.anthropic.threads import Threads
-from a3b.server.errors import report
+from a3b.server.report import report
 from a3b.server.thinking_signatures import Seals
 
 

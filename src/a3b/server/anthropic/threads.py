@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from a3b.server.fields import Fields, Known, Refusal
+from a3b.server.errors import Refusal
+from a3b.server.fields import Fields, Known
 from a3b.server.response_store import MAX_RECORD_BYTES, Recorder
 
 FIXED = ("system", "tools")  # of a thread, from its creation on

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from a3b.interface.events import Event, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallStart
-from a3b.server.errors import Api, namespace, read_json, request_id
+from a3b.server.context import Api, namespace, request_id
 from a3b.server.openai.chat_request import read_chat
 from a3b.server.openai.choices import Answer, chat_logprobs
 from a3b.server.openai.completion_base import Call
+from a3b.server.request_body import read_json
 
 
 def routes(api: Api) -> list[Route]:

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from a3b.engine.sampler import MAX_STOPS, SamplingParams, too_many_stops
 from a3b.errors import UsageError
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import MAX_STOPS, SamplingParams, too_many_stops
 from a3b.prompt.chat_template import REPLAY_KEY, is_reserved
 from a3b.prompt.media import media_in
 from a3b.prompt.normalise_messages import KNOWN, REMINDER_KEY, ROLES
 from a3b.prompt.tool_results import NO_RESULT_KEY, result_warnings
 from a3b.server import response_format
-from a3b.server.fields import Fields, Harmless, Known, Refusal, is_empty
+from a3b.server.errors import Refusal
+from a3b.server.fields import Fields, Harmless, Known, is_empty
 
 MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
 TOKEN_ID = re.compile(r"[0-9]{1,9}")

@@ -14,11 +14,14 @@ from starlette.responses import Response
 
 from a3b import __version__
 from a3b.interface.events import Event, Reading
-from a3b.server.errors import error_body, record, refusal_of, report, request_id, warning_headers
+from a3b.server.context import record, request_id
+from a3b.server.errors import error_body, refusal_of
 from a3b.server.event_streams import Events, EventStream, begun, interleave, warnings_of, while_connected
-from a3b.server.fields import Service, comment, json_response, sse
 from a3b.server.openai.chat_request import Asked
 from a3b.server.openai.choices import Answer, total, usage_json
+from a3b.server.report import report, warning_headers
+from a3b.server.service_protocol import Service
+from a3b.server.sse import comment, json_response, sse
 
 MAX_TOGETHER = 8  # answers of one call that are written at a time
 READING_S = 1.0  # between two comments on how far the prompt was read

@@ -17,8 +17,9 @@ from starlette.routing import Route
 from a3b.interface.events import Event, Finished, TextDelta
 from a3b.interface.request import Request
 from a3b.server import response_format
-from a3b.server.errors import Api, namespace, read_json, request_id
-from a3b.server.fields import Fields, Known, Refusal, Service, is_token_id
+from a3b.server.context import Api, namespace, request_id
+from a3b.server.errors import Refusal
+from a3b.server.fields import Fields, Known, is_token_id
 from a3b.server.openai.chat_request import (
     MAX_LOGPROBS,
     SAMPLING,
@@ -32,6 +33,8 @@ from a3b.server.openai.chat_request import (
 )
 from a3b.server.openai.choices import Answer, text_logprobs
 from a3b.server.openai.completion_base import Call
+from a3b.server.request_body import read_json
+from a3b.server.service_protocol import Service
 
 MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each

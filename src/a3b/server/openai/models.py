@@ -13,8 +13,9 @@ from starlette.routing import Route
 
 from a3b import __version__
 from a3b.interface.request import Request
-from a3b.server.errors import Api
-from a3b.server.fields import Refusal, json_response
+from a3b.server.context import Api
+from a3b.server.errors import Refusal
+from a3b.server.sse import json_response
 
 
 def routes(api: Api) -> list[Route]:

@@ -27,19 +27,23 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from a3b.engine.sampler import SamplingParams
 from a3b.interface.events import Event, Finished, Reading, Started, TextDelta, Usage
 from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.tool_results import result_warnings
 from a3b.server import response_format
-from a3b.server.errors import Api, read_json, recorded, refusal_of, report, warning_headers
+from a3b.server.context import Api, recorded
+from a3b.server.errors import Refusal, refusal_of
 from a3b.server.event_streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
-from a3b.server.fields import Fields, Known, Refusal, is_empty, json_response, sse
+from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.openai.responses_input import Conversation, Tools, listed, new_id, read_choice, read_tools, told_tool
 from a3b.server.openai.responses_output import Output
+from a3b.server.report import report, warning_headers
+from a3b.server.request_body import read_json
 from a3b.server.response_format import read_form, read_schema
 from a3b.server.response_store import Item, Stored
+from a3b.server.sse import json_response, sse
 from a3b.server.thinking_signatures import Seals
 
 MAX_METADATA = 16  # keys, as the published API has it

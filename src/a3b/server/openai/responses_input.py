@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.prompt.media import left_out, media_in
-from a3b.server.fields import Fields, Known, Refusal, is_empty
+from a3b.server.errors import Refusal
+from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.response_store import Item, ResponseStore
 from a3b.server.thinking_signatures import Opened, Seals, turn_of

@@ -11,10 +11,14 @@ from starlette.routing import Route
 
 from a3b.interface.request import Request
 from a3b.isolation.deadlines import in_thread
-from a3b.server.errors import Api, namespace, read_json, request_id, warning_headers
+from a3b.server.context import Api, namespace, request_id
+from a3b.server.errors import Refusal
 from a3b.server.event_streams import while_connected
-from a3b.server.fields import Fields, Refusal, is_token_id, json_response
+from a3b.server.fields import Fields, is_token_id
 from a3b.server.openai.chat_request import read_chat
+from a3b.server.report import warning_headers
+from a3b.server.request_body import read_json
+from a3b.server.sse import json_response
 
 MAX_IDS = 1 << 19  # in one answer
 WORK_S = 60  # for one text

@@ -1,0 +1,125 @@
+"""Weights as they are stored, decoded when they are used. Enter at `Matrix` and `Experts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from a3b.errors import TensorError
+from a3b.formats import gptq
+from a3b.formats.gptq import GptqMatrix
+from a3b.formats.quant import all_finite, fp8_to_f32, to_f32
+from a3b.formats.tiles import Tiles
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix [out, in], or experts [E, out, in], left in its file; every call decodes to float32 anew."""
+
+    name: str
+    dtype: str
+    stored: np.ndarray
+    scale: np.ndarray | None = None  # float32, one per block of the last two axes
+    block: tuple[int, int] = (1, 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    def f32(self) -> np.ndarray:
+        """float32 of the whole shape."""
+        if self.stored.ndim == 3:
+            return np.stack([self.f32_expert(e) for e in range(self.shape[0])])
+        return self.f32_rows(0, self.shape[0])
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of a matrix: float32 [stop - start, in]."""
+        return self._decode(self.stored, self.scale, start, stop)
+
+    def f32_expert(self, e: int) -> np.ndarray:
+        """Expert e: float32 [out, in]."""
+        return self.expert(e).f32_rows(0, self.shape[1])
+
+    def expert(self, e: int) -> StoredMatrix:
+        """Expert e as a matrix: a view."""
+        scale = None if self.scale is None else self.scale[e]
+        return StoredMatrix(f"{self.name}[{e}]", self.dtype, self.stored[e], scale, self.block)
+
+    def _decode(self, bits: np.ndarray, scale: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+        if scale is None:
+            return checked_finite(self.name, to_f32(bits[start:stop], self.dtype))
+        first = start // self.block[0]  # whole blocks, then the rows asked for
+        base = first * self.block[0]
+        decoded = fp8_to_f32(bits[base:stop], scale[first : -(-stop // self.block[0])], self.block)
+        return checked_finite(self.name, decoded[start - base :])
+
+
+def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
+    """The values. Raises TensorError if one is NaN or infinite."""
+    if not all_finite(values):
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise TensorError(f"tensor {name!r} holds {values[place]} at {list(place)}; expected finite numbers: "
+                          "the file is damaged, download it again")  # fmt: skip
+    return values
+
+
+@dataclass(frozen=True)
+class StackedMatrix:
+    """Matrices of equal width, one below the other, as one [sum of out, in]."""
+
+    name: str
+    parts: tuple[StoredMatrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return sum(p.shape[0] for p in self.parts), self.parts[0].shape[1]
+
+    def f32(self) -> np.ndarray:
+        return np.concatenate([p.f32() for p in self.parts])
+
+    def f32_rows(self, start: int, stop: int) -> np.ndarray:
+        rows, base = [], 0
+        for part in self.parts:
+            low, high = max(start - base, 0), min(stop - base, part.shape[0])
+            if low < high:
+                rows.append(part.f32_rows(low, high))
+            base += part.shape[0]
+        return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class StoredExperts:
+    """Experts stored one by one, as one [E, out, in]."""
+
+    name: str
+    experts: tuple[StoredMatrix | StackedMatrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.experts), *self.experts[0].shape
+
+    def f32(self) -> np.ndarray:
+        out = np.empty(self.shape, np.float32)
+        for e, expert in enumerate(self.experts):
+            out[e] = expert.f32()
+        return out
+
+    def f32_expert(self, e: int) -> np.ndarray:
+        return self.experts[e].f32()
+
+    def expert(self, e: int) -> StoredMatrix | StackedMatrix:
+        return self.experts[e]
+
+
+Matrix = np.ndarray | StoredMatrix | StackedMatrix | GptqMatrix | Tiles
+Experts = np.ndarray | StoredMatrix | StoredExperts | Tiles
+
+
+def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
+    """The tensors of the file that a matrix is made of."""
+    if isinstance(matrix, StoredMatrix):
+        return [matrix.name]
+    if isinstance(matrix, GptqMatrix):
+        return list(gptq.names_of_module(matrix.name)[:3])
+    return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]

@@ -1,0 +1,35 @@
+"""What a3b reports beside an answer: cache, thinking, speed, warnings. Enter at `report`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from a3b.interface.events import Finished
+
+MAX_WARNINGS = 100  # in an answer
+
+
+def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """What no other API has: where the prompt came from and who ended the thinking."""
+    usage = finished.usage
+    cache, thinking = usage.cache, usage.thinking
+    return {
+        "cache": asdict(cache),
+        "thinking_in_context": {"sent": thinking.sent, "restored": thinking.restored, "dropped": thinking.dropped},
+        "thinking_stop_reason": finished.thinking_stop or None,
+        "prefill_s": usage.prefill_s,
+        "decode_s": usage.decode_s,
+        "warnings": [*warnings[:MAX_WARNINGS], *([f"and {more} more"] if (more := len(warnings) - MAX_WARNINGS) > 0 else [])],
+    }
+
+
+def warning_headers(warnings: Sequence[str], most: int = 5) -> dict[str, str]:
+    """The header x-a3b-warnings: the first few, in ASCII on one line; none without warnings."""
+    if not warnings:
+        return {}
+    told = [*warnings[:most], *([f"and {len(warnings) - most} more"] if len(warnings) > most else [])]
+    line = re.sub(r"[^ -~]", "?", "; ".join(text[:200] for text in told))
+    return {"x-a3b-warnings": line}

@@ -1,0 +1,62 @@
+"""JSON bodies of requests, read in bounded time and memory. Enter at `read_json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from a3b.isolation.bounded_json import TooMuchJSON, loads
+from a3b.isolation.deadlines import in_thread
+from a3b.prompt.segments import well_formed
+from a3b.server.errors import Refusal
+
+T = TypeVar("T")
+AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
+READ_S = 60  # for a larger one
+_PARSERS = ThreadPoolExecutor(8, "body")
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
+
+
+async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
+    """What `read` makes of the body, in which every text is well-formed. Raises Refusal saying where it is not JSON.
+
+    A large body is handled in a thread, so that nobody waits for it."""
+    data = await request.body()
+    if len(data) > AT_ONCE:
+        return await in_thread(_PARSERS, "body", READ_S, lambda: read(parse_json(data)))
+    return read(parse_json(data))
+
+
+def parse_json(data: bytes) -> Any:
+    """What `read_json` gives for a body."""
+    try:
+        text = data.decode("utf-8")
+        value = loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise Refusal(400, f"body: not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise Refusal(400, f"body: not JSON at {where}: {error.msg}") from None
+    except TooMuchJSON as error:
+        raise Refusal(400, f"body: {error}") from None
+    except ValueError as error:  # NaN, or a number of thousands of digits
+        raise Refusal(400, f"body: not JSON: {error}") from None
+    if HALF_PAIR.search(text):  # whole pairs are one character by now
+        value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value

@@ -1,0 +1,26 @@
+"""Server-sent events and JSON bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+FILLER = "filler"  # in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """One server-sent event; text is sent as it is, anything else as JSON."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
+
+
+def comment(text: str) -> bytes:
+    """A line that clients skip: it keeps the connection alive."""
+    return f": {text}\n\n".encode()
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(value, status, dict(headers or {}))

@@ -1,0 +1,69 @@
+"""Which thinking of earlier turns stays in the prompt. Enter at `apply_policy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from a3b.interface.events import ThinkingInContext
+from a3b.interface.request import check_policy
+from a3b.prompt.chat_template import REPLAY_KEY
+from a3b.thinking.turn import (
+    Message,
+)  # fmt: skip
+
+KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
+
+
+@dataclass(frozen=True)
+class Block:
+    """Thinking of an earlier turn in a conversation as recalled."""
+
+    index: int  # of the message
+    tokens: int
+    is_restored: bool  # by us; else the client sent it
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Index of the last turn of the user; -1 if there is none."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
+def apply_policy(messages: Sequence[Message], blocks: Sequence[Block], policy: str) -> tuple[list[Message], ThinkingInContext, bool]:
+    """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
+
+    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N / KEEP_OF_BUDGET are left.
+    So what stays depends on the turns alone, and the beginning of the prompt changes once in a while and not with every turn."""
+    check_policy(policy)
+    name, _, number = policy.partition(":")
+    if name == "current-task":
+        question = last_question(messages)
+        dropped = {block.index for block in blocks if block.index < question}
+        return list(messages), _fates(blocks, dropped), False
+    dropped = {block.index for block in blocks} if name == "none" else set()
+    if name == "budget":
+        kept: list[Block] = []
+        for block in blocks:
+            kept.append(block)
+            if _tokens(kept) > int(number):
+                while kept and _tokens(kept) > int(number) // KEEP_OF_BUDGET:
+                    dropped.add(kept.pop(0).index)
+    out = []
+    for i, message in enumerate(messages):
+        if i in dropped:
+            message = {**{key: value for key, value in message.items() if key != REPLAY_KEY}, "reasoning_content": ""}
+        out.append(message)
+    return out, _fates(blocks, dropped), True
+
+
+def _tokens(blocks: Iterable[Block]) -> int:
+    return sum(block.tokens for block in blocks)
+
+
+def _fates(blocks: Sequence[Block], dropped: set[int]) -> ThinkingInContext:
+    kept = [block for block in blocks if block.index not in dropped]
+    return ThinkingInContext(
+        sent=_tokens(block for block in kept if not block.is_restored),
+        restored=_tokens(block for block in kept if block.is_restored),
+        dropped=_tokens(block for block in blocks if block.index in dropped),
+    )
