@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNEL_TESTS := tests/test_native.py tests/test_native_model.py tests/test_not_finite.py tests/test_huge_pages.py
+KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
 .PHONY: chat test quick sanitize wheel nano-eval clean

@@ -19,7 +19,7 @@ import numpy as np
 from a3b.kernels import Kernels, open_kernels
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
-from tests.random_model import NANO, config_dict, model_weights, random_tensors
+from tests.support.random_model import NANO, config_dict, model_weights, random_tensors
 
 PROMPT = 512
 NUM_DECODE = 100

@@ -7,26 +7,9 @@ import tempfile
 
 import pytest
 
-SLOW = {  # files whose tests start servers and commands, or compute for seconds: `make quick` leaves them out
-    f"test_{name}.py"
-    for name in (
-        "agreement bench bounds chat_history cli clients command_errors completion connections constrain_auto "
-        "constrain_calls constrain_texts cutting drift eval_quality fuzz_readers gguf importance json_arguments matcher "
-        "native native_model not_finite not_finite_served pack_gguf pack_gptq packing peer_schemas peers "
-        "pipes_for_files plan pull random_weights restoring run_input safetensors serve serve_options server_dates "
-        "service_trouble template_sandbox terminal_output tokenizer "
-    ).split()
-}
-
 # A job that a shell starts in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.name in SLOW:
-            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True, scope="session")

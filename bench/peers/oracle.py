@@ -34,7 +34,7 @@ from a3b.model.weights import AttentionWeights, DeltaNetWeights, LayerWeights, M
 from bench.peers.engines import EngineError, a3b_program, pack
 from bench.peers.logits import llama_logits
 from bench.peers.shapes import ARCH
-from tests.random_model import config_dict
+from tests.support.random_model import config_dict
 
 BOUND = 1.2  # of our KL to llama.cpp's
 

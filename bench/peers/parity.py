@@ -28,7 +28,7 @@ from a3b.model.forward import Model
 from bench.peers.gguf_writer import data_bytes, header, write_gguf
 from bench.peers.logits import llama_logits, program
 from bench.peers.shapes import SHAPES, Shape, metadata, tensors
-from tests.random_model import config_dict, model_weights, random_tensors
+from tests.support.random_model import config_dict, model_weights, random_tensors
 
 BOUND = 1e-4  # standard deviations of the logits, as between us and transformers; flash attention in half precision alone is at 4e-3
 NUM_IDS = 60
@@ -46,7 +46,7 @@ NORMS = {  # around 0 in the checkpoint, around 1 in GGUF
 
 
 def sizes_of(shape: Shape) -> dict:
-    """The same sizes as tests/random_model.py names them."""
+    """The same sizes as tests/support/random_model.py names them."""
     names = ("V", "D", "layers", "every", "Hq", "Hkv", "Dh", "rotary", "Hk", "Hv", "Dk", "E", "K", "F", "Fs")
     return {name: getattr(shape, name) for name in names} | {"Dv": shape.Dk}
 

@@ -1,0 +1,228 @@
+"""Sizes and speeds that follow from a config: exact where they are sums, a roofline where they are predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from a3b.cli import main
+from a3b.commands import plan, sizes
+from a3b.commands.benchmarks import speed as bench
+from a3b.commands.progress import Progress
+from a3b.errors import CheckpointError
+from a3b.machine import Machine
+from a3b.model.config_reader import config_from_dict, read_config
+from a3b.model.known_shapes import SHAPES, shape
+from a3b.model.state import SEGMENT_LEN, State
+from a3b.packing.presets import PRESETS
+from a3b.packing.random_weights import shape_config
+from tests.support.paths import DATA
+from tests.support.random_model import SIZES, config_dict
+
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
+GIB = 1 << 30
+MACHINE = Machine(num_cpus=2, num_cores=2, cpu_quota=None, memory_bytes=22 * GIB, total_memory_bytes=24 * GIB, memory_limit=None)
+SPEED = plan.Speed(80e9, 1900e9)
+OFFICIAL = read_config(DATA / "config-35b-a3b.json")
+
+
+def test_the_built_in_shape_is_the_official_config():
+    built_in = shape("35b-a3b")
+    assert replace(OFFICIAL, model_type=built_in.model_type, mtp_layers=0) == built_in
+    assert shape("27b").count_parameters().total == 26_895_998_464
+    ratio = shape("3b-dense").count_parameters().active / built_in.count_parameters().active
+    assert 0.98 < ratio < 1.02
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *SIZES])
+def test_every_parameter_is_in_exactly_one_tensor(name):
+    config = shape(name) if name in SHAPES else config_from_dict(config_dict(SIZES[name]))
+    count = config.count_parameters()
+    assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
+
+
+def test_a_tied_embedding_is_stored_once_and_read_as_the_head():
+    config = config_from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
+    count = config.count_parameters()
+    assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
+
+
+def test_packed_sizes_are_those_of_the_formats():
+    """All matrices in 4.5 bits (16-bit scale and minimum for 64 weights), the rest in 32."""
+    config = shape("35b-a3b")
+    matrices = sum(n * rows * columns for kind, n, rows, columns, _ in sizes.tensors(config) if kind)
+    rest = config.count_parameters().total - matrices
+    found = sizes.sizes(config, dict.fromkeys(PRESETS["fast"], "w4m64"))
+    assert found.total_bytes == matrices * 4.5 / 8 + rest * 4
+    assert 1.6e9 < found.token_bytes < 1.8e9  # 1.68 GB and the float32 router
+
+
+def test_presets_order_by_size():
+    totals = [sizes.sizes(shape("35b-a3b"), PRESETS[name]) for name in ("fast", "balanced", "faithful")]
+    assert [s.total_bytes for s in totals] == sorted(s.total_bytes for s in totals)
+    assert [s.token_bytes for s in totals] == sorted(s.token_bytes for s in totals)
+
+
+def test_state_and_keys_are_what_the_cache_holds():
+    config = config_from_dict(config_dict(SIZES["three"]))
+    state = State(config, "q8")
+    assert sizes.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
+    assert sizes.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
+    assert sizes.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
+
+
+def test_the_longest_context_is_the_last_that_fits():
+    config = shape("27b")
+    found = sizes.sizes(config, PRESETS["balanced"])
+    longest = sizes.longest_context(config, found, 22 * GIB)
+    assert 0 < longest < config.max_context
+    assert sizes.memory_bytes(config, found, longest) <= 22 * GIB < sizes.memory_bytes(config, found, longest + 1)
+    assert sizes.longest_context(config, found, GIB) == 0
+    assert sizes.longest_context(config, found, 1000 * GIB) == config.max_context
+
+
+def test_decode_is_bound_by_what_a_token_reads():
+    config = shape("35b-a3b")
+    found = sizes.sizes(config, PRESETS["balanced"])
+    at_0, at_16k = (plan.decode_seconds(config, found, depth, SPEED) for depth in (0, 16384))
+    assert at_0 == pytest.approx((found.token_bytes + 2 * sizes.state_bytes(config)) / (80e9 * SPEED.read_share))
+    assert at_16k - at_0 == pytest.approx(16384 * sizes.kv_bytes_per_token(config) / (80e9 * SPEED.read_share))
+    assert plan.decode_seconds(config, found, 0, plan.Speed(40e9)) == pytest.approx(2 * at_0)
+
+
+def test_prefill_is_bound_by_arithmetic_or_by_reading():
+    config = shape("35b-a3b")
+    found = sizes.sizes(config, PRESETS["fast"])
+    operations = 2 * (config.count_parameters().active - config.V * config.D)
+    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(2048 * operations / (1900e9 * SPEED.operations_share))
+    one = plan.prefill_seconds(config, found, 1, SPEED)
+    assert one == pytest.approx(found.total_bytes / (80e9 * SPEED.read_share))
+
+
+def test_the_description_holds_together():
+    facts = plan.describe(shape("35b-a3b"), "35b-a3b", 32768, MACHINE, SPEED)
+    balanced = facts["presets"]["balanced"]
+    assert balanced["fits"] and not facts["presets"]["faithful"]["fits"]
+    assert balanced["decode_tokens_per_s"] > balanced["decode_tokens_per_s_at_context"] > 0
+    assert facts["presets"]["faithful"]["longest_context"] == 0
+    text = "\n".join(plan.lines(facts))
+    assert "34.66 B parameters, 2.95 B for each token" in text and "faithful" in text
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Short looks, a small sample, and temporary files in `tmp_path`."""
+    monkeypatch.setattr(plan, "PROBE_S", 0.01)
+    monkeypatch.setattr(plan, "BESIDE_S", 0.01)
+    moe = {"hidden_size": 256, "num_experts": 16, "moe_intermediate_size": 64, "vocab_size": 512, "eos_token_id": 0}
+    dense = {"hidden_size": 256, "intermediate_size": 128, "vocab_size": 512, "eos_token_id": 0}
+    monkeypatch.setattr(plan, "SAMPLE", replace(plan.SAMPLE, sizes=moe))
+    monkeypatch.setattr(plan, "DENSE_SAMPLE", replace(plan.DENSE_SAMPLE, layers=4, sizes=dense))
+    monkeypatch.setattr(plan.probe, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["35b-a3b", "27b"])
+def test_rates_and_the_shares_of_them_are_measured(model, quick, tmp_path, capsys):
+    assert main(["plan", model, "--json"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["measured"]["read_bytes"] > 0 and facts["measured"]["int8_operations"] > 0
+    assert facts["measured"]["shares_measured"] and captured.err == ""
+    assert facts["presets"]["fast"]["decode_tokens_per_s"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_are_of_what_is_measured_beside_the_work(quick, monkeypatch):
+    """Decode beside reading, prefill beside products, each with what a token of the sample takes."""
+    made = []
+
+    class Beside(bench.Beside):
+        def __init__(self, limit, per_token):
+            super().__init__(limit, per_token)
+            made.append((self, per_token))
+
+        def add(self, num_tokens, seconds):
+            self.told = num_tokens
+            super().add(num_tokens, seconds)
+
+        share = property(lambda self: 0.61 if self is made[0][0] else 0.37)
+
+    monkeypatch.setattr(bench, "Beside", Beside)
+    kernels = plan.open_kernels(None, 1)
+    found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, plan.probe.huge_buffer(1 << 20), Progress("", 1))
+    assert found == replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
+    config = config_from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)
+    (reading, traffic), (computing, work) = made
+    assert reading.told == 8 and computing.told == plan.SAMPLE.prompt
+    assert traffic > 2 * sizes.state_bytes(config) and work == sizes.operations(config)
+
+
+def test_with_a_rate_given_nothing_is_run(monkeypatch, quick, capsys):
+    monkeypatch.setattr(plan, "shares", None)
+    assert main(["plan", "27b", "--context", "1000", "--bandwidth", "80", "--operations", "1900"]) == 0
+    out = capsys.readouterr().out
+    assert "1,000 tokens" in out and "26.90 B" in out
+    assert "80% (a guess) of 80.0 GB/s" in out and "50% (a guess) of 1,900 GOP/s" in out
+    for option in ("--bandwidth", "--operations"):
+        assert main(["plan", "--json", option, "80"]) == 0
+        measured = json.loads(capsys.readouterr().out)["measured"]
+        assert measured["read_share"] == 0.8 and not measured["shares_measured"] and measured["int8_operations"] > 0
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)), "of memory, 0.27 GB are available"),
+    (lambda patch: patch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28)), "has 0.27 GB free, it takes"),
+    (lambda patch: patch.setattr(plan, "LONGEST_SAMPLE_S", 0.0), "it would take"),
+    (lambda patch: patch.setattr(plan, "write", raised(CheckpointError("disk full"))), "disk full"),
+    (lambda patch: patch.setattr(plan.tempfile, "gettempdir", raised(FileNotFoundError("nowhere to write"))), "nowhere to write"),
+    (lambda patch: patch.setattr(plan, "write", raised(MemoryError())), "there is no memory for it"),
+    (lambda patch: patch.setattr(plan, "write", raised(RuntimeError("can't start new thread"))), "can't start new thread"),
+])  # fmt: skip
+def test_where_a_sample_cannot_run_the_shares_are_called_a_guess(change, reason, quick, tmp_path, monkeypatch, capsys):
+    change(monkeypatch)
+    assert main(["plan"]) == 0
+    captured = capsys.readouterr()
+    assert "80% (a guess) of" in captured.out
+    assert "80% and 50% are guessed, because no sample was run: " in captured.err and reason in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def raised(error: BaseException):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_reading_can_bound_a_prompt_too(quick, capsys):
+    assert main(["plan", "--bandwidth", "1", "--operations", "100000"]) == 0
+    assert "once for 512 tokens takes longer than their products" in capsys.readouterr().out
+
+
+def test_without_compiled_kernels_there_are_sizes_only(quick, monkeypatch, capsys):
+    monkeypatch.setenv("A3B_ISA", "reference")
+    assert main(["plan", "--json"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["measured"] is None and facts["presets"]["fast"]["decode_tokens_per_s"] is None
+    assert "cannot be measured" in captured.err
+    assert main(["plan", "--json", "--bandwidth", "80"]) == 0
+    balanced = json.loads(capsys.readouterr().out)["presets"]["balanced"]
+    assert balanced["decode_tokens_per_s"] > 0 and balanced["prefill_tokens_per_s"] is None
+
+
+def test_a_model_that_is_not_there_is_refused(capsys):
+    assert main(["plan", "nowhere"]) == 2
+    assert "one of nano, 35b-a3b, 27b, 3b-dense" in capsys.readouterr().err
+    for rate in ("-1", "0", "nan", "inf"):
+        assert main(["plan", f"--bandwidth={rate}"]) == 2
+    assert main(["plan", "--context", "2000000"]) == 2

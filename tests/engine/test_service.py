@@ -1,0 +1,390 @@
+"""Answers from a batch: cached equals cold to the bit, thinking is put back, turns cost their new tokens, who leaves frees a place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import numpy as np
+import pytest
+
+from a3b.cache.disk_store import Store
+from a3b.engine import service as service_module
+from a3b.engine.engine import Engine
+from a3b.engine.scheduler import boundaries
+from a3b.engine.service import Settings
+from a3b.errors import ContextError, OverloadedError, UsageError
+from a3b.interface.events import Finished, ThinkingDelta
+from a3b.interface.request import Request
+from a3b.server.errors import error_body, refusal_of
+from a3b.thinking.turn_memory import Turns
+from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.load()
+
+
+def test_a_conversation_grows_by_what_was_sampled_and_a_turn_costs_its_new_tokens(engine):
+    with Server(engine) as server:
+        messages = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
+        for text in ("And the other number?", "hello", "Thanks!", "What are you?"):
+            message, _ = server.ask(messages)
+            messages += [bare(message), user(text)]
+        server.ask(messages)
+        lines = server.lines()
+        for before, after in zip(lines, lines[1:], strict=False):
+            so_far = before["prompt"] + before["sampled"]
+            assert after["prompt"][: len(so_far)] == so_far
+            assert after["cached_tokens"] >= len(so_far) - 16 and after["cache"]["miss"] == "none"
+        assert lines[-1]["thinking"]["restored"] > 0 and lines[-1]["thinking"]["sent"] == 0
+        assert all(cold(engine, line) == line["sampled"] for line in lines)
+
+
+def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
+    with Server(engine) as server:
+        ask = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
+        first, _ = server.ask(ask, sampling={"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3, "max_tokens": 120})
+        hidden = first["reasoning_content"].split("second: ")[1].split("\n")[0]
+        kept, _ = server.ask([*ask, bare(first), user("And the other number?")])
+        lost, finished = server.ask([*ask, bare(first), user("And the other number?")], policy="none")
+        assert hidden in kept["content"] and hidden not in lost["content"]
+        assert finished.usage.thinking.dropped > 0 and finished.usage.thinking.restored == 0
+
+
+def test_a_key_that_sends_prompt_after_prompt_does_not_cost_another_its_cached_conversation(engine):
+    with Server(engine) as server:
+        ask = [user("What is 17 plus 25?")]
+        message, _ = server.ask(ask, namespace="quiet")
+        server.cache.ram_bytes = 3 * server.cache.stats().ram_bytes
+        for i in range(12):
+            server.ask([user(f"Tell me about the number {i}.")], namespace="flood", sampling=GREEDY | {"max_tokens": 2})
+        assert server.cache.stats().evictions > 5
+        _, finished = server.ask([*ask, bare(message), user("Thanks!")], namespace="quiet")
+        assert finished.usage.cache.miss == "none" and finished.usage.cached_tokens > 20
+
+
+@pytest.mark.parametrize("name", ["tools", "messages", "add_generation_prompt", "eos_token"])
+def test_template_arguments_replace_nothing_of_the_prompt(engine, name):
+    with Server(engine) as server, pytest.raises(UsageError, match=f"'{name}': the name is reserved"):
+        server.ask([user("hello")], template_kwargs={name: []})
+
+
+def test_interleaved_conversations_in_one_batch_give_what_each_gives_alone(engine):
+    questions = [f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))]
+
+    async def both(server: Server):
+        async def talk(question: str):
+            messages = [user(question)]
+            for follow in ("hello", "Thanks!"):
+                message, _ = await server.answer(messages, tools=[TOOL])
+                messages += [bare(message), user(follow)]
+            await server.answer(messages, tools=[TOOL])
+
+        await asyncio.gather(*(talk(question) for question in questions))
+
+    with Server(engine, max_active=8) as server:
+        asyncio.run(both(server))
+        lines = server.lines()
+        assert len(lines) == 3 * len(questions)
+        assert sum(line["cached_tokens"] > 0 for line in lines) >= 2 * len(questions)
+        assert all(cold(engine, line) == line["sampled"] for line in lines)
+
+
+def test_a_prompt_that_changes_in_an_old_turn_is_computed_from_that_turn_on_and_says_why(engine):
+    with Server(engine) as server:
+        messages = []
+        for text in ("hello", "What are you?", "Thanks!", "What is 2 plus 3?"):
+            messages.append(user(text))
+            message, _ = server.ask(messages)
+            messages.append(bare(message))
+        edited = [*messages[:4], user("Good morning, what can you do for me?"), *messages[5:7]]
+        server.ask(edited)
+        line, before = server.lines()[-1], server.lines()[2]
+        same = next(i for i, (a, b) in enumerate(zip(line["prompt"], before["prompt"], strict=False)) if a != b)
+        starts = [i for i, token in enumerate(line["prompt"][:same]) if token == engine.tokenizer.control_id("<|im_start|>")]
+        assert line["cache"]["miss"] == "diverged" and line["cache"]["position"] == same
+        assert line["cached_tokens"] >= starts[-1] - 16 > 40
+        assert "Thanks" in line["cache"]["expected"] and "Good" in line["cache"]["found"]
+        assert cold(engine, line) == line["sampled"]
+
+
+def test_tool_results_extend_the_prompt_and_keep_the_thinking(engine):
+    with Server(engine) as server:
+        messages = [user("Start at a1b2 and follow the chain for 2 steps. Where do you end?")]
+        message, finished = server.ask(messages, tools=[TOOL])
+        assert finished.reason == "tool_calls", message
+        call = message["tool_calls"][0]
+        arguments = json.dumps(call["function"]["arguments"], indent=3)
+        returned = {"role": "assistant", "content": None, "tool_calls": [{**call, "function": {"name": "get", "arguments": arguments}}]}
+        messages += [returned, {"role": "tool", "tool_call_id": call["id"], "content": "c3d4"}]
+        server.ask(messages, tools=[TOOL])
+        first, second = server.lines()
+        assert second["prompt"][: len(first["prompt"]) + len(first["sampled"])] == first["prompt"] + first["sampled"]
+        assert second["thinking"]["restored"] == first["thinking_tokens"] > 0
+
+
+def test_one_namespace_never_uses_what_another_computed(engine):
+    with Server(engine) as server:
+        server.ask([user("hello")], namespace="a")
+        _, finished = server.ask([user("hello")], namespace="b")
+        _, again = server.ask([user("hello")], namespace="a")
+        assert finished.usage.cached_tokens == 0 and finished.usage.cache.miss == "new"
+        assert finished.usage.cache.expected == "" and again.usage.cached_tokens > 0
+
+
+def test_verification_computes_hits_again_and_a_wrong_state_is_found_out(engine):
+    with Server(engine, verify_every=1) as server:
+        message, _ = server.ask([user("hello")])
+        history = [user("hello"), bare(message), user("Think of two numbers from 0 to 999. Tell me only the first.")]
+        server.ask(history)
+        assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (1, 0)
+        other = asyncio.run(server.service.render(Request(messages=[user("Well. " * 40 + "What are you?")])))
+        real, states = server.cache.sync, []
+
+        def wrong(*args):
+            """The state of another conversation of as many tokens."""
+            match, end = real(*args), len(other) - other[::-1].index(engine.tokenizer.control_id("<|im_start|>")) - 1
+            states.append(engine.model.new_state())
+            for state in (match.state, states[0]):
+                state.restore(engine.model.new_state().snapshot())
+                engine.model.forward(np.array(other[end - match.reused : end]), state)
+            return match
+
+        server.cache.sync = wrong
+        server.ask(history)
+        assert (server.scheduler.num_verified, server.scheduler.num_wrong) == (2, 1)
+        line, state = server.lines()[-1], states[0]
+        assert cold(engine, line) == line["sampled"], "the cold result counts"
+        logits = engine.model.forward(np.array(line["prompt"][state.num_tokens :]), state)
+        assert logits[: engine.tokenizer.num_tokens].argmax() != line["sampled"][0], "the wrong state shows in the first token"
+        server.cache.sync = real
+        _, finished = server.ask(history)
+        assert finished.usage.cached_tokens == 0, "the cache was emptied"
+
+
+def test_who_leaves_frees_the_place_within_a_token(engine):
+    async def leave(server: Server):
+        stream = server.service.stream(Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 4000, "temperature": 2.0}))
+        async for event in stream:
+            if isinstance(event, ThinkingDelta):
+                break
+        await stream.aclose()
+        for _ in range(200):
+            if server.scheduler.load() == (0, 0):
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    with Server(engine, max_active=1) as server:
+        assert asyncio.run(leave(server))
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_who_leaves_while_a_prompt_is_read_alone_stops_it_between_two_layers(engine, monkeypatch):
+    model, asked = engine.model, []
+    slow = type(model._layers[0])
+    real = slow.__call__
+
+    def counted(layer, *args):
+        asked.append(1)
+        if len(asked) == 3:
+            job.cancelled.set()
+        return real(layer, *args)
+
+    with Server(engine) as server:
+        jobs = []
+        submit = server.scheduler.submit
+        monkeypatch.setattr(server.scheduler, "submit", lambda job: (jobs.append(job), submit(job)))
+        monkeypatch.setattr(slow, "__call__", counted)
+        job = type("Later", (), {"cancelled": property(lambda self: jobs[0].cancelled)})()
+        _, finished = server.ask([user("x " * 300)])
+        assert finished.reason == "cancelled" and len(asked) == 3
+        monkeypatch.undo()
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+@pytest.mark.parametrize("after", [None, 512])  # tokens of a prompt that was read alone before
+@pytest.mark.parametrize(("fixed_s", "token_s"), [(0.4, 0.042), (0.1, 0.05), (0.001, 0.0001), (0.2, 0.01)])
+def test_pieces_of_a_prompt_keep_others_waiting_for_less_than_two_seconds(engine, after, fixed_s, token_s):
+    with Server(engine) as server:
+        scheduler, times, sizes = server.scheduler, [], []
+        if after:
+            scheduler._adapt(fixed_s + after * token_s, after, False)
+        for i in range(40):
+            seconds = (fixed_s + scheduler._chunk * token_s) * (1.3 if i == 20 else 1)  # once another process gets in the way
+            times.append(seconds)
+            sizes.append(scheduler._chunk)
+            scheduler._adapt(seconds, scheduler._chunk, True)
+    assert max(times) < 2
+    best = min((1.3 - fixed_s) / token_s, 512)
+    assert 0.7 * best < sizes[-1] <= best
+
+
+def test_more_requests_than_places_are_refused_at_once_and_the_others_are_answered(engine):
+    async def crowd(server: Server):
+        return await asyncio.gather(*(server.answer([user(f"hello {i}")]) for i in range(9)), return_exceptions=True)
+
+    with Server(engine, max_active=1, max_waiting=2) as server:
+        found = asyncio.run(crowd(server))
+        refused = [error for error in found if isinstance(error, Exception)]
+        assert refused and all(isinstance(error, OverloadedError) for error in refused)
+        assert len(found) - len(refused) >= 3
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_a_failing_step_ends_its_requests_with_an_error_and_no_others(engine, monkeypatch):
+    with Server(engine) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine.model), "forward", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                server.ask([user("hello")])
+        assert server.ask([user("hello")])[1].reason == "stop"
+
+
+def test_a_thinking_budget_closes_the_block_and_an_answer_follows(engine):
+    with Server(engine) as server:
+        free, _ = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")])
+        message, finished = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")], thinking_budget=3)
+        assert len(message["reasoning_content"]) < len(free["reasoning_content"])
+        assert finished.thinking_stop == "budget" and message["content"]
+        assert finished.usage.thinking_tokens <= 3 + 8
+        none, finished = server.ask([user("hello")], thinking_budget=0)
+        assert none["reasoning_content"] == "" and none["content"]
+
+
+def test_thinking_can_be_off_and_the_turn_is_still_replayed(engine):
+    with Server(engine) as server:
+        message, _ = server.ask([user("hello")], think=False)
+        assert message["reasoning_content"] == ""
+        server.ask([user("hello"), bare(message), user("What are you?")], think=False)
+        first, second = server.lines()
+        assert second["prompt"][: len(first["prompt"]) + len(first["sampled"])] == first["prompt"] + first["sampled"]
+
+
+def test_text_is_continued_without_template(engine):
+    with Server(engine) as server:
+        events = asyncio.run(server.events(Request(prompt="hello", sampling=GREEDY)))
+        assert server.lines()[0]["prompt"] == engine.tokenizer.encode_text("hello") and isinstance(events[-1], Finished)
+
+
+def test_the_same_prompt_several_times_is_read_once(engine):
+    text = "Remember: " + " ".join(f"item {i}" for i in range(150)) + ". What are you?"
+
+    async def thrice(server: Server):
+        await asyncio.gather(*(server.answer([user(text)], sampling={"seed": i, "max_tokens": 5}) for i in range(3)))
+
+    with Server(engine) as server:
+        asyncio.run(thrice(server))
+        cached = sorted(line["cached_tokens"] for line in server.lines())
+        assert cached[0] == 0 and cached[1] > 300
+
+
+@pytest.mark.parametrize("request_, error", [
+    (Request(messages=[user("x " * 20000)]), ContextError), (Request(prompt=""), UsageError),
+    (Request(messages=[user("x")], sampling={"temperature": -1}), UsageError),
+    (Request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), UsageError),
+    (Request(messages=[user("x")], policy="whatever"), UsageError),
+])  # fmt: skip
+def test_what_cannot_be_answered_is_refused_before_anything_runs(engine, request_, error):
+    with Server(engine) as server:
+        with pytest.raises(error):
+            asyncio.run(server.events(request_))
+        assert server.scheduler.load() == (0, 0)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read_them(engine):
+    with Server(engine) as server:
+        with pytest.raises(ContextError) as refused:
+            asyncio.run(server.events(Request(messages=[user("x " * 20000)])))
+        told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
+        found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)  # Claude Code's own; the difference is what it cuts
+        assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1
+
+
+def test_a_prompt_of_the_whole_context_is_refused_and_one_token_less_gets_one_token(engine):
+    with Server(engine) as server:
+        asked = Request(messages=[user("hello")], sampling={"temperature": 0.0})
+        num = len(asyncio.run(server.service.render(asked)))
+        server.service.context = num
+        with pytest.raises(ContextError, match=f"{num} tokens > {num - 1}"):
+            asyncio.run(server.events(asked))
+        server.service.context = num + 1
+        finished = asyncio.run(server.events(asked))[-1]
+        assert (finished.reason, finished.usage.completion_tokens) == ("length", 1)
+
+
+def test_thinking_that_was_restored_and_dropped_is_counted(engine):
+    with Server(engine) as server:
+        message, first = server.ask([user("hello")])
+        history, num = [user("hello"), bare(message), user("Thanks!")], first.usage.thinking_tokens
+        found = []
+        for policy in ("all", "none", "all"):
+            server.ask(history, policy=policy)
+            found.append(tuple(server.service.metrics()[f"thinking_{fate}_tokens_total"] for fate in ("restored", "dropped")))
+        assert found == [(num, 0), (num, num), (2 * num, num)] and num > 0
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists):
+    asked = [{"role": "system", "content": "You help people. " * 8}, user("What are you?")]
+    with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=persists)) as server:
+        server.cache.store, server.service.turns = store, Turns(store)
+        message, _ = server.ask(asked)
+        server.ask([*asked, bare(message), user("Thanks!")])
+        assert store.flush()
+        tokens = [int(token) for row in store._index.rows()[0] for token in row.ids]
+        assert len(tokens) > 40 and (engine.tokenizer.control_id("<think>") in tokens) is persists
+        assert bool(store.records("")) is persists
+
+
+def test_one_key_does_not_wait_for_the_answer_of_another_to_the_same_messages(engine, monkeypatch):
+    monkeypatch.setattr(service_module, "LEAVING_S", 60)
+
+    async def both(server: Server):
+        ask = [user("What are you?")]
+        stream = server.service.stream(Request(messages=ask, namespace="a", sampling=GREEDY))
+        async for _ in stream:  # an answer that is on its way until its stream is closed
+            break
+        history = [*ask, {"role": "assistant", "content": "I"}, user("Go on.")]
+        try:
+            return await asyncio.wait_for(server.answer(history, namespace="b"), 20)
+        finally:
+            await stream.aclose()
+
+    with Server(engine) as server:
+        assert asyncio.run(both(server))[1].reason == "stop"
+
+
+def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
+    with Server(engine) as server:
+        for cch in ("a1", "b2"):
+            system = {"role": "system", "content": f"x-anthropic-billing-header: cc_version=2; cch={cch};\nYou help."}
+            server.ask([system, user("hello")])
+        first, second = server.lines()
+        assert first["prompt"] == second["prompt"] and second["cached_tokens"] > 0
+
+
+def test_a_late_system_message_costs_its_own_tokens_and_no_thinking(engine):
+    with Server(engine) as server:
+        asked = [{"role": "system", "content": "You help."}, user("hello")]
+        asked.append(bare(server.ask(asked)[0]))
+        for late in ([{"role": "system", "content": "It is Monday now."}], []):  # there, and then left out again
+            server.ask([*asked, *late, user("What are you?")])
+        first, *later = server.lines()
+        whole = first["prompt"] + first["sampled"]
+        for line in later:
+            assert line["prompt"][: len(whole)] == whole and line["cached_tokens"] >= len(whole) - 1
+            assert line["thinking"]["restored"] > 0
+
+
+def test_snapshots_are_due_at_the_system_turn_the_last_turns_and_some_between():
+    starts = [0, 100, 150, 900, 950, 2000, 2050]
+    assert boundaries(starts, 0, 2060) == [(100, "system"), (900, "turn"), (2000, "turn"), (2050, "turn")]
+    assert boundaries(starts, 1990, 2060) == [(2050, "turn")]
+    assert boundaries([], 0, 50) == [(49, "turn")]
+    assert boundaries([0], 0, 50) == []
+    many = boundaries(range(0, 100_000, 500), 0, 100_010)
+    assert len(many) == 16 and many[0] == (500, "system") and many[-1] == (99_500, "turn")

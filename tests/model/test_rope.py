@@ -1,0 +1,113 @@
+"""Rotary frequencies are those of the model's config: default, YaRN, and interleaved over time, height and width."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from a3b.errors import UsageError
+from a3b.kernels.ref.ops import rope_apply
+from a3b.model.config import with_context
+from a3b.model.config_reader import config_from_dict
+from a3b.model.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
+from tests.support.random_model import SIZES, config_dict
+
+U = 2.0**-24
+
+
+def rope_config(**changes):
+    """The 35B model's rotary sizes: 64 of 256 dimensions, base 10^7."""
+    sizes = {**SIZES["one"], "Dh": 256, "rotary": 64}
+    rope = {"rope_theta": 10_000_000, "mrope_section": [11, 11, 10]}
+    return replace(config_from_dict(config_dict(sizes, rope), where="test").rope, **changes)
+
+
+def yarn(factor: float):
+    return rope_config(
+        type="yarn", factor=factor, original_context=262144, attention_factor=0.1 * math.log(factor) + 1
+    )
+
+
+def test_default_frequencies_are_powers_of_the_base():
+    expected = [10.0 ** (-7 * 2 * i / 64) for i in range(32)]
+    np.testing.assert_allclose(inverse_frequencies(rope_config()), expected, rtol=1e-14)
+
+
+def test_yarn_keeps_fast_frequencies_and_divides_slow_ones():
+    ratio = inverse_frequencies(yarn(4.0)) / inverse_frequencies(rope_config())
+    assert yarn_range(yarn(4.0)) == (14, 22)
+    np.testing.assert_allclose(ratio[:15], 1, rtol=1e-14)
+    np.testing.assert_allclose(ratio[15:22], [0.90625, 0.8125, 0.71875, 0.625, 0.53125, 0.4375, 0.34375], rtol=1e-14)
+    np.testing.assert_allclose(ratio[22:], 0.25, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(4.0, 1.1386294), (2.0, 1.0693147)])
+def test_yarn_scales_cosines_and_sines(factor: float, expected: float):
+    cos, sin = Rope(yarn(factor))(np.arange(50))
+    np.testing.assert_allclose(np.hypot(cos, sin), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(2.0, 1.0693147), (4.0, 1.1386294)])
+def test_yarn_has_the_same_attention_factor_from_the_config_and_from_the_context(factor: float, expected: float):
+    rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 1024}
+    written = config_from_dict(config_dict(SIZES["one"], rope)).rope
+    asked, _ = with_context(config_from_dict(config_dict(SIZES["one"])), int(factor * 1024))
+    assert written.attention_factor == asked.rope.attention_factor == pytest.approx(expected, abs=1e-6)
+    assert (written.factor, written.original_context) == (asked.rope.factor, asked.rope.original_context) == (factor, 1024)
+
+
+def test_yarn_in_the_config_never_shortens_the_native_context():
+    """Trained for 256 tokens, scaled by 2, and natively 1,024 long: 1,024 remain."""
+    config = config_from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}))
+    assert with_context(config, 1024)[0] == config
+    with pytest.raises(UsageError, match="at most 1024"):
+        with_context(config, 1025)
+
+
+def test_a_yarn_range_without_width_still_has_finite_frequencies():
+    assert np.isfinite(inverse_frequencies(replace(yarn(4.0), beta_fast=1.0, beta_slow=1.0, original_context=7))).all()
+
+
+def test_frequencies_take_turns_between_time_height_and_width():
+    axis = mrope_axis(rope_config())
+    assert [np.flatnonzero(axis == which).tolist() for which in range(3)] == [
+        list(range(0, 31, 3)), list(range(1, 32, 3)), list(range(2, 30, 3))
+    ]  # fmt: skip
+
+
+def test_text_positions_are_triples_of_equal_numbers():
+    rope, positions = Rope(rope_config()), np.array([0, 1, 5000, 262143])
+    for plain, triple in zip(rope(positions), rope(np.stack([positions] * 3)), strict=True):
+        np.testing.assert_array_equal(plain, triple)
+
+
+def test_each_axis_of_a_triple_moves_only_its_own_frequencies():
+    rope, base = Rope(rope_config()), np.full((3, 1), 40)
+    for which in range(3):
+        moved = base.copy()
+        moved[which] += 7
+        changed = rope(moved)[1] != rope(base)[1]
+        np.testing.assert_array_equal(changed[0], rope.axis == which)
+
+
+def test_angles_of_far_positions_keep_their_accuracy():
+    """cos is rounded once (u); the angle, in float64, is off by 2^-52 of itself at most."""
+    position = 1_009_999
+    cos, _ = Rope(rope_config())(np.array([position]))
+    frequency = 10.0 ** (-7 * 2 / 64)
+    assert abs(float(cos[0, 1]) - math.cos(math.fmod(position * frequency, 2 * math.pi))) <= U + position * 2.0**-50
+
+
+def test_rope_turns_pairs_half_the_rotary_size_apart_and_leaves_the_rest():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((3, 2, 11)).astype(np.float32)
+    angles = rng.uniform(-3, 3, (3, 4))
+    pairs = (x[..., :4] + 1j * x[..., 4:8]) * np.exp(1j * angles)[:, None]
+    expected = np.concatenate((pairs.real, pairs.imag, x[..., 8:]), axis=-1)
+    rope_apply(x, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+    bound = 4 * U * np.abs(pairs).max()  # cos, sin, product and sum are each rounded once
+    assert np.abs(x - expected).max() <= bound
+    np.testing.assert_array_equal(x[..., 8:], expected[..., 8:].astype(np.float32))
