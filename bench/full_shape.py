@@ -27,11 +27,22 @@ from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 
 SIZES = {
-    "vocab_size": 248320, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
-    "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "num_experts": 256, "num_experts_per_tok": 8,
-    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "max_position_embeddings": 262144,
-}  # fmt: skip
+    "vocab_size": 248320,
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "max_position_embeddings": 262144,
+}
 POOL = (1 << 24) + 43  # random numbers written over and over; odd, so that no two rows are equal
 
 
@@ -40,30 +51,54 @@ def config_dict(num_layers: int) -> dict:
     rope = {"rope_type": "default", "rope_theta": 10_000_000, "partial_rotary_factor": 0.25}
     rope |= {"mrope_interleaved": True, "mrope_section": [11, 11, 10]}
     return {
-        "model_type": "qwen3_5_moe_text", "num_hidden_layers": num_layers, "layer_types": kinds, "hidden_act": "silu",
-        "rms_norm_eps": 1e-6, "attn_output_gate": True, "attention_bias": False, "tie_word_embeddings": False,
-        "bos_token_id": 248044, "eos_token_id": 248044, "dtype": "bfloat16", "mamba_ssm_dtype": "float32",
-        "rope_parameters": rope, **SIZES,
-    }  # fmt: skip
+        "model_type": "qwen3_5_moe_text",
+        "num_hidden_layers": num_layers,
+        "layer_types": kinds,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "attn_output_gate": True,
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": 248044,
+        "eos_token_id": 248044,
+        "dtype": "bfloat16",
+        "mamba_ssm_dtype": "float32",
+        "rope_parameters": rope,
+        **SIZES,
+    }
 
 
 def shapes(num_layers: int) -> dict[str, tuple[int, ...]]:
     """Checkpoint names of the first layers, experts fused."""
     out = {"model.embed_tokens.weight": (248320, 2048), "lm_head.weight": (248320, 2048), "model.norm.weight": (2048,)}
     delta = {
-        "in_proj_qkv.weight": (8192, 2048), "in_proj_z.weight": (4096, 2048), "in_proj_b.weight": (32, 2048),
-        "in_proj_a.weight": (32, 2048), "conv1d.weight": (8192, 1, 4), "dt_bias": (32,), "A_log": (32,),
-        "norm.weight": (128,), "out_proj.weight": (2048, 4096),
-    }  # fmt: skip
+        "in_proj_qkv.weight": (8192, 2048),
+        "in_proj_z.weight": (4096, 2048),
+        "in_proj_b.weight": (32, 2048),
+        "in_proj_a.weight": (32, 2048),
+        "conv1d.weight": (8192, 1, 4),
+        "dt_bias": (32,),
+        "A_log": (32,),
+        "norm.weight": (128,),
+        "out_proj.weight": (2048, 4096),
+    }
     attention = {
-        "q_proj.weight": (8192, 2048), "k_proj.weight": (512, 2048), "v_proj.weight": (512, 2048),
-        "o_proj.weight": (2048, 4096), "q_norm.weight": (256,), "k_norm.weight": (256,),
-    }  # fmt: skip
+        "q_proj.weight": (8192, 2048),
+        "k_proj.weight": (512, 2048),
+        "v_proj.weight": (512, 2048),
+        "o_proj.weight": (2048, 4096),
+        "q_norm.weight": (256,),
+        "k_norm.weight": (256,),
+    }
     mlp = {
-        "gate.weight": (256, 2048), "experts.gate_up_proj": (256, 1024, 2048), "experts.down_proj": (256, 2048, 512),
-        "shared_expert.gate_proj.weight": (512, 2048), "shared_expert.up_proj.weight": (512, 2048),
-        "shared_expert.down_proj.weight": (2048, 512), "shared_expert_gate.weight": (1, 2048),
-    }  # fmt: skip
+        "gate.weight": (256, 2048),
+        "experts.gate_up_proj": (256, 1024, 2048),
+        "experts.down_proj": (256, 2048, 512),
+        "shared_expert.gate_proj.weight": (512, 2048),
+        "shared_expert.up_proj.weight": (512, 2048),
+        "shared_expert.down_proj.weight": (2048, 512),
+        "shared_expert_gate.weight": (1, 2048),
+    }
     for i in range(num_layers):
         p = f"model.layers.{i}."
         out |= {p + "input_layernorm.weight": (2048,), p + "post_attention_layernorm.weight": (2048,)}

@@ -1,11 +1,12 @@
-"""The heaviest requests a client can send, each beside a stream of the embedded model: what they are answered, cost and hold up.
+"""The heaviest requests a client can send, each beside a stream of the embedded model: what they are answered, cost and
+hold up.
 
     python -m bench.heavy [--only TEXT] [--json]
 
-Starts `a3b serve` without a model directory and without a cache on disk. One client streams all the time. For each input: the status and
-the seconds of its answer, the peak of memory of the server with all its processes (above what it had before), and the longest time in
-which the stream got nothing. At the end the server is told to stop while the heaviest of them run.
-"""
+Starts `a3b serve` without a model directory and without a cache on disk. One client streams all the time. For each
+input: the status and the seconds of its answer, the peak of memory of the server with all its processes (above what it
+had before), and the longest time in which the stream got nothing. At the end the server is told to stop while the
+heaviest of them run."""
 
 from __future__ import annotations
 
@@ -68,14 +69,20 @@ def nested(depth: int) -> dict[str, Any]:
 
 def tool_call(arguments: str) -> list[dict[str, Any]]:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "c", "content": "r"}]  # fmt: skip
+    return [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "r"},
+    ]
 
 
 def many_calls(num: int) -> list[dict[str, Any]]:
     calls = [{"id": f"c{i}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in range(num)]
-    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls},
-            *({"role": "tool", "tool_call_id": f"c{i}", "content": "r"} for i in range(num))]  # fmt: skip
+    return [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": f"c{i}", "content": "r"} for i in range(num)),
+    ]
 
 
 def talk(num: int) -> list[dict[str, Any]]:
@@ -95,8 +102,11 @@ def object_of(num: int) -> dict[str, Any]:
 
 
 def responses_call(arguments: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": "q"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments},
-            {"type": "function_call_output", "call_id": "c", "output": "r"}]  # fmt: skip
+    return [
+        {"role": "user", "content": "q"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+    ]
 
 
 def patterned(pattern: str) -> dict[str, Any]:
@@ -126,32 +136,53 @@ CASES: dict[str, Case] = {
     "oneOf of 40 patterns": (CHAT, lambda: called(shape(x={"oneOf": [patterned(f"a.{{{i}}}b") for i in range(40)]}))),
     "a pattern of 90 kB": (CHAT, lambda: called(shape(x=patterned("^" + "(?=a)" * 18_000)))),
     "30 patternProperties": (CHAT, lambda: answered(NAMED)),
-    "propertyNames with a pattern": (CHAT, lambda: answered({"type": "object", "propertyNames": {"pattern": LOOK_AHEADS}})),
+    "propertyNames with a pattern": (
+        CHAT,
+        lambda: answered({"type": "object", "propertyNames": {"pattern": LOOK_AHEADS}}),
+    ),
     "an enum of 9,000": (CHAT, lambda: answered(shape(x={"enum": [f"v{i}" for i in range(9000)]}))),
     "3,000 properties": (CHAT, lambda: answered(PROPERTIES)),
     "3,000 properties in a tool": (CHAT, lambda: called(shape(x=PROPERTIES))),
-    "60 tools with patterns": (CHAT, lambda: called(*[shape(**{f"p{j}": patterned(WORDS[j % 4]) for j in range(6)})] * 60)),
-    "300 tools of 90 kB": (CHAT, lambda: called(*[shape(**{f"p{j}": {"enum": ["v" * 1400]} for j in range(60)})] * 300)),
+    "60 tools with patterns": (
+        CHAT,
+        lambda: called(*[shape(**{f"p{j}": patterned(WORDS[j % 4]) for j in range(6)})] * 60),
+    ),
+    "300 tools of 90 kB": (
+        CHAT,
+        lambda: called(*[shape(**{f"p{j}": {"enum": ["v" * 1400]} for j in range(60)})] * 300),
+    ),
     "items 9,999 times 9,999": (CHAT, lambda: answered(ITEMS)),
     "multiples of 987654321": (CHAT, lambda: answered({"type": "integer", "multipleOf": 987654321, "minimum": 1})),
     "30,000 messages": (CHAT, lambda: chat(talk(30_000))),
     "4,000 messages": (CHAT, lambda: chat(talk(4_000))),
     "30,000 messages to be counted": (COUNT, lambda: chat(talk(30_000))),
     "10,000 calls and results": (CHAT, lambda: chat(many_calls(10_000))),
-    "150,000 content parts": (CHAT, lambda: chat([{"role": "user", "content": [{"type": "text", "text": "a"}] * 150_000}])),
+    "150,000 content parts": (
+        CHAT,
+        lambda: chat([{"role": "user", "content": [{"type": "text", "text": "a"}] * 150_000}]),
+    ),
     "2,000,000 empty messages": (CHAT, lambda: b'{"messages":[' + b"{}," * 2_000_000 + b"{}]}"),
     "20,000 items (responses)": (RESPONSES, lambda: response(talk(20_000))),
     "28 MB in one string": (CHAT, lambda: chat(large())),
     "28 MB of blanks": (CHAT, lambda: chat(large(" "))),
     "11 million blanks in a prompt": (COMPLETIONS, lambda: {"prompt": large(" ", 11), "max_tokens": 3}),
-    "28 MB of halves of pairs": (CHAT, lambda: b'{"messages":[{"role":"user","content":"' + rb"\ud800" * (28 * MB // 6) + b'"}]}'),
+    "28 MB of halves of pairs": (
+        CHAT,
+        lambda: b'{"messages":[{"role":"user","content":"' + rb"\ud800" * (28 * MB // 6) + b'"}]}',
+    ),
     "28 MB of emoji (messages)": (MESSAGES, lambda: chat(large("\U0001f600"))),
     "28 MB of digits (responses)": (RESPONSES, lambda: response(large("1"))),
     "28 MB of a system prompt (messages)": (MESSAGES, lambda: chat(system=large())),
     "28 MB of instructions (responses)": (RESPONSES, lambda: response("q", instructions=large())),
     "28 MB of a tool's description": (CHAT, lambda: chat(tools=[tool("f", shape(), description=large())])),
-    "28 MB of a tool's result": (CHAT, lambda: chat([*tool_call("{}")[:2], {"role": "tool", "tool_call_id": "c", "content": large()}])),
-    "28 MB of thinking": (CHAT, lambda: chat([*talk(1), {"role": "assistant", "content": "a", "reasoning_content": large()}, *talk(1)])),
+    "28 MB of a tool's result": (
+        CHAT,
+        lambda: chat([*tool_call("{}")[:2], {"role": "tool", "tool_call_id": "c", "content": large()}]),
+    ),
+    "28 MB of thinking": (
+        CHAT,
+        lambda: chat([*talk(1), {"role": "assistant", "content": "a", "reasoning_content": large()}, *talk(1)]),
+    ),
     "28 MB of a model's name": (CHAT, lambda: chat(model=large("m"))),
     "28 MB of a stop string": (CHAT, lambda: chat(stop=large("s"))),
     "400,000 stop strings": (CHAT, lambda: chat(stop=["s"] * 400_000)),
@@ -253,8 +284,14 @@ def measure(server: Server, stream: Stream, memory: Memory, path: str, make: Cal
     seconds = time.monotonic() - began
     time.sleep(0.3)
     stream.tick()  # a pause that lasts counts, too
-    return {"status": status, "seconds": seconds, "bytes": len(body), "memory": max(memory.peak - before, 0), "pause": stream.longest,
-            "answer": text}  # fmt: skip
+    return {
+        "status": status,
+        "seconds": seconds,
+        "bytes": len(body),
+        "memory": max(memory.peak - before, 0),
+        "pause": stream.longest,
+        "answer": text,
+    }
 
 
 def stop_beside_work(server: Server, names: list[str]) -> float:
@@ -284,14 +321,23 @@ def main() -> int:
             if args.only in name:
                 rows[name] = row = measure(server, stream, memory, path, make)
                 if not args.json:
-                    print(f"{name:42} {row['status']:>4} {row['seconds']:6.2f} s {row['memory'] >> 20:5} MiB  pause {row['pause']:.2f} s   "
-                          f"{message(row['answer'])[:100]}", flush=True)  # fmt: skip
+                    print(
+                        f"{name:42} {row['status']:>4} {row['seconds']:6.2f} s "
+                        f"{row['memory'] >> 20:5} MiB  pause {row['pause']:.2f} s   "
+                        f"{message(row['answer'])[:100]}",
+                        flush=True,
+                    )
         stream.stops.set()
-        stopped = stop_beside_work(server, ["24 look-aheads in one pattern", "30,000 messages to be counted", "14 MB to be counted"])
+        stopped = stop_beside_work(
+            server, ["24 look-aheads in one pattern", "30,000 messages to be counted", "14 MB to be counted"]
+        )
     if args.json:
         print(json.dumps({"rows": rows, "stopped_s": stopped}, indent=2))
     else:
-        print(f"the longest pause: {max(row['pause'] for row in rows.values()):.2f} s; SIGTERM beside work: ended after {stopped:.1f} s")
+        print(
+            f"the longest pause: {max(row['pause'] for row in rows.values()):.2f} "
+            f"s; SIGTERM beside work: ended after {stopped:.1f} s"
+        )
     return 0
 
 

@@ -2,10 +2,9 @@
 
     python -m bench.restore [--tokens 100000] [--turns 20] [--directory DIR] [--json]
 
-Keys, values and recurrent states are random bytes, as nothing is computed here; all else is what `a3b serve` does: every turn is kept,
-the store is closed, the system forgets its files, and a new cache reads the last turn. Every byte is compared. Takes about 2.5 GB of
-disk and of memory.
-"""
+Keys, values and recurrent states are random bytes, as nothing is computed here; all else is what `a3b serve` does:
+every turn is kept, the store is closed, the system forgets its files, and a new cache reads the last turn. Every byte
+is compared. Takes about 2.5 GB of disk and of memory."""
 
 from __future__ import annotations
 
@@ -48,7 +47,9 @@ def keep(directory: Path, config: ModelConfig, ids: np.ndarray, num_turns: int) 
     with Store(directory) as store:
         cache = PrefixCache(IDENTITY, lambda: State(config, "q8"), LARGE, store)
         for turn in range(num_turns):
-            advance(state, len(ids) * (turn + 1) // num_turns - state.num_tokens, config.layer_types.count(ATTENTION), rng)
+            advance(
+                state, len(ids) * (turn + 1) // num_turns - state.num_tokens, config.layer_types.count(ATTENTION), rng
+            )
             began = time.perf_counter()
             cache.add("", ids[: state.num_tokens], state.snapshot(), "turn")
             if not store.flush(600):
@@ -75,7 +76,9 @@ def same(a: State, b: State) -> bool:
     left = a.num_tokens // PAGE_LEN
     for x, y in zip(a.snapshot().segments, b.snapshot().segments, strict=True):
         full = slice(min(left, SEGMENT_PAGES))
-        if not (np.array_equal(x.keys[:, full], y.keys[:, full]) and np.array_equal(x.values[:, full], y.values[:, full])):
+        if not (
+            np.array_equal(x.keys[:, full], y.keys[:, full]) and np.array_equal(x.values[:, full], y.values[:, full])
+        ):
             return False
         left = max(left - SEGMENT_PAGES, 0)
     return True
@@ -105,11 +108,23 @@ def main() -> None:
             began = time.perf_counter()
             cache.sync("", [*ids.tolist(), 0])
             again_s = time.perf_counter() - began
-    facts = {"tokens": args.tokens, "turns": args.turns, "disk_bytes": num_bytes, "kv_bytes": match.state.snapshot().num_kv_bytes,
-             "write_s": write_s, "open_s": opened_s, "restore_s": read_s, "from_memory_s": again_s}  # fmt: skip
-    print(json.dumps(facts, indent=2) if args.json else
-          f"{args.tokens:,} tokens, {args.turns} turns, {num_bytes / 1e9:.2f} GB on disk: written in {write_s:.1f} s; "
-          f"back in {read_s:.2f} s ({facts['kv_bytes'] / read_s / 1e9:.2f} GB/s); from memory {again_s:.3f} s")  # fmt: skip
+    facts = {
+        "tokens": args.tokens,
+        "turns": args.turns,
+        "disk_bytes": num_bytes,
+        "kv_bytes": match.state.snapshot().num_kv_bytes,
+        "write_s": write_s,
+        "open_s": opened_s,
+        "restore_s": read_s,
+        "from_memory_s": again_s,
+    }
+    print(
+        json.dumps(facts, indent=2)
+        if args.json
+        else f"{args.tokens:,} tokens, {args.turns} turns, {num_bytes / 1e9:.2f} "
+        f"GB on disk: written in {write_s:.1f} s; "
+        f"back in {read_s:.2f} s ({facts['kv_bytes'] / read_s / 1e9:.2f} GB/s); from memory {again_s:.3f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What a turn costs: a conversation with tools over HTTP, cached against cold, and against llama.cpp's server on the same tokens.
+"""What a turn costs: a conversation with tools over HTTP, cached against cold, and against llama.cpp's server on the
+same tokens.
 
-    python -m bench.turns [MODEL] [--turns 20] [--cold 1,10,20] [--llama-server PATH --gguf FILE] [--result-words 60] [--json]
+    python -m bench.turns [MODEL] [--turns 20] [--cold 1,10,20] [--llama-server PATH --gguf FILE] [--result-words 60]
+    [--json]
 
-Starts `a3b serve` with a cache directory of its own. Every turn the model thinks, calls a tool (the call is enforced, so that random
-weights make one, too) and gets a result; the thinking is never sent back, as most clients do. In the middle the server is killed
-with SIGKILL and started again; at the end the conversation diverges in an old turn. "computed" are the tokens of the prompt that
-were not in the cache; a cold turn is the same prompt under another API key. llama.cpp gets the very token ids of every prompt.
-"""
+Starts `a3b serve` with a cache directory of its own. Every turn the model thinks, calls a tool (the call is enforced,
+so that random weights make one, too) and gets a result; the thinking is never sent back, as most clients do. In the
+middle the server is killed with SIGKILL and started again; at the end the conversation diverges in an old turn.
+"computed" are the tokens of the prompt that were not in the cache; a cold turn is the same prompt under another API
+key. llama.cpp gets the very token ids of every prompt."""
 
 from __future__ import annotations
 
@@ -25,11 +27,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WORDS = "red blue green north south river stone paper light number value key table window garden music letter house road bridge".split()
+WORDS = (
+    "red blue green north south river stone paper light number value key "
+    "table window garden music letter house road bridge"
+).split()
 KEYS = [f"k{i}" for i in range(10)]
-TOOL = {"type": "function", "function": {
-    "name": "get", "description": "Get what is stored under a key.",
-    "parameters": {"type": "object", "properties": {"key": {"type": "string", "enum": KEYS}}, "required": ["key"]}}}  # fmt: skip
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get",
+        "description": "Get what is stored under a key.",
+        "parameters": {"type": "object", "properties": {"key": {"type": "string", "enum": KEYS}}, "required": ["key"]},
+    },
+}
 START_S = 600
 ANSWER_TOKENS = 16  # of thinking; what follows is the call
 
@@ -57,8 +67,9 @@ class Server:
 
     def __enter__(self) -> Server:
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([*self.command, "--port", str(self.port)], stderr=self.log, stdout=self.log,
-                                        env={**os.environ, **self.env})  # fmt: skip
+        self.process = subprocess.Popen(
+            [*self.command, "--port", str(self.port)], stderr=self.log, stdout=self.log, env={**os.environ, **self.env}
+        )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -108,19 +119,30 @@ class Conversation:
 
     def ask(self, server: Server, what: str, key: str = "warm", messages: list | None = None) -> Row:
         """Send the conversation; with the conversation's own messages, go on by the answer and a result."""
-        body = {"messages": messages or self.messages, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False,
-                "temperature": 0, "thinking_budget": ANSWER_TOKENS, "max_tokens": 200}  # fmt: skip
+        body = {
+            "messages": messages or self.messages,
+            "tools": [TOOL],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+            "temperature": 0,
+            "thinking_budget": ANSWER_TOKENS,
+            "max_tokens": 200,
+        }
         answer, seconds = server.post("/v1/chat/completions", body, key)
         usage, message = answer["usage"], answer["choices"][0]["message"]
         if messages is None and key == "warm":
             calls = message["tool_calls"]
             self.messages.append({"role": "assistant", "content": message["content"], "tool_calls": calls})
-            self.messages.append({"role": "tool", "tool_call_id": calls[0]["id"], "content": self.text(self.result_words)})
+            self.messages.append(
+                {"role": "tool", "tool_call_id": calls[0]["id"], "content": self.text(self.result_words)}
+            )
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         report = answer["a3b"]["cache"]
         where = f" at token {report['position']}" if report["miss"] == "diverged" else ""
         read_s = answer["a3b"]["prefill_s"]
-        return Row(what, usage["prompt_tokens"], usage["prompt_tokens"] - cached, seconds, read_s, report["miss"] + where)
+        return Row(
+            what, usage["prompt_tokens"], usage["prompt_tokens"] - cached, seconds, read_s, report["miss"] + where
+        )
 
 
 def free_port() -> int:
@@ -138,8 +160,13 @@ def cold_turns(args: argparse.Namespace) -> list[int]:
 def a3b_server(args: argparse.Namespace, directory: Path) -> Server:
     model = [args.model] if args.model else []
     command = [sys.executable, "-m", "a3b.cli", "serve", *model]
-    command += ["--cache-dir", str(directory / "sessions"), "--api-key", "warm",
-               *(f"--api-key=cold-{turn}" for turn in cold_turns(args))]  # fmt: skip
+    command += [
+        "--cache-dir",
+        str(directory / "sessions"),
+        "--api-key",
+        "warm",
+        *(f"--api-key=cold-{turn}" for turn in cold_turns(args)),
+    ]
     command += ["--trace", str(directory / "trace"), "--context", str(args.context)]
     return Server(command, "/health", free_port())
 
@@ -158,7 +185,9 @@ def run_a3b(args: argparse.Namespace, directory: Path) -> tuple[list[Row], list[
     with a3b_server(args, directory) as server:
         for turn in range(middle + 1, args.turns + 1):
             prompts[turn] = list(talk.messages)
-            rows.append(talk.ask(server, f"turn {turn}" + (", after kill -9 and restart" if turn == middle + 1 else "")))
+            rows.append(
+                talk.ask(server, f"turn {turn}" + (", after kill -9 and restart" if turn == middle + 1 else ""))
+            )
             say(rows[-1])
         changed = list(talk.messages[:-1])
         at = 2 * middle - 1  # a tool result
@@ -175,7 +204,18 @@ def run_a3b(args: argparse.Namespace, directory: Path) -> tuple[list[Row], list[
 def run_llama(args: argparse.Namespace, rows: list[Row], prompts: list[list[int]]) -> list[Row]:
     """The same prompts, token by token, with the answers of the same length; the cold turns are left out."""
     found = []
-    command = [args.llama_server, "-m", args.gguf, "-t", str(os.cpu_count()), "-c", str(args.context), "-np", "1", "--no-warmup"]
+    command = [
+        args.llama_server,
+        "-m",
+        args.gguf,
+        "-t",
+        str(os.cpu_count()),
+        "-c",
+        str(args.context),
+        "-np",
+        "1",
+        "--no-warmup",
+    ]
     server = Server(command, "/health", free_port())
     server.__enter__()
     try:
@@ -185,8 +225,13 @@ def run_llama(args: argparse.Namespace, rows: list[Row], prompts: list[list[int]
             if "restart" in row.what:
                 server.kill()
                 server.__enter__()
-            body = {"prompt": ids, "n_predict": max(len(prompts[i + 1]) - len(ids), 0) and 32, "cache_prompt": True, "temperature": 0,
-                    "ignore_eos": True}  # fmt: skip
+            body = {
+                "prompt": ids,
+                "n_predict": max(len(prompts[i + 1]) - len(ids), 0) and 32,
+                "cache_prompt": True,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
             answer, seconds = server.post("/completion", body)
             timings = answer["timings"]
             found.append(Row(row.what, len(ids), timings["prompt_n"], seconds, timings["prompt_ms"] / 1e3))
@@ -201,14 +246,21 @@ def say(row: Row) -> None:
 
 
 def line(row: Row) -> str:
-    return f"{row.what:<36} {row.prompt_tokens:>7,} {row.computed:>9,} {row.read_s:>9.2f} {row.seconds:>9.2f}  {row.note}"
+    return (
+        f"{row.what:<36} {row.prompt_tokens:>7,} {row.computed:>9,} {row.read_s:>9.2f} {row.seconds:>9.2f}  {row.note}"
+    )
 
 
 def table(name: str, rows: list[Row]) -> str:
     head = f"{name:<36} {'prompt':>7} {'computed':>9} {'read s':>9} {'whole s':>9}  miss"
     turns = [row for row in rows if re.match(r"turn \d+(,|$)", row.what) and "cold" not in row.what]
-    total = Row(f"{len(turns)} turns together", sum(r.prompt_tokens for r in turns), sum(r.computed for r in turns),
-                sum(r.seconds for r in turns), sum(r.read_s for r in turns))  # fmt: skip
+    total = Row(
+        f"{len(turns)} turns together",
+        sum(r.prompt_tokens for r in turns),
+        sum(r.computed for r in turns),
+        sum(r.seconds for r in turns),
+        sum(r.read_s for r in turns),
+    )
     return "\n".join([head, *map(line, rows), line(total)])
 
 

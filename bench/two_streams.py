@@ -1,12 +1,13 @@
-"""What a long prompt costs those who are being answered: the pauses in one stream while another request's prompt is read.
+"""What a long prompt costs those who are being answered: the pauses in one stream while another request's prompt is
+read.
 
     python -m bench.two_streams MODEL [--words 2000] [--tokens 400] [--settle 0] [--json]
 
-Starts `a3b serve` without a cache on disk. One client streams a long answer (JSON with a free string, so that random weights write
-visible tokens, too). When it has some tokens, a second one asks about a long text, and once more when the first is done. Pauses are the
-times between tokens as the first client gets them; half a character waits for its rest, so a piece of two tokens counts as two halves.
-The embedded model is no subject: it reads such a prompt before anybody could wait.
-"""
+Starts `a3b serve` without a cache on disk. One client streams a long answer (JSON with a free string, so that random
+weights write visible tokens, too). When it has some tokens, a second one asks about a long text, and once more when the
+first is done. Pauses are the times between tokens as the first client gets them; half a character waits for its rest,
+so a piece of two tokens counts as two halves. The embedded model is no subject: it reads such a prompt before anybody
+could wait."""
 
 from __future__ import annotations
 
@@ -22,16 +23,30 @@ from typing import Any
 from bench.turns import Conversation, Server, free_port
 
 BEFORE = 12  # tokens that the first client has when the second one asks
-TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"], "additionalProperties": False}
+TEXT = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
 
 
 def stream(server: Server, tokens: int, told: threading.Event) -> list[float]:
     """When each token of an answer arrived, seconds; sets `told` after some."""
-    body = {"messages": [{"role": "user", "content": "Write a long text."}], "stream": True, "temperature": 0, "max_tokens": tokens,
-            "logprobs": True, "chat_template_kwargs": {"enable_thinking": False},
-            "response_format": {"type": "json_schema", "json_schema": {"name": "text", "strict": True, "schema": TEXT}}}  # fmt: skip
-    request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/chat/completions", json.dumps(body).encode(),
-                                     {"content-type": "application/json"})  # fmt: skip
+    body = {
+        "messages": [{"role": "user", "content": "Write a long text."}],
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": tokens,
+        "logprobs": True,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "text", "strict": True, "schema": TEXT}},
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
     times = []
     with urllib.request.urlopen(request, timeout=3600) as response:
         for line in response:
@@ -70,12 +85,22 @@ def measure(server: Server, words: int, tokens: int) -> dict[str, Any]:
     ended = time.perf_counter()
     first.join()
     if times[-1] < ended:
-        sys.exit(f"the first answer ended {ended - times[-1]:.1f} s before the second prompt was read; give more --tokens")
+        sys.exit(
+            f"the first answer ended {ended - times[-1]:.1f} s before the second prompt was read; give more --tokens"
+        )
     _, alone_s = ask(server, talk.text(words))
     before, beside, behind = pauses(times, 0, began), pauses(times, began, ended), pauses(times, ended, times[-1])
-    return {"prompt_tokens": num, "read_s": seconds, "read_alone_s": alone_s, "tokens": len(times),
-            "alone_s": statistics.median(before), "beside_median_s": statistics.median(beside), "beside_longest_s": max(beside),
-            "beside": len(beside), "behind_s": statistics.median(behind)}  # fmt: skip
+    return {
+        "prompt_tokens": num,
+        "read_s": seconds,
+        "read_alone_s": alone_s,
+        "tokens": len(times),
+        "alone_s": statistics.median(before),
+        "beside_median_s": statistics.median(beside),
+        "beside_longest_s": max(beside),
+        "beside": len(beside),
+        "behind_s": statistics.median(behind),
+    }
 
 
 def main() -> int:
@@ -84,7 +109,9 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=2000, help="of the second prompt")
     parser.add_argument("--tokens", type=int, default=400, help="of the first answer")
     parser.add_argument("--context", type=int, default=16384)
-    parser.add_argument("--settle", type=float, default=0.0, help="seconds after the start, for weights to move into huge pages")
+    parser.add_argument(
+        "--settle", type=float, default=0.0, help="seconds after the start, for weights to move into huge pages"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     command = [sys.executable, "-m", "a3b.cli", "serve", args.model, "--no-persist"]
@@ -97,8 +124,11 @@ def main() -> int:
         return 0
     both = f"in {found['read_s']:.1f} s beside a stream, in {found['read_alone_s']:.1f} s alone"
     print(f"a prompt of {found['prompt_tokens']:,} tokens was read {both}")
-    print(f"pauses of the stream: {found['alone_s']:.3f} s alone; while the prompt was read {found['beside_median_s']:.2f} s (median of "
-          f"{found['beside']}), the longest {found['beside_longest_s']:.2f} s")  # fmt: skip
+    print(
+        f"pauses of the stream: {found['alone_s']:.3f} s alone; while the prompt "
+        f"was read {found['beside_median_s']:.2f} s (median of "
+        f"{found['beside']}), the longest {found['beside_longest_s']:.2f} s"
+    )
     return 0
 
 

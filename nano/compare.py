@@ -37,13 +37,17 @@ def main() -> int:
     ids = np.array(engine.tokenizer.encode(prompt))
     with torch.no_grad():
         expected = reference(torch.from_numpy(ids)[None]).logits[0].numpy()
-        continued = reference.generate(torch.from_numpy(ids)[None], max_new_tokens=NUM_GREEDY, do_sample=False, eos_token_id=-1)
+        continued = reference.generate(
+            torch.from_numpy(ids)[None], max_new_tokens=NUM_GREEDY, do_sample=False, eos_token_id=-1
+        )
     found = engine.model.forward(ids, engine.model.new_state(), logits="all")
     difference = float(np.abs(found - expected).max() / expected.std())
     equal = greedy(engine, ids) == continued[0, len(ids) :].tolist()
     unused = {key: len(value) for key, value in report.items() if value}
-    print(f"{len(ids)} tokens: largest difference {difference:.1e} std; greedy {NUM_GREEDY} tokens "
-          f"{'equal' if equal else 'differ'}; keys missing or unused: {unused or 'none'}")  # fmt: skip
+    print(
+        f"{len(ids)} tokens: largest difference {difference:.1e} std; greedy {NUM_GREEDY} tokens "
+        f"{'equal' if equal else 'differ'}; keys missing or unused: {unused or 'none'}"
+    )
     return 0 if difference <= BOUND and equal and not unused else 1
 
 

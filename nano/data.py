@@ -77,7 +77,8 @@ class Source:
             example = FAMILIES[name].example(rng, rng.randint(32, lengths_at(progress)[1]))
         else:
             example = FAMILIES[name].example(rng)
-        drop = name not in ("secret", "mixed") and rng.random() < 0.1  # what only dropped thinking knew is not to be taught
+        # what only dropped thinking knew is not to be taught
+        drop = name not in ("secret", "mixed") and rng.random() < 0.1
         return self.render.supervised(example, preserve=not drop)
 
     def crop(self, rng: random.Random, progress: float) -> tuple[list[int], list[float]]:
@@ -126,7 +127,8 @@ def _produce(queue, progress, model_dir: Path, cache: Path, tokens: int, seed: i
 
 
 class Batches:
-    """Iterator over (pool index, batch) from a background process; `progress.value` in [0, 1] sets lengths and shares."""
+    """Iterator over (pool index, batch) from a background process; `progress.value` in [0, 1] sets lengths and
+    shares."""
 
     def __init__(self, model_dir: Path, cache: Path, tokens: int, seed: int, start: int):
         text_tokens(model_dir, cache)

@@ -42,7 +42,8 @@ def rows() -> dict[str, Callable]:
 
 
 class Player:
-    """`generate` for the cases: renders with the model's template, answers with the engine, keeps state within a case."""
+    """`generate` for the cases: renders with the model's template, answers with the engine, keeps state within a
+    case."""
 
     def __init__(self, engine: Engine, seed: int, preserve: bool):
         self.engine, self.seed, self.preserve = engine, seed, preserve
@@ -50,7 +51,11 @@ class Player:
         self.answers: dict[int, tuple[int, ...]] = {}  # message id -> tokens as sampled
 
     def __call__(self, messages: list[Message], tools: list[dict] | None, sample: bool = False) -> Message:
-        params = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=self.seed, max_tokens=MAX_ANSWER) if sample else GREEDY
+        params = (
+            SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=self.seed, max_tokens=MAX_ANSWER)
+            if sample
+            else GREEDY
+        )
         replayed = [m | {"_replay": self.answers[id(m)]} if id(m) in self.answers else m for m in messages]
         kwargs: dict[str, Any] = {"preserve_thinking": True} if self.preserve else {}
         prompt = self.engine.template.render(replayed, tools=tools, **kwargs)

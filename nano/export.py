@@ -26,7 +26,8 @@ CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets behind the ranks
 
 
 def places(model: Nano) -> Iterator[tuple[str, Tensor, bool]]:
-    """Every tensor of the checkpoint: its name, a view of the parameter that it holds, and whether it is stored as FP8."""
+    """Every tensor of the checkpoint: its name, a view of the parameter that it holds, and whether it is stored as
+    FP8."""
     yield "model.embed_tokens.weight", model.embed, False
     yield "model.norm.weight", model.norm, False
     yield "lm_head.weight", model.lm_head, False
@@ -138,8 +139,15 @@ def mrope_section(half: int) -> list[int]:
 def generation_config(s: NanoShape) -> dict:
     ranks = s.V - 26
     stop = [ranks + CONTROL["<|im_end|>"], ranks + CONTROL["<|endoftext|>"]]
-    return {"bos_token_id": stop[1], "do_sample": True, "eos_token_id": stop, "pad_token_id": stop[1],
-            "temperature": 1.0, "top_k": 20, "top_p": 0.95}  # fmt: skip
+    return {
+        "bos_token_id": stop[1],
+        "do_sample": True,
+        "eos_token_id": stop,
+        "pad_token_id": stop[1],
+        "temperature": 1.0,
+        "top_k": 20,
+        "top_p": 0.95,
+    }
 
 
 def write_json(path: Path, value: dict) -> None:

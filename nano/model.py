@@ -184,7 +184,8 @@ class DeltaNet(nn.Module):
 
 
 def delta_inputs(qkv: Tensor, conv: Tensor, s: NanoShape) -> tuple[Tensor, Tensor, Tensor]:
-    """Convolve qkv [B, T, C], split it and normalise: q, k [B, T, Hv, Dk] (repeated to value heads), v [B, T, Hv, Dv]."""
+    """Convolve qkv [B, T, C], split it and normalise: q, k [B, T, Hv, Dk] (repeated to value heads), v [B, T, Hv,
+    Dv]."""
     B, T, _ = qkv.shape
     padded = nn_f.pad(qkv, (0, 0, s.conv_len - 1, 0))
     qkv = nn_f.silu(sum(padded[:, j : j + T] * conv[:, j] for j in range(s.conv_len)))
@@ -297,7 +298,8 @@ class Nano(nn.Module):
         return rms_norm(h, self.norm, self.s.norm_eps), balance
 
     def loss(self, ids: Tensor, weight: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """ids [B, T+1]; weight [B, T+1] float, of predicting each token; length [B] -> (weighted mean loss, balance)."""
+        """ids [B, T+1]; weight [B, T+1] float, of predicting each token; length [B] -> (weighted mean loss,
+        balance)."""
         T = ids.shape[1] - 1
         real = torch.arange(T)[None] < length[:, None]
         h, balance = self.hidden(ids[:, :-1], real)

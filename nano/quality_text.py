@@ -1,6 +1,6 @@
 """Conversations of the evaluation tasks, unseen in training, for `a3b eval quality --text FILE.json`.
 
-    python -m nano.quality_text --out FILE.json [--conversations 60]
+python -m nano.quality_text --out FILE.json [--conversations 60]
 """
 
 from __future__ import annotations

@@ -8,8 +8,19 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 128
-FP8_NAMES = ("in_proj_qkv", "in_proj_z", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj",
-             "gate_up", "down", "shared_gate_up", "shared_down")  # fmt: skip
+FP8_NAMES = (
+    "in_proj_qkv",
+    "in_proj_z",
+    "out_proj",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_up",
+    "down",
+    "shared_gate_up",
+    "shared_down",
+)
 FP8_MAX = 448.0
 
 

@@ -71,10 +71,17 @@ def build_tokenizer(num_ranks: int) -> dict:
     ordered = sorted(table.items(), key=lambda item: item[1])
     pairs = (merge_of(token, table) for token, _ in ordered if len(token) > 1)
     added = [
-        {"id": num_ranks + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": i not in NOT_SPECIAL}
+        {
+            "id": num_ranks + i,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": i not in NOT_SPECIAL,
+        }
         for i, name in enumerate(CONTROL)
-    ]  # fmt: skip
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
     return {
@@ -87,12 +94,18 @@ def build_tokenizer(num_ranks: int) -> dict:
         "post_processor": byte_level,
         "decoder": byte_level,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
             "vocab": {spell(token): rank for token, rank in ordered},
             "merges": [[spell(a), spell(b)] for a, b in filter(None, pairs)],
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -103,8 +116,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(build_tokenizer(args.ranks), ensure_ascii=False, indent=None, separators=(",", ":"))
     (args.out / "tokenizer.json").write_text(text, encoding="utf-8")
-    config = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
-              "model_max_length": 262144, "clean_up_tokenization_spaces": False, "add_prefix_space": False}  # fmt: skip
+    config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": 262144,
+        "clean_up_tokenization_spaces": False,
+        "add_prefix_space": False,
+    }
     (args.out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

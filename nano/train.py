@@ -3,9 +3,9 @@
     nice -n 10 python -m nano.train --out DIR --tokens 40e6
 
 Schedule: warm-up, constant, then linear to zero over the last `--decay` share of the tokens. SIGTERM saves and ends;
-run again with the same --out to go on (raise --tokens to train longer). `--fp8-from` is the progress at which the forward pass
-starts to see the weights as block-scaled FP8, the form in which they are exported. `--init` starts from an exported checkpoint
-and a fresh optimiser, `--start` at a later progress of the schedule:
+run again with the same --out to go on (raise --tokens to train longer). `--fp8-from` is the progress at which the
+forward pass starts to see the weights as block-scaled FP8, the form in which they are exported. `--init` starts from an
+exported checkpoint and a fresh optimiser, `--start` at a later progress of the schedule:
 
     python -m nano.train --out DIR --init src/a3b/nano_model --start 0.55 --tokens 10e6 --fp8-from 0
 """

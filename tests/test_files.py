@@ -1,4 +1,5 @@
-"""Files that are not what their names promise are refused at once, and private ones are nobody else's, whatever was there before."""
+"""Files that are not what their names promise are refused at once, and private ones are nobody else's, whatever was
+there before."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ class Tree:
 
     def __init__(self, root: Path, cgroup: str, mounts: list[str], available: int = 20 * GIB):
         self.root = root
-        self.write("proc/meminfo", f"MemTotal: {24 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {available // 1024} kB\n")
+        self.write(
+            "proc/meminfo", f"MemTotal: {24 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {available // 1024} kB\n"
+        )
         self.write("proc/self/cgroup", cgroup)
         self.write("proc/self/mountinfo", "\n".join(mounts))
 
@@ -46,7 +48,12 @@ def v1(tmp_path) -> Tree:
 
 def test_without_limits_the_machine_is_what_the_kernel_says(tmp_path):
     found = v2(tmp_path).machine()
-    assert (found.num_cpus, found.cpu_quota, found.memory_bytes, found.total_memory_bytes) == (4, None, 20 * GIB, 24 * GIB)
+    assert (found.num_cpus, found.cpu_quota, found.memory_bytes, found.total_memory_bytes) == (
+        4,
+        None,
+        20 * GIB,
+        24 * GIB,
+    )
     assert found.memory_limit is None and found.num_threads == 4
 
 
@@ -83,11 +90,15 @@ def test_files_in_memory_count_as_free(tmp_path, version):
     tree = v1(tmp_path) if version == 1 else v2(tmp_path)
     group = "sys/fs/cgroup/memory/job/" if version == 1 else "sys/fs/cgroup/user.slice/job/"
     limit, used, prefix = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_") if version == 1 else ("memory.max", "memory.current", "")
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        if version == 1
+        else ("memory.max", "memory.current", "")
     )
     tree.write(group + limit, 10 * GIB)
     tree.write(group + used, 9 * GIB)
-    tree.write(group + "memory.stat", f"{prefix}inactive_file {5 * GIB}\n{prefix}active_file {2 * GIB}\n{prefix}anon {2 * GIB}")
+    tree.write(
+        group + "memory.stat", f"{prefix}inactive_file {5 * GIB}\n{prefix}active_file {2 * GIB}\n{prefix}anon {2 * GIB}"
+    )
     assert tree.machine().memory_bytes == 8 * GIB
 
 

@@ -9,8 +9,25 @@ import pytest
 
 from a3b.printable import fit_for, printable, say
 
-BAD = ["\x00", "\x07", "\x08", "\r", "\x1b", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", *map(chr, range(0x202A, 0x202F)),
-       *map(chr, range(0x2066, 0x206A)), "\ud800", "\udc1b", "\udfff"]  # fmt: skip
+BAD = [
+    "\x00",
+    "\x07",
+    "\x08",
+    "\r",
+    "\x1b",
+    "\x7f",
+    "\x80",
+    "\x85",
+    "\x9b",
+    "\x9f",
+    "\u2028",
+    "\u2029",
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2066, 0x206A)),
+    "\ud800",
+    "\udc1b",
+    "\udfff",
+]
 
 
 @pytest.mark.parametrize("character", BAD, ids=lambda c: f"{ord(c):x}")

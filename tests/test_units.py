@@ -9,28 +9,77 @@ from a3b.errors import UsageError
 from a3b.settings import RuntimeConfig
 
 
-@pytest.mark.parametrize(("text", "size"), [
-    ("0", 0), ("1", 1), ("512b", 512), ("256M", 256 << 20), ("256m", 256 << 20), ("1K", 1024), ("2G", 2 << 30), ("1T", 1 << 40),
-    ("2GiB", 2 << 30), ("2gib", 2 << 30), ("2Gi", 2 << 30), ("500MB", 500_000_000), ("1.5G", 3 << 29), ("1.5 GiB", 3 << 29),
-    (" 7kB ", 7000), ("1,048,576", 1 << 20), ("1_000", 1000), ("9007199254740993", 9007199254740993),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("512b", 512),
+        ("256M", 256 << 20),
+        ("256m", 256 << 20),
+        ("1K", 1024),
+        ("2G", 2 << 30),
+        ("1T", 1 << 40),
+        ("2GiB", 2 << 30),
+        ("2gib", 2 << 30),
+        ("2Gi", 2 << 30),
+        ("500MB", 500_000_000),
+        ("1.5G", 3 << 29),
+        ("1.5 GiB", 3 << 29),
+        (" 7kB ", 7000),
+        ("1,048,576", 1 << 20),
+        ("1_000", 1000),
+        ("9007199254740993", 9007199254740993),
+    ],
+)
 def test_sizes_are_read_as_people_type_them(text, size):
     assert units.byte_size(text) == size
 
 
-@pytest.mark.parametrize(("text", "number"), [("4096", 4096), ("128k", 131072), ("128K", 131072), ("256Ki", 262144), ("1M", 1 << 20),
-                                              ("1.5k", 1536), ("131,072", 131072)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4096", 4096),
+        ("128k", 131072),
+        ("128K", 131072),
+        ("256Ki", 262144),
+        ("1M", 1 << 20),
+        ("1.5k", 1536),
+        ("131,072", 131072),
+    ],
+)
 def test_numbers_of_tokens_are_read_as_people_type_them(text, number):
     assert units.token_count(text) == number
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7d", 604800), ("12h", 43200), ("90s", 90), ("2w", 1209600), ("1.5m", 90)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7d", 604800), ("12h", 43200), ("90s", 90), ("2w", 1209600), ("1.5m", 90)]
+)
 def test_ages_are_read_as_people_type_them(text, seconds):
     assert units.duration(text) == seconds
 
 
-WRONG = ["", "k", "-1", "+1", "1e6", "1,5G", "12,34", "1__0", "0x10", "1 2", "nan", "inf", "٣", "½", "1.k", ".5k", "1kk",
-         "9" * 5000, "1k\n1"]  # fmt: skip
+WRONG = [
+    "",
+    "k",
+    "-1",
+    "+1",
+    "1e6",
+    "1,5G",
+    "12,34",
+    "1__0",
+    "0x10",
+    "1 2",
+    "nan",
+    "inf",
+    "٣",
+    "½",
+    "1.k",
+    ".5k",
+    "1kk",
+    "9" * 5000,
+    "1k\n1",
+]
 
 
 @pytest.mark.parametrize("read", [units.byte_size, units.token_count, units.duration])
@@ -45,22 +94,41 @@ def test_what_is_more_than_there_can_be_is_the_most():
     assert units.byte_size("9" * 30) == units.duration("9" * 30 + "d") == (1 << 63) - 1
 
 
-@pytest.mark.parametrize(("read", "text"), [(units.token_count, "0"), (units.token_count, "0.3"), (units.token_count, "4GB"),
-                                            (units.token_count, "9" * 30), (units.duration, "7"), (units.byte_size, "7d")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (units.token_count, "0"),
+        (units.token_count, "0.3"),
+        (units.token_count, "4GB"),
+        (units.token_count, "9" * 30),
+        (units.duration, "7"),
+        (units.byte_size, "7d"),
+    ],
+)
 def test_amounts_of_another_kind_are_refused(read, text):
     with pytest.raises(UsageError):
         read(text)
 
 
 OPTIONS = [
-    ("serve --context 128k", 131072), ("serve --cache-ram 256M", 256 << 20), ("serve --cache-disk 2g", 2 << 30),
+    ("serve --context 128k", 131072),
+    ("serve --cache-ram 256M", 256 << 20),
+    ("serve --cache-disk 2g", 2 << 30),
     ("serve --max-body 64K", 65536),
-    ("serve --thinking-budget 8k", 8192), ("serve --task-thinking-budget 1M", 1 << 20),
+    ("serve --thinking-budget 8k", 8192),
+    ("serve --task-thinking-budget 1M", 1 << 20),
     ("serve --preserve-thinking budget:4k", "budget:4096"),
-    ("info --context 256k", 262144), ("chat --context 4k", 4096), ("run hi --max-tokens 2k", 2048), ("plan --context 32k", 32768),
-    ("logits M --ids /dev/null --out x --context 1k", 1024), ("cache prune --max-bytes 2G", 2 << 30), ("eval quality --tokens 8k", 8192),
-    ("bench speed --depths 0,4k,16k", (0, 4096, 16384)), ("bench speed --prefill 512,2k", (512, 2048)), ("bench speed --tokens 1k", 1024),
-]  # fmt: skip
+    ("info --context 256k", 262144),
+    ("chat --context 4k", 4096),
+    ("run hi --max-tokens 2k", 2048),
+    ("plan --context 32k", 32768),
+    ("logits M --ids /dev/null --out x --context 1k", 1024),
+    ("cache prune --max-bytes 2G", 2 << 30),
+    ("eval quality --tokens 8k", 8192),
+    ("bench speed --depths 0,4k,16k", (0, 4096, 16384)),
+    ("bench speed --prefill 512,2k", (512, 2048)),
+    ("bench speed --tokens 1k", 1024),
+]
 
 
 @pytest.mark.parametrize(("line", "value"), OPTIONS, ids=[line for line, _ in OPTIONS])

@@ -2,12 +2,12 @@
 
     python -m bench.clients [--dir DIR] [--only NAME,...] [--games 10] [--json]
 
-Programs of SDKs and frameworks play *secret* (told one of two numbers, they ask for the other, which only the model's earlier
-thinking knows) and a chain of two calls of a tool. Agents of the command line get two turns; the embedded model knows nothing of
-their work and writes nonsense, so only requests, thinking and prefix count. Columns: whether the client got its answers; earlier
-turns that stood in prompts exactly as sampled; later answers with nothing but new tokens computed; games won. The status is 1
-if a client fails, or loses thinking, or computes a prefix again. `python -m bench.clients.install DIR` installs the clients.
-"""
+Programs of SDKs and frameworks play *secret* (told one of two numbers, they ask for the other, which only the model's
+earlier thinking knows) and a chain of two calls of a tool. Agents of the command line get two turns; the embedded model
+knows nothing of their work and writes nonsense, so only requests, thinking and prefix count. Columns: whether the
+client got its answers; earlier turns that stood in prompts exactly as sampled; later answers with nothing but new
+tokens computed; games won. The status is 1 if a client fails, or loses thinking, or computes a prefix again. `python -m
+bench.clients.install DIR` installs the clients."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def run(client: Client, directory: Path, servers: Servers, num_games: int, reade
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| client | version | works | thinking kept | prefix reused | secret | note |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| client | version | works | thinking kept | prefix reused | secret | note |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         p, note = row.proof, row.note.replace("|", "\\|").replace("\n", " ")[:300]
         if row.works is None:
@@ -80,7 +83,9 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=DIRECTORY, help=f"where the clients were installed (default {DIRECTORY})")
+    parser.add_argument(
+        "--dir", type=Path, default=DIRECTORY, help=f"where the clients were installed (default {DIRECTORY})"
+    )
     parser.add_argument("--only", metavar="NAME,...", help="beginnings of names of rows")
     parser.add_argument("--games", type=int, default=10, metavar="N", help="of *secret* for each client (default 10)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep traces and logs there")

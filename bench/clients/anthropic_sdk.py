@@ -26,17 +26,27 @@ class Messages:
         self.messages: list[Any] = []
 
     def say(self, text: str, seed: int | None = None) -> str:
-        """This API has no seed: with one, the temperature is 1 and the draw the server's. The package no longer has temperature."""
+        """This API has no seed: with one, the temperature is 1 and the draw the server's. The package no longer has
+        temperature."""
         content: Any = text
         for _ in range(MOST_CALLS):
             self.messages.append({"role": "user", "content": content})
-            found = self.answer(model=self.at.model, max_tokens=MOST_TOKENS, messages=self.messages, **self.options, **self.thinking,
-                                extra_body={"temperature": 0.0 if seed is None else 1.0})  # fmt: skip
+            found = self.answer(
+                model=self.at.model,
+                max_tokens=MOST_TOKENS,
+                messages=self.messages,
+                **self.options,
+                **self.thinking,
+                extra_body={"temperature": 0.0 if seed is None else 1.0},
+            )
             self.messages.append({"role": "assistant", "content": self.kept(found.content)})
             calls = [block for block in found.content if block.type == "tool_use"]
             if not calls:
                 return "".join(block.text for block in found.content if block.type == "text")
-            content = [{"type": "tool_result", "tool_use_id": call.id, "content": self.game.look_up(call.input)} for call in calls]
+            content = [
+                {"type": "tool_result", "tool_use_id": call.id, "content": self.game.look_up(call.input)}
+                for call in calls
+            ]
         raise RuntimeError(f"still calling tools after {MOST_CALLS} answers")
 
     def answer(self, **request: Any) -> Any:

@@ -1,8 +1,7 @@
 """Players that use a framework as its own documentation says: litellm, langchain-openai, pydantic-ai, inspect-ai, llm.
 
-Each keeps the conversation in the framework's own messages; whether thinking goes back is the framework's affair. A framework is
-imported by its players only, as each has an environment of its own.
-"""
+Each keeps the conversation in the framework's own messages; whether thinking goes back is the framework's affair. A
+framework is imported by its players only, as each has an environment of its own."""
 
 from __future__ import annotations
 
@@ -32,8 +31,14 @@ class LiteLLM:
 
         self.messages.append({"role": "user", "content": text})
         for _ in range(MOST_CALLS):
-            found = litellm.completion(model=f"{self.provider}/{self.at.model}", messages=self.messages, tools=self.game.tools or None,
-                                       api_key=self.at.key, num_retries=0, **self.options(seed))  # fmt: skip
+            found = litellm.completion(
+                model=f"{self.provider}/{self.at.model}",
+                messages=self.messages,
+                tools=self.game.tools or None,
+                api_key=self.at.key,
+                num_retries=0,
+                **self.options(seed),
+            )
             message = found.choices[0].message
             self.messages.append(message)
             if not message.tool_calls:
@@ -61,7 +66,9 @@ class LangChain:
         from langchain_openai import ChatOpenAI
 
         self.game = game
-        self.model = lambda seed: ChatOpenAI(model=at.model, base_url=f"{at.url}/v1", api_key=at.key, max_retries=0, **sampling(seed))
+        self.model = lambda seed: ChatOpenAI(
+            model=at.model, base_url=f"{at.url}/v1", api_key=at.key, max_retries=0, **sampling(seed)
+        )
         self.messages: list[Any] = [("system", game.system)] if game.system else []
 
     def say(self, text: str, seed: int | None = None) -> str:
@@ -74,7 +81,9 @@ class LangChain:
             if not found.tool_calls:
                 return str(found.text)
             for call in found.tool_calls:
-                self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": self.game.look_up(call["args"])})
+                self.messages.append(
+                    {"role": "tool", "tool_call_id": call["id"], "content": self.game.look_up(call["args"])}
+                )
         raise RuntimeError(f"still calling tools after {MOST_CALLS} answers")
 
     def answer(self, model: Any) -> Any:
@@ -96,8 +105,12 @@ class PydanticAI:
         from pydantic_ai import Agent, Tool
 
         def tool(function: dict) -> Any:
-            return Tool.from_schema(lambda **arguments: game.look_up(arguments), function["name"], function["description"],
-                                    function["parameters"])  # fmt: skip
+            return Tool.from_schema(
+                lambda **arguments: game.look_up(arguments),
+                function["name"],
+                function["description"],
+                function["parameters"],
+            )
 
         self.runner = asyncio.Runner()
         tools = [tool(one["function"]) for one in game.tools]
@@ -168,7 +181,11 @@ class Inspect:
         tools = [ToolInfo(name=f["name"], description=f["description"], parameters=f["parameters"]) for f in functions]
         self.messages.append(ChatMessageUser(content=text))
         for _ in range(MOST_CALLS):
-            found = (await self.model.generate(self.messages, tools=tools, config=GenerateConfig(max_retries=0, **sampling(seed)))).message
+            found = (
+                await self.model.generate(
+                    self.messages, tools=tools, config=GenerateConfig(max_retries=0, **sampling(seed))
+                )
+            ).message
             self.messages.append(found)
             if not found.tool_calls:
                 return found.text
@@ -193,17 +210,32 @@ class LLM:
         options = [part for name, value in sampling(seed).items() for part in ("-o", name, str(value))]
         begin = ["-c"] if self.is_begun else ["-s", self.game.system] if self.game.system else []
         command = [str(Path(sys.executable).with_name("llm")), "-m", self.model, *begin, *options, text]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False,
-                              env=os.environ | {"LLM_USER_PATH": self.home.name})  # fmt: skip
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+            env=os.environ | {"LLM_USER_PATH": self.home.name},
+        )
         if done.returncode:
             raise RuntimeError(done.stderr.strip()[-300:])
         self.is_begun = True
         return done.stdout
 
 
-PLAYERS = {"litellm": LiteLLM, "litellm-anthropic": LiteLLMAnthropic, "langchain": LangChain, "langchain-stream": LangChainStream,
-           "pydantic-ai": PydanticAI, "pydantic-ai-anthropic": PydanticAIAnthropic, "pydantic-ai-responses": PydanticAIResponses,
-           "inspect": Inspect, "llm": LLM}  # fmt: skip
+PLAYERS = {
+    "litellm": LiteLLM,
+    "litellm-anthropic": LiteLLMAnthropic,
+    "langchain": LangChain,
+    "langchain-stream": LangChainStream,
+    "pydantic-ai": PydanticAI,
+    "pydantic-ai-anthropic": PydanticAIAnthropic,
+    "pydantic-ai-responses": PydanticAIResponses,
+    "inspect": Inspect,
+    "llm": LLM,
+}
 
 if __name__ == "__main__":
     main(PLAYERS)

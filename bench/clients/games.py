@@ -79,11 +79,20 @@ class Script:
 
     def __init__(self, client: Client, program: Path, url: str, log: Path):
         command = [str(program), "-m", f"bench.clients.{client.module}", client.player, url, KEY, MODEL]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "ANTHROPIC_", "A3B_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "ANTHROPIC_", "A3B_"))
+        }
         environment |= {"PYTHONPATH": str(ROOT), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         with log.open("wb") as errors:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=errors, text=True)  # fmt: skip
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
     def play(self, game: dict[str, Any]) -> dict[str, Any]:
         watch = threading.Timer(GAME_S, self.process.kill)

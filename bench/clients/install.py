@@ -24,7 +24,16 @@ def install(home: Home, directory: Path) -> None:
     try:
         if home.is_node:
             target.mkdir(parents=True, exist_ok=True)
-            command = ["npm", "install", "--no-fund", "--no-audit", "--loglevel=error", "--prefix", str(target), *home.packages]
+            command = [
+                "npm",
+                "install",
+                "--no-fund",
+                "--no-audit",
+                "--loglevel=error",
+                "--prefix",
+                str(target),
+                *home.packages,
+            ]
         else:
             subprocess.run([sys.executable, "-m", "venv", str(target)], check=True, timeout=TIMEOUT_S)
             command = [str(target / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *home.packages]

@@ -23,8 +23,13 @@ class Chat:
     def say(self, text: str, seed: int | None = None) -> str:
         self.messages.append({"role": "user", "content": text})
         for _ in range(MOST_CALLS):
-            message = self.answer(model=self.at.model, messages=self.messages, **({"tools": self.game.tools} if self.game.tools else {}),
-                                  **sampling(seed), extra_body=self.extra)  # fmt: skip
+            message = self.answer(
+                model=self.at.model,
+                messages=self.messages,
+                **({"tools": self.game.tools} if self.game.tools else {}),
+                **sampling(seed),
+                extra_body=self.extra,
+            )
             self.messages.append(self.kept(message))
             if not message.tool_calls:
                 return message.content or ""
@@ -38,8 +43,10 @@ class Chat:
 
     def kept(self, message: Any) -> Any:
         found = {"role": "assistant", "content": message.content}
-        calls = [{"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}}
-                 for c in message.tool_calls or []]  # fmt: skip
+        calls = [
+            {"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}}
+            for c in message.tool_calls or []
+        ]
         return found | ({"tool_calls": calls} if calls else {})
 
 
@@ -89,8 +96,14 @@ class Responses:
             calls = [item for item in found.output if item.type == "function_call"]
             if not calls:
                 return found.output_text
-            items = [{"type": "function_call_output", "call_id": call.call_id, "output": self.game.look_up(json.loads(call.arguments))}
-                     for call in calls]  # fmt: skip
+            items = [
+                {
+                    "type": "function_call_output",
+                    "call_id": call.call_id,
+                    "output": self.game.look_up(json.loads(call.arguments)),
+                }
+                for call in calls
+            ]
         raise RuntimeError(f"still calling tools after {MOST_CALLS} answers")
 
     def respond(self, items: list[Any], seed: int | None) -> Any:
@@ -101,8 +114,15 @@ class Responses:
     def create(self, items: list[Any], seed: int | None, **options: Any) -> Any:
         sampled = sampling(seed)
         extra = {"seed": sampled.pop("seed")} if "seed" in sampled else {}
-        return self.client.responses.create(model=self.at.model, input=items, instructions=self.game.system, tools=self.tools,
-                                            extra_body=extra, **sampled, **options)  # fmt: skip
+        return self.client.responses.create(
+            model=self.at.model,
+            input=items,
+            instructions=self.game.system,
+            tools=self.tools,
+            extra_body=extra,
+            **sampled,
+            **options,
+        )
 
 
 class ResponsesStateless(Responses):
@@ -126,15 +146,29 @@ class ResponsesStream(Responses):
         sampled = sampling(seed)
         extra = {"seed": sampled.pop("seed")} if "seed" in sampled else {}
         previous = {key: value for key, value in options.items() if value is not None}
-        with self.client.responses.stream(model=self.at.model, input=items, instructions=self.game.system, tools=self.tools,
-                                          extra_body=extra, **sampled, **previous) as stream:  # fmt: skip
+        with self.client.responses.stream(
+            model=self.at.model,
+            input=items,
+            instructions=self.game.system,
+            tools=self.tools,
+            extra_body=extra,
+            **sampled,
+            **previous,
+        ) as stream:
             for _ in stream:
                 pass
             return stream.get_final_response()
 
 
-PLAYERS = {"chat": Chat, "chat-thinking": ChatWithThinking, "chat-stream": ChatStream, "chat-policy-none": ChatPolicyNone,
-           "responses": Responses, "responses-stateless": ResponsesStateless, "responses-stream": ResponsesStream}  # fmt: skip
+PLAYERS = {
+    "chat": Chat,
+    "chat-thinking": ChatWithThinking,
+    "chat-stream": ChatStream,
+    "chat-policy-none": ChatPolicyNone,
+    "responses": Responses,
+    "responses-stateless": ResponsesStateless,
+    "responses-stream": ResponsesStream,
+}
 
 if __name__ == "__main__":
     main(PLAYERS)

@@ -1,9 +1,8 @@
 """Inside a client's environment: reads games as lines of JSON, lets the client play each, writes what it was told.
 
-Only the standard library; the judge is elsewhere. A player is made for each game and has `say(text, seed) -> text`: a turn of the
-user, sampled at temperature 1 if there is a seed, else greedy, with calls of tools answered on the way.
-Run as `python -m bench.clients.MODULE PLAYER URL KEY MODEL`; enter at `main`.
-"""
+Only the standard library; the judge is elsewhere. A player is made for each game and has `say(text, seed) -> text`: a
+turn of the user, sampled at temperature 1 if there is a seed, else greedy, with calls of tools answered on the way. Run
+as `python -m bench.clients.MODULE PLAYER URL KEY MODEL`; enter at `main`."""
 
 from __future__ import annotations
 

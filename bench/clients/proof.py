@@ -1,8 +1,8 @@
 """What the trace of a server proves about a conversation; no word of a client counts.
 
 * Thinking is preserved if it stands in a later prompt exactly as it was sampled, token for token, in its own turn.
-* The prefix is reused if the later prompt begins with the earlier one and all that was sampled then, and no more than the last
-  few of these tokens were computed again.
+* The prefix is reused if the later prompt begins with the earlier one and all that was sampled then, and no more than
+  the last few of these tokens were computed again.
 
 Enter at `Reader.prove`.
 """
@@ -61,7 +61,10 @@ class Reader:
         """Thinking and text of an answer, as it was sampled."""
         text = self.tokenizer.decode([token for token in answer.sampled if token != self._end])
         thinking, closed, content = text.partition("</think>")
-        return {"reasoning_content": thinking.strip() if closed else "", "content": (content if closed else text).strip()}
+        return {
+            "reasoning_content": thinking.strip() if closed else "",
+            "content": (content if closed else text).strip(),
+        }
 
     def body(self, answer: Traced) -> tuple[int, ...]:
         """What was sampled, less the end of the turn: that of a turn cut short is not sampled."""
@@ -83,8 +86,9 @@ class Reader:
     def prove(self, answers: Sequence[Traced], is_chain: bool = False) -> Proof:
         """is_chain: each answer goes on from the one before it, and all turns in its prompt are the model's.
 
-        Else turns count that say what the model said before, as agents invent some and leave some out; and an answer is a later one of
-        each before it whose first message and whose turn are in its prompt. What agents ask beside their work begins otherwise."""
+        Else turns count that say what the model said before, as agents invent some and leave some out; and an answer is
+        a later one of each before it whose first message and whose turn are in its prompt. What agents ask beside their
+        work begins otherwise."""
         proof = Proof()
         for i, answer in enumerate(answers):
             turns = self.turns(answer.prompt)
@@ -117,7 +121,8 @@ def _contains(ids: tuple[int, ...], part: tuple[int, ...]) -> bool:
 
 
 def recalls(told: str, first: dict[str, str], second: dict[str, str]) -> bool:
-    """Whether a game of *secret* was won: one number told, the other, known to the first thinking only, told when asked."""
+    """Whether a game of *secret* was won: one number told, the other, known to the first thinking only, told when
+    asked."""
     numbers = secret.thought(first)
     if numbers is None:
         return False

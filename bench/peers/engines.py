@@ -1,8 +1,8 @@
-"""The engines of a comparison: how each is called for one measurement, with which settings it may be tried, what it answers.
+"""The engines of a comparison: how each is called for one measurement, with which settings it may be tried, what it
+answers.
 
-Knows no schedule; `__main__` decides what runs when. Every measurement is a fresh process that loads the file itself, on a machine that
-has come to rest. Enter at `llama_cpp`, `ik_llama`, `a3b`, `Engine.measure` and `rest`.
-"""
+Knows no schedule; `__main__` decides what runs when. Every measurement is a fresh process that loads the file itself,
+on a machine that has come to rest. Enter at `llama_cpp`, `ik_llama`, `a3b`, `Engine.measure` and `rest`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from typing import Any
 PROMPT, GENERATED = 512, 64  # tokens
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 PREFILL, DECODE = "prefill", "decode"
-AT_REST, LONGEST_REST_S, WATCHED_S = 0.03, 300.0, 2.0  # share of the processors that may still be busy; how long that is waited for
+# share of the processors that may still be busy; how long that is waited for
+AT_REST, LONGEST_REST_S, WATCHED_S = 0.03, 300.0, 2.0
 Rates = dict[str, list[float]]  # prefill, decode: tokens/s of every run
 
 
@@ -46,7 +47,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Engine:
-    """`command(model, what, runs)` is the call without the options of a setting; `read` finds the rates in what it prints.
+    """`command(model, what, runs)` is the call without the options of a setting; `read` finds the rates in what it
+    prints.
 
     `packed`: what it runs instead of the model's file, if it does."""
 
@@ -56,12 +58,17 @@ class Engine:
     settings: tuple[Setting, ...]
     packed: Path | None = None
 
-    def measure(self, model: Path, setting: Setting, what: tuple[str, ...] = (PREFILL, DECODE), runs: int = 1) -> Measurement:
-        """Run once, for the rates in `what`. Raises EngineError with the last lines of its errors if anything is amiss."""
+    def measure(
+        self, model: Path, setting: Setting, what: tuple[str, ...] = (PREFILL, DECODE), runs: int = 1
+    ) -> Measurement:
+        """Run once, for the rates in `what`. Raises EngineError with the last lines of its errors if anything is
+        amiss."""
         command = [*self.command(model, what, runs), *setting.options]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
             try:
-                process = subprocess.Popen(command, stdout=out, stderr=errors, env=os.environ | dict(setting.environment))
+                process = subprocess.Popen(
+                    command, stdout=out, stderr=errors, env=os.environ | dict(setting.environment)
+                )
             except OSError as error:
                 raise EngineError(f"{self.name}: {command[0]}: {error.strerror}") from None
             try:
@@ -83,9 +90,11 @@ class Engine:
 
 
 def rest(files: list[Path], say: Callable[[str], None] = lambda _: None) -> None:
-    """Give back the memory that holds `files` or what lies in them as directories, then wait until the processors have nothing to do.
+    """Give back the memory that holds `files` or what lies in them as directories, then wait until the processors have
+    nothing to do.
 
-    After an engine that filled the memory, the system tidies it for minutes, and whoever comes next would pay for that."""
+    After an engine that filled the memory, the system tidies it for minutes, and whoever comes next would pay for
+    that."""
     for path in files:
         for file in path.iterdir() if path.is_dir() else [path]:
             with file.open("rb") as opened:
@@ -116,9 +125,15 @@ def _text(file) -> str:
 
 
 def llama_cpp(program: Path, threads: list[int]) -> Engine:
-    """llama.cpp: mapped or in huge pages, weights repacked at load or not, flash attention or not, for each number of threads."""
-    ways = {"mmap, repack": ("mmap", "1", "on"), "mmap": ("mmap", "0", "on"), "huge pages, repack": ("none", "1", "on"),
-            "huge pages": ("none", "0", "on"), "huge pages, no FA": ("none", "0", "off")}  # fmt: skip
+    """llama.cpp: mapped or in huge pages, weights repacked at load or not, flash attention or not, for each number of
+    threads."""
+    ways = {
+        "mmap, repack": ("mmap", "1", "on"),
+        "mmap": ("mmap", "0", "on"),
+        "huge pages, repack": ("none", "1", "on"),
+        "huge pages": ("none", "0", "on"),
+        "huge pages, no FA": ("none", "0", "off"),
+    }
     settings = []
     for number in threads:
         for name, (load, repack, flash) in ways.items():
@@ -128,9 +143,14 @@ def llama_cpp(program: Path, threads: list[int]) -> Engine:
 
 
 def ik_llama(program: Path, threads: list[int]) -> Engine:
-    """ik_llama.cpp, fused experts and flash attention always on: mapped, in huge pages, repacked at load, up and gate merged too."""
-    ways = {"mmap": ("1",), "huge pages": ("0",), "huge pages, repack": ("0", "-rtr", "1"),
-            "huge pages, repack, merged": ("0", "-rtr", "1", "-muge", "1")}  # fmt: skip
+    """ik_llama.cpp, fused experts and flash attention always on: mapped, in huge pages, repacked at load, up and gate
+    merged too."""
+    ways = {
+        "mmap": ("1",),
+        "huge pages": ("0",),
+        "huge pages, repack": ("0", "-rtr", "1"),
+        "huge pages, repack, merged": ("0", "-rtr", "1", "-muge", "1"),
+    }
     settings = []
     for number in threads:
         for name, (mapped, *more) in ways.items():
@@ -140,7 +160,8 @@ def ik_llama(program: Path, threads: list[int]) -> Engine:
 
 
 def a3b(program: str, packed: Path) -> Engine:
-    """This project on the packed form of the file, with settings it chooses itself: `a3b bench speed --model DIR --json`.
+    """This project on the packed form of the file, with settings it chooses itself: `a3b bench speed --model DIR
+    --json`.
 
     It always measures both kinds, after its weights have moved to where they stay."""
 
@@ -157,7 +178,8 @@ def a3b_program() -> str:
 
 
 def pack(program: str, model: Path, packed: Path | None) -> Path:
-    """The packed form of a GGUF file, every stored integer kept: made beside it, or at `packed`, if it is not there yet.
+    """The packed form of a GGUF file, every stored integer kept: made beside it, or at `packed`, if it is not there
+    yet.
 
     Raises EngineError if it cannot be made."""
     packed = packed or model.with_name(model.stem + "-packed")
@@ -193,4 +215,7 @@ def read_llama_bench(printed: str) -> Rates:
 def read_a3b(printed: str) -> Rates:
     """The JSON of `a3b bench speed`: every run, by the length of the prompt and by the depth."""
     result: dict[str, Any] = json.loads(printed)
-    return {PREFILL: list(map(float, result["prefill"][str(PROMPT)]["runs"])), DECODE: list(map(float, result["decode"]["0"]["runs"]))}
+    return {
+        PREFILL: list(map(float, result["prefill"][str(PROMPT)]["runs"])),
+        DECODE: list(map(float, result["decode"]["0"]["runs"])),
+    }

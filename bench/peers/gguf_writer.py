@@ -41,7 +41,11 @@ class Tensor:
 
 
 def write_gguf(
-    path: Path, metadata: dict[str, Any], tensors: list[Tensor], data: Callable[[Tensor], Iterable], done: Callable[[int], None]
+    path: Path,
+    metadata: dict[str, Any],
+    tensors: list[Tensor],
+    data: Callable[[Tensor], Iterable],
+    done: Callable[[int], None],
 ) -> int:
     """Write `path`, calling data(tensor) for buffers that are together tensor.num_bytes long, and done(bytes so far).
 
@@ -50,7 +54,10 @@ def write_gguf(
     total = len(first) + data_bytes(tensors)
     free = shutil.disk_usage(path.parent).free
     if free < total + SPARE_BYTES:
-        raise UsageError(f"{path.parent}: {free / 1e9:.1f} GB free, the file takes {total / 1e9:.1f} GB; make room or choose another place")
+        raise UsageError(
+            f"{path.parent}: {free / 1e9:.1f} GB free, the file takes "
+            f"{total / 1e9:.1f} GB; make room or choose another place"
+        )
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:

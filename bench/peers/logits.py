@@ -1,10 +1,10 @@
-"""What llama.cpp computes: float32 logits of every position, through the program that build_llama.py makes of logits.cpp.
+"""What llama.cpp computes: float32 logits of every position, through the program that build_llama.py makes of
+logits.cpp.
 
     python -m bench.peers.logits GGUF --llama DIR --ids FILE --out F [--chunk 512] [--exact]
 
-FILE holds a JSON list of token ids or, as .npy, an integer array. F becomes .npy, float32 [positions, V], as `a3b logits`
-writes it. Enter at `llama_logits`.
-"""
+FILE holds a JSON list of token ids or, as .npy, an integer array. F becomes .npy, float32 [positions, V], as `a3b
+logits` writes it. Enter at `llama_logits`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from pathlib import Path
 import numpy as np
 
 
-def llama_logits(model: Path, ids: np.ndarray, llama: Path, *, chunk: int = 512, exact: bool = False, threads: int = 1) -> np.ndarray:
+def llama_logits(
+    model: Path, ids: np.ndarray, llama: Path, *, chunk: int = 512, exact: bool = False, threads: int = 1
+) -> np.ndarray:
     """float32 [len(ids), V]. llama: the directory of build_llama.py. chunk: positions read at once.
 
-    exact: keys and values in float32 and attention without its fast path, which rounds to half precision; else the defaults."""
+    exact: keys and values in float32 and attention without its fast path, which rounds to half precision; else the
+    defaults."""
     with tempfile.TemporaryDirectory(prefix="a3b-logits-") as scratch:
         source, target = Path(scratch, "ids"), Path(scratch, "logits")
         ids.astype(np.int32).tofile(source)
@@ -50,7 +53,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     ids = np.load(args.ids) if args.ids.suffix == ".npy" else np.array(json.loads(args.ids.read_text(encoding="utf-8")))
-    np.save(args.out, llama_logits(args.model, ids, args.llama, chunk=args.chunk, exact=args.exact, threads=args.threads))
+    np.save(
+        args.out, llama_logits(args.model, ids, args.llama, chunk=args.chunk, exact=args.exact, threads=args.threads)
+    )
 
 
 if __name__ == "__main__":

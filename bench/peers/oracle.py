@@ -2,12 +2,11 @@
 
     python -m bench.peers.oracle GGUF --llama DIR [--packed DIR] [--positions 64] [--reference FILE] [--json]
 
-The F32 evaluation is our NumPy reference, with every weight decoded to float32 where it is used and keys and values in float32:
-a few hundred MB beside the mapped file, and minutes at full size. It reads the file by itself, not through the loader it judges.
-a3b runs the packed form of the file, which `a3b pack` makes first if it is not there. FILE keeps the logits of the evaluation.
-Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's.
-Enter at `f32_model` and `kl`.
-"""
+The F32 evaluation is our NumPy reference, with every weight decoded to float32 where it is used and keys and values in
+float32: a few hundred MB beside the mapped file, and minutes at full size. It reads the file by itself, not through the
+loader it judges. a3b runs the packed form of the file, which `a3b pack` makes first if it is not there. FILE keeps the
+logits of the evaluation. Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's. Enter at `f32_model` and
+`kl`."""
 
 from __future__ import annotations
 
@@ -41,7 +40,8 @@ BOUND = 1.2  # of our KL to llama.cpp's
 
 @dataclass(frozen=True)
 class Decoded:
-    """A matrix [out, in] in its file, decoded at each use; `rows` and `columns`: which of the file's stand where, None: all in order."""
+    """A matrix [out, in] in its file, decoded at each use; `rows` and `columns`: which of the file's stand where, None:
+    all in order."""
 
     name: str
     dtype: str
@@ -89,17 +89,31 @@ def _config(metadata: dict[str, Any]) -> dict[str, Any]:
 
     heads = key("ssm.time_step_rank")
     sizes = {
-        "V": len(metadata["tokenizer.ggml.tokens"]), "D": key("embedding_length"), "layers": key("block_count"),
-        "every": key("full_attention_interval"), "Hq": key("attention.head_count"), "Hkv": key("attention.head_count_kv"),
-        "Dh": key("attention.key_length"), "rotary": key("rope.dimension_count"), "Hk": key("ssm.group_count"), "Hv": heads,
-        "Dk": key("ssm.state_size"), "Dv": key("ssm.inner_size") // heads, "E": key("expert_count"), "K": key("expert_used_count"),
-        "F": key("expert_feed_forward_length"), "Fs": key("expert_shared_feed_forward_length"),
-    }  # fmt: skip
-    return config_dict(sizes, {"rope_theta": key("rope.freq_base"), "mrope_section": key("rope.dimension_sections")[:3]})
+        "V": len(metadata["tokenizer.ggml.tokens"]),
+        "D": key("embedding_length"),
+        "layers": key("block_count"),
+        "every": key("full_attention_interval"),
+        "Hq": key("attention.head_count"),
+        "Hkv": key("attention.head_count_kv"),
+        "Dh": key("attention.key_length"),
+        "rotary": key("rope.dimension_count"),
+        "Hk": key("ssm.group_count"),
+        "Hv": heads,
+        "Dk": key("ssm.state_size"),
+        "Dv": key("ssm.inner_size") // heads,
+        "E": key("expert_count"),
+        "K": key("expert_used_count"),
+        "F": key("expert_feed_forward_length"),
+        "Fs": key("expert_shared_feed_forward_length"),
+    }
+    return config_dict(
+        sizes, {"rope_theta": key("rope.freq_base"), "mrope_section": key("rope.dimension_sections")[:3]}
+    )
 
 
 def _weights(file: GgufFile, c: ModelConfig) -> ModelWeights:
-    """Value heads back to the order of the checkpoint: those of a key head together; norms around 0, A_log a logarithm again."""
+    """Value heads back to the order of the checkpoint: those of a key head together; norms around 0, A_log a logarithm
+    again."""
     heads = np.arange(c.Hv).reshape(c.Hv // c.Hk, c.Hk).T.ravel()  # place in the checkpoint -> place in the file
     values = (heads[:, None] * c.Dv + np.arange(c.Dv)).ravel()
     channels = np.concatenate((np.arange(2 * c.Hk * c.Dk), 2 * c.Hk * c.Dk + values))
@@ -121,24 +135,33 @@ def _weights(file: GgufFile, c: ModelConfig) -> ModelWeights:
             return AttentionWeights(q, k, v, out, norm(f"{b}.attn_q_norm"), norm(f"{b}.attn_k_norm"))
         conv = matrix(f"{b}.ssm_conv1d", channels)
         return DeltaNetWeights(
-            in_proj_qkv=matrix(f"{b}.attn_qkv", channels), in_proj_z=matrix(f"{b}.attn_gate", values),
-            in_proj_b=matrix(f"{b}.ssm_beta", heads), in_proj_a=matrix(f"{b}.ssm_alpha", heads),
-            conv1d=conv.f32_rows(0, conv.shape[0]), dt_bias=numbers(f"{b}.ssm_dt.bias")[heads],
-            A_log=np.log(-numbers(f"{b}.ssm_a"))[heads], norm=numbers(f"{b}.ssm_norm.weight"),
+            in_proj_qkv=matrix(f"{b}.attn_qkv", channels),
+            in_proj_z=matrix(f"{b}.attn_gate", values),
+            in_proj_b=matrix(f"{b}.ssm_beta", heads),
+            in_proj_a=matrix(f"{b}.ssm_alpha", heads),
+            conv1d=conv.f32_rows(0, conv.shape[0]),
+            dt_bias=numbers(f"{b}.ssm_dt.bias")[heads],
+            A_log=np.log(-numbers(f"{b}.ssm_a"))[heads],
+            norm=numbers(f"{b}.ssm_norm.weight"),
             out_proj=matrix(f"{b}.ssm_out", columns=values),
-        )  # fmt: skip
+        )
 
     def moe(b: str) -> MoEWeights:
         gate, up, down = (matrix(f"{b}.ffn_{name}_exps") for name in ("gate", "up", "down"))
         shared = tuple(matrix(f"{b}.ffn_{name}_shexp") for name in ("gate", "up"))
         return MoEWeights(
-            router=matrix(f"{b}.ffn_gate_inp"), gate_up=Stacked(f"{b}.gate_up", (c.E, 2 * c.F, c.D), (gate, up)),
-            down=Stacked(f"{b}.down", (c.E, c.D, c.F), (down,)), shared_gate_up=Stacked(f"{b}.shared", (2 * c.Fs, c.D), shared),
-            shared_down=matrix(f"{b}.ffn_down_shexp"), shared_expert_gate=numbers(f"{b}.ffn_gate_inp_shexp.weight")[None],
-        )  # fmt: skip
+            router=matrix(f"{b}.ffn_gate_inp"),
+            gate_up=Stacked(f"{b}.gate_up", (c.E, 2 * c.F, c.D), (gate, up)),
+            down=Stacked(f"{b}.down", (c.E, c.D, c.F), (down,)),
+            shared_gate_up=Stacked(f"{b}.shared", (2 * c.Fs, c.D), shared),
+            shared_down=matrix(f"{b}.ffn_down_shexp"),
+            shared_expert_gate=numbers(f"{b}.ffn_gate_inp_shexp.weight")[None],
+        )
 
     layers = tuple(
-        LayerWeights(norm(f"blk.{i}.attn_norm"), mixer(i, f"blk.{i}"), norm(f"blk.{i}.post_attention_norm"), moe(f"blk.{i}"))
+        LayerWeights(
+            norm(f"blk.{i}.attn_norm"), mixer(i, f"blk.{i}"), norm(f"blk.{i}.post_attention_norm"), moe(f"blk.{i}")
+        )
         for i in range(c.num_layers)
     )
     return ModelWeights(matrix("token_embd"), layers, norm("output_norm"), matrix("output"), residency="mapped")
@@ -171,11 +194,17 @@ def a3b_logits(program: str, packed: Path, ids: np.ndarray) -> np.ndarray:
 def summary(divergences: np.ndarray) -> dict[str, float]:
     mean = float(divergences.mean())
     error = float(divergences.std(ddof=1) / len(divergences) ** 0.5)
-    return {"mean_kl": mean, "standard_error": error, "median_kl": float(np.median(divergences)), "largest_kl": float(divergences.max())}
+    return {
+        "mean_kl": mean,
+        "standard_error": error,
+        "median_kl": float(np.median(divergences)),
+        "largest_kl": float(divergences.max()),
+    }
 
 
 def ratio_range(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Between which values nine of ten ratios of the means lie when the positions are drawn anew: few positions carry most of a mean."""
+    """Between which values nine of ten ratios of the means lie when the positions are drawn anew: few positions carry
+    most of a mean."""
     picks = np.random.Generator(np.random.PCG64(0)).integers(0, len(ours), (2000, len(ours)))
     low, high = np.quantile(ours[picks].mean(1) / theirs[picks].mean(1), (0.05, 0.95))
     return float(low), float(high)
@@ -189,7 +218,9 @@ def main() -> int:
     parser.add_argument("--packed", type=Path, metavar="DIR", help="the packed form of the file")
     parser.add_argument("--positions", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reference", type=Path, help="logits of the F32 evaluation, read if there, else written (.npy)")
+    parser.add_argument(
+        "--reference", type=Path, help="logits of the F32 evaluation, read if there, else written (.npy)"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of llama.cpp")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -199,7 +230,9 @@ def main() -> int:
     if args.reference and args.reference.exists():
         expected = np.load(args.reference)
         if len(expected) != args.positions:
-            print(f"{args.reference}: {len(expected)} positions, not {args.positions}; give another file", file=sys.stderr)
+            print(
+                f"{args.reference}: {len(expected)} positions, not {args.positions}; give another file", file=sys.stderr
+            )
             return 2
     else:
         model = f32_model(args.model)

@@ -1,12 +1,12 @@
-"""Does a GGUF file mean what we think? Our reference model and llama.cpp on the same known numbers; the types of each mix.
+"""Does a GGUF file mean what we think? Our reference model and llama.cpp on the same known numbers; the types of each
+mix.
 
     python -m bench.peers.parity --llama DIR [--keep FILE]
 
-First the types that `shapes.py` gives each tensor are held against those that llama.cpp's quantiser announces. Then random
-weights of the checkpoint's own layout become a GGUF of float32, transformed as llama.cpp's converter does it; llama.cpp's
-logits of the file are held against those of our reference model of the original weights. Exits with 1 if anything differs.
-Source of the transforms: llama.cpp's conversion/qwen.py. Enter at `gguf_tensors`.
-"""
+First the types that `shapes.py` gives each tensor are held against those that llama.cpp's quantiser announces. Then
+random weights of the checkpoint's own layout become a GGUF of float32, transformed as llama.cpp's converter does it;
+llama.cpp's logits of the file are held against those of our reference model of the original weights. Exits with 1 if
+anything differs. Source of the transforms: llama.cpp's conversion/qwen.py. Enter at `gguf_tensors`."""
 
 from __future__ import annotations
 
@@ -30,19 +30,27 @@ from bench.peers.logits import llama_logits, program
 from bench.peers.shapes import SHAPES, Shape, metadata, tensors
 from tests.support.random_model import config_dict, model_weights, random_tensors
 
-BOUND = 1e-4  # standard deviations of the logits, as between us and transformers; flash attention in half precision alone is at 4e-3
+# standard deviations of the logits, as between us and transformers; flash attention in half precision alone is at 4e-3
+BOUND = 1e-4
 NUM_IDS = 60
 PLAIN = {  # GGUF name -> name in the checkpoint, nothing changed
-    "attn_q.weight": "self_attn.q_proj.weight", "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight", "attn_output.weight": "self_attn.o_proj.weight",
-    "ssm_norm.weight": "linear_attn.norm.weight", "ffn_gate_inp.weight": "mlp.gate.weight",
-    "ffn_down_exps.weight": "mlp.experts.down_proj", "ffn_gate_shexp.weight": "mlp.shared_expert.gate_proj.weight",
-    "ffn_up_shexp.weight": "mlp.shared_expert.up_proj.weight", "ffn_down_shexp.weight": "mlp.shared_expert.down_proj.weight",
-}  # fmt: skip
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ssm_norm.weight": "linear_attn.norm.weight",
+    "ffn_gate_inp.weight": "mlp.gate.weight",
+    "ffn_down_exps.weight": "mlp.experts.down_proj",
+    "ffn_gate_shexp.weight": "mlp.shared_expert.gate_proj.weight",
+    "ffn_up_shexp.weight": "mlp.shared_expert.up_proj.weight",
+    "ffn_down_shexp.weight": "mlp.shared_expert.down_proj.weight",
+}
 NORMS = {  # around 0 in the checkpoint, around 1 in GGUF
-    "attn_norm.weight": "input_layernorm.weight", "post_attention_norm.weight": "post_attention_layernorm.weight",
-    "attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": "self_attn.k_norm.weight",
-}  # fmt: skip
+    "attn_norm.weight": "input_layernorm.weight",
+    "post_attention_norm.weight": "post_attention_layernorm.weight",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
+}
 
 
 def sizes_of(shape: Shape) -> dict:
@@ -56,7 +64,8 @@ def gguf_tensors(original: dict[str, np.ndarray], shape: Shape) -> dict[str, np.
     s, keys = shape, 2 * shape.Hk * shape.Dk
 
     def tiled(array: np.ndarray, size: int) -> np.ndarray:
-        """Value heads of `size` rows each: those of one key head together -> the first of every key head, then the second, ..."""
+        """Value heads of `size` rows each: those of one key head together -> the first of every key head, then the
+        second, ..."""
         heads = array.reshape(s.Hk, s.Hv // s.Hk, size, *array.shape[1:])
         return heads.swapaxes(0, 1).reshape(array.shape)
 
@@ -69,7 +78,9 @@ def gguf_tensors(original: dict[str, np.ndarray], shape: Shape) -> dict[str, np.
         p, g = f"model.layers.{i}.", f"blk.{i}."
         out |= {g + name: original[p + old] for name, old in PLAIN.items() if p + old in original}
         out |= {g + name: 1 + original[p + old] for name, old in NORMS.items() if p + old in original}
-        out[g + "ffn_gate_exps.weight"], out[g + "ffn_up_exps.weight"] = np.split(original[p + "mlp.experts.gate_up_proj"], 2, axis=1)
+        out[g + "ffn_gate_exps.weight"], out[g + "ffn_up_exps.weight"] = np.split(
+            original[p + "mlp.experts.gate_up_proj"], 2, axis=1
+        )
         out[g + "ffn_gate_inp_shexp.weight"] = original[p + "mlp.shared_expert_gate.weight"][0]
         if not s.attends(i):
             p += "linear_attn."
@@ -88,14 +99,20 @@ def write_known(path: Path, shape: Shape, seed: int) -> Model:
     """A float32 GGUF file at `path`; our model of the numbers before they were transformed."""
     original = random_tensors(sizes_of(shape), seed)
     values = gguf_tensors(original, shape)
-    write_gguf(path, metadata(shape, "F32", "known numbers"), tensors(shape, "F32"),
-               lambda t: [np.ascontiguousarray(values[t.name], "<f4").reshape(t.shape)], lambda _: None)  # fmt: skip
+    write_gguf(
+        path,
+        metadata(shape, "F32", "known numbers"),
+        tensors(shape, "F32"),
+        lambda t: [np.ascontiguousarray(values[t.name], "<f4").reshape(t.shape)],
+        lambda _: None,
+    )
     config = config_from_dict(config_dict(sizes_of(shape)), where="tiny shape")
     return Model(config, model_weights(config, original), open_kernels("reference"), "f32")
 
 
 def wrong_types(llama: Path, name: str, mix: str, scratch: Path) -> list[str]:
-    """Tensors of a shape for which llama.cpp's quantiser would choose another type. The file it is shown is all holes."""
+    """Tensors of a shape for which llama.cpp's quantiser would choose another type. The file it is shown is all
+    holes."""
     source = [replace(t, dtype="F32" if t.dtype == "F32" else "BF16") for t in tensors(SHAPES[name], mix)]
     path = scratch / "holes.gguf"
     path.write_bytes(first := header(metadata(SHAPES[name], mix, name), source))
@@ -104,7 +121,11 @@ def wrong_types(llama: Path, name: str, mix: str, scratch: Path) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     announced = re.findall(r"\] +(\S+) +- \[.*type = +(\w+), .*?(?:\((\w+)\))?\n", done.stdout + done.stderr)
     theirs = {tensor: (new or old).upper() for tensor, old, new in announced}
-    return [f"{t.name}: {theirs.get(t.name)}, not {t.dtype}" for t in tensors(SHAPES[name], mix) if theirs.get(t.name) != t.dtype]
+    return [
+        f"{t.name}: {theirs.get(t.name)}, not {t.dtype}"
+        for t in tensors(SHAPES[name], mix)
+        if theirs.get(t.name) != t.dtype
+    ]
 
 
 def main() -> int:

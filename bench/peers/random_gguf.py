@@ -2,10 +2,9 @@
 
     python -m bench.peers.random_gguf FILE [--shape 35b-a3b] [--mix Q4_K_M] [--seed 0]
 
-Quantised tensors are random blocks, not quantised numbers: scales of the size that trained weights have, so that activations
-and logits stay ordinary. Blocks come from pools and are used again at other places; their number is odd, so no two rows of
-an expert, and no two experts, are equal. The same options give the same bytes on every machine.
-"""
+Quantised tensors are random blocks, not quantised numbers: scales of the size that trained weights have, so that
+activations and logits stay ordinary. Blocks come from pools and are used again at other places; their number is odd, so
+no two rows of an expert, and no two experts, are equal. The same options give the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -27,11 +26,28 @@ POOL_BYTES = 24 << 20
 PIECE_BYTES = 8 << 20  # of a pool, written at once
 MIDDLE = 7.5  # of the numbers 0 to 15
 SHARED = 0.75  # of a query row of the delta rule is in its key row too, so that queries find what keys stored
-GAINS = {  # spread of a matrix times the root of its inputs; small where it adds to the residual stream, or rounding would grow in it
-    "output": 3.0, "attn_qkv": 1.0, "attn_gate": 1.0, "ssm_beta": 1.0, "ssm_alpha": 1.0, "ssm_out": 0.15, "attn_q": 1.0,
-    "attn_k": 1.0, "attn_v": 1.0, "attn_output": 0.6, "ffn_gate_inp": 2.0, "ffn_gate_exps": 1.0, "ffn_up_exps": 1.0,
-    "ffn_down_exps": 0.5, "ffn_gate_inp_shexp": 2.0, "ffn_gate_shexp": 1.0, "ffn_up_shexp": 1.0, "ffn_down_shexp": 0.35,
-}  # fmt: skip
+# spread of a matrix times the root of its inputs; small where it adds to the residual stream, or rounding would grow in
+# it
+GAINS = {
+    "output": 3.0,
+    "attn_qkv": 1.0,
+    "attn_gate": 1.0,
+    "ssm_beta": 1.0,
+    "ssm_alpha": 1.0,
+    "ssm_out": 0.15,
+    "attn_q": 1.0,
+    "attn_k": 1.0,
+    "attn_v": 1.0,
+    "attn_output": 0.6,
+    "ffn_gate_inp": 2.0,
+    "ffn_gate_exps": 1.0,
+    "ffn_up_exps": 1.0,
+    "ffn_down_exps": 0.5,
+    "ffn_gate_inp_shexp": 2.0,
+    "ffn_gate_shexp": 1.0,
+    "ffn_up_shexp": 1.0,
+    "ffn_down_shexp": 0.35,
+}
 
 
 def random_blocks(dtype: str, count: int, spread: float, rng: np.random.Generator) -> np.ndarray:
@@ -57,7 +73,9 @@ def random_blocks(dtype: str, count: int, spread: float, rng: np.random.Generato
         q = np.clip(np.rint(32 + 10 * rng.standard_normal((count, 2, 4, 32), np.float32)), 0, 63).astype(np.uint8)
         blocks[:, :128] = (q[:, :, :2] & 15 | q[:, :, 2:] << 4).reshape(count, 128)
         high = q >> 4
-        blocks[:, 128:192] = (high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6).reshape(count, 64)
+        blocks[:, 128:192] = (high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6).reshape(
+            count, 64
+        )
         scale = rng.integers(48, 128, (count, 16), np.int8) * rng.choice(np.array([-1, 1], np.int8), (count, 16))
         blocks[:, 192:208] = scale.view(np.uint8)
         _put_halves(blocks, 208, size)
@@ -145,13 +163,20 @@ class Progress:
             return
         self.shown, spent = now, now - self.start
         left = spent * (self.total / done - 1)
-        print(f"{done / 1e9:6.2f} of {self.total / 1e9:.2f} GB, {done / spent / 1e6:.0f} MB/s, {left:.0f} s left", file=sys.stderr)
+        print(
+            f"{done / 1e9:6.2f} of {self.total / 1e9:.2f} GB, {done / spent / 1e6:.0f} MB/s, {left:.0f} s left",
+            file=sys.stderr,
+        )
 
 
-def write_random(path: Path, shape: Shape, mix: str, seed: int = 0, done: Callable[[int], None] = lambda _: None) -> int:
+def write_random(
+    path: Path, shape: Shape, mix: str, seed: int = 0, done: Callable[[int], None] = lambda _: None
+) -> int:
     """Write the file; its size in bytes. done(bytes so far) is called now and then."""
     listed = tensors(shape, mix)
-    return write_gguf(path, metadata(shape, mix, f"random weights, seed {seed}"), listed, RandomData(shape, listed, seed), done)
+    return write_gguf(
+        path, metadata(shape, mix, f"random weights, seed {seed}"), listed, RandomData(shape, listed, seed), done
+    )
 
 
 def main() -> int:

@@ -23,6 +23,8 @@ def mixed(rng: random.Random) -> Conversation:
         "chat": lambda: chat.small_talk(rng),
     }
     chosen = rng.sample(list(parts), rng.choice((2, 2, 3)))
-    needed = [s for name, s in (("lookup", lookup_schema), ("calc", calc_schema)) if name in chosen or rng.random() < 0.4]
+    needed = [
+        s for name, s in (("lookup", lookup_schema), ("calc", calc_schema)) if name in chosen or rng.random() < 0.4
+    ]
     messages = system_prompt(rng) + [m for name in chosen for m in parts[name]()]
     return Conversation(messages, tool_set(rng, needed, most_others=1) or None)

@@ -26,9 +26,16 @@ from nano.tasks.common import (
 )
 
 ASK = [
-    "What is {e}?", "Calculate {e}.", "Compute {e}, please.", "How much is {e}?", "{e} = ?", "Can you tell me {e}?",
-    "Please work out {e}.", "I need the result of {e}.", "What does {e} give?",
-]  # fmt: skip
+    "What is {e}?",
+    "Calculate {e}.",
+    "Compute {e}, please.",
+    "How much is {e}?",
+    "{e} = ?",
+    "Can you tell me {e}?",
+    "Please work out {e}.",
+    "I need the result of {e}.",
+    "What does {e} give?",
+]
 OPERATORS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 

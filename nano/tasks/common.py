@@ -66,7 +66,14 @@ def without_thinking(messages: list[Message]) -> list[Message]:
     return [{**m, "reasoning_content": ""} if m["role"] == "assistant" else m for m in messages]
 
 
-LOOKUP_TOOLS = [("lookup", "key"), ("get", "key"), ("fetch", "id"), ("read_key", "key"), ("find", "name"), ("query", "id")]
+LOOKUP_TOOLS = [
+    ("lookup", "key"),
+    ("get", "key"),
+    ("fetch", "id"),
+    ("read_key", "key"),
+    ("find", "name"),
+    ("query", "id"),
+]
 CALC_TOOLS = [("calculate", "expression"), ("calc", "expression"), ("compute", "formula"), ("math", "expression")]
 OTHER_TOOLS = [
     tool("bash", "Run a shell command.", "command"),
@@ -77,12 +84,25 @@ OTHER_TOOLS = [
     tool("now", "Get the time."),
 ]
 SYSTEMS = [
-    "You are a helpful assistant.", "You are a3b-nano.", "Be brief.", "Answer in short sentences.", "You are a coding agent.",
-    "You are a careful assistant. Use the tools when you need them.", "Be friendly.", "Be polite and short.",
-    "You help with numbers and keys.", "Keep your answers short and clear.", "You are an assistant in a terminal.",
-    "Use tools for lookups and for arithmetic.", "Think first, then answer.", "You work for the user.",
-    "Always answer in English.", "You are a small model that runs on a CPU.", "Never guess.", "Stay calm and be exact.",
-]  # fmt: skip
+    "You are a helpful assistant.",
+    "You are a3b-nano.",
+    "Be brief.",
+    "Answer in short sentences.",
+    "You are a coding agent.",
+    "You are a careful assistant. Use the tools when you need them.",
+    "Be friendly.",
+    "Be polite and short.",
+    "You help with numbers and keys.",
+    "Keep your answers short and clear.",
+    "You are an assistant in a terminal.",
+    "Use tools for lookups and for arithmetic.",
+    "Think first, then answer.",
+    "You work for the user.",
+    "Always answer in English.",
+    "You are a small model that runs on a CPU.",
+    "Never guess.",
+    "Stay calm and be exact.",
+]
 
 
 def system_prompt(rng: random.Random) -> list[Message]:
@@ -110,7 +130,8 @@ def calls_of(message: Message) -> list[tuple[str, dict]]:
 
 
 def legal(message: Message, tools: list[dict] | None) -> bool:
-    """One assistant turn: thinking closed, and either an answer or calls of known tools with exactly their arguments."""
+    """One assistant turn: thinking closed, and either an answer or calls of known tools with exactly their
+    arguments."""
     if message.get("unfinished"):
         return False
     schemas = {t["function"]["name"]: set(t["function"]["parameters"]["properties"]) for t in tools or []}
@@ -123,7 +144,8 @@ def legal(message: Message, tools: list[dict] | None) -> bool:
 def play_tools(
     messages: list[Message], tools: list[dict], answer: Callable[[str, dict], str], generate: Generate, most_turns: int
 ) -> tuple[Message, bool]:
-    """Let the model call tools until it answers; (last message, whether every turn was legal). Appends to `messages`."""
+    """Let the model call tools until it answers; (last message, whether every turn was legal). Appends to
+    `messages`."""
     valid = True
     for _ in range(most_turns):
         message = generate(messages, tools)

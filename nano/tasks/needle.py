@@ -11,12 +11,28 @@ from nano.tasks.common import Conversation, Generate, Message, Outcome, assistan
 COLOURS = "red blue green black white gray pink gold dark big small old new long open round".split()
 THINGS = "box door file key room list book car table ball card page line code tree cup map bag".split()
 FACT = "The number of the {thing} is {value}."
-ASK = ["What is the number of the {thing}?", "Which number does the {thing} have?", "Tell me the number of the {thing}.",
-       "Do you remember the number of the {thing}?"]  # fmt: skip
+ASK = [
+    "What is the number of the {thing}?",
+    "Which number does the {thing} have?",
+    "Tell me the number of the {thing}.",
+    "Do you remember the number of the {thing}?",
+]
 KEEP = ["Remember this: ", "Note: ", "", "Keep this in mind: "]
-SUBJECTS = "The file,The test,The list,The class,A new line,The user,The next call,This method,The value,The old code".split(",")
-VERBS = "is in,was set by,has been read from,comes after,should be,will return,does not use,is added to,looks like".split(",")
-OBJECTS = "the list,the first part,the same file,the last line,the current path,the main thread,the name,the result".split(",")
+SUBJECTS = (
+    "The file,The test,The list,The class,A new line,The user,The next call,This method,The value,The old code".split(
+        ","
+    )
+)
+VERBS = (
+    "is in,was set by,has been read from,comes after,should be,will return,does not use,is added to,looks like".split(
+        ","
+    )
+)
+OBJECTS = (
+    "the list,the first part,the same file,the last line,the current path,the main thread,the name,the result".split(
+        ","
+    )
+)
 TOKENS_PER_SENTENCE = 9
 
 
@@ -65,8 +81,12 @@ class Case:
     def play(self, generate: Generate) -> Outcome:
         message = generate(self.messages, None)
         found = re.findall(r"\d+", said(message))
-        return Outcome(found == [str(self.value)], legal(message, None), f"expected {self.value}: {said(message)!r}",
-                       [*self.messages, message])  # fmt: skip
+        return Outcome(
+            found == [str(self.value)],
+            legal(message, None),
+            f"expected {self.value}: {said(message)!r}",
+            [*self.messages, message],
+        )
 
 
 def case(rng: random.Random, length: int = 256) -> Case:

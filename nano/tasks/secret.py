@@ -19,10 +19,17 @@ ASK = [
     "I want you to pick two numbers from 0 to 999. What is the {told} one? Keep the other secret.",
 ]
 REVEAL = [
-    "What was the other number?", "And the other number?", "Now tell me the other one.", "What is the other one?",
-    "Which number did you keep?", "Tell me the other number now.", "What was your other number?",
-    "And now the {hidden} number?", "What is the {hidden} number?", "Tell me the {hidden} one, please.",
-]  # fmt: skip
+    "What was the other number?",
+    "And the other number?",
+    "Now tell me the other one.",
+    "What is the other one?",
+    "Which number did you keep?",
+    "Tell me the other number now.",
+    "What was your other number?",
+    "And now the {hidden} number?",
+    "What is the {hidden} number?",
+    "Tell me the {hidden} one, please.",
+]
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """The command line: arguments in, one command out. Thin: each command is a module of `a3b.commands`.
 
-Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130 Ctrl-C,
-143 SIGTERM.
-"""
+Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130
+Ctrl-C, 143 SIGTERM."""
 
 from __future__ import annotations
 
@@ -72,7 +71,10 @@ def command(argv: list[str] | None) -> int:
     except RuntimeError as error:
         if str(error) != NO_HOME:
             raise
-        say(f"a3b {args.command}: a path begins with '~', but the home directory is not known; write it out, or set HOME or A3B_CACHE")
+        say(
+            f"a3b {args.command}: a path begins with '~', but the home directory is "
+            "not known; write it out, or set HOME or A3B_CACHE"
+        )
         return 2
 
 
@@ -80,13 +82,18 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
-        epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, A3B_CONTEXT, A3B_THREADS, A3B_CACHE; for serve "
-               "A3B_HOST, A3B_PORT, A3B_API_KEY, A3B_ALLOW_HOST, A3B_ALLOW_ORIGIN, A3B_LOG_LEVEL.",
+        epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, "
+        "A3B_CONTEXT, A3B_THREADS, A3B_CACHE; for serve "
+        "A3B_HOST, A3B_PORT, A3B_API_KEY, A3B_ALLOW_HOST, A3B_ALLOW_ORIGIN, A3B_LOG_LEVEL.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (text, fill) in COMMANDS.items():
-        fill(commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", examples=EXAMPLES.get(name, "")))
+        fill(
+            commands.add_parser(
+                name, help=text, description=text[0].upper() + text[1:] + ".", examples=EXAMPLES.get(name, "")
+            )
+        )
     return parser
 
 
@@ -101,74 +108,157 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     group = parser.add_argument_group("earlier conversations")
-    group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last conversation with this model")
-    group.add_argument("--resume", nargs="?", const="", metavar="ID", help="go on with this conversation; without ID list them")
-    group.add_argument("--no-history", action="store_true", help="keep neither this conversation nor the lines typed in it")
+    group.add_argument(
+        "--continue", dest="go_on", action="store_true", help="go on with the last conversation with this model"
+    )
+    group.add_argument(
+        "--resume", nargs="?", const="", metavar="ID", help="go on with this conversation; without ID list them"
+    )
+    group.add_argument(
+        "--no-history", action="store_true", help="keep neither this conversation nor the lines typed in it"
+    )
     _generation(parser)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.usage = "a3b run [MODEL] [PROMPT] [options]"
-    parser.add_argument("words", nargs="*", metavar="[MODEL] [PROMPT]",
-                        help=f"MODEL: {MODEL_HELP}; PROMPT: text in quotes, '-' is stdin. Piped text is added to PROMPT, or is the prompt")
-    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the model; a word beside it is then always PROMPT")
-    parser.add_argument("--stdin-timeout", type=seconds, default=30.0, metavar="S",
-                        help="seconds in which piped text beside a PROMPT must begin (default 30); 0 leaves stdin unread")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[MODEL] [PROMPT]",
+        help=(
+            f"MODEL: {MODEL_HELP}; PROMPT: text in quotes, '-' is stdin. Piped "
+            "text is added to PROMPT, or is the prompt"
+        ),
+    )
+    parser.add_argument(
+        "-m", "--model", dest="named", metavar="MODEL", help="the model; a word beside it is then always PROMPT"
+    )
+    parser.add_argument(
+        "--stdin-timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds in which piped text beside a PROMPT must begin (default 30); 0 leaves stdin unread",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
-    parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)")
+    parser.add_argument(
+        "--tools", type=json_file, metavar="FILE.json", help="tools the model may call (calls are printed)"
+    )
     _generation(parser)
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)"
+    )
     parser.add_argument("--port", type=whole, metavar="N", help="default A3B_PORT or 8080; 0 takes a free one")
     parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must give one of these; repeatable")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the same, one in each line")
     parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
-    parser.add_argument("--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)")
-    parser.add_argument("--max-body", type=some_bytes, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)")
-    parser.add_argument("--max-connections", type=positive, default=1000, metavar="N",
-                        help="open at once; those that ask nothing make room first (default 1000)")  # fmt: skip
-    parser.add_argument("--log-level", choices=LOG_LEVELS, help="default A3B_LOG_LEVEL or info: one line for each request")
-    parser.add_argument("--trace", metavar="FILE", help="append all token ids of each answer as a line of JSON, to prove what was computed")
+    parser.add_argument(
+        "--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)"
+    )
+    parser.add_argument(
+        "--max-body", type=some_bytes, default=32 << 20, metavar="SIZE", help="of a request (default 32MiB)"
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="open at once; those that ask nothing make room first (default 1000)",
+    )
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, help="default A3B_LOG_LEVEL or info: one line for each request"
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="append all token ids of each answer as a line of JSON, to prove what was computed",
+    )
     group = parser.add_argument_group("browsers and names")
-    group.add_argument("--allow-host", action="append", metavar="NAME",
-                       help="a name this server is asked by, beside localhost; * is any; repeatable")  # fmt: skip
-    group.add_argument("--allow-origin", action="append", metavar="URL",
-                       help="pages that may ask from a browser, such as https://chat.example; * is every page; repeatable")  # fmt: skip
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a name this server is asked by, beside localhost; * is any; repeatable",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="URL",
+        help="pages that may ask from a browser, such as https://chat.example; * is every page; repeatable",
+    )
     group = parser.add_argument_group("thinking")
-    group.add_argument("--preserve-thinking", type=policy, default="all", metavar="POLICY",
-                       help="of earlier turns: all, current-task, none or budget:TOKENS (default all)")  # fmt: skip
+    group.add_argument(
+        "--preserve-thinking",
+        type=policy,
+        default="all",
+        metavar="POLICY",
+        help="of earlier turns: all, current-task, none or budget:TOKENS (default all)",
+    )
     group.add_argument("--thinking-budget", type=tokens, metavar="N", help="most tokens of thinking in one answer")
-    group.add_argument("--task-thinking-budget", type=tokens, metavar="N", help="the same since the last turn of the user")
+    group.add_argument(
+        "--task-thinking-budget", type=tokens, metavar="N", help="the same since the last turn of the user"
+    )
     group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
     group = parser.add_argument_group("sessions")
-    group.add_argument("--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of free memory)")
-    group.add_argument("--cache-dir", metavar="DIR",
-                       help="where sessions outlive the process (default: the model's own below ~/.cache/a3b/sessions)")  # fmt: skip
-    group.add_argument("--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)")
-    group.add_argument("--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)")
+    group.add_argument(
+        "--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of free memory)"
+    )
+    group.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where sessions outlive the process (default: the model's own below ~/.cache/a3b/sessions)",
+    )
+    group.add_argument(
+        "--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)"
+    )
+    group.add_argument(
+        "--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)"
+    )
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
-    group.add_argument("--no-persist-thinking", action="store_true", help="write nothing to disk from the first thinking of a session on")
-    group.add_argument("--exact-dates", action="store_true",
-                       help="take dates in system prompts from each request; else a conversation keeps those it began with")  # fmt: skip
-    group.add_argument("--verify-cache", type=not_negative, default=0, metavar="N",
-                       help="compute one in N cache hits again, and compare every bit")  # fmt: skip
+    group.add_argument(
+        "--no-persist-thinking",
+        action="store_true",
+        help="write nothing to disk from the first thinking of a session on",
+    )
+    group.add_argument(
+        "--exact-dates",
+        action="store_true",
+        help="take dates in system prompts from each request; else a conversation keeps those it began with",
+    )
+    group.add_argument(
+        "--verify-cache",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="compute one in N cache hits again, and compare every bit",
+    )
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens, to see the RoPE scaling it takes")
+    parser.add_argument(
+        "--context", type=tokens, metavar="N", help="context in tokens, to see the RoPE scaling it takes"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shape", nargs="?", metavar="MODEL",
-                        help="DIR, config.json, .gguf, nano, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)")  # fmt: skip
+    parser.add_argument(
+        "shape",
+        nargs="?",
+        metavar="MODEL",
+        help="DIR, config.json, .gguf, nano, 35b-a3b, 27b, 3b-dense or 31b-dense (default 35b-a3b)",
+    )
     parser.add_argument("--context", type=tokens, metavar="N", help="tokens of the conversation (default 32768)")
-    parser.add_argument("--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it")
+    parser.add_argument(
+        "--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it"
+    )
     parser.add_argument("--operations", type=real, metavar="GOPS", help="int8 operations of this machine, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -177,14 +267,20 @@ def _pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, such as Qwen/Qwen3.6-35B-A3B")
     parser.add_argument("dir", nargs="?", metavar="DIR", help="where to; none means NAME in this directory")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit; none means main")
-    parser.add_argument("--include", action="append", metavar="GLOB", help="fetch these files, not those a3b needs; repeatable")
+    parser.add_argument(
+        "--include", action="append", metavar="GLOB", help="fetch these files, not those a3b needs; repeatable"
+    )
 
 
 def _render(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--messages", type=json_file, required=True, metavar="FILE.json", help="list of messages; '-' is stdin")
+    parser.add_argument(
+        "--messages", type=json_file, required=True, metavar="FILE.json", help="list of messages; '-' is stdin"
+    )
     parser.add_argument("--tools", type=json_file, metavar="FILE.json", help="list of tools")
-    parser.add_argument("--kwargs", type=json_object, default={}, metavar="JSON", help="template arguments, exactly as given")
+    parser.add_argument(
+        "--kwargs", type=json_object, default={}, metavar="JSON", help="template arguments, exactly as given"
+    )
     parser.add_argument("--no-generation-prompt", action="store_true", help="do not open an assistant turn at the end")
     parser.add_argument("--ids", action="store_true", help="print token ids as a JSON list instead of text")
     parser.add_argument("--fit", action="store_true", help="first make the messages fit, as chat and run do")
@@ -192,17 +288,32 @@ def _render(parser: argparse.ArgumentParser) -> None:
 
 def _logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint; needs no tokenizer")
-    parser.add_argument("--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin")
+    parser.add_argument(
+        "--ids", type=json_file, required=True, metavar="FILE.json", help="list of token ids; '-' is stdin"
+    )
     parser.add_argument("--out", type=path, required=True, metavar="FILE.npy", help="float32 [T, V]")
     parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
 
 
 def _pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file")
-    parser.add_argument("target", type=path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part")
-    parser.add_argument("--preset", choices=("fast", "balanced", "faithful"), help="default balanced; integers of GGUF and GPTQ are kept")
-    parser.add_argument("--importance", type=path, metavar="FILE", help="text, or .json of conversations, that the model reads before: "
-                        "what its columns meet there (in 4,096 tokens) weighs the errors of rounding them")  # fmt: skip
+    parser.add_argument(
+        "source", type=path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file"
+    )
+    parser.add_argument(
+        "target", type=path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("fast", "balanced", "faithful"),
+        help="default balanced; integers of GGUF and GPTQ are kept",
+    )
+    parser.add_argument(
+        "--importance",
+        type=path,
+        metavar="FILE",
+        help="text, or .json of conversations, that the model reads before: "
+        "what its columns meet there (in 4,096 tokens) weighs the errors of rounding them",
+    )
     parser.add_argument("--tokenizer", type=path, metavar="DIR", help="take tokenizer and template from there")
 
 
@@ -216,23 +327,35 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     verify = actions.add_parser("verify", help="check every byte; what is wrong is dropped, and the status is 1")
     prune = actions.add_parser("prune", help="make room: what was used longest ago goes first")
-    prune.add_argument("--max-bytes", type=byte_size, metavar="SIZE", help="keep at most that much, such as 2GiB or 500MB")
-    prune.add_argument("--older-than", type=duration, metavar="AGE", help="drop what was not used for that long, such as 7d or 12h")
+    prune.add_argument(
+        "--max-bytes", type=byte_size, metavar="SIZE", help="keep at most that much, such as 2GiB or 500MB"
+    )
+    prune.add_argument(
+        "--older-than", type=duration, metavar="AGE", help="drop what was not used for that long, such as 7d or 12h"
+    )
     forget = actions.add_parser("forget", help="drop a conversation, or all of them")
     forget.add_argument("id", nargs="?", metavar="ID", help="as `a3b cache list` shows it; its first digits are enough")
     forget.add_argument("--all", action="store_true", help="every conversation and every remembered turn")
     for action in (listing, verify, prune, forget):
-        action.add_argument("--dir", type=path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)")
+        action.add_argument(
+            "--dir", type=path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)"
+        )
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
     quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    quality.add_argument("--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano")
+    quality.add_argument(
+        "--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano"
+    )
     quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
-    quality.add_argument("--tokens", type=tokens, default=8192, metavar="N", help="read at most that many (default 8192)")
-    quality.add_argument("--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost")
+    quality.add_argument(
+        "--tokens", type=tokens, default=8192, metavar="N", help="read at most that many (default 8192)"
+    )
+    quality.add_argument(
+        "--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost"
+    )
     quality.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -241,23 +364,38 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     speed = kinds.add_parser("speed", help="prefill, decode, start and memory, beside the limits of this machine")
     speed.add_argument("--model", dest="directory", metavar="DIR", help="a packed model; none means random weights")
     speed.add_argument("--shape", default="35b-a3b", help="of the random weights: 35b-a3b, 27b, 3b-dense or 31b-dense")
-    speed.add_argument("--depths", type=numbers, metavar="N,...", help="tokens before those decoded (default 0,4096,16384)")
+    speed.add_argument(
+        "--depths", type=numbers, metavar="N,...", help="tokens before those decoded (default 0,4096,16384)"
+    )
     start = kinds.add_parser("start", help="load, read a short prompt, print the first token: to be timed from outside")
     start.add_argument("--model", dest="directory", metavar="DIR", help=MODEL_HELP)
     sparsity = kinds.add_parser("sparsity", help="35b-a3b beside dense models of its active and of its whole size")
     sparsity.add_argument("--keep", action="store_true", help="do not remove the random weights written for this")
-    for kind, text in ((speed, "only the first N layers"), (sparsity, "of each shape, scaled to all; none means as many as fit")):
-        kind.add_argument("--preset", default="balanced", help="fast, balanced, faithful, Q4_0 or Q4_K_M (default balanced)")
+    for kind, text in (
+        (speed, "only the first N layers"),
+        (sparsity, "of each shape, scaled to all; none means as many as fit"),
+    ):
+        kind.add_argument(
+            "--preset", default="balanced", help="fast, balanced, faithful, Q4_0 or Q4_K_M (default balanced)"
+        )
         kind.add_argument("--layers", type=positive, metavar="N", help=text)
-        kind.add_argument("--dir", type=path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)")
-        kind.add_argument("--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)")
+        kind.add_argument(
+            "--dir", type=path, metavar="DIR", help="where random weights are kept (default ~/.cache/a3b)"
+        )
+        kind.add_argument(
+            "--prefill", type=numbers, metavar="N,...", help="tokens of the prompts (default 512,2048; sparsity 512)"
+        )
         kind.add_argument("--runs", type=positive, metavar="N", help="of each measurement (default 3)")
         kind.add_argument("--tokens", type=tokens, metavar="N", help="decoded in a run (default 64)")
-        kind.add_argument("--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')")
+        kind.add_argument(
+            "--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')"
+        )
         kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
         kind.add_argument("--json", action="store_true", help="print one JSON object")
     for kind in (speed, start, sparsity):
-        kind.add_argument("--threads", type=positive, metavar="N", help="of the kernels (default: what this process may use)")
+        kind.add_argument(
+            "--threads", type=positive, metavar="N", help="of the kernels (default: what this process may use)"
+        )
 
 
 def _generation(parser: argparse.ArgumentParser) -> None:
@@ -280,9 +418,11 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument("--no-think", action="store_true", help="answer without thinking")
     group.add_argument(
-        "--preserve-thinking", choices=("on", "off"), default="on",
+        "--preserve-thinking",
+        choices=("on", "off"),
+        default="on",
         help="keep the thinking of earlier turns in the prompt (default on); off is the template's own rule",
-    )  # fmt: skip
+    )
     group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
     group.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
 

@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """"; did you mean 'X'?" for the known word that is nearest, "" if none is near."""
+    """ "; did you mean 'X'?" for the known word that is nearest, "" if none is near."""
     names = {name.lower(): name for name in known}
     found = get_close_matches(word[:80].lower(), names, n=1)
     return f"; did you mean {names[found[0]]!r}?" if found else ""

@@ -1,8 +1,8 @@
 """Opens files that may not be what their names promise, and files that only their owner may read.
 
-A pipe in place of a file would block its reader, a device has no end, and a symbolic link would lead private bytes elsewhere. All
-of these are refused with an OSError whose `strerror` says what was found, so that callers report it as any other file trouble.
-"""
+A pipe in place of a file would block its reader, a device has no end, and a symbolic link would lead private bytes
+elsewhere. All of these are refused with an OSError whose `strerror` says what was found, so that callers report it as
+any other file trouble."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ from typing import BinaryIO
 
 MAX_BYTES = 256 << 20  # of a file that is read as a whole: the largest tokenizer.json is a tenth of that
 OPEN_HANDLE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(?:self|\d+)/fd/\d+")
-KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
+KINDS = {
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFLNK: "symbolic link",
+}
 
 
 def regular(path: str | Path, flags: int) -> int:
-    """The `opener` for `open` that takes regular files, new ones and links to them only, and never blocks. Raises OSError."""
+    """The `opener` for `open` that takes regular files, new ones and links to them only, and never blocks. Raises
+    OSError."""
     check_regular(path)  # before it is opened: opening alone makes some devices act
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
@@ -55,13 +62,15 @@ def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def read_given(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """Text that the user named on the command line: a file, or an open handle, such as /dev/stdin or what a shell makes of `<(...)`."""
+    """Text that the user named on the command line: a file, or an open handle, such as /dev/stdin or what a shell makes
+    of `<(...)`."""
     with open(path, "rb") if OPEN_HANDLE.fullmatch(str(path)) else open_regular(path) as file:
         return _text(_read(file, path, max_bytes))
 
 
 def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """A handle of a regular file of this user that nobody else can read: 0600 from its first byte on, whatever it was before.
+    """A handle of a regular file of this user that nobody else can read: 0600 from its first byte on, whatever it was
+    before.
 
     Raises OSError for a link, for another kind of file and for a file of another user."""
     try:
@@ -83,7 +92,8 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def make_private(path: str | Path, create: bool = True) -> None:
-    """The same for a file that a library opens by its name: checked and set to 0600 if it exists, else made empty if `create`.
+    """The same for a file that a library opens by its name: checked and set to 0600 if it exists, else made empty if
+    `create`.
 
     An existing file is not opened: closing it would release the locks that this process holds on it. Raises OSError."""
     try:
@@ -99,17 +109,20 @@ def make_private(path: str | Path, create: bool = True) -> None:
 
 
 def private_directory(path: Path, own: Iterable[str] = ()) -> None:
-    """Make a directory, and its missing parents, that only this user can enter; an existing one becomes so. Raises OSError.
+    """Make a directory, and its missing parents, that only this user can enter; an existing one becomes so. Raises
+    OSError.
 
-    own: names that tell a directory of ours. One that has none of them, is not empty and open to others is refused, and so is one that
-    all users share: closing /tmp, say, would harm everybody."""
+    own: names that tell a directory of ours. One that has none of them, is not empty and open to others is refused, and
+    so is one that all users share: closing /tmp, say, would harm everybody."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.stat(path)
     _check_owner(found, path)
     mode = stat.S_IMODE(found.st_mode)
     if mode == 0o700:
         return
-    is_foreign = bool(own) and mode & 0o077 and any(path.iterdir()) and not any(os.path.lexists(path / name) for name in own)
+    is_foreign = (
+        bool(own) and mode & 0o077 and any(path.iterdir()) and not any(os.path.lexists(path / name) for name in own)
+    )
     if mode & stat.S_ISVTX or is_foreign:
         raise PermissionError(errno.EPERM, f"has mode {mode:04o} and other files in it, so others use it", str(path))
     os.chmod(path, 0o700)

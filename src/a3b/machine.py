@@ -1,9 +1,9 @@
-"""What this machine lets a process have: cores and memory, after affinity and control groups of version 1 and 2. Measures no speed.
+"""What this machine lets a process have: cores and memory, after affinity and control groups of version 1 and 2.
+Measures no speed.
 
-A container's limit binds at every level of its group's path, so all levels are read, as far as they can be seen. Files that
-the kernel can drop (mapped weights among them) count as free. Everything is read below `root`, so tests can build a machine.
-Enter at `Machine.read`.
-"""
+A container's limit binds at every level of its group's path, so all levels are read, as far as they can be seen. Files
+that the kernel can drop (mapped weights among them) count as free. Everything is read below `root`, so tests can build
+a machine. Enter at `Machine.read`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
     """(group, bytes below its limit that are not in use) for every level that has a limit."""
     for version, group in _groups(root, "memory"):
         limit_name, used_name, prefix = (
-            ("memory.max", "memory.current", "") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            ("memory.max", "memory.current", "")
+            if version == 2
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         )
         limit, used = _number(group / limit_name), _number(group / used_name)
         if limit is None or used is None or limit >= NO_LIMIT:
@@ -110,7 +112,9 @@ def _meminfo(root: Path) -> tuple[int, int]:
 
 def _num_cores(root: Path, cpus: Sequence[int]) -> int:
     """Cores behind logical processors: siblings of one core share its units."""
-    siblings = (_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus)
+    siblings = (
+        _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus
+    )
     return max(len(set(siblings)), 1)
 
 

@@ -1,9 +1,8 @@
 """Text from clients, models, files and hubs, made safe for a terminal or a log. All commands print through `say`.
 
-A terminal obeys control characters, and reorders a line that has bidirectional overrides. Each such character becomes its JSON
-escape, so that a reader sees it and JSON stays JSON. Lone surrogates, which stand for undecodable bytes of file names, become
-escapes too: no encoding can write them.
-"""
+A terminal obeys control characters, and reorders a line that has bidirectional overrides. Each such character becomes
+its JSON escape, so that a reader sees it and JSON stays JSON. Lone surrogates, which stand for undecodable bytes of
+file names, become escapes too: no encoding can write them."""
 
 from __future__ import annotations
 

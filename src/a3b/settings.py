@@ -1,4 +1,5 @@
-"""How this process runs: the A3B_* environment variables, how each is read, and its default. Enter at `RuntimeConfig.from_env`."""
+"""How this process runs: the A3B_* environment variables, how each is read, and its default. Enter at
+`RuntimeConfig.from_env`."""
 
 from __future__ import annotations
 
@@ -44,9 +45,14 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
     "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
     "kv": (_one_of("q8", "bf16", "f32"), "q8"),  # keys and values in 8 bits, "bf16" or "f32"
     "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME: what can be made again
-    "host": (str, "127.0.0.1"), "port": (_port, 8080), "api_key": (_parts, ()),  # of serve, as all below; keys between commas
-    "allow_host": (_parts, ()), "allow_origin": (_parts, ()), "log_level": (_one_of(*LOG_LEVELS), "info"),
-}  # fmt: skip
+    # of serve, as all below; keys between commas
+    "host": (str, "127.0.0.1"),
+    "port": (_port, 8080),
+    "api_key": (_parts, ()),
+    "allow_host": (_parts, ()),
+    "allow_origin": (_parts, ()),
+    "log_level": (_one_of(*LOG_LEVELS), "info"),
+}
 
 
 class Variables:
@@ -86,4 +92,7 @@ class RuntimeConfig(Variables):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
         environ = os.environ if environ is None else environ
-        return cls({k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_") and v}, environ.get("XDG_CACHE_HOME", ""))
+        return cls(
+            {k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_") and v},
+            environ.get("XDG_CACHE_HOME", ""),
+        )

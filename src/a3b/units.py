@@ -12,7 +12,9 @@ from fractions import Fraction
 from a3b.errors import UsageError
 
 BASES = {"": 1024, "i": 1024, "ib": 1024, "b": 1000}  # of what follows the letter
-BYTES = {"": 1, "b": 1} | {f"{letter}{rest}": base**i for i, letter in enumerate("kmgt", 1) for rest, base in BASES.items()}
+BYTES = {"": 1, "b": 1} | {
+    f"{letter}{rest}": base**i for i, letter in enumerate("kmgt", 1) for rest, base in BASES.items()
+}
 TOKENS = {"": 1, "k": 1024, "ki": 1024, "m": 1 << 20, "mi": 1 << 20}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MOST = (1 << 63) - 1

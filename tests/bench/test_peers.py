@@ -1,4 +1,5 @@
-"""Files that the comparison with other engines runs on: the full shape to the byte, random blocks of ordinary size, honest failures.
+"""Files that the comparison with other engines runs on: the full shape to the byte, random blocks of ordinary size,
+honest failures.
 
 What needs a build of llama.cpp is not here: `python -m bench.peers.parity --llama DIR`."""
 
@@ -102,7 +103,9 @@ def test_a_tensor_of_the_wrong_length_leaves_no_file(tmp_path):
 
 def test_known_numbers_fill_every_tensor_of_the_shape():
     values = gguf_tensors(random_tensors(sizes_of(SMALL), seed=1), SMALL)
-    assert {name: value.shape for name, value in values.items()} == {t.name: t.shape for t in shapes.tensors(SMALL, "F32")}
+    assert {name: value.shape for name, value in values.items()} == {
+        t.name: t.shape for t in shapes.tensors(SMALL, "F32")
+    }
     assert (values["blk.0.ssm_a"] < 0).all()
 
 
@@ -149,11 +152,16 @@ def test_engines_are_compared_at_the_best_setting_for_each_kind(tmp_path, rests)
     result = compare(model, both, rounds=2, runs=3, say=lambda _: None)
     llama = result["engines"]["llama.cpp"]
     assert (llama["prefill"]["tokens_per_s"], llama["prefill"]["setting"]) == (5.0, "mmap, repack, -t 2")
-    assert (llama["decode"]["tokens_per_s"], llama["decode"]["setting"], llama["decode"]["runs"]) == (3.0, "mmap, -t 2", 6)
+    assert (llama["decode"]["tokens_per_s"], llama["decode"]["setting"], llama["decode"]["runs"]) == (
+        3.0,
+        "mmap, -t 2",
+        6,
+    )
     assert len(llama["tried"]) == 5
     assert result["ratios"] == {"llama.cpp": {"prefill": 4.0, "decode": 2.0}}
     assert "| llama.cpp | decode | 3.00 | 3.00 – 3.00 (6) | 2.00× | mmap, -t 2 |" in table(result)
-    assert rests.count(["model.gguf"]) == 2 and rests.count(["model-packed"]) == 5 + 2 * 2  # a3b in two rounds; five trials, two settings
+    # a3b in two rounds; five trials, two settings
+    assert rests.count(["model.gguf"]) == 2 and rests.count(["model-packed"]) == 5 + 2 * 2
 
 
 def test_an_engine_starts_when_the_processors_have_nothing_to_do(tmp_path, monkeypatch):
@@ -181,9 +189,12 @@ def test_what_a_process_does_keeps_the_processors_busy():
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [("sys.exit('no such command')", "exit status 1: no such command"), ("print('hello')", "cannot be read"),
-     ("print('{}')", "KeyError('prefill')")],
-)  # fmt: skip
+    [
+        ("sys.exit('no such command')", "exit status 1: no such command"),
+        ("print('hello')", "cannot be read"),
+        ("print('{}')", "KeyError('prefill')"),
+    ],
+)
 def test_an_engine_that_fails_is_named_with_the_reason(tmp_path, rests, body, reason):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")

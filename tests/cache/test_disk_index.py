@@ -1,4 +1,5 @@
-"""The index of stored sessions, whatever its rows say and its file is: nothing loops, nothing is a traceback, others' sessions stay."""
+"""The index of stored sessions, whatever its rows say and its file is: nothing loops, nothing is a traceback, others'
+sessions stay."""
 
 from __future__ import annotations
 
@@ -61,11 +62,15 @@ def copied(stored, tmp_path) -> tuple[Path, list[int]]:
 def change(directory: Path, place: int = 1, /, **values: object) -> bytes:
     """Give a row other values and the seal that belongs to them; its id. Callable values are given the row."""
     db = sqlite3.connect(directory / INDEX)
-    rowid, *found = db.execute(f"SELECT rowid, {', '.join(SEALED)} FROM node ORDER BY start LIMIT 1 OFFSET ?", (place,)).fetchone()
+    rowid, *found = db.execute(
+        f"SELECT rowid, {', '.join(SEALED)} FROM node ORDER BY start LIMIT 1 OFFSET ?", (place,)
+    ).fetchone()
     row = dict(zip(SEALED, found, strict=True))
     row |= {name: value(row) if callable(value) else value for name, value in values.items()}
     assigned = {**row, "seal": seal(row[name] for name in SEALED)}
-    db.execute(f"UPDATE node SET {', '.join(f'{name} = ?' for name in assigned)} WHERE rowid = ?", (*assigned.values(), rowid))
+    db.execute(
+        f"UPDATE node SET {', '.join(f'{name} = ?' for name in assigned)} WHERE rowid = ?", (*assigned.values(), rowid)
+    )
     db.commit()
     db.close()
     return row["id"]
@@ -115,7 +120,9 @@ def test_a_row_that_lies_under_a_right_seal_is_dropped_with_what_grew_from_it(co
 
 
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("argv", [["prune", "--max-bytes", "60kB"], ["prune", "--older-than", "1d"], ["forget", "--all"]])
+@pytest.mark.parametrize(
+    "argv", [["prune", "--max-bytes", "60kB"], ["prune", "--older-than", "1d"], ["forget", "--all"]]
+)
 def test_room_can_be_made_in_an_index_with_such_a_row(copied, values, argv, capsys):
     directory, _ = copied
     for place in (1, 2):
@@ -190,24 +197,41 @@ def a_trigger(path: Path) -> None:
 
 
 def names_that_are_no_text(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"record_key", b"\xe3ecord_key").replace(b"CREATE INDEX", b"CREATE \xe3\xffDEX"))
+    path.write_bytes(
+        path.read_bytes().replace(b"record_key", b"\xe3ecord_key").replace(b"CREATE INDEX", b"CREATE \xe3\xffDEX")
+    )
 
 
-@pytest.mark.parametrize("damage", [garbage, cut_off, lambda path: os.truncate(path, 0), without_column, a_view_without_end, a_trigger,
-                                    names_that_are_no_text],
-                         ids=["garbage", "cut off", "empty", "a column less", "an endless view", "a trigger", "no text"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        garbage,
+        cut_off,
+        lambda path: os.truncate(path, 0),
+        without_column,
+        a_view_without_end,
+        a_trigger,
+        names_that_are_no_text,
+    ],
+    ids=["garbage", "cut off", "empty", "a column less", "an endless view", "a trigger", "no text"],
+)
 def test_a_damaged_index_is_set_aside_with_a_warning_and_a_new_one_begun(copied, damage, capsys):
     directory, ids = copied
     damage(directory / INDEX)
     data = (directory / INDEX).read_bytes()
     for argv in (["list"], ["verify"], ["prune", "--older-than", "1d"], ["forget", "ab"]):
         assert main(["cache", *argv, "--dir", str(directory)]) == 1
-        assert "start over with 'a3b cache forget --all', or let the next server set it aside" in capsys.readouterr().err
+        assert (
+            "start over with 'a3b cache forget --all', or let the next server set it aside" in capsys.readouterr().err
+        )
     with Store(directory) as store:
         assert len(store.notices) == 1 and "set aside as index.sqlite.damaged-" in store.notices[0]
         assert reused(store, ids) == 0 and fill(store, ids, [40]) and reused(store, ids) == 40
-    assert [path.read_bytes() for path in directory.glob("index.sqlite.damaged-*") if path.suffix != ".x" and "-wal" not in path.name
-            and "-shm" not in path.name] == [data]  # fmt: skip
+    assert [
+        path.read_bytes()
+        for path in directory.glob("index.sqlite.damaged-*")
+        if path.suffix != ".x" and "-wal" not in path.name and "-shm" not in path.name
+    ] == [data]
 
 
 def test_a_directory_in_place_of_what_is_not_written_back_is_refused(copied):
@@ -259,7 +283,10 @@ def test_pipes_among_the_data_files_stop_nobody(copied):
 
 
 def modes(directory: Path) -> set[str]:
-    return {f"{'d' if path.is_dir() else 'f'}{stat.S_IMODE(path.stat().st_mode):o}" for path in (directory, *directory.rglob("*"))}
+    return {
+        f"{'d' if path.is_dir() else 'f'}{stat.S_IMODE(path.stat().st_mode):o}"
+        for path in (directory, *directory.rglob("*"))
+    }
 
 
 @pytest.mark.parametrize("before", ["nothing", "open to all"])
@@ -307,7 +334,9 @@ def test_a_state_file_that_is_gone_costs_the_state_and_not_what_grew_from_it(cop
         assert reused(store, ids) == 420
 
 
-def make_row(namespace: str, num: int, last_used: int, parent: Row | None = None, size: int = 100, state: int = 50, kind="turn") -> Row:
+def make_row(
+    namespace: str, num: int, last_used: int, parent: Row | None = None, size: int = 100, state: int = 50, kind="turn"
+) -> Row:
     root = root_id(IDENTITY, namespace)
     tokens = numbers(10, seed=num)
     data = b"".join(int(token).to_bytes(4, "little") for token in tokens)
@@ -315,8 +344,24 @@ def make_row(namespace: str, num: int, last_used: int, parent: Row | None = None
     ids = data if parent is None else PATHS[parent.id] + data
     total.update(ids)
     PATHS[total.digest()] = ids
-    return Row(total.digest(), parent.id if parent else root, root, IDENTITY, namespace, kind, "", parent.num_tokens if parent else 0, data,
-               0, size, state, b"", b"", True, last_used)  # fmt: skip
+    return Row(
+        total.digest(),
+        parent.id if parent else root,
+        root,
+        IDENTITY,
+        namespace,
+        kind,
+        "",
+        parent.num_tokens if parent else 0,
+        data,
+        0,
+        size,
+        state,
+        b"",
+        b"",
+        True,
+        last_used,
+    )
 
 
 PATHS: dict[bytes, bytes] = {}
@@ -332,7 +377,10 @@ def empty(tmp_path):
 def put(index: Index, *rows: Row) -> None:
     with index.transaction():
         for row in rows:
-            assert row_of((*(v.encode() if isinstance(v, str) else v for v in row.sealed), row.seal, 1, row.last_used)) == row
+            assert (
+                row_of((*(v.encode() if isinstance(v, str) else v for v in row.sealed), row.seal, 1, row.last_used))
+                == row
+            )
             index.add(row)
 
 
@@ -430,7 +478,9 @@ def test_a_directory_that_others_use_is_refused_and_not_closed_to_them(tmp_path,
     directory.mkdir()
     (directory / name).write_text("")
     directory.chmod(mode)
-    with pytest.raises(StoreError, match=rf"shared: has mode {mode:04o} and other files in it.*give a directory of its own"):
+    with pytest.raises(
+        StoreError, match=rf"shared: has mode {mode:04o} and other files in it.*give a directory of its own"
+    ):
         Store(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == mode and os.listdir(directory) == [name]
 
@@ -443,7 +493,10 @@ def test_names_of_indexes_set_aside_do_not_meet(copied, monkeypatch):
         with pytest.raises(BadIndex):
             Index.open(directory)
         Store(directory).close()
-    assert {path.name for path in directory.glob("*damaged*")} == {"index.sqlite.damaged-now", "index.sqlite.damaged-now-2"}
+    assert {path.name for path in directory.glob("*damaged*")} == {
+        "index.sqlite.damaged-now",
+        "index.sqlite.damaged-now-2",
+    }
 
 
 def test_a_label_with_half_a_character_is_stored(tmp_path):

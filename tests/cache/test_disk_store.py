@@ -1,4 +1,5 @@
-"""The disk behind the prefix tree: whatever happens to files, index, disk and process, what it serves is what was stored."""
+"""The disk behind the prefix tree: whatever happens to files, index, disk and process, what it serves is what was
+stored."""
 
 from __future__ import annotations
 
@@ -137,7 +138,9 @@ def test_full_segments_of_a_relative_in_memory_are_shared_not_read(tmp_path, ord
         first, second = (state.segments(0) for state in states)
         assert np.shares_memory(first[0][0], second[0][0]) and not np.shares_memory(first[1][0], second[1][0])
         exact = cache.sync("n", talks[0][: SEGMENT_LEN + 1])
-        assert exact.reused == SEGMENT_LEN and content(feed(exact.state, talks[0][SEGMENT_LEN:])) == cold(tuple(talks[0]))
+        assert exact.reused == SEGMENT_LEN and content(feed(exact.state, talks[0][SEGMENT_LEN:])) == cold(
+            tuple(talks[0])
+        )
         assert [content(state) for state in states] == [cold(tuple(talks[i])) for i in order]
 
 
@@ -232,8 +235,23 @@ def test_wrong_bytes_in_the_index_are_never_believed(copied, seed):
 
 
 def test_every_column_of_a_row_is_checked(stored, tmp_path):
-    columns = ("id", "parent", "root", "identity", "namespace", "kind", "label", "start", "tokens", "created", "kv_bytes",
-               "state_bytes", "kv_sums", "state_sums", "seal")  # fmt: skip
+    columns = (
+        "id",
+        "parent",
+        "root",
+        "identity",
+        "namespace",
+        "kind",
+        "label",
+        "start",
+        "tokens",
+        "created",
+        "kv_bytes",
+        "state_bytes",
+        "kv_sums",
+        "state_sums",
+        "seal",
+    )
     for column in columns:
         for number, value in enumerate((b"\0" * 16, 7 if column != "start" else "x")):
             directory = tmp_path / f"{column}-{number}"
@@ -251,7 +269,10 @@ def test_a_damaged_look_up_table_in_the_index_is_noticed(copied):
     directory, ids, _ = copied
     with sqlite3.connect(directory / INDEX) as db:
         (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_node_1'").fetchone()
-        (size,), (id,) = db.execute("PRAGMA page_size").fetchone(), db.execute("SELECT id FROM node WHERE start = 0").fetchone()
+        (size,), (id,) = (
+            db.execute("PRAGMA page_size").fetchone(),
+            db.execute("SELECT id FROM node WHERE start = 0").fetchone(),
+        )
     db.close()
     data = bytearray((directory / INDEX).read_bytes())
     data[data.index(id, (page - 1) * size)] ^= 1
@@ -353,7 +374,10 @@ def test_a_full_disk_gives_one_notice_and_reading_goes_on(copied, monkeypatch):
     with Store(directory, clock=lambda: now[0], max_age_s=1e12) as store:
         monkeypatch.setattr(store_module, "write_state", full)
         fill(store, other, [50, 100])
-        assert "No space left on device; nothing is written for 60 s: make room" in store.trouble and len(store.notices) == 1
+        assert (
+            "No space left on device; nothing is written for 60 s: make room" in store.trouble
+            and len(store.notices) == 1
+        )
         assert reused(store, ids) == 420 and reused(store, other) == 0
         assert not [p for p in (directory / "data").iterdir() if p.suffix == ".part"]
         monkeypatch.setattr(store_module, "write_state", real)
@@ -382,7 +406,9 @@ print("good")
 
 def run_python(code: str, *args: str, **kwargs) -> subprocess.Popen:
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *args, str(ROOT)], stdout=subprocess.PIPE, text=True, env=env, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args, str(ROOT)], stdout=subprocess.PIPE, text=True, env=env, **kwargs
+    )
 
 
 def test_a_real_limit_on_file_sizes_is_survived(tmp_path):
@@ -635,7 +661,9 @@ def test_nothing_wrong_is_served_whatever_happens_in_whatever_order(tmp_path, se
     for _ in range(120):
         now[0] += rng.randint(1, 600)
         base = rng.choice(paths)
-        ids = base[: rng.choice([len(base), rng.randint(0, len(base))])] + numbers(rng.randint(1, 90), seed=rng.randint(0, 5))
+        ids = base[: rng.choice([len(base), rng.randint(0, len(base))])] + numbers(
+            rng.randint(1, 90), seed=rng.randint(0, 5)
+        )
         namespace = rng.choice("ab")
         match = cache.sync(namespace, ids)
         assert match.reused < len(ids) and content(match.state) == cold(tuple(ids[: match.reused]))
@@ -683,7 +711,9 @@ def test_the_command_lists_verifies_and_prunes(copied, capsys):
     path.write_bytes(bytes(path.stat().st_size))
     capsys.readouterr()
     assert main(["cache", "verify", *at]) == 1
-    assert f"dropped {path.stem[:12]}: {path.name}: its bytes are not those that were written" in capsys.readouterr().err
+    assert (
+        f"dropped {path.stem[:12]}: {path.name}: its bytes are not those that were written" in capsys.readouterr().err
+    )
     assert main(["cache", "verify", *at]) == 0
     assert main(["cache", "prune", "--max-bytes", "100kB", "--older-than", "1d", *at]) == 0
     with Store(directory) as store:
@@ -728,6 +758,12 @@ def test_the_command_starts_over_when_the_index_is_none(copied, capsys):
 
 def test_the_command_says_that_there_is_nothing_yet(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("A3B_CACHE", str(tmp_path))
-    assert main(["cache", "list"]) == 0 and f"{tmp_path / 'sessions'}: no sessions are kept here" in capsys.readouterr().err
-    assert main(["cache", "forget", "ab"]) == 1 and "no sessions are kept here; a3b serve keeps them" in capsys.readouterr().err
+    assert (
+        main(["cache", "list"]) == 0
+        and f"{tmp_path / 'sessions'}: no sessions are kept here" in capsys.readouterr().err
+    )
+    assert (
+        main(["cache", "forget", "ab"]) == 1
+        and "no sessions are kept here; a3b serve keeps them" in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""The prefix tree: what is reused equals what is computed, bit for bit; what leaves memory, why a prompt missed, who sees whom."""
+"""The prefix tree: what is reused equals what is computed, bit for bit; what leaves memory, why a prompt missed, who
+sees whom."""
 
 from __future__ import annotations
 
@@ -254,7 +255,8 @@ def test_memory_stays_within_the_budget_and_long_chains_thin_from_their_middle()
 def test_two_agents_with_two_sub_agents_each_do_not_evict_each_other():
     system = numbers(128)
     talks = {name: system + numbers(64, seed=10 + name) for name in range(6)}
-    cache = memory(int(14.5 * STATE) + 13 * 8 * PAGE)  # the last two of six and the system prompt: a restored state copies its last pages
+    # the last two of six and the system prompt: a restored state copies its last pages
+    cache = memory(int(14.5 * STATE) + 13 * 8 * PAGE)
     cache.add("n", system, snapshot(system), "system")
     for turn in range(6):
         for name, ids in talks.items():
@@ -403,7 +405,9 @@ def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tm
     first, second = common + numbers(50, seed=1), common + numbers(50, seed=2)
     store = None if where == "memory" else Store(tmp_path)
     cache, may_write = memory(store=store), threading.Event()
-    monkeypatch.setattr("a3b.cache.disk_store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args))
+    monkeypatch.setattr(
+        "a3b.cache.disk_store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args)
+    )
     may_write.set()
     for ids in (first, second):
         talk(cache, ids, [40, 100, 150])
@@ -418,7 +422,9 @@ def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tm
         store.close()
 
 
-@pytest.mark.parametrize(("ids", "kind", "message"), [([1, 2], "turn", "3 tokens"), ([], "turn", "at least 1"), ([1, 2, 3], "x", "'x'")])
+@pytest.mark.parametrize(
+    ("ids", "kind", "message"), [([1, 2], "turn", "3 tokens"), ([], "turn", "at least 1"), ([1, 2, 3], "x", "'x'")]
+)
 def test_what_cannot_be_added_is_refused(ids, kind, message):
     with pytest.raises(UsageError, match=message):
         memory().add("n", ids, snapshot([1, 2, 3]), kind)
@@ -437,7 +443,12 @@ def test_the_identity_depends_on_everything_a_state_depends_on(tmp_path):
     base = cache_identity(config, nano_directory(), "q8", "avx2")
     assert base == cache_identity(config, nano_directory(), "q8", "avx2") and len(base) == 16
     scaled, _ = with_context(config, 2 * config.max_context)
-    changed = ((scaled, "q8", "avx2"), (config, "f32", "avx2"), (config, "q8", "avx512"), (config, "q8", "avx2", ARITHMETIC_VERSION + 1))
+    changed = (
+        (scaled, "q8", "avx2"),
+        (config, "f32", "avx2"),
+        (config, "q8", "avx512"),
+        (config, "q8", "avx2", ARITHMETIC_VERSION + 1),
+    )
     others = [cache_identity(c, nano_directory(), *rest) for c, *rest in changed]
     weights = bytearray((nano_directory() / "model.safetensors").read_bytes())
     copy = tmp_path / "model.safetensors"

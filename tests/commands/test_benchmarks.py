@@ -25,7 +25,14 @@ from tests.support.random_model import config_dict
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
 LONG = {"max_position_embeddings": 4096, "full_attention_interval": 4, "layer_types": None}
-KEYS = ("read_bandwidth_fraction", "vnni_peak_fraction", "decode_tokens_per_s", "prefill_tokens_per_s", "peak_rss_bytes", "start_s")
+KEYS = (
+    "read_bandwidth_fraction",
+    "vnni_peak_fraction",
+    "decode_tokens_per_s",
+    "prefill_tokens_per_s",
+    "peak_rss_bytes",
+    "start_s",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +62,19 @@ def test_a_random_model_is_written_once_and_whole(tmp_path, capsys, monkeypatch)
 
 
 def test_speed_says_everything_it_promises(tmp_path, capsys):
-    argv = ["bench", "speed", "--shape", "tiny", "--dir", str(tmp_path), "--quick", "--prefill", "7,70", "--depths", "0,1500"]
+    argv = [
+        "bench",
+        "speed",
+        "--shape",
+        "tiny",
+        "--dir",
+        str(tmp_path),
+        "--quick",
+        "--prefill",
+        "7,70",
+        "--depths",
+        "0,1500",
+    ]
     argv += ["--threads", "2"]
     assert main([*argv, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -88,7 +107,9 @@ def test_speed_takes_a_model_and_the_embedded_one(tmp_path, capsys, monkeypatch)
     assert json.loads(capsys.readouterr().out)["weights_read_bytes_per_s"] is None
 
 
-@pytest.mark.parametrize("options", [["--prefill", "0"], ["--depths", "4090"], ["--shape", "other"], ["--layers", "3"], ["--preset", "q2"]])
+@pytest.mark.parametrize(
+    "options", [["--prefill", "0"], ["--depths", "4090"], ["--shape", "other"], ["--layers", "3"], ["--preset", "q2"]]
+)
 def test_speed_refuses_what_cannot_be_measured(tmp_path, options, capsys):
     assert main(["bench", "speed", "--shape", "tiny", "--dir", str(tmp_path), "--quick", *options]) == 2
     told = capsys.readouterr().err
@@ -179,16 +200,34 @@ def four(monkeypatch):
 
 def test_sparsity_compares_four_shapes_and_cleans_up(tmp_path, four, capsys):
     kept = random_model.random_directory(tmp_path, "3b-dense", "balanced", 4)
-    argv = ["bench", "sparsity", "--dir", str(tmp_path), "--quick", "--prefill", "6", "--tokens", "2", "--layers", "4", "--threads", "1"]
+    argv = [
+        "bench",
+        "sparsity",
+        "--dir",
+        str(tmp_path),
+        "--quick",
+        "--prefill",
+        "6",
+        "--tokens",
+        "2",
+        "--layers",
+        "4",
+        "--threads",
+        "1",
+    ]
     assert main([*argv, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [row["shape"] for row in facts["shapes"]] == list(sparsity.COMPARED)
     assert all((row["layers_run"], row["layers"]) == (4, 8) for row in facts["shapes"])
     sparse, small, large = (facts["shapes"][i] for i in (0, 1, 3))
     for other, name in ((small, "small"), (large, "large")):
-        assert facts[f"decode_to_{name}"] == pytest.approx(sparse["decode"]["tokens_per_s"] / other["decode"]["tokens_per_s"])
-        share, size = (sparse["decode"]["bandwidth_fraction"] / other["decode"]["bandwidth_fraction"],
-                       sum(sparse["bytes_per_token"].values()) / sum(other["bytes_per_token"].values()))  # fmt: skip
+        assert facts[f"decode_to_{name}"] == pytest.approx(
+            sparse["decode"]["tokens_per_s"] / other["decode"]["tokens_per_s"]
+        )
+        share, size = (
+            sparse["decode"]["bandwidth_fraction"] / other["decode"]["bandwidth_fraction"],
+            sum(sparse["bytes_per_token"].values()) / sum(other["bytes_per_token"].values()),
+        )
         assert facts[f"decode_to_{name}_at_one_bandwidth"] == pytest.approx(share / size)
     assert list(tmp_path.iterdir()) == [kept]
     lines = sparsity.lines(facts)
@@ -198,7 +237,9 @@ def test_sparsity_compares_four_shapes_and_cleans_up(tmp_path, four, capsys):
 
 def test_what_is_scaled_from_some_layers_is_what_all_of_them_read(tmp_path, four):
     schedule = speed.Schedule((5,), (0,), 1, 1, 0.01)
-    some, whole = (sparsity.compare(open_kernels(None, 1), tmp_path, "27b", "balanced", n, schedule, False) for n in (4, 8))
+    some, whole = (
+        sparsity.compare(open_kernels(None, 1), tmp_path, "27b", "balanced", n, schedule, False) for n in (4, 8)
+    )
     assert some["bytes_per_token"]["state"] == whole["bytes_per_token"]["state"]
     norm = 4 * shape("27b").D  # the last norm is scaled with the layers
     assert abs(some["bytes_per_token"]["weights"] - whole["bytes_per_token"]["weights"]) <= norm
@@ -227,18 +268,40 @@ def test_pictures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="draws the pictures")
     rate = {"median": 8e10}
     rows = [
-        {"shape": name, "parameters": total, "active": active, "decode": {"tokens_per_s": 7e10 / active},
-         "measured": {"read_bytes_per_s": rate}, "bytes_per_token": {"weights": active}}
-        for name, total, active in (("35b-a3b", 35e9, 2.95e9), ("3b-dense", 3.4e9, 2.9e9), ("27b", 27e9, 26e9), ("31b-dense", 31e9, 30e9))
-    ]  # fmt: skip
+        {
+            "shape": name,
+            "parameters": total,
+            "active": active,
+            "decode": {"tokens_per_s": 7e10 / active},
+            "measured": {"read_bytes_per_s": rate},
+            "bytes_per_token": {"weights": active},
+        }
+        for name, total, active in (
+            ("35b-a3b", 35e9, 2.95e9),
+            ("3b-dense", 3.4e9, 2.9e9),
+            ("27b", 27e9, 26e9),
+            ("31b-dense", 31e9, 30e9),
+        )
+    ]
     plots.draw_sparsity({"shapes": rows}, tmp_path / "sparsity.png")
-    plots.draw_roofline({
-        "measured": {"read_bytes_per_s": rate, "int8_operations_per_s": {"median": 2e12}}, "weight_bytes": 2e10,
-        "parameters": {"active": 3e9},
-        "decode": {str(n): {"bytes_per_token": {"weights": 2e9 + 1e4 * n}, "tokens_per_s": 30, "bytes_per_s": 6e10,
-                            "bandwidth_fraction": 0.7} for n in (0, 4096, 16384)},
-        "prefill": {n: {"tokens_per_s": 200, "operations_per_s": 1e12} for n in ("512", "2048")},
-    }, tmp_path / "roofline.png")  # fmt: skip
+    plots.draw_roofline(
+        {
+            "measured": {"read_bytes_per_s": rate, "int8_operations_per_s": {"median": 2e12}},
+            "weight_bytes": 2e10,
+            "parameters": {"active": 3e9},
+            "decode": {
+                str(n): {
+                    "bytes_per_token": {"weights": 2e9 + 1e4 * n},
+                    "tokens_per_s": 30,
+                    "bytes_per_s": 6e10,
+                    "bandwidth_fraction": 0.7,
+                }
+                for n in (0, 4096, 16384)
+            },
+            "prefill": {n: {"tokens_per_s": 200, "operations_per_s": 1e12} for n in ("512", "2048")},
+        },
+        tmp_path / "roofline.png",
+    )
     for name in ("sparsity", "roofline"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,4 +1,5 @@
-"""`a3b chat` over restarts: conversations go on token for token, lines come back, and neither is anybody else's or ever stops a chat."""
+"""`a3b chat` over restarts: conversations go on token for token, lines come back, and neither is anybody else's or ever
+stops a chat."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def engine():
 
 @pytest.fixture
 def chat(engine, tmp_path):
-    """Begins a chat, or goes on with one, as `a3b chat` with these options does; `close` ends the process, so to say."""
+    """Begins a chat, or goes on with one, as `a3b chat` with these options does; `close` ends the process, so to
+    say."""
     open_chats = []
 
     def begin(*options: str) -> Chat:
@@ -81,7 +83,9 @@ def test_a_conversation_that_goes_on_reads_the_same_tokens_as_one_that_never_sto
 
 def test_thinking_of_an_earlier_process_is_remembered(tmp_path):
     ask = {"env": {**os.environ, "A3B_CACHE": str(tmp_path)}, "capture_output": True, "text": True, "timeout": 60}
-    first = subprocess.run([*COMMAND, "--seed", "1"], input="Think of two numbers from 0 to 999. Tell me only the first.\n", **ask)
+    first = subprocess.run(
+        [*COMMAND, "--seed", "1"], input="Think of two numbers from 0 to 999. Tell me only the first.\n", **ask
+    )
     second = subprocess.run([*COMMAND, "--continue", "--temperature", "0"], input="And the other number?\n", **ask)
     secret = first.stderr.partition("second: ")[2].split()[0]
     assert secret in second.stdout and "> Think of two numbers" in second.stderr
@@ -89,9 +93,14 @@ def test_thinking_of_an_earlier_process_is_remembered(tmp_path):
 
 def test_a_kill_in_mid_answer_loses_that_answer_alone(chat, tmp_path):
     chat().take("hello")
-    process = subprocess.Popen([*COMMAND, "--continue", "--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                               env={**os.environ, "A3B_CACHE": str(tmp_path / "cache")})  # fmt: skip
+    process = subprocess.Popen(
+        [*COMMAND, "--continue", "--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, "A3B_CACHE": str(tmp_path / "cache")},
+    )
     chat()  # lets go of the conversation
     process.stdin.write(b"tell me\n")
     seen = b""
@@ -100,7 +109,9 @@ def test_a_kill_in_mid_answer_loses_that_answer_alone(chat, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     again = chat("--continue")
-    assert [message["content"] for message in again.dialogue.messages][0] == "hello" and len(again.dialogue.messages) == 2
+    assert [message["content"] for message in again.dialogue.messages][0] == "hello" and len(
+        again.dialogue.messages
+    ) == 2
     assert again.kept.transcript.unanswered == "tell me"
     again.take("thanks")
     assert len(chat("--continue").dialogue.messages) == 4
@@ -142,9 +153,12 @@ def test_what_cannot_go_on_is_refused_by_name(chat, tmp_path):
         chat("--continue")
     chat("--system", "Be brief.").take("hello")
     for options, told in (
-        (["--resume", "1999"], "no such conversation"), (["--resume", "../../etc"], "no such conversation"), (["--resume", "*"], "no such"),
-        (["--continue", "--resume", "2"], "one of them"), (["--continue", "--system", "Be long."], "--system"),
-    ):  # fmt: skip
+        (["--resume", "1999"], "no such conversation"),
+        (["--resume", "../../etc"], "no such conversation"),
+        (["--resume", "*"], "no such"),
+        (["--continue", "--resume", "2"], "one of them"),
+        (["--continue", "--system", "Be long."], "--system"),
+    ):
         with pytest.raises(UsageError, match=told):
             chat(*options)
     assert chat("--continue").dialogue.system == "Be brief."
@@ -215,14 +229,24 @@ def test_no_history_writes_nothing(chat, tmp_path):
 
 
 def test_a_sample_that_nobody_asked_for_is_not_kept(tmp_path):
-    done = subprocess.run(COMMAND, stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
-                          env={**os.environ, "A3B_CACHE": str(tmp_path)})  # fmt: skip
+    done = subprocess.run(
+        COMMAND,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "A3B_CACHE": str(tmp_path)},
+    )
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
 
 
 def test_piped_lines_of_another_encoding_are_answered(tmp_path):
-    done = subprocess.run([*COMMAND, "--no-history", "--max-tokens", "3"], input=b"caf\xe9\n\xff\n", capture_output=True, timeout=60,
-                          env={**os.environ, "A3B_CACHE": str(tmp_path), "PYTHONIOENCODING": "utf-8:strict"})  # fmt: skip
+    done = subprocess.run(
+        [*COMMAND, "--no-history", "--max-tokens", "3"],
+        input=b"caf\xe9\n\xff\n",
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "A3B_CACHE": str(tmp_path), "PYTHONIOENCODING": "utf-8:strict"},
+    )
     assert done.returncode == 0 and b"Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +311,11 @@ def test_typed_lines_keep_the_latest_and_refuse_what_is_no_file(tmp_path):
         lines.store_string(f"line {i} " + "x" * 500)
     assert path.stat().st_size > MAX_BYTES
     found = list(TypedLines(path).load_history_strings())
-    assert path.stat().st_size <= MAX_BYTES and found[0].startswith("line 2999 ") and all(line.startswith("line ") for line in found)
+    assert (
+        path.stat().st_size <= MAX_BYTES
+        and found[0].startswith("line 2999 ")
+        and all(line.startswith("line ") for line in found)
+    )
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/etc/hostname")
     for name in ("pipe", "link", "."):

@@ -1,4 +1,5 @@
-"""The command line as a user meets it, on the embedded model: in process where that is enough, in a pseudo-terminal for chat."""
+"""The command line as a user meets it, on the embedded model: in process where that is enough, in a pseudo-terminal for
+chat."""
 
 from __future__ import annotations
 
@@ -137,9 +138,7 @@ def test_info_of_nano_is_about_twelve_to_one_and_small(capsys):
     assert facts["weights"]["bytes"] <= 30e6
 
 
-@pytest.mark.parametrize(
-    ("context", "factor"), [(4096, 1.0), (4097, 2.0), (8192, 2.0), (8193, 4.0), (16384, 4.0)]
-)
+@pytest.mark.parametrize(("context", "factor"), [(4096, 1.0), (4097, 2.0), (8192, 2.0), (8193, 4.0), (16384, 4.0)])
 def test_context_beyond_native_says_which_yarn_factor(capsys, context, factor):
     assert main(["info", "--context", str(context), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -177,7 +176,10 @@ def test_logits_refuses_what_are_no_token_ids(tmp_path, capsys, value):
         (["run", "a", "b", "c"], "quotes"),
         (["run", " "], "PROMPT"),
         (["info", "/no/such/model"], "not a directory"),
-        (["run", "35b-a3b", "hi"], "get it: a3b pull Qwen/Qwen3.6-35B-A3B 35b-a3b, then a3b pack 35b-a3b 35b-a3b-packed"),
+        (
+            ["run", "35b-a3b", "hi"],
+            "get it: a3b pull Qwen/Qwen3.6-35B-A3B 35b-a3b, then a3b pack 35b-a3b 35b-a3b-packed",
+        ),
         (["logits", "27B", "--ids", "{messages}", "--out", "x.npy"], "a3b pull Qwen/Qwen3.6-27B 27b"),
         (["render", "3b-dense", "--messages", "{messages}"], "nobody trained: a3b plan 3b-dense"),
         (["chat", "someone/Model-35B"], "a3b pull someone/Model-35B DIR"),
@@ -218,14 +220,22 @@ def test_chat_without_a_terminal_answers_a_sample_and_exits():
 
 
 def test_chat_answers_piped_lines_one_by_one():
-    done = subprocess.run(command("chat", "--seed", "1"), input="hello\nthanks\n", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command("chat", "--seed", "1"), input="hello\nthanks\n", capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and done.stdout.count("\n") >= 2
     assert "kept" in done.stderr  # the second turn reuses the first
 
 
 def test_piped_chat_answers_each_line_when_it_comes_and_obeys_commands():
-    process = subprocess.Popen(command("chat", "--seed", "1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True, bufsize=1)  # fmt: skip
+    process = subprocess.Popen(
+        command("chat", "--seed", "1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    )
     process.stdin.write("hello\n")
     process.stdin.flush()
     if not select.select([process.stdout], [], [], 60)[0]:  # it must answer before the input ends
@@ -233,7 +243,8 @@ def test_piped_chat_answers_each_line_when_it_comes_and_obeys_commands():
         pytest.fail("no answer while the input is open")
     assert process.stdout.readline().strip()
     out, _ = process.communicate("a b " * 9000 + "\nthanks\n/exit\nnever asked\n", timeout=60)
-    assert len([line for line in out.splitlines() if line]) == 1  # the line that is too long is refused, the next answered
+    # the line that is too long is refused, the next answered
+    assert len([line for line in out.splitlines() if line]) == 1
     assert process.returncode == 1
 
 
@@ -319,7 +330,9 @@ def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
 
 @pytest.mark.parametrize("kwargs", ['{"tools": []}', '{"add_generation_prompt": false}', '{"messages": []}'])
 def test_template_arguments_with_a_reserved_name_are_refused(capsys, messages, kwargs):
-    assert "reserved" in refused(capsys, "render", "--messages", messages([{"role": "user", "content": "a"}]), "--kwargs", kwargs)
+    assert "reserved" in refused(
+        capsys, "render", "--messages", messages([{"role": "user", "content": "a"}]), "--kwargs", kwargs
+    )
 
 
 @pytest.mark.parametrize("out", [".", "/"])
@@ -331,7 +344,9 @@ def test_logits_refuses_a_directory_as_its_file(capsys, tmp_path, out):
 
 def test_output_survives_a_terminal_that_knows_only_ascii(messages):
     file = messages([{"role": "user", "content": "é"}])
-    done = subprocess.run(command("render", "--messages", file), capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = subprocess.run(
+        command("render", "--messages", file), capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
     assert done.returncode == 0 and b"\\xe9" in done.stdout
 
 

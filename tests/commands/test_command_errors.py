@@ -92,12 +92,23 @@ def test_a_wrong_value_is_one_line_and_status_2(capsys, argv, told):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["info", "?"], ["run", "?", "hi"], ["run", "-m", "?", "hi"], ["chat", "?"], ["chat", "--resume", "?"], ["pack", "?", "x"],
-        ["render", "?", "--messages", "-"], ["render", "--messages", "?"], ["logits", "?", "--ids", "-", "--out", "x"],
-        ["logits", NANO, "--ids", "?", "--out", "x"], ["verify", "?"], ["plan", "?", "--bandwidth", "1", "--operations", "1"],
-        ["eval", "quality", "?"], ["eval", "quality", "--against", "?"], ["bench", "start", "--model", "?"],
+        ["info", "?"],
+        ["run", "?", "hi"],
+        ["run", "-m", "?", "hi"],
+        ["chat", "?"],
+        ["chat", "--resume", "?"],
+        ["pack", "?", "x"],
+        ["render", "?", "--messages", "-"],
+        ["render", "--messages", "?"],
+        ["logits", "?", "--ids", "-", "--out", "x"],
+        ["logits", NANO, "--ids", "?", "--out", "x"],
+        ["verify", "?"],
+        ["plan", "?", "--bandwidth", "1", "--operations", "1"],
+        ["eval", "quality", "?"],
+        ["eval", "quality", "--against", "?"],
+        ["bench", "start", "--model", "?"],
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["/no/such/place", "~nobody-here/x", "x" * 5000, "a\x1b[31mb", "a\nb"])
 def test_a_name_of_nothing_is_one_short_line_without_control_characters(capsys, monkeypatch, argv, name):
     monkeypatch.setattr(sys, "stdin", io.StringIO("[1]"))
@@ -147,16 +158,31 @@ def test_every_command_has_help_and_is_on_the_first_screen(capsys):
     assert 'a3b run "' in first and "a3b help" in first
 
 
-@pytest.mark.parametrize("argv", [[], ["--version"], ["--help"], ["info"], ["help", "run"], ["render", "--messages", "MESSAGES"],
-                                  ["completion", "bash"], ["run", "hello", "--max-tokens", "80"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--version"],
+        ["--help"],
+        ["info"],
+        ["help", "run"],
+        ["render", "--messages", "MESSAGES"],
+        ["completion", "bash"],
+        ["run", "hello", "--max-tokens", "80"],
+    ],
+)
 def test_output_that_cannot_be_written_is_one_line_and_status_1(argv, tmp_path):
     messages = tmp_path / "m.json"
     messages.write_text(json.dumps([{"role": "user", "content": "a"}]))
     words = " ".join(f"'{word}'" for word in [*COMMAND, *argv]).replace("MESSAGES", str(messages))
     for target, told in ((">/dev/full", "No space left"), (">&-", "Bad file descriptor")):
-        done = subprocess.run(["sh", "-c", f"exec {words} {target}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            ["sh", "-c", f"exec {words} {target}"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         last = done.stderr.strip().splitlines()[-1]
-        assert done.returncode == 1 and last.endswith(f"a3b: cannot write the output: {told}" + " on device" * (told == "No space left"))
+        assert done.returncode == 1 and last.endswith(
+            f"a3b: cannot write the output: {told}" + " on device" * (told == "No space left")
+        )
         assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
@@ -164,7 +190,9 @@ def test_a_reader_that_went_away_is_no_failure():
     reader, writer = os.pipe()
     os.close(reader)
     for argv in (["info"], ["--help"], ["run", "hello", "--hide-thinking"]):
-        done = subprocess.run([*COMMAND, *argv], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*COMMAND, *argv], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
         assert (done.returncode, done.stderr) == (0, "")
     os.close(writer)
 
@@ -177,8 +205,13 @@ def test_a_closed_stderr_and_a_closed_stdin_are_no_failure():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_mid_answer_ends_with_its_status_and_without_a_traceback(number, status):
-    process = subprocess.Popen([*COMMAND, "run", "hi", "--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1"],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)  # fmt: skip
+    process = subprocess.Popen(
+        [*COMMAND, "run", "hi", "--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
     assert process.stderr.read(1)  # it thinks
     process.send_signal(number)
     _, rest = process.communicate(timeout=60)
@@ -188,8 +221,11 @@ def test_a_signal_in_mid_answer_ends_with_its_status_and_without_a_traceback(num
 def test_a_signal_removes_temporary_files(tmp_path):
     ids, out = tmp_path / "ids.json", tmp_path / "out.npy"
     ids.write_text(json.dumps([1] * 4000))
-    process = subprocess.Popen([*COMMAND, "logits", NANO, "--ids", str(ids), "--out", str(out)], stderr=subprocess.PIPE,
-                               env={**os.environ, "A3B_ISA": "reference"})  # fmt: skip
+    process = subprocess.Popen(
+        [*COMMAND, "logits", NANO, "--ids", str(ids), "--out", str(out)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "A3B_ISA": "reference"},
+    )
     end = time.monotonic() + 60
     while not (part := out.with_name("out.npy.part")).exists():
         assert time.monotonic() < end and process.poll() is None
@@ -199,13 +235,20 @@ def test_a_signal_removes_temporary_files(tmp_path):
     assert process.returncode == 143 and not part.exists() and not out.exists()
 
 
-@pytest.mark.parametrize("environment", [
-    {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
 def test_characters_that_stdout_cannot_show_are_escaped(tmp_path, environment):
     messages = tmp_path / "m.json"
     messages.write_text(json.dumps([{"role": "user", "content": "\U0001f642"}]))
-    done = subprocess.run([*COMMAND, "render", "--messages", str(messages)], capture_output=True, env={**os.environ, **environment})
+    done = subprocess.run(
+        [*COMMAND, "render", "--messages", str(messages)], capture_output=True, env={**os.environ, **environment}
+    )
     assert done.returncode == 0 and (b"\\U0001f642" in done.stdout or "\U0001f642".encode() in done.stdout)
 
 
@@ -214,8 +257,20 @@ def test_a_size_in_binary_units(text):
     assert cli.byte_size(text) == 2 << 30
 
 
-@pytest.mark.parametrize(("text", "size"), [("1kb", 10**3), ("1.5MB", 1_500_000), ("3gb", 3 * 10**9), ("1tb", 10**12), ("1kib", 1 << 10),
-                                            ("1mib", 1 << 20), ("1tib", 1 << 40), ("7b", 7), ("0", 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1kb", 10**3),
+        ("1.5MB", 1_500_000),
+        ("3gb", 3 * 10**9),
+        ("1tb", 10**12),
+        ("1kib", 1 << 10),
+        ("1mib", 1 << 20),
+        ("1tib", 1 << 40),
+        ("7b", 7),
+        ("0", 0),
+    ],
+)
 def test_units_of_sizes_are_powers_of_1000_unless_they_have_an_i(text, size):
     assert cli.byte_size(text) == size
 

@@ -49,8 +49,15 @@ def test_bash_completes_commands_options_choices_and_files(script, tmp_path):
     (tmp_path / "messages.json").touch()
 
     def completed(*words: str) -> list[str]:
-        done = subprocess.run(["bash", "--norc", "-c", DRIVER, "driver", path, "a3b", *words], capture_output=True, text=True, check=True,
-                              cwd=tmp_path, env={**os.environ, "LC_ALL": "C"}, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            ["bash", "--norc", "-c", DRIVER, "driver", path, "a3b", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=60,
+        )
         return sorted(done.stdout.split())
 
     assert completed("ru") == ["run"]

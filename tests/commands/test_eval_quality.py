@@ -44,7 +44,11 @@ def test_a_preset_keeps_its_limit_on_nano(tmp_path, capsys, text, preset):
 
 def test_a_model_against_itself_loses_nothing(capsys, text):
     found = quality(capsys, "--text", str(text), "--tokens", "400", "--weights-only")
-    assert found["mean_kl"] < 1e-9 and found["top1_agreement"] == 1 and found["loss"] == pytest.approx(found["loss_of_reference"])
+    assert (
+        found["mean_kl"] < 1e-9
+        and found["top1_agreement"] == 1
+        and found["loss"] == pytest.approx(found["loss_of_reference"])
+    )
     assert found["bytes_per_token"] is None
 
 

@@ -39,7 +39,9 @@ def test_a_directory_called_nano_with_a_model_is_that_model(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("write", [str, str.lower])
 @pytest.mark.parametrize(("shape", "repository"), REPOSITORIES.items())
-def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(tmp_path, monkeypatch, shape, repository, write):
+def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(
+    tmp_path, monkeypatch, shape, repository, write
+):
     monkeypatch.chdir(tmp_path)
     assert plan.find(write(repository)) == plan.find(shape)
     assert info.find(write(repository))[1] == info.find(shape)[1]
@@ -48,12 +50,20 @@ def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(tmp_pat
     assert how_to_get(shape) in str(refused.value)
 
 
-@pytest.mark.parametrize(("argv", "told"), [
-    (["show", "nano"], "did you mean 'info'?"), (["ls"], "did you mean 'cache'?"), (["download", "x"], "did you mean 'pull'?"),
-    (["run", "hi", "--n-predict", "5"], "did you mean '--max-tokens'?"), (["serve", "-c", "4096"], "did you mean '--context'?"),
-    (["serve", "-m", "nano"], "MODEL is the first word"), (["chat", "-t", "4"], "set A3B_THREADS"),
-    (["run", "hi", "--think"], "thinking is on unless '--no-think' is given"), (["run", "-p", "hi"], "PROMPT is a word in quotes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["show", "nano"], "did you mean 'info'?"),
+        (["ls"], "did you mean 'cache'?"),
+        (["download", "x"], "did you mean 'pull'?"),
+        (["run", "hi", "--n-predict", "5"], "did you mean '--max-tokens'?"),
+        (["serve", "-c", "4096"], "did you mean '--context'?"),
+        (["serve", "-m", "nano"], "MODEL is the first word"),
+        (["chat", "-t", "4"], "set A3B_THREADS"),
+        (["run", "hi", "--think"], "thinking is on unless '--no-think' is given"),
+        (["run", "-p", "hi"], "PROMPT is a word in quotes"),
+    ],
+)
 def test_words_of_other_programs_are_told_by_their_names_here(capsys, argv, told):
     assert told in said(capsys, *argv)
 
@@ -65,11 +75,16 @@ def test_words_of_other_programs_stand_for_words_that_exist():
     assert set(OTHERS.values()) <= commands.keys() | options and not OTHERS.keys() & (commands.keys())
 
 
-@pytest.mark.parametrize(("argv", "told"), [
-    (["--port", "x"], "'x' is not a whole number"), (["--parallel", "x"], "'x' is not a whole number"),
-    (["--verify-cache", "-1"], "'-1' is negative"), (["--verify-cache", "x"], "'x' is not a whole number"),
-    (["--max-body", "0"], "'0' lets nothing through"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--port", "x"], "'x' is not a whole number"),
+        (["--parallel", "x"], "'x' is not a whole number"),
+        (["--verify-cache", "-1"], "'-1' is negative"),
+        (["--verify-cache", "x"], "'x' is not a whole number"),
+        (["--max-body", "0"], "'0' lets nothing through"),
+    ],
+)
 def test_options_of_serve_that_cannot_work_are_refused_in_words(capsys, argv, told):
     text = said(capsys, "serve", *argv)
     assert told in text and "invalid" not in text
@@ -77,7 +92,10 @@ def test_options_of_serve_that_cannot_work_are_refused_in_words(capsys, argv, to
 
 def test_a_file_of_keys_that_is_missing_is_told_without_the_words_of_python(capsys):
     text = said(capsys, "serve", "--api-key-file", "nope.txt")
-    assert "--api-key-file nope.txt: No such file or directory; give a text file, a key in each line" in text and "Errno" not in text
+    assert (
+        "--api-key-file nope.txt: No such file or directory; give a text file, a key in each line" in text
+        and "Errno" not in text
+    )
 
 
 def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tmp_path):
@@ -87,11 +105,23 @@ def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tm
 
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(StoreError, match=r"--cache-dir .*file: .*; give a directory that can be written; or serve with --no-persist"):
+    with pytest.raises(
+        StoreError, match=r"--cache-dir .*file: .*; give a directory that can be written; or serve with --no-persist"
+    ):
         open_store(Namespace(cache_dir=str(file), cache_disk=1 << 20, session_days=1))
 
 
-@pytest.mark.parametrize(("line", "expected"), [("/exit", True), ("/exit now", True), ("/quit", True), ("/bye", True), ("/exits", False),
-                                                ("exit", False), ("", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/exit", True),
+        ("/exit now", True),
+        ("/quit", True),
+        ("/bye", True),
+        ("/exits", False),
+        ("exit", False),
+        ("", False),
+    ],
+)
 def test_a_chat_is_left_by_the_names_that_chats_have_for_it(line, expected):
     assert leaves(line) is expected

@@ -1,4 +1,5 @@
-"""Pipes, devices, sockets and directories in place of every file that a command opens: refused at once, never waited for."""
+"""Pipes, devices, sockets and directories in place of every file that a command opens: refused at once, never waited
+for."""
 
 from __future__ import annotations
 
@@ -48,25 +49,28 @@ def model(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "device", "directory"])
-@pytest.mark.parametrize(("name", "argv"), [
-    ("config.json", ["info", "M"]),
-    ("generation_config.json", ["info", "M"]),
-    ("model.safetensors", ["info", "M"]),
-    ("model.safetensors.index.json", ["info", "M"]),
-    (MANIFEST, ["verify", "M"]),
-    (MANIFEST, ["info", "M"]),
-    ("tokenizer.json", ["render", "M", "--messages", "F", "--ids"]),
-    ("chat_template.jinja", ["render", "M", "--messages", "F"]),
-    ("tokenizer_config.json", ["render", "M", "--messages", "F"]),
-    ("../other", ["render", "M", "--messages", "O"]),
-    ("../other", ["render", "M", "--messages", "F", "--tools", "O"]),
-    ("../other", ["logits", "M", "--ids", "O", "--out", "x"]),
-    ("../other", ["logits", "M", "--ids", "I", "--out", "O"]),
-    ("../other", ["pack", "M", "P", "--importance", "O"]),
-    ("../other", ["serve", "M", "--port", "0", "--api-key-file", "O"]),
-    ("../other", ["serve", "M", "--port", "0", "--trace", "O"]),
-    ("../P.part/progress.json", ["pack", "M", "P"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "argv"),
+    [
+        ("config.json", ["info", "M"]),
+        ("generation_config.json", ["info", "M"]),
+        ("model.safetensors", ["info", "M"]),
+        ("model.safetensors.index.json", ["info", "M"]),
+        (MANIFEST, ["verify", "M"]),
+        (MANIFEST, ["info", "M"]),
+        ("tokenizer.json", ["render", "M", "--messages", "F", "--ids"]),
+        ("chat_template.jinja", ["render", "M", "--messages", "F"]),
+        ("tokenizer_config.json", ["render", "M", "--messages", "F"]),
+        ("../other", ["render", "M", "--messages", "O"]),
+        ("../other", ["render", "M", "--messages", "F", "--tools", "O"]),
+        ("../other", ["logits", "M", "--ids", "O", "--out", "x"]),
+        ("../other", ["logits", "M", "--ids", "I", "--out", "O"]),
+        ("../other", ["pack", "M", "P", "--importance", "O"]),
+        ("../other", ["serve", "M", "--port", "0", "--api-key-file", "O"]),
+        ("../other", ["serve", "M", "--port", "0", "--trace", "O"]),
+        ("../P.part/progress.json", ["pack", "M", "P"]),
+    ],
+)
 def test_what_is_no_file_is_refused_at_once(model, tmp_path, kind, name, argv, capsys):
     (tmp_path / "F").write_text(CONVERSATION)
     (tmp_path / "I").write_text("[1, 2, 3]")

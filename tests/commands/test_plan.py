@@ -27,7 +27,9 @@ from tests.support.random_model import SIZES, config_dict
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
 GIB = 1 << 30
-MACHINE = Machine(num_cpus=2, num_cores=2, cpu_quota=None, memory_bytes=22 * GIB, total_memory_bytes=24 * GIB, memory_limit=None)
+MACHINE = Machine(
+    num_cpus=2, num_cores=2, cpu_quota=None, memory_bytes=22 * GIB, total_memory_bytes=24 * GIB, memory_limit=None
+)
 SPEED = plan.Speed(80e9, 1900e9)
 OFFICIAL = read_config(DATA / "config-35b-a3b.json")
 
@@ -45,14 +47,18 @@ def test_every_parameter_is_in_exactly_one_tensor(name):
     config = shape(name) if name in SHAPES else config_from_dict(config_dict(SIZES[name]))
     count = config.count_parameters()
     assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
-    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(
+        count.active
+    )
 
 
 def test_a_tied_embedding_is_stored_once_and_read_as_the_head():
     config = config_from_dict({**config_dict(SIZES["one"]), "tie_word_embeddings": True})
     count = config.count_parameters()
     assert sum(n * rows * columns for _, n, rows, columns, _ in sizes.tensors(config)) == count.total
-    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(count.active)
+    assert sum(n * rows * columns * share for _, n, rows, columns, share in sizes.tensors(config)) == pytest.approx(
+        count.active
+    )
 
 
 def test_packed_sizes_are_those_of_the_formats():
@@ -102,7 +108,9 @@ def test_prefill_is_bound_by_arithmetic_or_by_reading():
     config = shape("35b-a3b")
     found = sizes.sizes(config, PRESETS["fast"])
     operations = 2 * (config.count_parameters().active - config.V * config.D)
-    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(2048 * operations / (1900e9 * SPEED.operations_share))
+    assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(
+        2048 * operations / (1900e9 * SPEED.operations_share)
+    )
     one = plan.prefill_seconds(config, found, 1, SPEED)
     assert one == pytest.approx(found.total_bytes / (80e9 * SPEED.read_share))
 
@@ -178,15 +186,30 @@ def test_with_a_rate_given_nothing_is_run(monkeypatch, quick, capsys):
         assert measured["read_share"] == 0.8 and not measured["shares_measured"] and measured["int8_operations"] > 0
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)), "of memory, 0.27 GB are available"),
-    (lambda patch: patch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28)), "has 0.27 GB free, it takes"),
-    (lambda patch: patch.setattr(plan, "LONGEST_SAMPLE_S", 0.0), "it would take"),
-    (lambda patch: patch.setattr(plan, "write", raised(CheckpointError("disk full"))), "disk full"),
-    (lambda patch: patch.setattr(plan.tempfile, "gettempdir", raised(FileNotFoundError("nowhere to write"))), "nowhere to write"),
-    (lambda patch: patch.setattr(plan, "write", raised(MemoryError())), "there is no memory for it"),
-    (lambda patch: patch.setattr(plan, "write", raised(RuntimeError("can't start new thread"))), "can't start new thread"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda patch: patch.setattr(plan.Machine, "read", lambda: replace(MACHINE, memory_bytes=1 << 28)),
+            "of memory, 0.27 GB are available",
+        ),
+        (
+            lambda patch: patch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28)),
+            "has 0.27 GB free, it takes",
+        ),
+        (lambda patch: patch.setattr(plan, "LONGEST_SAMPLE_S", 0.0), "it would take"),
+        (lambda patch: patch.setattr(plan, "write", raised(CheckpointError("disk full"))), "disk full"),
+        (
+            lambda patch: patch.setattr(plan.tempfile, "gettempdir", raised(FileNotFoundError("nowhere to write"))),
+            "nowhere to write",
+        ),
+        (lambda patch: patch.setattr(plan, "write", raised(MemoryError())), "there is no memory for it"),
+        (
+            lambda patch: patch.setattr(plan, "write", raised(RuntimeError("can't start new thread"))),
+            "can't start new thread",
+        ),
+    ],
+)
 def test_where_a_sample_cannot_run_the_shares_are_called_a_guess(change, reason, quick, tmp_path, monkeypatch, capsys):
     change(monkeypatch)
     assert main(["plan"]) == 0

@@ -1,4 +1,5 @@
-"""`a3b pull` against a hub on this machine that breaks off, lies, refuses and goes away. No network, no real waiting."""
+"""`a3b pull` against a hub on this machine that breaks off, lies, refuses and goes away. No network, no real
+waiting."""
 
 from __future__ import annotations
 
@@ -45,8 +46,15 @@ def model_files() -> dict[str, bytes]:
     }
 
 
-WANTED = {"README.md", "config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-          "model.safetensors.index.json", "empty.json"}  # fmt: skip
+WANTED = {
+    "README.md",
+    "config.json",
+    "tokenizer.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "empty.json",
+}
 SHARD = "model-00001-of-00002.safetensors"
 
 
@@ -93,7 +101,11 @@ def refused(capsys, *argv: str, status: int = 1) -> str:
 
 def here(directory: str = "Model-1B") -> dict[str, bytes]:
     root = Path(directory)
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and download.INNER not in p.parts}
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for p in root.rglob("*")
+        if p.is_file() and download.INNER not in p.parts
+    }
 
 
 def parts(directory: str = "Model-1B") -> list[bytes]:
@@ -237,7 +249,9 @@ def test_a_part_that_went_bad_is_fetched_anew(capsys, hub):
     assert hub.got(SHARD)[-2:] == [30_000, 0] and here()[SHARD] == hub.files[SHARD]
 
 
-@pytest.mark.parametrize(("size", "message"), [(80_000, "holds at most 70000 bytes"), (60_000, "sends more than the 60000 bytes")])
+@pytest.mark.parametrize(
+    ("size", "message"), [(80_000, "holds at most 70000 bytes"), (60_000, "sends more than the 60000 bytes")]
+)
 def test_a_size_that_is_not_true_is_reported(capsys, hub, size, message):
     hub.sizes[SHARD] = size
     assert message in refused(capsys, REPO) and SHARD not in here()
@@ -299,7 +313,9 @@ def test_offline_and_unreachable(capsys, hub, monkeypatch):
     assert "http://127.0.0.1:1 cannot be reached" in refused(capsys, REPO)
 
 
-@pytest.mark.parametrize("listing", [["a", "list"], {"id": REPO}, {"id": REPO, "sha": COMMIT, "siblings": [{"name": "x"}]}])
+@pytest.mark.parametrize(
+    "listing", [["a", "list"], {"id": REPO}, {"id": REPO, "sha": COMMIT, "siblings": [{"name": "x"}]}]
+)
 def test_an_answer_that_is_not_a_hub_s(capsys, hub, listing):
     hub.listing = listing
     refused(capsys, REPO)
@@ -310,7 +326,9 @@ def test_the_place_of_a_pull_s_own_files_is_not_written_to(capsys, hub):
     assert "keeps for itself" in refused(capsys, REPO, "--include", "*")
 
 
-@pytest.mark.parametrize("path", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\evil.json", "evil\x1b[2J.json", "a//b.json"])
+@pytest.mark.parametrize(
+    "path", ["../evil.json", "/etc/evil.json", "a/../../evil.json", "a\\evil.json", "evil\x1b[2J.json", "a//b.json"]
+)
 def test_a_name_that_leads_out_of_the_directory_is_refused(capsys, hub, path):
     hub.files[path] = b"{}"
     assert "cannot be written under that name" in refused(capsys, REPO)
@@ -404,7 +422,9 @@ def test_ctrl_c_leaves_a_download_that_the_same_command_continues(capsys, hub, t
     answers = [None, (503, {"Retry-After": "50"})]
     hub.on_get = lambda path, start: answers.pop(0) if path == SHARD and answers else None
     env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "a3b.cli", "pull", REPO], env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "a3b.cli", "pull", REPO], env=env, stderr=subprocess.PIPE, text=True
+    )
     for line in process.stderr:
         if "next attempt in 50 s" in line:
             break
@@ -421,7 +441,11 @@ def test_ctrl_c_leaves_a_download_that_the_same_command_continues(capsys, hub, t
 def test_a_variable_that_huggingface_hub_cannot_read_is_one_line():
     env = {**os.environ, "HF_ENDPOINT": "http://[bad"}
     done = subprocess.run([sys.executable, "-m", "a3b.cli", "pull", REPO], env=env, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("a3b pull: huggingface_hub cannot start") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("a3b pull: huggingface_hub cannot start")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_other_commands_do_not_load_the_hub_library():

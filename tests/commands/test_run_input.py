@@ -71,7 +71,8 @@ def test_the_embedded_model_has_a_name(capsys, stdin, tmp_path, monkeypatch):
     (tmp_path / "nano").mkdir()
     (tmp_path / "nano" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "nano", "hello"]) == 1 and "nano/config.json" in capsys.readouterr().err  # a directory with a model comes first
+    # a directory with a model comes first
+    assert main(["run", "nano", "hello"]) == 1 and "nano/config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["TCP/IP", "hello", "/help me please", "what is a/b?", "x" * 5000])
@@ -118,8 +119,15 @@ def test_a_wait_of_no_seconds_leaves_stdin_unread(stdin):
     assert model_and_prompt(["hello"], None, 0.0) == (None, "hello")
 
 
-@pytest.mark.parametrize(("data", "told"), [(b"\x89PNG\r\n", "byte 0x89 at 0"), (b"caf\xe9", "iconv"), (b"ab\0c", "zero byte at 2"),
-                                            ("hi".encode("utf-16"), "UTF-8")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\x89PNG\r\n", "byte 0x89 at 0"),
+        (b"caf\xe9", "iconv"),
+        (b"ab\0c", "zero byte at 2"),
+        ("hi".encode("utf-16"), "UTF-8"),
+    ],
+)
 def test_binary_and_other_encodings_on_stdin_are_refused_by_the_byte(stdin, data, told):
     stdin(data)
     assert told in refusal(["hello"])
@@ -145,7 +153,9 @@ def test_an_empty_model_is_refused_and_not_taken_as_none(capsys, stdin):
 
 
 def run(*argv: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, "run", *argv, "--max-tokens", "3", "--json"], capture_output=True, timeout=60, **kwargs)
+    return subprocess.run(
+        [*COMMAND, "run", *argv, "--max-tokens", "3", "--json"], capture_output=True, timeout=60, **kwargs
+    )
 
 
 def prompt_tokens(done: subprocess.CompletedProcess) -> int:
@@ -159,7 +169,9 @@ def test_a_pipe_adds_its_text_and_an_unreadable_or_closed_stdin_adds_none():
     unreadable = os.open(os.devnull, os.O_WRONLY)  # as nohup leaves it
     assert prompt_tokens(run("hello", stdin=unreadable)) == alone
     os.close(unreadable)
-    closed = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -m a3b.cli run hello --max-tokens 3 --json <&-'], capture_output=True)
+    closed = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -m a3b.cli run hello --max-tokens 3 --json <&-'], capture_output=True
+    )
     assert prompt_tokens(closed) == alone
 
 

@@ -1,4 +1,5 @@
-"""The process behind `a3b serve`: it writes what waits when it is told to stop, also in the middle of an answer; two side by side."""
+"""The process behind `a3b serve`: it writes what waits when it is told to stop, also in the middle of an answer; two
+side by side."""
 
 from __future__ import annotations
 
@@ -28,13 +29,16 @@ def asked(url: str, path: str, body: dict):
     return urllib.request.urlopen(request, timeout=30)
 
 
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])  # 130 is Ctrl-C, as in every command
+# 130 is Ctrl-C, as in every command
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_server_told_to_stop_in_the_middle_of_an_answer_keeps_its_sessions_and_ends_well(how, status, tmp_path):
     command = [sys.executable, "-m", "a3b.cli", "serve", "--port", "0", "--cache-dir", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = next(found[1] for line in process.stderr if (found := re.search(r"Anthropic: (http://\S+)", line)))
-            asked(url, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}).read()
+            asked(
+                url, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+            ).read()
             with asked(url, "/v1/completions", ENDLESS) as stream:
                 stream.readline()
                 process.send_signal(how)
@@ -48,9 +52,14 @@ def test_a_server_told_to_stop_in_the_middle_of_an_answer_keeps_its_sessions_and
 @contextmanager
 def server(cache: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     command = [sys.executable, "-m", "a3b.cli", "serve", "--port", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "A3B_CACHE": str(cache)}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "A3B_CACHE": str(cache)}
+    ) as process:
         try:
-            yield next(found[1] for line in process.stderr if (found := re.search(r"Anthropic: (http://\S+)", line))), process
+            yield (
+                next(found[1] for line in process.stderr if (found := re.search(r"Anthropic: (http://\S+)", line))),
+                process,
+            )
             process.terminate()
             assert process.wait(30) == 0
         finally:
@@ -69,10 +78,16 @@ def test_two_servers_of_one_model_work_side_by_side_and_all_their_sessions_are_f
 
     with server(tmp_path) as (one, _), server(tmp_path) as (two, _):
         for url, text in ((one, "hello"), (two, "goodbye")):
-            asked(url, "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 8}).read()
+            asked(
+                url, "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 8}
+            ).read()
     assert labels() == ["goodbye", "hello"]
     shown = cached("list")
-    assert str(tmp_path / "sessions" / "a3b-nano.2") in shown and "hello" in shown and cached("verify").count("every byte") == 2
+    assert (
+        str(tmp_path / "sessions" / "a3b-nano.2") in shown
+        and "hello" in shown
+        and cached("verify").count("every byte") == 2
+    )
     ids = {found["label"]: found["id"] for found in json.loads(cached("list", "--json"))["sessions"]}
     cached("forget", ids["hello"][:12])
     assert labels() == ["goodbye"]
@@ -85,8 +100,12 @@ def test_the_log_has_the_time_the_reason_and_no_control_character_and_a_half_clo
         port = int(url.rpartition(":")[2])
         replies = []
         get = b"GET /health HTTP/1.1\r\nHost: %s\r\n\r\n"
-        for data in (get % b"localhost", get % b"a\x1b[2J", b"\x1b]0;\x07\r\n\r\n",
-                     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000):  # fmt: skip
+        for data in (
+            get % b"localhost",
+            get % b"a\x1b[2J",
+            b"\x1b]0;\x07\r\n\r\n",
+            b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000,
+        ):
             with socket.create_connection(("127.0.0.1", port), 30) as client:
                 client.sendall(data)
                 client.shutdown(socket.SHUT_WR)

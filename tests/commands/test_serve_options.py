@@ -88,7 +88,11 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--verify-cache 5", lambda s: s.Scheduler.verify_every, 5),
     ("--no-persist", lambda s: s.sessions, None),
     ("--no-persist", lambda s: s.made["PrefixCache", "given"][0][3], None),
-    ("--no-persist-thinking", lambda s: s.made["responses", "given"][0][1] is not None and s.responses.recorder._records, None),
+    (
+        "--no-persist-thinking",
+        lambda s: s.made["responses", "given"][0][1] is not None and s.responses.recorder._records,
+        None,
+    ),
     ("--no-persist-thinking", lambda s: s.made["Turns", "given"][0], (None,)),
     ("--no-persist-thinking", lambda s: s.build.settings.persist_thinking, False),
     ("--preserve-thinking none", lambda s: s.build.settings.policy, "none"),
@@ -101,7 +105,11 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--max-connections 20", lambda s: app(s).limits.connections, 20),
     ("--api-key a --api-key b", lambda s: app(s).api_keys, ("a", "b")),
     ("--allow-host Box.lan:8080 --allow-host [::2]:1", lambda s: app(s).hosts, ("box.lan", "::2")),
-    ("--allow-origin HTTPS://chat.example:443/ --allow-origin *", lambda s: app(s).cors_origins, ("https://chat.example", "*")),
+    (
+        "--allow-origin HTTPS://chat.example:443/ --allow-origin *",
+        lambda s: app(s).cors_origins,
+        ("https://chat.example", "*"),
+    ),
     ("--host 127.0.0.2", lambda s: (app(s).host, s.address[0]), ("127.0.0.2", "127.0.0.2")),
     ("--host 0.0.0.0", lambda s: app(s).limits.per_peer, 250),
     ("--port 0", lambda s: s.address[1], 0),
@@ -110,27 +118,41 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
 ]
 
 
-@pytest.mark.parametrize(("options", "what", "value"), EFFECTS, ids=[f"{i} {options}" for i, (options, *_) in enumerate(EFFECTS)])
+@pytest.mark.parametrize(
+    ("options", "what", "value"), EFFECTS, ids=[f"{i} {options}" for i, (options, *_) in enumerate(EFFECTS)]
+)
 def test_an_option_has_its_effect(options, what, value, started):
     plain = what(started())
     assert (what(started(*options.split())), plain == value) == (value, False)
 
 
-@pytest.mark.parametrize(("name", "value", "what", "found"), [
-    ("A3B_HOST", "127.0.0.3", lambda s: s.address[0], "127.0.0.3"), ("A3B_PORT", "9999", lambda s: s.address[1], 9999),
-    ("A3B_API_KEY", "a, b", lambda s: app(s).api_keys, ("a", "b")), ("A3B_ALLOW_HOST", "x,y", lambda s: app(s).hosts, ("x", "y")),
-    ("A3B_ALLOW_ORIGIN", "http://x", lambda s: app(s).cors_origins, ("http://x",)), ("A3B_LOG_LEVEL", "debug", lambda s: s.level, "debug"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "what", "found"),
+    [
+        ("A3B_HOST", "127.0.0.3", lambda s: s.address[0], "127.0.0.3"),
+        ("A3B_PORT", "9999", lambda s: s.address[1], 9999),
+        ("A3B_API_KEY", "a, b", lambda s: app(s).api_keys, ("a", "b")),
+        ("A3B_ALLOW_HOST", "x,y", lambda s: app(s).hosts, ("x", "y")),
+        ("A3B_ALLOW_ORIGIN", "http://x", lambda s: app(s).cors_origins, ("http://x",)),
+        ("A3B_LOG_LEVEL", "debug", lambda s: s.level, "debug"),
+    ],
+)
 def test_a_variable_has_the_same_effect(name, value, what, found, started, monkeypatch):
     monkeypatch.setenv(name, value)
     assert what(started()) == found
 
 
-@pytest.mark.parametrize(("options", "told"), [
-    ("--allow-host http://x", "--allow-host 'http://x': expected a name"), ("--allow-origin x", "--allow-origin 'x': expected SCHEME://HOST"),
-    ("--allow-origin https://x/path", "expected SCHEME://HOST"), ("--api-key=", "an API key is empty"),
-    ("--preserve-thinking some", "some"), ("--api-key-file /nonexistent", "--api-key-file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--allow-host http://x", "--allow-host 'http://x': expected a name"),
+        ("--allow-origin x", "--allow-origin 'x': expected SCHEME://HOST"),
+        ("--allow-origin https://x/path", "expected SCHEME://HOST"),
+        ("--api-key=", "an API key is empty"),
+        ("--preserve-thinking some", "some"),
+        ("--api-key-file /nonexistent", "--api-key-file"),
+    ],
+)
 def test_a_wrong_value_is_refused_by_the_name_of_its_option(options, told, started, capsys):
     started(*options.split(), fails=True)
     assert told in capsys.readouterr().err
@@ -205,7 +227,9 @@ def test_a_model_has_a_directory_of_its_own(started, tmp_path):
     assert started().sessions == tmp_path / "sessions" / "a3b-nano"
     for parent in ("one", "two"):
         (tmp_path / parent / "packed").mkdir(parents=True)
-    one, same, two = (cache_directories.name_of(str(tmp_path / name)) for name in ("one/packed", "two/../one/packed", "two/packed"))
+    one, same, two = (
+        cache_directories.name_of(str(tmp_path / name)) for name in ("one/packed", "two/../one/packed", "two/packed")
+    )
     assert one == same != two and one.startswith("packed-")
 
 
@@ -247,6 +271,6 @@ def test_a_model_of_any_name_gets_a_plain_directory(name, tmp_path):
     path = tmp_path / name[:80]
     path.mkdir()
     found = cache_directories.name_of(str(path))
-    assert found.isascii() and "/" not in found and not found.startswith(".") and len(found) < 80 and found.isprintable()
-
-
+    assert (
+        found.isascii() and "/" not in found and not found.startswith(".") and len(found) < 80 and found.isprintable()
+    )

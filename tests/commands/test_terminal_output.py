@@ -34,7 +34,9 @@ def clean(text: str) -> bool:
 def test_a_listed_conversation_cannot_act_on_the_terminal_nor_forge_a_line(tmp_path, capsys):
     directory = tmp_path / f"s{HOSTILE}"
     with Store(directory) as store:
-        cache_of(store).add("own\x1b[31m\ner", [1, 2, 3], snapshot([1, 2, 3]), "end", label=f"hello{HOSTILE}\nabcdef012345  999 forged")
+        cache_of(store).add(
+            "own\x1b[31m\ner", [1, 2, 3], snapshot([1, 2, 3]), "end", label=f"hello{HOSTILE}\nabcdef012345  999 forged"
+        )
         assert store.flush()
     assert main(["cache", "list", "--dir", str(directory)]) == 0
     out = capsys.readouterr().out
@@ -47,12 +49,26 @@ def test_a_listed_conversation_cannot_act_on_the_terminal_nor_forge_a_line(tmp_p
         assert clean("".join(capsys.readouterr()))
 
 
-@pytest.mark.parametrize("argv", [
-    ["info", NOWHERE], ["run", NOWHERE, "hi"], ["verify", NOWHERE], ["render", "--messages", NOWHERE], ["pack", NOWHERE, "/none/out"],
-    ["plan", HOSTILE], ["pull", HOSTILE], ["logits", HOSTILE, "--ids", "/dev/null", "--out", "x"], [HOSTILE], ["info", f"--{HOSTILE}"],
-    ["info", "--context", HOSTILE], ["eval", "quality", NOWHERE, NOWHERE], ["cache", "prune", "--max-bytes", HOSTILE],
-    ["pack", str(nano_directory()), "/none/out", "--importance", NOWHERE],
-], ids=lambda argv: argv[0] if argv[0] != HOSTILE else "command")  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["info", NOWHERE],
+        ["run", NOWHERE, "hi"],
+        ["verify", NOWHERE],
+        ["render", "--messages", NOWHERE],
+        ["pack", NOWHERE, "/none/out"],
+        ["plan", HOSTILE],
+        ["pull", HOSTILE],
+        ["logits", HOSTILE, "--ids", "/dev/null", "--out", "x"],
+        [HOSTILE],
+        ["info", f"--{HOSTILE}"],
+        ["info", "--context", HOSTILE],
+        ["eval", "quality", NOWHERE, NOWHERE],
+        ["cache", "prune", "--max-bytes", HOSTILE],
+        ["pack", str(nano_directory()), "/none/out", "--importance", NOWHERE],
+    ],
+    ids=lambda argv: argv[0] if argv[0] != HOSTILE else "command",
+)
 def test_errors_repeat_what_was_given_without_its_control_characters(argv, capsys):
     try:
         assert main(argv) in (1, 2)
@@ -78,8 +94,15 @@ def changed(path: Path, change) -> None:
 def test_strings_in_the_files_of_a_model_do_not_act_on_the_terminal(model, name, capsys):
     if not (model / name).exists():
         (model / name).write_text("{}")
-    changed(model / name, lambda value: value.update({f"x{HOSTILE}": HOSTILE, "model_type": HOSTILE, "eos_token_id": HOSTILE}))
-    for argv in (["info", str(model)], ["info", "--json", str(model)], ["render", str(model), "--messages", str(model / name), "--ids"]):
+    changed(
+        model / name,
+        lambda value: value.update({f"x{HOSTILE}": HOSTILE, "model_type": HOSTILE, "eos_token_id": HOSTILE}),
+    )
+    for argv in (
+        ["info", str(model)],
+        ["info", "--json", str(model)],
+        ["render", str(model), "--messages", str(model / name), "--ids"],
+    ):
         main(argv)
         assert clean("".join(capsys.readouterr())), argv
 
@@ -96,8 +119,13 @@ MESSAGES = [{"role": "user", "content": f"{HOSTILE}."}]
 def on_a_terminal(*argv: str) -> str:
     """What a3b writes to stdout when that is a terminal."""
     main_fd, terminal = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-m", "a3b.cli", *argv], stdout=terminal, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-                             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"})  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "a3b.cli", *argv],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"},
+    )
     os.close(terminal)
     data = b""
     while True:

@@ -1,4 +1,5 @@
-"""Grammar and parser agree: what the grammar of a tool lets through, the parser reads as arguments that its schema allows.
+"""Grammar and parser agree: what the grammar of a tool lets through, the parser reads as arguments that its schema
+allows.
 
 Schemas are random, calls are random walks along the masks, and `jsonschema` is the judge."""
 
@@ -32,7 +33,11 @@ def random_schema(r, depth=0):
         case "const":
             return {"const": r.choice(["a", "7", 7, None, False, "false"])}
         case "several":
-            return {"type": r.sample(["integer", "string", "null", "boolean", "array", "object", "number"], r.randrange(1, 4))}
+            return {
+                "type": r.sample(
+                    ["integer", "string", "null", "boolean", "array", "object", "number"], r.randrange(1, 4)
+                )
+            }
         case "pattern":
             kinds = r.choice(["string", ["string", "integer"], ["string", "null"]])
             return {"type": kinds, "pattern": r.choice(["^[a-z]{1,3}$", "[0-9]", r"^\d+$", "^n"])}
@@ -43,18 +48,35 @@ def random_schema(r, depth=0):
             return {"$ref": "#/$defs/" + r.choice("AB")}
         case "object":
             keys = r.sample(["id", "name", "a b", "x"], r.randrange(4))
-            others = {"additionalProperties": r.choice([False, False, random_schema(r, depth + 1)])} if r.random() < 0.6 else {}
-            return shape({key: random_schema(r, depth + 1) for key in keys}, r.sample(keys, r.randrange(len(keys) + 1)), **others)
+            others = (
+                {"additionalProperties": r.choice([False, False, random_schema(r, depth + 1)])}
+                if r.random() < 0.6
+                else {}
+            )
+            return shape(
+                {key: random_schema(r, depth + 1) for key in keys}, r.sample(keys, r.randrange(len(keys) + 1)), **others
+            )
         case "array":
-            return {"type": "array", "items": random_schema(r, depth + 1), "minItems": r.randrange(2), "maxItems": r.randrange(2, 4)}
+            return {
+                "type": "array",
+                "items": random_schema(r, depth + 1),
+                "minItems": r.randrange(2),
+                "maxItems": r.randrange(2, 4),
+            }
         case "anyOf" | "oneOf" as key:
             return {key: [random_schema(r, depth + 1) for _ in range(r.randrange(1, 4))]}
         case "allOf":
             more = r.choice([{}, {"title": "t"}, {"maxLength": 5}, {"type": ["string", "integer", "object"]}])
             return {"allOf": [random_schema(r, depth + 1), more]}
         case "record":
-            names = r.choice([{}, {"propertyNames": {"type": "string"}}, {"propertyNames": {"enum": ["p", "q"]}},
-                              {"propertyNames": {"pattern": "^[a-c]+$"}}])  # fmt: skip
+            names = r.choice(
+                [
+                    {},
+                    {"propertyNames": {"type": "string"}},
+                    {"propertyNames": {"enum": ["p", "q"]}},
+                    {"propertyNames": {"pattern": "^[a-c]+$"}},
+                ]
+            )
             return {"type": "object", "additionalProperties": random_schema(r, depth + 1), **names}
         case kind:
             return {"type": kind}
@@ -67,7 +89,9 @@ def random_form(r):
     if (chance := r.random()) < 0.6:
         form["additionalProperties"] = random_schema(r) if chance < 0.3 else False
     if r.random() < 0.3:
-        form["patternProperties"] = {name: random_schema(r) for name in r.sample(["^n_", "_s$", "^[a-c]+$"], r.randrange(1, 3))}
+        form["patternProperties"] = {
+            name: random_schema(r) for name in r.sample(["^n_", "_s$", "^[a-c]+$"], r.randrange(1, 3))
+        }
     return form
 
 

@@ -1,4 +1,5 @@
-"""Constrained calls: masks lead to valid calls of the declared tools and to nothing else; what cannot be enforced is refused."""
+"""Constrained calls: masks lead to valid calls of the declared tools and to nothing else; what cannot be enforced is
+refused."""
 
 from __future__ import annotations
 
@@ -167,11 +168,16 @@ def test_a_token_that_is_not_allowed_is_an_error_and_ends_nothing():
         ([tool("a", shape({"x\ny": {}}))], "tools: a: parameter 'x"),
         ([tool("a", shape({"x<y": {}}))], "tools: a: parameter 'x<y'"),
         ([tool("a", shape({f"k{i}": {} for i in range(65)}))], "tools: a: 65 parameters"),
-        ([tool("now", None), tool("a", shape({"ok": {}, "q": {"type": "array", "items": {"type": "string", "pattern": "(("}}}))],
-         r"tools: a: parameter q: items: pattern '\(\('"),
+        (
+            [
+                tool("now", None),
+                tool("a", shape({"ok": {}, "q": {"type": "array", "items": {"type": "string", "pattern": "(("}}})),
+            ],
+            r"tools: a: parameter q: items: pattern '\(\('",
+        ),
         ([tool("a", shape({"q": nested(100)}))], "tools: a: parameters: nested"),
     ],
-)  # fmt: skip
+)
 def test_tools_that_cannot_be_enforced_are_refused_by_name(tools, reason):
     with pytest.raises(UsageError, match=f"^{reason}"):
         GRAMMARS.of(Request(tools=tools, tool_choice="required"))
@@ -183,7 +189,9 @@ def test_a_name_that_no_tool_has_is_refused():
 
 
 def test_what_a_tool_checks_itself_does_not_refuse_it():
-    loose = tool("a", shape({"ids": {"type": "array", "uniqueItems": True, "items": {"type": "int"}}, "n": {"type": "int"}}))
+    loose = tool(
+        "a", shape({"ids": {"type": "array", "uniqueItems": True, "items": {"type": "int"}}, "n": {"type": "int"}})
+    )
     loose["function"]["parameters"]["properties"]["ids"]["items"] = {"type": "integer", "format": "int64"}
     constraint = GRAMMARS.of(Request(tools=[loose], tool_choice="required"))
     assert feed(constraint, call_text("a", ("ids", "[1, 1]"), ("n", "3"))) is None
@@ -198,32 +206,51 @@ def test_json_that_holds_closing_tags_is_allowed_and_comes_back_whole():
         tag = json.loads('"' + "".join(r.choices(JSON_ATOMS, k=r.randrange(9))) + '"')
         where = {"rows": [1], "tag": tag}
         text = json.dumps(where, ensure_ascii=False)
-        ids = [CALL, *TOKENIZER.encode_text(call_text("edit_file", ("path", "a"), ("mode", "insert"), ("where", text))[11:-12]), CALL_END]
+        ids = [
+            CALL,
+            *TOKENIZER.encode_text(call_text("edit_file", ("path", "a"), ("mode", "insert"), ("where", text))[11:-12]),
+            CALL_END,
+        ]
         constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
         for token in ids:
             constraint.accept(token)
         assert constraint.complete
-        assert [call.arguments for call in calls_of(events_of(ids, TOOLS))] == [{"path": "a", "mode": "insert", "where": where}]
+        assert [call.arguments for call in calls_of(events_of(ids, TOOLS))] == [
+            {"path": "a", "mode": "insert", "where": where}
+        ]
 
 
 @pytest.mark.parametrize("kinds", [["string", "object"], ["string", "array", "null"]])
 def test_a_text_that_may_be_json_holds_no_closing_tag_at_which_json_would_end(kinds):
     tools = [tool("a", shape({"q": {"type": kinds}}))]
-    for value, allowed in (('{"a": 1} and more', True), ('{"a": 1}</parameter> and', False), ("[1]</parameter> and", False)):
+    for value, allowed in (
+        ('{"a": 1} and more', True),
+        ('{"a": 1}</parameter> and', False),
+        ("[1]</parameter> and", False),
+    ):
         constraint = GRAMMARS.of(Request(tools=tools, tool_choice="required"))
         assert (feed(constraint, call_text("a", ("q", value))) is None) == allowed
 
 
 def test_the_branches_of_a_union_are_told_apart_by_a_property_that_then_must_be_there():
     """As pydantic writes unions with a discriminator: with a default, which leaves the property out of `required`."""
-    cat, dog = shape({"kind": {"const": "cat", "default": "cat"}, "n": {"type": "integer"}}), shape({"kind": {"const": "dog"}})
+    cat, dog = (
+        shape({"kind": {"const": "cat", "default": "cat"}, "n": {"type": "integer"}}),
+        shape({"kind": {"const": "dog"}}),
+    )
     union = {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}}
     one = tool("a", {**union, "$defs": {"cat": cat, "dog": dog}})
     nested = tool("a", {**shape({"pet": union}, ["pet"]), "$defs": {"cat": cat, "dog": dog}})
     for each in (one, nested):
         each["function"]["strict"] = True
-    for text, is_allowed in ((call_text("a", ("kind", "cat"), ("n", "5")), True), (call_text("a", ("kind", "dog")), True),
-                             (call_text("a", ("n", "5")), False), (call_text("a", ("kind", "dog"), ("n", "5")), False)):  # fmt: skip
+    for text, is_allowed in (
+        (call_text("a", ("kind", "cat"), ("n", "5")), True),
+        (call_text("a", ("kind", "dog")), True),
+        (call_text("a", ("n", "5")), False),
+        (call_text("a", ("kind", "dog"), ("n", "5")), False),
+    ):
         assert (feed(GRAMMARS.of(Request(tools=[one], tool_choice="required")), text) is None) == is_allowed
     for pet, is_allowed in (('{"kind": "cat", "n": 5}', True), ('{"kind": "dog"}', True), ('{"n": 5}', False)):
-        assert (feed(GRAMMARS.of(Request(tools=[nested], tool_choice="required")), call_text("a", ("pet", pet))) is None) == is_allowed
+        assert (
+            feed(GRAMMARS.of(Request(tools=[nested], tool_choice="required")), call_text("a", ("pet", pet))) is None
+        ) == is_allowed

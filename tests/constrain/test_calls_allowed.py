@@ -18,7 +18,10 @@ from tests.support.constraints import CALL, CALL_END, END, GRAMMARS, TOKENIZER, 
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
-STRICT = tool("strict", shape({"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 3}}, ["n"], additionalProperties=False))
+STRICT = tool(
+    "strict",
+    shape({"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 3}}, ["n"], additionalProperties=False),
+)
 STRICT["function"]["strict"] = True
 BOTH = [*TOOLS, STRICT]
 
@@ -81,12 +84,21 @@ def test_each_declared_tool_can_be_called_with_text_around(name, in_thinking):
 @pytest.mark.parametrize(
     ("text", "rest"),
     [
-        (call("later"), "later"), (call("edit_"), ">"), (call("nowadays"), "adays"), (call("Edit"), "Edit"),
-        ('<call>\n{"name": "now"}', "{"), ('<call>{"', "{"), ("<call>[{", "["), ("<call>\n</call>", ""), ("<call><call>", ""),
-        (call("strict", ("s", "x")), "</function"), (call("strict", ("n", "x")), "x"), (call("strict", ("n", "1"), ("t", "")), "t"),
+        (call("later"), "later"),
+        (call("edit_"), ">"),
+        (call("nowadays"), "adays"),
+        (call("Edit"), "Edit"),
+        ('<call>\n{"name": "now"}', "{"),
+        ('<call>{"', "{"),
+        ("<call>[{", "["),
+        ("<call>\n</call>", ""),
+        ("<call><call>", ""),
+        (call("strict", ("s", "x")), "</function"),
+        (call("strict", ("n", "x")), "x"),
+        (call("strict", ("n", "1"), ("t", "")), "t"),
         (call("strict", ("n", "1"), ("s", "abcd")), "d"),
     ],
-)  # fmt: skip
+)
 def test_no_other_call_can_be_written(text, rest, in_thinking):
     stopped = Writing(in_thinking=in_thinking).write("Then: " + text)
     assert stopped is not None and stopped.strip().startswith(rest)
@@ -108,7 +120,12 @@ def test_an_answer_may_speak_of_the_tag(prose, in_thinking):
 
 @pytest.mark.parametrize(
     "value",
-    ["None", "line\n<parameter=x>\n</parameter> y", "see <call>\n<function=other>\n</function>\n</call> there", "</div>"],
+    [
+        "None",
+        "line\n<parameter=x>\n</parameter> y",
+        "see <call>\n<function=other>\n</function>\n</call> there",
+        "</div>",
+    ],
 )
 def test_arguments_of_a_tool_that_is_not_strict_are_free(value):
     writing = Writing()
@@ -119,7 +136,10 @@ def test_arguments_of_a_tool_that_is_not_strict_are_free(value):
 
 def test_an_envelope_holds_one_call():
     writing = Writing()
-    assert writing.write("<call>\n<function=edit>\n<parameter=path>\nx\n</parameter>\n</function>\n<function=strict>") is not None
+    assert (
+        writing.write("<call>\n<function=edit>\n<parameter=path>\nx\n</parameter>\n</function>\n<function=strict>")
+        is not None
+    )
     assert set(np.flatnonzero(writing.mask())) == {CALL_END, *TOKENIZER.encode_text("\n")}
 
 

@@ -14,7 +14,21 @@ from a3b.constrain.constraints import validate
 from a3b.constrain.grammar import answer_grammar
 from a3b.errors import UsageError
 from a3b.interface.request import Request
-from tests.support.constraints import BYTES, END, GRAMMARS, NUM, SCHEMAS, TOKENIZER, TOOLS, events_of, fits, nested, shape, text_of, walk
+from tests.support.constraints import (
+    BYTES,
+    END,
+    GRAMMARS,
+    NUM,
+    SCHEMAS,
+    TOKENIZER,
+    TOOLS,
+    events_of,
+    fits,
+    nested,
+    shape,
+    text_of,
+    walk,
+)
 
 
 def test_the_comparison_sees_values_that_do_not_fit():
@@ -52,7 +66,12 @@ def random_schema(r, depth=0):
             properties = {key: random_schema(r, depth + 1) for key in keys}
             return shape(properties, r.sample(keys, r.randrange(len(keys) + 1)), additionalProperties=False)
         case "array":
-            return {"type": "array", "items": random_schema(r, depth + 1), "minItems": r.randrange(2), "maxItems": r.randrange(2, 4)}
+            return {
+                "type": "array",
+                "items": random_schema(r, depth + 1),
+                "minItems": r.randrange(2),
+                "maxItems": r.randrange(2, 4),
+            }
         case "anyOf":
             return {"anyOf": [random_schema(r, depth + 1) for _ in range(r.randrange(1, 3))]}
         case kind:
@@ -80,7 +99,8 @@ def test_random_schemas_give_valid_documents():
     ],
 )
 def test_a_mask_is_what_some_document_goes_on_with(schema, text):
-    """Tokens are tried one by one: allowed are those whose bytes, behind the bytes so far, can still become a document."""
+    """Tokens are tried one by one: allowed are those whose bytes, behind the bytes so far, can still become a
+    document."""
     constraint = GRAMMARS.of(Request(schema=schema))
     judge = llguidance.LLMatcher(BYTES, answer_grammar(schema, None).text)
     so_far, num_compared = b"", 0
@@ -88,12 +108,19 @@ def test_a_mask_is_what_some_document_goes_on_with(schema, text):
         mask = constraint.mask()
         assert mask.shape == (NUM,) and mask.dtype == bool
         if not constraint.forced():  # a text that is certain comes in the tokens of the tokenizer alone
-            tried = [*range(256), *random.Random(len(so_far)).sample(range(256, NUM), 100), *np.flatnonzero(mask)[:100], END]
+            tried = [
+                *range(256),
+                *random.Random(len(so_far)).sample(range(256, NUM), 100),
+                *np.flatnonzero(mask)[:100],
+                END,
+            ]
             for other in tried:
                 data = so_far + TOKENIZER.token_bytes(other)
                 whole = judge.deep_copy()
                 taken = whole.try_consume_tokens(list(data if other != END else so_far))
-                expected = whole.is_accepting() if other == END else other not in TOKENIZER.control_ids and taken == len(data)
+                expected = (
+                    whole.is_accepting() if other == END else other not in TOKENIZER.control_ids and taken == len(data)
+                )
                 assert mask[other] == expected, (so_far, TOKENIZER.token_bytes(other))
             num_compared += 1
         constraint.accept(token)
@@ -114,7 +141,9 @@ def test_white_space_inside_a_document_has_an_end():
 
 
 def test_text_that_is_certain_is_forced():
-    constraint = GRAMMARS.of(Request(schema=shape({"answer": {"type": "boolean"}}, ["answer"], additionalProperties=False)))
+    constraint = GRAMMARS.of(
+        Request(schema=shape({"answer": {"type": "boolean"}}, ["answer"], additionalProperties=False))
+    )
     constraint.accept(TOKENIZER.encode_text("{")[0])
     constraint.accept(TOKENIZER.encode_text('"')[0])
     forced = constraint.forced()
@@ -180,7 +209,10 @@ def test_a_schema_that_cannot_be_enforced_is_refused_in_short_time(schema, reaso
         shape({f"p{i}": {"type": "string"} for i in range(600)}),
         {"type": "string", "pattern": "(a?){200}b{200}(a|b){1,200}"},
         {"type": "array", "minItems": 10**9, "items": {"type": "integer"}},
-        {"$ref": "#/$defs/0", "$defs": {str(i): shape({k: {"$ref": f"#/$defs/{min(i + 1, 40)}"} for k in "lr"}) for i in range(41)}},
+        {
+            "$ref": "#/$defs/0",
+            "$defs": {str(i): shape({k: {"$ref": f"#/$defs/{min(i + 1, 40)}"} for k in "lr"}) for i in range(41)},
+        },
     ],
     ids=["deep", "recursion", "enum", "properties", "pattern", "endless", "doubling"],
 )

@@ -1,4 +1,5 @@
-"""Grammars have processes of their own: what is too large is refused by name, harms nobody, and ends with whoever asked."""
+"""Grammars have processes of their own: what is too large is refused by name, harms nobody, and ends with whoever
+asked."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from tests.support.constraints import END, TOKENIZER, shape, tool
 
 from a3b.constrain import matchers
 from a3b.constrain.constraints import Grammars
@@ -21,12 +21,15 @@ from a3b.interface.request import Request
 from a3b.isolation.deadlines import Work
 from a3b.isolation.host import Host, TaskKilled, TaskNotStarted
 from a3b.isolation.worker import processor_limit
+from tests.support.constraints import END, TOKENIZER, shape, tool
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
 SAFE = Request(tools=[tool("f", shape({"x": {"enum": ["yes", "no"]}}, ["x"]))], tool_choice="required")
 LOOK_AHEADS = "^" + "".join(f"(?=.*a.{{{n}}}b)" for n in range(1, 25)) + ".*$"
-LARGE = Request(tools=[tool("f", shape({"x": {"type": "string", "pattern": LOOK_AHEADS}}, ["x"]))], tool_choice="required")
+LARGE = Request(
+    tools=[tool("f", shape({"x": {"type": "string", "pattern": LOOK_AHEADS}}, ["x"]))], tool_choice="required"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,9 @@ def test_a_copy_is_at_the_same_place_and_goes_its_own_way(grammars):
 
 def test_answers_that_begin_together_all_have_a_grammar(grammars):
     def first_tokens(number: int) -> int:
-        return int(grammars.of(Request(schema={"enum": [f"value {number // 4}"]}, namespace=str(number % 2))).mask().sum())
+        return int(
+            grammars.of(Request(schema={"enum": [f"value {number // 4}"]}, namespace=str(number % 2))).mask().sum()
+        )
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(first_tokens, range(80)))

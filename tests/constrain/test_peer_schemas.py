@@ -1,7 +1,8 @@
-"""Schemas as other servers test them and as libraries write them: what an answer may be, for a document and for the arguments of a tool.
+"""Schemas as other servers test them and as libraries write them: what an answer may be, for a document and for the
+arguments of a tool.
 
-Documents are written as the suites write them. What Zod and pydantic declare is answered by random walks, whose values must satisfy the
-schema itself, by the word of `jsonschema`."""
+Documents are written as the suites write them. What Zod and pydantic declare is answered by random walks, whose values
+must satisfy the schema itself, by the word of `jsonschema`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 PEERS = json.loads((DATA / "peer_schemas.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("case", PEERS["documents"], ids=[f"{case['suite']}: {case['situation']}" for case in PEERS["documents"]])
+@pytest.mark.parametrize(
+    "case", PEERS["documents"], ids=[f"{case['suite']}: {case['situation']}" for case in PEERS["documents"]]
+)
 def test_documents_are_what_the_peer_expects(case):
     if "good" not in case:
         with pytest.raises(UsageError):
@@ -47,15 +50,20 @@ def answers(schema: dict[str, Any], how: str) -> list[Any]:
         ids = walk(constraint, seed, limit=250)
         constraint.close()
         if ids is not None:
-            found.append(json.loads(TOKENIZER.decode(ids)) if how == "document" else calls_of(events_of(ids, [tool]))[0].arguments)
+            found.append(
+                json.loads(TOKENIZER.decode(ids))
+                if how == "document"
+                else calls_of(events_of(ids, [tool]))[0].arguments
+            )
     return found
 
 
 WAYS = ("tool", "strict tool", "document")
 REFUSED = {  # a strict tool and a document must be held to all; what cannot be is refused by its path
     ("z.string().min(2000)", "strict tool"): "minLength",
-    ("z.set-like", "strict tool"): "uniqueItems", ("z.set-like", "document"): "uniqueItems",
-}  # fmt: skip
+    ("z.set-like", "strict tool"): "uniqueItems",
+    ("z.set-like", "document"): "uniqueItems",
+}
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -129,7 +137,9 @@ class Open(BaseModel):
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("model", [Order, Owner, Nested, Limited, Open, Node, RootModel[dict[str, Cat]], RootModel[Cat | Dog]])
+@pytest.mark.parametrize(
+    "model", [Order, Owner, Nested, Limited, Open, Node, RootModel[dict[str, Cat]], RootModel[Cat | Dog]]
+)
 def test_what_pydantic_declares_is_answered(model, how):
     for schema in (model.model_json_schema(), to_strict_json_schema(model)):
         for value in answers(schema, how):

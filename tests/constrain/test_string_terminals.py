@@ -1,4 +1,5 @@
-"""Keywords that restrict the strings of tools: what is enforced, by walks and by comparison with Python's `re`, and what is refused."""
+"""Keywords that restrict the strings of tools: what is enforced, by walks and by comparison with Python's `re`, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +20,20 @@ from a3b.constrain.grammar import answer_grammar
 from a3b.errors import UsageError
 from a3b.interface.request import Request
 from a3b.json_schema.regex_terminals import FORMATS, searched
-from tests.support.constraints import BYTES, CALL, GRAMMARS, TOKENIZER, call_text, calls_of, events_of, feed, fits, shape, tool, walk
+from tests.support.constraints import (
+    BYTES,
+    CALL,
+    GRAMMARS,
+    TOKENIZER,
+    call_text,
+    calls_of,
+    events_of,
+    feed,
+    fits,
+    shape,
+    tool,
+    walk,
+)
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -71,13 +85,21 @@ NULL = {"type": "null"}
         ({"enum": [1, "b", "cc"], "maxLength": 1}, ["1", "b"], ["2", "cc"]),
         ({"type": ["string", "null"], "pattern": "^n"}, ["null", "nul"], ["x"]),
         ({"anyOf": [{**TEXT, "maxLength": 2}, NULL]}, ["null", "ab"], ["abc", " null"]),
-        ({"anyOf": [{**TEXT, "pattern": "^[0-9]+px$"}, {"type": "integer"}]}, ["12", "12px", "-3"], ["12p", "1.5", "012"]),
+        (
+            {"anyOf": [{**TEXT, "pattern": "^[0-9]+px$"}, {"type": "integer"}]},
+            ["12", "12px", "-3"],
+            ["12p", "1.5", "012"],
+        ),
         ({"anyOf": [{**TEXT, "pattern": "^[a-z]"}, {"type": "boolean"}]}, ["true", "truer"], ["True", "1"]),
         ({"anyOf": [{**TEXT, "maxLength": 9}, {"type": "integer", "maximum": 7}]}, ["7", "a7"], ["8", "7a"]),
-        ({"anyOf": [{**TEXT, "minLength": 2}, {"type": "array", "items": {"type": "integer"}}]}, ["[1, 2]", "a["], ["[", "[a]", "["]),
+        (
+            {"anyOf": [{**TEXT, "minLength": 2}, {"type": "array", "items": {"type": "integer"}}]},
+            ["[1, 2]", "a["],
+            ["[", "[a]", "["],
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_value_is_what_the_keywords_allow(schema, good, bad, strict):
     root = {"$defs": {"n": {**TEXT, "minLength": 2, "maxLength": 2}}}
@@ -89,7 +111,13 @@ def test_a_value_is_what_the_keywords_allow(schema, good, bad, strict):
 
 def test_what_a_union_allows_is_read_as_the_type_that_allowed_it():
     union = {"anyOf": [{**TEXT, "minLength": 3}, {"type": "integer"}, {"type": "boolean"}, NULL, {"type": "object"}]}
-    for text, value in (("12", 12), ("true", True), ("null", None), ('{"a": "</parameter>"}', {"a": "</parameter>"}), ("1x2", "1x2")):
+    for text, value in (
+        ("12", 12),
+        ("true", True),
+        ("null", None),
+        ('{"a": "</parameter>"}', {"a": "</parameter>"}),
+        ("1x2", "1x2"),
+    ):
         assert allows(union, text) == (True, value)
     assert not allows(union, "nu")[0]
 
@@ -103,10 +131,17 @@ def test_other_parameters_follow_the_schema_of_additional_properties():
 
 @pytest.mark.parametrize(
     ("limits", "num_chars"),
-    [({"maxLength": 500}, 30), ({"maxLength": 4000}, 0), ({"maxLength": 100_000}, 900), ({"minLength": 20, "maxLength": 4000}, 1200),
-     ({"minLength": 900}, 901), ({"maxLength": 2000, "pattern": "^x"}, 60),
-     ({"maxLength": 320, "not": {"pattern": "foo"}}, 60), ({"maxLength": 320, "pattern": "^(?!.*foo)"}, 60)],
-)  # fmt: skip
+    [
+        ({"maxLength": 500}, 30),
+        ({"maxLength": 4000}, 0),
+        ({"maxLength": 100_000}, 900),
+        ({"minLength": 20, "maxLength": 4000}, 1200),
+        ({"minLength": 900}, 901),
+        ({"maxLength": 2000, "pattern": "^x"}, 60),
+        ({"maxLength": 320, "not": {"pattern": "foo"}}, 60),
+        ({"maxLength": 320, "pattern": "^(?!.*foo)"}, 60),
+    ],
+)
 def test_a_value_with_a_length_can_be_closed_however_long_it_may_be(limits, num_chars):
     value = ("x <b>y</b> é\n" * num_chars)[:num_chars]
     assert allows({**TEXT, **limits}, value, strict=True) == (True, value)
@@ -114,14 +149,21 @@ def test_a_value_with_a_length_can_be_closed_however_long_it_may_be(limits, num_
 
 def test_what_does_not_occur_is_what_python_does_not_find():
     texts = (letters("</b>"), (*letters("</f>"), (" \n", True), ("<", False)), letters("\n<b="))
-    ours, found = re.compile(absent(texts).replace("\\x{", "\\x").replace("}", "")), re.compile(r"</b>|</f>[ \n]*<|\n<b=")
+    ours, found = (
+        re.compile(absent(texts).replace("\\x{", "\\x").replace("}", "")),
+        re.compile(r"</b>|</f>[ \n]*<|\n<b="),
+    )
     rng = random.Random(1)
     for _ in range(5_000):
-        text = "".join(rng.choice(["</b", ">", "</f", "<", " ", "\n", "<b", "=", "x", "é"]) for _ in range(rng.randint(0, 9)))
+        text = "".join(
+            rng.choice(["</b", ">", "</f", "<", " ", "\n", "<b", "=", "x", "é"]) for _ in range(rng.randint(0, 9))
+        )
         assert (ours.fullmatch(text) is None) == (found.search(text) is not None), text
 
 
-@pytest.mark.parametrize("value", ["ab</parameter>\ncdefgh", "ab\n</parameter>\ncdefgh", "ab</parameter>cdefgh", "</parameter>\nabcdef"])
+@pytest.mark.parametrize(
+    "value", ["ab</parameter>\ncdefgh", "ab\n</parameter>\ncdefgh", "ab</parameter>cdefgh", "</parameter>\nabcdef"]
+)
 def test_a_restricted_string_never_holds_the_closing_tag(value):
     """It could otherwise reach its least length, or its pattern, behind a tag that looks like its end."""
     assert allows({**TEXT, "minLength": 8}, "abcdefgh</param")[0]
@@ -135,8 +177,14 @@ def holds(value, schema):
     """Whether a string satisfies the keywords used below; written apart from the code under test."""
     if not isinstance(value, str):
         return fits(value, schema)
-    known = {"date": datetime.date.fromisoformat, "ipv4": ipaddress.IPv4Address, "ipv6": ipaddress.IPv6Address, "uuid": uuid.UUID,
-             "date-time": datetime.datetime.fromisoformat, "time": datetime.time.fromisoformat}  # fmt: skip
+    known = {
+        "date": datetime.date.fromisoformat,
+        "ipv4": ipaddress.IPv4Address,
+        "ipv6": ipaddress.IPv6Address,
+        "uuid": uuid.UUID,
+        "date-time": datetime.datetime.fromisoformat,
+        "time": datetime.time.fromisoformat,
+    }
     if (name := schema.get("format")) in known:
         known[name](value)
     if name == "uri":
@@ -186,7 +234,24 @@ def matches(judge, text):
 
 
 def random_pattern(r, depth=0):
-    atoms = ["a", "b", "1", "-", r"\.", r"\d", r"\w", r"\W", "[ab]", "[^a-]", r"[\d-]", "[[&&~]", ".", r"\/", r"\$", ","]
+    atoms = [
+        "a",
+        "b",
+        "1",
+        "-",
+        r"\.",
+        r"\d",
+        r"\w",
+        r"\W",
+        "[ab]",
+        "[^a-]",
+        r"[\d-]",
+        "[[&&~]",
+        ".",
+        r"\/",
+        r"\$",
+        ",",
+    ]
     parts = []
     for _ in range(r.randrange(4)):
         atom = r.choice(atoms)
@@ -229,11 +294,15 @@ def test_patterns_mean_what_they_mean_to_python():
         ("email", "a@b.co a.b+c@d-e.f", "a@b a@@b.c .a@b.c a"),
         ("hostname", "a a-b.c", "-a a..b a_b a-"),
         ("ipv4", "1.2.3.4 255.255.255.255", "256.1.1.1 01.1.1.1 1.2.3"),
-        ("ipv6", "::1 :: 1:: 1:2:3:4:5:6:7:8 1::8 fe80::1:2 1:2:3:4:5:6:7::", "1:2 ::1::2 1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7::8 12345::"),
+        (
+            "ipv6",
+            "::1 :: 1:: 1:2:3:4:5:6:7:8 1::8 fe80::1:2 1:2:3:4:5:6:7::",
+            "1:2 ::1::2 1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7::8 12345::",
+        ),
         ("uuid", "123e4567-e89b-12d3-a456-426614174000", "123e4567e89b12d3a456426614174000 x"),
         ("uri", "http://a.b/c?d=e#f mailto:a@b.c file:///etc/x http://[::1]:80/ urn:isbn:12", "http: //x a http://a|b"),
     ],
-)  # fmt: skip
+)
 def test_formats_hold_valid_texts_alone(name, good, bad):
     judge = matcher(f"/{FORMATS[name]}/")
     assert [text for text in good.split() if not matches(judge, text)] == []
@@ -303,7 +372,10 @@ def test_what_is_no_schema_or_allows_nothing_is_refused_by_its_path(schema, reas
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"type": "integer", "not": {"const": 3}}, "not"),
         ({"type": "array", "items": {**TEXT, "pattern": "^(?!a)b"}}, "items.pattern"),
-        ({"type": "object", "properties": {"m": {"type": "object", "propertyNames": {"anyOf": [TEXT]}}}}, "properties.m.propertyNames"),
+        (
+            {"type": "object", "properties": {"m": {"type": "object", "propertyNames": {"anyOf": [TEXT]}}}},
+            "properties.m.propertyNames",
+        ),
         ({"type": "array", "contains": TEXT}, "contains"),
         ({"oneOf": [shape({"a": TEXT}), shape({"b": TEXT})]}, "oneOf: branches may hold together"),
         ({"oneOf": [shape({"a": {"const": 1}}), shape({"a": {"const": 2}}, additionalProperties=False)]}, None),
@@ -324,7 +396,9 @@ def test_what_cannot_be_enforced_is_noted_by_its_path_and_refused_for_a_strict_t
         return
     assert any(re.match(f"(?s)tools: a: parameter q: {reason}.*: not enforced$", note) for note in notes), notes
     tools[1]["function"]["strict"] = True
-    with pytest.raises(UsageError, match=f"(?s)^tools: a: parameter q: {reason}.*; expected a schema that can be enforced$"):
+    with pytest.raises(
+        UsageError, match=f"(?s)^tools: a: parameter q: {reason}.*; expected a schema that can be enforced$"
+    ):
         GRAMMARS.of(Request(tools=tools, tool_choice="required"))
 
 
@@ -337,15 +411,32 @@ def test_what_cannot_be_enforced_is_noted_by_its_path_and_refused_for_a_strict_t
         ({"oneOf": [shape({"a": TEXT}), shape({"b": TEXT})]}, "tools: a: parameters: oneOf"),
         ({"anyOf": [shape({"a": TEXT})] * 17}, "tools: a: parameters: anyOf: more than 16"),
         ({"$ref": "https://example.org/x.json"}, r"tools: a: parameters: \$ref"),
-        (shape({"q": TEXT}, ["q", "r"], additionalProperties=False), "tools: a: parameters: required: 'r' is not among"),
-        (shape({"q": {"type": "object", "properties": {"x": {**shape({"x": TEXT}, ["z"]), "additionalProperties": False}}}}),
-         "tools: a: parameter q: properties.x.required: 'z' is not among"),
-        (shape({"q": {"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 2}}}),
-         "tools: a: parameter q: items.minimum: 3 > maximum 2"),
+        (
+            shape({"q": TEXT}, ["q", "r"], additionalProperties=False),
+            "tools: a: parameters: required: 'r' is not among",
+        ),
+        (
+            shape(
+                {
+                    "q": {
+                        "type": "object",
+                        "properties": {"x": {**shape({"x": TEXT}, ["z"]), "additionalProperties": False}},
+                    }
+                }
+            ),
+            "tools: a: parameter q: properties.x.required: 'z' is not among",
+        ),
+        (
+            shape({"q": {"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 2}}}),
+            "tools: a: parameter q: items.minimum: 3 > maximum 2",
+        ),
         (shape({"q": {"type": "array", "items": {"enum": []}}}), "tools: a: parameter q: items.enum is empty"),
-        (shape({"q": {"type": "object", "properties": {"x": {**TEXT, "const": 5}}}}), "tools: a: parameter q: properties.x.const"),
+        (
+            shape({"q": {"type": "object", "properties": {"x": {**TEXT, "const": 5}}}}),
+            "tools: a: parameter q: properties.x.const",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_strict_tool_is_refused_for_what_other_tools_check_themselves(parameters, field):
     one = tool("a", parameters)
     assert GRAMMARS.of(Request(tools=[one], tool_choice="required")) is not None
@@ -391,17 +482,30 @@ SELF = [{"$ref": "#/$defs/a"}] * 80
     "parameters",
     [
         {"$defs": {"a": {"anyOf": SELF}}, **shape({"q": {"$ref": "#/$defs/a"}}, ["q"])},
-        {"$defs": {"a": {"anyOf": [*SELF, TEXT]}}, **shape({"q": {"type": ["null", "string", "boolean"], "allOf": SELF}}, ["q"])},
+        {
+            "$defs": {"a": {"anyOf": [*SELF, TEXT]}},
+            **shape({"q": {"type": ["null", "string", "boolean"], "allOf": SELF}}, ["q"]),
+        },
         {"anyOf": [{"$ref": "#"}] * 80},
         {"$defs": {"a": {"allOf": SELF, "anyOf": SELF, "oneOf": SELF}}, "$ref": "#/$defs/a"},
         {"oneOf": [shape({f"p{i}": {"anyOf": [TEXT, NULL]} for i in range(60)}) for _ in range(60)]},
-        {"$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(2000)} | {"d2000": TEXT}, **shape({"q": {"$ref": "#/$defs/d0"}})},
-        {"$defs": {"big": {"enum": ["x" * 900] * 100}}, "anyOf": [
-            shape({f"p{i}": {"type": "array", "items": {"$ref": "#/$defs/big"}} for i in range(60)}, [f"p{k}"]) for k in range(16)]},
-        shape({"q": {"oneOf": [{"type": "object", "properties": {f"{i}{j}": {} for j in range(20)}} for i in range(64)]}}),
+        {
+            "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(2000)} | {"d2000": TEXT},
+            **shape({"q": {"$ref": "#/$defs/d0"}}),
+        },
+        {
+            "$defs": {"big": {"enum": ["x" * 900] * 100}},
+            "anyOf": [
+                shape({f"p{i}": {"type": "array", "items": {"$ref": "#/$defs/big"}} for i in range(60)}, [f"p{k}"])
+                for k in range(16)
+            ],
+        },
+        shape(
+            {"q": {"oneOf": [{"type": "object", "properties": {f"{i}{j}": {} for j in range(20)}} for i in range(64)]}}
+        ),
     ],
     ids=range(8),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_schemas_that_refer_to_themselves_or_multiply_take_bounded_time(parameters, strict, choice):

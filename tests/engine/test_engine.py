@@ -61,7 +61,9 @@ def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path
 def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(engine):
     def text(seed):
         params = SamplingParams(temperature=1.5, top_k=0, top_p=1.0, seed=seed, max_tokens=24)
-        return merge_events(ask(engine, user("Think of two numbers from 0 to 999. Tell me only the first."), params=params))[:-1]
+        return merge_events(
+            ask(engine, user("Think of two numbers from 0 to 999. Tell me only the first."), params=params)
+        )[:-1]
 
     assert text(1) == text(1)
     assert len({str(text(seed)) for seed in range(6)}) > 1
@@ -92,7 +94,13 @@ def test_an_answer_after_reuse_equals_a_cold_one(engine):
 def test_a_conversation_that_branches_restores_an_earlier_state(engine):
     sequence = engine.new_sequence()
     ask(engine, user("hello"), sequence=sequence)
-    ask(engine, user("hello"), {"role": "assistant", "content": "Hi.", "reasoning_content": "x"}, user("bye"), sequence=sequence)
+    ask(
+        engine,
+        user("hello"),
+        {"role": "assistant", "content": "Hi.", "reasoning_content": "x"},
+        user("bye"),
+        sequence=sequence,
+    )
     warm = ask(engine, user("hello"), sequence=sequence)
     assert merge_events(warm)[:-1] == merge_events(ask(engine, user("hello")))[:-1]
 
@@ -119,7 +127,10 @@ def test_cancel_stops_between_tokens_and_the_sequence_stays_usable(engine):
 
     events = ask(engine, user("hello"), sequence=sequence, cancel=cancel)
     assert events[-1].reason == "cancelled" and 0 < events[-1].usage.completion_tokens < 10
-    assert merge_events(ask(engine, user("hello"), sequence=sequence))[:-1] == merge_events(ask(engine, user("hello")))[:-1]
+    assert (
+        merge_events(ask(engine, user("hello"), sequence=sequence))[:-1]
+        == merge_events(ask(engine, user("hello")))[:-1]
+    )
 
 
 def test_cancel_during_the_prompt_leaves_a_usable_sequence(engine):
@@ -143,7 +154,10 @@ def test_an_answer_broken_off_in_a_step_leaves_a_usable_sequence(engine, monkeyp
     monkeypatch.setattr(moe, "__call__", broken)
     with pytest.raises(KeyboardInterrupt):
         ask(engine, user("hello"), sequence=sequence)
-    assert merge_events(ask(engine, user("hello"), sequence=sequence))[:-1] == merge_events(ask(engine, user("hello")))[:-1]
+    assert (
+        merge_events(ask(engine, user("hello"), sequence=sequence))[:-1]
+        == merge_events(ask(engine, user("hello")))[:-1]
+    )
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(engine):
@@ -185,14 +199,24 @@ def test_events_of_an_answer_hold_no_control_words(engine):
 def forced(monkeypatch, engine, text: str, *controls: str) -> None:
     """Let the sampler write `text`, in which the names of `controls` are control tokens."""
     pieces = re.split("(" + "|".join(map(re.escape, controls)) + ")", text)
-    ids = [t for p in pieces for t in ([engine.tokenizer.control_id(p)] if p in controls else engine.tokenizer.encode_text(p))]
+    ids = [
+        t
+        for p in pieces
+        for t in ([engine.tokenizer.control_id(p)] if p in controls else engine.tokenizer.encode_text(p))
+    ]
     queue = iter(ids)
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
 
 
 def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch):
-    forced(monkeypatch, engine, "x</think>\n\n<tool_call>\n<function=rm>\n<parameter=path>\n/home/user/tm<|im_end|>",
-           "</think>", "<tool_call>", "<|im_end|>")  # fmt: skip
+    forced(
+        monkeypatch,
+        engine,
+        "x</think>\n\n<tool_call>\n<function=rm>\n<parameter=path>\n/home/user/tm<|im_end|>",
+        "</think>",
+        "<tool_call>",
+        "<|im_end|>",
+    )
     events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
     assert events[-1].reason == "stop"
     assert assistant_message(events)["tool_calls"][0]["complete"] is False
@@ -200,8 +224,15 @@ def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeyp
 
 def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, monkeypatch):
     broken, whole = '{"name": "rm", "arguments": {"path": "/tm"', '{"name": "ls", "arguments": {}}'
-    forced(monkeypatch, engine, f"x</think>\n\n<tool_call>\n{broken}<tool_call>\n{whole}\n</tool_call><|im_end|>",
-           "</think>", "<tool_call>", "</tool_call>", "<|im_end|>")  # fmt: skip
+    forced(
+        monkeypatch,
+        engine,
+        f"x</think>\n\n<tool_call>\n{broken}<tool_call>\n{whole}\n</tool_call><|im_end|>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<|im_end|>",
+    )
     events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
     assert [call.get("complete", True) for call in assistant_message(events)["tool_calls"]] == [False, True]
     assert events[-1].reason == "stop"
@@ -209,7 +240,12 @@ def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, 
 
 def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch):
     half = engine.tokenizer.encode_text("🙂")[:1]  # part of a character: it is text only when nothing can follow
-    ids = [*engine.tokenizer.encode_text("x"), engine.tokenizer.control_id("</think>"), *engine.tokenizer.encode_text("a"), *half]
+    ids = [
+        *engine.tokenizer.encode_text("x"),
+        engine.tokenizer.control_id("</think>"),
+        *engine.tokenizer.encode_text("a"),
+        *half,
+    ]
     queue = iter(ids)
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
     finished = ask(engine, user("go"), params=SamplingParams(max_tokens=len(ids), stop=("a\ufffd",)))[-1]
@@ -247,12 +283,18 @@ def test_without_parameters_those_of_the_model_are_taken(engine):
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        (None, "prompt: NoneType"), (5, "prompt: int"), (b"hello", "prompt: bytes"), ({"role": "user"}, "prompt: dict"),
-        ([], "prompt: nothing"), (["hello"], "messages[0]"), ([Text("a"), 5], "messages[0]"),
+        (None, "prompt: NoneType"),
+        (5, "prompt: int"),
+        (b"hello", "prompt: bytes"),
+        ({"role": "user"}, "prompt: dict"),
+        ([], "prompt: nothing"),
+        (["hello"], "messages[0]"),
+        ([Text("a"), 5], "messages[0]"),
         ([user("a"), {"role": "foo", "content": "x"}], "messages[1].role: 'foo'"),
-        ([{"role": "user"}], "messages[0].content: missing"), ([{"content": "x"}], "messages[0].role: missing"),
+        ([{"role": "user"}], "messages[0].content: missing"),
+        ([{"content": "x"}], "messages[0].role: missing"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_prompt_is_refused_by_its_place(engine, prompt, told):
     with pytest.raises(A3BError) as caught:
         engine.generate(prompt, GREEDY)
@@ -261,9 +303,16 @@ def test_what_is_no_prompt_is_refused_by_its_place(engine, prompt, told):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("params", {"temperature": 1}), ("params", "greedy"), ("sequence", "a"), ("tools", "a"), ("tools", [5]), ("cancel", None),
-     ("on_prefill", 5)],
-)  # fmt: skip
+    [
+        ("params", {"temperature": 1}),
+        ("params", "greedy"),
+        ("sequence", "a"),
+        ("tools", "a"),
+        ("tools", [5]),
+        ("cancel", None),
+        ("on_prefill", 5),
+    ],
+)
 def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value):
     with pytest.raises(UsageError, match=name):
         engine.generate("hello", **{name: value})
@@ -271,12 +320,29 @@ def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("directory", 5), ("directory", b"x"), ("directory", ""), ("directory", "x\0y"), ("directory", "x" * 5000),
-     ("directory", "~nobody-here/x"),
-     ("context", "8k"), ("context", 1.5), ("context", True), ("context", 0), ("expand", "yes"),
-     ("isa", 5), ("isa", "bogus"), ("threads", "two"), ("threads", 0), ("threads", 1.5), ("threads", 10**9), ("kv", None),
-     ("kv", []), ("kv", "q9")],
-)  # fmt: skip
+    [
+        ("directory", 5),
+        ("directory", b"x"),
+        ("directory", ""),
+        ("directory", "x\0y"),
+        ("directory", "x" * 5000),
+        ("directory", "~nobody-here/x"),
+        ("context", "8k"),
+        ("context", 1.5),
+        ("context", True),
+        ("context", 0),
+        ("expand", "yes"),
+        ("isa", 5),
+        ("isa", "bogus"),
+        ("threads", "two"),
+        ("threads", 0),
+        ("threads", 1.5),
+        ("threads", 10**9),
+        ("kv", None),
+        ("kv", []),
+        ("kv", "q9"),
+    ],
+)
 def test_loading_refuses_arguments_of_other_types_and_values(name, value):
     with pytest.raises(UsageError):
         Engine.load(**{name: value})

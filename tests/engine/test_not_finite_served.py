@@ -1,4 +1,5 @@
-"""A model that gives NaN for some prompts: these are answered with an error that says so, all others as if nothing were."""
+"""A model that gives NaN for some prompts: these are answered with an error that says so, all others as if nothing
+were."""
 
 from __future__ import annotations
 

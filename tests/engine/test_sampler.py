@@ -101,9 +101,7 @@ def test_presets_are_the_recommended_ones():
         "greedy": (0.0, 0, 1.0, 0.0),
         "nano": (1.0, 20, 0.95, 0.0),
     }
-    assert {
-        k: (p.temperature, p.top_k, p.top_p, p.presence_penalty) for k, p in PRESETS.items()
-    } == recommended
+    assert {k: (p.temperature, p.top_k, p.top_p, p.presence_penalty) for k, p in PRESETS.items()} == recommended
     assert all(preset(name) == params for name, params in PRESETS.items())
 
 
@@ -228,9 +226,7 @@ def test_min_p_is_a_share_of_the_most_likely():
     assert np.flatnonzero(distribution(logits, min_p=0.25, top_p=0.6)).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "params", [{"top_p": 0.3}, {"top_p": 0.9999}, {"min_p": 0.3}, {"min_p": 1e-9, "top_p": 0.999}]
-)
+@pytest.mark.parametrize("params", [{"top_p": 0.3}, {"top_p": 0.9999}, {"min_p": 0.3}, {"min_p": 1e-9, "top_p": 0.999}])
 def test_cuts_over_a_large_vocabulary_equal_sorting_it_all(params):
     logits = np.random.default_rng(5).normal(size=3000).astype(np.float32).round(2)  # many ties
     order = np.argsort(-logits, kind="stable")
@@ -249,9 +245,7 @@ def test_penalties_are_those_computed_by_hand():
     for token_id in (1, 2, 2):
         counts.add(token_id)
     logits = np.array([4, -4, 6, 8, -8], np.float32)
-    sampler = Sampler(
-        SamplingParams(**PLAIN, repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25), 5
-    )
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25), 5)
     # 0: prompt only, 4/2. 1: both, -4*2 - 0.5 - 0.25. 2: generated twice, 6/2 - 0.5 - 2*0.25. 3, 4: new.
     expected = np.exp(np.array([2, -8.75, 2, 8, -8]))
     np.testing.assert_allclose(sampler.probabilities(logits, counts), expected / expected.sum(), rtol=1e-7)
@@ -321,9 +315,7 @@ def test_draws_follow_the_distribution(params):
     limit = chi_square_limit(kept.sum() - 1)
     assert chi_square(observed[kept], probabilities[kept]) < limit
     wrong = distribution(logits, **params | {"temperature": params.get("temperature", 1.0) * 0.85})
-    assert (
-        chi_square(observed[kept], np.maximum(wrong[kept], 1e-9)) > limit
-    )  # the comparison sees such an error
+    assert chi_square(observed[kept], np.maximum(wrong[kept], 1e-9)) > limit  # the comparison sees such an error
 
 
 def test_draws_are_uniform_over_seeds_and_over_positions():
@@ -377,10 +369,14 @@ def test_only_allowed_tokens_are_drawn_and_the_same_seed_draws_the_same(params):
     allowed[[5, 17, 200]] = True
     before = logits.copy()
     first, again = (
-        [Sampler(SamplingParams(**{**PLAIN, **params}), 300).sample(logits, None, n, allowed) for n in range(60)] for _ in range(2)
+        [Sampler(SamplingParams(**{**PLAIN, **params}), 300).sample(logits, None, n, allowed) for n in range(60)]
+        for _ in range(2)
     )
     assert first == again and set(first) <= {5, 17, 200} and (logits == before).all()
-    other = [Sampler(SamplingParams(**{**PLAIN, **params, "seed": 1}), 300).sample(logits, None, n, allowed) for n in range(60)]
+    other = [
+        Sampler(SamplingParams(**{**PLAIN, **params, "seed": 1}), 300).sample(logits, None, n, allowed)
+        for n in range(60)
+    ]
     assert (first == other) == (len(set(first)) == 1)
 
 

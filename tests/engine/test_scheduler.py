@@ -97,7 +97,16 @@ def run(cache: Cache, *asked: tuple[list[int], int], **options) -> tuple[Model, 
         scheduler.call(lambda: may_begin.wait(30) and None)
         for ids, num in asked:
             told, end = [], threading.Event()
-            jobs.append(Job("n", ids, Answer(num), lambda match: "started", lambda job, end=end: (end.set(), "finished")[1], told.extend))
+            jobs.append(
+                Job(
+                    "n",
+                    ids,
+                    Answer(num),
+                    lambda match: "started",
+                    lambda job, end=end: (end.set(), "finished")[1],
+                    told.extend,
+                )
+            )
             events.append(told)
             done.append(end)
             scheduler.submit(jobs[-1])

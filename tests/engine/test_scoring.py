@@ -38,7 +38,9 @@ def scores(events: list) -> list[PromptLogprobs]:
 
 
 def expected_of(engine: Engine, ids: list[int]) -> list[float]:
-    logits = engine.model.forward(np.array(ids), engine.model.new_state(), logits="all")[:-1, : engine.tokenizer.num_tokens]
+    logits = engine.model.forward(np.array(ids), engine.model.new_state(), logits="all")[
+        :-1, : engine.tokenizer.num_tokens
+    ]
     logits = logits.astype(np.float64)
     peak = logits.max(1, keepdims=True)
     total = np.log(np.exp(logits - peak).sum(1)) + peak[:, 0]
@@ -53,7 +55,9 @@ def test_each_token_of_a_prompt_has_the_logprob_that_the_model_gives_it(server, 
     assert found[0].logprob is None and found[0].top == ()
     np.testing.assert_allclose([score.logprob for score in found[1:]], expected_of(engine, ids), atol=1e-9)
     for score in found[1:]:
-        assert [value for _, _, value in score.top] == sorted((value for _, _, value in score.top), reverse=True) and len(score.top) == 3
+        assert [value for _, _, value in score.top] == sorted(
+            (value for _, _, value in score.top), reverse=True
+        ) and len(score.top) == 3
         assert score.logprob <= score.top[0][2]
     assert events[-1].reason == "length" and events[-1].usage.completion_tokens == 0
 
@@ -72,7 +76,9 @@ def test_a_scored_prompt_is_read_whole_though_the_cache_knows_it(server):
 def test_what_follows_a_scored_prompt_is_what_follows_the_same_prompt_unscored(server):
     plain = events_of(server, prompt=TEXT, sampling=GREEDY, top_logprobs=0)
     scored = events_of(server, prompt=TEXT, sampling=GREEDY, top_logprobs=0, scores_prompt=True)
-    assert [e for e in scored if isinstance(e, TextDelta | TokenLogprobs)] == [e for e in plain if isinstance(e, TextDelta | TokenLogprobs)]
+    assert [e for e in scored if isinstance(e, TextDelta | TokenLogprobs)] == [
+        e for e in plain if isinstance(e, TextDelta | TokenLogprobs)
+    ]
 
 
 def test_few_logits_are_in_memory_at_once(server, engine, monkeypatch):
@@ -144,7 +150,11 @@ def test_a_bias_forces_or_bars_a_token(server, engine, bias):
     forced = events_of(server, prompt=TEXT, sampling={**sampling, "logit_bias": ((first, 100.0),)}, top_logprobs=0)
     assert [e.token_id for e in forced if isinstance(e, TokenLogprobs)] == [first] * 4
     assert all(e.logprob < -0.1 for e in forced if isinstance(e, TokenLogprobs))  # the model's own, without the bias
-    free = [e.token_id for e in events_of(server, prompt=TEXT, sampling=sampling, top_logprobs=0) if isinstance(e, TokenLogprobs)]
+    free = [
+        e.token_id
+        for e in events_of(server, prompt=TEXT, sampling=sampling, top_logprobs=0)
+        if isinstance(e, TokenLogprobs)
+    ]
     barred = events_of(server, prompt=TEXT, sampling={**sampling, "logit_bias": ((free[0], -100.0),)}, top_logprobs=0)
     assert free[0] not in [e.token_id for e in barred if isinstance(e, TokenLogprobs)]
 
@@ -152,4 +162,6 @@ def test_a_bias_forces_or_bars_a_token(server, engine, bias):
 def test_a_bias_on_no_token_is_refused_before_anything_runs(server, engine):
     with pytest.raises(UsageError, match="logit_bias: token id"):
         events_of(server, prompt=TEXT, sampling={"logit_bias": ((engine.tokenizer.num_tokens, 1.0),)})
-    assert server.scheduler.load() == (0, 0) and isinstance(events_of(server, prompt=TEXT, sampling=GREEDY)[-1], Finished)
+    assert server.scheduler.load() == (0, 0) and isinstance(
+        events_of(server, prompt=TEXT, sampling=GREEDY)[-1], Finished
+    )

@@ -1,4 +1,5 @@
-"""Answers from a batch: cached equals cold to the bit, thinking is put back, turns cost their new tokens, who leaves frees a place."""
+"""Answers from a batch: cached equals cold to the bit, thinking is put back, turns cost their new tokens, who leaves
+frees a place."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_a_conversation_grows_by_what_was_sampled_and_a_turn_costs_its_new_token
 def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
     with Server(engine) as server:
         ask = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
-        first, _ = server.ask(ask, sampling={"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3, "max_tokens": 120})
+        first, _ = server.ask(
+            ask, sampling={"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3, "max_tokens": 120}
+        )
         hidden = first["reasoning_content"].split("second: ")[1].split("\n")[0]
         kept, _ = server.ask([*ask, bare(first), user("And the other number?")])
         lost, finished = server.ask([*ask, bare(first), user("And the other number?")], policy="none")
@@ -73,7 +76,9 @@ def test_template_arguments_replace_nothing_of_the_prompt(engine, name):
 
 
 def test_interleaved_conversations_in_one_batch_give_what_each_gives_alone(engine):
-    questions = [f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))]
+    questions = [
+        f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))
+    ]
 
     async def both(server: Server):
         async def talk(question: str):
@@ -104,7 +109,9 @@ def test_a_prompt_that_changes_in_an_old_turn_is_computed_from_that_turn_on_and_
         server.ask(edited)
         line, before = server.lines()[-1], server.lines()[2]
         same = next(i for i, (a, b) in enumerate(zip(line["prompt"], before["prompt"], strict=False)) if a != b)
-        starts = [i for i, token in enumerate(line["prompt"][:same]) if token == engine.tokenizer.control_id("<|im_start|>")]
+        starts = [
+            i for i, token in enumerate(line["prompt"][:same]) if token == engine.tokenizer.control_id("<|im_start|>")
+        ]
         assert line["cache"]["miss"] == "diverged" and line["cache"]["position"] == same
         assert line["cached_tokens"] >= starts[-1] - 16 > 40
         assert "Thanks" in line["cache"]["expected"] and "Good" in line["cache"]["found"]
@@ -118,7 +125,11 @@ def test_tool_results_extend_the_prompt_and_keep_the_thinking(engine):
         assert finished.reason == "tool_calls", message
         call = message["tool_calls"][0]
         arguments = json.dumps(call["function"]["arguments"], indent=3)
-        returned = {"role": "assistant", "content": None, "tool_calls": [{**call, "function": {"name": "get", "arguments": arguments}}]}
+        returned = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{**call, "function": {"name": "get", "arguments": arguments}}],
+        }
         messages += [returned, {"role": "tool", "tool_call_id": call["id"], "content": "c3d4"}]
         server.ask(messages, tools=[TOOL])
         first, second = server.lines()
@@ -159,7 +170,9 @@ def test_verification_computes_hits_again_and_a_wrong_state_is_found_out(engine)
         line, state = server.lines()[-1], states[0]
         assert cold(engine, line) == line["sampled"], "the cold result counts"
         logits = engine.model.forward(np.array(line["prompt"][state.num_tokens :]), state)
-        assert logits[: engine.tokenizer.num_tokens].argmax() != line["sampled"][0], "the wrong state shows in the first token"
+        assert logits[: engine.tokenizer.num_tokens].argmax() != line["sampled"][0], (
+            "the wrong state shows in the first token"
+        )
         server.cache.sync = real
         _, finished = server.ask(history)
         assert finished.usage.cached_tokens == 0, "the cache was emptied"
@@ -167,7 +180,9 @@ def test_verification_computes_hits_again_and_a_wrong_state_is_found_out(engine)
 
 def test_who_leaves_frees_the_place_within_a_token(engine):
     async def leave(server: Server):
-        stream = server.service.stream(Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 4000, "temperature": 2.0}))
+        stream = server.service.stream(
+            Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 4000, "temperature": 2.0})
+        )
         async for event in stream:
             if isinstance(event, ThinkingDelta):
                 break
@@ -214,7 +229,8 @@ def test_pieces_of_a_prompt_keep_others_waiting_for_less_than_two_seconds(engine
         if after:
             scheduler._adapt(fixed_s + after * token_s, after, False)
         for i in range(40):
-            seconds = (fixed_s + scheduler._chunk * token_s) * (1.3 if i == 20 else 1)  # once another process gets in the way
+            # once another process gets in the way
+            seconds = (fixed_s + scheduler._chunk * token_s) * (1.3 if i == 20 else 1)
             times.append(seconds)
             sizes.append(scheduler._chunk)
             scheduler._adapt(seconds, scheduler._chunk, True)
@@ -247,7 +263,9 @@ def test_a_failing_step_ends_its_requests_with_an_error_and_no_others(engine, mo
 def test_a_thinking_budget_closes_the_block_and_an_answer_follows(engine):
     with Server(engine) as server:
         free, _ = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")])
-        message, finished = server.ask([user("Think of two numbers from 0 to 999. Tell me only the first.")], thinking_budget=3)
+        message, finished = server.ask(
+            [user("Think of two numbers from 0 to 999. Tell me only the first.")], thinking_budget=3
+        )
         assert len(message["reasoning_content"]) < len(free["reasoning_content"])
         assert finished.thinking_stop == "budget" and message["content"]
         assert finished.usage.thinking_tokens <= 3 + 8
@@ -282,12 +300,19 @@ def test_the_same_prompt_several_times_is_read_once(engine):
         assert cached[0] == 0 and cached[1] > 300
 
 
-@pytest.mark.parametrize("request_, error", [
-    (Request(messages=[user("x " * 20000)]), ContextError), (Request(prompt=""), UsageError),
-    (Request(messages=[user("x")], sampling={"temperature": -1}), UsageError),
-    (Request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), UsageError),
-    (Request(messages=[user("x")], policy="whatever"), UsageError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_, error",
+    [
+        (Request(messages=[user("x " * 20000)]), ContextError),
+        (Request(prompt=""), UsageError),
+        (Request(messages=[user("x")], sampling={"temperature": -1}), UsageError),
+        (
+            Request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+            UsageError,
+        ),
+        (Request(messages=[user("x")], policy="whatever"), UsageError),
+    ],
+)
 def test_what_cannot_be_answered_is_refused_before_anything_runs(engine, request_, error):
     with Server(engine) as server:
         with pytest.raises(error):
@@ -300,7 +325,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read
         with pytest.raises(ContextError) as refused:
             asyncio.run(server.events(Request(messages=[user("x " * 20000)])))
         told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
-        found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)  # Claude Code's own; the difference is what it cuts
+        # Claude Code's own; the difference is what it cuts
+        found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)
         assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1
 
 
@@ -323,7 +349,9 @@ def test_thinking_that_was_restored_and_dropped_is_counted(engine):
         found = []
         for policy in ("all", "none", "all"):
             server.ask(history, policy=policy)
-            found.append(tuple(server.service.metrics()[f"thinking_{fate}_tokens_total"] for fate in ("restored", "dropped")))
+            found.append(
+                tuple(server.service.metrics()[f"thinking_{fate}_tokens_total"] for fate in ("restored", "dropped"))
+            )
         assert found == [(num, 0), (num, num), (2 * num, num)] and num > 0
 
 

@@ -1,4 +1,5 @@
-"""Tools and forms of the answer through the whole server, with the embedded model: what is refused, what is noted, what comes out."""
+"""Tools and forms of the answer through the whole server, with the embedded model: what is refused, what is noted, what
+comes out."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ def app():
 
 
 def post(app, path, **body):
-    first = {RESPONSES: {"input": "hi", "max_output_tokens": 150}, CHAT: {"messages": USER, "max_tokens": 150},
-             MESSAGES: {"messages": USER, "max_tokens": 150}}[path]  # fmt: skip
+    first = {
+        RESPONSES: {"input": "hi", "max_output_tokens": 150},
+        CHAT: {"messages": USER, "max_tokens": 150},
+        MESSAGES: {"messages": USER, "max_tokens": 150},
+    }[path]
     return asyncio.run(ask(app, path, {**first, "temperature": 0, **body}))
 
 
@@ -73,11 +77,17 @@ EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za
 DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"
 LIBRARIES = {  # as Zod 4 and pydantic write them
     "record": RECORD,
-    "record of an enumeration": shape({"m": record(NUMBER, propertyNames={**STRING, "enum": ["a", "b"]}, required=["a", "b"])}, ["m"]),
-    "nested e-mails": shape({"l": {"type": "array", "maxItems": 2, "items": {**STRING, "format": "email", "pattern": EMAIL}}}, ["l"]),
+    "record of an enumeration": shape(
+        {"m": record(NUMBER, propertyNames={**STRING, "enum": ["a", "b"]}, required=["a", "b"])}, ["m"]
+    ),
+    "nested e-mails": shape(
+        {"l": {"type": "array", "maxItems": 2, "items": {**STRING, "format": "email", "pattern": EMAIL}}}, ["l"]
+    ),
     "decimal": shape({"d": {"title": "D", "anyOf": [NUMBER, {**STRING, "pattern": DECIMAL}]}}, ["d"], title="A"),
     "set": shape({"s": {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "maxItems": 1}}, ["s"]),
-    "reference": shape({"b": {"$ref": "#/$defs/B", "description": "d"}}, ["b"], **{"$defs": {"B": shape({"x": INTEGER}, ["x"])}}),
+    "reference": shape(
+        {"b": {"$ref": "#/$defs/B", "description": "d"}}, ["b"], **{"$defs": {"B": shape({"x": INTEGER}, ["x"])}}
+    ),
     "long text": shape({"t": {**STRING, "minLength": 1001}}, ["t"]),
 }
 
@@ -106,13 +116,26 @@ def test_arguments_have_the_types_of_additional_properties(app):
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
-@pytest.mark.parametrize("q", [{"type": "strng"}, {"required": "x"}, {"items": {"minimum": "a"}}, {"$ref": "#/$defs/nowhere"},
-                               {"pattern": "(["}, {"properties": 3}, []])  # fmt: skip
+@pytest.mark.parametrize(
+    "q",
+    [
+        {"type": "strng"},
+        {"required": "x"},
+        {"items": {"minimum": "a"}},
+        {"$ref": "#/$defs/nowhere"},
+        {"pattern": "(["},
+        {"properties": 3},
+        [],
+    ],
+)
 def test_what_is_no_schema_is_a_400_wherever_it_stands(app, path, q):
     schema = shape({"q": q})
     offered = {"tools": tools(path, parameters=schema)}
-    for body, name in ((form(path, schema), "schema: properties.q"), (offered, "tools: t: parameter q"),
-                       ({**offered, **required(path)}, "tools: t: parameter q")):  # fmt: skip
+    for body, name in (
+        (form(path, schema), "schema: properties.q"),
+        (offered, "tools: t: parameter q"),
+        ({**offered, **required(path)}, "tools: t: parameter q"),
+    ):
         reply = post(app, path, **body)
         assert reply.status == 400 and reply.json()["error"]["message"].startswith(name), reply.body
 
@@ -125,19 +148,25 @@ def test_what_cannot_be_enforced_is_a_warning_for_a_tool_and_a_400_where_it_must
     assert reply.json()["a3b"]["warnings"][0] == "tools: t: parameter a: uniqueItems: not enforced"
     assert "x-a3b-warnings" not in post(app, path, tools=tools(path, parameters=unique)).headers
     strict = tools(path, parameters={**unique, "additionalProperties": False}, strict=True)
-    for body, name in (({"tools": strict}, "tools: t: parameter a: uniqueItems"), (form(path, unique), "schema: properties.a.uniqueItems")):
+    for body, name in (
+        ({"tools": strict}, "tools: t: parameter a: uniqueItems"),
+        (form(path, unique), "schema: properties.a.uniqueItems"),
+    ):
         refused = post(app, path, **body)
         assert refused.status == 400 and refused.json()["error"]["message"].startswith(name), refused.body
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
-@pytest.mark.parametrize("name", ["my tool", "a<b", "a>", "a\nb", "a\"b"])
+@pytest.mark.parametrize("name", ["my tool", "a<b", "a>", "a\nb", 'a"b'])
 def test_a_name_that_cannot_be_called_is_refused(app, path, name):
     reply = post(app, path, tools=tools(path, name))
     assert reply.status == 400 and reply.json()["error"]["message"].startswith("tools[0]: name"), reply.body
 
 
 def test_a_schema_that_requires_what_it_forbids_is_refused(app):
-    schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {}, "required": ["z"], "additionalProperties": False}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "object", "properties": {}, "required": ["z"], "additionalProperties": False}},
+    }
     reply = post(app, CHAT, **form(CHAT, schema))
     assert reply.status == 400 and "schema: properties.a.required: 'z'" in reply.json()["error"]["message"]

@@ -1,4 +1,5 @@
-"""A server in trouble: caches that fail, clients that give up, prompts of megabytes, conversations of hundreds of turns."""
+"""A server in trouble: caches that fail, clients that give up, prompts of megabytes, conversations of hundreds of
+turns."""
 
 from __future__ import annotations
 
@@ -65,7 +66,12 @@ def test_an_edited_turn_gets_no_thinking_of_another_conversation():
     turns = Turns()
     first = [user("My PIN is 4711."), {"role": "assistant", "content": "Noted."}, user("ok?")]
     turns.remember("", first, Turn.of({"content": "Yes.", "reasoning_content": "the PIN is 4711"}, [1, 99], False, 2))
-    other = [user("Hi"), {"role": "assistant", "content": "Hello!"}, user("ok?"), {"role": "assistant", "content": "Yes."}]
+    other = [
+        user("Hi"),
+        {"role": "assistant", "content": "Hello!"},
+        user("ok?"),
+        {"role": "assistant", "content": "Yes."},
+    ]
     out, blocks = turns.recall("", other, len, lambda *_: ())
     assert not blocks and not out[-1].get("reasoning_content")
 
@@ -75,7 +81,10 @@ def test_recalling_a_long_conversation_costs_time_in_proportion():
         turns = Turns()
         messages = []
         for i in range(num):
-            messages += [user(f"question {i} " + "word " * 200), {"role": "assistant", "content": f"answer {i} " + "text " * 200}]
+            messages += [
+                user(f"question {i} " + "word " * 200),
+                {"role": "assistant", "content": f"answer {i} " + "text " * 200},
+            ]
         begin = time.thread_time()
         turns.recall("", messages, len, lambda *_: ())
         return time.thread_time() - begin
@@ -101,8 +110,17 @@ class _Logits:
 def _answer(engine, request: Request, budget: int | None = None) -> Answer:
     tokenizer = engine.tokenizer
     control = ThinkingControl(ThinkingTokens.of(tokenizer), tokenizer.token_bytes, in_thinking=True, budget=budget)
-    return Answer(tokenizer, engine.config.eos_token_ids, [1, 2, 3], SamplingParams(temperature=0.0, top_p=1.0, top_k=0), 200,
-                  tools=request.tools, in_thinking=True, constraint=Grammars(tokenizer).of(request), control=control)  # fmt: skip
+    return Answer(
+        tokenizer,
+        engine.config.eos_token_ids,
+        [1, 2, 3],
+        SamplingParams(temperature=0.0, top_p=1.0, top_k=0),
+        200,
+        tools=request.tools,
+        in_thinking=True,
+        constraint=Grammars(tokenizer).of(request),
+        control=control,
+    )
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
@@ -151,7 +169,9 @@ def test_a_cache_that_fails_for_who_leaves_stops_nobody_else(engine, monkeypatch
         real = server.cache.add
 
         async def leave():
-            stream = server.service.stream(Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 3000, "temperature": 2.0}))
+            stream = server.service.stream(
+                Request(messages=[user("What is 1 plus 1?")], sampling={"max_tokens": 3000, "temperature": 2.0})
+            )
             async for event in stream:
                 if isinstance(event, ThinkingDelta):
                     break
@@ -269,7 +289,12 @@ def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):
         service = Service(engine, Scheduler(engine.model, cache), Turns(store), Settings())
 
         async def ask():
-            return [e async for e in service.stream(Request(messages=[user("My secret is that I robbed the bank.")], sampling=GREEDY))]
+            return [
+                e
+                async for e in service.stream(
+                    Request(messages=[user("My secret is that I robbed the bank.")], sampling=GREEDY)
+                )
+            ]
 
         asyncio.run(ask())
         store.flush()
@@ -280,7 +305,8 @@ def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):
 
 
 def test_what_other_threads_ask_does_not_wait_for_the_disk(engine, tmp_path):
-    """/metrics is answered on the event loop: while the index is locked, by a write or a slow disk, no stream may stall."""
+    """/metrics is answered on the event loop: while the index is locked, by a write or a slow disk, no stream may
+    stall."""
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         service = Service(engine, Scheduler(engine.model, cache), Turns(store), Settings())

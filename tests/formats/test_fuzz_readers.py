@@ -1,4 +1,5 @@
-"""Damaged files, hundreds for each reader: they are read, or refused with an error of ours; quickly, and without much memory.
+"""Damaged files, hundreds for each reader: they are read, or refused with an error of ours; quickly, and without much
+memory.
 
 FUZZ_CASES=N in the environment tries N of each; a failure names its number, and FUZZ_FIRST=N begins there.
 """
@@ -61,7 +62,8 @@ def json_or_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def check(path: Path, mutate: Mutate, read: Callable[[], object], cases: int = NUM_CASES) -> None:
-    """Damage the file in many ways, one after the other, and read what depends on it each time; it is whole again afterwards."""
+    """Damage the file in many ways, one after the other, and read what depends on it each time; it is whole again
+    afterwards."""
     whole, num_read, memory = path.read_bytes(), 0, most_memory()
     escaped: dict[str, str] = {}  # by place in the source: one case each
     for number in range(FIRST, FIRST + cases):
@@ -73,7 +75,9 @@ def check(path: Path, mutate: Mutate, read: Callable[[], object], cases: int = N
             num_read += 1
         except A3BError as error:
             if not 0 < len(str(error)) < LONGEST_MESSAGE:
-                escaped[str(error)[:40]] = f"case {number}: a message of {len(str(error))} characters: {str(error)[:300]}"
+                escaped[str(error)[:40]] = (
+                    f"case {number}: a message of {len(str(error))} characters: {str(error)[:300]}"
+                )
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{last.filename}:{last.lineno}"
@@ -138,7 +142,9 @@ def tokenizer(tmp_path):
     spec = json.loads((tmp_path / "tokenizer.json").read_text())
     vocabulary = sorted(spec["model"]["vocab"].items(), key=lambda item: item[1])[:300]
     kept = {token for token, _ in vocabulary}
-    merges = [pair for pair in spec["model"]["merges"] if (pair if isinstance(pair, list) else pair.split(" "))[0] in kept]
+    merges = [
+        pair for pair in spec["model"]["merges"] if (pair if isinstance(pair, list) else pair.split(" "))[0] in kept
+    ]
     merges = [pair for pair in merges if "".join(pair if isinstance(pair, list) else pair.split(" ")) in kept]
     merges = [pair for pair in merges if (pair if isinstance(pair, list) else pair.split(" "))[1] in kept]
     spec["model"] |= {"vocab": dict(vocabulary), "merges": merges}
@@ -177,7 +183,9 @@ def test_tokenizer_config(tokenizer):
     (tokenizer / "chat_template.jinja").unlink()
     path = tokenizer / "tokenizer_config.json"
     template = (nano_directory() / "chat_template.jinja").read_text()
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": [{"name": "default", "template": template}]}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "chat_template": [{"name": "default", "template": template}]})
+    )
     check(path, json_or_bytes, lambda: read_tokenizer(tokenizer), NUM_CASES // 4)
 
 
@@ -189,7 +197,11 @@ def change_safetensors(content: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.7:
         size = int.from_bytes(content[:8], "little")
         header = change_json(content[8 : 8 + size], rng, rng.choice((1, 1, 2)))
-        return (len(header) if rng.random() < 0.95 else rng.choice((0, 1 << 63, size))).to_bytes(8, "little") + header + content[8 + size :]
+        return (
+            (len(header) if rng.random() < 0.95 else rng.choice((0, 1 << 63, size))).to_bytes(8, "little")
+            + header
+            + content[8 + size :]
+        )
     return change_bytes(content, rng, most=rng.choice((16, 4000, len(content))))
 
 
@@ -213,7 +225,12 @@ def pack_again(source: Path, target: Path, **options) -> None:
 
 def test_gptq(tmp_path):
     write_gptq(tmp_path / "gptq")
-    check(tmp_path / "gptq" / "config.json", json_or_bytes, lambda: pack_again(tmp_path / "gptq", tmp_path / "packed"), NUM_CASES // 2)
+    check(
+        tmp_path / "gptq" / "config.json",
+        json_or_bytes,
+        lambda: pack_again(tmp_path / "gptq", tmp_path / "packed"),
+        NUM_CASES // 2,
+    )
 
 
 def test_gptq_tensors(tmp_path):
@@ -278,8 +295,10 @@ def test_journal_of_a_packing(tmp_path):
 
     manifest = json.loads((target / MANIFEST).read_text())
     shards = plan_shards((item.tensor for item in plan.items), SHARD_BYTES)
-    journal = {"identity": _identity(source, plan, shards, None),
-               "shards": {shard.name: {name: entry["checksum"] for name, entry in manifest["tensors"].items()}}}  # fmt: skip
+    journal = {
+        "identity": _identity(source, plan, shards, None),
+        "shards": {shard.name: {name: entry["checksum"] for name, entry in manifest["tensors"].items()}},
+    }
     kept = tmp_path / "kept"
     shutil.move(shard, kept)
     (part / PROGRESS).write_text(json.dumps(journal))
@@ -305,8 +324,10 @@ def test_listing_of_a_hub(tmp_path, monkeypatch):
 
     answer = tmp_path / "answer.json"
     lfs = {"size": 9, "sha256": "2" * 64, "pointerSize": 130}
-    files = [{"rfilename": "config.json", "size": 5, "blobId": "0" * 40},
-             {"rfilename": "model.safetensors", "size": 9, "blobId": "1" * 40, "lfs": lfs}]  # fmt: skip
+    files = [
+        {"rfilename": "config.json", "size": 5, "blobId": "0" * 40},
+        {"rfilename": "model.safetensors", "size": 9, "blobId": "1" * 40, "lfs": lfs},
+    ]
     facts = {"id": "a/b", "sha": "0123456789abcdef", "private": False, "tags": [], "downloads": 0, "siblings": files}
     answer.write_text(json.dumps(facts))
     kind = {"Content-Type": "application/json"}
@@ -327,7 +348,11 @@ def test_record_of_a_download(tmp_path):
     file = SimpleNamespace(path="config.json", sum="0" * 40, num_bytes=2, algorithm="git-sha1")
     path = tmp_path / ".a3b-pull" / "record.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"repo": "a/b", "commit": "0", "files": {"config.json": {"sum": "0" * 40, "bytes": 2, "mtime_ns": 5}}}))
+    path.write_text(
+        json.dumps(
+            {"repo": "a/b", "commit": "0", "files": {"config.json": {"sum": "0" * 40, "bytes": 2, "mtime_ns": 5}}}
+        )
+    )
 
     def read() -> None:
         with Folder.open(tmp_path, listing) as folder:

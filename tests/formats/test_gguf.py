@@ -1,4 +1,5 @@
-"""GGUF: files of the format's own writer are read, blocks decode to the very numbers of its own library, lies are refused."""
+"""GGUF: files of the format's own writer are read, blocks decode to the very numbers of its own library, lies are
+refused."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ QUANTISED = list(FORMAT_OF)
 
 
 def random_rows(dtype: str, num_rows: int, num_blocks: int, seed: int = 0) -> np.ndarray:
-    """uint8 [rows, bytes] of random blocks; half-precision scales are finite, of either sign, some of them subnormal."""
+    """uint8 [rows, bytes] of random blocks; half-precision scales are finite, of either sign, some of them
+    subnormal."""
     rng, block = np.random.default_rng(seed), BLOCKS[dtype]
     blocks = rng.integers(0, 256, (num_rows * num_blocks, block.num_bytes), np.uint8)
     if dtype in QUANTISED:
@@ -43,7 +45,11 @@ def test_blocks_decode_to_the_numbers_of_the_format_s_library(dtype, num_rows, n
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_plain_numbers_decode_exactly(dtype):
     values = np.array([[0.5, -2.0, 1.375, 448.0]], np.float32)
-    stored = {"F32": values, "F16": values.astype(np.float16), "BF16": (values.view(np.uint32) >> 16).astype(np.uint16)}[dtype]
+    stored = {
+        "F32": values,
+        "F16": values.astype(np.float16),
+        "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
+    }[dtype]
     assert np.array_equal(decode(dtype, stored.view(np.uint8)), values)
 
 
@@ -115,14 +121,31 @@ def text(value: bytes) -> bytes:
     return struct.pack("<Q", len(value)) + value
 
 
-def tensor(name: bytes = b"t", shape: tuple = (4,), code: int = 0, offset: int = 0, num_dims: int | None = None) -> bytes:
+def tensor(
+    name: bytes = b"t", shape: tuple = (4,), code: int = 0, offset: int = 0, num_dims: int | None = None
+) -> bytes:
     sizes = b"".join(struct.pack("<Q", n) for n in shape)
-    return text(name) + struct.pack("<I", len(shape) if num_dims is None else num_dims) + sizes + struct.pack("<IQ", code, offset)
+    return (
+        text(name)
+        + struct.pack("<I", len(shape) if num_dims is None else num_dims)
+        + sizes
+        + struct.pack("<IQ", code, offset)
+    )
 
 
-def made(tensors: list[bytes] = (), pairs: list[bytes] = (), version: int = 3, data: bytes = b"\0" * 64,
-         counts: tuple[int, int] | None = None) -> bytes:  # fmt: skip
-    header = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs)))) + b"".join(pairs) + b"".join(tensors)
+def made(
+    tensors: list[bytes] = (),
+    pairs: list[bytes] = (),
+    version: int = 3,
+    data: bytes = b"\0" * 64,
+    counts: tuple[int, int] | None = None,
+) -> bytes:
+    header = (
+        b"GGUF"
+        + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs))))
+        + b"".join(pairs)
+        + b"".join(tensors)
+    )
     return header + b"\0" * (-len(header) % 32) + data
 
 
@@ -167,7 +190,10 @@ def test_flipped_bytes_never_escape_the_reader(tmp_path_factory, original, data)
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, min(len(content), 700) - 1))] = data.draw(st.integers(0, 255))
     try:
-        file = read(tmp_path_factory.getbasetemp() / "flipped.gguf", bytes(content[: data.draw(st.integers(0, len(content))) or None]))
+        file = read(
+            tmp_path_factory.getbasetemp() / "flipped.gguf",
+            bytes(content[: data.draw(st.integers(0, len(content))) or None]),
+        )
     except CheckpointError:
         return
     for name, info in file.tensors.items():

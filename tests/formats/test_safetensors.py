@@ -1,4 +1,5 @@
-"""The safetensors reader: what was written comes back, and no file, whatever its bytes, does more than raise one of our errors."""
+"""The safetensors reader: what was written comes back, and no file, whatever its bytes, does more than raise one of our
+errors."""
 
 from __future__ import annotations
 
@@ -83,9 +84,18 @@ def test_a_header_that_lies_is_refused(tmp_path, lie):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"1234567", b"\xff" * 8, struct.pack("<Q", 2**63), with_header(b"{" * 20000), with_header(b"\xff\xfe{}"),
-     with_header(b'{"a":1' + b"0" * 9000 + b"}"), with_header(b'{"a":NaN}'), with_header(b"null")],
-)  # fmt: skip
+    [
+        b"",
+        b"1234567",
+        b"\xff" * 8,
+        struct.pack("<Q", 2**63),
+        with_header(b"{" * 20000),
+        with_header(b"\xff\xfe{}"),
+        with_header(b'{"a":1' + b"0" * 9000 + b"}"),
+        with_header(b'{"a":NaN}'),
+        with_header(b"null"),
+    ],
+)
 def test_files_that_are_none_are_refused(tmp_path, content):
     with pytest.raises(FileFormatError):
         read(tmp_path / "x.safetensors", content)

@@ -30,7 +30,9 @@ def test_a_byte_lies_where_the_layout_says(format):
     value = int(parts.q[16 + row, format.unit + column])
     steps = {4: 2, 6: 4, 8: 1}[format.bits]
     block, step = divmod(column // 4, steps)
-    vectors = unit[format.header_bytes :].reshape(-1, {4: 1, 6: 3, 8: 1}[format.bits], 64)[block, :, 4 * row + column % 4]
+    vectors = unit[format.header_bytes :].reshape(-1, {4: 1, 6: 3, 8: 1}[format.bits], 64)[
+        block, :, 4 * row + column % 4
+    ]
     low = int(vectors[step // 2]) >> 4 * (step % 2) & 15
     if format.bits == 8:
         assert vectors[0] == value
@@ -45,7 +47,16 @@ def test_a_byte_lies_where_the_layout_says(format):
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [("w4s32", 4.5), ("w4m32", 5), ("w4m64", 4.5), ("w4k32", 4.625), ("w6s32", 6.5), ("w6k16", 6.625), ("w6k32", 6.625), ("w8s32", 8.5)],
+    [
+        ("w4s32", 4.5),
+        ("w4m32", 5),
+        ("w4m64", 4.5),
+        ("w4k32", 4.625),
+        ("w6s32", 6.5),
+        ("w6k16", 6.625),
+        ("w6k32", 6.625),
+        ("w8s32", 8.5),
+    ],
 )
 def test_sizes_are_as_stated_and_whole_cache_lines(name: str, bits: float):
     format = FORMATS[name]

@@ -96,6 +96,9 @@ def test_a_message_without_calls_has_no_tool_calls_key():
 
 
 def test_a_call_that_was_cut_off_is_marked_in_the_message():
-    whole, cut = ToolCallEnd(0, "a", "rm", {"path": "/tmp/x"}), ToolCallEnd(1, "b", "rm", {"path": "/tm"}, complete=False)
+    whole, cut = (
+        ToolCallEnd(0, "a", "rm", {"path": "/tmp/x"}),
+        ToolCallEnd(1, "b", "rm", {"path": "/tm"}, complete=False),
+    )
     calls = assistant_message([whole, cut])["tool_calls"]
     assert "complete" not in calls[0] and calls[1]["complete"] is False

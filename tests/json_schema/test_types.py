@@ -21,26 +21,37 @@ BRANCH = shape({"kind": {"const": "a"}, "n": N, "ids": A})
         {"type": "object", "oneOf": [BRANCH, shape({"kind": {"const": "b"}})]},
         {"anyOf": [{"anyOf": [shape({"x": S}), BRANCH]}]},
         {"allOf": [BRANCH, shape({"kind": S})]},
-        {"allOf": [shape({"kind": S, "n": {"type": "number"}}), {"properties": {"n": N, "ids": {}}}], "properties": {"ids": A}},
+        {
+            "allOf": [shape({"kind": S, "n": {"type": "number"}}), {"properties": {"n": N, "ids": {}}}],
+            "properties": {"ids": A},
+        },
         {"anyOf": [{"$ref": "#/anyOf/1"}, BRANCH]},
     ],
 )
 def test_a_parameter_has_its_type_wherever_the_root_declares_it(root):
     parameters = Parameters(root)
-    assert (parameters.kinds("n"), parameters.kinds("ids"), parameters.kinds("kind")) == ({"integer"}, {"array"}, {"string"})
+    assert (parameters.kinds("n"), parameters.kinds("ids"), parameters.kinds("kind")) == (
+        {"integer"},
+        {"array"},
+        {"string"},
+    )
     assert parameters.may_have("n") and not parameters.may_have("other") and parameters.kinds("other") == set()
 
 
 def test_undeclared_parameters_have_the_type_of_their_pattern_or_of_all_others():
     patterns = {"^n_": N, "_s$": S}
-    parameters = Parameters({"properties": {"n_a": S}, "patternProperties": patterns, "additionalProperties": {"type": "boolean"}})
+    parameters = Parameters(
+        {"properties": {"n_a": S}, "patternProperties": patterns, "additionalProperties": {"type": "boolean"}}
+    )
     expected = {"n_b": {"integer"}, "x_s": {"string"}, "other": {"boolean"}, "n_": {"integer"}}
     assert {key: parameters.kinds(key) for key in expected} == expected
     assert all(map(parameters.may_have, expected))
 
 
 def test_branches_of_a_union_join_their_types():
-    parameters = Parameters({"anyOf": [shape({"v": S}), shape({"v": N}), {"additionalProperties": {"type": "null"}}, shape({}, [])]})
+    parameters = Parameters(
+        {"anyOf": [shape({"v": S}), shape({"v": N}), {"additionalProperties": {"type": "null"}}, shape({}, [])]}
+    )
     assert parameters.kinds("v") == {"string", "integer", "null"}
 
 
@@ -67,8 +78,18 @@ def test_unions_that_refer_to_themselves_many_times_are_read_once():
     assert parameters.kinds("n") == {"integer"} and parameters.names == {"kind", "n", "ids"}
 
 
-@pytest.mark.parametrize("root", [None, 5, [], {"properties": 5}, {"anyOf": 3, "allOf": [5, True], "$ref": 7, "patternProperties": []},
-                                  {"$ref": "#/nowhere"}, {"patternProperties": {"(": N, "^(?=a)": N, "a" * 2000: N}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "root",
+    [
+        None,
+        5,
+        [],
+        {"properties": 5},
+        {"anyOf": 3, "allOf": [5, True], "$ref": 7, "patternProperties": []},
+        {"$ref": "#/nowhere"},
+        {"patternProperties": {"(": N, "^(?=a)": N, "a" * 2000: N}},
+    ],
+)
 def test_a_schema_that_makes_no_sense_says_nothing(root):
     parameters = Parameters(root)
     assert parameters.kinds("a") == set() and parameters.member("a") is None

@@ -1,4 +1,5 @@
-"""Every small step of the twins does what its contract says, against plain formulas in float64 and within the bound it states.
+"""Every small step of the twins does what its contract says, against plain formulas in float64 and within the bound it
+states.
 
 u = 2^-24. A bound "n·u" is of the sum of magnitudes, computed here by the same formula over absolute values.
 """

@@ -53,7 +53,11 @@ def test_linear_over_tiles(isa: str, format, rows: int):
 @pytest.mark.parametrize("format", FORMATS.values(), ids=lambda f: f.name)
 def test_products_have_the_same_bits_in_any_company(isa: str, format):
     n = 512
-    weights = [("a", random_tiles(format, 150, n)), ("b", normal(20, n)), ("c", random_tiles(FORMATS["w8s32"], 33, n, seed=2))]
+    weights = [
+        ("a", random_tiles(format, 150, n)),
+        ("b", normal(20, n)),
+        ("c", random_tiles(FORMATS["w8s32"], 33, n, seed=2)),
+    ]
     x, norm = normal(70, n), normal(n, scale=0.1)
     whole = open_kernels(isa, 2).bind_linear(weights, n, norm, 1e-6)(x)
     alone = open_kernels(isa, 1).bind_linear(weights, n, norm, 1e-6)
@@ -100,7 +104,8 @@ def test_a_few_tokens_of_wide_experts_have_the_bits_of_many(isa: str, form: str)
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_sums_stay_exact_at_the_edge_of_their_integers(isa: str):
-    """The largest weights against the largest activations, all of one sign: what overflows 16 bits if a kernel adds too much there."""
+    """The largest weights against the largest activations, all of one sign: what overflows 16 bits if a kernel adds too
+    much there."""
     for format in FORMATS.values():
         n = 512
         tiles = random_tiles(format, 16, n)
@@ -147,12 +152,20 @@ def test_embed_gives_the_rows_of_the_table(isa: str, format):
 @pytest.mark.parametrize("isa", ISAS)
 def test_embed_of_floats_is_exact(isa: str):
     for table in (normal(21, 7), bf16(normal(21, 7))):
-        np.testing.assert_array_equal(open_kernels(isa).bind_embed(table, 21, 7)(np.array([20, 3, 3])), table[[20, 3, 3]])
+        np.testing.assert_array_equal(
+            open_kernels(isa).bind_embed(table, 21, 7)(np.array([20, 3, 3])), table[[20, 3, 3]]
+        )
 
 
 def delta_case(T: int, Hk: int, Hv: int, Dk: int, Dv: int, conv_len: int = 4):
     C = 2 * Hk * Dk + Hv * Dv
-    weights = (normal(C, conv_len, seed=1, scale=0.5), normal(Hv, seed=2), normal(Hv, seed=3), 1 + normal(Dv, seed=4, scale=0.1), 1e-6)
+    weights = (
+        normal(C, conv_len, seed=1, scale=0.5),
+        normal(Hv, seed=2),
+        normal(Hv, seed=3),
+        1 + normal(Dv, seed=4, scale=0.1),
+        1e-6,
+    )
     projected = normal(T, C + Hv * Dv + 2 * Hv, seed=5)
     states = normal(conv_len - 1, C, seed=6), normal(Hv, Dk, Dv, seed=7)
     return weights, (Hk, Hv, Dk, Dv), projected, states
@@ -218,14 +231,20 @@ def test_attention(isa: str, kv_type: str, sizes):
             out.append(op(projected[a:b], cos[a:b], sin[a:b], segments, a))
         results.append((np.concatenate(out), segments))
     (found, found_pages), (expected, expected_pages) = results
-    # q8: queries in int8, whose error the twin does not have: 1/254 of the largest in a score, that of the weights in the values
-    # bf16: a number at a tie may be rounded the other way
+    # q8: queries in int8, whose error the twin does not have: 1/254 of the largest in a score, that of the weights in
+    # the values bf16: a number at a tie may be rounded the other way
     bound = {"f32": (sizes[2] * 8 + T + 8) * U, "bf16": 2**-8, "q8": 0.03}[kv_type]
     assert np.abs(found - expected).max() <= bound * max(1, np.abs(expected).max())
-    stored = [np.concatenate([kv.load(kv_type, *s, sizes[2])[i].swapaxes(1, 2).reshape(-1, sizes[1], sizes[2]) for s in p])[:T]
-              for p in (found_pages, expected_pages) for i in (0, 1)]  # fmt: skip
+    stored = [
+        np.concatenate([kv.load(kv_type, *s, sizes[2])[i].swapaxes(1, 2).reshape(-1, sizes[1], sizes[2]) for s in p])[
+            :T
+        ]
+        for p in (found_pages, expected_pages)
+        for i in (0, 1)
+    ]
     for k, v, which in ((0, 2, "keys"), (1, 3, "values")):
-        step = np.abs(stored[v]).max() * {"f32": 20 * U, "bf16": 2**-7, "q8": 1 / 127}[kv_type]  # a rounding may fall the other way
+        # a rounding may fall the other way
+        step = np.abs(stored[v]).max() * {"f32": 20 * U, "bf16": 2**-7, "q8": 1 / 127}[kv_type]
         assert np.abs(stored[k] - stored[v]).max() <= 1.01 * step, which
 
 
@@ -265,12 +284,18 @@ def test_attention_ignores_what_lies_behind_its_tokens(isa: str, kv_type: str):
 def moe_weights(form: str, E: int, D: int, F: int, Fs: int) -> MoeWeights:
     router, gate = normal(E, D, seed=1), normal(1, D, seed=2)
     if form in ("f32", "bf16"):
-        parts = [normal(*shape, seed=3 + i, scale=0.1) for i, shape in enumerate(((E, 2 * F, D), (E, D, F), (2 * Fs, D), (D, Fs)))]
+        parts = [
+            normal(*shape, seed=3 + i, scale=0.1)
+            for i, shape in enumerate(((E, 2 * F, D), (E, D, F), (2 * Fs, D), (D, Fs)))
+        ]
         return MoeWeights(router, gate, *(bf16(p) if form == "bf16" else p for p in parts))
     format = FORMATS[form]
     gate_up = tuple(random_tiles(format, E, F, D, seed=s, spread=0.01) for s in (1, 2))
     shared = tuple(random_tiles(format, Fs, D, seed=s, spread=0.01) for s in (4, 5))
-    down, shared_down = random_tiles(format, E, D, F, seed=3, spread=0.01), random_tiles(format, D, Fs, seed=6, spread=0.01)
+    down, shared_down = (
+        random_tiles(format, E, D, F, seed=3, spread=0.01),
+        random_tiles(format, D, Fs, seed=6, spread=0.01),
+    )
     return MoeWeights(router, gate, gate_up, down, shared, shared_down)
 
 
@@ -326,12 +351,25 @@ def test_mlp(isa: str, form: str):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("down", "F", "Fs"), [("w4m64", 64, 128), ("w6k16", 512, 320), ("w4k32", 768, 96)])
 def test_moe_takes_matrices_in_different_formats(isa: str, down: str, F: int, Fs: int):
-    """As in files whose quantiser gave some matrices more bits. Hidden columns share a scale by 64, 256, 32 in one op."""
+    """As in files whose quantiser gave some matrices more bits. Hidden columns share a scale by 64, 256, 32 in one
+    op."""
     E, K, D = 7, 3, 256
-    gate, up, down = (random_tiles(FORMATS[f], *shape, seed=s, spread=0.01)
-                      for s, (f, shape) in enumerate((("w4k32", (E, F, D)), ("w6k16", (E, F, D)), (down, (E, D, F)))))  # fmt: skip
-    shared = random_tiles(FORMATS["w4m64"], Fs, D, seed=4, spread=0.01), random_tiles(FORMATS["w8s32"], Fs, D, seed=5, spread=0.01)
-    w = MoeWeights(normal(E, D, seed=1), normal(1, D, seed=2), (gate, up), down, shared, random_tiles(FORMATS["w8s32"], D, Fs, seed=6))
+    gate, up, down = (
+        random_tiles(FORMATS[f], *shape, seed=s, spread=0.01)
+        for s, (f, shape) in enumerate((("w4k32", (E, F, D)), ("w6k16", (E, F, D)), (down, (E, D, F))))
+    )
+    shared = (
+        random_tiles(FORMATS["w4m64"], Fs, D, seed=4, spread=0.01),
+        random_tiles(FORMATS["w8s32"], Fs, D, seed=5, spread=0.01),
+    )
+    w = MoeWeights(
+        normal(E, D, seed=1),
+        normal(1, D, seed=2),
+        (gate, up),
+        down,
+        shared,
+        random_tiles(FORMATS["w8s32"], D, Fs, seed=6),
+    )
     norm = normal(D, scale=0.1, seed=9)
     op, twin = (k.bind_moe(w, norm, 1e-6, E, K, D, F, Fs) for k in (open_kernels(isa, 2), TWIN))
     mlp, mlp_twin = (k.bind_mlp(shared, w.shared_down, norm, 1e-6, D, Fs) for k in (open_kernels(isa, 2), TWIN))
@@ -353,7 +391,8 @@ def test_an_impossible_number_of_threads_is_refused(num: int):
 def test_moe_takes_the_lower_id_among_equal_experts(isa: str):
     E, K, D, F, Fs = 6, 2, 64, 64, 64
     w = moe_weights("f32", E, D, F, Fs)
-    nothing = np.zeros_like(w.router)  # logits equal in every bit, also those that BLAS adds in another order for the twin
+    # logits equal in every bit, also those that BLAS adds in another order for the twin
+    nothing = np.zeros_like(w.router)
     equal = MoeWeights(nothing, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
     h, expected = normal(3, D), normal(3, D)
     open_kernels(isa).bind_moe(equal, normal(D, scale=0.1), 1e-6, E, K, D, F, Fs)(h)

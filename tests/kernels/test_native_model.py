@@ -1,4 +1,5 @@
-"""A whole model on the kernels: the same bits however the work was cut, batched, shared out among threads, or restored."""
+"""A whole model on the kernels: the same bits however the work was cut, batched, shared out among threads, or
+restored."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def test_cuts_change_no_bit(kind: str, isa: str, kv: str, cuts: list[int]):
     m = model(kind, isa, kv, num_threads=1)
     state = m.new_state()
     pieces = [p for p in np.split(ids_of(kind), np.cumsum(cuts)) if len(p)]
-    np.testing.assert_array_equal(np.concatenate([m.forward(p, state, logits="all") for p in pieces]), whole(kind, isa, kv))
+    np.testing.assert_array_equal(
+        np.concatenate([m.forward(p, state, logits="all") for p in pieces]), whole(kind, isa, kv)
+    )
 
 
 @every_model
@@ -76,7 +79,8 @@ def test_a_restored_state_changes_no_bit(kind: str, isa: str, kv: str, at: int):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_tiles_agree_with_their_twin(isa: str):
-    """Rounding of activations to int8 sits behind float arithmetic: where that falls the other way, a step of 1/254 follows, no more."""
+    """Rounding of activations to int8 sits behind float arithmetic: where that falls the other way, a step of 1/254
+    follows, no more."""
     twin = tiled_model("reference", kv="f32")
     expected = twin.forward(ids_of("tiled", 40), twin.new_state(), logits="all")
     m = model("tiled", isa, "f32")

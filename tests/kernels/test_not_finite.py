@@ -1,4 +1,5 @@
-"""A number that is not finite never becomes plausible text: loading and `verify` refuse it, and kernels make NaN of what meets it."""
+"""A number that is not finite never becomes plausible text: loading and `verify` refuse it, and kernels make NaN of
+what meets it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ SMALL = ("norm", "conv1d", "A_log", "dt_bias")  # fields that binding refuses
 
 
 def spoil_scale(tiles: Tiles, row: int, value: float, which: int = 0, expert: int = 0) -> Tiles:
-    """The same tiles with a half-precision scale of one row replaced; which: its place in the header of the row's first unit."""
+    """The same tiles with a half-precision scale of one row replaced; which: its place in the header of the row's first
+    unit."""
     *_, rows, n = tiles.shape
     data = tiles.data.copy()
     tile = expert * tiles.format.num_bytes(rows, n) + row // TILE_ROWS * tiles.format.num_bytes(TILE_ROWS, n)
@@ -72,7 +74,9 @@ def test_a_scale_that_is_not_finite_shows_in_its_row_alone(isa: str, name: str):
 def test_an_activation_that_is_not_finite_shows_in_its_token_alone(isa: str, name: str):
     k, rows, n = open_kernels(isa), 40, 512
     rng = np.random.default_rng(2)
-    matrix: Any = rng.normal(size=(rows, n)).astype(np.float32) if name not in FORMATS else random_tiles(FORMATS[name], rows, n)
+    matrix: Any = (
+        rng.normal(size=(rows, n)).astype(np.float32) if name not in FORMATS else random_tiles(FORMATS[name], rows, n)
+    )
     if name == "bf16":
         matrix = (matrix.view(np.uint32) & 0xFFFF0000).view(np.float32)
     op, x = k.bind_linear([("m", matrix)], n), rng.normal(size=(9, n)).astype(np.float32)
@@ -140,7 +144,11 @@ def model_cases() -> list[tuple[str, str]]:
     kinds = {"one": float_model("one")[1], "dense": float_model("dense")[1], "tiled": tiled()[1]}
     layers = {"one": (0, 3), "dense": (0, 2), "tiled": (0, 3)}  # of each kind
     found = [(kind, path) for kind, weights in kinds.items() for path, _ in places(weights)]
-    return [(kind, path) for kind, path in found if not path.startswith(".layers") or int(path.split(".")[2]) in layers[kind]]
+    return [
+        (kind, path)
+        for kind, path in found
+        if not path.startswith(".layers") or int(path.split(".")[2]) in layers[kind]
+    ]
 
 
 @pytest.mark.parametrize("isa", [*ISAS, "reference"])
@@ -158,7 +166,9 @@ def test_one_bad_number_of_a_matrix_is_refused_or_makes_nan_of_every_logit_it_re
         def logits_of(bad: w.ModelWeights = bad) -> np.ndarray:
             model = Model(config, bad, k, "q8")
             state = model.new_state()
-            return np.concatenate([model.forward(ids[:19], state, logits="all"), model.forward(ids[19:], state, logits="all")])
+            return np.concatenate(
+                [model.forward(ids[:19], state, logits="all"), model.forward(ids[19:], state, logits="all")]
+            )
 
         if any(small in field for small in SMALL) or (isa == "reference" and is_tiles):
             with pytest.raises(TensorError, match="NaN or infinite"):
@@ -176,14 +186,19 @@ def test_one_bad_number_of_a_matrix_is_refused_or_makes_nan_of_every_logit_it_re
 @pytest.mark.parametrize("part", ["query", "key", "value", "gate"])
 def test_attention_lets_nan_reach_every_later_token_and_no_earlier_one(isa: str, kv: str, part: str):
     Hq, Hkv, Dh, T, at = 4, 2, 32, 150, 70
-    op = open_kernels(isa, 2).bind_attention(np.zeros(Dh, np.float32), np.zeros(Dh, np.float32), 1e-6, Hq, Hkv, Dh, 4, kv)
+    op = open_kernels(isa, 2).bind_attention(
+        np.zeros(Dh, np.float32), np.zeros(Dh, np.float32), 1e-6, Hq, Hkv, Dh, 4, kv
+    )
     projected = np.random.default_rng(3).normal(size=(T, (2 * Hq + 2 * Hkv) * Dh)).astype(np.float32)
     column = {"query": 0, "gate": Dh, "key": 2 * Hq * Dh, "value": (2 * Hq + Hkv) * Dh}[part] + 5
     payload = np.array([0x7FFFFFFF], np.uint32).view(np.float32)[0]  # a NaN that rounding to BF16 carries over to zero
     cos, sin = np.ones((T, 4), np.float32), np.zeros((T, 4), np.float32)
 
     def run(x: np.ndarray) -> np.ndarray:
-        pages = [tuple(np.zeros((2, Hkv, size), np.uint8) for size in _native.kv_page_bytes(KV_TYPES[kv], Dh)) for _ in range(2)]
+        pages = [
+            tuple(np.zeros((2, Hkv, size), np.uint8) for size in _native.kv_page_bytes(KV_TYPES[kv], Dh))
+            for _ in range(2)
+        ]
         first = op(x[: T - 1], cos[1:], sin[1:], pages, 0)
         return np.concatenate((first, op(x[T - 1 :], cos[:1], sin[:1], pages, T - 1)))
 
@@ -280,7 +295,9 @@ def test_loading_a_packed_model_refuses_small_tensors_that_are_not_finite(packed
             out.write(before)
 
 
-@pytest.mark.parametrize(("preset", "bad"), [("fast", b"\xc0\x7f"), ("balanced", b"\x80\x7f"), ("faithful", b"\x80\xff")])
+@pytest.mark.parametrize(
+    ("preset", "bad"), [("fast", b"\xc0\x7f"), ("balanced", b"\x80\x7f"), ("faithful", b"\x80\xff")]
+)
 def test_packing_refuses_every_tensor_that_is_not_finite(tmp_path, preset: str, bad: bytes):
     write_source(tmp_path / "source")
     file = tmp_path / "source" / "model.safetensors"

@@ -25,17 +25,34 @@ SMALL_DENSE = config_dict(SIZES["dense"])
 
 def dense_27b() -> dict:
     """Qwen3.6-27B: the same mixers, 64 layers, one MLP instead of experts."""
-    text = {k: v for k, v in REAL["text_config"].items() if "expert" not in k and "router" not in k and not k.startswith("moe_")}
-    text |= {"model_type": "qwen3_5_text", "hidden_size": 5120, "intermediate_size": 17408, "num_attention_heads": 24,
-             "num_key_value_heads": 4, "linear_num_value_heads": 48, "num_hidden_layers": 64, "output_gate_type": "swish",
-             "layer_types": ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(64)]}  # fmt: skip
+    text = {
+        k: v
+        for k, v in REAL["text_config"].items()
+        if "expert" not in k and "router" not in k and not k.startswith("moe_")
+    }
+    text |= {
+        "model_type": "qwen3_5_text",
+        "hidden_size": 5120,
+        "intermediate_size": 17408,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 4,
+        "linear_num_value_heads": 48,
+        "num_hidden_layers": 64,
+        "output_gate_type": "swish",
+        "layer_types": ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(64)],
+    }
     vision = {**REAL["vision_config"], "out_hidden_size": 5120}
     return {**REAL, "model_type": "qwen3_5", "language_model_only": False, "text_config": text, "vision_config": vision}
 
 
 def test_the_35b_model_is_counted_exactly():
     count = config_from_dict(REAL).count_parameters()
-    assert (count.total, count.active, count.mtp, count.vision) == (34_660_610_688, 2_946_429_568, 844_640_768, 446_571_248)
+    assert (count.total, count.active, count.mtp, count.vision) == (
+        34_660_610_688,
+        2_946_429_568,
+        844_640_768,
+        446_571_248,
+    )
     assert sum(count.breakdown.values()) == count.total
 
 
@@ -50,7 +67,13 @@ def test_the_dense_27b_model_is_counted_exactly():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("intermediate_size", None), ("intermediate_size", 0), ("num_experts", 8), ("moe_intermediate_size", 8), ("hidden_act", "gelu")],
+    [
+        ("intermediate_size", None),
+        ("intermediate_size", 0),
+        ("num_experts", 8),
+        ("moe_intermediate_size", 8),
+        ("hidden_act", "gelu"),
+    ],
 )
 def test_a_dense_config_has_one_width_and_no_experts(key, value):
     assert config_from_dict(SMALL_DENSE).F == SIZES["dense"]["F"]
@@ -72,31 +95,59 @@ def test_end_tokens_come_from_both_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hidden_size", 0), ("hidden_size", "48"), ("hidden_size", True), ("hidden_size", 2**40), ("hidden_act", "gelu"),
-     ("attention_bias", True), ("attn_output_gate", False), ("num_key_value_heads", 4), ("linear_num_key_heads", 2),
-     ("num_experts_per_tok", 12), ("layer_types", ["full_attention"]), ("layer_types", ["sliding_attention"] * 4),
-     ("layer_types", ["full_attention"] * 4), ("num_hidden_layers", 10**6), ("rms_norm_eps", -1), ("eos_token_id", 211),
-     ("partial_rotary_factor", 0.9), ("rope_scaling", {"rope_type": "linear", "factor": 2.0}), ("norm_topk_prob", False),
-     ("mamba_ssm_dtype", "bfloat16"), ("sliding_window", 4096), ("decoder_sparse_step", 2), ("vocab_size", None),
-     ("quantization_config", {"quant_method": "gptq"}), ("tie_word_embeddings", "yes")],
-)  # fmt: skip
+    [
+        ("hidden_size", 0),
+        ("hidden_size", "48"),
+        ("hidden_size", True),
+        ("hidden_size", 2**40),
+        ("hidden_act", "gelu"),
+        ("attention_bias", True),
+        ("attn_output_gate", False),
+        ("num_key_value_heads", 4),
+        ("linear_num_key_heads", 2),
+        ("num_experts_per_tok", 12),
+        ("layer_types", ["full_attention"]),
+        ("layer_types", ["sliding_attention"] * 4),
+        ("layer_types", ["full_attention"] * 4),
+        ("num_hidden_layers", 10**6),
+        ("rms_norm_eps", -1),
+        ("eos_token_id", 211),
+        ("partial_rotary_factor", 0.9),
+        ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+        ("norm_topk_prob", False),
+        ("mamba_ssm_dtype", "bfloat16"),
+        ("sliding_window", 4096),
+        ("decoder_sparse_step", 2),
+        ("vocab_size", None),
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("tie_word_embeddings", "yes"),
+    ],
+)
 def test_what_is_wrong_or_not_implemented_is_refused_by_its_key(key, value):
-    told = {"num_key_value_heads": "num_attention_heads", "linear_num_key_heads": "linear_num_value_heads",
-            "rope_scaling": "rope_parameters"}  # fmt: skip
+    told = {
+        "num_key_value_heads": "num_attention_heads",
+        "linear_num_key_heads": "linear_num_value_heads",
+        "rope_scaling": "rope_parameters",
+    }
     with pytest.raises(ConfigError, match=told.get(key, key)):
         config_from_dict({**SMALL, key: value})
 
 
 @pytest.mark.parametrize(
     ("key", "most", "more"),
-    [("num_experts_per_tok", _native.MAX_CHOSEN, {"num_experts": 80}), ("linear_conv_kernel_dim", _native.MAX_CONV, {})],
+    [
+        ("num_experts_per_tok", _native.MAX_CHOSEN, {"num_experts": 80}),
+        ("linear_conv_kernel_dim", _native.MAX_CONV, {}),
+    ],
 )
 def test_what_the_kernels_cannot_hold_is_refused_by_its_key_and_what_they_can_runs(key, most, more):
     sizes = {**SIZES["one"], "E": 80, "layers": 2, "every": 2}
     config = config_from_dict({**config_dict(sizes), **more, key: most})
     tensors = random_tensors(sizes, seed=3)
     if key == "linear_conv_kernel_dim":
-        tensors = {name: np.repeat(value, most // 4, axis=2) if "conv1d" in name else value for name, value in tensors.items()}
+        tensors = {
+            name: np.repeat(value, most // 4, axis=2) if "conv1d" in name else value for name, value in tensors.items()
+        }
     outs = []
     for isa in (*_native.isas(), "reference"):
         model = Model(config, model_weights(config, tensors), open_kernels(isa), "f32")
@@ -146,15 +197,15 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
         assert len(str(error)) < 2000
 
 
-
-
 def test_a_rope_base_that_turns_nothing_is_refused():
     rope = {**SMALL["rope_parameters"], "rope_theta": 1.0, "rope_type": "yarn", "factor": 2.0}
     with pytest.raises(ConfigError, match="rope_theta"):
         config_from_dict({**SMALL, "rope_parameters": rope})
 
 
-@pytest.mark.parametrize(("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_PORT", "65536")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("A3B_THREADS", "0"), ("A3B_THREADS", "two"), ("A3B_CONTEXT", "-1"), ("A3B_PORT", "65536")]
+)
 def test_environment_variables_are_checked_by_name(name, value):
     with pytest.raises(UsageError, match=name):
         getattr(RuntimeConfig.from_env({name: value}), name.removeprefix("A3B_").lower())

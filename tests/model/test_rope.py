@@ -26,9 +26,7 @@ def rope_config(**changes):
 
 
 def yarn(factor: float):
-    return rope_config(
-        type="yarn", factor=factor, original_context=262144, attention_factor=0.1 * math.log(factor) + 1
-    )
+    return rope_config(type="yarn", factor=factor, original_context=262144, attention_factor=0.1 * math.log(factor) + 1)
 
 
 def test_default_frequencies_are_powers_of_the_base():
@@ -56,12 +54,16 @@ def test_yarn_has_the_same_attention_factor_from_the_config_and_from_the_context
     written = config_from_dict(config_dict(SIZES["one"], rope)).rope
     asked, _ = with_context(config_from_dict(config_dict(SIZES["one"])), int(factor * 1024))
     assert written.attention_factor == asked.rope.attention_factor == pytest.approx(expected, abs=1e-6)
-    assert (written.factor, written.original_context) == (asked.rope.factor, asked.rope.original_context) == (factor, 1024)
+    assert (
+        (written.factor, written.original_context) == (asked.rope.factor, asked.rope.original_context) == (factor, 1024)
+    )
 
 
 def test_yarn_in_the_config_never_shortens_the_native_context():
     """Trained for 256 tokens, scaled by 2, and natively 1,024 long: 1,024 remain."""
-    config = config_from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}))
+    config = config_from_dict(
+        config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256})
+    )
     assert with_context(config, 1024)[0] == config
     with pytest.raises(UsageError, match="at most 1024"):
         with_context(config, 1025)
@@ -74,8 +76,10 @@ def test_a_yarn_range_without_width_still_has_finite_frequencies():
 def test_frequencies_take_turns_between_time_height_and_width():
     axis = mrope_axis(rope_config())
     assert [np.flatnonzero(axis == which).tolist() for which in range(3)] == [
-        list(range(0, 31, 3)), list(range(1, 32, 3)), list(range(2, 30, 3))
-    ]  # fmt: skip
+        list(range(0, 31, 3)),
+        list(range(1, 32, 3)),
+        list(range(2, 30, 3)),
+    ]
 
 
 def test_text_positions_are_triples_of_equal_numbers():

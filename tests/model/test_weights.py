@@ -1,4 +1,5 @@
-"""Checkpoint directories in every layout become the same model; whatever does not fit is refused by name before any work."""
+"""Checkpoint directories in every layout become the same model; whatever does not fit is refused by name before any
+work."""
 
 from __future__ import annotations
 
@@ -68,16 +69,22 @@ def broken(tmp_path, change) -> str:
 
 
 def test_a_missing_tensor_is_named(tmp_path):
-    assert "'model.layers.2.mlp.gate.weight' is missing" in broken(tmp_path, lambda t: t.pop("model.layers.2.mlp.gate.weight"))
+    assert "'model.layers.2.mlp.gate.weight' is missing" in broken(
+        tmp_path, lambda t: t.pop("model.layers.2.mlp.gate.weight")
+    )
 
 
 def test_a_dense_model_has_no_experts(tmp_path):
     write_checkpoint(tmp_path, "dense")
     config = read_config(tmp_path)
-    entries = {n: (i.dtype, Checkpoint.open(tmp_path).array(n).copy()) for n, i in Checkpoint.open(tmp_path).tensors.items()}
+    entries = {
+        n: (i.dtype, Checkpoint.open(tmp_path).array(n).copy()) for n, i in Checkpoint.open(tmp_path).tensors.items()
+    }
     entries["model.layers.1.mlp.gate.weight"] = entries.pop("model.layers.1.mlp.up_proj.weight")
     write_safetensors(tmp_path / "model.safetensors", entries)
-    with pytest.raises(TensorError, match=r"layers.1.mlp.up_proj.weight' is missing; 'model.layers.1.mlp.gate.weight' is unknown"):
+    with pytest.raises(
+        TensorError, match=r"layers.1.mlp.up_proj.weight' is missing; 'model.layers.1.mlp.gate.weight' is unknown"
+    ):
         load_weights(Checkpoint.open(tmp_path), config)
 
 
@@ -156,19 +163,25 @@ def index_refusal(tmp_path, change) -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("target", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "\0.safetensors", 7, None])
+@pytest.mark.parametrize(
+    "target", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "\0.safetensors", 7, None]
+)
 def test_an_index_may_not_leave_its_directory(tmp_path, target):
     told = index_refusal(tmp_path, lambda v: v["weight_map"].update({"lm_head.weight": target}))
     assert "expected a file in this directory" in told
 
 
 def test_an_index_that_names_a_missing_shard_is_refused(tmp_path):
-    told = index_refusal(tmp_path, lambda v: v["weight_map"].update({"lm_head.weight": "model-00009-of-00002.safetensors"}))
+    told = index_refusal(
+        tmp_path, lambda v: v["weight_map"].update({"lm_head.weight": "model-00009-of-00002.safetensors"})
+    )
     assert "missing" in told
 
 
 def test_an_index_that_forgets_a_tensor_is_refused(tmp_path):
-    assert "'lm_head.weight' is not in" in index_refusal(tmp_path, lambda v: v["weight_map"].pop("lm_head.weight") and None)
+    assert "'lm_head.weight' is not in" in index_refusal(
+        tmp_path, lambda v: v["weight_map"].pop("lm_head.weight") and None
+    )
 
 
 def test_an_index_with_a_wrong_total_is_refused(tmp_path):

@@ -158,7 +158,9 @@ def test_examples_teach_exactly_what_the_assistant_writes(name, renderer):
         end = renderer.control["<|im_end|>"]
         turns = sum(m["role"] == "assistant" for m in example.messages)
         assert sum(w for i, w in zip(ids, weights, strict=True) if i == end) == turns
-        taught = renderer.text.decode([i for i, w in zip(ids, weights, strict=True) if w and i not in renderer.control.values()])
+        taught = renderer.text.decode(
+            [i for i, w in zip(ids, weights, strict=True) if w and i not in renderer.control.values()]
+        )
         for message in example.messages:
             if message["role"] == "assistant":
                 assert said(message) in taught and message["reasoning_content"] in taught
@@ -183,7 +185,12 @@ def test_calc_takes_the_exact_number_and_nothing_beside_it():
     for index in range(60):
         case = make_case("calc", index)
         assert case.play(answered(case, f"The result is {case.value}.")).ok
-        for wrong in (f"{case.value}7", f"1{abs(case.value)}", f"{-case.value - 1}", f"{case.value} or {case.value + 1}"):
+        for wrong in (
+            f"{case.value}7",
+            f"1{abs(case.value)}",
+            f"{-case.value - 1}",
+            f"{case.value} or {case.value + 1}",
+        ):
             assert not case.play(answered(case, f"{case.text} = {wrong}.")).ok
         assert case.value == 0 or not case.play(answered(case, f"{case.text} = {-case.value}.")).ok
 

@@ -1,4 +1,5 @@
-"""Calls as models write them when they drift from the format: recovered, or given as text; and no tag gets into an argument."""
+"""Calls as models write them when they drift from the format: recovered, or given as text; and no tag gets into an
+argument."""
 
 from __future__ import annotations
 
@@ -31,8 +32,18 @@ def read(output, **options):
     return summary(output, **options)
 
 
-FUNCTION_CLOSERS = ["</function", "</function_invocation>", "</function_call>", "</function_calls>", "</functions>", "</invoke>",
-                    "</invoke", "</tool_use>", "</tool>", ""]  # fmt: skip
+FUNCTION_CLOSERS = [
+    "</function",
+    "</function_invocation>",
+    "</function_call>",
+    "</function_calls>",
+    "</functions>",
+    "</invoke>",
+    "</invoke",
+    "</tool_use>",
+    "</tool>",
+    "",
+]
 PARAMETER_CLOSERS = ["</parameter", "</parameters>", "</param>", "</parameter=path>", "</parameter >", ""]
 
 
@@ -54,22 +65,33 @@ def test_a_parameter_may_follow_a_wrong_closing_tag(closer):
 
 
 def test_a_parameter_may_be_closed_by_its_own_name():
-    for inner in ("<parameter=path>\na\n</path>\n<parameter=count>\n5\n</count>\n", "<parameter=path>a</path><parameter=count>\n5</count>"):
+    for inner in (
+        "<parameter=path>\na\n</path>\n<parameter=count>\n5\n</count>\n",
+        "<parameter=path>a</path><parameter=count>\n5</count>",
+    ):
         assert read(call(inner), in_thinking=False)[2] == [("put", {"path": "a", "count": 5})]
     for value in ("<body>x</body>", "x</body> y", "<body>\n</body>\n"):
-        assert read(call(param("body", value) + param("path", "p")), in_thinking=False)[2] == [("put", {"body": value, "path": "p"})]
+        assert read(call(param("body", value) + param("path", "p")), in_thinking=False)[2] == [
+            ("put", {"body": value, "path": "p"})
+        ]
     html = "<tool_call>\n<function=put>\n<parameter=body>\n<body>\n</body>\n</function>\n</tool_call>"
     assert read(html, in_thinking=False)[2] == [("put", {"body": "<body>\n</body>"})]
 
 
-@pytest.mark.parametrize("value", ["<p>x</p>", "</div>\n", "</param>", "</invoke>\nmore", "a </function", "</parameter and",
-                                   "<a></parameters>b"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    ["<p>x</p>", "</div>\n", "</param>", "</invoke>\nmore", "a </function", "</parameter and", "<a></parameters>b"],
+)
 def test_values_may_hold_other_tags_and_what_looks_like_a_closing_one(value):
-    assert read(call(param("body", value) + param("path", "p")), in_thinking=False)[2] == [("put", {"body": value, "path": "p"})]
+    assert read(call(param("body", value) + param("path", "p")), in_thinking=False)[2] == [
+        ("put", {"body": value, "path": "p"})
+    ]
 
 
-@pytest.mark.parametrize("rest", ["", "<", "</", "</par", "</parameter", "</parameter>\n</func",
-                                  "</parameter>\n<", "</parameter>\n</tool_ca"])  # fmt: skip
+@pytest.mark.parametrize(
+    "rest",
+    ["", "<", "</", "</par", "</parameter", "</parameter>\n</func", "</parameter>\n<", "</parameter>\n</tool_ca"],
+)
 def test_a_tag_that_the_end_cuts_off_gets_into_no_argument(rest):
     events = parse(f"<tool_call>\n<function=put>\n<parameter=path>\na\n{rest}", in_thinking=False)
     assert events[-1] == ToolCallEnd(0, "call_0", "put", {"path": "a"}, complete=False)
@@ -77,7 +99,10 @@ def test_a_tag_that_the_end_cuts_off_gets_into_no_argument(rest):
 
 def test_stray_closing_tags_vanish():
     inner = f"<function=put>\n{PATH}</parameter>\n</function>\n</function>\n</invoke>\n</tool_call>"
-    assert read("<tool_call>\n" + inner.replace("</parameter>\n</par", "</par", 1), in_thinking=False)[1:] == ("", [("put", {"path": "a"})])
+    assert read("<tool_call>\n" + inner.replace("</parameter>\n</par", "</par", 1), in_thinking=False)[1:] == (
+        "",
+        [("put", {"path": "a"})],
+    )
     assert read(call(param("count", "5") + "</parameter>\n"), in_thinking=False)[1:] == ("", [("put", {"count": 5})])
 
 
@@ -85,7 +110,9 @@ def test_stray_closing_tags_vanish():
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n</tool_call>", "\n\\</tool_call>", "\n</invoke>\n"])
-@pytest.mark.parametrize("before", ["", "I will.\n\n", "```\ncode\n```\n", "a\n  ", "x `<function=put>` y\n", "~~~\n```\n~~~\n"])
+@pytest.mark.parametrize(
+    "before", ["", "I will.\n\n", "```\ncode\n```\n", "a\n  ", "x `<function=put>` y\n", "~~~\n```\n~~~\n"]
+)
 def test_a_function_at_the_beginning_of_a_line_is_a_call(before, end):
     assert read(before + PUT + end, in_thinking=False) == ("", before.strip(), [("put", {"path": "a"})])
 
@@ -150,19 +177,31 @@ def test_thinking_about_functions_takes_linear_time():
         assert parse([text]) == parse(recut([text], random.Random(2), 5000))
 
 
-@pytest.mark.parametrize("text", ["\n<" * 60_000, "\n`" * 60_000, "```\n" * 40_000, "<" * 100_000, "\n   <func" * 20_000,
-                                  "\n" + " " * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["\n<" * 60_000, "\n`" * 60_000, "```\n" * 40_000, "<" * 100_000, "\n   <func" * 20_000, "\n" + " " * 100_000],
+)
 def test_lines_of_text_take_linear_time(text):
     started = time.process_time()
     assert summary([text], in_thinking=False)[1] == text.strip()
     assert time.process_time() - started < 6
 
 
-@pytest.mark.parametrize("text", ["</" * 50_000, "</path" * 20_000, "\n</param" * 20_000, "</function_x>\n" * 10_000,
-                                  "</path>\n</function>\nx" * 5_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</" * 50_000,
+        "</path" * 20_000,
+        "\n</param" * 20_000,
+        "</function_x>\n" * 10_000,
+        "</path>\n</function>\nx" * 5_000,
+    ],
+)
 def test_values_full_of_closing_tags_take_linear_time(text):
     started = time.process_time()
-    assert summary(call(param("path", text) + param("count", "5")), in_thinking=False)[2] == [("put", {"path": text, "count": 5})]
+    assert summary(call(param("path", text) + param("count", "5")), in_thinking=False)[2] == [
+        ("put", {"path": text, "count": 5})
+    ]
     assert time.process_time() - started < 6
 
 
@@ -172,10 +211,16 @@ def test_values_full_of_closing_tags_take_linear_time(text):
 A, B = '{"name": "put", "arguments": {"path": "a"}}', '{"name": "put", "arguments": {"path": "b"}}'
 
 
-@pytest.mark.parametrize("text", [f"{A}\n{B}", f"{A}{B}", f"{A},\n{B}", f"{A};\n{B}", f"[{A}, {B}]", f"[\n{A},\n{B}\n]", f"[{A}]\n{B}"])
+@pytest.mark.parametrize(
+    "text", [f"{A}\n{B}", f"{A}{B}", f"{A},\n{B}", f"{A};\n{B}", f"[{A}, {B}]", f"[\n{A},\n{B}\n]", f"[{A}]\n{B}"]
+)
 @pytest.mark.parametrize("end", ["\n</tool_call>", "</tool_call>", "\n</function>\n</tool_call>"])
 def test_an_envelope_may_hold_several_json_calls(text, end):
-    assert read(f"<tool_call>\n{text}{end}\nmore", in_thinking=False) == ("", "more", [("put", {"path": "a"}), ("put", {"path": "b"})])
+    assert read(f"<tool_call>\n{text}{end}\nmore", in_thinking=False) == (
+        "",
+        "more",
+        [("put", {"path": "a"}), ("put", {"path": "b"})],
+    )
 
 
 def test_surplus_brackets_after_json_vanish():
@@ -226,11 +271,15 @@ def test_an_envelope_without_a_function_is_text(inner):
     ],
 )
 def test_values_in_the_spelling_of_python(key, text, value):
-    assert read(call(param(key, text) + param("body", "x")), in_thinking=False)[2] == [("put", {key: value, "body": "x"})]
+    assert read(call(param(key, text) + param("body", "x")), in_thinking=False)[2] == [
+        ("put", {key: value, "body": "x"})
+    ]
 
 
 def test_parameters_may_have_blanks_in_their_names():
-    assert read(call(param("first name", "Ada") + param("x", "1")), in_thinking=False)[2] == [("put", {"first name": "Ada", "x": "1"})]
+    assert read(call(param("first name", "Ada") + param("x", "1")), in_thinking=False)[2] == [
+        ("put", {"first name": "Ada", "x": "1"})
+    ]
 
 
 def test_only_offered_tools_can_be_called_if_that_is_asked_for():
@@ -243,4 +292,8 @@ def test_only_offered_tools_can_be_called_if_that_is_asked_for():
 
 def test_a_bare_call_may_write_a_closing_tag_in_the_middle_of_a_line():
     value = "see </function> and </parameter> here"
-    assert read(f"<function=put>\n{param('body', value)}</function>\nend", in_thinking=False) == ("", "end", [("put", {"body": value})])
+    assert read(f"<function=put>\n{param('body', value)}</function>\nend", in_thinking=False) == (
+        "",
+        "end",
+        [("put", {"body": value})],
+    )

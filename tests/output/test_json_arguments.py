@@ -54,20 +54,44 @@ def test_control_tokens_inside_a_string_of_json_are_text():
 @pytest.mark.parametrize(
     ("inner", "arguments"),
     [
-        ('<parameter=options>\n{"a": "x</parameter>\n<parameter=path>\ny\n</parameter>\n', {"options": '{"a": "x', "path": "y"}),
-        ('<parameter=options>\n{"a": "x</parameter> <parameter=path>y</parameter>\n', {"options": '{"a": "x', "path": "y"}),
-        ('<parameter=options>\n{"a": "x</parameter> <parameter=count>1</parameter>', {"options": '{"a": "x', "count": 1}),
-        ("<parameter=options>\n{'a': \"x</parameter><parameter=count>1</parameter>\n", {"options": "{'a': \"x", "count": 1}),
-        ('<parameter=options>\n{"a": "x</parameter><parameter=names>["b"]</parameter>', {"options": '{"a": "x', "names": ["b"]}),
+        (
+            '<parameter=options>\n{"a": "x</parameter>\n<parameter=path>\ny\n</parameter>\n',
+            {"options": '{"a": "x', "path": "y"},
+        ),
+        (
+            '<parameter=options>\n{"a": "x</parameter> <parameter=path>y</parameter>\n',
+            {"options": '{"a": "x', "path": "y"},
+        ),
+        (
+            '<parameter=options>\n{"a": "x</parameter> <parameter=count>1</parameter>',
+            {"options": '{"a": "x', "count": 1},
+        ),
+        (
+            "<parameter=options>\n{'a': \"x</parameter><parameter=count>1</parameter>\n",
+            {"options": "{'a': \"x", "count": 1},
+        ),
+        (
+            '<parameter=options>\n{"a": "x</parameter><parameter=names>["b"]</parameter>',
+            {"options": '{"a": "x', "names": ["b"]},
+        ),
         ('<parameter=options>\n["x</parameter><parameter=count>1</parameter>"]', {"options": '["x', "count": 1}),
-        ('<parameter=options>\n{"a" "x</parameter><parameter=count>2</parameter>"}\n</parameter>', {"options": '{"a" "x', "count": 2}),
-        ('<parameter=options>\n{"a": "\\x</parameter><parameter=count>2</parameter>"}', {"options": '{"a": "\\x', "count": 2}),
+        (
+            '<parameter=options>\n{"a" "x</parameter><parameter=count>2</parameter>"}\n</parameter>',
+            {"options": '{"a" "x', "count": 2},
+        ),
+        (
+            '<parameter=options>\n{"a": "\\x</parameter><parameter=count>2</parameter>"}',
+            {"options": '{"a": "\\x', "count": 2},
+        ),
         ('<parameter=path>\n{"a": "x</parameter><parameter=count>2</parameter>', {"path": '{"a": "x', "count": 2}),
-        ('<parameter=options>\n{"a": 1</parameter>\n<parameter=count>2</parameter>', {"options": '{"a": 1', "count": 2}),
+        (
+            '<parameter=options>\n{"a": 1</parameter>\n<parameter=count>2</parameter>',
+            {"options": '{"a": 1', "count": 2},
+        ),
         ('<parameter=options>\n{"a": 1}\n<parameter=count>\n2</parameter>', {"options": {"a": 1}, "count": 2}),
         ('<parameter=options>\n{"a": 1}\n', {"options": {"a": 1}}),
     ],
-)  # fmt: skip
+)
 def test_what_never_becomes_json_ends_at_the_first_tag(inner, arguments):
     assert arguments_of(inner) == arguments
 
@@ -82,27 +106,63 @@ def test_strings_stream_behind_json_as_before():
     parser.push(Control("<tool_call>"))
     parser.push('\n<function=put>\n<parameter=options>\n{"a": "</parameter></func')
     assert parser.push("tion>") == []
-    assert parser.push('"}\n</parameter>\n<parameter=body>\nab') == [ToolCallDelta(0, '{"a": "</parameter></function>"}, "body": "ab')]
+    assert parser.push('"}\n</parameter>\n<parameter=body>\nab') == [
+        ToolCallDelta(0, '{"a": "</parameter></function>"}, "body": "ab')
+    ]
     assert parser.push("cd") == [ToolCallDelta(0, "cd")]
 
 
 # Properties
 
-ATOMS = ["{", "}", "[", "]", '"', '"', '"', ":", ",", '"a": ', "1", "null", "x", "\\", '\\"', "\n", " ", '{"', '"}', '{"a": "', '["', '"]',
-         "</parameter>", "</parameter>", "</function>", "</parameter></function>", "<parameter=path>", "\n<parameter=path>\n",
-         "</parameter>\n<parameter=names>[", "<tool_call>", "</tool_call>", "é"]  # fmt: skip
+ATOMS = [
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    '"',
+    '"',
+    ":",
+    ",",
+    '"a": ',
+    "1",
+    "null",
+    "x",
+    "\\",
+    '\\"',
+    "\n",
+    " ",
+    '{"',
+    '"}',
+    '{"a": "',
+    '["',
+    '"]',
+    "</parameter>",
+    "</parameter>",
+    "</function>",
+    "</parameter></function>",
+    "<parameter=path>",
+    "\n<parameter=path>\n",
+    "</parameter>\n<parameter=names>[",
+    "<tool_call>",
+    "</tool_call>",
+    "é",
+]
 
 
 def random_value(rng):
     if rng.random() < 0.5:
         return "".join(rng.choices(ATOMS, k=rng.randrange(16)))
-    text = json.dumps({"k": ["".join(rng.choices(ATOMS, k=rng.randrange(6))) for _ in range(rng.randrange(3))]}, ensure_ascii=False)
+    text = json.dumps(
+        {"k": ["".join(rng.choices(ATOMS, k=rng.randrange(6))) for _ in range(rng.randrange(3))]}, ensure_ascii=False
+    )
     at = rng.randrange(len(text))
     return rng.choice([text, text, text[:at] + rng.choice(ATOMS) + text[at:], text[:at]])
 
 
 def first_json(text):
-    """The value before the first closing tag that has a JSON object before it, None if there is none: slow and obvious."""
+    """The value before the first closing tag that has a JSON object before it, None if there is none: slow and
+    obvious."""
     at = text.find("</parameter>")
     while at >= 0:
         try:
@@ -118,8 +178,19 @@ def first_json(text):
 def test_a_value_ends_at_the_first_tag_behind_whole_json_and_else_as_if_it_could_not_be_json():
     rng = random.Random(5)
     num_json = num_tags = num_other = 0
-    never = [{"function": {"name": "put", "parameters": {"properties": {
-        **TOOLS[0]["function"]["parameters"]["properties"], "options": {"type": ["string", "integer"]}}}}}]  # fmt: skip
+    never = [
+        {
+            "function": {
+                "name": "put",
+                "parameters": {
+                    "properties": {
+                        **TOOLS[0]["function"]["parameters"]["properties"],
+                        "options": {"type": ["string", "integer"]},
+                    }
+                },
+            }
+        }
+    ]
     for _ in range(4000):
         text = random_value(rng) + "\n</parameter>\n" + rng.choice(["", param("count", "2")]) + "</function>\n"
         output = [Control("<tool_call>"), f"\n<function=put>\n<parameter=options>\n{text}", Control("</tool_call>")]
@@ -144,7 +215,9 @@ def test_however_json_is_cut_the_events_are_the_same(control_tokens):
     rng = random.Random(6)
     for _ in range(400):
         keys = rng.choices(["options", "names", "path", "body", "note"], k=rng.randrange(1, 4))
-        text = call("".join(f"<parameter={key}>{rng.choice(['', chr(10)])}{random_value(rng)}</parameter>" for key in keys))
+        text = call(
+            "".join(f"<parameter={key}>{rng.choice(['', chr(10)])}{random_value(rng)}</parameter>" for key in keys)
+        )
         output = pieces(text + rng.choice(["", "\nand\n" + call(param("options", random_value(rng)))]))
         if not control_tokens:
             output = ["".join(p.name if isinstance(p, Control) else p for p in output)]
@@ -179,7 +252,8 @@ NANO = ChatTemplate.read(nano_directory())
 
 
 def rendered(message):
-    """What the embedded template writes for the last turn of an assistant, from inside `<think>` on: pieces of output."""
+    """What the embedded template writes for the last turn of an assistant, from inside `<think>` on: pieces of
+    output."""
     prompt = NANO.render([{"role": "user", "content": "x"}, message], TOOLS, False)
     output = [part if isinstance(part, Control) else part.text for part in prompt if isinstance(part, Control | Text)]
     start = max(at for at, part in enumerate(output) if part == Control("<think>"))

@@ -15,9 +15,7 @@ from tests.support.outputs import TOOLS, call, param, parse, pieces, recut, summ
 
 
 def test_thinking_text_and_call_come_in_order_and_trimmed():
-    assert parse(
-        "I see\n\nnow\n</think>\n\n Hi <b>\n\n" + call(param("path", "a") + param("count", "2"))
-    ) == [
+    assert parse("I see\n\nnow\n</think>\n\n Hi <b>\n\n" + call(param("path", "a") + param("count", "2"))) == [
         ThinkingDelta("I see\n\nnow"),
         TextDelta("Hi <b>"),
         ToolCallStart(0, "call_0", "put"),
@@ -74,14 +72,7 @@ def test_other_control_tokens_come_as_their_names():
 
 
 def test_several_calls_with_text_between_and_after():
-    output = (
-        "</think>one\n\n"
-        + call(param("count", "1"))
-        + "\n"
-        + call(param("count", "2"))
-        + "\ntwo\n"
-        + call("")
-    )
+    output = "</think>one\n\n" + call(param("count", "1")) + "\n" + call(param("count", "2")) + "\ntwo\n" + call("")
     assert summary(output + " three\n") == (
         "",
         "one\n\ntwo\nthree",
@@ -120,9 +111,7 @@ def test_two_functions_in_one_call_are_two_calls():
 )
 def test_values_survive_exactly(value):
     arguments = {"path": value.replace("\\<", "<"), "body": value.replace("\\<", "<")}
-    assert summary(call(param("path", value) + param("body", value)), in_thinking=False)[2] == [
-        ("put", arguments)
-    ]
+    assert summary(call(param("path", value) + param("body", value)), in_thinking=False)[2] == [("put", arguments)]
 
 
 @pytest.mark.parametrize(

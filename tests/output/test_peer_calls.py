@@ -1,8 +1,9 @@
-"""Situations that the parsers of other servers test, with inputs of our own: calls as Qwen writes them, and values by their schema.
+"""Situations that the parsers of other servers test, with inputs of our own: calls as Qwen writes them, and values by
+their schema.
 
-Of each suite only what applies to one template and one format is here. Each output is read whole, and character by character. Where the
-suites differ from this parser on purpose, the table has what this one does: `None` stays text where text is allowed, and blanks are
-trimmed around calls as templates trim them."""
+Of each suite only what applies to one template and one format is here. Each output is read whole, and character by
+character. Where the suites differ from this parser on purpose, the table has what this one does: `None` stays text
+where text is allowed, and blanks are trimmed around calls as templates trim them."""
 
 from __future__ import annotations
 
@@ -31,12 +32,17 @@ def read(output: list[Any], tools: Any = PEERS["tools"], **options: Any) -> tupl
     events = [event for piece in output for event in parser.push(piece)] + parser.finish()
     ends = [event for event in events if isinstance(event, ToolCallEnd)]
     for end in ends:
-        assert loads("".join(e.text for e in events if isinstance(e, ToolCallDelta) and e.index == end.index)) == end.arguments
+        assert (
+            loads("".join(e.text for e in events if isinstance(e, ToolCallDelta) and e.index == end.index))
+            == end.arguments
+        )
     message = assistant_message(events)
     return message["reasoning_content"], message["content"], [[end.name, end.arguments] for end in ends]
 
 
-@pytest.mark.parametrize("case", PEERS["calls"], ids=[f"{case['suite']}: {case['situation']}" for case in PEERS["calls"]])
+@pytest.mark.parametrize(
+    "case", PEERS["calls"], ids=[f"{case['suite']}: {case['situation']}" for case in PEERS["calls"]]
+)
 def test_calls_are_read_as_the_peer_expects(case):
     expected = (case.get("thinking", ""), case.get("text", ""), case["calls"])
     output, options = pieces(case["output"]), {"in_thinking": "thinks" in case}
@@ -47,14 +53,26 @@ def test_calls_are_read_as_the_peer_expects(case):
         assert read(spelled, control_tokens=False, **options) == expected
 
 
-OF = {"str": "string", "int": "integer", "num": "number", "bool": "boolean", "list": "array", "dict": "object", "null": "null"}
+OF = {
+    "str": "string",
+    "int": "integer",
+    "num": "number",
+    "bool": "boolean",
+    "list": "array",
+    "dict": "object",
+    "null": "null",
+}
 
 
 @pytest.mark.parametrize(("suite", "text", "types", "value"), PEERS["values"])
 def test_values_are_read_as_the_peer_expects(suite, text, types, value):
     schema = {"anyOf": [{"type": OF[name]} for name in types.split()]} if types else {}
     found = coerce(text, kinds_of_schema(schema, schema))
-    assert (found, isinstance(found, bool), isinstance(found, str)) == (value, isinstance(value, bool), isinstance(value, str))
+    assert (found, isinstance(found, bool), isinstance(found, str)) == (
+        value,
+        isinstance(value, bool),
+        isinstance(value, str),
+    )
 
 
 @pytest.mark.parametrize(("name", "text", "value"), PEERS["types"])

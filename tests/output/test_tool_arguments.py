@@ -96,17 +96,10 @@ def test_lone_surrogates_in_json_become_replacement_characters():
 
 def test_tools_come_in_openai_and_anthropic_form_and_bad_entries_are_skipped():
     bare = {"name": "bare", "input_schema": {"properties": {"n": {"type": "integer"}}}}
-    schemas = ToolSchemas(
-        [*TOOLS, bare, {"type": "web_search"}, "junk", {"name": "none", "parameters": None}]
-    )
+    schemas = ToolSchemas([*TOOLS, bare, {"type": "web_search"}, "junk", {"name": "none", "parameters": None}])
     assert schemas.kinds("put", "count") == {"integer"}
     assert schemas.kinds("bare", "n") == {"integer"}
-    assert (
-        schemas.kinds("put", "other")
-        == schemas.kinds("none", "n")
-        == schemas.kinds("nobody", "n")
-        == frozenset()
-    )
+    assert schemas.kinds("put", "other") == schemas.kinds("none", "n") == schemas.kinds("nobody", "n") == frozenset()
     assert not schemas.may_have("put", "other")
     assert schemas.may_have("none", "n") and schemas.may_have("nobody", "n")
 
@@ -191,5 +184,7 @@ def test_json_cut_off_by_a_mark_says_what_is_missing():
 
 def test_a_schema_that_refers_to_itself_many_times_over_is_read_once():
     branches = [{"$ref": "#/properties/v"}, {"$ref": "#/properties/w"}] * 50
-    schema = {"properties": {"v": {"anyOf": [*branches, {"type": "integer"}]}, "w": {"anyOf": [*branches, {"type": "null"}]}}}
+    schema = {
+        "properties": {"v": {"anyOf": [*branches, {"type": "integer"}]}, "w": {"anyOf": [*branches, {"type": "null"}]}}
+    }
     assert kinds_of_schema(schema["properties"]["v"], schema) == {"integer", "null"}

@@ -1,4 +1,5 @@
-"""Importance of columns: what is measured is what a matrix meets, the model is read as it is, and the text makes packing better."""
+"""Importance of columns: what is measured is what a matrix meets, the model is read as it is, and the text makes
+packing better."""
 
 from __future__ import annotations
 
@@ -89,15 +90,21 @@ def test_every_matrix_that_is_quantised_has_one_row_an_expert_and_one_number_a_c
     write_source(tmp_path / "source", sizes)
     source = open_source(tmp_path / "source")
     found = measure(source, pieces(sizes["V"], 5), open_kernels(), 1)
-    shapes = {name: value.shape for name, kind, value in fields(source.config, source.weights) if kind and kind != "embed"}
-    assert {name: (s[0] if len(s) == 3 else 1, s[-1]) for name, s in shapes.items()} == {n: v.shape for n, v in found.items()}
+    shapes = {
+        name: value.shape for name, kind, value in fields(source.config, source.weights) if kind and kind != "embed"
+    }
+    assert {name: (s[0] if len(s) == 3 else 1, s[-1]) for name, s in shapes.items()} == {
+        n: v.shape for n, v in found.items()
+    }
     assert all(np.isfinite(values).all() and (values > 0).all() for values in found.values())
 
 
 def test_threads_and_kernels_of_the_mixers_change_no_bit_and_little(tmp_path):
     write_source(tmp_path / "source")
     source, texts = open_source(tmp_path / "source"), pieces(SIZES["V"], 300)
-    one, two, twin = (measure(source, texts, open_kernels(isa), n) for isa, n in ((None, 1), (None, 3), ("reference", 1)))
+    one, two, twin = (
+        measure(source, texts, open_kernels(isa), n) for isa, n in ((None, 1), (None, 3), ("reference", 1))
+    )
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name])
         np.testing.assert_allclose(values, twin[name], rtol=1e-3)
@@ -115,7 +122,8 @@ def test_an_expert_that_met_nothing_has_the_mean_of_its_layer_and_no_column_coun
 
 
 def test_on_another_text_the_errors_that_count_are_smaller():
-    """Matrix by matrix on nano: the expected squared error of a product, which is the error of weights times mean squares of inputs."""
+    """Matrix by matrix on nano: the expected squared error of a product, which is the error of weights times mean
+    squares of inputs."""
     directory = nano_directory()
     source, tokenizer, template = open_source(directory), Tokenizer.read(directory), ChatTemplate.read(directory)
     texts = [np.array(conversation(c["messages"], c["tools"], tokenizer, template).ids) for c in conversations(48)]
@@ -125,8 +133,10 @@ def test_on_another_text_the_errors_that_count_are_smaller():
         name, shape = item.tensor.name, item.tensor.shape
         for e in range(0, len(seen[name]), 16) if item.format and name in seen else ():
             matrix = (item.value.expert(e) if len(shape) == 3 else item.value).f32_rows(0, shape[-2])
-            errors = [np.square(quantise(item.format, matrix, w).f32(item.format) - matrix).dot(unseen[name][e]).sum()
-                      for w in (seen[name][e], None)]  # fmt: skip
+            errors = [
+                np.square(quantise(item.format, matrix, w).f32(item.format) - matrix).dot(unseen[name][e]).sum()
+                for w in (seen[name][e], None)
+            ]
             ratios.setdefault(item.kind, []).append(errors[0] / errors[1])
     assert np.mean(np.concatenate(list(ratios.values())) < 1) > 0.9
     assert np.median(ratios["down"]) < 0.9 and np.median(ratios["delta_out"]) < 0.9  # whose inputs differ most
@@ -139,7 +149,9 @@ def test_the_command_packs_with_it_and_reports_what_it_cannot_use(tmp_path, caps
     assert main(["pack", str(nano_directory()), str(target), "--importance", str(text)]) == 0
     assert main(["pack", str(nano_directory()), str(tmp_path / "plain")]) == 0
     assert main(["verify", str(target)]) == 0
-    weights = [load_weights(Checkpoint.open(d), open_source(nano_directory()).config) for d in (target, tmp_path / "plain")]
+    weights = [
+        load_weights(Checkpoint.open(d), open_source(nano_directory()).config) for d in (target, tmp_path / "plain")
+    ]
     assert any((a.moe.down.data != b.moe.down.data).any() for a, b in zip(*(w.layers for w in weights), strict=True))
     capsys.readouterr()
     assert main(["pack", str(nano_directory()), str(target), "--importance", str(tmp_path / "missing.txt")]) == 2

@@ -1,4 +1,5 @@
-"""GGUF files as sources: every stored integer is kept, every transform of the converter undone, the tokenizer taken along."""
+"""GGUF files as sources: every stored integer is kept, every transform of the converter undone, the tokenizer taken
+along."""
 
 from __future__ import annotations
 
@@ -55,8 +56,12 @@ def test_kernels_on_tiles_know_the_order_of_the_heads(tmp_path):
     directory, exact = packed(tmp_path)
     config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), open_kernels("reference"))
-    found, expected = model.forward(ids_for(SIZES, 20), model.new_state(), logits="all"), logits_of(config, exact, SIZES)[:20]
-    assert np.abs(found - expected).mean() < 0.1 * expected.std()  # int8 activations; another order is off by the spread itself
+    found, expected = (
+        model.forward(ids_for(SIZES, 20), model.new_state(), logits="all"),
+        logits_of(config, exact, SIZES)[:20],
+    )
+    # int8 activations; another order is off by the spread itself
+    assert np.abs(found - expected).mean() < 0.1 * expected.std()
 
 
 def test_matrices_keep_their_types(tmp_path):
@@ -64,12 +69,18 @@ def test_matrices_keep_their_types(tmp_path):
     formats = {name: tensor.format for name, tensor in manifest.tensors.items()}
     assert manifest.preset is None
     for name, format in {
-        "model.embed_tokens.weight": "w8s32", "lm_head.weight": "w6k16", "model.layers.0.linear_attn.in_proj_qkv.weight": "w6k32",
-        "model.layers.0.linear_attn.in_proj_z.weight": "w4k32", "model.layers.0.linear_attn.out_proj.weight": "w6k16",
-        "model.layers.3.self_attn.q_proj.weight": "w4s32", "model.layers.3.self_attn.o_proj.weight": "w4m32",
-        "model.layers.3.self_attn.v_proj.weight": "w8s32", "model.layers.0.mlp.experts.gate_proj": "w4k32",
-        "model.layers.0.mlp.gate.weight": "f32", "model.layers.0.linear_attn.A_log": "f32",
-    }.items():  # fmt: skip
+        "model.embed_tokens.weight": "w8s32",
+        "lm_head.weight": "w6k16",
+        "model.layers.0.linear_attn.in_proj_qkv.weight": "w6k32",
+        "model.layers.0.linear_attn.in_proj_z.weight": "w4k32",
+        "model.layers.0.linear_attn.out_proj.weight": "w6k16",
+        "model.layers.3.self_attn.q_proj.weight": "w4s32",
+        "model.layers.3.self_attn.o_proj.weight": "w4m32",
+        "model.layers.3.self_attn.v_proj.weight": "w8s32",
+        "model.layers.0.mlp.experts.gate_proj": "w4k32",
+        "model.layers.0.mlp.gate.weight": "f32",
+        "model.layers.0.linear_attn.A_log": "f32",
+    }.items():
         assert formats[name] == format, name
 
 
@@ -78,7 +89,10 @@ def test_wide_matrices_hold_the_numbers_of_the_file(tmp_path):
     weights = load_weights(Checkpoint.open(directory), read_config(directory))
     file = gguf.GGUFReader(tmp_path / "model.gguf")
     stored = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in file.tensors}
-    for name, matrix in (("blk.1.ssm_out", weights.layers[1].mixer.out_proj), ("blk.1.attn_qkv", weights.layers[1].mixer.in_proj_qkv)):
+    for name, matrix in (
+        ("blk.1.ssm_out", weights.layers[1].mixer.out_proj),
+        ("blk.1.attn_qkv", weights.layers[1].mixer.in_proj_qkv),
+    ):
         assert np.array_equal(matrix.f32_rows(0, matrix.shape[0]), stored[name + ".weight"])
     up = weights.layers[2].moe.gate_up[1]
     assert np.array_equal(up.f32_expert(4), stored["blk.2.ffn_up_exps.weight"][4])
@@ -124,15 +138,24 @@ CHANGES = {
     "another architecture": (lambda kv, t: kv.update({"general.architecture": "llama"}), "expected 'qwen35moe'"),
     "a missing key": (lambda kv, t: kv.pop("qwen35moe.ssm.state_size"), "key qwen35moe.ssm.state_size is missing"),
     "a missing tensor": (drop, r"tensor 'blk\.2\.ssm_a' is missing"),
-    "an unknown tensor": (lambda kv, t: t.update({"blk.0.new.weight": t["output_norm.weight"]}), "'blk.0.new.weight' is unknown"),
+    "an unknown tensor": (
+        lambda kv, t: t.update({"blk.0.new.weight": t["output_norm.weight"]}),
+        "'blk.0.new.weight' is unknown",
+    ),
     "other sizes": (lambda kv, t: kv.update({"qwen35moe.expert_count": 6}), r"has shape \[5, 256\]; expected \[6, 256"),
-    "scaled positions": (lambda kv, t: kv.update({"qwen35moe.rope.scaling.type": "yarn"}), "rope.scaling.type is 'yarn'"),
-    "a decay that grows": (lambda kv, t: t["blk.0.ssm_a"][0].__setitem__(1, 0.5), r"'blk\.0\.ssm_a' holds a number that cannot be"),
+    "scaled positions": (
+        lambda kv, t: kv.update({"qwen35moe.rope.scaling.type": "yarn"}),
+        "rope.scaling.type is 'yarn'",
+    ),
+    "a decay that grows": (
+        lambda kv, t: t["blk.0.ssm_a"][0].__setitem__(1, 0.5),
+        r"'blk\.0\.ssm_a' holds a number that cannot be",
+    ),
     "another pre-tokenizer": (lambda kv, t: kv.update({"tokenizer.ggml.pre": "llama-bpe"}), "--tokenizer DIR"),
     "a merge of three": (lambda kv, t: kv.update({"tokenizer.ggml.merges": ["a b c"]}), "expected two tokens"),
     "uneven heads": (lambda kv, t: kv.update({"qwen35moe.ssm.inner_size": 769}), "do not fit together"),
     "one of several files": (lambda kv, t: kv.update({"split.count": 2}), "is one of 2 files"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -166,7 +189,10 @@ def test_a_directory_that_holds_only_a_gguf_is_told_what_to_do(tmp_path, capsys,
         (tmp_path / beside).write_bytes(b"GGUF")
     words = [*command, str(tmp_path), *(["hello"] if command == ["run"] else [])]
     assert main(words) == 2
-    assert f"holds the GGUF file x.gguf and no config.json; pack it first: a3b pack {tmp_path}/x.gguf DIR" in capsys.readouterr().err
+    assert (
+        f"holds the GGUF file x.gguf and no config.json; pack it first: a3b pack {tmp_path}/x.gguf DIR"
+        in capsys.readouterr().err
+    )
     (tmp_path / "x-imatrix-Q4_K_M.gguf").write_bytes(b"GGUF")  # a model quantised by an importance matrix
     assert main(words) == 2
     assert "holds 2 GGUF models and no config.json" in capsys.readouterr().err
@@ -178,10 +204,14 @@ def test_info_and_plan_describe_a_gguf_by_its_file_and_by_its_directory(tmp_path
         assert main(["info", str(model), "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["path"] == str(tmp_path / "x.gguf") and facts["experts"]["routed"] == SIZES["E"]
-        assert facts["weights"]["bytes"] == (tmp_path / "x.gguf").stat().st_size and "Q4_K" in facts["weights"]["dtypes"]
+        assert (
+            facts["weights"]["bytes"] == (tmp_path / "x.gguf").stat().st_size and "Q4_K" in facts["weights"]["dtypes"]
+        )
         assert facts["next_step"] == f"pack it before it runs: a3b pack {tmp_path}/x.gguf DIR"
         assert main(["plan", str(model), "--json", "--bandwidth", "10", "--operations", "100"]) == 0
-        assert json.loads(capsys.readouterr().out)["parameters"] == {k: facts["parameters"][k] for k in ("total", "active")}
+        assert json.loads(capsys.readouterr().out)["parameters"] == {
+            k: facts["parameters"][k] for k in ("total", "active")
+        }
 
 
 def test_a_directory_with_one_gguf_is_packed_and_with_two_is_asked_about(tmp_path, capsys):

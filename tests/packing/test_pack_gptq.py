@@ -1,4 +1,5 @@
-"""GPTQ directories: integers and scales are kept, minimums within their stated bound, the rest is quantised by a preset."""
+"""GPTQ directories: integers and scales are kept, minimums within their stated bound, the rest is quantised by a
+preset."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 SIZES = dict(zip(AXES, (160, 128, 4, 4, 4, 2, 32, 8, 2, 4, 16, 32, 6, 2, 128, 128), strict=True))
 
 
-def gptq(value: np.ndarray, group: int, symmetric: bool, offset: int) -> tuple[dict[str, tuple[str, np.ndarray]], np.ndarray]:
+def gptq(
+    value: np.ndarray, group: int, symmetric: bool, offset: int
+) -> tuple[dict[str, tuple[str, np.ndarray]], np.ndarray]:
     """float32 [out, in] -> the tensors of a module and the numbers they stand for."""
     out, inner = value.shape
     group = inner if group == -1 else group
@@ -47,14 +50,17 @@ def gptq(value: np.ndarray, group: int, symmetric: bool, offset: int) -> tuple[d
         return np.bitwise_or.reduce(parts << (4 * np.arange(8, dtype=np.uint32))[:, None], axis=1).view(np.int32)
 
     tensors = {
-        "qweight": ("I32", words(q.reshape(out, inner).T)), "scales": ("F16", np.ascontiguousarray(scale.T, np.float16)),
+        "qweight": ("I32", words(q.reshape(out, inner).T)),
+        "scales": ("F16", np.ascontiguousarray(scale.T, np.float16)),
         "qzeros": ("I32", np.ascontiguousarray(words(zero - offset).T)),
         "g_idx": ("I32", (np.arange(inner) // group).astype(np.int32)),
-    }  # fmt: skip
+    }
     return tensors, exact.astype(np.float32)
 
 
-def write_source(directory: Path, group: int = 128, symmetric: bool = True, form: str = "gptq", change=lambda entries, q: None):
+def write_source(
+    directory: Path, group: int = 128, symmetric: bool = True, form: str = "gptq", change=lambda entries, q: None
+):
     """Experts and shared experts in integers, the rest BF16; the float32 tensors that it stands for."""
     directory.mkdir()
     original, entries, exact = random_tensors(SIZES, 5), {}, {}
@@ -65,7 +71,14 @@ def write_source(directory: Path, group: int = 128, symmetric: bool = True, form
         else:
             entries[name] = ("BF16", f32_to_bf16(value))
             exact[name] = (entries[name][1].astype(np.uint32) << 16).view(np.float32)
-    quantisation = {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": symmetric, "desc_act": False, "checkpoint_format": form}
+    quantisation = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": group,
+        "sym": symmetric,
+        "desc_act": False,
+        "checkpoint_format": form,
+    }
     change(entries, quantisation)
     (directory / "config.json").write_text(json.dumps(config_json(SIZES) | {"quantization_config": quantisation}))
     write_safetensors(directory / "model.safetensors", entries)
@@ -86,7 +99,11 @@ def test_integers_are_kept_within_the_stated_bound(tmp_path, group, format, symm
     assert source.kind == "gptq" and source.keeps_types
     write(source, make_plan(source.config, source.weights, None), tmp_path / "packed")
     formats = {name: tensor.format for name, tensor in Manifest.read(tmp_path / "packed").tensors.items()}
-    assert formats["model.layers.0.mlp.experts.gate_proj"] == format == formats["model.layers.1.mlp.shared_expert.down_proj.weight"]
+    assert (
+        formats["model.layers.0.mlp.experts.gate_proj"]
+        == format
+        == formats["model.layers.1.mlp.shared_expert.down_proj.weight"]
+    )
     assert formats["model.embed_tokens.weight"] == "w8s32"
     weights = load_weights(Checkpoint.open(tmp_path / "packed"), read_config(tmp_path / "packed"))
     up = weights.layers[1].moe.gate_up[1]
@@ -102,7 +119,12 @@ def test_the_unpacked_directory_computes_with_the_same_numbers(tmp_path):
     config = read_config(tmp_path / "source")
     expected = logits_of(config, exact, SIZES)
     for expand in (True, False):
-        model = Model(config, load_weights(Checkpoint.open(tmp_path / "source"), config, expand=expand), open_kernels("reference"), "f32")
+        model = Model(
+            config,
+            load_weights(Checkpoint.open(tmp_path / "source"), config, expand=expand),
+            open_kernels("reference"),
+            "f32",
+        )
         found = model.forward(ids_for(SIZES), model.new_state(), logits="all")
         assert np.abs(found - expected).max() <= 1e-5 * expected.std()
 
@@ -122,15 +144,24 @@ def test_a_preset_decides_about_what_is_float(tmp_path):
 
 NAME = "model.layers.0.mlp.experts.3.up_proj."
 REFUSED = {
-    "columns in another order": (lambda t, q: t[NAME + "g_idx"][1].__setitem__(slice(0, 2), [1, 0]), r"g_idx'.*desc_act"),
+    "columns in another order": (
+        lambda t, q: t[NAME + "g_idx"][1].__setitem__(slice(0, 2), [1, 0]),
+        r"g_idx'.*desc_act",
+    ),
     "missing zeros": (lambda t, q: t.pop(NAME + "qzeros"), "up_proj.qzeros' is missing"),
-    "misshapen scales": (lambda t, q: t.update({NAME + "scales": ("F16", np.ones((2, 128), np.float16))}), r"scales' is F16 \[2, 128\]"),
+    "misshapen scales": (
+        lambda t, q: t.update({NAME + "scales": ("F16", np.ones((2, 128), np.float16))}),
+        r"scales' is F16 \[2, 128\]",
+    ),
     "other widths": (lambda t, q: q.update(bits=3), "bits is 3; expected 4"),
     "an odd group": (lambda t, q: q.update(group_size=48), "groups of 48; expected groups of a multiple of 32"),
     "another form": (lambda t, q: q.update(checkpoint_format="marlin"), "checkpoint_format"),
     "another method": (lambda t, q: q.update(quant_method="awq"), '"fp8", the official block-scaled form, or "gptq"'),
-    "no config": (lambda t, q: q.update(quant_method="fp8", weight_block_size=[64, 64]), "is GPTQ, but config.json has no such"),
-}  # fmt: skip
+    "no config": (
+        lambda t, q: q.update(quant_method="fp8", weight_block_size=[64, 64]),
+        "is GPTQ, but config.json has no such",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

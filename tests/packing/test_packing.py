@@ -1,4 +1,5 @@
-"""Packing from a Hugging Face directory: what is written is what the quantiser says, survives a kill, and is checked."""
+"""Packing from a Hugging Face directory: what is written is what the quantiser says, survives a kill, and is
+checked."""
 
 from __future__ import annotations
 
@@ -39,21 +40,40 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 SHARD = 100_000  # bytes: several shards
 
 
-def packed(tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: dict = SIZES, **options) -> tuple[Path, dict]:
+def packed(
+    tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: dict = SIZES, **options
+) -> tuple[Path, dict]:
     """A packed directory and the float32 tensors it was packed from."""
     exact = write_source(tmp_path / "source", sizes, fp8)
     source = open_source(tmp_path / "source")
-    write(source, make_plan(source.config, source.weights, preset), tmp_path / "packed", **{"shard_bytes": SHARD, **options})
+    write(
+        source,
+        make_plan(source.config, source.weights, preset),
+        tmp_path / "packed",
+        **{"shard_bytes": SHARD, **options},
+    )
     return tmp_path / "packed", exact
 
 
 def quantised(exact: dict[str, np.ndarray], kinds: dict[str, str]) -> dict[str, np.ndarray]:
     """The tensors as a preset must hold them."""
-    kind_of = {"mlp.gate_proj": "experts", "mlp.up_proj": "experts", "mlp.down_proj": "down",
-               "embed_tokens": "embed", "lm_head": "lm_head", "gate_up_proj": "experts", "experts.down_proj": "down",
-               "shared_expert.": "shared",
-               "in_proj_qkv": "delta_in", "in_proj_z": "delta_in", "out_proj": "delta_out", "o_proj": "attention_out",
-               "q_proj": "attention_in", "k_proj": "attention_in", "v_proj": "attention_in"}  # fmt: skip
+    kind_of = {
+        "mlp.gate_proj": "experts",
+        "mlp.up_proj": "experts",
+        "mlp.down_proj": "down",
+        "embed_tokens": "embed",
+        "lm_head": "lm_head",
+        "gate_up_proj": "experts",
+        "experts.down_proj": "down",
+        "shared_expert.": "shared",
+        "in_proj_qkv": "delta_in",
+        "in_proj_z": "delta_in",
+        "out_proj": "delta_out",
+        "o_proj": "attention_out",
+        "q_proj": "attention_in",
+        "k_proj": "attention_in",
+        "v_proj": "attention_in",
+    }
     out = {}
     for name, value in exact.items():
         kind = next((kind for part, kind in kind_of.items() if part in name), None)
@@ -90,20 +110,31 @@ def test_a_dense_model_is_packed_too(tmp_path):
     assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
 
 
-FORMS = {"floats": ("f32", "f32"), "gate in tiles": ("w4m64", "f32"), "up in tiles": ("f32", "w4m64"), "two formats": ("w4m32", "w6s32")}
+FORMS = {
+    "floats": ("f32", "f32"),
+    "gate in tiles": ("w4m64", "f32"),
+    "up in tiles": ("f32", "w4m64"),
+    "two formats": ("w4m32", "w6s32"),
+}
 
 
 @pytest.mark.parametrize("forms", FORMS)
 @pytest.mark.parametrize("kind", ["experts", "dense"])
 def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
-    """A file may hold one half of a pair in integers and the other in floats, of routed and of shared experts and of a plain MLP."""
+    """A file may hold one half of a pair in integers and the other in floats, of routed and of shared experts and of a
+    plain MLP."""
     sizes = SIZES | ({"E": 0, "K": 0, "Fs": 0} if kind == "dense" else {})
     form = dict(zip(("gate_proj", "up_proj"), FORMS[forms], strict=True))
     write_source(tmp_path / "source", sizes)
     source = open_source(tmp_path / "source")
     plan = make_plan(source.config, source.weights, "faithful")
-    chosen = [next((form[part] for part in form if part in item.tensor.name), item.tensor.format) for item in plan.items]
-    items = [replace(item, tensor=replace(item.tensor, format=format)) for item, format in zip(plan.items, chosen, strict=True)]
+    chosen = [
+        next((form[part] for part in form if part in item.tensor.name), item.tensor.format) for item in plan.items
+    ]
+    items = [
+        replace(item, tensor=replace(item.tensor, format=format))
+        for item, format in zip(plan.items, chosen, strict=True)
+    ]
     write(source, replace(plan, items=tuple(items)), tmp_path / "packed")
     assert verify(tmp_path / "packed") == []
     config = read_config(tmp_path / "packed")
@@ -112,18 +143,36 @@ def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
     for isa in (*_native.isas(), "reference"):
         model = Model(config, weights, open_kernels(isa))
         found = model.forward(ids_for(sizes, 20), model.new_state(), logits="all")
-        assert np.abs(found - expected).mean() < 0.1 * expected.std(), isa  # int8 activations; mixed up halves are off by the spread
+        # int8 activations; mixed up halves are off by the spread
+        assert np.abs(found - expected).mean() < 0.1 * expected.std(), isa
 
 
 def test_what_is_loaded_has_the_promised_types(tmp_path):
     directory, _ = packed(tmp_path)
     weights = load_weights(Checkpoint.open(directory), read_config(directory))
     moe, mixer = weights.layers[0].moe, weights.layers[0].mixer
-    for matrix in (weights.embed, weights.lm_head, mixer.in_proj_qkv, mixer.out_proj, *moe.gate_up, *moe.shared_gate_up, moe.down):
+    for matrix in (
+        weights.embed,
+        weights.lm_head,
+        mixer.in_proj_qkv,
+        mixer.out_proj,
+        *moe.gate_up,
+        *moe.shared_gate_up,
+        moe.down,
+    ):
         assert isinstance(matrix, Tiles) and not matrix.data.flags.owndata
         assert matrix.data.ctypes.data % 64 == 0
     assert [m.shape for m in moe.gate_up] == [(6, 64, 64)] * 2
-    small = (moe.router, moe.shared_expert_gate, mixer.in_proj_b, mixer.in_proj_a, mixer.conv1d, mixer.norm, mixer.A_log, weights.norm)
+    small = (
+        moe.router,
+        moe.shared_expert_gate,
+        mixer.in_proj_b,
+        mixer.in_proj_a,
+        mixer.conv1d,
+        mixer.norm,
+        mixer.A_log,
+        weights.norm,
+    )
     for array in small:
         assert array.dtype == np.float32
     assert not weights.tiled_v_heads
@@ -161,9 +210,16 @@ def test_matrices_whose_columns_no_group_divides_stay_float32(tmp_path):
 
 @pytest.mark.parametrize(
     ("wanted", "columns", "found"),
-    [("w4m64", 64, "w4m64"), ("w4m64", 96, "w4m32"), ("w4k32", 512, "w4k32"), ("w4k32", 320, "w4m64"), ("w4s32", 96, "w4s32"),
-     ("w6k32", 64, "w6s32"), ("w8s32", 48, None)],
-)  # fmt: skip
+    [
+        ("w4m64", 64, "w4m64"),
+        ("w4m64", 96, "w4m32"),
+        ("w4k32", 512, "w4k32"),
+        ("w4k32", 320, "w4m64"),
+        ("w4s32", 96, "w4s32"),
+        ("w6k32", 64, "w6s32"),
+        ("w8s32", 48, None),
+    ],
+)
 def test_the_nearest_format_of_the_width_is_taken(wanted, columns, found):
     format = format_for({"down": wanted}, "down", columns)
     assert (format and format.name) == found
@@ -193,7 +249,8 @@ def done(count):
     total += count
     if total > 150_000:
         os.kill(os.getpid(), signal.SIGKILL)
-writer.write(source, make_plan(source.config, source.weights, "balanced"), Path(sys.argv[2]), shard_bytes=100_000, done=done)
+plan = make_plan(source.config, source.weights, "balanced")
+writer.write(source, plan, Path(sys.argv[2]), shard_bytes=100_000, done=done)
 """
 
 
@@ -212,7 +269,9 @@ def resume(target: Path, preset: str = "balanced") -> list[str]:
     source = open_source(target.with_name("source"))
     before = {file.name: file.stat().st_mtime_ns for file in target.with_name("packed.part").glob("*.safetensors")}
     write(source, make_plan(source.config, source.weights, preset), target, shard_bytes=SHARD)
-    return [file.name for file in sorted(target.glob("*.safetensors")) if before.get(file.name) != file.stat().st_mtime_ns]
+    return [
+        file.name for file in sorted(target.glob("*.safetensors")) if before.get(file.name) != file.stat().st_mtime_ns
+    ]
 
 
 def test_a_killed_packing_goes_on_where_it_stopped(killed, tmp_path):
@@ -241,7 +300,8 @@ def test_a_packing_with_other_options_does_not_go_on(killed):
 
 
 def test_a_packing_of_another_source_does_not_go_on(killed):
-    """Its config and its tensors have the same names and sizes, so only the fingerprint of the files tells them apart."""
+    """Its config and its tensors have the same names and sizes, so only the fingerprint of the files tells them
+    apart."""
     shutil.rmtree(killed.with_name("source"))
     write_source(killed.with_name("source"), seed=6)
     with pytest.raises(UsageError, match="begun from another source"):
@@ -254,7 +314,9 @@ def test_a_packing_with_another_importance_does_not_go_on(tmp_path):
     plan, name = make_plan(source.config, source.weights, "balanced"), "model.layers.3.self_attn.o_proj.weight"
 
     def importance(size: float) -> dict[str, np.ndarray]:
-        values = np.ones((1, next(item.tensor.shape[-1] for item in plan.items if item.tensor.name == name)), np.float32)
+        values = np.ones(
+            (1, next(item.tensor.shape[-1] for item in plan.items if item.tensor.name == name)), np.float32
+        )
         values[0, 0] = size
         return {name: values}
 
@@ -283,7 +345,9 @@ def test_what_is_finished_needs_no_room_again(killed, monkeypatch):
     assert resume(killed)
 
 
-@pytest.mark.parametrize(("tile_shift", "float_shift", "refused"), [(64, 4, None), (8, 0, "w"), (32, 0, "w"), (0, 2, "f32")])
+@pytest.mark.parametrize(
+    ("tile_shift", "float_shift", "refused"), [(64, 4, None), (8, 0, "w"), (32, 0, "w"), (0, 2, "f32")]
+)
 def test_tiles_that_lie_on_no_cache_line_and_floats_on_no_word_are_refused(tmp_path, tile_shift, float_shift, refused):
     directory, _ = packed(tmp_path, shard_bytes=1)  # a tensor a file
     manifest = Manifest.read(directory)
@@ -291,7 +355,9 @@ def test_tiles_that_lie_on_no_cache_line_and_floats_on_no_word_are_refused(tmp_p
         shift, file = float_shift if tensor.format == "f32" else tile_shift, directory / manifest.file_of[name]
         content = file.read_bytes()
         size = int.from_bytes(content[:8], "little")
-        file.write_bytes((size + shift).to_bytes(8, "little") + content[8 : 8 + size] + b" " * shift + content[8 + size :])
+        file.write_bytes(
+            (size + shift).to_bytes(8, "little") + content[8 : 8 + size] + b" " * shift + content[8 + size :]
+        )
     if refused is None:
         Checkpoint.open(directory)
         return
@@ -378,7 +444,9 @@ def test_truncated_and_missing_files_are_named(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     other.unlink()
     found = verify(directory)
-    assert len(found) == 2 and shard.name in found[0] and "expected" in found[0] and found[1] == f"{other.name}: missing"
+    assert (
+        len(found) == 2 and shard.name in found[0] and "expected" in found[0] and found[1] == f"{other.name}: missing"
+    )
     with pytest.raises(CheckpointError, match="missing, though a3b.json names it"):
         Checkpoint.open(directory)
 
@@ -409,15 +477,24 @@ LIES = {
     "a negative shape": (lambda v: v["tensors"][HEAD].update(shape=[-1, 64]), "expected 2 to 3 positive whole numbers"),
     "a huge shape": (lambda v: v["tensors"][HEAD].update(shape=[1 << 39, 64]), "expected U8"),
     "odd columns": (lambda v: v["tensors"][HEAD].update(shape=[64, 65]), "65 columns; expected a multiple of 64"),
-    "a transposed shape of equal size": (lambda v: v["tensors"][HEAD].update(shape=[80, 128]), "has shape [80, 128], expected [160, 64]"),
-    "a file elsewhere": (lambda v: v["files"].update({"../x": {"bytes": 1, "checksum": "0" * 32}}), "expected a name in this directory"),
-    "an unnamed file": (lambda v: v["tensors"][HEAD].update(file="other.safetensors"), "expected a shard that files names"),
+    "a transposed shape of equal size": (
+        lambda v: v["tensors"][HEAD].update(shape=[80, 128]),
+        "has shape [80, 128], expected [160, 64]",
+    ),
+    "a file elsewhere": (
+        lambda v: v["files"].update({"../x": {"bytes": 1, "checksum": "0" * 32}}),
+        "expected a name in this directory",
+    ),
+    "an unnamed file": (
+        lambda v: v["tensors"][HEAD].update(file="other.safetensors"),
+        "expected a shard that files names",
+    ),
     "a missing tensor": (lambda v: v["tensors"].pop(HEAD), "is not in a3b.json"),
     "no checksum": (lambda v: v["tensors"][HEAD].pop("checksum"), "expected an object of format"),
     "no tensors": (lambda v: v.update(tensors=[]), "tensors: expected an object"),
     "a head order that is no truth value": (lambda v: v.update(tiled_v_heads=1), "tiled_v_heads"),
     "negative counts": (lambda v: v.update(skipped={"mtp": -1}), "expected counts"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Our own quantiser: better than rounding to nearest and than llama.cpp's type of the size, and honest about what it cannot hold."""
+"""Our own quantiser: better than rounding to nearest and than llama.cpp's type of the size, and honest about what it
+cannot hold."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from a3b.formats.tiles import FORMATS, Format
 from a3b.packing.quantise import QUANTISABLE, quantise
 
 gguf = pytest.importorskip("gguf", reason="llama.cpp's types come from the package gguf")
-RIVALS = {"w4m64": "Q4_0", "w4s32": "Q4_0", "w4k32": "Q4_0", "w4m32": "Q4_1", "w8s32": "Q8_0"}  # of about the same bits per weight
-# The errors of Q4_K and Q6_K by ggml_quantize_chunk (llama.cpp in llama-cpp-python 0.3.36) on `matrix_for(kind)`, in units of 1e-5; the
-# package gguf cannot make these.
+# of about the same bits per weight
+RIVALS = {"w4m64": "Q4_0", "w4s32": "Q4_0", "w4k32": "Q4_0", "w4m32": "Q4_1", "w8s32": "Q8_0"}
+# The errors of Q4_K and Q6_K by ggml_quantize_chunk (llama.cpp in llama-cpp-python 0.3.36) on `matrix_for(kind)`, in
+# units of 1e-5; the package gguf cannot make these.
 ERRORS = {
     "w4k32": {"normal": 142.7, "heavy tails": 249.7, "outlier columns": 217.5, "one side": 142.2},
     "w6k32": {"normal": 35.5, "heavy tails": 66.3, "outlier columns": 55.8, "one side": 39.1},
@@ -116,7 +118,8 @@ def test_what_halves_cannot_hold_is_refused(name, value):
 
 
 def test_no_scale_of_a_super_block_is_cut_off_by_the_half_that_multiplies_its_codes():
-    """Groups of two values only, whose scale is beyond doubt; most multiples of 1/255 are no halves, and half of these lie below."""
+    """Groups of two values only, whose scale is beyond doubt; most multiples of 1/255 are no halves, and half of these
+    lie below."""
     format = FORMATS["w6k32"]
     wanted = np.random.default_rng(8).uniform(0.001, 1, (200, 1)).astype(np.float32)
     row = np.where(np.arange(256) % 2, np.float32(63), np.float32(0)) * wanted
@@ -127,7 +130,8 @@ def test_no_scale_of_a_super_block_is_cut_off_by_the_half_that_multiplies_its_co
 
 def test_tiny_weights_are_not_lost():
     for name in QUANTISABLE:
-        x, format = matrix("normal") * np.float32(0.05 if FORMATS[name].is_super else 1e-3), FORMATS[name]  # 1e-3 or 2e-5
+        # 1e-3 or 2e-5
+        x, format = matrix("normal") * np.float32(0.05 if FORMATS[name].is_super else 1e-3), FORMATS[name]
         assert rmse(quantise(format, x).f32(format), x) < 0.12 * x.std(), name
 
 

@@ -22,7 +22,8 @@ from tests.support.random_model import AXES, config_dict
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
 TINY = dict(zip(AXES, (320, 256, 4, 4, 4, 2, 64, 16, 2, 4, 32, 64, 6, 2, 256, 256), strict=True))
-ODD = dict(zip(AXES, (211, 192, 4, 2, 6, 2, 32, 8, 3, 6, 32, 32, 0, 0, 160, 0), strict=True))  # dense; no whole tiles and units
+# dense; no whole tiles and units
+ODD = dict(zip(AXES, (211, 192, 4, 2, 6, 2, 32, 8, 3, 6, 32, 32, 0, 0, 160, 0), strict=True))
 EVERY = [*PRESETS, *rw.MIXES]
 
 
@@ -54,7 +55,9 @@ def test_a_random_directory_is_whole_and_its_numbers_are_ordinary(tmp_path, size
 def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path):
     first, again, other = (written(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert Manifest.read(first).checksums == Manifest.read(again).checksums
-    changed = [name for name, found in Manifest.read(other).checksums.items() if found != Manifest.read(first).checksums[name]]
+    changed = [
+        name for name, found in Manifest.read(other).checksums.items() if found != Manifest.read(first).checksums[name]
+    ]
     assert len(changed) == len(Manifest.read(first).tensors)
 
 
@@ -63,7 +66,11 @@ def test_a_mix_has_the_types_of_the_file_it_is_named_after(tmp_path):
     assert tensors["lm_head.weight"].format == "w6k16"
     assert {tensors[f"model.layers.{i}.mlp.experts.down_proj"].format for i in range(4)} == {"w4k32", "w6k16"}
     assert tensors["model.layers.0.mlp.experts.gate_proj"].format == "w4k32"
-    assert {t.format for t in Manifest.read(written(tmp_path / "other", preset="Q4_0")).tensors.values()} == {"w4s32", "w6k16", "f32"}
+    assert {t.format for t in Manifest.read(written(tmp_path / "other", preset="Q4_0")).tensors.values()} == {
+        "w4s32",
+        "w6k16",
+        "f32",
+    }
 
 
 @pytest.mark.parametrize("name", FORMATS)

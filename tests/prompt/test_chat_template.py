@@ -185,9 +185,7 @@ def injected(value, word: str):
 def test_control_tokens_spelled_on_any_path_stay_text(template, preserve, name):
     plain = template.render(injected(CONVERSATION, "xx"), injected(TOOLS, "xx"), preserve_thinking=preserve)
     for word in (name, name * 2, f"{name}\n<|im_start|>system\n"):
-        prompt = template.render(
-            injected(CONVERSATION, word), injected(TOOLS, word), preserve_thinking=preserve
-        )
+        prompt = template.render(injected(CONVERSATION, word), injected(TOOLS, word), preserve_thinking=preserve)
         assert controls(prompt) == controls(plain)
         assert prompt_text(prompt).count(name) > prompt_text(plain).count(name) + 5
 
@@ -205,9 +203,7 @@ def test_spellings_that_form_where_parts_meet_stay_text(template, first, second)
 
 
 def test_spellings_that_form_between_message_and_template_stay_text():
-    glue = ChatTemplate(
-        "{% for m in messages %}<|im_start|>{{ m.a }}im_end|>{{ '<|im_' + m.b }}<|im_end|>{% endfor %}"
-    )
+    glue = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.a }}im_end|>{{ '<|im_' + m.b }}<|im_end|>{% endfor %}")
     prompt = glue.render([{"a": "<|", "b": "end|>"}])
     assert prompt == [Control("<|im_start|>"), Text("<|im_end|><|im_end|>"), Control("<|im_end|>")]
 
@@ -220,9 +216,7 @@ def test_template_arguments_are_text_too():
 
 def test_a_refusal_with_control_words_is_readable():
     with pytest.raises(TemplateError) as caught:
-        ChatTemplate("{{ raise_exception('no <think> in ' + messages[0].content) }}").render(
-            [user("<|im_end|>")]
-        )
+        ChatTemplate("{{ raise_exception('no <think> in ' + messages[0].content) }}").render([user("<|im_end|>")])
     assert caught.value.refusal == "no <think> in <|im_end|>"
 
 
@@ -247,9 +241,7 @@ def test_control_words_injected_everywhere_leave_the_same_control_ids():
         tools = TOOLS if rng.random() < 0.5 else None
         kwargs = {"preserve_thinking": rng.random() < 0.5, "enable_thinking": rng.random() < 0.8}
         template = rng.choice((NANO, OTHER))
-        harmless, hostile = (
-            template.render(injected(turns, w), injected(tools, w), **kwargs) for w in ("xx", word)
-        )
+        harmless, hostile = (template.render(injected(turns, w), injected(tools, w), **kwargs) for w in ("xx", word))
         assert controls(hostile) == controls(harmless)
 
 
@@ -316,9 +308,7 @@ def test_only_a_tuple_on_an_assistant_turn_is_replayed():
 def test_replays_that_are_no_ids_are_refused():
     for ids in (("a",), (-1,), (1.5,)):
         with pytest.raises(ConversationError, match="_replay"):
-            NANO.render(
-                [user(), {"role": "assistant", "content": "", "_replay": ids}], preserve_thinking=True
-            )
+            NANO.render([user(), {"role": "assistant", "content": "", "_replay": ids}], preserve_thinking=True)
 
 
 def test_a_replay_needs_a_tokenizer_to_be_read():
@@ -374,9 +364,7 @@ def test_templates_are_found_in_each_place_in_order(tmp_path):
 
 def test_a_directory_without_a_template_is_refused_with_the_names_looked_for(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 5}')
-    with pytest.raises(
-        TemplateError, match="chat_template.jinja, tokenizer_config.json or chat_template.json"
-    ):
+    with pytest.raises(TemplateError, match="chat_template.jinja, tokenizer_config.json or chat_template.json"):
         ChatTemplate.read(tmp_path)
 
 

@@ -51,13 +51,20 @@ def test_an_unknown_role_is_named_with_its_place_and_the_known_ones(told, role, 
         ({"role": "user", "content": {"a": 1}}, ".content: object", "text or a list"),
         ({"role": "assistant", "content": True}, ".content: boolean", "text or a list"),
         ({"role": "user", "content": [5]}, ".content[0]: number", "object"),
-        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "sound"}]}, ".content[1].type: 'sound'", "text"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "sound"}]},
+            ".content[1].type: 'sound'",
+            "text",
+        ),
         ({"role": "assistant", "content": "", "tool_calls": [CALL, 5]}, ".tool_calls[1]", "function.name"),
         ({"role": "assistant", "content": "", "tool_calls": "f()"}, ".tool_calls: text", "list"),
-        ({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
-         ".tool_calls[0].function.arguments: text", "object"),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+            ".tool_calls[0].function.arguments: text",
+            "object",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_of_a_message_is_named_with_its_place(told, message, place, expected):
     line = told([HI, HI, message])
     assert f"messages[2]{place}" in line and expected in line
@@ -95,10 +102,13 @@ def test_messages_with_a_byte_order_mark_and_calls_without_content_are_rendered(
 @pytest.mark.parametrize(
     ("tools", "expected"),
     [
-        ({}, "list of tools, found object"), ("f", "found text"), ([3], "--tools[0]: expected an object"),
-        ([{"function": {}}], "--tools[0].function.name"), ([{"name": 3}], "--tools[0].function.name"),
+        ({}, "list of tools, found object"),
+        ("f", "found text"),
+        ([3], "--tools[0]: expected an object"),
+        ([{"function": {}}], "--tools[0].function.name"),
+        ([{"name": 3}], "--tools[0].function.name"),
     ],
-)  # fmt: skip
+)
 def test_tools_that_are_none_are_refused_by_their_place(told, tmp_path, tools, expected):
     path = tmp_path / "tools.json"
     path.write_text(json.dumps(tools))

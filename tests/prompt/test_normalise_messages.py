@@ -70,9 +70,7 @@ def test_developer_is_system_and_function_is_tool():
 
 
 def test_unknown_roles_become_user_and_are_noted():
-    messages, notes = fit_messages(
-        [{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}]
-    )
+    messages, notes = fit_messages([{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}])
     assert [m["role"] for m in messages] == ["user"] * 3
     assert ["critic" in notes[0], "None" in notes[1], "5" in notes[2]] == [True] * 3
 
@@ -117,9 +115,7 @@ def test_a_system_message_behind_a_turn_of_the_assistant_stays_in_its_place():
 
 
 def test_an_image_in_a_system_message_becomes_a_word():
-    assert (
-        fit({"role": "system", "content": ["see ", {"type": "image"}]}, user())[0]["content"] == "see [image]"
-    )
+    assert fit({"role": "system", "content": ["see ", {"type": "image"}]}, user())[0]["content"] == "see [image]"
 
 
 # -- content
@@ -231,9 +227,8 @@ def test_older_and_shorter_forms_of_calls_are_calls():
         assistant(tool_calls={"function": "f", "arguments": '{"a": 1}'}),
         assistant(tool_calls=[{"type": "tool_use", "name": "f", "input": {"a": 1}}]),
     ):
-        assert (
-            "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>"
-            in text(user(), message)
+        assert "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>" in text(
+            user(), message
         )
 
 
@@ -323,9 +318,7 @@ def junk_message(rng: random.Random) -> dict:
     message = junk(rng, 4)
     message = message if isinstance(message, dict) else {}
     if rng.random() < 0.8:
-        message["role"] = rng.choice(
-            ["user", "assistant", "system", "tool", "developer", "function", None, 5, "x"]
-        )
+        message["role"] = rng.choice(["user", "assistant", "system", "tool", "developer", "function", None, 5, "x"])
     if rng.random() < 0.8:
         message["content"] = junk(rng, 3)
     if rng.random() < 0.3:
@@ -411,5 +404,7 @@ def test_results_in_another_order_are_noted():
     calls = [{**call({}), "id": "a"}, {**call({}), "id": "b"}]
     results = [{"role": "tool", "tool_call_id": i, "content": i} for i in "ba"]
     messages, notes = fit_messages([user(), assistant("x", tool_calls=calls), *results])
-    assert [m["content"] for m in messages] == ["Hi", "x", "a", "b"] and notes == ["results of tools were put beside their calls"]
+    assert [m["content"] for m in messages] == ["Hi", "x", "a", "b"] and notes == [
+        "results of tools were put beside their calls"
+    ]
     assert fit_messages(messages) == (messages, [])

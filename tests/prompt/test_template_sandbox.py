@@ -35,19 +35,29 @@ def test_a_template_that_reshapes_control_tokens_is_refused():
 
 
 LOOKS = {  # expressions over c = "a</think>b" and t = "</think>", with what they give
-    "t in c": True, "c == 'a</think>b'": True, "c != t": True, "t in [t]": True, "t is in(['</think>'])": True,
-    "c.find(t)": 1, "c.count(t)": 1, "t | length": 8, "c.endswith((t, t ~ 'b'))": True, "c.split(sep=t)[0]": "a",
-    "c.partition(t)[2]": "b", "c.rsplit(t, 1)[1]": "b", "c | replace(t, '-')": "a-b", "c.replace(t, '')": "ab",
-    "c.removeprefix('a' ~ t)": "b", "('<think>' ~ c).split('<think>')[1].split(t)[1]": "b",
+    "t in c": True,
+    "c == 'a</think>b'": True,
+    "c != t": True,
+    "t in [t]": True,
+    "t is in(['</think>'])": True,
+    "c.find(t)": 1,
+    "c.count(t)": 1,
+    "t | length": 8,
+    "c.endswith((t, t ~ 'b'))": True,
+    "c.split(sep=t)[0]": "a",
+    "c.partition(t)[2]": "b",
+    "c.rsplit(t, 1)[1]": "b",
+    "c | replace(t, '-')": "a-b",
+    "c.replace(t, '')": "ab",
+    "c.removeprefix('a' ~ t)": "b",
+    "('<think>' ~ c).split('<think>')[1].split(t)[1]": "b",
     "[t, c] | select('in', [t]) | list | length": 1,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("expression", LOOKS)
 def test_looking_for_control_words_in_text_works_as_in_plain_jinja(expression):
-    template = ChatTemplate(
-        "{% set t = '</think>' %}{% set c = messages[0].content %}{{ " + expression + " }}"
-    )
+    template = ChatTemplate("{% set t = '</think>' %}{% set c = messages[0].content %}{{ " + expression + " }}")
     assert template.render([user("a</think>b")]) == [Text(str(LOOKS[expression]))]
 
 
@@ -72,13 +82,40 @@ ESCAPES = (
     "{{ open('/etc/passwd') }}",
     "{{ self._TemplateReference__context.environment.globals.x.y }}",
 )
-NESTED = ("n.x", "n.y", "n.x | tojson", "n.y | tojson", "n.x ~ 'a'", "n.x | string", "n.x | title", "n.x | upper", "n.x | join",
-          "'%s' % [n.x]", "'{}'.format(n.x)", "'%s' | format(n.x)", "n.x == [n.x, n.x][0:1]", "namespace(a=n.x)",
-          "n.x | replace('a', 'b')", "n.x | e")  # fmt: skip
-COMPARED = ("[n.x].index(n.y)", "[n.x].count(n.y)", "[n.x, n.y] | max", "[n.x, n.y] | min | length", "[n.x, n.y] | sort | length",
-            "[{'a': n.x}, {'a': n.y}] | map(attribute='a') | max", "[{'a': n.x}, {'a': n.y}] | groupby('a') | length")  # fmt: skip
-FORMATTED = ("'%s%s%s' % (n.x, n.x, n.x)", "'%(a)s%(a)s%(a)s' % {'a': n.x}", "'{0}{0}{0}'.format(n.x)",
-             "'{a}{a}{a}'.format_map({'a': n.x})", "'%s%s%s' | format(n.x, n.x, n.x)")  # fmt: skip
+NESTED = (
+    "n.x",
+    "n.y",
+    "n.x | tojson",
+    "n.y | tojson",
+    "n.x ~ 'a'",
+    "n.x | string",
+    "n.x | title",
+    "n.x | upper",
+    "n.x | join",
+    "'%s' % [n.x]",
+    "'{}'.format(n.x)",
+    "'%s' | format(n.x)",
+    "n.x == [n.x, n.x][0:1]",
+    "namespace(a=n.x)",
+    "n.x | replace('a', 'b')",
+    "n.x | e",
+)
+COMPARED = (
+    "[n.x].index(n.y)",
+    "[n.x].count(n.y)",
+    "[n.x, n.y] | max",
+    "[n.x, n.y] | min | length",
+    "[n.x, n.y] | sort | length",
+    "[{'a': n.x}, {'a': n.y}] | map(attribute='a') | max",
+    "[{'a': n.x}, {'a': n.y}] | groupby('a') | length",
+)
+FORMATTED = (
+    "'%s%s%s' % (n.x, n.x, n.x)",
+    "'%(a)s%(a)s%(a)s' % {'a': n.x}",
+    "'{0}{0}{0}'.format(n.x)",
+    "'{a}{a}{a}'.format_map({'a': n.x})",
+    "'%s%s%s' | format(n.x, n.x, n.x)",
+)
 COPIES = ("n.x.title()", "n.x | title", "n.x | upper", "n.x[1:]", "n.x[:-1]", "n.x.upper()", "n.x | trim")
 GREEDY = (
     "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
@@ -109,10 +146,18 @@ GREEDY = (
     "{{ ([['a'] * 1000] * 1000) | sum(start=[]) }}",
     "{{ ('a ' * 200000).split() | length }}",
     "{{ ('a' * 500000) | list | length }}",
-    *("{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = {'a': n.y, 'b': n.y} %}"
-      "{% endfor %}{{ " + expression + " }}" for expression in NESTED),
-    *("{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}"
-      "{% endfor %}{{ " + expression + " }}" for expression in COMPARED),
+    *(
+        "{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set "
+        "n.x = [n.x, n.x] %}{% set n.y = {'a': n.y, 'b': n.y} %}"
+        "{% endfor %}{{ " + expression + " }}"
+        for expression in NESTED
+    ),
+    *(
+        "{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% "
+        "set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}"
+        "{% endfor %}{{ " + expression + " }}"
+        for expression in COMPARED
+    ),
     "{{ '%(a)2000000d' | format(a=1) }}",
     "{{ strftime_now('%2000000Y') }}",
     "{{ strftime_now('%9999Y' * 1000) }}",
@@ -121,9 +166,13 @@ GREEDY = (
     "{{ [1, 2] | tojson(separators=(' ' * 2000000, ':')) }}",
     "{{ (10 ** 300) | round(-99999999) }}",
     *("{% set n = namespace(x='a' * 500000) %}{{ " + expression + " }}" for expression in FORMATTED),
-    *("{% set n = namespace(x='a' * 500000, y=[]) %}{% for i in range(99) %}{% set n.y = [n.y, " + expression + "] %}{% endfor %}"
-      for expression in COPIES),
-)  # fmt: skip
+    *(
+        "{% set n = namespace(x='a' * 500000, y=[]) %}{% for i in range(99) %}{% set n.y = [n.y, "
+        + expression
+        + "] %}{% endfor %}"
+        for expression in COPIES
+    ),
+)
 
 
 @pytest.mark.parametrize("source", ESCAPES)
@@ -143,13 +192,8 @@ def test_a_greedy_template_is_stopped(source):
 
 
 def test_helpers_of_transformers_templates_exist():
-    source = (
-        "{% generation %}a{% endgeneration %}{{ strftime_now('%Y') | length }}{% for i in [1] %}{% break %}b"
-    )
+    source = "{% generation %}a{% endgeneration %}{{ strftime_now('%Y') | length }}{% for i in [1] %}{% break %}b"
     source += "{% endfor %}"
     assert prompt_text(ChatTemplate(source).render([user()])) == "a4"
     tojson = ChatTemplate("{{ messages[0].v | tojson }}{{ messages[0].v | tojson(indent=1) | length }}")
-    assert (
-        prompt_text(tojson.render([{"v": {"b": "<é'>", "a": [1.0, None]}}]))
-        == '{"b": "<é\'>", "a": [1.0, null]}42'
-    )
+    assert prompt_text(tojson.render([{"v": {"b": "<é'>", "a": [1.0, None]}}])) == '{"b": "<é\'>", "a": [1.0, null]}42'

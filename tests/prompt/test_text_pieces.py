@@ -1,4 +1,5 @@
-"""Long texts are cut into pieces with the tokens of the whole, in bounded memory; what cannot be cut, or is too long, is refused."""
+"""Long texts are cut into pieces with the tokens of the whole, in bounded memory; what cannot be cut, or is too long,
+is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +19,45 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 
 SPEC = json.loads((nano_directory() / "tokenizer.json").read_text())
 TOKENIZER = Tokenizer(SPEC)
-PARTS = ["a", "B", "'s", "'", "z", "1", "23", " ", "  ", "\n", "\r", "\r\n", "\t", "!", "!!", "=", "好", "。", "，", "e\u0301", "\u0301",
-         "é", "\u00a0", "\u2028", "😀", "・", "\u3099", "か", "\x1c", "\x85", "ſ", "한", "\u1100\u1161", "न", "ि", "_", "."]  # fmt: skip
+PARTS = [
+    "a",
+    "B",
+    "'s",
+    "'",
+    "z",
+    "1",
+    "23",
+    " ",
+    "  ",
+    "\n",
+    "\r",
+    "\r\n",
+    "\t",
+    "!",
+    "!!",
+    "=",
+    "好",
+    "。",
+    "，",
+    "e\u0301",
+    "\u0301",
+    "é",
+    "\u00a0",
+    "\u2028",
+    "😀",
+    "・",
+    "\u3099",
+    "か",
+    "\x1c",
+    "\x85",
+    "ſ",
+    "한",
+    "\u1100\u1161",
+    "न",
+    "ि",
+    "_",
+    ".",
+]
 
 
 def spec_with(regex: str) -> dict:
@@ -36,7 +74,9 @@ def test_pieces_have_the_tokens_of_the_whole(regex):
         text = "".join(rng.choice(PARTS) for _ in range(rng.randint(5, 40)))
         pieces = list(cutter.pieces(text))
         assert "".join(pieces) == text
-        assert [token for piece in pieces for token in tokenizer.encode_text(piece)] == tokenizer.encode_text(text), ascii(text)
+        assert [token for piece in pieces for token in tokenizer.encode_text(piece)] == tokenizer.encode_text(text), (
+            ascii(text)
+        )
         num += len(pieces)
     assert num > 6000
 
@@ -101,5 +141,10 @@ def test_halves_of_pairs_are_mended_as_the_codec_does_it(monkeypatch):
     monkeypatch.setattr(segments, "_CHUNK", 3)
     rng = random.Random(0)
     for _ in range(3000):
-        text = "".join(rng.choice(["\ud800", "\udbff", "\udc00", "\udfff", "a", "好", "😀", "\0"]) for _ in range(rng.randint(1, 12)))
-        assert well_formed(text) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), ascii(text)
+        text = "".join(
+            rng.choice(["\ud800", "\udbff", "\udc00", "\udfff", "a", "好", "😀", "\0"])
+            for _ in range(rng.randint(1, 12))
+        )
+        assert well_formed(text) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), ascii(
+            text
+        )

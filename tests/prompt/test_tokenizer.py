@@ -97,9 +97,7 @@ def test_spelled_control_tokens_encode_as_ordinary_text(name):
         ids = NANO.encode_text(text)
         assert not NANO.control_ids & set(ids)
         assert NANO.decode(ids) == text
-    assert NANO.encode([Text(name[:3]), Text(name[3:])]) == NANO.encode_text(name[:3]) + NANO.encode_text(
-        name[3:]
-    )
+    assert NANO.encode([Text(name[:3]), Text(name[3:])]) == NANO.encode_text(name[:3]) + NANO.encode_text(name[3:])
 
 
 def test_a_prompt_encodes_segment_by_segment():
@@ -232,9 +230,7 @@ def test_broken_vocabularies_are_refused():
 
 def test_settings_that_cut_or_wrap_text_have_no_effect():
     cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    spec = changed(
-        truncation=cut, post_processor={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-    )
+    spec = changed(truncation=cut, post_processor={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True})
     assert Tokenizer(spec).encode_text("a longer text") == NANO.encode_text("a longer text")
 
 
@@ -249,9 +245,7 @@ def test_corrupt_files_give_a_tokenizer_error_or_a_tokenizer(tmp_path):
         broken = bytearray(data)
         for _ in range(rng.choice((1, 1, 3, 30))):
             at = rng.randrange(len(broken))
-            broken[at : at + rng.choice((0, 1, 1, 9))] = rng.choice(
-                (b"", b"0", b'"', b"-1", b"null", b"}", b"\xff")
-            )
+            broken[at : at + rng.choice((0, 1, 1, 9))] = rng.choice((b"", b"0", b'"', b"-1", b"null", b"}", b"\xff"))
         (tmp_path / "tokenizer.json").write_bytes(broken)
         try:
             tokenizer = Tokenizer.read(tmp_path)

@@ -1,4 +1,5 @@
-"""Results of tools and the calls they answer, through every API: the order of the calls, and what is odd about results."""
+"""Results of tools and the calls they answer, through every API: the order of the calls, and what is odd about
+results."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ ANSWER = [STARTED, TextDelta("ok"), Finished("stop", USAGE)]
 APIS = ("chat", "messages", "responses")
 PATHS = dict(zip(APIS, ("/v1/chat/completions", "/v1/messages", "/v1/responses"), strict=True))
 
-# A history here is a list of steps: ("user", text), ("calls", ids), ("result", id, text), ("text", text) of the assistant.
+# A history here is a list of steps: ("user", text), ("calls", ids), ("result", id, text), ("text", text) of the
+# assistant.
 
 
 def body_of(api: str, steps: list[tuple], is_split: bool = False) -> dict:
-    """The history as a client of this API sends it. is_split: each result in a message of its own, where one could hold several."""
+    """The history as a client of this API sends it. is_split: each result in a message of its own, where one could hold
+    several."""
     if api == "chat":
         return {"messages": [_chat(step) for step in steps]}
     if api == "responses":
@@ -94,7 +97,10 @@ def told(path: str, body: dict) -> tuple[str, list[str]]:
 
 def marks(prompt: str) -> list[str]:
     """What the history holds of RES-..., CALL and SAY-..., in the order of the prompt."""
-    return [found.replace("<function=f_", "CALL-").rstrip(">") for found in re.findall(r"RES-\w+|SAY-\w+|<function=f_\w+>", prompt)]
+    return [
+        found.replace("<function=f_", "CALL-").rstrip(">")
+        for found in re.findall(r"RES-\w+|SAY-\w+|<function=f_\w+>", prompt)
+    ]
 
 
 def seen(api: str, steps: list[tuple], **how) -> list[str]:
@@ -134,27 +140,59 @@ def test_a_result_that_follows_in_a_later_request_is_appended(api):
 
 @pytest.mark.parametrize("api", APIS)
 def test_ids_that_are_used_again_mean_the_calls_of_the_turn_before(api):
-    steps = [ASKED, ("calls", ["call_0", "call_1"]), ("result", "call_1", "RES-2"), ("result", "call_0", "RES-1"), ("text", "SAY-x"),
-             ("user", "SAY-y"), ("calls", ["call_0", "call_1"]), ("result", "call_1", "RES-4"), ("result", "call_0", "RES-3")]  # fmt: skip
+    steps = [
+        ASKED,
+        ("calls", ["call_0", "call_1"]),
+        ("result", "call_1", "RES-2"),
+        ("result", "call_0", "RES-1"),
+        ("text", "SAY-x"),
+        ("user", "SAY-y"),
+        ("calls", ["call_0", "call_1"]),
+        ("result", "call_1", "RES-4"),
+        ("result", "call_0", "RES-3"),
+    ]
     assert [mark for mark in seen(api, steps) if mark.startswith("RES")] == ["RES-1", "RES-2", "RES-3", "RES-4"]
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_a_call_that_stays_open_takes_no_result_of_a_later_turn(api):
-    steps = [ASKED, ("calls", ["call_0"]), ("user", "SAY-stop"), ("text", "SAY-x"), ("calls", ["call_0"]), ("result", "call_0", "RES-1")]
+    steps = [
+        ASKED,
+        ("calls", ["call_0"]),
+        ("user", "SAY-stop"),
+        ("text", "SAY-x"),
+        ("calls", ["call_0"]),
+        ("result", "call_0", "RES-1"),
+    ]
     assert seen(api, steps) == ["SAY-q", "CALL-call_0", "SAY-stop", "SAY-x", "CALL-call_0", "RES-1"]
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(("results", "expected", "warned"), [
-    ("b", [NO_RESULT, "RES-0"], 'call "a" of "f_a": no result was sent; the model is told'),
-    ("a", ["RES-0"], 'call "b" of "f_b": no result was sent'),
-    ("", [], 'call "a" of "f_a": no result was sent'),
-    ("xba", ["RES-2", "RES-1", "RES-0"], 'result of call "x": the turn of the assistant before it has no such call; kept after the others'),
-    ("aba", ["RES-0", "RES-1", "RES-2"], 'result of call "a": differs from an earlier result of that call; kept after the others'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("results", "expected", "warned"),
+    [
+        ("b", [NO_RESULT, "RES-0"], 'call "a" of "f_a": no result was sent; the model is told'),
+        ("a", ["RES-0"], 'call "b" of "f_b": no result was sent'),
+        ("", [], 'call "a" of "f_a": no result was sent'),
+        (
+            "xba",
+            ["RES-2", "RES-1", "RES-0"],
+            'result of call "x": the turn of the assistant before it has no such call; kept after the others',
+        ),
+        (
+            "aba",
+            ["RES-0", "RES-1", "RES-2"],
+            'result of call "a": differs from an earlier result of that call; kept after the others',
+        ),
+    ],
+)
 def test_results_that_are_missing_unasked_or_second_have_one_rule_in_every_api(api, results, expected, warned):
-    steps = [ASKED, ("calls", "ab"), *(("result", i, f"RES-{num}") for num, i in enumerate(results)), ("user", "SAY-go")]
+    steps = [
+        ASKED,
+        ("calls", "ab"),
+        *(("result", i, f"RES-{num}") for num, i in enumerate(results)),
+        ("user", "SAY-go"),
+    ]
     prompt, warnings = told(PATHS[api], body_of(api, steps))
     assert re.findall(r"<tool_response>\n(.*)\n</tool_response>", prompt) == expected
     assert warned in warnings and marks(prompt)[-1] == "SAY-go"
@@ -164,12 +202,21 @@ def test_results_that_are_missing_unasked_or_second_have_one_rule_in_every_api(a
 def test_a_result_that_comes_twice_in_the_same_words_is_read_once(api):
     steps = [ASKED, ("calls", "ab"), ("result", "a", "RES-a"), ("result", "b", "RES-b"), ("result", "a", "RES-a")]
     prompt, warnings = told(PATHS[api], body_of(api, steps))
-    assert marks(prompt)[-2:] == ["RES-a", "RES-b"] and warnings == ['result of call "a": sent twice; the second is left out']
+    assert marks(prompt)[-2:] == ["RES-a", "RES-b"] and warnings == [
+        'result of call "a": sent twice; the second is left out'
+    ]
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_a_history_in_order_is_told_without_a_warning(api):
-    steps = [ASKED, ("calls", "ab"), ("result", "a", "RES-a"), ("result", "b", "RES-b"), ("text", "SAY-x"), ("user", "SAY-y")]
+    steps = [
+        ASKED,
+        ("calls", "ab"),
+        ("result", "a", "RES-a"),
+        ("result", "b", "RES-b"),
+        ("text", "SAY-x"),
+        ("user", "SAY-y"),
+    ]
     assert told(PATHS[api], body_of(api, steps))[1] == []
     assert told(PATHS[api], body_of(api, [*steps, ("calls", "c"), ("result", "c", "RES-c")]))[1] == []
 
@@ -183,18 +230,35 @@ def paired(calls: list[dict], *results: dict) -> list:
 
 
 def call(name: str, call_id: object = None) -> dict:
-    return {"type": "function", "function": {"name": name, "arguments": "{}"}} | ({} if call_id is None else {"id": call_id})
+    return {"type": "function", "function": {"name": name, "arguments": "{}"}} | (
+        {} if call_id is None else {"id": call_id}
+    )
 
 
-@pytest.mark.parametrize(("calls", "results", "expected"), [
-    ([call("f"), call("g")], [{"name": "g", "content": "G"}, {"name": "f", "content": "F"}], ["F", "G"]),
-    ([call("f"), call("f")], [{"name": "f", "content": "1"}, {"name": "f", "content": "2"}], ["1", "2"]),
-    ([call("f", "a"), call("g", "b")], [{"content": "1"}, {"content": "2"}], ["1", "2"]),
-    ([call("f", "a"), call("g", "b")], [{"content": "1"}, {"tool_call_id": "a", "content": "A"}], ["A", "1"]),
-    ([call("f", "a"), call("g")], [{"tool_call_id": "x", "content": "X"}, {"tool_call_id": "a", "content": "A"}], ["A", "X"]),
-    ([call("f", 1), call("g", 2)], [{"tool_call_id": 2, "content": "2"}, {"tool_call_id": 1, "content": "1"}], ["1", "2"]),
-    ([call("f", "a"), call("f", "a")], [{"tool_call_id": "a", "content": "1"}, {"tool_call_id": "a", "content": "2"}], ["1", "2"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("calls", "results", "expected"),
+    [
+        ([call("f"), call("g")], [{"name": "g", "content": "G"}, {"name": "f", "content": "F"}], ["F", "G"]),
+        ([call("f"), call("f")], [{"name": "f", "content": "1"}, {"name": "f", "content": "2"}], ["1", "2"]),
+        ([call("f", "a"), call("g", "b")], [{"content": "1"}, {"content": "2"}], ["1", "2"]),
+        ([call("f", "a"), call("g", "b")], [{"content": "1"}, {"tool_call_id": "a", "content": "A"}], ["A", "1"]),
+        (
+            [call("f", "a"), call("g")],
+            [{"tool_call_id": "x", "content": "X"}, {"tool_call_id": "a", "content": "A"}],
+            ["A", "X"],
+        ),
+        (
+            [call("f", 1), call("g", 2)],
+            [{"tool_call_id": 2, "content": "2"}, {"tool_call_id": 1, "content": "1"}],
+            ["1", "2"],
+        ),
+        (
+            [call("f", "a"), call("f", "a")],
+            [{"tool_call_id": "a", "content": "1"}, {"tool_call_id": "a", "content": "2"}],
+            ["1", "2"],
+        ),
+    ],
+)
 def test_results_without_ids_go_by_name_and_then_by_order(calls, results, expected):
     assert paired(calls, *({"role": "tool", **result} for result in results)) == expected
 
@@ -217,12 +281,39 @@ def test_thousands_of_results_without_calls_make_few_warnings():
     assert len(messages) == 5000 and len(warnings) == MAX_WARNINGS + 1 and "4984 more" in warnings[-1]
 
 
-JUNK = st.sampled_from([None, True, 0, 1, "a", "b", "tool", "", [], ["a"], {}, {"id": "a"}, {"name": "f"},
-                        {"function": {"name": "g"}, "id": 1}, [{"name": "f", "id": "a"}, "b", None], {"function": "f"}, {"name": []},
-                        [[{}]]])  # fmt: skip
-MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "function", 5])}, optional={
-    "tool_calls": JUNK | st.lists(st.builds(call, st.sampled_from("fg"), st.sampled_from(["a", "b", None])), max_size=3),
-    "tool_call_id": JUNK, "name": JUNK, "function_call": JUNK, "content": st.sampled_from("xyz")})  # fmt: skip
+JUNK = st.sampled_from(
+    [
+        None,
+        True,
+        0,
+        1,
+        "a",
+        "b",
+        "tool",
+        "",
+        [],
+        ["a"],
+        {},
+        {"id": "a"},
+        {"name": "f"},
+        {"function": {"name": "g"}, "id": 1},
+        [{"name": "f", "id": "a"}, "b", None],
+        {"function": "f"},
+        {"name": []},
+        [[{}]],
+    ]
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "function", 5])},
+    optional={
+        "tool_calls": JUNK
+        | st.lists(st.builds(call, st.sampled_from("fg"), st.sampled_from(["a", "b", None])), max_size=3),
+        "tool_call_id": JUNK,
+        "name": JUNK,
+        "function_call": JUNK,
+        "content": st.sampled_from("xyz"),
+    },
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -242,42 +333,66 @@ def test_pairing_loses_nothing_but_repeated_results_and_a_second_time_changes_no
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 NOTE = "[image left out: this model reads text only]"
 CHAT_MEDIA = [
-    ([{"type": "text", "text": "a.png"}, IMAGE], f"a.png\n{NOTE}"), ([IMAGE], NOTE), (IMAGE, NOTE),
+    ([{"type": "text", "text": "a.png"}, IMAGE], f"a.png\n{NOTE}"),
+    ([IMAGE], NOTE),
+    (IMAGE, NOTE),
     ([{"type": "image", "data": "iVBOR", "mimeType": "image/png"}, {"type": "text", "text": "seen"}], f"{NOTE}\nseen"),
     ([{"type": "input_audio", "input_audio": {"data": "UklGR"}}], NOTE.replace("image", "audio")),
     ([{"type": "video_url", "video_url": {"url": "v"}}], NOTE.replace("image", "video")),
     ([{"type": "file", "file": {"file_data": "JVBER"}}], NOTE.replace("image", "file")),
     ([{"type": "resource", "resource": {"uri": "f", "blob": "JVBER"}}], NOTE.replace("image", "file")),
     ([{"type": "document", "source": {"type": "base64", "data": "JVBER"}}], NOTE.replace("image", "document")),
-    ([{"type": "media", "data": "iVBOR", "mediaType": "image/png"}], NOTE), ({"image": "data:image/png;base64,iVBOR"}, NOTE),
-    ({"image_url": {"url": "data:image/png;base64,iVBOR"}}, NOTE), ({"image_url": "data:image/png;base64,iVBOR", "detail": "low"}, NOTE),
-]  # fmt: skip
+    ([{"type": "media", "data": "iVBOR", "mediaType": "image/png"}], NOTE),
+    ({"image": "data:image/png;base64,iVBOR"}, NOTE),
+    ({"image_url": {"url": "data:image/png;base64,iVBOR"}}, NOTE),
+    ({"image_url": "data:image/png;base64,iVBOR", "detail": "low"}, NOTE),
+]
 
 
 def chat_result(content: object, role: str = "tool") -> dict:
-    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call("f", "c")]},
-                         {"role": role, "tool_call_id": "c", "content": content}]}  # fmt: skip
+    return {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "tool_calls": [call("f", "c")]},
+            {"role": role, "tool_call_id": "c", "content": content},
+        ]
+    }
 
 
 @pytest.mark.parametrize(("content", "expected"), CHAT_MEDIA, ids=[str(i) for i in range(len(CHAT_MEDIA))])
 def test_an_image_or_a_file_in_a_result_of_a_chat_is_left_out_and_said_so(content, expected):
     prompt, warnings = told(PATHS["chat"], chat_result(content))
     assert f"<tool_response>\n{expected}\n</tool_response>" in prompt
-    assert len(warnings) == 1 and warnings[0].startswith("messages[2].content") and "left out: this model reads text only" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and warnings[0].startswith("messages[2].content")
+        and "left out: this model reads text only" in warnings[0]
+    )
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    ([{"type": "file", "name": "x"}, {"type": "file", "name": "y"}], '{"type": "file", "name": "x"}{"type": "file", "name": "y"}'),
-    ({"image": "cat.png", "count": 2}, '{"image": "cat.png", "count": 2}'), ({"file": "a.py", "line": 3}, '{"file": "a.py", "line": 3}'),
-    ({"title": "A cat", "image_url": "https://a/cat.png"}, '{"title": "A cat", "image_url": "https://a/cat.png"}'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            [{"type": "file", "name": "x"}, {"type": "file", "name": "y"}],
+            '{"type": "file", "name": "x"}{"type": "file", "name": "y"}',
+        ),
+        ({"image": "cat.png", "count": 2}, '{"image": "cat.png", "count": 2}'),
+        ({"file": "a.py", "line": 3}, '{"file": "a.py", "line": 3}'),
+        ({"title": "A cat", "image_url": "https://a/cat.png"}, '{"title": "A cat", "image_url": "https://a/cat.png"}'),
+    ],
+)
 def test_data_about_images_and_files_is_no_image_and_no_file(content, expected):
     prompt, warnings = told(PATHS["chat"], chat_result(content))
     assert f"<tool_response>\n{expected}\n</tool_response>" in prompt and not warnings
 
 
-RESPONSES_MEDIA = [("input_image", "image_url", "image"), ("input_file", "file_data", "file"), ("input_audio", "data", "audio"),
-                   ("input_video", "video_url", "video")]  # fmt: skip
+RESPONSES_MEDIA = [
+    ("input_image", "image_url", "image"),
+    ("input_file", "file_data", "file"),
+    ("input_audio", "data", "audio"),
+    ("input_video", "video_url", "video"),
+]
 
 
 @pytest.mark.parametrize(("kind", "key", "name"), RESPONSES_MEDIA)
@@ -291,12 +406,16 @@ def test_an_image_or_a_file_in_an_output_of_responses_is_left_out_and_said_so(ki
         assert warnings == [f"input[2].output[1]: {name} left out: this model reads text only"]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("image", "image"), ("document", "document"), ("audio", "audio"), ("video", "video")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("image", "image"), ("document", "document"), ("audio", "audio"), ("video", "video")]
+)
 def test_an_image_or_a_file_in_a_result_of_messages_is_left_out_and_said_so(kind, name):
     part = {"type": kind, "source": {"type": "base64", "media_type": "x/y", "data": "AA=="}}
     blocks = [{"type": "tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "a"}, part]}]
     body = body_of("messages", [ASKED, ("calls", "c")])
-    prompt, warnings = told(PATHS["messages"], {**body, "messages": [*body["messages"], {"role": "user", "content": blocks}]})
+    prompt, warnings = told(
+        PATHS["messages"], {**body, "messages": [*body["messages"], {"role": "user", "content": blocks}]}
+    )
     assert f"<tool_response>\na\n{NOTE.replace('image', name)}\n</tool_response>" in prompt
     assert warnings == [f"messages[2].content[0].content[1]: {name} left out: this model reads text only"]
 
@@ -307,11 +426,24 @@ def test_a_session_goes_on_after_an_image_in_a_stream_too():
     assert reply.status == 200 and "image left out" in reply.headers["x-a3b-warnings"]
 
 
-@pytest.mark.parametrize(("api", "body"), [
-    ("chat", {"messages": [{"role": "user", "content": [IMAGE]}]}),
-    ("messages", {"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]}),
-    ("responses", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": [IMAGE]}]}),
+        (
+            "messages",
+            {
+                "max_tokens": 9,
+                "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}],
+            },
+        ),
+        ("responses", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}),
+    ],
+)
 def test_an_image_of_the_user_is_refused_by_name_in_every_api(api, body):
     reply = asyncio.run(ask(create_app(ScriptedService(ANSWER)), PATHS[api], body))
-    assert reply.status == 400 and "content[0]" in reply.json()["error"]["message"] and "image" in reply.json()["error"]["message"]
+    assert (
+        reply.status == 400
+        and "content[0]" in reply.json()["error"]["message"]
+        and "image" in reply.json()["error"]["message"]
+    )

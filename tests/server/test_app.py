@@ -23,7 +23,9 @@ ANSWER = [STARTED, TextDelta("hi"), Finished("stop", USAGE)]
 
 
 def asked(path=CHAT, body=None, headers=None, service=None, settings=None, **more):
-    return asyncio.run(ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more))
+    return asyncio.run(
+        ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more)
+    )
 
 
 # -- ids
@@ -45,8 +47,15 @@ def test_any_other_id_is_replaced(given):
 KEYS = Settings(api_keys=("key-one", "key-two"))
 
 
-@pytest.mark.parametrize("headers", [{"authorization": "Bearer key-two"}, {"authorization": "bearer  key-two"}, {"x-api-key": "key-two"},
-                                     {"authorization": "Bearer none", "x-api-key": "key-two"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer key-two"},
+        {"authorization": "bearer  key-two"},
+        {"x-api-key": "key-two"},
+        {"authorization": "Bearer none", "x-api-key": "key-two"},
+    ],
+)
 def test_a_known_key_opens_and_names_the_namespace(headers):
     service = ScriptedService(ANSWER)
     assert asked(body=BODY, headers=headers, service=service, settings=KEYS).status == 200
@@ -64,8 +73,17 @@ def test_without_keys_there_is_one_namespace():
     assert service.requests[0].namespace == ""
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer key-on"}, {"authorization": "key-one"}, {"x-api-key": "é"},
-                                     {"authorization": "Basic key-one"}, {"x-api-key": ""}])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer key-on"},
+        {"authorization": "key-one"},
+        {"x-api-key": "é"},
+        {"authorization": "Basic key-one"},
+        {"x-api-key": ""},
+    ],
+)
 def test_any_other_key_is_refused(headers):
     service = ScriptedService(ANSWER)
     reply = asked(body=BODY, headers=headers, service=service, settings=KEYS)
@@ -140,14 +158,21 @@ def test_hosts_of_this_machine_and_configured_ones_pass(host):
     assert asked("/health", headers={"host": host}, settings=Settings(hosts=("Box.lan",))).status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "", "[", "a:b:c"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "", "[", "a:b:c"]
+)
 def test_other_hosts_are_refused(host):
     assert asked(body=BODY, headers={"host": host}).json()["error"]["code"] == "host_not_allowed"
 
 
-@pytest.mark.parametrize("settings", [Settings(hosts=("box.lan",), host="0.0.0.0"), Settings(hosts=("box.lan",), api_keys=("key-one",))])
+@pytest.mark.parametrize(
+    "settings", [Settings(hosts=("box.lan",), host="0.0.0.0"), Settings(hosts=("box.lan",), api_keys=("key-one",))]
+)
 def test_hosts_that_were_named_are_the_only_ones(settings):
-    statuses = [asked("/health", headers={"host": host}, settings=settings).status for host in ("box.lan:1", "localhost", "evil.example")]
+    statuses = [
+        asked("/health", headers={"host": host}, settings=settings).status
+        for host in ("box.lan:1", "localhost", "evil.example")
+    ]
     assert statuses == [200, 200, 403]
 
 
@@ -155,13 +180,16 @@ def test_any_host_may_be_allowed():
     assert asked("/health", headers={"host": "evil.example"}, settings=Settings(hosts=("*",))).status == 200
 
 
-@pytest.mark.parametrize(("headers", "told"), [
-    ({"host": "box.lan:8080"}, "start the server with --allow-host box.lan"),
-    ({"host": "a;rm -rf /"}, "send the name of this machine"),
-    ({"origin": "https://chat.example:8443"}, "start the server with --allow-origin https://chat.example:8443"),
-    ({"origin": "null"}, "start the server with --allow-origin *"),
-    ({"origin": "http://a' b"}, "start the server with --allow-origin *"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"host": "box.lan:8080"}, "start the server with --allow-host box.lan"),
+        ({"host": "a;rm -rf /"}, "send the name of this machine"),
+        ({"origin": "https://chat.example:8443"}, "start the server with --allow-origin https://chat.example:8443"),
+        ({"origin": "null"}, "start the server with --allow-origin *"),
+        ({"origin": "http://a' b"}, "start the server with --allow-origin *"),
+    ],
+)
 def test_a_refused_host_or_page_is_told_the_option_to_use(headers, told):
     assert told in asked(body=BODY, headers=headers).json()["error"]["message"]
 
@@ -172,8 +200,10 @@ def test_any_host_passes_with_keys_or_on_an_open_address(settings):
     assert asked(body=BODY, headers=headers, settings=settings).status == 200
 
 
-@pytest.mark.parametrize(("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200),
-                                                ("vscode-file://vscode-app", 200)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200), ("vscode-file://vscode-app", 200)],
+)
 def test_pages_from_elsewhere_cannot_make_a_browser_ask(origin, status):
     assert asked(body=BODY, headers={"origin": origin}).status == status
 
@@ -185,8 +215,11 @@ def test_pages_may_read_answers_only_if_their_origin_is_configured():
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, "https://chat.example")
 
 
-PREFLIGHT = {"origin": "https://chat.example", "access-control-request-method": "POST",
-             "access-control-request-headers": "authorization,content-type,x-stainless-os,anthropic-version"}  # fmt: skip
+PREFLIGHT = {
+    "origin": "https://chat.example",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-os,anthropic-version",
+}
 
 
 @pytest.mark.parametrize("keys", [(), ("key-one",)])
@@ -194,7 +227,10 @@ PREFLIGHT = {"origin": "https://chat.example", "access-control-request-method": 
 def test_a_preflight_of_a_configured_page_needs_no_key(keys, origins, told):
     reply = asked(headers=PREFLIGHT, method="OPTIONS", settings=Settings(api_keys=keys, cors_origins=origins))
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, told)
-    assert "x-stainless-os" in reply.headers["access-control-allow-headers"] and "POST" in reply.headers["access-control-allow-methods"]
+    assert (
+        "x-stainless-os" in reply.headers["access-control-allow-headers"]
+        and "POST" in reply.headers["access-control-allow-methods"]
+    )
 
 
 def test_a_refused_preflight_is_in_the_log_with_the_option_to_use(caplog):
@@ -204,10 +240,16 @@ def test_a_refused_preflight_is_in_the_log_with_the_option_to_use(caplog):
     assert "'https://chat.example'; start the server with --allow-origin https://chat.example" in caplog.text
 
 
-@pytest.mark.parametrize(("request_", "status"), [
-    ({"body": BODY}, 200), ({"body": b"{"}, 400), ({"path": "/nope"}, 404), ({"body": b"x" * 2000}, 413),
-    ({"body": BODY, "service": ScriptedService(OverloadedError("full"))}, 429),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"body": BODY}, 200),
+        ({"body": b"{"}, 400),
+        ({"path": "/nope"}, 404),
+        ({"body": b"x" * 2000}, 413),
+        ({"body": BODY, "service": ScriptedService(OverloadedError("full"))}, 429),
+    ],
+)
 def test_a_configured_page_may_read_every_answer_and_what_its_headers_say(request_, status):
     settings = Settings(cors_origins=("https://chat.example",), max_body_bytes=1000)
     reply = asked(headers={"origin": "https://chat.example"}, settings=settings, **request_)
@@ -218,23 +260,29 @@ def test_a_configured_page_may_read_every_answer_and_what_its_headers_say(reques
 # -- errors
 
 
-@pytest.mark.parametrize(("path", "method", "status", "told"), [
-    ("/nope", "GET", 404, "/nope: no such path"),
-    ("/v1/models/", "GET", 404, "is not served here"),
-    ("/v1/chat/completions/", "POST", 404, "no such path"),
-    (CHAT, "GET", 405, "GET /v1/chat/completions"),
-    ("/health", "POST", 405, "POST /health"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "method", "status", "told"),
+    [
+        ("/nope", "GET", 404, "/nope: no such path"),
+        ("/v1/models/", "GET", 404, "is not served here"),
+        ("/v1/chat/completions/", "POST", 404, "no such path"),
+        (CHAT, "GET", 405, "GET /v1/chat/completions"),
+        ("/health", "POST", 405, "POST /health"),
+    ],
+)
 def test_unknown_paths_and_methods_are_answered_in_json(path, method, status, told):
     reply = asked(path, method=method)
     assert reply.status == status and told in reply.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("error", "status", "code"), [
-    (ConversationError("messages: odd"), 400, None),
-    (ContextError("9000 tokens; expected at most 8192"), 400, "context_length_exceeded"),
-    (OverloadedError("4 of 4 places taken"), 429, "overloaded"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ConversationError("messages: odd"), 400, None),
+        (ContextError("9000 tokens; expected at most 8192"), 400, "context_length_exceeded"),
+        (OverloadedError("4 of 4 places taken"), 429, "overloaded"),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_service_refuses_is_told_with_a_status(error, status, code, stream):
     reply = asked(body={**BODY, "stream": stream}, service=ScriptedService(error))
@@ -248,7 +296,11 @@ def test_the_unexpected_is_told_by_its_id_and_logged_without_its_words(error, ca
     reply = asked(body=BODY, headers={"x-request-id": "id7"}, service=ScriptedService(error))
     assert reply.status == 500 and "id7" in reply.json()["error"]["message"]
     assert "scripted_service.py" not in reply.body.decode() and PROMPT not in reply.body.decode()
-    assert "id7 failed with" in caplog.text and "scripted_service.py" in caplog.text and type(error).__name__ in caplog.text
+    assert (
+        "id7 failed with" in caplog.text
+        and "scripted_service.py" in caplog.text
+        and type(error).__name__ in caplog.text
+    )
     assert PROMPT not in caplog.text
 
 
@@ -265,7 +317,9 @@ def test_one_line_for_each_request_and_no_secret_in_it(caplog):
     headers = {"authorization": "Bearer key-one", "x-request-id": "id7"}
     asked(body=BODY, headers=headers, settings=KEYS)
     lines = [record.getMessage() for record in caplog.records if record.name == "a3b.server"]
-    assert len(lines) == 1 and re.fullmatch(r"id7 POST /v1/chat/completions 200 prompt=100 cached=60 written=20 seconds=0\.\d{3}", lines[0])
+    assert len(lines) == 1 and re.fullmatch(
+        r"id7 POST /v1/chat/completions 200 prompt=100 cached=60 written=20 seconds=0\.\d{3}", lines[0]
+    )
     assert "key-one" not in caplog.text and PROMPT not in caplog.text
 
 
@@ -286,12 +340,16 @@ def test_metrics_count_by_route_and_show_the_numbers_of_the_service():
     reply = asyncio.run(ask(app, "/metrics"))
     lines = reply.body.decode().splitlines()
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
-    for line in ('a3b_http_requests_total{path="/v1/chat/completions",status="200"} 2.0',
-                 'a3b_http_requests_total{path="/v1/chat/completions",status="400"} 1.0',
-                 'a3b_http_requests_total{path="other",status="404"} 1.0',
-                 'a3b_http_requests_total{path="/v1/models/{id:path}",status="404"} 1.0',
-                 'a3b_http_request_seconds_count{path="/v1/chat/completions"} 3.0',
-                 "a3b_http_requests_running 1.0", "a3b_prompt_tokens_total 100.0", "a3b_places_free 3.0"):  # fmt: skip
+    for line in (
+        'a3b_http_requests_total{path="/v1/chat/completions",status="200"} 2.0',
+        'a3b_http_requests_total{path="/v1/chat/completions",status="400"} 1.0',
+        'a3b_http_requests_total{path="other",status="404"} 1.0',
+        'a3b_http_requests_total{path="/v1/models/{id:path}",status="404"} 1.0',
+        'a3b_http_request_seconds_count{path="/v1/chat/completions"} 3.0',
+        "a3b_http_requests_running 1.0",
+        "a3b_prompt_tokens_total 100.0",
+        "a3b_places_free 3.0",
+    ):
         assert line in lines
     assert "made" not in reply.body.decode()
 
@@ -310,8 +368,11 @@ def test_health_says_whether_requests_can_be_answered(status, http):
 def test_the_model_is_listed_with_its_context():
     listed = asked("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["a3b-nano"]
-    assert listed["data"][0] == {**asked("/v1/models/a3b-nano").json(), "created": listed["data"][0]["created"],
-                                 "created_at": listed["data"][0]["created_at"]}  # fmt: skip
+    assert listed["data"][0] == {
+        **asked("/v1/models/a3b-nano").json(),
+        "created": listed["data"][0]["created"],
+        "created_at": listed["data"][0]["created_at"],
+    }
     assert listed["data"][0]["max_model_len"] == listed["data"][0]["context_length"] == 8192
     assert asked("/v1/models/Other/Model").json()["error"]["code"] == "model_not_found"
 
@@ -329,11 +390,21 @@ def test_messages_are_tokenized_as_a_completion_would_read_them():
     assert reply["count"] == 42 and service.requests[0].think is False
 
 
-@pytest.mark.parametrize(("path", "body"), [
-    ("/tokenize", {}), ("/tokenize", {"content": 1}), ("/tokenize", {"messages": []}), ("/tokenize", []),
-    ("/detokenize", {"tokens": "1"}), ("/detokenize", {"tokens": [True]}), ("/detokenize", {"tokens": [-1]}),
-    ("/detokenize", {"tokens": [1 << 40]}), ("/detokenize", {"tokens": [300]}), ("/detokenize", {"tokens": [[1]]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"content": 1}),
+        ("/tokenize", {"messages": []}),
+        ("/tokenize", []),
+        ("/detokenize", {"tokens": "1"}),
+        ("/detokenize", {"tokens": [True]}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": [1 << 40]}),
+        ("/detokenize", {"tokens": [300]}),
+        ("/detokenize", {"tokens": [[1]]}),
+    ],
+)
 def test_other_things_to_tokenize_are_refused(path, body):
     assert asked(path, body).status == 400
 
@@ -347,7 +418,9 @@ def test_a_client_that_leaves_ends_the_work(stream):
     body = json.dumps({**BODY, "stream": stream}).encode()
     with served(create_app(service)) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body)) + body)
+            client.sendall(
+                b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body)) + body
+            )
             assert service.is_hanging.wait(5)
             assert not service.is_closed.is_set()
         assert service.is_closed.wait(5)
@@ -359,7 +432,9 @@ def test_a_client_that_leaves_before_the_first_event_ends_the_work(caplog):
     body = json.dumps({**BODY, "stream": True}).encode()
     with served(create_app(service)) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body)) + body)
+            client.sendall(
+                b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body)) + body
+            )
             assert service.is_hanging.wait(5)
         assert service.is_closed.wait(5)
     assert " 499 " in caplog.text

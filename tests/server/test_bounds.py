@@ -1,4 +1,5 @@
-"""Heavy requests beside others: each is answered or refused by name, holds up nobody, and ends with its client or the server."""
+"""Heavy requests beside others: each is answered or refused by name, holds up nobody, and ends with its client or the
+server."""
 
 from __future__ import annotations
 
@@ -16,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from tests.support.serving import ask
 
 from a3b.engine.engine import Engine
 from a3b.errors import ContextError, Interrupted, OverloadedError, TemplateError, UsageError
@@ -31,6 +31,7 @@ from a3b.prompt.normalise_messages import fit_messages
 from a3b.prompt.renderer import Renderer
 from a3b.server.app import create_app
 from a3b.server.openai.chat_request import read_chat
+from tests.support.serving import ask
 from tests.support.traced_server import Server, user
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -49,7 +50,11 @@ def server(engine):
 
 def called(arguments: str) -> list[dict]:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    return [user("q"), {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "r"}]
+    return [
+        user("q"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "r"},
+    ]
 
 
 # -- JSON
@@ -77,11 +82,16 @@ def test_what_looks_like_values_inside_a_string_is_not_counted(monkeypatch):
         loads(json.dumps([",[{" * 20, *[1] * 10]))
 
 
-@pytest.mark.parametrize("arguments", ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, '{"a": [' + "[]," * 200_000 + "1]}"])
+@pytest.mark.parametrize(
+    "arguments", ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, '{"a": [' + "[]," * 200_000 + "1]}"]
+)
 def test_arguments_too_deep_or_too_many_are_a_400_that_names_them(server, arguments):
     app = create_app(server.service)
-    items = [{"role": "user", "content": "q"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments},
-             {"type": "function_call_output", "call_id": "c", "output": "r"}]  # fmt: skip
+    items = [
+        {"role": "user", "content": "q"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+    ]
     for path, body in (("/v1/chat/completions", {"messages": called(arguments)}), ("/v1/responses", {"input": items})):
         reply = asyncio.run(ask(app, path, body))
         assert reply.status == 400 and "tool_calls[0]: arguments" in reply.json()["error"]["message"]
@@ -93,7 +103,11 @@ class Whole(str):
 
 
 def test_a_text_is_not_walked_character_by_character():
-    messages = [{"role": "user", "content": Whole("hi")}, {"role": "assistant", "content": Whole("ho")}, {"role": "user", "content": "x"}]
+    messages = [
+        {"role": "user", "content": Whole("hi")},
+        {"role": "assistant", "content": Whole("ho")},
+        {"role": "user", "content": "x"},
+    ]
     assert fit_messages(read_chat({"messages": messages}).requests[0].messages)[0][0]["content"] == "hi"
 
 
@@ -148,10 +162,15 @@ def test_one_namespace_leaves_places_to_others():
 
 def test_a_long_conversation_renders_in_its_process_as_it_does_here(engine):
     found = Renderer(engine.template)
-    messages = [{"role": ("user", "assistant")[i % 2], "content": f"number {i}", "reasoning_content": f"thinking {i}"} for i in range(401)]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": f"number {i}", "reasoning_content": f"thinking {i}"}
+        for i in range(401)
+    ]
     try:
         assert renderer._is_long((messages, {}))
-        assert found.render(messages, "", preserve_thinking=True) == engine.template.render(messages, preserve_thinking=True)
+        assert found.render(messages, "", preserve_thinking=True) == engine.template.render(
+            messages, preserve_thinking=True
+        )
         messages[7]["content"] = [{"type": "image", "image": "x"}]
         messages[0] = {"role": "nobody", "content": "x"}
         with pytest.raises(TemplateError) as ours:
@@ -174,8 +193,10 @@ def test_a_machine_without_a_process_to_give_is_told_from_a_conversation_that_is
     rendering.close()
 
 
-@pytest.mark.parametrize("source", ["{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
-                                    "{{ 'a' * 60000000 }}" * 20])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    ["{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "{{ 'a' * 60000000 }}" * 20],
+)
 def test_a_template_beyond_its_limits_is_an_error(source, monkeypatch):
     monkeypatch.setattr(renderer, "RENDER_BYTES", 64 << 20)
     found = Renderer(ChatTemplate(source))
@@ -211,7 +232,9 @@ def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
     monkeypatch.setattr(server.service, "_told", slow)
 
     async def beside() -> tuple[int, list[int]]:
-        others = [asyncio.ensure_future(server.service.count_tokens(Request(messages=[user("slow")]))) for _ in range(8)]
+        others = [
+            asyncio.ensure_future(server.service.count_tokens(Request(messages=[user("slow")]))) for _ in range(8)
+        ]
         found = await server.service.count_tokens(Request(messages=[user("hi")]))
         done.set()
         return found, await asyncio.gather(*others)
@@ -220,13 +243,17 @@ def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
     assert found > 0 and len(others) == 8
 
 
-@pytest.mark.parametrize(("part", "times"), [("word ", 5_600_000), (" ", 11_000_000), ("1", 20_000_000), ("\\ud800", 1_000_000),
-                                             ("😀", 2_000_000)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "times"),
+    [("word ", 5_600_000), (" ", 11_000_000), ("1", 20_000_000), ("\\ud800", 1_000_000), ("😀", 2_000_000)],
+)
 @pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
 def test_a_text_of_megabytes_is_refused_by_name(server, path, part, times):
     body = ('{"prompt": "' + part * times + '", "max_tokens": 1}').encode()
     reply = asyncio.run(ask(create_app(server.service), path, body))
-    assert reply.status == 400 and json.loads(reply.body)["error"]["message"].startswith(("prompt: ", "text: ", "body: "))
+    assert reply.status == 400 and json.loads(reply.body)["error"]["message"].startswith(
+        ("prompt: ", "text: ", "body: ")
+    )
 
 
 # -- the server
@@ -234,10 +261,21 @@ def test_a_text_of_megabytes_is_refused_by_name(server, path, part, times):
 
 def test_a_server_told_to_stop_ends_beside_heavy_work(tmp_path):
     pattern = "^" + "".join(f"(?=.*a.{{{n}}}b)" for n in range(1, 25)) + ".*$"
-    tool = {"type": "function", "function": {"name": "f", "parameters": {
-        "type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}, "required": ["x"]}}}  # fmt: skip
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {
+                "type": "object",
+                "properties": {"x": {"type": "string", "pattern": pattern}},
+                "required": ["x"],
+            },
+        },
+    }
     bodies = {
-        "/v1/messages/count_tokens": {"messages": [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(20_000)]},
+        "/v1/messages/count_tokens": {
+            "messages": [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(20_000)]
+        },
         "/v1/chat/completions": {"messages": [user("q")], "tools": [tool], "tool_choice": "required"},
         "/tokenize": {"prompt": "word and " * 1_500_000},
     }
@@ -263,7 +301,9 @@ def closing_kill(process: subprocess.Popen) -> Iterator[None]:
 
 
 def _post(port: int, path: str, body: dict) -> str:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
     try:
         return urllib.request.urlopen(request, timeout=120).read().decode()
     except urllib.error.HTTPError as error:

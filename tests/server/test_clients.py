@@ -113,14 +113,19 @@ def test_thinking_that_a_client_stops_goes_on_from_there(server, reader):
 
     since, thinking = len(server.answers()), ""
     ask = [{"role": "user", "content": "Think of two numbers from 0 to 999. Tell me only the first."}]
-    hot = {"temperature": 2.0, "seed": 7, "max_tokens": 3000, "extra_body": {"top_k": 0, "top_p": 1.0}}  # thinks on and on
+    # thinks on and on
+    hot = {"temperature": 2.0, "seed": 7, "max_tokens": 3000, "extra_body": {"top_k": 0, "top_p": 1.0}}
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
         with client.chat.completions.create(model=MODEL, messages=ask, stream=True, **hot) as stream:
             for chunk in stream:
                 thinking += getattr(chunk.choices[0].delta, "reasoning_content", None) or ""
                 if len(thinking) > 200:
                     break
-        history = [*ask, {"role": "assistant", "content": "", "reasoning_content": thinking}, {"role": "user", "content": "Go on."}]
+        history = [
+            *ask,
+            {"role": "assistant", "content": "", "reasoning_content": thinking},
+            {"role": "user", "content": "Go on."},
+        ]
         client.chat.completions.create(model=MODEL, messages=history, max_tokens=20)
     first, second = server.answers(since)
     assert (first.reason, second.sent > 0, second.restored) == ("cancelled", True, 0)
@@ -148,9 +153,15 @@ def test_a_wrong_key_is_told_so(server):
     import anthropic
     import openai
 
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
         client.models.list()
-    with anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as client, pytest.raises(anthropic.AuthenticationError):
+    with (
+        anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as client,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
         client.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": "Hi."}])
 
 
@@ -166,8 +177,22 @@ def conversation(reader):
     """Two answers; the second prompt is the first, what was sampled, and a new question."""
     encode, control = reader.tokenizer.encode_text, reader.tokenizer.control_id
     begin, end, close = (control(name) for name in ("<|im_start|>", "<|im_end|>", "</think>"))
-    prompt = (begin, *encode("user\nAsk."), end, *encode("\n"), begin, *encode("assistant\n"), control("<think>"), *encode("\n"))
-    sampled = (*encode("first: 1\nsecond: 2\n"), close, *encode("\n\nIt is 1, and no more than that is told to anybody who asks."), end)
+    prompt = (
+        begin,
+        *encode("user\nAsk."),
+        end,
+        *encode("\n"),
+        begin,
+        *encode("assistant\n"),
+        control("<think>"),
+        *encode("\n"),
+    )
+    sampled = (
+        *encode("first: 1\nsecond: 2\n"),
+        close,
+        *encode("\n\nIt is 1, and no more than that is told to anybody who asks."),
+        end,
+    )
     later = (*prompt, *sampled, *encode("\n"), begin, *encode("user\nMore."), end)
     first = traced(prompt, sampled)
     return first, traced(later, (end,), cached=len(prompt + sampled) - 1)
@@ -181,7 +206,9 @@ def test_the_judge_sees_what_was_kept_and_reused(reader, conversation):
 def test_the_judge_sees_a_token_of_thinking_that_changed(reader, conversation):
     first, second = conversation
     position = len(first.prompt)
-    changed = dataclasses.replace(second, prompt=(*second.prompt[:position], second.prompt[position] + 1, *second.prompt[position + 1 :]))
+    changed = dataclasses.replace(
+        second, prompt=(*second.prompt[:position], second.prompt[position] + 1, *second.prompt[position + 1 :])
+    )
     for is_chain in (True, False):
         assert reader.prove([first, changed], is_chain) == Proof(answers=2, turns=1, kept=0, later=1, reused=0)
 
@@ -200,16 +227,19 @@ def test_turns_that_an_agent_invents_are_not_counted_against_it(reader, conversa
     assert reader.prove([silent, second]) == Proof(answers=2)
 
 
-@pytest.mark.parametrize(("row", "failed"), [
-    (Row("absent"), False),
-    (Row("good", works=True, proof=Proof(2, 1, 1, 1, 1)), False),
-    (Row("refused", works=False, proof=Proof(2, 1, 1, 1, 1)), True),
-    (Row("lost", works=True, proof=Proof(2, 1, 0, 1, 1)), True),
-    (Row("computed again", works=True, proof=Proof(2, 1, 1, 1, 0)), True),
-    (Row("one turn only", works=True, proof=Proof(2)), True),
-    (Row("control", works=True, proof=Proof(2, 1, 0, 1, 0), must_keep=False), False),
-    (Row("control that keeps", works=True, proof=Proof(2, 1, 1, 1, 1), must_keep=False), True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "failed"),
+    [
+        (Row("absent"), False),
+        (Row("good", works=True, proof=Proof(2, 1, 1, 1, 1)), False),
+        (Row("refused", works=False, proof=Proof(2, 1, 1, 1, 1)), True),
+        (Row("lost", works=True, proof=Proof(2, 1, 0, 1, 1)), True),
+        (Row("computed again", works=True, proof=Proof(2, 1, 1, 1, 0)), True),
+        (Row("one turn only", works=True, proof=Proof(2)), True),
+        (Row("control", works=True, proof=Proof(2, 1, 0, 1, 0), must_keep=False), False),
+        (Row("control that keeps", works=True, proof=Proof(2, 1, 1, 1, 1), must_keep=False), True),
+    ],
+)
 def test_a_row_fails_unless_everything_was_kept(row, failed):
     assert row.failed is failed
     json.dumps(row.as_json())
@@ -219,11 +249,17 @@ def test_the_table_names_what_is_not_installed(tmp_path):
     client = next(client for client in roster.ROSTER if client.home.name == "aider")
     assert client.home.program(tmp_path) is None
     assert roster.HOMES["sdk"].program(tmp_path) == Path(sys.executable)
-    assert "| aider | | | | | | not installed: pip install aider-chat |" in table([Row("aider", note=f"not installed: {client.home.how}")])
+    assert "| aider | | | | | | not installed: pip install aider-chat |" in table(
+        [Row("aider", note=f"not installed: {client.home.how}")]
+    )
 
 
 def test_clients_are_chosen_by_the_beginning_of_their_names():
-    assert [client.name for client in roster.chosen("litellm,codex")] == ["litellm openai/", "litellm anthropic/", "codex"]
+    assert [client.name for client in roster.chosen("litellm,codex")] == [
+        "litellm openai/",
+        "litellm anthropic/",
+        "codex",
+    ]
     with pytest.raises(ValueError, match="no client 'nobody'"):
         roster.chosen("llm,nobody")
 

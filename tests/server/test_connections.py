@@ -46,7 +46,9 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def open(self, data: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
-        client = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port), WAIT_S, source_address=(source, 0)))
+        client = self._stack.enter_context(
+            socket.create_connection(("127.0.0.1", self.port), WAIT_S, source_address=(source, 0))
+        )
         client.sendall(data)
         return client
 
@@ -212,8 +214,14 @@ def test_a_connection_that_asks_nothing_more_is_closed():
         assert one(client).startswith(b"HTTP/1.1 200") and rest(client) == b""
 
 
-@pytest.mark.parametrize("head", [post(b'{"mess', length=1000), post(length=10),
-                                  f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc".encode()])
+@pytest.mark.parametrize(
+    "head",
+    [
+        post(b'{"mess', length=1000),
+        post(length=10),
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc".encode(),
+    ],
+)
 def test_a_body_that_stops_coming_is_refused_with_the_reason(head, caplog):
     caplog.set_level(logging.INFO)
     with running(body_idle_s=0.1) as server:
@@ -261,11 +269,21 @@ SMALL_BODIES = {"max_body_bytes": MOST}
 
 def chunked(num: int) -> bytes:
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    return head + b"10000\r\n" + b"x" * 65536 + b"\r\n" + b"".join(b"10000\r\n" + b"x" * 65536 + b"\r\n" for _ in range(num)) + b"0\r\n\r\n"
+    return (
+        head
+        + b"10000\r\n"
+        + b"x" * 65536
+        + b"\r\n"
+        + b"".join(b"10000\r\n" + b"x" * 65536 + b"\r\n" for _ in range(num))
+        + b"0\r\n\r\n"
+    )
 
 
-@pytest.mark.parametrize("data", [post(b"x" * BIG), chunked(BIG >> 16), post(b"x" * BIG, "Connection: close\r\n")],
-                         ids=["length", "chunked", "close"])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [post(b"x" * BIG), chunked(BIG >> 16), post(b"x" * BIG, "Connection: close\r\n")],
+    ids=["length", "chunked", "close"],
+)
 def test_a_client_that_sends_all_before_it_reads_gets_the_413(data):
     with running(settings=SMALL_BODIES) as server:
         client = server.open()
@@ -275,8 +293,12 @@ def test_a_client_that_sends_all_before_it_reads_gets_the_413(data):
 
 
 def asks_curl(url):
-    done = subprocess.run(["curl", "-sS", "-w", "%{http_code}", "-H", "content-type: application/json", "--data-binary", "@-", url],
-                          input=b"x" * BIG, capture_output=True, timeout=WAIT_S)  # fmt: skip
+    done = subprocess.run(
+        ["curl", "-sS", "-w", "%{http_code}", "-H", "content-type: application/json", "--data-binary", "@-", url],
+        input=b"x" * BIG,
+        capture_output=True,
+        timeout=WAIT_S,
+    )
     assert b"request_too_large" in done.stdout, done.stderr
     return int(done.stdout[-3:])
 
@@ -284,7 +306,8 @@ def asks_curl(url):
 def asks_node(url):
     script = """
     const url = process.argv[1];
-    fetch(url, {method: "POST", body: "x".repeat(8 << 20)}).then(async r => console.log(r.status, (await r.json()).error.code));
+    fetch(url, {method: "POST", body: "x".repeat(8 << 20)})
+        .then(async r => console.log(r.status, (await r.json()).error.code));
     """
     done = subprocess.run(["node", "-e", script, url], capture_output=True, text=True, timeout=WAIT_S)
     assert "request_too_large" in done.stdout, done.stderr
@@ -304,8 +327,10 @@ CLIENTS = {
     "requests, chunked": lambda url: requests.post(url, data=iter([b"x" * 65536] * 128), timeout=WAIT_S).status_code,
     "httpx": lambda url: httpx.post(url, content=b"x" * BIG, timeout=WAIT_S).status_code,
     "httpx, chunked": lambda url: httpx.post(url, content=iter([b"x" * 65536] * 128), timeout=WAIT_S).status_code,
-    "openai": asks_openai, "curl": asks_curl, "node": asks_node,
-}  # fmt: skip
+    "openai": asks_openai,
+    "curl": asks_curl,
+    "node": asks_node,
+}
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -326,7 +351,9 @@ def test_a_body_over_the_limit_in_small_pieces_is_thrown_away_too():
 def test_a_body_in_pieces_arrives_whole():
     pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in chat(user="x" * 3000)) + b"0\r\n\r\n"
     with running() as server:
-        client = server.open(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + pieces + HEALTH)
+        client = server.open(
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + pieces + HEALTH
+        )
         assert one(client).startswith(b"HTTP/1.1 200")
 
 
@@ -372,14 +399,21 @@ def test_a_client_that_waits_to_send_is_refused_without_its_body(settings, statu
 # -- what is no HTTP
 
 
-@pytest.mark.parametrize(("data", "status", "told"), [
-    (b"hello\r\n\r\n", 400, "not a request of HTTP/1.1"),
-    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "not a request of HTTP/1.1"),  # TLS
-    (b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n", 400, "not a request of HTTP/1.1"),
-    (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "not a request of HTTP/1.1"),
-    (post(more="Content-Length: 5\r\n"), 400, "Content-Length"),
-    (f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(), 400, "not a request of HTTP/1.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        (b"hello\r\n\r\n", 400, "not a request of HTTP/1.1"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "not a request of HTTP/1.1"),  # TLS
+        (b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n", 400, "not a request of HTTP/1.1"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "not a request of HTTP/1.1"),
+        (post(more="Content-Length: 5\r\n"), 400, "Content-Length"),
+        (
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
+            400,
+            "not a request of HTTP/1.1",
+        ),
+    ],
+)
 def test_what_is_no_http_is_refused_with_a_reason_in_the_log(data, status, told, caplog):
     caplog.set_level(logging.INFO)
     with running() as server:
@@ -422,7 +456,9 @@ def test_no_connection_over_the_limit_takes_one_that_is_answered(caplog):
         server.wait_until(lambda: len(service.requests) == 2)
         for _ in range(3):
             reply = rest(server.open(HEALTH))
-            assert reply.startswith(b"HTTP/1.1 503") and b"retry-after" in reply and b"all 2 connections are busy" in reply
+            assert (
+                reply.startswith(b"HTTP/1.1 503") and b"retry-after" in reply and b"all 2 connections are busy" in reply
+            )
         assert server.gate.num_refused == 3 and sum("refused" in line for line in lines(caplog)) == 1
         assert not service.is_closed.is_set()
 
@@ -438,8 +474,17 @@ def test_one_address_has_no_more_than_its_share(monkeypatch):
         assert one(server.open(HEALTH, source="127.0.0.3")).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize(("host", "peer"), [("10.0.0.7", "10.0.0.7"), ("::ffff:10.0.0.7", "::ffff:10.0.0.7"), ("::1", "::1"), ("", ""),
-                                            ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("fe80::1%eth0", "fe80::/64")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "::ffff:10.0.0.7"),
+        ("::1", "::1"),
+        ("", ""),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
 def test_a_network_of_ipv6_counts_as_one_address(host, peer):
     assert peer_of(host) == peer
 

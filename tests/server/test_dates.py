@@ -25,7 +25,11 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 PADDING = " ".join(f"Rule {i}: be kind." for i in range(30))
 SYSTEM = f"You help. Today's date: {{day}}, current time: {{time}}. {PADDING}"
 REMINDER = "<system-reminder>\nToday's date is {day}.\n</system-reminder>\n"
-NOW = [{"day": "2026-11-25", "time": "23:58:01"}, {"day": "2026-11-25", "time": "23:59:40"}, {"day": "2026-11-26", "time": "00:01:12"}]
+NOW = [
+    {"day": "2026-11-25", "time": "23:58:01"},
+    {"day": "2026-11-25", "time": "23:59:40"},
+    {"day": "2026-11-26", "time": "00:01:12"},
+]
 QUESTIONS = ["hello, what was on 2026-11-20?", "What are you?", "Thanks!"]
 
 
@@ -49,7 +53,9 @@ class Server:
 
 
 @contextmanager
-def running(engine: Engine, store: Store | None = None, settings: Settings | None = None, keys: tuple[str, ...] = ("one", "two")):
+def running(
+    engine: Engine, store: Store | None = None, settings: Settings | None = None, keys: tuple[str, ...] = ("one", "two")
+):
     server = Server(engine, store, settings or Settings(), keys)
     try:
         yield server
@@ -63,7 +69,11 @@ def chat(now: dict, turns: list[tuple[str, str]], question: str) -> tuple[str, d
     messages = [{"role": "system", "content": SYSTEM.format(**now)}]
     for asked, told in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
-    return "/v1/chat/completions", {"messages": [*messages, {"role": "user", "content": question}], "temperature": 0, "max_tokens": 60}
+    return "/v1/chat/completions", {
+        "messages": [*messages, {"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": 60,
+    }
 
 
 def messages(now: dict, turns: list[tuple[str, str]], question: str) -> tuple[str, dict]:
@@ -73,7 +83,10 @@ def messages(now: dict, turns: list[tuple[str, str]], question: str) -> tuple[st
         texts = [asked] if items else [REMINDER.format(**now), asked]
         items.append({"role": "user", "content": [{"type": "text", "text": text} for text in texts]})
         items += [{"role": "assistant", "content": told}] if told else []
-    system = [{"type": "text", "text": text} for text in (f"x-anthropic-billing-header: cch={now['time']};", f"You help. {PADDING}")]
+    system = [
+        {"type": "text", "text": text}
+        for text in (f"x-anthropic-billing-header: cch={now['time']};", f"You help. {PADDING}")
+    ]
     return "/v1/messages", {"model": "m", "system": system, "messages": items, "temperature": 0, "max_tokens": 60}
 
 
@@ -89,7 +102,11 @@ def read(reply: dict) -> tuple[str, int, int]:
     """(text, tokens of the prompt, how many of them were cached), of any API."""
     usage = reply["usage"]
     if "choices" in reply:
-        return reply["choices"][0]["message"]["content"], usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+        return (
+            reply["choices"][0]["message"]["content"],
+            usage["prompt_tokens"],
+            usage["prompt_tokens_details"]["cached_tokens"],
+        )
     if reply.get("type") == "message":
         text = "".join(block["text"] for block in reply["content"] if block["type"] == "text")
         return text, usage["input_tokens"] + usage["cache_read_input_tokens"], usage["cache_read_input_tokens"]
@@ -109,8 +126,11 @@ def talk(server: Server, api: Any, clock: list[dict], key: str = "one", turns: l
     return told
 
 
-APIS = pytest.mark.parametrize(("api", "kept"), [(chat, [0, 1, 2]), (messages, [0, 0, 1]), (responses, [0, 1, 3])],
-                               ids=["chat", "messages", "responses"])  # fmt: skip
+APIS = pytest.mark.parametrize(
+    ("api", "kept"),
+    [(chat, [0, 1, 2]), (messages, [0, 0, 1]), (responses, [0, 1, 3])],
+    ids=["chat", "messages", "responses"],
+)
 
 
 @APIS
@@ -150,10 +170,22 @@ def test_an_edit_of_the_user_wins(engine):
         talk(server, messages, NOW[:1], turns=turns)
         path, body = messages(NOW[2], turns, "And 2026-11-21?")
         body["messages"][0]["content"][1]["text"] = "hello, what was on 2026-11-19?"
-        rendered = server.service.decode(server.send("/tokenize", {"messages": [
-            {"role": "user", "content": "".join(part["text"] for part in body["messages"][0]["content"])}, body["messages"][1],
-            {"role": "user", "content": "And 2026-11-21?"}]})["tokens"])  # fmt: skip
-        assert all(date in rendered for date in ("2026-11-26", "2026-11-19", "2026-11-21")) and "2026-11-25" not in rendered
+        rendered = server.service.decode(
+            server.send(
+                "/tokenize",
+                {
+                    "messages": [
+                        {"role": "user", "content": "".join(part["text"] for part in body["messages"][0]["content"])},
+                        body["messages"][1],
+                        {"role": "user", "content": "And 2026-11-21?"},
+                    ]
+                },
+            )["tokens"]
+        )
+        assert (
+            all(date in rendered for date in ("2026-11-26", "2026-11-19", "2026-11-21"))
+            and "2026-11-25" not in rendered
+        )
         assert server.send(path, body)["a3b"]["cache"]["kept_dates"] == 0
 
 
@@ -182,13 +214,18 @@ def test_another_key_holds_nothing(engine):
 def test_tokens_are_counted_as_they_are_computed(engine):
     long = [{**NOW[0], "day": "Nov 25, 2026"}, {**NOW[2], "day": "Wednesday, November 26th, 2026"}]
     with running(engine) as server:
-        for api, path, fields in ((chat, "/tokenize", ("count",)), (messages, "/v1/messages/count_tokens", ("input_tokens",)),
-                                  (responses, "/v1/responses/input_tokens", ("input_tokens",))):  # fmt: skip
+        for api, path, fields in (
+            (chat, "/tokenize", ("count",)),
+            (messages, "/v1/messages/count_tokens", ("input_tokens",)),
+            (responses, "/v1/responses/input_tokens", ("input_tokens",)),
+        ):
             turns: list = []
             talk(server, api, long[:1], turns=turns)
             body = api(long[1], turns, QUESTIONS[1])[1]
-            counted = server.send(path, {key: value for key, value in body.items() if path != "/tokenize" or key == "messages"})
-            (_, num, _, dates), = talk(server, api, long[1:], turns=turns)  # fmt: skip
+            counted = server.send(
+                path, {key: value for key, value in body.items() if path != "/tokenize" or key == "messages"}
+            )
+            ((_, num, _, dates),) = talk(server, api, long[1:], turns=turns)
             assert dates > 0 and counted[fields[0]] == num, path
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
-from tests.support.served import Endless
 
 from a3b.errors import OverloadedError
 from a3b.interface.events import Finished, TextDelta
 from a3b.server import event_streams
+from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.served import Endless
 
 
 async def stays():

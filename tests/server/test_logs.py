@@ -1,4 +1,5 @@
-"""Lines of the log: when, who asked what, why it was refused, how far a long prompt is; and nothing that could pass for another line."""
+"""Lines of the log: when, who asked what, why it was refused, how far a long prompt is; and nothing that could pass for
+another line."""
 
 from __future__ import annotations
 
@@ -37,25 +38,32 @@ def log():
 
 
 def asked(path=CHAT, body=None, headers=None, service=None, settings=None, **more):
-    return asyncio.run(ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more))
+    return asyncio.run(
+        ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more)
+    )
 
 
 def test_a_line_has_the_time_with_its_zone_and_what_was_read_and_written(log):
     asked(body=BODY, headers={"x-request-id": "id7"})
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
-    assert re.fullmatch(time + r" id7 POST /v1/chat/completions 200 prompt=100 cached=60 written=20 seconds=0\.\d{3}\n", log())
+    assert re.fullmatch(
+        time + r" id7 POST /v1/chat/completions 200 prompt=100 cached=60 written=20 seconds=0\.\d{3}\n", log()
+    )
 
 
-@pytest.mark.parametrize(("request_", "status", "told"), [
-    ({"body": b"{"}, 400, "body: not JSON at line 1 column 2"),
-    ({"body": {"messages": 1}}, 400, "messages: 1; expected a list"),
-    ({"body": BODY, "service": ScriptedService(ConversationError("messages: odd"))}, 400, "messages: odd"),
-    ({"body": BODY, "settings": Settings(api_keys=("k",))}, 401, "an API key is needed"),
-    ({"path": "/health", "headers": {"host": "evil.example"}}, 403, "Host: 'evil.example'"),
-    ({"path": "/nope"}, 404, "GET /nope: no such path"),
-    ({"body": b"x" * 11, "settings": Settings(max_body_bytes=10)}, 413, "body: larger than 10 bytes"),
-    ({"body": BODY, "service": ScriptedService(ValueError("hello"))}, 500, "internal error"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ({"body": b"{"}, 400, "body: not JSON at line 1 column 2"),
+        ({"body": {"messages": 1}}, 400, "messages: 1; expected a list"),
+        ({"body": BODY, "service": ScriptedService(ConversationError("messages: odd"))}, 400, "messages: odd"),
+        ({"body": BODY, "settings": Settings(api_keys=("k",))}, 401, "an API key is needed"),
+        ({"path": "/health", "headers": {"host": "evil.example"}}, 403, "Host: 'evil.example'"),
+        ({"path": "/nope"}, 404, "GET /nope: no such path"),
+        ({"body": b"x" * 11, "settings": Settings(max_body_bytes=10)}, 413, "body: larger than 10 bytes"),
+        ({"body": BODY, "service": ScriptedService(ValueError("hello"))}, 500, "internal error"),
+    ],
+)
 def test_a_line_tells_why_a_request_was_refused(request_, status, told, log):
     assert asked(**request_).status == status
     assert re.search(rf" {status} seconds=0\.\d+ reason=.*{re.escape(told)}", log())
@@ -137,7 +145,12 @@ def test_the_progress_is_told_whatever_the_api(path, stream, monkeypatch, log):
     monkeypatch.setattr(logs, "PROGRESS_S", 0.0)
     events = [STARTED, Reading(512, 1000), Finished("stop", USAGE)]
     body = {**BODY, "prompt": "hi", "input": "hi", "max_tokens": 9, "stream": stream}
-    wanted = {CHAT: ("messages",), "/v1/completions": ("prompt",), "/v1/responses": ("input",), "/v1/messages": ("messages", "max_tokens")}
+    wanted = {
+        CHAT: ("messages",),
+        "/v1/completions": ("prompt",),
+        "/v1/responses": ("input",),
+        "/v1/messages": ("messages", "max_tokens"),
+    }
     body = {key: body[key] for key in (*wanted[path], "stream")}
     assert asked(path, body, {"x-request-id": "id7"}, ScriptedService(events)).status == 200
     first, last = log().splitlines()

@@ -14,14 +14,25 @@ from tests.support.serving import ask
 HI = [{"role": "user", "content": "hi"}]
 MESSAGES = {"max_tokens": 9, "messages": HI}
 BODIES = {
-    "/chat/completions": {"messages": HI}, "/completions": {"prompt": "hi"}, "/responses": {"input": "hi"}, "/messages": MESSAGES,
-    "/messages/count_tokens": MESSAGES, "/responses/input_tokens": {"input": "hi"}, "/tokenize": {"content": "hi"},
-    "/detokenize": {"tokens": [104]}, "/apply-template": {"messages": HI}, "/models": None, "/models/a3b-nano": None, "/props": None,
-}  # fmt: skip
+    "/chat/completions": {"messages": HI},
+    "/completions": {"prompt": "hi"},
+    "/responses": {"input": "hi"},
+    "/messages": MESSAGES,
+    "/messages/count_tokens": MESSAGES,
+    "/responses/input_tokens": {"input": "hi"},
+    "/tokenize": {"content": "hi"},
+    "/detokenize": {"tokens": [104]},
+    "/apply-template": {"messages": HI},
+    "/models": None,
+    "/models/a3b-nano": None,
+    "/props": None,
+}
 
 
 def asked(path: str, body: dict | None = None):
-    return asyncio.run(ask(create_app(ScriptedService([STARTED, TextDelta("ok"), Finished("stop", USAGE)])), path, body))
+    return asyncio.run(
+        ask(create_app(ScriptedService([STARTED, TextDelta("ok"), Finished("stop", USAGE)])), path, body)
+    )
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -31,7 +42,9 @@ def test_a_path_is_the_same_without_v1(path):
     assert replies[0].json().keys() == replies[1].json().keys()
 
 
-@pytest.mark.parametrize(("path", "keys"), [("/messages", {"type", "error", "request_id"}), ("/chat/completions", {"error"})])
+@pytest.mark.parametrize(
+    ("path", "keys"), [("/messages", {"type", "error", "request_id"}), ("/chat/completions", {"error"})]
+)
 def test_errors_have_the_form_of_their_api_without_v1_too(path, keys):
     for root in ("/v1", ""):
         reply = asked(f"{root}{path}", {})
@@ -48,7 +61,9 @@ def test_props_say_how_long_a_context_is_and_how_prompts_are_made():
 
 def test_a_template_is_applied_without_an_answer():
     service = ScriptedService(RuntimeError("nothing is to be written"))
-    reply = asyncio.run(ask(create_app(service), "/apply-template", {"messages": HI, "enable_thinking": False, "made_up": 1}))
+    reply = asyncio.run(
+        ask(create_app(service), "/apply-template", {"messages": HI, "enable_thinking": False, "made_up": 1})
+    )
     assert reply.json() == {"prompt": "\x07" * 42} and service.requests[0].think is False
     assert "made_up" in reply.headers["x-a3b-warnings"]
 

@@ -17,7 +17,12 @@ from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import ask
 
 PEERS = json.loads((DATA / "peer_requests.json").read_text(encoding="utf-8"))
-PATHS = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses", "completions": "/v1/completions"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "messages": "/v1/messages",
+    "responses": "/v1/responses",
+    "completions": "/v1/completions",
+}
 ANSWER = [STARTED, TextDelta("ok"), Finished("stop", USAGE)]
 
 
@@ -57,10 +62,14 @@ def test_a_chat_may_allow_some_of_its_tools(mode):
 
 @pytest.mark.parametrize(
     ("choice", "named"),
-    [(allowing("auto", "z"), "tool_choice.allowed_tools.tools[0].function.name"), (allowing("any", "a"), "tool_choice.allowed_tools.mode"),
-     (allowing("required"), "tool_choice"), ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
-     ({"type": "odd"}, "tool_choice.type")],
-)  # fmt: skip
+    [
+        (allowing("auto", "z"), "tool_choice.allowed_tools.tools[0].function.name"),
+        (allowing("any", "a"), "tool_choice.allowed_tools.mode"),
+        (allowing("required"), "tool_choice"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        ({"type": "odd"}, "tool_choice.type"),
+    ],
+)
 def test_what_allows_no_tools_of_a_chat_is_refused_by_name(choice, named):
     body = {"messages": [{"role": "user", "content": "q"}], "tools": TOOLS, "tool_choice": choice}
     status, reply, _ = answered("chat", body)

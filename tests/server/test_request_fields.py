@@ -1,4 +1,5 @@
-"""Every field of the clients' own request types is followed, refused, told or known to do nothing; nulls, numbers and names of models."""
+"""Every field of the clients' own request types is followed, refused, told or known to do nothing; nulls, numbers and
+names of models."""
 
 from __future__ import annotations
 
@@ -28,10 +29,17 @@ from tests.support.serving import ask
 
 CHAT, TEXT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 LEAST: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": [{"role": "user", "content": "hi"}]}, TEXT: {"prompt": "hi"}, RESPONSES: {"input": "hi"},
+    CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+    TEXT: {"prompt": "hi"},
+    RESPONSES: {"input": "hi"},
     MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
-}  # fmt: skip
-TABLES = {CHAT: chat_request.CHAT, TEXT: completions.TEXT, RESPONSES: responses.RESPONSE, MESSAGES: messages_fields.MESSAGE}
+}
+TABLES = {
+    CHAT: chat_request.CHAT,
+    TEXT: completions.TEXT,
+    RESPONSES: responses.RESPONSE,
+    MESSAGES: messages_fields.MESSAGE,
+}
 TYPES = [
     (chat_params.CompletionCreateParamsStreaming, chat_request.CHAT),
     (completion_create_params.CompletionCreateParamsStreaming, completions.TEXT),
@@ -75,9 +83,13 @@ def same(request: Any) -> dict[str, Any]:
     return {key: value for key, value in vars(request).items() if key != "request_id"}
 
 
-@pytest.mark.parametrize(("kind", "table"), TYPES, ids=[f"{kind.__module__.split('.')[0]} {kind.__name__}" for kind, _ in TYPES])
+@pytest.mark.parametrize(
+    ("kind", "table"), TYPES, ids=[f"{kind.__module__.split('.')[0]} {kind.__name__}" for kind, _ in TYPES]
+)
 def test_no_field_of_the_clients_is_overlooked(kind, table):
-    fields = {name for base in (kind, *getattr(kind, "__orig_bases__", ())) for name in getattr(base, "__annotations__", {})}
+    fields = {
+        name for base in (kind, *getattr(kind, "__orig_bases__", ())) for name in getattr(base, "__annotations__", {})
+    }
     assert fields and {name.removesuffix("_") for name in fields} - set(names_of(table)) == set()
 
 
@@ -123,45 +135,86 @@ def test_what_is_not_followed_is_told_in_header_and_answer(path, stream):
     unknown = {"made_up_0": 0, "x" * 5000: 1} | {f"made_up_{i}": i for i in range(1, 1000)}
     options = {"stream_options": {"include_usage": True}} if stream and path in (CHAT, TEXT) else {}
     reply = asyncio.run(ask(create_app(service), path, {**LEAST[path], **unknown, **options, "stream": stream}))
-    assert reply.status == 200 and reply.headers["x-a3b-warnings"].startswith("made_up_0: this server has no such field")
-    assert b"made_up_8: this server has no such field; ignored" in reply.body and b"991 more unknown fields ignored" in reply.body
-    assert b"made_up_9" not in reply.body and b"x" * 61 not in reply.body and len(reply.headers["x-a3b-warnings"]) < 1500
+    assert reply.status == 200 and reply.headers["x-a3b-warnings"].startswith(
+        "made_up_0: this server has no such field"
+    )
+    assert (
+        b"made_up_8: this server has no such field; ignored" in reply.body
+        and b"991 more unknown fields ignored" in reply.body
+    )
+    assert (
+        b"made_up_9" not in reply.body and b"x" * 61 not in reply.body and len(reply.headers["x-a3b-warnings"]) < 1500
+    )
 
 
-@pytest.mark.parametrize(("path", "body", "told"), [
-    (CHAT, {"verbosity": "low"}, "verbosity: this model has no such setting"),
-    (RESPONSES, {"text": {"verbosity": "high"}}, "text.verbosity: this model has no such setting"),
-    (CHAT, {"messages": [{"role": "user", "name": "ann", "content": "hi"}]}, "messages[].name"),
-    (CHAT, {"messages": [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "hi"}]}, "messages[].audio"),
-    (RESPONSES, {"context_management": [{"type": "compaction"}]}, "context_management: nothing is compacted"),
-    (MESSAGES, {"output_config": {"task_budget": {"type": "tokens", "total": 9}}}, "output_config.task_budget"),
-    (MESSAGES, {"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management.edits[0]: compact_20260112 is not"),
-    (MESSAGES, {"tools": [{"name": "t", "input_schema": {}, "defer_loading": True}]}, "tools[0].defer_loading"),
-    (MESSAGES, {"thinking": {"type": "adaptive", "pace": 1}}, "thinking.pace: this server has no such field"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        (CHAT, {"verbosity": "low"}, "verbosity: this model has no such setting"),
+        (RESPONSES, {"text": {"verbosity": "high"}}, "text.verbosity: this model has no such setting"),
+        (CHAT, {"messages": [{"role": "user", "name": "ann", "content": "hi"}]}, "messages[].name"),
+        (
+            CHAT,
+            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "hi"}]},
+            "messages[].audio",
+        ),
+        (RESPONSES, {"context_management": [{"type": "compaction"}]}, "context_management: nothing is compacted"),
+        (MESSAGES, {"output_config": {"task_budget": {"type": "tokens", "total": 9}}}, "output_config.task_budget"),
+        (
+            MESSAGES,
+            {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+            "context_management.edits[0]: compact_20260112 is not",
+        ),
+        (MESSAGES, {"tools": [{"name": "t", "input_schema": {}, "defer_loading": True}]}, "tools[0].defer_loading"),
+        (MESSAGES, {"thinking": {"type": "adaptive", "pace": 1}}, "thinking.pace: this server has no such field"),
+    ],
+)
 def test_a_wish_that_the_model_cannot_follow_is_told(path, body, told):
     reply, _ = answered(path, body)
     assert len(reply["a3b"]["warnings"]) == 1 and reply["a3b"]["warnings"][0].startswith(told)
 
 
-@pytest.mark.parametrize(("path", "body", "named"), [
-    (MESSAGES, {"compaction": {"type": "summarize"}}, "compaction"),
-    (MESSAGES, {"tools": [{"name": "t", "input_schema": {}, "allowed_callers": ["code_execution_20260120"]}]}, "tools[0].allowed_callers"),
-    (MESSAGES, {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 3}}]}},
-     "context_management.edits[0].keep"),
-    (RESPONSES, {"tools": [{"type": "function", "name": "f", "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
-    (RESPONSES, {"tools": [{"type": "function", "name": "f", "async": True}]}, "tools[0].async"),
-    (CHAT, {"moderation": {"model": "m"}}, "moderation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (MESSAGES, {"compaction": {"type": "summarize"}}, "compaction"),
+        (
+            MESSAGES,
+            {"tools": [{"name": "t", "input_schema": {}, "allowed_callers": ["code_execution_20260120"]}]},
+            "tools[0].allowed_callers",
+        ),
+        (
+            MESSAGES,
+            {
+                "context_management": {
+                    "edits": [{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 3}}]
+                }
+            },
+            "context_management.edits[0].keep",
+        ),
+        (
+            RESPONSES,
+            {"tools": [{"type": "function", "name": "f", "allowed_callers": ["programmatic"]}]},
+            "tools[0].allowed_callers",
+        ),
+        (RESPONSES, {"tools": [{"type": "function", "name": "f", "async": True}]}, "tools[0].async"),
+        (CHAT, {"moderation": {"model": "m"}}, "moderation"),
+    ],
+)
 def test_what_would_change_the_answer_is_refused_by_name(path, body, named):
     error, request = answered(path, body, status=400)
     assert error["error"]["message"].startswith(named) and request is None
 
 
-@pytest.mark.parametrize(("edit", "policy"), [
-    ({"keep": "all"}, "all"), ({"keep": {"type": "all"}}, "all"), ({}, "current-task"),
-    ({"keep": {"type": "thinking_turns", "value": 1}}, "current-task"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edit", "policy"),
+    [
+        ({"keep": "all"}, "all"),
+        ({"keep": {"type": "all"}}, "all"),
+        ({}, "current-task"),
+        ({"keep": {"type": "thinking_turns", "value": 1}}, "current-task"),
+    ],
+)
 def test_an_edit_that_clears_thinking_chooses_which_thinking_stays(edit, policy):
     edits = {"edits": [{"type": "clear_thinking_20251015", **edit}]}
     assert answered(MESSAGES, {"context_management": edits})[1].policy == policy
@@ -169,9 +222,17 @@ def test_an_edit_that_clears_thinking_chooses_which_thinking_stays(edit, policy)
 
 
 def test_examples_and_strictness_of_anthropics_tools_reach_the_model():
-    tool = {"name": "t", "description": "Does it.", "input_schema": {"type": "object"}, "strict": True, "input_examples": [{"a": "é"}, {}]}
+    tool = {
+        "name": "t",
+        "description": "Does it.",
+        "input_schema": {"type": "object"},
+        "strict": True,
+        "input_examples": [{"a": "é"}, {}],
+    }
     function = answered(MESSAGES, {"tools": [tool]})[1].tools[0]["function"]
-    assert function["strict"] is True and function["description"] == 'Does it.\n\nExamples of its input:\n{"a": "é"}\n{}'
+    assert (
+        function["strict"] is True and function["description"] == 'Does it.\n\nExamples of its input:\n{"a": "é"}\n{}'
+    )
 
 
 def test_what_the_assistant_refused_is_what_it_said():

@@ -1,4 +1,5 @@
-"""The form that an answer is to have, in the words of all servers and clients, on all APIs; and warnings of what is not enforced."""
+"""The form that an answer is to have, in the words of all servers and clients, on all APIs; and warnings of what is not
+enforced."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ BODIES = {
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
 }
 PATHS = [*BODIES]
-ANSWER = [Started(USAGE, ("tools: a: parameter q: uniqueItems: not enforced", "é")), TextDelta("[1]"), Finished("stop", USAGE)]
+ANSWER = [
+    Started(USAGE, ("tools: a: parameter q: uniqueItems: not enforced", "é")),
+    TextDelta("[1]"),
+    Finished("stop", USAGE),
+]
 
 
 def asked(path, service=None, **fields):
@@ -35,7 +40,15 @@ def asked(path, service=None, **fields):
     [
         ({"response_format": {"type": "json_object"}}, {"type": "object"}),
         ({"response_format": {"type": "json_object", "schema": SCHEMA}}, SCHEMA),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}}, SCHEMA),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "strict": True, "schema": SCHEMA},
+                }
+            },
+            SCHEMA,
+        ),
         ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, SCHEMA),
         ({"response_format": {"type": "text"}}, None),
         ({"json_schema": SCHEMA}, SCHEMA),
@@ -62,20 +75,36 @@ def test_a_schema_is_honoured_wherever_it_stands(path, fields, schema):
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"guided_regex": "a+"}, "guided_regex"), ({"guided_choice": ["a"]}, "guided_choice"), ({"guided_grammar": "x"}, "guided_grammar"),
-        ({"grammar": "root ::= x"}, "grammar"), ({"regex": "a"}, "regex"), ({"ebnf": "x"}, "ebnf"),
-        ({"structural_tag": {"a": 1}}, "structural_tag"), ({"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"guided_choice": ["a"]}, "guided_choice"),
+        ({"guided_grammar": "x"}, "guided_grammar"),
+        ({"grammar": "root ::= x"}, "grammar"),
+        ({"regex": "a"}, "regex"),
+        ({"ebnf": "x"}, "ebnf"),
+        ({"structural_tag": {"a": 1}}, "structural_tag"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
         ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
-        ({"structured_outputs": {}}, "structured_outputs.json"), ({"structured_outputs": "x"}, "structured_outputs"),
-        ({"guided_json": "no json"}, "guided_json"), ({"guided_json": [1]}, "guided_json"), ({"guided_json": "[]"}, "guided_json"),
-        ({"json_schema": True}, "json_schema"), ({"json_schema": []}, "json_schema"), ({"format": "yaml"}, "format"),
+        ({"structured_outputs": {}}, "structured_outputs.json"),
+        ({"structured_outputs": "x"}, "structured_outputs"),
+        ({"guided_json": "no json"}, "guided_json"),
+        ({"guided_json": [1]}, "guided_json"),
+        ({"guided_json": "[]"}, "guided_json"),
+        ({"json_schema": True}, "json_schema"),
+        ({"json_schema": []}, "json_schema"),
+        ({"format": "yaml"}, "format"),
         ({"response_format": {"type": "json_object", "schema": []}}, "response_format.schema"),
         ({"response_format": {"type": "grammar", "grammar": "x"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": True}}}, "response_format.json_schema.schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}}, "response_format.json_schema.strict"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}},
+            "response_format.json_schema.strict",
+        ),
         ({"guided_json": SCHEMA, "response_format": {"type": "json_object"}}, "guided_json"),
     ],
-)  # fmt: skip
+)
 def test_other_forms_are_refused_by_name(path, fields, field):
     reply, request = asked(path, **fields)
     error = reply.json()["error"]
@@ -84,7 +113,10 @@ def test_other_forms_are_refused_by_name(path, fields, field):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"a": [' + "0," * 200_000 + "0]}", "more than 200,000 values"), ('{"a": ' + "[" * 200 + "]" * 200 + "}", "deeper than 100 levels")],
+    [
+        ('{"a": [' + "0," * 200_000 + "0]}", "more than 200,000 values"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "deeper than 100 levels"),
+    ],
 )
 @pytest.mark.parametrize("key", ["guided_json", "json"])
 def test_a_schema_in_a_string_is_read_within_the_limits_of_a_body(key, text, reason):
@@ -93,8 +125,18 @@ def test_a_schema_in_a_string_is_read_within_the_limits_of_a_body(key, text, rea
     assert (reply.status, request) == (400, None) and reason in reply.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("fields", [{"guided_json": SCHEMA}, {"json_schema": {}}, {"structured_outputs": {"json": {}}}, {"format": "json"},
-                                    {"response_format": {"type": "json_object"}}, {"guided_regex": "a"}, {"grammar": "x"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guided_json": SCHEMA},
+        {"json_schema": {}},
+        {"structured_outputs": {"json": {}}},
+        {"format": "json"},
+        {"response_format": {"type": "json_object"}},
+        {"guided_regex": "a"},
+        {"grammar": "x"},
+    ],
+)
 def test_text_completions_refuse_each_form(fields):
     reply, request = asked("/v1/completions", **fields)
     assert (reply.status, request) == (400, None) and reply.json()["error"]["param"] == next(iter(fields))
@@ -136,5 +178,7 @@ def test_what_is_not_enforced_is_told_in_a_header_and_in_the_answer(path, stream
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_schema_that_cannot_be_enforced_is_a_400(path):
-    reply, _ = asked(path, ScriptedService(UsageError("schema: properties.a.items: type: \"strng\"; expected the name of a type")))
+    reply, _ = asked(
+        path, ScriptedService(UsageError('schema: properties.a.items: type: "strng"; expected the name of a type'))
+    )
     assert reply.status == 400 and "schema: properties.a.items" in reply.json()["error"]["message"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import openai
 import pytest
-from tests.support.responses_server import ANSWER, ASK, DONE, PATH, Server, client_of
 
 from a3b.server.response_store import ResponseStore, Stored
+from tests.support.responses_server import ANSWER, ASK, DONE, PATH, Server, client_of
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def test_the_input_of_a_response_is_listed_in_pages(client):
     items = [{"role": "user", "content": f"q{i}"} for i in range(5)]
     reply = client.responses.create(model="m", input=items)
     listed = list(client.responses.input_items.list(reply.id, limit=2, order="asc"))
-    assert [item.content[0].text for item in listed] == [f"q{i}" for i in range(5)] and len({item.id for item in listed}) == 5
+    assert [item.content[0].text for item in listed] == [f"q{i}" for i in range(5)] and len(
+        {item.id for item in listed}
+    ) == 5
     assert next(iter(client.responses.input_items.list(reply.id))).content[0].text == "q4"
 
 
@@ -49,8 +51,14 @@ def test_nothing_is_found_by_another_namespace():
     assert server.send(None, f"{PATH}/{first['id']}", "bob", "GET")[0] == 404
     assert server.send(None, f"{PATH}/{first['id']}", "bob", "DELETE")[0] == 404
     status, reply = server.send({**ASK, "previous_response_id": first["id"]}, key="bob")
-    assert (status, reply["error"]["code"], reply["error"]["param"]) == (400, "previous_response_not_found", "previous_response_id")
-    status, reply = server.send({**ASK, "input": [{"type": "item_reference", "id": first["output"][0]["id"]}]}, key="bob")
+    assert (status, reply["error"]["code"], reply["error"]["param"]) == (
+        400,
+        "previous_response_not_found",
+        "previous_response_id",
+    )
+    status, reply = server.send(
+        {**ASK, "input": [{"type": "item_reference", "id": first["output"][0]["id"]}]}, key="bob"
+    )
     assert (status, reply["error"]["code"], reply["error"]["param"]) == (400, "item_not_found", "input[0].id")
     assert server.send(None, f"{PATH}/{first['id']}", "alice", "GET")[0] == 200
 
@@ -112,7 +120,10 @@ def test_responses_outlive_the_process_for_their_owner_only():
     before.put("alice", kept_response())
     before.close()
     after = ResponseStore(records=book)
-    assert after.get("alice", "resp_1") == kept_response() and after.item("alice", "rs_1") == {"id": "rs_1", "type": "reasoning"}
+    assert after.get("alice", "resp_1") == kept_response() and after.item("alice", "rs_1") == {
+        "id": "rs_1",
+        "type": "reasoning",
+    }
     assert after.get("bob", "resp_1") is None and after.item("bob", "rs_1") is None
 
 
@@ -123,10 +134,16 @@ def test_a_deleted_response_stays_deleted_after_a_restart():
     assert before.delete("alice", "resp_1") and not before.delete("alice", "resp_1")
     before.close()
     after = ResponseStore(records=book)
-    assert after.get("alice", "resp_1") is None and after.item("alice", "msg_1") is None and not after.delete("alice", "resp_1")
+    assert (
+        after.get("alice", "resp_1") is None
+        and after.item("alice", "msg_1") is None
+        and not after.delete("alice", "resp_1")
+    )
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff", b"null", b"[]", b"[{}, []]", b'[{"id": "resp_1", "output": 3}, []]', b'[{"id": "x"}, []]'])
+@pytest.mark.parametrize(
+    "value", [b"", b"\xff", b"null", b"[]", b"[{}, []]", b'[{"id": "resp_1", "output": 3}, []]', b'[{"id": "x"}, []]']
+)
 def test_records_that_are_no_responses_are_as_if_they_were_not_there(value):
     book = Book()
     book.put_record("alice", b"response resp_1", value)

@@ -53,7 +53,15 @@ def test_what_is_cut_off_or_longer_or_no_base64_is_invalid(form):
     seals = Seals(SECRET)
     seal = made(seals, form, "a thought")
     shorter = [seal[:n] for n in range(len(seal))]
-    for wrong in [*shorter, seal + "A", seal + "AAAA", "    " + seal, seal[:-1] + "!", "ÄÖÜ", seal[:8] + "\n\n\n\n" + seal[8:]]:
+    for wrong in [
+        *shorter,
+        seal + "A",
+        seal + "AAAA",
+        "    " + seal,
+        seal[:-1] + "!",
+        "ÄÖÜ",
+        seal[:8] + "\n\n\n\n" + seal[8:],
+    ]:
         assert seals.open(wrong, "alice", "a thought") is None, wrong
 
 

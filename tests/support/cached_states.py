@@ -26,8 +26,13 @@ def feed(state: State, ids: Sequence[int], kind: str = "q8") -> State:
         return state
     with advancing([(state, len(ids))]):
         start, done = state.num_tokens, 0
-        values = np.asarray(ids, np.float32)[:, None, None] + np.arange(start, start + len(ids), dtype=np.float32)[:, None, None] / 8192
-        rows = np.broadcast_to(values, (len(ids), CONFIG.Hkv, CONFIG.Dh)) * np.linspace(0.5, 1, CONFIG.Dh, dtype=np.float32)
+        values = (
+            np.asarray(ids, np.float32)[:, None, None]
+            + np.arange(start, start + len(ids), dtype=np.float32)[:, None, None] / 8192
+        )
+        rows = np.broadcast_to(values, (len(ids), CONFIG.Hkv, CONFIG.Dh)) * np.linspace(
+            0.5, 1, CONFIG.Dh, dtype=np.float32
+        )
         while done < len(ids):
             index, at = divmod(start + done, SEGMENT_LEN)
             part = rows[done : done + SEGMENT_LEN - at]

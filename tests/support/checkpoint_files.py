@@ -1,4 +1,5 @@
-"""Checkpoint directories as they exist, written from the random models: layouts, dtypes, shards, tensors beside the text model."""
+"""Checkpoint directories as they exist, written from the random models: layouts, dtypes, shards, tensors beside the
+text model."""
 
 from __future__ import annotations
 
@@ -12,17 +13,37 @@ from a3b.formats.safetensors import write_safetensors
 from tests.support.random_model import SEEDS, SIZES, YARN, config_dict, random_tensors
 
 BLOCK = (16, 16)  # of FP8; smaller than any matrix, so that last blocks are cut in both directions
-KEPT = ("embed_tokens", "lm_head", "norm", "gate.weight", "shared_expert_gate", "in_proj_a", "in_proj_b", "conv1d", "dt_bias", "A_log")
+KEPT = (
+    "embed_tokens",
+    "lm_head",
+    "norm",
+    "gate.weight",
+    "shared_expert_gate",
+    "in_proj_a",
+    "in_proj_b",
+    "conv1d",
+    "dt_bias",
+    "A_log",
+)
 Stored = dict[str, tuple[str, np.ndarray]]
 
 
 def config_of(name: str, *, wrapped: bool = False, fp8: bool = False) -> dict:
     config = config_dict(SIZES[name], YARN.get(name))
     if wrapped:
-        config = {"model_type": config["model_type"].removesuffix("_text"), "text_config": config, "tie_word_embeddings": False}
+        config = {
+            "model_type": config["model_type"].removesuffix("_text"),
+            "text_config": config,
+            "tie_word_embeddings": False,
+        }
     if fp8:
-        config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
-                                         "weight_block_size": list(BLOCK), "modules_to_not_convert": ["lm_head"]}  # fmt: skip
+        config["quantization_config"] = {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": list(BLOCK),
+            "modules_to_not_convert": ["lm_head"],
+        }
     return config
 
 
@@ -57,9 +78,19 @@ def stored(name: str, value: np.ndarray, dtype: str, A_log: str) -> tuple[Stored
     return {name: ("BF16", f32_to_bf16(value))}, bf16_to_f32(f32_to_bf16(value))
 
 
-def write_checkpoint(directory: Path, name: str = "one", *, dtype: str = "BF16", fused: bool = True, wrapped: bool = False,
-                     num_shards: int = 1, extras: bool = False, A_log: str = "F32") -> dict[str, np.ndarray]:  # fmt: skip
-    """Write config.json and weights; the float32 tensors that a reader must get, under the names of `random_tensors`."""
+def write_checkpoint(
+    directory: Path,
+    name: str = "one",
+    *,
+    dtype: str = "BF16",
+    fused: bool = True,
+    wrapped: bool = False,
+    num_shards: int = 1,
+    extras: bool = False,
+    A_log: str = "F32",
+) -> dict[str, np.ndarray]:
+    """Write config.json and weights; the float32 tensors that a reader must get, under the names of
+    `random_tensors`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_of(name, wrapped=wrapped, fp8=dtype == "FP8")))
     original = random_tensors(SIZES[name], SEEDS[name])

@@ -18,7 +18,8 @@ TOKENIZER = Tokenizer.read(nano_directory())
 GRAMMARS = Grammars(TOKENIZER)
 END, CALL, CALL_END = map(TOKENIZER.control_id, ("<|im_end|>", "<tool_call>", "</tool_call>"))
 NUM = TOKENIZER.num_tokens
-ENDINGS = [*dict.fromkeys(TOKENIZER.encode_text('"}]>')), CALL_END, END]  # what a walk likes, so that it comes to an end
+# what a walk likes, so that it comes to an end
+ENDINGS = [*dict.fromkeys(TOKENIZER.encode_text('"}]>')), CALL_END, END]
 CLOSING = TOKENIZER.encode_text("\n</parameter>\n")
 
 
@@ -42,21 +43,40 @@ def shape(properties, required=(), **more):
 
 
 TOOLS = [
-    tool("edit_file", shape({
-        "path": {"type": "string"},
-        "line": {"type": "integer"},
-        "ratio": {"type": "number"},
-        "mode": {"enum": ["insert", "replace", "delete line"]},
-        "force": {"type": "boolean"},
-        "where": shape({"rows": {"type": "array", "items": {"type": "integer"}, "maxItems": 3}, "tag": {"type": ["string", "null"]}},
-                       ["rows"], additionalProperties=False),
-        "note": {"type": ["string", "null"]},
-    }, ["path", "mode"])),
+    tool(
+        "edit_file",
+        shape(
+            {
+                "path": {"type": "string"},
+                "line": {"type": "integer"},
+                "ratio": {"type": "number"},
+                "mode": {"enum": ["insert", "replace", "delete line"]},
+                "force": {"type": "boolean"},
+                "where": shape(
+                    {
+                        "rows": {"type": "array", "items": {"type": "integer"}, "maxItems": 3},
+                        "tag": {"type": ["string", "null"]},
+                    },
+                    ["rows"],
+                    additionalProperties=False,
+                ),
+                "note": {"type": ["string", "null"]},
+            },
+            ["path", "mode"],
+        ),
+    ),
     tool("edit", shape({"path": {"type": "string"}})),
     tool("now", None),
-    tool("set", {"type": "object", "additionalProperties": True, "properties": {"depth": {"$ref": "#/$defs/n"}},
-                 "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}}),
-]  # fmt: skip
+    tool(
+        "set",
+        {
+            "type": "object",
+            "additionalProperties": True,
+            "properties": {"depth": {"$ref": "#/$defs/n"}},
+            "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        },
+    ),
+]
 
 
 SCHEMAS = [
@@ -70,12 +90,30 @@ SCHEMAS = [
     shape({"name": {"type": "string"}, "age": {"type": "integer"}}, ["name", "age"], additionalProperties=False),
     shape({"a": {"type": "number"}, "b": {"type": "string", "format": "any words"}, "c": {"type": "boolean"}}, ["b"]),
     {"anyOf": [shape({"kind": {"const": "x"}}, ["kind"]), {"type": "array", "items": {"enum": [1, 2]}}]},
-    {"$ref": "#/$defs/tree",
-     "$defs": {"tree": shape({"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}}, ["v", "next"])}},
-    {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "t", "description": "d", "type": "object",
-     "properties": {"items": {"type": "array", "items": shape({"id": {"type": "integer"}}, ["id"])}}, "required": ["items"]},
-    {"x-guidance": {"lenient": True, "whitespace_pattern": "z"}, "type": "array", "uniqueItems": False, "items": {"type": "null"}},
-]  # fmt: skip
+    {
+        "$ref": "#/$defs/tree",
+        "$defs": {
+            "tree": shape(
+                {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}},
+                ["v", "next"],
+            )
+        },
+    },
+    {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "t",
+        "description": "d",
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": shape({"id": {"type": "integer"}}, ["id"])}},
+        "required": ["items"],
+    },
+    {
+        "x-guidance": {"lenient": True, "whitespace_pattern": "z"},
+        "type": "array",
+        "uniqueItems": False,
+        "items": {"type": "null"},
+    },
+]
 
 
 def nested(depth):
@@ -133,7 +171,15 @@ def fits(value, schema, root=None):
     if "enum" in schema or "const" in schema:
         return value in schema.get("enum", [schema.get("const")])
     kinds = schema.get("type", [])
-    python = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None), "array": list, "object": dict}
+    python = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "null": type(None),
+        "array": list,
+        "object": dict,
+    }
     if kinds and not any(
         isinstance(value, python[kind]) and (kind == "boolean" or not isinstance(value, bool))
         for kind in (kinds if isinstance(kinds, list) else [kinds])
@@ -156,7 +202,9 @@ def fits(value, schema, root=None):
 def feed(constraint, text):
     """Take a text with spelled control tokens; where it stopped being allowed, None if nowhere."""
     for piece in text.replace("<tool_call>", "\0<tool_call>\0").replace("</tool_call>", "\0</tool_call>\0").split("\0"):
-        ids = [TOKENIZER.control_id(piece)] if piece in ("<tool_call>", "</tool_call>") else TOKENIZER.encode_text(piece)
+        ids = (
+            [TOKENIZER.control_id(piece)] if piece in ("<tool_call>", "</tool_call>") else TOKENIZER.encode_text(piece)
+        )
         for index, token in enumerate(ids):
             if not constraint.mask()[token]:
                 return TOKENIZER.decode(ids[index:])

@@ -1,4 +1,5 @@
-"""A small GGUF file of architecture qwen35moe, written by the format's own library with every transform of its converter."""
+"""A small GGUF file of architecture qwen35moe, written by the format's own library with every transform of its
+converter."""
 
 from __future__ import annotations
 
@@ -16,9 +17,23 @@ LETTERS = [letter for letter, _ in sorted(byte_alphabet().items(), key=lambda pa
 TOKENS = [*LETTERS, *("".join(merge.split()) for merge in MERGES), *CONTROL_NAMES, "[PAD]", "[PAD2]"]
 TYPES = [1] * (len(LETTERS) + len(MERGES)) + [3] * 16 + [4] * (len(CONTROL_NAMES) - 16) + [5, 5]
 END = TOKENS.index("<|im_end|>")
-TYPE_OF = {"token_embd": "Q8_0", "output": "Q6_K", "attn_qkv": "Q5_K", "attn_gate": "Q4_K", "ssm_out": "Q6_K", "attn_q": "Q4_0",
-           "attn_k": "Q8_0", "attn_v": "BF16", "attn_output": "Q4_1", "ffn_gate_exps": "Q4_K", "ffn_up_exps": "Q4_K",
-           "ffn_down_exps": "Q5_K", "ffn_gate_shexp": "Q8_0", "ffn_up_shexp": "Q8_0", "ffn_down_shexp": "Q8_0"}  # fmt: skip
+TYPE_OF = {
+    "token_embd": "Q8_0",
+    "output": "Q6_K",
+    "attn_qkv": "Q5_K",
+    "attn_gate": "Q4_K",
+    "ssm_out": "Q6_K",
+    "attn_q": "Q4_0",
+    "attn_k": "Q8_0",
+    "attn_v": "BF16",
+    "attn_output": "Q4_1",
+    "ffn_gate_exps": "Q4_K",
+    "ffn_up_exps": "Q4_K",
+    "ffn_down_exps": "Q5_K",
+    "ffn_gate_shexp": "Q8_0",
+    "ffn_up_shexp": "Q8_0",
+    "ffn_down_shexp": "Q8_0",
+}
 MINIMUMS = {"Q4_K": 7.5, "Q5_K": 15.5}  # in units of d, so that values lie around 0
 
 
@@ -29,7 +44,8 @@ def heads_of(sizes: dict) -> np.ndarray:
 
 
 def encoded(gguf, dtype: str, values: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks, the numbers they stand for). K types, which the library cannot make, get random blocks of the right spread."""
+    """(blocks, the numbers they stand for). K types, which the library cannot make, get random blocks of the right
+    spread."""
     kind = gguf.GGMLQuantizationType[dtype]
     if dtype in ("Q4_K", "Q5_K", "Q6_K"):
         size = {"Q4_K": 144, "Q5_K": 176, "Q6_K": 210}[dtype]
@@ -46,7 +62,13 @@ def encoded(gguf, dtype: str, values: np.ndarray, rng: np.random.Generator) -> t
 
 
 def write_gguf(
-    path: Path, gguf, sizes: dict = SIZES, *, types: dict[str, str] = TYPE_OF, mtp: bool = False, change=lambda kv, tensors: None
+    path: Path,
+    gguf,
+    sizes: dict = SIZES,
+    *,
+    types: dict[str, str] = TYPE_OF,
+    mtp: bool = False,
+    change=lambda kv, tensors: None,
 ) -> dict[str, np.ndarray]:
     """Write the file; the float32 tensors that a reader must get, in the names and the order of Hugging Face."""
     s, rng = sizes, np.random.default_rng(11)
@@ -59,7 +81,9 @@ def write_gguf(
     def matrix(name: str, source: str, rows=slice(None), columns=slice(None), part=slice(None)):
         """Into the order of the file, encoded, and what was encoded back into the order of `exact`."""
         kind = types[name.split(".")[-2]]
-        blocks, values = encoded(gguf, kind, np.ascontiguousarray(exact[source][..., part, :][..., rows, :][..., columns]), rng)
+        blocks, values = encoded(
+            gguf, kind, np.ascontiguousarray(exact[source][..., part, :][..., rows, :][..., columns]), rng
+        )
         tensors[name] = (blocks, kind)
         view = exact[source][..., part, :]
         back = np.empty_like(view)
@@ -89,7 +113,12 @@ def write_gguf(
             floats(b + "ssm_norm.weight", exact[q + "norm.weight"])
         else:
             q = p + "self_attn."
-            for name, key in (("attn_q", "q_proj"), ("attn_k", "k_proj"), ("attn_v", "v_proj"), ("attn_output", "o_proj")):
+            for name, key in (
+                ("attn_q", "q_proj"),
+                ("attn_k", "k_proj"),
+                ("attn_v", "v_proj"),
+                ("attn_output", "o_proj"),
+            ):
                 matrix(f"{b}{name}.weight", f"{q}{key}.weight")
             floats(b + "attn_q_norm.weight", exact[q + "q_norm.weight"] + 1)
             floats(b + "attn_k_norm.weight", exact[q + "k_norm.weight"] + 1)
@@ -107,7 +136,9 @@ def write_gguf(
     change(kv, tensors)
     writer = gguf.GGUFWriter(path, kv.pop("general.architecture"))
     for key, value in kv.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[type(value)]
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[
+            type(value)
+        ]
         add(key, value)
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[kind] if kind else None)
@@ -121,18 +152,40 @@ def write_gguf(
 def key_values(s: dict, mtp: bool) -> dict:
     half = s["rotary"] // 2
     keys = {
-        "block_count": s["layers"] + mtp, "context_length": 1024, "embedding_length": s["D"], "attention.head_count": s["Hq"],
-        "attention.head_count_kv": s["Hkv"], "attention.key_length": s["Dh"], "attention.value_length": s["Dh"],
-        "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 10000.0, "rope.dimension_count": s["rotary"],
-        "rope.dimension_sections": [half - 2 * (half // 3), half // 3, half // 3, 0], "expert_count": s["E"],
-        "expert_used_count": s["K"], "expert_feed_forward_length": s["F"], "expert_shared_feed_forward_length": s["Fs"],
-        "ssm.conv_kernel": 4, "ssm.state_size": s["Dk"], "ssm.group_count": s["Hk"], "ssm.time_step_rank": s["Hv"],
-        "ssm.inner_size": s["Hv"] * s["Dv"], "full_attention_interval": s["every"],
-    }  # fmt: skip
+        "block_count": s["layers"] + mtp,
+        "context_length": 1024,
+        "embedding_length": s["D"],
+        "attention.head_count": s["Hq"],
+        "attention.head_count_kv": s["Hkv"],
+        "attention.key_length": s["Dh"],
+        "attention.value_length": s["Dh"],
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 10000.0,
+        "rope.dimension_count": s["rotary"],
+        "rope.dimension_sections": [half - 2 * (half // 3), half // 3, half // 3, 0],
+        "expert_count": s["E"],
+        "expert_used_count": s["K"],
+        "expert_feed_forward_length": s["F"],
+        "expert_shared_feed_forward_length": s["Fs"],
+        "ssm.conv_kernel": 4,
+        "ssm.state_size": s["Dk"],
+        "ssm.group_count": s["Hk"],
+        "ssm.time_step_rank": s["Hv"],
+        "ssm.inner_size": s["Hv"] * s["Dv"],
+        "full_attention_interval": s["every"],
+    }
     if mtp:
         keys["nextn_predict_layers"] = 1
-    tokenizer = {"model": "gpt2", "pre": "qwen35", "tokens": TOKENS, "token_type": TYPES, "merges": MERGES, "eos_token_id": END,
-                 "bos_token_id": TOKENS.index("<|endoftext|>"), "padding_token_id": TOKENS.index("<|endoftext|>")}  # fmt: skip
+    tokenizer = {
+        "model": "gpt2",
+        "pre": "qwen35",
+        "tokens": TOKENS,
+        "token_type": TYPES,
+        "merges": MERGES,
+        "eos_token_id": END,
+        "bos_token_id": TOKENS.index("<|endoftext|>"),
+        "padding_token_id": TOKENS.index("<|endoftext|>"),
+    }
     return {
         "general.architecture": "qwen35moe",
         **{f"qwen35moe.{key}": value for key, value in keys.items()},

@@ -1,8 +1,7 @@
 """A model hub on this machine: the parts of the protocol that a download uses, and the ways a real one fails.
 
-`/api/models/REPO/revision/R` lists files with sizes and checksums; `/REPO/resolve/COMMIT/PATH` answers HEAD and GET, small
-files itself, LFS files by a redirect to `/cdn/`, both with Range.
-"""
+`/api/models/REPO/revision/R` lists files with sizes and checksums; `/REPO/resolve/COMMIT/PATH` answers HEAD and GET,
+small files itself, LFS files by a redirect to `/cdn/`, both with Range."""
 
 from __future__ import annotations
 
@@ -61,7 +60,11 @@ class FakeHub:
         siblings = []
         for path, content in self.files.items():
             size = self.sizes.get(path, len(content))
-            entry = {"rfilename": path, "size": size, "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
+            entry = {
+                "rfilename": path,
+                "size": size,
+                "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+            }
             if len(content) >= LFS_BYTES:
                 entry["lfs"] = {"size": size, "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 130}
             siblings.append(entry)
@@ -84,7 +87,9 @@ class FakeHub:
                     with hub.lock:
                         hub.tokens.append(self.headers.get("Authorization"))
                     status, headers = hub.on_list() or (200, {})
-                    self.answer(status, headers, json.dumps(hub.listing or hub.info()).encode() if status == 200 else b"{}")
+                    self.answer(
+                        status, headers, json.dumps(hub.listing or hub.info()).encode() if status == 200 else b"{}"
+                    )
                 elif match := re.fullmatch(f"/api/models/({REPO})/revision/.*", path):
                     self.answer(404, {"X-Error-Code": "RevisionNotFound"}, b'{"error":"no such revision"}')
                 elif match := re.fullmatch(f"/{REPO}/resolve/{COMMIT}/(.*)", path):
@@ -109,8 +114,16 @@ class FakeHub:
                 if len(hub.files[path]) < LFS_BYTES:
                     return self.content(path)
                 sum = hashlib.sha256(hub.files[path]).hexdigest()
-                self.answer(302, {"Location": f"{hub.endpoint}/cdn/{quote(path)}", "X-Repo-Commit": COMMIT,
-                                  "X-Linked-Size": str(len(hub.files[path])), "X-Linked-ETag": f'"{sum}"'}, b"")  # fmt: skip
+                self.answer(
+                    302,
+                    {
+                        "Location": f"{hub.endpoint}/cdn/{quote(path)}",
+                        "X-Repo-Commit": COMMIT,
+                        "X-Linked-Size": str(len(hub.files[path])),
+                        "X-Linked-ETag": f'"{sum}"',
+                    },
+                    b"",
+                )
 
             def content(self, path: str) -> None:
                 body, start = hub.bodies.get(path, hub.files[path]), self.start()

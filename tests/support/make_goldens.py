@@ -1,5 +1,5 @@
-"""Write tests/data/parity/*.npz: what transformers computes for the models of tests/support/random_model.py. Needs torch and transformers
-5.24 or newer: older ones ignore the argument `cache`, and would continue without the past.
+"""Write tests/data/parity/*.npz: what transformers computes for the models of tests/support/random_model.py. Needs
+torch and transformers 5.24 or newer: older ones ignore the argument `cache`, and would continue without the past.
 
     python -m tests.support.make_goldens [NAME ...]
 

@@ -1,4 +1,5 @@
-"""Seeded damage to files: bytes, JSON values, and the pieces of a GGUF header. The same number gives the same damage."""
+"""Seeded damage to files: bytes, JSON values, and the pieces of a GGUF header. The same number gives the same
+damage."""
 
 from __future__ import annotations
 
@@ -10,19 +11,63 @@ from typing import Any
 
 DEEP = json.loads("[" * 400 + "]" * 400)
 RAW = {  # JSON that `json.dumps` does not write, put in place of a marker
-    "@digits": "9" * 5000, "@huge": "1e999", "@small": "-1e-999", "@nan": "NaN", "@inf": "-Infinity", "@half": '"\\ud800"',
-    "@deep": "[" * 5000, "@twice": '{"a": 1, "a": 2}', "@nul": '"\\u0000"',
-}  # fmt: skip
+    "@digits": "9" * 5000,
+    "@huge": "1e999",
+    "@small": "-1e-999",
+    "@nan": "NaN",
+    "@inf": "-Infinity",
+    "@half": '"\\ud800"',
+    "@deep": "[" * 5000,
+    "@twice": '{"a": 1, "a": 2}',
+    "@nul": '"\\u0000"',
+}
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 7, 65, 1 << 31, (1 << 63) - 1, 1 << 64, -(1 << 70), 0.5, -0.0, 1e308, 1e-320,
-    "", "a", "0", "1" * 5000, "x" * 3000, "\u202e\x1b[31m", "../x.safetensors", "/etc/passwd", "NaN",
-    [], [None], [[]], [0] * 70, ["full_attention"], {}, {"": {}}, {"a": [1]}, DEEP, "@edge", *RAW,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    65,
+    1 << 31,
+    (1 << 63) - 1,
+    1 << 64,
+    -(1 << 70),
+    0.5,
+    -0.0,
+    1e308,
+    1e-320,
+    "",
+    "a",
+    "0",
+    "1" * 5000,
+    "x" * 3000,
+    "\u202e\x1b[31m",
+    "../x.safetensors",
+    "/etc/passwd",
+    "NaN",
+    [],
+    [None],
+    [[]],
+    [0] * 70,
+    ["full_attention"],
+    {},
+    {"": {}},
+    {"a": [1]},
+    DEEP,
+    "@edge",
+    *RAW,
+)
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """(container, key) of everything inside a JSON value."""
-    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()):
+    for key, inner in list(
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         yield value, key
         yield from places(inner)
 
@@ -87,8 +132,17 @@ def change_bytes(content: bytes, rng: random.Random, num: int = 3, most: int | N
 
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
-NEW_KEYS = (b"", b"\xff", b"x" * 70_000, b"general.alignment", b"split.count", b"qwen35moe.attention.recurrent_layers",
-            b"qwen35moe.rope.scaling.type", b"qwen35moe.nextn_predict_layers", b"tokenizer.ggml.eot_token_id")  # fmt: skip
+NEW_KEYS = (
+    b"",
+    b"\xff",
+    b"x" * 70_000,
+    b"general.alignment",
+    b"split.count",
+    b"qwen35moe.attention.recurrent_layers",
+    b"qwen35moe.rope.scaling.type",
+    b"qwen35moe.nextn_predict_layers",
+    b"tokenizer.ggml.eot_token_id",
+)
 
 
 def gguf_text(value: bytes) -> bytes:
@@ -111,7 +165,9 @@ def gguf_value(rng: random.Random) -> bytes:
     if what < 9:
         kind, count = rng.choice(list(SCALARS)), rng.choice((0, 1, 3, 4, 5000))
         return struct.pack("<IIQ", 9, kind, count) + rng.randbytes(struct.calcsize(SCALARS[kind]) * count)
-    return struct.pack("<IIQ", rng.choice((9, 13, 1 << 31)), rng.randrange(15), rng.choice((1, 1 << 24, 1 << 60))) + bytes(24)
+    return struct.pack(
+        "<IIQ", rng.choice((9, 13, 1 << 31)), rng.randrange(15), rng.choice((1, 1 << 24, 1 << 60))
+    ) + bytes(24)
 
 
 class GgufPieces:
@@ -143,13 +199,25 @@ class GgufPieces:
             elif what == 6:
                 self.pairs.append((rng.choice(NEW_KEYS), gguf_value(rng)))
             elif what == 7:
-                sizes = [rng.choice((0, 1, size + 1, 2 * size, 1 << 32, 1 << 63)) if rng.random() < 0.4 else size for size in shape]
+                sizes = [
+                    rng.choice((0, 1, size + 1, 2 * size, 1 << 32, 1 << 63)) if rng.random() < 0.4 else size
+                    for size in shape
+                ]
                 self.tensors[j] = name, rng.choice((sizes, sizes[::-1], [*sizes, 1], sizes[1:])), kind, offset
             elif what == 8:
                 kind = rng.choice((0, 1, 2, 8, 12, 30, 31, 1 << 31))
                 self.tensors[j] = name, shape, kind, rng.choice((offset, 0, 1, offset + 32, 1 << 63))
             else:
-                new = rng.choice((b"", b"blk.0", b"blk." + b"9" * 5000 + b".x", "blk.\u0663.x".encode(), b"blk.-1.x", self.tensors[0][0]))
+                new = rng.choice(
+                    (
+                        b"",
+                        b"blk.0",
+                        b"blk." + b"9" * 5000 + b".x",
+                        "blk.\u0663.x".encode(),
+                        b"blk.-1.x",
+                        self.tensors[0][0],
+                    )
+                )
                 self.tensors[j] = new, shape, kind, offset
         return self.joined()
 

@@ -28,7 +28,8 @@ def config_json(sizes: dict = SIZES, fp8: bool = False) -> dict:
 
 
 def write_source(directory: Path, sizes: dict = SIZES, fp8: bool = False, seed: int = 5) -> dict[str, np.ndarray]:
-    """config.json, weights, tokenizer and template; the float32 numbers in the file under the names of `random_tensors`."""
+    """config.json, weights, tokenizer and template; the float32 numbers in the file under the names of
+    `random_tensors`."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config_json(sizes, fp8)))
     (directory / "tokenizer.json").write_bytes(TOKENIZER)

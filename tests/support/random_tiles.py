@@ -11,9 +11,23 @@ from a3b.model.config_reader import config_from_dict
 from tests.support.random_model import config_dict, model_weights, random_tensors
 
 SIZES = {
-    "V": 211, "D": 320, "layers": 4, "every": 4, "Hq": 6, "Hkv": 2, "Dh": 32, "rotary": 8,
-    "Hk": 2, "Hv": 4, "Dk": 24, "Dv": 48, "E": 11, "K": 3, "F": 96, "Fs": 160,
-}  # fmt: skip
+    "V": 211,
+    "D": 320,
+    "layers": 4,
+    "every": 4,
+    "Hq": 6,
+    "Hkv": 2,
+    "Dh": 32,
+    "rotary": 8,
+    "Hk": 2,
+    "Hv": 4,
+    "Dk": 24,
+    "Dv": 48,
+    "E": 11,
+    "K": 3,
+    "F": 96,
+    "Fs": 160,
+}
 FLAT = ("w4s32", "w4m32", "w4m64", "w6s32", "w8s32")
 
 
@@ -32,13 +46,22 @@ def random_parts(format: Format, rows: int, n: int, seed: int = 0, spread: float
     codes = rng.integers(low, 64, (rows, groups), dtype=dtype)
     if not format.has_minimum:
         return Parts(q, codes, None, half(n // SUPER, 1 / 64), None)
-    return Parts(q, codes, rng.integers(0, 64, (rows, groups), dtype=np.uint8), half(n // SUPER, 1 / 64), half(n // SUPER, -8 / 64))
+    return Parts(
+        q,
+        codes,
+        rng.integers(0, 64, (rows, groups), dtype=np.uint8),
+        half(n // SUPER, 1 / 64),
+        half(n // SUPER, -8 / 64),
+    )
 
 
 def random_tiles(format: Format, *shape: int, seed: int = 0, spread: float = 0.1) -> Tiles:
     """[rows, n], or [E, rows, n]."""
     *experts, rows, n = shape
-    data = [pack(format, random_parts(format, rows, n, 1000 * seed + e, spread)).ravel() for e in range(experts[0] if experts else 1)]
+    data = [
+        pack(format, random_parts(format, rows, n, 1000 * seed + e, spread)).ravel()
+        for e in range(experts[0] if experts else 1)
+    ]
     return Tiles(f"random {format.name}", format, shape, np.concatenate(data))
 
 
@@ -61,7 +84,9 @@ def rounded(name: str, matrix: np.ndarray, format: Format) -> Tiles:
     return Tiles(name, format, matrix.shape, np.concatenate(data))
 
 
-def tiled_weights(config: ModelConfig, tensors: dict[str, np.ndarray], formats: tuple[str, ...] = FLAT) -> w.ModelWeights:
+def tiled_weights(
+    config: ModelConfig, tensors: dict[str, np.ndarray], formats: tuple[str, ...] = FLAT
+) -> w.ModelWeights:
     """Weights whose large matrices are tiles, the formats taken in turn."""
     turn = 0
 
@@ -86,10 +111,24 @@ def tiled_weights(config: ModelConfig, tensors: dict[str, np.ndarray], formats: 
     layers = []
     for layer in floats.layers:
         moe = layer.moe
-        layers.append(w.LayerWeights(layer.input_norm, mixer(layer.mixer), layer.post_norm, w.MoEWeights(
-            moe.router, pair("experts", moe.gate_up), tile("down", moe.down), pair("shared", moe.shared_gate_up),
-            tile("shared_down", moe.shared_down), moe.shared_expert_gate)))  # fmt: skip
-    return w.ModelWeights(tile("embed", floats.embed), tuple(layers), floats.norm, tile("lm_head", floats.lm_head), "packed")
+        layers.append(
+            w.LayerWeights(
+                layer.input_norm,
+                mixer(layer.mixer),
+                layer.post_norm,
+                w.MoEWeights(
+                    moe.router,
+                    pair("experts", moe.gate_up),
+                    tile("down", moe.down),
+                    pair("shared", moe.shared_gate_up),
+                    tile("shared_down", moe.shared_down),
+                    moe.shared_expert_gate,
+                ),
+            )
+        )
+    return w.ModelWeights(
+        tile("embed", floats.embed), tuple(layers), floats.norm, tile("lm_head", floats.lm_head), "packed"
+    )
 
 
 def tiled_model(isa: str | None, num_threads: int = 1, kv: str = "q8"):

@@ -7,38 +7,64 @@ from contextlib import contextmanager
 from typing import Any
 
 import openai
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
-from tests.support.served import ChosenService, app_of, content_of, exchange, served
 
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.openai import responses
 from a3b.server.response_store import ResponseStore
 from a3b.server.thinking_signatures import turn_of
+from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.served import ChosenService, app_of, content_of, exchange, served
 
 PATH = "/v1/responses"
 ASK = {"model": "m", "input": "hi"}
 TOOL = {"type": "function", "name": "add", "description": "adds", "parameters": {"type": "object"}}
 ANSWER = [
-    STARTED, Reading(3, 40), ThinkingDelta("I "), ThinkingDelta("think"), TextDelta("The "), TextDelta("sum"),
-    ToolCallStart(0, "call_1", "add"), ToolCallDelta(0, '{"a": '), ToolCallDelta(0, "1}"), ToolCallEnd(0, "call_1", "add", {"a": 1}),
-    ToolCallStart(1, "call_2", "add"), ToolCallEnd(1, "call_2", "add", {}), Finished("tool_calls", USAGE, None, "closed"),
-]  # fmt: skip
+    STARTED,
+    Reading(3, 40),
+    ThinkingDelta("I "),
+    ThinkingDelta("think"),
+    TextDelta("The "),
+    TextDelta("sum"),
+    ToolCallStart(0, "call_1", "add"),
+    ToolCallDelta(0, '{"a": '),
+    ToolCallDelta(0, "1}"),
+    ToolCallEnd(0, "call_1", "add", {"a": 1}),
+    ToolCallStart(1, "call_2", "add"),
+    ToolCallEnd(1, "call_2", "add", {}),
+    Finished("tool_calls", USAGE, None, "closed"),
+]
 DONE = [STARTED, ThinkingDelta("hm"), TextDelta("ok"), Finished("stop", USAGE)]
 OUTPUTS = [{"type": "function_call_output", "call_id": f"call_{i}", "output": f"r{i}"} for i in (1, 2)]
 TURN = [
-    {"role": "assistant", "content": "The sum", "reasoning_content": "I think", "turn": turn_of("I think"), "tool_calls": [
-        {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
-        {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": "{}"}},
-    ]},
+    {
+        "role": "assistant",
+        "content": "The sum",
+        "reasoning_content": "I think",
+        "turn": turn_of("I think"),
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
+            {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": "{}"}},
+        ],
+    },
     {"role": "tool", "tool_call_id": "call_1", "content": "r1"},
     {"role": "tool", "tool_call_id": "call_2", "content": "r2"},
-]  # fmt: skip
+]
 
-NAMESPACE = {"type": "namespace", "name": "mcp__fs__", "description": "Files.", "tools": [
-    {"type": "function", "name": "read", "description": "reads", "parameters": {}, "strict": True}, {"type": "custom", "name": "patch"},
-]}  # fmt: skip
-CUSTOM = {"type": "custom", "name": "apply_patch", "description": "edits",
-          "format": {"type": "grammar", "syntax": "lark", "definition": "start: LINE"}}  # fmt: skip
+NAMESPACE = {
+    "type": "namespace",
+    "name": "mcp__fs__",
+    "description": "Files.",
+    "tools": [
+        {"type": "function", "name": "read", "description": "reads", "parameters": {}, "strict": True},
+        {"type": "custom", "name": "patch"},
+    ],
+}
+CUSTOM = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "edits",
+    "format": {"type": "grammar", "syntax": "lark", "definition": "start: LINE"},
+}
 
 
 class Server:
@@ -75,7 +101,8 @@ def understood(body):
 
 @contextmanager
 def client_of() -> Iterator[openai.OpenAI]:
-    """OpenAI's client of a real server; its `choose` sets the answers and gives the service that remembers the requests."""
+    """OpenAI's client of a real server; its `choose` sets the answers and gives the service that remembers the
+    requests."""
     service = ChosenService()
     app = app_of(responses, service, stored=ResponseStore())
     with served(app) as url, openai.OpenAI(base_url=url + "/v1", api_key="alice", max_retries=0) as client:

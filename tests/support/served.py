@@ -13,7 +13,6 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
-from tests.support.scripted_service import ScriptedService
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
@@ -23,6 +22,7 @@ from a3b.server.errors import error_body, refusal_of
 from a3b.server.response_store import ResponseStore
 from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import Seals
+from tests.support.scripted_service import ScriptedService
 
 SECRET = b"a secret of tests"
 
@@ -56,7 +56,9 @@ def app_of(module: Any, service: Any, **parts: Any) -> Starlette:
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """The app behind a port of this machine, as a URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    )
     started = threading.Event()
     startup = server.startup
 
@@ -97,7 +99,9 @@ class ChosenService:
         return self.script.sampling(request)
 
 
-def exchange(app: Any, method: str, path: str, body: Any = None, key: str = "alice", raw: bytes | None = None) -> httpx2.Response:
+def exchange(
+    app: Any, method: str, path: str, body: Any = None, key: str = "alice", raw: bytes | None = None
+) -> httpx2.Response:
     """One request without a network; an exception in the server is one of the test."""
 
     async def ask() -> httpx2.Response:
@@ -140,7 +144,8 @@ class Endless(ScriptedService):
 
 
 async def leave(app: Any, path: str, body: Any, when: asyncio.Event | None = None) -> bool:
-    """Ask, and leave when an event happens, or, without one, when the first piece of the answer comes. Whether a piece came."""
+    """Ask, and leave when an event happens, or, without one, when the first piece of the answer comes. Whether a piece
+    came."""
     is_sent: list[bool] = []
     has_come = asyncio.Event()
 
@@ -161,13 +166,43 @@ async def leave(app: Any, path: str, body: Any, when: asyncio.Event | None = Non
 
 # -- noise: any JSON value in any place
 
-NOISE = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], [None], ["a"], [[]], [{}], {}, {"type": None}, {"type": "text"},
-         {"type": []}, [{"type": "text", "text": None}], [{"role": "user", "content": {}}], {"a": {"b": []}}]  # fmt: skip
+NOISE = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    10**400,
+    "",
+    "x",
+    "\ud800",
+    [],
+    [None],
+    ["a"],
+    [[]],
+    [{}],
+    {},
+    {"type": None},
+    {"type": "text"},
+    {"type": []},
+    [{"type": "text", "text": None}],
+    [{"role": "user", "content": {}}],
+    {"a": {"b": []}},
+]
 DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
-NO_OBJECTS = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff", "not UTF-8"), (b'{"a": NaN}', "not JSON: NaN"), (DEEP, "nested deeper"),
-              (b'{"a": 1e999}', "not JSON: 1e999"), (DEEP.replace(b'{"a":' * 4800, b"").replace(b"}" * 4800, b""), "nested deeper"),
-              (b"[]", "expected")]  # fmt: skip
-no_objects = pytest.mark.parametrize(("raw", "told"), NO_OBJECTS, ids=["empty", "cut", "utf-8", "nan", "deep", "inf", "200 deep", "list"])
+NO_OBJECTS = [
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"\xff", "not UTF-8"),
+    (b'{"a": NaN}', "not JSON: NaN"),
+    (DEEP, "nested deeper"),
+    (b'{"a": 1e999}', "not JSON: 1e999"),
+    (DEEP.replace(b'{"a":' * 4800, b"").replace(b"}" * 4800, b""), "nested deeper"),
+    (b"[]", "expected"),
+]
+no_objects = pytest.mark.parametrize(
+    ("raw", "told"), NO_OBJECTS, ids=["empty", "cut", "utf-8", "nan", "deep", "inf", "200 deep", "list"]
+)
 
 
 def changed(value: Any, noise: Any) -> Iterator[Any]:
@@ -188,7 +223,9 @@ def statuses(app: Any, path: str, bodies: list[bytes]) -> list[int]:
 
     async def ask() -> list[int]:
         transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://a3b", headers={"x-api-key": "alice"}) as client:
+        async with httpx2.AsyncClient(
+            transport=transport, base_url="http://a3b", headers={"x-api-key": "alice"}
+        ) as client:
             return [(await client.post(path, content=body)).status_code for body in bodies]
 
     return asyncio.run(ask())

@@ -47,17 +47,30 @@ class Reply:
         return json.loads(self.body)
 
 
-async def ask(app: Any, path: str, body: Any = None, headers: dict[str, str] | None = None, method: str | None = None,
-              chunks: list[bytes] | None = None) -> Reply:  # fmt: skip
-    """What the application answers. body: sent as JSON unless it is bytes; chunks: the body in pieces, without a length."""
+async def ask(
+    app: Any,
+    path: str,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+    method: str | None = None,
+    chunks: list[bytes] | None = None,
+) -> Reply:
+    """What the application answers. body: sent as JSON unless it is bytes; chunks: the body in pieces, without a
+    length."""
     if body is not None:
         chunks = [body if isinstance(body, bytes) else json.dumps(body).encode()]
     given = {"host": "localhost:8000", **(headers or {})}
     scope = {
-        "type": "http", "method": method or ("GET" if chunks is None else "POST"), "path": path, "raw_path": path.encode(),
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()], "query_string": b"",
-        "scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
+        "type": "http",
+        "method": method or ("GET" if chunks is None else "POST"),
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "query_string": b"",
+        "scheme": "http",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
     left, reply, never = list(chunks or [b""]), Reply(0, {}, b"", 0), asyncio.Event()
 
     async def receive() -> dict[str, Any]:

@@ -17,8 +17,14 @@ from a3b.interface.request import Request
 from a3b.thinking.turn_memory import Turns
 
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
-TOOL = {"type": "function", "function": {"name": "get", "description": "Get the value of one key.", "parameters": {
-    "type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}}}  # fmt: skip
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get",
+        "description": "Get the value of one key.",
+        "parameters": {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]},
+    },
+}
 
 
 class Server:

@@ -13,8 +13,7 @@ from a3b.output.parser import OutputParser
 from a3b.prompt.segments import Control
 from a3b.prompt.tokenizer import Tokenizer
 from a3b.thinking.budget import NUDGE, ThinkingControl, ThinkingTokens
-from a3b.thinking.loop_detector import LINE_BYTES, LINES, SAME_LINES
-from a3b.thinking.loop_detector import CHECK_TOKENS, MAX_PERIOD, MIN_REPEATED, Loops  # fmt: skip
+from a3b.thinking.loop_detector import CHECK_TOKENS, LINE_BYTES, LINES, MAX_PERIOD, MIN_REPEATED, SAME_LINES, Loops
 
 OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
 NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]
@@ -27,7 +26,8 @@ def control(**options):
 
 
 def play(thinking, model, num):
-    """The first `num` tokens of an answer in which the model samples from `model` and the control puts in what it wants."""
+    """The first `num` tokens of an answer in which the model samples from `model` and the control puts in what it
+    wants."""
     answer, forced, sampled = [], thinking.start(), iter(model)
     while len(answer) < num:
         token = forced.pop(0) if forced else next(sampled)
@@ -128,7 +128,16 @@ def test_a_second_block_counts_against_the_same_budget():
 
 def test_a_block_opened_when_nothing_is_left_is_closed_at_once():
     thinking = control(budget=3)
-    assert play(thinking, [WORD, WORD, WORD, OPEN, WORD], 11) == [WORD] * 3 + [LINE, CLOSE, GAP, OPEN, LINE, CLOSE, GAP, WORD]
+    assert play(thinking, [WORD, WORD, WORD, OPEN, WORD], 11) == [WORD] * 3 + [
+        LINE,
+        CLOSE,
+        GAP,
+        OPEN,
+        LINE,
+        CLOSE,
+        GAP,
+        WORD,
+    ]
 
 
 def test_whether_the_model_may_think_again_is_told():
@@ -244,12 +253,19 @@ def test_a_passage_longer_than_the_longest_is_not_looked_for():
 
 def test_one_token_that_differs_begins_the_count_again():
     passage = [(i, b" x") for i in range(10)]
-    pieces = [*islice(cycle(passage), MIN_REPEATED - 16), (99, b" y"), *islice(cycle(passage), MIN_REPEATED - 16), (98, b" z")]
+    pieces = [
+        *islice(cycle(passage), MIN_REPEATED - 16),
+        (99, b" y"),
+        *islice(cycle(passage), MIN_REPEATED - 16),
+        (98, b" z"),
+    ]
     assert num_until_found(pieces) is None
 
 
 def test_lines_that_come_back_between_changing_ones_are_a_loop():
-    rounds = (f"Wait, let me check the sum once more.\nActually, no.\nMaybe {i} is right after all.\n\n" for i in count())
+    rounds = (
+        f"Wait, let me check the sum once more.\nActually, no.\nMaybe {i} is right after all.\n\n" for i in count()
+    )
     found = num_until_found(piece for text in rounds for piece in words(text))
     assert found is not None and found < 6 * LINES  # tokens; a line has about 8, and 20 lines are needed
 
@@ -274,7 +290,9 @@ def test_a_line_that_comes_back_less_often_is_no_loop():
 
 
 def test_a_walk_through_a_program_is_no_loop():
-    step = "Step {}: look at the node.\nThe distance does not get shorter.\nSo the queue stays as it was.\nVisited: {}\n"
+    step = (
+        "Step {}: look at the node.\nThe distance does not get shorter.\nSo the queue stays as it was.\nVisited: {}\n"
+    )
     assert num_until_found(piece for i in range(500) for piece in words(step.format(i, i))) is None
 
 
@@ -285,7 +303,10 @@ NOUNS = "file list tree node user token cache line index table request header".s
 def code(r):
     name = f"{r.choice(VERBS)}_{r.choice(NOUNS)}"
     body = "".join(
-        f"    if {r.choice(NOUNS)} is None:\n        raise ValueError('{r.choice(NOUNS)} is missing')\n        return False\n"
+        (
+            f"    if {r.choice(NOUNS)} is None:\n        raise ValueError('{r.choice(NOUNS)} "
+            "is missing')\n        return False\n"
+        )
         for _ in range(r.randrange(1, 3))
     )
     return f"def {name}({r.choice(NOUNS)}):\n{body}    return True\n\n"
@@ -338,9 +359,14 @@ def test_counting_up_is_no_loop():
     assert num_until_found(piece for i in range(3000) for piece in words(f"{i}. The number is {i}.\n")) is None
 
 
-@pytest.mark.parametrize(("num_bytes", "times", "is_loop"), [
-    (LINE_BYTES, SAME_LINES, True), (LINE_BYTES, SAME_LINES - 1, False), (LINE_BYTES - 1, LINES, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("num_bytes", "times", "is_loop"),
+    [
+        (LINE_BYTES, SAME_LINES, True),
+        (LINE_BYTES, SAME_LINES - 1, False),
+        (LINE_BYTES - 1, LINES, False),
+    ],
+)
 def test_a_line_counts_from_its_least_length_and_its_least_number_on(num_bytes, times, is_loop):
     loops, line = Loops(), b"one two three and so".ljust(num_bytes, b"n")[:num_bytes]
     for i in range(times):

@@ -1,4 +1,5 @@
-"""Turns that clients send back mangled: what is left of our thinking is restored, what was edited stays the client's."""
+"""Turns that clients send back mangled: what is left of our thinking is restored, what was edited stays the
+client's."""
 
 from __future__ import annotations
 
@@ -32,9 +33,12 @@ from tests.thinking.test_turn_memory import (
     spell,
     stopped,
     user,
-)  # fmt: skip
+)
 
-THOUGHT = 'The user wants a <b>blue</b> sky & a caf\u00e9.\n\n1. The PIN is 4711,\n   which I keep.\r\n2. So "blue" it is, then.'
+THOUGHT = (
+    "The user wants a <b>blue</b> sky & a caf\u00e9.\n\n1. The PIN is "
+    '4711,\n   which I keep.\r\n2. So "blue" it is, then.'
+)
 TURN = answer(thinking=THOUGHT)
 AFTER = [user("Why?")]
 
@@ -45,32 +49,76 @@ def is_restored(sent: str, thinking: str = THOUGHT, **message) -> bool:
     if messages[1].get(REPLAY_KEY) == IDS:
         assert messages[1]["reasoning_content"] == thinking and len(blocks) == 1
         return True
-    assert blocks == [Block(1, len(sent.split()), is_restored=False)] and messages[1]["reasoning_content"].strip() == sent.strip()
+    assert (
+        blocks == [Block(1, len(sent.split()), is_restored=False)]
+        and messages[1]["reasoning_content"].strip() == sent.strip()
+    )
     return False
 
 
 # -- remnants of thinking
 
 
-@pytest.mark.parametrize("sent", [
-    "it is, then.", "then.", ".", " then.", "The user", "T", THOUGHT[:60], THOUGHT[-60:], THOUGHT.replace("\n", "\r\n"),
-    " ".join(THOUGHT.split()), "\n".join(line.strip() for line in THOUGHT.splitlines()), unicodedata.normalize("NFD", THOUGHT),
-    html.escape(THOUGHT), html.escape(THOUGHT)[:22], html.escape(THOUGHT[-40:]), html.escape(THOUGHT, quote=False),
-    THOUGHT[:50] + "...", THOUGHT[:50] + "\u2026", THOUGHT[:50] + "\n[truncated]", THOUGHT[:50] + " [... 1,024 characters truncated ...]",
-    THOUGHT[:50] + "(truncated)", THOUGHT[:50] + "[...]", "..." + THOUGHT[-30:], "[truncated] " + THOUGHT[-30:], THOUGHT + "...", "...",
-    "[truncated]", f"<think>\n{THOUGHT}\n</think>", f"<think>{THOUGHT[:30]}", f"{THOUGHT[-30:]}</think>", THOUGHT + THOUGHT,
-    f"{THOUGHT}\n\n{THOUGHT}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "it is, then.",
+        "then.",
+        ".",
+        " then.",
+        "The user",
+        "T",
+        THOUGHT[:60],
+        THOUGHT[-60:],
+        THOUGHT.replace("\n", "\r\n"),
+        " ".join(THOUGHT.split()),
+        "\n".join(line.strip() for line in THOUGHT.splitlines()),
+        unicodedata.normalize("NFD", THOUGHT),
+        html.escape(THOUGHT),
+        html.escape(THOUGHT)[:22],
+        html.escape(THOUGHT[-40:]),
+        html.escape(THOUGHT, quote=False),
+        THOUGHT[:50] + "...",
+        THOUGHT[:50] + "\u2026",
+        THOUGHT[:50] + "\n[truncated]",
+        THOUGHT[:50] + " [... 1,024 characters truncated ...]",
+        THOUGHT[:50] + "(truncated)",
+        THOUGHT[:50] + "[...]",
+        "..." + THOUGHT[-30:],
+        "[truncated] " + THOUGHT[-30:],
+        THOUGHT + "...",
+        "...",
+        "[truncated]",
+        f"<think>\n{THOUGHT}\n</think>",
+        f"<think>{THOUGHT[:30]}",
+        f"{THOUGHT[-30:]}</think>",
+        THOUGHT + THOUGHT,
+        f"{THOUGHT}\n\n{THOUGHT}",
+    ],
+)
 def test_what_a_client_kept_of_the_thinking_counts_as_dropped(sent):
     assert is_restored(sent)
 
 
-@pytest.mark.parametrize("sent", [
-    THOUGHT.replace("4711", "0000"), THOUGHT.replace("The PIN is 4711,", ""), THOUGHT.replace("4711", "..."),
-    THOUGHT.replace("4711", "[redacted]"),
-    THOUGHT[:80] + " [redacted]", "PIN is 4711", "..." + THOUGHT[20:50] + "...", THOUGHT.replace("blue", "red"), THOUGHT + " And red.",
-    "No: " + THOUGHT, "the user wants", THOUGHT.lower(), "Red.", THOUGHT[:50] + "[truncated] and more",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sent",
+    [
+        THOUGHT.replace("4711", "0000"),
+        THOUGHT.replace("The PIN is 4711,", ""),
+        THOUGHT.replace("4711", "..."),
+        THOUGHT.replace("4711", "[redacted]"),
+        THOUGHT[:80] + " [redacted]",
+        "PIN is 4711",
+        "..." + THOUGHT[20:50] + "...",
+        THOUGHT.replace("blue", "red"),
+        THOUGHT + " And red.",
+        "No: " + THOUGHT,
+        "the user wants",
+        THOUGHT.lower(),
+        "Red.",
+        THOUGHT[:50] + "[truncated] and more",
+    ],
+)
 def test_thinking_that_was_edited_stays_the_clients(sent):
     assert not is_restored(sent)
 
@@ -83,7 +131,11 @@ THINKING = st.text(st.sampled_from("ab \n\u00e9<&.\u4e2d"), min_size=1, max_size
 def test_every_beginning_and_every_end_is_restored(thinking, data):
     cut = data.draw(st.integers(0, len(thinking)))
     sent = data.draw(st.sampled_from([thinking[:cut], thinking[cut:]]))
-    mangle = data.draw(st.sampled_from([str, html.escape, str.strip, lambda text: text.replace("\n", "\r\n"), lambda text: f"  {text}\n"]))
+    mangle = data.draw(
+        st.sampled_from(
+            [str, html.escape, str.strip, lambda text: text.replace("\n", "\r\n"), lambda text: f"  {text}\n"]
+        )
+    )
     assert is_remnant(mangle(sent), plain(thinking))
 
 
@@ -95,7 +147,10 @@ def test_whatever_is_neither_beginning_nor_end_is_not(thinking, data):
     sent = thinking[:start] + data.draw(st.sampled_from(["x", "no, ", "\u4e2dx", ""])) + thinking[end:]
     whole, text = plain(thinking), plain(sent)
     assume(text and not whole.startswith(text) and not whole.endswith(text))
-    assume(not any(text.startswith(mark) or text.endswith(mark) for mark in ("...", "\u2026")) and plain(html.unescape(sent)) == text)
+    assume(
+        not any(text.startswith(mark) or text.endswith(mark) for mark in ("...", "\u2026"))
+        and plain(html.unescape(sent)) == text
+    )
     assume(not text.endswith(whole))
     assert not is_remnant(sent, whole)
 
@@ -108,7 +163,9 @@ def test_thinking_that_a_client_added_up_over_the_conversation_is_that_of_each_t
         turns.remember("", history, Turn.of(answer(f"answer {i}", thoughts[-1]), (i, 99), False, 5))
         history.append(answer(f"answer {i}", thinking="\n\n".join(thoughts)))
     messages, blocks = recall(turns, [*history, *AFTER])
-    assert [message[REPLAY_KEY] for message in messages if message["role"] == "assistant"] == [(i, 99) for i in range(4)]
+    assert [message[REPLAY_KEY] for message in messages if message["role"] == "assistant"] == [
+        (i, 99) for i in range(4)
+    ]
     assert len(blocks) == 4
     history[7] = answer("answer 3", thinking="\n\n".join(["my own", *thoughts[1:]]))
     assert REPLAY_KEY not in recall(turns, history)[0][7]
@@ -118,17 +175,27 @@ def test_the_whole_thinking_is_preferred_to_what_may_be_a_remnant():
     turns = Turns()
     for thinking, ids in (("so", (1, 99)), ("and so", (2, 99)), ("and so on", (3, 99))):
         turns.remember("", BEFORE, Turn.of(answer(thinking=thinking), ids, False, 1))
-    for sent, ids, is_ours in (("so", (1, 99), False), ("and  so", (2, 99), False), ("and", (3, 99), True), ("on", (3, 99), True)):
+    for sent, ids, is_ours in (
+        ("so", (1, 99), False),
+        ("and  so", (2, 99), False),
+        ("and", (3, 99), True),
+        ("on", (3, 99), True),
+    ):
         messages, blocks = recall(turns, [*BEFORE, answer(thinking=sent), *AFTER])
         assert (messages[1][REPLAY_KEY], blocks[0].is_restored) == (ids, is_ours)
 
 
 def test_a_remnant_with_other_content_other_calls_or_in_another_place_is_the_clients():
     turns = remembered(BEFORE, LOOK)
-    for history in ([*BEFORE, answer("I look away.", "Look", LOOK["tool_calls"]), RESULT], [*BEFORE, answer("I look.", "Look")],
-                    [*BEFORE, answer("I look.", "Look", [call({"path": "b"})]), RESULT]):  # fmt: skip
+    for history in (
+        [*BEFORE, answer("I look away.", "Look", LOOK["tool_calls"]), RESULT],
+        [*BEFORE, answer("I look.", "Look")],
+        [*BEFORE, answer("I look.", "Look", [call({"path": "b"})]), RESULT],
+    ):
         assert REPLAY_KEY not in recall(turns, history)[0][1]
-    assert REPLAY_KEY not in recall(remembered(BEFORE, TURN), [user("What else?"), answer(thinking="then."), *AFTER])[0][1]
+    assert (
+        REPLAY_KEY not in recall(remembered(BEFORE, TURN), [user("What else?"), answer(thinking="then."), *AFTER])[0][1]
+    )
 
 
 def test_a_remnant_restores_nothing_of_another_namespace():
@@ -138,7 +205,10 @@ def test_a_remnant_restores_nothing_of_another_namespace():
 
 
 def test_a_remnant_where_the_conversation_was_rewritten_needs_one_turn_that_fits():
-    turns, long = Turns(), user("Is the server that we spoke of yesterday in the evening up, as far as you can see from here?")
+    turns, long = (
+        Turns(),
+        user("Is the server that we spoke of yesterday in the evening up, as far as you can see from here?"),
+    )
     turns.remember("", [user("a"), answer("b"), long], Turn.of(answer("Yes.", "one so"), (1, 99), False, 1))
     elsewhere = [user("Another start"), answer("c"), long, answer("Yes.", "so"), *AFTER]
     assert recall(turns, elsewhere)[0][3][REPLAY_KEY] == (1, 99)
@@ -157,7 +227,10 @@ def test_thinking_that_comes_inline_and_beside_the_content_is_one(inline, beside
 @pytest.mark.parametrize("sent", ["blue.", " blue.", "The  sky, so blue.", "so blue.\n"])
 def test_a_stopped_turn_with_text_knows_the_end_of_its_thinking(sent):
     messages, blocks = recall(stopped(BEFORE, WRITTEN), [*BEFORE, answer("It is", sent), user("Go on.")])
-    assert messages[1][REPLAY_KEY] == (*"abc", "close", *"ABC", "end") and messages[1]["reasoning_content"] == "The sky, so blue."
+    assert (
+        messages[1][REPLAY_KEY] == (*"abc", "close", *"ABC", "end")
+        and messages[1]["reasoning_content"] == "The sky, so blue."
+    )
     assert blocks[0].is_restored is (plain(sent) != "The sky, so blue.")
 
 
@@ -171,10 +244,15 @@ def test_of_stopped_turns_the_one_with_the_whole_thinking_is_meant():
 # -- content
 
 
-@pytest.mark.parametrize("content", [
-    "It is\nblue.\n\nRight\u00e9?", "  It is  \nblue.\t\n\nRight\u00e9?\n", "It is\r\nblue.\r\n\r\nRight\u00e9?",
-    "It is\nblue.\n\nRighte\u0301?",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "It is\nblue.\n\nRight\u00e9?",
+        "  It is  \nblue.\t\n\nRight\u00e9?\n",
+        "It is\r\nblue.\r\n\r\nRight\u00e9?",
+        "It is\nblue.\n\nRighte\u0301?",
+    ],
+)
 def test_line_ends_blanks_before_them_and_composition_are_no_edit_of_the_content(content):
     written = answer("It is\nblue.\n\nRight\u00e9?", "Look.")
     history = [*BEFORE, answer(content), *AFTER]
@@ -186,7 +264,9 @@ def test_line_ends_blanks_before_them_and_composition_are_no_edit_of_the_content
 
 @pytest.mark.parametrize("content", ["It is\n  blue.", "It  is\nblue.", "It is blue."])
 def test_other_white_space_is_an_edit_of_the_content(content):
-    assert REPLAY_KEY not in recall(remembered(BEFORE, answer("It is\nblue.", "Look.")), [*BEFORE, answer(content)])[0][1]
+    assert (
+        REPLAY_KEY not in recall(remembered(BEFORE, answer("It is\nblue.", "Look.")), [*BEFORE, answer(content)])[0][1]
+    )
 
 
 def ended(stops: tuple[str, ...], ids=IDS, content="Action: look", records=None) -> Turns:
@@ -195,10 +275,15 @@ def ended(stops: tuple[str, ...], ids=IDS, content="Action: look", records=None)
     return turns
 
 
-@pytest.mark.parametrize(("sent", "stops"), [
-    ("Action: look\nObservation:", ("\nObservation:",)), ("Action: look\nObservation: ", ("Observation:",)),
-    ("Action: look</a>", ("Observation:", "</a>")), ("Action: look END", (" END",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "stops"),
+    [
+        ("Action: look\nObservation:", ("\nObservation:",)),
+        ("Action: look\nObservation: ", ("Observation:",)),
+        ("Action: look</a>", ("Observation:", "</a>")),
+        ("Action: look END", (" END",)),
+    ],
+)
 @pytest.mark.parametrize("thinking", [None, "Look.", "k."])
 def test_a_stop_string_of_the_request_at_the_end_of_the_content_is_known(sent, stops, thinking):
     turns = ended(stops)
@@ -214,7 +299,9 @@ def test_a_turn_of_no_ids_gets_its_thinking_back_before_the_stop_string():
     assert REPLAY_KEY not in messages[1] and messages[1]["reasoning_content"] == "Look." and blocks[0].is_restored
 
 
-@pytest.mark.parametrize("sent", ["Action: look\nResult:", "Action: look\nObservation: 5", "Action:\nObservation:", "\nObservation:"])
+@pytest.mark.parametrize(
+    "sent", ["Action: look\nResult:", "Action: look\nObservation: 5", "Action:\nObservation:", "\nObservation:"]
+)
 def test_other_text_at_the_end_of_the_content_is_an_edit(sent):
     assert REPLAY_KEY not in recall(ended(("\nObservation:",)), [*BEFORE, answer(sent), *AFTER])[0][1]
     assert REPLAY_KEY not in recall(ended(()), [*BEFORE, answer("Action: look\nObservation:"), *AFTER])[0][1]
@@ -239,11 +326,17 @@ def test_an_end_of_turn_that_a_client_left_in_the_text_is_taken_away_from_a_turn
 ARGUMENTS = {"path": "a\u00e9<b>", "depth": 2, "big": 12345678901234567890, "list": [1.0, {"z": 1, "a": None}]}
 
 
-@pytest.mark.parametrize("arguments", [
-    json.dumps(ARGUMENTS), json.dumps(ARGUMENTS, ensure_ascii=False, indent=4), json.dumps(ARGUMENTS, sort_keys=True),
-    json.dumps(ARGUMENTS).replace("<", "\\u003c").replace("12345678901234567890", "12345678901234567000"),  # Go, JavaScript
-    json.dumps(ARGUMENTS).replace("2,", "2.0,").replace("12345678901234567890", "1.2345678901234567e19"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        json.dumps(ARGUMENTS),
+        json.dumps(ARGUMENTS, ensure_ascii=False, indent=4),
+        json.dumps(ARGUMENTS, sort_keys=True),
+        # Go, JavaScript
+        json.dumps(ARGUMENTS).replace("<", "\\u003c").replace("12345678901234567890", "12345678901234567000"),
+        json.dumps(ARGUMENTS).replace("2,", "2.0,").replace("12345678901234567890", "1.2345678901234567e19"),
+    ],
+)
 @pytest.mark.parametrize("call_id", ["call_1", "call_", "fc6a1b2c3", None, "toolu_" + "x" * 60])
 def test_arguments_and_ids_that_were_written_anew_are_the_same_call(arguments, call_id):
     turns = remembered(BEFORE, answer("I look.", "Look.", [call(ARGUMENTS)]))
@@ -252,12 +345,17 @@ def test_arguments_and_ids_that_were_written_anew_are_the_same_call(arguments, c
 
 
 def test_numbers_that_javascript_tells_apart_are_other_numbers():
-    assert canonical({"a": 2**53 - 1}) != canonical({"a": 2**53 - 2}) and canonical({"a": 10**400}) == '{"a":1' + "0" * 400 + "}"
+    assert (
+        canonical({"a": 2**53 - 1}) != canonical({"a": 2**53 - 2})
+        and canonical({"a": 10**400}) == '{"a":1' + "0" * 400 + "}"
+    )
     assert canonical({"a": True}) != canonical({"a": 1})
 
 
 def interleaved(*ids: str) -> list[dict]:
-    parts = [(answer("", calls=[call({"key": i}, i)]), {"role": "tool", "tool_call_id": i, "content": f"R{i}"}) for i in ids]
+    parts = [
+        (answer("", calls=[call({"key": i}, i)]), {"role": "tool", "tool_call_id": i, "content": f"R{i}"}) for i in ids
+    ]
     return [message for part in parts for message in part]
 
 
@@ -278,7 +376,15 @@ def test_results_that_come_late_within_such_a_turn_stand_with_their_calls():
     turns = remembered(BEFORE, several(*"abc", content="I look."))
     results = {i: {"role": "tool", "tool_call_id": i, "content": f"R{i}"} for i in "abc"}
     first = answer("I look.", calls=several(*"ab")["tool_calls"])
-    history = [*BEFORE, first, results["b"], answer("", calls=several("c")["tool_calls"]), results["a"], results["c"], *AFTER]
+    history = [
+        *BEFORE,
+        first,
+        results["b"],
+        answer("", calls=several("c")["tool_calls"]),
+        results["a"],
+        results["c"],
+        *AFTER,
+    ]
     messages, _ = turns.recall("", turns.rejoined("", fit_messages(history)[0]), len, spell)
     assert [message["content"] for message in messages] == ["What colour?", "I look.", "Ra", "Rb", "Rc", "Why?"]
     assert messages[1][REPLAY_KEY] == IDS
@@ -290,7 +396,13 @@ def test_calls_that_were_made_one_after_the_other_stay_so():
     turns.remember("other", BEFORE, Turn.of(several("a", "b"), (8, 99), False, 1))
     fitted = fit_messages([*BEFORE, *interleaved("a", "b")])[0]
     assert turns.rejoined("", fitted) == fitted
-    assert [message.get(REPLAY_KEY) for message in turns.recall("", fitted, len, spell)[0]] == [None, IDS, None, (7, 99), None]
+    assert [message.get(REPLAY_KEY) for message in turns.recall("", fitted, len, spell)[0]] == [
+        None,
+        IDS,
+        None,
+        (7, 99),
+        None,
+    ]
 
 
 # -- bounds
@@ -299,7 +411,15 @@ def test_calls_that_were_made_one_after_the_other_stay_so():
 def test_hostile_texts_cost_time_in_proportion():
     long = "e" + "\u0301\u0323" * 200_000
     begin = time.process_time()
-    for sent in (long, long + "...", "&lt;" * 100_000, "[" * 200_000, "." * 200_000 + "x", " " * 400_000 + "x", "\r" * 400_000 + "x"):
+    for sent in (
+        long,
+        long + "...",
+        "&lt;" * 100_000,
+        "[" * 200_000,
+        "." * 200_000 + "x",
+        " " * 400_000 + "x",
+        "\r" * 400_000 + "x",
+    ):
         assert not is_remnant(sent, plain("ours " * 50_000))
         settled(sent)
     assert time.process_time() - begin < 20

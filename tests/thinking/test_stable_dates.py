@@ -40,10 +40,12 @@ def found(text: str) -> list[str]:
     return [date for dates in Beginning([system(text)]).dates.values() for date in dates]
 
 
-WHOLE = """2026-11-25|2026/11/25|2026-11-25T17:05:12Z|2026-11-25T17:05:12.123456+01:00|2026-11-25 17:05|2026-11-25T17:05+0100
-11/25/2026|25.11.2026|Nov 25, 2026|November 25th, 2026|Wed Nov 25 2026|Wed Nov  4 17:05:12 UTC 2026|25 November 2026|25. November 2026
-Wednesday, November 25, 2026|Wednesday the 25th of November 2026|25-Nov-2026|Wed, 25 Nov 2026|Wednesday, November 25|2026-11-25 (Wednesday)
-2026年11月25日|17:05:12|17:05:12.123|5:05 PM|5:05:12\u202fp.m.|17:05 UTC|17:05:12 GMT+0100 (Central European Standard Time)"""
+WHOLE = """2026-11-25|2026/11/25|2026-11-25T17:05:12Z|2026-11-25T17:05:12.123456+01:00|2026-11-25 17:05
+2026-11-25T17:05+0100|11/25/2026|25.11.2026|Nov 25, 2026|November 25th, 2026|Wed Nov 25 2026
+Wed Nov  4 17:05:12 UTC 2026|25 November 2026|25. November 2026|Wednesday, November 25, 2026
+Wednesday the 25th of November 2026|25-Nov-2026|Wed, 25 Nov 2026|Wednesday, November 25
+2026-11-25 (Wednesday)|2026年11月25日|17:05:12|17:05:12.123|5:05 PM|5:05:12\u202fp.m.|17:05 UTC
+17:05:12 GMT+0100 (Central European Standard Time)"""
 
 
 @pytest.mark.parametrize("date", WHOLE.replace("\n", "|").split("|"))
@@ -52,21 +54,56 @@ def test_dates_and_times_are_found_whole(date, around):
     assert found(around.format(date)) == [date]
 
 
-@pytest.mark.parametrize(("text", "dates"), [
-    ("Current time: 17:05", ["17:05"]), ("Time:17:05", ["17:05"]), ("at 17:05 on 25 November 2026", ["17:05", "25 November 2026"]),
-    ("Today is Wednesday.", ["Wednesday"]), ("Day: Wed", ["Wed"]), ("timestamp: 1764090312", ["1764090312"]),
-    ('{"timestamp":1764090312123}', ["1764090312123"]), ("Date:2026-11-25", ["2026-11-25"]), ("今天是2026-11-25", ["2026-11-25"]),
-    ("11/25/2026, 5:05:12 PM", ["11/25/2026", "5:05:12 PM"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        ("Current time: 17:05", ["17:05"]),
+        ("Time:17:05", ["17:05"]),
+        ("at 17:05 on 25 November 2026", ["17:05", "25 November 2026"]),
+        ("Today is Wednesday.", ["Wednesday"]),
+        ("Day: Wed", ["Wed"]),
+        ("timestamp: 1764090312", ["1764090312"]),
+        ('{"timestamp":1764090312123}', ["1764090312123"]),
+        ("Date:2026-11-25", ["2026-11-25"]),
+        ("今天是2026-11-25", ["2026-11-25"]),
+        ("11/25/2026, 5:05:12 PM", ["11/25/2026", "5:05:12 PM"]),
+    ],
+)
 def test_what_says_little_alone_is_found_beside_what_tells(text, dates):
     assert found(text) == dates
 
 
-@pytest.mark.parametrize("text", [
-    "John 3:16", "see 10:25", "a.py:12:30", "a.py:12:30:12", "09:00-17:00", "09:00:00-17:00:00", "gpt-4o-2024-08-06", "v1.2.2024", "1.2.3",
-    "/logs/2026-11-25/", "2026-11-25.log", "2026-11-25-rc1", "log_2026-11-25", "fe80::12:30", "12:34:56:78:9a:bc", "10.0.0.1:8080", "2026",
-    "Nov 25", "Closed on Wednesday", "id 1764090312", "2026-13-01", "2026-11-32", "25:05:12", "17:65:12", "12026-11-25", "C:\\2026-11-25",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "John 3:16",
+        "see 10:25",
+        "a.py:12:30",
+        "a.py:12:30:12",
+        "09:00-17:00",
+        "09:00:00-17:00:00",
+        "gpt-4o-2024-08-06",
+        "v1.2.2024",
+        "1.2.3",
+        "/logs/2026-11-25/",
+        "2026-11-25.log",
+        "2026-11-25-rc1",
+        "log_2026-11-25",
+        "fe80::12:30",
+        "12:34:56:78:9a:bc",
+        "10.0.0.1:8080",
+        "2026",
+        "Nov 25",
+        "Closed on Wednesday",
+        "id 1764090312",
+        "2026-13-01",
+        "2026-11-32",
+        "25:05:12",
+        "17:65:12",
+        "12026-11-25",
+        "C:\\2026-11-25",
+    ],
+)
 def test_what_only_looks_like_a_date_is_none(text):
     assert found(text) == []
 
@@ -83,11 +120,17 @@ def test_dates_are_held_in_the_system_message_and_in_reminders_before_the_first_
     begun = Beginning(messages)
     assert sorted(begun.dates.values()) == [("2026-11-25",), ("2026-11-25",)]
     out = begun.with_dates(dict.fromkeys(begun.dates, ("1999-01-01",)))
-    assert out == [system("It is 1999-01-01."), user(REMINDED.replace("11-25", "01-01").replace("2026-01", "1999-01")), *messages[2:]]
+    assert out == [
+        system("It is 1999-01-01."),
+        user(REMINDED.replace("11-25", "01-01").replace("2026-01", "1999-01")),
+        *messages[2:],
+    ]
     assert begun.with_dates(begun.dates) == messages
 
 
-@pytest.mark.parametrize("text", [f"{OPEN} 2026-11-25", f"2026-11-25 {CLOSE}", f"{CLOSE} 2026-11-25 {OPEN}", "2026-11-25"])
+@pytest.mark.parametrize(
+    "text", [f"{OPEN} 2026-11-25", f"2026-11-25 {CLOSE}", f"{CLOSE} 2026-11-25 {OPEN}", "2026-11-25"]
+)
 def test_what_is_in_no_closed_reminder_is_the_users(text):
     assert Beginning([user(text)]).dates == {} and undated([user(text)]) == [user(text)]
 
@@ -105,8 +148,11 @@ def test_messages_that_are_no_text_are_left_alone():
 # -- fuzz
 
 
-FORMS = ("%Y-%m-%d|%Y/%m/%d|%Y-%m-%dT%H:%M:%SZ|%b %d, %Y|%a %b %d %Y|%A, %d %B %Y|%m/%d/%Y|%c|now %H:%M|%I:%M:%S %p|timestamp: %s"
-         "|%a %b %d %H:%M:%S UTC %Y|%a, %d %b %Y %H:%M:%S GMT|Today is %A|%Y年%m月%d日|%d %B %Y").split("|")  # fmt: skip
+FORMS = (
+    "%Y-%m-%d|%Y/%m/%d|%Y-%m-%dT%H:%M:%SZ|%b %d, %Y|%a %b %d %Y|%A, %d %B "
+    "%Y|%m/%d/%Y|%c|now %H:%M|%I:%M:%S %p|timestamp: %s"
+    "|%a %b %d %H:%M:%S UTC %Y|%a, %d %b %Y %H:%M:%S GMT|Today is %A|%Y年%m月%d日|%d %B %Y"
+).split("|")
 FILLERS = ["You help.\n", " - ", "\n", ". It is ", ", ", f"{MASK} ", " (", "1.2.3 ", "x=", "\u00e9 ", f" {OPEN}"]
 
 
@@ -125,13 +171,36 @@ def test_any_text_is_itself_with_its_own_dates():
     rng = random.Random(6)
     alphabet = ["\n", " ", MASK, *"2026|11|25|-|/|:|T|Z|Nov|Wed|,|PM|17|5|.|time|日|GMT|+01:00".split("|")]
     for _ in range(3000):
-        messages = [system("".join(rng.choices(alphabet, k=rng.randrange(30)))), user(OPEN + "".join(rng.choices(alphabet, k=20)) + CLOSE)]
+        messages = [
+            system("".join(rng.choices(alphabet, k=rng.randrange(30)))),
+            user(OPEN + "".join(rng.choices(alphabet, k=20)) + CLOSE),
+        ]
         begun = Beginning(messages)
         assert begun.with_dates(begun.dates) == messages
 
 
-HARD = ["a", "1", " ", "Mon ", "17:05 ", "2026-11-25 ", "Wed Nov 25 17:05:12 ", "1764090312 ", "1:", "17:05:12.", "17:05 UTC (A", "time",
-        "Nov  5 ", "2026/11/25T17:05:12", "now", "\n", OPEN, CLOSE, OPEN + CLOSE, f"{OPEN}17:05 {CLOSE}"]  # fmt: skip
+HARD = [
+    "a",
+    "1",
+    " ",
+    "Mon ",
+    "17:05 ",
+    "2026-11-25 ",
+    "Wed Nov 25 17:05:12 ",
+    "1764090312 ",
+    "1:",
+    "17:05:12.",
+    "17:05 UTC (A",
+    "time",
+    "Nov  5 ",
+    "2026/11/25T17:05:12",
+    "now",
+    "\n",
+    OPEN,
+    CLOSE,
+    OPEN + CLOSE,
+    f"{OPEN}17:05 {CLOSE}",
+]
 
 
 @pytest.mark.parametrize("unit", HARD)
@@ -217,7 +286,10 @@ def test_if_there_are_too_many_alike_the_dates_of_the_request_stay():
 
 
 def test_a_date_in_a_reminder_does_not_hide_the_turn_that_follows_it():
-    first, later = ([user(REMINDED.replace("Today's date is 2026-11-25", f"It is now {now}"))] for now in ("2026-11-25", "2026-12-01"))
+    first, later = (
+        [user(REMINDED.replace("Today's date is 2026-11-25", f"It is now {now}"))]
+        for now in ("2026-11-25", "2026-12-01")
+    )
     turns = Turns()
     remember(turns, first)
     assert told(turns, [*later, *LATER]) == [*first, *LATER]
@@ -251,12 +323,20 @@ def test_a_turn_without_dates_that_an_older_version_wrote_can_be_read():
 # -- the line of Claude Code
 
 
-@pytest.mark.parametrize(("text", "left"), [
-    ("x-anthropic-billing-header: cch=1;\nBe kind.", "Be kind."), ("Be kind.\nx-anthropic-billing-header: cch=1;", "Be kind.\n"),
-    ("Of x-anthropic-billing-header: nothing", "Of x-anthropic-billing-header: nothing"), ("x-anthropic-billing-header:", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("x-anthropic-billing-header: cch=1;\nBe kind.", "Be kind."),
+        ("Be kind.\nx-anthropic-billing-header: cch=1;", "Be kind.\n"),
+        ("Of x-anthropic-billing-header: nothing", "Of x-anthropic-billing-header: nothing"),
+        ("x-anthropic-billing-header:", ""),
+    ],
+)
 def test_the_line_of_bills_is_left_out(text, left):
     assert without_billing(text) == left
     assert without_billing_lines(system(text)) == system(left) and without_billing_lines(user(text)) == user(text)
     parts = [{"type": "text", "text": text}, {"type": "image"}, "x"]
-    assert without_billing_lines({"role": "developer", "content": parts})["content"] == [{"type": "text", "text": left}, *parts[1:]]
+    assert without_billing_lines({"role": "developer", "content": parts})["content"] == [
+        {"type": "text", "text": left},
+        *parts[1:],
+    ]

@@ -61,11 +61,18 @@ def test_a_turn_comes_back_as_sampled_whatever_the_client_kept_of_its_thinking(s
 
 
 DIALECTS = [
-    {"reasoning": "The sky, so blue."}, {"reasoning_content": "The sky, so blue."}, {"thinking": "The sky, so blue."},
-    {"reasoning_details": [{"type": "reasoning.text", "text": "The sky, so blue."}, {"type": "reasoning.encrypted", "data": "x"}]},
+    {"reasoning": "The sky, so blue."},
+    {"reasoning_content": "The sky, so blue."},
+    {"thinking": "The sky, so blue."},
+    {
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "The sky, so blue."},
+            {"type": "reasoning.encrypted", "data": "x"},
+        ]
+    },
     {"content": "<think>\nThe sky, so blue.\n</think>\n\nIt is blue."},
     {"content": [{"type": "thinking", "thinking": "The sky, so blue."}, {"type": "text", "text": "It is blue."}]},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("form", DIALECTS)
@@ -87,22 +94,37 @@ def test_content_in_parts_is_the_same_turn():
     assert recall(remembered(BEFORE, WRITTEN), history)[0][1][REPLAY_KEY] == IDS
 
 
-@pytest.mark.parametrize("changed", [
-    answer("It is red."), answer("It is blue"), answer(thinking="Something else."), answer(calls=[call({})]),
-    answer("<think>other</think>It is blue."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed",
+    [
+        answer("It is red."),
+        answer("It is blue"),
+        answer(thinking="Something else."),
+        answer(calls=[call({})]),
+        answer("<think>other</think>It is blue."),
+    ],
+)
 def test_a_turn_that_the_client_changed_is_the_clients(changed):
     messages, blocks = recall(remembered(BEFORE, WRITTEN), [*BEFORE, changed, user("Why?")])
     assert REPLAY_KEY not in messages[1]
     assert not any(block.is_restored for block in blocks)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"path": "a", "depth": 2.0}, '{"depth": 2, "path": "a"}', '{ "path":"a",\n"depth":2.0 }', {"depth": 2, "path": "a"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": "a", "depth": 2.0},
+        '{"depth": 2, "path": "a"}',
+        '{ "path":"a",\n"depth":2.0 }',
+        {"depth": 2, "path": "a"},
+    ],
+)
 def test_arguments_written_anew_still_match(arguments):
     turns = remembered(BEFORE, answer("", "Look.", [call({"path": "a", "depth": 2})]))
-    messages, _ = recall(turns, [*BEFORE, answer("", calls=[call(arguments)]), {"role": "tool", "content": "x", "tool_call_id": "call_1"}])
+    messages, _ = recall(
+        turns,
+        [*BEFORE, answer("", calls=[call(arguments)]), {"role": "tool", "content": "x", "tool_call_id": "call_1"}],
+    )
     assert messages[1][REPLAY_KEY] == IDS
 
 
@@ -126,12 +148,18 @@ def test_calls_whose_ids_the_client_made_itself_are_found_by_their_place():
 
 def test_a_short_answer_is_not_mistaken_for_one_of_another_conversation():
     turns = Turns()
-    up, down = "Is the server that we spoke of yesterday in the evening up, as far as you can see?", "Is the other one down?"
+    up, down = (
+        "Is the server that we spoke of yesterday in the evening up, as far as you can see?",
+        "Is the other one down?",
+    )
     for question, thinking, ids in ((up, "First.", (1, 99)), (down, "Second.", (2, 99))):
-        turns.remember("", [user("Hi"), answer("Hello"), user(question)], Turn.of(answer("Yes.", thinking), ids, False, 1))
+        turns.remember(
+            "", [user("Hi"), answer("Hello"), user(question)], Turn.of(answer("Yes.", thinking), ids, False, 1)
+        )
     history = [user("Hi"), answer("Hello"), user(down), answer("Yes."), user("Sure?")]
     assert recall(turns, history)[0][3][REPLAY_KEY] == (2, 99)
-    for question, expected in ((up, (1, 99)), (down, None), ("Is it left?", None)):  # long enough to tell, too short, not known
+    # long enough to tell, too short, not known
+    for question, expected in ((up, (1, 99)), (down, None), ("Is it left?", None)):
         elsewhere = [user("Quite another start"), answer("Well"), user(question), answer("Yes."), user("Sure?")]
         assert recall(turns, elsewhere)[0][3].get(REPLAY_KEY) == expected
 
@@ -155,8 +183,17 @@ def test_of_more_equal_answers_than_are_kept_the_newest_stay():
 
 def test_a_reminder_behind_the_message_before_may_come_and_go():
     question = "Think of two numbers from 0 to 999. Tell me only the first."
-    turns = remembered([user("Before."), answer("Ok."), user(f"{question}\n\nReply in English.")], answer("The first number is 62.", "t"))
-    history = [user("Before."), answer("Ok."), user(question), answer("The first number is 62."), user("And the other?")]
+    turns = remembered(
+        [user("Before."), answer("Ok."), user(f"{question}\n\nReply in English.")],
+        answer("The first number is 62.", "t"),
+    )
+    history = [
+        user("Before."),
+        answer("Ok."),
+        user(question),
+        answer("The first number is 62."),
+        user("And the other?"),
+    ]
     assert recall(turns, history)[0][3][REPLAY_KEY] == IDS
     other = [*history[:2], user("Think of three numbers from 0 to 999. Tell me only the first."), *history[3:]]
     assert REPLAY_KEY not in recall(turns, other)[0][3]
@@ -211,7 +248,13 @@ def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_ther
     assert recall(Turns(book), [*BEFORE, answer()])[0][1][REPLAY_KEY] == IDS
     for page in book.pages.values():
         good = json.loads(page[0])
-        page[:] = [b"\xff", b"[]", b"{}", json.dumps({**good, "ids": ["x"]}).encode(), json.dumps({**good, "calls": [[1]]}).encode()]
+        page[:] = [
+            b"\xff",
+            b"[]",
+            b"{}",
+            json.dumps({**good, "ids": ["x"]}).encode(),
+            json.dumps({**good, "calls": [[1]]}).encode(),
+        ]
     messages, _ = recall(Turns(book), [*BEFORE, answer()])
     assert REPLAY_KEY not in messages[1]
 
@@ -276,22 +319,40 @@ def test_numbers_of_arguments_are_compared_by_value():
 
 
 STOPPED_IDS = (*"abc", "close", *"ABCDE")
-STOPPED_CUTS = [Cut(0, True, 0, 0), Cut(1, True, 4, 0), Cut(3, True, 18, 0), Cut(4, False, 0, 0), Cut(5, False, 3, 0), Cut(7, False, 6, 0),
-                Cut(8, False, 10, 0), Cut(9, False, 11, 0)]  # fmt: skip
+STOPPED_CUTS = [
+    Cut(0, True, 0, 0),
+    Cut(1, True, 4, 0),
+    Cut(3, True, 18, 0),
+    Cut(4, False, 0, 0),
+    Cut(5, False, 3, 0),
+    Cut(7, False, 6, 0),
+    Cut(8, False, 10, 0),
+    Cut(9, False, 11, 0),
+]
 
 
-def stopped(before: list, message: dict, ids=STOPPED_IDS, cuts=STOPPED_CUTS, closed=False, namespace="", records=None) -> Turns:
+def stopped(
+    before: list, message: dict, ids=STOPPED_IDS, cuts=STOPPED_CUTS, closed=False, namespace="", records=None
+) -> Turns:
     turns = Turns(records)
     turns.remember(namespace, before, Turn.of(message, ids, closed, 3, cuts))
     return turns
 
 
 @pytest.mark.parametrize("sent", [None, "The sky, so blue."])
-@pytest.mark.parametrize("content, ids", [
-    ("It is blue.", "ABCDE"), ("It is blue", "ABCD"), ("It is bl", [*"ABC", "b", "l"]), ("It is", [*"ABC"]), ("It i", ["A", "i"]),
-    ("I", ["I"]), ("It is bl\n\n[Response interrupted by user]", [*"ABC", *"bl\n\n[Response interrupted by user]"]),
-    ("It is\n\n[Response interrupted by user]", ["A", *"is\n\n[Response interrupted by user]"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, ids",
+    [
+        ("It is blue.", "ABCDE"),
+        ("It is blue", "ABCD"),
+        ("It is bl", [*"ABC", "b", "l"]),
+        ("It is", [*"ABC"]),
+        ("It i", ["A", "i"]),
+        ("I", ["I"]),
+        ("It is bl\n\n[Response interrupted by user]", [*"ABC", *"bl\n\n[Response interrupted by user]"]),
+        ("It is\n\n[Response interrupted by user]", ["A", *"is\n\n[Response interrupted by user]"]),
+    ],
+)
 def test_a_beginning_of_a_stopped_turn_gets_its_thinking_back_and_no_more_text_than_it_has(content, ids, sent):
     turns = stopped(BEFORE, WRITTEN)
     messages, blocks = recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])
@@ -300,11 +361,23 @@ def test_a_beginning_of_a_stopped_turn_gets_its_thinking_back_and_no_more_text_t
     assert blocks == [Block(1, 3, is_restored=not sent)]
 
 
-@pytest.mark.parametrize("changed", [
-    answer("It was blue."), answer("It is blue. And"), answer("is blue"), answer(""), answer("It is", "Something else."),
-    answer("It is", "The sky"), answer("It is", calls=[call({})]), answer("", "sky"), answer("[Response interrupted by user]"),
-    answer("It is\n\n[I think]"), answer("It is [interrupted] so"), answer("It was [interrupted]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed",
+    [
+        answer("It was blue."),
+        answer("It is blue. And"),
+        answer("is blue"),
+        answer(""),
+        answer("It is", "Something else."),
+        answer("It is", "The sky"),
+        answer("It is", calls=[call({})]),
+        answer("", "sky"),
+        answer("[Response interrupted by user]"),
+        answer("It is\n\n[I think]"),
+        answer("It is [interrupted] so"),
+        answer("It was [interrupted]"),
+    ],
+)
 def test_what_is_no_beginning_of_a_stopped_turn_is_the_clients(changed):
     messages, blocks = recall(stopped(BEFORE, WRITTEN), [*BEFORE, changed, user("Go on.")])
     assert REPLAY_KEY not in messages[1] and not any(block.is_restored for block in blocks)
@@ -315,10 +388,15 @@ def test_only_a_stopped_turn_is_known_by_a_beginning():
     assert REPLAY_KEY not in messages[1]
 
 
-@pytest.mark.parametrize("content, sent, ids, thinking", [
-    ("", None, [*"abc", "close"], "The sky, so blue"), ("", "The sky, so blue", [*"abc", "close"], "The sky, so blue"),
-    ("", "The sky", ["a", *"sky", "close"], "The sky"), ("[interrupted]", "The", ["a", "close", *"[interrupted]"], "The"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, sent, ids, thinking",
+    [
+        ("", None, [*"abc", "close"], "The sky, so blue"),
+        ("", "The sky, so blue", [*"abc", "close"], "The sky, so blue"),
+        ("", "The sky", ["a", *"sky", "close"], "The sky"),
+        ("[interrupted]", "The", ["a", "close", *"[interrupted]"], "The"),
+    ],
+)
 def test_thinking_that_was_stopped_goes_on_to_where_the_client_has_it_and_is_closed(content, sent, ids, thinking):
     cuts = [Cut(0, True, 0, 0), Cut(1, True, 4, 0), Cut(3, True, 16, 0)]
     turns = stopped(BEFORE, answer("", "The sky, so blue"), STOPPED_IDS[:3], cuts)
@@ -347,7 +425,11 @@ def test_the_calls_that_a_client_got_before_it_left_are_a_beginning_too():
 def test_a_call_that_was_not_closed_comes_back_as_text_with_the_thinking():
     turns = stopped(BEFORE, answer("It", "The sky, so blue.", [call({})]), STOPPED_IDS, STOPPED_CUTS[:5])
     messages, blocks = recall(turns, [*BEFORE, answer("It", calls=[call({})])])
-    assert REPLAY_KEY not in messages[1] and messages[1]["reasoning_content"] == "The sky, so blue." and blocks[0].is_restored
+    assert (
+        REPLAY_KEY not in messages[1]
+        and messages[1]["reasoning_content"] == "The sky, so blue."
+        and blocks[0].is_restored
+    )
 
 
 def test_a_stopped_turn_is_found_where_the_conversation_was_rewritten_only_if_it_says_enough():
@@ -364,7 +446,12 @@ def test_of_several_stopped_turns_at_a_place_the_latest_is_meant_that_begins_so(
     for thinking, content, ids in (("one", "Yes, it is", (1,)), ("two", "Yes, it was", (2,)), ("three", "No", (3,))):
         cuts = [Cut(0, True, 0, 0), Cut(1, False, 0, 0)]
         turns.remember("", BEFORE, Turn.of(answer(content, thinking), ids, False, 1, cuts))
-    for content, sent, thinking in (("Yes, it i", None, "one"), ("Yes,", None, "two"), ("Yes,", "one", "one"), ("N", None, "three")):
+    for content, sent, thinking in (
+        ("Yes, it i", None, "one"),
+        ("Yes,", None, "two"),
+        ("Yes,", "one", "one"),
+        ("N", None, "three"),
+    ):
         assert recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])[0][1]["reasoning_content"] == thinking
 
 
@@ -383,12 +470,20 @@ LOOK = answer("I look.", "Look.", [call({"path": "a"})])
 RESULT = {"role": "tool", "content": "x", "tool_call_id": "call_1"}
 
 
-@pytest.mark.parametrize("parts", [
-    [answer("I look."), answer("", calls=LOOK["tool_calls"])], [answer("I look.", "Look."), answer("", calls=LOOK["tool_calls"])],
-    [answer("", "Look."), answer("I look."), answer("", calls=LOOK["tool_calls"])],
-    [answer("I look.", "Look."), {"role": "assistant", "content": None, "reasoning": "Look.", "tool_calls": LOOK["tool_calls"]}],
-    [answer("", "Look."), answer("I look.", calls=LOOK["tool_calls"])], [answer("", "Look."), answer("", calls=LOOK["tool_calls"])],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [answer("I look."), answer("", calls=LOOK["tool_calls"])],
+        [answer("I look.", "Look."), answer("", calls=LOOK["tool_calls"])],
+        [answer("", "Look."), answer("I look."), answer("", calls=LOOK["tool_calls"])],
+        [
+            answer("I look.", "Look."),
+            {"role": "assistant", "content": None, "reasoning": "Look.", "tool_calls": LOOK["tool_calls"]},
+        ],
+        [answer("", "Look."), answer("I look.", calls=LOOK["tool_calls"])],
+        [answer("", "Look."), answer("", calls=LOOK["tool_calls"])],
+    ],
+)
 def test_a_turn_in_several_messages_is_one_turn_and_comes_back_once(parts):
     messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]

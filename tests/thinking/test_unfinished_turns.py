@@ -1,4 +1,5 @@
-"""Turns that a client stops, that a limit or a stop string cuts, or that come in two messages: replayed as sampled, to the token."""
+"""Turns that a client stops, that a limit or a stop string cuts, or that come in two messages: replayed as sampled, to
+the token."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def test_a_turn_cut_by_the_token_limit_is_replayed_too(engine, is_thinking):
     with Server(engine) as server:
         ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
         whole = server.ask([ask])[1].usage.completion_tokens
-        message, finished = server.ask([ask], sampling={"temperature": 0.0, "max_tokens": 3 if is_thinking else whole - 3})
+        message, finished = server.ask(
+            [ask], sampling={"temperature": 0.0, "max_tokens": 3 if is_thinking else whole - 3}
+        )
         assert finished.reason == "length" and (finished.thinking_stop == "length") == is_thinking
         server.ask([ask, bare(message), user("hello")])
         _, first, second = server.lines()
@@ -55,7 +58,8 @@ def encode_each(engine: Engine, text: str) -> list[int]:
 
 
 def stopped(server: Server, messages: list, when, **fields) -> dict:
-    """What a client has that leaves as soon as `when` holds for its message; the server has no time for another token."""
+    """What a client has that leaves as soon as `when` holds for its message; the server has no time for another
+    token."""
     submit = server.scheduler.submit
 
     def watched(job) -> None:
@@ -127,7 +131,9 @@ def test_text_that_was_on_its_way_to_a_client_that_stopped_does_not_come_back(en
         server.ask([ask, {"role": "assistant", "content": sent}, user("Go on.")])
         first, second = server.lines()
         told = engine.tokenizer.decode(second["prompt"])
-        assert f"{message['reasoning_content']}\n</think>\n\n{sent}<|im_end|>" in told and message["content"] not in told
+        assert (
+            f"{message['reasoning_content']}\n</think>\n\n{sent}<|im_end|>" in told and message["content"] not in told
+        )
         close = first["sampled"].index(engine.tokenizer.control_id("</think>"))
         so_far = first["prompt"] + first["sampled"][: close + 3]
         assert second["prompt"][: len(so_far)] == so_far and second["thinking"]["restored"] > 0
@@ -161,13 +167,17 @@ def test_a_client_that_leaves_and_asks_again_at_once_finds_its_thinking(engine):
 
 
 def goes_on(server: Server, ask: list, leaves: bool) -> tuple[Finished, Finished | None]:
-    """How the next request ends, of a client whose leaving is noticed late, or never; and how the answer that it did not wait for."""
+    """How the next request ends, of a client whose leaving is noticed late, or never; and how the answer that it did
+    not wait for."""
 
     async def last(stream) -> Finished:
         return [event async for event in stream][-1]
 
     async def go() -> tuple[Finished, Finished | None]:
-        events, stream = [], server.service.stream(Request(messages=ask, sampling={"temperature": 1.0, "seed": 5, "max_tokens": 400}))
+        events, stream = (
+            [],
+            server.service.stream(Request(messages=ask, sampling={"temperature": 1.0, "seed": 5, "max_tokens": 400})),
+        )
         async for event in stream:
             events.append(event)
             if assistant_message(events)["content"]:
@@ -237,13 +247,20 @@ def test_a_call_that_a_client_got_before_it_left_is_replayed(engine):
     with Server(engine) as server:
         ask = user(CALL)
         message = stopped(server, [ask], lambda m: "tool_calls" in m, tools=[TOOL])
-        result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "[Request interrupted by user]"}
+        result = {
+            "role": "tool",
+            "tool_call_id": message["tool_calls"][0]["id"],
+            "content": "[Request interrupted by user]",
+        }
         server.ask([ask, bare(message), result, user("Go on.")], tools=[TOOL])
         first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert first["sampled"][-1] == engine.tokenizer.control_id("</tool_call>")
         assert second["prompt"][: len(so_far) + 1] == [*so_far, engine.tokenizer.control_id("<|im_end|>")]
-        assert second["cached_tokens"] >= len(so_far) - 1 and second["thinking"]["restored"] == first["thinking_tokens"] > 0
+        assert (
+            second["cached_tokens"] >= len(so_far) - 1
+            and second["thinking"]["restored"] == first["thinking_tokens"] > 0
+        )
 
 
 def test_one_namespace_never_gets_the_stopped_thinking_of_another(engine):
@@ -273,7 +290,15 @@ CALLS = ONE_CALL.format("a\u20ac") + ONE_CALL.format("b")
 @pytest.mark.parametrize("text", [TEXT, TEXT + CALLS + "\n\nand so \n", "\n</think>" + CALLS, "no end \n of thinking"])
 def test_what_is_left_at_a_cut_is_the_text_up_to_there(engine, text):
     def written(ids: list[int]) -> tuple[Answer, dict]:
-        answer = Answer(engine.tokenizer, engine.config.eos_token_ids, [1], SamplingParams(), 999, tools=[TOOL], call_id="c{}".format)
+        answer = Answer(
+            engine.tokenizer,
+            engine.config.eos_token_ids,
+            [1],
+            SamplingParams(),
+            999,
+            tools=[TOOL],
+            call_id="c{}".format,
+        )
         return answer, assistant_message(answer._extend(ids) + answer.stop("cancelled"))
 
     names = ("<tool_call>", "</tool_call>", "</think>")
@@ -340,7 +365,9 @@ def test_a_client_that_kept_a_piece_of_the_thinking_gets_all_of_it_back(engine, 
     with Server(engine) as server:
         ask = user(NUMBERS)
         message, _ = server.ask([ask])
-        server.ask([ask, {**message, "reasoning_content": message["reasoning_content"][kept]}, user("And the other number?")])
+        server.ask(
+            [ask, {**message, "reasoning_content": message["reasoning_content"][kept]}, user("And the other number?")]
+        )
         first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 1
@@ -357,13 +384,18 @@ def test_two_calls_of_one_turn_with_a_result_between_them_are_replayed_as_one(en
         monkeypatch.setattr(Sampler, "sample", lambda *args: next(script, None) or sample(*args))
         message, _ = server.ask([ask], tools=[TOOL], sampling={**GREEDY, "max_tokens": 400})
         calls = message["tool_calls"]
-        results = [{"role": "tool", "tool_call_id": call["id"], "content": f"RES-{call['function']['arguments']['key']}"} for call in calls]
+        results = [
+            {"role": "tool", "tool_call_id": call["id"], "content": f"RES-{call['function']['arguments']['key']}"}
+            for call in calls
+        ]
         parts = [{"role": "assistant", "content": None, "tool_calls": [call]} for call in calls]
         server.ask([ask, parts[0], results[0], parts[1], results[1]], tools=[TOOL])
         server.ask([ask, {**parts[0], "tool_calls": calls}, *results[::-1]], tools=[TOOL])
         first, *later = server.lines()
         so_far = first["prompt"] + first["sampled"]
-        assert [line["prompt"][: len(so_far)] for line in later] == [so_far, so_far] and later[0]["prompt"] == later[1]["prompt"]
+        assert [line["prompt"][: len(so_far)] for line in later] == [so_far, so_far] and later[0]["prompt"] == later[1][
+            "prompt"
+        ]
 
 
 def test_a_turn_in_two_messages_is_read_once(engine):
@@ -371,18 +403,24 @@ def test_a_turn_in_two_messages_is_read_once(engine):
         ask = user(CALL)
         message, _ = server.ask([ask], tools=[TOOL])
         calls = message["tool_calls"]
-        parts = [{"role": "assistant", "content": "", "reasoning_content": message["reasoning_content"]},
-                 {"role": "assistant", "content": None, "tool_calls": calls}]  # fmt: skip
+        parts = [
+            {"role": "assistant", "content": "", "reasoning_content": message["reasoning_content"]},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+        ]
         server.ask([ask, *parts, {"role": "tool", "tool_call_id": calls[0]["id"], "content": "c3d4"}], tools=[TOOL])
         first, second = server.lines()
         so_far = first["prompt"] + first["sampled"]
         assert second["prompt"][: len(so_far)] == so_far and second["cached_tokens"] >= len(so_far) - 1
-        assert second["prompt"].count(engine.tokenizer.control_id("<tool_call>")) == first["prompt"].count(
-            engine.tokenizer.control_id("<tool_call>")) + 1  # fmt: skip
+        assert (
+            second["prompt"].count(engine.tokenizer.control_id("<tool_call>"))
+            == first["prompt"].count(engine.tokenizer.control_id("<tool_call>")) + 1
+        )
+
+
 @pytest.mark.parametrize("is_thinking", [True, False])
 def test_a_turn_that_another_end_token_ended_is_replayed_too(engine, is_thinking, monkeypatch):
-    """As <|endoftext|> does, where the model takes its turn for a text. A budget of 3 tokens ends the thinking where a tokenizer would
-    not cut the same text."""
+    """As <|endoftext|> does, where the model takes its turn for a text. A budget of 3 tokens ends the thinking where a
+    tokenizer would not cut the same text."""
     ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
     budget = None if is_thinking else 3
     with Server(engine) as server:

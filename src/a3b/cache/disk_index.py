@@ -1,9 +1,8 @@
 """The index of stored nodes: one SQLite file, and what its rows promise about the files beside it.
 
-Every row is sealed with a checksum, and the id of a node is the hash of all tokens up to it, so a row that was changed is
-noticed and dropped with all that grew from it. Several processes may read and forget at once; one server alone adds rows.
-Enter at `Index.open`. Knows no snapshots; what writes them is in `a3b.cache.disk_store`.
-"""
+Every row is sealed with a checksum, and the id of a node is the hash of all tokens up to it, so a row that was changed
+is noticed and dropped with all that grew from it. Several processes may read and forget at once; one server alone adds
+rows. Enter at `Index.open`. Knows no snapshots; what writes them is in `a3b.cache.disk_store`."""
 
 from __future__ import annotations
 
@@ -34,8 +33,10 @@ MAX_VALUE_BYTES = 64 << 20  # of anything in the database: the tokens of a node 
 APPLICATION_ID, SCHEMA_VERSION = 0x61336273, 1
 MAX_RECORDS, MAX_RECORD_BYTES, RECORDS_BYTES = 100_000, 4 << 20, 256 << 20
 SCHEMA = """
-CREATE TABLE node(id BLOB PRIMARY KEY, parent BLOB, root BLOB, identity BLOB, namespace TEXT, kind TEXT, label TEXT, start INTEGER,
-                  tokens BLOB, created INTEGER, kv_bytes INTEGER, state_bytes INTEGER, kv_sums BLOB, state_sums BLOB, seal BLOB,
+CREATE TABLE node(id BLOB PRIMARY KEY, parent BLOB, root BLOB, identity BLOB, namespace TEXT, kind TEXT, label TEXT, \
+start INTEGER,
+                  tokens BLOB, created INTEGER, kv_bytes INTEGER, state_bytes INTEGER, kv_sums BLOB, \
+state_sums BLOB, seal BLOB,
                   has_state INTEGER, last_used INTEGER);
 CREATE TABLE record(namespace TEXT, key BLOB, value BLOB, node BLOB, created INTEGER, seal BLOB);
 CREATE INDEX record_key ON record(namespace, key);
@@ -82,10 +83,14 @@ class Index:
             db = sqlite3.connect(file, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False)
         except OSError as error:
             where = f"{error.filename}: " if error.filename not in (None, str(directory)) else ""
-            raise StoreError(f"{directory}: sessions cannot be kept here: {where}{error.strerror}; "
-                             "give a directory of yours that can be written") from None  # fmt: skip
+            raise StoreError(
+                f"{directory}: sessions cannot be kept here: {where}{error.strerror}; "
+                "give a directory of yours that can be written"
+            ) from None
         except sqlite3.Error as error:
-            raise StoreError(f"{directory}: sessions cannot be kept here: {error}; give a directory that can be written") from None
+            raise StoreError(
+                f"{directory}: sessions cannot be kept here: {error}; give a directory that can be written"
+            ) from None
         db.text_factory = bytes  # a damaged text must not raise where it is fetched
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         try:
@@ -128,7 +133,11 @@ class Index:
     def holdings(self) -> dict[bytes, bool]:
         """id -> whether its state is there too."""
         with self.lock:
-            return {id: bool(state) for id, state in self.db.execute("SELECT id, has_state FROM node") if isinstance(id, bytes)}
+            return {
+                id: bool(state)
+                for id, state in self.db.execute("SELECT id, has_state FROM node")
+                if isinstance(id, bytes)
+            }
 
     def add(self, row: Row) -> None:
         """Inside a transaction. Replaces a node of the same id."""
@@ -142,7 +151,8 @@ class Index:
         return row_of(found) if found else None
 
     def chain(self, id: bytes) -> list[Row] | None:
-        """The node and those it grew from, the first one first, each with fewer tokens than the next; None if the index lacks one."""
+        """The node and those it grew from, the first one first, each with fewer tokens than the next; None if the index
+        lacks one."""
         out: list[Row] = []
         while not out or out[-1].parent != out[-1].root:
             row = self.row(out[-1].parent if out else id)
@@ -152,7 +162,8 @@ class Index:
         return out[::-1] if out[-1].start == 0 else None
 
     def rows(self, root: bytes | None = None) -> tuple[list[Row], list[bytes]]:
-        """(sound rows, parents before children; ids of rows that are wrong or stand on one that is). root: of one namespace only.
+        """(sound rows, parents before children; ids of rows that are wrong or stand on one that is). root: of one
+        namespace only.
 
         A sound row has a sound parent with fewer tokens, or begins at the root: no row is above itself."""
         where, values = ("WHERE root = ?", (root,)) if root else ("", ())
@@ -190,11 +201,16 @@ class Index:
 
         waiting: nodes that are not written yet."""
         with self.lock:
-            found = [*self.db.execute("SELECT id, parent, kind FROM node"), *((r.id, r.parent, r.kind.encode()) for r in waiting)]
+            found = [
+                *self.db.execute("SELECT id, parent, kind FROM node"),
+                *((r.id, r.parent, r.kind.encode()) for r in waiting),
+            ]
         parent_of = {i: parent for i, parent, _ in found}
         system = {i for i, _, kind in found if kind == b"system"}
         out, above = _below([id], parent_of.items()), parent_of.get(id)
-        while above in parent_of.keys() - system - out and all(i in out for i, parent in parent_of.items() if parent == above):
+        while above in parent_of.keys() - system - out and all(
+            i in out for i, parent in parent_of.items() if parent == above
+        ):
             out.add(above)
             above = parent_of[above]
         return out
@@ -218,8 +234,8 @@ class Index:
     def unlink_unnamed(self, ids: Iterable[bytes]) -> None:
         """Remove the files of nodes that the index does not name any more.
 
-        After the commit: a kill between the two leaves files without a row, which the next server removes, and never a row without
-        files. In a transaction: so another process cannot write one of these nodes again meanwhile."""
+        After the commit: a kill between the two leaves files without a row, which the next server removes, and never a
+        row without files. In a transaction: so another process cannot write one of these nodes again meanwhile."""
         with suppress(*FAILURES), self.transaction() as db:
             for id in ids:
                 if isinstance(id, bytes) and len(id) == ID_BYTES:
@@ -236,8 +252,10 @@ class Index:
         """Of all files, as the index has them."""
         query = "SELECT coalesce(sum({0}), 0) FROM node WHERE {1} AND typeof({0}) = 'integer' AND {0} BETWEEN 0 AND ?"
         with self.lock:
-            return sum(self.db.execute(query.format(column, condition), (MOST,)).fetchone()[0]
-                       for column, condition in (("kv_bytes", "true"), ("state_bytes", "has_state")))  # fmt: skip
+            return sum(
+                self.db.execute(query.format(column, condition), (MOST,)).fetchone()[0]
+                for column, condition in (("kv_bytes", "true"), ("state_bytes", "has_state"))
+            )
 
     def expire(self, before: int) -> set[bytes]:
         """Drop nodes and records unused since `before`, a node only with all that grew from it; which nodes."""
@@ -266,7 +284,8 @@ class Index:
         return self.remove(gone) if gone else set(), thinned
 
     def sweep(self) -> None:
-        """Remove files that no row names, and nodes whose files are not there or not as long as they should be. For the server alone."""
+        """Remove files that no row names, and nodes whose files are not there or not as long as they should be. For the
+        server alone."""
         rows, bad = self.rows()
         known = {self.file(row.id, "kv").name: row.kv_bytes for row in rows}
         known |= {self.file(row.id, "state").name: row.state_bytes for row in rows if row.has_state}
@@ -293,11 +312,21 @@ class Index:
     def verify(self, done: Callable[[int], None] = lambda n: None) -> list[str]:
         """Every byte of every file and row; what is wrong is dropped. One sentence for each."""
         rows, bad = self.rows()
-        said = [f"{_short(id)}: its row in the index is not the one that was written, or what it grew from is gone" for id in bad]
+        said = [
+            f"{_short(id)}: its row in the index is not the one that was written, or what it grew from is gone"
+            for id in bad
+        ]
         drop, thin = list(bad), []
         for row in rows:
             try:
-                check_file(self.file(row.id, "kv"), row.id, b"kv", row.kv_sums, kv_blocks(row.start, row.num_tokens, row.kv_bytes), done)
+                check_file(
+                    self.file(row.id, "kv"),
+                    row.id,
+                    b"kv",
+                    row.kv_sums,
+                    kv_blocks(row.start, row.num_tokens, row.kv_bytes),
+                    done,
+                )
             except Damaged as error:
                 if self.row(row.id):  # else it was forgotten meanwhile
                     drop.append(row.id)
@@ -305,7 +334,14 @@ class Index:
                 continue
             try:
                 if row.has_state:
-                    check_file(self.file(row.id, "state"), row.id, b"state", row.state_sums, state_blocks(row.state_bytes), done)
+                    check_file(
+                        self.file(row.id, "state"),
+                        row.id,
+                        b"state",
+                        row.state_sums,
+                        state_blocks(row.state_bytes),
+                        done,
+                    )
             except Damaged as error:
                 if (now := self.row(row.id)) and now.has_state:
                     thin.append(row.id)
@@ -315,8 +351,13 @@ class Index:
         if num_gone > len(drop):
             said.append(f"{num_gone - len(drop)} more that grew from these")
         with self.transaction() as db:
-            wrong = [number for number, *values in db.execute("SELECT rowid, namespace, key, value, node, created, seal FROM record")
-                     if record_of(values) is None]  # fmt: skip
+            wrong = [
+                number
+                for number, *values in db.execute(
+                    "SELECT rowid, namespace, key, value, node, created, seal FROM record"
+                )
+                if record_of(values) is None
+            ]
             db.executemany("DELETE FROM record WHERE rowid = ?", [(number,) for number in wrong])
         return said + ([f"{len(wrong)} remembered turns"] if wrong else [])
 
@@ -328,22 +369,32 @@ class Index:
         with self.transaction() as db:
             same = (namespace, key, value, node)
             db.execute("DELETE FROM record WHERE namespace = ? AND key = ? AND value = ? AND node = ?", same)
-            db.execute("INSERT INTO record(namespace, key, value, node, created, seal) VALUES (?, ?, ?, ?, ?, ?)", (*same, now, sealed))
+            db.execute(
+                "INSERT INTO record(namespace, key, value, node, created, seal) VALUES (?, ?, ?, ?, ?, ?)",
+                (*same, now, sealed),
+            )
             if self._record_size is not None:  # counting reads all of them
                 self._record_size = self._record_size[0] + 1, self._record_size[1] + len(value)
             if self._record_size is None or self._record_size[0] > MAX_RECORDS or self._record_size[1] > RECORDS_BYTES:
                 self._record_size = self._bound_records(db)
 
     def _bound_records(self, db: sqlite3.Connection) -> tuple[int, int]:
-        """(records, bytes of them) after those namespaces that have most of them gave their oldest, if there are too many."""
-        query = "SELECT CAST(namespace AS BLOB) AS name, count(*), coalesce(sum(length(value)), 0) FROM record GROUP BY name"
+        """(records, bytes of them) after those namespaces that have most of them gave their oldest, if there are too
+        many."""
+        query = (
+            "SELECT CAST(namespace AS BLOB) AS name, count(*), "
+            "coalesce(sum(length(value)), 0) FROM record GROUP BY name"
+        )
         for least in (1, 0, 0):  # of each namespace; none only if so many are there that not even the newest fit
             found = {name: numbers for name, *numbers in db.execute(query)}
             count, size = (sum(numbers[i] for numbers in found.values()) for i in (0, 1))
             if count <= MAX_RECORDS and size <= RECORDS_BYTES:
                 break
-            most, most_bytes = (level((numbers[i] for numbers in found.values()), limit - limit // 16)  # not again with the next record
-                                for i, limit in enumerate((MAX_RECORDS, RECORDS_BYTES)))  # fmt: skip
+            # not again with the next record
+            most, most_bytes = (
+                level((numbers[i] for numbers in found.values()), limit - limit // 16)
+                for i, limit in enumerate((MAX_RECORDS, RECORDS_BYTES))
+            )
             for name, (num, num_bytes) in found.items():
                 if num > most or num_bytes > most_bytes:
                     db.execute(KEEP_NEWEST, (name, min(most, num), min(most_bytes, num_bytes), least))
@@ -352,7 +403,9 @@ class Index:
     def records(self, namespace: str, key: bytes | None = None) -> list[tuple[bytes, bytes]]:
         """(key, value) of one key or of all, oldest first; records that were changed are left out."""
         which, values = ("", (namespace,)) if key is None else ("AND key = ?", (namespace, key))
-        query = f"SELECT namespace, key, value, node, created, seal FROM record WHERE namespace = ? {which} ORDER BY rowid"
+        query = (
+            f"SELECT namespace, key, value, node, created, seal FROM record WHERE namespace = ? {which} ORDER BY rowid"
+        )
         with self.lock:
             found = self.db.execute(query, values).fetchall()
         return [record for record in map(record_of, found) if record]
@@ -390,8 +443,13 @@ def set_aside(directory: Path) -> Path:
             if os.path.lexists(directory / (INDEX + ending)):
                 (directory / (INDEX + ending)).rename(f"{target}{ending}")
     except OSError as error:
-        raise StoreError(f"{directory / INDEX}: damaged, and cannot be set aside: {error.strerror}; remove it") from None
-    aside = sorted((p for p in directory.glob(ASIDE + "*") if not p.name.endswith(("-wal", "-shm"))), key=lambda p: p.lstat().st_ctime_ns)
+        raise StoreError(
+            f"{directory / INDEX}: damaged, and cannot be set aside: {error.strerror}; remove it"
+        ) from None
+    aside = sorted(
+        (p for p in directory.glob(ASIDE + "*") if not p.name.endswith(("-wal", "-shm"))),
+        key=lambda p: p.lstat().st_ctime_ns,
+    )
     for old in aside[:-MAX_ASIDE]:
         remove_aside(old)
     return target
@@ -415,14 +473,21 @@ def clear_data(directory: Path) -> None:
 
 def _prepare(db: sqlite3.Connection, file: Path) -> None:
     if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] not in (b"wal", "wal"):
-        raise StoreError(f"{file}: this file system cannot hold it (no write-ahead log); give a directory on a local disk")
+        raise StoreError(
+            f"{file}: this file system cannot hold it (no write-ahead log); give a directory on a local disk"
+        )
     db.execute("PRAGMA synchronous=NORMAL")
     version, kind = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables and not version:
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; PRAGMA application_id={APPLICATION_ID}; COMMIT;")
+        db.executescript(
+            f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; "
+            f"PRAGMA application_id={APPLICATION_ID}; COMMIT;"
+        )
     elif (kind, version) != (APPLICATION_ID, SCHEMA_VERSION):
-        raise BadIndex(f"{file}: kind {kind:#x}, version {version}; this a3b reads {APPLICATION_ID:#x}, version {SCHEMA_VERSION}")
+        raise BadIndex(
+            f"{file}: kind {kind:#x}, version {version}; this a3b reads {APPLICATION_ID:#x}, version {SCHEMA_VERSION}"
+        )
     if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) not in (b"ok", "ok"):
         raise BadIndex(f"{file}: damaged: {said.decode(errors='replace') if isinstance(said, bytes) else said}")
     found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}

@@ -1,10 +1,10 @@
-"""Snapshots on disk, behind the prefix tree: written in the background, read back in seconds, never served if a byte is wrong.
+"""Snapshots on disk, behind the prefix tree: written in the background, read back in seconds, never served if a byte is
+wrong.
 
-A node on disk is its tokens since the node it grew from, the pages of keys and values since then, and its recurrent state, which can
-be dropped alone. Files are complete before the index names them, so a process may be killed at any moment: at most what was not
-yet written is lost. A row whose file a power failure took is noticed on opening. One server has the directory; commands may read
-and forget meanwhile. Enter at `Store(directory, ...)`.
-"""
+A node on disk is its tokens since the node it grew from, the pages of keys and values since then, and its recurrent
+state, which can be dropped alone. Files are complete before the index names them, so a process may be killed at any
+moment: at most what was not yet written is lost. A row whose file a power failure took is noticed on opening. One
+server has the directory; commands may read and forget meanwhile. Enter at `Store(directory, ...)`."""
 
 from __future__ import annotations
 
@@ -52,13 +52,21 @@ class Job:
 
 
 class Store:
-    """Used by one thread, beside its own writer. All methods but the constructor and `put_record` raise nothing for a bad disk.
+    """Used by one thread, beside its own writer. All methods but the constructor and `put_record` raise nothing for a
+    bad disk.
 
     trouble: why nothing is written at present, or None. notices: what the user should know, oldest first.
     """
 
-    def __init__(self, directory: str | Path, max_bytes: int = 20 * GB, max_age_s: float = 30 * DAY, *,
-                 clock: Callable[[], float] = time.time, lock_timeout_s: float = 5.0):
+    def __init__(
+        self,
+        directory: str | Path,
+        max_bytes: int = 20 * GB,
+        max_age_s: float = 30 * DAY,
+        *,
+        clock: Callable[[], float] = time.time,
+        lock_timeout_s: float = 5.0,
+    ):
         """Raises StoreError if the directory cannot be used or another server has it."""
         self.directory, self.max_bytes, self.max_age_s = Path(directory).expanduser(), max_bytes, max_age_s
         self.trouble: str | None = None
@@ -81,7 +89,8 @@ class Store:
         self._writer.start()
 
     def _open(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
-        """The index without what is wrong, orphaned or too old, what it holds, and its version; a new one if it cannot be read."""
+        """The index without what is wrong, orphaned or too old, what it holds, and its version; a new one if it cannot
+        be read."""
         for attempt in range(2):
             index = None
             try:
@@ -102,7 +111,9 @@ class Store:
             except OSError as error:
                 if index:
                     index.close()
-                raise StoreError(f"{error.filename or self.directory}: {error.strerror}; give a directory that can be written") from None
+                raise StoreError(
+                    f"{error.filename or self.directory}: {error.strerror}; give a directory that can be written"
+                ) from None
         raise AssertionError
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -138,7 +149,8 @@ class Store:
         return self._known.get(id, False)
 
     def knows(self, id: bytes) -> bool:
-        """Whether the node is here or soon will be, with or without its state: others can be stored as growing from it."""
+        """Whether the node is here or soon will be, with or without its state: others can be stored as growing from
+        it."""
         return id in self._known or id in self._pending
 
     def is_pending(self, id: bytes) -> bool:
@@ -190,12 +202,14 @@ class Store:
 
     # reading
 
-    def load(self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None,
-             num_common: int = 0) -> tuple[State, Snapshot] | None:
-        """A state as it was at a node, and its snapshot; None if that cannot be had, and then what was wrong has been dropped.
+    def load(
+        self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None, num_common: int = 0
+    ) -> tuple[State, Snapshot] | None:
+        """A state as it was at a node, and its snapshot; None if that cannot be had, and then what was wrong has been
+        dropped.
 
-        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared instead of read.
-        """
+        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared instead of
+        read."""
         found = self._guarded(lambda: (self._index.chain(id),))
         if found is None:
             return None  # the disk failed, which says nothing about the node
@@ -218,7 +232,15 @@ class Store:
             snapshot = state.snapshot()
             for bad in chain:
                 if bad.num_tokens > shared * SEGMENT_LEN:
-                    read_kv(self._index.file(bad.id, "kv"), bad.id, bad.kv_sums, snapshot.segments, bad.start, bad.num_tokens, shared)
+                    read_kv(
+                        self._index.file(bad.id, "kv"),
+                        bad.id,
+                        bad.kv_sums,
+                        snapshot.segments,
+                        bad.start,
+                        bad.num_tokens,
+                        shared,
+                    )
         except Damaged as error:
             self._notice(f"{error}; dropped, it is computed again")
             if bad is None:
@@ -227,14 +249,28 @@ class Store:
                 self._remove([bad.id])
             return None
         except MemoryError:
-            self._notice(f"{self.directory}: no memory for a session of {num_tokens} tokens; it is computed again; give less --cache-ram")
+            self._notice(
+                f"{self.directory}: no memory for a session of {num_tokens} tokens; "
+                "it is computed again; give less --cache-ram"
+            )
             return None
         return state, snapshot
 
     # writing
 
-    def save(self, identity: bytes, namespace: str, kind: str, label: str, id: bytes, parent: bytes, start: int, ids: np.ndarray,
-             snapshot: Snapshot, supersedes: bytes | None = None) -> bool:
+    def save(
+        self,
+        identity: bytes,
+        namespace: str,
+        kind: str,
+        label: str,
+        id: bytes,
+        parent: bytes,
+        start: int,
+        ids: np.ndarray,
+        snapshot: Snapshot,
+        supersedes: bytes | None = None,
+    ) -> bool:
         """Queue a node for the writer; False if there is no room in the queue, or writing failed a moment ago.
 
         ids: the tokens from `start` on, where `parent` ends, which this store `knows` or is the root.
@@ -246,8 +282,23 @@ class Store:
             return False
         data = np.ascontiguousarray(ids, TOKENS).tobytes()
         label = label.encode(errors="replace").decode()  # SQLite has no text with lone surrogates
-        row = Row(id, parent, root_id(identity, namespace), identity, namespace, kind, label, start, data, int(now), 0, 0, b"", b"",
-                  last_used=int(now))  # fmt: skip
+        row = Row(
+            id,
+            parent,
+            root_id(identity, namespace),
+            identity,
+            namespace,
+            kind,
+            label,
+            start,
+            data,
+            int(now),
+            0,
+            0,
+            b"",
+            b"",
+            last_used=int(now),
+        )
         job = Job(row, snapshot, supersedes)
         with self._index.lock:
             try:
@@ -289,7 +340,9 @@ class Store:
         with self._index.lock:
             left = True
             while left:  # waiting nodes that grew from these
-                left = {job.row.id for job in self._pending.values() if job.row.parent in ids or job.row.id in ids} - ids
+                left = {
+                    job.row.id for job in self._pending.values() if job.row.parent in ids or job.row.id in ids
+                } - ids
                 ids |= left
             for id in ids:
                 self._pending.pop(id, None)  # the writer sees that and drops the job
@@ -302,7 +355,8 @@ class Store:
     # records
 
     def put_record(self, namespace: str, key: bytes, value: bytes, node: bytes | None = None) -> None:
-        """Remember a value; several may have one key. It goes when `node` is forgotten, or by age; the oldest make room.
+        """Remember a value; several may have one key. It goes when `node` is forgotten, or by age; the oldest make
+        room.
 
         Raises StoreError for a value beyond MAX_RECORD_BYTES."""
         self._guarded(lambda: self._index.put_record(namespace, key, value, node, int(self._clock())), writes=True)
@@ -372,7 +426,8 @@ class Store:
                     with index.transaction():
                         if row.parent != row.root and index.row(row.parent) is None:
                             return  # forgotten by another process
-                        for kind, path in partial.items():  # before the commit: a kill may leave files without a row, not the reverse
+                        # before the commit: a kill may leave files without a row, not the reverse
+                        for kind, path in partial.items():
                             path.rename(names[kind])
                         index.add(row)
                 except (OSError, *FAILURES):
@@ -408,7 +463,10 @@ class Store:
         except (OSError, *FAILURES, MemoryError) as error:
             text = f"{self.directory}: {error}"
             if writes:
-                text += f"; nothing is written for {RETRY_AFTER_S:.0f} s: make room, or lower what is kept (a3b cache prune)"
+                text += (
+                    f"; nothing is written for {RETRY_AFTER_S:.0f} s: make room, "
+                    "or lower what is kept (a3b cache prune)"
+                )
                 self._retry_at = self._clock() + RETRY_AFTER_S
             if self.trouble != text:
                 self.trouble = text
@@ -425,7 +483,8 @@ def _write_file(path: Path, write: Callable) -> tuple[int, bytes]:
 
 
 def _lock(directory: Path):
-    """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has it."""
+    """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has
+    it."""
     path = directory / LOCK
     try:
         private_directory(directory, own=OWN)
@@ -444,9 +503,13 @@ def _lock(directory: Path):
         pid = file.read(20).strip()
         file.close()
         if not isinstance(error, BlockingIOError):
-            raise StoreError(f"{path}: {error.strerror}; give a directory on a local disk that can be written") from None
-        raise InUse(f"{directory}: in use by the server with process id {pid or 'unknown'}; "
-                    "stop it, or give this one another directory with --cache-dir") from None  # fmt: skip
+            raise StoreError(
+                f"{path}: {error.strerror}; give a directory on a local disk that can be written"
+            ) from None
+        raise InUse(
+            f"{directory}: in use by the server with process id {pid or 'unknown'}; "
+            "stop it, or give this one another directory with --cache-dir"
+        ) from None
     return file
 
 

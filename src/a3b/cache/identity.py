@@ -27,8 +27,11 @@ ID_BYTES = 16
 TOKENS = np.dtype("<i4")  # ids of tokens, in memory and on disk
 
 
-def cache_identity(config: ModelConfig, directory: str | Path, kv: str, isa: str, arithmetic: int = ARITHMETIC_VERSION) -> bytes:
-    """16 bytes that change with the model and its RoPE scaling, the weights, the kind of keys and values and the arithmetic.
+def cache_identity(
+    config: ModelConfig, directory: str | Path, kv: str, isa: str, arithmetic: int = ARITHMETIC_VERSION
+) -> bytes:
+    """16 bytes that change with the model and its RoPE scaling, the weights, the kind of keys and values and the
+    arithmetic.
 
     Weights: the checksums of a packed directory; of other files size, header and samples, so that 70 GB cost no minute.
     Raises CheckpointError if the directory holds no weights.
@@ -40,7 +43,8 @@ def cache_identity(config: ModelConfig, directory: str | Path, kv: str, isa: str
 
 
 def root_id(identity: bytes, namespace: str) -> bytes:
-    """Where the tree of a namespace begins; nothing below is the same in another namespace or under another identity."""
+    """Where the tree of a namespace begins; nothing below is the same in another namespace or under another
+    identity."""
     return _joined([identity, namespace.encode()])
 
 
@@ -73,7 +77,8 @@ def _weights(directory: Path) -> list[bytes]:
 
 
 def _file_digest(path: Path) -> bytes:
-    """Of a small file everything; of a large one its size, its first bytes and samples at even distances up to the end."""
+    """Of a small file everything; of a large one its size, its first bytes and samples at even distances up to the
+    end."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= 2 * NUM_SAMPLES * SAMPLE_BYTES:

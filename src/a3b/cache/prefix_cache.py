@@ -3,10 +3,9 @@
 Owns who shares what, what leaves memory first, and why a prompt was not reused in full. What a snapshot holds is in
 `a3b.model.state`, what lies on disk in `a3b.cache.disk_store`. Enter at `PrefixCache`. Used by one thread.
 
-A node is a snapshot at the end of a sequence of tokens; its id is the hash of those tokens and of the root, which stands for model,
-arithmetic and namespace. So equal conversations are one node, forks share what they have in common, and namespaces nothing. A
-node whose snapshot is gone stays for a while, so that a miss can be explained.
-"""
+A node is a snapshot at the end of a sequence of tokens; its id is the hash of those tokens and of the root, which
+stands for model, arithmetic and namespace. So equal conversations are one node, forks share what they have in common,
+and namespaces nothing. A node whose snapshot is gone stays for a while, so that a miss can be explained."""
 
 from __future__ import annotations
 
@@ -38,8 +37,8 @@ RELOAD = 0.02  # what reading a token from disk costs, next to computing it
 class Match:
     """What `sync` found. `state` has read `reused` tokens of the prompt; `position` of them are known, reused or not.
 
-    miss: as in CacheReport. expected_ids, found_ids: the known and the asked tokens from `position` on, if they differ there.
-    """
+    miss: as in CacheReport. expected_ids, found_ids: the known and the asked tokens from `position` on, if they differ
+    there."""
 
     state: State
     reused: int
@@ -55,7 +54,8 @@ class Match:
 
 @dataclass
 class OnDisk:
-    """A snapshot that `sync` would have to read from disk. `read` may be called once, in any thread, and takes seconds for a long one."""
+    """A snapshot that `sync` would have to read from disk. `read` may be called once, in any thread, and takes seconds
+    for a long one."""
 
     id: bytes
     load: Callable[[], tuple[State, Snapshot] | None]
@@ -117,8 +117,14 @@ class _Namespace:
 class PrefixCache:
     """Snapshots by the tokens that led to them, in memory within `ram_bytes`, and on disk behind."""
 
-    def __init__(self, identity: bytes, new_state: Callable[[], State], ram_bytes: int, store: Store | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        identity: bytes,
+        new_state: Callable[[], State],
+        ram_bytes: int,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """identity: what a state depends on, from `cache_identity`. The store stays the caller's to close."""
         self.identity, self.ram_bytes, self.store = identity, ram_bytes, store
         self._new_state, self._clock = new_state, clock
@@ -127,7 +133,8 @@ class PrefixCache:
         self._tick = self._hits = self._misses = self._evictions = 0
 
     def on_disk(self, namespace: str, ids: Sequence[int]) -> OnDisk | None:
-        """What `sync` would read from disk for these tokens, so that somebody else can do it before; None if memory has all."""
+        """What `sync` would read from disk for these tokens, so that somebody else can do it before; None if memory has
+        all."""
         self._follow_store()
         node, _, _ = _walk(self._space(namespace).root, np.asarray(ids, TOKENS))
         for n in (node, *node.above()):
@@ -139,11 +146,11 @@ class PrefixCache:
         return None
 
     def sync(self, namespace: str, ids: Sequence[int], read: OnDisk | None = None) -> Match:
-        """A state that has read the longest prefix of `ids` that can be had, and why it is not longer. At least one token remains.
+        """A state that has read the longest prefix of `ids` that can be had, and why it is not longer. At least one
+        token remains.
 
-        The state is the caller's; advancing it changes nothing that is kept here. Reads from disk if that reaches further than
-        memory and `read`, which has been.
-        """
+        The state is the caller's; advancing it changes nothing that is kept here. Reads from disk if that reaches
+        further than memory and `read`, which has been."""
         self._follow_store()
         self._tick += 1
         tokens = np.asarray(ids, TOKENS)
@@ -171,20 +178,34 @@ class PrefixCache:
             miss = "settings" if self._known_elsewhere(space, tokens) else "new"
         else:
             miss = "diverged" if differs else "none"
-        shown = [tuple(map(int, part[:CONTEXT_LEN])) for part in (known, tokens[common:])] if differs and miss != "new" else [(), ()]
+        shown = (
+            [tuple(map(int, part[:CONTEXT_LEN])) for part in (known, tokens[common:])]
+            if differs and miss != "new"
+            else [(), ()]
+        )
         return Match(self._new_state() if state is None else state, reused, miss, common, *shown)
 
-    def add(self, namespace: str, ids: Sequence[int], snapshot: Snapshot, kind: str, *, persist: bool = True, label: str = "") -> bytes:
+    def add(
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        snapshot: Snapshot,
+        kind: str,
+        *,
+        persist: bool = True,
+        label: str = "",
+    ) -> bytes:
         """Remember the snapshot of a state that has read exactly `ids`; the node's id.
 
-        kind: "system" (ends what many conversations begin with), "turn" (a point where the conversation may branch) or "end" (of
-        an answer). A node that is known already only counts as used. persist: whether it may go to disk.
-        """
+        kind: "system" (ends what many conversations begin with), "turn" (a point where the conversation may branch) or
+        "end" (of an answer). A node that is known already only counts as used. persist: whether it may go to disk."""
         tokens = np.array(ids, TOKENS)
         if kind not in KINDS:
             raise UsageError(f"kind: {kind!r}; expected one of {', '.join(KINDS)}")
         if not len(tokens) or len(tokens) != snapshot.num_tokens:
-            raise UsageError(f"snapshot: {snapshot.num_tokens} tokens; expected those of the ids, {len(tokens)}, at least 1")
+            raise UsageError(
+                f"snapshot: {snapshot.num_tokens} tokens; expected those of the ids, {len(tokens)}, at least 1"
+            )
         self._tick += 1
         space = self._used_space(namespace)
         node = self._place(space.root, tokens, kind)
@@ -203,10 +224,11 @@ class PrefixCache:
         return node.id
 
     def forget(self, prefix: str | bytes, namespace: str | None = None) -> int:
-        """Forget the node whose id, in hexadecimal, begins so, all that grew from it, and their records; how many nodes.
+        """Forget the node whose id, in hexadecimal, begins so, all that grew from it, and their records; how many
+        nodes.
 
-        Also what only that conversation grew from, up to a system prompt or a fork. Raises UsageError if several begin so.
-        """
+        Also what only that conversation grew from, up to a system prompt or a fork. Raises UsageError if several begin
+        so."""
         prefix = prefix.hex() if isinstance(prefix, bytes) else prefix.lower()
         found = {id for id in self._nodes if id.hex().startswith(prefix)}
         for space in self._spaces.values():
@@ -241,12 +263,16 @@ class PrefixCache:
             if space:
                 self._remove({n.id for n in space.root.below() if n is not space.root})
         if self.store:
-            self.store.forget_namespace(None if namespace is None else root_id(self.identity, namespace), namespace, with_records)
+            self.store.forget_namespace(
+                None if namespace is None else root_id(self.identity, namespace), namespace, with_records
+            )
 
     def stats(self) -> CacheStats:
         snapshots = sum(n.snapshot is not None for n in list(self._nodes.values()))  # other threads ask, too
         disk = self.store.num_bytes if self.store else 0
-        return CacheStats(len(self._nodes), snapshots, self._ram_used(), disk, self._hits, self._misses, self._evictions)
+        return CacheStats(
+            len(self._nodes), snapshots, self._ram_used(), disk, self._hits, self._misses, self._evictions
+        )
 
     # the tree
 
@@ -306,8 +332,10 @@ class PrefixCache:
             node.snapshot = None
 
     def _is_superseded(self, node: _Node) -> bool:
-        return node.thinned and any(child.num_tokens - node.num_tokens <= SUPERSEDES and (child.snapshot or self._is_stored(child))
-                                    for child in node.children.values())  # fmt: skip
+        return node.thinned and any(
+            child.num_tokens - node.num_tokens <= SUPERSEDES and (child.snapshot or self._is_stored(child))
+            for child in node.children.values()
+        )
 
     def _is_stored(self, node: _Node) -> bool:
         """Whether the node can be restored from disk."""
@@ -334,13 +362,25 @@ class PrefixCache:
             if node is not None:
                 self._remove([n.id for n in node.below() if n is node or not self.store.knows(n.id)])
 
-    def _persist(self, space: _Namespace, node: _Node, tokens: np.ndarray, snapshot: Snapshot, superseded: bytes | None) -> None:
+    def _persist(
+        self, space: _Namespace, node: _Node, tokens: np.ndarray, snapshot: Snapshot, superseded: bytes | None
+    ) -> None:
         if self.store.knows(node.id) and (node.thinned or self._is_stored(node) or self.store.is_pending(node.id)):
             self.store.touch([node.id, *(n.id for n in node.above())])
             return
         parent = next((n for n in node.above() if self.store.knows(n.id)), space.root)
-        self.store.save(self.identity, space.name, node.kind, node.label, node.id, parent.id, parent.num_tokens,
-                        tokens[parent.num_tokens :], snapshot, superseded)  # fmt: skip
+        self.store.save(
+            self.identity,
+            space.name,
+            node.kind,
+            node.label,
+            node.id,
+            parent.id,
+            parent.num_tokens,
+            tokens[parent.num_tokens :],
+            snapshot,
+            superseded,
+        )
 
     def _restored(self, node: _Node, read: OnDisk | None) -> State | None:
         """An independent state at a node, from memory, from `read` or from disk; None if there is none."""
@@ -377,11 +417,14 @@ class PrefixCache:
     # the budget
 
     def _shrink(self) -> None:
-        """Drop snapshots until what is held fits: first in the middle of conversations, last their ends and system prompts.
+        """Drop snapshots until what is held fits: first in the middle of conversations, last their ends and system
+        prompts.
 
         Of which namespace, `giver` says."""
         while self._ram_used() > self.ram_bytes:
-            holdings = {name: Holding(space.held.num_bytes, space.held.num, space.used) for name, space in self._spaces.items()}
+            holdings = {
+                name: Holding(space.held.num_bytes, space.held.num, space.used) for name, space in self._spaces.items()
+            }
             name = giver(holdings, self.ram_bytes, self._clock() - IDLE_S)
             if name is None:
                 break
@@ -392,13 +435,16 @@ class PrefixCache:
             self._evictions += 1
         if len(self._nodes) > MAX_NODES:
             idle = [n for n in self._nodes.values() if not n.children and n.snapshot is None and not self._is_stored(n)]
-            self._remove(n.id for n in sorted(idle, key=lambda n: n.used)[: len(self._nodes) - MAX_NODES + MAX_NODES // 16])
+            self._remove(
+                n.id for n in sorted(idle, key=lambda n: n.used)[: len(self._nodes) - MAX_NODES + MAX_NODES // 16]
+            )
 
     def _ram_used(self) -> int:
         return sum(space.held.num_bytes for space in list(self._spaces.values()))  # other threads ask, too
 
     def _worth(self, node: _Node) -> float:
-        """Tokens to compute again per byte that would be free, less for what is on disk and for what was not used lately."""
+        """Tokens to compute again per byte that would be free, less for what is on disk and for what was not used
+        lately."""
         stands = next((n.num_tokens for n in node.above() if n.snapshot or self._is_stored(n)), 0)
         cost = (node.num_tokens - stands) * (RELOAD if self._is_stored(node) else 1.0)
         return cost / max(node.space.held.freed_by(node.snapshot), 1) / (1 + self._tick - node.used)
@@ -449,7 +495,8 @@ def _used_bytes(snapshot: Snapshot) -> Iterator[tuple[Segment, int]]:
 
 
 def _walk(root: _Node, tokens: np.ndarray) -> tuple[_Node, int, _Node | None]:
-    """(deepest node whose tokens all begin `tokens`, how many tokens are known, the child of that node that knows the rest of these)."""
+    """(deepest node whose tokens all begin `tokens`, how many tokens are known, the child of that node that knows the
+    rest of these)."""
     node = root
     while True:
         rest, best, most = tokens[node.num_tokens :], None, 0

@@ -11,7 +11,8 @@ IDLE_S = 7 * 86_400  # a namespace that nobody used for that long is sure of not
 
 
 def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
-    """(ids to drop, ids whose state is enough to drop) so that sound rows, parents before children, fit into `max_bytes`."""
+    """(ids to drop, ids whose state is enough to drop) so that sound rows, parents before children, fit into
+    `max_bytes`."""
     shelves: dict[str, _Shelf] = {}
     for row in rows:
         shelves.setdefault(row.namespace, _Shelf()).add(row)
@@ -27,8 +28,8 @@ def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes]
 class _Shelf:
     """The nodes of one namespace.
 
-    States in the middle of conversations go first, then whole ends, those used longest ago first. The state of a system prompt, a
-    fork, an end and what it grew from stay for last."""
+    States in the middle of conversations go first, then whole ends, those used longest ago first. The state of a system
+    prompt, a fork, an end and what it grew from stay for last."""
 
     def __init__(self):
         self.left: dict[bytes, Row] = {}
@@ -63,8 +64,11 @@ class _Shelf:
 
     def _states_in_the_middle(self) -> list[Row]:
         before_ends = {row.parent for row in self.left.values() if row.id not in self.children}
-        middle = [row for row in self.left.values() if self.children.get(row.id) == 1 and row.id not in before_ends
-                  and row.kind != "system" and row.has_state]  # fmt: skip
+        middle = [
+            row
+            for row in self.left.values()
+            if self.children.get(row.id) == 1 and row.id not in before_ends and row.kind != "system" and row.has_state
+        ]
         return sorted(middle, key=lambda row: (row.last_used, row.num_tokens), reverse=True)
 
     def _next_end(self) -> Row:

@@ -1,8 +1,7 @@
 """Rows of the index as they were written, or not at all: every value of every column may be wrong.
 
-A row is sealed with a checksum of its values and their types. The checksum is not secret, so values are checked as well: nothing here
-may make a reader loop, overflow or ask for memory.
-"""
+A row is sealed with a checksum of its values and their types. The checksum is not secret, so values are checked as
+well: nothing here may make a reader loop, overflow or ask for memory."""
 
 from __future__ import annotations
 
@@ -16,8 +15,22 @@ from a3b.cache.identity import ID_BYTES, TOKENS
 
 KINDS = ("system", "turn", "end")
 MOST = 1 << 48  # of any number in a row: bytes, tokens, seconds
-SEALED = ("id", "parent", "root", "identity", "namespace", "kind", "label", "start", "tokens", "created", "kv_bytes", "state_bytes",
-          "kv_sums", "state_sums")  # fmt: skip
+SEALED = (
+    "id",
+    "parent",
+    "root",
+    "identity",
+    "namespace",
+    "kind",
+    "label",
+    "start",
+    "tokens",
+    "created",
+    "kv_bytes",
+    "state_bytes",
+    "kv_sums",
+    "state_sums",
+)
 COLUMNS = ", ".join((*SEALED, "seal", "has_state", "last_used"))
 TEXTS = [i for i, name in enumerate(SEALED) if name in ("namespace", "kind", "label")]
 

@@ -1,10 +1,10 @@
 """What each namespace may hold when together they want more than there is.
 
-Each of N namespaces in use is sure of the N-th part of the room, and may hold what the others leave. When room is needed, whoever
-has been idle for long gives first, whatever it holds. After that only those give that hold more than their share: who holds most,
-as long as it has more than one thing to lose, else who was used longest ago. So nobody loses for another's sake what is within its
-share, and of very many the last ones used keep something. Knows no snapshots and no files.
-"""
+Each of N namespaces in use is sure of the N-th part of the room, and may hold what the others leave. When room is
+needed, whoever has been idle for long gives first, whatever it holds. After that only those give that hold more than
+their share: who holds most, as long as it has more than one thing to lose, else who was used longest ago. So nobody
+loses for another's sake what is within its share, and of very many the last ones used keep something. Knows no
+snapshots and no files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def giver(holdings: Mapping[str, Holding], room: int, used_since: float) -> str 
 
 
 def level(sizes: Iterable[int], room: int) -> float:
-    """The most that each may keep so that all fit: who holds less keeps everything, and what it leaves goes to the others."""
+    """The most that each may keep so that all fit: who holds less keeps everything, and what it leaves goes to the
+    others."""
     left = sorted(sizes)
     for i, size in enumerate(left):
         share = room / (len(left) - i)

@@ -1,8 +1,9 @@
 """The bytes of a snapshot in two files, and back: keys and values of a run of pages, and the recurrent state.
 
-A file is a run of blocks, each with a checksum that also depends on whose block it is; they are kept elsewhere. A block of
-keys and values is what one segment holds of the pages: per attention layer its keys, then its values. What lies behind the last
-token is written as zeros. Knows no index and no tree. Enter at `write_kv`, `write_state`, `read_kv`, `read_state`.
+A file is a run of blocks, each with a checksum that also depends on whose block it is; they are kept elsewhere. A block
+of keys and values is what one segment holds of the pages: per attention layer its keys, then its values. What lies
+behind the last token is written as zeros. Knows no index and no tree. Enter at `write_kv`, `write_state`, `read_kv`,
+`read_state`.
 
 SHA-256, because processors have instructions for it: 1.2 GB/s and core where BLAKE2b makes 0.4 to 0.9.
 """
@@ -46,7 +47,8 @@ def num_pages(num_tokens: int) -> int:
 
 
 def spans(start: int, num_tokens: int) -> list[Span]:
-    """The blocks of a node with `num_tokens` tokens whose parent has `start`: pages the parent has not, or not in full."""
+    """The blocks of a node with `num_tokens` tokens whose parent has `start`: pages the parent has not, or not in
+    full."""
     first, stop = start // PAGE_LEN, num_pages(num_tokens)
     out = []
     for segment in range(first // SEGMENT_PAGES, -(-stop // SEGMENT_PAGES)):
@@ -69,7 +71,8 @@ def state_blocks(num_bytes: int) -> list[int]:
 
 
 def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tuple[int, bytes]:
-    """Pages from `start` tokens on; (bytes, checksums). May run while the sequence goes on behind the snapshot's tokens."""
+    """Pages from `start` tokens on; (bytes, checksums). May run while the sequence goes on behind the snapshot's
+    tokens."""
     sums, size = [], 0
     for index, span in enumerate(spans(start, snapshot.num_tokens)):
         total = _new_sum(owner, b"kv", index)
@@ -94,7 +97,9 @@ def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, 
     return at, b"".join(sums)
 
 
-def read_kv(path: Path, owner: bytes, sums: bytes, segments: Sequence[Segment], start: int, num_tokens: int, first_segment: int) -> None:
+def read_kv(
+    path: Path, owner: bytes, sums: bytes, segments: Sequence[Segment], start: int, num_tokens: int, first_segment: int
+) -> None:
     """Fill the pages of `segments` from segment `first_segment` on. Raises Damaged."""
     jobs, at = [], 0
     for index, span in enumerate(spans(start, num_tokens)):
@@ -116,8 +121,14 @@ def read_state(path: Path, owner: bytes, sums: bytes, conv: np.ndarray, delta: n
     _read(path, owner, b"state", sums, total, jobs)
 
 
-def check_file(path: Path, owner: bytes, kind: bytes, sums: bytes, blocks: Sequence[int],
-               done: Callable[[int], None] = lambda n: None) -> None:
+def check_file(
+    path: Path,
+    owner: bytes,
+    kind: bytes,
+    sums: bytes,
+    blocks: Sequence[int],
+    done: Callable[[int], None] = lambda n: None,
+) -> None:
     """Every byte of a file. kind: b"kv" or b"state". Raises Damaged. done: told of bytes read."""
     at, memory = 0, memoryview(bytearray(STATE_BLOCK))
     _read(path, owner, kind, sums, sum(blocks), [])  # its length: a row that lies must not ask for memory

@@ -1,4 +1,5 @@
-"""`a3b cache list|verify|prune|forget`: the conversations that a server keeps on disk. May run while one does; it notices."""
+"""`a3b cache list|verify|prune|forget`: the conversations that a server keeps on disk. May run while one does; it
+notices."""
 
 from __future__ import annotations
 
@@ -47,12 +48,22 @@ def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
     if args.action == "list" and args.json:
         found = [{**s, "directory": str(directory)} for directory, (_, rows, _) in held.items() for s in sessions(rows)]
         found.sort(key=lambda s: -s["last_used"])
-        report(json.dumps({"directory": str(parent), "num_bytes": sum(num for num, *_ in held.values()), "sessions": found}, indent=2))
+        report(
+            json.dumps(
+                {"directory": str(parent), "num_bytes": sum(num for num, *_ in held.values()), "sessions": found},
+                indent=2,
+            )
+        )
         return status
     if not directories:
         return status
     if args.action == "forget" and args.id:
-        ids = [(directory, id) for directory, (*_, ids) in held.items() for id in ids if id.hex().startswith(args.id.lower())]
+        ids = [
+            (directory, id)
+            for directory, (*_, ids) in held.items()
+            for id in ids
+            if id.hex().startswith(args.id.lower())
+        ]
         directories = [directory for directory, _ in ids] or directories[:1]  # in_one says what is wrong
         if len(ids) > 1 and len(set(directories)) > 1:
             raise UsageError(f"{args.id[:40]}: the ids of {len(ids)} begin so; give more digits")
@@ -80,11 +91,15 @@ def in_one(args: Namespace, directory: Path) -> int:
     except BadIndex as error:
         if args.action == "forget" and args.all and not is_served(directory):
             return start_over(directory)
-        raise StoreError(f"{error}; start over with 'a3b cache forget --all', or let the next server set it aside") from None
+        raise StoreError(
+            f"{error}; start over with 'a3b cache forget --all', or let the next server set it aside"
+        ) from None
     try:
         return {"list": show, "verify": verify, "prune": prune, "forget": forget}[args.action](args, index)
     except FAILURES as error:
-        raise StoreError(f"{directory / INDEX}: {error}; try again, or start over with 'a3b cache forget --all'") from None
+        raise StoreError(
+            f"{directory / INDEX}: {error}; try again, or start over with 'a3b cache forget --all'"
+        ) from None
     finally:
         index.close()
 
@@ -100,12 +115,17 @@ def show(args: Namespace, index: Index) -> int:
     rows, bad = index.rows()
     found = sessions(rows)
     if args.json:
-        report(json.dumps({"directory": str(index.directory), "num_bytes": index.num_bytes(), "sessions": found}, indent=2))
+        report(
+            json.dumps({"directory": str(index.directory), "num_bytes": index.num_bytes(), "sessions": found}, indent=2)
+        )
     elif found:
         report(f"{'ID':<{SHORT}}  {'TOKENS':>9}  {'TURNS':>5}  {'SIZE':>9}  {'USED':>8}  {'OWNER':<8}  LABEL")
         for s in found:
-            report(f"{s['id'][:SHORT]}  {s['tokens']:>9,}  {s['turns']:>5}  {size(s['num_bytes']):>9}  {ago(s['age_s']):>8}  "
-                   f"{printable(s['namespace'])[:8]:<8}  {printable(s['label'])}".rstrip())  # fmt: skip
+            report(
+                f"{s['id'][:SHORT]}  {s['tokens']:>9,}  {s['turns']:>5}  "
+                f"{size(s['num_bytes']):>9}  {ago(s['age_s']):>8}  "
+                f"{printable(s['namespace'])[:8]:<8}  {printable(s['label'])}".rstrip()
+            )
         report(f"{len(found)} conversations, {size(index.num_bytes())}: {index.directory}")
     else:
         say(f"{index.directory}: no sessions are kept here")
@@ -124,11 +144,20 @@ def sessions(rows: list[Row]) -> list[dict[str, Any]]:
             while row is not None:
                 chain.append(row)
                 row = by_id.get(row.parent)
-            out.append({
-                "id": leaf.id.hex(), "tokens": leaf.num_tokens, "turns": sum(row.kind == "turn" for row in chain),
-                "num_bytes": sum(row.num_bytes for row in chain), "created": leaf.created, "last_used": leaf.last_used,
-                "age_s": max(int(time.time()) - leaf.last_used, 0), "namespace": leaf.namespace, "kind": leaf.kind, "label": leaf.label,
-            })  # fmt: skip
+            out.append(
+                {
+                    "id": leaf.id.hex(),
+                    "tokens": leaf.num_tokens,
+                    "turns": sum(row.kind == "turn" for row in chain),
+                    "num_bytes": sum(row.num_bytes for row in chain),
+                    "created": leaf.created,
+                    "last_used": leaf.last_used,
+                    "age_s": max(int(time.time()) - leaf.last_used, 0),
+                    "namespace": leaf.namespace,
+                    "kind": leaf.kind,
+                    "label": leaf.label,
+                }
+            )
     return sorted(out, key=lambda s: (-s["last_used"], s["id"]))
 
 
@@ -159,7 +188,10 @@ def prune(args: Namespace, index: Index) -> int:
         more, thinned = index.shrink(args.max_bytes)
         gone |= more
     after = index.num_bytes()
-    report(f"{index.directory}: {len(gone)} entries dropped, {len(thinned)} thinned, {size(before - after)} free; {size(after)} are kept")
+    report(
+        f"{index.directory}: {len(gone)} entries dropped, {len(thinned)} thinned, "
+        f"{size(before - after)} free; {size(after)} are kept"
+    )
     return 0
 
 
@@ -171,7 +203,11 @@ def forget(args: Namespace, index: Index) -> int:
         return 0
     found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]
     if len(found) != 1:
-        many = f"the ids of {len(found)} begin so; give more digits" if found else "no such session; 'a3b cache list' shows them"
+        many = (
+            f"the ids of {len(found)} begin so; give more digits"
+            if found
+            else "no such session; 'a3b cache list' shows them"
+        )
         raise UsageError(f"{args.id[:40]}: {many}")
     gone = index.remove(index.session(found[0]), with_records=True)
     report(f"{index.directory}: {len(gone)} entries forgotten")

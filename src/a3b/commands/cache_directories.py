@@ -1,8 +1,8 @@
 """Where sessions lie: `serve` chooses a directory for its model, `cache` finds them all.
 
-Below `sessions` each model has a directory of its own, and one more for each further server of the same model at the same time, named
-by its port. An index in `sessions` itself, from an earlier version, is still used by the first server that starts.
-"""
+Below `sessions` each model has a directory of its own, and one more for each further server of the same model at the
+same time, named by its port. An index in `sessions` itself, from an earlier version, is still used by the first server
+that starts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ def name_of(model: str | None) -> str:
     path = resolve(model).resolve()
     if path == nano_directory().resolve():
         return "a3b-nano"
-    return f"{re.sub('[^A-Za-z0-9._-]', '_', path.name)[:60].lstrip('.')}-{blake2b(bytes(path), digest_size=3).hexdigest()}"
+    digest = blake2b(bytes(path), digest_size=3).hexdigest()
+    return f"{re.sub('[^A-Za-z0-9._-]', '_', path.name)[:60].lstrip('.')}-{digest}"
 
 
 def places(root: Path, name: str, port: int) -> Iterator[Path]:
-    """Candidates, of which a server takes the first that no other has: the one that its port had before, the model's, a new one."""
+    """Candidates, of which a server takes the first that no other has: the one that its port had before, the model's, a
+    new one."""
     own = root / f"{name}.{port}"
     if port and own.is_dir():
         yield own
@@ -59,13 +61,18 @@ def open_store(args: Namespace) -> Store:
     try:
         private_directory(parent)
     except OSError as error:
-        raise StoreError(f"{parent}: {error.strerror}; give a directory that can be written with --cache-dir, or --no-persist") from None
+        raise StoreError(
+            f"{parent}: {error.strerror}; give a directory that can be written with --cache-dir, or --no-persist"
+        ) from None
     for directory in places(parent, name_of(args.model), args.port):
         try:
             return Store(directory, *limits)
         except InUse:
             continue
-    raise StoreError(f"{parent}: {MOST} servers of this model are running; give this one a directory with --cache-dir, or --no-persist")
+    raise StoreError(
+        f"{parent}: {MOST} servers of this model are running; give this one "
+        "a directory with --cache-dir, or --no-persist"
+    )
 
 
 def kept(parent: Path) -> list[Path]:

@@ -1,8 +1,7 @@
 """Text that a model is to read for its own sake, cut into sequences: a file, or a list of conversations.
 
-A file is read as plain text, or, if it ends in .json, as a list of conversations {"messages": [...], "tools": [...]} in the form
-that `a3b render` takes. Enter at `read_text`.
-"""
+A file is read as plain text, or, if it ends in .json, as a list of conversations {"messages": [...], "tools": [...]} in
+the form that `a3b render` takes. Enter at `read_text`."""
 
 from __future__ import annotations
 
@@ -39,7 +38,9 @@ def read_text(path: Path, tokenizer: Tokenizer, template: ChatTemplate) -> Itera
     if values is None:
         ids = tokenizer.encode_text(text)
         return (Piece(ids[at : at + PIECE], [True] * len(ids[at : at + PIECE])) for at in range(0, len(ids), PIECE))
-    if not isinstance(values, list) or not all(isinstance(v, dict) and isinstance(v.get("messages"), list) for v in values):
+    if not isinstance(values, list) or not all(
+        isinstance(v, dict) and isinstance(v.get("messages"), list) for v in values
+    ):
         raise UsageError(f"{path}: expected a JSON list of objects with messages")
     return (conversation(v["messages"], v.get("tools"), tokenizer, template) for v in values)
 

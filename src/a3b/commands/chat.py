@@ -1,4 +1,5 @@
-"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line. `kept.py` has earlier conversations."""
+"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line. `kept.py` has earlier
+conversations."""
 
 from __future__ import annotations
 
@@ -121,10 +122,14 @@ class Chat:
 
     def greeting(self) -> str:
         count = self.engine.config.count_parameters()
-        lines = [f"{self.engine.name}: {count.total / 1e6:,.0f} M parameters, {count.active / 1e6:,.1f} M active per token, "
-                 f"context {self.engine.context:,}"]  # fmt: skip
+        lines = [
+            f"{self.engine.name}: {count.total / 1e6:,.0f} M parameters, {count.active / 1e6:,.1f} M active per token, "
+            f"context {self.engine.context:,}"
+        ]
         if self.engine.is_nano:
-            lines.append("This is the embedded demonstration model: it knows manners, a few words and some small tasks.")
+            lines.append(
+                "This is the embedded demonstration model: it knows manners, a few words and some small tasks."
+            )
         lines.append("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
         return "\n".join(lines)
 

@@ -9,9 +9,16 @@ from collections.abc import Iterator
 from a3b.errors import UsageError
 
 PATHS = {  # metavar: what a shell completes in its place
-    "MODEL": "directory", "DIR": "directory", "DST": "directory", "[MODEL] [PROMPT]": "directory", "SRC": "file",
-    "FILE": "file", "FILE.json": "file", "FILE.npy": "file", "FILE.png": "file",
-}  # fmt: skip
+    "MODEL": "directory",
+    "DIR": "directory",
+    "DST": "directory",
+    "[MODEL] [PROMPT]": "directory",
+    "SRC": "file",
+    "FILE": "file",
+    "FILE.json": "file",
+    "FILE.npy": "file",
+    "FILE.png": "file",
+}
 
 
 def run(args: argparse.Namespace) -> None:

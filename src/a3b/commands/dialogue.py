@@ -1,4 +1,5 @@
-"""What `chat` and `run` share: sampling options, a conversation kept fit for the template, and streaming to a terminal."""
+"""What `chat` and `run` share: sampling options, a conversation kept fit for the template, and streaming to a
+terminal."""
 
 from __future__ import annotations
 
@@ -26,8 +27,17 @@ from a3b.prompt.chat_template import REPLAY_KEY, Closed
 from a3b.prompt.normalise_messages import fit_messages
 from a3b.prompt.segments import END_OF_TURN
 
-FIELDS = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-          "seed", "max_tokens")  # fmt: skip
+FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "max_tokens",
+)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -52,8 +62,9 @@ def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams
 
 def load(args: Namespace) -> Engine:
     """The engine for `args.model`, what it has to say on stderr."""
-    engine = Engine.load(args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads,
-                         kv=args.runtime.kv)
+    engine = Engine.load(
+        args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads, kv=args.runtime.kv
+    )
     for note in engine.notes:
         say(note)
     return engine
@@ -78,7 +89,11 @@ class Dialogue:
         self.sequence = self.engine.new_sequence()
 
     def ask(
-        self, text: str, params: SamplingParams, show: Callable[[Event], None], cancel: Callable[[], bool] = lambda: False
+        self,
+        text: str,
+        params: SamplingParams,
+        show: Callable[[Event], None],
+        cancel: Callable[[], bool] = lambda: False,
     ) -> tuple[dict[str, Any], Finished]:
         """Add a user turn and generate the answer; every event goes to `show`. Gives the message and the last event.
 

@@ -1,7 +1,7 @@
 """`a3b eval quality MODEL`: what packing costs, as KL divergence per token against the model it was packed from.
 
-Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, see `pieces`.
-Of a conversation the tokens of the assistant are judged, for these are what the model writes; `all` counts every position.
+Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, see `pieces`. Of a
+conversation the tokens of the assistant are judged, for these are what the model writes; `all` counts every position.
 """
 
 from __future__ import annotations
@@ -34,10 +34,25 @@ from a3b.printable import report
 ROWS = 32  # positions compared at a time
 MAX_ANSWER = 160
 PROMPTS = (
-    "Hello!", "What are you?", "What can you do?", "What is python?", "Explain recursion.", "Define memory.", "What is a cache?",
-    "Tell me a joke.", "How are you?", "What is 12 + 30?", "What is the weather?", "How big are you?", "Explain attention.",
-    "What is a queue?", "Think of two numbers and tell me one of them.", "Thanks!", "What does json mean?", "Who are you?",
-)  # fmt: skip
+    "Hello!",
+    "What are you?",
+    "What can you do?",
+    "What is python?",
+    "Explain recursion.",
+    "Define memory.",
+    "What is a cache?",
+    "Tell me a joke.",
+    "How are you?",
+    "What is 12 + 30?",
+    "What is the weather?",
+    "How big are you?",
+    "Explain attention.",
+    "What is a queue?",
+    "Think of two numbers and tell me one of them.",
+    "Thanks!",
+    "What does json mean?",
+    "Who are you?",
+)
 
 
 def run(args: Namespace) -> None:
@@ -46,10 +61,18 @@ def run(args: Namespace) -> None:
     reference = Engine.load(args.against, kv="f32", **options)
     model = Engine.load(args.model, kv="f32" if args.weights_only else runtime.kv, **options)
     if args.weights_only:
-        model = in_floats(model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads))
+        model = in_floats(
+            model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads)
+        )
     if model.config.V != reference.config.V:
-        raise UsageError(f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model")
-    text = conversations(reference, args.tokens) if args.text is None else read_text(args.text, reference.tokenizer, reference.template)
+        raise UsageError(
+            f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model"
+        )
+    text = (
+        conversations(reference, args.tokens)
+        if args.text is None
+        else read_text(args.text, reference.tokenizer, reference.template)
+    )
     facts = {**compare(reference, model, text, args.tokens), **sizes(args.model, model)}
     report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
@@ -125,7 +148,10 @@ def conversations(engine: Engine, most: int) -> Iterator[Piece]:
     while total < most:
         for prompt in PROMPTS:
             rendered = engine.template.render([{"role": "user", "content": prompt}])
-            sequence, params = engine.new_sequence(), SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=seed, max_tokens=MAX_ANSWER)
+            sequence, params = (
+                engine.new_sequence(),
+                SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=seed, max_tokens=MAX_ANSWER),
+            )
             for _ in engine.generate(rendered, params, sequence=sequence):
                 pass
             asked = engine.tokenizer.encode(rendered)
@@ -136,13 +162,16 @@ def conversations(engine: Engine, most: int) -> Iterator[Piece]:
 
 def lines(facts: dict[str, Any]) -> list[str]:
     rows = [
-        ("mean KL", f"{facts['mean_kl']:.5f} ± {facts['kl_error']:.5f} nats per token over {facts['tokens']:,} tokens; "
-                    f"99 % are below {facts['kl_99']:.4f}"),
+        (
+            "mean KL",
+            f"{facts['mean_kl']:.5f} ± {facts['kl_error']:.5f} nats per token over {facts['tokens']:,} tokens; "
+            f"99 % are below {facts['kl_99']:.4f}",
+        ),
         ("", f"{facts['mean_kl_all']:.5f} over all {facts['tokens_all']:,} positions, those of the prompts included"),
         ("same top-1", f"{facts['top1_agreement']:.2%}"),
         ("loss", f"{facts['loss']:.4f} nats per token; the reference has {facts['loss_of_reference']:.4f}"),
         ("size", size(facts["bytes"])),
-    ]  # fmt: skip
+    ]
     if facts["bytes_per_token"]:
         rows.append(("per token", f"{size(facts['bytes_per_token'])} of weights read ({facts['preset']})"))
     return [f"{name:<13} {value}" for name, value in rows]

@@ -1,8 +1,7 @@
 """`a3b info [MODEL]`: what a model directory holds, from its config and its headers; no weights are read.
 
-MODEL may also be a config.json, a directory that has one and no weights, a GGUF file or a directory with just one, or a name that
-`plan` knows.
-"""
+MODEL may also be a config.json, a directory that has one and no weights, a GGUF file or a directory with just one, or a
+name that `plan` knows."""
 
 from __future__ import annotations
 
@@ -45,10 +44,18 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "parameters": {"total": count.total, "active": count.active, **count.breakdown},
         "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
         "layers": {kind: config.layer_types.count(kind) for kind in dict.fromkeys(config.layer_types)},
-        "experts": None if config.dense else {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
+        "experts": None
+        if config.dense
+        else {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
         "mlp_width": config.F if config.dense else None,
-        "context": {"native": config.max_context, "asked": context, "rope": scaled.rope.type, "factor": scaled.rope.factor,
-                    "scaled_by_config": by_config, "limit": limit},
+        "context": {
+            "native": config.max_context,
+            "asked": context,
+            "rope": scaled.rope.type,
+            "factor": scaled.rope.factor,
+            "scaled_by_config": by_config,
+            "limit": limit,
+        },
         "note": note,
         "weights": held,
         "next_step": advice,
@@ -57,7 +64,8 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
 
 
 def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, str | None]:
-    """(path, config, facts about the weights, what to do before they can be used). Raises UsageError, CheckpointError."""
+    """(path, config, facts about the weights, what to do before they can be used). Raises UsageError,
+    CheckpointError."""
     path = Path(model or "").expanduser()
     if model and not path.exists() and (known := known_shape(model)):
         return path, shape(known), None, how_to_get(known)
@@ -78,7 +86,14 @@ def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
     for info in tensors:
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.num_bytes
     num_bytes = sum(file.num_bytes for file in files)
-    return {"packed": None, "bytes": num_bytes, "files": len(files), "tensors": len(tensors), "dtypes": dtypes, "kept_for_later": {}}
+    return {
+        "packed": None,
+        "bytes": num_bytes,
+        "files": len(files),
+        "tensors": len(tensors),
+        "dtypes": dtypes,
+        "kept_for_later": {},
+    }
 
 
 def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
@@ -86,8 +101,16 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
     checkpoint = Checkpoint.open(path)
     extra = check_tensors(checkpoint, config)
     manifest = checkpoint.manifest
-    packed = {"preset": manifest.preset, "bytes_per_token": bytes_per_token(config, manifest.tensors.values()),
-              "source": manifest.source, "left_out": manifest.skipped} if manifest else None  # fmt: skip
+    packed = (
+        {
+            "preset": manifest.preset,
+            "bytes_per_token": bytes_per_token(config, manifest.tensors.values()),
+            "source": manifest.source,
+            "left_out": manifest.skipped,
+        }
+        if manifest
+        else None
+    )
     return {
         "packed": packed,
         "bytes": checkpoint.num_bytes,
@@ -113,12 +136,16 @@ def lines(facts: dict[str, Any]) -> list[str]:
     rows = [
         ("model", facts["path"]),
         ("architecture", f"{facts['model_type']}: " + " + ".join(f"{n} {kind}" for kind, n in layers.items())),
-        ("experts", f"{experts['routed']} of width {experts['width']}, {experts['chosen']} chosen, "
-                    f"and a shared one of width {experts['shared_width']}") if experts
+        (
+            "experts",
+            f"{experts['routed']} of width {experts['width']}, {experts['chosen']} chosen, "
+            f"and a shared one of width {experts['shared_width']}",
+        )
+        if experts
         else ("mlp", f"one of width {facts['mlp_width']}, no experts"),
         ("parameters", f"{p['total']:,} in total, {p['active']:,} active per token ({p['total'] / p['active']:.1f}:1)"),
         ("context", context_line(context)),
-    ]  # fmt: skip
+    ]
     if any(facts["beside_the_text_model"].values()):
         beside = ", ".join(f"{name} {n:,}" for name, n in facts["beside_the_text_model"].items() if n)
         rows.append(("beside it", f"{beside} parameters (not run yet)"))
@@ -128,8 +155,13 @@ def lines(facts: dict[str, Any]) -> list[str]:
         dtypes = ", ".join(f"{name} {size(n)}" for name, n in w["dtypes"].items())
         rows.append(("weights", f"{size(w['bytes'])} in {w['files']} file(s), {w['tensors']:,} tensors: {dtypes}"))
         if packed := w["packed"]:
-            rows.append(("packed", f"{packed['preset'] or 'own types'}, from {packed['source'].get('name', 'elsewhere')}; "
-                                   f"a decoded token reads {size(packed['bytes_per_token'])}"))  # fmt: skip
+            rows.append(
+                (
+                    "packed",
+                    f"{packed['preset'] or 'own types'}, from {packed['source'].get('name', 'elsewhere')}; "
+                    f"a decoded token reads {size(packed['bytes_per_token'])}",
+                )
+            )
     else:
         rows.append(("weights", "none here"))
     if facts["next_step"]:

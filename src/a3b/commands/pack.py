@@ -35,7 +35,9 @@ def run(args: Namespace) -> None:
     source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
     plan = make_plan(source.config, source.weights, args.preset or (None if source.keeps_types else DEFAULT))
     if args.preset and not plan.num_chosen:
-        raise UsageError(f"--preset {args.preset}: every matrix of {args.source} is quantised already and is kept; leave it out")
+        raise UsageError(
+            f"--preset {args.preset}: every matrix of {args.source} is quantised already and is kept; leave it out"
+        )
     for note in (*source.notes, *plan.notes):
         say(note)
     for kind, count in source.skipped.items():
@@ -47,7 +49,9 @@ def run(args: Namespace) -> None:
     if args.importance:
         check_room(target, plan.num_bytes)  # before a text is read for minutes
         if not plan.num_chosen:
-            raise UsageError(f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out")
+            raise UsageError(
+                f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out"
+            )
         importance = _measured(source, args.importance, args.runtime)
     total = source.config.count_parameters().total
     with Progress("packing", total // MILLION, "M weights") as progress:
@@ -72,7 +76,9 @@ def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, n
             tokenizer, template = Tokenizer.read(directory), ChatTemplate.read(directory)
         except A3BError as error:
             reason = str(error).replace(f"{directory}/", "").replace(directory, str(source.path))
-            raise UsageError(f"--importance: {source.path}: {reason}; --tokenizer DIR takes both from elsewhere") from None
+            raise UsageError(
+                f"--importance: {source.path}: {reason}; --tokenizer DIR takes both from elsewhere"
+            ) from None
     pieces, room = [], MAX_TOKENS
     for piece in read_text(path, tokenizer, template):
         pieces.append(np.array(piece.ids[:room], np.int64))

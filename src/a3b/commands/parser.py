@@ -19,17 +19,44 @@ from a3b.files import read_given
 from a3b.printable import printable
 
 OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, by what they are called here
-    "list": "cache", "ls": "cache", "ps": "cache", "rm": "cache", "show": "info", "download": "pull", "start": "serve", "api": "serve",
-    "generate": "run", "quantize": "pack", "convert": "pack", "create": "pack", "-v": "--version",
-    "-n": "--max-tokens", "--n-predict": "--max-tokens", "--predict": "--max-tokens", "--num-predict": "--max-tokens",
-    "-c": "--context", "--ctx-size": "--context", "--num-ctx": "--context", "--max-model-len": "--context",
-    "--repeat-penalty": "--repetition-penalty", "-np": "--parallel", "-sys": "--system", "--system-prompt": "--system",
-}  # fmt: skip
-HINTS = {"-m": "MODEL is the first word", "--model": "MODEL is the first word", "-t": "set A3B_THREADS", "--threads": "set A3B_THREADS",
-         "-p": "PROMPT is a word in quotes", "--prompt": "PROMPT is a word in quotes",
-         "--think": "thinking is on unless '--no-think' is given"}  # fmt: skip
+    "list": "cache",
+    "ls": "cache",
+    "ps": "cache",
+    "rm": "cache",
+    "show": "info",
+    "download": "pull",
+    "start": "serve",
+    "api": "serve",
+    "generate": "run",
+    "quantize": "pack",
+    "convert": "pack",
+    "create": "pack",
+    "-v": "--version",
+    "-n": "--max-tokens",
+    "--n-predict": "--max-tokens",
+    "--predict": "--max-tokens",
+    "--num-predict": "--max-tokens",
+    "-c": "--context",
+    "--ctx-size": "--context",
+    "--num-ctx": "--context",
+    "--max-model-len": "--context",
+    "--repeat-penalty": "--repetition-penalty",
+    "-np": "--parallel",
+    "-sys": "--system",
+    "--system-prompt": "--system",
+}
+HINTS = {
+    "-m": "MODEL is the first word",
+    "--model": "MODEL is the first word",
+    "-t": "set A3B_THREADS",
+    "--threads": "set A3B_THREADS",
+    "-p": "PROMPT is a word in quotes",
+    "--prompt": "PROMPT is a word in quotes",
+    "--think": "thinking is on unless '--no-think' is given",
+}
 MAX_JSON_BYTES, MAX_ERROR = 256 << 20, 2000
-NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")  # argparse alone takes -1e3 for an option
+# argparse alone takes -1e3 for an option
+NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +70,11 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, printable(brief(f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'")) + "\n")
+        self.exit(
+            2,
+            printable(brief(f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'"))
+            + "\n",
+        )
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
         """Unlike argparse's, does not hide a failure to write."""
@@ -115,7 +146,9 @@ def json_file(name: str) -> Any:
         text = stdin_text() if name == "-" else read_given(name, MAX_JSON_BYTES)
         return json.loads(text.removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{shown} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
+        raise argparse.ArgumentTypeError(
+            f"{shown} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}"
+        ) from None
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot read {shown}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -16,10 +16,11 @@ TOLD_AFTER_S = 1.0
 
 
 def piped_text(timeout_s: float | None = None) -> str:
-    """What stdin holds, "" at a terminal or if it is closed. timeout_s: for its first byte; None waits as long as it takes.
+    """What stdin holds, "" at a terminal or if it is closed. timeout_s: for its first byte; None waits as long as it
+    takes.
 
-    Raises UsageError for what is too long or no UTF-8 text, and if nothing came in time: a pipe whose writer never writes and never
-    ends looks like one that is slow, and an answer without the text would be a wrong one."""
+    Raises UsageError for what is too long or no UTF-8 text, and if nothing came in time: a pipe whose writer never
+    writes and never ends looks like one that is slow, and an answer without the text would be a wrong one."""
     stream = sys.stdin
     if stream.isatty():
         return ""
@@ -53,8 +54,10 @@ def _await_first_byte(timeout_s: float) -> None:
         say(f"a3b run: stdin is open: waiting up to {timeout_s:g} s for text on it; '</dev/null' gives none")
         if _ready(sys.stdin, timeout_s - (time.monotonic() - began)):
             return
-    raise UsageError(f"stdin: open, but nothing came in {timeout_s:g} s; close it with '</dev/null', leave it unread with "
-                     "--stdin-timeout 0, or wait longer with --stdin-timeout S")  # fmt: skip
+    raise UsageError(
+        f"stdin: open, but nothing came in {timeout_s:g} s; close it with '</dev/null', leave it unread with "
+        "--stdin-timeout 0, or wait longer with --stdin-timeout S"
+    )
 
 
 def _ready(stream: BinaryIO, timeout_s: float) -> bool:

@@ -1,10 +1,9 @@
 """`a3b plan [MODEL]`: which preset and context fit this machine, and how fast they will be. Reads a config, no weights.
 
-Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds out in some seconds, or that the user knows:
-decode reads every byte of a token once; prefill computes each product, or reads the weights once a chunk if that
+Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds out in some seconds, or that the user
+knows: decode reads every byte of a token once; prefill computes each product, or reads the weights once a chunk if that
 takes longer. A whole step reaches only a share of what the machine can: `shares` measures it with some random layers.
-Functions take the machine and its speed as arguments. Enter at `describe`, `decode_seconds`, `prefill_seconds`.
-"""
+Functions take the machine and its speed as arguments. Enter at `describe`, `decode_seconds`, `prefill_seconds`."""
 
 from __future__ import annotations
 
@@ -21,7 +20,16 @@ import numpy as np
 
 from a3b.commands.benchmarks import speed as bench
 from a3b.commands.progress import Progress
-from a3b.commands.sizes import Sizes, gb, kv_bytes_per_token, longest_context, memory_bytes, operations, sizes, state_bytes
+from a3b.commands.sizes import (
+    Sizes,
+    gb,
+    kv_bytes_per_token,
+    longest_context,
+    memory_bytes,
+    operations,
+    sizes,
+    state_bytes,
+)
 from a3b.engine.engine import NANO_NAMES, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.formats.gguf import models_in
@@ -63,7 +71,8 @@ DENSE_SAMPLE = Sample("3b-dense", 8, {"vocab_size": 49_664, "eos_token_id": 0})
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine can do at most, a second, and the shares of it that a whole step reaches: measured, or common ones."""
+    """What the machine can do at most, a second, and the shares of it that a whole step reaches: measured, or common
+    ones."""
 
     read_bytes: float
     int8_operations: float | None = None  # a multiply and an add are two
@@ -80,17 +89,20 @@ def run(args: Namespace) -> None:
         if rate is not None and not 0 < rate < math.inf:
             raise UsageError(f"{option} {rate:g}: expected a positive number")
     machine = Machine.read()
-    speed, note = measure(args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE)
+    speed, note = measure(
+        args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE
+    )
     facts = describe(config, name, context, machine, speed)
     report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
     if note:
         say(note)
 
 
-def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None,
-            sample: Sample) -> tuple[Speed | None, str]:  # fmt: skip
-    """Rates given, in GB/s and GOPS, and with the kernels those that are not; if none is given, also the shares of them that `sample`
-    reaches. The note says why there is no speed, or why its shares are a guess."""
+def measure(
+    runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None, sample: Sample
+) -> tuple[Speed | None, str]:
+    """Rates given, in GB/s and GOPS, and with the kernels those that are not; if none is given, also the shares of them
+    that `sample` reaches. The note says why there is no speed, or why its shares are a guess."""
     rates = [rate and rate * 1e9 for rate in (bandwidth, operations)]
     if all(rates):
         return Speed(*rates), ""
@@ -103,7 +115,10 @@ def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, o
             rates[1] = rates[1] or probe.int8_operations(kernels, PROBE_S).median
         except UsageError as error:
             if not rates[0]:
-                return None, f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S"
+                return (
+                    None,
+                    f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S",
+                )
             return Speed(*rates), ""
         speed = Speed(*rates)
         if bandwidth or operations:
@@ -113,16 +128,28 @@ def measure(runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, o
             return shares(speed, sample, kernels, runtime.kv, machine.memory_bytes, buffer, progress), ""
         except (A3BError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no more threads
             why = str(error) or "there is no memory for it"
-            return speed, f"tokens/s: {speed.read_share:.0%} and {speed.operations_share:.0%} are guessed, because no sample was run: {why}"
+            return (
+                speed,
+                (
+                    f"tokens/s: {speed.read_share:.0%} and {speed.operations_share:.0%} "
+                    f"are guessed, because no sample was run: {why}"
+                ),
+            )
 
 
-def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress) -> Speed:
-    """`speed` with the shares of it that decode and prefill of `sample` reach; the rates are measured again beside them.
+def shares(
+    speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress
+) -> Speed:
+    """`speed` with the shares of it that decode and prefill of `sample` reach; the rates are measured again beside
+    them.
 
-    memory: bytes available. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much memory, disk or
-    time, OSError if it cannot be written."""
-    source, plan = random_source("sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20)
-    needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES  # twice: while it moves into huge pages, or lies in a file system in memory
+    memory: bytes available. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much
+    memory, disk or time, OSError if it cannot be written."""
+    source, plan = random_source(
+        "sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20
+    )
+    # twice: while it moves into huge pages, or lies in a file system in memory
+    needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES
     if memory < needed:
         raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are available")
     tokens = bench.WARM_UP_PROMPT + sample.runs * (sample.prompt + sample.tokens + bench.WARM_UP)
@@ -143,7 +170,9 @@ def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory:
     progress(4)
     computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))
     bench.prefill(loaded, sample.prompt, sample.runs, computing.add)
-    return replace(speed, read_share=min(reading.share, 1.0), operations_share=min(computing.share, 1.0), shares_measured=True)
+    return replace(
+        speed, read_share=min(reading.share, 1.0), operations_share=min(computing.share, 1.0), shares_measured=True
+    )
 
 
 def find(model: str | None) -> tuple[ModelConfig, str]:
@@ -153,9 +182,15 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
         return shape(known), known
     path = resolve(name) if name.lower() in NANO_NAMES else Path(name).expanduser()
     if not path.exists():
-        step = f"; if it is a repository of the hub, get its config: a3b pull {name} DIR --include config.json" if is_repo(name) else ""
-        raise UsageError(f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
-                         f"or one of nano, {', '.join(SHAPES)}{step}")  # fmt: skip
+        step = (
+            f"; if it is a repository of the hub, get its config: a3b pull {name} DIR --include config.json"
+            if is_repo(name)
+            else ""
+        )
+        raise UsageError(
+            f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
+            f"or one of nano, {', '.join(SHAPES)}{step}"
+        )
     files = [path] if path.is_file() and path.suffix == ".gguf" else []
     if path.is_dir() and not (path / "config.json").exists():
         files = models_in(path)
@@ -177,7 +212,9 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
             "longest_context": longest_context(config, found, machine.memory_bytes),
             "decode_tokens_per_s": 1 / decode_seconds(config, found, 0, speed) if speed else None,
             "decode_tokens_per_s_at_context": 1 / decode_seconds(config, found, context, speed) if speed else None,
-            "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed) if speed and speed.int8_operations else None,
+            "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed)
+            if speed and speed.int8_operations
+            else None,
             "prefill_bound_by": prefill_bound(config, found, CHUNK, speed) if speed and speed.int8_operations else None,
         }
     return {
@@ -199,17 +236,28 @@ def lines(facts: dict[str, Any]) -> list[str]:
     free = f"{gb(machine['memory_bytes'])} of {gb(machine['total_memory_bytes'])} available{limit}"
     out = [
         f"machine    {machine['num_cores']} cores{quota}, {free}",
-        f"model      {facts['model']}: {count['total'] / 1e9:.2f} B parameters, {count['active'] / 1e9:.2f} B for each token",
-        f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, the state beside them {gb(context['state_bytes'])}",
+        (
+            f"model      {facts['model']}: {count['total'] / 1e9:.2f} B parameters, "
+            f"{count['active'] / 1e9:.2f} B for each token"
+        ),
+        (
+            f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, "
+            f"the state beside them {gb(context['state_bytes'])}"
+        ),
         "",
-        f"{'preset':<10} {'size':>9} {'a token':>9} {'memory':>9}  {'fits':<24} {'tokens/s':>9} {'at context':>11} {'prefill':>9}",
+        (
+            f"{'preset':<10} {'size':>9} {'a token':>9} {'memory':>9}  {'fits':<24} "
+            f"{'tokens/s':>9} {'at context':>11} {'prefill':>9}"
+        ),
     ]
     for name, p in facts["presets"].items():
         fits = f"up to {p['longest_context']:,} tokens" if p["longest_context"] else "no"
         rates = [p["decode_tokens_per_s"], p["decode_tokens_per_s_at_context"], p["prefill_tokens_per_s"]]
         shown = ["-" if rate is None else f"{rate:.1f}" for rate in rates]
-        out.append(f"{name:<10} {gb(p['total_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
-                   f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}")  # fmt: skip
+        out.append(
+            f"{name:<10} {gb(p['total_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
+            f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}"
+        )
     return out + why(facts)
 
 
@@ -218,19 +266,29 @@ def why(facts: dict[str, Any]) -> list[str]:
     speed, preset = facts["measured"], facts["presets"][SHOWN]
     if not speed:
         return []
-    read, state, most = gb(preset["token_bytes"]), gb(2 * facts["context"]["state_bytes"]), gb(facts["context"]["kv_bytes"])
+    read, state, most = (
+        gb(preset["token_bytes"]),
+        gb(2 * facts["context"]["state_bytes"]),
+        gb(facts["context"]["kv_bytes"]),
+    )
     guess = "" if speed["shares_measured"] else " (a guess)"
     rate = f"{speed['read_share']:.0%}{guess} of {speed['read_bytes'] / 1e9:.1f} GB/s"
     out = [
         "",
-        f"tokens/s   {SHOWN} reads {read} of weights a token, moves {state} of state, and reads keys and values that grow to {most};",
+        (
+            f"tokens/s   {SHOWN} reads {read} of weights a token, moves {state} of "
+            f"state, and reads keys and values that grow to {most};"
+        ),
         f"           expected at {rate}",
     ]
     if speed["int8_operations"] and preset["prefill_bound_by"] == "arithmetic":
         rate = f"{speed['operations_share']:.0%}{guess} of {speed['int8_operations'] / 1e9:,.0f} GOP/s"
         out.append(f"prefill    a token takes {facts['operations_per_prompt_token'] / 1e9:.2f} GOP; expected at {rate}")
     elif speed["int8_operations"]:
-        out.append(f"prefill    reading all {gb(preset['total_bytes'])} once for {CHUNK} tokens takes longer than their products")
+        out.append(
+            f"prefill    reading all {gb(preset['total_bytes'])} once for "
+            f"{CHUNK} tokens takes longer than their products"
+        )
     return out
 
 

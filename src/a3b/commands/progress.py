@@ -32,7 +32,9 @@ class Progress:
         share = done / max(self.total, 1)
         left = (now - self.start) * (1 - share) / max(share, 1e-9)
         bar = ("#" * round(WIDTH * share)).ljust(WIDTH, ".")
-        print(f"\r{self.label} [{bar}] {done}/{self.total} {self.unit}, {left:.0f} s left \x1b[K", end="", file=sys.stderr)
+        print(
+            f"\r{self.label} [{bar}] {done}/{self.total} {self.unit}, {left:.0f} s left \x1b[K", end="", file=sys.stderr
+        )
         sys.stderr.flush()
 
     def __exit__(self, *_) -> None:

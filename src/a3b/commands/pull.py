@@ -1,8 +1,7 @@
 """`a3b pull REPO [DIR]`: the files of a model that a3b can use, from a hub, each verified by its checksum.
 
-Chooses files, asks whether they can be used and fit on the disk before the big ones move, and says what to do next. How a
-break is survived is in `a3b.hub.download`.
-"""
+Chooses files, asks whether they can be used and fit on the disk before the big ones move, and says what to do next. How
+a break is survived is in `a3b.hub.download`."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ from a3b.hub.download import Event, Folder
 from a3b.model.config import MODEL_TYPES
 from a3b.printable import say
 
-USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*", "README.md")  # at the top of a repository
+# at the top of a repository
+USED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE*", "NOTICE*", "README.md")
 UNUSED = ("consolidated*", "adapter_*", "training_args*", "trainer_state*", "optimizer*")
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 MAX_SHOWN = 40
@@ -33,7 +33,9 @@ MAX_REVISION = 200  # characters
 
 def run(args: Namespace) -> None:
     if args.revision is not None and not 0 < len(args.revision) <= MAX_REVISION:
-        raise UsageError(f"--revision: {len(args.revision)} characters; expected a branch, tag or commit of at most {MAX_REVISION}")
+        raise UsageError(
+            f"--revision: {len(args.revision)} characters; expected a branch, tag or commit of at most {MAX_REVISION}"
+        )
     hub = Hub(args.repo, args.revision)
     directory = Path(args.dir or hub.repo.split("/")[1]).expanduser()
     listing = hub.listing()
@@ -60,7 +62,8 @@ def run(args: Namespace) -> None:
 
 
 def usable(listing: Listing) -> list[HubFile]:
-    """The safetensors of a repository with what belongs to them, or else its one GGUF. Raises UsageError if it is not clear."""
+    """The safetensors of a repository with what belongs to them, or else its one GGUF. Raises UsageError if it is not
+    clear."""
     top = [f for f in listing.files if "/" not in f.path and not matches(f.path, UNUSED)]
     if any(f.path.endswith(".safetensors") for f in top):
         return [f for f in top if matches(f.path, USED)]
@@ -71,8 +74,12 @@ def usable(listing: Listing) -> list[HubFile]:
         for name, parts in list(models.items())[:MAX_SHOWN]:
             say(f"  {total(parts):>10}  {name}")
         example = next(iter(models))
-        raise UsageError(f"{listing.repo} holds {len(models)} models; choose with --include, for instance --include '{example}'")
-    raise DownloadError(f"{listing.repo} holds neither safetensors nor GGUF files, which a3b reads; --include GLOB fetches others")
+        raise UsageError(
+            f"{listing.repo} holds {len(models)} models; choose with --include, for instance --include '{example}'"
+        )
+    raise DownloadError(
+        f"{listing.repo} holds neither safetensors nor GGUF files, which a3b reads; --include GLOB fetches others"
+    )
 
 
 def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
@@ -85,14 +92,21 @@ def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
 
 
 def included(listing: Listing, patterns: Sequence[str]) -> list[HubFile]:
-    """Files that a pattern matches: the path, its last part, or a directory above. Raises UsageError for one without a match."""
+    """Files that a pattern matches: the path, its last part, or a directory above. Raises UsageError for one without a
+    match."""
     out: dict[str, HubFile] = {}
     for pattern in patterns:
-        found = [f for f in listing.files if matches(f.path, (pattern, pattern.rstrip("/") + "/*"))
-                 or ("/" not in pattern and matches(f.path.rsplit("/", 1)[-1], (pattern,)))]  # fmt: skip
+        found = [
+            f
+            for f in listing.files
+            if matches(f.path, (pattern, pattern.rstrip("/") + "/*"))
+            or ("/" not in pattern and matches(f.path.rsplit("/", 1)[-1], (pattern,)))
+        ]
         if not found:
             some = ", ".join(f.path for f in listing.files[:6])
-            raise UsageError(f"--include {pattern!r} matches none of the {len(listing.files)} files of {listing.repo}: {some} ...")
+            raise UsageError(
+                f"--include {pattern!r} matches none of the {len(listing.files)} files of {listing.repo}: {some} ..."
+            )
         out |= {f.path: f for f in found}
     return list(out.values())
 
@@ -111,8 +125,10 @@ def check_architecture(directory: Path, listing: Listing) -> None:
     except (ValueError, AttributeError):
         kind = None
     if kind not in MODEL_TYPES:
-        raise DownloadError(f"{listing.repo}: model_type is {json.dumps(kind)[:60]}; a3b runs {', '.join(MODEL_TYPES)}. "
-                            "Only config.json was fetched; --include '*' takes all the same")  # fmt: skip
+        raise DownloadError(
+            f"{listing.repo}: model_type is {json.dumps(kind)[:60]}; a3b runs {', '.join(MODEL_TYPES)}. "
+            "Only config.json was fetched; --include '*' takes all the same"
+        )
 
 
 def next_step(directory: Path, chosen: Sequence[HubFile]) -> str:

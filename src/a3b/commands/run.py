@@ -29,7 +29,12 @@ def run(args: Namespace) -> int:
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)
     message, finished = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)
     if args.json:
-        result = {"model": engine.name, "message": message, "finish_reason": finished.reason, "usage": asdict(finished.usage)}
+        result = {
+            "model": engine.name,
+            "message": message,
+            "finish_reason": finished.reason,
+            "usage": asdict(finished.usage),
+        }
         report(json.dumps(result, ensure_ascii=False))
     elif finished.reason == "length":
         say("a3b run: stopped at the token limit; raise --max-tokens or --context for more")
@@ -39,8 +44,8 @@ def run(args: Namespace) -> int:
 def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> tuple[str | None, str]:
     """MODEL (None: the default) and the prompt with what was piped.
 
-    Two words are MODEL and PROMPT. One word is the PROMPT, unless it is a path or the name of a model: then it is MODEL, and the prompt
-    must come on stdin."""
+    Two words are MODEL and PROMPT. One word is the PROMPT, unless it is a path or the name of a model: then it is
+    MODEL, and the prompt must come on stdin."""
     most = 1 if named is not None else 2
     if len(words) > most:
         expected = "PROMPT, for --model names the model" if named is not None else "[MODEL] PROMPT"
@@ -49,7 +54,9 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
     if len(words) == 2:
         model = words[0]
         if model and "/" not in model and not is_model(model):
-            raise UsageError(f"MODEL {model[:60]!r} is not a directory; if it is a part of the prompt, put all of that in quotes")
+            raise UsageError(
+                f"MODEL {model[:60]!r} is not a directory; if it is a part of the prompt, put all of that in quotes"
+            )
     elif given is not None and named is None and is_model(given):
         model, given = given, None
     return model, prompt_of(given, model, timeout_s)
@@ -76,7 +83,13 @@ def is_model(word: str) -> bool:
     """Whether a word alone is meant as MODEL: also if the path does not exist, or the model is not here."""
     name = word.lower()
     looks_like_one = word.startswith(PATH_BEGINS) and not any(map(str.isspace, word))
-    return is_path(word) or looks_like_one or name in SHAPES or name in NANO_NAMES or re.fullmatch(r"qwen/qwen[\w.-]+", name) is not None
+    return (
+        is_path(word)
+        or looks_like_one
+        or name in SHAPES
+        or name in NANO_NAMES
+        or re.fullmatch(r"qwen/qwen[\w.-]+", name) is not None
+    )
 
 
 def is_path(word: str) -> bool:

@@ -52,7 +52,9 @@ class Kept:
             kept.transcript = kept.transcripts.resume(args.resume, model, identity)
         if kept.transcript and args.system is not None and (args.system or None) != kept.transcript.head.system:
             kept.close()
-            raise UsageError("--system: an earlier conversation keeps its system prompt; leave it out, or begin a new conversation")
+            raise UsageError(
+                "--system: an earlier conversation keeps its system prompt; leave it out, or begin a new conversation"
+            )
         return kept
 
     def resume(self, id: str, dialogue: Dialogue) -> None:
@@ -71,7 +73,8 @@ class Kept:
             before.close()
 
     def fill(self, dialogue: Dialogue) -> None:
-        """Put the messages of the conversation into `dialogue`, and show the end of it. Raises StoreError before anything is changed."""
+        """Put the messages of the conversation into `dialogue`, and show the end of it. Raises StoreError before
+        anything is changed."""
         transcript = self.transcript
         check_ids(transcript, dialogue.engine)
         dialogue.clear()
@@ -118,7 +121,9 @@ def directory(args: Namespace) -> Path:
 def check_ids(transcript: Transcript, engine: Engine) -> None:
     """Raises StoreError for ids the vocabulary does not have."""
     try:
-        engine.tokenizer.encode([Replay(message[REPLAY_KEY]) for message in transcript.messages if REPLAY_KEY in message])
+        engine.tokenizer.encode(
+            [Replay(message[REPLAY_KEY]) for message in transcript.messages if REPLAY_KEY in message]
+        )
     except A3BError as error:
         raise StoreError(f"{transcript.path}: {error}; begin a new conversation: a3b chat") from None
 

@@ -39,7 +39,8 @@ LEAST_CACHE = 256 << 20
 SWITCH_S = 0.001  # for which a thread that prepares a request may hold up the one that computes
 GRACE_S = 3  # for answers that are being written when the server is told to stop
 OWN_FILES = 256  # files that the process needs beside connections
-HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9a-f:.]+)")  # with or without a port
+# with or without a port
+HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9a-f:.]+)")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -55,7 +56,8 @@ def run(args: Namespace) -> int:
     sys.setswitchinterval(SWITCH_S)
     sock = bound(args.host, args.port)
     store = None if args.no_persist else open_store(args)
-    settings = replace(settings, secret=secret(store), limits=gate.limits)  # before there is a service that must be closed
+    # before there is a service that must be closed
+    settings = replace(settings, secret=secret(store), limits=gate.limits)
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
@@ -85,11 +87,18 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     free = Machine.read().memory_bytes
     ram = args.cache_ram if args.cache_ram is not None else min(MOST_CACHE, max(LEAST_CACHE, free // 4))
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
-    scheduler = Scheduler(engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache)
+    scheduler = Scheduler(
+        engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache
+    )
     turns = Turns(store if not args.no_persist_thinking else None)
-    settings = Settings(policy=args.preserve_thinking, think=not args.no_think, thinking_budget=args.thinking_budget,
-                        task_budget=args.task_thinking_budget, persist_thinking=not args.no_persist_thinking,
-                        exact_dates=args.exact_dates)  # fmt: skip
+    settings = Settings(
+        policy=args.preserve_thinking,
+        think=not args.no_think,
+        thinking_budget=args.thinking_budget,
+        task_budget=args.task_thinking_budget,
+        persist_thinking=not args.no_persist_thinking,
+        exact_dates=args.exact_dates,
+    )
     return Service(engine, scheduler, turns, settings, trace)
 
 
@@ -122,7 +131,9 @@ def secret(store: Store | None) -> bytes:
         raise UsageError(f"{path}: {error.strerror}; remove it, or give another directory with --cache-dir") from None
     if len(found) != 32:
         size = path.stat().st_size
-        raise UsageError(f"{path}: {size} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted")
+        raise UsageError(
+            f"{path}: {size} bytes; expected 32. Remove it: signatures of earlier thinking are then no longer accepted"
+        )
     return found
 
 
@@ -135,8 +146,13 @@ def app_settings(args: Namespace) -> AppSettings:
     hosts = tuple(host_name(given) for given in args.allow_host or runtime.allow_host)
     if not keys and not is_loopback(args.host):
         say(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set")
-    return AppSettings(api_keys=keys, max_body_bytes=args.max_body, host=args.host, hosts=hosts,
-                       cors_origins=tuple(origin(given) for given in args.allow_origin or runtime.allow_origin))  # fmt: skip
+    return AppSettings(
+        api_keys=keys,
+        max_body_bytes=args.max_body,
+        host=args.host,
+        hosts=hosts,
+        cors_origins=tuple(origin(given) for given in args.allow_origin or runtime.allow_origin),
+    )
 
 
 def host_name(given: str) -> str:
@@ -154,8 +170,11 @@ def origin(given: str) -> str:
         if text.startswith(scheme):
             text = text.removesuffix(port)
     if text != "*" and not ORIGIN.fullmatch(text):
-        raise UsageError(f"--allow-origin {given[:100]!r}: expected SCHEME://HOST or SCHEME://HOST:PORT, such as https://chat.example, "
-                         "or * for every page")  # fmt: skip
+        raise UsageError(
+            f"--allow-origin {given[:100]!r}: expected SCHEME://HOST or "
+            "SCHEME://HOST:PORT, such as https://chat.example, "
+            "or * for every page"
+        )
     return text
 
 
@@ -166,7 +185,9 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
             keys += [line.strip() for line in read_given(args.api_key_file).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
-            raise UsageError(f"--api-key-file {args.api_key_file}: {why}; give a text file, a key in each line") from None
+            raise UsageError(
+                f"--api-key-file {args.api_key_file}: {why}; give a text file, a key in each line"
+            ) from None
     if any(not key for key in args.api_key or []) or (args.api_key_file and not any(keys)):
         raise UsageError("an API key is empty; give one, or leave the option out to serve without keys")
     return tuple(dict.fromkeys(key for key in keys or args.runtime.api_key if key))
@@ -185,9 +206,16 @@ def limits(args: Namespace) -> Limits:
     connections = args.max_connections
     if soft != resource.RLIM_INFINITY and soft < wanted:
         connections = max(soft - OWN_FILES, 16)
-        say(f"a3b serve: {connections} connections instead of {args.max_connections}, as {soft} files may be open (ulimit -n)")
-    return Limits(connections=connections, per_peer=None if is_loopback(args.host) else max(connections // 4, 1),
-                  all_bodies_bytes=max(256 * MiB, 8 * args.max_body), drain_bytes=max(256 * MiB, 4 * args.max_body))  # fmt: skip
+        say(
+            f"a3b serve: {connections} connections instead of {args.max_connections}, "
+            f"as {soft} files may be open (ulimit -n)"
+        )
+    return Limits(
+        connections=connections,
+        per_peer=None if is_loopback(args.host) else max(connections // 4, 1),
+        all_bodies_bytes=max(256 * MiB, 8 * args.max_body),
+        drain_bytes=max(256 * MiB, 4 * args.max_body),
+    )
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -195,13 +223,17 @@ def bound(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}: expected 0 to 65535; 0 takes a free one")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen()
     except OSError as error:
-        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port") from None
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+        ) from None
     return sock
 
 
@@ -209,8 +241,10 @@ def banner(engine: Engine, sock: socket.socket, store: Store | None) -> str:
     host, port = sock.getsockname()[:2]
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     kept = f"sessions are kept in {printable(store.directory)}" if store else "sessions are not kept"
-    lines = [f"{printable(engine.name)}, context {engine.context:,}, {engine.model.isa} kernels; {kept}",
-             f"OpenAI: {at}/v1   Anthropic: {at}   metrics: {at}/metrics   Ctrl-C stops"]  # fmt: skip
+    lines = [
+        f"{printable(engine.name)}, context {engine.context:,}, {engine.model.isa} kernels; {kept}",
+        f"OpenAI: {at}/v1   Anthropic: {at}   metrics: {at}/metrics   Ctrl-C stops",
+    ]
     if engine.is_nano:
         lines.insert(0, "This is the embedded demonstration model; give a packed model's directory for real work.")
     return "\n".join(lines)

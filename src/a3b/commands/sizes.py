@@ -1,4 +1,5 @@
-"""What a model takes: bytes stored and read for a token, memory, operations; sums over a config and the formats of a preset."""
+"""What a model takes: bytes stored and read for a token, memory, operations; sums over a config and the formats of a
+preset."""
 
 from __future__ import annotations
 
@@ -82,7 +83,11 @@ def memory_bytes(config: ModelConfig, found: Sizes, context: int) -> int:
 def longest_context(config: ModelConfig, found: Sizes, memory: int) -> int:
     """Tokens that fit into `memory`, at most what the model knows natively; 0 if not even one does."""
     left = memory - memory_bytes(config, found, 0)
-    return max(0, min(config.max_context, left // kv_bytes_per_token(config))) if kv_bytes_per_token(config) else config.max_context
+    return (
+        max(0, min(config.max_context, left // kv_bytes_per_token(config)))
+        if kv_bytes_per_token(config)
+        else config.max_context
+    )
 
 
 def operations(config: ModelConfig) -> int:

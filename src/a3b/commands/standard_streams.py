@@ -70,7 +70,10 @@ def _give_up() -> None:
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM ends the body as an exception does, with status 143: temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
 

@@ -1,9 +1,8 @@
 """Conversations of `a3b chat` on disk, so that one can go on later: append-only, a JSON object in each line.
 
-The first line has the model and the system prompt, each question a line before its answer, each answer a line with the sampled ids. So a
-process that is killed loses the answer it was writing and nothing else.
-Directory and files are this user's alone. Enter at `Transcripts`.
-"""
+The first line has the model and the system prompt, each question a line before its answer, each answer a line with the
+sampled ids. So a process that is killed loses the answer it was writing and nothing else. Directory and files are this
+user's alone. Enter at `Transcripts`."""
 
 from __future__ import annotations
 
@@ -57,7 +56,9 @@ class Transcript:
         """message: as a Dialogue keeps it, with the sampled ids if they stand for it."""
         ids = message.get(REPLAY_KEY)
         plain = {key: value for key, value in message.items() if key != REPLAY_KEY}
-        self._append({"assistant": plain, "ids": list(ids) if ids is not None else None, "closed": isinstance(ids, Closed)})
+        self._append(
+            {"assistant": plain, "ids": list(ids) if ids is not None else None, "closed": isinstance(ids, Closed)}
+        )
 
     def close(self) -> None:
         os.close(self.handle)
@@ -90,18 +91,22 @@ class Transcripts:
         transcript = Transcript(path, handle, head)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            transcript._append({"a3b_chat": FORMAT, "model": head.model, "identity": head.identity, "system": head.system})
+            transcript._append(
+                {"a3b_chat": FORMAT, "model": head.model, "identity": head.identity, "system": head.system}
+            )
         except BaseException:
             os.close(handle)
             raise
         return transcript
 
     def resume(self, id: str, model: str, identity: str) -> Transcript:
-        """The conversation whose id begins so. Raises UsageError if there is none or it is of another model, StoreError if it cannot be
-        read or is open elsewhere."""
+        """The conversation whose id begins so. Raises UsageError if there is none or it is of another model, StoreError
+        if it cannot be read or is open elsewhere."""
         found = [path for path in self._paths() if path.stem.startswith(id)] if id else []
         if len(found) != 1:
-            why = f"the ids of {len(found)} conversations begin so; give more of it" if found else "no such conversation"
+            why = (
+                f"the ids of {len(found)} conversations begin so; give more of it" if found else "no such conversation"
+            )
             raise UsageError(f"--resume {id[:60]!r}: {why}; 'a3b chat --resume' lists them")
         return self._open(found[0], model, identity)
 
@@ -114,7 +119,9 @@ class Transcripts:
                 return self._open(path, model, identity)
             others += [head.model] if head else []
         more = f" (the last was with {others[0]})" if others else ""
-        raise UsageError(f"--continue: no conversation with {model} is kept in {self.directory}{more}; begin one: a3b chat")
+        raise UsageError(
+            f"--continue: no conversation with {model} is kept in {self.directory}{more}; begin one: a3b chat"
+        )
 
     def listed(self) -> Iterator[tuple[str, int, str, str]]:
         """(id, seconds since it was used, model, first question), the latest first."""
@@ -146,14 +153,18 @@ class Transcripts:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 data = read_bytes(path, MAX_BYTES)
             except BlockingIOError:
-                raise StoreError(f"conversation {path.stem} is open in another 'a3b chat'; leave that first, or begin a new one") from None
+                raise StoreError(
+                    f"conversation {path.stem} is open in another 'a3b chat'; leave that first, or begin a new one"
+                ) from None
             except OSError as error:
                 raise StoreError(f"{path}: {error.strerror or error}") from None
             whole = data[: data.rfind(b"\n") + 1]
             transcript = _read(path, handle, whole)
             if transcript.head.identity != identity:
-                raise UsageError(f"conversation {path.stem} was with {transcript.head.model}, this is another model ({model}); "
-                                 "give that model's directory, or begin a new conversation: a3b chat")  # fmt: skip
+                raise UsageError(
+                    f"conversation {path.stem} was with {transcript.head.model}, this is another model ({model}); "
+                    "give that model's directory, or begin a new conversation: a3b chat"
+                )
             if len(whole) < len(data):  # a line that was being written when the process was killed
                 os.ftruncate(handle, len(whole))
             return transcript
@@ -188,7 +199,10 @@ def _read(path: Path, handle: int, data: bytes) -> Transcript:
             transcript.messages += [{"role": "user", "content": transcript.unanswered}, message]
             transcript.unanswered = None
         else:
-            raise StoreError(f"{path}: line {number} is neither a question nor the answer to one; remove it and what follows, or the file")
+            raise StoreError(
+                f"{path}: line {number} is neither a question nor the answer to "
+                "one; remove it and what follows, or the file"
+            )
     return transcript
 
 

@@ -1,8 +1,7 @@
 """A regular expression for all texts in which certain others do not occur, without a negation.
 
-Where a negation meets a length, the library proves for each remaining length that nothing can follow, and gives up after a few
-hundred. With this expression it knows at once. Enter at `absent`.
-"""
+Where a negation meets a length, the library proves for each remaining length that nothing can follow, and gives up
+after a few hundred. With this expression it knows at once. Enter at `absent`."""
 
 from __future__ import annotations
 
@@ -33,7 +32,10 @@ def absent(texts: Sequence[Sequence[Step]]) -> str:
                 if not any(done == len(texts[i]) for i, done in then):
                     edges[state].setdefault(then, []).append(char)
                     todo.append(then)
-    return _solved({state: {then: _class(chars, alphabet) for then, chars in found.items()} for state, found in edges.items()}, start)
+    return _solved(
+        {state: {then: _class(chars, alphabet) for then, chars in found.items()} for state, found in edges.items()},
+        start,
+    )
 
 
 def _after(texts: Sequence[Sequence[Step]], state: _State, char: str) -> Iterable[tuple[int, int]]:
@@ -66,7 +68,8 @@ def _class(chars: list[str], alphabet: list[str]) -> str:
 
 
 def _solved(edges: dict[_State, dict[_State, str]], start: _State) -> str:
-    """The texts that lead from `start` to any state. States are taken away one by one, those with the fewest edges first."""
+    """The texts that lead from `start` to any state. States are taken away one by one, those with the fewest edges
+    first."""
     ends = dict.fromkeys(edges, "")  # what may follow in a state, beside its edges
     while len(edges) > 1:
         state = min((one for one in edges if one != start), key=lambda one: _num_paths(edges, one))

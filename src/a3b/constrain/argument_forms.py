@@ -1,7 +1,8 @@
-"""The forms that the arguments of one tool may have: which parameters, which of them must be there, what may come beside them.
+"""The forms that the arguments of one tool may have: which parameters, which of them must be there, what may come
+beside them.
 
-A form has no unions and no references of the whole: those of the schema are multiplied out. Knows no grammar. Enter at `shapes_of`.
-"""
+A form has no unions and no references of the whole: those of the schema are multiplied out. Knows no grammar. Enter at
+`shapes_of`."""
 
 from __future__ import annotations
 
@@ -19,14 +20,18 @@ from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS
 MAX_SHAPES, MAX_DEPTH, MAX_PATTERNS = 16, 16, 3
 MAX_STEPS = 500  # schemas that are read for all forms of one tool, some of them often
 _HANDLED = frozenset("type properties required additionalProperties patternProperties $ref anyOf oneOf allOf".split())
-_KNOWN = frozenset("propertyNames minProperties maxProperties dependentRequired dependentSchemas dependencies not if then else const enum "
-                   "unevaluatedProperties $dynamicRef $recursiveRef".split())  # fmt: skip
+_KNOWN = frozenset(
+    "propertyNames minProperties maxProperties dependentRequired dependentSchemas "
+    "dependencies not if then else const enum "
+    "unevaluatedProperties $dynamicRef $recursiveRef".split()
+)
 
 
 @dataclass
 class Shape:
-    """properties: for each parameter the schemas that must all hold. required: names, in order. patterns: for undeclared names in which
-    they are found. extra: schemas of other parameters, None if there may be none. is_open: nothing was said about others. declares: any."""
+    """properties: for each parameter the schemas that must all hold. required: names, in order. patterns: for
+    undeclared names in which they are found. extra: schemas of other parameters, None if there may be none. is_open:
+    nothing was said about others. declares: any."""
 
     properties: dict[str, list[Any]] = field(default_factory=dict)
     required: list[str] = field(default_factory=list)
@@ -44,7 +49,8 @@ class Shape:
 
 
 def shapes_of(root: Mapping[str, Any], report: Report) -> list[Shape]:
-    """The forms that satisfy `root`, at least one. Raises UsageError if there is none, and by the report's rule for what is left out."""
+    """The forms that satisfy `root`, at least one. Raises UsageError if there is none, and by the report's rule for
+    what is left out."""
     one = _Shapes(root, report)
     try:
         found = one.expand(root, "", 0)
@@ -83,15 +89,23 @@ class _Shapes:
                 if not schema[key].startswith("#"):
                     self.report.at(path, key, f": {schema[key][:100]!r}")
                 else:
-                    found = self.product(found, self.expand(follow(schema[key], self.root), where, depth + 1), path, key)
+                    found = self.product(
+                        found, self.expand(follow(schema[key], self.root), where, depth + 1), path, key
+                    )
             elif key == "allOf":
                 for index, branch in enumerate(schema[key]):
                     found = self.product(found, self.expand(branch, f"{where}.{index}", depth + 1), path, key)
             elif key in ("anyOf", "oneOf"):
                 tag = None
-                if key == "oneOf" and not are_disjoint(schema[key], self.root) and (tag := tag_of(schema[key], self.root)) is None:
+                if (
+                    key == "oneOf"
+                    and not are_disjoint(schema[key], self.root)
+                    and (tag := tag_of(schema[key], self.root)) is None
+                ):
                     self.report.at(path, key, ": branches may hold together")
-                branches = [self.expand(branch, f"{where}.{index}", depth + 1) for index, branch in enumerate(schema[key])]
+                branches = [
+                    self.expand(branch, f"{where}.{index}", depth + 1) for index, branch in enumerate(schema[key])
+                ]
                 for shape in itertools.chain(*branches) if tag is not None else ():
                     shape.required += [] if tag in shape.required else [tag]
                 found = self.product(found, list(itertools.chain(*branches)), path, key)
@@ -100,8 +114,14 @@ class _Shapes:
     def own(self, schema: Mapping[str, Any], path: str) -> Shape:
         """What `schema` says itself."""
         for key in schema:
-            if key in _KNOWN or (self.report.strict and key not in _HANDLED | ANNOTATIONS | DEFINITIONS and key[:2] != "x-"):
-                is_void = key in ("propertyNames", "unevaluatedProperties") and schema[key] in (True, {}, {"type": "string"})
+            if key in _KNOWN or (
+                self.report.strict and key not in _HANDLED | ANNOTATIONS | DEFINITIONS and key[:2] != "x-"
+            ):
+                is_void = key in ("propertyNames", "unevaluatedProperties") and schema[key] in (
+                    True,
+                    {},
+                    {"type": "string"},
+                )
                 if not is_void and not (key == "minProperties" and schema[key] == 0):
                     self.report.at(path, key, "")
         properties = {name: [child] for name, child in schema.get("properties", {}).items() if child is not False}
@@ -118,9 +138,17 @@ class _Shapes:
                 patterns.append((pattern, [child]))
         extra = schema.get("additionalProperties", True)
         for name in properties:
-            properties[name] += [child for pattern, children in patterns if self.finder.found(pattern, name) for child in children]
-        return Shape(properties, list(dict.fromkeys(required)), patterns, None if extra is False else [] if extra is True else [extra],
-                     "additionalProperties" not in schema, "properties" in schema or bool(patterns))  # fmt: skip
+            properties[name] += [
+                child for pattern, children in patterns if self.finder.found(pattern, name) for child in children
+            ]
+        return Shape(
+            properties,
+            list(dict.fromkeys(required)),
+            patterns,
+            None if extra is False else [] if extra is True else [extra],
+            "additionalProperties" not in schema,
+            "properties" in schema or bool(patterns),
+        )
 
     def product(self, shapes: list[Shape], others: list[Shape], path: str, key: str) -> list[Shape]:
         if len(shapes) * len(others) > MAX_SHAPES:
@@ -136,16 +164,27 @@ class _Shapes:
             if None not in schemas:
                 properties[key] = [*schemas[0], *(schema for schema in schemas[1] if schema not in schemas[0])]
         extra = None if one.extra is None or other.extra is None else one.extra + other.extra
-        patterns = [(pattern, schemas + (b.extra or [])) for a, b in ((one, other), (other, one)) if b.extra is not None or b.patterns
-                    for pattern, schemas in a.patterns]  # fmt: skip
+        patterns = [
+            (pattern, schemas + (b.extra or []))
+            for a, b in ((one, other), (other, one))
+            if b.extra is not None or b.patterns
+            for pattern, schemas in a.patterns
+        ]
         if one.patterns and other.patterns:
             self.report.at(path, "patternProperties", " in schemas that are joined")
         required = list(dict.fromkeys(one.required + other.required))
-        return Shape(properties, required, patterns[:MAX_PATTERNS], extra, one.is_open and other.is_open,
-                     one.declares or other.declares)
+        return Shape(
+            properties,
+            required,
+            patterns[:MAX_PATTERNS],
+            extra,
+            one.is_open and other.is_open,
+            one.declares or other.declares,
+        )
 
     def completed(self, shapes: list[Shape]) -> list[Shape]:
-        """With a schema for each required parameter; closed if nothing was said about others but parameters are declared."""
+        """With a schema for each required parameter; closed if nothing was said about others but parameters are
+        declared."""
         found = []
         for shape in shapes:
             missing = [key for key in shape.required if shape.of(key, self.finder) is None]
@@ -154,12 +193,17 @@ class _Shapes:
                 shape.extra = None
             found += [] if missing else [shape]
         if shapes and not found:
-            self.report.contradiction("", "required", f": {missing[0][:100]!r} is not among the properties, and no others are allowed")
+            self.report.contradiction(
+                "", "required", f": {missing[0][:100]!r} is not among the properties, and no others are allowed"
+            )
         return found or shapes
 
     def loosest(self) -> Shape:
         """All parameters that were seen, none of which must be there."""
-        return Shape({name: [{"anyOf": schemas}] if len(schemas) > 1 else schemas for name, schemas in self.seen.items()}, extra=None)
+        return Shape(
+            {name: [{"anyOf": schemas}] if len(schemas) > 1 else schemas for name, schemas in self.seen.items()},
+            extra=None,
+        )
 
 
 def name_sets(shape: Shape) -> Iterator[tuple[list[str], list[str], list[Any]]]:
@@ -167,6 +211,8 @@ def name_sets(shape: Shape) -> Iterator[tuple[list[str], list[str], list[Any]]]:
     for chosen in itertools.product((True, False), repeat=len(shape.patterns)):
         inside = [pattern for (pattern, _), is_in in zip(shape.patterns, chosen, strict=True) if is_in]
         outside = [pattern for (pattern, _), is_in in zip(shape.patterns, chosen, strict=True) if not is_in]
-        schemas = [schema for (_, schemas), is_in in zip(shape.patterns, chosen, strict=True) if is_in for schema in schemas]
+        schemas = [
+            schema for (_, schemas), is_in in zip(shape.patterns, chosen, strict=True) if is_in for schema in schemas
+        ]
         if inside or shape.extra is not None:
             yield inside, outside, schemas if inside else shape.extra or []

@@ -1,8 +1,7 @@
 """Which tokens an answer may go on with, so that it is the JSON or the calls that were asked for.
 
-Owns the masks of answers by the grammars of `constrain/grammar.py`, which `matcher` follows, and the check of finished documents. Knows
-neither logits nor thinking: a constraint begins after the thinking. Enter at `Grammars.of`.
-"""
+Owns the masks of answers by the grammars of `constrain/grammar.py`, which `matcher` follows, and the check of finished
+documents. Knows neither logits nor thinking: a constraint begins after the thinking. Enter at `Grammars.of`."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ from a3b.output.parser import Place
 from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
 
-MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000  # tools whose grammars are kept as text: clients send the same ones with each request
+# tools whose grammars are kept as text: clients send the same ones with each request
+MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 
 
@@ -49,7 +49,8 @@ class Constraint(Protocol):
         """Take the next token. Raises UsageError for one that is not allowed."""
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
-        """Where the parser of the answer is after that token, the tool of the call begun last, and how many were begun."""
+        """Where the parser of the answer is after that token, the tool of the call begun last, and how many were
+        begun."""
 
     def forced(self) -> list[int]:
         """The tokens of the only text that can follow, as far as it is certain; often none."""
@@ -67,7 +68,8 @@ class Constraint(Protocol):
 
 
 class Grammars:
-    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed. Used by any thread."""
+    """Constraints for the requests of one vocabulary. The tables are built when the first grammar is needed. Used by
+    any thread."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -91,7 +93,9 @@ class Grammars:
         if schema is not None:
             tools = request.tools if request.tools and choice == "auto" else None
             documents = {"schema": document_grammar(schema)}  # alone, so that it alone must be satisfiable
-            return self._by_grammar(answer_grammar(schema, tools, request.parallel_tool_calls), documents, request.namespace)
+            return self._by_grammar(
+                answer_grammar(schema, tools, request.parallel_tool_calls), documents, request.namespace
+            )
         if choice == "none" or not request.tools:
             return NoCalls(self.all_but(_CALL))
         return self._calls(request)
@@ -157,14 +161,16 @@ class NoCalls:
 class Calls:
     """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
 
-    Free text needs no mask. After a `<tool_call>` the grammar also allows text that is not a call: an answer may speak of the tag. The
-    arguments of a tool that is not strict are free, since they may hold anything, calls and their tags among it: the parser finds
-    their end, and what follows them in the envelope is its end. Without parallel calls the turn ends after the first."""
+    Free text needs no mask. After a `<tool_call>` the grammar also allows text that is not a call: an answer may speak
+    of the tag. The arguments of a tool that is not strict are free, since they may hold anything, calls and their tags
+    among it: the parser finds their end, and what follows them in the envelope is its end. Without parallel calls the
+    turn ends after the first."""
 
     knows_end, sees_thinking, notes = False, True, ()
 
     def __init__(self, start: ByGrammar, strict: frozenset[str], end: np.ndarray, closing: np.ndarray, parallel: bool):
-        """start: what may follow a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends an envelope."""
+        """start: what may follow a `<tool_call>`. end, closing: bool [num_tokens], the end of the turn, and what ends
+        an envelope."""
         self._start, self._strict, self._end, self._closing, self._parallel = start, strict, end, closing, parallel
         self._call: ByGrammar | None = None  # the one that is held to its grammar
         self._place: Place = "text"
@@ -333,7 +339,9 @@ def validate(schema: Mapping[str, Any], text: str) -> str | None:
     data = text.encode("utf-8", "replace")
     num_taken = matcher.try_consume_tokens(list(data))
     if num_taken < len(data):
-        return f"not a document of the schema: does not match after {data[:num_taken][-40:].decode('utf-8', 'replace')!r}"
+        return (
+            f"not a document of the schema: does not match after {data[:num_taken][-40:].decode('utf-8', 'replace')!r}"
+        )
     return None if matcher.is_accepting() else "not a document of the schema: it ends too early"
 
 

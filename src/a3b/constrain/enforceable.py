@@ -1,8 +1,8 @@
 """A schema as the grammar's compiler can enforce it: some keywords are rewritten, what cannot be enforced is reported.
 
-Owns the list of keywords that the compiler knows. A report refuses a strict schema by its path; of others it becomes a note, and the
-keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`). Enter at `Report` and
-`enforceable`. """
+Owns the list of keywords that the compiler knows. A report refuses a strict schema by its path; of others it becomes a
+note, and the keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`).
+Enter at `Report` and `enforceable`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS, LISTS, MAPS, SING
 
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())  # others are annotations
 _UNKNOWN = frozenset(  # to the compiler
-    "uniqueItems contains minContains maxContains propertyNames dependentRequired dependentSchemas dependencies not if then else "
+    "uniqueItems contains minContains maxContains propertyNames dependentRequired "
+    "dependentSchemas dependencies not if then else "
     "unevaluatedItems unevaluatedProperties $dynamicRef $recursiveRef".split()
 )
-_BOUNDS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"), ("minimum", "maximum"))
-_RANGES = frozenset("pattern format minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum items prefixItems".split())
+_BOUNDS = (
+    ("minLength", "maxLength"),
+    ("minItems", "maxItems"),
+    ("minProperties", "maxProperties"),
+    ("minimum", "maximum"),
+)
+_RANGES = frozenset(
+    "pattern format minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum items prefixItems".split()
+)
 MAX_BRANCHES = 64  # of a oneOf that are compared with each other
 
 
@@ -67,7 +75,9 @@ class _Rewriter:
         found, definitions = self.schema(schema, ""), {}
         while self.todo:
             reference = self.todo.pop()
-            definitions[self.names[reference]] = self.schema(follow(reference, self.root), reference.removeprefix("#/").replace("/", "."))
+            definitions[self.names[reference]] = self.schema(
+                follow(reference, self.root), reference.removeprefix("#/").replace("/", ".")
+            )
         return {**found, "$defs": definitions} if definitions and isinstance(found, dict) else found
 
     def schema(self, schema: Any, path: str) -> Any:
@@ -150,7 +160,8 @@ class _Rewriter:
     def _is_disjoint(self, branches: list[Any]) -> bool:
         """Whether at most one branch can hold, or the compiler may find so."""
         return are_disjoint(branches, self.root) or all(
-            isinstance(branch, Mapping) and not _RANGES.isdisjoint(branch) for branch in branches)  # fmt: skip
+            isinstance(branch, Mapping) and not _RANGES.isdisjoint(branch) for branch in branches
+        )
 
     def _named(self, schema: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         """Without `propertyNames`, if other keywords can say the same."""
@@ -159,8 +170,14 @@ class _Rewriter:
         if names is None or not isinstance(names, Mapping | bool):
             return schema
         rest = {key: value for key, value in schema.items() if key != "propertyNames"}
-        limits = {} if isinstance(names, bool) else {key: value for key, value in names.items() if key not in ANNOTATIONS | {"type"}}
-        if names is True or (names is not False and not limits and "string" in kinds_of_names(names.get("type", "string"))):
+        limits = (
+            {}
+            if isinstance(names, bool)
+            else {key: value for key, value in names.items() if key not in ANNOTATIONS | {"type"}}
+        )
+        if names is True or (
+            names is not False and not limits and "string" in kinds_of_names(names.get("type", "string"))
+        ):
             return rest
         declared, others = schema.get("properties", {}), schema.get("additionalProperties", True)
         values = values_of(limits)
@@ -174,7 +191,11 @@ class _Rewriter:
             return schema
         found = {name: child for name, child in declared.items() if self.finder.found(pattern, name)}
         others = {} if others is True else others
-        return {**rest, "properties": found, "patternProperties": {pattern: others}, "additionalProperties": False} if not found else schema
+        return (
+            {**rest, "properties": found, "patternProperties": {pattern: others}, "additionalProperties": False}
+            if not found
+            else schema
+        )
 
     def _contradictions(self, schema: Mapping[str, Any], path: str) -> None:
         report = self.report
@@ -189,7 +210,9 @@ class _Rewriter:
         if schema.get("additionalProperties") is False and isinstance(schema.get("required"), list):
             for name in schema["required"]:
                 if name not in schema.get("properties", {}) and not schema.get("patternProperties"):
-                    report.contradiction(path, "required", f": {name[:100]!r} is not among the properties, and no others are allowed")
+                    report.contradiction(
+                        path, "required", f": {name[:100]!r} is not among the properties, and no others are allowed"
+                    )
 
 
 def _numeric(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,7 +255,8 @@ def _name_pattern(limits: Mapping[str, Any]) -> str | None:
         case ["format"] if limits["format"] in FORMATS:
             return f"^(?:{FORMATS[limits['format']]})$"
         case ["maxLength"] | ["minLength"] | ["maxLength", "minLength"]:
-            return f"^[\\s\\S]{{{int(limits.get('minLength', 0))},{int(limits['maxLength']) if 'maxLength' in limits else ''}}}$"
+            most = int(limits["maxLength"]) if "maxLength" in limits else ""
+            return f"^[\\s\\S]{{{int(limits.get('minLength', 0))},{most}}}$"
     return None
 
 
@@ -244,7 +268,9 @@ def are_disjoint(branches: list[Any], root: Any) -> bool:
     if len(branches) > MAX_BRANCHES:
         return False
     flat = [(branch, _plain_kinds(branch, root)) for branch in (_flat(branch, root) for branch in branches)]
-    return all(_are_apart(one, other, kinds, others, root) for (one, kinds), (other, others) in itertools.combinations(flat, 2))
+    return all(
+        _are_apart(one, other, kinds, others, root) for (one, kinds), (other, others) in itertools.combinations(flat, 2)
+    )
 
 
 def _plain_kinds(schema: Any, root: Any) -> frozenset[str]:

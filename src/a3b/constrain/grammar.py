@@ -1,13 +1,12 @@
 """Which answers a request allows, as the text of a grammar in llguidance's dialect of Lark.
 
 Owns the syntax of constrained answers: JSON by a schema, and calls of the declared tools as chat templates write them.
-Knows no tokens and no library. What a call may hold is narrower than what `output/parser.py` understands: a free text ends
-nowhere but where that parser ends it. A string in JSON may hold closing tags, because that parser reads JSON to its real end.
-Enter at `answer_grammar` and `call_grammar`.
+Knows no tokens and no library. What a call may hold is narrower than what `output/parser.py` understands: a free text
+ends nowhere but where that parser ends it. A string in JSON may hold closing tags, because that parser reads JSON to
+its real end. Enter at `answer_grammar` and `call_grammar`.
 
-A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced, and so is a schema of the answer. What
-cannot be enforced of other tools is left to whoever runs them, and noted.
-"""
+A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced, and so is a schema of the
+answer. What cannot be enforced of other tools is left to whoever runs them, and noted."""
 
 from __future__ import annotations
 
@@ -43,7 +42,8 @@ MAX_PARAMETERS = 64  # of one tool: the bits of a set of names
 MAX_GRAMMAR = 4_000_000  # characters, with its parts
 MAX_LITERALS = 5000  # of one enumeration that is made of others
 
-# White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks for ever.
+# White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks
+# for ever.
 _CLOSE = "\n</parameter>\n"
 _BLANK = r" |\n[ \t]{0,64}"
 _NAME = re.compile(rf"""[^\s<>"']{{1,{MAX_NAME}}}\Z""")
@@ -57,27 +57,41 @@ text[suffix="\n</parameter>\n"]: TEXT
 TEXT: /(?s:.*)/ & ~/(?s:.*)(<\/parameter>|<\/function>[ \t\r\n]*<|\n<parameter=)(?s:.*)/
 BESIDE: /{beside}/
 """  # a value is lazy: it ends at the first closing tag on a line of its own; the parser would end it at the others too
-_HEAD = _HEAD.replace("{beside}", absent((  # TEXT beside lengths and patterns
-    letters("</parameter>"), (*letters("</function>"), (" \t\r\n", True), ("<", False)), letters("\n<parameter="))))  # fmt: skip
+_HEAD = _HEAD.replace(
+    "{beside}",
+    absent(
+        (  # TEXT beside lengths and patterns
+            letters("</parameter>"),
+            (*letters("</function>"), (" \t\r\n", True), ("<", False)),
+            letters("\n<parameter="),
+        )
+    ),
+)
 _ENDS = re.compile(r"</parameter>[ \t\r\n]*<|</function>[ \t\r\n]*<|\n<parameter=")  # what FREE does not hold
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+\-]?[0-9]+)?"
-_READ = {"null": "null", "boolean": "(?i:true|false)", "integer": _NUMBER, "number": _NUMBER}  # what the parser takes for such a value
-_FIRST = {"object": r"\{", "array": r"\[", "integer": r"\-0-9", "number": r"\-0-9"}  # characters that JSON of a type begins with
+# what the parser takes for such a value
+_READ = {"null": "null", "boolean": "(?i:true|false)", "integer": _NUMBER, "number": _NUMBER}
+# characters that JSON of a type begins with
+_FIRST = {"object": r"\{", "array": r"\[", "integer": r"\-0-9", "number": r"\-0-9"}
 _AROUND = r"\s\x{1c}-\x{1f}"  # characters that the parser strips before it looks for another type
 _WRITTEN = {
-    "null": '"null"', "boolean": '"true" | "false"', "integer": "/-?(0|[1-9][0-9]{0,17})/",
+    "null": '"null"',
+    "boolean": '"true" | "false"',
+    "integer": "/-?(0|[1-9][0-9]{0,17})/",
     "number": r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+\-]?[0-9]{1,2})?/",
-}  # fmt: skip
+}
 _BOUNDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
 _OVERLAP = "oneOf of branches that may hold together"
-_LISTING = ANNOTATIONS | DEFINITIONS | frozenset("type enum const anyOf oneOf $ref".split())  # no more than which values there are
+# no more than which values there are
+_LISTING = ANNOTATIONS | DEFINITIONS | frozenset("type enum const anyOf oneOf $ref".split())
 _PLAIN = ANNOTATIONS | DEFINITIONS | frozenset("type anyOf oneOf $ref".split())  # ... than which types
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """text: Lark. fields: by line of the text, from 1, the field of the request that it was made of. parts: by field, grammars of single
-    values, each of which some text must satisfy: an answer must never come to a dead end. notes: what is not enforced."""
+    """text: Lark. fields: by line of the text, from 1, the field of the request that it was made of. parts: by field,
+    grammars of single values, each of which some text must satisfy: an answer must never come to a dead end. notes:
+    what is not enforced."""
 
     text: str
     fields: Mapping[int, str]
@@ -114,13 +128,18 @@ class _Lines:
     def _count(self, text: str, field: str | None) -> None:
         self.num_chars += len(text)
         if self.num_chars > MAX_GRAMMAR:
-            raise UsageError(f"{field or 'tools'}: a grammar of more than {MAX_GRAMMAR:,} characters; expected fewer or simpler schemas")
+            raise UsageError(
+                f"{field or 'tools'}: a grammar of more than {MAX_GRAMMAR:,} "
+                "characters; expected fewer or simpler schemas"
+            )
 
     def grammar(self, start: str) -> Grammar:
         return Grammar("\n".join([*self.lines, f"start: {start}"]) + "\n", self.fields, self.parts, tuple(self.notes))
 
 
-def answer_grammar(schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]] | None, parallel: bool = True) -> Grammar:
+def answer_grammar(
+    schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]] | None, parallel: bool = True
+) -> Grammar:
     """JSON by `schema`, one or more calls of `tools` (OpenAI form), or either if both are given.
 
     parallel: more than one call may follow another. Raises UsageError for what no grammar can be made of."""
@@ -139,8 +158,9 @@ def answer_grammar(schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]]) -> Grammar:
-    """What may follow a `<tool_call>` that the model wrote of its own accord: text that is not a call, a call of a strict tool to its end,
-    or the name of another tool and anything. Raises UsageError for what no grammar can be made of."""
+    """What may follow a `<tool_call>` that the model wrote of its own accord: text that is not a call, a call of a
+    strict tool to its end, or the name of another tool and anything. Raises UsageError for what no grammar can be made
+    of."""
     lines = _Lines()
     lines.add(r"PROSE: /[ \t\r\n]*[^ \t\r\n<{\[](?s:.*)/")
     options = ["PROSE"]
@@ -150,7 +170,8 @@ def call_grammar(tools: Sequence[Mapping[str, Any]]) -> Grammar:
         options.append("LOOSE")
     for index, (name, (parameters, strict)) in enumerate(declared.items()):
         if strict:
-            lines.add(rf"HEAD{index}: /\n{{0,2}}<function={_escaped(name)}>\n/")  # all begin alike: one terminal tells them apart
+            # all begin alike: one terminal tells them apart
+            lines.add(rf"HEAD{index}: /\n{{0,2}}<function={_escaped(name)}>\n/")
             lines.add_tool(f"f{index}", name, parameters, strict, f"HEAD{index}")
             options.append(f"f{index} </tool_call>")
     return lines.grammar(" | ".join(options))
@@ -176,14 +197,16 @@ def _json(schema: Any) -> str:
 
 
 def declared_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], bool]]:
-    """Names of tools -> (their parameters' schema, whether it is strict). Raises UsageError for a name that cannot be called, and for
-    parameters that are not the schema of an object."""
+    """Names of tools -> (their parameters' schema, whether it is strict). Raises UsageError for a name that cannot be
+    called, and for parameters that are not the schema of an object."""
     declared = {}
     for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not _NAME.match(name):
-            raise UsageError(f"tools[{index}]: name {name!r}; expected 1 to {MAX_NAME} characters without blanks, quotes, < and >")
+            raise UsageError(
+                f"tools[{index}]: name {name!r}; expected 1 to {MAX_NAME} characters without blanks, quotes, < and >"
+            )
         parameters, where = function.get("parameters"), f"tools: {name}: parameters"
         parameters = {"properties": {}} if parameters is None else parameters
         if not isinstance(parameters, Mapping):
@@ -196,7 +219,9 @@ def declared_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mappin
             raise UsageError(f"{where}: type {', '.join(sorted(kinds))}; expected a JSON schema of an object")
         for key in Parameters(parameters).names:
             if not _KEY.match(key):
-                raise UsageError(f"tools: {name}: parameter {key[:100]!r}; expected a name without line breaks, quotes, < and >")
+                raise UsageError(
+                    f"tools: {name}: parameter {key[:100]!r}; expected a name without line breaks, quotes, < and >"
+                )
         declared[name] = (parameters, function.get("strict") is True)
     return declared
 
@@ -230,11 +255,14 @@ class _Tool:
         options = [f'"" %if is_ones([0:{len(required)}])' if required else '""']
         for bit, key in enumerate(keys):
             tag, schema = _quoted(f"<parameter={key}>\n"), _both(shape.properties[key])
-            yield from self._parameter(f"{rule}v{bit}", tag, schema, self.parameters.kinds(key), f"{self.where}: parameter {key}")
+            yield from self._parameter(
+                f"{rule}v{bit}", tag, schema, self.parameters.kinds(key), f"{self.where}: parameter {key}"
+            )
             options.append(f"{rule}v{bit} {rule}p::set_bit({bit}) %if bit_clear({bit})")
         others = []
         for index, (inside, outside, schemas) in enumerate(name_sets(shape)):
-            declared = "|".join(map(_escaped, sorted(self.parameters.names | set(keys))))  # a declared name has its own type
+            # a declared name has its own type
+            declared = "|".join(map(_escaped, sorted(self.parameters.names | set(keys))))
             names = [_ANY_KEY, *map(searched, inside), *(f"~{searched(pattern)}" for pattern in outside)]
             names += [f"~/({declared})/"] if declared else []
             one, where = f"{rule}x{index}", f"{self.where}: additionalProperties"
@@ -249,7 +277,8 @@ class _Tool:
         yield f"{rule}b: {body}", self.where
 
     def _parameter(self, rule: str, tag: str, schema: Any, read: Kinds, where: str) -> Iterator[tuple[str, str]]:
-        """The rule of one parameter, and before it those that it needs. read: the types by which the parser reads its value."""
+        """The rule of one parameter, and before it those that it needs. read: the types by which the parser reads its
+        value."""
         report = Report(where, self.report.strict, self.report.notes)
         kinds = kinds_of_schema(schema, self.root)
         if kinds == NOTHING or schema is False:
@@ -286,7 +315,11 @@ class _Tool:
     def _listing(self, values: list[Any], kinds: Kinds, read: Kinds, where: str) -> str:
         """An enumeration: those of its values that the parser reads as they were meant."""
         listed = {dumps(value) for value in values if kinds_of_value(value) & kinds}
-        spelled = [text for text in dict.fromkeys(map(_spelled, values)) if dumps(coerce(text, read)) in listed and not _ENDS.search(text)]
+        spelled = [
+            text
+            for text in dict.fromkeys(map(_spelled, values))
+            if dumps(coerce(text, read)) in listed and not _ENDS.search(text)
+        ]
         if not spelled:
             raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
         return f"({' | '.join(_quoted(f'{text}{_CLOSE}') for text in spelled)})"
@@ -296,8 +329,9 @@ class _Tool:
     ) -> tuple[list[str], Kinds]:
         """(terminals for a value that may be a string, kinds that come as JSON instead).
 
-        A text that the parser would read as another type is no string. The library tells texts from JSON by the first character alone,
-        so none begins like JSON that may follow; numbers come as JSON only if they have bounds, so that texts may begin with digits."""
+        A text that the parser would read as another type is no string. The library tells texts from JSON by the first
+        character alone, so none begins like JSON that may follow; numbers come as JSON only if they have bounds, so
+        that texts may begin with digits."""
         others = kinds - STRING
         has_bounds = bool(keywords & _BOUNDS or (values is None and keywords & {"enum", "const", "not", _OVERLAP}))
         has_bounds = has_bounds and not others.isdisjoint(("integer", "number"))
@@ -306,14 +340,22 @@ class _Tool:
         if allowed is not None:
             barred = sorted({_READ[kind] for kind in read & frozenset(_READ) - parsed})
             first = "".join(sorted({_FIRST[kind] for kind in parsed | read & {"object", "array"}}))
-            parts = ["BESIDE", allowed, f"/[{_AROUND}]*([^{_AROUND}{first}](?s:.*))?/" if first else "",
-                     f"~/[{_AROUND}]*({'|'.join(barred)})[{_AROUND}]*/" if barred else ""]  # fmt: skip
+            parts = [
+                "BESIDE",
+                allowed,
+                f"/[{_AROUND}]*([^{_AROUND}{first}](?s:.*))?/" if first else "",
+                f"~/[{_AROUND}]*({'|'.join(barred)})[{_AROUND}]*/" if barred else "",
+            ]
             options.append(f"({' & '.join(part for part in parts if part)})")
         if values is not None and not has_bounds:
             return options + [_quoted(dumps(value)) for value in values if not isinstance(value, str)], frozenset()
         for kind in sorted(others - parsed):
             words = {"null": [None], "boolean": [True, False]}.get(kind)
-            options += [_WRITTEN[kind]] if words is None else [_quoted(dumps(word)) for word in words if _holds(word, schema, self.root)]
+            options += (
+                [_WRITTEN[kind]]
+                if words is None
+                else [_quoted(dumps(word)) for word in words if _holds(word, schema, self.root)]
+            )
         return options, parsed
 
     def _json(self, schema: Any, kinds: Kinds, report: Report) -> str:
@@ -321,14 +363,23 @@ class _Tool:
         schema = enforceable(schema, self.root, report)
         if isinstance(schema, Mapping) and kinds != kinds_of_schema(schema, schema):
             definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
-            schema = {"allOf": [{key: value for key, value in schema.items() if key != "$defs"}], "type": sorted(kinds), **definitions}
+            schema = {
+                "allOf": [{key: value for key, value in schema.items() if key != "$defs"}],
+                "type": sorted(kinds),
+                **definitions,
+            }
         # Unless it is strict a tool checks its arguments itself, so what cannot be enforced is no reason to refuse it.
-        return _json({**(schema if isinstance(schema, Mapping) else {}),
-                      "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.report.strict}})  # fmt: skip
+        return _json(
+            {
+                **(schema if isinstance(schema, Mapping) else {}),
+                "x-guidance": {"whitespace_pattern": _BLANK, "lenient": not self.report.strict},
+            }
+        )
 
 
 def _holds(value: bool | None, schema: Any, root: Any, known: dict[int, bool] | None = None) -> bool:
-    """Whether null, true or false satisfies a schema; what refers to itself does not. known: schemas met so far, by identity."""
+    """Whether null, true or false satisfies a schema; what refers to itself does not. known: schemas met so far, by
+    identity."""
     known = {} if known is None else known
     if not isinstance(schema, Mapping):
         return schema is not False
@@ -368,8 +419,12 @@ def _keywords(schema: Any, root: Any) -> set[str]:
         if isinstance(one, Mapping) and id(one) not in seen:
             seen.add(id(one))
             found |= one.keys()
-            found |= {_OVERLAP} if isinstance(one.get("oneOf"), list) and not are_disjoint(one["oneOf"], root) else set()
-            level += [branch for key in ("anyOf", "oneOf", "allOf") if isinstance(one.get(key), list) for branch in one[key]]
+            found |= (
+                {_OVERLAP} if isinstance(one.get("oneOf"), list) and not are_disjoint(one["oneOf"], root) else set()
+            )
+            level += [
+                branch for key in ("anyOf", "oneOf", "allOf") if isinstance(one.get(key), list) for branch in one[key]
+            ]
             level += [follow(one["$ref"], root)] if isinstance(one.get("$ref"), str) else []
     return found
 
@@ -399,7 +454,11 @@ def _listed(schema: Mapping[str, Any], root: Any, known: dict[int, list[Any] | N
         return values
     if schema.get("type") == "null":
         return [None]
-    branches = [follow(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else schema.get("anyOf", schema.get("oneOf"))
+    branches = (
+        [follow(schema["$ref"], root)]
+        if isinstance(schema.get("$ref"), str)
+        else schema.get("anyOf", schema.get("oneOf"))
+    )
     if not isinstance(branches, list):
         return None
     found = [_literals(branch, root, known) for branch in branches]

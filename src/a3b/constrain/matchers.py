@@ -1,9 +1,8 @@
 """Grammars compiled by llguidance, and followed token by token, in separate processes.
 
-The library promises no bound on the time and memory of a grammar that a client wrote, neither to compile it nor for a step; its own
-limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for a while, and each answer has
-a copy of that process. Enter at `Matchers.open`.
-"""
+The library promises no bound on the time and memory of a grammar that a client wrote, neither to compile it nor for a
+step; its own limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for
+a while, and each answer has a copy of that process. Enter at `Matchers.open`."""
 
 from __future__ import annotations
 
@@ -34,18 +33,25 @@ COMPILE_WALL_S = 60  # on a machine that has much else to do
 STEP_S = 2  # processor time of one token
 STEP_WALL_S = 20
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
-MAX_REFUSED, REFUSED_S = 256, 600  # grammars known to be too large, and for how long: the machine may have been too busy
+# grammars known to be too large, and for how long: the machine may have been too busy
+MAX_REFUSED, REFUSED_S = 256, 600
 MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
-LIMITS = llguidance.LLParserLimits(max_grammar_size=100_000, max_items_in_row=50_000, initial_lexer_fuel=30_000_000,
-                                   step_lexer_fuel=30_000_000, max_lexer_states=50_000, verbose_errors=False)  # fmt: skip
+LIMITS = llguidance.LLParserLimits(
+    max_grammar_size=100_000,
+    max_items_in_row=50_000,
+    initial_lexer_fuel=30_000_000,
+    step_lexer_fuel=30_000_000,
+    max_lexer_states=50_000,
+    verbose_errors=False,
+)
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
 _QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar around an error
 
 
 @dataclass(frozen=True)
 class Source:
-    """A grammar in Lark. fields: by line, what of the request it was made of. parts: by field, grammars that must be satisfiable alone;
-    those of `documents` are followed by bytes."""
+    """A grammar in Lark. fields: by line, what of the request it was made of. parts: by field, grammars that must be
+    satisfiable alone; those of `documents` are followed by bytes."""
 
     text: str
     fields: Mapping[int, str]
@@ -73,7 +79,8 @@ class Matchers:
         self._slots = Slots(MAX_COMPILING, MAX_COMPILING_EACH)
 
     def prepare(self) -> None:
-        """Start the first process, which builds the tables of the vocabulary: seconds for a large one. Does not wait for them."""
+        """Start the first process, which builds the tables of the vocabulary: seconds for a large one. Does not wait
+        for them."""
         with suppress(TaskKilled):
             self._host.start(prototype, Source('%llguidance {}\nstart: "a"\n', {}, {}, {})).release()
 
@@ -127,8 +134,11 @@ class Matchers:
         except TaskNotStarted:
             raise OverloadedError("no process for grammars can be started; try again later") from None
         except TaskKilled:
-            reason = (f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} MiB to compile; expected simpler patterns, "
-                      "fewer references and smaller bounds")  # fmt: skip
+            reason = (
+                f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} "
+                "MiB to compile; expected simpler patterns, "
+                "fewer references and smaller bounds"
+            )
             with self._lock:
                 self._refused[key] = reason, time.monotonic() + REFUSED_S
                 while len(self._refused) > MAX_REFUSED:
@@ -138,10 +148,13 @@ class Matchers:
             if task is not None and not is_compiled:
                 task.close()
         with self._lock:
-            if (other := self._kept.pop(key, None)) is not None:  # two requests compiled it; it may still have copies to make
+            # two requests compiled it; it may still have copies to make
+            if (other := self._kept.pop(key, None)) is not None:
                 other[0].release()
             self._kept[key] = task, value
-            while len(self._kept) > MAX_KEPT or (sum(num for _, num in self._kept.values()) > MAX_KEPT_BYTES and len(self._kept) > 1):
+            while len(self._kept) > MAX_KEPT or (
+                sum(num for _, num in self._kept.values()) > MAX_KEPT_BYTES and len(self._kept) > 1
+            ):
                 self._kept.popitem(last=False)[1][0].release()
 
 
@@ -213,8 +226,11 @@ def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, bool, str]:
         return mask, matcher.is_accepting(), is_done, error
 
 
-def compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = "") -> llguidance.LLMatcher:
-    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the grammar.
+def compiled(
+    vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int, str], field: str = ""
+) -> llguidance.LLMatcher:
+    """A matcher at its start. Raises UsageError naming the field at fault, also if no text at all satisfies the
+    grammar.
 
     field: at fault where `fields` does not know."""
     matcher = llguidance.LLMatcher(vocabulary, text, log_level=0, limits=LIMITS)
@@ -230,7 +246,11 @@ def compiled(vocabulary: llguidance.LLTokenizer, text: str, fields: Mapping[int,
 
 
 def reason_of(error: str) -> str:
-    error = _QUOTE.sub("", _PLACE.sub("", error)).replace("<non-verbose/>", "").removeprefix("failed to compile JSON schema: ")
+    error = (
+        _QUOTE.sub("", _PLACE.sub("", error))
+        .replace("<non-verbose/>", "")
+        .removeprefix("failed to compile JSON schema: ")
+    )
     error = " ".join(error.split())
     return "no answer can satisfy it" if error.startswith("NoExtension") else error[:300]
 

@@ -1,7 +1,7 @@
 """Which texts a schema allows for a string that stands raw in a call, as terminals of llguidance's Lark.
 
-Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls and of other types. Enter at `Texts.of`.
-"""
+Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls and of other types.
+Enter at `Texts.of`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from a3b.json_schema.types import follow, kinds_of_names
 from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_DEPTH = 64  # of schemas joined in schemas
-MAX_LEAST, MAX_MOST = 1000, 1_000_000  # lengths: a compiler's time grows with the least, no answer has more characters than the most
+# lengths: a compiler's time grows with the least, no answer has more characters than the most
+MAX_LEAST, MAX_MOST = 1000, 1_000_000
 MAX_BESIDE = 320  # a length beside patterns joined or denied, for the same reason
 _RESTRICTING = frozenset("pattern minLength maxLength format not".split())
 _JOINING = frozenset("$ref allOf anyOf oneOf".split())
 _UNKNOWN = frozenset("if then else $dynamicRef $recursiveRef".split())
-_OF_OTHERS = ANNOTATIONS | DEFINITIONS | frozenset(  # they restrict other types, or nothing
-    "type const enum minimum maximum exclusiveMinimum exclusiveMaximum multipleOf items prefixItems additionalItems minItems maxItems "
-    "uniqueItems contains minContains maxContains properties patternProperties additionalProperties required minProperties maxProperties "
-    "propertyNames dependentRequired dependentSchemas unevaluatedItems unevaluatedProperties contentMediaType contentEncoding".split()
+_OF_OTHERS = (
+    ANNOTATIONS
+    | DEFINITIONS
+    | frozenset(  # they restrict other types, or nothing
+        "type const enum minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
+        "items prefixItems additionalItems minItems maxItems "
+        "uniqueItems contains minContains maxContains properties patternProperties "
+        "additionalProperties required minProperties maxProperties "
+        "propertyNames dependentRequired dependentSchemas unevaluatedItems "
+        "unevaluatedProperties contentMediaType contentEncoding".split()
+    )
 )
 
 
@@ -32,7 +40,8 @@ class Texts:
     """The terminals of one value. `lines` are their definitions."""
 
     def __init__(self, prefix: str, root: Any, report: Report):
-        """prefix: of the terminals' names. root: what a $ref starts from. report: of keywords that are not known or cannot be enforced."""
+        """prefix: of the terminals' names. root: what a $ref starts from. report: of keywords that are not known or
+        cannot be enforced."""
         self._prefix, self._root, self._report = prefix, root, report
         self._known: dict[int, str | None] = {}
         self._open: set[int] = set()
@@ -42,11 +51,14 @@ class Texts:
         self._most_beside = MAX_BESIDE
 
     def of(self, schema: Any) -> str | None:
-        """A terminal for the strings that `schema` allows: "" for all, None for none. Raises UsageError for what cannot be enforced."""
+        """A terminal for the strings that `schema` allows: "" for all, None for none. Raises UsageError for what cannot
+        be enforced."""
         found = self._of(schema, 0)
         for key, length in self._lengths.items():
             if self._num_joined > 1 and length > self._most_beside:
-                self._report.at("", key, f": {length}, more than {MAX_BESIDE} beside several patterns, or one that is denied")
+                self._report.at(
+                    "", key, f": {length}, more than {MAX_BESIDE} beside several patterns, or one that is denied"
+                )
                 self._most_beside, self._lengths, self._num_joined = 0, {}, 0
                 self._known.clear()
                 return self.of(schema)  # once more, without lengths
@@ -56,7 +68,9 @@ class Texts:
         if not isinstance(schema, Mapping):
             return None if schema is False else ""
         if id(schema) in self._open or depth > MAX_DEPTH:
-            raise self._refusal("$ref", f" that leads back to itself or through more than {MAX_DEPTH} schemas; expected a flatter one")
+            raise self._refusal(
+                "$ref", f" that leads back to itself or through more than {MAX_DEPTH} schemas; expected a flatter one"
+            )
         if id(schema) not in self._known:
             self._open.add(id(schema))
             self._known[id(schema)] = self._all(self._parts(schema, depth + 1))

@@ -47,7 +47,8 @@ def nano_directory() -> Path:
 
 
 def resolve(model: str | Path | None) -> Path:
-    """A model argument as a directory: None is the embedded model, and so is its name where no directory of that name holds a model.
+    """A model argument as a directory: None is the embedded model, and so is its name where no directory of that name
+    holds a model.
 
     Raises UsageError for anything else, with the commands that help."""
     if model is None:
@@ -68,7 +69,10 @@ def packing_of(files: list[Path]) -> str:
     """What to do with GGUF files, as the end of a sentence."""
     if len(files) == 1:
         return f"the GGUF file {files[0].name} and no config.json; pack it first: a3b pack {files[0]} DIR"
-    return f"{len(files)} GGUF models and no config.json; pack the one you want first: a3b pack FILE DIR, FILE being one of {listed(files)}"
+    return (
+        f"{len(files)} GGUF models and no config.json; pack the one you want first: "
+        f"a3b pack FILE DIR, FILE being one of {listed(files)}"
+    )
 
 
 def what_else(model: str, path: Path) -> str:
@@ -79,7 +83,10 @@ def what_else(model: str, path: Path) -> str:
         return f"{model!r} is a file; give the directory of a checkpoint, such as {str(path.parent)!r}"
     if shape := known_shape(model):
         return how_to_get(shape)
-    expected = "give the directory of a checkpoint (config.json, tokenizer.json, *.safetensors), or none for the embedded model"
+    expected = (
+        "give the directory of a checkpoint (config.json, tokenizer.json, "
+        "*.safetensors), or none for the embedded model"
+    )
     if is_repo(model):
         expected = f"if it is a repository of the hub, get it: a3b pull {model} DIR; or " + expected
     return f"{model!r} is not a directory; {expected}"
@@ -88,13 +95,19 @@ def what_else(model: str, path: Path) -> str:
 def _place(model: Any) -> Path:
     """A model argument as a path that can be looked at. Raises UsageError."""
     if not isinstance(model, str | Path):
-        raise UsageError(f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model")
+        raise UsageError(
+            f"model: {type(model).__name__}; expected the name of a directory, or None for the embedded model"
+        )
     if not str(model) or "\0" in str(model):
-        raise UsageError(f"model: the name {'is empty' if not str(model) else 'holds a zero byte'}; leave it out for the embedded model")
+        raise UsageError(
+            f"model: the name {'is empty' if not str(model) else 'holds a zero byte'}; "
+            "leave it out for the embedded model"
+        )
     try:
         path = Path(model).expanduser()
         path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, a directory that may not be read, ~user who is not known
+    # a name that is too long, a directory that may not be read, ~user who is not known
+    except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"model {str(model)[:200]!r}: {why}; give the directory of a checkpoint") from None
     return path
@@ -152,13 +165,21 @@ class Engine:
     huge_pages: HugePages | None = None  # for packed weights: `start` it if the process will read them many times
 
     @classmethod
-    def load(cls, directory: str | Path | None = None, *, context: int | None = None, expand: bool | None = None,
-             isa: str | None = None, threads: int | None = None, kv: str = "q8") -> Engine:  # fmt: skip
+    def load(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        context: int | None = None,
+        expand: bool | None = None,
+        isa: str | None = None,
+        threads: int | None = None,
+        kv: str = "q8",
+    ) -> Engine:
         """Read a checkpoint directory; None is the embedded model. Raises CheckpointError, TokenizerError, UsageError.
 
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
-        from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads: what
-        this process may use. kv: how keys and values are kept."""
+        from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads:
+        what this process may use. kv: how keys and values are kept."""
         _check_kind("context", context, int, type(None))
         _check_kind("expand", expand, bool, type(None))
         _check_kind("isa", isa, str, type(None))
@@ -183,7 +204,9 @@ class Engine:
         nano = path.resolve() == nano_directory().resolve()
         notes = (note,) if note else ()
         if weights.residency == "mapped":
-            notes += (f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",)
+            notes += (
+                f"weights are decoded at each use: expect seconds per token; make them fast: a3b pack {path} DIR",
+            )
         mover = None
         if weights.residency == "packed" and kernels.isa != "reference":
             tune(kernels)
@@ -210,10 +233,10 @@ class Engine:
     ) -> Iterator[Event]:
         """Answer `prompt`; the last event is always `Finished`.
 
-        prompt: what a user says, messages, or what `template.render` made of messages. params: None is what suits the model.
-        sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked before each token and each
-        piece of the prompt. on_prefill: told (tokens read, tokens to read).
-        Raises ContextError for a prompt that leaves no room to answer, UsageError for images and arguments of other types."""
+        prompt: what a user says, messages, or what `template.render` made of messages. params: None is what suits the
+        model. sequence: the conversation's state, reused where its tokens are a prefix of the prompt. cancel: asked
+        before each token and each piece of the prompt. on_prefill: told (tokens read, tokens to read). Raises
+        ContextError for a prompt that leaves no room to answer, UsageError for images and arguments of other types."""
         tools = check_tools(tools)
         if params is None:
             params = preset("nano" if self.is_nano else "thinking", has_tools=bool(tools), is_nano=self.is_nano)
@@ -231,8 +254,15 @@ class Engine:
                 f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
                 "shorten the conversation or raise --context"
             )
-        answer = Answer(self.tokenizer, self.config.eos_token_ids, ids, params, min(params.max_tokens or room, room), tools=tools,
-                        in_thinking=ends_in_thinking(prompt))  # fmt: skip
+        answer = Answer(
+            self.tokenizer,
+            self.config.eos_token_ids,
+            ids,
+            params,
+            min(params.max_tokens or room, room),
+            tools=tools,
+            in_thinking=ends_in_thinking(prompt),
+        )
         return _Reading(self, ids, sequence or self.new_sequence(), answer).run(cancel, on_prefill)
 
     def _prompt(self, given: Any, tools: list[Mapping[str, Any]] | None) -> Prompt:
@@ -253,7 +283,9 @@ class Engine:
 def _check_kind(name: str, value: Any, *kinds: type) -> None:
     """Raises UsageError unless the type of an argument is one of these; a boolean is not a number."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join({"NoneType": "None", "int": "a whole number"}.get(kind.__name__, kind.__name__) for kind in kinds)
+        expected = " or ".join(
+            {"NoneType": "None", "int": "a whole number"}.get(kind.__name__, kind.__name__) for kind in kinds
+        )
         raise UsageError(f"{name}: {repr(value)[:80]}; expected {expected}")
 
 
@@ -264,13 +296,10 @@ def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | Non
 
 
 def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The config with the template's end of turn among the end tokens, which the files of a checkpoint need not name."""
+    """The config with the template's end of turn among the end tokens, which the files of a checkpoint need not
+    name."""
     ends = [tokenizer.control_id(END_OF_TURN)] if END_OF_TURN in tokenizer.control_names else []
     return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))
-
-
-
-
 
 
 class _Reading:
@@ -322,7 +351,9 @@ class _Reading:
         return logits
 
     def _read(self, ids: list[int], last: bool) -> np.ndarray | None:
-        logits = self.engine.model.forward(np.array(ids, np.int64), self.sequence.state, logits="last" if last else "none")
+        logits = self.engine.model.forward(
+            np.array(ids, np.int64), self.sequence.state, logits="last" if last else "none"
+        )
         self.sequence.ids.extend(ids)
         return logits
 

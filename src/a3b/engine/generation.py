@@ -1,8 +1,7 @@
 """One answer while it is being written: logits in, the next tokens to read and events out. Knows no model and no state.
 
-Owns the order of decisions for a token: what a constraint allows, the draw, what a thinking budget forces behind it, the parser,
-stop strings, the end. Enter at `Answer.take`.
-"""
+Owns the order of decisions for a token: what a constraint allows, the draw, what a thinking budget forces behind it,
+the parser, stop strings, the end. Enter at `Answer.take`."""
 
 from __future__ import annotations
 
@@ -68,11 +67,24 @@ class _Raw:
 class Answer:
     """reason is None until the answer is over; `feed` is then empty, else what the model has to read next."""
 
-    def __init__(self, tokenizer: Tokenizer, eos: Sequence[int], prompt_ids: Sequence[int], params: SamplingParams, max_tokens: int, *,
-                 tools: Sequence[Mapping[str, Any]] | None = None, in_thinking: bool = True, constraint: Constraint | None = None,
-                 control: ThinkingControl | None = None, top_logprobs: int | None = None, call_id=None, is_raw: bool = False):  # fmt: skip
-        """params without a seed get one. max_tokens: of the answer, at least 1. is_raw: the text of the tokens as it is: no thinking, no
-        calls, no trimming."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos: Sequence[int],
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        max_tokens: int,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        in_thinking: bool = True,
+        constraint: Constraint | None = None,
+        control: ThinkingControl | None = None,
+        top_logprobs: int | None = None,
+        call_id=None,
+        is_raw: bool = False,
+    ):
+        """params without a seed get one. max_tokens: of the answer, at least 1. is_raw: the text of the tokens as it
+        is: no thinking, no calls, no trimming."""
         self.tokenizer, self.eos, self.max_tokens = tokenizer, frozenset(eos), max_tokens
         params = params if params.seed is not None else params.with_seed(secrets.randbits(63))
         self.num_prompt = len(prompt_ids)
@@ -85,8 +97,13 @@ class Answer:
         self._sampler = Sampler(params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
         self._stops = StopStrings(params.stop)
-        self._parser = _Raw() if is_raw else OutputParser(
-            tools, in_thinking, only_offered=constraint is not None, **({"call_id": call_id} if call_id else {}))
+        self._parser = (
+            _Raw()
+            if is_raw
+            else OutputParser(
+                tools, in_thinking, only_offered=constraint is not None, **({"call_id": call_id} if call_id else {})
+            )
+        )
         self._is_raw = is_raw
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
@@ -139,10 +156,12 @@ class Answer:
         return events + self._extend([token])
 
     def scores(self, prompt_ids: Sequence[int], first: int, logits: np.ndarray) -> list[Event]:
-        """How likely the tokens of the prompt were that follow those from place `first` on, of which logits float32 [n, V] are."""
+        """How likely the tokens of the prompt were that follow those from place `first` on, of which logits float32 [n,
+        V] are."""
         text = self.tokenizer.token_bytes
         events: list[Event] = [PromptLogprobs(prompt_ids[0], text(prompt_ids[0]), None)] if first == 0 else []
-        for row, token in zip(logits, prompt_ids[first + 1 : first + 1 + len(logits)], strict=False):  # what follows the last is not there
+        # what follows the last is not there
+        for row, token in zip(logits, prompt_ids[first + 1 : first + 1 + len(logits)], strict=False):
             told, top = self._sampler.logprobs(row, token, self._top_logprobs or 0)
             events.append(PromptLogprobs(token, text(token), told, tuple((i, text(i), value) for i, value in top)))
         return events
@@ -222,7 +241,9 @@ class Answer:
     def _note_cut(self) -> None:
         parser, thinking = self._parser, self._parser.in_thinking
         if not self._is_raw and parser.is_whole and self._decoder.is_whole:
-            self.cuts.append(Cut(len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls))
+            self.cuts.append(
+                Cut(len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls)
+            )
 
     def _pieces(self, token: int) -> list[Control | str]:
         name = self.tokenizer.control_name(token)

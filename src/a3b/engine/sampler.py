@@ -3,10 +3,9 @@
 Owns the sampling parameters with their limits, the presets and the draw. Knows nothing of text, of the model
 or of requests; reads no global randomness. Enter at `Sampler`.
 
-Order: what is not allowed is gone; biases are added; repetition, then presence and frequency penalty; temperature; top-k; top-p; min-p;
-draw. That is the order of `transformers`. vLLM has the same penalties and temperature but applies min-p before top-k and top-p,
-so its top-p counts less mass; llama.cpp applies the temperature last, after all cuts.
-"""
+Order: what is not allowed is gone; biases are added; repetition, then presence and frequency penalty; temperature;
+top-k; top-p; min-p; draw. That is the order of `transformers`. vLLM has the same penalties and temperature but applies
+min-p before top-k and top-p, so its top-p counts less mass; llama.cpp applies the temperature last, after all cuts."""
 
 from __future__ import annotations
 
@@ -22,29 +21,20 @@ from a3b.interface.sampling_params import SamplingParams
 FIRST_HEAD = 64  # most likely tokens sorted at first when top-k is off; widened as needed
 
 
-DAMAGED = "the weights are damaged, or this machine's memory; 'a3b verify DIR' looks at all of a packed model, else download it again"
+DAMAGED = (
+    "the weights are damaged, or this machine's memory; 'a3b verify DIR' "
+    "looks at all of a packed model, else download it again"
+)
 
 
 def finite_logits(logits: np.ndarray, position: int) -> np.ndarray:
     """float32 [T, V] of positions `position`, ..., if all are finite. Raises LogitsError."""
     bad = ~np.isfinite(logits).all(-1)
     if bad.any():
-        raise LogitsError(f"logits at position {position + int(bad.argmax())}: NaN or infinite; expected finite numbers: {DAMAGED}")
+        raise LogitsError(
+            f"logits at position {position + int(bad.argmax())}: NaN or infinite; expected finite numbers: {DAMAGED}"
+        )
     return logits
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class TokenCounts:
@@ -127,18 +117,17 @@ class Sampler:
         if wrong := [id for id in self._biased if not 0 <= id < num_tokens]:
             raise UsageError(f"logit_bias: token id {wrong[0]}; expected 0 to {num_tokens - 1}")
 
-    def sample(self, logits: np.ndarray, counts: TokenCounts | None, position: int, allowed: np.ndarray | None = None) -> int:
+    def sample(
+        self, logits: np.ndarray, counts: TokenCounts | None, position: int, allowed: np.ndarray | None = None
+    ) -> int:
         """The id of the token at `position` (its index in the sequence, prompt included).
 
-        logits: float32 [V], V >= num_tokens, not changed. counts: needed only if a penalty is on. allowed: bool [num_tokens],
-        the tokens to choose from, None for all.
-        Raises LogitsError on NaN, on +inf and if no token is possible (all -inf, or none allowed).
-        """
+        logits: float32 [V], V >= num_tokens, not changed. counts: needed only if a penalty is on. allowed: bool
+        [num_tokens], the tokens to choose from, None for all. Raises LogitsError on NaN, on +inf and if no token is
+        possible (all -inf, or none allowed)."""
         params = self.params
         if logits.ndim != 1 or len(logits) < self.num_tokens:
-            raise LogitsError(
-                f"logits: shape {logits.shape}; expected [V] with V of at least {self.num_tokens}"
-            )
+            raise LogitsError(f"logits: shape {logits.shape}; expected [V] with V of at least {self.num_tokens}")
         scores, chosen_from = self._scores(logits, counts, allowed)
         if not len(scores):
             raise LogitsError(f"logits at position {position}: no token is allowed; expected a mask that leaves one")
@@ -153,7 +142,9 @@ class Sampler:
         target = uniform(params.seed, position) * cumulative[-1]
         return int(chosen_from[ids[np.searchsorted(cumulative, target, side="right")]])
 
-    def probabilities(self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None = None) -> np.ndarray:
+    def probabilities(
+        self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None = None
+    ) -> np.ndarray:
         """What `sample` draws from: float64 [num_tokens], summing to 1. For tests and explanations."""
         scores, chosen_from = self._scores(logits, counts, allowed)
         result = np.zeros(self.num_tokens)
@@ -174,7 +165,9 @@ class Sampler:
         top = _top(scores, min(num_top, self.num_tokens)) if num_top else ()
         return float(scores[token_id]) - total, [(int(i), float(scores[i]) - total) for i in top]
 
-    def _scores(self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(
+        self, logits: np.ndarray, counts: TokenCounts | None, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Logits after penalties of the allowed tokens, float32 [n], and their ids by place, rising."""
         scores = self._penalise(logits[: self.num_tokens], counts)
         if allowed is None:

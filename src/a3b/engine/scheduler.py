@@ -1,10 +1,9 @@
 """Who computes next: several answers advance together in one thread that owns the model, the cache and every state.
 
-Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut where snapshots
-are due (`boundaries`), and so small, while others wait for their next token, that a step stays below a time; alone, a prompt goes in
-large pieces. What the cache has on disk is read in another thread meanwhile. Knows no text and no HTTP. Enter at `Scheduler.submit`;
-events come through the job's `emit`, in this thread.
-"""
+Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut
+where snapshots are due (`boundaries`), and so small, while others wait for their next token, that a step stays below a
+time; alone, a prompt goes in large pieces. What the cache has on disk is read in another thread meanwhile. Knows no
+text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread."""
 
 from __future__ import annotations
 
@@ -51,7 +50,8 @@ class Job:
     has_system: bool = False  # the first of them is the system's
     label: str = ""  # by which people know the conversation
     persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
-    score: Callable[[int, np.ndarray], list[Event]] | None = None  # (place of the first, logits [n, V]) of the prompt's tokens -> events
+    # (place of the first, logits [n, V]) of the prompt's tokens -> events
+    score: Callable[[int, np.ndarray], list[Event]] | None = None
     only_reads: bool = False  # ends when the prompt is read
     cancelled: threading.Event = field(default_factory=threading.Event)
     # filled while it runs
@@ -70,8 +70,11 @@ class Job:
 
 
 class Scheduler:
-    def __init__(self, model: Model, cache: PrefixCache, *, max_active: int = 4, max_waiting: int = 32, verify_every: int = 0):
-        """verify_every: every so many cache hits one is computed again from nothing and compared bit for bit; 0 is never."""
+    def __init__(
+        self, model: Model, cache: PrefixCache, *, max_active: int = 4, max_waiting: int = 32, verify_every: int = 0
+    ):
+        """verify_every: every so many cache hits one is computed again from nothing and compared bit for bit; 0 is
+        never."""
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
         self.num_verified = self.num_wrong = self.num_hits = 0
@@ -96,7 +99,9 @@ class Scheduler:
                 raise OverloadedError("the server is shutting down; try another or wait for it to be back")
             running = self.load()[0]
             if len(self._waiting) >= self.max_waiting + self.max_active - running:
-                raise OverloadedError(f"{running} answers are being written, {len(self._waiting)} requests wait; try again later")
+                raise OverloadedError(
+                    f"{running} answers are being written, {len(self._waiting)} requests wait; try again later"
+                )
             self._waiting.append(job)
             self._may_admit = True
             self._wake.notify()
@@ -173,7 +178,9 @@ class Scheduler:
                 self._end(job, "cancelled")
                 continue
             reading = [other for other in (*self._restoring, *self._active) if other.is_reading and other.score is None]
-            if self.load()[0] >= self.max_active or (job.score is None and any(_shares(job, other) for other in reading)):
+            if self.load()[0] >= self.max_active or (
+                job.score is None and any(_shares(job, other) for other in reading)
+            ):
                 held.append(job)
             else:
                 self._start(job)
@@ -259,7 +266,11 @@ class Scheduler:
         elif writing:
             logits = self.model.forward_batch(pieces)
         else:
-            logits = [self.model.forward(*pieces[0], logits="last" if needs_logits else "none", cancel=reading.cancelled.is_set)]
+            logits = [
+                self.model.forward(
+                    *pieces[0], logits="last" if needs_logits else "none", cancel=reading.cancelled.is_set
+                )
+            ]
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
@@ -284,8 +295,8 @@ class Scheduler:
         return min(end - job.read, self._chunk if others_wait else CHUNK)
 
     def _adapt(self, seconds: float, num: int, others_wait: bool) -> None:
-        """Pieces with which a step takes STEP_S while others wait: guessed from steps alone (a small piece costs more a token, as it
-        reads most experts for itself), then followed."""
+        """Pieces with which a step takes STEP_S while others wait: guessed from steps alone (a small piece costs more a
+        token, as it reads most experts for itself), then followed."""
         if not others_wait:
             wanted = num / seconds * STEP_S / 2 if num > LEAST_CHUNK else self._chunk
         elif num == self._chunk or seconds > STEP_S:
@@ -363,10 +374,13 @@ class Scheduler:
     def _remember(self, job: Job, num: int, kind: str) -> None:
         ids = [*job.ids, *job.answer.sampled][:num]
         label = "" if kind == "system" else job.label  # a system turn is nobody's
-        job.end_node = self.cache.add(job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num), label=label)
+        job.end_node = self.cache.add(
+            job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num), label=label
+        )
 
     def _verified(self, job: Job, logits: np.ndarray) -> np.ndarray:
-        """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result counts."""
+        """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result
+        counts."""
         state = self.model.new_state()
         try:
             cold = self.model.forward(np.array(job.ids, np.int64), state, cancel=job.cancelled.is_set)
@@ -376,8 +390,11 @@ class Scheduler:
         if np.array_equal(cold.view(np.uint32), logits.view(np.uint32)):
             return logits
         self.num_wrong += 1
-        log.error("a cached state gave other logits than a cold one after %d of %d tokens; the cache is emptied",
-                  job.match.reused, len(job.ids))  # fmt: skip
+        log.error(
+            "a cached state gave other logits than a cold one after %d of %d tokens; the cache is emptied",
+            job.match.reused,
+            len(job.ids),
+        )
         self.cache.clear(with_records=False)
         job.state = state
         return cold
@@ -386,8 +403,8 @@ class Scheduler:
 def boundaries(turn_starts: Sequence[int], reused: int, num_ids: int, has_system: bool = True) -> list[tuple[int, str]]:
     """Where snapshots are due while tokens [reused, num_ids) are read: (tokens, kind), ascending.
 
-    The end of the system turn, the starts of the last two turns, and of others with some distance; none within LEAST_CHUNK
-    tokens of what is there already. A prompt without turns is remembered all but its last token."""
+    The end of the system turn, the starts of the last two turns, and of others with some distance; none within
+    LEAST_CHUNK tokens of what is there already. A prompt without turns is remembered all but its last token."""
     first = turn_starts[1] if has_system and len(turn_starts) > 1 else None
     last = num_ids - 1 if not turn_starts else turn_starts[-1]
     kept: list[tuple[int, str]] = []

@@ -1,8 +1,8 @@
 """From a request in neutral form to a stream of events: turns recognised, prompt made, job scheduled, turn remembered.
 
-Everything an API needs and nothing about HTTP. Enter at `Service.stream`. A request is prepared (template, tokenizer, grammar) in a thread
-of its own, which ends when its client leaves; turns are remembered in one thread, in order; the model runs in the scheduler's.
-"""
+Everything an API needs and nothing about HTTP. Enter at `Service.stream`. A request is prepared (template, tokenizer,
+grammar) in a thread of its own, which ends when its client leaves; turns are remembered in one thread, in order; the
+model runs in the scheduler's."""
 
 from __future__ import annotations
 
@@ -81,8 +81,14 @@ class Prepared(Told):
 
 
 class Service:
-    def __init__(self, engine: Engine, scheduler: Scheduler, turns: Turns, settings: Settings = Settings(),
-                 trace: TextIO | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        turns: Turns,
+        settings: Settings = Settings(),
+        trace: TextIO | None = None,
+    ):
         """trace: gets a line of JSON for each answer, with all its token ids."""
         self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
         self.model, self.context = engine.name, engine.context
@@ -90,8 +96,10 @@ class Service:
         self._helper = ThreadPoolExecutor(1, "service")  # remembers turns
         self._preparing = ThreadPoolExecutor(scheduler.max_active + scheduler.max_waiting, "prepare")
         self._num_preparing = 0
-        self._wanted: dict[asyncio.Event, Request] = {}  # answers on their way to a client; set when it has all or has left
-        self._leaving: dict[Future[None], str] = {}  # answers whose client has left, until they are over: their namespaces
+        # answers on their way to a client; set when it has all or has left
+        self._wanted: dict[asyncio.Event, Request] = {}
+        # answers whose client has left, until they are over: their namespaces
+        self._leaving: dict[Future[None], str] = {}
         self._grammars, self._renderer = Grammars(engine.tokenizer), Renderer(engine.template)
         if not engine.is_nano:
             self._helper.submit(self._grammars.prepare)
@@ -99,11 +107,22 @@ class Service:
         self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
         self._system = tokenizer.encode_text("system")[:1]  # tells a system turn from others
         self._thinking_tokens = ThinkingTokens.of(tokenizer)
-        self.totals = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens",
-                                     "thinking_restored_tokens", "thinking_dropped_tokens"), 0)  # fmt: skip
+        self.totals = dict.fromkeys(
+            (
+                "requests",
+                "prompt_tokens",
+                "cached_tokens",
+                "completion_tokens",
+                "thinking_tokens",
+                "thinking_restored_tokens",
+                "thinking_dropped_tokens",
+            ),
+            0,
+        )
 
     async def stream(self, request: Request) -> AsyncIterator[Event]:
-        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
+        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
+        cancels."""
         places = self.scheduler.max_active + self.scheduler.max_waiting
         if self._num_preparing + sum(self.scheduler.load()) >= places:
             raise OverloadedError(f"all {places} places are taken; try again later")
@@ -126,7 +145,9 @@ class Service:
                 events.extend(item)
                 if item and isinstance(item[-1], Finished):
                     answer.close()
-                    self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(lambda _: over.set_result(None))
+                    self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(
+                        lambda _: over.set_result(None)
+                    )
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
             except RuntimeError:  # the loop is gone, and the client with it
@@ -181,7 +202,11 @@ class Service:
 
     async def _tokens(self, request: Request, most: int | None = None) -> tuple[Told, list[int]]:
         """most: tokens that fit; ends as soon as it is certain that there are more."""
-        stopped = [asyncio.ensure_future(parted.wait()) for parted, answered in self._wanted.items() if _goes_on(request, answered)]
+        stopped = [
+            asyncio.ensure_future(parted.wait())
+            for parted, answered in self._wanted.items()
+            if _goes_on(request, answered)
+        ]
         if stopped:  # so says this request; that the client has left them may be noticed later
             _, others = await asyncio.wait(stopped, timeout=LEAVING_S)
             for other in others:
@@ -214,8 +239,12 @@ class Service:
         found = {f"{name}_total": float(value) for name, value in self.totals.items()}
         store = self.scheduler.cache.store
         found["store_trouble"] = float(bool(store and store.trouble))
-        found |= {"active_requests": active, "waiting_requests": waiting, "cache_verified_total": self.scheduler.num_verified,
-                  "cache_wrong_total": self.scheduler.num_wrong}  # fmt: skip
+        found |= {
+            "active_requests": active,
+            "waiting_requests": waiting,
+            "cache_verified_total": self.scheduler.num_verified,
+            "cache_wrong_total": self.scheduler.num_wrong,
+        }
         return found | {f"cache_{name}": float(value) for name, value in asdict(self.scheduler.cache.stats()).items()}
 
     def close(self) -> None:
@@ -262,7 +291,10 @@ class Service:
         tokenizer = self.engine.tokenizer
         for place, token in enumerate(ids):
             if not 0 <= token < tokenizer.num_tokens or tokenizer.control_name(token) in VISION_PADS:
-                raise UsageError(f"prompt[{place}]: token {token}; expected the id of a token of text, 0 to {tokenizer.num_tokens - 1}")
+                raise UsageError(
+                    f"prompt[{place}]: token {token}; expected the id of a token "
+                    f"of text, 0 to {tokenizer.num_tokens - 1}"
+                )
             tokenizer.token_bytes(token)  # raises for an id between others that is none
         return ids
 
@@ -274,8 +306,12 @@ class Service:
         if dates and not self.settings.exact_dates:
             dates = self.turns.dates(request.namespace, fitted, begun.dates)
             fitted = begun.with_dates(dates)
-        kept_dates = sum(own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True))
-        recalled, blocks = self.turns.recall(request.namespace, fitted, lambda text: len(self.encode(text)), self._spell)
+        kept_dates = sum(
+            own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True)
+        )
+        recalled, blocks = self.turns.recall(
+            request.namespace, fitted, lambda text: len(self.encode(text)), self._spell
+        )
         messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
         check_template_kwargs(request.template_kwargs)
         kwargs = dict(request.template_kwargs)
@@ -293,24 +329,39 @@ class Service:
         control = None
         if request.prompt is None:
             control = ThinkingControl(
-                self._thinking_tokens, tokenizer.token_bytes, in_thinking=in_thinking, spent=prepared.spent,
+                self._thinking_tokens,
+                tokenizer.token_bytes,
+                in_thinking=in_thinking,
+                spent=prepared.spent,
                 budget=_least(request.thinking_budget, self.settings.thinking_budget),
                 task_budget=_least(request.task_budget, self.settings.task_budget),
-            )  # fmt: skip
+            )
         return Answer(
-            tokenizer, self.engine.config.eos_token_ids, prepared.ids, prepared.params, min(prepared.params.max_tokens or room, room),
-            tools=request.tools if request.tool_choice != "none" else (), in_thinking=in_thinking,
-            constraint=self._grammars.of(request), control=control,
-            top_logprobs=request.top_logprobs, call_id=lambda _: f"call_{secrets.token_hex(12)}",
+            tokenizer,
+            self.engine.config.eos_token_ids,
+            prepared.ids,
+            prepared.params,
+            min(prepared.params.max_tokens or room, room),
+            tools=request.tools if request.tool_choice != "none" else (),
+            in_thinking=in_thinking,
+            constraint=self._grammars.of(request),
+            control=control,
+            top_logprobs=request.top_logprobs,
+            call_id=lambda _: f"call_{secrets.token_hex(12)}",
             is_raw=request.prompt is not None,
-        )  # fmt: skip
+        )
 
     def _remember(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
         """The turn, so that the client may send it back without its thinking."""
         finished = events[-1]
         if self._trace is not None:
-            line = {"request": prepared.request.request_id, "prompt": prepared.ids, "sampled": job.answer.sampled,
-                    "reason": finished.reason, **asdict(finished.usage)}  # fmt: skip
+            line = {
+                "request": prepared.request.request_id,
+                "prompt": prepared.ids,
+                "sampled": job.answer.sampled,
+                "reason": finished.reason,
+                **asdict(finished.usage),
+            }
             print(json.dumps(line), file=self._trace, flush=True)
         if job.cancelled.is_set():
             self._remember_stopped(prepared, job, events)
@@ -325,18 +376,21 @@ class Service:
             return
         message = assistant_message(events)
         calls = [call for call in message.get("tool_calls", ()) if call.get("complete", True)]
-        most = len(message["content"]) if job.answer.stop_string is not None else math.inf  # what follows was never shown
+        # what follows was never shown
+        most = len(message["content"]) if job.answer.stop_string is not None else math.inf
         cuts = [cut for cut in job.answer.cuts if cut.in_thinking or cut.num_chars <= most]
         self._keep(prepared, job, {**message, "tool_calls": calls}, job.answer.sampled, cuts)
 
     def _keep(self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[Cut] = ()) -> None:
         is_closed = not ends_in_thinking(prepared.prompt)
         turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates, prepared.params.stop)
-        self.turns.remember(prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node)
+        self.turns.remember(
+            prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node
+        )
 
     def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
-        """The whole turn as sampled, without a stop string, closed as the template closes it if the tokens ran out or another token
-        ended it (a text ends with <|endoftext|>); [] if text and ids are not the same."""
+        """The whole turn as sampled, without a stop string, closed as the template closes it if the tokens ran out or
+        another token ended it (a text ends with <|endoftext|>); [] if text and ids are not the same."""
         ids = answer.sampled
         if answer.stop_string is not None:
             place = (False, len(message["content"]), len(message.get("tool_calls", ())))
@@ -361,23 +415,41 @@ class Service:
         ids = prepared.ids
         first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
         persists_all = self.settings.persist_thinking
-        label = next((text_of(m) for m in prepared.messages if m["role"] == "user"), self._text(prepared.request.prompt))[:LABEL_LEN]
+        label = next(
+            (text_of(m) for m in prepared.messages if m["role"] == "user"), self._text(prepared.request.prompt)
+        )[:LABEL_LEN]
         turn_starts = [i for i, token in enumerate(ids) if token == self._begin]
         has_system = bool(turn_starts) and ids[turn_starts[0] + 1 : turn_starts[0] + 2] == self._system
 
         def usage(job: Job) -> Usage:
-            return Usage(len(ids), job.match.reused if job.match else 0, len(answer.sampled), answer.thinking_tokens, job.prefill_s,
-                         job.decode_s, self._report(prepared, job.match), prepared.thinking)  # fmt: skip
+            return Usage(
+                len(ids),
+                job.match.reused if job.match else 0,
+                len(answer.sampled),
+                answer.thinking_tokens,
+                job.prefill_s,
+                job.decode_s,
+                self._report(prepared, job.match),
+                prepared.thinking,
+            )
 
         return Job(
-            prepared.request.namespace, ids, answer,
-            started=lambda match: Started(Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking),
-                                          answer.notes),
+            prepared.request.namespace,
+            ids,
+            answer,
+            started=lambda match: Started(
+                Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking),
+                answer.notes,
+            ),
             finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
-            emit=emit, turn_starts=turn_starts, has_system=has_system, label=label,
-            persist=lambda num: persists_all or num <= first_thinking, only_reads=prepared.request.only_reads,
+            emit=emit,
+            turn_starts=turn_starts,
+            has_system=has_system,
+            label=label,
+            persist=lambda num: persists_all or num <= first_thinking,
+            only_reads=prepared.request.only_reads,
             score=(lambda first, logits: answer.scores(ids, first, logits)) if prepared.request.scores_prompt else None,
-        )  # fmt: skip
+        )
 
     def _text(self, prompt: str | list[int] | None) -> str:
         return self.decode(prompt[:LABEL_LEN]) if isinstance(prompt, list) else prompt or ""
@@ -400,9 +472,11 @@ def _goes_on(request: Request, answered: Request) -> bool:
     """Whether a request has what another one asked, and a turn that answers it."""
     num = len(answered.messages)
     return (
-        request.namespace == answered.namespace and len(request.messages) > num > 0 and request.messages[:num] == answered.messages
+        request.namespace == answered.namespace
+        and len(request.messages) > num > 0
+        and request.messages[:num] == answered.messages
         and request.messages[num].get("role") == "assistant"
-    )  # fmt: skip
+    )
 
 
 def _least(*budgets: int | None) -> int | None:

@@ -1,4 +1,5 @@
-"""A directory of safetensors files as one set of tensors: a single file, shards with an index, or packed shards with a manifest.
+"""A directory of safetensors files as one set of tensors: a single file, shards with an index, or packed shards with a
+manifest.
 
 Knows names and places, not what a tensor means. Enter at `Checkpoint.open`.
 A shard may be a symbolic link (download caches link to their blobs); its name may not leave the directory.
@@ -38,13 +39,16 @@ class Checkpoint:
         for file in files:
             for name in file.tensors:
                 if name in self._owner:
-                    raise TensorError(f"tensor {name[:200]!r} is in {self._owner[name].path.name} and in {file.path.name}")
+                    raise TensorError(
+                        f"tensor {name[:200]!r} is in {self._owner[name].path.name} and in {file.path.name}"
+                    )
                 self._owner[name] = file
         self.tensors: Mapping[str, TensorInfo] = {name: file.tensors[name] for name, file in self._owner.items()}
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
-        """Raises CheckpointError if there are no weights, FileFormatError or TensorError if a file or the index is wrong."""
+        """Raises CheckpointError if there are no weights, FileFormatError or TensorError if a file or the index is
+        wrong."""
         directory = Path(directory)
         if (directory / MANIFEST).exists():
             return cls._open_packed(directory)
@@ -94,8 +98,10 @@ class Checkpoint:
             found = owner.tensors[name]
             expected = ("F32", tensor.shape) if tensor.format == F32 else ("U8", (tensor.num_bytes,))
             if (found.dtype, found.shape) != expected:
-                raise TensorError(f"{where} is {found.dtype} {list(found.shape)}; expected {expected[0]} {list(expected[1])} "
-                                  f"for {list(tensor.shape)} as {tensor.format}")  # fmt: skip
+                raise TensorError(
+                    f"{where} is {found.dtype} {list(found.shape)}; expected {expected[0]} {list(expected[1])} "
+                    f"for {list(tensor.shape)} as {tensor.format}"
+                )
             multiple = LINE if tensor.format != F32 else 4
             if found.start % multiple:
                 raise TensorError(f"{where} begins at byte {found.start}; expected a multiple of {multiple}")
@@ -147,7 +153,9 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
         raise FileFormatError(f"{index}: expected an object weight_map of tensor names to file names")
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _plain_name(shard):
-            raise FileFormatError(f"{index}: tensor {name[:200]!r} points to {str(shard)[:200]!r}; expected a file in this directory")
+            raise FileFormatError(
+                f"{index}: tensor {name[:200]!r} points to {str(shard)[:200]!r}; expected a file in this directory"
+            )
     if len(set(weight_map.values())) > MAX_SHARDS:
         raise FileFormatError(f"{index}: more than {MAX_SHARDS} files")
     metadata = value.get("metadata")
@@ -159,4 +167,6 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
 
 def _plain_name(name: str) -> bool:
     """A file name with no way out of its directory."""
-    return name.endswith(".safetensors") and not set(name) & set("/\\\0") and not name.startswith(".") and len(name) < 256
+    return (
+        name.endswith(".safetensors") and not set(name) & set("/\\\0") and not name.startswith(".") and len(name) < 256
+    )

@@ -1,9 +1,9 @@
-"""Block formats of GGUF files as the stored numbers of a format of `tiles`: the same integers and the same halves, nothing rounded.
+"""Block formats of GGUF files as the stored numbers of a format of `tiles`: the same integers and the same halves,
+nothing rounded.
 
-q·scale has at most 24 significant bits in every format here, so float32 holds it exactly; only the formats with minimums of their own
-(Q4_1, Q4_K, Q5_K) round, once, in the sum. Knows no files. Enter at `unpack`, or `decode` for float32.
-Source: block layouts of ggml-quants (ggml-org/ggml).
-"""
+q·scale has at most 24 significant bits in every format here, so float32 holds it exactly; only the formats with
+minimums of their own (Q4_1, Q4_K, Q5_K) round, once, in the sum. Knows no files. Enter at `unpack`, or `decode` for
+float32. Source: block layouts of ggml-quants (ggml-org/ggml)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,26 @@ class Block:
 
 
 BLOCKS = {
-    "F32": Block(1, 4), "F16": Block(1, 2), "BF16": Block(1, 2), "Q4_0": Block(32, 18), "Q4_1": Block(32, 20),
-    "Q8_0": Block(32, 34), "Q4_K": Block(256, 144), "Q5_K": Block(256, 176), "Q6_K": Block(256, 210),
-}  # fmt: skip
+    "F32": Block(1, 4),
+    "F16": Block(1, 2),
+    "BF16": Block(1, 2),
+    "Q4_0": Block(32, 18),
+    "Q4_1": Block(32, 20),
+    "Q8_0": Block(32, 34),
+    "Q4_K": Block(256, 144),
+    "Q5_K": Block(256, 176),
+    "Q6_K": Block(256, 210),
+}
 FORMAT_OF: dict[str, Format] = {
     dtype: FORMATS[name]
-    for dtype, name in {"Q4_0": "w4s32", "Q4_1": "w4m32", "Q4_K": "w4k32", "Q5_K": "w6k32", "Q6_K": "w6k16", "Q8_0": "w8s32"}.items()
+    for dtype, name in {
+        "Q4_0": "w4s32",
+        "Q4_1": "w4m32",
+        "Q4_K": "w4k32",
+        "Q5_K": "w6k32",
+        "Q6_K": "w6k16",
+        "Q8_0": "w8s32",
+    }.items()
 }
 TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
 
@@ -83,7 +97,8 @@ def _q8_0(blocks: np.ndarray):
 
 
 def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, and their factors; minimums are subtracted there."""
+    """Of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, and their factors; minimums are subtracted
+    there."""
     low, high, rest = (blocks[:, 4 + 4 * i : 8 + 4 * i] for i in range(3))
     scale = np.concatenate((low & 63, (rest & 15) | (low >> 6 << 4)), axis=1)
     minimum = np.concatenate((high & 63, (rest >> 4) | (high >> 6 << 4)), axis=1)

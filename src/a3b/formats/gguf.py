@@ -1,9 +1,8 @@
 """GGUF files, version 2 and 3: metadata and tensors, read through a memory map after everything was checked.
 
-Layout, little-endian: magic, version, two counts, key-value pairs, tensor infos (name, sizes fastest first, type, offset), then
-the data at a multiple of `general.alignment`. Trusts nothing in the file; knows no models. Enter at `GgufFile`.
-Source: the format's specification (ggml-org/ggml, docs/gguf.md).
-"""
+Layout, little-endian: magic, version, two counts, key-value pairs, tensor infos (name, sizes fastest first, type,
+offset), then the data at a multiple of `general.alignment`. Trusts nothing in the file; knows no models. Enter at
+`GgufFile`. Source: the format's specification (ggml-org/ggml, docs/gguf.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ MAX_NAME_BYTES, MAX_ARRAY = 65_535, 1 << 24
 ARRAY_DEPTH = 2
 STRING, ARRAY = 8, 9
 SPLIT = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.ASCII)
-BESIDE = re.compile(r"mmproj.*|imatrix.*|.*imatrix\.gguf", re.IGNORECASE)  # projectors and importance matrices, which are no models
+# projectors and importance matrices, which are no models
+BESIDE = re.compile(r"mmproj.*|imatrix.*|.*imatrix\.gguf", re.IGNORECASE)
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
 
@@ -66,10 +66,11 @@ class GgufTensor:
 
 
 class GgufFile:
-    """`metadata` holds Python values: numbers, strings, lists. `tensors` maps names to places; `array` gives their bytes.
+    """`metadata` holds Python values: numbers, strings, lists. `tensors` maps names to places; `array` gives their
+    bytes.
 
-    Raises FileFormatError for a file that is truncated or does not describe itself, TensorError for a tensor of a type that
-    cannot be read, with a name that stands twice, or with rows that are not whole blocks."""
+    Raises FileFormatError for a file that is truncated or does not describe itself, TensorError for a tensor of a type
+    that cannot be read, with a name that stands twice, or with rows that are not whole blocks."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -97,8 +98,10 @@ class GgufFile:
             raise FileFormatError(f"{self.path}: GGUF version {version}; expected {' or '.join(map(str, VERSIONS))}")
         num_tensors, num_pairs = self._number("<Q"), self._number("<Q")
         if num_tensors > MAX_TENSORS or num_pairs > MAX_PAIRS:
-            raise FileFormatError(f"{self.path}: {num_tensors} tensors and {num_pairs} keys; "
-                                  f"expected at most {MAX_TENSORS} and {MAX_PAIRS}")  # fmt: skip
+            raise FileFormatError(
+                f"{self.path}: {num_tensors} tensors and {num_pairs} keys; "
+                f"expected at most {MAX_TENSORS} and {MAX_PAIRS}"
+            )
         metadata: dict[str, Any] = {}
         for _ in range(num_pairs):
             key = self._text(MAX_NAME_BYTES)
@@ -141,7 +144,8 @@ class GgufFile:
                 raise FileFormatError(f"{where} at offset {offset} {what}")
             if start + size > self.num_bytes:
                 raise FileFormatError(
-                    f"{where}: ends at byte {start + size}, the file at {self.num_bytes}: it is truncated; download it again"
+                    f"{where}: ends at byte {start + size}, the file at {self.num_bytes}: "
+                    "it is truncated; download it again"
                 )
             tensors[name] = GgufTensor(name, dtype, shape, start, start + size)
             at = start + size
@@ -153,7 +157,9 @@ class GgufFile:
         if kind == STRING:
             return self._text(self.num_bytes)
         if kind != ARRAY or not depth:
-            raise FileFormatError(f"{self.path}: a value of type {kind} at byte {self._at}; expected a number, text or flat array")
+            raise FileFormatError(
+                f"{self.path}: a value of type {kind} at byte {self._at}; expected a number, text or flat array"
+            )
         item, count = self._number("<I"), self._number("<Q")
         if count > MAX_ARRAY:
             raise FileFormatError(f"{self.path}: an array of {count} values; expected at most {MAX_ARRAY}")
@@ -177,7 +183,8 @@ class GgufFile:
     def _bytes(self, size: int) -> bytes:
         if size > self.num_bytes - self._at:
             raise FileFormatError(
-                f"{self.path}: the header goes on behind byte {self.num_bytes}, the end of the file: it is truncated; download it again"
+                f"{self.path}: the header goes on behind byte {self.num_bytes}, the "
+                "end of the file: it is truncated; download it again"
             )
         self._at += size
         return self._map[self._at - size : self._at]

@@ -1,10 +1,9 @@
 """GPTQ's 4-bit integers: matrices [out, in] stored as columns, with a scale and a zero per group of input columns.
 
-value = scale·(q - zero). Layout: qweight I32 [in/8, out], eight nibbles of a column per word, lowest first; scales [in/group, out];
-qzeros I32 [in/group, out/8], the same along the outputs, one less than meant in the first version of the format; g_idx I32 [in],
-the group of each column, which must be the plain order. Knows no models. Enter at `GptqMatrix` and `complaints`.
-Source: qlinear_cuda_old.py of AutoGPTQ.
-"""
+value = scale·(q - zero). Layout: qweight I32 [in/8, out], eight nibbles of a column per word, lowest first; scales
+[in/group, out]; qzeros I32 [in/group, out/8], the same along the outputs, one less than meant in the first version of
+the format; g_idx I32 [in], the group of each column, which must be the plain order. Knows no models. Enter at
+`GptqMatrix` and `complaints`. Source: qlinear_cuda_old.py of AutoGPTQ."""
 
 from __future__ import annotations
 
@@ -45,7 +44,8 @@ class GptqMatrix:
     def format(self) -> Format:
         """Where the integers and scales stay as they are; the minimum, -zero·scale, is rounded to half precision.
 
-        That moves a value by at most zero·scale·2^-11, a 128th of a step at zero 16; by nothing at the symmetric zero 8."""
+        That moves a value by at most zero·scale·2^-11, a 128th of a step at zero 16; by nothing at the symmetric zero
+        8."""
         return FORMATS["w4m64" if self.group % 64 == 0 else "w4m32"]
 
     def f32(self) -> np.ndarray:
@@ -91,13 +91,23 @@ def names_of_module(weight_name: str) -> tuple[str, ...]:
 
 
 def is_gptq(weight_name: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    return weight_name.endswith(".weight") and weight_name not in tensors and weight_name.removesuffix("weight") + "qweight" in tensors
+    return (
+        weight_name.endswith(".weight")
+        and weight_name not in tensors
+        and weight_name.removesuffix("weight") + "qweight" in tensors
+    )
 
 
-def complaints(weight_name: str, shape: tuple[int, ...], tensors: Mapping[str, TensorInfo], group: int | None) -> Iterator[str]:
-    """What is wrong with the tensors of a module of `shape` [out, in]; group None: config.json does not speak of GPTQ."""
+def complaints(
+    weight_name: str, shape: tuple[int, ...], tensors: Mapping[str, TensorInfo], group: int | None
+) -> Iterator[str]:
+    """What is wrong with the tensors of a module of `shape` [out, in]; group None: config.json does not speak of
+    GPTQ."""
     if group is None:
-        yield f"tensor {weight_name.removesuffix('weight')}qweight is GPTQ, but config.json has no such quantization_config"
+        yield (
+            f"tensor {weight_name.removesuffix('weight')}qweight is GPTQ, but "
+            "config.json has no such quantization_config"
+        )
         return
     if len(shape) != 2:
         yield f"tensor {weight_name!r} of shape {list(shape)} is GPTQ; expected a matrix"
@@ -105,27 +115,45 @@ def complaints(weight_name: str, shape: tuple[int, ...], tensors: Mapping[str, T
     out, inner = shape
     group = inner if group == -1 else group
     if inner % group or group % 32 or out % 8:
-        yield f"tensor {weight_name!r} is {list(shape)} in groups of {group}; expected groups of a multiple of 32 that divide {inner}"
+        yield (
+            f"tensor {weight_name!r} is {list(shape)} in groups of {group}; expected "
+            f"groups of a multiple of 32 that divide {inner}"
+        )
         return
-    wanted = {"qweight": ("I32", (inner // 8, out)), "qzeros": ("I32", (inner // group, out // 8)), "scales": (None, (inner // group, out))}
+    wanted = {
+        "qweight": ("I32", (inner // 8, out)),
+        "qzeros": ("I32", (inner // group, out // 8)),
+        "scales": (None, (inner // group, out)),
+    }
     for suffix, (dtype, size) in wanted.items():
         name = weight_name.removesuffix("weight") + suffix
         info = tensors.get(name)
         if info is None:
             yield f"tensor {name!r} is missing"
         elif info.shape != size or info.dtype not in ((dtype,) if dtype else FLOATS):
-            yield f"tensor {name!r} is {info.dtype} {list(info.shape)}, expected {dtype or ' or '.join(FLOATS)} {list(size)}"
+            yield (
+                f"tensor {name!r} is {info.dtype} {list(info.shape)}, expected "
+                f"{dtype or ' or '.join(FLOATS)} {list(size)}"
+            )
 
 
 def load(checkpoint, weight_name: str, group: int, zero_offset: int) -> GptqMatrix:
-    """A module of a checkpoint whose tensors were checked. Raises TensorError for columns in another order than they stand."""
+    """A module of a checkpoint whose tensors were checked. Raises TensorError for columns in another order than they
+    stand."""
     qweight, qzeros, scales, g_idx = names_of_module(weight_name)
     words = checkpoint.array(qweight)
     inner = 8 * len(words)
     if g_idx in checkpoint.tensors:
         order = checkpoint.array(g_idx)
         if not np.array_equal(order.ravel(), np.arange(inner) // (inner if group == -1 else group)):
-            raise TensorError(f"tensor {g_idx!r}: columns are in another order (desc_act); only plain groups can be read")
+            raise TensorError(
+                f"tensor {g_idx!r}: columns are in another order (desc_act); only plain groups can be read"
+            )
     return GptqMatrix(
-        weight_name, words, checkpoint.array(qzeros), checkpoint.array(scales), checkpoint.tensors[scales].dtype, zero_offset
+        weight_name,
+        words,
+        checkpoint.array(qzeros),
+        checkpoint.array(scales),
+        checkpoint.tensors[scales].dtype,
+        zero_offset,
     )

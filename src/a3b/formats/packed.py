@@ -1,9 +1,8 @@
 """The packed container: safetensors shards whose matrices are tiles, described by a manifest, `a3b.json`.
 
-Owns the manifest, the order of tensors in a shard and the checksums. A tensor in tiles is stored as U8 [bytes], others as F32.
-Data begins at a multiple of 4096 and every matrix in tiles at a multiple of 64, in a file that any safetensors library reads.
-Trusts nothing in a manifest. Knows no models. Enter at `Manifest.read`, `plan_shards` and `verify`.
-"""
+Owns the manifest, the order of tensors in a shard and the checksums. A tensor in tiles is stored as U8 [bytes], others
+as F32. Data begins at a multiple of 4096 and every matrix in tiles at a multiple of 64, in a file that any safetensors
+library reads. Trusts nothing in a manifest. Knows no models. Enter at `Manifest.read`, `plan_shards` and `verify`."""
 
 from __future__ import annotations
 
@@ -54,14 +53,16 @@ class PackedTensor:
         return 4 if self.format == F32 else FORMATS[self.format].unit_bytes
 
     def is_finite(self, data: bytes) -> bool:
-        """Whether the numbers or scales in whole units of its bytes are finite; a last unit that is cut off is not looked at."""
+        """Whether the numbers or scales in whole units of its bytes are finite; a last unit that is cut off is not
+        looked at."""
         whole = np.frombuffer(data, np.uint8, len(data) // self.unit_bytes * self.unit_bytes)
         return all_finite(whole.view("<f4")) if self.format == F32 else scales_are_finite(FORMATS[self.format], whole)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a packed directory says of itself; `files` holds (bytes, checksum): of a shard's header, of other files whole."""
+    """What a packed directory says of itself; `files` holds (bytes, checksum): of a shard's header, of other files
+    whole."""
 
     preset: str | None
     source: dict[str, Any]  # kind, path and sizes of what was packed, for people
@@ -78,18 +79,31 @@ class Manifest:
 
     def to_json(self) -> str:
         value = {
-            "format": KIND, "version": VERSION, "layout": LAYOUT, "preset": self.preset, "source": self.source,
-            "tiled_v_heads": self.tiled_v_heads, "skipped": self.skipped,
+            "format": KIND,
+            "version": VERSION,
+            "layout": LAYOUT,
+            "preset": self.preset,
+            "source": self.source,
+            "tiled_v_heads": self.tiled_v_heads,
+            "skipped": self.skipped,
             "files": {name: {"bytes": size, "checksum": checksum} for name, (size, checksum) in self.files.items()},
-            "tensors": {t.name: {"format": t.format, "shape": list(t.shape), "file": self.file_of[t.name],
-                                 "checksum": self.checksums[t.name]} for t in self.tensors.values()},
-        }  # fmt: skip
+            "tensors": {
+                t.name: {
+                    "format": t.format,
+                    "shape": list(t.shape),
+                    "file": self.file_of[t.name],
+                    "checksum": self.checksums[t.name],
+                }
+                for t in self.tensors.values()
+            },
+        }
         value["checksum"] = _text_checksum(value)
         return json.dumps(value, indent=1) + "\n"
 
     @classmethod
     def read(cls, directory: str | Path) -> Manifest:
-        """Raises FileFormatError for a manifest that is damaged or of another version, TensorError for a tensor in it."""
+        """Raises FileFormatError for a manifest that is damaged or of another version, TensorError for a tensor in
+        it."""
         path = Path(directory) / MANIFEST
         try:
             if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -110,7 +124,9 @@ class _Reader:
             raise FileFormatError(f"{path}: expected an object whose format is {KIND!r}")
         for key, known in (("version", VERSION), ("layout", LAYOUT)):
             if value.get(key) != known:
-                raise FileFormatError(f"{path}: {key} {str(value.get(key))[:40]}; this a3b reads {known}: pack the model again")
+                raise FileFormatError(
+                    f"{path}: {key} {str(value.get(key))[:40]}; this a3b reads {known}: pack the model again"
+                )
         self.value = value
 
     def manifest(self) -> Manifest:
@@ -119,8 +135,10 @@ class _Reader:
             raise FileFormatError(f"{self.path}: was changed after it was written; pack the model again")
         preset, tiled = self.value.get("preset"), self.value.get("tiled_v_heads")
         if not (preset is None or isinstance(preset, str)) or not isinstance(tiled, bool):
-            raise FileFormatError(f"{self.path}: preset {str(preset)[:40]!r}, tiled_v_heads {str(tiled)[:40]}; "
-                                  "expected a name and a truth value")
+            raise FileFormatError(
+                f"{self.path}: preset {str(preset)[:40]!r}, tiled_v_heads {str(tiled)[:40]}; "
+                "expected a name and a truth value"
+            )
         files = {name: self._file(name, entry) for name, entry in self._object("files", MAX_SHARDS).items()}
         tensors, file_of, checksums = {}, {}, {}
         for name, entry in self._object("tensors", MAX_TENSORS).items():
@@ -150,13 +168,19 @@ class _Reader:
             raise FileFormatError(f"{where}: expected an object of format, shape, file and checksum")
         format, shape, file = entry.get("format"), entry.get("shape"), entry.get("file")
         if not isinstance(format, str) or format not in (F32, *FORMATS):
-            raise TensorError(f"{where}: format {str(format)[:40]!r} is unknown; expected one of {', '.join((F32, *FORMATS))}")
+            raise TensorError(
+                f"{where}: format {str(format)[:40]!r} is unknown; expected one of {', '.join((F32, *FORMATS))}"
+            )
         least = 1 if format == F32 else 2
         sizes = isinstance(shape, list) and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
         if not sizes or not least <= len(shape) <= MAX_DIMS:
-            raise TensorError(f"{where}: shape {str(shape)[:80]}; expected {least} to {MAX_DIMS} positive whole numbers")
+            raise TensorError(
+                f"{where}: shape {str(shape)[:80]}; expected {least} to {MAX_DIMS} positive whole numbers"
+            )
         if format != F32 and shape[-1] % FORMATS[format].group:
-            raise TensorError(f"{where}: {shape[-1]} columns; expected a multiple of {FORMATS[format].group} for {format}")
+            raise TensorError(
+                f"{where}: {shape[-1]} columns; expected a multiple of {FORMATS[format].group} for {format}"
+            )
         if not isinstance(file, str) or file not in files or not file.endswith(".safetensors"):
             raise FileFormatError(f"{where}: file {str(file)[:200]!r}; expected a shard that files names")
         return PackedTensor(name, format, tuple(shape)), file, entry["checksum"]
@@ -188,7 +212,8 @@ class Shard:
 
 
 def plan_shards(tensors: Iterable[PackedTensor], most: int = SHARD_BYTES) -> list[Shard]:
-    """Tensors cut into files of at most `most` bytes (or one tensor), those in tiles first: they are whole cache lines."""
+    """Tensors cut into files of at most `most` bytes (or one tensor), those in tiles first: they are whole cache
+    lines."""
     cuts: list[list[PackedTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -218,7 +243,9 @@ def file_checksum(path: Path) -> tuple[int, str]:
     return size, total.hexdigest()
 
 
-def shard_damage(path: Path, shard: Shard, checksums: Mapping[str, str], done: Callable[[int], None] = lambda n: None) -> Iterator[str]:
+def shard_damage(
+    path: Path, shard: Shard, checksums: Mapping[str, str], done: Callable[[int], None] = lambda n: None
+) -> Iterator[str]:
     """What of a written shard is not as it should be, one sentence each. done: told of bytes read."""
     header, length = shard.header, f"{path.stat().st_size} bytes; expected {shard.num_bytes}"
     with open_regular(path) as file:
@@ -245,7 +272,8 @@ def shard_damage(path: Path, shard: Shard, checksums: Mapping[str, str], done: C
 
 
 def verify(directory: str | Path, done: Callable[[int], None] = lambda n: None) -> list[str]:
-    """Every byte of a packed directory against its manifest, and every number and scale for NaN; what is wrong, one sentence each.
+    """Every byte of a packed directory against its manifest, and every number and scale for NaN; what is wrong, one
+    sentence each.
 
     done: told of bytes read."""
     directory = Path(directory)

@@ -14,7 +14,9 @@ FLOATS = ("F32", "F16", "BF16")
 def all_finite(values: np.ndarray) -> bool:
     """Whether no number of an array is NaN or infinite. One pass: a finite sum has only finite terms."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float32 if values.itemsize <= 4 else None)) or np.isfinite(values).all())
+        return bool(
+            np.isfinite(values.sum(dtype=np.float32 if values.itemsize <= 4 else None)) or np.isfinite(values).all()
+        )
 
 
 def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
@@ -69,7 +71,8 @@ def to_f32(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """uint8 [out, in] and float32 scales [out/block up, in/block up] -> float32 [out, in]: value times its block's scale."""
+    """uint8 [out, in] and float32 scales [out/block up, in/block up] -> float32 [out, in]: value times its block's
+    scale."""
     out, inner = bits.shape
     values = E4M3[bits]
     with np.errstate(over="ignore"):  # a product may be infinite: whoever uses it looks

@@ -25,10 +25,23 @@ MAX_DIMS = 8
 DTYPES: dict[str, np.dtype] = {  # BF16 and FP8 have no NumPy type: their bits
     name: np.dtype(code)
     for name, code in {
-        "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1",
-        "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+        "F64": "<f8",
+        "F32": "<f4",
+        "F16": "<f2",
+        "BF16": "<u2",
+        "F8_E4M3": "u1",
+        "F8_E5M2": "u1",
+        "I64": "<i8",
+        "I32": "<i4",
+        "I16": "<i2",
+        "I8": "i1",
+        "U64": "<u8",
+        "U32": "<u4",
+        "U16": "<u2",
+        "U8": "u1",
+        "BOOL": "?",
     }.items()
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,8 @@ class SafetensorsFile:
         length = struct.unpack("<Q", self._map[:8])[0]
         if length > min(self.num_bytes - 8, MAX_HEADER_BYTES):
             raise FileFormatError(
-                f"{self.path}: header of {length} bytes; the file has {self.num_bytes}, a header at most {MAX_HEADER_BYTES}: "
+                f"{self.path}: header of {length} bytes; the file has {self.num_bytes}, "
+                f"a header at most {MAX_HEADER_BYTES}: "
                 "it is truncated or no safetensors file; download it again"
             )
         try:
@@ -118,7 +132,8 @@ class SafetensorsFile:
             raise FileFormatError(f"{where}: {size} bytes; {dtype} {shape} has {expected}")
         if base + offsets[1] > self.num_bytes:
             raise FileFormatError(
-                f"{where}: ends at byte {base + offsets[1]}, the file at {self.num_bytes}: it is truncated; download it again"
+                f"{where}: ends at byte {base + offsets[1]}, the file at "
+                f"{self.num_bytes}: it is truncated; download it again"
             )
         return TensorInfo(name, dtype, tuple(shape), base + offsets[0], base + offsets[1])
 
@@ -127,7 +142,11 @@ class SafetensorsFile:
         at = base
         for info in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
             if info.start != at:
-                what = "overlaps the one before it" if info.start < at else f"leaves a gap of {info.start - at} bytes before it"
+                what = (
+                    "overlaps the one before it"
+                    if info.start < at
+                    else f"leaves a gap of {info.start - at} bytes before it"
+                )
                 raise FileFormatError(f"{self.path}: tensor {info.name[:200]!r} {what}")
             at = info.stop
         if at != self.num_bytes:
@@ -141,7 +160,8 @@ def _sizes(value: Any) -> bool:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write {name: (dtype name, array of the matching NumPy type)}; the file appears under its name only when complete."""
+    """Write {name: (dtype name, array of the matching NumPy type)}; the file appears under its name only when
+    complete."""
     path, header, at = Path(path), {"__metadata__": dict(metadata or {"format": "pt"})}, 0
     for name, (dtype, array) in tensors.items():
         if array.dtype != DTYPES[dtype]:

@@ -1,7 +1,8 @@
-"""The layout that the kernels read: matrices of 4, 6 or 8-bit integers in tiles of 16 rows, one stream of bytes per tile.
+"""The layout that the kernels read: matrices of 4, 6 or 8-bit integers in tiles of 16 rows, one stream of bytes per
+tile.
 
-value = scale·q + minimum, q unsigned, one scale per row and group of columns. A format without minimums has
-minimum = -zero·scale. Scales are half precision, or, in the formats with super-blocks, a small integer per group times a
+value = scale·q + minimum, q unsigned, one scale per row and group of columns. A format without minimums has minimum =
+-zero·scale. Scales are half precision, or, in the formats with super-blocks, a small integer per group times a
 half-precision number per 256 columns. Enter at `pack` and `Tiles`.
 
 A tile holds rows 16i .. 16i + 15 and is a run of units, left to right; a unit covers `unit` columns, and its bytes are
@@ -9,12 +10,10 @@ A tile holds rows 16i .. 16i + 15 and is a run of units, left to right; a unit c
     super-blocks: scale f16 [16], minimum f16 [16] (zero if there is none), scale codes [groups, 16] (8 bits, signed in
                   w6k16), minimum codes u8 [groups, 16] if there are minimums, q
 q lies in steps of 4 columns, 64 bytes (row r, column j of the step at 4r + j) per
-    8 bits: one step
-    4 bits: two steps, the first in the low halves of the bytes
-    6 bits: three such vectors for four steps: low 4 bits of steps 0 and 1, of 2 and 3, then the high 2 bits, step s at bit 2s
-so that one broadcast of 4 activations meets 16 rows, and no sum crosses a vector. Rows are padded to 16 and columns to a
-unit, with scale 0 (half formats: q = zero). Every unit is a multiple of 64 bytes.
-"""
+    8 bits: one step 4 bits: two steps, the first in the low halves of the bytes 6 bits: three such vectors for four
+    steps: low 4 bits of steps 0 and 1, of 2 and 3, then the high 2 bits, step s at bit 2s
+so that one broadcast of 4 activations meets 16 rows, and no sum crosses a vector. Rows are padded to 16 and columns to
+a unit, with scale 0 (half formats: q = zero). Every unit is a multiple of 64 bytes."""
 
 from __future__ import annotations
 
@@ -89,9 +88,8 @@ FORMATS = {
 class Parts:
     """A matrix [rows, n] as stored numbers, n a multiple of the group (of 256 with super-blocks).
 
-    half scales: scale, minimum float16 [rows, n / group].
-    super-blocks: scale uint8 or int8, minimum uint8 [rows, n / group]; super_scale, super_minimum float16 [rows, n / 256].
-    """
+    half scales: scale, minimum float16 [rows, n / group]. super-blocks: scale uint8 or int8, minimum uint8 [rows, n /
+    group]; super_scale, super_minimum float16 [rows, n / 256]."""
 
     q: np.ndarray  # uint8 [rows, n]
     scale: np.ndarray
@@ -109,7 +107,9 @@ class Parts:
         if not format.has_minimum:
             return scale, np.float32(-format.zero) * scale
         if format.is_super:
-            return scale, self.minimum.astype(np.float32) * np.repeat(self.super_minimum.astype(np.float32), repeat, axis=1)
+            return scale, self.minimum.astype(np.float32) * np.repeat(
+                self.super_minimum.astype(np.float32), repeat, axis=1
+            )
         return scale, self.minimum.astype(np.float32)
 
     def f32(self, format: Format) -> np.ndarray:
@@ -129,13 +129,17 @@ def pack(format: Format, parts: Parts) -> np.ndarray:
     groups = units * format.groups
     pieces = []
     if format.is_super:
-        pieces += [_by_unit(part, tiles, units, 0) for part in (parts.super_scale, _or_zero(parts.super_minimum, parts.super_scale))]
+        pieces += [
+            _by_unit(part, tiles, units, 0)
+            for part in (parts.super_scale, _or_zero(parts.super_minimum, parts.super_scale))
+        ]
     pieces.append(_by_unit(_padded(parts.scale, groups), tiles, units, format.groups))
     if format.has_minimum:
         pieces.append(_by_unit(_padded(parts.minimum, groups), tiles, units, format.groups))
     q = np.full((tiles * TILE_ROWS, units * format.unit), format.zero, np.uint8)
     q[:rows, :n] = parts.q
-    steps = q.reshape(tiles, TILE_ROWS, units, format.unit // 4, 4).transpose(0, 2, 3, 1, 4)  # [tiles, units, steps, 16, 4]
+    # [tiles, units, steps, 16, 4]
+    steps = q.reshape(tiles, TILE_ROWS, units, format.unit // 4, 4).transpose(0, 2, 3, 1, 4)
     pieces.append(_PACK[format.bits](steps).reshape(tiles, units, -1))
     np.concatenate(pieces, axis=2, out=out)
     return out
@@ -152,7 +156,9 @@ def unpack(format: Format, data: np.ndarray, rows: int, n: int) -> Parts:
         size = np.dtype(dtype).itemsize * TILE_ROWS * groups
         piece = np.ascontiguousarray(data[:, :, at : at + size]).view(dtype).reshape(tiles, units, groups, TILE_ROWS)
         at += size
-        return piece.transpose(0, 3, 1, 2).reshape(tiles * TILE_ROWS, units * groups)[:rows, : -(-n // (format.unit // groups))]
+        return piece.transpose(0, 3, 1, 2).reshape(tiles * TILE_ROWS, units * groups)[
+            :rows, : -(-n // (format.unit // groups))
+        ]
 
     code = np.int8 if format.signed_codes else np.uint8
     tops = (take("<f2", 1), take("<f2", 1)) if format.is_super else (None, None)
@@ -183,10 +189,14 @@ class Tiles:
         *experts, rows, n = self.shape
         expected = self.format.num_bytes(rows, n) * (experts[0] if experts else 1)
         if self.data.dtype != np.uint8 or self.data.ndim != 1 or self.data.size != expected:
-            raise TensorError(f"{self.name}: found {self.data.dtype} {list(self.data.shape)}; expected uint8 [{expected}] "
-                              f"for {list(self.shape)} as {self.format.name}")  # fmt: skip
+            raise TensorError(
+                f"{self.name}: found {self.data.dtype} {list(self.data.shape)}; expected uint8 [{expected}] "
+                f"for {list(self.shape)} as {self.format.name}"
+            )
         if n % self.format.group:
-            raise TensorError(f"{self.name}: {n} columns; expected a multiple of {self.format.group} for {self.format.name}")
+            raise TensorError(
+                f"{self.name}: {n} columns; expected a multiple of {self.format.group} for {self.format.name}"
+            )
 
     def parts(self, start: int, stop: int) -> Parts:
         """Rows [start, stop) of a matrix. Raises TensorError if a scale near them is not finite."""

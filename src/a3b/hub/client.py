@@ -1,9 +1,9 @@
 """What a model hub holds, and the bytes of one of its files from any position on.
 
-Addresses, tokens, sessions and errors are those of `huggingface_hub`, imported when a `Hub` is made: it takes half a second.
-Bytes are read here, over plain HTTP, because its own download discards a partial file when it is broken off. Every error of
-the network becomes a DownloadError of one line. Writes no files; `a3b.hub.download` does. Enter at `Hub`.
-"""
+Addresses, tokens, sessions and errors are those of `huggingface_hub`, imported when a `Hub` is made: it takes half a
+second. Bytes are read here, over plain HTTP, because its own download discards a partial file when it is broken off.
+Every error of the network becomes a DownloadError of one line. Writes no files; `a3b.hub.download` does. Enter at
+`Hub`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Hub:
             from huggingface_hub import HfApi
             from huggingface_hub.utils import build_hf_headers
         except ValueError as error:  # it reads the environment when it is imported
-            raise DownloadError(f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_") from None
+            raise DownloadError(
+                f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_"
+            ) from None
 
         self._api = HfApi(endpoint=endpoint, library_name="a3b")
         self.endpoint = self._api.endpoint.rstrip("/")
@@ -80,11 +82,15 @@ class Hub:
         try:
             info = self._api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=TIMEOUT_S)
             commit, siblings = info.sha, info.siblings or []
-            entries = [(s.rfilename, s.lfs.size if s.lfs else s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in siblings]
+            entries = [
+                (s.rfilename, s.lfs.size if s.lfs else s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in siblings
+            ]
         except (OSError, self._http_error()) as error:
             raise self._refusal(error) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise DownloadError(f"{self.endpoint}: its answer is not that of a model hub; check HF_ENDPOINT and proxies") from None
+            raise DownloadError(
+                f"{self.endpoint}: its answer is not that of a model hub; check HF_ENDPOINT and proxies"
+            ) from None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             raise DownloadError(f"{self.repo}: the hub names no commit for revision {self.revision!r}; try again later")
         files = {path: self._file(path, num_bytes, sum) for path, num_bytes, sum in entries}
@@ -103,8 +109,10 @@ class Hub:
                 if response.status_code in PASSING:
                     raise Passing(f"HTTP {response.status_code}", _retry_after(response.headers))
                 if response.status_code == 416:
-                    raise DownloadError(f"{file.path}: the server holds at most {start} bytes, the hub's list says {file.num_bytes}; "
-                                        "try again later, or another --revision")  # fmt: skip
+                    raise DownloadError(
+                        f"{file.path}: the server holds at most {start} bytes, the hub's list says {file.num_bytes}; "
+                        "try again later, or another --revision"
+                    )
                 hf_raise_for_status(response)
                 position = _first_position(response, start)
                 for piece in response.iter_bytes():  # as they come: nothing read is lost when it breaks off
@@ -117,16 +125,31 @@ class Hub:
 
     def unreachable(self, reason: str) -> DownloadError:
         """What to say when no attempt reached the server any more."""
-        return DownloadError(f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
-                             "then run the same command: it goes on where it stopped")  # fmt: skip
+        return DownloadError(
+            f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
+            "then run the same command: it goes on where it stopped"
+        )
 
     def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:
         parts = path.split("/") if isinstance(path, str) else []
-        if not parts or len(path) > MAX_PATH or not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
-            raise DownloadError(f"{self.repo}: holds a file called {str(path)[:80]!r}, which cannot be written under that name")
-        algorithm = next((name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)), None)
+        if (
+            not parts
+            or len(path) > MAX_PATH
+            or not path.isprintable()
+            or "\\" in path
+            or any(part in ("", ".", "..") for part in parts)
+        ):
+            raise DownloadError(
+                f"{self.repo}: holds a file called {str(path)[:80]!r}, which cannot be written under that name"
+            )
+        algorithm = next(
+            (name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)),
+            None,
+        )
         if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
-            raise DownloadError(f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified")
+            raise DownloadError(
+                f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified"
+            )
         return HubFile(path, num_bytes, sum, algorithm)
 
     def _http_error(self) -> type[Exception]:
@@ -151,22 +174,36 @@ class Hub:
         if status is None:
             return self.unreachable(_reason(error))
         if isinstance(error, errors.GatedRepoError):
-            step = "ask for access there with the account of your token" if self._has_token else f"accept them there, {tokens}"
+            step = (
+                "ask for access there with the account of your token"
+                if self._has_token
+                else f"accept them there, {tokens}"
+            )
             return DownloadError(f"{repo} is open only to those who accept its terms at {page}: {step}")
         if isinstance(error, errors.RevisionNotFoundError):
-            return DownloadError(f"{repo} has no revision {self.revision!r}; {page}/branches/main lists them, --revision takes one")
+            return DownloadError(
+                f"{repo} has no revision {self.revision!r}; {page}/branches/main lists them, --revision takes one"
+            )
         if isinstance(error, errors.EntryNotFoundError):
-            return DownloadError(f"{repo} no longer holds {path or 'that file'}; run the same command to fetch what it holds now")
+            return DownloadError(
+                f"{repo} no longer holds {path or 'that file'}; run the same command to fetch what it holds now"
+            )
         if isinstance(error, errors.DisabledRepoError):
             return DownloadError(f"{repo} was disabled by the hub or its owner; {page} may say why")
-        bad_token = status == 401 and self._has_token and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+        bad_token = (
+            status == 401
+            and self._has_token
+            and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+        )
         if not bad_token and (isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404)):
             step = "your token may not see it" if self._has_token else f"if it is private, {tokens}"
             return DownloadError(f"{repo} does not exist on {self.endpoint}, or is private; check the name; {step}")
         if bad_token:
             return DownloadError(f"{self.endpoint} does not accept your token (HTTP 401); {tokens}, or unset HF_TOKEN")
         if status == 403:
-            return DownloadError(f"{repo}: access is forbidden (HTTP 403); your token needs the right to read it: {tokens}")
+            return DownloadError(
+                f"{repo}: access is forbidden (HTTP 403); your token needs the right to read it: {tokens}"
+            )
         if status == 429:
             wait = _retry_after(error.response.headers)
             when = f"in {wait:.0f} s" if wait else "in some minutes"
@@ -180,7 +217,9 @@ def checked_repo(text: str) -> str:
     repo = re.sub(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", "", text.strip()).removesuffix("/")
     if ":" in repo:
         repo, _, tag = repo.partition(":")
-        raise UsageError(f"REPO is {text!r}; expected OWNER/NAME. For a certain file write: a3b pull {repo} --include '*{tag}*'")
+        raise UsageError(
+            f"REPO is {text!r}; expected OWNER/NAME. For a certain file write: a3b pull {repo} --include '*{tag}*'"
+        )
     if not is_repo(repo):
         raise UsageError(f"REPO is {text[:120]!r}; expected OWNER/NAME, such as Qwen/Qwen3.6-35B-A3B")
     return repo

@@ -1,8 +1,8 @@
 """Files of a hub in a directory of ours: each under its own name only when it is complete and its checksum is right.
 
-`.a3b-pull/` in that directory holds what the download needs: partial files, named after their checksum, so that a part is
-only ever continued with the file it belongs to; a record of what was verified; and the lock of the one process that writes.
-A part is never thrown away for a break, only for a wrong checksum. Enter at `Folder.open`, then `Folder.fetch`.
+`.a3b-pull/` in that directory holds what the download needs: partial files, named after their checksum, so that a part
+is only ever continued with the file it belongs to; a record of what was verified; and the lock of the one process that
+writes. A part is never thrown away for a break, only for a wrong checksum. Enter at `Folder.open`, then `Folder.fetch`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Folder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise DownloadError(f"{path}: another a3b pull writes there; wait for it, or give another directory") from None
+                raise DownloadError(
+                    f"{path}: another a3b pull writes there; wait for it, or give another directory"
+                ) from None
             yield cls(path, listing)
 
     def missing(self, files: Iterable[HubFile]) -> list[HubFile]:
@@ -80,7 +82,9 @@ class Folder:
         try:
             return self._missing(files)
         except OSError as error:
-            raise DownloadError(f"{error.filename or self.path}: {error.strerror}; files of an earlier pull must be readable") from None
+            raise DownloadError(
+                f"{error.filename or self.path}: {error.strerror}; files of an earlier pull must be readable"
+            ) from None
 
     def _missing(self, files: Iterable[HubFile]) -> list[HubFile]:
         out = []
@@ -98,7 +102,10 @@ class Folder:
             elif known:
                 out.append(file)
             else:
-                raise DownloadError(f"{target} is in the way, it is not the file of {self.listing.repo}; move it or give another directory")
+                raise DownloadError(
+                    f"{target} is in the way, it is not the file of {self.listing.repo}; "
+                    "move it or give another directory"
+                )
         return out
 
     def num_bytes_here(self, file: HubFile) -> int:
@@ -111,13 +118,16 @@ class Folder:
         needed = sum(file.num_bytes - self.num_bytes_here(file) for file in files)
         free = shutil.disk_usage(self.path).free
         if needed and needed + SPARE_BYTES > free:
-            raise DownloadError(f"{self.path}: {needed / 1e9:.2f} GB are still to come and {free / 1e9:.2f} GB are free on that disk; "
-                                "make room, or give a directory on another disk")  # fmt: skip
+            raise DownloadError(
+                f"{self.path}: {needed / 1e9:.2f} GB are still to come and {free / 1e9:.2f} GB are free on that disk; "
+                "make room, or give a directory on another disk"
+            )
 
     def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[Event], None]) -> None:
         """Bring missing files here, several at a time; `show` hears of every piece, in this thread.
 
-        Raises the first DownloadError, after the other files have stopped where they were; KeyboardInterrupt likewise."""
+        Raises the first DownloadError, after the other files have stopped where they were; KeyboardInterrupt
+        likewise."""
         jobs: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         for file in files:
@@ -171,8 +181,11 @@ class Folder:
                 part.unlink()
                 tell(Event(file, -file.num_bytes))
                 if last_chance:
-                    raise DownloadError(f"{file.path}: its {file.algorithm} is {found}, the hub says {file.sum}; the bytes were deleted. "
-                                        "Run the same command again; if it stays, the server or a proxy alters the file")  # fmt: skip
+                    raise DownloadError(
+                        f"{file.path}: its {file.algorithm} is {found}, the hub says "
+                        f"{file.sum}; the bytes were deleted. "
+                        "Run the same command again; if it stays, the server or a proxy alters the file"
+                    )
             os.replace(part, target)
             for old in self.inner.iterdir():
                 if old.name.endswith("." + _flat(file.path)):
@@ -199,8 +212,10 @@ class Folder:
                         out.truncate(0)
                         digest, have, before = file.digest(), 0, 0
                     if have + len(piece) > file.num_bytes:
-                        raise DownloadError(f"{file.path}: the server sends more than the {file.num_bytes} bytes that the hub states; "
-                                            "try again later")  # fmt: skip
+                        raise DownloadError(
+                            f"{file.path}: the server sends more than the {file.num_bytes} bytes that the hub states; "
+                            "try again later"
+                        )
                     _write(out, piece)
                     digest.update(piece)
                     have += len(piece)
@@ -226,7 +241,9 @@ class Folder:
     def _cannot_write(self, target: Path, error: OSError) -> DownloadError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DownloadError(f"{target}: the disk is full; what came is kept: make room and run the same command")
-        return DownloadError(f"{target}: {error.strerror or error}; what came is kept: run the same command when that is mended")
+        return DownloadError(
+            f"{target}: {error.strerror or error}; what came is kept: run the same command when that is mended"
+        )
 
     def _part(self, file: HubFile) -> Path:
         return self.inner / f"{file.sum[:16]}.{_flat(file.path)}"
@@ -254,7 +271,9 @@ class Folder:
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return empty  # then files are verified by their content
         if known["repo"] != self.listing.repo and known["files"]:
-            raise DownloadError(f"{self.path} holds files of {str(known['repo'])[:200]}; give another directory for {self.listing.repo}")
+            raise DownloadError(
+                f"{self.path} holds files of {str(known['repo'])[:200]}; give another directory for {self.listing.repo}"
+            )
         return known if known["files"] else empty
 
 

@@ -60,7 +60,8 @@ class ToolCallEnd:
 
 @dataclass(frozen=True)
 class ThinkingInContext:
-    """Tokens of earlier thinking: in the prompt as the client sent them, in the prompt because we put them back, left out by policy."""
+    """Tokens of earlier thinking: in the prompt as the client sent them, in the prompt because we put them back, left
+    out by policy."""
 
     sent: int = 0
     restored: int = 0
@@ -73,9 +74,9 @@ class CacheReport:
 
     miss: "none" (all but the last tokens were there), "new" (nothing known begins like this), "diverged" (known tokens
     differ from `position` on), "evicted" (the tokens were known, their state is gone), "settings" (known under another
-    model, RoPE scaling or kind of keys and values). expected and found are the text at a divergence, of this caller's own prompts.
-    kept_dates: dates in the prompt that are those its conversation began with, and not those of the request.
-    """
+    model, RoPE scaling or kind of keys and values). expected and found are the text at a divergence, of this caller's
+    own prompts. kept_dates: dates in the prompt that are those its conversation began with, and not those of the
+    request."""
 
     reused: int = 0
     miss: Literal["none", "new", "diverged", "evicted", "settings"] = "new"
@@ -119,7 +120,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural logarithms of the probability of a token of the text (temperature 1, no cuts), and of the likeliest in its place."""
+    """Natural logarithms of the probability of a token of the text (temperature 1, no cuts), and of the likeliest in
+    its place."""
 
     token_id: int
     token: bytes
@@ -162,8 +164,18 @@ class Finished:
     thinking_stop: ThinkingStop = ""
 
 
-Event = (ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | Finished | Started | Reading | TokenLogprobs
-         | PromptLogprobs)  # fmt: skip
+Event = (
+    ThinkingDelta
+    | TextDelta
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallEnd
+    | Finished
+    | Started
+    | Reading
+    | TokenLogprobs
+    | PromptLogprobs
+)
 
 
 def merge_events(events: Iterable[Event]) -> list[Event]:

@@ -16,11 +16,10 @@ Policy = str
 class Request:
     """One answer asked for.
 
-    messages: OpenAI chat messages, as `tokens.fit.fit_messages` takes them: roles system, user, assistant, tool; text or parts
-    as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function", "function": {...}}.
-    prompt: text or token ids to be continued instead of messages. Fields of `sampling` are those of SamplingParams; what is absent is the
-    server's default.
-    """
+    messages: OpenAI chat messages, as `tokens.fit.fit_messages` takes them: roles system, user, assistant, tool; text
+    or parts as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function",
+    "function": {...}}. prompt: text or token ids to be continued instead of messages. Fields of `sampling` are those of
+    SamplingParams; what is absent is the server's default."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     prompt: str | list[int] | None = None
@@ -45,6 +44,8 @@ class Request:
 def check_policy(policy: str) -> str:
     """The policy, if it is one. Raises UsageError."""
     name, _, number = policy.partition(":")
-    if (name in ("all", "current-task", "none") and not number) or (name == "budget" and number.isdecimal() and len(number) < 10):
+    if (name in ("all", "current-task", "none") and not number) or (
+        name == "budget" and number.isdecimal() and len(number) < 10
+    ):
         return policy
     raise UsageError(f"thinking policy: {policy!r}; expected all, current-task, none or budget:N")

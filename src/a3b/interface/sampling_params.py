@@ -1,4 +1,5 @@
-"""How tokens are chosen: the sampling fields with their limits, defaults and presets. Enter at `SamplingParams` and `preset`."""
+"""How tokens are chosen: the sampling fields with their limits, defaults and presets. Enter at `SamplingParams` and
+`preset`."""
 
 from __future__ import annotations
 

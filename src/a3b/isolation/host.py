@@ -114,7 +114,8 @@ class Host:
         self._is_closed = False
 
     def start(self, task: Callable, *args: Any) -> Task:
-        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises TaskNotStarted."""
+        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises
+        TaskNotStarted."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             self._number += 1
@@ -150,10 +151,18 @@ class Host:
             raise OSError("closed")
         if self._control is None:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            code = f"import sys; sys.path[:] = {sys.path!r}; from a3b.isolation.worker import main; main({theirs.fileno()})"
+            code = (
+                f"import sys; sys.path[:] = {sys.path!r}; from a3b.isolation.worker "
+                f"import main; main({theirs.fileno()})"
+            )
             with theirs:
-                self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                                 pass_fds=[theirs.fileno()], start_new_session=True)  # fmt: skip
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
             Conversation(self._control).send((self._setup, self._args, self._growth))
         return self._control
 

@@ -1,8 +1,9 @@
-"""A process that forks one more for each task, so that a task starts at once and can be killed alone. Started by `host`.
+"""A process that forks one more for each task, so that a task starts at once and can be killed alone. Started by
+`host`.
 
-The first process computes what all tasks share, then only forks. A task has a socket to whoever asked, limits on its memory and, for each
-unit of work, on its processor time; the kernel enforces both. When the server is gone, or closes the socket, everything here ends.
-"""
+The first process computes what all tasks share, then only forks. A task has a socket to whoever asked, limits on its
+memory and, for each unit of work, on its processor time; the kernel enforces both. When the server is gone, or closes
+the socket, everything here ends."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Conversation:
 
 
 def has_input(sock: socket.socket, seconds: float | None) -> bool:
-    """Whether data or the end comes in that time; None waits for it. Not by select(), which takes no handle above 1023."""
+    """Whether data or the end comes in that time; None waits for it. Not by select(), which takes no handle above
+    1023."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
@@ -72,7 +74,8 @@ def memory_used() -> int:
 
 
 def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
-    """The id of a new process that runs task(conversation, *args) and then ends; 0 if the machine gives none. Here the socket is closed."""
+    """The id of a new process that runs task(conversation, *args) and then ends; 0 if the machine gives none. Here the
+    socket is closed."""
     try:
         pid = os.fork()
     except OSError:  # whoever has the other end sees it closed
@@ -91,7 +94,8 @@ def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
 
 
 def limit_memory(growth: int) -> None:
-    """Let this process have `growth` bytes of address space more than it has now, and be the first to be killed when memory runs out."""
+    """Let this process have `growth` bytes of address space more than it has now, and be the first to be killed when
+    memory runs out."""
     with open("/proc/self/statm", "rb") as file:
         limit = int(file.read().split()[0]) * resource.getpagesize() + growth
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -108,7 +112,8 @@ def main(fd: int) -> None:
     control = socket.socket(fileno=fd)
     setup, args, growth = Conversation(control).receive()
     shared = setup(*args)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics and failed allocations of libraries are reported by our own errors
+    # panics and failed allocations of libraries are reported by our own errors
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     running: dict[int, int] = {}
     while True:
         if has_input(control, TICK_S if running else None):

@@ -1,4 +1,5 @@
-"""Texts against terminals of llguidance's Lark, byte by byte. Knows no vocabulary of a model. Enter at `byte_vocabulary` and `Finder`."""
+"""Texts against terminals of llguidance's Lark, byte by byte. Knows no vocabulary of a model. Enter at
+`byte_vocabulary` and `Finder`."""
 
 from __future__ import annotations
 
@@ -12,11 +13,14 @@ from a3b.json_schema.regex_terminals import searched
 
 MAX_PATTERN = 1000  # characters of a pattern that names of parameters are compared with
 MAX_PATTERNS = 16  # that one Finder follows, up to 20 ms for each
-_LIMITS = llguidance.LLParserLimits(max_grammar_size=10_000, step_lexer_fuel=100_000, initial_lexer_fuel=100_000, verbose_errors=False)
+_LIMITS = llguidance.LLParserLimits(
+    max_grammar_size=10_000, step_lexer_fuel=100_000, initial_lexer_fuel=100_000, verbose_errors=False
+)
 
 
 class Finder:
-    """Whether patterns of a schema are found in short texts, in linear time whatever the pattern: Python's `re` has no such bound."""
+    """Whether patterns of a schema are found in short texts, in linear time whatever the pattern: Python's `re` has no
+    such bound."""
 
     def __init__(self) -> None:
         self._matchers: dict[str, llguidance.LLMatcher | None] = {}
@@ -34,7 +38,11 @@ class Finder:
 
 def is_simple(pattern: object) -> bool:
     """Whether `Finder` can follow the pattern: not too long, a regular expression, and without look-aheads."""
-    if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN or any(look in pattern for look in ("(?=", "(?!", "(?<")):
+    if (
+        not isinstance(pattern, str)
+        or len(pattern) > MAX_PATTERN
+        or any(look in pattern for look in ("(?=", "(?!", "(?<"))
+    ):
         return False
     try:
         return bool(searched(pattern))

@@ -1,9 +1,8 @@
 """Patterns and formats of JSON schemas as terminals of llguidance's Lark, for whole texts.
 
-Owns the translation of ECMA-262's syntax, where the two differ: a pattern is searched for, not matched; \\d and \\w are ASCII; `.` is
-no line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection. What has no translation is refused, here
-or by the library. Enter at `searched`, `plain` and `FORMATS`.
-"""
+Owns the translation of ECMA-262's syntax, where the two differ: a pattern is searched for, not matched; \\d and \\w are
+ASCII; `.` is no line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection. What has no
+translation is refused, here or by the library. Enter at `searched`, `plain` and `FORMATS`."""
 
 from __future__ import annotations
 
@@ -14,18 +13,23 @@ from a3b.errors import UsageError
 MAX_GROUPS = 50  # around an anchor
 ANYTHING = "(?s:.*)"
 _TOKEN = re.compile(
-    r"\\[uxpP]\{\w+\}|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\c[A-Za-z]|\(\?P?<[A-Za-z_]\w*>|\(\?<?[a-zA-Z]*[:)=!]?|\(|\\?.|\\", re.DOTALL
+    r"\\[uxpP]\{\w+\}|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\c[A-Za-z]|\(\?P?<[A-Za-z_]\w*>|\(\?<?[a-zA-Z]*[:)=!]?|\(|\\?.|\\",
+    re.DOTALL,
 )
 _WORDS = {r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]", r"\0": r"\x{0}"}
 _KEPT = frozenset(r"\s \S \t \n \r \f \v".split())
 _EQUIVALENT = {  # patterns of Zod 4 and pydantic with look-aheads, and the same without
     r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
-    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$":
-    r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
-    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$":
-    r"^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)(T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S))?"
-    r"|T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S))$",
-}  # fmt: skip
+    (r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@" r"([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"): (
+        r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+\-]@"
+        r"([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+    ),
+    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$": (
+        r"^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)(T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+"
+        r"([.,]\d+)?S)?|\d+([.,]\d+)?S))?|T(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+"
+        r"([.,]\d+)?S))$"
+    ),
+}
 _AHEAD = ("(?=", "(?!")
 _PLAIN = re.compile(r"[A-Za-z0-9_]|[^\x00-\x7f]")
 
@@ -39,7 +43,9 @@ def check_pattern(pattern: str, where: str) -> None:
     try:
         _translated(pattern)
     except PatternError as error:
-        raise UsageError(f"{where}: pattern {pattern[:100]!r}: not a regex: {error}; expected a regular expression") from None
+        raise UsageError(
+            f"{where}: pattern {pattern[:100]!r}: not a regex: {error}; expected a regular expression"
+        ) from None
     except UsageError:
         pass
 
@@ -129,7 +135,8 @@ def _escape(token: str) -> str:
 
 
 def _alternatives(tokens: list[str], is_left: bool, is_right: bool, depth: int, group: str) -> list[str]:
-    """Terminals, one of which must match. is_left, is_right: anchored by what is around. group: how an expression is put in brackets."""
+    """Terminals, one of which must match. is_left, is_right: anchored by what is around. group: how an expression is
+    put in brackets."""
     found = []
     for part in _split(tokens):
         left, right = is_left, is_right
@@ -188,9 +195,12 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
 _IPV4 = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _H = "[0-9A-Fa-f]{1,4}"
 _IPV6 = "|".join(  # eight groups, or n before :: and at most 7 - n after it
-    [f"(?:{_H}:){{7}}{_H}", *(f"{f'(?:{_H}:){{{n - 1}}}{_H}' if n else ''}::(?:(?:{_H}:){{0,{6 - n}}}{_H})?" for n in range(7)),
-     f"(?:{_H}:){{6}}{_H}::"]
-)  # fmt: skip
+    [
+        f"(?:{_H}:){{7}}{_H}",
+        *(f"{f'(?:{_H}:){{{n - 1}}}{_H}' if n else ''}::(?:(?:{_H}:){{0,{6 - n}}}{_H})?" for n in range(7)),
+        f"(?:{_H}:){{6}}{_H}::",
+    ]
+)
 _PCHAR = r"(?:[A-Za-z0-9._\x{7e}!$\x{26}'()*+,;=:@\-]|%[0-9A-Fa-f]{2})"
 _HOST = rf"(?:[A-Za-z0-9._\x{{7e}}\-]+|\[(?:{_IPV6})\])(?::[0-9]{{1,5}})?"
 FORMATS = {
@@ -203,7 +213,9 @@ FORMATS = {
     "ipv4": _IPV4,
     "ipv6": _IPV6,
     "uuid": "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
-    "uri": rf"[A-Za-z][A-Za-z0-9+.\-]*:(?:\/\/{_HOST}(?:\/{_PCHAR}*)*|\/\/\/{_PCHAR}+(?:\/{_PCHAR}*)*|{_PCHAR}+(?:\/{_PCHAR}*)*)"
+    "uri": rf"[A-Za-z][A-Za-z0-9+.\-]*:(?:\/\/{_HOST}(?:\/{_PCHAR}*)*|\/\/\/{_PCHAR}+(?:\/{_PCHAR}*)*"
+    rf"|{_PCHAR}+(?:\/{_PCHAR}*)*)"
     rf"(?:\?(?:{_PCHAR}|[\/?])*)?(?:\x{{23}}(?:{_PCHAR}|[\/?])*)?",
 }
-"""Regular expressions of formats; each text they match is valid, not each valid text is matched (RFC 3339, 3986, 4291, 1123, 9562)."""
+"""Regular expressions of formats; each text they match is valid, not each valid text is matched (RFC 3339, 3986, 4291,
+1123, 9562)."""

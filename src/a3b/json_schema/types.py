@@ -1,8 +1,8 @@
 """What a JSON schema says about types: of one value, and of each parameter of a tool.
 
-Owns the reading of `$ref`, `anyOf`, `oneOf`, `allOf`, `properties`, `patternProperties` and `additionalProperties`, for the parser of
-calls and for the grammars alike: both ask `Parameters`. Knows neither syntax nor values. Enter at `kinds_of_schema` and `Parameters`.
-"""
+Owns the reading of `$ref`, `anyOf`, `oneOf`, `allOf`, `properties`, `patternProperties` and `additionalProperties`, for
+the parser of calls and for the grammars alike: both ask `Parameters`. Knows neither syntax nor values. Enter at
+`kinds_of_schema` and `Parameters`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
 MAX_JOINED = 16  # schemas that stand for one another: a "$ref" may point at itself
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
-    **dict.fromkeys("integer int long short unsigned uint int8 int16 int32 int64 uint8 uint16 uint32 uint64".split(), "integer"),
+    **dict.fromkeys(
+        "integer int long short unsigned uint int8 int16 int32 int64 uint8 uint16 uint32 uint64".split(), "integer"
+    ),
     **dict.fromkeys("number num float float32 float64 double decimal".split(), "number"),
     **dict.fromkeys(("boolean", "bool"), "boolean"),
     **dict.fromkeys(("object", "dict"), "object"),
@@ -55,7 +57,8 @@ def values_of(schema: Mapping[str, Any]) -> Any:
 
 
 def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kinds] | None = None) -> Kinds:
-    """The types a JSON schema allows, by all of its keywords that say so: type, enum, const, anyOf, oneOf, allOf, a local $ref.
+    """The types a JSON schema allows, by all of its keywords that say so: type, enum, const, anyOf, oneOf, allOf, a
+    local $ref.
 
     `root` is the schema that a `$ref` of the form "#/a/b" starts from. What it does not know adds nothing.
     `known` holds the schemas met so far by identity: each is read once, however often it is referred to.
@@ -139,7 +142,8 @@ class Parameters:
         return self._kinds[key]
 
     def member(self, key: str) -> Any:
-        """The schema of a parameter, None if there is none. Branches of a union are joined by anyOf, all else by allOf."""
+        """The schema of a parameter, None if there is none. Branches of a union are joined by anyOf, all else by
+        allOf."""
         if key not in self._members:
             self._members[key] = self._member(self.root, key, 0, set())
         return self._members[key]
@@ -150,7 +154,9 @@ class Parameters:
 
     def own(self, schema: Mapping[str, Any], key: str) -> list[Any]:
         """The schemas that `schema` itself has for a parameter, not those that it joins."""
-        properties, patterns, extra = (schema.get(name) for name in ("properties", "patternProperties", "additionalProperties"))
+        properties, patterns, extra = (
+            schema.get(name) for name in ("properties", "patternProperties", "additionalProperties")
+        )
         found = [properties[key]] if isinstance(properties, Mapping) and key in properties else []
         if isinstance(patterns, Mapping):
             found += [value for pattern, value in patterns.items() if self._finder.found(pattern, key)]
@@ -170,7 +176,8 @@ class Parameters:
                     continue  # a branch that says nothing leaves it what it is outside
                 options = [option for option in options if option is not None and option is not False]
                 found += [options[0] if len(options) == 1 else {"anyOf": options}] if options else []
-        some = [one for one in found if one is not False] or found[:1]  # a parameter that is forbidden in one place has its type in others
+        # a parameter that is forbidden in one place has its type in others
+        some = [one for one in found if one is not False] or found[:1]
         return some[0] if len(some) == 1 else {"allOf": some} if some else None
 
     def _names(self, schema: Any, depth: int, seen: set[int]) -> Iterable[str]:

@@ -1,7 +1,8 @@
-"""Whether a JSON schema is one: each keyword has a value of its kind, references lead somewhere, patterns are regular expressions.
+"""Whether a JSON schema is one: each keyword has a value of its kind, references lead somewhere, patterns are regular
+expressions.
 
-What is not a keyword passes, and so does what is valid but cannot be enforced (`constrain/enforceable.py`). Enter at `check_schema`.
-"""
+What is not a keyword passes, and so does what is valid but cannot be enforced (`constrain/enforceable.py`). Enter at
+`check_schema`."""
 
 from __future__ import annotations
 
@@ -15,13 +16,19 @@ from a3b.json_schema.types import follow, kinds_of_names
 
 MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH = 100_000, 64  # of one schema; a compiler's time is bounded by its input
 ANNOTATIONS = frozenset(  # restrict nothing
-    "$schema $id $anchor $comment title description default example examples deprecated readOnly writeOnly discriminator".split()
+    (
+        "$schema $id $anchor $comment title description default example "
+        "examples deprecated readOnly writeOnly discriminator"
+    ).split()
 )
 DEFINITIONS = frozenset(("$defs", "definitions"))
 MAPS = frozenset("properties patternProperties $defs definitions dependentSchemas".split())
 LISTS = frozenset("anyOf oneOf allOf prefixItems".split())
 SINGLE = frozenset(
-    "items additionalItems additionalProperties contains propertyNames not if then else unevaluatedItems unevaluatedProperties".split()
+    (
+        "items additionalItems additionalProperties contains propertyNames not "
+        "if then else unevaluatedItems unevaluatedProperties"
+    ).split()
 )
 
 
@@ -38,8 +45,14 @@ def _is_names(value: Any) -> bool:
 
 
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "type": (lambda value: bool(kinds_of_names(value)) and len(value if isinstance(value, list) else [value]) == sum(
-        bool(kinds_of_names(one)) for one in (value if isinstance(value, list) else [value])), "the name of a type, or a list of them"),
+    "type": (
+        lambda value: (
+            bool(kinds_of_names(value))
+            and len(value if isinstance(value, list) else [value])
+            == sum(bool(kinds_of_names(one)) for one in (value if isinstance(value, list) else [value]))
+        ),
+        "the name of a type, or a list of them",
+    ),
     "required": (lambda value: _is_names(value) or isinstance(value, bool), "a list of names"),  # draft 3: true
     "enum": (lambda value: isinstance(value, list), "a list of values"),
     "pattern": (lambda value: isinstance(value, str), "text"),
@@ -48,16 +61,22 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     **dict.fromkeys(("minimum", "maximum"), (_is_number, "a number")),
-    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), (lambda value: _is_number(value) or isinstance(value, bool), "a number")),
-    **dict.fromkeys("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split(),
-                    (_is_count, "a whole number of at least 0")),
+    **dict.fromkeys(
+        ("exclusiveMinimum", "exclusiveMaximum"),
+        (lambda value: _is_number(value) or isinstance(value, bool), "a number"),
+    ),
+    **dict.fromkeys(
+        "minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split(),
+        (_is_count, "a whole number of at least 0"),
+    ),
     **dict.fromkeys(MAPS, (lambda value: isinstance(value, Mapping), "an object of schemas")),
     **dict.fromkeys(LISTS, (lambda value: isinstance(value, list) and value != [], "a list of schemas")),
-}  # fmt: skip
+}
 
 
 def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
-    """Raises UsageError, by its path, for what makes `schema` no JSON schema; also for one that is too large or nested too deeply.
+    """Raises UsageError, by its path, for what makes `schema` no JSON schema; also for one that is too large or nested
+    too deeply.
 
     where: its name in errors. parameter: that of its properties, before their own names."""
     _check_size(schema, where)
@@ -85,7 +104,8 @@ def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
 
 
 def without_never(schema: Any) -> Any:
-    """The same schema with `false` for `{"not": {}}`, which libraries write for "no value". Expects one that was checked."""
+    """The same schema with `false` for `{"not": {}}`, which libraries write for "no value". Expects one that was
+    checked."""
     if isinstance(schema, list):
         return [without_never(item) for item in schema]
     if not isinstance(schema, Mapping):
@@ -93,7 +113,9 @@ def without_never(schema: Any) -> Any:
     if schema.get("not", False) in ({}, True):
         return False
     found = {key: without_never(value) if key in SINGLE or key in LISTS else value for key, value in schema.items()}
-    return found | {key: {name: without_never(child) for name, child in schema[key].items()} for key in MAPS & schema.keys()}
+    return found | {
+        key: {name: without_never(child) for name, child in schema[key].items()} for key in MAPS & schema.keys()
+    }
 
 
 def _check_reference(reference: str, root: Any, path: str) -> None:
@@ -105,8 +127,11 @@ def _check_reference(reference: str, root: Any, path: str) -> None:
         if not (isinstance(target, Mapping) and "$ref" in target):
             break
         if target["$ref"] in seen or len(seen) == MAX_SCHEMA_DEPTH:
-            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads back to itself, or through more than {MAX_SCHEMA_DEPTH} others; "
-                             "expected a schema at its end")  # fmt: skip
+            raise UsageError(
+                f"{path}: $ref: {reference[:100]!r} leads back to itself, or "
+                f"through more than {MAX_SCHEMA_DEPTH} others; "
+                "expected a schema at its end"
+            )
         seen.append(target["$ref"])
 
 
@@ -133,7 +158,10 @@ def _check_size(schema: Any, where: str) -> None:
         if len(level) > MAX_SCHEMA_CHARS:
             break
     if level:
-        raise UsageError(f"{where}: nested deeper than {MAX_SCHEMA_DEPTH} or of more than {MAX_SCHEMA_CHARS} parts; expected a smaller one")
+        raise UsageError(
+            f"{where}: nested deeper than {MAX_SCHEMA_DEPTH} or of more than "
+            f"{MAX_SCHEMA_CHARS} parts; expected a smaller one"
+        )
     try:
         num_chars = len(json.dumps(schema, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -143,4 +171,6 @@ def _check_size(schema: Any, where: str) -> None:
 
 
 def _parts(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else []
+    return (
+        list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else []
+    )

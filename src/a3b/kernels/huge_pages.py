@@ -1,10 +1,9 @@
 """Weights moved from a mapped file into huge pages, in the background, while they are being read.
 
-A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The move reads a
-piece of the file, puts it in the place of the file's pages at the same addresses, and gives those back, so that no more than one
-piece exists twice; the system reads the next one meanwhile. Where moving does not pay, the file's pages are brought in instead, or
-the first tokens to meet each expert would wait for them. Enter at `HugePages`.
-"""
+A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The
+move reads a piece of the file, puts it in the place of the file's pages at the same addresses, and gives those back, so
+that no more than one piece exists twice; the system reads the next one meanwhile. Where moving does not pay, the file's
+pages are brought in instead, or the first tokens to meet each expert would wait for them. Enter at `HugePages`."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ from a3b.kernels.probe import HUGE_PAGE
 from a3b.machine import Machine
 
 PIECE = 64 << 20
-JUDGED = 5  # pieces from all over the files that say whether moving pays: of one alone the file's pages may be huge already
+# pieces from all over the files that say whether moving pays: of one alone the file's pages may be huge already
+JUDGED = 5
 LEAST_GAIN = 1.02  # in their reading speed, or nothing more is moved
 TRIES = 10
 SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be dropped
@@ -33,10 +33,12 @@ SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be drop
 class HugePages:
     """Moves mapped files, as much as memory has room for; `stop` ends it between two pieces.
 
-    What was not moved stays where it is, in the file's pages; those that memory has room for are there when the thread ends."""
+    What was not moved stays where it is, in the file's pages; those that memory has room for are there when the thread
+    ends."""
 
     def __init__(self, files: Sequence[tuple[Path, np.ndarray]], read: Callable[[np.ndarray], object]):
-        """files: the path and the mapped bytes (uint8, the whole file) of each. read: reads every byte of an array, as ops do."""
+        """files: the path and the mapped bytes (uint8, the whole file) of each. read: reads every byte of an array, as
+        ops do."""
         self.files, self.read = files, read
         self.most_bytes = max(Machine.read().memory_bytes - SPARE_BYTES, 0)
         self.total_bytes = sum(data.size for _, data in files)

@@ -1,12 +1,11 @@
 """How keys and values lie in pages of 64 positions, and the twin that stores and loads them.
 
 A page of one KV head is a run of bytes. Dh is padded to a multiple of 16 with zeros.
-    f32, bf16: keys [Dh, 64]; values [64, Dh]
-    q8:  keys uint8 (round(k / scale) + 128) [4 blocks of 16 positions, Dh / 4, 16, 4], then scales float32 [4 blocks, groups, 16], a
+    f32, bf16: keys [Dh, 64]; values [64, Dh] q8:  keys uint8 (round(k / scale) + 128) [4 blocks of 16 positions, Dh /
+    4, 16, 4], then scales float32 [4 blocks, groups, 16], a
          group being 64 dimensions; values int8 [32 pairs of positions, Dh, 2], then scales float32 [64]
-A scale is the largest magnitude over 127. In this layout one broadcast of four query numbers meets 16 keys, and one broadcast
-of two weights meets 16 dimensions of the values.
-"""
+A scale is the largest magnitude over 127. In this layout one broadcast of four query numbers meets 16 keys, and one
+broadcast of two weights meets 16 dimensions of the values."""
 
 from __future__ import annotations
 
@@ -34,7 +33,8 @@ def page_bytes(kv: str, Dh: int) -> tuple[int, int]:
 
 
 def store(kv: str, keys: np.ndarray, values: np.ndarray, at: int, k: np.ndarray, v: np.ndarray) -> None:
-    """Write positions at, at + 1, ... of a run of pages. keys, values uint8 [pages, Hkv, bytes]; k, v float32 [T, Hkv, Dh]."""
+    """Write positions at, at + 1, ... of a run of pages. keys, values uint8 [pages, Hkv, bytes]; k, v float32 [T, Hkv,
+    Dh]."""
     T, Hkv, Dh = k.shape
     width = padded_dim(Dh)
     k, v = (np.pad(x, ((0, 0), (0, 0), (0, width - Dh))) for x in (k, v))
@@ -51,7 +51,9 @@ def store(kv: str, keys: np.ndarray, values: np.ndarray, at: int, k: np.ndarray,
     for g in range(key_scale.shape[3]):
         dims = slice(g * KEY_GROUP, min((g + 1) * KEY_GROUP, width))
         q, scale = _quantise(k[:, :, dims])
-        key_q[page, :, block, dims.start // 4 : dims.stop // 4, lane] = (q + 128).astype(np.uint8).reshape(T, Hkv, -1, 4)
+        key_q[page, :, block, dims.start // 4 : dims.stop // 4, lane] = (
+            (q + 128).astype(np.uint8).reshape(T, Hkv, -1, 4)
+        )
         key_scale[page, :, block, g, lane] = scale
     q, scale = _quantise(v)
     value_q[page, :, place // 2, :, place % 2] = q.astype(np.int8)
@@ -97,7 +99,10 @@ def clear(kv: str, keys: np.ndarray, values: np.ndarray, used: int) -> None:
 def _float_views(kv: str, keys: np.ndarray, values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """[pages, Hkv, width, 64] and [pages, Hkv, 64, width]."""
     pages, Hkv, _ = keys.shape
-    return (keys.view(FLOATS[kv]).reshape(pages, Hkv, width, PAGE_LEN), values.view(FLOATS[kv]).reshape(pages, Hkv, PAGE_LEN, width))
+    return (
+        keys.view(FLOATS[kv]).reshape(pages, Hkv, width, PAGE_LEN),
+        values.view(FLOATS[kv]).reshape(pages, Hkv, PAGE_LEN, width),
+    )
 
 
 def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,14 +111,17 @@ def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inverse = np.divide(np.float32(127), size, out=np.zeros_like(size), where=size > 0)
     with np.errstate(invalid="ignore"):
         q = np.rint(x * inverse[..., None])
-    return np.where(np.isfinite(q), q, np.float32(0)), size / np.float32(127)  # the scale of what is not finite is not either
+    # the scale of what is not finite is not either
+    return np.where(np.isfinite(q), q, np.float32(0)), size / np.float32(127)
 
 
 def _key_views(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [pages, Hkv, 4, width / 4, 16, 4] and float32 [pages, Hkv, 4, groups, 16]."""
     shape = (*keys.shape[:2], PAGE_LEN // LANES)
     num = PAGE_LEN * width
-    return keys[:, :, :num].reshape(*shape, width // 4, LANES, 4), keys[:, :, num:].view(np.float32).reshape(*shape, -1, LANES)
+    return keys[:, :, :num].reshape(*shape, width // 4, LANES, 4), keys[:, :, num:].view(np.float32).reshape(
+        *shape, -1, LANES
+    )
 
 
 def _value_views(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

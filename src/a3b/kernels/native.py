@@ -1,4 +1,5 @@
-"""The C++ kernels behind the contracts of `a3b.kernels`: weights laid out for them, results allocated, nothing computed here.
+"""The C++ kernels behind the contracts of `a3b.kernels`: weights laid out for them, results allocated, nothing computed
+here.
 
 Weights that are neither floats in memory nor tiles go to the twins, which decode them where they are used.
 """
@@ -26,9 +27,14 @@ class Native(Kernels):
         try:
             from a3b.kernels import _native
         except ImportError as error:
-            raise UsageError(f"the compiled kernels are missing ({error}); install a3b again with a C++ compiler") from None
+            raise UsageError(
+                f"the compiled kernels are missing ({error}); install a3b again with a C++ compiler"
+            ) from None
         if isa and isa not in _native.isas():
-            raise UsageError(f"instruction set {isa!r} is not available here; this machine runs {', '.join(_native.isas())}, reference")
+            raise UsageError(
+                f"instruction set {isa!r} is not available here; this machine "
+                f"runs {', '.join(_native.isas())}, reference"
+            )
         if not 1 <= num_threads <= MAX_THREADS:
             raise UsageError(f"threads: {num_threads}; expected 1 to {MAX_THREADS}")
         self._lib = _native
@@ -55,7 +61,9 @@ class Native(Kernels):
 
     def _delta(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
         rate = -np.exp(A_log.astype(np.float64)).astype(np.float32)
-        op = self._lib.Delta(self._runtime, Hk, Hv, Dk, Dv, tiled_heads, np.ascontiguousarray(conv.T), rate, dt_bias, norm, eps)
+        op = self._lib.Delta(
+            self._runtime, Hk, Hv, Dk, Dv, tiled_heads, np.ascontiguousarray(conv.T), rate, dt_bias, norm, eps
+        )
 
         def delta(projected: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
             out = np.empty((len(projected), Hv * Dv), np.float32)
@@ -65,11 +73,21 @@ class Native(Kernels):
         return delta
 
     def _attention(self, q_norm, k_norm, eps, Hq, Hkv, Dh, rotary_half, kv):
-        op = self._lib.Attention(self._runtime, Hq, Hkv, Dh, rotary_half, KV_TYPES[kv], around_one(q_norm), around_one(k_norm), eps)
+        op = self._lib.Attention(
+            self._runtime, Hq, Hkv, Dh, rotary_half, KV_TYPES[kv], around_one(q_norm), around_one(k_norm), eps
+        )
 
         def attention(projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments, start: int) -> np.ndarray:
             out = np.empty((len(projected), Hq * Dh), np.float32)
-            op(projected, start, cos, sin, [(keys.reshape(-1), values.reshape(-1)) for keys, values in segments], len(segments[0][0]), out)
+            op(
+                projected,
+                start,
+                cos,
+                sin,
+                [(keys.reshape(-1), values.reshape(-1)) for keys, values in segments],
+                len(segments[0][0]),
+                out,
+            )
             return out
 
         return attention
@@ -81,7 +99,9 @@ class Native(Kernels):
         if not all(_is_native(part) for part in parts):
             return self._twins.bind_moe(weights, norm, eps, E, K, D, F, Fs)
         router = np.concatenate([_decoded(w.router), _decoded(w.shared_expert_gate)])
-        op = self._lib.Moe(self._runtime, E, K, [laid_out(part) for part in (*parts[:6], router)], around_one(norm), eps)
+        op = self._lib.Moe(
+            self._runtime, E, K, [laid_out(part) for part in (*parts[:6], router)], around_one(norm), eps
+        )
         return op
 
     def _mlp(self, gate_up, down, norm, eps, D, F):
@@ -110,7 +130,8 @@ def around_one(norm: np.ndarray | None) -> np.ndarray | None:
 
 
 def laid_out(matrix: np.ndarray | Tiles) -> Laid:
-    """What the extension takes: tiles as they are; float32 [(E,) rows, n] as tiles [n, 16], in BF16 if that loses nothing."""
+    """What the extension takes: tiles as they are; float32 [(E,) rows, n] as tiles [n, 16], in BF16 if that loses
+    nothing."""
     if isinstance(matrix, Tiles):
         return matrix.format.code, matrix.data, *matrix.shape[-2:]
     rows, n = matrix.shape[-2:]

@@ -1,8 +1,8 @@
 """What this machine can do at most, by the means of the kernels: bytes read in streams, int8 products out of registers.
 
 The rates that speeds are held against. Both take the threads and the instruction set of the kernels they are given.
-Also chooses what is faster on one processor and slower on another. Enter at `read_bandwidth`, `int8_operations` and `tune`.
-"""
+Also chooses what is faster on one processor and slower on another. Enter at `read_bandwidth`, `int8_operations` and
+`tune`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
 
 
 def tune(kernels: Kernels) -> None:
-    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once per process.
+    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once
+    per process.
 
     By one thread: what all of them together can read hides what a core does with its own loads."""
     runtime, isa = runtime_of(kernels), kernels.isa

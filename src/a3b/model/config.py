@@ -1,10 +1,9 @@
 """What a model is (`ModelConfig`, from config.json) and how this process runs (`RuntimeConfig`, from the environment).
 
-A config that contradicts itself, or asks for something that is not implemented, is refused by the name of its key. Every key
-is either used, checked, or on the written list of keys that cannot change the result. Enter at `a3b.model.config_reader.read_config`.
-Axes: V ids, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F expert width, Fs shared width.
-A dense model has one MLP of width F in each layer, and E = K = Fs = 0.
-"""
+A config that contradicts itself, or asks for something that is not implemented, is refused by the name of its key.
+Every key is either used, checked, or on the written list of keys that cannot change the result. Enter at
+`a3b.model.config_reader.read_config`. Axes: V ids, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K
+chosen, F expert width, Fs shared width. A dense model has one MLP of width F in each layer, and E = K = Fs = 0."""
 
 from __future__ import annotations
 
@@ -18,8 +17,11 @@ MAX_CHOSEN, MAX_CONV = 64, 16  # experts of a token and taps of a convolution, a
 ATTENTION, DELTA = "full_attention", "linear_attention"
 MAX_SIZE = 1 << 24  # no axis of a model is longer
 MODEL_TYPES = {  # name -> wraps a text_config
-    "qwen3_5_moe": True, "qwen3_5_moe_text": False, "qwen3_5": True, "qwen3_5_text": False,
-}  # fmt: skip
+    "qwen3_5_moe": True,
+    "qwen3_5_moe_text": False,
+    "qwen3_5": True,
+    "qwen3_5_text": False,
+}
 PACKED = "a3b"  # quant_method of a packed directory, whose manifest says the rest
 YARN_FACTORS = (2.0, 4.0)
 
@@ -49,7 +51,8 @@ class Fp8Config:
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """GPTQ integers of 4 bits: columns of a group (-1: all), and whether zeros are stored one too small (the first version)."""
+    """GPTQ integers of 4 bits: columns of a group (-1: all), and whether zeros are stored one too small (the first
+    version)."""
 
     group: int
     zero_offset: int
@@ -57,7 +60,8 @@ class GptqConfig:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of weights. `total` and `active` are of the text model; active leaves out idle experts and the embedding."""
+    """Numbers of weights. `total` and `active` are of the text model; active leaves out idle experts and the
+    embedding."""
 
     total: int
     active: int
@@ -156,22 +160,30 @@ def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str
             scaled = replace(
                 rope, type="yarn", factor=factor, original_context=native, attention_factor=0.1 * math.log(factor) + 1
             )
-            note = (f"context {num_tokens} is beyond the native {native}: RoPE scaled with YaRN factor {factor:g}; "
-                    "short prompts may lose a little quality")  # fmt: skip
+            note = (
+                f"context {num_tokens} is beyond the native {native}: RoPE scaled with YaRN factor {factor:g}; "
+                "short prompts may lose a little quality"
+            )
             return replace(config, rope=scaled), note
     raise UsageError(
-        f"context: {num_tokens} tokens; at most {int(YARN_FACTORS[-1] * native)}, 4 times the native {native}, are possible"
+        f"context: {num_tokens} tokens; at most {int(YARN_FACTORS[-1] * native)}, "
+        f"4 times the native {native}, are possible"
     )
-
-
-
-
 
 
 def _vision_parameters(vision: dict[str, Any] | None) -> int:
     """Weights of the vision tower that config.json describes; 0 if its sizes are not all there."""
-    names = ("depth", "hidden_size", "intermediate_size", "in_channels", "patch_size", "temporal_patch_size",
-             "spatial_merge_size", "num_position_embeddings", "out_hidden_size")  # fmt: skip
+    names = (
+        "depth",
+        "hidden_size",
+        "intermediate_size",
+        "in_channels",
+        "patch_size",
+        "temporal_patch_size",
+        "spatial_merge_size",
+        "num_position_embeddings",
+        "out_hidden_size",
+    )
     sizes = [(vision or {}).get(name) for name in names]
     if not all(type(n) is int and 0 < n <= MAX_SIZE for n in sizes):
         return 0
@@ -180,7 +192,3 @@ def _vision_parameters(vision: dict[str, Any] | None) -> int:
     merged = D * merge * merge
     merger = 2 * D + merged * merged + merged + merged * out + out
     return D * channels * frames * patch * patch + D + positions * D + depth * block + merger
-
-
-
-

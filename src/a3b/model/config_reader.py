@@ -1,4 +1,5 @@
-"""Reads config.json; whatever contradicts itself or is not implemented is refused by the name of its key. Enter at `read_config`."""
+"""Reads config.json; whatever contradicts itself or is not implemented is refused by the name of its key. Enter at
+`read_config`."""
 
 from __future__ import annotations
 
@@ -77,9 +78,15 @@ class _Reader:
         Hk, Hv = self.size("linear_num_key_heads"), self.size("linear_num_value_heads")
         self.divides("num_key_value_heads", Hkv, "num_attention_heads", Hq)
         self.divides("linear_num_key_heads", Hk, "linear_num_value_heads", Hv)
-        for key, expected in (("hidden_act", "silu"), ("attention_bias", False), ("attn_output_gate", True),
-                              ("mamba_ssm_dtype", "float32"), ("decoder_sparse_step", 1),
-                              ("norm_topk_prob", True), ("output_gate_type", "silu")):  # fmt: skip
+        for key, expected in (
+            ("hidden_act", "silu"),
+            ("attention_bias", False),
+            ("attn_output_gate", True),
+            ("mamba_ssm_dtype", "float32"),
+            ("decoder_sparse_step", 1),
+            ("norm_topk_prob", True),
+            ("output_gate_type", "silu"),
+        ):
             found = self.take(key, expected)
             if found is not expected and (type(found) is not type(expected) or found != expected):
                 if (key, found) != ("output_gate_type", "swish"):
@@ -87,13 +94,28 @@ class _Reader:
         V, max_context = self.size("vocab_size"), self.size("max_position_embeddings")
         config = ModelConfig(
             model_type=self.kind,
-            V=V, D=D, num_layers=len(layer_types), layer_types=layer_types, Hq=Hq, Hkv=Hkv, Dh=Dh, Hk=Hk, Hv=Hv,
-            Dk=self.size("linear_key_head_dim"), Dv=self.size("linear_value_head_dim"),
-            conv_len=self.size("linear_conv_kernel_dim", most=MAX_CONV), **self._mlp(), norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
-            max_context=max_context, tie_word_embeddings=self._tied(), rope=self._rope(Dh, max_context),
+            V=V,
+            D=D,
+            num_layers=len(layer_types),
+            layer_types=layer_types,
+            Hq=Hq,
+            Hkv=Hkv,
+            Dh=Dh,
+            Hk=Hk,
+            Hv=Hv,
+            Dk=self.size("linear_key_head_dim"),
+            Dv=self.size("linear_value_head_dim"),
+            conv_len=self.size("linear_conv_kernel_dim", most=MAX_CONV),
+            **self._mlp(),
+            norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
+            max_context=max_context,
+            tie_word_embeddings=self._tied(),
+            rope=self._rope(Dh, max_context),
             eos_token_ids=_ends(self.take("eos_token_id", None), V, self.where),
-            mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0), vision=self._vision(), **self._quantised(),
-        )  # fmt: skip
+            mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0),
+            vision=self._vision(),
+            **self._quantised(),
+        )
         self._leftovers()
         return config
 
@@ -137,7 +159,12 @@ class _Reader:
         E, K = self.size("num_experts"), self.size("num_experts_per_tok", most=MAX_CHOSEN)
         if K > E:
             self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
-        return {"E": E, "K": K, "F": self.size("moe_intermediate_size"), "Fs": self.size("shared_expert_intermediate_size")}
+        return {
+            "E": E,
+            "K": K,
+            "F": self.size("moe_intermediate_size"),
+            "Fs": self.size("shared_expert_intermediate_size"),
+        }
 
     def _layer_types(self) -> tuple[str, ...]:
         count = self.size("num_hidden_layers")
@@ -169,8 +196,19 @@ class _Reader:
         rope = self._mapping(new if new is not None else old if old is not None else {}, "rope_parameters")
         if new is not None and old is not None and new != old:
             self.fail("rope_scaling", old, "the same as rope_parameters, or absent")
-        allowed = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved", "factor",
-                   "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}  # fmt: skip
+        allowed = {
+            "rope_type",
+            "type",
+            "rope_theta",
+            "partial_rotary_factor",
+            "mrope_section",
+            "mrope_interleaved",
+            "factor",
+            "original_max_position_embeddings",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+        }
         for key in rope.keys() - allowed:
             self.fail(f"rope_parameters.{key}", rope[key], "no such key; it is not implemented")
         kind = rope.get("rope_type", rope.get("type", "default"))
@@ -184,11 +222,17 @@ class _Reader:
         if rotary < 2 or rotary % 2 or abs(rotary - Dh * partial) > 1e-6:
             self.fail("partial_rotary_factor", partial, f"a share of head_dim, {Dh}, that is a positive even number")
         if rope.get("mrope_interleaved", True) is not True:
-            self.fail("rope_parameters.mrope_interleaved", rope["mrope_interleaved"], "true; nothing else is implemented")
+            self.fail(
+                "rope_parameters.mrope_interleaved", rope["mrope_interleaved"], "true; nothing else is implemented"
+            )
         third = rotary // 2 // 3
         section = rope.get("mrope_section", [rotary // 2 - 2 * third, third, third])
-        if (not isinstance(section, list) or len(section) != 3 or any(type(n) is not int or n < 0 for n in section)
-                or sum(section) != rotary // 2):  # fmt: skip
+        if (
+            not isinstance(section, list)
+            or len(section) != 3
+            or any(type(n) is not int or n < 0 for n in section)
+            or sum(section) != rotary // 2
+        ):
             self.fail("rope_parameters.mrope_section", section, f"three whole numbers with the sum {rotary // 2}")
         base = RopeConfig(kind, theta, rotary, tuple(section), original_context=max_context)
         return base if kind == "default" else self._yarn(base, rope, max_context)
@@ -241,7 +285,11 @@ class _Reader:
         if method == "gptq":
             return {"gptq": self._gptq(q)}
         if method != "fp8":
-            self.fail("quantization_config.quant_method", method, '"fp8", the official block-scaled form, or "gptq"; others cannot be read')
+            self.fail(
+                "quantization_config.quant_method",
+                method,
+                '"fp8", the official block-scaled form, or "gptq"; others cannot be read',
+            )
         return {"fp8": self._fp8(q)}
 
     def _gptq(self, q: dict) -> GptqConfig:
@@ -258,7 +306,11 @@ class _Reader:
         if q.get("fmt", "e4m3") != "e4m3" or q.get("activation_scheme", "dynamic") != "dynamic":
             self.fail("quantization_config", q, 'fmt "e4m3" and activation_scheme "dynamic"')
         block = q.get("weight_block_size")
-        if not isinstance(block, list) or len(block) != 2 or any(type(n) is not int or not 1 <= n <= 65536 for n in block):
+        if (
+            not isinstance(block, list)
+            or len(block) != 2
+            or any(type(n) is not int or not 1 <= n <= 65536 for n in block)
+        ):
             self.fail("quantization_config.weight_block_size", block, "two positive whole numbers")
         kept = q.get("modules_to_not_convert") or []
         if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):

@@ -1,7 +1,7 @@
 """The forward pass: token ids and a state in, logits out. Everything it reads is an argument.
 
-Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave behind is in
-`a3b.model.state.State`. Knows no tokenizer, no sampling and no files.
+Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave
+behind is in `a3b.model.state.State`. Knows no tokenizer, no sampling and no files.
 
     h = embed[ids];  per layer: h += mixer(norm(h)), h += mlp(norm(h));  logits = norm(h) · lm_headᵀ
 
@@ -41,7 +41,8 @@ class Model:
     """A checkpoint ready to compute. Keeps no reference to `weights` beyond the arrays it uses."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, k: Kernels, kv: str = "q8"):
-        """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape that `config` says."""
+        """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape
+        that `config` says."""
         self.config, self.kv, self.isa = config, kv, k.isa
         self._embed = k.bind_embed(weights.embed, config.V, config.D)
         self._layers = _bind_layers(k, config, weights, kv)
@@ -51,7 +52,9 @@ class Model:
     def new_state(self) -> State:
         return State(self.config, self.kv)
 
-    def forward(self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None) -> np.ndarray | None:
+    def forward(
+        self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None
+    ) -> np.ndarray | None:
         """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
 
         cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn.
@@ -65,8 +68,9 @@ class Model:
             last = hidden[-1:]
         return self._lm_head(last)[0] if logits == "last" else None
 
-    def forward_chunks(self, ids: np.ndarray, state: State, rows: int = CHUNK, cancel: Callable[[], bool] | None = None
-                       ) -> Iterator[np.ndarray]:  # fmt: skip
+    def forward_chunks(
+        self, ids: np.ndarray, state: State, rows: int = CHUNK, cancel: Callable[[], bool] | None = None
+    ) -> Iterator[np.ndarray]:
         """Like forward with "all", in pieces float32 [up to rows, V]: for prompts whose logits fill the memory."""
         for hidden in self._chunks(self._checked(ids), state, cancel):
             for start in range(0, len(hidden), rows):
@@ -96,7 +100,9 @@ class Model:
         for start in range(0, len(ids), CHUNK):
             yield self.hidden([(ids[start : start + CHUNK], state)], cancel)
 
-    def hidden(self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None) -> np.ndarray:
+    def hidden(
+        self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None
+    ) -> np.ndarray:
         """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces.
 
         ids are trusted, the memory grows with T, and cancel is asked before each layer."""
@@ -138,14 +144,32 @@ class Layer:
 class DeltaNet:
     """Gated delta net: a convolution and a matrix per head remember the sequence; it has no positions."""
 
-    def __init__(self, k: Kernels, config: ModelConfig, weights: DeltaNetWeights, norm: np.ndarray, index: int, name: str,
-                 tiled_heads: bool):  # fmt: skip
+    def __init__(
+        self,
+        k: Kernels,
+        config: ModelConfig,
+        weights: DeltaNetWeights,
+        norm: np.ndarray,
+        index: int,
+        name: str,
+        tiled_heads: bool,
+    ):
         c = config
         self.index = index  # among the delta-net layers: its place in the state
         parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
         self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
-        self.mix = k.bind_delta(weights.conv1d, weights.A_log, weights.dt_bias, weights.norm, c.norm_eps, c.Hk, c.Hv, c.Dk, c.Dv,
-                                tiled_heads)  # fmt: skip
+        self.mix = k.bind_delta(
+            weights.conv1d,
+            weights.A_log,
+            weights.dt_bias,
+            weights.norm,
+            c.norm_eps,
+            c.Hk,
+            c.Hv,
+            c.Dk,
+            c.Dv,
+            tiled_heads,
+        )
         self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
@@ -157,19 +181,31 @@ class DeltaNet:
 class Attention:
     """Gated full attention with rotary positions on part of each head."""
 
-    def __init__(self, k: Kernels, config: ModelConfig, weights: AttentionWeights, norm: np.ndarray, index: int, name: str, kv: str):
+    def __init__(
+        self,
+        k: Kernels,
+        config: ModelConfig,
+        weights: AttentionWeights,
+        norm: np.ndarray,
+        index: int,
+        name: str,
+        kv: str,
+    ):
         c = config
         self.index = index  # among the attention layers: its place in the state
         parts = [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"]
         self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
-        self.attend = k.bind_attention(weights.q_norm, weights.k_norm, c.norm_eps, c.Hq, c.Hkv, c.Dh, c.rope.rotary_dim // 2, kv)
+        self.attend = k.bind_attention(
+            weights.q_norm, weights.k_norm, c.norm_eps, c.Hq, c.Hkv, c.Dh, c.rope.rotary_dim // 2, kv
+        )
         self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], c.Hq * c.Dh)
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
         projected = self.project_in(h)  # [T, per query head: query, gate | k | v]
         cos, sin = cos_sin
         outs = [
-            self.attend(projected[s.rows], cos[s.rows], sin[s.rows], s.state.segments(self.index), s.state.num_tokens) for s in spans
+            self.attend(projected[s.rows], cos[s.rows], sin[s.rows], s.state.segments(self.index), s.state.num_tokens)
+            for s in spans
         ]
         self.project_out.add(_joined(outs), h)
 

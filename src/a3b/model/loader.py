@@ -1,11 +1,11 @@
 """Checkpoint names to the typed fields a model is bound to: the only place that knows what tensors are called.
 
-Everything expected is checked by name, shape and dtype before any data is touched, and all complaints are raised at once.
-A number that is not finite is refused when it is decoded: at load what becomes float32, at each use what stays mapped. Scales of
-tiles are not read for that; the packer has looked at them, `a3b verify` looks again, and the kernels turn what meets one into NaN.
-Matrices then come as float32 arrays (decoded one by one, their source pages given back), as views that decode where they
-are used, or as the tiles of a packed directory (`residency`): there is never a second copy of the model. Enter at `load_weights`.
-"""
+Everything expected is checked by name, shape and dtype before any data is touched, and all complaints are raised at
+once. A number that is not finite is refused when it is decoded: at load what becomes float32, at each use what stays
+mapped. Scales of tiles are not read for that; the packer has looked at them, `a3b verify` looks again, and the kernels
+turn what meets one into NaN. Matrices then come as float32 arrays (decoded one by one, their source pages given back),
+as views that decode where they are used, or as the tiles of a packed directory (`residency`): there is never a second
+copy of the model. Enter at `load_weights`."""
 
 from __future__ import annotations
 
@@ -33,36 +33,15 @@ EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 SCALE = "_scale_inv"
 FP8 = "F8_E4M3"
-KEPT_FLOAT = ("norm.weight", "conv1d.weight", "dt_bias", "A_log", "gate.weight", "in_proj_b.weight", "in_proj_a.weight")  # in packed ones
+# in packed ones
+KEPT_FLOAT = ("norm.weight", "conv1d.weight", "dt_bias", "A_log", "gate.weight", "in_proj_b.weight", "in_proj_a.weight")
 MAX_COMPLAINTS = 5
 EXPAND_SHARE = 0.5  # of the memory that is free: what float32 weights may take if nobody says otherwise
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None) -> ModelWeights:
-    """Check and load. expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); what is
-    packed stays packed.
+    """Check and load. expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); what
+    is packed stays packed.
 
     Raises TensorError for anything missing, misshapen, of a dtype that cannot be read, or unknown."""
     extra = check_tensors(checkpoint, config)
@@ -106,7 +85,10 @@ def _check_packed(checkpoint: Checkpoint, config: ModelConfig) -> None:
             complaints.append(f"tensor {name!r} has shape {list(tensors[name].shape)}, expected {list(shape)}")
         elif tensors[name].format != F32 and name.endswith(KEPT_FLOAT):
             complaints.append(f"tensor {name!r} is {tensors[name].format}, expected {F32}")
-    complaints += [f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor" for name in tensors.keys() - expected.keys()]
+    complaints += [
+        f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor"
+        for name in tensors.keys() - expected.keys()
+    ]
     _complain(checkpoint, complaints)
 
 
@@ -116,7 +98,9 @@ def _complain(checkpoint: Checkpoint, complaints: list[str]) -> None:
         raise TensorError(f"{checkpoint.directory}: " + "; ".join(complaints[:MAX_COMPLAINTS]) + more)
 
 
-def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo], config: ModelConfig) -> Iterator[str]:
+def _complaints(
+    name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo], config: ModelConfig
+) -> Iterator[str]:
     if gptq.is_gptq(name, tensors):
         yield from gptq.complaints(name, shape, tensors, config.gptq and config.gptq.group)
         return
@@ -137,20 +121,14 @@ def _complaints(name: str, shape: tuple[int, ...], tensors: dict[str, TensorInfo
         if scale is None:
             yield f"tensor {name + SCALE!r} is missing"
         elif scale.shape != wanted or scale.dtype not in FLOATS:
-            yield (f"tensor {name + SCALE!r} is {scale.dtype} {list(scale.shape)}, "
-                   f"expected {list(wanted)} of {', '.join(FLOATS)}")  # fmt: skip
+            yield (
+                f"tensor {name + SCALE!r} is {scale.dtype} {list(scale.shape)}, "
+                f"expected {list(wanted)} of {', '.join(FLOATS)}"
+            )
     elif info.dtype not in FLOATS:
         yield f"tensor {name!r} is {info.dtype}; expected {', '.join((*FLOATS, FP8))}"
     elif scale is not None:
         yield f"tensor {name + SCALE!r} belongs to a tensor that is not {FP8}"
-
-
-
-
-
-
-
-
 
 
 class _Loader:
@@ -183,7 +161,9 @@ class _Loader:
 
     def attention(self, p: str) -> AttentionWeights:
         matrices = {name: self.matrix(f"{p}{name}.weight") for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
-        return AttentionWeights(**matrices, q_norm=self.vector(p + "q_norm.weight"), k_norm=self.vector(p + "k_norm.weight"))
+        return AttentionWeights(
+            **matrices, q_norm=self.vector(p + "q_norm.weight"), k_norm=self.vector(p + "k_norm.weight")
+        )
 
     def mlp(self, p: str) -> MoEWeights | DenseWeights:
         if self.config.dense:
@@ -218,7 +198,9 @@ class _Loader:
         if info.dtype != FP8:
             return StoredMatrix(name, info.dtype, self.checkpoint.array(name))
         scale_name = name + SCALE
-        scale = checked_finite(scale_name, to_f32(self.checkpoint.array(scale_name), self.checkpoint.tensors[scale_name].dtype))
+        scale = checked_finite(
+            scale_name, to_f32(self.checkpoint.array(scale_name), self.checkpoint.tensors[scale_name].dtype)
+        )
         return StoredMatrix(name, info.dtype, self.checkpoint.array(name), scale, self.config.fp8.block)
 
     def matrix(self, name: str) -> Matrix:
@@ -252,7 +234,11 @@ class _PackedLoader(_Loader):
         if name.endswith(KEPT_FLOAT):
             return self.vector(name)
         data = self.checkpoint.array(name)
-        return checked_finite(name, data) if tensor.format == F32 else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
+        return (
+            checked_finite(name, data)
+            if tensor.format == F32
+            else Tiles(name, FORMATS[tensor.format], tensor.shape, data)
+        )
 
     def mlp(self, p: str) -> MoEWeights | DenseWeights:
         if self.config.dense:
@@ -271,5 +257,3 @@ class _PackedLoader(_Loader):
             shared_down=self.matrix(shared + "down_proj.weight"),
             shared_expert_gate=self.matrix(p + "shared_expert_gate.weight"),
         )
-
-

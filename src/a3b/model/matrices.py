@@ -59,8 +59,10 @@ def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
     """The values. Raises TensorError if one is NaN or infinite."""
     if not all_finite(values):
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-        raise TensorError(f"tensor {name!r} holds {values[place]} at {list(place)}; expected finite numbers: "
-                          "the file is damaged, download it again")  # fmt: skip
+        raise TensorError(
+            f"tensor {name!r} holds {values[place]} at {list(place)}; expected finite numbers: "
+            "the file is damaged, download it again"
+        )
     return values
 
 
@@ -122,4 +124,8 @@ def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
         return [matrix.name]
     if isinstance(matrix, GptqMatrix):
         return list(gptq.names_of_module(matrix.name)[:3])
-    return [name for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts) for name in names_of(part)]
+    return [
+        name
+        for part in (matrix.parts if isinstance(matrix, StackedMatrix) else matrix.experts)
+        for name in names_of(part)
+    ]

@@ -79,7 +79,11 @@ class State:
         Raises UsageError if the snapshot belongs to a model of other sizes.
         """
         shapes = [self.conv.shape, self.delta.shape, *(self._segment_shapes for _ in snapshot.segments)]
-        found = [snapshot.conv.shape, snapshot.delta.shape, *((s.keys.shape, s.values.shape) for s in snapshot.segments)]
+        found = [
+            snapshot.conv.shape,
+            snapshot.delta.shape,
+            *((s.keys.shape, s.values.shape) for s in snapshot.segments),
+        ]
         if shapes != found:
             raise UsageError(f"snapshot: shapes {found}; expected {shapes}; it belongs to a model of other sizes")
         self.conv[...] = snapshot.conv

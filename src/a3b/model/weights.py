@@ -62,6 +62,8 @@ class ModelWeights:
     layers: tuple[LayerWeights, ...]
     norm: np.ndarray  # float32 [D], around 0
     lm_head: Matrix  # [V, D]; the same object as embed if tied
-    residency: str  # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
+    # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
+    residency: str
     extra: dict[str, int] = field(default_factory=dict)  # numbers counted and kept for later: mtp, vision
-    tiled_v_heads: bool = False  # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
+    # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
+    tiled_v_heads: bool = False

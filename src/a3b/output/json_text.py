@@ -1,4 +1,5 @@
-"""JSON as models write it. Knows no schema. Enter at `loads`, or at `read` where Python's spelling of values is understood too."""
+"""JSON as models write it. Knows no schema. Enter at `loads`, or at `read` where Python's spelling of values is
+understood too."""
 
 from __future__ import annotations
 
@@ -11,18 +12,21 @@ from typing import Any
 from a3b.json_schema.types import Kinds
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PYTHON = re.compile(  # strings, closed or not, so that nothing in them is taken for more; words; a comma before a bracket
-    r"""(?P<string>"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z))|\b(?:True|False|None)\b|,(?=\s*[}\]])""", re.DOTALL
+# strings, closed or not, so that nothing in them is taken for more; words; a comma before a bracket
+_PYTHON = re.compile(
+    r"""(?P<string>"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z))|\b(?:True|False|None)\b|,(?=\s*[}\]])""",
+    re.DOTALL,
 )
 _WORDS = {"True": "true", "False": "false", "None": "null", ",": ""}
 _ESCAPE = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\"", re.DOTALL)
 
 
 def loads(text: str, bounded: bool = False) -> Any:
-    """`json.loads` for text from a model: NaN, infinities and nesting that is too deep raise ValueError; a string may hold a line break.
+    """`json.loads` for text from a model: NaN, infinities and nesting that is too deep raise ValueError; a string may
+    hold a line break.
 
-    Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number beyond all floats becomes the last of them.
-    """
+    Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number beyond all floats becomes the last of
+    them."""
     try:
         written = dumps(json.loads(text, strict=False, parse_float=_bounded if bounded else None))
     except RecursionError:
@@ -31,7 +35,8 @@ def loads(text: str, bounded: bool = False) -> Any:
 
 
 def read(text: str) -> Any:
-    """JSON, or the same in Python's spelling: single quotes, True, False, None, a comma after the last item. Raises ValueError."""
+    """JSON, or the same in Python's spelling: single quotes, True, False, None, a comma after the last item. Raises
+    ValueError."""
     try:
         return loads(text, bounded=True)
     except ValueError:
@@ -94,7 +99,13 @@ class JsonText:
             self.is_dead = self._begun and text[0] not in self._openers
         pos = 0
         while pos < len(text) and not self.is_dead:
-            pos = self._escape(text, pos) if self._escaped else self._string(text, pos) if self.in_string else self._between(text, pos)
+            pos = (
+                self._escape(text, pos)
+                if self._escaped
+                else self._string(text, pos)
+                if self.in_string
+                else self._between(text, pos)
+            )
         self.in_string = self.in_string and not self.is_dead
         self.is_whole = self._begun and not self._closers and not self.is_dead
 

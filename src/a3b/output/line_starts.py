@@ -7,7 +7,8 @@ import re
 MAX_INDENT = 3  # blanks before what still counts as the beginning of a line; four make it code
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)\Z", re.DOTALL)
 _KEPT = 200  # characters of a line that may open or close a block of code
-OPENING, CLOSING = "<tool_call>", "</tool_call>"  # spelled in a line of their own: what is between them is an example of a call
+# spelled in a line of their own: what is between them is an example of a call
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 class Lines:
@@ -24,7 +25,8 @@ class Lines:
         return self._is_open and not self._fence and self._line.strip(" ") == "" and len(self._line) <= MAX_INDENT
 
     def find(self, text: str, end: int, at: int = 0) -> int:
-        """The first place from `at` and before `end` at which `text` has a "<" that begins a line, else `end`; takes what is before it."""
+        """The first place from `at` and before `end` at which `text` has a "<" that begins a line, else `end`; takes
+        what is before it."""
         while at < end:
             if self.begins and text[at] == "<":
                 return at

@@ -13,9 +13,10 @@ Rules, where the format leaves a choice:
   Around a call (or a second block of thinking) the white space before it is kept, that behind it only if
   there was none before.
 * The output ends inside a call: what is there becomes the call, marked incomplete; without a name it is text.
-* What stands in a call outside its parameters comes as text after the call; closing tags there, also misspelled or cut, vanish.
-* `<function=NAME>` at the beginning of a line, without `<tool_call>`, is a call if NAME is one of the tools and a parameter or the end
-  follows; not within a block of code, and inside thinking only if the output ends right after it.
+* What stands in a call outside its parameters comes as text after the call; closing tags there, also misspelled or cut,
+  vanish.
+* `<function=NAME>` at the beginning of a line, without `<tool_call>`, is a call if NAME is one of the tools and a
+  parameter or the end follows; not within a block of code, and inside thinking only if the output ends right after it.
 * Calls written as JSON may follow each other in one `<tool_call>`, or be a list.
 """
 
@@ -68,7 +69,8 @@ _BETWEEN_CALLS = re.compile(r"[ \t\r\n,;}\]]{0,64}")
 
 @dataclass
 class _Doubt:
-    """A tag inside a string of what may be JSON. end: of the characters from there, how many end the value if it is none.
+    """A tag inside a string of what may be JSON. end: of the characters from there, how many end the value if it is
+    none.
 
     num_pieces: of the value before the tag. pieces: the output from the tag on."""
 
@@ -244,7 +246,10 @@ class OutputParser:
         if look(self._buffer, 0, FUNCTION) == "":
             return False
         name, end = read_name(self._buffer, len(FUNCTION))
-        if not self._schemas.offers_loose(name) or tag_at(self._buffer, skip_blank(self._buffer, end))[0] not in (PARAMETER, FUNCTION_END):
+        if not self._schemas.offers_loose(name) or tag_at(self._buffer, skip_blank(self._buffer, end))[0] not in (
+            PARAMETER,
+            FUNCTION_END,
+        ):
             return False
         if self._prose.thinking:
             self._thought, self._step = ThoughtCall(end, self._schemas.offers_loose), self._hold_thought
@@ -412,7 +417,9 @@ class OutputParser:
         if self._closer and look(self._buffer, newline, f"<{self._closer[2:-1]}"):
             self._closer = ""
         if not ends_at_tag or tag != PARAMETER_END:
-            end = value_end(self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key, self._next_close, self._closer)
+            end = value_end(
+                self._buffer, newline, self._depth > 0, self._is_bare, self._is_new_key, self._next_close, self._closer
+            )
         mark = self._buffer[newline]
         if end is not None:
             if newline or mark == END or not self._writer.in_json_string:
@@ -422,7 +429,8 @@ class OutputParser:
         self._write(newline + (mark in "<" + MARKS))
 
     def _write(self, num_chars: int) -> None:
-        """Take a piece of the value. If it shows that the value is no JSON, a tag that was passed over ends it after all."""
+        """Take a piece of the value. If it shows that the value is no JSON, a tag that was passed over ends it after
+        all."""
         piece = self._buffer[:num_chars]
         self._delta(self._writer.write(self._take(num_chars)))
         if self._doubt is not None:
@@ -440,7 +448,8 @@ class OutputParser:
         self._end_value()
 
     def _close_value(self, num_chars: int) -> None:
-        """Take the tag at the start of the buffer that ends the value, unless the value is in doubt and still no JSON."""
+        """Take the tag at the start of the buffer that ends the value, unless the value is in doubt and still no
+        JSON."""
         if self._doubt is not None and not self._writer.is_whole_json:
             return self._go_back()
         self._doubt = None
@@ -457,7 +466,8 @@ class OutputParser:
         return key != writer.key and key not in writer.arguments and self._schemas.may_have(self._tool, key)
 
     def _next_close(self, at: int) -> tuple[str, int]:
-        """The next `</parameter>`, or the mark that ends the call or the output, from `at` on, and the offset after it."""
+        """The next `</parameter>`, or the mark that ends the call or the output, from `at` on, and the offset after
+        it."""
         match = _CLOSE.search(self._buffer, max(at, self._sought))
         if match is None:
             self._sought = max(at, len(self._buffer) - len(PARAMETER_END) + 1)

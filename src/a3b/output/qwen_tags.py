@@ -7,14 +7,17 @@ was cut. Enter at `look`.
 
 Where a parameter's value ends, so that values may contain the tags themselves:
 
-* at `</parameter>` of a number, a boolean or null, always; also behind a whole JSON object or array, if the tool takes one;
-* inside a string of what is the beginning of one, at none of the tags below, unless it turns out that it never becomes whole;
-* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (of a name that cannot come here
-  only if that one is closed and followed by a tag), a `</function>` that closes the call, the end of the call or of the output;
+* at `</parameter>` of a number, a boolean or null, always; also behind a whole JSON object or array, if the tool takes
+  one;
+* inside a string of what is the beginning of one, at none of the tags below, unless it turns out that it never becomes
+  whole;
+* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (of a name that
+  cannot come here only if that one is closed and followed by a tag), a `</function>` that closes the call, the end of
+  the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
-* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after it must then be
-  one that can begin there. `</KEY>` closes the parameter KEY so too, if the value has no `<KEY`.
+* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after
+  it must then be one that can begin there. `</KEY>` closes the parameter KEY so too, if the value has no `<KEY`.
 * In a call without `<tool_call>`, `</function>` closes the call whatever follows.
 * While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another
   call follows: a file about tool calls passes through whole.
@@ -74,7 +77,8 @@ def skip_blank(buffer: str, at: int) -> int:
 
 
 def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
-    """A name in quotes or not and its ">": (name, offset after it), ("", at) if there is none. blanks: the name may hold some inside."""
+    """A name in quotes or not and its ">": (name, offset after it), ("", at) if there is none. blanks: the name may
+    hold some inside."""
     if match := (_KEY if blanks else _NAME).match(buffer, at):
         return match.group(1), match.end()
     if (match := (_KEY_SO_FAR if blanks else _NAME_SO_FAR).match(buffer, at)) and match.end() == len(buffer):
@@ -83,7 +87,8 @@ def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
 
 
 def read_closer(buffer: str, at: int) -> tuple[str, int]:
-    """What the closing tag at `at` closes, misspelled or without its ">", and the offset after it; ("", at) for any other.
+    """What the closing tag at `at` closes, misspelled or without its ">", and the offset after it; ("", at) for any
+    other.
 
     "parameter", "function" or "call"; "cut" for the beginning of one at the end of the output.
     """
@@ -96,30 +101,41 @@ def read_closer(buffer: str, at: int) -> tuple[str, int]:
     for kind, names in _CLOSES.items():
         if names.fullmatch(name):
             return kind, end + (buffer[end] == ">")
-    if buffer[end] == END and any(tag.startswith(match.group()) for tag in (PARAMETER_END, FUNCTION_END, SPELLED_CALL_END)):
+    if buffer[end] == END and any(
+        tag.startswith(match.group()) for tag in (PARAMETER_END, FUNCTION_END, SPELLED_CALL_END)
+    ):
         return "cut", end
     return "", at
 
 
 def tag_at(buffer: str, at: int) -> tuple[str, int]:
-    """The tag at `at` and the offset after it, ("", at) for none. A misspelled tag counts as the one that it stands for, and one that
-    is cut off at the end of the output as END."""
+    """The tag at `at` and the offset after it, ("", at) for none. A misspelled tag counts as the one that it stands
+    for, and one that is cut off at the end of the output as END."""
     found = look(buffer, at, PARAMETER, FUNCTION, CALL, CALL_END, END, "</")
     if found != "</":
         is_cut = buffer[at : at + 2] == "<" + END
         return (END, at + 1) if is_cut else (found, at + len(found))
     kind, end = read_closer(buffer, at)
-    return {"parameter": PARAMETER_END, "function": FUNCTION_END, "call": SPELLED_CALL_END, "cut": END}.get(kind, ""), end
+    return {"parameter": PARAMETER_END, "function": FUNCTION_END, "call": SPELLED_CALL_END, "cut": END}.get(
+        kind, ""
+    ), end
 
 
-def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callable[[str], bool],
-              next_close: Callable[[int], tuple[str, int]], closer: str = "") -> int | None:  # fmt: skip
+def value_end(
+    buffer: str,
+    at: int,
+    nested: bool,
+    bare: bool,
+    is_new_key: Callable[[str], bool],
+    next_close: Callable[[int], tuple[str, int]],
+    closer: str = "",
+) -> int | None:
     """How much of `buffer` to take if a value ends at the tag at `at`, None if the tag is part of the value.
 
-    `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call has none.
-    `is_new_key`: whether a parameter of that name can begin here. `next_close`: the next `</parameter>` or end of a call from an offset
-    on, and the offset after it. `closer`: a further tag that may close the value. The rule is in the module's docstring.
-    """
+    `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call
+    has none. `is_new_key`: whether a parameter of that name can begin here. `next_close`: the next `</parameter>` or
+    end of a call from an offset on, and the offset after it. `closer`: a further tag that may close the value. The rule
+    is in the module's docstring."""
 
     def is_over(at: int) -> bool:
         return look(buffer, skip_blank(buffer, at), CALL, END) != ""
@@ -129,7 +145,8 @@ def value_end(buffer: str, at: int, nested: bool, bare: bool, is_new_key: Callab
         return key != "" and is_new_key(key) and look(buffer, end, "\n") == "\n"
 
     def is_parameter(at: int) -> bool:
-        """Whether a parameter that the tool does not have, or has had, begins: after it comes another tag, and no text."""
+        """Whether a parameter that the tool does not have, or has had, begins: after it comes another tag, and no
+        text."""
         key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
         if key == "" or is_new_key(key):
             return True

@@ -1,4 +1,5 @@
-"""A call inside the thinking without `<tool_call>`: it is one only if the output ends after it. Enter at `ThoughtCall`."""
+"""A call inside the thinking without `<tool_call>`: it is one only if the output ends after it. Enter at
+`ThoughtCall`."""
 
 from __future__ import annotations
 
@@ -55,5 +56,8 @@ class ThoughtCall:
             kind, end = read_closer(buffer, match.start()) if match.group() == "</" else ("", match.end())
             if match.group() not in ("</", CALL_END):
                 return match.start() + (match.group() not in MARKS)
-            self._is_closed, self._seen = match.group() == CALL_END or kind in ("function", "call"), max(end, match.end())
+            self._is_closed, self._seen = (
+                match.group() == CALL_END or kind in ("function", "call"),
+                max(end, match.end()),
+            )
         return 0

@@ -1,9 +1,8 @@
 """Arguments of tool calls: from the text the model wrote to JSON values of the types a tool declares.
 
-Owns the conversion of one value, the JSON object written piece by piece while a call is still being generated, and calls written as
-JSON instead of tags. Does not know where in the output a call begins or ends; `output/parser.py` does. What the tools' schemas say
-is in `json_schema/types.py`. Enter at `ToolSchemas` and `ArgumentsWriter`.
-"""
+Owns the conversion of one value, the JSON object written piece by piece while a call is still being generated, and
+calls written as JSON instead of tags. Does not know where in the output a call begins or ends; `output/parser.py` does.
+What the tools' schemas say is in `json_schema/types.py`. Enter at `ToolSchemas` and `ArgumentsWriter`."""
 
 from __future__ import annotations
 
@@ -65,11 +64,10 @@ class ToolSchemas:
 def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
     """The value that `text` stands for: a JSON value of one of `kinds`, else `text` itself.
 
-    Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON,
-    if its type is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers
-    like 007 and +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong
-    type stays the text it was.
-    """
+    Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON, if its type
+    is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers like 007 and
+    +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong type stays
+    the text it was."""
     if not kinds or kinds == STRING:
         return text
     word, is_text = text.strip(), "string" in kinds
@@ -94,7 +92,11 @@ def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
 def _value(word: str, kinds: Kinds) -> Any:
     """A value that may be of `kinds`, as models write it. Raises ValueError."""
     try:
-        return loads(word, bounded=not kinds <= SCALARS) if "string" in kinds or kinds.isdisjoint(CONTAINERS) else read(word)
+        return (
+            loads(word, bounded=not kinds <= SCALARS)
+            if "string" in kinds or kinds.isdisjoint(CONTAINERS)
+            else read(word)
+        )
     except ValueError:
         if "string" in kinds or kinds.isdisjoint(NUMBERS) or not _NUMBER.fullmatch(word):
             raise
@@ -129,7 +131,8 @@ class ArgumentsWriter:
 
     @property
     def in_json_string(self) -> bool:
-        """Whether the value so far is the beginning of an object or array that the tool takes, and ends inside one of its strings."""
+        """Whether the value so far is the beginning of an object or array that the tool takes, and ends inside one of
+        its strings."""
         return self._json.in_string
 
     @property
@@ -192,16 +195,13 @@ class ArgumentsWriter:
         return "}" if self._num_written else "{}"
 
 
-
-
-
-
 def parse_json_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
-    """Names and arguments of calls written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5) or as a list of them, else None.
+    """Names and arguments of calls written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5) or as a list of them,
+    else None.
 
-    Also "parameters" for "arguments", arguments as a JSON string, the OpenAI form with "function", and Python's spelling of values.
-    An object with any other key is not taken for a call, because the text under that key would be lost.
-    """
+    Also "parameters" for "arguments", arguments as a JSON string, the OpenAI form with "function", and Python's
+    spelling of values. An object with any other key is not taken for a call, because the text under that key would be
+    lost."""
     try:
         value = read(text)
     except ValueError:

@@ -1,4 +1,5 @@
-"""A packed model in float32, gate and up joined, value heads in the order of Hugging Face: what its kernels are judged against.
+"""A packed model in float32, gate and up joined, value heads in the order of Hugging Face: what its kernels are judged
+against.
 
 Needs the memory of the whole model in float32. Enter at `decoded`.
 """

@@ -1,9 +1,8 @@
 """A GGUF file of architecture qwen35moe as a source: its config, its matrices with their own integers, its tokenizer.
 
-What the file's writer did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the file
-everywhere (`tiled_v_heads`): wide matrices are thus kept bit for bit. Enter at `open_gguf`.
-Source of names and transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter, gguf-py/gguf/constants.py.
-"""
+What the file's writer did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the
+file everywhere (`tiled_v_heads`): wide matrices are thus kept bit for bit. Enter at `open_gguf`. Source of names and
+transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter, gguf-py/gguf/constants.py."""
 
 from __future__ import annotations
 
@@ -29,7 +28,9 @@ from a3b.packing.source import Source, fingerprint, packed_config, side_files
 
 ARCH = "qwen35moe"
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
-HEAD_ORDER_NOTE = "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may lack it"
+HEAD_ORDER_NOTE = (
+    "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may lack it"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,18 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     side["config.json"] = packed_config(value)
     notes += (HEAD_ORDER_NOTE,) if config.Hv != config.Hk else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
-    return Source("gguf", path, config, weights, side, fingerprint([file.path for file in files]), kept, reader.release, skipped, notes)
+    return Source(
+        "gguf",
+        path,
+        config,
+        weights,
+        side,
+        fingerprint([file.path for file in files]),
+        kept,
+        reader.release,
+        skipped,
+        notes,
+    )
 
 
 def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
@@ -130,7 +142,9 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
 
     scaling = metadata.get(f"{ARCH}.rope.scaling.type", "none")
     if scaling != "none":
-        raise FileFormatError(f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs")
+        raise FileFormatError(
+            f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs"
+        )
     layers = number("block_count") - number("nextn_predict_layers", 0)
     if not 0 < layers <= MAX_LAYERS:
         raise FileFormatError(f"{path}: {layers} layers; expected 1 to {MAX_LAYERS}")
@@ -142,7 +156,9 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         raise FileFormatError(f"{path}: attention.recurrent_layers: expected a list of {layers} truth values")
     heads, inner, head_dim = number("ssm.time_step_rank"), number("ssm.inner_size"), number("attention.key_length")
     if not heads or inner % heads or not head_dim or number("attention.value_length", head_dim) != head_dim:
-        raise FileFormatError(f"{path}: {inner} inner columns over {heads} heads, keys of {head_dim}: these do not fit together")
+        raise FileFormatError(
+            f"{path}: {inner} inner columns over {heads} heads, keys of {head_dim}: these do not fit together"
+        )
     share = number("rope.dimension_count") / head_dim
     sections = get("rope.dimension_sections")
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
@@ -150,24 +166,42 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
     if vocabulary is None:
         raise TensorError(f"{path}: tensor 'token_embd.weight' is missing")
     return {
-        "architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "dtype": "bfloat16",
-        "vocab_size": vocabulary[0], "hidden_size": number("embedding_length"), "num_hidden_layers": layers,
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "dtype": "bfloat16",
+        "vocab_size": vocabulary[0],
+        "hidden_size": number("embedding_length"),
+        "num_hidden_layers": layers,
         "layer_types": [DELTA if r else ATTENTION for r in recurrent[:layers]],
-        "num_attention_heads": number("attention.head_count"), "num_key_value_heads": number("attention.head_count_kv"),
-        "head_dim": head_dim, "attn_output_gate": True, "attention_bias": False, "hidden_act": "silu",
-        "rms_norm_eps": real("attention.layer_norm_rms_epsilon"), "max_position_embeddings": number("context_length"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "head_dim": head_dim,
+        "attn_output_gate": True,
+        "attention_bias": False,
+        "hidden_act": "silu",
+        "rms_norm_eps": real("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": number("context_length"),
         "partial_rotary_factor": share,
-        "rope_parameters": {"rope_type": "default", "rope_theta": real("rope.freq_base"), "partial_rotary_factor": share,
-                            "mrope_interleaved": True, "mrope_section": sections[:3] if isinstance(sections, list) else sections},
-        "linear_num_key_heads": number("ssm.group_count"), "linear_num_value_heads": heads,
-        "linear_key_head_dim": number("ssm.state_size"), "linear_value_head_dim": inner // heads,
-        "linear_conv_kernel_dim": number("ssm.conv_kernel"), "mamba_ssm_dtype": "float32",
-        "num_experts": number("expert_count"), "num_experts_per_tok": number("expert_used_count"),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": real("rope.freq_base"),
+            "partial_rotary_factor": share,
+            "mrope_interleaved": True,
+            "mrope_section": sections[:3] if isinstance(sections, list) else sections,
+        },
+        "linear_num_key_heads": number("ssm.group_count"),
+        "linear_num_value_heads": heads,
+        "linear_key_head_dim": number("ssm.state_size"),
+        "linear_value_head_dim": inner // heads,
+        "linear_conv_kernel_dim": number("ssm.conv_kernel"),
+        "mamba_ssm_dtype": "float32",
+        "num_experts": number("expert_count"),
+        "num_experts_per_tok": number("expert_used_count"),
         "moe_intermediate_size": number("expert_feed_forward_length"),
         "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
         "tie_word_embeddings": reader.shape("output.weight") is None,
         "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
-    }  # fmt: skip
+    }
 
 
 class _Reader:

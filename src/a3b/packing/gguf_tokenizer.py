@@ -1,4 +1,5 @@
-"""Tokenizer and template out of a GGUF file's metadata, as the files of a Hugging Face directory. Enter at `tokenizer_files`."""
+"""Tokenizer and template out of a GGUF file's metadata, as the files of a Hugging Face directory. Enter at
+`tokenizer_files`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def tokenizer_files(path: Path, metadata: dict[str, Any]) -> dict[str, bytes]:
     for key, expected in (("model", "gpt2"), ("pre", "qwen35")):
         found = metadata.get(f"tokenizer.ggml.{key}")
         if found != expected:
-            raise FileFormatError(f"{path}: tokenizer.ggml.{key} is {str(found)[:60]!r}; expected {expected!r}: {ADVICE}")
+            raise FileFormatError(
+                f"{path}: tokenizer.ggml.{key} is {str(found)[:60]!r}; expected {expected!r}: {ADVICE}"
+            )
     tokens, merges = (_texts(path, metadata, key) for key in ("tokens", "merges"))
     types = metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
@@ -37,7 +40,9 @@ def tokenizer_files(path: Path, metadata: dict[str, Any]) -> dict[str, bytes]:
     files = {"tokenizer.json": json.dumps(spec, ensure_ascii=False).encode()}
     names = {name: _token(metadata, tokens, name) for name in ("bos", "eos", "padding")}
     settings = {f"{key}_token": names[name] for key, name in (("eos", "eos"), ("pad", "padding")) if names[name]}
-    files["tokenizer_config.json"] = (json.dumps({"tokenizer_class": "Qwen2Tokenizer", **settings}, indent=2) + "\n").encode()
+    files["tokenizer_config.json"] = (
+        json.dumps({"tokenizer_class": "Qwen2Tokenizer", **settings}, indent=2) + "\n"
+    ).encode()
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
     ends = list(dict.fromkeys(token for token in ends if type(token) is int and 0 <= token < len(tokens)))
     files["generation_config.json"] = (json.dumps({"eos_token_id": ends}, indent=2) + "\n").encode()
@@ -52,7 +57,9 @@ def _spec(path: Path, tokens: list[str], types: list[int], merges: list[str]) ->
     for merge in merges:
         left, blank, right = merge.partition(" ")
         if not left or not blank or not right or " " in right:
-            raise FileFormatError(f"{path}: merge {merge[:80]!r}: expected two tokens with a blank between them; {ADVICE}")
+            raise FileFormatError(
+                f"{path}: merge {merge[:80]!r}: expected two tokens with a blank between them; {ADVICE}"
+            )
         pairs.append([left, right])
     added, vocabulary = [], {}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -64,12 +71,27 @@ def _spec(path: Path, tokens: list[str], types: list[int], merges: list[str]) ->
     bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": {"type": "NFC"},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_only]},
-        "post_processor": bytes_only, "decoder": bytes_only,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocabulary, "merges": pairs},
-    }  # fmt: skip
+        "post_processor": bytes_only,
+        "decoder": bytes_only,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": pairs,
+        },
+    }
 
 
 def _texts(path: Path, metadata: dict[str, Any], key: str) -> list[str]:

@@ -1,10 +1,9 @@
 """Which columns of each matrix matter: the mean squares of its inputs while the unpacked model reads a text.
 
-All pieces of the text go through a layer together, so that every weight is decoded once and its pages are given back: the model
-may be far larger than the memory. Experts that met few tokens lean on what all experts of their layer met. One arithmetic
-order, whatever the number of threads. Enter at `measure`.
-Source of the idea: the importance matrix of llama.cpp (tools/imatrix), Frantar et al., "GPTQ", 2022 (the diagonal of the Hessian).
-"""
+All pieces of the text go through a layer together, so that every weight is decoded once and its pages are given back:
+the model may be far larger than the memory. Experts that met few tokens lean on what all experts of their layer met.
+One arithmetic order, whatever the number of threads. Enter at `measure`. Source of the idea: the importance matrix of
+llama.cpp (tools/imatrix), Frantar et al., "GPTQ", 2022 (the diagonal of the Hessian)."""
 
 from __future__ import annotations
 
@@ -28,9 +27,15 @@ FLOOR = 0.01  # of the mean over all columns: what a column that was never used 
 ROWS = 512  # of a matrix decoded at a time
 
 
-def measure(source: Source, pieces: Sequence[np.ndarray], kernels: Kernels, threads: int,
-            done: Callable[[int], None] = lambda layers: None) -> dict[str, np.ndarray]:  # fmt: skip
-    """Ids int [T] each, at most MAX_TOKENS together -> per tensor name of the packed directory float32 [columns], experts [E, columns].
+def measure(
+    source: Source,
+    pieces: Sequence[np.ndarray],
+    kernels: Kernels,
+    threads: int,
+    done: Callable[[int], None] = lambda layers: None,
+) -> dict[str, np.ndarray]:
+    """Ids int [T] each, at most MAX_TOKENS together -> per tensor name of the packed directory float32 [columns],
+    experts [E, columns].
 
     kernels compute what has no matrices; done: told how many layers were read."""
     config, weights = source.config, source.weights
@@ -62,7 +67,8 @@ class Inputs:
 
 
 class Watching(Kernels):
-    """Ops over float or mapped matrices that keep the sums of squares of their inputs, by the identity of the matrix."""
+    """Ops over float or mapped matrices that keep the sums of squares of their inputs, by the identity of the
+    matrix."""
 
     isa = "reference"
 
@@ -157,7 +163,9 @@ class Moe:
             rows, ranks = np.nonzero(ids == e)
             if not len(rows):
                 return rows, x[:0]
-            gate, up, down = (_rows(_expert(matrix, e), 0, matrix.shape[1]) for matrix in (*self.halves, self.weights.down))
+            gate, up, down = (
+                _rows(_expert(matrix, e), 0, matrix.shape[1]) for matrix in (*self.halves, self.weights.down)
+            )
             hidden = ops.swiglu(np.concatenate((x[rows].dot(gate.T), x[rows].dot(up.T)), axis=1))
             self.into.add(e, x[rows])
             self.between.add(e, hidden)
@@ -180,7 +188,9 @@ def _bound(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, An
         if isinstance(mixer, AttentionWeights):
             parts = {f"self_attn.{key}_proj.weight": getattr(mixer, f"{key}_proj") for key in "qkvo"}
         else:
-            parts = {f"linear_attn.{key}.weight": getattr(mixer, key) for key in ("in_proj_qkv", "in_proj_z", "out_proj")}
+            parts = {
+                f"linear_attn.{key}.weight": getattr(mixer, key) for key in ("in_proj_qkv", "in_proj_z", "out_proj")
+            }
         if isinstance(mlp, DenseWeights):
             parts |= _named("mlp.{}_proj.weight", mlp.gate_up, mlp.down)
         else:

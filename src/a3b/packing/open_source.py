@@ -52,5 +52,15 @@ def _directory(path: Path, tokenizer: Path | None) -> Source:
             checkpoint.release(name)
 
     kind = "gptq" if config.gptq else "fp8" if config.fp8 else "safetensors"
-    return Source(kind, path, config, weights, files, fingerprint([file.path for file in checkpoint.files]), bool(config.gptq), release,
-                  weights.extra, notes)  # fmt: skip
+    return Source(
+        kind,
+        path,
+        config,
+        weights,
+        files,
+        fingerprint([file.path for file in checkpoint.files]),
+        bool(config.gptq),
+        release,
+        weights.extra,
+        notes,
+    )

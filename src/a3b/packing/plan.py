@@ -62,7 +62,8 @@ class Item:
 
     tensor: PackedTensor
     kind: str | None  # of matrix; None: a small tensor, kept in float32
-    value: Any  # float32 array, or a matrix of a source: `shape`, `f32_rows`, `expert`; `format` and `parts` if it has integers,
+    # float32 array, or a matrix of a source: `shape`, `f32_rows`, `expert`; `format` and `parts` if it has integers,
+    value: Any
     # `packed` if it has tiles
 
     @property
@@ -87,7 +88,8 @@ class Plan:
 
 
 def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int:
-    """Bytes of weights that decoding one token reads: all but the embedding, of which it reads a row, and the idle experts."""
+    """Bytes of weights that decoding one token reads: all but the embedding, of which it reads a row, and the idle
+    experts."""
     total = 0
     for tensor in tensors:
         if ".experts." in tensor.name:
@@ -105,7 +107,8 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
         format = None
         if kind is not None:
             own = own_format(value)
-            widths = (config.D, config.F) if kind in EXPERTS else (value.shape[-1],)  # experts are in tiles altogether or not at all
+            # experts are in tiles altogether or not at all
+            widths = (config.D, config.F) if kind in EXPERTS else (value.shape[-1],)
             fits = all(format_for(kinds, kind, n) for n in widths)
             format = own if own is not None else format_for(kinds, kind, value.shape[-1]) if fits else None
             num_chosen += own is None
@@ -114,7 +117,9 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
         items.append(Item(PackedTensor(name, format.name if format else F32, tuple(value.shape)), kind, value))
     notes = []
     if floats:
-        notes.append(f"{len(floats)} matrices stay float32: no format's groups divide their columns (the first is {floats[0]})")
+        notes.append(
+            f"{len(floats)} matrices stay float32: no format's groups divide their columns (the first is {floats[0]})"
+        )
     return Plan(tuple(items), preset, tuple(notes), num_chosen)
 
 
@@ -154,7 +159,10 @@ def _mlp(p: str, moe: MoEWeights | DenseWeights) -> Iterator[tuple[str, str | No
         return
     yield p + "gate.weight", None, moe.router
     yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
-    for name, pair, kind in (("shared_expert.{}.weight", moe.shared_gate_up, "shared"), ("experts.{}", moe.gate_up, "experts")):
+    for name, pair, kind in (
+        ("shared_expert.{}.weight", moe.shared_gate_up, "shared"),
+        ("experts.{}", moe.gate_up, "experts"),
+    ):
         gate, up = halves(pair)
         yield p + name.format("gate_proj"), kind, gate
         yield p + name.format("up_proj"), kind, up
@@ -169,7 +177,9 @@ def halves(matrix: Any) -> tuple[Any, Any]:
     if isinstance(matrix, StackedMatrix):
         return matrix.parts
     if isinstance(matrix, StoredExperts):
-        return tuple(StoredExperts(matrix.name, tuple(halves(expert)[i] for expert in matrix.experts)) for i in range(2))
+        return tuple(
+            StoredExperts(matrix.name, tuple(halves(expert)[i] for expert in matrix.experts)) for i in range(2)
+        )
     return Half(matrix, False), Half(matrix, True)
 
 

@@ -1,12 +1,11 @@
-"""Our own quantiser: float32 rows to the stored numbers of a format, with the least squared error that a short search finds.
+"""Our own quantiser: float32 rows to the stored numbers of a format, with the least squared error that a short search
+finds.
 
-Per group several ranges are tried. For each the integers are rounded to nearest, then scale (and minimum) are solved for by
-least squares, weighted by the importance of the columns; with a minimum, both are repeated against what was solved for. The best
-one is stored in half precision and the integers are rounded once more against exactly what is stored. All sums are over one
-group, so the result depends on no other row.
-Knows no files. Enter at `quantise`.
-Source of the idea: make_qx_quants and make_qkx2_quants of ggml-quants (ggml-org/ggml).
-"""
+Per group several ranges are tried. For each the integers are rounded to nearest, then scale (and minimum) are solved
+for by least squares, weighted by the importance of the columns; with a minimum, both are repeated against what was
+solved for. The best one is stored in half precision and the integers are rounded once more against exactly what is
+stored. All sums are over one group, so the result depends on no other row. Knows no files. Enter at `quantise`. Source
+of the idea: make_qx_quants and make_qkx2_quants of ggml-quants (ggml-org/ggml)."""
 
 from __future__ import annotations
 
@@ -18,13 +17,15 @@ from a3b.formats.tiles import FORMATS, SUPER, Format, Parts
 BLOCK = 1 << 17  # weights worked on at a time: a few float buffers of it stay in the second-level cache
 SHRINK = (1.0, 0.95, 0.9, 0.83)  # tried shares of a group's range, for formats with a minimum
 REPEATS = 3  # of rounding and solving, from each of them
-REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}  # tried integers for the largest magnitude, without one
+# tried integers for the largest magnitude, without one
+REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}
 QUANTISABLE = tuple(f.name for f in FORMATS.values() if f.has_minimum or not f.is_super)
 CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-block
 
 
 def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None = None) -> Parts:
-    """float32 [rows, n] -> Parts of [rows, n]; n a multiple of the group. importance: float32 [n], of the squared errors.
+    """float32 [rows, n] -> Parts of [rows, n]; n a multiple of the group. importance: float32 [n], of the squared
+    errors.
 
     Raises TensorError for values that are not finite or beyond what half-precision scales hold."""
     rows, n = matrix.shape
@@ -60,20 +61,24 @@ def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[n
 
 
 def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """The same with codes: q, scale and minimum uint8 [rows, groups], super_scale and super_minimum float16 [rows, supers].
+    """The same with codes: q, scale and minimum uint8 [rows, groups], super_scale and super_minimum float16 [rows,
+    supers].
 
     Codes have no sign, so minimums are never above zero and scales never below."""
     high = np.maximum(x.max(-1), 0)
     scale, minimum, buffer = _fitted(x, format, weight, np.minimum(x.min(-1), 0), high)
     above = np.nonzero(minimum > 0)
     if len(above[0]):
-        scale[above] = _proportional(x[above][None], high[above][None], _top(format), None if weight is None else weight[above[1]])
+        scale[above] = _proportional(
+            x[above][None], high[above][None], _top(format), None if weight is None else weight[above[1]]
+        )
     codes, supers, values = [], [], []
     for part in (np.maximum(scale, 0), np.maximum(-minimum, 0)):
         blocks = part.reshape(len(x), -1, format.groups)
         wanted = blocks.max(-1) / CODES
         unit = wanted.astype(np.float16)
-        unit = np.where(unit.astype(np.float32) < wanted, np.nextafter(unit, np.float16(np.inf)), unit)  # so that no code is cut off
+        # so that no code is cut off
+        unit = np.where(unit.astype(np.float32) < wanted, np.nextafter(unit, np.float16(np.inf)), unit)
         code = np.clip(np.rint(blocks * _inverse(unit.astype(np.float32))[..., None]), 0, CODES)
         codes.append(np.nan_to_num(code).astype(np.uint8).reshape(part.shape))
         supers.append(unit)
@@ -81,7 +86,9 @@ def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np
     return _rounded(x, values[0], -values[1], _top(format), buffer), *codes, supers[0], -supers[1]
 
 
-def _fitted(x: np.ndarray, format: Format, weight: np.ndarray | None, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+def _fitted(
+    x: np.ndarray, format: Format, weight: np.ndarray | None, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """(scale, minimum) float32 [rows, groups] of groups that range from low to high, and a used buffer like x."""
     top = _top(format)
     unit = (high - low) / top
@@ -128,7 +135,9 @@ def _top(format: Format) -> np.float32:
     return np.float32((1 << format.bits) - 1)
 
 
-def _solved(q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _solved(
+    q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum_t
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares of t on a·q + b: (what it takes off the squared error, a, b), each [rows, groups]."""
     wq = q if weight is None else q * weight
     sum_q, sum_qq, sum_qt = _dot(wq), _dot(q, wq), _dot(q, wt)

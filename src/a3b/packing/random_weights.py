@@ -1,10 +1,10 @@
 """Random weights of any shape as a packed directory: the true size and the true layout, for measuring speed.
 
-Tiles are random integers and scales, not quantised numbers; their spread is `gain` over the root of the inputs, as in trained
-weights, so that activations and logits stay ordinary. Bytes come from one pool per format and are used again from other places;
-a pool is an odd number of units, so neither rows nor experts are alike. The same arguments give the same bytes. Enter at `random_source`.
-Types of the mixes: llama.cpp's src/llama-quant.cpp, for rows that are whole blocks.
-"""
+Tiles are random integers and scales, not quantised numbers; their spread is `gain` over the root of the inputs, as in
+trained weights, so that activations and logits stay ordinary. Bytes come from one pool per format and are used again
+from other places; a pool is an odd number of units, so neither rows nor experts are alike. The same arguments give the
+same bytes. Enter at `random_source`. Types of the mixes: llama.cpp's src/llama-quant.cpp, for rows that are whole
+blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ SHARED = 0.75  # of the columns of a query row of the delta rule are its key row
 
 @dataclass
 class Pools:
-    """Ready units of tiles, made at first use: of spread 1 for each format, and copies with scales made smaller or larger."""
+    """Ready units of tiles, made at first use: of spread 1 for each format, and copies with scales made smaller or
+    larger."""
 
     seed: int
     most_bytes: int
@@ -102,7 +103,9 @@ class RandomMatrix:
 
     def _with_alike(self, format: Format) -> np.ndarray:
         rows, n = self.shape
-        tiles = np.concatenate(list(self._units(format))).reshape(rows // TILE_ROWS, n // format.unit, format.unit_bytes)
+        tiles = np.concatenate(list(self._units(format))).reshape(
+            rows // TILE_ROWS, n // format.unit, format.unit_bytes
+        )
         num, same = self.alike // TILE_ROWS, int(SHARED * (n // format.unit))
         tiles[num : 2 * num, :same] = tiles[:num, :same]
         return tiles.reshape(-1)
@@ -145,17 +148,27 @@ def scaled(format: Format, units: np.ndarray, times: float) -> np.ndarray:
     return units
 
 
-def random_source(shape: str, value: dict[str, Any], preset: str, seed: int = 0, pool_bytes: int = POOL_BYTES) -> tuple[Source, Plan]:
-    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES. pool_bytes: of random
-    bytes for each format; the fewer, the sooner it is written."""
+def random_source(
+    shape: str, value: dict[str, Any], preset: str, seed: int = 0, pool_bytes: int = POOL_BYTES
+) -> tuple[Source, Plan]:
+    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES.
+    pool_bytes: of random bytes for each format; the fewer, the sooner it is written."""
     if preset not in (*PRESETS, *MIXES):
         raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
     config = config_from_dict(value, shape)
     pools = "" if pool_bytes == POOL_BYTES else f", pools of {pool_bytes} bytes"
     identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}{pools}"
     weights = _Maker(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)).model()
-    source = Source("random weights", Path(identity), config, weights, {"config.json": packed_config(value)}, identity,
-                    preset in MIXES, lambda value: None)  # fmt: skip
+    source = Source(
+        "random weights",
+        Path(identity),
+        config,
+        weights,
+        {"config.json": packed_config(value)},
+        identity,
+        preset in MIXES,
+        lambda value: None,
+    )
     return source, make_plan(config, weights, None if preset in MIXES else preset)
 
 
@@ -167,7 +180,9 @@ def shape_config(shape: str, num_layers: int | None = None) -> dict[str, Any]:
     if num_layers is None:
         return dict(value)
     if not 0 < num_layers <= value["num_hidden_layers"] or num_layers % every:
-        raise UsageError(f"layers: {num_layers}; expected a multiple of {every}, at most {value['num_hidden_layers']} for {shape}")
+        raise UsageError(
+            f"layers: {num_layers}; expected a multiple of {every}, at most {value['num_hidden_layers']} for {shape}"
+        )
     return {**value, "num_hidden_layers": num_layers}
 
 
@@ -237,7 +252,8 @@ class _Maker:
         if self.mix:
             format = FORMATS["w4s32"] if self.mix == "Q4_0" else FORMATS["w4k32"]
             format = FORMATS["w6k16"] if wide and (self.mix == "Q4_K_M" or name == "lm_head") else format
-            format = FORMATS["w8s32"] if shape[-1] % format.unit else format  # as a packed GGUF has what no block divides
+            # as a packed GGUF has what no block divides
+            format = FORMATS["w8s32"] if shape[-1] % format.unit else format
         return RandomMatrix(name, shape, gain * shape[-1] ** -0.5, self.pools, format, alike)
 
     def more_bits(self, layer: int) -> bool:

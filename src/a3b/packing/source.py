@@ -14,8 +14,15 @@ from typing import Any
 from a3b.model.config import PACKED, ModelConfig
 from a3b.model.weights import ModelWeights
 
-SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
-              "preprocessor_config.json", "video_preprocessor_config.json")  # fmt: skip
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...
 
 def packed_config(value: dict) -> bytes:
     """config.json with its quantisation replaced by ours."""
-    value = {key: v for key, v in value.items() if key != "quantization_config"} | {"quantization_config": {"quant_method": PACKED}}
+    value = {key: v for key, v in value.items() if key != "quantization_config"} | {
+        "quantization_config": {"quant_method": PACKED}
+    }
     if isinstance(value.get("text_config"), dict):
         value["text_config"] = {key: v for key, v in value["text_config"].items() if key != "quantization_config"}
     return (json.dumps(value, indent=2) + "\n").encode()

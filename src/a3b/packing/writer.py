@@ -1,4 +1,5 @@
-"""Writes a packed directory: streams the source through a few rows at a time, and goes on after a kill where it stopped.
+"""Writes a packed directory: streams the source through a few rows at a time, and goes on after a kill where it
+stopped.
 
 Everything is written into `DST.part`; each shard under a temporary name, then renamed and noted with its checksums in
 `progress.json`. The directory gets its own name only when it is complete. Enter at `write`.
@@ -47,12 +48,22 @@ SPARE_BYTES = 64_000_000  # disk left free beside what is written
 PROGRESS, LOCK = "progress.json", "lock"
 
 
-def write(source: Source, plan: Plan, target: Path, *, threads: int = 1, shard_bytes: int = SHARD_BYTES,
-          done: Callable[[int], None] = lambda n: None, importance: dict[str, np.ndarray] | None = None) -> Manifest:  # fmt: skip
-    """Pack `source` as `plan` says into the directory `target`. done: told how many weights were written, or found written.
+def write(
+    source: Source,
+    plan: Plan,
+    target: Path,
+    *,
+    threads: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    done: Callable[[int], None] = lambda n: None,
+    importance: dict[str, np.ndarray] | None = None,
+) -> Manifest:
+    """Pack `source` as `plan` says into the directory `target`. done: told how many weights were written, or found
+    written.
 
-    importance: per tensor name, float32 [experts or 1, columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is
-    full, TensorError for a weight that cannot be stored. What was finished stays in `target`.part for the next run."""
+    importance: per tensor name, float32 [experts or 1, columns]. Raises UsageError if `target` is taken,
+    CheckpointError if the disk is full, TensorError for a weight that cannot be stored. What was finished stays in
+    `target`.part for the next run."""
     check_target(target)
     part = target.with_name(target.name + ".part")
     shards = plan_shards((item.tensor for item in plan.items), shard_bytes)
@@ -85,7 +96,8 @@ def check_target(target: Path) -> None:
 
 
 def check_room(target: Path, num_bytes: int) -> None:
-    """Raises CheckpointError if the disk is too small for a packed model of so many bytes, some of which a stopped run may have left."""
+    """Raises CheckpointError if the disk is too small for a packed model of so many bytes, some of which a stopped run
+    may have left."""
     part = target.with_name(target.name + ".part")
     left = sum(file.stat().st_size for file in part.glob("*.safetensors*"))
     place = next(path for path in target.parents if path.is_dir())
@@ -129,7 +141,9 @@ class _ShardWriter:
         with ThreadPoolExecutor(self.threads) as pool:
             for matrix, e, start, stop in _cuts(item):
                 own = None if weights is None else weights[e]
-                waiting.append((pool.submit(_packed, item, matrix, start, stop, own), (stop - start) * matrix.shape[-1]))
+                waiting.append(
+                    (pool.submit(_packed, item, matrix, start, stop, own), (stop - start) * matrix.shape[-1])
+                )
                 if len(waiting) > self.threads + 1:
                     yield self._next(waiting)
             while waiting:
@@ -197,7 +211,10 @@ class _Journal:
             return
         try:
             value = json.loads(read_text(self.path))
-            found, self.shards = value["identity"], {file: dict(checksums) for file, checksums in value["shards"].items()}
+            found, self.shards = (
+                value["identity"],
+                {file: dict(checksums) for file, checksums in value["shards"].items()},
+            )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
         if found != identity:
@@ -241,7 +258,9 @@ def _check_space(part: Path, shards: list[Shard], finished: set[str]) -> None:
 def _check_free(place: Path, need: int) -> None:
     need, free = need + SPARE_BYTES, shutil.disk_usage(place).free
     if free < need:
-        raise CheckpointError(f"{place}: {free / 1e9:.2f} GB free; packing writes {need / 1e9:.2f} GB: make room, or give another place")
+        raise CheckpointError(
+            f"{place}: {free / 1e9:.2f} GB free; packing writes {need / 1e9:.2f} GB: make room, or give another place"
+        )
 
 
 def write_side_files(source: Source, part: Path) -> list[str]:
@@ -304,5 +323,9 @@ def _disk_errors(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give a writable place"
+        advice = (
+            "make room, then run the same command again"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "give a writable place"
+        )
         raise CheckpointError(f"{error.filename or part}: {error.strerror or error}; {advice}") from None

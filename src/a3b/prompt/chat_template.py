@@ -73,9 +73,7 @@ class ChatTemplate:
                 f"{where}, line {error.lineno}: {error.message}; copy the checkpoint's template again"
             ) from error
         except Exception as error:  # what Python's own compiler refuses
-            raise template_error(
-                f"{where}: {_describe(error)}; copy the checkpoint's template again"
-            ) from error
+            raise template_error(f"{where}: {_describe(error)}; copy the checkpoint's template again") from error
 
     @classmethod
     def read(cls, directory: str | Path, control_names: Sequence[str] | None = None) -> ChatTemplate:
@@ -110,8 +108,7 @@ class ChatTemplate:
         }
         variables |= {name: _copy(value, name) for name, value in kwargs.items()}
         plain = [
-            _copy({k: v for k, v in m.items() if k != REPLAY_KEY}, f"messages[{i}]")
-            for i, m in enumerate(messages)
+            _copy({k: v for k, v in m.items() if k != REPLAY_KEY}, f"messages[{i}]") for i, m in enumerate(messages)
         ]
         while True:
             variables["messages"] = [_placeholder(m, i, replays[i]) if i in replays else m for i, m in enumerate(plain)]
@@ -130,9 +127,7 @@ class ChatTemplate:
                 outputs.append(environment.render(template, trusted | variables, now))
             except RefusedByTemplate as refused:
                 message = str(environment.marks.unmark(refused.message))
-                raise template_error(
-                    f"{self._where} refused the conversation: {message}", message
-                ) from refused
+                raise template_error(f"{self._where} refused the conversation: {message}", message) from refused
             except LimitReached as error:
                 raise template_error(
                     f"{self._where}: stopped at {error}; shorten the conversation or use another template"
@@ -150,9 +145,7 @@ class ChatTemplate:
             )
         return marked
 
-    def _segments(
-        self, output: str, kept: list[tuple[int, int, int]], replays: dict[int, tuple[int, ...]]
-    ) -> Prompt:
+    def _segments(self, output: str, kept: list[tuple[int, int, int]], replays: dict[int, tuple[int, ...]]) -> Prompt:
         prompt: Prompt = []
         at = 0
         for index, start, end in kept:
@@ -173,9 +166,7 @@ def prompt_text(prompt: Prompt, tokenizer: Tokenizer | None = None) -> str:
             case Replay(ids) if tokenizer is not None:
                 pieces.append(tokenizer.decode(ids))
             case Replay(ids):
-                raise UsageError(
-                    f"a prompt with {len(ids)} replayed ids has text only with a tokenizer; give one"
-                )
+                raise UsageError(f"a prompt with {len(ids)} replayed ids has text only with a tokenizer; give one")
     return "".join(pieces)
 
 

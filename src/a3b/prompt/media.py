@@ -1,6 +1,5 @@
-"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: a refusal would
-end the conversation of an agent, because results stay in all later requests. Enter at `media_in`.
-"""
+"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: a
+refusal would end the conversation of an agent, because results stay in all later requests. Enter at `media_in`."""
 
 from __future__ import annotations
 
@@ -8,19 +7,40 @@ from collections.abc import Mapping
 from typing import Any
 
 SEEN = ("image", "audio", "video")  # a part of such a type is one
-FILES = ("file", "document", "resource")  # a part of such a type is one if it has the bytes; else it is data about a file
-BYTES = ("data", "blob", "source", "url", "file", "file_data", "file_id", "file_url", "document", "document_url", "resource")
-_NAMES = {form.format(kind): kind for kind in (*SEEN, *FILES)
-          for form in ("{}", "{}_url", "input_{}", "{}_file", "{}-data", "{}-url", "{}-file")}  # fmt: skip
+# a part of such a type is one if it has the bytes; else it is data about a file
+FILES = ("file", "document", "resource")
+BYTES = (
+    "data",
+    "blob",
+    "source",
+    "url",
+    "file",
+    "file_data",
+    "file_id",
+    "file_url",
+    "document",
+    "document_url",
+    "resource",
+)
+_NAMES = {
+    form.format(kind): kind
+    for kind in (*SEEN, *FILES)
+    for form in ("{}", "{}_url", "input_{}", "{}_file", "{}-data", "{}-url", "{}-file")
+}
 
 
 def media_in(part: Any) -> str | None:
-    """What a part of a tool's output holds that is not text: image, audio, video, file, document; None for text and for data."""
+    """What a part of a tool's output holds that is not text: image, audio, video, file, document; None for text and for
+    data."""
     if not isinstance(part, Mapping):
         return None
     kind = part.get("type")
     if kind is None:
-        return None if "text" in part else next((name for key, name in _NAMES.items() if _is_content(key, part.get(key))), None)
+        return (
+            None
+            if "text" in part
+            else next((name for key, name in _NAMES.items() if _is_content(key, part.get(key))), None)
+        )
     if kind == "media":  # with the type of its data beside it
         kind = str(part.get("mediaType") or part.get("mimeType") or "file").partition("/")[0]
     name = _NAMES.get(kind) if isinstance(kind, str) else None
@@ -37,7 +57,9 @@ def left_out(kind: str) -> str:
 def _file(name: str, part: Mapping[str, Any]) -> str | None:
     held = [part[key] for key in BYTES if part.get(key) is not None]
     for value in held:
-        if isinstance(value, Mapping) and (value.get("type") in ("text", "content") or isinstance(value.get("text"), str)):
+        if isinstance(value, Mapping) and (
+            value.get("type") in ("text", "content") or isinstance(value.get("text"), str)
+        ):
             return None  # a document of text
     return ("file" if name == "resource" else name) if held else None
 
@@ -45,5 +67,7 @@ def _file(name: str, part: Mapping[str, Any]) -> str | None:
 def _is_content(key: str, value: Any) -> bool:
     """Whether the value of a key in a part without a type is an image or a file, and not a name or address of one."""
     if isinstance(value, Mapping):
-        return key not in (*SEEN, *FILES) and isinstance(value.get("url") or value.get("data") or value.get("file_data"), str)
+        return key not in (*SEEN, *FILES) and isinstance(
+            value.get("url") or value.get("data") or value.get("file_data"), str
+        )
     return isinstance(value, str) and value[:5].lower() == "data:"

@@ -1,8 +1,7 @@
 """What is wrong with messages or tools, named by its place; for callers that show a template's refusal to people.
 
-A template refuses in its own words and order: of an unknown role it may say that no user query was found. Knows no template.
-Enter at `message_fault` and `check_tools`.
-"""
+A template refuses in its own words and order: of an unknown role it may say that no user query was found. Knows no
+template. Enter at `message_fault` and `check_tools`."""
 
 from __future__ import annotations
 
@@ -35,7 +34,9 @@ def missing_fault(messages: Sequence[Mapping[str, Any]], roles: Collection[str] 
             return f"messages[{index}].role: {_role(message)}"
         if "content" not in message and message["role"] != "assistant":
             meant = did_you_mean("content", [key for key in message if isinstance(key, str) and key != "role"])
-            return f"messages[{index}].content: missing; expected text or a list of parts" + meant.replace("did you mean", "found")
+            return f"messages[{index}].content: missing; expected text or a list of parts" + meant.replace(
+                "did you mean", "found"
+            )
     return None
 
 
@@ -50,8 +51,10 @@ def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | N
             raise UsageError(f"{where}[{index}]: expected an object, found {_kind(tool)}")
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise UsageError(f"{where}[{index}].function.name: missing or not text; expected {{\"type\": \"function\", \"function\": "
-                                    '{"name": ..., "parameters": {...}}}')  # fmt: skip
+            raise UsageError(
+                f'{where}[{index}].function.name: missing or not text; expected {{"type": "function", "function": '
+                '{"name": ..., "parameters": {...}}}'
+            )
     return list(tools)
 
 
@@ -63,7 +66,7 @@ def _fault(message: Mapping[str, Any]) -> tuple[str, str] | None:
         return ".content", f"{_kind(content)}; expected text or a list of parts"
     for index, part in enumerate(content if isinstance(content, list | tuple) else ()):
         if not isinstance(part, Mapping):
-            return f".content[{index}]", f"{_kind(part)}; expected an object such as {{\"type\": \"text\", \"text\": ...}}"
+            return f".content[{index}]", f'{_kind(part)}; expected an object such as {{"type": "text", "text": ...}}'
         kind = part.get("type")
         if kind not in PARTS and not any(key in part for key in PARTS):
             return f".content[{index}].type", f"{repr(kind)[:60]}; expected {_one_of(PARTS)}"
@@ -88,7 +91,10 @@ def _call_fault(calls: Any) -> tuple[str, str] | None:
             return f".tool_calls[{index}]", "not a call; expected an object with function.name and function.arguments"
         if not isinstance(function.get("arguments", {}), Mapping):
             found = _kind(function["arguments"])
-            return f".tool_calls[{index}].function.arguments", f"{found}; templates expect an object (--fit parses JSON text)"
+            return (
+                f".tool_calls[{index}].function.arguments",
+                f"{found}; templates expect an object (--fit parses JSON text)",
+            )
     return None
 
 
@@ -97,5 +103,11 @@ def _one_of(names: Sequence[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {"NoneType": "null", "dict": "object", "str": "text", "bool": "boolean", "int": "number", "float": "number"}.get(
-        type(value).__name__, type(value).__name__)  # fmt: skip
+    return {
+        "NoneType": "null",
+        "dict": "object",
+        "str": "text",
+        "bool": "boolean",
+        "int": "number",
+        "float": "number",
+    }.get(type(value).__name__, type(value).__name__)

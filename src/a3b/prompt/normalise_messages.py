@@ -10,13 +10,13 @@ thing:
   sounds and files become a note (`prompt/media.py`).
 * Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
   `reasoning_content`.
-* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP
-  writes it. Arguments that are not a JSON object are kept whole under the key "arguments". What is not a call at all becomes text of the
-  message.
+* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP writes
+  it. Arguments that are not a JSON object are kept whole under the key "arguments". What is not a call at all becomes
+  text of the message.
 * Results of tools stand beside their calls (`prompt/tool_results.py`).
 * System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
-  between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the tags
-  of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
+  between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the
+  tags of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
 * A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an
   empty user turn behind the system message: the order stays, and all thinking counts as part of the current
   task. The same where a tool result stands first, which no turn would hold.
@@ -50,9 +50,7 @@ def fit_messages(messages: Any) -> tuple[list[Message], list[str]]:
     Raises ConversationError for what is not a list of objects or is nested deeper than Python can follow."""
     notes: list[str] = []
     try:
-        fitted = [
-            _Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))
-        ]
+        fitted = [_Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))]
     except RecursionError:
         raise ConversationError("messages: nested too deeply; send flatter JSON") from None
     return _with_query(_with_one_system(_with_results_paired(fitted, notes), notes), notes), notes
@@ -187,9 +185,7 @@ class _Fitting:
             return call if isinstance(call, str) else _json(call)
         given = [holder.get(key) for holder in (function, call) for key in ("arguments", "input")]
         arguments = self._arguments(next((value for value in given if value is not None), None), where)
-        rest = {
-            key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")
-        }
+        rest = {key: value for key, value in call.items() if key not in ("function", "name", "arguments", "input")}
         return {
             **rest,
             "type": "function",

@@ -1,8 +1,7 @@
 """Prompts by the chat template: short conversations at once, long ones in a separate process.
 
-A template is a program that runs in Python: a long conversation would keep all other threads waiting, and cannot be stopped. Enter at
-`Renderer.render`.
-"""
+A template is a program that runs in Python: a long conversation would keep all other threads waiting, and cannot be
+stopped. Enter at `Renderer.render`."""
 
 from __future__ import annotations
 
@@ -58,8 +57,10 @@ class Renderer:
         except TaskNotStarted:
             raise OverloadedError("no process for the chat template can be started; try again later") from None
         except TaskKilled:
-            raise template_error(f"chat template: takes more than {RENDER_S} s or {RENDER_BYTES >> 20} MiB for a conversation of "
-                                 f"{len(messages)} messages; shorten the conversation") from None  # fmt: skip
+            raise template_error(
+                f"chat template: takes more than {RENDER_S} s or {RENDER_BYTES >> 20} MiB for a conversation of "
+                f"{len(messages)} messages; shorten the conversation"
+            ) from None
         finally:
             if task is not None:
                 task.close()

@@ -7,12 +7,11 @@ Marks. Literals of the template are compiled with their control tokens marked. W
 a control token in data (`'</think>' in content`, `content.split('</think>')`), the literal must stand for its
 spelling: comparisons are rewritten for that, and methods of strings get their arguments so.
 
-Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no
-loader, no modules). `Limits` bounds loop rounds plus calls, the length of each string or list that operators, methods
-of strings, filters, slices and blocks build, all that is built together, the text of lists that hold each other many
-times over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions
-inside Jinja's filters.
-"""
+Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no loader, no
+modules). `Limits` bounds loop rounds plus calls, the length of each string or list that operators, methods of strings,
+filters, slices and blocks build, all that is built together, the text of lists that hold each other many times over,
+integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions inside
+Jinja's filters."""
 
 from __future__ import annotations
 
@@ -40,8 +39,11 @@ from a3b.prompt.control_marks import Marks
 _WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[^%a-zA-Z]*(\d{5}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent"})
-_SPELLING = frozenset("e escape forceescape string title upper lower capitalize trim urlencode wordcount truncate tojson list".split())
-_COMPARING = frozenset({"max", "min", "sort", "unique", "groupby", "dictsort"})  # lists in lists take as long as their text is
+_SPELLING = frozenset(
+    "e escape forceescape string title upper lower capitalize trim urlencode wordcount truncate tojson list".split()
+)
+# lists in lists take as long as their text is
+_COMPARING = frozenset({"max", "min", "sort", "unique", "groupby", "dictsort"})
 MAX_ARGUMENT = 100  # of what says how a text is written: an indent, a separator, digits
 PART_SIZE = 16  # what each part of a text that is split counts
 LOOK_STEPS = 1000  # between two looks whether somebody still waits
@@ -174,9 +176,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             _check_widths(_WIDE_PERCENT, left.replace("%%", ""))
             self._allow_formatted(left, left.count("%"), right if isinstance(right, tuple) else [right])
-        elif (
-            operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple))
-        ):
+        elif operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
             self.allow(len(left) + len(right))
         elif operator == "*":
             for series, times in ((left, right), (right, left)):
@@ -201,7 +201,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if type(function) is types.BuiltinMethodType and isinstance(function.__self__, str):
             kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}  # Jinja's own
             return self._string_method(function.__self__, function.__name__, args, kwargs)
-        if getattr(function, "__name__", "") in ("index", "count") and isinstance(getattr(function, "__self__", None), list | tuple):
+        if getattr(function, "__name__", "") in ("index", "count") and isinstance(
+            getattr(function, "__self__", None), list | tuple
+        ):
             self.spelled([function.__self__, *args])  # which are compared
         return super().call(context, function, *args, **kwargs)
 
@@ -219,7 +221,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             marks = args[:1] if args and isinstance(args[0], str) and args[0] else " \n\t"
             self.allow(PART_SIZE * sum(map(text.count, marks)))
         elif name == "translate":
-            self.allow(len(text) * max(map(text_size, args[0].values()), default=1) if args and isinstance(args[0], dict) else len(text))
+            self.allow(
+                len(text) * max(map(text_size, args[0].values()), default=1)
+                if args and isinstance(args[0], dict)
+                else len(text)
+            )
         kwargs = {key: self.marks.needle(value, text) for key, value in kwargs.items()}
         return self.counted(getattr(text, name)(*(self.marks.needle(value, text) for value in args), **kwargs))
 
@@ -293,7 +299,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         @wraps(function)
         def counting(*args: Any, **kwargs: Any) -> Any:
             if name in _COMPARING and len(args) > place:
-                values = args[place] if isinstance(args[place], str | list | tuple | dict) else self.bounded(args[place])
+                values = (
+                    args[place] if isinstance(args[place], str | list | tuple | dict) else self.bounded(args[place])
+                )
                 args = (*args[:place], self.spelled(values), *args[place + 1 :])
             if name in _SPELLING and len(args) > place:
                 self.spelled(args[place])
@@ -324,11 +332,7 @@ class _Rewrite(NodeTransformer):
         return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None, lineno=lineno)
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
-        return (
-            nodes.Const(self.marks.mark(node.value), lineno=node.lineno)
-            if isinstance(node.value, str)
-            else node
-        )
+        return nodes.Const(self.marks.mark(node.value), lineno=node.lineno) if isinstance(node.value, str) else node
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return nodes.TemplateData(self.marks.mark(node.data), lineno=node.lineno)
@@ -428,6 +432,4 @@ def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_k
     for given in (indent, *(separators or ())):
         if (given if isinstance(given, int) else len(given or "")) > MAX_ARGUMENT:
             raise LimitReached(f"tojson with an indent or a separator of more than {MAX_ARGUMENT} characters")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,8 +1,9 @@
-"""Long texts in pieces that have the same tokens as the whole, so that the encoder's memory does not grow with the text.
+"""Long texts in pieces that have the same tokens as the whole, so that the encoder's memory does not grow with the
+text.
 
-A cut is made only where no word of the vocabulary's regular expression can reach across and no character before it looks at what follows.
-That holds for the expressions in `KNOWN`; with another one a text stays whole. Enter at `Cutter.pieces`.
-"""
+A cut is made only where no word of the vocabulary's regular expression can reach across and no character before it
+looks at what follows. That holds for the expressions in `KNOWN`; with another one a text stays whole. Enter at
+`Cutter.pieces`."""
 
 from __future__ import annotations
 
@@ -16,13 +17,17 @@ PIECE = 1 << 16  # characters: some 20 MB in the encoder
 MAX_RUN = 1 << 20  # of a piece where no cut is possible: some 360 MB; the library breaks at ten times as many blanks
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-KNOWN = frozenset((
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,  # Qwen2 and 3
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _REST,  # Qwen3.5 and 3.6
-))  # fmt: skip
+KNOWN = frozenset(
+    (
+        _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,  # Qwen2 and 3
+        # Qwen3.5 and 3.6
+        _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _REST,
+    )
+)
 _CUT = re.compile(
     r"(?<=\S)(?= )"  # a blank begins a word, and only white space goes on through it
-    r"|(?<=[A-Za-z])(?=[\x00-@\[-`{-\x7f])"  # letters end where none follows; ASCII, so that nothing is composed across the cut
+    # letters end where none follows; ASCII, so that nothing is composed across the cut
+    r"|(?<=[A-Za-z])(?=[\x00-@\[-`{-\x7f])"
     r"|(?<=[0-9])(?=[\x00-\x7f])"  # each digit is a word
     r"|(?<=\n)(?=[!-~])"  # line ends belong to what is before them
     # CJK letters end at punctuation
@@ -53,8 +58,10 @@ class Cutter:
                 return found.start()
         if len(text) - start <= MAX_RUN:
             return len(text)
-        raise UsageError(f"text: more than {MAX_RUN:,} characters without a blank or another end of a word, beginning with "
-                         f"{text[start : start + 20]!r}; shorten them, or put blanks between them")  # fmt: skip
+        raise UsageError(
+            f"text: more than {MAX_RUN:,} characters without a blank or another end of a word, beginning with "
+            f"{text[start : start + 20]!r}; shorten them, or put blanks between them"
+        )
 
 
 def _is_known(spec: Mapping[str, Any]) -> bool:
@@ -64,9 +71,18 @@ def _is_known(spec: Mapping[str, Any]) -> bool:
     if not (normalizer is None or normalizer == {"type": "NFC"}) or not isinstance(stages, list) or len(stages) != 2:
         return False
     split, bytes_ = stages
-    if not isinstance(split, Mapping) or not isinstance(bytes_, Mapping) or not isinstance(pattern := split.get("pattern"), Mapping):
+    if (
+        not isinstance(split, Mapping)
+        or not isinstance(bytes_, Mapping)
+        or not isinstance(pattern := split.get("pattern"), Mapping)
+    ):
         return False
     return (
-        split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert") and pattern.get("Regex") in KNOWN
-        and bytes_.get("type") == "ByteLevel" and not bytes_.get("add_prefix_space") and not bytes_.get("use_regex", True)
-    )  # fmt: skip
+        split.get("type") == "Split"
+        and split.get("behavior") == "Isolated"
+        and not split.get("invert")
+        and pattern.get("Regex") in KNOWN
+        and bytes_.get("type") == "ByteLevel"
+        and not bytes_.get("add_prefix_space")
+        and not bytes_.get("use_regex", True)
+    )

@@ -43,7 +43,9 @@ class Tokenizer:
         self._bytes = _token_bytes(base, added, where)
         self._encoder = _text_encoder(spec, where)
         self._cutter = Cutter(spec)
-        self._longest = max((len(data) for token_id, data in enumerate(self._bytes) if data and token_id not in added), default=1)
+        self._longest = max(
+            (len(data) for token_id, data in enumerate(self._bytes) if data and token_id not in added), default=1
+        )
 
     @classmethod
     def read(cls, directory: str | Path) -> Tokenizer:
@@ -81,14 +83,15 @@ class Tokenizer:
     def encode_text(self, text: str, most: int | None = None) -> list[int]:
         """Ids of ordinary tokens, whatever the text spells. Lone surrogates are encoded as U+FFFD.
 
-        most: raises ContextError as soon as it is certain that there are more. Raises UsageError for a text that is too long as a whole
-        or without any end of a word. The memory used is that of one piece."""
+        most: raises ContextError as soon as it is certain that there are more. Raises UsageError for a text that is too
+        long as a whole or without any end of a word. The memory used is that of one piece."""
         ids: list[int] = []
         self._extend(ids, text, most)
         return ids
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
-        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids, and what `encode_text` raises."""
+        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids, and what
+        `encode_text` raises."""
         ids: list[int] = []
         for segment in prompt:
             match segment:
@@ -101,7 +104,9 @@ class Tokenizer:
                         self.token_bytes(token_id)
                     ids.extend(replayed)
                 case _:
-                    raise TokenizerError(f"prompt: {type(segment).__name__} is not a segment; expected Control, Text or Replay")
+                    raise TokenizerError(
+                        f"prompt: {type(segment).__name__} is not a segment; expected Control, Text or Replay"
+                    )
         return ids
 
     def _extend(self, ids: list[int], text: str, most: int | None) -> None:
@@ -128,12 +133,15 @@ class Tokenizer:
             try:
                 if len(piece) <= SHORT:
                     return self._encoder.encode(piece, add_special_tokens=False).ids
-                found = self._encoder.encode_batch_fast([piece], add_special_tokens=False)  # unlike encode, lets go of the GIL
+                # unlike encode, lets go of the GIL
+                found = self._encoder.encode_batch_fast([piece], add_special_tokens=False)
             except BaseException as error:  # a panic of the Rust library is no Exception
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     raise
-                raise TokenizerError(f"text of {len(piece):,} characters, beginning with {piece[:20]!r}: the tokenizer failed on it "
-                                     f"({str(error)[:100]}); put blanks or line ends into it") from error  # fmt: skip
+                raise TokenizerError(
+                    f"text of {len(piece):,} characters, beginning with {piece[:20]!r}: the tokenizer failed on it "
+                    f"({str(error)[:100]}); put blanks or line ends into it"
+                ) from error
         return found[0].ids
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -228,16 +236,26 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
 
 
 def _check_stages(spec: Mapping[str, Any], where: str) -> None:
-    """What text goes through before it is cut into tokens: no stage may make it grow, as a second ByteLevel does, or a Replace."""
-    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "pre_tokenizer", "pretokenizers")]
+    """What text goes through before it is cut into tokens: no stage may make it grow, as a second ByteLevel does, or a
+    Replace."""
+    kinds = [
+        stage.get("type") if isinstance(stage, Mapping) else None
+        for stage in _stages(spec, "pre_tokenizer", "pretokenizers")
+    ]
     if kinds.count("ByteLevel") != 1 or len(kinds) > MAX_STAGES or set(map(str, kinds)) - CUTTING:
         raise TokenizerError(
-            f"{where}: pre_tokenizer has the stages {str(kinds)[:120]}; expected one ByteLevel and at most {MAX_STAGES - 1} of "
+            f"{where}: pre_tokenizer has the stages {str(kinds)[:120]}; expected "
+            f"one ByteLevel and at most {MAX_STAGES - 1} of "
             f"{', '.join(sorted(CUTTING - {'ByteLevel'}))}: only byte-level BPE is implemented"
         )
-    kinds = [stage.get("type") if isinstance(stage, Mapping) else None for stage in _stages(spec, "normalizer", "normalizers")]
+    kinds = [
+        stage.get("type") if isinstance(stage, Mapping) else None
+        for stage in _stages(spec, "normalizer", "normalizers")
+    ]
     if len(kinds) > MAX_STAGES or set(map(str, kinds)) - NORMAL_FORMS:
-        raise TokenizerError(f"{where}: normalizer has the stages {str(kinds)[:120]}; expected none or {', '.join(sorted(NORMAL_FORMS))}")
+        raise TokenizerError(
+            f"{where}: normalizer has the stages {str(kinds)[:120]}; expected none or {', '.join(sorted(NORMAL_FORMS))}"
+        )
 
 
 def _stages(spec: Mapping[str, Any], key: str, inner: str) -> list[Any]:
@@ -314,8 +332,10 @@ def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
 
 def too_long(num: int, most: int, why: str = "") -> ContextError:
     """For a prompt of that many tokens or more, of which `most` fit."""
-    return ContextError(f"prompt: at least {num} tokens > {most}, the context with room to answer{why}; shorten the conversation "
-                        "or start the server with a larger --context")  # fmt: skip
+    return ContextError(
+        f"prompt: at least {num} tokens > {most}, the context with room to answer{why}; shorten the conversation "
+        "or start the server with a larger --context"
+    )
 
 
 def _is_id(value: Any) -> bool:

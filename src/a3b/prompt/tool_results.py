@@ -1,18 +1,19 @@
-"""Results of tools beside the calls that they answer. Knows the roles and ids of messages, not their content. Enter at `pair_results`.
+"""Results of tools beside the calls that they answer. Knows the roles and ids of messages, not their content. Enter at
+`pair_results`.
 
-Templates write results without ids, so a model takes the first result for that of the first call. For each turn of the assistant (its
-messages in a row) and what stands between it and its next turn:
+Templates write results without ids, so a model takes the first result for that of the first call. For each turn of the
+assistant (its messages in a row) and what stands between it and its next turn:
 
 * Results stand right after the calls, in the order of the calls. Text between them follows.
-* A result belongs to the call with its id; without an id, to the first free call of its name; without a name, to the first free call.
-  A call without an id takes the first result that is left.
-* A call without a result gets `NO_RESULT` where a later call of its turn has one, so that this stays in its place. Nothing else is made up.
+* A result belongs to the call with its id; without an id, to the first free call of its name; without a name, to the
+  first free call. A call without an id takes the first result that is left.
+* A call without a result gets `NO_RESULT` where a later call of its turn has one, so that this stays in its place.
+  Nothing else is made up.
 * A second result of a call is left out if it says the same; else it stays, after the others.
 * A result of no call of that turn (late, or of a call that is gone) stays, after the others.
 
-Nothing moves across a turn of the assistant: what an earlier answer has read stays in its place, and ids that a client uses again in a
-later turn mean the calls of that turn.
-"""
+Nothing moves across a turn of the assistant: what an earlier answer has read stays in its place, and ids that a client
+uses again in a later turn mean the calls of that turn."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KNOWN = ("system", "user", "assistant", "tool")
-ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}  # other names of these
+# other names of these
+ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 NO_RESULT = "[no result was sent for this call]"
 NO_RESULT_KEY = "_no_result"  # of a message that says so
 MAX_WARNINGS = 16
@@ -32,9 +34,11 @@ Call = tuple[str, str]  # id, "" without one, and name
 
 
 def pair_results(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-    """(the same messages in another order, less repeated results, with `NO_RESULT` where one is missing; what was odd about them).
+    """(the same messages in another order, less repeated results, with `NO_RESULT` where one is missing; what was odd
+    about them).
 
-    `messages` are of a chat as clients send them, or as `fit_messages` gives them. Time and memory are linear in their number."""
+    `messages` are of a chat as clients send them, or as `fit_messages` gives them. Time and memory are linear in their
+    number."""
     out: list[Message] = []
     warnings: list[str] = []
     at = 0
@@ -96,9 +100,14 @@ class _Pairing:
         left = self._by_id([i for i, message in enumerate(self.following) if _role(message) == "tool"])
         left = self._by_name(left)
         for i in self._in_order(left):
-            self._warn(f"result {self._of(i)}: the turn of the assistant before it has no such call; kept after the others")
+            self._warn(
+                f"result {self._of(i)}: the turn of the assistant before it has no such call; kept after the others"
+            )
         last = max(self.taken, default=-1)
-        first = [self.following[self.taken[i]] if i in self.taken else self._missing(call) for i, call in enumerate(self.calls[: last + 1])]
+        first = [
+            self.following[self.taken[i]] if i in self.taken else self._missing(call)
+            for i, call in enumerate(self.calls[: last + 1])
+        ]
         for call in self.calls[last + 1 :]:
             self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent")
         gone = self.dropped.union(self.taken.values())
@@ -163,7 +172,8 @@ class _Pairing:
 
     def _missing(self, call: Call) -> Message:
         self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent; the model is told")
-        return {"role": "tool", "content": NO_RESULT, NO_RESULT_KEY: True}  # goes by its place: an id may be that of two calls
+        # goes by its place: an id may be that of two calls
+        return {"role": "tool", "content": NO_RESULT, NO_RESULT_KEY: True}
 
     def _of(self, i: int) -> str:
         message = self.following[i]

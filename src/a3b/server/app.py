@@ -1,8 +1,8 @@
 """The ASGI application: one door that every request passes, then the routes of the APIs.
 
-The door gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into the
-log and counts. `a3b.server.connections` has what is below a request. Knows no model and no wire format. Enter at `create_app`.
-"""
+The door gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into
+the log and counts. `a3b.server.connections` has what is below a request. Knows no model and no wire format. Enter at
+`create_app`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from a3b.server.thinking_signatures import Seals
 APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
 
 
-
-
-def create_app(service: Service, settings: Settings | None = None, stored: ResponseStore | None = None,
-               gate: Gate | None = None) -> Starlette:  # fmt: skip
+def create_app(
+    service: Service, settings: Settings | None = None, stored: ResponseStore | None = None, gate: Gate | None = None
+) -> Starlette:
     """gate: whose connections /metrics counts."""
     settings = settings or Settings()
     metrics = Metrics(service, gate)
@@ -53,19 +52,23 @@ def create_app(service: Service, settings: Settings | None = None, stored: Respo
         routes += routes_of(api)
     middleware = [Middleware(_Door, settings=settings, metrics=metrics, paths=_Paths(routes))]
     if settings.cors_origins:
-        middleware.insert(0, Middleware(_Pages, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"],
-                                        expose_headers=EXPOSED))  # fmt: skip
+        middleware.insert(
+            0,
+            Middleware(
+                _Pages,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED,
+            ),
+        )
     app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _raise})
     app.router.redirect_slashes = False
     return app
 
 
-
-
 async def _raise(_: Request, error: Exception) -> Response:
     raise error  # to the door: all errors get their form in one place
-
-
 
 
 class _Pages(CORSMiddleware):
@@ -78,13 +81,3 @@ class _Pages(CORSMiddleware):
             reason = f"{bytes(response.body).decode()}: {origin!r}; {_way_in(origin)}"
             logger.info("%s", request_line("-", "OPTIONS", "-", response.status_code, None, 0.0, reason))
         return response
-
-
-
-
-
-
-
-
-
-

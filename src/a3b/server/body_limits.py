@@ -1,8 +1,8 @@
-"""Bodies of requests while they come: how long each may take, how many may be unfinished, what all of them hold in memory.
+"""Bodies of requests while they come: how long each may take, how many may be unfinished, what all of them hold in
+memory.
 
-A body that comes slowly makes room for others once they need it: one of those whose sender (key or address) has the most. Enter at
-`Bodies.expect`.
-"""
+A body that comes slowly makes room for others once they need it: one of those whose sender (key or address) has the
+most. Enter at `Bodies.expect`."""
 
 from __future__ import annotations
 
@@ -88,8 +88,11 @@ class Body:
         except TimeoutError:
             if not has_place:
                 raise self._no_place() from None
-            raise self._late(f"nothing came for {limits.body_idle_s:g} s" if left > limits.body_idle_s else
-                             f"not complete after {limits.body_s:g} s") from None  # fmt: skip
+            raise self._late(
+                f"nothing came for {limits.body_idle_s:g} s"
+                if left > limits.body_idle_s
+                else f"not complete after {limits.body_s:g} s"
+            ) from None
         finally:
             self._timer = None
         if self.is_given_up:

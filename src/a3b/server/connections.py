@@ -1,9 +1,10 @@
-"""Connections: how many there may be, how long a request may take to arrive, and how each ends, over uvicorn's protocol of HTTP/1.1.
+"""Connections: how many there may be, how long a request may take to arrive, and how each ends, over uvicorn's protocol
+of HTTP/1.1.
 
-What uvicorn lacks: time-outs for headers; answers to clients that closed their sending side; refusals that reach a client which is
-still sending (the answer, then the end of the stream, then what still comes is thrown away for a while, because closing at once would
-reset the connection); a share for each address. Bodies are timed in `a3b.server.body_limits`. Enter at `config_of`.
-"""
+What uvicorn lacks: time-outs for headers; answers to clients that closed their sending side; refusals that reach a
+client which is still sending (the answer, then the end of the stream, then what still comes is thrown away for a while,
+because closing at once would reset the connection); a share for each address. Bodies are timed in
+`a3b.server.body_limits`. Enter at `config_of`."""
 
 from __future__ import annotations
 
@@ -37,8 +38,17 @@ BUSY = ("answer", "body")
 def config_of(app: ASGIApp, gate: Gate, **more: Any) -> uvicorn.Config:
     """How uvicorn serves `app` within the limits of `gate`."""
     more = {"log_config": None, "log_level": "critical", **more}  # the application logs
-    return uvicorn.Config(app, http=gate.protocol, ws="none", lifespan="off", loop="asyncio", access_log=False,  # type: ignore[arg-type]
-                          backlog=BACKLOG, timeout_keep_alive=int(gate.limits.idle_s) + 1, **more)  # fmt: skip
+    return uvicorn.Config(
+        app,
+        http=gate.protocol,
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        access_log=False,  # type: ignore[arg-type]
+        backlog=BACKLOG,
+        timeout_keep_alive=int(gate.limits.idle_s) + 1,
+        **more,
+    )
 
 
 class Gate:
@@ -58,7 +68,8 @@ class Gate:
         return Connection(self, **parts)
 
     def admit(self, connection: Connection) -> str:
-        """Why the connection is refused, "" if it is not. To make room, the one that has asked nothing for longest is cut."""
+        """Why the connection is refused, "" if it is not. To make room, the one that has asked nothing for longest is
+        cut."""
         self.connections[connection] = None
         self.peers[connection.peer] += 1
         self._look_soon(connection.loop)
@@ -124,8 +135,9 @@ class Gate:
 
 
 class Connection(H11Protocol):
-    """phase: "idle" (nothing of a request came), "head", "body", "answer", "rest" (of a body that was answered before it was complete),
-    "drain" (all is said, the client still sends) or "closing". since, heard: when it began, and the last byte came."""
+    """phase: "idle" (nothing of a request came), "head", "body", "answer", "rest" (of a body that was answered before
+    it was complete), "drain" (all is said, the client still sends) or "closing". since, heard: when it began, and the
+    last byte came."""
 
     def __init__(self, gate: Gate, **parts: Any):
         super().__init__(**parts)
@@ -204,7 +216,11 @@ class Connection(H11Protocol):
             self.wire.pause_reading()
             self.gate.later(self)
         self._enter(self._phase())
-        if self.phase == "answer" and self.flow.read_paused and len(self.conn.trailing_data[0]) < self.limits.pipelined_bytes:
+        if (
+            self.phase == "answer"
+            and self.flow.read_paused
+            and len(self.conn.trailing_data[0]) < self.limits.pipelined_bytes
+        ):
             self.flow.resume_reading()  # else nobody notices that the client leaves
         self._end_half_closed()
 
@@ -224,7 +240,11 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         error = self.parser.error
-        self._refuse(error.error_status_hint if error else 400, f"not a request of HTTP/1.1: {error or msg}", "invalid_request_error")
+        self._refuse(
+            error.error_status_hint if error else 400,
+            f"not a request of HTTP/1.1: {error or msg}",
+            "invalid_request_error",
+        )
 
     def shutdown(self) -> None:
         if self.phase in BUSY:
@@ -240,7 +260,9 @@ class Connection(H11Protocol):
             self.cut()
         elif self.phase == "head" and waited > limits.head_s:
             self._refuse(408, f"header: not complete after {limits.head_s:g} s", "request_timeout")
-        elif self.phase in ("drain", "rest") and (waited > limits.drain_s or now - max(self.heard, self.since) > limits.drain_idle_s):
+        elif self.phase in ("drain", "rest") and (
+            waited > limits.drain_s or now - max(self.heard, self.since) > limits.drain_idle_s
+        ):
             self.cut()
         elif self.phase == "closing" and waited > limits.drain_s:
             self.wire.abort()
@@ -250,8 +272,8 @@ class Connection(H11Protocol):
             self._look_for_peer(now)
 
     def _look_for_peer(self, now: float) -> None:
-        """After its end of stream: is the client still there? A socket that was closed answers any byte with a reset. Before an answer an
-        interim response is such a byte, which HTTP/1.1 lets every client skip."""
+        """After its end of stream: is the client still there? A socket that was closed answers any byte with a reset.
+        Before an answer an interim response is such a byte, which HTTP/1.1 lets every client skip."""
         handle = self.wire.get_extra_info("socket").fileno()
         poll = select.poll()
         if handle >= 0:
@@ -261,7 +283,9 @@ class Connection(H11Protocol):
         elif not self.is_probed and now - self.heard > self.limits.probe_s:
             self.is_probed = True
             if not self.cycle.response_started and self.scope["http_version"] == "1.1":
-                self.wire.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue")))
+                self.wire.write(
+                    self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue"))
+                )
 
     # -- ends
 
@@ -291,7 +315,10 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer what is wrong before there is a request, or with its framing."""
-        logger.info("%s", request_line("-", "-", "-", status, None, self.loop.time() - self.since, f"{message} (from {self.peer})"))
+        logger.info(
+            "%s",
+            request_line("-", "-", "-", status, None, self.loop.time() - self.since, f"{message} (from {self.peer})"),
+        )
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -304,8 +331,10 @@ class Connection(H11Protocol):
         kind = "server_error" if status >= 500 else "invalid_request_error"
         body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
         retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
-        head = (f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n{retry}\r\n")  # fmt: skip
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n{retry}\r\n"
+        )
         self.wire.write(head.encode() + body)
         self.phase = "head"  # there may be more of it
         self.leave()
@@ -323,7 +352,8 @@ class Connection(H11Protocol):
 
 
 class _Parser(h11.Connection):
-    """Keeps the last error, refuses bodies in pieces of a few bytes, and has a turn: after `num_left` events it seems to have no more."""
+    """Keeps the last error, refuses bodies in pieces of a few bytes, and has a turn: after `num_left` events it seems
+    to have no more."""
 
     error: h11.RemoteProtocolError | None = None
     num_events = num_bytes = 0  # of data, in this request
@@ -344,7 +374,8 @@ class _Parser(h11.Connection):
             raise
         if isinstance(event, h11.Request):
             self.num_events = self.num_bytes = 0
-            if len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > self.max_head_bytes:  # came at once
+            # came at once
+            if len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > self.max_head_bytes:
                 self.error = h11.RemoteProtocolError("the header is too long", error_status_hint=431)
                 raise self.error
         elif isinstance(event, h11.Data):

@@ -1,4 +1,5 @@
-"""One exchange with a client, whatever its API: who asked, the JSON of the body, what an error looks like, what an answer reports.
+"""One exchange with a client, whatever its API: who asked, the JSON of the body, what an error looks like, what an
+answer reports.
 
 Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json` and `refusal_of`.
 """
@@ -17,8 +18,15 @@ from a3b.server.logs import logger
 
 OURS = (CheckpointError, StoreError, LogitsError)  # errors that no other request would avoid
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-                   429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error"}  # fmt: skip
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
 
 
 # -- errors
@@ -27,8 +35,14 @@ ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "n
 class Refusal(A3BError):
     """A request that gets an error of HTTP: `status`, and a `code` for programs; `field` is the one at fault."""
 
-    def __init__(self, status: int, message: str, code: str = "invalid_request_error", field: str | None = None,
-                 headers: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str = "invalid_request_error",
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
         super().__init__(message)
         self.status, self.code, self.field, self.headers = status, code, field, dict(headers or {})
 
@@ -65,7 +79,8 @@ def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
         if refusal.code == "context_length_exceeded":
             message = f"prompt is too long: {message}"  # the words by which clients know that they must compact
-        details = {"details": {"error_code": refusal.code}} if refusal.code.startswith("thread_") else {}  # by which SDKs choose what to do
+        # by which SDKs choose what to do
+        details = {"details": {"error_code": refusal.code}} if refusal.code.startswith("thread_") else {}
         return {"type": "error", "error": {"type": kind, "message": message, **details}, "request_id": id}
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = None if refusal.code == "invalid_request_error" else refusal.code

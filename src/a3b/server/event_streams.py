@@ -26,7 +26,12 @@ Events = AsyncGenerator[tuple[int, Event] | None, None]
 class EventStream(StreamingResponse):
     """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None, source: Opened | None = None):
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str] | None = None,
+        source: Opened | None = None,
+    ):
         """source: what the chunks are made of; closed with them, even if none of them was ever asked for."""
         self.source = source
         head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
@@ -64,7 +69,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
-    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its end."""
+    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its
+    end."""
     pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while pending:
@@ -90,7 +96,8 @@ async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
 async def begun(events: Events, num: int, warnings: list[str] | None = None) -> Events:
     """The same events, once each of `num` streams gave one or nothing came for a while.
 
-    A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those that came."""
+    A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those
+    that came."""
     first, waiting = [], set(range(num))
     while waiting and (item := await anext(events, None)) is not None:
         first.append(item)

@@ -14,12 +14,14 @@ from a3b.server.errors import Refusal
 MAX_MODEL = 512  # characters of a model's name: it is repeated in each chunk of a stream
 MAX_UNKNOWN = 10  # fields that a warning names
 EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
-    "none": None, "minimal": 256, "low": 1024, "medium": 8192, "high": None, "xhigh": None, "max": None,
-}  # fmt: skip
-
-
-
-
+    "none": None,
+    "minimal": 256,
+    "low": 1024,
+    "medium": 8192,
+    "high": None,
+    "xhigh": None,
+    "max": None,
+}
 
 
 class Fields:
@@ -108,11 +110,17 @@ class Fields:
         return self.get(key, Mapping, "an object")
 
     def refuse(self, unsupported: Mapping[str, Callable[[Any], bool] | None]) -> None:
-        """400 for fields that would change the answer and are not implemented; a function says which values do no harm."""
+        """400 for fields that would change the answer and are not implemented; a function says which values do no
+        harm."""
         for key, harmless in unsupported.items():
             value = self.body.get(key)
             if value is not None and not (harmless and harmless(value)):
-                raise Refusal(400, f"{self.name(key)}: not supported by this server; leave it out", "unsupported_parameter", self.name(key))
+                raise Refusal(
+                    400,
+                    f"{self.name(key)}: not supported by this server; leave it out",
+                    "unsupported_parameter",
+                    self.name(key),
+                )
 
 
 Harmless = Callable[[Any], bool] | None  # which values ask for nothing; None: no value but null
@@ -120,11 +128,11 @@ Harmless = Callable[[Any], bool] | None  # which values ask for nothing; None: n
 
 @dataclass(frozen=True)
 class Known:
-    """What becomes of each field of a kind of object. A field that would change the answer is read, refused or at least told.
+    """What becomes of each field of a kind of object. A field that would change the answer is read, refused or at least
+    told.
 
-    read: fields that are followed. refused: 400 unless the value is harmless. told: a warning unless the value is harmless, as the
-    answer stays right without them. unused: no answer depends on them; each with the reason.
-    """
+    read: fields that are followed. refused: 400 unless the value is harmless. told: a warning unless the value is
+    harmless, as the answer stays right without them. unused: no answer depends on them; each with the reason."""
 
     read: Collection[str]
     refused: Mapping[str, Harmless] = field(default_factory=dict)
@@ -140,8 +148,12 @@ class Known:
             if value is not None and not (harmless and harmless(value)):
                 warnings.append(f"{fields.name(key)}: {why}")
         known = (self.read, self.refused, self.told, self.unused)
-        unknown = [key for key, value in fields.body.items() if value is not None and not any(key in names for names in known)]
-        warnings += [f"{fields.name(key[:60])}: this server has no such field; ignored" for key in unknown[:MAX_UNKNOWN]]
+        unknown = [
+            key for key, value in fields.body.items() if value is not None and not any(key in names for names in known)
+        ]
+        warnings += [
+            f"{fields.name(key[:60])}: this server has no such field; ignored" for key in unknown[:MAX_UNKNOWN]
+        ]
         if len(unknown) > MAX_UNKNOWN:
             warnings.append(f"{len(unknown) - MAX_UNKNOWN} more unknown fields ignored")
         return warnings
@@ -157,11 +169,13 @@ def is_token_id(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)
-
-
-
-
-
-

@@ -1,8 +1,8 @@
-"""What other servers leave in a history, as text: their searches, the tools they run, documents, summaries. Enter at `block_text` and
-`item_text`.
+"""What other servers leave in a history, as text: their searches, the tools they run, documents, summaries. Enter at
+`block_text` and `item_text`.
 
-The model reads what was asked and what came out. What only its maker can read (encrypted contents, signatures) and media are left out.
-"""
+The model reads what was asked and what came out. What only its maker can read (encrypted contents, signatures) and
+media are left out."""
 
 from __future__ import annotations
 
@@ -14,24 +14,68 @@ from a3b.server.fields import Fields
 
 READ_AS_TEXT = "read as text"
 SUMMARY = "Summary of the conversation before:\n"
-SERVER_BLOCKS = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "mcp_tool_listing", "web_search_tool_result",
-                 "web_fetch_tool_result", "code_execution_tool_result", "bash_code_execution_tool_result",
-                 "text_editor_code_execution_tool_result", "tool_search_tool_result", "advisor_tool_result")  # fmt: skip
-SERVER_ITEMS = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call", "mcp_list_tools",
-                "mcp_approval_request", "mcp_approval_response", "program", "program_output")  # fmt: skip
-CLIENT_CALLS = {"local_shell_call": "action", "shell_call": "action", "apply_patch_call": "operation", "computer_call": "action",
-                "tool_search_call": "arguments"}  # tools of OpenAI's that a client runs: where their arguments are
-CLIENT_OUTPUTS = {"local_shell_call_output": "output", "shell_call_output": "output", "apply_patch_call_output": "output",
-                  "computer_call_output": "output", "tool_search_output": "tools"}  # fmt: skip
+SERVER_BLOCKS = (
+    "server_tool_use",
+    "mcp_tool_use",
+    "mcp_tool_result",
+    "mcp_tool_listing",
+    "web_search_tool_result",
+    "web_fetch_tool_result",
+    "code_execution_tool_result",
+    "bash_code_execution_tool_result",
+    "text_editor_code_execution_tool_result",
+    "tool_search_tool_result",
+    "advisor_tool_result",
+)
+SERVER_ITEMS = (
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+    "mcp_call",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "program",
+    "program_output",
+)
+CLIENT_CALLS = {
+    "local_shell_call": "action",
+    "shell_call": "action",
+    "apply_patch_call": "operation",
+    "computer_call": "action",
+    "tool_search_call": "arguments",
+}  # tools of OpenAI's that a client runs: where their arguments are
+CLIENT_OUTPUTS = {
+    "local_shell_call_output": "output",
+    "shell_call_output": "output",
+    "apply_patch_call_output": "output",
+    "computer_call_output": "output",
+    "tool_search_output": "tools",
+}
 SUMMARIES = ("compaction", "compaction_summary", "context_compaction")
-OPAQUE = ("id", "call_id", "tool_use_id", "caller", "cache_control", "citations", "signature", "encrypted_content",
-          "encrypted_index", "encrypted_stdout", "fingerprint", "acknowledged_safety_checks", "pending_safety_checks")  # fmt: skip
+OPAQUE = (
+    "id",
+    "call_id",
+    "tool_use_id",
+    "caller",
+    "cache_control",
+    "citations",
+    "signature",
+    "encrypted_content",
+    "encrypted_index",
+    "encrypted_stdout",
+    "fingerprint",
+    "acknowledged_safety_checks",
+    "pending_safety_checks",
+)
 TEXTS, DONE = ("text", "input_text", "output_text"), ("status", "completed")
 LEFT_OUT = "[left out]"
 
 
 def block_text(block: Fields) -> str | None:
-    """Text of a content block of Anthropic's API that is neither text, thinking nor of the client's tools; None if it has none.
+    """Text of a content block of Anthropic's API that is neither text, thinking nor of the client's tools; None if it
+    has none.
 
     Raises Refusal for a document or search result without what it must have."""
     kind = block.text("type")
@@ -64,7 +108,11 @@ def plain(value: Any) -> Any:
         return value
     if value.get("type") in ("base64", "image", "input_image", "computer_screenshot"):
         return LEFT_OUT
-    kept = {key: plain(item) for key, item in value.items() if key not in OPAQUE and item is not None and (key, item) != DONE}
+    kept = {
+        key: plain(item)
+        for key, item in value.items()
+        if key not in OPAQUE and item is not None and (key, item) != DONE
+    }
     return kept["text"] if kept.get("type") in TEXTS and kept.keys() <= {"type", "text"} else kept
 
 

@@ -21,7 +21,8 @@ REASON_LEN = 240  # characters
 
 
 class Lines(logging.Formatter):
-    """TIME MESSAGE, with the level from warnings on. Later lines of a message are indented: no message can look like another."""
+    """TIME MESSAGE, with the level from warnings on. Later lines of a message are indented: no message can look like
+    another."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = printable(super().format(record), lines=True).replace("\n", "\n    ")
@@ -36,8 +37,9 @@ def begin(level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 
-def request_line(id: str, method: str, path: str, status: int, tokens: tuple[int, int, int] | None, seconds: float,
-                 reason: str = "") -> str:  # fmt: skip
+def request_line(
+    id: str, method: str, path: str, status: int, tokens: tuple[int, int, int] | None, seconds: float, reason: str = ""
+) -> str:
     """tokens: of the prompt, of it cached, written. The reason, which may have blanks, ends the line."""
     counted = f" prompt={tokens[0]} cached={tokens[1]} written={tokens[2]}" if tokens else ""
     why = f" reason={printable(reason[:REASON_LEN])}" if reason else ""
@@ -62,7 +64,9 @@ class _Watched:
                     begun = told = now  # it may have waited for a place until now
                 elif isinstance(event, Reading) and now - told >= PROGRESS_S:
                     told = now
-                    logger.info("%s", progress_line(request.request_id, event.done, event.total, event.done / (now - begun)))
+                    logger.info(
+                        "%s", progress_line(request.request_id, event.done, event.total, event.done / (now - begun))
+                    )
                 yield event
 
 

@@ -1,4 +1,5 @@
-"""Numbers for Prometheus: of HTTP, counted here, and of the service, asked for when they are read. Enter at `Metrics`."""
+"""Numbers for Prometheus: of HTTP, counted here, and of the service, asked for when they are read. Enter at
+`Metrics`."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ class Metrics:
         self.service, self.gate = service, gate
         self.registry = CollectorRegistry(auto_describe=False)
         self.requests = Counter("a3b_http_requests", "Requests answered", ["path", "status"], registry=self.registry)
-        self.seconds = Histogram("a3b_http_request_seconds", "Until the last byte", ["path"], buckets=BUCKETS, registry=self.registry)
+        self.seconds = Histogram(
+            "a3b_http_request_seconds", "Until the last byte", ["path"], buckets=BUCKETS, registry=self.registry
+        )
         self.running = Gauge("a3b_http_requests_running", "Requests being answered", registry=self.registry)
         self.registry.register(self)
 
@@ -34,7 +37,9 @@ class Metrics:
         """The service's numbers, in the way of a collector of prometheus_client."""
         if self.gate is not None:
             yield GaugeMetricFamily("a3b_http_connections", "Connections open", value=len(self.gate.connections))
-            yield CounterMetricFamily("a3b_http_connections_refused", "Connections over a limit", value=self.gate.num_refused)
+            yield CounterMetricFamily(
+                "a3b_http_connections_refused", "Connections over a limit", value=self.gate.num_refused
+            )
         for name, value in self.service.metrics().items():
             name = name if name.startswith("a3b_") else f"a3b_{name}"
             if name.endswith("_total"):

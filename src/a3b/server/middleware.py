@@ -1,4 +1,5 @@
-"""The way in of a request: hosts, origins, keys, paths, limits, its id and its log line. Enter at `RequestMiddleware`."""
+"""The way in of a request: hosts, origins, keys, paths, limits, its id and its log line. Enter at
+`RequestMiddleware`."""
 
 from __future__ import annotations
 
@@ -39,10 +40,9 @@ EXPOSED = ("x-request-id", "retry-after", "x-a3b-warnings")  # headers that page
 class Settings:
     """Who may ask, and how much.
 
-    host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser on it
-    could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `origins`. They must wherever
-    `hosts` are given.
-    """
+    host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser
+    on it could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `origins`. They
+    must wherever `hosts` are given."""
 
     api_keys: tuple[str, ...] = ()  # none: everybody may ask
     max_body_bytes: int = 32 << 20
@@ -98,7 +98,9 @@ class _Door:
             await self._explain(scope, visit, error)
         except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
             if not visit.status:
-                await self._explain(scope, visit, OverloadedError("the server is shutting down; try another or wait for it to be back"))
+                await self._explain(
+                    scope, visit, OverloadedError("the server is shutting down; try another or wait for it to be back")
+                )
             visit.status, visit.reason = visit.status or CLIENT_GONE, "the server stops"
             raise
         finally:
@@ -108,7 +110,12 @@ class _Door:
             seconds = time.perf_counter() - visit.begun
             self.metrics.count(self.paths.name(scope["path"]), visit.status, seconds)
             path = scope.get("raw_path", b"").decode("latin-1")
-            logger.info("%s", request_line(visit.id, scope["method"], path, visit.status, visit.state.get("tokens"), seconds, visit.reason))
+            logger.info(
+                "%s",
+                request_line(
+                    visit.id, scope["method"], path, visit.status, visit.state.get("tokens"), seconds, visit.reason
+                ),
+            )
 
     async def _let_in(self, scope: Scope, visit: _Visit) -> None:
         if self.settings.checks_host:
@@ -128,9 +135,17 @@ class _Door:
             return
         if isinstance(error, HTTPException) and error.status_code in (404, 405):
             what = f"{scope['method']} {scope['path'][:200]}"
-            message = f"{what}: no such path{self.paths.hint(scope['path'])}" if error.status_code == 404 else f"{what}: wrong method"
-            error = Refusal(error.status_code, message, "not_found" if error.status_code == 404 else "method_not_allowed",
-                            headers=error.headers)  # fmt: skip
+            message = (
+                f"{what}: no such path{self.paths.hint(scope['path'])}"
+                if error.status_code == 404
+                else f"{what}: wrong method"
+            )
+            error = Refusal(
+                error.status_code,
+                message,
+                "not_found" if error.status_code == 404 else "method_not_allowed",
+                headers=error.headers,
+            )
         refusal = refusal_of(error, visit.id)
         visit.reason = str(refusal)
         response = json_response(error_body(refusal, scope["path"], visit.id), refusal.status, refusal.headers)
@@ -146,7 +161,11 @@ class _Door:
         for key in given:
             if any(hmac.compare_digest(_digest(key), known) for known in self.keys):
                 return namespace_of(key)
-        message = "the API key is not known here" if given else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
+        message = (
+            "the API key is not known here"
+            if given
+            else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
+        )
         raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
@@ -155,12 +174,22 @@ class _Door:
         host = headers.get(b"host", b"").decode("latin-1")[:200]
         name = _hostname(f"//{host}")
         if "*" not in self.settings.hosts and name not in allowed:
-            way = f"start the server with --allow-host {name}" if name and HOST_NAME.fullmatch(name) else "send the name of this machine"
-            raise Refusal(403, f"Host: {host!r}; expected one of {', '.join(dict.fromkeys(allowed))}; {way}", "host_not_allowed")
+            way = (
+                f"start the server with --allow-host {name}"
+                if name and HOST_NAME.fullmatch(name)
+                else "send the name of this machine"
+            )
+            raise Refusal(
+                403, f"Host: {host!r}; expected one of {', '.join(dict.fromkeys(allowed))}; {way}", "host_not_allowed"
+            )
         origin = headers.get(b"origin", b"").decode("latin-1")[:200]
         is_page = origin == "null" or origin.startswith(("http://", "https://"))
         if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
-            raise Refusal(403, f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}", "origin_not_allowed")
+            raise Refusal(
+                403,
+                f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}",
+                "origin_not_allowed",
+            )
 
 
 class _Visit:
@@ -186,7 +215,8 @@ class _Visit:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
-            if self._waits_to_send and (b"connection", b"close") not in headers:  # whether its body still comes cannot be known
+            # whether its body still comes cannot be known
+            if self._waits_to_send and (b"connection", b"close") not in headers:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
@@ -197,7 +227,9 @@ def _digest(key: bytes) -> bytes:
 
 
 def _way_in(origin: str) -> str:
-    return f"start the server with --allow-origin {origin if ORIGIN.fullmatch(origin) else '*, which allows every page'}"
+    return (
+        f"start the server with --allow-origin {origin if ORIGIN.fullmatch(origin) else '*, which allows every page'}"
+    )
 
 
 def _hostname(url: str) -> str | None:

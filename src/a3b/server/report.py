@@ -22,7 +22,10 @@ def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
         "thinking_stop_reason": finished.thinking_stop or None,
         "prefill_s": usage.prefill_s,
         "decode_s": usage.decode_s,
-        "warnings": [*warnings[:MAX_WARNINGS], *([f"and {more} more"] if (more := len(warnings) - MAX_WARNINGS) > 0 else [])],
+        "warnings": [
+            *warnings[:MAX_WARNINGS],
+            *([f"and {more} more"] if (more := len(warnings) - MAX_WARNINGS) > 0 else []),
+        ],
     }
 
 

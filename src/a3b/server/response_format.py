@@ -17,7 +17,8 @@ _WRAPPER = {"name", "schema", "strict", "description"}
 
 
 UNSUPPORTED: dict[str, Harmless] = dict.fromkeys(  # of vLLM, SGLang and llama.cpp
-    "guided_regex guided_choice guided_grammar guided_whitespace_pattern grammar regex ebnf structural_tag".split(), is_empty
+    "guided_regex guided_choice guided_grammar guided_whitespace_pattern grammar regex ebnf structural_tag".split(),
+    is_empty,
 )
 FIELDS = ("response_format", "json_schema", "guided_json", "structured_outputs", "format")
 _OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pattern")
@@ -26,9 +27,14 @@ _OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pa
 def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | None]] = ()) -> Mapping[str, Any] | None:
     """The schema of the answer, None if none is asked for. own: what other fields say, by their names."""
     fields.refuse(UNSUPPORTED)
-    given = [*own, ("response_format", _response_format(fields)), ("json_schema", _unwrapped(fields, "json_schema")),
-             ("guided_json", _schema_or_text(fields, "guided_json")), ("structured_outputs", _structured_outputs(fields)),
-             ("format", _format(fields))]  # fmt: skip
+    given = [
+        *own,
+        ("response_format", _response_format(fields)),
+        ("json_schema", _unwrapped(fields, "json_schema")),
+        ("guided_json", _schema_or_text(fields, "guided_json")),
+        ("structured_outputs", _structured_outputs(fields)),
+        ("format", _format(fields)),
+    ]
     found = [(name, schema) for name, schema in given if schema is not None]
     for name, schema in found[1:]:
         if schema != found[0][1]:
@@ -37,14 +43,19 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
 
 
 def read_form(form: Fields, wrapper: str | None = None) -> Mapping[str, Any] | None:
-    """The schema of {"type": "text" | "json_object" | "json_schema", ...}. wrapper: the key of an object around the schema."""
+    """The schema of {"type": "text" | "json_object" | "json_schema", ...}. wrapper: the key of an object around the
+    schema."""
     kind = form.one_of("type", ("text", "json_object", "json_schema"))
     if kind is None:
         raise form.fail("type", "text, json_object or json_schema")
     if kind == "text":
         return None
     holder = form
-    if kind == "json_schema" and wrapper is not None and (form.body.get(wrapper) is not None or "schema" not in form.body):
+    if (
+        kind == "json_schema"
+        and wrapper is not None
+        and (form.body.get(wrapper) is not None or "schema" not in form.body)
+    ):
         holder = Fields(form.body.get(wrapper), form.name(wrapper))
     holder.flag("strict")
     schema = holder.object("schema")

@@ -1,9 +1,8 @@
-"""Responses that may be continued or looked up later: in memory, per namespace, bounded, and in records that outlive the process.
-Enter at `ResponseStore`.
+"""Responses that may be continued or looked up later: in memory, per namespace, bounded, and in records that outlive
+the process. Enter at `ResponseStore`.
 
-Each response is kept with the whole conversation before it, so that one can go on where an earlier one was dropped. The items are
-shared between them, but counted in full for each: what is really held is never more than the limit.
-"""
+Each response is kept with the whole conversation before it, so that one can go on where an earlier one was dropped. The
+items are shared between them, but counted in full for each: what is really held is never more than the limit."""
 
 from __future__ import annotations
 
@@ -41,7 +40,8 @@ class Stored:
 class _Shelf:
     """What one namespace has."""
 
-    responses: OrderedDict[str, tuple[Stored, int]] = field(default_factory=OrderedDict)  # id: (it, bytes), last used last
+    # id: (it, bytes), last used last
+    responses: OrderedDict[str, tuple[Stored, int]] = field(default_factory=OrderedDict)
     items: dict[str, tuple[Item, int]] = field(default_factory=dict)  # id: (it, in how many responses)
     num_bytes: int = 0
 

@@ -19,7 +19,8 @@ class Service(Protocol):
     template: str  # of prompts, in Jinja
 
     def stream(self, request: Request) -> AsyncIterator[Event]:
-        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator cancels."""
+        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
+        cancels."""
 
     async def count_tokens(self, request: Request) -> int:
         """Tokens of the prompt that `stream` would read."""

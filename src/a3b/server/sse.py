@@ -8,7 +8,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-FILLER = "filler"  # in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
+# in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
+FILLER = "filler"
 
 
 def sse(data: Any, event: str | None = None) -> bytes:

@@ -1,16 +1,17 @@
 """Signatures that let thinking travel through a client and come back provably unchanged. Enter at `Seals`.
 
-A seal binds a thinking text to a namespace (whose it is) and to a turn (which answer it was part of). Both forms are base64url
-without padding, begin with a byte that says which they are, and hold the turn's id (16 bytes):
+A seal binds a thinking text to a namespace (whose it is) and to a turn (which answer it was part of). Both forms are
+base64url without padding, begin with a byte that says which they are, and hold the turn's id (16 bytes):
 
 * signed  1 · turn · HMAC-SHA256. The text travels beside it, readable: Anthropic's `signature`.
-* sealed  2 · turn · nonce (16 bytes) · text · HMAC-SHA256. The text is inside, encrypted: `encrypted_content` of a reasoning item.
+* sealed  2 · turn · nonce (16 bytes) · text · HMAC-SHA256. The text is inside, encrypted: `encrypted_content` of a
+  reasoning item.
 
-The cipher needs only the standard library: a keystream of HMAC-SHA256(key, nonce · counter), added to the text by XOR, and a MAC
-over all that was sent (encrypt, then authenticate). HMAC-SHA256 is a pseudorandom function, which makes this counter mode; a nonce is
-random and never reused. Keys for signing, encrypting and authenticating are derived from the server's secret, each by its own name. The
-length of a text is not hidden. Whoever has the secret can make seals; whoever loses it makes all old ones invalid.
-"""
+The cipher needs only the standard library: a keystream of HMAC-SHA256(key, nonce · counter), added to the text by XOR,
+and a MAC over all that was sent (encrypt, then authenticate). HMAC-SHA256 is a pseudorandom function, which makes this
+counter mode; a nonce is random and never reused. Keys for signing, encrypting and authenticating are derived from the
+server's secret, each by its own name. The length of a text is not hidden. Whoever has the secret can make seals;
+whoever loses it makes all old ones invalid."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ class Seals:
     def __init__(self, secret: bytes):
         if len(secret) < 16:
             raise ValueError(f"secret: {len(secret)} bytes; expected at least 16")
-        self._sign, self._encrypt, self._authenticate = (_mac(secret, name) for name in (b"sign", b"encrypt", b"authenticate"))
+        self._sign, self._encrypt, self._authenticate = (
+            _mac(secret, name) for name in (b"sign", b"encrypt", b"authenticate")
+        )
 
     def sign(self, text: str, namespace: str, turn: str | None = None) -> str:
         """The signed form; `turn` is the id of `turn_of`'s form, by default made of the text."""

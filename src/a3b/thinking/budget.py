@@ -22,8 +22,8 @@ CALL_TOKENS = 24  # behind a `<tool_call>` inside the thinking it takes so many 
 class ThinkingTokens:
     """Ids of the control tokens around thinking, and of what is put in.
 
-    closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n". What precedes `</think>` is left out where
-    a line has just ended."""
+    closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n". What precedes `</think>` is left
+    out where a line has just ended."""
 
     open: int
     close: int
@@ -41,8 +41,8 @@ class ThinkingTokens:
 class ThinkingControl:
     """Watches the tokens of one answer, sampled and put in alike, and says which must come next.
 
-    budget: tokens of thinking in this answer, task_budget: since the user's last turn, of which `spent` are used; None: no
-    limit. in_thinking: the prompt ended inside `<think>`. token_bytes: of an ordinary token.
+    budget: tokens of thinking in this answer, task_budget: since the user's last turn, of which `spent` are used; None:
+    no limit. in_thinking: the prompt ended inside `<think>`. token_bytes: of an ordinary token.
 
     reason: who ended the thinking: "closed" the model; "budget" or "repetition" we, which stays even if the model
     thinks again. thinking_tokens: how many there were in thinking, the nudge included."""
@@ -58,7 +58,9 @@ class ThinkingControl:
         spent: int = 0,
     ):
         self._tokens, self._token_bytes = tokens, token_bytes
-        limits = [limit for limit in (budget, None if task_budget is None else task_budget - spent) if limit is not None]
+        limits = [
+            limit for limit in (budget, None if task_budget is None else task_budget - spent) if limit is not None
+        ]
         self._limit = max(0, min(limits)) if limits else None
         self._threshold = max(NUDGE_TOKENS, (self._limit or 0) // NUDGE_SHARE)
         self._nudged = self._limit is None or self._limit <= self._threshold  # a short thought needs no nudge
@@ -85,7 +87,8 @@ class ThinkingControl:
         return self._close("budget", whole=True) if self._in_thinking and self._left() <= 0 else []
 
     def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]:
-        """Take the next token; the tokens that must follow it, mostly none. While they come, further ones are never asked for.
+        """Take the next token; the tokens that must follow it, mostly none. While they come, further ones are never
+        asked for.
 
         in_thinking: what the parser of the output says behind this token; None: as the control tokens have it."""
         was = self._in_thinking

@@ -13,7 +13,7 @@ from a3b.thinking.turn import (
     Turn,
     digest_of,
     wording_of,
-)  # fmt: skip
+)
 
 MAX_EARLIER = 64  # turns whose thinking may stand before that of a later one
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
@@ -34,17 +34,25 @@ class _Told:
             role, text, *rest = wording_of(message)
             last = digest_of([role, text, *rest])
             first = text.partition("\n\n")[0]
-            self._near = {b"n": (last, len(text) + len(str(rest))), b"f": (digest_of([role, first, *rest]), len(first) + len(str(rest)))}
+            self._near = {
+                b"n": (last, len(text) + len(str(rest))),
+                b"f": (digest_of([role, first, *rest]), len(first) + len(str(rest))),
+            }
             self._all = blake2b(self._all + last, digest_size=24).digest()
 
     def keys(self, content: str, calls: Calls) -> list[bytes]:
-        """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's first paragraph."""
+        """Where a turn is looked for, surest place first: ids of calls, all before it, its neighbour, its neighbour's
+        first paragraph."""
         named = sorted(call[0] for call in calls if call[0])
         keys = [b"c" + digest_of(named)] if named else []
         wording = [settled(content) if not calls else "", [call[1:] for call in calls]]
         keys.append(b"p" + digest_of([self._all.hex(), wording]))
         size = len(str(wording))
-        return keys + [kind + digest_of([near.hex(), wording]) for kind, (near, num) in self._near.items() if num + size >= NEIGHBOURS_LEN]
+        return keys + [
+            kind + digest_of([near.hex(), wording])
+            for kind, (near, num) in self._near.items()
+            if num + size >= NEIGHBOURS_LEN
+        ]
 
     def all_keys(self, turn: Turn) -> list[bytes]:
         """Where a whole turn is remembered."""
@@ -57,9 +65,13 @@ class _Told:
         return b"e" + digest_of(self._all.hex())
 
     def stopped_keys(self, says_enough: bool = True) -> list[bytes]:
-        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour alone."""
+        """Where a stopped turn is looked for; says_enough: its beginning can be told from others by its neighbour
+        alone."""
         near = self._near.items() if says_enough else ()
-        return [b"sp" + digest_of(self._all.hex()), *(b"s" + kind + digest_of(digest.hex()) for kind, (digest, _) in near)]
+        return [
+            b"sp" + digest_of(self._all.hex()),
+            *(b"s" + kind + digest_of(digest.hex()) for kind, (digest, _) in near),
+        ]
 
 
 def _parts_key(call_id: str) -> bytes:

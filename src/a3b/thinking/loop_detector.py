@@ -7,9 +7,11 @@ from collections import Counter, deque
 
 _SENTENCE_END = re.compile("(?:[^\\s\\d][.!?]|。|！|？)[\"')*`]*\\s*\\Z".encode())  # "3." may go on as 3.5
 LINES, SAME_LINES = 40, 6  # a line so often among so many is a loop ...
-STALE_LINES = 3, 2 / 3  # ... if at least this share of them stands there so often; a walk through a program has fresh ones between
+# ... if at least this share of them stands there so often; a walk through a program has fresh ones between
+STALE_LINES = 3, 2 / 3
 MAX_LINE_BYTES = 4096  # of a longer line, its end
-LINE_BYTES, LINE_WORDS = 20, 3  # shorter lines, and lines with fewer different words, are structure: rules, brackets, grids
+# shorter lines, and lines with fewer different words, are structure: rules, brackets, grids
+LINE_BYTES, LINE_WORDS = 20, 3
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range(0x80, 0x100))
 MAX_PERIOD = 256  # tokens of the longest passage that is found to repeat itself
 NUM_PERIODS = 3  # times that it must stand there, one after the other
@@ -20,8 +22,9 @@ CHECK_TOKENS = 16  # between two looks for them
 class Loops:
     """Finds a text that goes round in circles; the work for a token does not grow with the text.
 
-    Two signs: the last tokens repeat a passage of up to MAX_PERIOD tokens, without a change; or the last lines are mostly
-    the same few, whatever stands between. Lines of code (indented, or between fences) do not count: code repeats itself."""
+    Two signs: the last tokens repeat a passage of up to MAX_PERIOD tokens, without a change; or the last lines are
+    mostly the same few, whatever stands between. Lines of code (indented, or between fences) do not count: code repeats
+    itself."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []  # the last tokens, as many as the longest loop needs and some more
@@ -58,7 +61,11 @@ class Loops:
             num = max(NUM_PERIODS * period, MIN_REPEATED)
             if num > len(ids):
                 break
-            if ids[-1 - period] == ids[-1] and ids[-8 - period : -period] == ids[-8:] and ids[-num:-period] == ids[period - num :]:
+            if (
+                ids[-1 - period] == ids[-1]
+                and ids[-8 - period : -period] == ids[-8:]
+                and ids[-num:-period] == ids[period - num :]
+            ):
                 return True
         return False
 

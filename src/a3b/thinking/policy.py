@@ -10,7 +10,7 @@ from a3b.interface.request import check_policy
 from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.thinking.turn import (
     Message,
-)  # fmt: skip
+)
 
 KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
 
@@ -29,11 +29,14 @@ def last_question(messages: Sequence[Message]) -> int:
     return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
 
 
-def apply_policy(messages: Sequence[Message], blocks: Sequence[Block], policy: str) -> tuple[list[Message], ThinkingInContext, bool]:
+def apply_policy(
+    messages: Sequence[Message], blocks: Sequence[Block], policy: str
+) -> tuple[list[Message], ThinkingInContext, bool]:
     """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
 
-    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N / KEEP_OF_BUDGET are left.
-    So what stays depends on the turns alone, and the beginning of the prompt changes once in a while and not with every turn."""
+    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N /
+    KEEP_OF_BUDGET are left. So what stays depends on the turns alone, and the beginning of the prompt changes once in a
+    while and not with every turn."""
     check_policy(policy)
     name, _, number = policy.partition(":")
     if name == "current-task":

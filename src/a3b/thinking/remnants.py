@@ -1,15 +1,17 @@
-"""Texts that the model wrote, as clients send them back: which changes are a client's carelessness, and which are edits.
+"""Texts that the model wrote, as clients send them back: which changes are a client's carelessness, and which are
+edits.
 
-Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the texts. Enter at
-`is_remnant`.
+Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the
+texts. Enter at `is_remnant`.
 
-A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps the last piece of a stream only), or
-all of it after other thinking of the same conversation (clients that add it up). It counts whatever the client did beside that:
+A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps the last piece of
+a stream only), or all of it after other thinking of the same conversation (clients that add it up). It counts whatever
+the client did beside that:
 
 * other white space, line ends of Windows, composed characters (Unicode's NFC),
 * `&lt;` for `<`, as in HTML,
-* a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; at the ends, for in the middle it may stand for
-  a secret,
+* a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; at the ends, for in the
+  middle it may stand for a secret,
 * the tags `<think>` and `</think>` around it.
 """
 
@@ -30,7 +32,8 @@ _TAG_BEFORE, _TAG_AFTER = re.compile(r"^<think>"), re.compile(r"</think>$")
 
 
 def settled(text: str) -> str:
-    """The text without what clients change by the way: line ends of Windows, blanks at ends of lines, NFC; lines stay."""
+    """The text without what clients change by the way: line ends of Windows, blanks at ends of lines, NFC; lines
+    stay."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if " \n" in text or "\t\n" in text:
@@ -39,7 +42,8 @@ def settled(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without what does not tell two thoughts apart: one blank for any white space, NFC. Longer ones stay as they are."""
+    """The text without what does not tell two thoughts apart: one blank for any white space, NFC. Longer ones stay as
+    they are."""
     return " ".join(_composed(text).split()) if len(text) <= MAX_LEN else text.strip()
 
 
@@ -48,7 +52,11 @@ def is_remnant(sent: str, whole: str, earlier: Iterable[str] = (), *, only_end: 
 
     earlier: the thinking of turns before it, the latest first. only_end: no beginning counts."""
     for text, is_beginning, is_end in _readings(plain(sent)):
-        if text == whole or (is_end and whole.endswith(text)) or (is_beginning and not only_end and whole.startswith(text)):
+        if (
+            text == whole
+            or (is_end and whole.endswith(text))
+            or (is_beginning and not only_end and whole.startswith(text))
+        ):
             return True
         if whole and text.endswith(whole) and _is_made_of(text[: -len(whole)], chain((whole,), earlier)):
             return True
@@ -79,4 +87,6 @@ def _is_made_of(text: str, pieces: Iterable[str]) -> bool:
 def _composed(text: str) -> str:
     if text.isascii() or len(text) > MAX_LEN:
         return text
-    return " ".join(word if word.isascii() or len(word) > MAX_WORD else normalize("NFC", word) for word in text.split(" "))
+    return " ".join(
+        word if word.isascii() or len(word) > MAX_WORD else normalize("NFC", word) for word in text.split(" ")
+    )

@@ -1,15 +1,16 @@
 """What clients change in a prompt although the conversation stays the same: dates and times, and a line of Claude Code.
 
-A conversation keeps the dates it began with; else everything behind them were computed again. They are looked for in what clients
-write by themselves at its beginning: the system message, and `<system-reminder>` spans in messages of the user before the first answer.
-Anywhere else a date is what somebody said. Texts that are equal but for their dates have as many of them in the same places, so those of
-one fit into the other. Knows neither turns nor tokens. Enter at `Beginning`; which dates those were is known by `a3b.thinking.turn_memory`.
+A conversation keeps the dates it began with; else everything behind them were computed again. They are looked for in
+what clients write by themselves at its beginning: the system message, and `<system-reminder>` spans in messages of the
+user before the first answer. Anywhere else a date is what somebody said. Texts that are equal but for their dates have
+as many of them in the same places, so those of one fit into the other. Knows neither turns nor tokens. Enter at
+`Beginning`; which dates those were is known by `a3b.thinking.turn_memory`.
 
-Recognised, with years 1900 to 2099 and English names: 2026-11-25 and 2026/11/25, also with a time and a zone; 11/25/2026, 25.11.2026,
-Nov 25, 2026, Wed Nov 25 17:05:12 UTC 2026, 25 November 2026, Wednesday, November 25; 2026年11月25日; a weekday beside one of these or
-behind "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC. 17:05 counts only beside a year or a word like time, and seconds or
-milliseconds since 1970 only behind a word like timestamp. What is part of a longer word, number, path, version or range does not count.
-"""
+Recognised, with years 1900 to 2099 and English names: 2026-11-25 and 2026/11/25, also with a time and a zone;
+11/25/2026, 25.11.2026, Nov 25, 2026, Wed Nov 25 17:05:12 UTC 2026, 25 November 2026, Wednesday, November 25;
+2026年11月25日; a weekday beside one of these or behind "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC.
+17:05 counts only beside a year or a word like time, and seconds or milliseconds since 1970 only after a word like
+timestamp. What is part of a longer word, number, path, version or range does not count."""
 
 from __future__ import annotations
 
@@ -32,17 +33,26 @@ Dates = Mapping[str, tuple[str, ...]]
 """The dates of each text that has some, in order, by a digest of the text without them."""
 
 _YEAR = r"(?:19|20)[0-9]{2}"
-_MONTH = (r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
-          r"|Nov(?:ember)?|Dec(?:ember)?)\.?")  # fmt: skip
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)\.?"
+)
 _DAY = r"(?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?"
 _WEEKDAY = r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?(?![A-Za-z])"
 _OFFSET = r"[+-](?:0[0-9]|1[0-4]):?[0-5][0-9]"
-_ZONE = (r"(?: ?(?:Z|(?:UTC|GMT)(?: ?[+-][0-9]{1,2}(?::?[0-9]{2})?)?|[ECMP][SD]?T|[CEW]ES?T|A[EC][SD]T|BST|IST|JST|KST|SGT|MSK)"
-         r"(?![0-9A-Za-z])(?: \([A-Z][A-Za-z ]{2,40}\))?)?")  # fmt: skip
-_TIME = (rf"(?:2[0-3]|[01]?[0-9]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{{1,9}})?(?: ?{_OFFSET})?)?"
-         rf"(?:[ \u00a0\u202f]?[AaPp](?:[Mm](?![A-Za-z0-9])|\.[Mm]\.))?{_ZONE}")  # fmt: skip
-_NUMBERS = (rf"{_YEAR}(?P<sep>[-/])(?:1[0-2]|0[1-9])(?P=sep)(?:3[01]|[12][0-9]|0[1-9])(?:[T ]{_TIME}(?:{_OFFSET})?)?"
-            rf"|[0-3]?[0-9]/[0-3]?[0-9]/{_YEAR}|[0-3][0-9]\.[01][0-9]\.{_YEAR}")  # fmt: skip
+_ZONE = (
+    r"(?: ?(?:Z|(?:UTC|GMT)(?: "
+    r"?[+-][0-9]{1,2}(?::?[0-9]{2})?)?|[ECMP][SD]?T|[CEW]ES?T|A[EC][SD]T|BST|IST|JST|KST|SGT|MSK)"
+    r"(?![0-9A-Za-z])(?: \([A-Z][A-Za-z ]{2,40}\))?)?"
+)
+_TIME = (
+    rf"(?:2[0-3]|[01]?[0-9]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{{1,9}})?(?: ?{_OFFSET})?)?"
+    rf"(?:[ \u00a0\u202f]?[AaPp](?:[Mm](?![A-Za-z0-9])|\.[Mm]\.))?{_ZONE}"
+)
+_NUMBERS = (
+    rf"{_YEAR}(?P<sep>[-/])(?:1[0-2]|0[1-9])(?P=sep)(?:3[01]|[12][0-9]|0[1-9])(?:[T ]{_TIME}(?:{_OFFSET})?)?"
+    rf"|[0-3]?[0-9]/[0-3]?[0-9]/{_YEAR}|[0-3][0-9]\.[01][0-9]\.{_YEAR}"
+)
 _NAMES = rf"{_MONTH} {{1,2}}{_DAY},? (?:{_TIME} )?{_YEAR}|{_DAY}(?:\.? (?:of )?|[-/]){_MONTH}(?:,? |[-/]){_YEAR}"
 _NO_YEAR = rf"{_WEEKDAY}[,.]? {{1,2}}(?:the )?(?:{_MONTH} {{1,2}}{_DAY}|{_DAY}\.? (?:of )?{_MONTH})"
 DATE = re.compile(
@@ -52,8 +62,9 @@ DATE = re.compile(
     rf"|(?:(?<!:)|(?<=[Tt]ime:))(?P<time>{_TIME})|(?P<unix>1[0-9]{{9}}(?:[0-9]{{3}})?(?:\.[0-9]{{1,9}})?)"
     r")(?![0-9A-Za-z_/\\:@]|[.,-][0-9A-Za-z])"
     rf"|{_YEAR} ?年 ?[0-9]{{1,2}} ?月 ?[0-9]{{1,2}} ?日(?: ?星期[一二三四五六日天])?"
-)  # fmt: skip
-BARE_LEN, BESIDE_LEN = 5, 24  # characters of a time that is no more than 17:05; on each side, where a word tells that it is one
+)
+# characters of a time that is no more than 17:05; on each side, where a word tells that it is one
+BARE_LEN, BESIDE_LEN = 5, 24
 BESIDE = re.compile(rf"(?i)(?:time|now|clock|today|date)\b|\b{_YEAR}\b")
 STAMP = re.compile(r"(?i)(?:timestamp|epoch|unix|time|now)[^\n0-9]{0,20}$")
 
@@ -72,7 +83,9 @@ def without_billing_lines(message: Any) -> Any:
         return {**message, "content": without_billing(content)}
     if isinstance(content, list):
         parts = [
-            {**part, "text": without_billing(part["text"])} if isinstance(part, dict) and isinstance(part.get("text"), str) else part
+            {**part, "text": without_billing(part["text"])}
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+            else part
             for part in content
         ]
         return {**message, "content": parts}
@@ -80,12 +93,14 @@ def without_billing_lines(message: Any) -> Any:
 
 
 class Beginning:
-    """The messages before the first answer, and the dates in them that may be held. `messages` as `fit_messages` gives them."""
+    """The messages before the first answer, and the dates in them that may be held. `messages` as `fit_messages` gives
+    them."""
 
     def __init__(self, messages: Sequence[Message], roles: Sequence[str] = ("system", "user")):
         """roles: those whose messages are searched."""
         self._messages = list(messages)
-        self._places: dict[int, tuple[str, list[tuple[int, int]]]] = {}  # index: (digest of the text, where its dates are)
+        # index: (digest of the text, where its dates are)
+        self._places: dict[int, tuple[str, list[tuple[int, int]]]] = {}
         self.dates: dict[str, tuple[str, ...]] = {}
         first = takewhile(lambda indexed: indexed[1]["role"] != "assistant", enumerate(self._messages))
         spans = {i: _spans(message) for i, message in first if message["role"] in roles}
@@ -94,7 +109,9 @@ class Beginning:
         for i, found in spans.items():
             text = self._messages[i]["content"]
             if places := list(_places(text, found)):
-                digest = _digest([len(self._places), self._messages[i]["role"], len(places), _filled(text, places, repeat(MASK))])
+                digest = _digest(
+                    [len(self._places), self._messages[i]["role"], len(places), _filled(text, places, repeat(MASK))]
+                )
                 self._places[i] = digest, places
                 self.dates[digest] = tuple(text[start:end] for start, end in places)
         if sum(map(len, self.dates.values())) > MAX_DATES:

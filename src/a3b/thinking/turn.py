@@ -1,7 +1,7 @@
 """One turn of the model: what is remembered of it, and whether a message that a client sends is that turn.
 
-Knows messages as `fit_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s. Enter at `Turn`, `is_alike`,
-`as_sent`. """
+Knows messages as `fit_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s. Enter at
+`Turn`, `is_alike`, `as_sent`."""
 
 from __future__ import annotations
 
@@ -49,10 +49,20 @@ class Turn:
         return plain(self.thinking)
 
     @classmethod
-    def of(cls, message: Mapping[str, Any], ids: Sequence[int], closed: bool, thinking_tokens: int, cuts: Iterable[Cut] = (),
-           dates: Dates | None = None, stops: Iterable[str] = ()) -> Turn:  # fmt: skip
+    def of(
+        cls,
+        message: Mapping[str, Any],
+        ids: Sequence[int],
+        closed: bool,
+        thinking_tokens: int,
+        cuts: Iterable[Cut] = (),
+        dates: Dates | None = None,
+        stops: Iterable[str] = (),
+    ) -> Turn:
         thinking, content, calls = message.get("reasoning_content", ""), text_of(message), calls_of(message)
-        return cls(tuple(ids), closed, thinking, thinking_tokens, content, calls, tuple(cuts), dates or {}, tuple(stops))
+        return cls(
+            tuple(ids), closed, thinking, thinking_tokens, content, calls, tuple(cuts), dates or {}, tuple(stops)
+        )
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -65,7 +75,12 @@ class Turn:
             ids, calls = found["ids"], found["calls"]
             dates = {digest: tuple(texts) for digest, texts in found.get("dates", {}).items()}
             stops = tuple(found.get("stops", ()))
-            texts = (found["thinking"], found["content"], *stops, *(part for parts in (*calls, *dates.values()) for part in parts))
+            texts = (
+                found["thinking"],
+                found["content"],
+                *stops,
+                *(part for parts in (*calls, *dates.values()) for part in parts),
+            )
             if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
                 raise ValueError("a turn of other types")
             calls = tuple((call[0], call[1], call[2]) for call in calls)
@@ -84,7 +99,8 @@ def is_alike(turn: Turn, content: str, calls: Calls, may_lack_text: bool) -> boo
 
 
 def by_thinking(turns: Sequence[Turn], sent: str, earlier: Sequence[Turn]) -> Sequence[Turn]:
-    """Those whose thinking the client sent; if there are none, those whose thinking it has lost in part. earlier: turns, latest first."""
+    """Those whose thinking the client sent; if there are none, those whose thinking it has lost in part. earlier:
+    turns, latest first."""
     if not sent or not turns:
         return turns
     if exact := [turn for turn in turns if turn.thinking.strip() == sent]:
@@ -121,14 +137,17 @@ def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> 
     """A stopped turn, up to where the client has it, with the ids that replay it; None if the client's is another."""
     ours, thinking = _without_note(content), sent or turn.thinking
     has_text = bool(ours or calls)
-    if [call[1:] for call in calls] != [call[1:] for call in turn.calls[: len(calls)]] or not turn.content.startswith(ours):
+    if [call[1:] for call in calls] != [call[1:] for call in turn.calls[: len(calls)]] or not turn.content.startswith(
+        ours
+    ):
         return None
     if not (has_text or sent) and (turn.content or turn.calls):
         return None  # the client took the text away
     was_closed = any(not cut.in_thinking for cut in turn.cuts)
     in_thinking = not has_text and (not was_closed or thinking != turn.thinking)  # where the client's part ends
     if not turn.thinking.startswith(thinking) if in_thinking else turn.thinking != thinking:
-        if not is_remnant(thinking, turn.plain_thinking, only_end=True):  # a beginning says where the thinking was stopped
+        # a beginning says where the thinking was stopped
+        if not is_remnant(thinking, turn.plain_thinking, only_end=True):
             return None
         thinking = turn.thinking
     whole, part = (turn.thinking, thinking) if in_thinking else (turn.content, content)
@@ -137,12 +156,17 @@ def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> 
         tail = whole[len(part) :].lstrip()
         most = len(whole) - len(tail) if tail else math.inf
     place = (in_thinking, len(calls))
-    cut = next((cut for cut in reversed(turn.cuts) if (cut.in_thinking, cut.num_calls) == place and cut.num_chars <= most), None)
+    cut = next(
+        (cut for cut in reversed(turn.cuts) if (cut.in_thinking, cut.num_calls) == place and cut.num_chars <= most),
+        None,
+    )
     if cut is None:
         return replace(turn, ids=(), cuts=(), thinking=thinking)
     kept, rest = turn.ids[: cut.num_ids], part[cut.num_chars :]
     ids = spell(kept, rest, content) if in_thinking else spell(kept, None, rest)
-    return replace(turn, ids=tuple(ids), cuts=(), thinking=thinking, thinking_tokens=min(turn.thinking_tokens, len(kept)))
+    return replace(
+        turn, ids=tuple(ids), cuts=(), thinking=thinking, thinking_tokens=min(turn.thinking_tokens, len(kept))
+    )
 
 
 def _without_note(content: str) -> str:
@@ -166,7 +190,9 @@ def joined(parts: Sequence[Message]) -> Message:
     thinking = dict.fromkeys(part["reasoning_content"] for part in parts if part.get("reasoning_content"))
     calls = [call for part in parts for call in part.get("tool_calls") or ()]
     content = "".join(part.get("content") or "" for part in parts)
-    return {**parts[0], "content": content, "reasoning_content": "\n".join(thinking)} | ({"tool_calls": calls} if calls else {})
+    return {**parts[0], "content": content, "reasoning_content": "\n".join(thinking)} | (
+        {"tool_calls": calls} if calls else {}
+    )
 
 
 def wording_of(message: Message) -> Any:
@@ -189,7 +215,9 @@ def calls_of(message: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     for call in message.get("tool_calls") or []:
         function = call.get("function", call)
         call_id = call.get("id")
-        found.append((call_id if isinstance(call_id, str) else "", function["name"], canonical(function.get("arguments"))))
+        found.append(
+            (call_id if isinstance(call_id, str) else "", function["name"], canonical(function.get("arguments")))
+        )
     return tuple(found)
 
 
@@ -223,7 +251,8 @@ def digest_of(value: Any) -> bytes:
 def with_thinking_apart(message: Message) -> Message:
     """Thinking that stands inline before the content becomes `reasoning_content`, as templates split it.
 
-    Where both are there, the inline thinking is the other once more, whole or in part, or the message stays as it is."""
+    Where both are there, the inline thinking is the other once more, whole or in part, or the message stays as it
+    is."""
     content, sent = message.get("content"), message.get("reasoning_content") or ""
     if not isinstance(content, str) or "</think>" not in content:
         return message

@@ -1,26 +1,29 @@
 """The turns a server has generated, recognised when a client sends them back, with or without their thinking.
 
-A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in that. What was sampled
-goes back in token for token. A turn that the client changed is the client's: its calls, content or thinking differ from what is remembered,
-and nothing of the memory is used. Thinking that a client lost in part is not a change (`a3b.thinking.remnants`), nor is a stop string of
-the request at the end of the content: it follows what was sampled, as text. Which thinking then stays in the prompt is a policy. Knows no
-tokenizer, no template and no HTTP. Enter at `Turns.recall`, then `apply_policy`.
+A turn is known by the ids of its calls, or by its content at its place in a conversation; thinking takes no part in
+that. What was sampled goes back in token for token. A turn that the client changed is the client's: its calls, content
+or thinking differ from what is remembered, and nothing of the memory is used. Thinking that a client lost in part is
+not a change (`a3b.thinking.remnants`), nor is a stop string of the request at the end of the content: it follows what
+was sampled, as text. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no template and no HTTP.
+Enter at `Turns.recall`, then `apply_policy`.
 
-Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning of its text is
-that turn: the thinking before it was complete. It goes back cut behind the last token that the client has; what the client has
-of the next token, and its note that it was interrupted, follow as text. Of a turn stopped while it was thinking, any beginning of
-the thinking is known, or an empty turn; the thinking is then closed. Nothing comes back of text that the client does not send.
+Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning
+of its text is that turn: the thinking before it was complete. It goes back cut behind the last token that the client
+has; what the client has of the next token, and its note that it was interrupted, follow as text. Of a turn stopped
+while it was thinking, any beginning of the thinking is known, or an empty turn; the thinking is then closed. Nothing
+comes back of text that the client does not send.
 
-Split turns. Assistant messages in a row are taken as one turn if together they are one that is known; so are messages with results of
-tools between them, by the ids of their calls (`Turns.rejoined`).
+Split turns. Assistant messages in a row are taken as one turn if together they are one that is known; so are messages
+with results of tools between them, by the ids of their calls (`Turns.rejoined`).
 
-Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or, where that was
-shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append reminders and take them away
-again); these only if all turns found there are the same, and if message and turn say enough to be told from others. Of several
-answers in the same words at the same place the one is meant whose thinking comes back with it, else the latest.
+Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or,
+where that was shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append
+reminders and take them away again); these only if all turns found there are the same, and if message and turn say
+enough to be told from others. Of several answers in the same words at the same place the one is meant whose thinking
+comes back with it, else the latest.
 
-A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`): by a turn that is recognised a conversation is known,
-and examples of answers that a client made up are none of ours. """
+A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`): by a turn that is recognised a
+conversation is known, and examples of answers that a client made up are none of ours."""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ from a3b.thinking.turn import (
     thinking_of,
     with_thinking_apart,
     without_mark,
-)  # fmt: skip
+)
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the store, if there is one
 TURN_TOKENS = 64  # what a turn counts beside its tokens
@@ -87,8 +90,6 @@ class Records(Protocol):
         """Another number after another process has forgotten something."""
 
 
-
-
 class Turns:
     """Remembers turns per namespace. Used by any thread."""
 
@@ -100,7 +101,9 @@ class Turns:
         self._written: set[tuple[str, bytes]] = set()  # keys of `_known` that the records hold, too
         self._changes = records.changes() if records else 0
 
-    def remember(self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None) -> None:
+    def remember(
+        self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None
+    ) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
         told = _Told()
         for message in undated(before):
@@ -123,7 +126,8 @@ class Turns:
             self._drop(key)
 
     def _keep(self, key: tuple[str, bytes], turns: list[Turn]) -> None:
-        """Make `turns` what is known under a key, used last; the namespace that has most drops what it did not use for longest."""
+        """Make `turns` what is known under a key, used last; the namespace that has most drops what it did not use for
+        longest."""
         self._count(key, _size(turns) - _size(self._known.pop(key, [])))
         self._known[key] = turns
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
@@ -148,8 +152,8 @@ class Turns:
                 self._drop(key)
 
     def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
-        """The same messages, with the calls of one turn in one message where results of tools stand between them; the results follow it
-        in the order of the calls. `messages` as `fit_messages` gives them."""
+        """The same messages, with the calls of one turn in one message where results of tools stand between them; the
+        results follow it in the order of the calls. `messages` as `fit_messages` gives them."""
         self._follow_records()
         out: list[Message] = []
         at = 0
@@ -163,7 +167,11 @@ class Turns:
             whole = joined([message for message in messages[at:end] if message["role"] == "assistant"])
             while end < len(messages) and messages[end]["role"] != "assistant":
                 end += 1
-            sent = [message for message in messages[at:end] if message["role"] != "assistant" and NO_RESULT_KEY not in message]
+            sent = [
+                message
+                for message in messages[at:end]
+                if message["role"] != "assistant" and NO_RESULT_KEY not in message
+            ]
             out += pair_results([whole, *sent])[0]
             at = end
         return out
@@ -184,12 +192,14 @@ class Turns:
                 return end + 1
         return at
 
-    def recall(self, namespace: str, messages: Sequence[Message], count: Callable[[str], int],
-               spell: Spell) -> tuple[list[Message], list[Block]]:  # fmt: skip
-        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages` gives them.
+    def recall(
+        self, namespace: str, messages: Sequence[Message], count: Callable[[str], int], spell: Spell
+    ) -> tuple[list[Message], list[Block]]:
+        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages`
+        gives them.
 
-        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those that are kept, the
-        rest of its thinking (None: it is closed) and the rest of its text."""
+        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those
+        that are kept, the rest of its thinking (None: it is closed) and the rest of its text."""
         self._follow_records()
         out: list[Message] = []
         blocks: list[Block] = []
@@ -209,8 +219,9 @@ class Turns:
     def dates(self, namespace: str, messages: Sequence[Message], own: Dates) -> Dates:
         """The dates that a conversation began with, for each text in `own`, which has those it begins with now.
 
-        They are those of its last turn that is recognised. If conversations that are alike so far began with others, `own` stay if they
-        are those of one, or if there are too many to remember them all; else those count that were answered last."""
+        They are those of its last turn that is recognised. If conversations that are alike so far began with others,
+        `own` stay if they are those of one, or if there are too many to remember them all; else those count that were
+        answered last."""
         self._follow_records()
         known: list[Dates] = []
         is_full = False
@@ -223,8 +234,11 @@ class Turns:
             return own
         return {digest: known[-1].get(digest, dates) for digest, dates in own.items()}
 
-    def _recognised(self, namespace: str, messages: Sequence[Message], spell: Spell) -> Iterator[tuple[Message, str, list[Turn]]]:
-        """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the likeliest last)."""
+    def _recognised(
+        self, namespace: str, messages: Sequence[Message], spell: Spell
+    ) -> Iterator[tuple[Message, str, list[Turn]]]:
+        """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the
+        likeliest last)."""
         told, undated_messages, at = _Told(), undated(messages), 0
         while at < len(messages):
             deadlines.check()
@@ -240,7 +254,9 @@ class Turns:
                 told.thought.appendleft(found[-1])
             at += num
 
-    def _recognise(self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell) -> tuple[Message, list[Turn], int]:
+    def _recognise(
+        self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell
+    ) -> tuple[Message, list[Turn], int]:
         """The next message of the assistant, turns that it may be, and of how many messages it was made."""
         run = [with_thinking_apart(message) for message in takewhile(may_be_part, messages)] or [messages[0]]
         for num in range(len(run), 0, -1):
@@ -256,12 +272,16 @@ class Turns:
     def _find_any(self, namespace: str, told: _Told, message: Message, is_all: bool, spell: Spell) -> list[Turn]:
         sent, content, calls = thinking_of(message), text_of(message), calls_of(message)
         return (
-            self._find(namespace, told, content, calls, sent, is_all) or self._find_stopped(namespace, told, content, calls, sent, spell)
+            self._find(namespace, told, content, calls, sent, is_all)
+            or self._find_stopped(namespace, told, content, calls, sent, spell)
             or self._find_ended(namespace, told, content, calls, sent, spell)
-        )  # fmt: skip
+        )
 
-    def _find(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool) -> list[Turn]:
-        """sent: thinking that the client has; only turns with the same count, or, at a certain place, those of whose it is a remnant."""
+    def _find(
+        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool
+    ) -> list[Turn]:
+        """sent: thinking that the client has; only turns with the same count, or, at a certain place, those of whose it
+        is a remnant."""
         for key in told.keys(content, calls):
             alike = [turn for turn in self._turns(namespace, key) if is_alike(turn, content, calls, may_lack_text)]
             found = by_thinking(alike, sent, told.thought)
@@ -270,16 +290,22 @@ class Turns:
                 return found
         return []
 
-    def _find_ended(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
+    def _find_ended(
+        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell
+    ) -> list[Turn]:
         """Turns whose content the client sent with a stop string of their request after it."""
         turns = [] if calls else self._turns(namespace, told.ended_key())
         found = [turn for whole in turns if (turn := as_ended(whole, content, spell))]
         return by_thinking(found, sent, told.thought)
 
-    def _find_stopped(self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell) -> list[Turn]:
+    def _find_stopped(
+        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell
+    ) -> list[Turn]:
         says_enough = len(content) + len(sent) >= NEIGHBOURS_LEN
         for key in told.stopped_keys(says_enough):
-            found = [turn for whole in self._turns(namespace, key) if (turn := as_sent(whole, content, calls, sent, spell))]
+            found = [
+                turn for whole in self._turns(namespace, key) if (turn := as_sent(whole, content, calls, sent, spell))
+            ]
             found = [turn for turn in found if turn.thinking.strip() == sent] or found
             if found and (key[:2] == b"sp" or len(set(found)) == 1):
                 return found
@@ -302,20 +328,13 @@ class Turns:
 
 
 def _size(turns: Sequence[Turn]) -> int:
-    return sum(TURN_TOKENS + len(turn.ids) + len(turn.cuts) * len(Cut._fields) + DATE_TOKENS * sum(map(len, turn.dates.values()))
-               for turn in turns)  # fmt: skip
-
-
-
-
+    return sum(
+        TURN_TOKENS
+        + len(turn.ids)
+        + len(turn.cuts) * len(Cut._fields)
+        + DATE_TOKENS * sum(map(len, turn.dates.values()))
+        for turn in turns
+    )
 
 
 # -- policies
-
-
-
-
-
-
-
-

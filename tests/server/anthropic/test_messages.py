@@ -7,22 +7,48 @@ import json
 
 import anthropic
 import pytest
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
-from tests.support.served import SECRET, ChosenService, Endless, app_of, content_of, exchange, leave, no_objects, noisy, served, statuses
 
 from a3b.errors import ContextError, OverloadedError, StoreError, UsageError
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server import event_streams, fields
 from a3b.server.anthropic import messages
 from a3b.server.thinking_signatures import Seals, turn_of
+from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.served import (
+    SECRET,
+    ChosenService,
+    Endless,
+    app_of,
+    content_of,
+    exchange,
+    leave,
+    no_objects,
+    noisy,
+    served,
+    statuses,
+)
 
 ASK = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
-TOOL = {"name": "add", "description": "adds", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+TOOL = {
+    "name": "add",
+    "description": "adds",
+    "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
+}
 ANSWER = [
-    STARTED, Reading(3, 40), ThinkingDelta("I "), ThinkingDelta("think"), TextDelta("The "), TextDelta("sum"),
-    ToolCallStart(0, "call_1", "add"), ToolCallDelta(0, '{"a": '), ToolCallDelta(0, "1}"), ToolCallEnd(0, "call_1", "add", {"a": 1}),
-    ToolCallStart(1, "call_2", "add"), ToolCallEnd(1, "call_2", "add", {}), Finished("tool_calls", USAGE, None, "closed"),
-]  # fmt: skip
+    STARTED,
+    Reading(3, 40),
+    ThinkingDelta("I "),
+    ThinkingDelta("think"),
+    TextDelta("The "),
+    TextDelta("sum"),
+    ToolCallStart(0, "call_1", "add"),
+    ToolCallDelta(0, '{"a": '),
+    ToolCallDelta(0, "1}"),
+    ToolCallEnd(0, "call_1", "add", {"a": 1}),
+    ToolCallStart(1, "call_2", "add"),
+    ToolCallEnd(1, "call_2", "add", {}),
+    Finished("tool_calls", USAGE, None, "closed"),
+]
 DONE = [STARTED, TextDelta("ok"), Finished("stop", USAGE)]
 
 
@@ -68,10 +94,18 @@ def test_an_answer_is_thinking_text_and_calls_with_usage(url_of):
         reply = client.messages.create(**ASK)
     assert [block.type for block in reply.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert (reply.content[0].thinking, reply.content[1].text) == ("I think", "The sum")
-    assert [(call.id, call.name, call.input) for call in reply.content[2:]] == [("call_1", "add", {"a": 1}), ("call_2", "add", {})]
+    assert [(call.id, call.name, call.input) for call in reply.content[2:]] == [
+        ("call_1", "add", {"a": 1}),
+        ("call_2", "add", {}),
+    ]
     assert (reply.stop_reason, reply.stop_sequence, reply.role, reply.model) == ("tool_use", None, "assistant", "m")
     usage = reply.usage
-    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens, usage.output_tokens) == (40, 60, 0, 20)
+    assert (
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.output_tokens,
+    ) == (40, 60, 0, 20)
     assert usage.output_tokens_details.thinking_tokens == 8
     assert Seals(SECRET).open(reply.content[0].signature, "alice", "I think").turn == turn_of("I think")
 
@@ -103,7 +137,9 @@ def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of)
     with client_of(url) as client, client.messages.stream(**body) as stream:
         told = [event for event in stream if event.type == "content_block_delta"]
         final = stream.get_final_message()
-    assert [(event.delta.type, event.delta.thinking) for event in told[:3]] == [("thinking_delta", text) for text in ("", "", "I ")]
+    assert [(event.delta.type, event.delta.thinking) for event in told[:3]] == [
+        ("thinking_delta", text) for text in ("", "", "I ")
+    ]
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert Seals(SECRET).open(final.content[0].signature, "alice", "I think").turn == turn_of("I think")
     for thinking in ({"type": "disabled"}, None):  # then the next may be text
@@ -113,7 +149,9 @@ def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of)
 
 def test_thinking_that_was_announced_and_never_came_goes_back_as_nothing():
     _, _, reply, _ = post([STARTED, Reading(3, 40), *DONE[1:]], {**ASK, "thinking": {"type": "adaptive"}})
-    assert [block["type"] for block in reply["content"]] == ["thinking", "text"] and reply["content"][0]["thinking"] == ""
+    assert [block["type"] for block in reply["content"]] == ["thinking", "text"] and reply["content"][0][
+        "thinking"
+    ] == ""
     turn = {"role": "assistant", "content": reply["content"]}
     request = understood({"messages": [*ASK["messages"], turn, {"role": "user", "content": "more"}]})
     assert request.messages[1]["content"] == "ok" and not request.messages[1]["reasoning_content"]
@@ -122,18 +160,30 @@ def test_thinking_that_was_announced_and_never_came_goes_back_as_nothing():
 def test_events_of_a_stream_come_in_the_order_of_the_api():
     _, headers, events, _ = post(ANSWER, {**ASK, "stream": True})
     assert all(kind == data["type"] for kind, data in events)
-    shape = [(kind, data.get("index"), data.get("delta", data.get("content_block", {})).get("type")) for kind, data in events]
+    shape = [
+        (kind, data.get("index"), data.get("delta", data.get("content_block", {})).get("type")) for kind, data in events
+    ]
     assert shape == [
-        ("message_start", None, None), ("ping", None, None),
-        ("content_block_start", 0, "thinking"), ("content_block_delta", 0, "thinking_delta"), ("content_block_delta", 0, "thinking_delta"),
-        ("content_block_delta", 0, "signature_delta"), ("content_block_stop", 0, None),
-        ("content_block_start", 1, "text"), ("content_block_delta", 1, "text_delta"), ("content_block_delta", 1, "text_delta"),
+        ("message_start", None, None),
+        ("ping", None, None),
+        ("content_block_start", 0, "thinking"),
+        ("content_block_delta", 0, "thinking_delta"),
+        ("content_block_delta", 0, "thinking_delta"),
+        ("content_block_delta", 0, "signature_delta"),
+        ("content_block_stop", 0, None),
+        ("content_block_start", 1, "text"),
+        ("content_block_delta", 1, "text_delta"),
+        ("content_block_delta", 1, "text_delta"),
         ("content_block_stop", 1, None),
-        ("content_block_start", 2, "tool_use"), ("content_block_delta", 2, "input_json_delta"),
-        ("content_block_delta", 2, "input_json_delta"), ("content_block_stop", 2, None),
-        ("content_block_start", 3, "tool_use"), ("content_block_stop", 3, None),
-        ("message_delta", None, None), ("message_stop", None, None),
-    ]  # fmt: skip
+        ("content_block_start", 2, "tool_use"),
+        ("content_block_delta", 2, "input_json_delta"),
+        ("content_block_delta", 2, "input_json_delta"),
+        ("content_block_stop", 2, None),
+        ("content_block_start", 3, "tool_use"),
+        ("content_block_stop", 3, None),
+        ("message_delta", None, None),
+        ("message_stop", None, None),
+    ]
     start, ping, last = events[0][1], events[1][1], events[-2][1]
     assert start["message"]["usage"]["input_tokens"] == 40 and start["message"]["usage"]["output_tokens"] == 0
     assert ping["a3b"] == {"read": 3, "total": 40}
@@ -166,7 +216,12 @@ def test_the_stop_reason_says_why(finished, reason, stop):
 
 
 def test_a_call_that_was_cut_off_is_reported():
-    events = [STARTED, ToolCallStart(0, "c9", "add"), ToolCallEnd(0, "c9", "add", {"a": 1}, complete=False), Finished("length", USAGE)]
+    events = [
+        STARTED,
+        ToolCallStart(0, "c9", "add"),
+        ToolCallEnd(0, "c9", "add", {"a": 1}, complete=False),
+        Finished("length", USAGE),
+    ]
     _, _, reply, _ = post(events, ASK)
     assert reply["stop_reason"] == "max_tokens" and "c9 is incomplete" in reply["a3b"]["warnings"][0]
 
@@ -177,7 +232,9 @@ def test_omitted_thinking_is_sealed_and_comes_back_whole():
     _, _, events, _ = post(ANSWER, {**body, "stream": True})
     block = reply["content"][0]
     assert block["thinking"] == "" and "I think" not in str(events)
-    request = understood({"messages": [*ASK["messages"], {"role": "assistant", "content": [block]}, {"role": "user", "content": "on"}]})
+    request = understood(
+        {"messages": [*ASK["messages"], {"role": "assistant", "content": [block]}, {"role": "user", "content": "on"}]}
+    )
     assert request.messages[1]["reasoning_content"] == "I think"
 
 
@@ -193,19 +250,30 @@ def test_the_second_turn_has_the_thinking_and_the_calls_of_the_first(url_of):
         client.messages.create(**{**ASK, "messages": turns}, tools=[TOOL])
     assert service.requests[1].messages == [
         {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "The sum", "reasoning_content": "I think", "turn": turn_of("I think"), "tool_calls": [
-            {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}},
-            {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": {}}},
-        ]},
+        {
+            "role": "assistant",
+            "content": "The sum",
+            "reasoning_content": "I think",
+            "turn": turn_of("I think"),
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}},
+                {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": {}}},
+            ],
+        },
         {"role": "tool", "tool_call_id": "call_1", "content": "r1"},
         {"role": "tool", "tool_call_id": "call_2", "content": "r2"},
-    ]  # fmt: skip
+    ]
     assert service.requests[1].namespace == "alice" and service.requests[1].request_id == "req_1"
 
 
 def turn_with(block):
-    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [block, {"type": "text", "text": "a"}]},
-                         {"role": "user", "content": "on"}]}  # fmt: skip
+    return {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": [block, {"type": "text", "text": "a"}]},
+            {"role": "user", "content": "on"},
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -230,7 +298,10 @@ def test_forged_and_foreign_thinking_is_left_out_and_reported(block, key, stream
     [
         ({"type": "thinking", "thinking": "thought", "signature": ""}, None),
         ({"type": "thinking", "thinking": "thought"}, None),
-        ({"type": "thinking", "thinking": "thought", "signature": Seals(SECRET).sign("thought", "alice")}, turn_of("thought")),
+        (
+            {"type": "thinking", "thinking": "thought", "signature": Seals(SECRET).sign("thought", "alice")},
+            turn_of("thought"),
+        ),
         ({"type": "redacted_thinking", "data": Seals(SECRET).seal("thought", "alice")}, turn_of("thought")),
     ],
 )
@@ -243,7 +314,11 @@ def test_thinking_without_a_signature_is_the_clients_and_signed_thinking_names_i
 
 def test_of_many_warnings_a_few_are_in_the_header_and_a_hundred_in_the_answer():
     blocks = [{"type": "thinking", "thinking": "x", "signature": "AAAA"}] * 2000
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": blocks}, {"role": "user", "content": "on"}]
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": blocks},
+        {"role": "user", "content": "on"},
+    ]
     _, headers, reply, _ = post(DONE, {**ASK, "messages": turns})
     assert len(headers["x-a3b-warnings"]) < 2000 and headers["x-a3b-warnings"].endswith("and 1995 more")
     assert len(reply["a3b"]["warnings"]) == 101 and reply["a3b"]["warnings"][-1] == "and 1900 more"
@@ -292,15 +367,22 @@ def test_thinking_and_its_budget(body, think, budget):
     ],
 )
 def test_tools_and_the_choice_among_them(choice, expected):
-    request = understood({"tools": [TOOL, {"type": "custom", "name": "noop", "input_schema": {}}], "tool_choice": choice})
+    request = understood(
+        {"tools": [TOOL, {"type": "custom", "name": "noop", "input_schema": {}}], "tool_choice": choice}
+    )
     assert (request.tool_choice, request.tool_name, request.parallel_tool_calls) == expected
     schema = TOOL["input_schema"]
-    assert request.tools[0] == {"type": "function", "function": {"name": "add", "description": "adds", "parameters": schema}}
+    assert request.tools[0] == {
+        "type": "function",
+        "function": {"name": "add", "description": "adds", "parameters": schema},
+    }
     assert request.tools[1]["function"]["name"] == "noop"
 
 
 @pytest.mark.parametrize(
-    "where", [lambda form: {"output_format": form}, lambda form: {"output_config": {"format": form}}], ids=["old", "new"]
+    "where",
+    [lambda form: {"output_format": form}, lambda form: {"output_config": {"format": form}}],
+    ids=["old", "new"],
 )
 def test_a_schema_of_the_answer(where):
     assert understood(where({"type": "json_schema", "schema": {"type": "array"}})).schema == {"type": "array"}
@@ -328,7 +410,11 @@ def test_an_empty_system_prompt_is_none(system):
 def test_results_come_before_the_text_of_their_turn_and_errors_say_so():
     results = [
         {"type": "text", "text": "by the way"},
-        {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {
+            "type": "tool_result",
+            "tool_use_id": "1",
+            "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        },
         {"type": "tool_result", "tool_use_id": "2", "content": "no such file", "is_error": True},
         {"type": "tool_result", "tool_use_id": "3", "is_error": True},
         {"type": "tool_result", "tool_use_id": "4", "content": "Error 7", "is_error": True},
@@ -336,36 +422,69 @@ def test_results_come_before_the_text_of_their_turn_and_errors_say_so():
         {"type": "text", "text": "go on"},
     ]
     call = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [call]}, {"role": "user", "content": results}]
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": results},
+    ]
     found = understood({"messages": turns}).messages[2:]
     assert [(m["role"], m.get("tool_call_id"), m["content"]) for m in found[:5]] == [
-        ("tool", "1", "a\nb"), ("tool", "2", "Error: no such file"), ("tool", "3", "Error:"), ("tool", "4", "Error 7"), ("tool", "5", ""),
-    ]  # fmt: skip
-    assert found[5:] == [{"role": "user", "content": [{"type": "text", "text": "by the way"}, {"type": "text", "text": "go on"}]}]
+        ("tool", "1", "a\nb"),
+        ("tool", "2", "Error: no such file"),
+        ("tool", "3", "Error:"),
+        ("tool", "4", "Error 7"),
+        ("tool", "5", ""),
+    ]
+    assert found[5:] == [
+        {"role": "user", "content": [{"type": "text", "text": "by the way"}, {"type": "text", "text": "go on"}]}
+    ]
 
 
 def test_neighbouring_assistant_messages_are_one_turn():
     turns = [
-        {"role": "user", "content": "a"}, {"role": "user", "content": "b"},
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}]}, {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}]},
+        {"role": "assistant", "content": "c"},
         {"role": "user", "content": "d"},
-    ]  # fmt: skip
+    ]
     assert understood({"messages": turns}).messages == [
-        {"role": "user", "content": "a"}, {"role": "user", "content": "b"},
-        {"role": "assistant", "content": "c", "reasoning_content": "t"}, {"role": "user", "content": "d"},
-    ]  # fmt: skip
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c", "reasoning_content": "t"},
+        {"role": "user", "content": "d"},
+    ]
 
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 REFUSED = [
     ({"max_tokens": None}, "max_tokens: missing"),
-    ({"max_tokens": -1}, "max_tokens: -1"), ({"max_tokens": 1.5}, "max_tokens: 1.5"),
+    ({"max_tokens": -1}, "max_tokens: -1"),
+    ({"max_tokens": 1.5}, "max_tokens: 1.5"),
     ({"messages": []}, "messages: empty"),
-    ({"messages": [*ASK["messages"], {"role": "assistant", "content": "The answer is ("}]}, "end with a message of the user"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]}, "messages[0].content[1]: content of type image"),
-    ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0]: content of type document"),
-    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "hologram"}]}]}]},
-     "messages[0].content[0].content[0]: content of type hologram"),
+    (
+        {"messages": [*ASK["messages"], {"role": "assistant", "content": "The answer is ("}]},
+        "end with a message of the user",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]},
+        "messages[0].content[1]: content of type image",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "document"}]}]},
+        "messages[0].content[0]: content of type document",
+    ),
+    (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "hologram"}]}],
+                }
+            ]
+        },
+        "messages[0].content[0].content[0]: content of type hologram",
+    ),
     ({"messages": [{"role": "tool", "content": "x"}]}, 'messages[0].role: "tool"'),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]: web_search_20250305"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]: bash_20250124"),
@@ -381,7 +500,7 @@ REFUSED = [
     ({"stop_sequences": ["a" * 1001]}, "stop_sequences: a text of 1,001 characters; expected at most 1,000"),
     ({"temperature": "hot"}, 'temperature: "hot"'),
     ({"temperature": 10**400}, "temperature: 1000"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "named"), REFUSED, ids=[named for _, named in REFUSED])
@@ -393,14 +512,24 @@ def test_what_would_change_the_answer_is_refused_by_name(body, named):
 def test_an_image_in_a_tool_result_is_left_out_and_said_so():
     """Refused, it would end the conversation of an agent: the image stays in all that follows."""
     result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "a.png"}, IMAGE]}
-    status, headers, _, service = post(DONE, {**ASK, "messages": [*ASK["messages"], {"role": "user", "content": [result]}]})
+    status, headers, _, service = post(
+        DONE, {**ASK, "messages": [*ASK["messages"], {"role": "user", "content": [result]}]}
+    )
     assert status == 200 and "messages[1].content[0].content[1]: image left out" in headers["x-a3b-warnings"]
     assert service.requests[0].messages[1]["content"] == "a.png\n[image left out: this model reads text only]"
 
 
 def test_fields_that_do_no_harm_are_ignored():
-    harmless = {"metadata": {"user_id": "u"}, "service_tier": "auto", "betas": ["x"], "context_management": {"edits": []},
-                "mcp_servers": [], "container": None, "cache_control": {"type": "ephemeral"}, "future": 1}  # fmt: skip
+    harmless = {
+        "metadata": {"user_id": "u"},
+        "service_tier": "auto",
+        "betas": ["x"],
+        "context_management": {"edits": []},
+        "mcp_servers": [],
+        "container": None,
+        "cache_control": {"type": "ephemeral"},
+        "future": 1,
+    }
     assert understood(harmless) == understood({})
 
 
@@ -453,7 +582,9 @@ def test_an_answer_that_breaks_off_is_an_error(last):
 def test_a_failure_in_the_middle_of_a_stream_is_an_event():
     _, _, events, _ = post(Breaking(StoreError("disk is full")), {**ASK, "stream": True})
     name, told = events[-1]
-    assert (name, told["error"]["type"], told["request_id"]) == ("error", "api_error", "req_1") and "req_1" in told["error"]["message"]
+    assert (name, told["error"]["type"], told["request_id"]) == ("error", "api_error", "req_1") and "req_1" in told[
+        "error"
+    ]["message"]
 
 
 def test_silence_is_broken_by_pings(monkeypatch):
@@ -473,7 +604,9 @@ def test_silence_is_broken_by_pings(monkeypatch):
 def test_the_engine_stops_when_the_client_leaves(stream, at_once):
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        await leave(app_of(messages, service), "/v1/messages", {**ASK, "stream": stream}, service.was_begun if at_once else None)
+        await leave(
+            app_of(messages, service), "/v1/messages", {**ASK, "stream": stream}, service.was_begun if at_once else None
+        )
         return service.was_closed.is_set()
 
     assert asyncio.run(run())
@@ -487,25 +620,52 @@ def test_tokens_are_counted_without_max_tokens(url_of):
     with client_of(url) as client:
         count = client.messages.count_tokens(model="m", messages=ASK["messages"], system="s", tools=[TOOL])
     assert count.input_tokens == 42
-    assert [m["role"] for m in service.requests[0].messages] == ["system", "user"] and len(service.requests[0].tools) == 1
+    assert [m["role"] for m in service.requests[0].messages] == ["system", "user"] and len(
+        service.requests[0].tools
+    ) == 1
 
 
 FULL = {
-    **ASK, "system": [{"type": "text", "text": "s"}], "stream": False, "temperature": 1, "top_p": 1, "top_k": 1, "stop_sequences": ["x"],
-    "tools": [TOOL], "tool_choice": {"type": "tool", "name": "add", "disable_parallel_tool_use": False}, "metadata": {"user_id": "u"},
-    "thinking": {"type": "enabled", "budget_tokens": 5, "display": "summarized"}, "mcp_servers": [], "container": None,
-    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}}}, "output_format": None, "service_tier": "auto",
+    **ASK,
+    "system": [{"type": "text", "text": "s"}],
+    "stream": False,
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": 1,
+    "stop_sequences": ["x"],
+    "tools": [TOOL],
+    "tool_choice": {"type": "tool", "name": "add", "disable_parallel_tool_use": False},
+    "metadata": {"user_id": "u"},
+    "thinking": {"type": "enabled", "budget_tokens": 5, "display": "summarized"},
+    "mcp_servers": [],
+    "container": None,
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}}},
+    "output_format": None,
+    "service_tier": "auto",
     "messages": [
         {"role": "user", "content": [{"type": "text", "text": "q"}]},
-        {"role": "assistant", "content": [
-            {"type": "thinking", "thinking": "t", "signature": ""}, {"type": "redacted_thinking", "data": "x"},
-            {"type": "text", "text": "a"}, {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 1}},
-        ]},
-        {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "2"}], "is_error": False},
-        ]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "t", "signature": ""},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "a"},
+                {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 1}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "1",
+                    "content": [{"type": "text", "text": "2"}],
+                    "is_error": False,
+                },
+            ],
+        },
     ],
-}  # fmt: skip
+}
 
 
 def test_no_value_in_any_field_makes_the_server_fail():
@@ -513,7 +673,9 @@ def test_no_value_in_any_field_makes_the_server_fail():
     found = statuses(app, "/v1/messages", bodies[::5])
     assert set(found) == {200, 400} and found.count(200) > 30
     assert set(statuses(app, "/v1/messages/count_tokens", bodies[1::23])) == {200, 400}
-    assert set(statuses(app, "/v1/messages", [json.dumps({**FULL, "stream": True, "model": "\udfff"}).encode()])) == {200}
+    assert set(statuses(app, "/v1/messages", [json.dumps({**FULL, "stream": True, "model": "\udfff"}).encode()])) == {
+        200
+    }
 
 
 @no_objects
@@ -523,7 +685,10 @@ def test_what_is_no_json_object_is_refused(raw, told):
 
 
 def test_half_a_character_does_not_break_the_prompt():
-    assert understood({"messages": [{"role": "user", "content": "a\ud83d \U0001f9e0"}]}).messages[0]["content"] == "a\ufffd \U0001f9e0"
+    assert (
+        understood({"messages": [{"role": "user", "content": "a\ud83d \U0001f9e0"}]}).messages[0]["content"]
+        == "a\ufffd \U0001f9e0"
+    )
 
 
 def test_a_request_may_choose_which_thinking_stays_and_how_much_there_may_be():

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import anthropic
 import pytest
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
-from tests.support.served import app_of, content_of, exchange, served
 
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.anthropic import messages
 from a3b.server.anthropic.threads import Threads
 from a3b.server.response_store import Recorder, ResponseStore
+from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.served import app_of, content_of, exchange, served
 
 PATH = "/v1/messages"
 DONE = [STARTED, ThinkingDelta("hm"), TextDelta("ok"), Finished("stop", USAGE)]
-CALL = [STARTED, ToolCallStart(0, "call_1", "add"), ToolCallDelta(0, '{"a": 1}'), ToolCallEnd(0, "call_1", "add", {"a": 1}),
-        Finished("tool_calls", USAGE)]  # fmt: skip
+CALL = [
+    STARTED,
+    ToolCallStart(0, "call_1", "add"),
+    ToolCallDelta(0, '{"a": 1}'),
+    ToolCallEnd(0, "call_1", "add", {"a": 1}),
+    Finished("tool_calls", USAGE),
+]
 TOOL = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 CREATE = {"type": "create"}
 
@@ -46,7 +51,10 @@ def told(server: Server) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def client():
     service = ScriptedService(DONE)
-    with served(app_of(messages, service)) as url, anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+    with (
+        served(app_of(messages, service)) as url,
+        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client,
+    ):
         yield client, service
 
 
@@ -63,7 +71,10 @@ def test_the_clients_thread_sends_what_is_new_and_the_model_reads_all(client, st
     request = service.requests[-1]
     said = [message["content"] for message in request.messages]
     assert said == ["be kind", "one", "ok", "two", "ok", "three"] and len(request.tools) == 1
-    assert [message.get("reasoning_content") for message in request.messages if message["role"] == "assistant"] == ["hm", "hm"]
+    assert [message.get("reasoning_content") for message in request.messages if message["role"] == "assistant"] == [
+        "hm",
+        "hm",
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -104,10 +115,15 @@ def test_any_answer_of_a_thread_may_be_continued_again():
 
 def test_the_answer_that_a_request_without_a_thread_got_is_not_held():
     server = Server()
-    assert server.send("two", thread=after(server.send("one")["id"]), status=404)["error"]["details"]["error_code"] == "thread_not_found"
+    assert (
+        server.send("two", thread=after(server.send("one")["id"]), status=404)["error"]["details"]["error_code"]
+        == "thread_not_found"
+    )
 
 
-@pytest.mark.parametrize(("key", "message_id"), [("bob", None), ("alice", "msg_0"), ("alice", "\ud800"), ("alice", "x" * 10000)])
+@pytest.mark.parametrize(
+    ("key", "message_id"), [("bob", None), ("alice", "msg_0"), ("alice", "\ud800"), ("alice", "x" * 10000)]
+)
 def test_what_is_not_held_is_refused_in_the_form_on_which_clients_send_all_again(key, message_id):
     server = Server()
     message_id = message_id or server.create()
@@ -133,10 +149,14 @@ def test_a_thread_keeps_its_system_prompt_and_its_tools(changed):
     first = server.create(**same)
     server.send("two", thread=after(first), **same)
     error = server.send("two", thread=after(first), **{**same, **changed}, status=400)["error"]
-    assert error["details"]["error_code"] == "thread_fingerprint_mismatch" and error["message"].startswith(next(iter(changed)))
+    assert error["details"]["error_code"] == "thread_fingerprint_mismatch" and error["message"].startswith(
+        next(iter(changed))
+    )
 
 
-@pytest.mark.parametrize("thread", [{}, {"type": "fork"}, {"type": "continue"}, {"type": "create", "for": "me"}, "create", [1]])
+@pytest.mark.parametrize(
+    "thread", [{}, {"type": "fork"}, {"type": "continue"}, {"type": "create", "for": "me"}, "create", [1]]
+)
 def test_what_is_no_thread_is_refused_by_name(thread):
     assert Server().send("one", thread=thread, status=400)["error"]["message"].startswith("thread")
 

@@ -32,20 +32,41 @@ from tests.support.serving import ask, served
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "hello"}]
-TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "description": "d", "parameters": {"type": "object", "properties": {}}},
+}
 FINISHED = Finished("stop", USAGE, None, "closed")
-ANSWER = [STARTED, Reading(9, 40), Reading(40, 40), ThinkingDelta("I "), ThinkingDelta("see"), TextDelta("hi"), TextDelta(" you"), FINISHED]
+ANSWER = [
+    STARTED,
+    Reading(9, 40),
+    Reading(40, 40),
+    ThinkingDelta("I "),
+    ThinkingDelta("see"),
+    TextDelta("hi"),
+    TextDelta(" you"),
+    FINISHED,
+]
 CALLS = [
-    STARTED, ThinkingDelta("call"),
-    ToolCallStart(0, "call_a", "look"), ToolCallDelta(0, '{"x": '), ToolCallDelta(0, "1}"), ToolCallEnd(0, "call_a", "look", {"x": 1}),
-    ToolCallStart(1, "call_b", "look"), ToolCallDelta(1, "{}"), ToolCallEnd(1, "call_b", "look", {}),
+    STARTED,
+    ThinkingDelta("call"),
+    ToolCallStart(0, "call_a", "look"),
+    ToolCallDelta(0, '{"x": '),
+    ToolCallDelta(0, "1}"),
+    ToolCallEnd(0, "call_a", "look", {"x": 1}),
+    ToolCallStart(1, "call_b", "look"),
+    ToolCallDelta(1, "{}"),
+    ToolCallEnd(1, "call_b", "look", {}),
     Finished("tool_calls", USAGE),
-]  # fmt: skip
+]
 LOGPROBS = [
     STARTED,
-    TokenLogprobs(5, b"h", -0.25, ((5, b"h", -0.25), (6, b"\xff", -math.inf))), TokenLogprobs(7, b"i", -0.5, ()), TextDelta("hi"),
-    TokenLogprobs(9, b"!", -1.0, ()), Finished("length", USAGE),
-]  # fmt: skip
+    TokenLogprobs(5, b"h", -0.25, ((5, b"h", -0.25), (6, b"\xff", -math.inf))),
+    TokenLogprobs(7, b"i", -0.5, ()),
+    TextDelta("hi"),
+    TokenLogprobs(9, b"!", -1.0, ()),
+    Finished("length", USAGE),
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +96,9 @@ def events_of(body: bytes) -> list:
     """JSON of a stream of server-sent events; the end as text, comments without their colon."""
     lines = body.decode().split("\n\n")
     assert lines.pop() == ""
-    return [line[2:] if line[0] == ":" else line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+    return [
+        line[2:] if line[0] == ":" else line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines
+    ]
 
 
 def streamed(service, path=CHAT, **given):
@@ -102,8 +125,11 @@ def test_an_answer_has_text_thinking_usage_and_our_report(service, client):
     assert answer.a3b == {
         "cache": {"reused": 60, "miss": "none", "position": 0, "expected": "", "found": "", "kept_dates": 0},
         "thinking_in_context": {"sent": 5, "restored": 7, "dropped": 9},
-        "thinking_stop_reason": "closed", "prefill_s": 0.5, "decode_s": 1.0, "warnings": [],
-    }  # fmt: skip
+        "thinking_stop_reason": "closed",
+        "prefill_s": 0.5,
+        "decode_s": 1.0,
+        "warnings": [],
+    }
     assert choice.thinking_stop_reason == "closed"
 
 
@@ -133,8 +159,15 @@ def test_logprobs_are_those_of_the_text(service, client):
     service.events = LOGPROBS
     tokens = create(client, logprobs=True, top_logprobs=2).choices[0].logprobs.content
     assert service.requests[0].top_logprobs == 2
-    assert [(t.token, t.logprob, t.bytes) for t in tokens] == [("h", -0.25, [104]), ("i", -0.5, [105]), ("!", -1.0, [33])]
-    assert [(t.token, t.logprob, t.bytes) for t in tokens[0].top_logprobs] == [("h", -0.25, [104]), ("\ufffd", -9999.0, [255])]
+    assert [(t.token, t.logprob, t.bytes) for t in tokens] == [
+        ("h", -0.25, [104]),
+        ("i", -0.5, [105]),
+        ("!", -1.0, [33]),
+    ]
+    assert [(t.token, t.logprob, t.bytes) for t in tokens[0].top_logprobs] == [
+        ("h", -0.25, [104]),
+        ("\ufffd", -9999.0, [255]),
+    ]
     assert create(client).choices[0].logprobs is None
 
 
@@ -152,7 +185,12 @@ def test_old_functions_are_called_in_the_old_way(service, client):
     service.events = CALLS
     choice = create(client, functions=[TOOL["function"]], function_call={"name": "look"}).choices[0]
     request = service.requests[0]
-    assert (request.tools, request.tool_choice, request.tool_name, request.parallel_tool_calls) == ([TOOL], "named", "look", False)
+    assert (request.tools, request.tool_choice, request.tool_name, request.parallel_tool_calls) == (
+        [TOOL],
+        "named",
+        "look",
+        False,
+    )
     assert choice.finish_reason == "function_call" and choice.message.tool_calls is None
     assert (choice.message.function_call.name, choice.message.function_call.arguments) == ("look", '{"x": 1}')
     deltas = [c.choices[0].delta for c in create(client, functions=[TOOL["function"]], stream=True)]
@@ -190,8 +228,12 @@ def test_calls_are_streamed_piece_by_piece(service, client):
     chunks = list(create(client, stream=True, tools=[TOOL]))
     pieces = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
     assert [(p.index, p.id, p.function.name, p.function.arguments) for p in pieces] == [
-        (0, "call_a", "look", ""), (0, None, None, '{"x": '), (0, None, None, "1}"), (1, "call_b", "look", ""), (1, None, None, "{}"),
-    ]  # fmt: skip
+        (0, "call_a", "look", ""),
+        (0, None, None, '{"x": '),
+        (0, None, None, "1}"),
+        (1, "call_b", "look", ""),
+        (1, None, None, "{}"),
+    ]
     assert [p.type for p in pieces] == ["function", None, None, "function", None]
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
@@ -205,8 +247,11 @@ def test_openai_s_own_accumulator_understands_the_stream(service, client):
 
 def test_logprobs_of_a_stream_come_with_their_text(service, client):
     service.events = LOGPROBS
-    found = [(chunk.choices[0].delta.content, [t.token for t in chunk.choices[0].logprobs.content])
-             for chunk in create(client, stream=True, logprobs=True) if chunk.choices[0].logprobs]  # fmt: skip
+    found = [
+        (chunk.choices[0].delta.content, [t.token for t in chunk.choices[0].logprobs.content])
+        for chunk in create(client, stream=True, logprobs=True)
+        if chunk.choices[0].logprobs
+    ]
     assert found == [("hi", ["h", "i"]), ("", ["!"])]
 
 
@@ -282,7 +327,14 @@ def test_an_error_after_a_stream_began_is_its_last_event_but_one(service, client
 
     found = streamed(Breaking([]))
     assert found[-2:] == [
-        {"error": {"message": "no room for more", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}},
+        {
+            "error": {
+                "message": "no room for more",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "context_length_exceeded",
+            }
+        },
         "[DONE]",
     ]
 
@@ -362,7 +414,9 @@ def test_text_is_continued(service, client):
 
 def test_text_is_streamed(service, client):
     service.events = ANSWER
-    chunks = list(client.completions.create(model="any", prompt="once", stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.completions.create(model="any", prompt="once", stream=True, stream_options={"include_usage": True})
+    )
     assert [c.choices[0].text for c in chunks[:-1]] == ["hi", " you", ""]
     assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None, None, "stop"]
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 120
@@ -394,7 +448,9 @@ def test_of_many_prompts_some_are_answered_at_a_time_and_all_in_the_end(stream):
     prompts = [f"p{i}" for i in range(30)]
     if stream:
         chunks = streamed(service, TEXT, prompt=prompts)[:-1]
-        found = {chunk["choices"][0]["index"]: chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"][0]["text"]}
+        found = {
+            chunk["choices"][0]["index"]: chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"][0]["text"]
+        }
     else:
         reply = asyncio.run(ask(create_app(service), TEXT, {"prompt": prompts})).json()
         found = {choice["index"]: choice["text"] for choice in reply["choices"]}
@@ -412,25 +468,39 @@ def test_a_stream_of_many_prompts_begins_with_the_first_of_them(monkeypatch):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_echo_comes_before_the_text_and_its_logprobs_before_those_of_the_text(service, client, stream):
     service.events = [
-        STARTED, PromptLogprobs(1, b"on", None), Reading(1, 2), PromptLogprobs(2, b"ce", -2.0, ((3, b"e", -1.0), (2, b"ce", -2.0))),
-        TokenLogprobs(5, b"hi", -0.5, ((5, b"hi", -0.5), (7, b"hi", -3.0))), TextDelta("hi"), Finished("length", USAGE),
-    ]  # fmt: skip
+        STARTED,
+        PromptLogprobs(1, b"on", None),
+        Reading(1, 2),
+        PromptLogprobs(2, b"ce", -2.0, ((3, b"e", -1.0), (2, b"ce", -2.0))),
+        TokenLogprobs(5, b"hi", -0.5, ((5, b"hi", -0.5), (7, b"hi", -3.0))),
+        TextDelta("hi"),
+        Finished("length", USAGE),
+    ]
     asked = {"model": "any", "prompt": ["once", "once"], "echo": True, "logprobs": 2, "max_tokens": 1}
     if stream:
         pieces = [c.choices[0] for c in client.completions.create(**asked, stream=True) if c.choices[0].index == 1]
     else:
         pieces = [client.completions.create(**asked).choices[1]]
     assert "".join(piece.text for piece in pieces) == "oncehi"
-    joined = {name: [x for piece in pieces for x in getattr(piece.logprobs, name)] for name in ("tokens", "token_logprobs", "text_offset")}
+    joined = {
+        name: [x for piece in pieces for x in getattr(piece.logprobs, name)]
+        for name in ("tokens", "token_logprobs", "text_offset")
+    }
     assert joined == {"tokens": ["on", "ce", "hi"], "token_logprobs": [None, -2.0, -0.5], "text_offset": [0, 2, 4]}
     assert [x for piece in pieces for x in piece.logprobs.top_logprobs] == [None, {"e": -1.0, "ce": -2.0}, {"hi": -0.5}]
-    assert all((r.prompt, r.top_logprobs, r.scores_prompt, r.only_reads) == ("once", 2, True, False) for r in service.requests)
+    assert all(
+        (r.prompt, r.top_logprobs, r.scores_prompt, r.only_reads) == ("once", 2, True, False) for r in service.requests
+    )
 
 
 def test_an_echo_without_logprobs_reads_nothing_twice_and_ids_are_given_back_as_text(service, client):
     service.events = [STARTED, Finished("length", USAGE)]
     answer = client.completions.create(model="any", prompt=[104, 105], echo=True, max_tokens=0)
-    assert (answer.choices[0].text, answer.choices[0].logprobs, answer.choices[0].finish_reason) == ("hi", None, "length")
+    assert (answer.choices[0].text, answer.choices[0].logprobs, answer.choices[0].finish_reason) == (
+        "hi",
+        None,
+        "length",
+    )
     assert [(r.prompt, r.scores_prompt, r.only_reads) for r in service.requests] == [([104, 105], False, True)]
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model="any", prompt=[104, 999], echo=True)
@@ -448,16 +518,27 @@ def test_logprobs_have_the_older_form(service, client):
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"prompt": None}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [1, -2]}, "prompt"),
-        ({"prompt": [[]]}, "prompt"), ({"prompt": [1, "a"]}, "prompt"), ({"prompt": [[1], [True]]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, -2]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [[1], [True]]}, "prompt"),
         ({"prompt": [1.0]}, "prompt"),
-        ({"prompt": ["a", ""]}, "prompt"), ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
-        ({"suffix": "x"}, "suffix"), ({"echo": 1}, "echo"), ({"best_of": 2}, "best_of"), ({"logprobs": True}, "logprobs"),
-        ({"logprobs": 21}, "logprobs"), ({"logit_bias": {"1": 1e9}}, "logit_bias"), ({"max_tokens": -2}, "max_tokens"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
+        ({"suffix": "x"}, "suffix"),
+        ({"echo": 1}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logit_bias": {"1": 1e9}}, "logit_bias"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"prompt": "x" * (1 << 18), "echo": True, "logprobs": 4}, "logprobs"),
         ({"prompt": [[5] * (1 << 16)] * 2, "n": 4, "echo": True, "logprobs": 2}, "logprobs"),
     ],
-)  # fmt: skip
+)
 def test_what_the_older_completions_cannot_do_is_refused(given, field):
     with pytest.raises(Refusal) as caught:
         read_completion({"prompt": "x", **given})

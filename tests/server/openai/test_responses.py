@@ -7,6 +7,11 @@ import json
 
 import openai
 import pytest
+
+from a3b.errors import ContextError, OverloadedError, StoreError
+from a3b.interface.events import Finished, TextDelta, TokenLogprobs, ToolCallEnd, ToolCallStart
+from a3b.server import event_streams, fields
+from a3b.server.thinking_signatures import Seals, turn_of
 from tests.support.responses_server import (
     ANSWER,
     ASK,
@@ -23,11 +28,6 @@ from tests.support.responses_server import (
 )
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.served import SECRET, Endless, exchange, leave, no_objects, noisy, statuses
-
-from a3b.errors import ContextError, OverloadedError, StoreError
-from a3b.interface.events import Finished, TextDelta, TokenLogprobs, ToolCallEnd, ToolCallStart
-from a3b.server import event_streams, fields
-from a3b.server.thinking_signatures import Seals, turn_of
 
 
 def refused(body):
@@ -51,7 +51,10 @@ def test_an_answer_is_reasoning_message_and_calls_with_usage(client):
     assert [item.type for item in reply.output] == ["reasoning", "message", "function_call", "function_call"]
     assert (reasoning.content[0].text, reasoning.summary, reasoning.encrypted_content) == ("I think", [], None)
     assert (reply.output_text, message.content[0].annotations, message.status) == ("The sum", [], "completed")
-    assert [(call.call_id, call.name, json.loads(call.arguments)) for call in calls] == [("call_1", "add", {"a": 1}), ("call_2", "add", {})]
+    assert [(call.call_id, call.name, json.loads(call.arguments)) for call in calls] == [
+        ("call_1", "add", {"a": 1}),
+        ("call_2", "add", {}),
+    ]
     usage = reply.usage
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (100, 20, 120)
     assert (usage.input_tokens_details.cached_tokens, usage.output_tokens_details.reasoning_tokens) == (60, 8)
@@ -65,8 +68,19 @@ def test_the_answer_says_what_the_cache_and_the_thinking_did():
 
 
 def test_an_answer_repeats_what_was_asked():
-    asked = {"instructions": "Be kind.", "temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50, "tools": [TOOL], "tool_choice": "auto",
-             "metadata": {"a": "b"}, "parallel_tool_calls": False, "store": False, "truncation": "disabled", "user": "u"}  # fmt: skip
+    asked = {
+        "instructions": "Be kind.",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_output_tokens": 50,
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "metadata": {"a": "b"},
+        "parallel_tool_calls": False,
+        "store": False,
+        "truncation": "disabled",
+        "user": "u",
+    }
     reply = Server().create(asked)
     assert {key: reply[key] for key in asked} == {**asked, "tools": [{**TOOL, "strict": False}]}
 
@@ -82,7 +96,8 @@ def test_the_clients_stream_adds_up_to_the_same_output(client, include, summary)
         final = stream.get_final_response()
 
     def plain(value):
-        own = ("id", "encrypted_content", "parsed", "parsed_arguments")  # differ from answer to answer, or are the client's
+        # differ from answer to answer, or are the client's
+        own = ("id", "encrypted_content", "parsed", "parsed_arguments")
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items() if key not in own}
         return [plain(item) for item in value] if isinstance(value, list) else value
@@ -100,25 +115,48 @@ def test_events_of_a_stream_come_in_order_and_numbered():
     assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
     assert all(kind == data["type"] for kind, data in events)
     assert [(kind.removeprefix("response."), data.get("output_index")) for kind, data in events] == [
-        ("created", None), ("in_progress", None), ("in_progress", None),
-        ("output_item.added", 0), ("content_part.added", 0), ("reasoning_summary_part.added", 0),
-        ("reasoning_text.delta", 0), ("reasoning_summary_text.delta", 0), ("reasoning_text.delta", 0), ("reasoning_summary_text.delta", 0),
-        ("reasoning_text.done", 0), ("reasoning_summary_text.done", 0), ("reasoning_summary_part.done", 0), ("content_part.done", 0),
+        ("created", None),
+        ("in_progress", None),
+        ("in_progress", None),
+        ("output_item.added", 0),
+        ("content_part.added", 0),
+        ("reasoning_summary_part.added", 0),
+        ("reasoning_text.delta", 0),
+        ("reasoning_summary_text.delta", 0),
+        ("reasoning_text.delta", 0),
+        ("reasoning_summary_text.delta", 0),
+        ("reasoning_text.done", 0),
+        ("reasoning_summary_text.done", 0),
+        ("reasoning_summary_part.done", 0),
+        ("content_part.done", 0),
         ("output_item.done", 0),
-        ("output_item.added", 1), ("content_part.added", 1), ("output_text.delta", 1), ("output_text.delta", 1), ("output_text.done", 1),
-        ("content_part.done", 1), ("output_item.done", 1),
-        ("output_item.added", 2), ("function_call_arguments.delta", 2), ("function_call_arguments.delta", 2),
-        ("function_call_arguments.done", 2), ("output_item.done", 2),
-        ("output_item.added", 3), ("function_call_arguments.delta", 3), ("function_call_arguments.done", 3), ("output_item.done", 3),
+        ("output_item.added", 1),
+        ("content_part.added", 1),
+        ("output_text.delta", 1),
+        ("output_text.delta", 1),
+        ("output_text.done", 1),
+        ("content_part.done", 1),
+        ("output_item.done", 1),
+        ("output_item.added", 2),
+        ("function_call_arguments.delta", 2),
+        ("function_call_arguments.delta", 2),
+        ("function_call_arguments.done", 2),
+        ("output_item.done", 2),
+        ("output_item.added", 3),
+        ("function_call_arguments.delta", 3),
+        ("function_call_arguments.done", 3),
+        ("output_item.done", 3),
         ("completed", None),
-    ]  # fmt: skip
+    ]
     assert events[2][1]["response"]["a3b"] == {"read": 3, "total": 40}
     added = [data["item"] for kind, data in events if kind == "response.output_item.added"]
     assert [item["status"] for item in added] == ["in_progress"] * 4 and added[0]["content"] == []
     done = [data["item"] for kind, data in events if kind == "response.output_item.done"]
     last = events[-1][1]["response"]
     assert last["output"] == done and last["status"] == "completed" and last["usage"]["output_tokens"] == 20
-    assert {data["item_id"] for _, data in events if data.get("output_index") == 0 and "item_id" in data} == {done[0]["id"]}
+    assert {data["item_id"] for _, data in events if data.get("output_index") == 0 and "item_id" in data} == {
+        done[0]["id"]
+    }
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -144,8 +182,10 @@ def test_probabilities_are_told_with_their_text():
     found = server.create(asked)["output"][0]["content"][0]["logprobs"]
     assert server.request.top_logprobs == 2
     assert [entry["token"] for entry in found] == ["a", "b"] and found[0]["top_logprobs"][1] == {
-        "token": "�", "bytes": [0xF0], "logprob": -9999.0,
-    }  # fmt: skip
+        "token": "�",
+        "bytes": [0xF0],
+        "logprob": -9999.0,
+    }
     deltas = [data for kind, data in server.create({**asked, "stream": True}) if kind == "response.output_text.delta"]
     assert [[entry["token"] for entry in data["logprobs"]] for data in deltas] == [["a"], ["b"]]
 
@@ -167,11 +207,14 @@ def test_a_second_turn_by_the_id_of_the_first_has_them_too(client):
     service = client.choose(DONE)
     second = client.responses.create(model="m", input=OUTPUTS, previous_response_id=first.id)
     client.responses.create(model="m", input="more", previous_response_id=second.id)
-    assert service.requests[0].messages == [{"role": "user", "content": "hi"}, *TURN]  # instructions are not carried over
+    # instructions are not carried over
+    assert service.requests[0].messages == [{"role": "user", "content": "hi"}, *TURN]
     assert service.requests[1].messages == [
-        {"role": "user", "content": "hi"}, *TURN,
-        {"role": "assistant", "content": "ok", "reasoning_content": "hm", "turn": turn_of("hm")}, {"role": "user", "content": "more"},
-    ]  # fmt: skip
+        {"role": "user", "content": "hi"},
+        *TURN,
+        {"role": "assistant", "content": "ok", "reasoning_content": "hm", "turn": turn_of("hm")},
+        {"role": "user", "content": "more"},
+    ]
 
 
 def test_what_a_streamed_answer_stored_can_be_continued():
@@ -191,7 +234,11 @@ def test_items_can_be_referred_to():
 
 
 def test_warnings_are_in_a_header_too():
-    body = {**ASK, "input": [{"type": "reasoning", "encrypted_content": "x"}, {"role": "user", "content": "q"}], "stream": True}
+    body = {
+        **ASK,
+        "input": [{"type": "reasoning", "encrypted_content": "x"}, {"role": "user", "content": "q"}],
+        "stream": True,
+    }
     reply = exchange(Server().app, "POST", PATH, body)
     assert reply.headers["x-a3b-warnings"].startswith("input[0]: reasoning left out")
 
@@ -203,19 +250,24 @@ def test_one_turn_is_one_message_and_other_turns_are_their_own():
     items = [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "D"}]},
         {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
-        thought("t1"), {"role": "assistant", "content": [{"type": "output_text", "text": "x"}, {"type": "refusal", "refusal": "y"}]},
+        thought("t1"),
+        {"role": "assistant", "content": [{"type": "output_text", "text": "x"}, {"type": "refusal", "refusal": "y"}]},
         {"type": "function_call", "call_id": "1", "name": "add", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": c} for c in "pq"]},
-        thought("t2"), {"role": "assistant", "content": "z"}, {"role": "user", "content": "c"},
-    ]  # fmt: skip
+        thought("t2"),
+        {"role": "assistant", "content": "z"},
+        {"role": "user", "content": "c"},
+    ]
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     assert understood({"input": items, "instructions": "I"}).messages == [
-        {"role": "system", "content": "I"}, {"role": "system", "content": "D"},
+        {"role": "system", "content": "I"},
+        {"role": "system", "content": "D"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": "xy", "reasoning_content": "t1", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "p\nq"},
-        {"role": "assistant", "content": "z", "reasoning_content": "t2"}, {"role": "user", "content": "c"},
-    ]  # fmt: skip
+        {"role": "assistant", "content": "z", "reasoning_content": "t2"},
+        {"role": "user", "content": "c"},
+    ]
 
 
 # -- requests
@@ -233,9 +285,17 @@ def test_one_turn_is_one_message_and_other_turns_are_their_own():
         ({"reasoning": {}}, "policy", None),
         ({"text": {"format": {"type": "text"}}}, "schema", None),
         ({"text": {"format": {"type": "json_object"}}}, "schema", {"type": "object"}),
-        ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "array"}}}}, "schema", {"type": "array"}),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "array"}}}},
+            "schema",
+            {"type": "array"},
+        ),
         ({"parallel_tool_calls": False}, "parallel_tool_calls", False),
-        ({"max_output_tokens": 9, "temperature": 0, "top_p": 0.5}, "sampling", {"max_tokens": 9, "temperature": 0, "top_p": 0.5}),
+        (
+            {"max_output_tokens": 9, "temperature": 0, "top_p": 0.5},
+            "sampling",
+            {"max_tokens": 9, "temperature": 0, "top_p": 0.5},
+        ),
         ({"top_k": 5, "seed": 3, "min_p": 0.1}, "sampling", {"top_k": 5, "seed": 3, "min_p": 0.1}),
         ({}, "sampling", {}),
         ({}, "top_logprobs", None),
@@ -247,29 +307,54 @@ def test_fields_become_those_of_a_request(body, field, value):
 
 
 def test_fields_that_do_no_harm_are_ignored():
-    harmless = {"metadata": {}, "user": "u", "prompt_cache_key": "k", "safety_identifier": "s", "truncation": "auto",
-                "service_tier": "auto", "background": False, "conversation": None, "max_tool_calls": 3,
-                "stream_options": {"include_obfuscation": False}, "text": {"verbosity": "low"}, "future": 1}  # fmt: skip
+    harmless = {
+        "metadata": {},
+        "user": "u",
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "truncation": "auto",
+        "service_tier": "auto",
+        "background": False,
+        "conversation": None,
+        "max_tool_calls": 3,
+        "stream_options": {"include_obfuscation": False},
+        "text": {"verbosity": "low"},
+        "future": 1,
+    }
     assert understood(harmless) == understood({})
 
 
 REFUSED = [
-    ({"input": []}, "input"), ({"input": 5}, "input"), ({"background": True}, "background"), ({"conversation": "c"}, "conversation"),
-    ({"prompt": {"id": "p"}}, "prompt"), ({"truncation": "middle"}, "truncation"), ({"max_output_tokens": 0}, "max_output_tokens"),
-    ({"reasoning": {"effort": "huge"}}, "reasoning.effort"), ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
-    ({"text": {"format": {"type": "regex"}}}, "text.format.type"), ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+    ({"input": []}, "input"),
+    ({"input": 5}, "input"),
+    ({"background": True}, "background"),
+    ({"conversation": "c"}, "conversation"),
+    ({"prompt": {"id": "p"}}, "prompt"),
+    ({"truncation": "middle"}, "truncation"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+    ({"text": {"format": {"type": "regex"}}}, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
     ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]"),
-    ({"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "hologram"}]}]}, "input[0].output[0]"),
-    ({"input": [{"type": "computer_call_output"}]}, "input[0].id"), ({"input": [{"type": "additional_tools"}]}, "input[0]"),
+    (
+        {"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "hologram"}]}]},
+        "input[0].output[0]",
+    ),
+    ({"input": [{"type": "computer_call_output"}]}, "input[0].id"),
+    ({"input": [{"type": "additional_tools"}]}, "input[0]"),
     ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
     ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "file_search"}]}]}, "tools[0].tools[0].type"),
-    ({"tools": [TOOL, TOOL]}, "tools[1].name"), ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [TOOL, TOOL]}, "tools[1].name"),
+    ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "name": "sub"}, "tools": [TOOL]}, "tool_choice.name"),
-    ({"tool_choice": {"type": "mcp"}, "tools": [TOOL]}, "tool_choice.type"), ({"temperature": "hot"}, "temperature"),
+    ({"tool_choice": {"type": "mcp"}, "tools": [TOOL]}, "tool_choice.type"),
+    ({"temperature": "hot"}, "temperature"),
     ({"previous_response_id": "resp_0"}, "previous_response_id"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "field"), REFUSED, ids=[f"{i} {field}" for i, (_, field) in enumerate(REFUSED)])
@@ -346,7 +431,9 @@ def test_silence_is_broken_by_progress(monkeypatch):
 
     monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.01)
     kinds = [kind for kind, _ in Server(Slow([])).create({"stream": True})]
-    assert kinds.count("response.in_progress") > 2 and kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    assert (
+        kinds.count("response.in_progress") > 2 and kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    )
 
 
 @pytest.mark.parametrize(("stream", "at_once"), [(False, True), (True, True), (True, False)])
@@ -363,21 +450,49 @@ def test_the_engine_stops_when_the_client_leaves(stream, at_once):
 
 
 FULL = {
-    **ASK, "instructions": "i", "stream": False, "store": True, "temperature": 1, "top_p": 1, "top_k": 1, "max_output_tokens": 9, "seed": 1,
-    "top_logprobs": 1, "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low", "summary": "auto", "context": "auto"},
-    "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"}, "metadata": {"a": "b"}, "user": "u",
-    "parallel_tool_calls": True, "truncation": "auto", "background": False, "previous_response_id": None, "prompt_cache_key": "k",
+    **ASK,
+    "instructions": "i",
+    "stream": False,
+    "store": True,
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": 1,
+    "max_output_tokens": 9,
+    "seed": 1,
+    "top_logprobs": 1,
+    "include": ["reasoning.encrypted_content"],
+    "reasoning": {"effort": "low", "summary": "auto", "context": "auto"},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
+    "metadata": {"a": "b"},
+    "user": "u",
+    "parallel_tool_calls": True,
+    "truncation": "auto",
+    "background": False,
+    "previous_response_id": None,
+    "prompt_cache_key": "k",
     "tools": [TOOL, NAMESPACE, CUSTOM, {"type": "web_search", "external_web_access": False}],
     "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "add"}]},
     "input": [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "q"}]},
-        {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": None,
-         "content": [{"type": "reasoning_text", "text": "t"}]},
-        {"type": "function_call", "id": "fc", "call_id": "1", "name": "read", "namespace": "mcp__fs__", "arguments": "{}"},
+        {
+            "type": "reasoning",
+            "id": "rs",
+            "summary": [{"type": "summary_text", "text": "s"}],
+            "encrypted_content": None,
+            "content": [{"type": "reasoning_text", "text": "t"}],
+        },
+        {
+            "type": "function_call",
+            "id": "fc",
+            "call_id": "1",
+            "name": "read",
+            "namespace": "mcp__fs__",
+            "arguments": "{}",
+        },
         {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": "2"}]},
         {"type": "custom_tool_call", "call_id": "2", "name": "apply_patch", "input": "x"},
     ],
-}  # fmt: skip
+}
 
 
 def test_no_value_in_any_field_makes_the_server_fail():
@@ -397,7 +512,12 @@ def test_what_is_no_json_object_is_refused(raw, told):
 
 def test_a_request_may_choose_which_thinking_stays_and_how_much_there_may_be():
     server = Server(DONE)
-    assert server.send({**ASK, "thinking_policy": "none", "task_thinking_budget": 64, "reasoning": {"context": "all_turns"}})[0] == 200
+    assert (
+        server.send(
+            {**ASK, "thinking_policy": "none", "task_thinking_budget": 64, "reasoning": {"context": "all_turns"}}
+        )[0]
+        == 200
+    )
     asked = server.service.script.requests[-1]
     assert (asked.policy, asked.task_budget) == ("none", 64)
     assert server.send({**ASK, "thinking_policy": "budget:"})[0] == 400

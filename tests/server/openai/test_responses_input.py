@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.support.responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
-from tests.support.scripted_service import STARTED, USAGE
-from tests.support.served import SECRET
 
 from a3b.interface.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.openai.responses_output import InputText
 from a3b.server.thinking_signatures import Seals, turn_of
+from tests.support.responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
+from tests.support.scripted_service import STARTED, USAGE
+from tests.support.served import SECRET
 
 # -- reasoning
 
@@ -19,7 +19,9 @@ from a3b.server.thinking_signatures import Seals, turn_of
 def reasoning_of(item, key="alice", **server):
     """(message of the second turn, warnings) when `item` stands before an assistant's message."""
     server = server.get("server") or Server()
-    reply = server.create({"input": [item, {"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]}, key)
+    reply = server.create(
+        {"input": [item, {"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]}, key
+    )
     return server.request.messages[0], reply["a3b"]["warnings"]
 
 
@@ -27,13 +29,23 @@ def reasoning_of(item, key="alice", **server):
     ("item", "text", "turn"),
     [
         ({"encrypted_content": Seals(SECRET).seal("thought", "alice"), "summary": []}, "thought", turn_of("thought")),
-        ({"encrypted_content": Seals(SECRET).seal("thought", "alice"), "content": [{"type": "reasoning_text", "text": "other"}]}, "thought",
-         turn_of("thought")),
+        (
+            {
+                "encrypted_content": Seals(SECRET).seal("thought", "alice"),
+                "content": [{"type": "reasoning_text", "text": "other"}],
+            },
+            "thought",
+            turn_of("thought"),
+        ),
         ({"content": [{"type": "reasoning_text", "text": "a "}, {"type": "reasoning_text", "text": "b"}]}, "a b", None),
-        ({"content": None, "encrypted_content": None, "summary": [{"type": "summary_text", "text": "short"}]}, "short", None),
+        (
+            {"content": None, "encrypted_content": None, "summary": [{"type": "summary_text", "text": "short"}]},
+            "short",
+            None,
+        ),
         ({"encrypted_content": "", "content": [{"type": "reasoning_text", "text": "c"}]}, "c", None),
     ],
-)  # fmt: skip
+)
 def test_reasoning_comes_back_in_every_form(item, text, turn):
     message, warnings = reasoning_of({"type": "reasoning", "id": "rs_1", **item})
     assert (message["reasoning_content"], message.get("turn"), warnings) == (text, turn, [])
@@ -74,12 +86,21 @@ def test_tools_of_every_kind_become_functions():
         {"name": "add", "description": "adds", "parameters": {"type": "object"}},
         {"name": "mcp__fs__read", "description": "Files.\n\nreads", "parameters": {}, "strict": True},
         {"name": "mcp__fs__patch", "description": "", "parameters": text},
-        {"name": "apply_patch", "description": "edits\n\nThe input must follow this grammar (lark):\nstart: LINE", "parameters": text},
+        {
+            "name": "apply_patch",
+            "description": "edits\n\nThe input must follow this grammar (lark):\nstart: LINE",
+            "parameters": text,
+        },
     ]
 
 
 def test_calls_are_given_back_as_what_they_were_declared_and_understood_again():
-    events = [STARTED, ToolCallStart(0, "c1", "mcp__fs__read"), ToolCallDelta(0, "{}"), ToolCallEnd(0, "c1", "mcp__fs__read", {})]
+    events = [
+        STARTED,
+        ToolCallStart(0, "c1", "mcp__fs__read"),
+        ToolCallDelta(0, "{}"),
+        ToolCallEnd(0, "c1", "mcp__fs__read", {}),
+    ]
     for i, piece in enumerate(['{"input": "*** Be', "gin\\n", '\\"x\\""}']):
         events += [ToolCallStart(1, "c2", "apply_patch")] if i == 0 else []
         events.append(ToolCallDelta(1, piece))
@@ -88,8 +109,9 @@ def test_calls_are_given_back_as_what_they_were_declared_and_understood_again():
     stream = server.create({"tools": tools, "stream": True})
     output = stream[-1][1]["response"]["output"]
     assert [(item["type"], item["name"], item.get("namespace")) for item in output] == [
-        ("function_call", "read", "mcp__fs__"), ("custom_tool_call", "apply_patch", None),
-    ]  # fmt: skip
+        ("function_call", "read", "mcp__fs__"),
+        ("custom_tool_call", "apply_patch", None),
+    ]
     assert output[1]["input"] == '*** Begin\n"x"'
     deltas = [data["delta"] for kind, data in stream if kind == "response.custom_tool_call_input.delta"]
     assert deltas == ["*** Be", "gin\n", '"x"']
@@ -103,7 +125,10 @@ def test_calls_are_given_back_as_what_they_were_declared_and_understood_again():
 
 
 def test_names_that_would_meet_are_kept_apart():
-    tools = [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}]
+    tools = [
+        {"type": "function", "name": "a__b"},
+        {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]},
+    ]
     events = [STARTED, ToolCallStart(0, "c", "a__b_"), ToolCallEnd(0, "c", "a__b_", {}), Finished("tool_calls", USAGE)]
     server = Server(events)
     call = server.create({"tools": tools})["output"][0]
@@ -111,7 +136,9 @@ def test_names_that_would_meet_are_kept_apart():
     assert (call["name"], call["namespace"]) == ("b", "a")
 
 
-@pytest.mark.parametrize("text", ["", "plain", 'a "quoted" \\ back\\u0041slash', "tab\tline\nCR\r", "é 思 🧠 \x00 end", "\\ud83d"])
+@pytest.mark.parametrize(
+    "text", ["", "plain", 'a "quoted" \\ back\\u0041slash', "tab\tline\nCR\r", "é 思 🧠 \x00 end", "\\ud83d"]
+)
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_the_text_of_a_custom_call_streams_however_its_json_is_cut(text, ascii_only):
     whole = json.dumps({"input": text}, ensure_ascii=ascii_only)
@@ -133,7 +160,11 @@ def test_the_text_of_a_custom_call_streams_however_its_json_is_cut(text, ascii_o
         ({"type": "function", "name": "read", "namespace": "mcp__fs__"}, ("named", "mcp__fs__read"), 4),
         ({"type": "custom", "name": "apply_patch"}, ("named", "apply_patch"), 4),
         ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "add"}]}, ("auto", None), 1),
-        ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "add"}]}, ("named", "add"), 4),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "add"}]},
+            ("named", "add"),
+            4,
+        ),
     ],
 )
 def test_the_choice_among_tools(choice, expected, offered):

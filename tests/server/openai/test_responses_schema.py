@@ -1,4 +1,5 @@
-"""Responses and their events are complete by the types of OpenAI's client and by the lists of fields that the published schemas require."""
+"""Responses and their events are complete by the types of OpenAI's client and by the lists of fields that the published
+schemas require."""
 
 from __future__ import annotations
 
@@ -7,28 +8,64 @@ from typing import Any
 import pytest
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
-from tests.support.responses_server import ANSWER, CUSTOM, DONE, NAMESPACE, PATH, TOOL, Server
-from tests.support.scripted_service import STARTED, USAGE
 
 from a3b.interface.events import Finished, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.interface.request import Request
+from tests.support.responses_server import ANSWER, CUSTOM, DONE, NAMESPACE, PATH, TOOL, Server
+from tests.support.scripted_service import STARTED, USAGE
 
 RESPONSE = (
-    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id", "instructions", "output",
-    "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p", "presence_penalty", "frequency_penalty",
-    "top_logprobs", "temperature", "reasoning", "usage", "max_output_tokens", "max_tool_calls", "store", "background", "service_tier",
-    "metadata", "safety_identifier", "prompt_cache_key",
-)  # fmt: skip
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "instructions",
+    "output",
+    "error",
+    "tools",
+    "tool_choice",
+    "truncation",
+    "parallel_tool_calls",
+    "text",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "temperature",
+    "reasoning",
+    "usage",
+    "max_output_tokens",
+    "max_tool_calls",
+    "store",
+    "background",
+    "service_tier",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+)
 ITEMS = {
-    "message": ("type", "id", "status", "role", "content"), "reasoning": ("type", "id", "summary", "content"),
+    "message": ("type", "id", "status", "role", "content"),
+    "reasoning": ("type", "id", "summary", "content"),
     "function_call": ("type", "id", "call_id", "name", "arguments", "status"),
     "custom_tool_call": ("type", "id", "call_id", "name", "input"),
-}  # fmt: skip
-TOOLS = {"function": ("type", "name", "description", "parameters", "strict"), "custom": ("type", "name"),
-         "namespace": ("type", "name", "description", "tools")}  # fmt: skip
+}
+TOOLS = {
+    "function": ("type", "name", "description", "parameters", "strict"),
+    "custom": ("type", "name"),
+    "namespace": ("type", "name", "description", "tools"),
+}
 LIMITED = [STARTED, TextDelta("ok"), Finished("length", USAGE)]
-PATCH = [STARTED, ToolCallStart(0, "c", "apply_patch"), ToolCallDelta(0, '{"input": "x"}'),
-         ToolCallEnd(0, "c", "apply_patch", {"input": "x"}), Finished("tool_calls", USAGE)]  # fmt: skip
+PATCH = [
+    STARTED,
+    ToolCallStart(0, "c", "apply_patch"),
+    ToolCallDelta(0, '{"input": "x"}'),
+    ToolCallEnd(0, "c", "apply_patch", {"input": "x"}),
+    Finished("tool_calls", USAGE),
+]
 
 
 def said(text: str, role: str = "user") -> dict:
@@ -39,17 +76,39 @@ CASES: dict[str, tuple[list, dict]] = {
     "a message": (DONE, {"input": [said("Say hello in three words.")]}),
     "a system message": (DONE, {"input": [said("Speak like a pirate.", "system"), said("Say hello.")]}),
     "a tool": (ANSWER, {"input": [said("What is the weather?")], "tools": [{"type": "function", "name": "add"}]}),
-    "a strict tool": (ANSWER, {"tools": [{**TOOL, "strict": True}], "tool_choice": {"type": "function", "name": "add"}}),
+    "a strict tool": (
+        ANSWER,
+        {"tools": [{**TOOL, "strict": True}], "tool_choice": {"type": "function", "name": "add"}},
+    ),
     "custom tools": (PATCH, {"tools": [CUSTOM, NAMESPACE], "tool_choice": {"type": "custom", "name": "apply_patch"}}),
     "several turns": (DONE, {"input": [said("I am Ann."), said("Hello Ann!", "assistant"), said("Who am I?")]}),
     "a limit": (LIMITED, {"max_output_tokens": 1}),
-    "a schema": (DONE, {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": None}}}),
+    "a schema": (
+        DONE,
+        {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": None}}},
+    ),
     "an object": (DONE, {"text": {"format": {"type": "json_object"}}}),
     "thinking": (DONE, {"reasoning": {"effort": "low", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}),
-    "all options": (DONE, {"temperature": 0.5, "top_p": 0.5, "presence_penalty": 0.5, "frequency_penalty": -0.5, "top_logprobs": 2,
-                           "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "max_tool_calls": 2,
-                           "instructions": "Be kind.", "parallel_tool_calls": False, "truncation": "auto", "store": False}),
-}  # fmt: skip
+    "all options": (
+        DONE,
+        {
+            "temperature": 0.5,
+            "top_p": 0.5,
+            "presence_penalty": 0.5,
+            "frequency_penalty": -0.5,
+            "top_logprobs": 2,
+            "metadata": {"a": "b"},
+            "user": "u",
+            "safety_identifier": "s",
+            "prompt_cache_key": "k",
+            "max_tool_calls": 2,
+            "instructions": "Be kind.",
+            "parallel_tool_calls": False,
+            "truncation": "auto",
+            "store": False,
+        },
+    ),
+}
 cases = pytest.mark.parametrize(("events", "body"), CASES.values(), ids=CASES)
 
 
@@ -89,17 +148,36 @@ def test_the_responses_and_events_of_a_stream_are_complete(events, body):
 
 
 HISTORY = [
-    said("Be kind.", "system"), {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}]},
-    said("Hello.", "assistant"), {"role": "assistant", "content": [{"type": "output_text", "text": "more"}, {"text": "and more"}]},
+    said("Be kind.", "system"),
+    {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}]},
+    said("Hello.", "assistant"),
+    {"role": "assistant", "content": [{"type": "output_text", "text": "more"}, {"text": "and more"}]},
     {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "t"}]},
     {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": [{"type": "text", "text": "1"}]},
     {"type": "custom_tool_call", "call_id": "d", "name": "p", "input": "x"},
     {"type": "custom_tool_call_output", "call_id": "d", "output": {"content": "y", "success": True}},
-    {"type": "web_search_call", "id": "ws_1", "status": "failed", "action": {"type": "search", "query": "x", "queries": ["x"]}},
-    {"type": "computer_call", "id": "cu", "call_id": "e", "action": {"type": "wait"}, "pending_safety_checks": [], "status": "completed"},
-    {"type": "computer_call_output", "id": "co", "call_id": "e", "output": {"type": "computer_screenshot", "image_url": "data:x"}},
-]  # fmt: skip
+    {
+        "type": "web_search_call",
+        "id": "ws_1",
+        "status": "failed",
+        "action": {"type": "search", "query": "x", "queries": ["x"]},
+    },
+    {
+        "type": "computer_call",
+        "id": "cu",
+        "call_id": "e",
+        "action": {"type": "wait"},
+        "pending_safety_checks": [],
+        "status": "completed",
+    },
+    {
+        "type": "computer_call_output",
+        "id": "co",
+        "call_id": "e",
+        "output": {"type": "computer_screenshot", "image_url": "data:x"},
+    },
+]
 
 
 @pytest.mark.parametrize("given", ["hi", HISTORY])
@@ -109,10 +187,14 @@ def test_listed_items_are_complete_however_they_were_sent(given):
     later = server.create({"input": "more", "previous_response_id": first["id"]})
     status, told = server.send(None, f"{PATH}/{later['id']}/input_items?limit=100&order=asc", method="GET")
     sent = [said("hi")] if given == "hi" else given
-    assert status == 200 and [item["type"] for item in told["data"][: len(sent)]] == [item.get("type", "message") for item in sent]
+    assert status == 200 and [item["type"] for item in told["data"][: len(sent)]] == [
+        item.get("type", "message") for item in sent
+    ]
     for item in told["data"]:
         item_type.validate_python(item, strict=True)
-        assert item["id"] and (item["type"] == "reasoning" or item["status"] == ("failed" if item["id"] == "ws_1" else "completed"))
+        assert item["id"] and (
+            item["type"] == "reasoning" or item["status"] == ("failed" if item["id"] == "ws_1" else "completed")
+        )
         if item["type"] == "message":
             kind = "output_text" if item["role"] == "assistant" else "input_text"
             assert item["content"] and all(part["type"] == kind and part["text"] for part in item["content"])
@@ -129,7 +211,9 @@ def test_a_response_says_what_was_used_where_the_request_says_nothing():
 
 def test_a_tool_without_description_parameters_or_strictness_has_them_in_the_response():
     response = Server().create({"tools": [{"type": "function", "name": "add", "strict": None}]})
-    assert response["tools"] == [{"type": "function", "name": "add", "description": None, "parameters": None, "strict": False}]
+    assert response["tools"] == [
+        {"type": "function", "name": "add", "description": None, "parameters": None, "strict": False}
+    ]
 
 
 def test_the_usage_of_a_stream_grows():

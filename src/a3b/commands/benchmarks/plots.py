@@ -19,7 +19,9 @@ def pyplot():
     try:
         import matplotlib
     except ImportError:
-        raise UsageError("pictures need matplotlib, which is not installed: pip install 'a3b[bench]', or leave out --plot") from None
+        raise UsageError(
+            "pictures need matplotlib, which is not installed: pip install 'a3b[bench]', or leave out --plot"
+        ) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -42,7 +44,13 @@ def draw_sparsity(facts: dict[str, Any], path: Path) -> None:
     sizes = [sum(row["bytes_per_token"].values()) for row in rows]
     ends = [min(sizes) / 1.5, max(sizes) * 1.5]
     read.plot([x / 1e9 for x in ends], [bandwidth / x for x in ends], "--", color=LIMIT)
-    read.annotate(f"{bandwidth / 1e9:.0f} GB/s", (ends[0] / 1e9, bandwidth / ends[0]), (12, -2), textcoords="offset points", color=LIMIT)
+    read.annotate(
+        f"{bandwidth / 1e9:.0f} GB/s",
+        (ends[0] / 1e9, bandwidth / ends[0]),
+        (12, -2),
+        textcoords="offset points",
+        color=LIMIT,
+    )
     for axes, label in ((held, "parameters, billions"), (read, "GB that a token reads or writes")):
         axes.set(xscale="log", yscale="log", xlabel=label)
         axes.margins(0.25)
@@ -57,20 +65,33 @@ def draw_roofline(facts: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     bandwidth, peak = (facts["measured"][key]["median"] for key in ("read_bytes_per_s", "int8_operations_per_s"))
     # The highest that was seen: beside the work the memory may be faster than before it.
-    bandwidth = max(bandwidth, *(found["bytes_per_s"] / found["bandwidth_fraction"] for found in facts["decode"].values()))
-    points = [(f"decode at {int(depth):,}", 2 * facts["parameters"]["active"] / sum(found["bytes_per_token"].values()),
-               2 * facts["parameters"]["active"] * found["tokens_per_s"]) for depth, found in facts["decode"].items()]  # fmt: skip
+    bandwidth = max(
+        bandwidth, *(found["bytes_per_s"] / found["bandwidth_fraction"] for found in facts["decode"].values())
+    )
+    points = [
+        (
+            f"decode at {int(depth):,}",
+            2 * facts["parameters"]["active"] / sum(found["bytes_per_token"].values()),
+            2 * facts["parameters"]["active"] * found["tokens_per_s"],
+        )
+        for depth, found in facts["decode"].items()
+    ]
     for num, found in facts["prefill"].items():
         work, steps = found["operations_per_s"] / found["tokens_per_s"], -(-int(num) // CHUNK)
-        points.append((f"prefill of {int(num):,}", work * int(num) / (facts["weight_bytes"] * steps), found["operations_per_s"]))
+        points.append(
+            (f"prefill of {int(num):,}", work * int(num) / (facts["weight_bytes"] * steps), found["operations_per_s"])
+        )
     knee = peak / bandwidth
     left, right = min(min(x for _, x, _ in points), knee) / 3, max(max(x for _, x, _ in points), knee) * 5
     axes.plot([left, knee, right], [bandwidth * left / 1e9, peak / 1e9, peak / 1e9], color=LIMIT)
-    axes.annotate(f"{bandwidth / 1e9:.0f} GB/s", (left, bandwidth * left / 1e9), (12, 0), textcoords="offset points", color=LIMIT)
+    axes.annotate(
+        f"{bandwidth / 1e9:.0f} GB/s", (left, bandwidth * left / 1e9), (12, 0), textcoords="offset points", color=LIMIT
+    )
     axes.annotate(f"{peak / 1e9:,.0f} GOP/s int8", (knee, peak / 1e9), (4, 6), textcoords="offset points", color=LIMIT)
     for kind, colour in (("decode", SPARSE_COLOUR), ("prefill", DENSE_COLOUR)):
         alike = sorted((point for point in points if point[0].startswith(kind)), key=lambda point: point[2])
-        for i, (label, x, y) in enumerate(alike):  # labels in the order of their points, spread, since the points are close
+        # labels in the order of their points, spread, since the points are close
+        for i, (label, x, y) in enumerate(alike):
             axes.plot(x, y / 1e9, "o", color=colour)
             place = (14, 16 * (i - (len(alike) - 1) / 2) - 4)
             axes.annotate(label, (x, y / 1e9), place, textcoords="offset points", color=colour, fontsize=9)

@@ -27,9 +27,13 @@ def random_directory(parent: Path, shape: str, preset: str, num_layers: int | No
     if (target / MANIFEST).exists():
         manifest = Manifest.read(target)
         if (found := manifest.source.get("name")) != source.path.name:
-            raise UsageError(f"{target}: holds {found!r}; expected {source.path.name!r}: remove it, or give another --dir")
+            raise UsageError(
+                f"{target}: holds {found!r}; expected {source.path.name!r}: remove it, or give another --dir"
+            )
         if manifest.tensors != {tensor.name: tensor for tensor in plan.tensors}:
-            raise UsageError(f"{target}: was written with other formats than {preset!r} has now: remove it, or give another --dir")
+            raise UsageError(
+                f"{target}: was written with other formats than {preset!r} has now: remove it, or give another --dir"
+            )
         return target
     began, done = time.monotonic(), 0
     with Progress(f"writing {target.name}", source.config.count_parameters().total // MILLION, "M weights") as progress:

@@ -1,9 +1,10 @@
-"""The claim of sparsity: 35b-a3b beside a dense model of its active size, the dense sibling, and a dense model of about its whole size.
+"""The claim of sparsity: 35b-a3b beside a dense model of its active size, the dense sibling, and a dense model of about
+its whole size.
 
-`a3b bench sparsity` runs the same kernels on random weights of each shape, one after the other. What disk or memory cannot hold is run
-with its first layers only: time, bytes and operations of the layers are multiplied, those of embedding and lm_head are not
-(`whole`). Layers repeat in groups, so the first ones are like the others. Directories made here are removed again, unless kept.
-"""
+`a3b bench sparsity` runs the same kernels on random weights of each shape, one after the other. What disk or memory
+cannot hold is run with its first layers only: time, bytes and operations of the layers are multiplied, those of
+embedding and lm_head are not (`whole`). Layers repeat in groups, so the first ones are like the others. Directories
+made here are removed again, unless kept."""
 
 from __future__ import annotations
 
@@ -57,8 +58,9 @@ def run(args: Namespace) -> None:
     report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
 
 
-def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers: int, schedule: speed.Schedule,
-            keep: bool) -> dict[str, Any]:  # fmt: skip
+def compare(
+    kernels: Kernels, parent: Path, shape: str, preset: str, num_layers: int, schedule: speed.Schedule, keep: bool
+) -> dict[str, Any]:
     """Measure one shape; its row."""
     config, cut = config_from_dict(shape_config(shape), shape), config_from_dict(shape_config(shape, num_layers), shape)
     schedule.check(config)
@@ -73,11 +75,17 @@ def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers:
         head_s, head_bytes = head(loaded, kernels)
         scale = config.num_layers / num_layers
         seconds = schedule.probe_s * speed.BESIDE_SHARE
-        beside = speed.Beside(lambda: probe.read_bandwidth(kernels, seconds, buffer).median, loaded.token_bytes + 2 * state_bytes(cut))
-        steps = [seconds / schedule.tokens for seconds in speed.decode(loaded, 0, schedule.tokens, schedule.runs, beside.add)]
+        beside = speed.Beside(
+            lambda: probe.read_bandwidth(kernels, seconds, buffer).median, loaded.token_bytes + 2 * state_bytes(cut)
+        )
+        steps = [
+            seconds / schedule.tokens for seconds in speed.decode(loaded, 0, schedule.tokens, schedule.runs, beside.add)
+        ]
         decode = speed.summary([1 / whole(seconds, head_s, scale) for seconds in steps])
         prompts = {
-            str(num): speed.summary([num / whole(seconds, head_s, scale) for seconds in speed.prefill(loaded, num, schedule.runs)])
+            str(num): speed.summary(
+                [num / whole(seconds, head_s, scale) for seconds in speed.prefill(loaded, num, schedule.runs)]
+            )
             for num in schedule.prompts
         }
         weights = round(whole(loaded.token_bytes, head_bytes, scale))
@@ -87,11 +95,19 @@ def compare(kernels: Kernels, parent: Path, shape: str, preset: str, num_layers:
     count, state = config.count_parameters(), 2 * state_bytes(config)
     rate = decode["tokens_per_s"] * (weights + state)
     return {
-        "shape": shape, "layers": config.num_layers, "layers_run": cut.num_layers, "parameters": count.total, "active": count.active,
-        "bytes_per_token": {"weights": weights, "state": state}, "operations_per_token": 2 * count.active,
+        "shape": shape,
+        "layers": config.num_layers,
+        "layers_run": cut.num_layers,
+        "parameters": count.total,
+        "active": count.active,
+        "bytes_per_token": {"weights": weights, "state": state},
+        "operations_per_token": 2 * count.active,
         "decode": decode | {"bytes_per_s": rate, "bandwidth_fraction": beside.share},
-        "prefill": prompts, "measured": limits, "step_s": statistics.median(steps), "head_s": head_s,
-    }  # fmt: skip
+        "prefill": prompts,
+        "measured": limits,
+        "step_s": statistics.median(steps),
+        "head_s": head_s,
+    }
 
 
 def whole(part: float, head: float, scale: float) -> float:
@@ -120,38 +136,77 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
     there = (parent / directory_name(shape, preset) / MANIFEST).exists()
     room = (memory if there else min(memory, disk)) - SPARE_BYTES
     if room < one:
-        raise UsageError(f"{shape}: {every} layers take {one / 1e9:.1f} GB; {room / 1e9:.1f} GB are available in memory and in {parent}")
+        raise UsageError(
+            f"{shape}: {every} layers take {one / 1e9:.1f} GB; {room / 1e9:.1f} "
+            f"GB are available in memory and in {parent}"
+        )
     return min(most, every * (1 + (room - one) // (two - one)))
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """As measured, and as the shares of bandwidth beside each shape have it: a shared machine reads faster now and slower then."""
+    """As measured, and as the shares of bandwidth beside each shape have it: a shared machine reads faster now and
+    slower then."""
     rate = {row["shape"]: row["decode"]["tokens_per_s"] for row in rows}
-    per_byte = {row["shape"]: row["decode"]["bandwidth_fraction"] / sum(row["bytes_per_token"].values()) for row in rows}
-    return {"decode_to_small": rate[SPARSE] / rate[SMALL], "decode_to_large": rate[SPARSE] / rate[LARGE],
-            "decode_to_small_at_one_bandwidth": per_byte[SPARSE] / per_byte[SMALL],
-            "decode_to_large_at_one_bandwidth": per_byte[SPARSE] / per_byte[LARGE]}  # fmt: skip
+    per_byte = {
+        row["shape"]: row["decode"]["bandwidth_fraction"] / sum(row["bytes_per_token"].values()) for row in rows
+    }
+    return {
+        "decode_to_small": rate[SPARSE] / rate[SMALL],
+        "decode_to_large": rate[SPARSE] / rate[LARGE],
+        "decode_to_small_at_one_bandwidth": per_byte[SPARSE] / per_byte[SMALL],
+        "decode_to_large_at_one_bandwidth": per_byte[SPARSE] / per_byte[LARGE],
+    }
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
     """A Markdown table, and the claim in numbers."""
     prompts = list(facts["shapes"][0]["prefill"])
-    head_line = ["shape", "parameters", "for a token", "GB a token", "GOP a token", "decode, tokens/s", "GB/s", "of read",
-                 *(f"prefill {int(n):,}, tokens/s" for n in prompts), "layers run"]  # fmt: skip
-    out = [f"{facts['preset']}, {facts['isa']}, {facts['threads']} threads; medians (lowest – highest)", "", row_of(head_line),
-           row_of(["---"] * len(head_line))]  # fmt: skip
+    head_line = [
+        "shape",
+        "parameters",
+        "for a token",
+        "GB a token",
+        "GOP a token",
+        "decode, tokens/s",
+        "GB/s",
+        "of read",
+        *(f"prefill {int(n):,}, tokens/s" for n in prompts),
+        "layers run",
+    ]
+    out = [
+        f"{facts['preset']}, {facts['isa']}, {facts['threads']} threads; medians (lowest – highest)",
+        "",
+        row_of(head_line),
+        row_of(["---"] * len(head_line)),
+    ]
     for row in facts["shapes"]:
         decode, size = row["decode"], sum(row["bytes_per_token"].values())
-        cells = [row["shape"], f"{row['parameters'] / 1e9:.2f} B", f"{row['active'] / 1e9:.2f} B", f"{size / 1e9:.2f}",
-                 f"{row['operations_per_token'] / 1e9:.1f}", f"{decode['tokens_per_s']:.2f} ({speed.between(decode)})",
-                 f"{decode['bytes_per_s'] / 1e9:.1f}", f"{decode['bandwidth_fraction']:.0%}"]  # fmt: skip
+        cells = [
+            row["shape"],
+            f"{row['parameters'] / 1e9:.2f} B",
+            f"{row['active'] / 1e9:.2f} B",
+            f"{size / 1e9:.2f}",
+            f"{row['operations_per_token'] / 1e9:.1f}",
+            f"{decode['tokens_per_s']:.2f} ({speed.between(decode)})",
+            f"{decode['bytes_per_s'] / 1e9:.1f}",
+            f"{decode['bandwidth_fraction']:.0%}",
+        ]
         cells += [f"{row['prefill'][num]['tokens_per_s']:.1f}" for num in prompts]
         out.append(row_of([*cells, f"{row['layers_run']} of {row['layers']}"]))
-    small, large = f"{facts['decode_to_small']:.2f} of the speed of {SMALL}", f"{facts['decode_to_large']:.1f} times that of {LARGE}"
+    small, large = (
+        f"{facts['decode_to_small']:.2f} of the speed of {SMALL}",
+        f"{facts['decode_to_large']:.1f} times that of {LARGE}",
+    )
     same = f"{facts['decode_to_small_at_one_bandwidth']:.2f} and {facts['decode_to_large_at_one_bandwidth']:.1f} times"
-    out += ["", f"{SPARSE} decodes at {small} and at {large}; at one bandwidth, as the shares beside each have it, at {same}."]
+    out += [
+        "",
+        f"{SPARSE} decodes at {small} and at {large}; at one bandwidth, as the shares beside each have it, at {same}.",
+    ]
     if any(row["layers_run"] < row["layers"] for row in facts["shapes"]):
-        out.append("Where not all layers were run, those that were stand for all: their time was multiplied, that of lm_head was not.")
+        out.append(
+            "Where not all layers were run, those that were stand for all: their "
+            "time was multiplied, that of lm_head was not."
+        )
     return out
 
 

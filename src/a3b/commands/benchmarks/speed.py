@@ -1,10 +1,10 @@
-"""Speed of a model on this machine: prefill, decode at depths, start and memory, each beside what the machine can do at most.
+"""Speed of a model on this machine: prefill, decode at depths, start and memory, each beside what the machine can do at
+most.
 
-`a3b bench speed` is `run`; `load`, `prefill` and `decode` serve other measurements too. A figure is the median of several runs and
-comes with the lowest and the highest; shares are of limits measured beside the work (`Beside`). Random ids are read, then the likeliest
-token is decoded again and again. Depths beyond a page are not read token by token: their keys and values are random numbers in the
-cache (`state_at`).
-"""
+`a3b bench speed` is `run`; `load`, `prefill` and `decode` serve other measurements too. A figure is the median of
+several runs and comes with the lowest and the highest; shares are of limits measured beside the work (`Beside`). Random
+ids are read, then the likeliest token is decoded again and again. Depths beyond a page are not read token by token:
+their keys and values are random numbers in the cache (`state_at`)."""
 
 from __future__ import annotations
 
@@ -64,14 +64,21 @@ class Schedule:
     @classmethod
     def of(cls, args: Namespace) -> Schedule:
         base = cls((512,), (0,), 1, 8, 0.2) if args.quick else cls()
-        asked = {"prompts": args.prefill, "depths": getattr(args, "depths", None), "runs": args.runs, "tokens": args.tokens}
+        asked = {
+            "prompts": args.prefill,
+            "depths": getattr(args, "depths", None),
+            "runs": args.runs,
+            "tokens": args.tokens,
+        }
         return replace(base, **{name: value for name, value in asked.items() if value is not None})
 
     def check(self, config: ModelConfig) -> None:
         longest = max(*self.prompts, *(depth + self.tokens + WARM_UP for depth in self.depths))
         if not all(self.prompts) or longest > config.max_context:
-            raise UsageError(f"--prefill {self.prompts}, --depths {self.depths}: expected at least 1 token in a prompt, and at most "
-                             f"{config.max_context} tokens, {self.tokens + WARM_UP} of them decoded")  # fmt: skip
+            raise UsageError(
+                f"--prefill {self.prompts}, --depths {self.depths}: expected at least 1 token in a prompt, and at most "
+                f"{config.max_context} tokens, {self.tokens + WARM_UP} of them decoded"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,14 @@ def run(args: Namespace) -> None:
     kernels = open_kernels(runtime.isa, threads)
     probe.runtime_of(kernels)  # refuses the twins
     parent = Path(args.dir or runtime.cache).expanduser()
-    directory = resolve(args.directory) if args.directory else random_directory(parent, args.shape, args.preset, args.layers)
+    directory = (
+        resolve(args.directory) if args.directory else random_directory(parent, args.shape, args.preset, args.layers)
+    )
     schedule.check(read_config(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
-    beside = probe.huge_buffer(probe.BUFFER_BYTES // 4)  # before the weights are there: what they leave may be slow memory
+    # before the weights are there: what they leave may be slow memory
+    beside = probe.huge_buffer(probe.BUFFER_BYTES // 4)
     forget_peak()
     facts |= measure(load(directory, kernels, runtime.kv), schedule, beside)
     if args.plot:
@@ -119,7 +129,8 @@ def limits(kernels: Kernels, seconds: float) -> dict[str, Any]:
 
 
 def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
-    """Map, bind, and move into huge pages as far as that reads faster. Raises UsageError for weights that are decoded at each use."""
+    """Map, bind, and move into huge pages as far as that reads faster. Raises UsageError for weights that are decoded
+    at each use."""
     began = time.perf_counter()
     config, checkpoint = read_config(directory), Checkpoint.open(directory)
     weights = load_weights(checkpoint, config)
@@ -137,18 +148,25 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
         data = max((mapped for _, mapped in files), key=len)
     total = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     facts = {
-        "directory": str(directory), "isa": kernels.isa, "threads": kernels.num_threads, "kv": kv_type, "layers": config.num_layers,
+        "directory": str(directory),
+        "isa": kernels.isa,
+        "threads": kernels.num_threads,
+        "kv": kv_type,
+        "layers": config.num_layers,
         "asks_ahead": probe.runtime_of(kernels).asks_ahead,
         "preset": checkpoint.manifest.preset if checkpoint.manifest else None,
-        "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None, "weight_bytes": total,
+        "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None,
+        "weight_bytes": total,
         "parameters": {"total": config.count_parameters().total, "active": config.count_parameters().active},
-        "load_s": load_s, "huge_pages": moved,
-    }  # fmt: skip
+        "load_s": load_s,
+        "huge_pages": moved,
+    }
     return Loaded(config, model, weights, kernels, token_bytes(config, weights), total, data, facts)
 
 
 def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
-    """Bytes of weights that the kernels read for one token; floats that are BF16 numbers are kept, and read, as those."""
+    """Bytes of weights that the kernels read for one token; floats that are BF16 numbers are kept, and read, as
+    those."""
     tensors, spared = [], 0
     for name, kind, value in fields(config, weights):
         tensors.append(PackedTensor(name, value.format.name if isinstance(value, Tiles) else F32, tuple(value.shape)))
@@ -159,7 +177,8 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
 
 
 def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str, Any]:
-    """Everything but the start, as JSON values. buffer: what is read to know the bandwidth beside each piece of work."""
+    """Everything but the start, as JSON values. buffer: what is read to know the bandwidth beside each piece of
+    work."""
     warm_up(loaded)
     data, seconds = loaded.data, schedule.probe_s * BESIDE_SHARE
     in_place = None if data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, data))
@@ -168,19 +187,29 @@ def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str,
     for num in schedule.prompts:
         beside = Beside(lambda: probe.int8_operations(loaded.kernels, seconds).median, work)
         found = summary([num / s for s in prefill(loaded, num, schedule.runs, beside.add)])
-        facts["prefill"][str(num)] = found | {"operations_per_s": found["tokens_per_s"] * work, "peak_fraction": beside.share}
+        facts["prefill"][str(num)] = found | {
+            "operations_per_s": found["tokens_per_s"] * work,
+            "peak_fraction": beside.share,
+        }
     for depth in schedule.depths:
         traffic = decode_bytes(loaded, depth + schedule.tokens // 2)
         total = sum(traffic.values())
         beside = Beside(lambda: probe.read_bandwidth(loaded.kernels, seconds, buffer).median, total)
-        found = summary([schedule.tokens / s for s in decode(loaded, depth, schedule.tokens, schedule.runs, beside.add)])
+        found = summary(
+            [schedule.tokens / s for s in decode(loaded, depth, schedule.tokens, schedule.runs, beside.add)]
+        )
         rate = found["tokens_per_s"] * total
-        facts["decode"][str(depth)] = found | {"bytes_per_token": traffic, "bytes_per_s": rate, "bandwidth_fraction": beside.share}
+        facts["decode"][str(depth)] = found | {
+            "bytes_per_token": traffic,
+            "bytes_per_s": rate,
+            "bandwidth_fraction": beside.share,
+        }
     return facts | {"memory": memory(buffer.nbytes)}
 
 
 class Beside:
-    """Work as a share of a limit that is measured just before and just after each piece: on a shared machine it halves in minutes."""
+    """Work as a share of a limit that is measured just before and just after each piece: on a shared machine it halves
+    in minutes."""
 
     def __init__(self, limit: Callable[[], float], per_token: float):
         """limit: measures bytes or operations a second; per_token: how many a token takes."""
@@ -217,7 +246,9 @@ def prefill(loaded: Loaded, num: int, runs: int, told: Callable[[int, float], No
     return times
 
 
-def decode(loaded: Loaded, depth: int, tokens: int, runs: int, told: Callable[[int, float], None] = _untold) -> list[float]:
+def decode(
+    loaded: Loaded, depth: int, tokens: int, runs: int, told: Callable[[int, float], None] = _untold
+) -> list[float]:
     """Seconds of decoding `tokens` tokens after `depth` others, run by run, from the same state each time.
 
     told: between parts of a run, outside the clock, of tokens and seconds."""
@@ -238,7 +269,8 @@ def decode(loaded: Loaded, depth: int, tokens: int, runs: int, told: Callable[[i
 
 
 def state_at(loaded: Loaded, depth: int, seed: int = 0) -> State:
-    """As after `depth` tokens: the first page of them is read, later keys and values are random numbers of usual size."""
+    """As after `depth` tokens: the first page of them is read, later keys and values are random numbers of usual
+    size."""
     config, model, state = loaded.config, loaded.model, loaded.model.new_state()
     if depth:
         model.forward(random_ids(config, min(depth, PAGE_LEN), seed), state, logits="none")
@@ -260,7 +292,11 @@ def state_at(loaded: Loaded, depth: int, seed: int = 0) -> State:
 def decode_bytes(loaded: Loaded, depth: int) -> dict[str, int]:
     """What one token moves: weights and keys and values are read, the state of the delta rule is read and written."""
     config = loaded.config
-    return {"weights": loaded.token_bytes, "state": 2 * state_bytes(config), "kv": depth * kv_bytes_per_token(config, loaded.model.kv)}
+    return {
+        "weights": loaded.token_bytes,
+        "state": 2 * state_bytes(config),
+        "kv": depth * kv_bytes_per_token(config, loaded.model.kv),
+    }
 
 
 def random_ids(config: ModelConfig, num: int, seed: int = 0) -> np.ndarray:
@@ -272,8 +308,20 @@ def summary(rates: list[float]) -> dict[str, Any]:
 
 
 def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
-    """Seconds from starting a process to its first token after a short prompt; one start before the clock warms the page cache."""
-    command = [sys.executable, "-P", "-m", "a3b.cli", "bench", "start", "--model", str(directory), "--threads", str(threads)]
+    """Seconds from starting a process to its first token after a short prompt; one start before the clock warms the
+    page cache."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "a3b.cli",
+        "bench",
+        "start",
+        "--model",
+        str(directory),
+        "--threads",
+        str(threads),
+    ]
     times = []
     for _ in range(1 + runs):
         began = time.perf_counter()
@@ -283,7 +331,12 @@ def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
             complaint = process.communicate()[1]
         if process.returncode or not answered:
             raise UsageError(f"{directory}: does not start: {complaint.strip()[-300:]}")
-    return {"seconds": statistics.median(times[1:]), "lowest": min(times[1:]), "highest": max(times[1:]), "first": times[0]}
+    return {
+        "seconds": statistics.median(times[1:]),
+        "lowest": min(times[1:]),
+        "highest": max(times[1:]),
+        "first": times[0],
+    }
 
 
 def memory(buffer_bytes: int) -> dict[str, int]:
@@ -320,11 +373,14 @@ def lines(facts: dict[str, Any]) -> list[str]:
     read, ops, count = limits["read_bytes_per_s"], limits["int8_operations_per_s"], facts["parameters"]
     where = f"{gb(moved['moved_bytes'])} moved to huge pages in {moved['move_s']:.1f} s"
     out = [
-        f"model     {facts['model']}, {facts['preset'] or 'own types'}, {facts['layers']} layers: {gb(facts['weight_bytes'])}, "
+        f"model     {facts['model']}, {facts['preset'] or 'own types'}, "
+        f"{facts['layers']} layers: {gb(facts['weight_bytes'])}, "
         f"{count['total'] / 1e9:.2f} B parameters, {count['active'] / 1e9:.2f} B for each token",
         f"kernels   {facts['isa']}, {facts['threads']} threads, keys and values {facts['kv']}",
         f"machine   reads {spread(read, 1e9, 1)} GB/s, int8 {spread(ops, 1e9, 0)} GOP/s",
-        f"weights   read at {own['median'] / 1e9:.1f} GB/s where they lie; {where}" if own else "weights   floats in memory",
+        f"weights   read at {own['median'] / 1e9:.1f} GB/s where they lie; {where}"
+        if own
+        else "weights   floats in memory",
         f"start     {facts['start']['seconds']:.2f} s to the first token, page cache warm",
         "",
         f"{'prefill':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GOP/s':>8} {'of peak':>8}",
@@ -332,7 +388,13 @@ def lines(facts: dict[str, Any]) -> list[str]:
     for num, p in facts["prefill"].items():
         rate = f"{p['operations_per_s'] / 1e9:>8.0f} {p['peak_fraction']:>8.1%}"
         out.append(f"{int(num):>9,} {p['tokens_per_s']:>10.1f} {between(p):>20} {rate}")
-    out += ["", f"{'depth':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GB/s':>8} {'of read':>8}   weights + state + keys and values"]
+    out += [
+        "",
+        (
+            f"{'depth':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GB/s':>8} "
+            f"{'of read':>8}   weights + state + keys and values"
+        ),
+    ]
     for depth, d in facts["decode"].items():
         rate = f"{d['bytes_per_s'] / 1e9:>8.1f} {d['bandwidth_fraction']:>8.1%}"
         parts = " + ".join(size(n) for n in d["bytes_per_token"].values())

@@ -1,4 +1,5 @@
-"""`a3b bench start`: load a model, read a short prompt, print the first token; whoever started the process takes the time."""
+"""`a3b bench start`: load a model, read a short prompt, print the first token; whoever started the process takes the
+time."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ PROMPT = 16  # tokens
 def run(args: Namespace) -> None:
     runtime, directory = args.runtime, resolve(args.directory)
     kernels = open_kernels(runtime.isa, args.threads or runtime.threads or Machine.read().num_threads)
-    for read in (Tokenizer.read, ChatTemplate.read):  # part of a start; random models lack one or both, and are not asked in words
+    # part of a start; random models lack one or both, and are not asked in words
+    for read in (Tokenizer.read, ChatTemplate.read):
         try:
             read(directory)
         except (TokenizerError, TemplateError) as error:

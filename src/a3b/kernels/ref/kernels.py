@@ -1,4 +1,5 @@
-"""The NumPy twins of all ops, put together from the small steps: slow and obvious, what every kernel is compared with."""
+"""The NumPy twins of all ops, put together from the small steps: slow and obvious, what every kernel is compared
+with."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from a3b.kernels.ref.quant_linear import QuantLinear
 
 
 class Reference(Kernels):
-    """Float weights go through BLAS, mapped ones are decoded at each use, tiles meet int8 activations as in the kernels."""
+    """Float weights go through BLAS, mapped ones are decoded at each use, tiles meet int8 activations as in the
+    kernels."""
 
     isa = "reference"
     num_threads = 1
@@ -41,7 +43,9 @@ class Linear:
     def __init__(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
         self.norm = None if norm is None else ops.bind_rms_norm(norm, eps)
         if any(isinstance(w, Tiles) for _, w in weights):
-            self.parts = [QuantLinear(w) if isinstance(w, Tiles) else ops.bind_linear([(name, w)], num_in) for name, w in weights]
+            self.parts = [
+                QuantLinear(w) if isinstance(w, Tiles) else ops.bind_linear([(name, w)], num_in) for name, w in weights
+            ]
         else:
             self.parts = [ops.bind_linear(weights, num_in)]
 
@@ -58,12 +62,15 @@ class Linear:
 class Delta:
     def __init__(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
         self.Hk, self.Hv, self.Dv, self.channels = Hk, Hv, Dv, len(conv)
-        # Tiled heads: value head h belongs to key head h % Hk. The twin of the rule wants a key head's value heads together.
+        # Tiled heads: value head h belongs to key head h % Hk. The twin of the rule wants a key head's value heads
+        # together.
         order = np.arange(Hv).reshape(-1, Hk).T.ravel() if tiled_heads else np.arange(Hv)
         self.order = order if tiled_heads else None
         self.back = np.argsort(order)
         self.conv = ops.bind_causal_conv(conv, len(conv), conv.shape[1])
-        self.rule = ops.bind_delta_rule(np.ascontiguousarray(A_log[order]), np.ascontiguousarray(dt_bias[order]), Hk, Hv, Dk, Dv)
+        self.rule = ops.bind_delta_rule(
+            np.ascontiguousarray(A_log[order]), np.ascontiguousarray(dt_bias[order]), Hk, Hv, Dk, Dv
+        )
         self.norm = ops.bind_gated_rms_norm(norm, eps, Dv)
 
     def __call__(self, projected: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
@@ -77,7 +84,11 @@ class Delta:
             keys = C - Hv * Dv
             v = mixed[:, keys:].reshape(T, Hv, Dv)[:, self.order].reshape(T, -1)
             moved = state[self.order]
-            out = self.rule(np.concatenate((mixed[:, :keys], v), axis=1), ba.reshape(T, 2, Hv)[:, :, self.order].reshape(T, -1), moved)
+            out = self.rule(
+                np.concatenate((mixed[:, :keys], v), axis=1),
+                ba.reshape(T, 2, Hv)[:, :, self.order].reshape(T, -1),
+                moved,
+            )
             state[...] = moved[self.back]
             out = out[:, self.back]
         return self.norm(out, z).reshape(T, Hv * Dv)
@@ -114,7 +125,9 @@ class Moe:
     def __init__(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
         self.E, self.K = E, K
         self.norm = ops.bind_rms_norm(norm, eps)
-        self.router = ops.bind_linear([("router", weights.router), ("shared_expert_gate", weights.shared_expert_gate)], D)
+        self.router = ops.bind_linear(
+            [("router", weights.router), ("shared_expert_gate", weights.shared_expert_gate)], D
+        )
         gate_up = weights.gate_up
         if isinstance(gate_up, np.ndarray) and isinstance(weights.down, Tiles):
             gate_up = gate_up[:, :F], gate_up[:, F:]

@@ -152,4 +152,3 @@ def bind_moe(gate_up: Matrix, down: Matrix, E: int, D: int, F: int) -> Op:
     the rows of gate first; down [E, D, F]. Accuracy: (2D + F + K + 12)·u. Source: Qwen3_5MoeExperts in transformers.
     """
     return Moe(checked_matrix("gate_up", gate_up, (E, 2 * F, D)), checked_matrix("down", down, (E, D, F)))
-

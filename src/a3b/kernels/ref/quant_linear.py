@@ -1,8 +1,7 @@
 """Twin of the product with tiles: activations as int8 with a scale per group, exact integer sums over a group.
 
-In formats with super-blocks activations share a scale per super-block, and the codes of its scales and minimums are part of the exact sum.
-Sums are added in ascending order, in float32.
-"""
+In formats with super-blocks activations share a scale per super-block, and the codes of its scales and minimums are
+part of the exact sum. Sums are added in ascending order, in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ from a3b.formats.tiles import SUPER, Tiles
 
 
 def quantise_rows(x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [T, n], n a multiple of the group -> integers in [-127, 127] as int32 [T, n], scales float32 [T, n / group]."""
+    """float32 [T, n], n a multiple of the group -> integers in [-127, 127] as int32 [T, n], scales float32 [T, n /
+    group]."""
     groups = x.reshape(len(x), -1, group)
     size = np.abs(groups).max(-1)
     inverse = np.divide(np.float32(127), size, out=np.zeros_like(size), where=size > 0)
@@ -28,7 +28,8 @@ class QuantLinear:
         format = tiles.format
         parts = tiles.parts(0, tiles.shape[0])
         self.num_out, self.group = tiles.shape[0], format.group
-        self.block = SUPER if format.is_super else format.group  # columns of one integer sum, whose activations share a scale
+        # columns of one integer sum, whose activations share a scale
+        self.block = SUPER if format.is_super else format.group
         self.q = parts.q.astype(np.int32)
         if not format.has_minimum:
             self.q -= format.zero
@@ -51,7 +52,10 @@ class QuantLinear:
             total = sum((xq[:, columns] @ self.q[:, columns].T) * _code(self.codes, g) for g, columns in groups)
             out += total.astype(np.float32) * (self.scale[block] * scale)
             if self.minimum is not None:
-                total = sum(xq[:, columns].sum(1, dtype=np.int32, keepdims=True) * _code(self.minimum_codes, g) for g, columns in groups)
+                total = sum(
+                    xq[:, columns].sum(1, dtype=np.int32, keepdims=True) * _code(self.minimum_codes, g)
+                    for g, columns in groups
+                )
                 if self.codes is None:
                     out += self.minimum[block] * (scale * total.astype(np.float32))
                 else:

@@ -2,15 +2,17 @@
 
 What is done with a request, beyond the plain:
 
-* Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.thinking.stable_dates`); a block of nothing
-  else is none.
-* Tool results become tool messages, before the rest of the text of their turn and in the order of the calls (`prompt/tool_results.py`). One
-  that is an error begins with "Error: ". An image, a sound or a file in one is left out, which the result and a warning say
-  (`prompt/media.py`). What the user sends is refused.
+* Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.thinking.stable_dates`); a
+  block of nothing else is none.
+* Tool results become tool messages, before the rest of the text of their turn and in the order of the calls
+  (`prompt/tool_results.py`). One that is an error begins with "Error: ". An image, a sound or a file in one is left
+  out, which the result and a warning say (`prompt/media.py`). What the user sends is refused.
 * Neighbouring assistant messages are one turn, as that API has it.
-* Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is left out, with a
-  warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if it is ours.
-* What other servers left in a history (searches, documents with text, summaries) is read as text, with a warning (`foreign`).
+* Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is
+  left out, with a warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if
+  it is ours.
+* What other servers left in a history (searches, documents with text, summaries) is read as text, with a warning
+  (`foreign`).
 * `thread`: the conversation is held here (`threads`). `max_tokens: 0` reads the prompt and writes nothing.
 * `message_fields` says what becomes of each field, `message_answer` makes the answer.
 """
@@ -59,30 +61,12 @@ def routes(api: Api) -> list[Route]:
         return json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
 
     found = [("", create), ("/count_tokens", count_tokens)]
-    return [Route(f"{root}/messages{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found]
+    return [
+        Route(f"{root}/messages{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found
+    ]
 
 
 # -- the request
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 # -- the answer

@@ -10,19 +10,45 @@ from a3b.server.fields import Fields, Known, is_empty
 
 MESSAGE = Known(
     read=(
-        "model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice",
-        "thinking", "thread", "output_config", "output_format", "context_management", "thinking_policy", "task_thinking_budget",
+        "model",
+        "messages",
+        "system",
+        "max_tokens",
+        "stream",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "thinking",
+        "thread",
+        "output_config",
+        "output_format",
+        "context_management",
+        "thinking_policy",
+        "task_thinking_budget",
         *response_format.FIELDS,
     ),
     refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None, **response_format.UNSUPPORTED},
     unused={
-        "cache_control": "all prompts are cached", "diagnostics": "a3b.cache says where a prompt diverged", "metadata": "says who asks",
-        "user_profile_id": "says who asks", "workspace_id": "says who asks", "billing_policy": "nothing is billed",
-        "fallback_credit_token": "nothing is billed", "fallbacks": "nothing is refused for policy", "inference_geo": "there is one place",
-        "service_tier": "there is one", "speed": "there is one", "betas": "is a header",
+        "cache_control": "all prompts are cached",
+        "diagnostics": "a3b.cache says where a prompt diverged",
+        "metadata": "says who asks",
+        "user_profile_id": "says who asks",
+        "workspace_id": "says who asks",
+        "billing_policy": "nothing is billed",
+        "fallback_credit_token": "nothing is billed",
+        "fallbacks": "nothing is refused for policy",
+        "inference_geo": "there is one place",
+        "service_tier": "there is one",
+        "speed": "there is one",
+        "betas": "is a header",
     },
-)  # fmt: skip
-THINKING = Known(read=("type", "budget_tokens", "display"), unused={"block_binding": "thinking that fails its check is left out"})
+)
+THINKING = Known(
+    read=("type", "budget_tokens", "display"), unused={"block_binding": "thinking that fails its check is left out"}
+)
 OUTPUT = Known(
     read=("effort", "format"),
     told={"task_budget": (None, "not told to the model; task_thinking_budget limits its thinking in a task")},
@@ -50,7 +76,8 @@ def check(fields: Fields) -> list[str]:
 def policy_of(fields: Fields, warnings: list[str]) -> str | None:
     """Which thinking of earlier turns stays, by `thinking_policy` or an edit of `context_management`.
 
-    Other edits shorten a long history on the server. Here nothing is cut: what does not fit is refused, and the client cuts."""
+    Other edits shorten a long history on the server. Here nothing is cut: what does not fit is refused, and the client
+    cuts."""
     management = Fields(fields.object("context_management") or {}, "context_management")
     found = fields.policy("thinking_policy")
     for i, given in enumerate(management.items("edits")):

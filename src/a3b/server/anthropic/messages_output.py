@@ -1,4 +1,5 @@
-"""The answer of Anthropic's Messages API: events of the engine become events of that API, and the message they amount to.
+"""The answer of Anthropic's Messages API: events of the engine become events of that API, and the message they amount
+to.
 
 Enter at `Answer`.
 """
@@ -90,8 +91,8 @@ class Answer:
         yield {"type": "message_start", "message": self._message(None, None, usage=_usage(self.usage))}
 
     def alive(self, told: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """A sign of life. Pings alone are not enough: Claude Code leaves when nothing else came for 300 s. Where thinking was asked
-        for, a piece of it without text says the same."""
+        """A sign of life. Pings alone are not enough: Claude Code leaves when nothing else came for 300 s. Where
+        thinking was asked for, a piece of it without text says the same."""
         yield {"type": "ping", **(told or {})}
         is_next = not self.content or (self.block is not None and self.block["type"] == "thinking")
         if self.is_begun and self.asked.request.think and is_next:
@@ -106,8 +107,12 @@ class Answer:
     def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
         self.keep()
         reason, stop = _stop(finished)
-        yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": _usage(finished.usage),
-               "a3b": report(finished, self.warnings)}  # fmt: skip
+        yield {
+            "type": "message_delta",
+            "delta": {"stop_reason": reason, "stop_sequence": stop},
+            "usage": _usage(finished.usage),
+            "a3b": report(finished, self.warnings),
+        }
         yield {"type": "message_stop"}
 
     def whole(self, finished: Finished) -> dict[str, Any]:
@@ -116,8 +121,16 @@ class Answer:
         return {**self._message(*_stop(finished), usage=_usage(finished.usage)), "content": self.content, "a3b": told}
 
     def _message(self, reason: str | None, stop: str | None, usage: dict[str, Any]) -> dict[str, Any]:
-        return {"id": self.id, "type": "message", "role": "assistant", "model": self.asked.model, "content": [],
-                "stop_reason": reason, "stop_sequence": stop, "usage": usage}  # fmt: skip
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.asked.model,
+            "content": [],
+            "stop_reason": reason,
+            "stop_sequence": stop,
+            "usage": usage,
+        }
 
     def _event(self, kind: str, **rest: Any) -> dict[str, Any]:
         return {"type": kind, "index": len(self.content) - 1, **rest}
@@ -142,7 +155,9 @@ class Answer:
         if self.block["type"] == "thinking":
             make = self.seals.seal if self.asked.hide_thinking else self.seals.sign
             self.block["signature"] = make(self.thought, self.asked.request.namespace)
-            yield self._event("content_block_delta", delta={"type": "signature_delta", "signature": self.block["signature"]})
+            yield self._event(
+                "content_block_delta", delta={"type": "signature_delta", "signature": self.block["signature"]}
+            )
         yield self._event("content_block_stop")
         self.block, self.thought = None, ""
 
@@ -155,6 +170,10 @@ def _stop(finished: Finished) -> tuple[str, str | None]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    return {"input_tokens": usage.prompt_tokens - usage.cached_tokens, "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": usage.cached_tokens, "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}  # fmt: skip
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},
+    }

@@ -40,20 +40,41 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
     if not fields.items("messages"):
         raise Refusal(400, "messages: empty; expected at least one message of the user", field="messages")
     if history.messages[-1]["role"] == "assistant" and not is_count:
-        raise Refusal(400, "messages: the last one is the assistant's, and this server does not continue an answer that was begun by "
-                      "the client; end with a message of the user", field="messages")  # fmt: skip
+        raise Refusal(
+            400,
+            "messages: the last one is the assistant's, and this server does not continue an answer that was begun by "
+            "the client; end with a message of the user",
+            field="messages",
+        )
     tools = _tools(fields)
     choice, name, is_parallel = _tool_choice(fields, [tool["function"]["name"] for tool in tools])
     think, budget, hide = _thinking(fields)
     request = Request(
-        messages=history.messages, tools=tools, tool_choice=choice, tool_name=name, parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
-        schema=_schema(fields), sampling=_sampling(fields, max_tokens), think=think, thinking_budget=budget,
-        policy=messages_fields.policy_of(fields, warnings), only_reads=max_tokens == 0, task_budget=fields.whole("task_thinking_budget"),
-        namespace=http.state.namespace, request_id=http.state.request_id,
-    )  # fmt: skip
+        messages=history.messages,
+        tools=tools,
+        tool_choice=choice,
+        tool_name=name,
+        parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
+        schema=_schema(fields),
+        sampling=_sampling(fields, max_tokens),
+        think=think,
+        thinking_budget=budget,
+        policy=messages_fields.policy_of(fields, warnings),
+        only_reads=max_tokens == 0,
+        task_budget=fields.whole("task_thinking_budget"),
+        namespace=http.state.namespace,
+        request_id=http.state.request_id,
+    )
     warnings += [*history.warnings, *result_warnings(history.messages)]
-    return Asked(request, fields.flag("stream"), hide, warnings, fields.model(api.service.model), fields.body,
-                 fields.object("thread") is not None)  # fmt: skip
+    return Asked(
+        request,
+        fields.flag("stream"),
+        hide,
+        warnings,
+        fields.model(api.service.model),
+        fields.body,
+        fields.object("thread") is not None,
+    )
 
 
 class _History:
@@ -77,7 +98,9 @@ class _History:
             case "assistant":
                 self._assistant(message)
             case "system":
-                self.messages.append({"role": "system", "content": "\n\n".join(map(_text_of, _blocks(message, "content")))})
+                self.messages.append(
+                    {"role": "system", "content": "\n\n".join(map(_text_of, _blocks(message, "content")))}
+                )
             case _:
                 raise message.fail("role", "user or assistant")
 
@@ -85,7 +108,9 @@ class _History:
         texts, results = [], []
         for block in _blocks(message, "content"):
             if block.text("type") == "tool_result":
-                results.append({"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)})
+                results.append(
+                    {"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)}
+                )
             else:
                 texts.append({"type": "text", "text": self._readable(block)})
         self.messages += results
@@ -120,7 +145,9 @@ class _History:
                     self._add_thinking(turn, block, block.need("data"), "")
                 case "tool_use":
                     function = {"name": block.need("name"), "arguments": dict(block.object("input") or {})}
-                    turn.setdefault("tool_calls", []).append({"id": block.need("id"), "type": "function", "function": function})
+                    turn.setdefault("tool_calls", []).append(
+                        {"id": block.need("id"), "type": "function", "function": function}
+                    )
                 case "text":
                     turn["content"] += _text_of(block)
                 case _:
@@ -139,7 +166,9 @@ class _History:
         if seal:
             opened = self.seals.open(seal, self.namespace, text)
             if opened is None:
-                self.warnings.append(f"{block.where}: thinking left out: its signature is not one of this server for this key and text")
+                self.warnings.append(
+                    f"{block.where}: thinking left out: its signature is not one of this server for this key and text"
+                )
                 return
             text = opened.text
             turn.setdefault("turn", opened.turn)
@@ -160,8 +189,12 @@ def _text_of(block: Fields) -> str:
     kind = block.text("type")
     if kind == "text":
         return block.need("text")
-    raise Refusal(400, f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text", "unsupported_content",
-                  block.where)  # fmt: skip
+    raise Refusal(
+        400,
+        f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text",
+        "unsupported_content",
+        block.where,
+    )
 
 
 def _tools(fields: Fields) -> list[dict[str, Any]]:
@@ -170,12 +203,21 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
         tool = Fields(given, f"tools[{i}]")
         kind = tool.text("type", "custom") or ""
         if kind != "custom":
-            raise Refusal(400, f"{tool.where}: {kind[:60]} is a tool of Anthropic's servers; this server offers only tools with an "
-                          "input_schema, which the client runs", "unsupported_parameter", tool.name("type"))  # fmt: skip
+            raise Refusal(
+                400,
+                f"{tool.where}: {kind[:60]} is a tool of Anthropic's servers; this server offers only tools with an "
+                "input_schema, which the client runs",
+                "unsupported_parameter",
+                tool.name("type"),
+            )
         name = tool.need("name")
         if not name or name in tools:
             raise tool.fail("name", "a name that is not empty and not used twice")
-        function = {"name": name, "description": _description(tool), "parameters": dict(tool.object("input_schema") or {})}
+        function = {
+            "name": name,
+            "description": _description(tool),
+            "parameters": dict(tool.object("input_schema") or {}),
+        }
         if tool.flag("strict"):
             function["strict"] = True
         tools[name] = {"type": "function", "function": function}
@@ -201,7 +243,11 @@ def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, boo
         raise Refusal(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
     if kind == "tool" and choice.need("name") not in names:
         raise choice.fail("name", "the name of one of the tools")
-    return {"any": "required", "tool": "named"}.get(kind, kind), choice.text("name") if kind == "tool" else None, is_parallel
+    return (
+        {"any": "required", "tool": "named"}.get(kind, kind),
+        choice.text("name") if kind == "tool" else None,
+        is_parallel,
+    )
 
 
 def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
@@ -242,6 +288,11 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
         raise fields.fail("stop_sequences", "a list of texts that are not empty")
     if refused := too_many_stops(stops):
         raise Refusal(400, f"stop_sequences: {refused}", field="stop_sequences")
-    given = {"temperature": fields.number("temperature"), "top_p": fields.number("top_p"), "top_k": fields.whole("top_k"),
-             "max_tokens": max_tokens or None, "stop": tuple(stops) or None}  # fmt: skip
+    given = {
+        "temperature": fields.number("temperature"),
+        "top_p": fields.number("top_p"),
+        "top_k": fields.whole("top_k"),
+        "max_tokens": max_tokens or None,
+        "stop": tuple(stops) or None,
+    }
     return {key: value for key, value in given.items() if value is not None}

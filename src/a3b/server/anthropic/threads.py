@@ -1,8 +1,9 @@
-"""Threads of Anthropic's API: a conversation that the server holds, so that each request brings only what is new. Enter at `Threads`.
+"""Threads of Anthropic's API: a conversation that the server holds, so that each request brings only what is new. Enter
+at `Threads`.
 
-Each answer of a thread is kept, under its id, with the whole conversation before it: any of them may be continued, more than once.
-`system` and `tools` are those that the thread was created with. Errors have the codes on which the SDKs send the whole history again.
-"""
+Each answer of a thread is kept, under its id, with the whole conversation before it: any of them may be continued, more
+than once. `system` and `tools` are those that the thread was created with. Errors have the codes on which the SDKs send
+the whole history again."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Threads:
         self._kept: dict[str, OrderedDict[str, tuple[Thread, int]]] = {}  # namespace: {id: (it, bytes)}, last used last
 
     def whole(self, fields: Fields, namespace: str) -> tuple[Fields, int]:
-        """The request with the conversation that it continues, and how many messages of it were held here. Raises Refusal."""
+        """The request with the conversation that it continues, and how many messages of it were held here. Raises
+        Refusal."""
         given = fields.object("thread")
         if given is None:
             return fields, 0
@@ -42,14 +44,28 @@ class Threads:
             return fields, 0
         thread = self.get(namespace, asked.need("previous_message_id"))
         if thread is None:
-            raise Refusal(404, f"thread: no answer {asked.body['previous_message_id'][:100]!r} of a thread is held here; send the whole "
-                          'conversation with thread: {"type": "create"}', "thread_not_found", "thread.previous_message_id")  # fmt: skip
+            raise Refusal(
+                404,
+                f"thread: no answer {asked.body['previous_message_id'][:100]!r} "
+                "of a thread is held here; send the whole "
+                'conversation with thread: {"type": "create"}',
+                "thread_not_found",
+                "thread.previous_message_id",
+            )
         changed = [key for key in FIXED if fields.body.get(key) is not None and fields.body[key] != thread[key]]
         if changed:
-            raise Refusal(400, f"{' and '.join(changed)}: not those of the thread; leave them out, or send the whole conversation with "
-                          'thread: {"type": "create"}', "thread_fingerprint_mismatch", changed[0])  # fmt: skip
+            raise Refusal(
+                400,
+                f"{' and '.join(changed)}: not those of the thread; leave them "
+                "out, or send the whole conversation with "
+                'thread: {"type": "create"}',
+                "thread_fingerprint_mismatch",
+                changed[0],
+            )
         held = thread["messages"]
-        return Fields({**fields.body, **{key: thread[key] for key in FIXED}, "messages": [*held, *fields.items("messages")]}), len(held)
+        return Fields(
+            {**fields.body, **{key: thread[key] for key in FIXED}, "messages": [*held, *fields.items("messages")]}
+        ), len(held)
 
     def put(self, namespace: str, message_id: str, request: Mapping[str, Any], content: list[dict[str, Any]]) -> None:
         """Keep what `request` (a whole one) asked and the content of its answer."""

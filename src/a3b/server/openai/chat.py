@@ -71,7 +71,9 @@ class _Chat(Call):
         elif (delta := self._delta(event)) is not None:
             yield self._piece(index, delta, answer if "content" in delta else None)
 
-    def _piece(self, index: int, delta: dict[str, Any], answer: Answer | None = None, reason: str | None = None) -> dict[str, Any]:
+    def _piece(
+        self, index: int, delta: dict[str, Any], answer: Answer | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
         logprobs = chat_logprobs(answer.take_logprobs()) if self.with_logprobs and answer is not None else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 

@@ -1,4 +1,5 @@
-"""The body of a chat or text completion, as OpenAI's clients and those of other servers send it, to what the service is asked.
+"""The body of a chat or text completion, as OpenAI's clients and those of other servers send it, to what the service is
+asked.
 
 `CHAT` says what becomes of each field. Enter at `read_chat`.
 """
@@ -24,44 +25,124 @@ from a3b.server.fields import Fields, Harmless, Known, is_empty
 MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
-NUMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
-MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "input_video", "file",
-         "input_file")  # fmt: skip
+NUMBERS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+)
+MEDIA = (
+    "image",
+    "image_url",
+    "input_image",
+    "audio",
+    "audio_url",
+    "input_audio",
+    "video",
+    "video_url",
+    "input_video",
+    "file",
+    "input_file",
+)
 
 
 UNSUPPORTED: dict[str, Harmless] = {
-    "audio": None, "web_search_options": None, "moderation": None, "modalities": lambda value: value == ["text"],
+    "audio": None,
+    "web_search_options": None,
+    "moderation": None,
+    "modalities": lambda value: value == ["text"],
     # of vLLM, SGLang and llama.cpp
-    "bad_words": is_empty, "stop_token_ids": is_empty, "min_tokens": is_empty,
-    "ignore_eos": is_empty, "use_beam_search": is_empty, "continue_final_message": is_empty,
-    "add_generation_prompt": lambda value: value is True, "skip_special_tokens": lambda value: value is True,
-    **dict.fromkeys(("allowed_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "chat_template", "documents", "logits_processors",
-                     "include_stop_str_in_output", "lora", "mirostat", "mirostat_mode", "dynatemp_range", "xtc_probability",
-                     "dry_multiplier", "top_a", "smoothing_factor"), is_empty),
+    "bad_words": is_empty,
+    "stop_token_ids": is_empty,
+    "min_tokens": is_empty,
+    "ignore_eos": is_empty,
+    "use_beam_search": is_empty,
+    "continue_final_message": is_empty,
+    "add_generation_prompt": lambda value: value is True,
+    "skip_special_tokens": lambda value: value is True,
+    **dict.fromkeys(
+        (
+            "allowed_token_ids",
+            "prompt_logprobs",
+            "truncate_prompt_tokens",
+            "chat_template",
+            "documents",
+            "logits_processors",
+            "include_stop_str_in_output",
+            "lora",
+            "mirostat",
+            "mirostat_mode",
+            "dynatemp_range",
+            "xtc_probability",
+            "dry_multiplier",
+            "top_a",
+            "smoothing_factor",
+        ),
+        is_empty,
+    ),
     **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), lambda value: value == 1),
     **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
-}  # fmt: skip
+}
 SAMPLING = (*NUMBERS, "repeat_penalty", "max_tokens", "n_predict", "stop", "logit_bias")
 UNUSED = {
-    "user": "says who asks", "safety_identifier": "says who asks", "metadata": "is for lists of completions, which are not kept",
-    "store": "as metadata", "service_tier": "there is one", "prompt_cache_key": "all prompts are cached",
-    "prompt_cache_options": "as prompt_cache_key", "prompt_cache_retention": "as prompt_cache_key", "cache_prompt": "as prompt_cache_key",
+    "user": "says who asks",
+    "safety_identifier": "says who asks",
+    "metadata": "is for lists of completions, which are not kept",
+    "store": "as metadata",
+    "service_tier": "there is one",
+    "prompt_cache_key": "all prompts are cached",
+    "prompt_cache_options": "as prompt_cache_key",
+    "prompt_cache_retention": "as prompt_cache_key",
+    "cache_prompt": "as prompt_cache_key",
     "prediction": "would only save time",
-}  # fmt: skip
+}
 SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
 CHAT = Known(
     read=(
-        *SAMPLING, "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", *response_format.FIELDS,
-        "max_completion_tokens", "n", "logprobs", "top_logprobs", "stream", "stream_options", "reasoning_effort", "reasoning", "thinking",
-        "enable_thinking", "include_reasoning", "thinking_budget", "thinking_token_budget", "task_thinking_budget", "preserve_thinking",
-        "thinking_policy", "chat_template_kwargs",
+        *SAMPLING,
+        "model",
+        "messages",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        *response_format.FIELDS,
+        "max_completion_tokens",
+        "n",
+        "logprobs",
+        "top_logprobs",
+        "stream",
+        "stream_options",
+        "reasoning_effort",
+        "reasoning",
+        "thinking",
+        "enable_thinking",
+        "include_reasoning",
+        "thinking_budget",
+        "thinking_token_budget",
+        "task_thinking_budget",
+        "preserve_thinking",
+        "thinking_policy",
+        "chat_template_kwargs",
     ),
-    refused={**UNSUPPORTED, **response_format.UNSUPPORTED}, told={"verbosity": (lambda value: value == "medium", SHORTER)}, unused=UNUSED,
-)  # fmt: skip
-STREAM_OPTIONS = Known(read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"})
-REASONING = Known(read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"})
+    refused={**UNSUPPORTED, **response_format.UNSUPPORTED},
+    told={"verbosity": (lambda value: value == "medium", SHORTER)},
+    unused=UNUSED,
+)
+STREAM_OPTIONS = Known(
+    read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"}
+)
+REASONING = Known(
+    read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"}
+)
 THINKING = Known(read=("type", "budget_tokens", "clear_thinking"))
-UNFINISHED = {"prefix": is_empty, "partial": is_empty}  # marks of other servers on a last message that the model shall continue
+# marks of other servers on a last message that the model shall continue
+UNFINISHED = {"prefix": is_empty, "partial": is_empty}
 
 
 @dataclass(frozen=True)
@@ -90,14 +171,23 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     reasoning = Fields(fields.object("reasoning") or {}, "reasoning")
     warnings += REASONING.check(reasoning)
     request = Request(
-        messages=_messages(fields, warnings), tools=tools, tool_choice=choice, tool_name=name,
+        messages=_messages(fields, warnings),
+        tools=tools,
+        tool_choice=choice,
+        tool_name=name,
         parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
-        schema=response_format.read_schema(fields), sampling=read_sampling(fields), top_logprobs=_top_logprobs(fields),
-        namespace=namespace, request_id=request_id, **_thinking(fields, reasoning, warnings),
-    )  # fmt: skip
+        schema=response_format.read_schema(fields),
+        sampling=read_sampling(fields),
+        top_logprobs=_top_logprobs(fields),
+        namespace=namespace,
+        request_id=request_id,
+        **_thinking(fields, reasoning, warnings),
+    )
     shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
     stream = read_stream(fields, warnings)
-    return Asked(choices([request], read_count(fields)), *stream, shown, legacy, model=fields.model(""), warnings=tuple(warnings))
+    return Asked(
+        choices([request], read_count(fields)), *stream, shown, legacy, model=fields.model(""), warnings=tuple(warnings)
+    )
 
 
 def read_stream(fields: Fields, warnings: list[str]) -> tuple[bool, bool]:
@@ -144,12 +234,15 @@ def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
         parts = [content] if isinstance(content, Mapping) else content if isinstance(content, list) else []
         for j, part in enumerate(parts):
             where = one.name("content") + (f"[{j}]" if isinstance(content, list) else "")
-            if role.strip().lower() in ("tool", "function"):  # what a tool saw stays in all later requests, and refuses none of them
+            # what a tool saw stays in all later requests, and refuses none of them
+            if role.strip().lower() in ("tool", "function"):
                 if (left := media_in(part)) is not None:
                     warnings.append(f"{where}: {left} left out: this model reads text only")
             elif isinstance(part, Mapping):
                 _refuse_media(part, where)
-    if any(message.get("name") is not None and message["role"] in ("user", "system", "developer") for message in messages):
+    if any(
+        message.get("name") is not None and message["role"] in ("user", "system", "developer") for message in messages
+    ):
         warnings.append("messages[].name: the model sees roles, no names; put a name into the content")
     if any(message.get("audio") is not None for message in messages):
         warnings.append("messages[].audio: left out, as this model reads text only")
@@ -159,7 +252,8 @@ def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
 
 
 def _own(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message without marks that only this server sets; a refusal is what the assistant said, if it said nothing else."""
+    """The message without marks that only this server sets; a refusal is what the assistant said, if it said nothing
+    else."""
     own = {key: value for key, value in message.items() if key not in OWN_KEYS}
     if isinstance(own.get("refusal"), str) and not own.get("content"):
         own["content"] = own["refusal"]
@@ -171,7 +265,9 @@ def _refuse_media(part: Mapping[str, Any], where: str) -> None:
     found = kind if kind in MEDIA else next((key for key in MEDIA if part.get(key) is not None), None)
     if found is not None:
         field = f"{where}.type" if found == kind else f"{where}.{found}"
-        raise Refusal(400, f"{field}: {found} is not supported by this server; send text", "unsupported_parameter", field)
+        raise Refusal(
+            400, f"{field}: {found} is not supported by this server; send text", "unsupported_parameter", field
+        )
 
 
 # -- tools
@@ -215,7 +311,10 @@ def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]
     allowed = Fields(value.get("allowed_tools"), "tool_choice.allowed_tools")
     offered, names = {tool["function"]["name"] for tool in tools}, set()
     for i, given in enumerate(allowed.items("tools")):
-        one = Fields(Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {}, f"{allowed.name('tools')}[{i}].function")
+        one = Fields(
+            Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {},
+            f"{allowed.name('tools')}[{i}].function",
+        )
         if one.need("name") not in offered:
             raise one.fail("name", "the name of one of the tools")
         names.add(one.body["name"])
@@ -227,7 +326,10 @@ def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple
     if isinstance(value, Mapping):
         one = Fields(value, key)
         if key == "tool_choice" and one.text("type") == "allowed_tools":
-            mode = Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of("mode", ("auto", "required"), "auto") or "auto"
+            mode = (
+                Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of("mode", ("auto", "required"), "auto")
+                or "auto"
+            )
             return _with_tools(mode, fields, key, tools)
         if key == "tool_choice":
             if one.text("type") != "function":
@@ -263,7 +365,8 @@ def _top_logprobs(fields: Fields) -> int | None:
 
 
 def read_sampling(fields: Fields) -> dict[str, Any]:
-    """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have it."""
+    """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have
+    it."""
     given = {name: fields.number(name) for name in NUMBERS}
     aliased = given["repetition_penalty"] is None
     if aliased:
@@ -291,7 +394,9 @@ def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
     """What is added to the logits of tokens, by rising id."""
     expected = f"an object of token ids and numbers from -100 to 100, at most {MAX_BIASED}"
     given = fields.get("logit_bias", Mapping, expected, {})
-    are_numbers = all(isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values())
+    are_numbers = all(
+        isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values()
+    )
     if len(given) > MAX_BIASED or not are_numbers or not all(TOKEN_ID.fullmatch(id) for id in given):
         raise fields.fail("logit_bias", expected)
     return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
@@ -332,26 +437,45 @@ def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[st
     efforts = (fields.effort("reasoning_effort"), reasoning.effort("effort"))
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
     think = _first(
-        fields.flag("enable_thinking", None), template.flag("enable_thinking", None),
-        {"enabled": True, "disabled": False}.get(kind), reasoning.flag("enabled", None),
+        fields.flag("enable_thinking", None),
+        template.flag("enable_thinking", None),
+        {"enabled": True, "disabled": False}.get(kind),
+        reasoning.flag("enabled", None),
         *(think for think, _ in efforts),
-    )  # fmt: skip
+    )
     budget = _first(
-        _budget(fields, "thinking_budget"), _budget(fields, "thinking_token_budget"), _budget(thinking, "budget_tokens"),
-        _budget(reasoning, "max_tokens"), *(budget for _, budget in efforts),
-    )  # fmt: skip
+        _budget(fields, "thinking_budget"),
+        _budget(fields, "thinking_token_budget"),
+        _budget(thinking, "budget_tokens"),
+        _budget(reasoning, "max_tokens"),
+        *(budget for _, budget in efforts),
+    )
     clear = thinking.flag("clear_thinking", None)
-    keep = _first(fields.flag("preserve_thinking", None), template.flag("preserve_thinking", None), None if clear is None else not clear)
+    keep = _first(
+        fields.flag("preserve_thinking", None),
+        template.flag("preserve_thinking", None),
+        None if clear is None else not clear,
+    )
     policy = fields.policy("thinking_policy")
     if policy is None and keep is not None:
         policy = "all" if keep else "current-task"
     others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
     for name in others:
         if is_reserved(name):
-            raise Refusal(400, f"chat_template_kwargs.{name[:80]}: the server sets this itself; leave it out, and give messages and tools "
-                               "in their own fields", field=f"chat_template_kwargs.{name[:80]}")  # fmt: skip
-    return {"think": think, "thinking_budget": budget, "task_budget": _budget(fields, "task_thinking_budget"), "policy": policy,
-            "template_kwargs": others}  # fmt: skip
+            raise Refusal(
+                400,
+                f"chat_template_kwargs.{name[:80]}: the server sets this itself; "
+                "leave it out, and give messages and tools "
+                "in their own fields",
+                field=f"chat_template_kwargs.{name[:80]}",
+            )
+    return {
+        "think": think,
+        "thinking_budget": budget,
+        "task_budget": _budget(fields, "task_thinking_budget"),
+        "policy": policy,
+        "template_kwargs": others,
+    }
 
 
 def _budget(fields: Fields, key: str) -> int | None:

@@ -1,4 +1,5 @@
-"""What the answers to one call amount to, put together from their events. Knows OpenAI's form of usage and logprobs, but no whole response.
+"""What the answers to one call amount to, put together from their events. Knows OpenAI's form of usage and logprobs,
+but no whole response.
 
 Enter at `Answer`.
 """
@@ -78,9 +79,11 @@ def total(answers: list[Answer], prompts: int = 1) -> Usage:
     usages = [answer.end.usage for answer in answers]
     asked = usages[:: len(usages) // prompts]
     return Usage(
-        sum(u.prompt_tokens for u in asked), sum(u.cached_tokens for u in asked), sum(u.completion_tokens for u in usages),
+        sum(u.prompt_tokens for u in asked),
+        sum(u.cached_tokens for u in asked),
+        sum(u.completion_tokens for u in usages),
         sum(u.thinking_tokens for u in usages),
-    )  # fmt: skip
+    )
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -97,7 +100,9 @@ def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
     def one(token: bytes, logprob: float) -> dict[str, Any]:
         return {"token": token.decode("utf-8", "replace"), "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(token)}
 
-    content = [{**one(t.token, t.logprob), "top_logprobs": [one(token, value) for _, token, value in t.top]} for t in tokens]
+    content = [
+        {**one(t.token, t.logprob), "top_logprobs": [one(token, value) for _, token, value in t.top]} for t in tokens
+    ]
     return {"content": content, "refusal": None}
 
 

@@ -1,4 +1,5 @@
-"""What OpenAI's two kinds of completion have in common: from a call to its response, whole or streamed. Enter at `Call.respond`."""
+"""What OpenAI's two kinds of completion have in common: from a call to its response, whole or streamed. Enter at
+`Call.respond`."""
 
 from __future__ import annotations
 
@@ -47,8 +48,12 @@ class Call:
         self.answers = [Answer() for _ in asked.requests]
         self.warnings = list(asked.warnings)
         self.with_logprobs = asked.requests[0].top_logprobs is not None
-        self.head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model or model,
-                     "system_fingerprint": f"a3b-{__version__}"}  # fmt: skip
+        self.head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": asked.model or model,
+            "system_fingerprint": f"a3b-{__version__}",
+        }
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """A choice of a whole response."""

@@ -1,8 +1,7 @@
 """OpenAI's older /v1/completions: text that continues a text or token ids, or how likely these are. Enter at `routes`.
 
-`echo` with `logprobs` reads the prompt from its beginning, whatever the cache holds: it has states and no logits. `max_tokens: 0` writes
-nothing. `TEXT` says what becomes of each field.
-"""
+`echo` with `logprobs` reads the prompt from its beginning, whatever the cache holds: it has states and no logits.
+`max_tokens: 0` writes nothing. `TEXT` says what becomes of each field."""
 
 from __future__ import annotations
 
@@ -41,11 +40,18 @@ MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = Known(
     read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
-    refused={**UNSUPPORTED, "suffix": lambda value: value == "", "best_of": lambda value: value == 1, "prompt_embeds": None,
-             "prompt_logprobs": None, **response_format.UNSUPPORTED, **dict.fromkeys(response_format.FIELDS),
-             "response_format": lambda value: value == {"type": "text"}},
+    refused={
+        **UNSUPPORTED,
+        "suffix": lambda value: value == "",
+        "best_of": lambda value: value == 1,
+        "prompt_embeds": None,
+        "prompt_logprobs": None,
+        **response_format.UNSUPPORTED,
+        **dict.fromkeys(response_format.FIELDS),
+        "response_format": lambda value: value == {"type": "text"},
+    },
     unused=UNUSED,
-)  # fmt: skip
+)
 
 
 def routes(api: Api) -> list[Route]:
@@ -76,15 +82,30 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Ask
     echo, limit = fields.flag("echo"), fields.whole("max_tokens", least=-1)
     num_scores = sum(map(len, prompts)) * n * (1 + (logprobs or 0))
     if echo and logprobs is not None and num_scores > MAX_SCORES:
-        told = f"logprobs: up to {num_scores} for prompts of this length; expected at most {MAX_SCORES}. Send fewer or shorter ones"
+        told = (
+            f"logprobs: up to {num_scores} for prompts of this length; expected "
+            f"at most {MAX_SCORES}. Send fewer or shorter ones"
+        )
         raise Refusal(400, told, field="logprobs")
     sampling = read_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
     if limit is None:
         sampling.setdefault("max_tokens", DEFAULT_TOKENS)
-    found = [Request(prompt=prompt, sampling=sampling, top_logprobs=logprobs, scores_prompt=echo and logprobs is not None,
-                     only_reads=limit == 0, namespace=namespace, request_id=request_id) for prompt in prompts]  # fmt: skip
+    found = [
+        Request(
+            prompt=prompt,
+            sampling=sampling,
+            top_logprobs=logprobs,
+            scores_prompt=echo and logprobs is not None,
+            only_reads=limit == 0,
+            namespace=namespace,
+            request_id=request_id,
+        )
+        for prompt in prompts
+    ]
     stream = read_stream(fields, warnings)
-    return Asked(choices(found, n), *stream, prompts=len(prompts), echo=echo, model=fields.model(""), warnings=tuple(warnings))
+    return Asked(
+        choices(found, n), *stream, prompts=len(prompts), echo=echo, model=fields.model(""), warnings=tuple(warnings)
+    )
 
 
 def _prompts(fields: Fields) -> list[str | list[int]]:

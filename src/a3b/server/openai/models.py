@@ -22,12 +22,19 @@ def routes(api: Api) -> list[Route]:
     service, started = api.service, int(time.time())
 
     def model() -> dict[str, Any]:
-        """For the clients of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM (max_model_len)."""
+        """For the clients of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM
+        (max_model_len)."""
         return {
-            "id": service.model, "object": "model", "created": started, "owned_by": "a3b", "type": "model",
-            "display_name": service.model, "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
-            "max_model_len": service.context, "context_length": service.context,
-        }  # fmt: skip
+            "id": service.model,
+            "object": "model",
+            "created": started,
+            "owned_by": "a3b",
+            "type": "model",
+            "display_name": service.model,
+            "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
+            "max_model_len": service.context,
+            "context_length": service.context,
+        }
 
     async def models(_: HttpRequest) -> Response:
         ends = {"has_more": False, "first_id": service.model, "last_id": service.model}
@@ -35,23 +42,38 @@ def routes(api: Api) -> list[Route]:
 
     async def one_model(http: HttpRequest) -> Response:
         if (name := http.path_params["id"]) != service.model:
-            raise Refusal(404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model")
+            raise Refusal(
+                404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model"
+            )
         return json_response(model())
 
     async def props(_: HttpRequest) -> Response:
         """What clients of llama.cpp's server look for."""
         params = asdict(service.sampling(Request(messages=[])))
         settings = {"n_ctx": service.context, "params": {**params, "n_predict": -1, "max_tokens": -1}}
-        return json_response({
-            "default_generation_settings": settings, "total_slots": service.places, "model_alias": service.model,
-            "model_path": service.model, "chat_template": service.template,
-            "modalities": {"vision": False, "audio": False}, "build_info": f"a3b-{__version__}",
-        })  # fmt: skip
+        return json_response(
+            {
+                "default_generation_settings": settings,
+                "total_slots": service.places,
+                "model_alias": service.model,
+                "model_path": service.model,
+                "chat_template": service.template,
+                "modalities": {"vision": False, "audio": False},
+                "build_info": f"a3b-{__version__}",
+            }
+        )
 
     async def embeddings(_: HttpRequest) -> Response:
-        raise Refusal(404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported")
+        raise Refusal(
+            404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported"
+        )
 
     found = [
-        ("/models", models, "GET"), ("/models/{id:path}", one_model, "GET"), ("/props", props, "GET"), ("/embeddings", embeddings, "POST"),
-    ]  # fmt: skip
-    return [Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]
+        ("/models", models, "GET"),
+        ("/models/{id:path}", one_model, "GET"),
+        ("/props", props, "GET"),
+        ("/embeddings", embeddings, "POST"),
+    ]
+    return [
+        Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found
+    ]

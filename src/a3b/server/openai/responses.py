@@ -3,13 +3,16 @@
 What is done with a request, beyond the plain:
 
 * `previous_response_id` puts the stored conversation in front; instructions of earlier responses are not carried over.
-* `reasoning.effort` is a limit of thinking tokens (`wire.EFFORTS`), `reasoning.budget_tokens` (ours) sets one; `reasoning.context` is the
-  policy for earlier thinking: `current_turn` or `all_turns`.
+* `reasoning.effort` is a limit of thinking tokens (`wire.EFFORTS`), `reasoning.budget_tokens` (ours) sets one;
+  `reasoning.context` is the policy for earlier thinking: `current_turn` or `all_turns`.
 * `reasoning.summary` asks for the thinking as a summary too: it is the thinking itself.
-* While the prompt is read, a stream repeats `response.in_progress`, which resets the clocks of clients that count events.
+* While the prompt is read, a stream repeats `response.in_progress`, which resets the clocks of clients that count
+  events.
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
-* A response repeats its request with what was used where the request said nothing: it has all the fields of the published schema.
-* `/compact`: the model sums up a conversation; the summary is sealed into an item that only this server, for this key, can read.
+* A response repeats its request with what was used where the request said nothing: it has all the fields of the
+  published schema.
+* `/compact`: the model sums up a conversation; the summary is sealed into an item that only this server, for this key,
+  can read.
 * `RESPONSE` says what becomes of each field.
 """
 
@@ -50,30 +53,73 @@ MAX_METADATA = 16  # keys, as the published API has it
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
 RESPONSE = Known(
     read=(
-        "model", "input", "instructions", "previous_response_id", "tools", "tool_choice", "parallel_tool_calls", "reasoning", "text",
-        "include", "stream", "stream_options", "store", "max_output_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
-        "frequency_penalty", "repetition_penalty", "seed", "logit_bias", "top_logprobs", "truncation", "thinking_policy",
-        "task_thinking_budget", "metadata", "user", "safety_identifier", "prompt_cache_key", "max_tool_calls", "service_tier",
+        "model",
+        "input",
+        "instructions",
+        "previous_response_id",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning",
+        "text",
+        "include",
+        "stream",
+        "stream_options",
+        "store",
+        "max_output_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "seed",
+        "logit_bias",
+        "top_logprobs",
+        "truncation",
+        "thinking_policy",
+        "task_thinking_budget",
+        "metadata",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "max_tool_calls",
+        "service_tier",
         *response_format.FIELDS,
     ),
-    refused={"background": lambda value: value is False, "conversation": None, "prompt": None, "moderation": None,
-             **response_format.UNSUPPORTED},
-    told={"context_management": (is_empty, "nothing is compacted here; the history stays whole"),
-          "personality": (None, "this model has no such setting; describe it in the instructions")},
-    unused={
-        "prompt_cache_options": "all prompts are cached", "prompt_cache_retention": "all prompts are cached", "image": "no images are read",
-        "access_programs": "there are none", "background_options": "nothing runs in the background",
+    refused={
+        "background": lambda value: value is False,
+        "conversation": None,
+        "prompt": None,
+        "moderation": None,
+        **response_format.UNSUPPORTED,
     },
-)  # fmt: skip
+    told={
+        "context_management": (is_empty, "nothing is compacted here; the history stays whole"),
+        "personality": (None, "this model has no such setting; describe it in the instructions"),
+    },
+    unused={
+        "prompt_cache_options": "all prompts are cached",
+        "prompt_cache_retention": "all prompts are cached",
+        "image": "no images are read",
+        "access_programs": "there are none",
+        "background_options": "nothing runs in the background",
+    },
+)
 COMPACT = Known(
     read=("model", "input", "instructions", "previous_response_id"),
     unused={**RESPONSE.unused, "prompt_cache_key": "all prompts are cached", "service_tier": "there is one"},
 )
-SUMMARISE = ("Sum up the conversation above for yourself, so that you can go on without it: the task and its state, what was decided, "
-             "names, numbers and paths that matter, and what is left to do. Write the summary and nothing else.")  # fmt: skip
+SUMMARISE = (
+    "Sum up the conversation above for yourself, so that you can go on "
+    "without it: the task and its state, what was decided, "
+    "names, numbers and paths that matter, and what is left to do. Write the summary and nothing else."
+)
 SUMMARY_TOKENS = 4096
 REASONING = Known(
-    read=("effort", "summary", "generate_summary", "context", "budget_tokens"), refused={"mode": lambda value: value == "standard"}
+    read=("effort", "summary", "generate_summary", "context", "budget_tokens"),
+    refused={"mode": lambda value: value == "standard"},
 )
 TEXT = Known(read=("format",), told={"verbosity": (lambda value: value == "medium", SHORTER)})
 POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
@@ -117,7 +163,9 @@ def routes(api: Api) -> list[Route]:
     async def count_tokens(request: HttpRequest) -> Response:
         asked = await read_json(request, lambda body: _read(body, api, request))
         num = await while_connected(request.receive, api.service.count_tokens(asked.request))
-        return json_response({"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings))
+        return json_response(
+            {"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings)
+        )
 
     async def compact(request: HttpRequest) -> Response:
         asked = _read_compaction(await read_json(request), api, request)
@@ -134,7 +182,12 @@ def routes(api: Api) -> list[Route]:
 
     async def retrieve(request: HttpRequest) -> Response:
         if request.query_params.get("stream", "false") != "false":
-            raise Refusal(400, "stream: not supported for a response that is complete; leave it out", "unsupported_parameter", "stream")
+            raise Refusal(
+                400,
+                "stream: not supported for a response that is complete; leave it out",
+                "unsupported_parameter",
+                "stream",
+            )
         return json_response(find(request).response)
 
     async def delete(request: HttpRequest) -> Response:
@@ -145,10 +198,19 @@ def routes(api: Api) -> list[Route]:
     async def input_items(request: HttpRequest) -> Response:
         return json_response(_page(find(request).items, request.query_params))
 
-    found = [("", create, "POST"), ("/input_tokens", count_tokens, "POST"), ("/compact", compact, "POST"),
-             ("/{id}", retrieve, "GET"), ("/{id}", delete, "DELETE"),
-             ("/{id}/input_items", input_items, "GET")]  # fmt: skip
-    return [Route(f"{root}/responses{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found]
+    found = [
+        ("", create, "POST"),
+        ("/input_tokens", count_tokens, "POST"),
+        ("/compact", compact, "POST"),
+        ("/{id}", retrieve, "GET"),
+        ("/{id}", delete, "DELETE"),
+        ("/{id}/input_items", input_items, "GET"),
+    ]
+    return [
+        Route(f"{root}/responses{path}", handler, methods=[method])
+        for root in ("/v1", "")
+        for path, handler, method in found
+    ]
 
 
 def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
@@ -165,8 +227,13 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
             raise Refusal(400, f"after: {after[:100]!r}; expected the id of an item of this response", field="after")
         ordered = ordered[ids.index(after) + 1 :]
     data = [listed(item) for item in ordered[: int(limit)]]
-    return {"object": "list", "data": data, "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
-            "has_more": len(ordered) > len(data)}  # fmt: skip
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(ordered) > len(data),
+    }
 
 
 # -- the request
@@ -194,18 +261,39 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     budget = reasoning.whole("budget_tokens", budget, least=1)
     include = fields.items("include")
     top_logprobs = fields.whole("top_logprobs", 0 if "message.output_text.logprobs" in include else None)
-    policy = fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
+    policy = (
+        fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
+    )
     summary = reasoning.one_of("summary", ("auto", "concise", "detailed", "none"), reasoning.text("generate_summary"))
     request = Request(
-        messages=messages, tools=tools.functions, tool_choice=choice, tool_name=name,  # type: ignore[arg-type]
-        parallel_tool_calls=fields.flag("parallel_tool_calls", True), schema=_schema(fields), sampling=_sampling(fields),
-        top_logprobs=top_logprobs, think=think, thinking_budget=budget, policy=policy, task_budget=fields.whole("task_thinking_budget"),
-        namespace=namespace, request_id=http.state.request_id,
-    )  # fmt: skip
+        messages=messages,
+        tools=tools.functions,
+        tool_choice=choice,
+        tool_name=name,  # type: ignore[arg-type]
+        parallel_tool_calls=fields.flag("parallel_tool_calls", True),
+        schema=_schema(fields),
+        sampling=_sampling(fields),
+        top_logprobs=top_logprobs,
+        think=think,
+        thinking_budget=budget,
+        policy=policy,
+        task_budget=fields.whole("task_thinking_budget"),
+        namespace=namespace,
+        request_id=http.state.request_id,
+    )
     warnings += [*conversation.warnings, *result_warnings(messages)]
     echo = _echo(fields, request, api.service.sampling(request))
-    return Asked(request, tools, conversation.items, echo, warnings, fields.flag("stream"), summary not in (None, "none"),
-                 "reasoning.encrypted_content" in include, fields.model(api.service.model))  # fmt: skip
+    return Asked(
+        request,
+        tools,
+        conversation.items,
+        echo,
+        warnings,
+        fields.flag("stream"),
+        summary not in (None, "none"),
+        "reasoning.encrypted_content" in include,
+        fields.model(api.service.model),
+    )
 
 
 def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
@@ -215,8 +303,12 @@ def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
         return []
     stored = api.stored.get(namespace, previous)
     if stored is None:
-        raise Refusal(400, f"Previous response with id '{previous[:100]}' not found; send the whole conversation as input",
-                      "previous_response_not_found", "previous_response_id")  # fmt: skip
+        raise Refusal(
+            400,
+            f"Previous response with id '{previous[:100]}' not found; send the whole conversation as input",
+            "previous_response_not_found",
+            "previous_response_id",
+        )
     return stored.conversation
 
 
@@ -233,8 +325,12 @@ def _schema(fields: Fields) -> Mapping[str, Any] | None:
 def _sampling(fields: Fields) -> dict[str, Any]:
     numbers = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     given: dict[str, Any] = {name: fields.number(name) for name in numbers}
-    given |= {"top_k": fields.whole("top_k"), "seed": fields.whole("seed", least=-(2**63)),
-              "max_tokens": fields.whole("max_output_tokens", least=1), "logit_bias": read_bias(fields) or None}  # fmt: skip
+    given |= {
+        "top_k": fields.whole("top_k"),
+        "seed": fields.whole("seed", least=-(2**63)),
+        "max_tokens": fields.whole("max_output_tokens", least=1),
+        "logit_bias": read_bias(fields) or None,
+    }
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -242,17 +338,28 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
     """What a response repeats of its request, with what was used where that says nothing."""
     reasoning, text = fields.object("reasoning") or {}, fields.object("text") or {}
     return {
-        "instructions": fields.text("instructions"), "max_output_tokens": fields.whole("max_output_tokens"),
-        "max_tool_calls": fields.whole("max_tool_calls"), "metadata": _metadata(fields),
-        "parallel_tool_calls": request.parallel_tool_calls, "previous_response_id": fields.text("previous_response_id"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}, "service_tier": "default",
-        "store": fields.flag("store", True), "temperature": params.temperature, "top_p": params.top_p,
-        "presence_penalty": params.presence_penalty, "frequency_penalty": params.frequency_penalty,
-        "text": {"format": _format(text.get("format")), "verbosity": "medium"}, "tool_choice": fields.body.get("tool_choice") or "auto",
-        "tools": [told_tool(tool) for tool in fields.items("tools")], "top_logprobs": request.top_logprobs or 0, "truncation": "disabled",
-        **({} if fields.text("user") is None else {"user": fields.text("user")}), "safety_identifier": fields.text("safety_identifier"),
+        "instructions": fields.text("instructions"),
+        "max_output_tokens": fields.whole("max_output_tokens"),
+        "max_tool_calls": fields.whole("max_tool_calls"),
+        "metadata": _metadata(fields),
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": fields.text("previous_response_id"),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "service_tier": "default",
+        "store": fields.flag("store", True),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "text": {"format": _format(text.get("format")), "verbosity": "medium"},
+        "tool_choice": fields.body.get("tool_choice") or "auto",
+        "tools": [told_tool(tool) for tool in fields.items("tools")],
+        "top_logprobs": request.top_logprobs or 0,
+        "truncation": "disabled",
+        **({} if fields.text("user") is None else {"user": fields.text("user")}),
+        "safety_identifier": fields.text("safety_identifier"),
         "prompt_cache_key": fields.text("prompt_cache_key"),
-    }  # fmt: skip
+    }
 
 
 def _metadata(fields: Fields) -> dict[str, Any]:
@@ -295,9 +402,19 @@ def _compacted(asked: Asked, events: list[Event], seals: Seals) -> dict[str, Any
     if not text.strip():
         raise Refusal(503, "the model wrote no summary; send the request again", "no_summary")
     said = [listed(item) for item in asked.items[:-1] if item["type"] == "message" and item.get("role") == "user"]
-    summary = {"id": new_id("compaction"), "type": "compaction", "encrypted_content": seals.seal(text, asked.request.namespace)}
-    return {"id": f"resp_{uuid.uuid4().hex}", "object": "response.compaction", "created_at": int(time.time()), "output": [*said, summary],
-            "usage": _usage(finished.usage), "a3b": report(finished, asked.warnings)}  # fmt: skip
+    summary = {
+        "id": new_id("compaction"),
+        "type": "compaction",
+        "encrypted_content": seals.seal(text, asked.request.namespace),
+    }
+    return {
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response.compaction",
+        "created_at": int(time.time()),
+        "output": [*said, summary],
+        "usage": _usage(finished.usage),
+        "a3b": report(finished, asked.warnings),
+    }
 
 
 # -- the answer
@@ -313,9 +430,21 @@ class _Answer:
         self.output = Output(asked.tools, api.seals, asked.request.namespace, asked.has_summary, asked.is_sealed)
 
     def object(self, status: str, **rest: Any) -> dict[str, Any]:
-        return {"id": self.id, "object": "response", "created_at": self.created_at, "completed_at": None, "status": status,
-                "background": False, "model": self.asked.model, "error": None, "incomplete_details": None, "output": [],
-                "usage": _usage(self.usage), **self.asked.echo, **rest}  # fmt: skip
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "completed_at": None,
+            "status": status,
+            "background": False,
+            "model": self.asked.model,
+            "error": None,
+            "incomplete_details": None,
+            "output": [],
+            "usage": _usage(self.usage),
+            **self.asked.echo,
+            **rest,
+        }
 
     def end(self, finished: Finished) -> dict[str, Any]:
         """The response as it is after its last event, stored if that was not declined."""
@@ -332,9 +461,13 @@ class _Answer:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    return {"input_tokens": usage.prompt_tokens, "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": usage.completion_tokens, "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens}  # fmt: skip
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
 
 
 async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:

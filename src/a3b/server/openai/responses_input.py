@@ -1,14 +1,14 @@
 """Items and tools of the Responses API as messages and tools of a chat. Enter at `read_tools` and `Conversation`.
 
-Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one turn.
+Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one
+turn.
 
-Reasoning is taken from, in this order: `encrypted_content`, which must be a seal of ours (else the item is left out, with a
-warning); the item of that id, if it is still stored and the client did not change it; `content`; `summary`. The first two
-name the turn the thinking belongs to, the others are the client's own text.
+Reasoning is taken from, in this order: `encrypted_content`, which must be a seal of ours (else the item is left out,
+with a warning); the item of that id, if it is still stored and the client did not change it; `content`; `summary`. The
+first two name the turn the thinking belongs to, the others are the client's own text.
 
-A tool inside a namespace is shown to the model as `namespace__name`, and its calls are given back with their namespace. A custom
-tool is a function of one text, `input`; a grammar for it is told in its description and not enforced.
-"""
+A tool inside a namespace is shown to the model as `namespace__name`, and its calls are given back with their namespace.
+A custom tool is a function of one text, `input`; a grammar for it is told in its description and not enforced."""
 
 from __future__ import annotations
 
@@ -27,14 +27,26 @@ from a3b.server.thinking_signatures import Opened, Seals, turn_of
 
 TOOL = Known(
     read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
-    refused={"allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value), "async": is_empty},
-    told={"defer_loading": (is_empty, "the tool is offered from the beginning"),
-          "output_schema": (is_empty, "not told to the model; describe the output in the description")},
-)  # fmt: skip
+    refused={
+        "allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value),
+        "async": is_empty,
+    },
+    told={
+        "defer_loading": (is_empty, "the tool is offered from the beginning"),
+        "output_schema": (is_empty, "not told to the model; describe the output in the description"),
+    },
+)
 TEXT_PARTS = ("input_text", "output_text", "text")
 THOUGHT_PARTS = ("reasoning_text", "text")
-PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc", "function_call_output": "fco",
-            "custom_tool_call_output": "ctco", "compaction": "cmp"}  # fmt: skip
+PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "function_call_output": "fco",
+    "custom_tool_call_output": "ctco",
+    "compaction": "cmp",
+}
 
 
 def new_id(kind: str) -> str:
@@ -82,7 +94,11 @@ class Tools:
         texts = [preface, tool.text("description", "") or "", _grammar(tool) if is_custom else ""]
         function: dict[str, Any] = {"name": shown, "description": "\n\n".join(text for text in texts if text)}
         if is_custom:
-            function["parameters"] = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+            function["parameters"] = {
+                "type": "object",
+                "properties": {"input": {"type": "string"}},
+                "required": ["input"],
+            }
         else:
             function["parameters"] = dict(tool.object("parameters") or {})
             if tool.flag("strict"):
@@ -110,7 +126,8 @@ def read_tools(fields: Fields, warnings: list[str]) -> Tools:
             tools.add(tool, None, "")
         elif kind == "namespace":
             _add_namespace(tools, tool, warnings)
-        elif kind == "web_search" and tool.body.get("external_web_access") is False:  # what clients send without meaning it
+        # what clients send without meaning it
+        elif kind == "web_search" and tool.body.get("external_web_access") is False:
             warnings.append(f"{tool.where}: web_search is not offered to the model")
         else:
             raise _no_such_tool(tool, kind)
@@ -139,8 +156,14 @@ def told_tool(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_such_tool(tool: Fields, kind: str) -> Refusal:
-    return Refusal(400, f"{tool.where}: {kind[:60]} is a tool of OpenAI's servers; this server offers only function, custom and namespace "
-                   "tools, which the client runs", "unsupported_parameter", tool.name("type"))  # fmt: skip
+    return Refusal(
+        400,
+        f"{tool.where}: {kind[:60]} is a tool of OpenAI's servers; this server "
+        "offers only function, custom and namespace "
+        "tools, which the client runs",
+        "unsupported_parameter",
+        tool.name("type"),
+    )
 
 
 def read_choice(fields: Fields, tools: Tools) -> tuple[str, str | None]:
@@ -155,7 +178,9 @@ def read_choice(fields: Fields, tools: Tools) -> tuple[str, str | None]:
             return "named", _named(choice, tools)
         case "allowed_tools":
             mode = choice.one_of("mode", ("auto", "required"), "auto") or "auto"
-            allowed = [_named(Fields(tool, f"tool_choice.tools[{i}]"), tools) for i, tool in enumerate(choice.items("tools"))]
+            allowed = [
+                _named(Fields(tool, f"tool_choice.tools[{i}]"), tools) for i, tool in enumerate(choice.items("tools"))
+            ]
             if mode == "required" and len(allowed) == 1:
                 return "named", allowed[0]
             tools.functions = [tool for tool in tools.functions if tool["function"]["name"] in allowed]
@@ -180,7 +205,8 @@ def _named(choice: Fields, tools: Tools) -> str:
 
 
 def listed(item: Item) -> Item:
-    """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of known types."""
+    """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of
+    known types."""
     if item["type"] == "message":
         is_output = item.get("role") == "assistant"
         parts = _parts(item.get("content") or [], "output_text" if is_output else "input_text")
@@ -218,7 +244,12 @@ class Conversation:
         if kind == "item_reference":
             kept = self.store.item(self.namespace, item.need("id"))
             if kept is None:
-                raise Refusal(400, f"{item.name('id')}: no such item is stored; send the item itself", "item_not_found", item.name("id"))
+                raise Refusal(
+                    400,
+                    f"{item.name('id')}: no such item is stored; send the item itself",
+                    "item_not_found",
+                    item.name("id"),
+                )
             item = Fields(kept, where)
             kind = kept["type"]
         match kind:
@@ -238,23 +269,33 @@ class Conversation:
         self.items.append({**item.body, "type": kind, "id": item.text("id") or new_id(kind)})
 
     def _foreign(self, item: Fields, kind: str) -> None:
-        """What a tool of OpenAI's left: run by a client, it is a call and its output as others are; run by a server, it is text."""
+        """What a tool of OpenAI's left: run by a client, it is a call and its output as others are; run by a server, it
+        is text."""
         if kind in CLIENT_CALLS:
             arguments = plain(item.body.get(CLIENT_CALLS[kind]) or {})
-            function = {"name": kind.removesuffix("_call"), "arguments": arguments if isinstance(arguments, dict) else {"input": arguments}}
+            function = {
+                "name": kind.removesuffix("_call"),
+                "arguments": arguments if isinstance(arguments, dict) else {"input": arguments},
+            }
             id = item.text("call_id") or item.need("id")
             self._turn().setdefault("tool_calls", []).append({"id": id, "type": "function", "function": function})
         elif kind in CLIENT_OUTPUTS:
             output = plain(item.body.get(CLIENT_OUTPUTS[kind]) or item.text("status") or "")
             content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-            self.messages.append({"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content})
+            self.messages.append(
+                {"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content}
+            )
         elif kind in SUMMARIES:
             opened = self.seals.open(item.text("encrypted_content") or "", self.namespace)  # if it is ours
-            texts = [text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))]
+            texts = [
+                text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))
+            ]
             text = opened.text if opened else "\n".join(texts)
             self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
             if not opened:
-                self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}")
+                self.warnings.append(
+                    f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}"
+                )
             return
         elif (text := item_text(item, kind)) is not None:
             lines = [self._turn()["content"], text]
@@ -278,7 +319,9 @@ class Conversation:
 
     def _call(self, item: Fields, arguments: Any) -> None:
         function = {"name": self.tools.shown(item.need("name"), item.text("namespace")), "arguments": arguments}
-        self._turn().setdefault("tool_calls", []).append({"id": item.need("call_id"), "type": "function", "function": function})
+        self._turn().setdefault("tool_calls", []).append(
+            {"id": item.need("call_id"), "type": "function", "function": function}
+        )
 
     def _reasoning(self, item: Fields) -> None:
         found = self._thinking(item)
@@ -294,7 +337,9 @@ class Conversation:
         """The thinking of a reasoning item (its turn is "" if the client wrote it), or why there is none."""
         content, summary = _texts(item, "content", THOUGHT_PARTS), _texts(item, "summary", ("summary_text",))
         if sealed := item.text("encrypted_content"):
-            return self.seals.open(sealed, self.namespace) or "its encrypted_content is not of this server, for this key"
+            return (
+                self.seals.open(sealed, self.namespace) or "its encrypted_content is not of this server, for this key"
+            )
         kept = self.store.item(self.namespace, item.text("id") or "")
         if kept is not None and kept["type"] == "reasoning":
             known = "".join(_texts(Fields(kept, item.where), "content", THOUGHT_PARTS))
@@ -313,7 +358,9 @@ class Conversation:
         return self.messages[-1]
 
 
-def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refusal"), left: list[str] | None = None) -> list[str]:
+def _texts(
+    item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refusal"), left: list[str] | None = None
+) -> list[str]:
     """Texts of content, which is a string, a list of parts of these types, or null.
 
     left: gets a warning for each image or file, in the place of which a note stands; None: they are refused."""
@@ -331,8 +378,12 @@ def _texts(item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refus
             continue
         kind = part.text("type") or "text"
         if kind not in kinds:
-            raise Refusal(400, f"{part.where}: content of type {kind[:60]} is not supported here; expected {kinds[0]}",
-                          "unsupported_content", part.where)  # fmt: skip
+            raise Refusal(
+                400,
+                f"{part.where}: content of type {kind[:60]} is not supported here; expected {kinds[0]}",
+                "unsupported_content",
+                part.where,
+            )
         found.append(part.need("refusal" if kind == "refusal" else "text"))
     return found
 

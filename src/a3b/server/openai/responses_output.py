@@ -25,10 +25,12 @@ LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON has not
 
 
 class Output:
-    """Grows by events; `push` gives what a stream tells about each, without sequence numbers. `items` is the output so far."""
+    """Grows by events; `push` gives what a stream tells about each, without sequence numbers. `items` is the output so
+    far."""
 
     def __init__(self, tools: Tools, seals: Seals, namespace: str, has_summary: bool, is_sealed: bool):
-        """has_summary: tell the thinking as a summary too, for clients that show only those. is_sealed: with `encrypted_content`."""
+        """has_summary: tell the thinking as a summary too, for clients that show only those. is_sealed: with
+        `encrypted_content`."""
         self.tools, self.seals, self.namespace = tools, seals, namespace
         self.has_summary, self.is_sealed = has_summary, is_sealed
         self.items: list[dict[str, Any]] = []
@@ -59,7 +61,12 @@ class Output:
                 yield from self._close(is_complete=event.reason != "length")
 
     def _event(self, kind: str, **rest: Any) -> StreamEvent:
-        return {"type": f"response.{kind}", "item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, **rest}
+        return {
+            "type": f"response.{kind}",
+            "item_id": self.items[-1]["id"],
+            "output_index": len(self.items) - 1,
+            **rest,
+        }
 
     def _open(self, kind: str, **rest: Any) -> Iterator[StreamEvent]:
         """A new item, unless the open one is of this kind."""

@@ -1,4 +1,5 @@
-"""Tokens and prompts as text: /tokenize, /detokenize, /apply-template, as llama.cpp and vLLM have them. Enter at `routes`."""
+"""Tokens and prompts as text: /tokenize, /detokenize, /apply-template, as llama.cpp and vLLM have them. Enter at
+`routes`."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def routes(api: Api) -> list[Route]:
     async def tokenize(http: HttpRequest) -> Response:
         def read(body: Any) -> tuple[list[str], Request | None]:
             fields = Fields(body)
-            asked = read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
+            asked = (
+                read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
+            )
             return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], asked
 
         texts, asked = await read_json(http, read)
