@@ -43,7 +43,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "cli": "commands errors printable settings units",
 }
 MAX_LINES = 500
-LONGER = {"disk_index.py": 520, "disk_store.py": 520, "prefix_cache.py": 530, "responses.py": 520, "cli.py": 540}
+LONGER = {"disk_index.py": 520, "disk_store.py": 525, "prefix_cache.py": 530, "responses.py": 520, "cli.py": 540}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -142,6 +142,17 @@ def test_the_linter_finds_nothing():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_formatter_changes_nothing():
+    command = [sys.executable, "-m", "ruff", "format", "--no-cache", "--check", "src", "tests", "nano", "bench"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_at_most_15_places_are_kept_from_the_formatter():
+    found = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts and path != Path(__file__)]
+    assert sum(path.read_text(encoding="utf-8").count("fmt: skip") for path in found) <= 15
 
 
 def test_public_names_exist():

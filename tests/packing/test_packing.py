@@ -239,8 +239,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from a3b.packing.plan import make_plan
-from a3b.packing.decoded import decoded
-from a3b.packing.opening import open_source
+from a3b.packing.dequantised import decoded
+from a3b.packing.open_source import open_source
 from a3b.packing import writer
 source = open_source(Path(sys.argv[1]))
 total = 0

@@ -41,7 +41,7 @@ class Constraint(Protocol):
 
 
 class ThinkingControl(Protocol):
-    """Says which tokens follow by force, so that thinking stays within a budget; see a3b.budget."""
+    """Says which tokens follow by force, so that thinking stays within a budget; see `a3b.thinking.budget`."""
 
     reason: ThinkingStop
     needs_text: bool
