@@ -16,7 +16,7 @@ from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.errors import OverloadedError
 from a3b.interface.request import Request
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, Server, user
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -57,7 +57,7 @@ def restarted(engine: Engine, directory, **scheduler) -> Iterator[tuple[Server, 
         server.scheduler.close()
         server.cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         server.scheduler = Scheduler(engine.model, server.cache, **scheduler)
-        server.service = Service(engine, server.scheduler, Turns(), Settings(), server.trace)
+        server.service = Service(engine, server.scheduler, TurnMemory(), Settings(), server.trace)
         with server:
             yield server, store, [*QUESTION, message, user("And that plus 1?")]
 

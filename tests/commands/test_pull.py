@@ -18,7 +18,7 @@ import pytest
 
 from a3b.cli import main
 from a3b.hub import download
-from a3b.hub.client import Hub, Passing, _first_position, checked_repo
+from a3b.hub.client import Hub, TransientFailure, _first_position, checked_repo
 from tests.support.hub_server import COMMIT, REPO, FakeHub
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -135,7 +135,7 @@ def test_another_part_of_a_file_than_was_asked_for_is_not_taken(content_range):
 
     assert _first_position(answer(206, "bytes 5-9/10"), 5) == 5
     assert _first_position(answer(200, ""), 5) == 0  # from the beginning, as the status says
-    with pytest.raises(Passing, match="another part of the file"):
+    with pytest.raises(TransientFailure, match="another part of the file"):
         _first_position(answer(206, content_range), 5)
 
 

@@ -64,7 +64,7 @@ def started(engine, monkeypatch, tmp_path):
 
     for name in ("open_store", "build", "responses", "create_app", "secret"):
         monkeypatch.setattr(serve, name, note(name, getattr(serve, name)))
-    for name in ("Scheduler", "PrefixCache", "Turns"):
+    for name in ("Scheduler", "PrefixCache", "TurnMemory"):
         monkeypatch.setattr(serve, name, note(name, getattr(serve, name)))
     monkeypatch.setattr(serve, "load", note("load", lambda args: engine))
     monkeypatch.setattr(serve, "bound", bound)
@@ -93,7 +93,7 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
         lambda s: s.made["responses", "given"][0][1] is not None and s.responses.recorder._records,
         None,
     ),
-    ("--no-persist-thinking", lambda s: s.made["Turns", "given"][0], (None,)),
+    ("--no-persist-thinking", lambda s: s.made["TurnMemory", "given"][0], (None,)),
     ("--no-persist-thinking", lambda s: s.build.settings.persist_thinking, False),
     ("--preserve-thinking none", lambda s: s.build.settings.policy, "none"),
     ("--no-think", lambda s: s.build.settings.think, False),

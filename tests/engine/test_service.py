@@ -19,7 +19,7 @@ from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.interface.events import Finished, ThinkingDelta
 from a3b.interface.request import Request
 from a3b.server.errors import error_body, refusal_of
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
 
@@ -359,7 +359,7 @@ def test_thinking_that_was_restored_and_dropped_is_counted(engine):
 def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists):
     asked = [{"role": "system", "content": "You help people. " * 8}, user("What are you?")]
     with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=persists)) as server:
-        server.cache.store, server.service.turns = store, Turns(store)
+        server.cache.store, server.service.turns = store, TurnMemory(store)
         message, _ = server.ask(asked)
         server.ask([*asked, bare(message), user("Thanks!")])
         assert store.flush()

@@ -21,7 +21,7 @@ from a3b.interface.events import TextDelta, ThinkingDelta
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
-from a3b.thinking.turn_memory import Turn, Turns
+from a3b.thinking.turn_memory import Turn, TurnMemory
 from tests.support.traced_server import GREEDY, Server, cold, user
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -52,7 +52,7 @@ def test_a_completion_is_the_text_of_its_tokens(engine):
 
 def test_of_two_answers_with_the_same_text_the_one_whose_thinking_comes_back_is_replayed(engine):
     """n=2, or a regeneration: the client goes on with the first and sends its thinking, too."""
-    turns, ask = Turns(), [user("Yes or no?")]
+    turns, ask = TurnMemory(), [user("Yes or no?")]
     for number in (1, 2):
         message = {"role": "assistant", "content": "Yes.", "reasoning_content": f"thought {number}"}
         turns.remember("", ask, Turn.of(message, [number, 99], False, 2))
@@ -63,7 +63,7 @@ def test_of_two_answers_with_the_same_text_the_one_whose_thinking_comes_back_is_
 
 
 def test_an_edited_turn_gets_no_thinking_of_another_conversation():
-    turns = Turns()
+    turns = TurnMemory()
     first = [user("My PIN is 4711."), {"role": "assistant", "content": "Noted."}, user("ok?")]
     turns.remember("", first, Turn.of({"content": "Yes.", "reasoning_content": "the PIN is 4711"}, [1, 99], False, 2))
     other = [
@@ -78,7 +78,7 @@ def test_an_edited_turn_gets_no_thinking_of_another_conversation():
 
 def test_recalling_a_long_conversation_costs_time_in_proportion():
     def seconds(num: int) -> float:
-        turns = Turns()
+        turns = TurnMemory()
         messages = []
         for i in range(num):
             messages += [
@@ -286,7 +286,7 @@ def test_the_first_question_is_no_system_prompt(engine):
 def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
-        service = Service(engine, Scheduler(engine.model, cache), Turns(store), Settings())
+        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), Settings())
 
         async def ask():
             return [
@@ -309,7 +309,7 @@ def test_what_other_threads_ask_does_not_wait_for_the_disk(engine, tmp_path):
     stall."""
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
-        service = Service(engine, Scheduler(engine.model, cache), Turns(store), Settings())
+        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), Settings())
         held, done = threading.Event(), threading.Event()
 
         def hold():
@@ -336,7 +336,7 @@ def test_a_wrong_state_does_not_cost_the_thinking_of_all_conversations(engine, t
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         scheduler = Scheduler(engine.model, cache, verify_every=1)
-        service = Service(engine, scheduler, Turns(store), Settings())
+        service = Service(engine, scheduler, TurnMemory(store), Settings())
 
         async def ask(messages, namespace=""):
             return [e async for e in service.stream(Request(messages=messages, sampling=GREEDY, namespace=namespace))]

@@ -12,7 +12,7 @@ import pytest
 from a3b.engine.engine import nano_directory
 from a3b.errors import ConversationError
 from a3b.prompt.chat_template import ChatTemplate, prompt_text
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from tests.support.paths import DATA
 
 TEMPLATE = ChatTemplate.read(nano_directory())
@@ -31,10 +31,10 @@ def call(arguments, name="f"):
 
 
 def fit(*messages) -> list[dict]:
-    return fit_messages(list(messages))[0]
+    return normalise_messages(list(messages))[0]
 
 
-def fitted(message) -> dict:
+def normalised(message) -> dict:
     """One message after a user turn, made fit."""
     return fit(user(), message)[1]
 
@@ -54,7 +54,7 @@ def test_a_fit_conversation_is_left_as_it_is_without_notes():
         {"role": "tool", "content": "5", "tool_call_id": "c1"},
     ]
     before = copy.deepcopy(messages)
-    assert fit_messages(messages) == (before, [])
+    assert normalise_messages(messages) == (before, [])
     assert messages == before
 
 
@@ -62,7 +62,7 @@ def test_a_fit_conversation_is_left_as_it_is_without_notes():
 
 
 def test_developer_is_system_and_function_is_tool():
-    messages, notes = fit_messages(
+    messages, notes = normalise_messages(
         [{"role": "developer", "content": "d"}, user(), {"role": "function", "content": "5"}]
     )
     assert [m["role"] for m in messages] == ["system", "user", "tool"]
@@ -70,13 +70,15 @@ def test_developer_is_system_and_function_is_tool():
 
 
 def test_unknown_roles_become_user_and_are_noted():
-    messages, notes = fit_messages([{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}])
+    messages, notes = normalise_messages(
+        [{"role": "critic", "content": "x"}, {"content": "y"}, {"role": 5, "content": "z"}]
+    )
     assert [m["role"] for m in messages] == ["user"] * 3
     assert ["critic" in notes[0], "None" in notes[1], "5" in notes[2]] == [True] * 3
 
 
 def test_system_messages_are_merged_into_the_first_in_their_order():
-    merged, notes = fit_messages(
+    merged, notes = normalise_messages(
         [
             {"role": "developer", "content": "one\n"},
             user("u"),
@@ -95,15 +97,15 @@ def test_system_messages_are_merged_into_the_first_in_their_order():
 
 
 def test_a_late_system_message_moves_to_the_front():
-    messages, notes = fit_messages([user("u"), {"role": "system", "content": "late"}])
+    messages, notes = normalise_messages([user("u"), {"role": "system", "content": "late"}])
     assert [m["content"] for m in messages] == ["late", "u"] and "late system" in notes[0]
 
 
 def test_a_system_message_behind_a_turn_of_the_assistant_stays_in_its_place():
     before = [{"role": "system", "content": "one"}, user("u"), assistant("a")]
     late = [{"role": "system", "content": " "}, {"role": "developer", "content": "two\n"}, user("v")]
-    messages, notes = fit_messages([*before, *late])
-    assert messages[:3] == fit_messages(before)[0]
+    messages, notes = normalise_messages([*before, *late])
+    assert messages[:3] == normalise_messages(before)[0]
     assert [(m["role"], m["content"]) for m in messages[3:]] == [
         ("user", "<system-reminder>\ntwo\n</system-reminder>"),
         ("user", "v"),
@@ -158,8 +160,8 @@ def test_results_of_tools_that_are_data_become_json():
         ([1, 2], "[1, 2]"),
         (7, "7"),
     ):
-        assert fitted({"role": "tool", "content": content})["content"] == expected
-    assert fitted({"role": "tool", "content": [{"type": "text", "text": "ok"}]})["content"] == "ok"
+        assert normalised({"role": "tool", "content": content})["content"] == expected
+    assert normalised({"role": "tool", "content": [{"type": "text", "text": "ok"}]})["content"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_thinking_is_read_under_each_of_its_names():
 
 def test_thinking_that_is_null_leaves_thinking_inside_the_content_readable():
     message = assistant("<think>\nr\n</think>\n\nx", reasoning_content=None)
-    assert "reasoning_content" not in fitted(message)
+    assert "reasoning_content" not in normalised(message)
     assert "assistant\n<think>\nr\n</think>\n\nx<|im_end|>" in text(user(), message)
 
 
@@ -215,7 +217,7 @@ def test_thinking_that_is_null_leaves_thinking_inside_the_content_readable():
     ],
 )
 def test_arguments_become_an_object_that_loses_nothing(arguments, expected, noted):
-    messages, notes = fit_messages([user(), assistant(tool_calls=[call(arguments)])])
+    messages, notes = normalise_messages([user(), assistant(tool_calls=[call(arguments)])])
     assert messages[1]["tool_calls"] == [call(expected)]
     assert bool(notes) == noted
 
@@ -233,7 +235,7 @@ def test_older_and_shorter_forms_of_calls_are_calls():
 
 
 def test_what_is_no_call_stays_as_text_and_is_noted():
-    messages, notes = fit_messages([user(), assistant("a", tool_calls=["run ls", {"x": 1}, None, call({})])])
+    messages, notes = normalise_messages([user(), assistant("a", tool_calls=["run ls", {"x": 1}, None, call({})])])
     assert messages[1]["content"] == 'a\n\nrun ls\n\n{"x": 1}\n\nnull'
     assert messages[1]["tool_calls"] == [call({})] and len(notes) == 3
 
@@ -254,7 +256,7 @@ def test_what_is_no_call_stays_as_text_and_is_noted():
     ],
 )
 def test_a_conversation_without_a_question_gets_an_empty_one_behind_the_system_message(messages, roles):
-    done, notes = fit_messages(messages)
+    done, notes = normalise_messages(messages)
     assert [m["role"] for m in done] == roles.split() and notes
     rendered = prompt_text(TEMPLATE.render(done))
     assert "<|im_start|>user\n<|im_end|>" in rendered or roles == "user tool"
@@ -277,16 +279,16 @@ def test_thinking_counts_as_current_where_the_question_is_missing():
 @pytest.mark.parametrize("messages", [None, "hi", {"role": "user"}, 5, ["hi"], [user(), None], [[]]])
 def test_only_what_is_no_list_of_objects_is_refused(messages):
     with pytest.raises(ConversationError, match="messages"):
-        fit_messages(messages)
+        normalise_messages(messages)
 
 
 def test_values_that_json_has_not_become_text_and_endless_nesting_is_refused():
-    assert fitted(user({(1, 2): b"x"}))["content"] == "{(1, 2): b'x'}"
+    assert normalised(user({(1, 2): b"x"}))["content"] == "{(1, 2): b'x'}"
     deep = []
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(ConversationError, match="nested"):
-        fit_messages([user(deep)])
+        normalise_messages([user(deep)])
 
 
 WORDS = (
@@ -331,10 +333,10 @@ def test_any_list_of_objects_renders_and_the_input_stays():
         rng = random.Random(seed)
         messages = [junk_message(rng) for _ in range(rng.randrange(5))]
         before = repr(messages)
-        done, _ = fit_messages(messages)
+        done, _ = normalise_messages(messages)
         prompt = TEMPLATE.render(done, preserve_thinking=rng.random() < 0.5)
         assert prompt and repr(messages) == before
-        assert fit_messages(done) == (done, []), f"seed {seed}: a second time changes what the first made fit"
+        assert normalise_messages(done) == (done, []), f"seed {seed}: a second time changes what the first made fit"
 
 
 def test_no_text_of_a_message_is_lost():
@@ -362,26 +364,26 @@ def test_no_text_of_a_message_is_lost():
 def test_what_the_bare_template_refuses_renders():
     for case in json.loads((DATA / "chat.json").read_text(encoding="utf-8")):
         if "error" in case["expect"]:
-            assert TEMPLATE.render(fit_messages(case["messages"])[0])
+            assert TEMPLATE.render(normalise_messages(case["messages"])[0])
 
 
 @pytest.mark.parametrize("key", ["image", "image_url", "video", "video_url"])
 def test_an_empty_key_for_an_image_does_not_make_one_of_text(key):
     part = {"type": "text", "text": "what is 2+2?", key: None}
-    assert fit_messages([{"role": "user", "content": [part]}])[0][0]["content"] == "what is 2+2?"
+    assert normalise_messages([{"role": "user", "content": [part]}])[0][0]["content"] == "what is 2+2?"
 
 
 def test_thinking_is_not_hidden_by_an_empty_key_of_another_name():
     message = {"role": "assistant", "content": "a", "reasoning_content": "", "reasoning": "secret 42"}
-    assert fit_messages([message])[0][-1]["reasoning_content"] == "secret 42"
+    assert normalise_messages([message])[0][-1]["reasoning_content"] == "secret 42"
     parts = [{"type": "thinking", "thinking": "deep"}, {"type": "text", "text": "a"}]
-    assert fit_messages([{**message, "reasoning": None, "content": parts}])[0][-1]["reasoning_content"] == "deep"
+    assert normalise_messages([{**message, "reasoning": None, "content": parts}])[0][-1]["reasoning_content"] == "deep"
 
 
 def test_thinking_that_differs_under_two_names_is_noted():
     message = {"role": "assistant", "content": "a", "reasoning_content": "one", "reasoning": "two"}
-    fitted, notes = fit_messages([{"role": "user", "content": "q"}, message])
-    assert fitted[1]["reasoning_content"] == "one" and any("reasoning" in note for note in notes)
+    normalised, notes = normalise_messages([{"role": "user", "content": "q"}, message])
+    assert normalised[1]["reasoning_content"] == "one" and any("reasoning" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -396,15 +398,15 @@ def test_thinking_that_differs_under_two_names_is_noted():
     ],
 )
 def test_arguments_under_either_name_in_or_beside_the_function_are_its_arguments(call):
-    fitted, _ = fit_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
-    assert fitted[-1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    normalised, _ = normalise_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert normalised[-1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
 
 
 def test_results_in_another_order_are_noted():
     calls = [{**call({}), "id": "a"}, {**call({}), "id": "b"}]
     results = [{"role": "tool", "tool_call_id": i, "content": i} for i in "ba"]
-    messages, notes = fit_messages([user(), assistant("x", tool_calls=calls), *results])
+    messages, notes = normalise_messages([user(), assistant("x", tool_calls=calls), *results])
     assert [m["content"] for m in messages] == ["Hi", "x", "a", "b"] and notes == [
         "results of tools were put beside their calls"
     ]
-    assert fit_messages(messages) == (messages, [])
+    assert normalise_messages(messages) == (messages, [])

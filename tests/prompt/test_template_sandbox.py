@@ -9,7 +9,7 @@ import pytest
 from a3b.errors import TemplateError
 from a3b.prompt.chat_template import ChatTemplate, prompt_text
 from a3b.prompt.segments import Text
-from a3b.prompt.template_sandbox import Limits
+from a3b.prompt.template_sandbox import TemplateLimits
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -18,7 +18,7 @@ def user(content="Hi"):
     return {"role": "user", "content": content}
 
 
-def refused(source: str, *messages, limits: Limits | None = None) -> str:
+def refused(source: str, *messages, limits: TemplateLimits | None = None) -> str:
     """What a template is refused with."""
     with pytest.raises(TemplateError) as caught:
         ChatTemplate(source, limits=limits).render(list(messages) or [user()])
@@ -187,7 +187,7 @@ def test_a_hostile_template_gets_nothing_and_nowhere(source):
 @pytest.mark.parametrize("source", GREEDY)
 def test_a_greedy_template_is_stopped(source):
     start = time.monotonic()
-    refused(source, user("long text " * 100), limits=Limits(steps=200_000, chars=1 << 20, built=1 << 24))
+    refused(source, user("long text " * 100), limits=TemplateLimits(steps=200_000, chars=1 << 20, built=1 << 24))
     assert time.monotonic() - start < 20  # without the limit: years, or all memory
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from a3b.engine.engine import nano_directory
 from a3b.interface.events import Finished, TextDelta
 from a3b.prompt.chat_template import ChatTemplate, prompt_text
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.prompt.tool_results import MAX_WARNINGS, NO_RESULT, pair_results
 from a3b.server.app import create_app
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
@@ -92,7 +92,7 @@ def told(path: str, body: dict) -> tuple[str, list[str]]:
     assert reply.status == 200, reply.body
     warnings = reply.json()["a3b"]["warnings"]
     assert ("x-a3b-warnings" in reply.headers) == bool(warnings)
-    return prompt_text(TEMPLATE.render(fit_messages(service.requests[0].messages)[0])), warnings
+    return prompt_text(TEMPLATE.render(normalise_messages(service.requests[0].messages)[0])), warnings
 
 
 def marks(prompt: str) -> list[str]:

@@ -27,7 +27,7 @@ from a3b.isolation.deadlines import Work, in_thread
 from a3b.isolation.slots import Slots
 from a3b.prompt import renderer
 from a3b.prompt.chat_template import ChatTemplate
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.prompt.renderer import Renderer
 from a3b.server.app import create_app
 from a3b.server.openai.chat_request import read_chat
@@ -108,7 +108,7 @@ def test_a_text_is_not_walked_character_by_character():
         {"role": "assistant", "content": Whole("ho")},
         {"role": "user", "content": "x"},
     ]
-    assert fit_messages(read_chat({"messages": messages}).requests[0].messages)[0][0]["content"] == "hi"
+    assert normalise_messages(read_chat({"messages": messages}).requests[0].messages)[0][0]["content"] == "hi"
 
 
 # -- work

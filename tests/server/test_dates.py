@@ -17,7 +17,7 @@ from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.server.app import create_app
 from a3b.server.middleware import Settings as AppSettings
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 from tests.support.serving import ask
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, engine: Engine, store: Store | None, settings: Settings, keys: tuple[str, ...]):
         self.cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
-        self.service = Service(engine, Scheduler(engine.model, self.cache), Turns(store), settings)
+        self.service = Service(engine, Scheduler(engine.model, self.cache), TurnMemory(store), settings)
         self.app = create_app(self.service, AppSettings(api_keys=keys))
 
     def send(self, path: str, body: dict, key: str = "one") -> dict:

@@ -14,7 +14,7 @@ from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.interface.events import Finished, Started, assistant_message
 from a3b.interface.request import Request
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
 TOOL = {
@@ -34,7 +34,7 @@ class Server:
         self.engine, self.trace = engine, io.StringIO()
         self.cache = PrefixCache(b"test", engine.model.new_state, ram)
         self.scheduler = Scheduler(engine.model, self.cache, **scheduler)
-        self.service = Service(engine, self.scheduler, Turns(), settings or Settings(), self.trace)
+        self.service = Service(engine, self.scheduler, TurnMemory(), settings or Settings(), self.trace)
 
     def __enter__(self) -> Server:
         return self

@@ -13,7 +13,15 @@ from a3b.output.parser import OutputParser
 from a3b.prompt.segments import Control
 from a3b.prompt.tokenizer import Tokenizer
 from a3b.thinking.budget import NUDGE, ThinkingControl, ThinkingTokens
-from a3b.thinking.loop_detector import CHECK_TOKENS, LINE_BYTES, LINES, MAX_PERIOD, MIN_REPEATED, SAME_LINES, Loops
+from a3b.thinking.loop_detector import (
+    CHECK_TOKENS,
+    LINE_BYTES,
+    LINES,
+    MAX_PERIOD,
+    MIN_REPEATED,
+    SAME_LINES,
+    LoopDetector,
+)
 
 OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
 NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]
@@ -219,7 +227,7 @@ def test_forced_tokens_come_out_of_the_parser_as_thinking_and_answer(budget):
     assert budget <= thinking.thinking_tokens <= budget + 1  # the new line before the end
 
 
-# Loops
+# loops
 
 
 def words(text):
@@ -230,7 +238,7 @@ def words(text):
 
 def num_until_found(pieces, limit=20_000):
     """Tokens until a loop is found; None if there is none."""
-    loops = Loops()
+    loops = LoopDetector()
     for num, (token, data) in enumerate(islice(pieces, limit), 1):
         loops.add(token, data)
         if loops.found:
@@ -368,7 +376,7 @@ def test_counting_up_is_no_loop():
     ],
 )
 def test_a_line_counts_from_its_least_length_and_its_least_number_on(num_bytes, times, is_loop):
-    loops, line = Loops(), b"one two three and so".ljust(num_bytes, b"n")[:num_bytes]
+    loops, line = LoopDetector(), b"one two three and so".ljust(num_bytes, b"n")[:num_bytes]
     for i in range(times):
         assert not loops.found
         loops.add(i, line + b"\n")

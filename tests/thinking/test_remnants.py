@@ -13,11 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from a3b.prompt.chat_template import REPLAY_KEY
-from a3b.prompt.normalise_messages import fit_messages
-from a3b.thinking.policy import Block
+from a3b.prompt.normalise_messages import normalise_messages
+from a3b.thinking.policy import ThinkingBlock
 from a3b.thinking.remnants import is_remnant, plain, settled
 from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import Turn, Turns
+from a3b.thinking.turn_memory import Turn, TurnMemory
 from tests.thinking.test_turn_memory import (
     BEFORE,
     IDS,
@@ -28,9 +28,9 @@ from tests.thinking.test_turn_memory import (
     Book,
     answer,
     call,
+    encode_turn_tail,
     recall,
     remembered,
-    spell,
     stopped,
     user,
 )
@@ -50,7 +50,7 @@ def is_restored(sent: str, thinking: str = THOUGHT, **message) -> bool:
         assert messages[1]["reasoning_content"] == thinking and len(blocks) == 1
         return True
     assert (
-        blocks == [Block(1, len(sent.split()), is_restored=False)]
+        blocks == [ThinkingBlock(1, len(sent.split()), is_restored=False)]
         and messages[1]["reasoning_content"].strip() == sent.strip()
     )
     return False
@@ -156,7 +156,7 @@ def test_whatever_is_neither_beginning_nor_end_is_not(thinking, data):
 
 
 def test_thinking_that_a_client_added_up_over_the_conversation_is_that_of_each_turn():
-    turns, history, thoughts = Turns(), [], []
+    turns, history, thoughts = TurnMemory(), [], []
     for i in range(4):
         history.append(user(f"question {i}"))
         thoughts.append(f"thought {i},\nso.")
@@ -172,7 +172,7 @@ def test_thinking_that_a_client_added_up_over_the_conversation_is_that_of_each_t
 
 
 def test_the_whole_thinking_is_preferred_to_what_may_be_a_remnant():
-    turns = Turns()
+    turns = TurnMemory()
     for thinking, ids in (("so", (1, 99)), ("and so", (2, 99)), ("and so on", (3, 99))):
         turns.remember("", BEFORE, Turn.of(answer(thinking=thinking), ids, False, 1))
     for sent, ids, is_ours in (
@@ -206,7 +206,7 @@ def test_a_remnant_restores_nothing_of_another_namespace():
 
 def test_a_remnant_where_the_conversation_was_rewritten_needs_one_turn_that_fits():
     turns, long = (
-        Turns(),
+        TurnMemory(),
         user("Is the server that we spoke of yesterday in the evening up, as far as you can see from here?"),
     )
     turns.remember("", [user("a"), answer("b"), long], Turn.of(answer("Yes.", "one so"), (1, 99), False, 1))
@@ -235,7 +235,7 @@ def test_a_stopped_turn_with_text_knows_the_end_of_its_thinking(sent):
 
 
 def test_of_stopped_turns_the_one_with_the_whole_thinking_is_meant():
-    turns = Turns()
+    turns = TurnMemory()
     for thinking, ids in (("so", "x"), ("and so", "y")):
         turns.remember("", BEFORE, Turn.of(answer("It is", thinking), (ids,), False, 3, STOPPED_CUTS[:1]))
     assert recall(turns, [*BEFORE, answer("It is", "so")])[0][1]["reasoning_content"] == "so"
@@ -269,8 +269,8 @@ def test_other_white_space_is_an_edit_of_the_content(content):
     )
 
 
-def ended(stops: tuple[str, ...], ids=IDS, content="Action: look", records=None) -> Turns:
-    turns = Turns(records)
+def ended(stops: tuple[str, ...], ids=IDS, content="Action: look", records=None) -> TurnMemory:
+    turns = TurnMemory(records)
     turns.remember("", BEFORE, Turn.of(answer(content, "Look."), ids, False, 7, stops=stops))
     return turns
 
@@ -310,7 +310,7 @@ def test_other_text_at_the_end_of_the_content_is_an_edit(sent):
 def test_stop_strings_outlive_the_process():
     book = Book()
     ended(("END",), records=book)
-    assert recall(Turns(book), [*BEFORE, answer("Action: lookEND")])[0][1]["reasoning_content"] == "Look."
+    assert recall(TurnMemory(book), [*BEFORE, answer("Action: lookEND")])[0][1]["reasoning_content"] == "Look."
 
 
 @pytest.mark.parametrize("mark", ["<|im_end|>", "<|im_end|>\n", " <|im_end|>", "<|endoftext|>"])
@@ -366,10 +366,10 @@ def several(*ids: str, content: str = "") -> dict:
 @pytest.mark.parametrize("ids", ["ab", "abc", "abcdefghijkl"])
 def test_calls_of_one_turn_with_their_results_between_them_are_one_turn(ids):
     turns = remembered(BEFORE, several(*ids))
-    fitted = turns.rejoined("", fit_messages([*BEFORE, *interleaved(*ids), *AFTER])[0])
-    messages, blocks = turns.recall("", fitted, len, spell)
+    normalised = turns.rejoined("", normalise_messages([*BEFORE, *interleaved(*ids), *AFTER])[0])
+    messages, blocks = turns.recall("", normalised, len, encode_turn_tail)
     assert [message["content"] for message in messages] == ["What colour?", "", *(f"R{i}" for i in ids), "Why?"]
-    assert messages[1][REPLAY_KEY] == IDS and blocks == [Block(1, 7, is_restored=True)]
+    assert messages[1][REPLAY_KEY] == IDS and blocks == [ThinkingBlock(1, 7, is_restored=True)]
 
 
 def test_results_that_come_late_within_such_a_turn_stand_with_their_calls():
@@ -385,7 +385,7 @@ def test_results_that_come_late_within_such_a_turn_stand_with_their_calls():
         results["c"],
         *AFTER,
     ]
-    messages, _ = turns.recall("", turns.rejoined("", fit_messages(history)[0]), len, spell)
+    messages, _ = turns.recall("", turns.rejoined("", normalise_messages(history)[0]), len, encode_turn_tail)
     assert [message["content"] for message in messages] == ["What colour?", "I look.", "Ra", "Rb", "Rc", "Why?"]
     assert messages[1][REPLAY_KEY] == IDS
 
@@ -394,9 +394,9 @@ def test_calls_that_were_made_one_after_the_other_stay_so():
     turns = remembered(BEFORE, several("a"))
     turns.remember("", [*BEFORE, *interleaved("a")], Turn.of(several("b"), (7, 99), False, 1))
     turns.remember("other", BEFORE, Turn.of(several("a", "b"), (8, 99), False, 1))
-    fitted = fit_messages([*BEFORE, *interleaved("a", "b")])[0]
-    assert turns.rejoined("", fitted) == fitted
-    assert [message.get(REPLAY_KEY) for message in turns.recall("", fitted, len, spell)[0]] == [
+    normalised = normalise_messages([*BEFORE, *interleaved("a", "b")])[0]
+    assert turns.rejoined("", normalised) == normalised
+    assert [message.get(REPLAY_KEY) for message in turns.recall("", normalised, len, encode_turn_tail)[0]] == [
         None,
         IDS,
         None,

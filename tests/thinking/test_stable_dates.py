@@ -9,19 +9,19 @@ from datetime import datetime, timedelta
 import pytest
 
 from a3b.cache.disk_store import Store
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.thinking.stable_dates import (
     CLOSE,
     MASK,
     MAX_CHARS,
     MAX_DATES,
     OPEN,
-    Beginning,
+    DatePreamble,
     undated,
     without_billing,
     without_billing_lines,
 )
-from a3b.thinking.turn_memory import MAX_ALIKE, Turn, Turns
+from a3b.thinking.turn_memory import MAX_ALIKE, Turn, TurnMemory
 
 
 def system(text: str) -> dict:
@@ -37,7 +37,7 @@ def answer(text: str) -> dict:
 
 
 def found(text: str) -> list[str]:
-    return [date for dates in Beginning([system(text)]).dates.values() for date in dates]
+    return [date for dates in DatePreamble([system(text)]).dates.values() for date in dates]
 
 
 WHOLE = """2026-11-25|2026/11/25|2026-11-25T17:05:12Z|2026-11-25T17:05:12.123456+01:00|2026-11-25 17:05
@@ -117,22 +117,22 @@ REMINDED = f"{OPEN}\nToday's date is 2026-11-25.\n{CLOSE}\nWhat was on 2026-11-2
 def test_dates_are_held_in_the_system_message_and_in_reminders_before_the_first_answer_and_nowhere_else():
     tool = {"role": "tool", "content": "2026-11-23"}
     messages = [system("It is 2026-11-25."), user(REMINDED), tool, answer("2026-11-22"), user(REMINDED)]
-    begun = Beginning(messages)
-    assert sorted(begun.dates.values()) == [("2026-11-25",), ("2026-11-25",)]
-    out = begun.with_dates(dict.fromkeys(begun.dates, ("1999-01-01",)))
+    preamble = DatePreamble(messages)
+    assert sorted(preamble.dates.values()) == [("2026-11-25",), ("2026-11-25",)]
+    out = preamble.with_dates(dict.fromkeys(preamble.dates, ("1999-01-01",)))
     assert out == [
         system("It is 1999-01-01."),
         user(REMINDED.replace("11-25", "01-01").replace("2026-01", "1999-01")),
         *messages[2:],
     ]
-    assert begun.with_dates(begun.dates) == messages
+    assert preamble.with_dates(preamble.dates) == messages
 
 
 @pytest.mark.parametrize(
     "text", [f"{OPEN} 2026-11-25", f"2026-11-25 {CLOSE}", f"{CLOSE} 2026-11-25 {OPEN}", "2026-11-25"]
 )
 def test_what_is_in_no_closed_reminder_is_the_users(text):
-    assert Beginning([user(text)]).dates == {} and undated([user(text)]) == [user(text)]
+    assert DatePreamble([user(text)]).dates == {} and undated([user(text)]) == [user(text)]
 
 
 def test_a_beginning_with_very_many_dates_or_characters_stays_as_it_is():
@@ -142,7 +142,7 @@ def test_a_beginning_with_very_many_dates_or_characters_stays_as_it_is():
 
 def test_messages_that_are_no_text_are_left_alone():
     parts = [{"type": "text", "text": REMINDED}, {"type": "image", "image": "x"}]
-    assert Beginning([{"role": "user", "content": parts}]).dates == {}
+    assert DatePreamble([{"role": "user", "content": parts}]).dates == {}
 
 
 # -- fuzz
@@ -162,7 +162,7 @@ def test_any_two_texts_that_differ_by_their_dates_are_made_the_same():
         pieces = [rng.choice(FILLERS if rng.random() < 0.5 else FORMS) for _ in range(rng.randrange(1, 12))]
         days = [datetime(2026, 1, 1) + timedelta(seconds=rng.randrange(40_000_000)) for _ in range(2)]
         first, second = ([system("; ".join(d.strftime(p) if "%" in p else p for p in pieces))] for d in days)
-        before, after = Beginning(first), Beginning(second)
+        before, after = DatePreamble(first), DatePreamble(second)
         assert list(before.dates) == list(after.dates), (first, second)
         assert after.with_dates(before.dates) == first
 
@@ -175,8 +175,8 @@ def test_any_text_is_itself_with_its_own_dates():
             system("".join(rng.choices(alphabet, k=rng.randrange(30)))),
             user(OPEN + "".join(rng.choices(alphabet, k=20)) + CLOSE),
         ]
-        begun = Beginning(messages)
-        assert begun.with_dates(begun.dates) == messages
+        preamble = DatePreamble(messages)
+        assert preamble.with_dates(preamble.dates) == messages
 
 
 HARD = [
@@ -208,8 +208,8 @@ HARD = [
 def test_a_search_is_linear_and_bounded(unit, size):
     text = (unit * (size // len(unit) + 1))[:size]
     begin = time.process_time()
-    Beginning([system(text)])
-    Beginning([user(text)])
+    DatePreamble([system(text)])
+    DatePreamble([user(text)])
     undated([user(text)])
     assert time.process_time() - begin < 5
 
@@ -221,20 +221,22 @@ DAY1, DAY2, DAY3 = ([system(f"Today's date: 2026-11-{day}"), user("What colour?"
 LATER = [answer("It is blue."), user("Why?")]
 
 
-def remember(turns: Turns, messages: list, text: str = "It is blue.", namespace: str = "", **more) -> None:
-    fitted = fit_messages(messages)[0]
-    turns.remember(namespace, fitted, Turn.of(answer(text), (1, 2), False, 0, dates=Beginning(fitted).dates), **more)
+def remember(turns: TurnMemory, messages: list, text: str = "It is blue.", namespace: str = "", **more) -> None:
+    normalised = normalise_messages(messages)[0]
+    turns.remember(
+        namespace, normalised, Turn.of(answer(text), (1, 2), False, 0, dates=DatePreamble(normalised).dates), **more
+    )
 
 
-def told(turns: Turns, messages: list, namespace: str = "") -> list:
+def told(turns: TurnMemory, messages: list, namespace: str = "") -> list:
     """The messages with the dates that their conversation began with."""
-    fitted = fit_messages(messages)[0]
-    begun = Beginning(fitted)
-    return begun.with_dates(turns.dates(namespace, fitted, begun.dates))
+    normalised = normalise_messages(messages)[0]
+    preamble = DatePreamble(normalised)
+    return preamble.with_dates(turns.dates(namespace, normalised, preamble.dates))
 
 
 def test_a_conversation_that_goes_on_keeps_the_dates_it_began_with_and_a_new_one_takes_its_own():
-    turns = Turns()
+    turns = TurnMemory()
     remember(turns, DAY1)
     assert told(turns, [*DAY2, *LATER]) == [*DAY1, *LATER]
     assert told(turns, DAY2) == DAY2
@@ -242,7 +244,7 @@ def test_a_conversation_that_goes_on_keeps_the_dates_it_began_with_and_a_new_one
 
 
 def test_it_keeps_them_however_long_it_goes_on():
-    turns, messages = Turns(), list(DAY1)
+    turns, messages = TurnMemory(), list(DAY1)
     for i in range(5):
         remember(turns, messages, f"Answer {i}.")
         messages += [answer(f"Answer {i}."), user(f"Question {i}?")]
@@ -251,7 +253,7 @@ def test_it_keeps_them_however_long_it_goes_on():
 
 def test_examples_that_a_client_puts_before_its_question_begin_nothing():
     examples = [answer("It is blue."), user("Which shape?")]
-    turns = Turns()
+    turns = TurnMemory()
     remember(turns, [*DAY1, *examples], "It is round.")
     assert told(turns, [*DAY2, *examples]) == [*DAY2, *examples]
     later = [*examples, answer("It is round."), user("Why?")]
@@ -259,7 +261,7 @@ def test_examples_that_a_client_puts_before_its_question_begin_nothing():
 
 
 def test_a_turn_that_the_client_changed_and_a_changed_system_prompt_hold_nothing():
-    turns = Turns()
+    turns = TurnMemory()
     remember(turns, DAY1)
     changed = [*DAY2, answer("It is red."), user("Why?")]
     assert told(turns, changed) == changed
@@ -268,7 +270,7 @@ def test_a_turn_that_the_client_changed_and_a_changed_system_prompt_hold_nothing
 
 
 def test_of_conversations_alike_the_one_is_meant_whose_dates_these_are_else_the_one_answered_last():
-    turns = Turns()
+    turns = TurnMemory()
     remember(turns, DAY1)
     remember(turns, DAY2)
     assert told(turns, [*DAY1, *LATER]) == [*DAY1, *LATER] and told(turns, [*DAY2, *LATER]) == [*DAY2, *LATER]
@@ -278,7 +280,7 @@ def test_of_conversations_alike_the_one_is_meant_whose_dates_these_are_else_the_
 
 
 def test_if_there_are_too_many_alike_the_dates_of_the_request_stay():
-    turns = Turns()
+    turns = TurnMemory()
     for minute in range(10, 11 + MAX_ALIKE):
         remember(turns, [system(f"Now: 17:{minute}:00"), user("What colour?")])
     request = [system("Now: 17:10:00"), user("What colour?"), *LATER]
@@ -290,7 +292,7 @@ def test_a_date_in_a_reminder_does_not_hide_the_turn_that_follows_it():
         [user(REMINDED.replace("Today's date is 2026-11-25", f"It is now {now}"))]
         for now in ("2026-11-25", "2026-12-01")
     )
-    turns = Turns()
+    turns = TurnMemory()
     remember(turns, first)
     assert told(turns, [*later, *LATER]) == [*first, *LATER]
     assert turns.recall("", [*later, *LATER], len, None)[0][1]["reasoning_content"] == ""
@@ -300,15 +302,15 @@ def test_a_date_in_a_reminder_does_not_hide_the_turn_that_follows_it():
 
 def test_dates_outlive_the_process_per_key_and_go_when_the_conversation_is_forgotten(tmp_path):
     with Store(tmp_path) as store:
-        remember(Turns(store), DAY1, namespace="a", node=b"n" * 32)
+        remember(TurnMemory(store), DAY1, namespace="a", node=b"n" * 32)
     with Store(tmp_path) as store:
-        assert told(Turns(store), [*DAY2, *LATER], "a") == [*DAY1, *LATER]
-        assert told(Turns(store), [*DAY2, *LATER], "b") == [*DAY2, *LATER]
-        turns = Turns(store)
+        assert told(TurnMemory(store), [*DAY2, *LATER], "a") == [*DAY1, *LATER]
+        assert told(TurnMemory(store), [*DAY2, *LATER], "b") == [*DAY2, *LATER]
+        turns = TurnMemory(store)
         remember(turns, DAY3, namespace="a")
         assert told(turns, [*DAY1, *LATER], "a") == [*DAY1, *LATER], "what was known before is known beside what is new"
         store.forget_namespace(None, "a")
-        assert told(Turns(store), [*DAY2, *LATER], "a") == [*DAY2, *LATER]
+        assert told(TurnMemory(store), [*DAY2, *LATER], "a") == [*DAY2, *LATER]
 
 
 def test_a_turn_without_dates_that_an_older_version_wrote_can_be_read():

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from a3b.errors import UsageError
-from a3b.interface.events import Cut
+from a3b.interface.events import TruncationPoint
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
-from a3b.prompt.normalise_messages import fit_messages
-from a3b.thinking.policy import Block, apply_policy
+from a3b.prompt.normalise_messages import normalise_messages
+from a3b.thinking.policy import ThinkingBlock, apply_policy
 from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import MAX_ALIKE, Turn, Turns
+from a3b.thinking.turn_memory import MAX_ALIKE, Turn, TurnMemory
 
 IDS = (11, 12, 13, 99)
 
@@ -34,19 +34,19 @@ def call(arguments: object, call_id: str = "call_1", name: str = "get") -> dict:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def remembered(before: list, message: dict, namespace: str = "", closed: bool = False, records=None) -> Turns:
-    turns = Turns(records)
+def remembered(before: list, message: dict, namespace: str = "", closed: bool = False, records=None) -> TurnMemory:
+    turns = TurnMemory(records)
     turns.remember(namespace, before, Turn.of(message, IDS, closed, 7))
     return turns
 
 
-def spell(ids, thinking: str | None, text: str) -> list:
+def encode_turn_tail(ids, thinking: str | None, text: str) -> list:
     """A token of text is a character here."""
     return [*ids, *([] if thinking is None else [*thinking, "close"]), *text, "end"]
 
 
-def recall(turns: Turns, messages: list, namespace: str = ""):
-    return turns.recall(namespace, fit_messages(messages)[0], lambda text: len(text.split()), spell)
+def recall(turns: TurnMemory, messages: list, namespace: str = ""):
+    return turns.recall(namespace, normalise_messages(messages)[0], lambda text: len(text.split()), encode_turn_tail)
 
 
 WRITTEN = answer(thinking="The sky, so blue.")
@@ -57,7 +57,7 @@ BEFORE = [user("What colour?")]
 def test_a_turn_comes_back_as_sampled_whatever_the_client_kept_of_its_thinking(sent):
     messages, blocks = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer(thinking=sent), user("Why?")])
     assert messages[1][REPLAY_KEY] == IDS and messages[1]["reasoning_content"] == WRITTEN["reasoning_content"]
-    assert blocks == [Block(1, 7, is_restored=not sent)]
+    assert blocks == [ThinkingBlock(1, 7, is_restored=not sent)]
 
 
 DIALECTS = [
@@ -84,9 +84,9 @@ def test_thinking_in_every_dialect_is_the_same_turn(form):
 
 @pytest.mark.parametrize("form", DIALECTS)
 def test_thinking_in_every_dialect_is_kept_when_the_turn_is_unknown(form):
-    messages, blocks = recall(Turns(), [*BEFORE, {**answer(), **form}, user("Why?")])
+    messages, blocks = recall(TurnMemory(), [*BEFORE, {**answer(), **form}, user("Why?")])
     assert messages[1]["reasoning_content"] == "The sky, so blue." and messages[1]["content"] == "It is blue."
-    assert blocks == [Block(1, 4, is_restored=False)]
+    assert blocks == [ThinkingBlock(1, 4, is_restored=False)]
 
 
 def test_content_in_parts_is_the_same_turn():
@@ -147,7 +147,7 @@ def test_calls_whose_ids_the_client_made_itself_are_found_by_their_place():
 
 
 def test_a_short_answer_is_not_mistaken_for_one_of_another_conversation():
-    turns = Turns()
+    turns = TurnMemory()
     up, down = (
         "Is the server that we spoke of yesterday in the evening up, as far as you can see?",
         "Is the other one down?",
@@ -165,7 +165,7 @@ def test_a_short_answer_is_not_mistaken_for_one_of_another_conversation():
 
 
 def test_of_answers_in_the_same_words_the_one_is_meant_whose_thinking_comes_back_else_the_latest():
-    turns = Turns()
+    turns = TurnMemory()
     for thinking, ids in (("first: 5", (1, 99)), ("first: 6", (2, 99)), ("first: 7", (3, 99))):
         turns.remember("", BEFORE, Turn.of(answer("Done.", thinking), ids, False, 1))
     assert recall(turns, [*BEFORE, answer("Done.", "first: 6")])[0][1][REPLAY_KEY] == (2, 99)
@@ -173,7 +173,7 @@ def test_of_answers_in_the_same_words_the_one_is_meant_whose_thinking_comes_back
 
 
 def test_of_more_equal_answers_than_are_kept_the_newest_stay():
-    turns = Turns()
+    turns = TurnMemory()
     for i in range(MAX_ALIKE + 1):
         turns.remember("", BEFORE, Turn.of(answer("Done.", f"thought {i}"), (i, 99), False, 1))
     assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (MAX_ALIKE, 99)
@@ -200,7 +200,7 @@ def test_a_reminder_behind_the_message_before_may_come_and_go():
 
 
 def test_two_answers_of_the_same_words_to_the_same_message_are_told_apart_by_the_conversation_or_not_at_all():
-    turns = Turns()
+    turns = TurnMemory()
     more = "go on with the next of the files that I listed above, and tell me when it is done, please"
     for start, ids in (("one", (1, 99)), ("two", (2, 99))):
         turns.remember("", [user(start), answer("ok"), user(more)], Turn.of(answer("Done.", start), ids, False, 1))
@@ -245,7 +245,7 @@ class Book:
 def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_there():
     book = Book()
     remembered(BEFORE, WRITTEN, records=book)
-    assert recall(Turns(book), [*BEFORE, answer()])[0][1][REPLAY_KEY] == IDS
+    assert recall(TurnMemory(book), [*BEFORE, answer()])[0][1][REPLAY_KEY] == IDS
     for page in book.pages.values():
         good = json.loads(page[0])
         page[:] = [
@@ -255,7 +255,7 @@ def test_turns_outlive_the_process_and_torn_records_are_as_if_they_were_not_ther
             json.dumps({**good, "ids": ["x"]}).encode(),
             json.dumps({**good, "calls": [[1]]}).encode(),
         ]
-    messages, _ = recall(Turns(book), [*BEFORE, answer()])
+    messages, _ = recall(TurnMemory(book), [*BEFORE, answer()])
     assert REPLAY_KEY not in messages[1]
 
 
@@ -288,12 +288,12 @@ class Forgetful:
 
 @pytest.mark.parametrize("records", [None, Forgetful()], ids=["memory", "records"])
 def test_a_key_that_floods_the_memory_of_turns_takes_none_of_another(records):
-    turns = Turns(records, max_tokens=40 * 100)
+    turns = TurnMemory(records, max_tokens=40 * 100)
     for i in range(10):
         turns.remember("quiet", [user(f"What {i}?")], Turn.of(answer(f"It is {i}."), IDS, False, 7), persist=False)
     for i in range(200):
         turns.remember("flood", [user(f"Why {i}?")], Turn.of(answer(f"So it is {i}."), IDS * 5, False, 7))
-        turns.recall("flood", [user("x")], len, spell)
+        turns.recall("flood", [user("x")], len, encode_turn_tail)
     for i in range(10):
         messages, _ = recall(turns, [user(f"What {i}?"), answer(f"It is {i}."), user("And?")], "quiet")
         assert messages[1][REPLAY_KEY] == IDS
@@ -303,7 +303,7 @@ def test_a_key_that_floods_the_memory_of_turns_takes_none_of_another(records):
 
 
 def test_memory_of_turns_is_bounded():
-    turns = Turns(max_tokens=30 * 100)
+    turns = TurnMemory(max_tokens=30 * 100)
     for i in range(50):
         turns.remember("", [user(str(i))], Turn.of(answer("ok", "t"), IDS, False, 1))
     assert REPLAY_KEY not in recall(turns, [user("0"), answer("ok")])[0][1]
@@ -320,21 +320,21 @@ def test_numbers_of_arguments_are_compared_by_value():
 
 STOPPED_IDS = (*"abc", "close", *"ABCDE")
 STOPPED_CUTS = [
-    Cut(0, True, 0, 0),
-    Cut(1, True, 4, 0),
-    Cut(3, True, 18, 0),
-    Cut(4, False, 0, 0),
-    Cut(5, False, 3, 0),
-    Cut(7, False, 6, 0),
-    Cut(8, False, 10, 0),
-    Cut(9, False, 11, 0),
+    TruncationPoint(0, True, 0, 0),
+    TruncationPoint(1, True, 4, 0),
+    TruncationPoint(3, True, 18, 0),
+    TruncationPoint(4, False, 0, 0),
+    TruncationPoint(5, False, 3, 0),
+    TruncationPoint(7, False, 6, 0),
+    TruncationPoint(8, False, 10, 0),
+    TruncationPoint(9, False, 11, 0),
 ]
 
 
 def stopped(
     before: list, message: dict, ids=STOPPED_IDS, cuts=STOPPED_CUTS, closed=False, namespace="", records=None
-) -> Turns:
-    turns = Turns(records)
+) -> TurnMemory:
+    turns = TurnMemory(records)
     turns.remember(namespace, before, Turn.of(message, ids, closed, 3, cuts))
     return turns
 
@@ -358,7 +358,7 @@ def test_a_beginning_of_a_stopped_turn_gets_its_thinking_back_and_no_more_text_t
     messages, blocks = recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])
     assert messages[1][REPLAY_KEY] == (*"abc", "close", *ids, "end")
     assert messages[1]["content"] == content and messages[1]["reasoning_content"] == "The sky, so blue."
-    assert blocks == [Block(1, 3, is_restored=not sent)]
+    assert blocks == [ThinkingBlock(1, 3, is_restored=not sent)]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_only_a_stopped_turn_is_known_by_a_beginning():
     ],
 )
 def test_thinking_that_was_stopped_goes_on_to_where_the_client_has_it_and_is_closed(content, sent, ids, thinking):
-    cuts = [Cut(0, True, 0, 0), Cut(1, True, 4, 0), Cut(3, True, 16, 0)]
+    cuts = [TruncationPoint(0, True, 0, 0), TruncationPoint(1, True, 4, 0), TruncationPoint(3, True, 16, 0)]
     turns = stopped(BEFORE, answer("", "The sky, so blue"), STOPPED_IDS[:3], cuts)
     messages, _ = recall(turns, [*BEFORE, answer(content, sent), user("Go on.")])
     assert messages[1][REPLAY_KEY] == (*ids, "end") and messages[1]["reasoning_content"] == thinking
@@ -413,7 +413,7 @@ def test_a_client_may_lack_the_last_of_the_thinking_although_the_text_had_begun(
 
 def test_the_calls_that_a_client_got_before_it_left_are_a_beginning_too():
     calls = [call({"key": "x"}), call({"key": "y"}, "call_2")]
-    cuts = [*STOPPED_CUTS[:5], Cut(6, False, 3, 1), Cut(8, False, 3, 2)]
+    cuts = [*STOPPED_CUTS[:5], TruncationPoint(6, False, 3, 1), TruncationPoint(8, False, 3, 2)]
     turns = stopped(BEFORE, answer("It", "The sky, so blue.", calls), STOPPED_IDS[:8], cuts)
     for num, ids in ((0, "A"), (1, "AB"), (2, "ABCD")):
         messages, _ = recall(turns, [*BEFORE, answer("It", calls=calls[:num]), user("Go on.")])
@@ -434,7 +434,7 @@ def test_a_call_that_was_not_closed_comes_back_as_text_with_the_thinking():
 
 def test_a_stopped_turn_is_found_where_the_conversation_was_rewritten_only_if_it_says_enough():
     text = "The first thing to say is that the sky has had this colour for as long as anybody can remember."
-    cuts = [Cut(0, False, 0, 0), Cut(1, False, len(text), 0)]
+    cuts = [TruncationPoint(0, False, 0, 0), TruncationPoint(1, False, len(text), 0)]
     turns = stopped([user("Before."), answer("Ok."), *BEFORE], answer(text, ""), ("a",), cuts, closed=True)
     for content, is_known in ((text, True), (text[:85], True), (text[:60], False), ("", False)):
         messages, _ = recall(turns, [user("Summary."), answer("Well."), *BEFORE, answer(content), user("Go on.")])
@@ -442,9 +442,9 @@ def test_a_stopped_turn_is_found_where_the_conversation_was_rewritten_only_if_it
 
 
 def test_of_several_stopped_turns_at_a_place_the_latest_is_meant_that_begins_so():
-    turns = Turns()
+    turns = TurnMemory()
     for thinking, content, ids in (("one", "Yes, it is", (1,)), ("two", "Yes, it was", (2,)), ("three", "No", (3,))):
-        cuts = [Cut(0, True, 0, 0), Cut(1, False, 0, 0)]
+        cuts = [TruncationPoint(0, True, 0, 0), TruncationPoint(1, False, 0, 0)]
         turns.remember("", BEFORE, Turn.of(answer(content, thinking), ids, False, 1, cuts))
     for content, sent, thinking in (
         ("Yes, it i", None, "one"),
@@ -459,8 +459,8 @@ def test_stopped_turns_outlive_the_process_and_stay_in_their_namespace():
     book = Book()
     stopped(BEFORE, WRITTEN, tuple(range(9)), namespace="a", records=book)
     history = [*BEFORE, answer("It is"), user("Go on.")]
-    assert recall(Turns(book), history, "a")[0][1][REPLAY_KEY] == (*range(7), "end")
-    assert REPLAY_KEY not in recall(Turns(book), history, "b")[0][1]
+    assert recall(TurnMemory(book), history, "a")[0][1][REPLAY_KEY] == (*range(7), "end")
+    assert REPLAY_KEY not in recall(TurnMemory(book), history, "b")[0][1]
 
 
 # -- a turn in two messages
@@ -488,7 +488,7 @@ def test_a_turn_in_several_messages_is_one_turn_and_comes_back_once(parts):
     messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[1][REPLAY_KEY] == IDS and [call["id"] for call in messages[1]["tool_calls"]] == ["call_1"]
-    assert blocks == [Block(1, 7, is_restored=not any(part.get("reasoning_content") for part in parts))]
+    assert blocks == [ThinkingBlock(1, 7, is_restored=not any(part.get("reasoning_content") for part in parts))]
 
 
 def test_calls_that_a_client_spread_over_messages_are_one_turn():
@@ -521,11 +521,11 @@ def test_content_that_is_no_text_is_no_part_of_a_turn():
 # -- policies
 
 
-def conversation(*sizes: int) -> tuple[list[dict], list[Block]]:
+def conversation(*sizes: int) -> tuple[list[dict], list[ThinkingBlock]]:
     messages, blocks = [], []
     for i, size in enumerate(sizes):
         messages += [user(f"q{i}"), {**answer(f"a{i}", f"t{i}"), REPLAY_KEY: (i, 99)}]
-        blocks.append(Block(2 * i + 1, size, is_restored=i % 2 == 0))
+        blocks.append(ThinkingBlock(2 * i + 1, size, is_restored=i % 2 == 0))
     return [*messages, user("last")], blocks
 
 

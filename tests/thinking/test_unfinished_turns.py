@@ -16,7 +16,7 @@ from a3b.engine.sampler import Sampler
 from a3b.interface.events import Finished, TextDelta, assistant_message
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
 
@@ -224,7 +224,7 @@ async def leave_late(server: Server, ask: list, sampling: dict = GREEDY) -> str:
 
 def test_a_stopped_turn_is_never_cut_behind_its_stop_string(engine, monkeypatch):
     kept = []
-    monkeypatch.setattr(Turns, "remember", lambda self, namespace, before, turn, *_: kept.append(turn))
+    monkeypatch.setattr(TurnMemory, "remember", lambda self, namespace, before, turn, *_: kept.append(turn))
     with Server(engine) as server:
         asyncio.run(leave_late(server, [user("What are you?")], {**GREEDY, "stop": [" demonstration"]}))
     turn = next(turn for turn in kept if turn.cuts)

@@ -43,7 +43,7 @@ class InUse(StoreError):
 
 
 @dataclass(frozen=True)
-class Job:
+class PendingWrite:
     """A snapshot to be written. parent: a stored node, or the root."""
 
     row: Row  # without sizes and checksums
@@ -79,11 +79,11 @@ class Store:
             self._lock_file.close()
             raise
         self._gone: set[bytes] = set()  # dropped by age, not yet told
-        self._pending: dict[bytes, Job] = {}
+        self._pending: dict[bytes, PendingWrite] = {}
         self._used: dict[bytes, int] = {}
         self._retry_at = 0.0
         self._num_bytes = 0
-        self._queue: queue.Queue[Job | None] = queue.Queue(QUEUE_LEN)
+        self._queue: queue.Queue[PendingWrite | None] = queue.Queue(QUEUE_LEN)
         self._idle = threading.Condition(self._index.lock)
         self._writer = threading.Thread(target=self._write_all, name="a3b-store", daemon=True)
         self._writer.start()
@@ -299,7 +299,7 @@ class Store:
             b"",
             last_used=int(now),
         )
-        job = Job(row, snapshot, supersedes)
+        job = PendingWrite(row, snapshot, supersedes)
         with self._index.lock:
             try:
                 self._queue.put_nowait(job)
@@ -403,7 +403,7 @@ class Store:
             self._dropped(gone)
             self._gone |= gone
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: PendingWrite) -> None:
         row, index = job.row, self._index
         if self._pending.get(row.id) is not job or self._clock() < self._retry_at:
             return

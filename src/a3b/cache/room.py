@@ -13,9 +13,9 @@ IDLE_S = 7 * 86_400  # a namespace that nobody used for that long is sure of not
 def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
     """(ids to drop, ids whose state is enough to drop) so that sound rows, parents before children, fit into
     `max_bytes`."""
-    shelves: dict[str, _Shelf] = {}
+    shelves: dict[str, _NamespaceRows] = {}
     for row in rows:
-        shelves.setdefault(row.namespace, _Shelf()).add(row)
+        shelves.setdefault(row.namespace, _NamespaceRows()).add(row)
     while sum(shelf.num_bytes for shelf in shelves.values()) > max_bytes:
         name = giver({name: shelf.holding for name, shelf in shelves.items()}, max_bytes, now - IDLE_S)
         if name is None:
@@ -25,7 +25,7 @@ def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes]
     return gone, set().union(*(shelf.thinned for shelf in shelves.values())) - gone
 
 
-class _Shelf:
+class _NamespaceRows:
     """The nodes of one namespace.
 
     States in the middle of conversations go first, then whole ends, those used longest ago first. The state of a system

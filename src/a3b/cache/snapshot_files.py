@@ -34,7 +34,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Span:
+class PageRun:
     """Pages [first, stop) of segment `segment`, counted within it."""
 
     segment: int
@@ -46,20 +46,20 @@ def num_pages(num_tokens: int) -> int:
     return -(-num_tokens // PAGE_LEN)
 
 
-def spans(start: int, num_tokens: int) -> list[Span]:
+def page_runs(start: int, num_tokens: int) -> list[PageRun]:
     """The blocks of a node with `num_tokens` tokens whose parent has `start`: pages the parent has not, or not in
     full."""
     first, stop = start // PAGE_LEN, num_pages(num_tokens)
     out = []
     for segment in range(first // SEGMENT_PAGES, -(-stop // SEGMENT_PAGES)):
         base = segment * SEGMENT_PAGES
-        out.append(Span(segment, max(first - base, 0), min(stop - base, SEGMENT_PAGES)))
+        out.append(PageRun(segment, max(first - base, 0), min(stop - base, SEGMENT_PAGES)))
     return out
 
 
 def kv_blocks(start: int, num_tokens: int, num_bytes: int) -> list[int]:
     """Bytes of each block of a file of keys and values. Raises Damaged if such a file cannot have `num_bytes`."""
-    cut = spans(start, num_tokens)
+    cut = page_runs(start, num_tokens)
     total = sum(s.stop - s.first for s in cut)
     if total and num_bytes % total:
         raise Damaged(f"{num_bytes} bytes for {total} pages")
@@ -74,9 +74,9 @@ def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tu
     """Pages from `start` tokens on; (bytes, checksums). May run while the sequence goes on behind the snapshot's
     tokens."""
     sums, size = [], 0
-    for index, span in enumerate(spans(start, snapshot.num_tokens)):
+    for index, run in enumerate(page_runs(start, snapshot.num_tokens)):
         total = _new_sum(owner, b"kv", index)
-        for part in _pieces(snapshot, span):
+        for part in _pieces(snapshot, run):
             total.update(part)
             file.write(part)
             size += part.nbytes
@@ -102,10 +102,10 @@ def read_kv(
 ) -> None:
     """Fill the pages of `segments` from segment `first_segment` on. Raises Damaged."""
     jobs, at = [], 0
-    for index, span in enumerate(spans(start, num_tokens)):
-        s = segments[span.segment]
-        views = [_bytes(a[span.first : span.stop]) for layer in zip(s.keys, s.values, strict=True) for a in layer]
-        if span.segment >= first_segment:
+    for index, run in enumerate(page_runs(start, num_tokens)):
+        s = segments[run.segment]
+        views = [_bytes(a[run.first : run.stop]) for layer in zip(s.keys, s.values, strict=True) for a in layer]
+        if run.segment >= first_segment:
             jobs.append((at, index, views))
         at += sum(map(len, views))
     _read(path, owner, b"kv", sums, at, jobs)
@@ -188,10 +188,10 @@ def _cut(parts: Sequence[memoryview], start: int, stop: int) -> Iterator[memoryv
         at += len(part)
 
 
-def _pieces(snapshot: Snapshot, span: Span) -> Iterator[np.ndarray]:
+def _pieces(snapshot: Snapshot, run: PageRun) -> Iterator[np.ndarray]:
     """The bytes of a block in order. The page that holds the last token is copied and cleared behind it."""
-    segment = snapshot.segments[span.segment]
-    used = min(snapshot.num_tokens - span.segment * SEGMENT_LEN, SEGMENT_LEN)
+    segment = snapshot.segments[run.segment]
+    used = min(snapshot.num_tokens - run.segment * SEGMENT_LEN, SEGMENT_LEN)
     full = used // PAGE_LEN
     for keys, values in zip(segment.keys, segment.values, strict=True):  # per layer uint8 [SEGMENT_PAGES, Hkv, bytes]
         last = None
@@ -199,7 +199,7 @@ def _pieces(snapshot: Snapshot, span: Span) -> Iterator[np.ndarray]:
             last = keys[full].copy(), values[full].copy()
             kv.clear(snapshot.kv, *last, used % PAGE_LEN)
         for i, pages in enumerate((keys, values)):
-            if full > span.first:
-                yield pages[span.first : min(full, span.stop)].reshape(-1)
+            if full > run.first:
+                yield pages[run.first : min(full, run.stop)].reshape(-1)
             if last is not None:
                 yield last[i].reshape(-1)

@@ -24,7 +24,7 @@ from a3b.interface.events import (
 from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.printable import fit_for, say
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.prompt.segments import END_OF_TURN
 
 FIELDS = (
@@ -114,7 +114,7 @@ class Dialogue:
 
     def _stream(self, params: SamplingParams, show, cancel):
         system = [{"role": "system", "content": self.system}] if self.system else []
-        messages, _ = fit_messages(system + self.messages)
+        messages, _ = normalise_messages(system + self.messages)
         kwargs = {"preserve_thinking": True} if self.preserve else {}
         if not self.think:
             kwargs["enable_thinking"] = False

@@ -19,7 +19,7 @@ from a3b.errors import DownloadError, UsageError
 from a3b.files import read_text
 from a3b.formats.gguf import is_model
 from a3b.hub.client import Hub, HubFile, Listing
-from a3b.hub.download import Event, Folder
+from a3b.hub.download import DownloadEvent, Folder
 from a3b.model.config import MODEL_TYPES
 from a3b.printable import say
 
@@ -162,7 +162,7 @@ class Meter:
     def __exit__(self, *_) -> None:
         self.line.close()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: DownloadEvent) -> None:
         self.num_bytes += event.num_bytes
         self.num_done += event.done
         rate = self.num_bytes / 1e6 / max(time.monotonic() - self.start, 1e-3)

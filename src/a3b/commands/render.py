@@ -11,7 +11,7 @@ from a3b.errors import ConversationError, TemplateError
 from a3b.printable import fit_for, report, say
 from a3b.prompt.chat_template import ChatTemplate, check_messages, check_template_kwargs, prompt_text
 from a3b.prompt.message_faults import check_tools, message_fault, missing_fault
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.prompt.tokenizer import Tokenizer
 
 
@@ -19,7 +19,7 @@ def run(args: Namespace) -> None:
     path = resolve(args.model)
     messages = args.messages
     if args.fit:
-        messages, notes = fit_messages(messages)
+        messages, notes = normalise_messages(messages)
         for note in notes:
             say(f"fit: {note}")
     elif fault := missing_fault(check_messages(messages)):

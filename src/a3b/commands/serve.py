@@ -32,7 +32,7 @@ from a3b.server.connections import Gate, config_of
 from a3b.server.limits import Limits, MiB, is_loopback
 from a3b.server.middleware import Settings as AppSettings
 from a3b.server.response_store import ResponseStore
-from a3b.thinking.turn_memory import Turns
+from a3b.thinking.turn_memory import TurnMemory
 
 MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
 LEAST_CACHE = 256 << 20
@@ -90,7 +90,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     scheduler = Scheduler(
         engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache
     )
-    turns = Turns(store if not args.no_persist_thinking else None)
+    turns = TurnMemory(store if not args.no_persist_thinking else None)
     settings = Settings(
         policy=args.preserve_thinking,
         think=not args.no_think,

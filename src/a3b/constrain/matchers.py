@@ -23,7 +23,7 @@ import llguidance
 from a3b.errors import OverloadedError, UsageError
 from a3b.isolation.host import Host, Task, TaskKilled, TaskNotStarted
 from a3b.isolation.slots import Slots
-from a3b.isolation.worker import Conversation, fork, memory_used, processor_limit
+from a3b.isolation.worker import Channel, fork, memory_used, processor_limit
 from a3b.json_schema.pattern_search import byte_vocabulary
 from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
@@ -166,7 +166,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.num_tokens)
 
 
-def prototype(conversation: Conversation, vocabulary: llguidance.LLTokenizer, source: Source) -> None:
+def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source: Source) -> None:
     """Compile; then give a copy of this process to each answer that asks."""
     before = memory_used()
     try:
@@ -191,13 +191,13 @@ def prototype(conversation: Conversation, vocabulary: llguidance.LLTokenizer, so
         os.wait()
 
 
-def _copy(conversation: Conversation, matcher: llguidance.LLMatcher) -> None:
+def _copy(conversation: Channel, matcher: llguidance.LLMatcher) -> None:
     """Give a copy of this process to whoever sends "fork" with a socket."""
     _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
     fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
 
 
-def _follow(conversation: Conversation, parent: Conversation, matcher: llguidance.LLMatcher) -> None:
+def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatcher) -> None:
     """Tokens in, for each of them (and at first) the state after it out."""
     parent.socket.close()
     with suppress(EOFError, ConnectionError):

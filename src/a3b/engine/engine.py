@@ -33,7 +33,7 @@ from a3b.model.loader import load_weights
 from a3b.model.state import Snapshot, State
 from a3b.prompt.chat_template import ChatTemplate, check_messages
 from a3b.prompt.message_faults import check_tools, missing_fault
-from a3b.prompt.normalise_messages import KNOWN, ROLES, fit_messages
+from a3b.prompt.normalise_messages import KNOWN, ROLES, normalise_messages
 from a3b.prompt.segments import END_OF_TURN, Control, Prompt, Replay, Text, ends_in_thinking, refuse_images
 from a3b.prompt.tokenizer import Tokenizer
 
@@ -276,7 +276,7 @@ class Engine:
             return list(given)
         if fault := missing_fault(check_messages(given), {*KNOWN, *ROLES}):
             raise ConversationError(fault)
-        messages, _ = fit_messages(given)
+        messages, _ = normalise_messages(given)
         return self.template.render(messages, tools=tools, preserve_thinking=True)
 
 

@@ -12,7 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from a3b.engine.sampler import Sampler, TokenCounts
-from a3b.interface.events import Cut, Event, PromptLogprobs, TextDelta, ThinkingDelta, ThinkingStop, TokenLogprobs
+from a3b.interface.events import (
+    Event,
+    PromptLogprobs,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingStop,
+    TokenLogprobs,
+    TruncationPoint,
+)
 from a3b.interface.sampling_params import SamplingParams
 from a3b.output.parser import OutputParser, Place
 from a3b.output.stop_strings import StopStrings
@@ -92,7 +100,7 @@ class Answer:
         self.thinking_tokens = 0
         self.feed: list[int] = []
         self.reason: str | None = None
-        self.cuts: list[Cut] = [Cut(0, in_thinking, 0, 0)]  # ascending
+        self.cuts: list[TruncationPoint] = [TruncationPoint(0, in_thinking, 0, 0)]  # ascending
         self._num_chars = {True: 0, False: 0}  # out of the parser: of thinking, of text
         self._sampler = Sampler(params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
@@ -242,7 +250,9 @@ class Answer:
         parser, thinking = self._parser, self._parser.in_thinking
         if not self._is_raw and parser.is_whole and self._decoder.is_whole:
             self.cuts.append(
-                Cut(len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls)
+                TruncationPoint(
+                    len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls
+                )
             )
 
     def _pieces(self, token: int) -> list[Control | str]:

@@ -23,19 +23,28 @@ from a3b.engine.engine import Engine
 from a3b.engine.generation import Answer
 from a3b.engine.scheduler import Job, Scheduler
 from a3b.errors import OverloadedError, UsageError
-from a3b.interface.events import CacheReport, Cut, Event, Finished, Started, ThinkingInContext, Usage, assistant_message
+from a3b.interface.events import (
+    CacheReport,
+    Event,
+    Finished,
+    Started,
+    ThinkingInContext,
+    TruncationPoint,
+    Usage,
+    assistant_message,
+)
 from a3b.interface.request import Request, check_policy
 from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.isolation.deadlines import in_thread
 from a3b.prompt.chat_template import check_template_kwargs
-from a3b.prompt.normalise_messages import fit_messages
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.prompt.renderer import Renderer
 from a3b.prompt.segments import END_OF_TURN, VISION_PADS, Prompt, Text, ends_in_thinking, refuse_images
 from a3b.prompt.tokenizer import too_long
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
 from a3b.thinking.policy import apply_policy, last_question
-from a3b.thinking.stable_dates import Beginning, Dates, without_billing_lines
-from a3b.thinking.turn_memory import Message, Turn, Turns, text_of
+from a3b.thinking.stable_dates import DatePreamble, Dates, without_billing_lines
+from a3b.thinking.turn_memory import Message, Turn, TurnMemory, text_of
 
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
@@ -60,8 +69,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A request as the model is told it."""
+class RenderedRequest:
+    """A request as the prompt that the model reads."""
 
     messages: list[Message]  # as recalled, policy applied
     prompt: Prompt
@@ -72,7 +81,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Prepared(Told):
+class Prepared(RenderedRequest):
     """A request made into tokens."""
 
     request: Request
@@ -85,7 +94,7 @@ class Service:
         self,
         engine: Engine,
         scheduler: Scheduler,
-        turns: Turns,
+        turns: TurnMemory,
         settings: Settings = Settings(),
         trace: TextIO | None = None,
     ):
@@ -200,7 +209,7 @@ class Service:
         most = self.context - (0 if request.only_reads else 1)
         return self._prepare(request, *await self._tokens(request, most))
 
-    async def _tokens(self, request: Request, most: int | None = None) -> tuple[Told, list[int]]:
+    async def _tokens(self, request: Request, most: int | None = None) -> tuple[RenderedRequest, list[int]]:
         """most: tokens that fit; ends as soon as it is certain that there are more."""
         stopped = [
             asyncio.ensure_future(parted.wait())
@@ -215,12 +224,12 @@ class Service:
             await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
         if most is not None and len(request.messages) > most:
             raise too_long(len(request.messages), most, ", for so many messages")
-        told = await self._work(self._told, request, self._thinks(request))
+        rendered = await self._work(self._rendered, request, self._thinks(request))
         if isinstance(request.prompt, list):
             if most is not None and len(request.prompt) > most:
                 raise too_long(len(request.prompt), most)
-            return told, await self._work(self._checked, request.prompt)
-        return told, await self._work(self.engine.tokenizer.encode, told.prompt, most)
+            return rendered, await self._work(self._checked, request.prompt)
+        return rendered, await self._work(self.engine.tokenizer.encode, rendered.prompt, most)
 
     def encode(self, text: str) -> list[int]:
         return self.engine.tokenizer.encode_text(text)
@@ -265,18 +274,18 @@ class Service:
         except Exception:  # a full disk, say: the answer is whole all the same
             log.exception("a turn could not be remembered")
 
-    def _told(self, request: Request, think: bool) -> Told:
+    def _rendered(self, request: Request, think: bool) -> RenderedRequest:
         if request.prompt is not None:
             prompt = [Text(request.prompt)] if isinstance(request.prompt, str) else []
-            return Told([], prompt, ThinkingInContext(), 0, {}, 0)
-        told = self._conversation(request, think)
-        refuse_images(told.prompt)
-        return told
+            return RenderedRequest([], prompt, ThinkingInContext(), 0, {}, 0)
+        rendered = self._conversation(request, think)
+        refuse_images(rendered.prompt)
+        return rendered
 
-    def _prepare(self, request: Request, told: Told, ids: list[int]) -> Prepared:
+    def _prepare(self, request: Request, rendered: RenderedRequest, ids: list[int]) -> Prepared:
         if not ids:
             raise UsageError("prompt: empty; expected text")
-        return Prepared(**vars(told), request=request, ids=ids, params=self.sampling(request))
+        return Prepared(**vars(rendered), request=request, ids=ids, params=self.sampling(request))
 
     def sampling(self, request: Request) -> SamplingParams:
         """What tokens are chosen by: what the request says, then the recommendations for what it asks."""
@@ -298,19 +307,19 @@ class Service:
             tokenizer.token_bytes(token)  # raises for an id between others that is none
         return ids
 
-    def _conversation(self, request: Request, think: bool) -> Told:
-        fitted, _ = fit_messages([without_billing_lines(message) for message in request.messages])
+    def _conversation(self, request: Request, think: bool) -> RenderedRequest:
+        fitted, _ = normalise_messages([without_billing_lines(message) for message in request.messages])
         fitted = self.turns.rejoined(request.namespace, fitted)
-        begun = Beginning(fitted)
-        dates: Dates = begun.dates
+        preamble = DatePreamble(fitted)
+        dates: Dates = preamble.dates
         if dates and not self.settings.exact_dates:
-            dates = self.turns.dates(request.namespace, fitted, begun.dates)
-            fitted = begun.with_dates(dates)
+            dates = self.turns.dates(request.namespace, fitted, preamble.dates)
+            fitted = preamble.with_dates(dates)
         kept_dates = sum(
-            own != kept for text in dates for own, kept in zip(begun.dates[text], dates[text], strict=True)
+            own != kept for text in dates for own, kept in zip(preamble.dates[text], dates[text], strict=True)
         )
         recalled, blocks = self.turns.recall(
-            request.namespace, fitted, lambda text: len(self.encode(text)), self._spell
+            request.namespace, fitted, lambda text: len(self.encode(text)), self._encode_turn_tail
         )
         messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
         check_template_kwargs(request.template_kwargs)
@@ -320,7 +329,7 @@ class Service:
         prompt = self._renderer.render(messages, request.namespace, tools=request.tools or None, **kwargs)
         question = last_question(recalled)
         spent = sum(block.tokens for block in blocks if block.index > question)
-        return Told(messages, prompt, fates, spent, dates, kept_dates)
+        return RenderedRequest(messages, prompt, fates, spent, dates, kept_dates)
 
     def _answer(self, prepared: Prepared) -> Answer:
         request, tokenizer = prepared.request, self.engine.tokenizer
@@ -381,7 +390,9 @@ class Service:
         cuts = [cut for cut in job.answer.cuts if cut.in_thinking or cut.num_chars <= most]
         self._keep(prepared, job, {**message, "tool_calls": calls}, job.answer.sampled, cuts)
 
-    def _keep(self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[Cut] = ()) -> None:
+    def _keep(
+        self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[TruncationPoint] = ()
+    ) -> None:
         is_closed = not ends_in_thinking(prepared.prompt)
         turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates, prepared.params.stop)
         self.turns.remember(
@@ -404,7 +415,7 @@ class Service:
         closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
         return [*(ids[:-1] if is_ended else ids), *closing, self._end]
 
-    def _spell(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
+    def _encode_turn_tail(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
         """ids, then the end of the thinking if it is open (else None), the text and the end of the turn."""
         closing = () if thinking is None else (*self.encode(thinking), *self._thinking_tokens.closing)
         return [*ids, *closing, *self.encode(text), self._end]

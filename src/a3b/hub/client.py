@@ -49,7 +49,7 @@ class Listing:
     files: tuple[HubFile, ...]
 
 
-class Passing(Exception):
+class TransientFailure(Exception):
     """A failure that may be over after a while: the next attempt goes on where this one stopped."""
 
     def __init__(self, reason: str, wait_s: float | None = None):
@@ -99,7 +99,7 @@ class Hub:
     def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
 
-        Raises Passing for what may be over soon, DownloadError for what will not."""
+        Raises TransientFailure for what may be over soon, DownloadError for what will not."""
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
         url = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(file.path)}"
@@ -107,7 +107,7 @@ class Hub:
         try:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
                 if response.status_code in PASSING:
-                    raise Passing(f"HTTP {response.status_code}", _retry_after(response.headers))
+                    raise TransientFailure(f"HTTP {response.status_code}", _retry_after(response.headers))
                 if response.status_code == 416:
                     raise DownloadError(
                         f"{file.path}: the server holds at most {start} bytes, the hub's list says {file.num_bytes}; "
@@ -120,7 +120,7 @@ class Hub:
                     position += len(piece)
         except (OSError, self._http_error()) as error:
             if getattr(error, "response", None) is None and not self._is_offline(error):
-                raise Passing(_reason(error)) from None
+                raise TransientFailure(_reason(error)) from None
             raise self._refusal(error, file.path) from None
 
     def unreachable(self, reason: str) -> DownloadError:
@@ -236,7 +236,7 @@ def _first_position(response, start: int) -> int:
         return 0
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if not match or int(match[1]) != start:
-        raise Passing("the server sent another part of the file than was asked for")
+        raise TransientFailure("the server sent another part of the file than was asked for")
     return start
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from a3b.errors import DownloadError
 from a3b.files import open_regular, read_text, regular
-from a3b.hub.client import MAX_WAIT_S, Hub, HubFile, Listing, Passing
+from a3b.hub.client import MAX_WAIT_S, Hub, HubFile, Listing, TransientFailure
 
 NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
 PIECE_BYTES = 1 << 20  # read from the disk at once
@@ -34,12 +34,12 @@ NOTED_BYTES = 1 << 30  # a part this long takes a while to check
 INNER = ".a3b-pull"
 
 
-class Stopped(Exception):
+class DownloadStopped(Exception):
     """Another file failed, or the user interrupted."""
 
 
 @dataclass(frozen=True)
-class Event:
+class DownloadEvent:
     """What a worker did: `num_bytes` more of a file (less, if it had to start anew); `done` after its last.
 
     `note` says why a pause is made."""
@@ -123,13 +123,13 @@ class Folder:
                 "make room, or give a directory on another disk"
             )
 
-    def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[Event], None]) -> None:
+    def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[DownloadEvent], None]) -> None:
         """Bring missing files here, several at a time; `show` hears of every piece, in this thread.
 
         Raises the first DownloadError, after the other files have stopped where they were; KeyboardInterrupt
         likewise."""
         jobs: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        events: queue.SimpleQueue[DownloadEvent | BaseException | None] = queue.SimpleQueue()
         for file in files:
             jobs.put(file)
         stop = threading.Event()
@@ -139,8 +139,8 @@ class Folder:
                 while not stop.is_set():
                     file = jobs.get_nowait()
                     self._fetch_one(hub, file, events.put, stop)
-                    events.put(Event(file, done=True))
-            except (queue.Empty, Stopped):
+                    events.put(DownloadEvent(file, done=True))
+            except (queue.Empty, DownloadStopped):
                 pass
             except BaseException as error:
                 events.put(error)
@@ -168,7 +168,7 @@ class Folder:
             for worker in workers:
                 worker.join(timeout=max(deadline - time.monotonic(), 0))
 
-    def _fetch_one(self, hub: Hub, file: HubFile, tell: Callable[[Event], Any], stop: threading.Event) -> None:
+    def _fetch_one(self, hub: Hub, file: HubFile, tell: Callable[[DownloadEvent], Any], stop: threading.Event) -> None:
         """One file, from its part on, to its final name."""
         target, part = self.path / file.path, self._part(file)
         try:
@@ -179,7 +179,7 @@ class Folder:
                 if found == file.sum:
                     break
                 part.unlink()
-                tell(Event(file, -file.num_bytes))
+                tell(DownloadEvent(file, -file.num_bytes))
                 if last_chance:
                     raise DownloadError(
                         f"{file.path}: its {file.algorithm} is {found}, the hub says "
@@ -193,11 +193,11 @@ class Folder:
         except OSError as error:
             raise self._cannot_write(target, error) from None
 
-    def _fill(self, hub: Hub, file: HubFile, out, tell: Callable[[Event], Any], stop: threading.Event) -> str:
+    def _fill(self, hub: Hub, file: HubFile, out, tell: Callable[[DownloadEvent], Any], stop: threading.Event) -> str:
         """Append until the size is reached, over breaks; the checksum of all bytes."""
         digest, have = file.digest(), 0
         if (size := os.fstat(out.fileno()).st_size) > NOTED_BYTES:
-            tell(Event(file, note=f"going over the {size / 1e9:.1f} GB that are here"))
+            tell(DownloadEvent(file, note=f"going over the {size / 1e9:.1f} GB that are here"))
         out.seek(0)
         while piece := out.read(PIECE_BYTES):  # what an earlier run left
             digest.update(piece)
@@ -208,7 +208,7 @@ class Folder:
             try:
                 for position, piece in hub.read(file, self.listing.commit, have):
                     if position == 0 and have:  # the server cannot start in the middle
-                        tell(Event(file, -have))
+                        tell(DownloadEvent(file, -have))
                         out.truncate(0)
                         digest, have, before = file.digest(), 0, 0
                     if have + len(piece) > file.num_bytes:
@@ -219,20 +219,20 @@ class Folder:
                     _write(out, piece)
                     digest.update(piece)
                     have += len(piece)
-                    tell(Event(file, len(piece)))
+                    tell(DownloadEvent(file, len(piece)))
                     if stop.is_set():
-                        raise Stopped
+                        raise DownloadStopped
                 reason, wait_s = "the connection closed early", None
-            except Passing as error:
+            except TransientFailure as error:
                 reason, wait_s = str(error), error.wait_s
             if have < file.num_bytes:
                 failures = 1 if have > before else failures + 1
                 if failures >= NUM_ATTEMPTS or (wait_s or 0) > MAX_WAIT_S:
                     raise hub.unreachable(f"{file.path}: {reason}")
                 wait_s = FIRST_WAIT_S * 2 ** (failures - 1) if wait_s is None else wait_s
-                tell(Event(file, note=f"{reason}; next attempt in {wait_s:.0f} s"))
+                tell(DownloadEvent(file, note=f"{reason}; next attempt in {wait_s:.0f} s"))
                 if stop.wait(wait_s):
-                    raise Stopped
+                    raise DownloadStopped
         if have > file.num_bytes:  # a part that nobody should have written to
             return "of too many bytes"
         os.fsync(out.fileno())

@@ -139,7 +139,7 @@ class PromptLogprobs:
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 
-class Cut(NamedTuple):
+class TruncationPoint(NamedTuple):
     """Where an answer may be cut: behind a token that ends no call, no tag and no character in the middle."""
 
     num_ids: int

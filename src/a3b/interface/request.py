@@ -16,8 +16,8 @@ Policy = str
 class Request:
     """One answer asked for.
 
-    messages: OpenAI chat messages, as `tokens.fit.fit_messages` takes them: roles system, user, assistant, tool; text
-    or parts as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function",
+    messages: OpenAI chat messages, as `a3b.prompt.normalise_messages` takes them: roles system, user, assistant, tool;
+    text or parts as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function",
     "function": {...}}. prompt: text or token ids to be continued instead of messages. Fields of `sampling` are those of
     SamplingParams; what is absent is the server's default."""
 

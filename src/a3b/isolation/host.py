@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from a3b.isolation import deadlines
-from a3b.isolation.worker import COMMAND, KILL, START, Conversation, has_input
+from a3b.isolation.worker import COMMAND, KILL, START, Channel, has_input
 
 QUIT_S = 0.5  # for the first process to end its tasks
 
@@ -31,7 +31,7 @@ class Task:
 
     def __init__(self, sock: socket.socket, kill: Callable[[], None] = lambda: None, is_starting: bool = False):
         """is_starting: it says that it has begun before anything else."""
-        self._conversation, self._kill, self._is_open = Conversation(sock), kill, True
+        self._conversation, self._kill, self._is_open = Channel(sock), kill, True
         self._is_starting = is_starting
 
     def send(self, message: Any) -> None:
@@ -163,7 +163,7 @@ class Host:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-            Conversation(self._control).send((self._setup, self._args, self._growth))
+            Channel(self._control).send((self._setup, self._args, self._growth))
         return self._control
 
     def _tell(self, command: bytes) -> None:

@@ -25,7 +25,7 @@ START, KILL = b"s", b"k"
 TICK_S = 1.0  # between two looks for tasks that have ended
 
 
-class Conversation:
+class Channel:
     """Pickled messages over a stream socket."""
 
     def __init__(self, sock: socket.socket):
@@ -87,7 +87,7 @@ def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
     status = 1
     try:
         with suppress(EOFError, ConnectionError):
-            task(Conversation(sock), *args)
+            task(Channel(sock), *args)
         status = 0
     finally:
         os._exit(status)
@@ -110,7 +110,7 @@ def main(fd: int) -> None:
         signal.signal(name, signal.SIG_IGN)
     sys.setrecursionlimit(5000)
     control = socket.socket(fileno=fd)
-    setup, args, growth = Conversation(control).receive()
+    setup, args, growth = Channel(control).receive()
     shared = setup(*args)
     # panics and failed allocations of libraries are reported by our own errors
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -131,7 +131,7 @@ def main(fd: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(conversation: Conversation, control: socket.socket, growth: int, shared: Any) -> None:
+def _run(conversation: Channel, control: socket.socket, growth: int, shared: Any) -> None:
     control.close()
     conversation.send("begun")
     limit_memory(growth)

@@ -27,10 +27,10 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 
 from a3b.errors import ConversationError, UsageError
-from a3b.prompt.control_marks import Marks
+from a3b.prompt.control_marks import ControlSentinels
 from a3b.prompt.segments import CONTROL_NAMES, END_OF_TURN, Control, Prompt, Replay, Text, well_formed
 from a3b.prompt.template_files import SPECIAL_TOKENS, read_template_files, template_error
-from a3b.prompt.template_sandbox import LimitReached, Limits, RefusedByTemplate, TemplateEnvironment
+from a3b.prompt.template_sandbox import LimitReached, RefusedByTemplate, TemplateEnvironment, TemplateLimits
 from a3b.prompt.tokenizer import Tokenizer
 
 REPLAY_KEY = "_replay"
@@ -56,15 +56,15 @@ class ChatTemplate:
         control_names: Sequence[str] = CONTROL_NAMES,
         where: str = "chat template",
         variables: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: TemplateLimits | None = None,
     ):
         """source: Jinja. control_names: what counts as a control token where the template writes it.
         variables: trusted strings the template may print, such as `eos_token`. Raises TemplateError."""
         self.source, self._where = source, where
         self.arguments = (source, tuple(control_names), where, variables, limits)  # of one that is alike
         self._variables = dict(variables or {})
-        self._marks = Marks(control_names)
-        self._plain = TemplateEnvironment(Marks(), limits)
+        self._marks = ControlSentinels(control_names)
+        self._plain = TemplateEnvironment(ControlSentinels(), limits)
         self._marked = TemplateEnvironment(self._marks, limits)
         try:
             self._templates = (self._plain.from_string(source), self._marked.from_string(source))

@@ -1,4 +1,4 @@
-"""Marks: one character for each control token, which no data can hold.
+"""Sentinels: one character for each control token, which no data can hold.
 
 Owns the alphabet. In a template with marks every control token that it spells in its own literals is one lone
 surrogate. Data is made valid Unicode first and holds none. So a surrogate in the output is a control token of
@@ -18,7 +18,7 @@ _FIRST_MARK = 0xD800
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Marks:
+class ControlSentinels:
     """One surrogate for each control token."""
 
     def __init__(self, names: Iterable[str] = ()):
@@ -40,7 +40,7 @@ class Marks:
         return self._find.sub(lambda found: self._mark[found.group()], text) if self._find else text
 
     def unmark(self, value: Any) -> Any:
-        """Marks spelled out again, in a string or the strings of a list or tuple; anything else as it is."""
+        """Sentinels spelled out again, in a string or the strings of a list or tuple; anything else as it is."""
         if isinstance(value, str):
             return str(value).translate(self._spelling) if _SURROGATE.search(value) else value
         if isinstance(value, (list, tuple)) and any(

@@ -1,4 +1,4 @@
-"""Any history into one that chat templates accept. Knows no template and no ids; enter at `fit_messages`.
+"""Any history into one that chat templates accept. Knows no template and no ids; enter at `normalise_messages`.
 
 What is done, always in this order, each change with a note unless it is only another spelling of the same
 thing:
@@ -44,7 +44,7 @@ _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 Message = dict[str, Any]
 
 
-def fit_messages(messages: Any) -> tuple[list[Message], list[str]]:
+def normalise_messages(messages: Any) -> tuple[list[Message], list[str]]:
     """(messages that templates accept, notes on what was changed for that).
 
     Raises ConversationError for what is not a list of objects or is nested deeper than Python can follow."""

@@ -13,7 +13,7 @@ from a3b.errors import A3BError, OverloadedError, TemplateError
 from a3b.isolation import deadlines
 from a3b.isolation.host import Host, Task, TaskKilled, TaskNotStarted
 from a3b.isolation.slots import Slots
-from a3b.isolation.worker import Conversation, processor_limit
+from a3b.isolation.worker import Channel, processor_limit
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.segments import Prompt
 from a3b.prompt.template_files import template_error
@@ -72,7 +72,7 @@ class Renderer:
         self._host.close()
 
 
-def _render(conversation: Conversation, template: ChatTemplate, kwargs: dict[str, Any]) -> None:
+def _render(conversation: Channel, template: ChatTemplate, kwargs: dict[str, Any]) -> None:
     """Messages in, then segments out, both in batches until one is empty; or an error."""
     messages: list[Any] = []
     while batch := conversation.receive():

@@ -8,10 +8,10 @@ a control token in data (`'</think>' in content`, `content.split('</think>')`), 
 spelling: comparisons are rewritten for that, and methods of strings get their arguments so.
 
 Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no loader, no
-modules). `Limits` bounds loop rounds plus calls, the length of each string or list that operators, methods of strings,
-filters, slices and blocks build, all that is built together, the text of lists that hold each other many times over,
-integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions inside
-Jinja's filters."""
+modules). `TemplateLimits` bounds loop rounds plus calls, the length of each string or list that operators, methods of
+strings, filters, slices and blocks build, all that is built together, the text of lists that hold each other many times
+over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions
+inside Jinja's filters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from a3b.isolation import deadlines
-from a3b.prompt.control_marks import Marks
+from a3b.prompt.control_marks import ControlSentinels
 
 _WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[^%a-zA-Z]*(\d{5}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
@@ -51,7 +51,7 @@ _REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize",
 
 
 @dataclass(frozen=True)
-class Limits:
+class TemplateLimits:
     steps: int = 5_000_000  # loop rounds and calls of one rendering
     chars: int = 1 << 26  # characters of one string, items of one list, and characters of the output
     built: int = 1 << 29  # characters and items of all strings and lists built in one rendering
@@ -80,7 +80,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, marks: Marks, limits: Limits | None = None):
+    def __init__(self, marks: ControlSentinels, limits: TemplateLimits | None = None):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -88,7 +88,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             cache_size=0,
             finalize=self.spelled,
         )
-        self.marks, self.limits = marks, limits or Limits()
+        self.marks, self.limits = marks, limits or TemplateLimits()
         self._spent: ContextVar[_Spent] = ContextVar("spent")
         self._now: ContextVar[datetime] = ContextVar("now")
         for name in _REMOVED_FILTERS:

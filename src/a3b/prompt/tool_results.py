@@ -37,8 +37,8 @@ def pair_results(messages: Sequence[Message]) -> tuple[list[Message], list[str]]
     """(the same messages in another order, less repeated results, with `NO_RESULT` where one is missing; what was odd
     about them).
 
-    `messages` are of a chat as clients send them, or as `fit_messages` gives them. Time and memory are linear in their
-    number."""
+    `messages` are of a chat as clients send them, or as `normalise_messages` gives them. Time and memory are linear in
+    their number."""
     out: list[Message] = []
     warnings: list[str] = []
     at = 0
@@ -65,7 +65,7 @@ def result_warnings(messages: Sequence[Message]) -> list[str]:
 
 
 def calls_in(message: Message) -> list[Call]:
-    """The calls of a message, in any of the forms that `fit_messages` takes for one."""
+    """The calls of a message, in any of the forms that `normalise_messages` takes for one."""
     given = message.get("tool_calls")
     found: list[Call] = []
     for call in given if isinstance(given, list | tuple) else [given]:

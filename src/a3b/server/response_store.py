@@ -16,7 +16,7 @@ Item = dict[str, Any]
 MAX_RECORD_BYTES = 4 << 20
 
 
-class Records(Protocol):
+class ResponseRecords(Protocol):
     """Where responses outlive the process: values by namespace and key, oldest first."""
 
     def put_record(self, namespace: str, key: bytes, value: bytes) -> None: ...
@@ -49,7 +49,7 @@ class _Shelf:
 class Recorder:
     """JSON values by name in records that outlive the process; without records it keeps nothing."""
 
-    def __init__(self, records: Records | None = None):
+    def __init__(self, records: ResponseRecords | None = None):
         self._records = records
         self._writer = ThreadPoolExecutor(1, "recorder") if records else None  # a slow disk must not hold up answers
         self._late: dict[tuple[str, str], Any] = {}  # values on their way to the records
@@ -89,7 +89,7 @@ class Recorder:
 class ResponseStore:
     """Keeps the responses used last: in memory at most `max_count` and `max_bytes` of JSON for each namespace."""
 
-    def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: Records | None = None):
+    def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: ResponseRecords | None = None):
         self.max_count, self.max_bytes = max_count, max_bytes
         self.recorder = Recorder(records)
         self._shelves: dict[str, _Shelf] = {}

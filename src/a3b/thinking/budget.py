@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from a3b.interface.events import ThinkingStop
 from a3b.prompt.tokenizer import Tokenizer
-from a3b.thinking.loop_detector import Loops
+from a3b.thinking.loop_detector import LoopDetector
 
 NUDGE = "\n\nI have thought enough about this; I will now answer.\n"
 NUDGE_TOKENS, NUDGE_SHARE = 32, 10  # the nudge comes when fewer tokens are left than this, or than a tenth
@@ -68,7 +68,7 @@ class ThinkingControl:
         self._num_forced = 0  # tokens given out and not yet seen
         self._call_tokens = 0  # still to wait until a call has shown itself
         self._at_line_end = True
-        self._loops = Loops()
+        self._loops = LoopDetector()
         self.thinking_tokens = 0
         self.reason: ThinkingStop = ""
         self.needs_text = False
@@ -99,7 +99,7 @@ class ThinkingControl:
             return self._after_text(token_id, was)
         is_opening = token_id == self._tokens.open and not was
         if is_opening:
-            self._loops = Loops()
+            self._loops = LoopDetector()
         else:
             self._count(token_id)
         if self._num_forced:

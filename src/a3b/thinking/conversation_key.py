@@ -19,7 +19,7 @@ MAX_EARLIER = 64  # turns whose thinking may stand before that of a later one
 NEIGHBOURS_LEN = 80  # characters of a turn and the message before it, from which these alone tell it from others
 
 
-class _Told:
+class ConversationKey:
     """A conversation so far, as digests: a place costs no more the longer it is."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class _Told:
         """Where a whole turn is remembered."""
         keys = self.keys(turn.content, turn.calls)
         keys += [self.ended_key()] if turn.stops and not turn.calls else []
-        return keys + ([_parts_key(turn.calls[0][0])] if len(turn.calls) > 1 else [])
+        return keys + ([parts_key(turn.calls[0][0])] if len(turn.calls) > 1 else [])
 
     def ended_key(self) -> bytes:
         """Where a turn is looked for that a stop string was to end."""
@@ -74,6 +74,6 @@ class _Told:
         ]
 
 
-def _parts_key(call_id: str) -> bytes:
+def parts_key(call_id: str) -> bytes:
     """Where a turn of several calls is looked for by the first of them."""
     return b"m" + digest_of(call_id)

@@ -1,4 +1,4 @@
-"""Thinking that repeats itself. Enter at `Loops`."""
+"""Thinking that repeats itself. Enter at `LoopDetector`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_REPEATED = 256  # tokens of all of them; a printed grid of 10 by 10 zeros is
 CHECK_TOKENS = 16  # between two looks for them
 
 
-class Loops:
+class LoopDetector:
     """Finds a text that goes round in circles; the work for a token does not grow with the text.
 
     Two signs: the last tokens repeat a passage of up to MAX_PERIOD tokens, without a change; or the last lines are

@@ -16,7 +16,7 @@ KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budg
 
 
 @dataclass(frozen=True)
-class Block:
+class ThinkingBlock:
     """Thinking of an earlier turn in a conversation as recalled."""
 
     index: int  # of the message
@@ -30,7 +30,7 @@ def last_question(messages: Sequence[Message]) -> int:
 
 
 def apply_policy(
-    messages: Sequence[Message], blocks: Sequence[Block], policy: str
+    messages: Sequence[Message], blocks: Sequence[ThinkingBlock], policy: str
 ) -> tuple[list[Message], ThinkingInContext, bool]:
     """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
 
@@ -45,7 +45,7 @@ def apply_policy(
         return list(messages), _fates(blocks, dropped), False
     dropped = {block.index for block in blocks} if name == "none" else set()
     if name == "budget":
-        kept: list[Block] = []
+        kept: list[ThinkingBlock] = []
         for block in blocks:
             kept.append(block)
             if _tokens(kept) > int(number):
@@ -59,11 +59,11 @@ def apply_policy(
     return out, _fates(blocks, dropped), True
 
 
-def _tokens(blocks: Iterable[Block]) -> int:
+def _tokens(blocks: Iterable[ThinkingBlock]) -> int:
     return sum(block.tokens for block in blocks)
 
 
-def _fates(blocks: Sequence[Block], dropped: set[int]) -> ThinkingInContext:
+def _fates(blocks: Sequence[ThinkingBlock], dropped: set[int]) -> ThinkingInContext:
     kept = [block for block in blocks if block.index not in dropped]
     return ThinkingInContext(
         sent=_tokens(block for block in kept if not block.is_restored),

@@ -4,7 +4,7 @@ A conversation keeps the dates it began with; else everything behind them were c
 what clients write by themselves at its beginning: the system message, and `<system-reminder>` spans in messages of the
 user before the first answer. Anywhere else a date is what somebody said. Texts that are equal but for their dates have
 as many of them in the same places, so those of one fit into the other. Knows neither turns nor tokens. Enter at
-`Beginning`; which dates those were is known by `a3b.thinking.turn_memory`.
+`DatePreamble`; which dates those were is known by `a3b.thinking.turn_memory`.
 
 Recognised, with years 1900 to 2099 and English names: 2026-11-25 and 2026/11/25, also with a time and a zone;
 11/25/2026, 25.11.2026, Nov 25, 2026, Wed Nov 25 17:05:12 UTC 2026, 25 November 2026, Wednesday, November 25;
@@ -92,9 +92,9 @@ def without_billing_lines(message: Any) -> Any:
     return message
 
 
-class Beginning:
-    """The messages before the first answer, and the dates in them that may be held. `messages` as `fit_messages` gives
-    them."""
+class DatePreamble:
+    """The messages before the first answer, and the dates in them that may be held. `messages` as `normalise_messages`
+    gives them."""
 
     def __init__(self, messages: Sequence[Message], roles: Sequence[str] = ("system", "user")):
         """roles: those whose messages are searched."""
@@ -127,8 +127,8 @@ class Beginning:
 
 def undated(messages: Sequence[Message]) -> list[Message]:
     """Messages as conversations are told apart: dates that may be held, where a user speaks, make no difference."""
-    begun = Beginning(messages, ("user",))
-    return begun.with_dates({digest: (MASK,) * len(dates) for digest, dates in begun.dates.items()})
+    preamble = DatePreamble(messages, ("user",))
+    return preamble.with_dates({digest: (MASK,) * len(dates) for digest, dates in preamble.dates.items()})
 
 
 def _spans(message: Message) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """One turn of the model: what is remembered of it, and whether a message that a client sends is that turn.
 
-Knows messages as `fit_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s. Enter at
-`Turn`, `is_alike`, `as_sent`."""
+Knows messages as `normalise_messages` gives them, no places and no memory: those are `a3b.thinking.turn_memory`'s.
+Enter at `Turn`, `is_alike`, `as_sent`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
-from a3b.interface.events import Cut
+from a3b.interface.events import TruncationPoint
 from a3b.prompt.segments import END_OF_TURN
 from a3b.thinking.remnants import is_remnant, plain, settled
 from a3b.thinking.stable_dates import Dates
@@ -23,7 +23,7 @@ INTERRUPTED = "interrupted"  # what clients write in brackets after a text that 
 
 Message = dict[str, Any]
 Calls = Sequence[tuple[str, str, str]]  # id, name, arguments as canonical JSON
-Spell = Callable[[Sequence[int], str | None, str], Sequence[int]]
+TurnTailEncoder = Callable[[Sequence[int], str | None, str], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Turn:
     thinking_tokens: int
     content: str
     calls: tuple[tuple[str, str, str], ...]  # id, name, arguments as canonical JSON
-    cuts: tuple[Cut, ...] = ()  # of a stopped turn: where it can be cut, ascending
+    cuts: tuple[TruncationPoint, ...] = ()  # of a stopped turn: where it can be cut, ascending
     dates: Dates = field(default_factory=dict, compare=False)  # at the beginning of the prompt
     stops: tuple[str, ...] = ()  # strings that were to end it
 
@@ -55,7 +55,7 @@ class Turn:
         ids: Sequence[int],
         closed: bool,
         thinking_tokens: int,
-        cuts: Iterable[Cut] = (),
+        cuts: Iterable[TruncationPoint] = (),
         dates: Dates | None = None,
         stops: Iterable[str] = (),
     ) -> Turn:
@@ -84,7 +84,9 @@ class Turn:
             if not all(isinstance(i, int) for i in ids) or not all(isinstance(text, str) for text in texts):
                 raise ValueError("a turn of other types")
             calls = tuple((call[0], call[1], call[2]) for call in calls)
-            cuts = tuple(Cut(int(cut[0]), bool(cut[1]), int(cut[2]), int(cut[3])) for cut in found.get("cuts", ()))
+            cuts = tuple(
+                TruncationPoint(int(cut[0]), bool(cut[1]), int(cut[2]), int(cut[3])) for cut in found.get("cuts", ())
+            )
             thinking, num = found["thinking"], int(found["thinking_tokens"])
             return cls(tuple(ids), bool(found["closed"]), thinking, num, found["content"], calls, cuts, dates, stops)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -116,12 +118,12 @@ def holds_thinking(turn: Turn, sent: str) -> bool:
     return bool(sent) and (turn.thinking.strip() == sent or turn.plain_thinking == plain(sent))
 
 
-def as_ended(turn: Turn, content: str, spell: Spell) -> Turn | None:
+def as_ended(turn: Turn, content: str, encode_turn_tail: TurnTailEncoder) -> Turn | None:
     """A turn with the stop string that the client put at its end; None if the client's content is another."""
     ending = content[len(turn.content) :]
     if not content.startswith(turn.content) or ending.strip() not in {stop.strip() for stop in turn.stops}:
         return None
-    return replace(turn, ids=tuple(spell(turn.ids[:-1], None, ending)) if turn.ids else ())
+    return replace(turn, ids=tuple(encode_turn_tail(turn.ids[:-1], None, ending)) if turn.ids else ())
 
 
 def without_mark(message: Message) -> Message | None:
@@ -133,7 +135,7 @@ def without_mark(message: Message) -> Message | None:
     return {**message, "content": next(text.removesuffix(mark) for mark in END_MARKS if text.endswith(mark))}
 
 
-def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> Turn | None:
+def as_sent(turn: Turn, content: str, calls: Calls, sent: str, encode_turn_tail: TurnTailEncoder) -> Turn | None:
     """A stopped turn, up to where the client has it, with the ids that replay it; None if the client's is another."""
     ours, thinking = _without_note(content), sent or turn.thinking
     has_text = bool(ours or calls)
@@ -163,7 +165,7 @@ def as_sent(turn: Turn, content: str, calls: Calls, sent: str, spell: Spell) -> 
     if cut is None:
         return replace(turn, ids=(), cuts=(), thinking=thinking)
     kept, rest = turn.ids[: cut.num_ids], part[cut.num_chars :]
-    ids = spell(kept, rest, content) if in_thinking else spell(kept, None, rest)
+    ids = encode_turn_tail(kept, rest, content) if in_thinking else encode_turn_tail(kept, None, rest)
     return replace(
         turn, ids=tuple(ids), cuts=(), thinking=thinking, thinking_tokens=min(turn.thinking_tokens, len(kept))
     )

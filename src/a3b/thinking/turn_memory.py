@@ -5,7 +5,7 @@ that. What was sampled goes back in token for token. A turn that the client chan
 or thinking differ from what is remembered, and nothing of the memory is used. Thinking that a client lost in part is
 not a change (`a3b.thinking.remnants`), nor is a stop string of the request at the end of the content: it follows what
 was sampled, as text. Which thinking then stays in the prompt is a policy. Knows no tokenizer, no template and no HTTP.
-Enter at `Turns.recall`, then `apply_policy`.
+Enter at `TurnMemory.recall`, then `apply_policy`.
 
 Stopped turns. A client that left in mid-stream got a beginning of what was sampled. At the turn's place any beginning
 of its text is that turn: the thinking before it was complete. It goes back cut behind the last token that the client
@@ -14,7 +14,7 @@ while it was thinking, any beginning of the thinking is known, or an empty turn;
 comes back of text that the client does not send.
 
 Split turns. Assistant messages in a row are taken as one turn if together they are one that is known; so are messages
-with results of tools between them, by the ids of their calls (`Turns.rejoined`).
+with results of tools between them, by the ids of their calls (`TurnMemory.rejoined`).
 
 Places. A turn is found by the whole conversation before it (system messages left out: clients put dates there) or,
 where that was shortened or rewritten, by the one message before it, or the first paragraph of that (some clients append
@@ -34,18 +34,18 @@ from functools import wraps
 from itertools import takewhile
 from typing import Any, Protocol
 
-from a3b.interface.events import Cut
+from a3b.interface.events import TruncationPoint
 from a3b.isolation import deadlines
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
 from a3b.prompt.tool_results import NO_RESULT_KEY, pair_results
-from a3b.thinking.conversation_key import NEIGHBOURS_LEN, _parts_key, _Told
-from a3b.thinking.policy import Block
+from a3b.thinking.conversation_key import NEIGHBOURS_LEN, ConversationKey, parts_key
+from a3b.thinking.policy import ThinkingBlock
 from a3b.thinking.stable_dates import Dates, undated
 from a3b.thinking.turn import (
     Calls,
     Message,
-    Spell,
     Turn,
+    TurnTailEncoder,
     as_ended,
     as_sent,
     by_thinking,
@@ -72,14 +72,14 @@ def _alone(method: Callable) -> Callable:
     """Lets one thread at a time into such methods; none of them takes longer in a longer conversation."""
 
     @wraps(method)
-    def locked(self: Turns, *args: Any, **kwargs: Any) -> Any:
+    def locked(self: TurnMemory, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return method(self, *args, **kwargs)
 
     return locked
 
 
-class Records(Protocol):
+class TurnRecords(Protocol):
     """Where turns outlive the process."""
 
     def put_record(self, namespace: str, key: bytes, value: bytes, node: bytes | None = None) -> None: ...
@@ -90,10 +90,10 @@ class Records(Protocol):
         """Another number after another process has forgotten something."""
 
 
-class Turns:
+class TurnMemory:
     """Remembers turns per namespace. Used by any thread."""
 
-    def __init__(self, records: Records | None = None, max_tokens: int = MAX_TOKENS):
+    def __init__(self, records: TurnRecords | None = None, max_tokens: int = MAX_TOKENS):
         self._records, self._max_tokens, self._num_tokens = records, max_tokens, 0
         self._lock = threading.RLock()
         self._known: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()
@@ -105,10 +105,10 @@ class Turns:
         self, namespace: str, before: Sequence[Message], turn: Turn, persist: bool = True, node: bytes | None = None
     ) -> None:
         """`before`: the messages that the turn answers, as `recall` takes them."""
-        told = _Told()
+        conversation = ConversationKey()
         for message in undated(before):
-            told.add(message)
-        for key in told.stopped_keys() if turn.cuts else told.all_keys(turn):
+            conversation.add(message)
+        for key in conversation.stopped_keys() if turn.cuts else conversation.all_keys(turn):
             self._add(namespace, key, turn, persist, node)
 
     @_alone
@@ -153,7 +153,7 @@ class Turns:
 
     def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
         """The same messages, with the calls of one turn in one message where results of tools stand between them; the
-        results follow it in the order of the calls. `messages` as `fit_messages` gives them."""
+        results follow it in the order of the calls. `messages` as `normalise_messages` gives them."""
         self._follow_records()
         out: list[Message] = []
         at = 0
@@ -181,7 +181,7 @@ class Turns:
         ids = call_ids(messages[at])
         if not ids or not ids[0] or at + 1 == len(messages) or messages[at + 1]["role"] != "tool":
             return at
-        wholes = [[call[0] for call in turn.calls] for turn in self._turns(namespace, _parts_key(ids[0]))]
+        wholes = [[call[0] for call in turn.calls] for turn in self._turns(namespace, parts_key(ids[0]))]
         for end in range(at + 1, len(messages)):
             message = messages[end]
             wholes = [whole for whole in wholes if len(whole) > len(ids) and whole[: len(ids)] == ids]
@@ -193,26 +193,30 @@ class Turns:
         return at
 
     def recall(
-        self, namespace: str, messages: Sequence[Message], count: Callable[[str], int], spell: Spell
-    ) -> tuple[list[Message], list[Block]]:
-        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as `fit_messages`
-        gives them.
+        self,
+        namespace: str,
+        messages: Sequence[Message],
+        count: Callable[[str], int],
+        encode_turn_tail: TurnTailEncoder,
+    ) -> tuple[list[Message], list[ThinkingBlock]]:
+        """The conversation with what was sampled put back: (messages, thinking in them). `messages` as
+        `normalise_messages` gives them.
 
-        count: tokens of a text, for thinking that only the client knows. spell: the ids of a stopped turn, from those
-        that are kept, the rest of its thinking (None: it is closed) and the rest of its text."""
+        count: tokens of a text, for thinking that only the client knows. encode_turn_tail: the ids of a stopped turn,
+        from those that are kept, the rest of its thinking (None: it is closed) and the rest of its text."""
         self._follow_records()
         out: list[Message] = []
-        blocks: list[Block] = []
-        for message, sent, found in self._recognised(namespace, messages, spell):
+        blocks: list[ThinkingBlock] = []
+        for message, sent, found in self._recognised(namespace, messages, encode_turn_tail):
             if found:
                 turn = found[-1]
                 message = {**message, "reasoning_content": turn.thinking}
                 if turn.ids:
                     message[REPLAY_KEY] = Closed(turn.ids) if turn.closed else turn.ids
                 if turn.thinking:
-                    blocks.append(Block(len(out), turn.thinking_tokens, not holds_thinking(turn, sent)))
+                    blocks.append(ThinkingBlock(len(out), turn.thinking_tokens, not holds_thinking(turn, sent)))
             elif sent:
-                blocks.append(Block(len(out), count(sent), False))
+                blocks.append(ThinkingBlock(len(out), count(sent), False))
             out.append(message)
         return out, blocks
 
@@ -235,76 +239,105 @@ class Turns:
         return {digest: known[-1].get(digest, dates) for digest, dates in own.items()}
 
     def _recognised(
-        self, namespace: str, messages: Sequence[Message], spell: Spell
+        self, namespace: str, messages: Sequence[Message], encode_turn_tail: TurnTailEncoder
     ) -> Iterator[tuple[Message, str, list[Turn]]]:
         """Each message, thinking apart and parts of a turn joined: (it, thinking the client sent, turns it may be, the
         likeliest last)."""
-        told, undated_messages, at = _Told(), undated(messages), 0
+        conversation, undated_messages, at = ConversationKey(), undated(messages), 0
         while at < len(messages):
             deadlines.check()
             if messages[at]["role"] != "assistant":
                 yield messages[at], "", []
-                told.add(undated_messages[at])
+                conversation.add(undated_messages[at])
                 at += 1
                 continue
-            message, found, num = self._recognise(namespace, told, messages[at : at + MAX_PARTS], spell)
+            message, found, num = self._recognise(
+                namespace, conversation, messages[at : at + MAX_PARTS], encode_turn_tail
+            )
             yield message, thinking_of(message), found
-            told.add(message)
+            conversation.add(message)
             if found:
-                told.thought.appendleft(found[-1])
+                conversation.thought.appendleft(found[-1])
             at += num
 
     def _recognise(
-        self, namespace: str, told: _Told, messages: Sequence[Message], spell: Spell
+        self,
+        namespace: str,
+        conversation: ConversationKey,
+        messages: Sequence[Message],
+        encode_turn_tail: TurnTailEncoder,
     ) -> tuple[Message, list[Turn], int]:
         """The next message of the assistant, turns that it may be, and of how many messages it was made."""
         run = [with_thinking_apart(message) for message in takewhile(may_be_part, messages)] or [messages[0]]
         for num in range(len(run), 0, -1):
             message = joined(run[:num])
-            is_all = num == len(run) and not told.by_assistant  # else its text may be in another message
-            if found := self._find_any(namespace, told, message, is_all, spell):
+            is_all = num == len(run) and not conversation.by_assistant  # else its text may be in another message
+            if found := self._find_any(namespace, conversation, message, is_all, encode_turn_tail):
                 break
-            if (bare := without_mark(message)) and (found := self._find_any(namespace, told, bare, is_all, spell)):
+            if (bare := without_mark(message)) and (
+                found := self._find_any(namespace, conversation, bare, is_all, encode_turn_tail)
+            ):
                 message = bare
                 break
         return message, found, num
 
-    def _find_any(self, namespace: str, told: _Told, message: Message, is_all: bool, spell: Spell) -> list[Turn]:
+    def _find_any(
+        self,
+        namespace: str,
+        conversation: ConversationKey,
+        message: Message,
+        is_all: bool,
+        encode_turn_tail: TurnTailEncoder,
+    ) -> list[Turn]:
         sent, content, calls = thinking_of(message), text_of(message), calls_of(message)
         return (
-            self._find(namespace, told, content, calls, sent, is_all)
-            or self._find_stopped(namespace, told, content, calls, sent, spell)
-            or self._find_ended(namespace, told, content, calls, sent, spell)
+            self._find(namespace, conversation, content, calls, sent, is_all)
+            or self._find_stopped(namespace, conversation, content, calls, sent, encode_turn_tail)
+            or self._find_ended(namespace, conversation, content, calls, sent, encode_turn_tail)
         )
 
     def _find(
-        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, may_lack_text: bool
+        self, namespace: str, conversation: ConversationKey, content: str, calls: Calls, sent: str, may_lack_text: bool
     ) -> list[Turn]:
         """sent: thinking that the client has; only turns with the same count, or, at a certain place, those of whose it
         is a remnant."""
-        for key in told.keys(content, calls):
+        for key in conversation.keys(content, calls):
             alike = [turn for turn in self._turns(namespace, key) if is_alike(turn, content, calls, may_lack_text)]
-            found = by_thinking(alike, sent, told.thought)
+            found = by_thinking(alike, sent, conversation.thought)
             is_sure = key[:1] in b"cp" or bool(sent and found and found[-1].thinking.strip() == sent)
             if found and (is_sure or len(set(found)) == 1):
                 return found
         return []
 
     def _find_ended(
-        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell
+        self,
+        namespace: str,
+        conversation: ConversationKey,
+        content: str,
+        calls: Calls,
+        sent: str,
+        encode_turn_tail: TurnTailEncoder,
     ) -> list[Turn]:
         """Turns whose content the client sent with a stop string of their request after it."""
-        turns = [] if calls else self._turns(namespace, told.ended_key())
-        found = [turn for whole in turns if (turn := as_ended(whole, content, spell))]
-        return by_thinking(found, sent, told.thought)
+        turns = [] if calls else self._turns(namespace, conversation.ended_key())
+        found = [turn for whole in turns if (turn := as_ended(whole, content, encode_turn_tail))]
+        return by_thinking(found, sent, conversation.thought)
 
     def _find_stopped(
-        self, namespace: str, told: _Told, content: str, calls: Calls, sent: str, spell: Spell
+        self,
+        namespace: str,
+        conversation: ConversationKey,
+        content: str,
+        calls: Calls,
+        sent: str,
+        encode_turn_tail: TurnTailEncoder,
     ) -> list[Turn]:
         says_enough = len(content) + len(sent) >= NEIGHBOURS_LEN
-        for key in told.stopped_keys(says_enough):
+        for key in conversation.stopped_keys(says_enough):
             found = [
-                turn for whole in self._turns(namespace, key) if (turn := as_sent(whole, content, calls, sent, spell))
+                turn
+                for whole in self._turns(namespace, key)
+                if (turn := as_sent(whole, content, calls, sent, encode_turn_tail))
             ]
             found = [turn for turn in found if turn.thinking.strip() == sent] or found
             if found and (key[:2] == b"sp" or len(set(found)) == 1):
@@ -331,7 +364,7 @@ def _size(turns: Sequence[Turn]) -> int:
     return sum(
         TURN_TOKENS
         + len(turn.ids)
-        + len(turn.cuts) * len(Cut._fields)
+        + len(turn.cuts) * len(TruncationPoint._fields)
         + DATE_TOKENS * sum(map(len, turn.dates.values()))
         for turn in turns
     )
