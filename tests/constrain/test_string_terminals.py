@@ -19,7 +19,7 @@ from a3b.constrain.absent_strings import absent, letters
 from a3b.constrain.grammar import answer_grammar
 from a3b.errors import UsageError
 from a3b.interface.request import Request
-from a3b.json_schema.regex_terminals import FORMATS, searched
+from a3b.json_schema.regex_terminals import FORMATS, search_terminal
 from tests.support.constraints import (
     BYTES,
     CALL,
@@ -274,7 +274,7 @@ def test_patterns_mean_what_they_mean_to_python():
             expected = re.compile(pattern, re.ASCII)
         except re.error:
             continue  # "(?:)+*" and the like
-        judge = matcher(searched(pattern))
+        judge = matcher(search_terminal(pattern))
         assert not judge.is_error(), (pattern, judge.get_error())
         for _ in range(25):
             text = "".join(r.choices("aab1-.[&~/$,é x", k=r.randrange(6)))

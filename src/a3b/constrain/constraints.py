@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from a3b.constrain.grammar import Grammar, answer_grammar, call_grammar, declared_tools, document_grammar
-from a3b.constrain.matchers import STEP_WALL_S, Matchers, Source, compiled
+from a3b.constrain.matchers import STEP_WALL_S, GrammarSource, Matchers, compiled
 from a3b.errors import UsageError
 from a3b.interface.request import Request
 from a3b.isolation.host import Task, TaskKilled
@@ -113,7 +113,7 @@ class Grammars:
         return allowed
 
     def _by_grammar(self, grammar: Grammar, documents: Mapping[str, str], namespace: str) -> ByGrammar:
-        task = self._matchers.open(Source(grammar.text, grammar.fields, grammar.parts, documents), namespace)
+        task = self._matchers.open(GrammarSource(grammar.text, grammar.fields, grammar.parts, documents), namespace)
         end = self._tokenizer.control_id(END_OF_TURN)
         return ByGrammar(task, end, self._tokenizer.num_tokens, self.all_but(_CALL, END_OF_TURN), grammar.notes)
 

@@ -19,9 +19,9 @@ from typing import Any
 from a3b.constrain.absent_strings import absent, letters
 from a3b.constrain.argument_forms import Shape, name_sets, shapes_of
 from a3b.constrain.enforceable import Report, are_disjoint, enforceable
-from a3b.constrain.string_terminals import Texts
+from a3b.constrain.string_terminals import StringTerminals
 from a3b.errors import UsageError
-from a3b.json_schema.regex_terminals import searched
+from a3b.json_schema.regex_terminals import search_terminal
 from a3b.json_schema.types import (
     NOTHING,
     STRING,
@@ -263,7 +263,7 @@ class _Tool:
         for index, (inside, outside, schemas) in enumerate(name_sets(shape)):
             # a declared name has its own type
             declared = "|".join(map(_escaped, sorted(self.parameters.names | set(keys))))
-            names = [_ANY_KEY, *map(searched, inside), *(f"~{searched(pattern)}" for pattern in outside)]
+            names = [_ANY_KEY, *map(search_terminal, inside), *(f"~{search_terminal(pattern)}" for pattern in outside)]
             names += [f"~/({declared})/"] if declared else []
             one, where = f"{rule}x{index}", f"{self.where}: additionalProperties"
             yield f"{one.upper()}N: {' & '.join(names)}", where
@@ -284,7 +284,7 @@ class _Tool:
         if kinds == NOTHING or schema is False:
             raise UsageError(f"{where}: no answer can satisfy it; expected a schema that can be enforced")
         values, keywords = _literals(schema, self.root), _keywords(schema, self.root)
-        texts = Texts(f"{rule.upper()}T", self.root, report)
+        texts = StringTerminals(f"{rule.upper()}T", self.root, report)
         allowed = texts.of(schema) if not kinds or "string" in kinds else None
         if values is not None and keywords <= _LISTING:
             body = self._listing(values, kinds, read, where)

@@ -49,7 +49,7 @@ _QUOTE = re.compile(r"\n\s*\d+ \| .*", re.DOTALL)  # the lines of the grammar ar
 
 
 @dataclass(frozen=True)
-class Source:
+class GrammarSource:
     """A grammar in Lark. fields: by line, what of the request it was made of. parts: by field, grammars that must be
     satisfiable alone; those of `documents` are followed by bytes."""
 
@@ -82,9 +82,9 @@ class Matchers:
         """Start the first process, which builds the tables of the vocabulary: seconds for a large one. Does not wait
         for them."""
         with suppress(TaskKilled):
-            self._host.start(prototype, Source('%llguidance {}\nstart: "a"\n', {}, {}, {})).release()
+            self._host.start(prototype, GrammarSource('%llguidance {}\nstart: "a"\n', {}, {}, {})).release()
 
-    def open(self, source: Source, namespace: str = "") -> Task:
+    def open(self, source: GrammarSource, namespace: str = "") -> Task:
         """A task at the beginning of an answer, which runs `_follow`. Raises UsageError naming the field at fault."""
         key = source.key
         if (task := self._copy(key)) is None:
@@ -118,7 +118,7 @@ class Matchers:
             self._kept.clear()
         self._host.close()
 
-    def _compile(self, key: bytes, source: Source) -> None:
+    def _compile(self, key: bytes, source: GrammarSource) -> None:
         task, place, is_compiled = None, source.name, False
         try:
             task = self._host.start(prototype, source)
@@ -166,7 +166,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.num_tokens)
 
 
-def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source: Source) -> None:
+def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source: GrammarSource) -> None:
     """Compile; then give a copy of this process to each answer that asks."""
     before = memory_used()
     try:

@@ -1,7 +1,7 @@
 """Which texts a schema allows for a string that stands raw in a call, as terminals of llguidance's Lark.
 
 Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls and of other types.
-Enter at `Texts.of`."""
+Enter at `StringTerminals.of`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from a3b.constrain.enforceable import Report, are_disjoint
 from a3b.errors import UsageError
-from a3b.json_schema.regex_terminals import FORMATS, searched
+from a3b.json_schema.regex_terminals import FORMATS, search_terminal
 from a3b.json_schema.types import follow, kinds_of_names
 from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS
 
@@ -36,7 +36,7 @@ _OF_OTHERS = (
 )
 
 
-class Texts:
+class StringTerminals:
     """The terminals of one value. `lines` are their definitions."""
 
     def __init__(self, prefix: str, root: Any, report: Report):
@@ -114,7 +114,7 @@ class Texts:
 
     def _pattern(self, pattern: str) -> str:
         try:
-            terminal = searched(pattern)
+            terminal = search_terminal(pattern)
         except UsageError as error:
             self._report.at("", "pattern", f" {pattern[:100]!r}: {error}")
             return ""

@@ -9,7 +9,7 @@ from functools import cache
 import llguidance
 
 from a3b.errors import UsageError
-from a3b.json_schema.regex_terminals import searched
+from a3b.json_schema.regex_terminals import search_terminal
 
 MAX_PATTERN = 1000  # characters of a pattern that names of parameters are compared with
 MAX_PATTERNS = 16  # that one Finder follows, up to 20 ms for each
@@ -45,7 +45,7 @@ def is_simple(pattern: object) -> bool:
     ):
         return False
     try:
-        return bool(searched(pattern))
+        return bool(search_terminal(pattern))
     except UsageError:
         return False
 
@@ -53,7 +53,7 @@ def is_simple(pattern: object) -> bool:
 def _matcher(pattern: str) -> llguidance.LLMatcher | None:
     if not is_simple(pattern):
         return None
-    text = f"%llguidance {{}}\nstart: T\nT: {searched(pattern)}\n"
+    text = f"%llguidance {{}}\nstart: T\nT: {search_terminal(pattern)}\n"
     matcher = llguidance.LLMatcher(byte_vocabulary(), text, log_level=0, limits=_LIMITS)
     return None if matcher.is_error() else matcher
 

@@ -2,7 +2,7 @@
 
 Owns the translation of ECMA-262's syntax, where the two differ: a pattern is searched for, not matched; \\d and \\w are
 ASCII; `.` is no line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection. What has no
-translation is refused, here or by the library. Enter at `searched`, `plain` and `FORMATS`."""
+translation is refused, here or by the library. Enter at `search_terminal`, `plain` and `FORMATS`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def plain(pattern: str) -> str:
     return "".join(tokens)
 
 
-def searched(pattern: str) -> str:
+def search_terminal(pattern: str) -> str:
     """The terminal of all texts in which `pattern` is found. Raises UsageError for what cannot be translated."""
     tokens = _translated(_EQUIVALENT.get(pattern, pattern))
     flag = tokens[:1] == ["(?i)"]

@@ -1,4 +1,4 @@
-"""Where lines of a growing text begin, outside of blocks of code. Knows no syntax of calls. Enter at `Lines`."""
+"""Where lines of a growing text begin, outside of blocks of code. Knows no syntax of calls. Enter at `LineStarts`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEPT = 200  # characters of a line that may open or close a block of code
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
-class Lines:
+class LineStarts:
     """Takes the characters of a text in order. `find` gives the places where a line begins with "<"."""
 
     def __init__(self) -> None:

@@ -45,8 +45,8 @@ from a3b.output.qwen_tags import (
     TAGS,
     THINK,
     THINK_END,
-    Wait,
-    look,
+    NeedMore,
+    peek,
     read_name,
     skip_blank,
     tag_at,
@@ -203,7 +203,7 @@ class OutputParser:
             try:
                 while self._buffer:
                     self._step()
-            except Wait:
+            except NeedMore:
                 pass
 
     def _drain(self) -> list[Event]:
@@ -243,7 +243,7 @@ class OutputParser:
 
     def _bare_call(self) -> bool:
         """A call without `<tool_call>` at the start of the buffer."""
-        if look(self._buffer, 0, FUNCTION) == "":
+        if peek(self._buffer, 0, FUNCTION) == "":
             return False
         name, end = read_name(self._buffer, len(FUNCTION))
         if not self._schemas.offers_loose(name) or tag_at(self._buffer, skip_blank(self._buffer, end))[0] not in (
@@ -278,7 +278,7 @@ class OutputParser:
         """`<tool_call>`: a call if one follows, else a word of the text. Ends thinking if it is a call."""
         buffer = self._buffer
         at = skip_blank(buffer, 1)
-        opening = look(buffer, at, FUNCTION, "{", "[")
+        opening = peek(buffer, at, FUNCTION, "{", "[")
         if self._open_function(at) if opening == FUNCTION else opening and self._json_calls(at):
             return
         self._write_prose(self._take(1))
@@ -300,10 +300,10 @@ class OutputParser:
         """Calls written as one JSON object or list at `at`; waits until it is complete."""
         buffer, inner = self._buffer, at
         for bracket in "[{" if buffer[at] == "[" else "{":
-            if look(buffer, inner, bracket) == "":
+            if peek(buffer, inner, bracket) == "":
                 return False
             inner = skip_blank(buffer, inner + 1)
-        if look(buffer, inner, '"', "'") == "":
+        if peek(buffer, inner, '"', "'") == "":
             return False
         end, missing = self._find_json_end(at)
         calls = parse_json_calls(buffer[at:end].translate(NAMES) + missing)
@@ -321,7 +321,7 @@ class OutputParser:
         self._span = self._span or JsonSpan(MARKS)
         found = self._span.find_end(self._buffer, at, END)
         if found is None:
-            raise Wait
+            raise NeedMore
         return found
 
     def _start(self, name: str) -> None:
@@ -354,7 +354,7 @@ class OutputParser:
         """Inside a function, between parameters."""
         buffer = self._buffer
         at = skip_blank(buffer, 0)
-        if look(buffer, at, "{") and not self._writer.arguments and self._json_body(at):
+        if peek(buffer, at, "{") and not self._writer.arguments and self._json_body(at):
             return
         found, end = tag_at(buffer, at)
         if found == PARAMETER:
@@ -411,10 +411,10 @@ class OutputParser:
             return self._write(stop.start() if stop else len(self._buffer))
         newline = int(self._buffer[0] == "\n")
         if newline == len(self._buffer):
-            raise Wait
+            raise NeedMore
         ends_at_tag = self._writer.is_scalar or self._writer.is_whole_json
         tag, end = tag_at(self._buffer, newline)
-        if self._closer and look(self._buffer, newline, f"<{self._closer[2:-1]}"):
+        if self._closer and peek(self._buffer, newline, f"<{self._closer[2:-1]}"):
             self._closer = ""
         if not ends_at_tag or tag != PARAMETER_END:
             end = value_end(
@@ -471,7 +471,7 @@ class OutputParser:
         match = _CLOSE.search(self._buffer, max(at, self._sought))
         if match is None:
             self._sought = max(at, len(self._buffer) - len(PARAMETER_END) + 1)
-            raise Wait
+            raise NeedMore
         return match.group(), match.end()
 
     def _after_function(self) -> None:
@@ -479,7 +479,7 @@ class OutputParser:
         buffer = self._buffer
         at = _BETWEEN_CALLS.match(buffer).end() if self._is_json else skip_blank(buffer, 0)
         if at == len(buffer):
-            raise Wait
+            raise NeedMore
         found, end = tag_at(buffer, at)
         is_bare = self._is_bare
         if found == FUNCTION and self._open_function(at):

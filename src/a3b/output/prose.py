@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from a3b.interface.events import TextDelta, ThinkingDelta
-from a3b.output.line_starts import Lines
+from a3b.output.line_starts import LineStarts
 
 
 class Prose:
@@ -13,7 +13,7 @@ class Prose:
 
     def __init__(self, thinking: bool):
         self.thinking, self.blank = thinking, True
-        self.lines = Lines()
+        self.lines = LineStarts()
         self._gap = False  # white space was held back when the block began
         self._held = {True: "", False: ""}  # white space by channel (thinking or not), out only if more follows
         self._begun = {True: False, False: False}
@@ -25,7 +25,7 @@ class Prose:
 
     def enter(self, thinking: bool) -> None:
         """Begin a block."""
-        self.thinking, self.blank, self.lines = thinking, True, Lines()
+        self.thinking, self.blank, self.lines = thinking, True, LineStarts()
         self._gap = bool(self._held[thinking])
 
     def write(self, text: str) -> list[ThinkingDelta | TextDelta]:

@@ -2,8 +2,8 @@
 
 In the buffer a control token is one mark, a lone surrogate, which decoded text cannot contain; so the spelled
 name of a control token is never taken for it. `END` marks the end of the output. Each reader either knows
-what stands at an offset whatever follows, or raises `Wait`; that makes results independent of how the output
-was cut. Enter at `look`.
+what stands at an offset whatever follows, or raises `NeedMore`; that makes results independent of how the output
+was cut. Enter at `peek`.
 
 Where a parameter's value ends, so that values may contain the tags themselves:
 
@@ -51,18 +51,18 @@ _CLOSES = {
 }
 
 
-class Wait(Exception):
+class NeedMore(Exception):
     """The buffer ends before it is clear what it says."""
 
 
-def look(buffer: str, at: int, *options: str) -> str:
+def peek(buffer: str, at: int, *options: str) -> str:
     """Which option stands at `at`, "" for none; waits while it may still become one."""
     for option in options:
         if buffer.startswith(option, at):
             return option
     rest = buffer[at : at + MAX_BLANK]
     if any(option.startswith(rest) for option in options):
-        raise Wait
+        raise NeedMore
     return ""
 
 
@@ -70,7 +70,7 @@ def skip_blank(buffer: str, at: int) -> int:
     """The offset of what follows white space; after MAX_BLANK characters the rest counts as text."""
     for offset in range(at, at + MAX_BLANK):
         if offset == len(buffer):
-            raise Wait
+            raise NeedMore
         if buffer[offset] not in " \t\r\n":
             return offset
     return at + MAX_BLANK
@@ -82,7 +82,7 @@ def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
     if match := (_KEY if blanks else _NAME).match(buffer, at):
         return match.group(1), match.end()
     if (match := (_KEY_SO_FAR if blanks else _NAME_SO_FAR).match(buffer, at)) and match.end() == len(buffer):
-        raise Wait
+        raise NeedMore
     return "", at
 
 
@@ -96,7 +96,7 @@ def read_closer(buffer: str, at: int) -> tuple[str, int]:
     if match is None:
         return "", at
     if match.end() == len(buffer):
-        raise Wait
+        raise NeedMore
     name, end = match[1], match.end()
     for kind, names in _CLOSES.items():
         if names.fullmatch(name):
@@ -111,7 +111,7 @@ def read_closer(buffer: str, at: int) -> tuple[str, int]:
 def tag_at(buffer: str, at: int) -> tuple[str, int]:
     """The tag at `at` and the offset after it, ("", at) for none. A misspelled tag counts as the one that it stands
     for, and one that is cut off at the end of the output as END."""
-    found = look(buffer, at, PARAMETER, FUNCTION, CALL, CALL_END, END, "</")
+    found = peek(buffer, at, PARAMETER, FUNCTION, CALL, CALL_END, END, "</")
     if found != "</":
         is_cut = buffer[at : at + 2] == "<" + END
         return (END, at + 1) if is_cut else (found, at + len(found))
@@ -138,11 +138,11 @@ def value_end(
     is in the module's docstring."""
 
     def is_over(at: int) -> bool:
-        return look(buffer, skip_blank(buffer, at), CALL, END) != ""
+        return peek(buffer, skip_blank(buffer, at), CALL, END) != ""
 
     def begins_parameter(at: int) -> bool:
         key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
-        return key != "" and is_new_key(key) and look(buffer, end, "\n") == "\n"
+        return key != "" and is_new_key(key) and peek(buffer, end, "\n") == "\n"
 
     def is_parameter(at: int) -> bool:
         """Whether a parameter that the tool does not have, or has had, begins: after it comes another tag, and no
@@ -168,7 +168,7 @@ def value_end(
             return is_over(end)
         return tag == CALL_END and (not nested or is_over(at + 1))
 
-    is_closer = closer != "" and look(buffer, at, closer) != ""
+    is_closer = closer != "" and peek(buffer, at, closer) != ""
     found, end = (PARAMETER_END, at + len(closer)) if is_closer else tag_at(buffer, at)
     if found == PARAMETER_END:
         is_exact = buffer.startswith(PARAMETER_END, at)

@@ -13,7 +13,7 @@ from a3b.output.qwen_tags import (
     FUNCTION_END,
     MARKS,
     SPELLED_CALL_END,
-    Wait,
+    NeedMore,
     read_closer,
     read_name,
     skip_blank,
@@ -32,7 +32,8 @@ class ThoughtCall:
         self._is_closed = False  # the function that was begun last
 
     def decide(self, buffer: str) -> int:
-        """0: it is a call, or some. Else how many characters are thinking after all. Raises Wait while that is open."""
+        """0: it is a call, or some. Else how many characters are thinking after all. Raises
+        NeedMore while that is open."""
         while True:
             if not self._is_closed and (num := self._find_close(buffer)):
                 return num
@@ -52,7 +53,7 @@ class ThoughtCall:
             match = _STOP.search(buffer, self._seen)
             self._seen = match.start() if match else max(self._seen, len(buffer) - len(FUNCTION))
             if match is None:
-                raise Wait
+                raise NeedMore
             kind, end = read_closer(buffer, match.start()) if match.group() == "</" else ("", match.end())
             if match.group() not in ("</", CALL_END):
                 return match.start() + (match.group() not in MARKS)
