@@ -154,7 +154,7 @@ def main() -> None:
     result |= {"layers": config.num_layers, "parameters": config.count_parameters().total}
     result["load_s"] = round(time.perf_counter() - start, 2)
     start = time.perf_counter()
-    logits = model.forward(np.arange(args.tokens) * 4001 % config.V, state)
+    logits = model.forward(np.arange(args.tokens) * 4001 % config.vocab_size, state)
     result["prompt_s"] = round(time.perf_counter() - start, 2)
     times = []
     for _ in range(args.tokens):

@@ -53,7 +53,7 @@ def prefill_rate(model: Model, ids: np.ndarray, num_runs: int) -> float:
 def decode_rate(model: Model, depth: int, num_runs: int) -> float:
     rng = np.random.default_rng(depth)
     state = model.new_state()
-    logits = model.forward(rng.integers(0, model.config.V, depth), state)
+    logits = model.forward(rng.integers(0, model.config.vocab_size, depth), state)
     snapshot = state.snapshot()
 
     def run() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args()
     model = load(args.model, open_kernels(args.isa, args.threads))
-    ids = np.random.default_rng(0).integers(0, model.config.V, PROMPT)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, PROMPT)
     model.forward(ids, model.new_state())  # touch every page once
     result = {f"prefill_{PROMPT}_tok_s": round(prefill_rate(model, ids, args.runs))}
     for depth in (1, 512, 4096):

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     config = config_from_dict(shape_config("35b-a3b"))
-    ids = np.random.default_rng(1).integers(0, config.V, args.tokens)
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, args.tokens)
     with tempfile.TemporaryDirectory(dir=args.directory) as made:
         directory = Path(made)
         state, write_s = keep(directory, config, ids, args.turns)

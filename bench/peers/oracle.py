@@ -114,9 +114,10 @@ def _config(metadata: dict[str, Any]) -> dict[str, Any]:
 def _weights(file: GgufFile, c: ModelConfig) -> ModelWeights:
     """Value heads back to the order of the checkpoint: those of a key head together; norms around 0, A_log a logarithm
     again."""
-    heads = np.arange(c.Hv).reshape(c.Hv // c.Hk, c.Hk).T.ravel()  # place in the checkpoint -> place in the file
-    values = (heads[:, None] * c.Dv + np.arange(c.Dv)).ravel()
-    channels = np.concatenate((np.arange(2 * c.Hk * c.Dk), 2 * c.Hk * c.Dk + values))
+    a = c.axes
+    heads = np.arange(a.Hv).reshape(a.Hv // a.Hk, a.Hk).T.ravel()  # place in the checkpoint -> place in the file
+    values = (heads[:, None] * a.Dv + np.arange(a.Dv)).ravel()
+    channels = np.concatenate((np.arange(2 * a.Hk * a.Dk), 2 * a.Hk * a.Dk + values))
 
     def matrix(name: str, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> Decoded:
         info = file.tensors[name + ".weight"]
@@ -151,9 +152,9 @@ def _weights(file: GgufFile, c: ModelConfig) -> ModelWeights:
         shared = tuple(matrix(f"{b}.ffn_{name}_shexp") for name in ("gate", "up"))
         return MoEWeights(
             router=matrix(f"{b}.ffn_gate_inp"),
-            gate_up=Stacked(f"{b}.gate_up", (c.E, 2 * c.F, c.D), (gate, up)),
-            down=Stacked(f"{b}.down", (c.E, c.D, c.F), (down,)),
-            shared_gate_up=Stacked(f"{b}.shared", (2 * c.Fs, c.D), shared),
+            gate_up=Stacked(f"{b}.gate_up", (a.E, 2 * a.F, a.D), (gate, up)),
+            down=Stacked(f"{b}.down", (a.E, a.D, a.F), (down,)),
+            shared_gate_up=Stacked(f"{b}.shared", (2 * a.Fs, a.D), shared),
             shared_down=matrix(f"{b}.ffn_down_shexp"),
             shared_expert_gate=numbers(f"{b}.ffn_gate_inp_shexp.weight")[None],
         )

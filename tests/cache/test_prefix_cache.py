@@ -39,7 +39,7 @@ def nano() -> Model:
 @cache
 def cold() -> tuple[np.ndarray, np.ndarray]:
     """Tokens across a segment's end, and their logits, read in one piece."""
-    ids = np.random.default_rng(1).integers(0, nano().config.V, 1100)
+    ids = np.random.default_rng(1).integers(0, nano().config.vocab_size, 1100)
     return ids, nano().forward(ids, nano().new_state(), logits="all")
 
 
@@ -95,7 +95,7 @@ def check_boundaries(cache: PrefixCache, ids: np.ndarray, expected: np.ndarray) 
 @pytest.mark.parametrize("ram_bytes", [LARGE, 0, 700_000])
 def test_interleaved_forks_give_the_logits_of_cold_runs(ram_bytes, tmp_path):
     model, rng = nano(), np.random.default_rng(7)
-    system = rng.integers(0, model.config.V, 90).tolist()
+    system = rng.integers(0, model.config.vocab_size, 90).tolist()
     talks = [list(system) for _ in range(3)]
     with Store(tmp_path) as store:
         cache = PrefixCache(IDENTITY, model.new_state, ram_bytes, store)
@@ -105,7 +105,7 @@ def test_interleaved_forks_give_the_logits_of_cold_runs(ram_bytes, tmp_path):
         for turn in range(4):
             for i in rng.permutation(3):
                 before = len(talks[i])
-                talks[i] += rng.integers(0, model.config.V, int(rng.integers(1, 80))).tolist()
+                talks[i] += rng.integers(0, model.config.vocab_size, int(rng.integers(1, 80))).tolist()
                 store.flush()
                 match = cache.sync("n", talks[i])
                 assert match.reused == before, (turn, i)

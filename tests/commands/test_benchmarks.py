@@ -125,8 +125,9 @@ def test_the_reference_has_no_limits_to_be_held_against(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("name", ["tiny", "tiny-dense"])
 def test_bytes_of_a_token_are_those_of_the_manifest_but_for_halved_floats(tmp_path, name):
     found, c = loaded(tmp_path, name), shape(name)
+    a = c.axes
     manifest = Manifest.read(tmp_path / f"{name}-balanced")
-    floats = 6 * 2 * c.Hv * c.D + (8 * (c.E + 1) * c.D if c.E else 0)  # b and a of six layers, router and gate of all
+    floats = 6 * 2 * a.Hv * a.D + (8 * (a.E + 1) * a.D if a.E else 0)  # b and a of six layers, router and gate of all
     assert found.token_bytes == bytes_per_token(c, manifest.tensors.values()) - 2 * floats
     assert speed.decode_bytes(found, 100)["state"] == 2 * plan.state_bytes(c)
     assert speed.decode_bytes(found, 100)["kv"] == 100 * plan.kv_bytes_per_token(c)
@@ -241,7 +242,7 @@ def test_what_is_scaled_from_some_layers_is_what_all_of_them_read(tmp_path, four
         sparsity.compare(open_kernels(None, 1), tmp_path, "27b", "balanced", n, schedule, False) for n in (4, 8)
     )
     assert some["bytes_per_token"]["state"] == whole["bytes_per_token"]["state"]
-    norm = 4 * shape("27b").D  # the last norm is scaled with the layers
+    norm = 4 * shape("27b").hidden_size  # the last norm is scaled with the layers
     assert abs(some["bytes_per_token"]["weights"] - whole["bytes_per_token"]["weights"]) <= norm
     step, head = some["step_s"], some["head_s"]
     assert some["decode"]["tokens_per_s"] == pytest.approx(1 / (head + 2 * (step - head)))

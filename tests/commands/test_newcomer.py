@@ -27,7 +27,7 @@ def said(capsys, *argv: str) -> str:
 def test_a_directory_called_nano_without_a_model_does_not_hide_the_embedded_one(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve(name) == nano_directory() and plan.find(name)[0].V == info.find(name)[1].V
+    assert resolve(name) == nano_directory() and plan.find(name)[0].vocab_size == info.find(name)[1].vocab_size
 
 
 def test_a_directory_called_nano_with_a_model_is_that_model(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def test_decode_is_bound_by_what_a_token_reads():
 def test_prefill_is_bound_by_arithmetic_or_by_reading():
     config = shape("35b-a3b")
     found = sizes.sizes(config, PRESETS["fast"])
-    operations = 2 * (config.count_parameters().active - config.V * config.D)
+    operations = 2 * (config.count_parameters().active - config.vocab_size * config.hidden_size)
     assert plan.prefill_seconds(config, found, 2048, SPEED) == pytest.approx(
         2048 * operations / (1900e9 * SPEED.operations_share)
     )

@@ -103,7 +103,7 @@ def run_checkpoint(directory: Path) -> None:
     for expand, isa in ((False, "reference"), (True, None)):
         model = Model(config, load_weights(Checkpoint.open(directory), config, expand=expand), open_kernels(isa))
         with np.errstate(all="ignore"):
-            model.forward(np.arange(3) % config.V, model.new_state())
+            model.forward(np.arange(3) % config.vocab_size, model.new_state())
 
 
 @pytest.mark.parametrize("name", ["one", "dense"])

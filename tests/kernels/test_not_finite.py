@@ -161,7 +161,7 @@ def test_one_bad_number_of_a_matrix_is_refused_or_makes_nan_of_every_logit_it_re
     for number in BAD.values() if is_tiles else [np.nan]:
         bad = spoiled(weights, path, number)
         if field == "embed":
-            ids[:] = config.V // 2
+            ids[:] = config.vocab_size // 2
 
         def logits_of(bad: w.ModelWeights = bad) -> np.ndarray:
             model = Model(config, bad, k, "q8")
@@ -176,7 +176,7 @@ def test_one_bad_number_of_a_matrix_is_refused_or_makes_nan_of_every_logit_it_re
             continue
         logits = logits_of()
         if field == "lm_head":
-            assert not np.isfinite(logits[:, config.V // 2]).any()
+            assert not np.isfinite(logits[:, config.vocab_size // 2]).any()
         else:
             assert np.isnan(logits).any(-1).all(), np.nonzero(~np.isnan(logits).any(-1))[0][:5]
 

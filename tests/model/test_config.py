@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_the_dense_27b_model_is_counted_exactly():
     ],
 )
 def test_a_dense_config_has_one_width_and_no_experts(key, value):
-    assert config_from_dict(SMALL_DENSE).F == SIZES["dense"]["F"]
+    assert config_from_dict(SMALL_DENSE).intermediate_size == SIZES["dense"]["F"]
     with pytest.raises(ConfigError, match=key):
         config_from_dict({**SMALL_DENSE, key: value})
 
@@ -209,3 +210,11 @@ def test_a_rope_base_that_turns_nothing_is_refused():
 def test_environment_variables_are_checked_by_name(name, value):
     with pytest.raises(UsageError, match=name):
         getattr(RuntimeConfig.from_env({name: value}), name.removeprefix("A3B_").lower())
+
+
+def test_stores_written_before_are_found_whatever_fields_are_called():
+    """Stored states are named by a digest of these keys and values: with another key no old session is found."""
+    facts = json.dumps(config_from_dict(REAL).identity(), sort_keys=True)
+    assert (
+        hashlib.sha256(facts.encode()).hexdigest() == "029a33c199f4411f952faa558b784ab37bd894af37fe82b16dcb6c1281f38b4f"
+    )

@@ -12,7 +12,7 @@ from a3b.model.state import SEGMENT_LEN, State, advancing
 from tests.support.random_model import SIZES, config_dict
 
 CONFIG = config_from_dict(config_dict(SIZES["two"]), where="test")  # 2 attention layers, 3 delta layers
-SHAPE = (CONFIG.Hkv, CONFIG.Dh)
+SHAPE = (CONFIG.num_key_value_heads, CONFIG.head_dim)
 NUM_ATTENTION = 2
 
 
@@ -39,7 +39,7 @@ def feed(state: State, num: int, mark: int) -> None:
 
 def written(state: State, layer: int = 0) -> np.ndarray:
     """First number of every key up to num_tokens, after a check that values and heads agree."""
-    pages = [kv.load("f32", *segment, CONFIG.Dh) for segment in state.segments(layer)]
+    pages = [kv.load("f32", *segment, CONFIG.head_dim) for segment in state.segments(layer)]
     keys = np.concatenate([k.swapaxes(1, 2).reshape(-1, *SHAPE) for k, _ in pages])[: state.num_tokens]
     values = np.concatenate([v.swapaxes(1, 2).reshape(-1, *SHAPE) for _, v in pages])
     np.testing.assert_array_equal(values[: state.num_tokens], -keys)
@@ -124,7 +124,9 @@ def test_snapshots_and_forks_share_full_segments():
     assert all(np.shares_memory(first[0], other) for other in (snapshot.segments[0].keys, child.segments(0)[0][0]))
     assert not np.shares_memory(last[0], child.segments(0)[1][0])
     assert snapshot.num_bytes == state.conv.nbytes + state.delta.nbytes
-    assert snapshot.num_kv_bytes == 2 * NUM_ATTENTION * CONFIG.Hkv * kv.padded_dim(CONFIG.Dh) * 4 * (SEGMENT_LEN + 10)
+    assert snapshot.num_kv_bytes == 2 * NUM_ATTENTION * CONFIG.num_key_value_heads * kv.padded_dim(
+        CONFIG.head_dim
+    ) * 4 * (SEGMENT_LEN + 10)
 
 
 def test_a_snapshot_cannot_be_written():

@@ -64,7 +64,7 @@ def test_a_gguf_of_floats_is_watched_too_and_its_integers_need_no_text(tmp_path,
     for name, types in (("floats", dict.fromkeys(TYPE_OF, "BF16")), ("integers", {**TYPE_OF, "attn_v": "Q8_0"})):
         write_gguf(tmp_path / f"{name}.gguf", gguf, types=types)
     source = open_source(tmp_path / "floats.gguf")
-    texts = pieces(source.config.V, 40, 7)
+    texts = pieces(source.config.vocab_size, 40, 7)
     watching = Watching(open_kernels(), Directly(), source.release, lambda layers: None)
     found, expected = hidden_of(source, watching, texts), hidden_of(source, open_kernels("reference"), texts)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())

@@ -17,7 +17,7 @@ from a3b.kernels import open_kernels
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
-from a3b.packing.dequantised import decoded
+from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
@@ -45,7 +45,7 @@ def test_a_packed_gguf_computes_as_the_same_model_from_hugging_face(tmp_path):
     config = read_config(directory)
     weights = load_weights(Checkpoint.open(directory), config)
     assert weights.tiled_v_heads
-    model = Model(config, decoded(config, weights), open_kernels("reference"), "f32")
+    model = Model(config, dequantised(config, weights), open_kernels("reference"), "f32")
     found, expected = model.forward(ids_for(SIZES), model.new_state(), logits="all"), logits_of(config, exact, SIZES)
     assert expected.std() > 0.1
     assert np.abs(found - expected).max() <= 1e-4 * expected.std()  # A_log and norms went through one more rounding

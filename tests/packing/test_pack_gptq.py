@@ -18,7 +18,7 @@ from a3b.kernels import open_kernels
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
-from a3b.packing.dequantised import decoded
+from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
@@ -136,7 +136,7 @@ def test_a_preset_decides_about_what_is_float(tmp_path):
     formats = {name: tensor.format for name, tensor in Manifest.read(tmp_path / "packed").tensors.items()}
     assert formats["model.layers.0.mlp.experts.gate_proj"] == "w4m64" and formats["lm_head.weight"] == "w8s32"
     config = read_config(tmp_path / "packed")
-    weights = decoded(config, load_weights(Checkpoint.open(tmp_path / "packed"), config))
+    weights = dequantised(config, load_weights(Checkpoint.open(tmp_path / "packed"), config))
     model = Model(config, weights, open_kernels("reference"), "f32")
     found, expected = model.forward(ids_for(SIZES), model.new_state(), logits="all"), logits_of(config, exact, SIZES)
     assert np.abs(found - expected).mean() < 0.05 * expected.std()  # 8 bits of the rest

@@ -26,7 +26,7 @@ from a3b.model.forward import Model
 from a3b.model.loader import check_tensors, load_weights
 from a3b.model.tensor_names import packed_tensors
 from a3b.packing import writer
-from a3b.packing.dequantised import decoded
+from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import bytes_per_token, fields, make_plan
 from a3b.packing.presets import PRESETS, format_for
@@ -89,7 +89,7 @@ def logits(directory: Path, sizes: dict = SIZES) -> np.ndarray:
     config = read_config(directory)
     weights = load_weights(Checkpoint.open(directory), config)
     assert weights.residency == "packed"
-    model = Model(config, decoded(config, weights), open_kernels("reference"), "f32")
+    model = Model(config, dequantised(config, weights), open_kernels("reference"), "f32")
     return model.forward(ids_for(sizes), model.new_state(), logits="all")
 
 
@@ -239,7 +239,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from a3b.packing.plan import make_plan
-from a3b.packing.dequantised import decoded
+from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
 from a3b.packing import writer
 source = open_source(Path(sys.argv[1]))

@@ -46,7 +46,7 @@ def test_a_random_directory_is_whole_and_its_numbers_are_ordinary(tmp_path, size
     assert verify(directory) == []
     config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), open_kernels("reference"), "f32")
-    logits = model.forward(np.random.default_rng(0).integers(0, config.V, 40), model.new_state(), logits="all")
+    logits = model.forward(np.random.default_rng(0).integers(0, config.vocab_size, 40), model.new_state(), logits="all")
     assert np.isfinite(logits).all()
     assert 1 < logits.std() < 10
     assert len(set(logits.argmax(axis=1))) > 10  # depends on the tokens

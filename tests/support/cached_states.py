@@ -30,8 +30,8 @@ def feed(state: State, ids: Sequence[int], kind: str = "q8") -> State:
             np.asarray(ids, np.float32)[:, None, None]
             + np.arange(start, start + len(ids), dtype=np.float32)[:, None, None] / 8192
         )
-        rows = np.broadcast_to(values, (len(ids), CONFIG.Hkv, CONFIG.Dh)) * np.linspace(
-            0.5, 1, CONFIG.Dh, dtype=np.float32
+        rows = np.broadcast_to(values, (len(ids), CONFIG.num_key_value_heads, CONFIG.head_dim)) * np.linspace(
+            0.5, 1, CONFIG.head_dim, dtype=np.float32
         )
         while done < len(ids):
             index, at = divmod(start + done, SEGMENT_LEN)
@@ -57,9 +57,11 @@ def content(state: State) -> str:
     """A digest of all that the next token can see."""
     total = hashlib.sha256(str(state.num_tokens).encode())
     total.update(state.conv), total.update(state.delta)
-    pages = [kv.load("q8", *segment, CONFIG.Dh) for segment in state.segments(0)]
+    pages = [kv.load("q8", *segment, CONFIG.head_dim) for segment in state.segments(0)]
     for parts in zip(*pages, strict=True):
-        rows = np.concatenate([x.swapaxes(1, 2).reshape(-1, CONFIG.Hkv, CONFIG.Dh) for x in parts])
+        rows = np.concatenate(
+            [x.swapaxes(1, 2).reshape(-1, CONFIG.num_key_value_heads, CONFIG.head_dim) for x in parts]
+        )
         total.update(rows[: state.num_tokens])
     return total.hexdigest()
 

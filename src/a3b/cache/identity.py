@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +35,13 @@ def cache_identity(
     Weights: the checksums of a packed directory; of other files size, header and samples, so that 70 GB cost no minute.
     Raises CheckpointError if the directory holds no weights.
     """
-    values = asdict(config)
-    values.pop("vision")
-    facts = {"config": values, "kv": kv, "isa": isa, "arithmetic": arithmetic, "layout": [PAGE_LEN, SEGMENT_PAGES]}
+    facts = {
+        "config": config.identity(),
+        "kv": kv,
+        "isa": isa,
+        "arithmetic": arithmetic,
+        "layout": [PAGE_LEN, SEGMENT_PAGES],
+    }
     return _joined([json.dumps(facts, sort_keys=True).encode(), *_weights(Path(directory))])
 
 

@@ -27,7 +27,7 @@ from a3b.kernels import Kernels, open_kernels
 from a3b.machine import Machine
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
-from a3b.packing.dequantised import decoded
+from a3b.packing.dequantised import dequantised
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import report
 
@@ -64,9 +64,10 @@ def run(args: Namespace) -> None:
         model = in_floats(
             model, resolve(args.model), open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads)
         )
-    if model.config.V != reference.config.V:
+    if model.config.vocab_size != reference.config.vocab_size:
         raise UsageError(
-            f"vocabularies of {model.config.V} and {reference.config.V} tokens: these are not the same model"
+            f"vocabularies of {model.config.vocab_size} and {reference.config.vocab_size} tokens: "
+            "these are not the same model"
         )
     text = (
         conversations(reference, args.tokens)
@@ -79,7 +80,7 @@ def run(args: Namespace) -> None:
 
 def in_floats(engine: Engine, path: Path, kernels: Kernels) -> Engine:
     """The same weights decoded to float32, so that activations are floats as well."""
-    weights = decoded(engine.config, load_weights(Checkpoint.open(path), engine.config))
+    weights = dequantised(engine.config, load_weights(Checkpoint.open(path), engine.config))
     return replace(engine, model=Model(engine.config, weights, kernels, "f32"))
 
 

@@ -46,8 +46,13 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
         "layers": {kind: config.layer_types.count(kind) for kind in dict.fromkeys(config.layer_types)},
         "experts": None
         if config.dense
-        else {"routed": config.E, "chosen": config.K, "width": config.F, "shared_width": config.Fs},
-        "mlp_width": config.F if config.dense else None,
+        else {
+            "routed": config.num_experts,
+            "chosen": config.num_experts_per_tok,
+            "width": config.intermediate_size,
+            "shared_width": config.shared_expert_intermediate_size,
+        },
+        "mlp_width": config.intermediate_size if config.dense else None,
         "context": {
             "native": config.max_context,
             "asked": context,

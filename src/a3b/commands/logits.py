@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
     config, note = load_config(path, args.context)
     if note:
         say(note)
-    ids = checked_ids(args.ids, config.V)
+    ids = checked_ids(args.ids, config.vocab_size)
     if len(ids) > (limit := args.context or config.max_context):
         raise ContextError(f"--ids: {len(ids)} tokens exceed the context of {limit}; raise --context")
     runtime = args.runtime
@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     part = args.out.with_name(args.out.name + ".part")
     try:
         check_regular(part)
-        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), config.V))
+        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), config.vocab_size))
         with Progress("logits", len(ids)) as progress:
             for start in range(0, len(ids), CHUNK):
                 piece = ids[start : start + CHUNK]

@@ -34,45 +34,48 @@ def sizes(config: ModelConfig, kinds: dict[str, str]) -> Sizes:
 
 def tensors(config: ModelConfig) -> Iterator[tuple[str | None, int, int, int, float]]:
     """(kind, how many, rows, columns, share that a token reads) of all tensors of the text model."""
-    c = config
+    c, a = config, config.axes
     num_full = c.layer_types.count(ATTENTION)
     num_delta = c.num_layers - num_full
-    yield "embed", 1, c.V, c.D, float(c.tie_word_embeddings)  # untied, a token reads one row
+    yield "embed", 1, a.V, a.D, float(c.tie_word_embeddings)  # untied, a token reads one row
     if not c.tie_word_embeddings:
-        yield "lm_head", 1, c.V, c.D, 1.0
-    for rows in (2 * c.Hq * c.Dh, c.Hkv * c.Dh, c.Hkv * c.Dh):
-        yield "attention_in", num_full, rows, c.D, 1.0
-    yield "attention_out", num_full, c.D, c.Hq * c.Dh, 1.0
-    yield None, num_full, 2, c.Dh, 1.0  # q_norm, k_norm
-    channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-    for rows in (channels, c.Hv * c.Dv):
-        yield "delta_in", num_delta, rows, c.D, 1.0
-    yield "delta_out", num_delta, c.D, c.Hv * c.Dv, 1.0
-    yield None, num_delta, 2 * c.Hv, c.D, 1.0  # b, a
-    yield None, num_delta, channels, c.conv_len, 1.0
-    yield None, num_delta, 1, 2 * c.Hv + c.Dv, 1.0  # dt_bias, A_log, norm
+        yield "lm_head", 1, a.V, a.D, 1.0
+    for rows in (2 * a.Hq * a.Dh, a.Hkv * a.Dh, a.Hkv * a.Dh):
+        yield "attention_in", num_full, rows, a.D, 1.0
+    yield "attention_out", num_full, a.D, a.Hq * a.Dh, 1.0
+    yield None, num_full, 2, a.Dh, 1.0  # q_norm, k_norm
+    for rows in (a.C, a.Hv * a.Dv):
+        yield "delta_in", num_delta, rows, a.D, 1.0
+    yield "delta_out", num_delta, a.D, a.Hv * a.Dv, 1.0
+    yield None, num_delta, 2 * a.Hv, a.D, 1.0  # b, a
+    yield None, num_delta, a.C, a.conv_len, 1.0
+    yield None, num_delta, 1, 2 * a.Hv + a.Dv, 1.0  # dt_bias, A_log, norm
     if c.dense:
-        yield "experts", 2 * c.num_layers, c.F, c.D, 1.0
-        yield "down", c.num_layers, c.D, c.F, 1.0
+        yield "experts", 2 * c.num_layers, a.F, a.D, 1.0
+        yield "down", c.num_layers, a.D, a.F, 1.0
     else:
-        yield None, c.num_layers, c.E + 1, c.D, 1.0  # router, gate of the shared expert
-        yield "experts", 2 * c.num_layers * c.E, c.F, c.D, c.K / c.E
-        yield "down", c.num_layers * c.E, c.D, c.F, c.K / c.E
-        yield "shared", 2 * c.num_layers, c.Fs, c.D, 1.0
-        yield "shared", c.num_layers, c.D, c.Fs, 1.0
-    yield None, 2 * c.num_layers + 1, 1, c.D, 1.0
+        yield None, c.num_layers, a.E + 1, a.D, 1.0  # router, gate of the shared expert
+        yield "experts", 2 * c.num_layers * a.E, a.F, a.D, a.K / a.E
+        yield "down", c.num_layers * a.E, a.D, a.F, a.K / a.E
+        yield "shared", 2 * c.num_layers, a.Fs, a.D, 1.0
+        yield "shared", c.num_layers, a.D, a.Fs, 1.0
+    yield None, 2 * c.num_layers + 1, 1, a.D, 1.0
 
 
 def kv_bytes_per_token(config: ModelConfig, kv: str = "q8") -> int:
     """Keys and values, with their scales."""
-    return config.layer_types.count(ATTENTION) * config.Hkv * sum(page_bytes(kv, config.Dh)) // PAGE_LEN
+    return (
+        config.layer_types.count(ATTENTION)
+        * config.num_key_value_heads
+        * sum(page_bytes(kv, config.head_dim))
+        // PAGE_LEN
+    )
 
 
 def state_bytes(config: ModelConfig) -> int:
     """Float32 matrices and windows of the delta-net layers; they do not grow with the context."""
-    c = config
-    channels = 2 * c.Hk * c.Dk + c.Hv * c.Dv
-    return 4 * (c.num_layers - c.layer_types.count(ATTENTION)) * (c.Hv * c.Dk * c.Dv + (c.conv_len - 1) * channels)
+    c, a = config, config.axes
+    return 4 * (c.num_layers - c.layer_types.count(ATTENTION)) * (a.Hv * a.Dk * a.Dv + (a.conv_len - 1) * a.C)
 
 
 def memory_bytes(config: ModelConfig, found: Sizes, context: int) -> int:
@@ -92,7 +95,7 @@ def longest_context(config: ModelConfig, found: Sizes, memory: int) -> int:
 
 def operations(config: ModelConfig) -> int:
     """Integer multiplications and additions of a prompt token; lm_head computes for the last one only."""
-    return 2 * (config.count_parameters().active - config.V * config.D)
+    return 2 * (config.count_parameters().active - config.vocab_size * config.hidden_size)
 
 
 def gb(num_bytes: int) -> str:

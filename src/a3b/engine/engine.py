@@ -191,10 +191,10 @@ class Engine:
         kernels = open_kernels(isa, threads or Machine.read().num_threads)
         config, note = load_config(path, context)
         tokenizer = Tokenizer.read(path)
-        if tokenizer.num_tokens > config.V:
+        if tokenizer.num_tokens > config.vocab_size:
             raise UsageError(
-                f"{path}: tokenizer.json has {tokenizer.num_tokens} tokens, config.json a vocab_size of {config.V}; "
-                "they belong to different models"
+                f"{path}: tokenizer.json has {tokenizer.num_tokens} tokens, config.json "
+                f"a vocab_size of {config.vocab_size}; they belong to different models"
             )
         config = with_end_of_turn(config, tokenizer)
         template = ChatTemplate.read(path)

@@ -2,14 +2,14 @@
 
 A config that contradicts itself, or asks for something that is not implemented, is refused by the name of its key.
 Every key is either used, checked, or on the written list of keys that cannot change the result. Enter at
-`a3b.model.config_reader.read_config`. Axes: V ids, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K
-chosen, F expert width, Fs shared width. A dense model has one MLP of width F in each layer, and E = K = Fs = 0."""
+`a3b.model.config_reader.read_config`. Fields have the names of config.json; shapes are written with the letters of
+`ModelConfig.axes`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from a3b.errors import UsageError
 
@@ -70,15 +70,12 @@ class ParameterCount:
     breakdown: dict[str, int]
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and constants of a model, checked against each other."""
+class Axes(NamedTuple):
+    """Sizes of a model by the letters that name the axes of arrays: V ids, D hidden, Hq Hkv Dh attention heads, Hk Hv
+    Dk Dv heads of the delta net, E experts, K chosen, F expert width, Fs shared width."""
 
-    model_type: str
     V: int
     D: int
-    num_layers: int
-    layer_types: tuple[str, ...]
     Hq: int
     Hkv: int
     Dh: int
@@ -91,6 +88,52 @@ class ModelConfig:
     K: int
     F: int
     Fs: int
+
+    @property
+    def C(self) -> int:
+        """Channels of the convolution: queries, keys and values of the delta net."""
+        return 2 * self.Hk * self.Dk + self.Hv * self.Dv
+
+
+FIELD_OF = {  # letter of an axis -> field of ModelConfig
+    "V": "vocab_size",
+    "D": "hidden_size",
+    "Hq": "num_attention_heads",
+    "Hkv": "num_key_value_heads",
+    "Dh": "head_dim",
+    "Hk": "linear_num_key_heads",
+    "Hv": "linear_num_value_heads",
+    "Dk": "linear_key_head_dim",
+    "Dv": "linear_value_head_dim",
+    "conv_len": "linear_conv_kernel_dim",
+    "E": "num_experts",
+    "K": "num_experts_per_tok",
+    "F": "intermediate_size",
+    "Fs": "shared_expert_intermediate_size",
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of a model, checked against each other."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    layer_types: tuple[str, ...]
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    linear_key_head_dim: int
+    linear_value_head_dim: int
+    linear_conv_kernel_dim: int
+    num_experts: int  # 0 in a dense model, as the next one and the shared expert's width are
+    num_experts_per_tok: int
+    intermediate_size: int  # of each expert; of the one MLP of a layer in a dense model
+    shared_expert_intermediate_size: int
     norm_eps: float
     max_context: int  # tokens, native
     tie_word_embeddings: bool
@@ -109,21 +152,36 @@ class ModelConfig:
     @property
     def dense(self) -> bool:
         """Whether each layer has one MLP in place of experts."""
-        return self.E == 0
+        return self.num_experts == 0
+
+    @property
+    def axes(self) -> Axes:
+        """The sizes under the letters of shapes and kernels."""
+        return Axes(*(getattr(self, FIELD_OF[axis]) for axis in Axes._fields))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the model computes, as JSON values.
+
+        Stored states are found by a digest of it, so its keys stay as they were when the first stores were written:
+        letters for the axes."""
+        words = FIELD_OF.values()
+        facts = {name: value for name, value in asdict(self).items() if name not in words and name != "vision"}
+        return facts | self.axes._asdict()
 
     def count_parameters(self) -> ParameterCount:
         """Exact counts; `active` counts lm_head (tied or not) but not the embedding, which is a look-up."""
-        D, expert = self.D, 3 * self.D * self.F
-        channels = 2 * self.Hk * self.Dk + self.Hv * self.Dv
-        delta = D * (channels + self.Hv * self.Dv + 2 * self.Hv) + channels * self.conv_len + 2 * self.Hv
-        delta += self.Dv + self.Hv * self.Dv * D
-        attention = D * self.Dh * (2 * self.Hq + 2 * self.Hkv) + self.Hq * self.Dh * D + 2 * self.Dh
+        a = self.axes
+        D, expert = a.D, 3 * a.D * a.F
+        channels = a.C
+        delta = D * (channels + a.Hv * a.Dv + 2 * a.Hv) + channels * a.conv_len + 2 * a.Hv
+        delta += a.Dv + a.Hv * a.Dv * D
+        attention = D * a.Dh * (2 * a.Hq + 2 * a.Hkv) + a.Hq * a.Dh * D + 2 * a.Dh
         if self.dense:
             mlp = {"mlp": expert}
         else:
-            mlp = {"router": self.E * D, "routed_experts": self.E * expert, "shared_experts": 3 * D * self.Fs + D}
+            mlp = {"router": a.E * D, "routed_experts": a.E * expert, "shared_experts": 3 * D * a.Fs + D}
         n, n_full = self.num_layers, self.layer_types.count(ATTENTION)
-        head = self.V * D
+        head = a.V * D
         breakdown = {
             "embedding": head,
             "lm_head": 0 if self.tie_word_embeddings else head,
@@ -133,7 +191,7 @@ class ModelConfig:
             "norms": n * 2 * D + D,
         }
         total = sum(breakdown.values())
-        idle = n * (self.E - self.K) * expert  # none in a dense model
+        idle = n * (a.E - a.K) * expert  # none in a dense model
         active = total - idle - (0 if self.tie_word_embeddings else head)
         mtp = self.mtp_layers * (attention + sum(mlp.values()) + 2 * D)
         mtp += 2 * D * D + 3 * D if self.mtp_layers else 0

@@ -43,7 +43,7 @@ def read_config(path: str | Path) -> ModelConfig:
     config = config_from_dict(_read_json(file), str(file))
     generation = file.with_name("generation_config.json")
     if file.name == "config.json" and generation.exists():
-        ends = _ends(_read_json(generation).get("eos_token_id"), config.V, str(generation))
+        ends = _ends(_read_json(generation).get("eos_token_id"), config.vocab_size, str(generation))
         config = replace(config, eos_token_ids=tuple(dict.fromkeys(ends + config.eos_token_ids)))
     return config
 
@@ -73,8 +73,7 @@ class _Reader:
 
     def config(self) -> ModelConfig:
         layer_types = self._layer_types()
-        D, Hq, Hkv = self.size("hidden_size"), self.size("num_attention_heads"), self.size("num_key_value_heads")
-        Dh = self.size("head_dim")
+        Hq, Hkv, head_dim = (self.size(key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
         Hk, Hv = self.size("linear_num_key_heads"), self.size("linear_num_value_heads")
         self.divides("num_key_value_heads", Hkv, "num_attention_heads", Hq)
         self.divides("linear_num_key_heads", Hk, "linear_num_value_heads", Hv)
@@ -91,27 +90,27 @@ class _Reader:
             if found is not expected and (type(found) is not type(expected) or found != expected):
                 if (key, found) != ("output_gate_type", "swish"):
                     self.fail(key, found, f"{expected!r}; nothing else is implemented")
-        V, max_context = self.size("vocab_size"), self.size("max_position_embeddings")
+        vocab_size, max_context = self.size("vocab_size"), self.size("max_position_embeddings")
         config = ModelConfig(
             model_type=self.kind,
-            V=V,
-            D=D,
+            vocab_size=vocab_size,
+            hidden_size=self.size("hidden_size"),
             num_layers=len(layer_types),
             layer_types=layer_types,
-            Hq=Hq,
-            Hkv=Hkv,
-            Dh=Dh,
-            Hk=Hk,
-            Hv=Hv,
-            Dk=self.size("linear_key_head_dim"),
-            Dv=self.size("linear_value_head_dim"),
-            conv_len=self.size("linear_conv_kernel_dim", most=MAX_CONV),
+            num_attention_heads=Hq,
+            num_key_value_heads=Hkv,
+            head_dim=head_dim,
+            linear_num_key_heads=Hk,
+            linear_num_value_heads=Hv,
+            linear_key_head_dim=self.size("linear_key_head_dim"),
+            linear_value_head_dim=self.size("linear_value_head_dim"),
+            linear_conv_kernel_dim=self.size("linear_conv_kernel_dim", most=MAX_CONV),
             **self._mlp(),
             norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
             max_context=max_context,
             tie_word_embeddings=self._tied(),
-            rope=self._rope(Dh, max_context),
-            eos_token_ids=_ends(self.take("eos_token_id", None), V, self.where),
+            rope=self._rope(head_dim, max_context),
+            eos_token_ids=_ends(self.take("eos_token_id", None), vocab_size, self.where),
             mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0),
             vision=self._vision(),
             **self._quantised(),
@@ -155,15 +154,20 @@ class _Reader:
 
     def _mlp(self) -> dict[str, int]:
         if not self.kind.startswith("qwen3_5_moe"):
-            return {"E": 0, "K": 0, "F": self.size("intermediate_size"), "Fs": 0}
+            return {
+                "num_experts": 0,
+                "num_experts_per_tok": 0,
+                "intermediate_size": self.size("intermediate_size"),
+                "shared_expert_intermediate_size": 0,
+            }
         E, K = self.size("num_experts"), self.size("num_experts_per_tok", most=MAX_CHOSEN)
         if K > E:
             self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
         return {
-            "E": E,
-            "K": K,
-            "F": self.size("moe_intermediate_size"),
-            "Fs": self.size("shared_expert_intermediate_size"),
+            "num_experts": E,
+            "num_experts_per_tok": K,
+            "intermediate_size": self.size("moe_intermediate_size"),
+            "shared_expert_intermediate_size": self.size("shared_expert_intermediate_size"),
         }
 
     def _layer_types(self) -> tuple[str, ...]:
@@ -191,7 +195,7 @@ class _Reader:
             self.fail("tie_word_embeddings", found, "one boolean, the same for the text model and around it")
         return found[0] if found else False
 
-    def _rope(self, Dh: int, max_context: int) -> RopeConfig:
+    def _rope(self, head_dim: int, max_context: int) -> RopeConfig:
         new, old = self.take("rope_parameters", None), self.take("rope_scaling", None)
         rope = self._mapping(new if new is not None else old if old is not None else {}, "rope_parameters")
         if new is not None and old is not None and new != old:
@@ -218,9 +222,11 @@ class _Reader:
         if theta <= 1:
             self.fail("rope_theta", theta, "a number above 1")
         partial = self._agreed("partial_rotary_factor", rope, 0.25, 1.0)
-        rotary = int(Dh * partial)
-        if rotary < 2 or rotary % 2 or abs(rotary - Dh * partial) > 1e-6:
-            self.fail("partial_rotary_factor", partial, f"a share of head_dim, {Dh}, that is a positive even number")
+        rotary = int(head_dim * partial)
+        if rotary < 2 or rotary % 2 or abs(rotary - head_dim * partial) > 1e-6:
+            self.fail(
+                "partial_rotary_factor", partial, f"a share of head_dim, {head_dim}, that is a positive even number"
+            )
         if rope.get("mrope_interleaved", True) is not True:
             self.fail(
                 "rope_parameters.mrope_interleaved", rope["mrope_interleaved"], "true; nothing else is implemented"

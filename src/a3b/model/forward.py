@@ -44,9 +44,9 @@ class Model:
         """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape
         that `config` says."""
         self.config, self.kv, self.isa = config, kv, k.isa
-        self._embed = k.bind_embed(weights.embed, config.V, config.D)
+        self._embed = k.bind_embed(weights.embed, config.vocab_size, config.hidden_size)
         self._layers = _bind_layers(k, config, weights, kv)
-        self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.D, weights.norm, config.norm_eps)
+        self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.hidden_size, weights.norm, config.norm_eps)
         self._rope = Rope(config.rope)
 
     def new_state(self) -> State:
@@ -124,9 +124,9 @@ class Model:
         ids = np.asarray(ids)
         if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
             raise UsageError(f"ids: {ids.dtype} {list(ids.shape)}; expected a non-empty 1-D array of integers")
-        if ids.min() < 0 or ids.max() >= self.config.V:
-            bad = ids[(ids < 0) | (ids >= self.config.V)][0]
-            raise UsageError(f"ids: found {bad}; expected ids in [0, {self.config.V})")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            bad = ids[(ids < 0) | (ids >= self.config.vocab_size)][0]
+            raise UsageError(f"ids: found {bad}; expected ids in [0, {self.config.vocab_size})")
         return ids
 
 
@@ -154,23 +154,23 @@ class DeltaNet:
         name: str,
         tiled_heads: bool,
     ):
-        c = config
+        a, eps = config.axes, config.norm_eps
         self.index = index  # among the delta-net layers: its place in the state
         parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
-        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.project_in = k.bind_linear(parts, a.D, norm, eps)
         self.mix = k.bind_delta(
             weights.conv1d,
             weights.A_log,
             weights.dt_bias,
             weights.norm,
-            c.norm_eps,
-            c.Hk,
-            c.Hv,
-            c.Dk,
-            c.Dv,
+            eps,
+            a.Hk,
+            a.Hv,
+            a.Dk,
+            a.Dv,
             tiled_heads,
         )
-        self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], c.Hv * c.Dv)
+        self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], a.Hv * a.Dv)
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
         projected = self.project_in(h)  # [T, q k v | z | b a]
@@ -191,14 +191,14 @@ class Attention:
         name: str,
         kv: str,
     ):
-        c = config
+        a, eps = config.axes, config.norm_eps
         self.index = index  # among the attention layers: its place in the state
         parts = [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"]
-        self.project_in = k.bind_linear(parts, c.D, norm, c.norm_eps)
+        self.project_in = k.bind_linear(parts, a.D, norm, eps)
         self.attend = k.bind_attention(
-            weights.q_norm, weights.k_norm, c.norm_eps, c.Hq, c.Hkv, c.Dh, c.rope.rotary_dim // 2, kv
+            weights.q_norm, weights.k_norm, eps, a.Hq, a.Hkv, a.Dh, config.rope.rotary_dim // 2, kv
         )
-        self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], c.Hq * c.Dh)
+        self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], a.Hq * a.Dh)
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
         projected = self.project_in(h)  # [T, per query head: query, gate | k | v]
@@ -213,9 +213,18 @@ class Attention:
 def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray) -> kernels.Op:
     w = weights
     if config.dense:
-        return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.D, config.F)
+        return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.hidden_size, config.intermediate_size)
     parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
-    return k.bind_moe(parts, norm, config.norm_eps, config.E, config.K, config.D, config.F, config.Fs)
+    return k.bind_moe(
+        parts,
+        norm,
+        config.norm_eps,
+        config.num_experts,
+        config.num_experts_per_tok,
+        config.hidden_size,
+        config.intermediate_size,
+        config.shared_expert_intermediate_size,
+    )
 
 
 def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:

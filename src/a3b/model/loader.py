@@ -174,7 +174,7 @@ class _Loader:
         if p + "experts.gate_up_proj" in self.checkpoint.tensors:
             gate_up, down = (self.placed(self.stored(p + "experts." + n)) for n in ("gate_up_proj", "down_proj"))
         else:
-            experts = [f"{p}experts.{e}." for e in range(self.config.E)]
+            experts = [f"{p}experts.{e}." for e in range(self.config.num_experts)]
             gate_up = self.placed(StoredExperts(p + "experts.gate_up", tuple(self.gate_up(q) for q in experts)))
             down = self.placed(
                 StoredExperts(p + "experts.down", tuple(self.stored(q + "down_proj.weight") for q in experts))

@@ -56,12 +56,12 @@ class State:
     def __init__(self, config: ModelConfig, kv: str):
         """kv: how keys and values are kept, one of a3b.kernels.kv.KV_TYPES."""
         num_delta = config.layer_types.count("linear_attention")
-        channels = 2 * config.Hk * config.Dk + config.Hv * config.Dv
+        a = config.axes
         self.num_tokens, self.kv = 0, kv
-        self.conv = np.zeros((num_delta, config.conv_len - 1, channels), np.float32)  # latest inputs, oldest first
-        self.delta = np.zeros((num_delta, config.Hv, config.Dk, config.Dv), np.float32)
-        pages = (config.num_layers - num_delta, SEGMENT_PAGES, config.Hkv)
-        self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, config.Dh))
+        self.conv = np.zeros((num_delta, a.conv_len - 1, a.C), np.float32)  # latest inputs, oldest first
+        self.delta = np.zeros((num_delta, a.Hv, a.Dk, a.Dv), np.float32)
+        pages = (config.num_layers - num_delta, SEGMENT_PAGES, a.Hkv)
+        self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, a.Dh))
         self._segments: list[Segment] = []
         self._owns_last = True  # False: the last segment is shared and is copied before it is written
         self._is_torn = False

@@ -1,7 +1,7 @@
 """A packed model in float32, gate and up joined, value heads in the order of Hugging Face: what its kernels are judged
 against.
 
-Needs the memory of the whole model in float32. Enter at `decoded`.
+Needs the memory of the whole model in float32. Enter at `dequantised`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from a3b.model.config import ModelConfig
 from a3b.model.weights import DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
 
-def decoded(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
+def dequantised(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
     """The same model, every matrix a float32 array."""
     weights = _floats(weights)
     layers = []
@@ -51,11 +51,12 @@ def _joined(moe: MoEWeights | DenseWeights) -> MoEWeights | DenseWeights:
 
 def _untiled(config: ModelConfig, mixer: DeltaNetWeights) -> DeltaNetWeights:
     """Head h of Hugging Face is head (h mod r)·Hk + h // r of a GGUF file, r value heads a key head."""
-    c, r = config, config.Hv // config.Hk
-    h = np.arange(c.Hv)
-    heads = h % r * c.Hk + h // r
-    wide = (heads[:, None] * c.Dv + np.arange(c.Dv)).ravel()
-    keys = 2 * c.Hk * c.Dk
+    a = config.axes
+    r = a.Hv // a.Hk
+    h = np.arange(a.Hv)
+    heads = h % r * a.Hk + h // r
+    wide = (heads[:, None] * a.Dv + np.arange(a.Dv)).ravel()
+    keys = 2 * a.Hk * a.Dk
     channels = np.concatenate((np.arange(keys), keys + wide))
     return DeltaNetWeights(
         in_proj_qkv=mixer.in_proj_qkv[channels],

@@ -72,7 +72,7 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     else:
         side, notes = side_files(tokenizer)
     side["config.json"] = packed_config(value)
-    notes += (HEAD_ORDER_NOTE,) if config.Hv != config.Hk else ()
+    notes += (HEAD_ORDER_NOTE,) if config.linear_num_value_heads != config.linear_num_key_heads else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source(
         "gguf",
@@ -247,16 +247,17 @@ class _Reader:
         return self.floats(name, num, change=lambda x: x - np.float32(1))
 
     def model(self, c: ModelConfig) -> ModelWeights:
-        embed = self.matrix("token_embd.weight", c.V, c.D)
-        lm_head = embed if c.tie_word_embeddings else self.matrix("output.weight", c.V, c.D)
+        a = c.axes
+        embed = self.matrix("token_embd.weight", a.V, a.D)
+        lm_head = embed if c.tie_word_embeddings else self.matrix("output.weight", a.V, a.D)
         layers = tuple(self.layer(f"blk.{i}.", kind, c) for i, kind in enumerate(c.layer_types))
-        norm = self.norm("output_norm.weight", c.D)
+        norm = self.norm("output_norm.weight", a.D)
         unknown = [name for name in self.owner if name not in self.used and not self.is_mtp(name, c)]
         self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
         if self.complaints:
             more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
             raise TensorError(f"{self.path}: " + "; ".join(self.complaints[:5]) + more)
-        return ModelWeights(embed, layers, norm, lm_head, "mapped", tiled_v_heads=c.Hv != c.Hk)
+        return ModelWeights(embed, layers, norm, lm_head, "mapped", tiled_v_heads=a.Hv != a.Hk)
 
     def is_mtp(self, name: str, c: ModelConfig) -> bool:
         block = name.split(".")[1] if name.startswith("blk.") else ""
@@ -267,44 +268,48 @@ class _Reader:
         return {"mtp": count} if count else {}
 
     def layer(self, p: str, kind: str, c: ModelConfig) -> LayerWeights:
-        norms = self.norm(p + "attn_norm.weight", c.D), self.norm(p + "post_attention_norm.weight", c.D)
+        a = c.axes
+        norms = self.norm(p + "attn_norm.weight", a.D), self.norm(p + "post_attention_norm.weight", a.D)
         mixer = self.attention(p, c) if kind == ATTENTION else self.delta_net(p, c)
         return LayerWeights(norms[0], mixer, norms[1], self.moe(p, c))
 
     def attention(self, p: str, c: ModelConfig) -> AttentionWeights:
+        a = c.axes
         return AttentionWeights(
-            q_proj=self.matrix(p + "attn_q.weight", c.Hq * 2 * c.Dh, c.D),
-            k_proj=self.matrix(p + "attn_k.weight", c.Hkv * c.Dh, c.D),
-            v_proj=self.matrix(p + "attn_v.weight", c.Hkv * c.Dh, c.D),
-            o_proj=self.matrix(p + "attn_output.weight", c.D, c.Hq * c.Dh),
-            q_norm=self.norm(p + "attn_q_norm.weight", c.Dh),
-            k_norm=self.norm(p + "attn_k_norm.weight", c.Dh),
+            q_proj=self.matrix(p + "attn_q.weight", a.Hq * 2 * a.Dh, a.D),
+            k_proj=self.matrix(p + "attn_k.weight", a.Hkv * a.Dh, a.D),
+            v_proj=self.matrix(p + "attn_v.weight", a.Hkv * a.Dh, a.D),
+            o_proj=self.matrix(p + "attn_output.weight", a.D, a.Hq * a.Dh),
+            q_norm=self.norm(p + "attn_q_norm.weight", a.Dh),
+            k_norm=self.norm(p + "attn_k_norm.weight", a.Dh),
         )
 
     def delta_net(self, p: str, c: ModelConfig) -> DeltaNetWeights:
-        channels, wide = 2 * c.Hk * c.Dk + c.Hv * c.Dv, c.Hv * c.Dv
+        a = c.axes
+        wide = a.Hv * a.Dv
         return DeltaNetWeights(
-            in_proj_qkv=self.matrix(p + "attn_qkv.weight", channels, c.D),
-            in_proj_z=self.matrix(p + "attn_gate.weight", wide, c.D),
-            in_proj_b=self.floats(p + "ssm_beta.weight", c.Hv, c.D),
-            in_proj_a=self.floats(p + "ssm_alpha.weight", c.Hv, c.D),
-            conv1d=self.floats(p + "ssm_conv1d.weight", channels, c.conv_len),
-            dt_bias=self.floats(p + "ssm_dt.bias", c.Hv),
-            A_log=self.floats(p + "ssm_a", c.Hv, change=lambda x: np.log(-x.astype(np.float64))),
-            norm=self.floats(p + "ssm_norm.weight", c.Dv),
-            out_proj=self.matrix(p + "ssm_out.weight", c.D, wide),
+            in_proj_qkv=self.matrix(p + "attn_qkv.weight", a.C, a.D),
+            in_proj_z=self.matrix(p + "attn_gate.weight", wide, a.D),
+            in_proj_b=self.floats(p + "ssm_beta.weight", a.Hv, a.D),
+            in_proj_a=self.floats(p + "ssm_alpha.weight", a.Hv, a.D),
+            conv1d=self.floats(p + "ssm_conv1d.weight", a.C, a.conv_len),
+            dt_bias=self.floats(p + "ssm_dt.bias", a.Hv),
+            A_log=self.floats(p + "ssm_a", a.Hv, change=lambda x: np.log(-x.astype(np.float64))),
+            norm=self.floats(p + "ssm_norm.weight", a.Dv),
+            out_proj=self.matrix(p + "ssm_out.weight", a.D, wide),
         )
 
     def moe(self, p: str, c: ModelConfig) -> MoEWeights:
+        a = c.axes
         if p + "ffn_gate_up_exps.weight" in self.owner:
-            gate_up: Any = self.matrix(p + "ffn_gate_up_exps.weight", c.E, 2 * c.F, c.D)
+            gate_up: Any = self.matrix(p + "ffn_gate_up_exps.weight", a.E, 2 * a.F, a.D)
         else:
-            gate_up = tuple(self.matrix(f"{p}ffn_{name}_exps.weight", c.E, c.F, c.D) for name in ("gate", "up"))
+            gate_up = tuple(self.matrix(f"{p}ffn_{name}_exps.weight", a.E, a.F, a.D) for name in ("gate", "up"))
         return MoEWeights(
-            router=self.floats(p + "ffn_gate_inp.weight", c.E, c.D),
+            router=self.floats(p + "ffn_gate_inp.weight", a.E, a.D),
             gate_up=gate_up,
-            down=self.matrix(p + "ffn_down_exps.weight", c.E, c.D, c.F),
-            shared_gate_up=tuple(self.matrix(f"{p}ffn_{name}_shexp.weight", c.Fs, c.D) for name in ("gate", "up")),
-            shared_down=self.matrix(p + "ffn_down_shexp.weight", c.D, c.Fs),
-            shared_expert_gate=self.floats(p + "ffn_gate_inp_shexp.weight", c.D)[None],
+            down=self.matrix(p + "ffn_down_exps.weight", a.E, a.D, a.F),
+            shared_gate_up=tuple(self.matrix(f"{p}ffn_{name}_shexp.weight", a.Fs, a.D) for name in ("gate", "up")),
+            shared_down=self.matrix(p + "ffn_down_shexp.weight", a.D, a.Fs),
+            shared_expert_gate=self.floats(p + "ffn_gate_inp_shexp.weight", a.D)[None],
         )

@@ -44,7 +44,7 @@ def measure(
         model = Model(config, weights, watching, "f32")
         hidden = model.hidden([(ids, model.new_state()) for ids in pieces])
     found = {name: watching.inputs[id(matrix)].importance() for name, matrix in _bound(config, weights)}
-    last = Inputs(1, config.D)
+    last = Inputs(1, config.hidden_size)
     last.add(0, ops.bind_rms_norm(weights.norm, config.norm_eps)(hidden))
     return found | {EMBED if config.tie_word_embeddings else "lm_head.weight": last.importance()}
 

@@ -93,7 +93,7 @@ def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int
     total = 0
     for tensor in tensors:
         if ".experts." in tensor.name:
-            total += tensor.num_bytes * config.K // config.E
+            total += tensor.num_bytes * config.num_experts_per_tok // config.num_experts
         elif tensor.name != EMBED or config.tie_word_embeddings:
             total += tensor.num_bytes
     return total
@@ -108,7 +108,7 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
         if kind is not None:
             own = own_format(value)
             # experts are in tiles altogether or not at all
-            widths = (config.D, config.F) if kind in EXPERTS else (value.shape[-1],)
+            widths = (config.hidden_size, config.intermediate_size) if kind in EXPERTS else (value.shape[-1],)
             fits = all(format_for(kinds, kind, n) for n in widths)
             format = own if own is not None else format_for(kinds, kind, value.shape[-1]) if fits else None
             num_chosen += own is None

@@ -193,57 +193,57 @@ class _Maker:
         self.config, self.mix, self.pools = config, mix, pools
 
     def model(self) -> ModelWeights:
-        c = self.config
-        embed = self.matrix("model.embed_tokens", c.D**0.5, c.V, c.D)
-        head = embed if c.tie_word_embeddings else self.matrix("lm_head", 3.0, c.V, c.D, wide=True)
+        c, a = self.config, self.config.axes
+        embed = self.matrix("model.embed_tokens", a.D**0.5, a.V, a.D)
+        head = embed if c.tie_word_embeddings else self.matrix("lm_head", 3.0, a.V, a.D, wide=True)
         layers = tuple(self.layer(i, kind) for i, kind in enumerate(c.layer_types))
-        return ModelWeights(embed, layers, self.normal("model.norm", 0, 0.3, c.D), head, "random")
+        return ModelWeights(embed, layers, self.normal("model.norm", 0, 0.3, a.D), head, "random")
 
     def layer(self, i: int, kind: str) -> LayerWeights:
-        p, D = f"model.layers.{i}.", self.config.D
+        p, D = f"model.layers.{i}.", self.config.hidden_size
         mixer = self.attention(p, i) if kind == ATTENTION else self.delta_net(p, i)
         norms = (self.normal(p + name, 0, 0.3, D) for name in ("input_norm", "post_norm"))
         return LayerWeights(next(norms), mixer, next(norms), self.mlp(p, i))
 
     def attention(self, p: str, i: int) -> AttentionWeights:
-        c = self.config
+        a = self.config.axes
         return AttentionWeights(
-            q_proj=self.matrix(p + "q_proj", 1.0, 2 * c.Hq * c.Dh, c.D),
-            k_proj=self.matrix(p + "k_proj", 1.0, c.Hkv * c.Dh, c.D),
-            v_proj=self.matrix(p + "v_proj", 1.0, c.Hkv * c.Dh, c.D, wide=self.more_bits(i)),
-            o_proj=self.matrix(p + "o_proj", 0.6, c.D, c.Hq * c.Dh),
-            q_norm=self.normal(p + "q_norm", 0.7, 0.3, c.Dh),
-            k_norm=self.normal(p + "k_norm", 0, 0.3, c.Dh),
+            q_proj=self.matrix(p + "q_proj", 1.0, 2 * a.Hq * a.Dh, a.D),
+            k_proj=self.matrix(p + "k_proj", 1.0, a.Hkv * a.Dh, a.D),
+            v_proj=self.matrix(p + "v_proj", 1.0, a.Hkv * a.Dh, a.D, wide=self.more_bits(i)),
+            o_proj=self.matrix(p + "o_proj", 0.6, a.D, a.Hq * a.Dh),
+            q_norm=self.normal(p + "q_norm", 0.7, 0.3, a.Dh),
+            k_norm=self.normal(p + "k_norm", 0, 0.3, a.Dh),
         )
 
     def delta_net(self, p: str, i: int) -> DeltaNetWeights:
-        c = self.config
-        channels, wide = 2 * c.Hk * c.Dk + c.Hv * c.Dv, c.Hv * c.Dv
-        rate = generator(self.pools.seed, p + "A_log").uniform(0.02, 2.0, c.Hv)
+        a = self.config.axes
+        wide = a.Hv * a.Dv
+        rate = generator(self.pools.seed, p + "A_log").uniform(0.02, 2.0, a.Hv)
         return DeltaNetWeights(
-            in_proj_qkv=self.matrix(p + "in_proj_qkv", 1.0, channels, c.D, wide=self.more_bits(i), alike=c.Hk * c.Dk),
-            in_proj_z=self.matrix(p + "in_proj_z", 1.0, wide, c.D),
-            in_proj_b=self.normal(p + "in_proj_b", 0, c.D**-0.5, c.Hv, c.D),
-            in_proj_a=self.normal(p + "in_proj_a", 0, c.D**-0.5, c.Hv, c.D),
-            conv1d=self.normal(p + "conv1d", 0, 0.5, channels, c.conv_len),
-            dt_bias=self.normal(p + "dt_bias", -2, 1, c.Hv),
+            in_proj_qkv=self.matrix(p + "in_proj_qkv", 1.0, a.C, a.D, wide=self.more_bits(i), alike=a.Hk * a.Dk),
+            in_proj_z=self.matrix(p + "in_proj_z", 1.0, wide, a.D),
+            in_proj_b=self.normal(p + "in_proj_b", 0, a.D**-0.5, a.Hv, a.D),
+            in_proj_a=self.normal(p + "in_proj_a", 0, a.D**-0.5, a.Hv, a.D),
+            conv1d=self.normal(p + "conv1d", 0, 0.5, a.C, a.conv_len),
+            dt_bias=self.normal(p + "dt_bias", -2, 1, a.Hv),
             A_log=np.log(rate).astype(np.float32),
-            norm=self.normal(p + "norm", 1, 0.3, c.Dv),
-            out_proj=self.matrix(p + "out_proj", 0.15, c.D, wide),
+            norm=self.normal(p + "norm", 1, 0.3, a.Dv),
+            out_proj=self.matrix(p + "out_proj", 0.15, a.D, wide),
         )
 
     def mlp(self, p: str, i: int) -> MoEWeights | DenseWeights:
-        c, wide = self.config, self.more_bits(i)
+        c, a, wide = self.config, self.config.axes, self.more_bits(i)
         if c.dense:
-            gate_up = tuple(self.matrix(p + name, 1.0, c.F, c.D) for name in ("gate", "up"))
-            return DenseWeights(gate_up, self.matrix(p + "down", 0.35, c.D, c.F, wide=wide))
+            gate_up = tuple(self.matrix(p + name, 1.0, a.F, a.D) for name in ("gate", "up"))
+            return DenseWeights(gate_up, self.matrix(p + "down", 0.35, a.D, a.F, wide=wide))
         return MoEWeights(
-            router=self.normal(p + "router", 0, 2 * c.D**-0.5, c.E, c.D),
-            gate_up=tuple(self.matrix(p + name, 1.0, c.E, c.F, c.D) for name in ("experts.gate", "experts.up")),
-            down=self.matrix(p + "experts.down", 0.5, c.E, c.D, c.F, wide=wide),
-            shared_gate_up=tuple(self.matrix(p + name, 1.0, c.Fs, c.D) for name in ("shared.gate", "shared.up")),
-            shared_down=self.matrix(p + "shared.down", 0.35, c.D, c.Fs, wide=wide),
-            shared_expert_gate=self.normal(p + "shared_gate", 0, 2 * c.D**-0.5, 1, c.D),
+            router=self.normal(p + "router", 0, 2 * a.D**-0.5, a.E, a.D),
+            gate_up=tuple(self.matrix(p + name, 1.0, a.E, a.F, a.D) for name in ("experts.gate", "experts.up")),
+            down=self.matrix(p + "experts.down", 0.5, a.E, a.D, a.F, wide=wide),
+            shared_gate_up=tuple(self.matrix(p + name, 1.0, a.Fs, a.D) for name in ("shared.gate", "shared.up")),
+            shared_down=self.matrix(p + "shared.down", 0.35, a.D, a.Fs, wide=wide),
+            shared_expert_gate=self.normal(p + "shared_gate", 0, 2 * a.D**-0.5, 1, a.D),
         )
 
     def matrix(self, name: str, gain: float, *shape: int, wide: bool = False, alike: int = 0) -> RandomMatrix:

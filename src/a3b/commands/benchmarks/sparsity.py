@@ -118,8 +118,8 @@ def whole(part: float, head: float, scale: float) -> float:
 def head(loaded: speed.Loaded, kernels: Kernels) -> tuple[float, int]:
     """(seconds, bytes of weights) of what a step does after its layers: norm, lm_head, the likeliest token."""
     config, weights = loaded.config, loaded.weights
-    op = kernels.bind_linear([("lm_head", weights.lm_head)], config.D, weights.norm, config.norm_eps)
-    hidden, times = np.ones((1, config.D), np.float32), []
+    op = kernels.bind_linear([("lm_head", weights.lm_head)], config.hidden_size, weights.norm, config.norm_eps)
+    hidden, times = np.ones((1, config.hidden_size), np.float32), []
     for _ in range(HEAD_RUNS):
         began = time.perf_counter()
         op(hidden).argmax()

@@ -277,8 +277,11 @@ def state_at(loaded: Loaded, depth: int, seed: int = 0) -> State:
     if depth <= PAGE_LEN:
         return state
     rng = np.random.Generator(np.random.PCG64(seed))
-    k, v = rng.standard_normal((2, SEGMENT_LEN, config.Hkv, config.Dh), np.float32)
-    keys, values = (np.zeros((SEGMENT_PAGES, config.Hkv, num), np.uint8) for num in kv.page_bytes(model.kv, config.Dh))
+    k, v = rng.standard_normal((2, SEGMENT_LEN, config.num_key_value_heads, config.head_dim), np.float32)
+    keys, values = (
+        np.zeros((SEGMENT_PAGES, config.num_key_value_heads, num), np.uint8)
+        for num in kv.page_bytes(model.kv, config.head_dim)
+    )
     kv.store(model.kv, keys, values, 0, k, v)
     pages = -(-depth // PAGE_LEN)
     with advancing([(state, depth - PAGE_LEN)]):
@@ -300,7 +303,7 @@ def decode_bytes(loaded: Loaded, depth: int) -> dict[str, int]:
 
 
 def random_ids(config: ModelConfig, num: int, seed: int = 0) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(seed)).integers(0, config.V, num)
+    return np.random.Generator(np.random.PCG64(seed)).integers(0, config.vocab_size, num)
 
 
 def summary(rates: list[float]) -> dict[str, Any]:

@@ -33,4 +33,4 @@ def run(args: Namespace) -> None:
             say(f"{error}: not counted in the start")
     config = read_config(directory)
     model = Model(config, load_weights(Checkpoint.open(directory), config), kernels, runtime.kv)
-    report(int(model.forward(np.arange(PROMPT) * 4001 % config.V, model.new_state()).argmax()))
+    report(int(model.forward(np.arange(PROMPT) * 4001 % config.vocab_size, model.new_state()).argmax()))
