@@ -9,9 +9,8 @@ import time
 import pytest
 
 from a3b.interface.events import ToolCallEnd
+from a3b.output.dialects.json_call import parse_json_calls
 from a3b.output.parser import OutputParser
-from a3b.output.tool_arguments import parse_json_calls
-from a3b.prompt.segments import Control
 from tests.support.outputs import TOOLS, call, param, parse, pieces, recut, summary
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -21,13 +20,10 @@ PUT = f"<function=put>\n{PATH}</function>"
 
 
 def read(output, **options):
-    """(thinking, text, calls) of an output, the same however it is cut and whether tags are control tokens."""
+    """(thinking, text, calls) of an output, the same however it is cut."""
     whole, rng = parse(output, **options), random.Random(1)
     for size in (1, 2, 5, 40):
         assert parse(recut(pieces(output), rng, size), **options) == whole
-    if "\\<" not in output:
-        spelled = ["".join(p.name if isinstance(p, Control) else p for p in pieces(output))]
-        assert parse(recut(spelled, rng, 3), control_tokens=False, **options) == whole
     assert all(event.complete for event in whole if isinstance(event, ToolCallEnd))
     return summary(output, **options)
 

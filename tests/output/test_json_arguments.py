@@ -210,8 +210,7 @@ def test_a_value_ends_at_the_first_tag_behind_whole_json_and_else_as_if_it_could
     assert min(num_json, num_tags, num_other) > 200
 
 
-@pytest.mark.parametrize("control_tokens", [True, False])
-def test_however_json_is_cut_the_events_are_the_same(control_tokens):
+def test_however_json_is_cut_the_events_are_the_same():
     rng = random.Random(6)
     for _ in range(400):
         keys = rng.choices(["options", "names", "path", "body", "note"], k=rng.randrange(1, 4))
@@ -219,11 +218,9 @@ def test_however_json_is_cut_the_events_are_the_same(control_tokens):
             "".join(f"<parameter={key}>{rng.choice(['', chr(10)])}{random_value(rng)}</parameter>" for key in keys)
         )
         output = pieces(text + rng.choice(["", "\nand\n" + call(param("options", random_value(rng)))]))
-        if not control_tokens:
-            output = ["".join(p.name if isinstance(p, Control) else p for p in output)]
-        whole = parse(output, in_thinking=False, control_tokens=control_tokens)
+        whole = parse(output, in_thinking=False)
         for size in (1, 3, 12):
-            assert parse(recut(output, rng, size), in_thinking=False, control_tokens=control_tokens) == whole, output
+            assert parse(recut(output, rng, size), in_thinking=False) == whole, output
         calls = [event for event in whole if isinstance(event, ToolCallEnd)]
         for number, end in enumerate(calls):
             fragments = [e.text for e in whole if isinstance(e, ToolCallDelta) and e.index == number]

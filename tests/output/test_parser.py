@@ -239,16 +239,6 @@ def test_finish_twice_gives_nothing_and_push_after_finish_is_refused():
         parser.push("b")
 
 
-def test_without_control_tokens_spelled_tags_are_tags():
-    text = "t\n</think>\n\nHi <tool>\n\n" + call(param("path", "a <b"))
-    for cut in range(len(text)):
-        events = parse([text[:cut], text[cut:]], control_tokens=False)
-        assert assistant_message(events)["reasoning_content"] == "t"
-        assert assistant_message(events)["content"] == "Hi <tool>"
-        assert events[-1].arguments == {"path": "a <b"}
-    assert summary(["a </thi"], control_tokens=False) == ("a </thi", "", [])
-
-
 def test_lone_surrogates_in_text_are_replaced_and_never_taken_for_tags():
     assert summary(["a\ud800\ud801b"]) == ("a\ufffd\ufffdb", "", [])
 
@@ -317,14 +307,11 @@ def random_soup(rng):
     return pieces("".join(parts))
 
 
-@pytest.mark.parametrize("control_tokens", [True, False])
-def test_however_the_output_is_cut_the_events_are_the_same(control_tokens):
+def test_however_the_output_is_cut_the_events_are_the_same():
     rng = random.Random(1)
     for _ in range(900):
         output = random_soup(rng)
-        if not control_tokens:
-            output = ["".join(p.name if isinstance(p, Control) else p for p in output)]
-        options = {"in_thinking": rng.random() < 0.5, "control_tokens": control_tokens}
+        options = {"in_thinking": rng.random() < 0.5}
         whole = parse(output, **options)
         for size in (1, 3, 12):
             assert parse(recut(output, rng, size), **options) == whole, output

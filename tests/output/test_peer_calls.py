@@ -48,9 +48,6 @@ def test_calls_are_read_as_the_peer_expects(case):
     output, options = pieces(case["output"]), {"in_thinking": "thinks" in case}
     assert read(output, **options) == expected
     assert read(letters(output), **options) == expected
-    if "\\<" not in case["output"]:
-        spelled = list("".join(piece.name if isinstance(piece, Control) else piece for piece in output))
-        assert read(spelled, control_tokens=False, **options) == expected
 
 
 OF = {

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from a3b.json_schema.types import kinds_of_schema
+from a3b.output.dialects.json_call import parse_json_calls
 from a3b.output.json_text import JsonSpan, loads
-from a3b.output.tool_arguments import ArgumentsWriter, ToolSchemas, coerce, parse_json_calls
+from a3b.output.tool_arguments import ArgumentsWriter, ToolSchemas, coerce
 
 SCHEMA = {
     "type": "object",

@@ -34,8 +34,8 @@ from a3b.json_schema.types import (
     values_of,
 )
 from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS, check_schema, without_never
+from a3b.output.dialects.qwen_xml_tags import MAX_NAME
 from a3b.output.json_text import dumps
-from a3b.output.qwen_tags import MAX_NAME
 from a3b.output.tool_arguments import SCALARS, coerce
 
 MAX_PARAMETERS = 64  # of one tool: the bits of a set of names

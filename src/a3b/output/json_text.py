@@ -78,8 +78,8 @@ class JsonText:
     What stands between strings is only checked roughly, until the brackets are closed: `is_valid` then decides.
     """
 
-    _BETWEEN = re.compile(r"[ \t\r\n:,.+\-0-9A-Za-z]*")
-    _WITHIN = re.compile(r'[^"\\]*')
+    _BETWEEN_STOP = re.compile(r"[^ \t\r\n:,.+\-0-9A-Za-z]")
+    _STRING_STOP = re.compile(r'["\\]')
 
     def __init__(self, kinds: Kinds):
         """kinds: what the value may be."""
@@ -115,7 +115,8 @@ class JsonText:
         return pos + 1
 
     def _string(self, text: str, pos: int) -> int:
-        pos = self._WITHIN.match(text, pos).end()
+        stop = self._STRING_STOP.search(text, pos)
+        pos = stop.start() if stop else len(text)
         if pos < len(text):
             self._escaped = text[pos] == "\\"
             self.in_string = text[pos] != '"'
@@ -126,7 +127,8 @@ class JsonText:
         if self.is_whole:
             self.is_dead = text[pos:].strip() != ""
             return len(text)
-        pos = self._BETWEEN.match(text, pos).end()
+        stop = self._BETWEEN_STOP.search(text, pos)
+        pos = stop.start() if stop else len(text)
         if pos < len(text):
             char = text[pos]
             self.in_string = char == '"'

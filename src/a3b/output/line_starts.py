@@ -1,23 +1,29 @@
-"""Where lines of a growing text begin, outside of blocks of code. Knows no syntax of calls. Enter at `LineStarts`."""
+"""Where lines of a growing text begin, outside of blocks of code.
+
+Knows no dialect: which characters may begin a call, and which lines enclose an example of one, are arguments. Enter at
+`LineStarts.find`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 MAX_INDENT = 3  # blanks before what still counts as the beginning of a line; four make it code
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)\Z", re.DOTALL)
 _KEPT = 200  # characters of a line that may open or close a block of code
-# spelled in a line of their own: what is between them is an example of a call
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 class LineStarts:
-    """Takes the characters of a text in order. `find` gives the places where a line begins with "<"."""
+    """Takes the characters of a text in order. `find` gives the places where a line begins with one of `starts`."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: str = "", fences: Mapping[str, str] | None = None):
+        """fences: lines that open a block of code beside those of Markdown, and the line that closes each."""
+        self._starts, self._fences = starts, fences or {}
+        self._heads = "`~" + starts + "".join(fence[0] for fence in self._fences)
         self._line = ""  # from its beginning, as long as it may matter
         self._is_open = True  # whether it may still matter
-        self._fence = ""
+        self._fence = ""  # what opened the block of code
 
     @property
     def begins(self) -> bool:
@@ -25,10 +31,10 @@ class LineStarts:
         return self._is_open and not self._fence and self._line.strip(" ") == "" and len(self._line) <= MAX_INDENT
 
     def find(self, text: str, end: int, at: int = 0) -> int:
-        """The first place from `at` and before `end` at which `text` has a "<" that begins a line, else `end`; takes
-        what is before it."""
+        """The first place from `at` and before `end` at which a line of `text` begins with one of the characters, else
+        `end`; takes what is before it."""
         while at < end:
-            if self.begins and text[at] == "<":
+            if self.begins and text[at] in self._starts:
                 return at
             if self._is_open:
                 self._add(text[at])
@@ -53,15 +59,16 @@ class LineStarts:
             return
         self._line += char
         head = self._line.lstrip(" ")[:1]
-        self._is_open = len(self._line) <= _KEPT and (head in "`~<" if head else len(self._line) <= MAX_INDENT)
+        self._is_open = len(self._line) <= _KEPT and (head in self._heads if head else len(self._line) <= MAX_INDENT)
 
     def _end_line(self) -> None:
-        if self._fence == OPENING:
-            self._fence = "" if self._line.strip() == CLOSING else OPENING
+        line = self._line.strip()
+        if self._fence in self._fences:
+            self._fence = "" if line == self._fences[self._fence] else self._fence
         elif match := _FENCE.match(self._line):
             if not self._fence:
                 self._fence = "" if "`" in match[2] and match[1][0] == "`" else match[1]
             elif match[1].startswith(self._fence) and not match[2].strip():
                 self._fence = ""
-        elif not self._fence and self._line.strip() == OPENING:
-            self._fence = OPENING
+        elif not self._fence and line in self._fences:
+            self._fence = line

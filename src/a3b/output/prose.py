@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from a3b.interface.events import TextDelta, ThinkingDelta
 from a3b.output.line_starts import LineStarts
 
@@ -11,9 +13,11 @@ class Prose:
 
     thinking: what the present block is. blank: it has no text yet. lines: where its lines begin."""
 
-    def __init__(self, thinking: bool):
+    def __init__(self, thinking: bool, starts: str = "", fences: Mapping[str, str] | None = None):
+        """starts, fences: as `LineStarts` takes them."""
         self.thinking, self.blank = thinking, True
-        self.lines = LineStarts()
+        self._starts, self._fences = starts, fences
+        self.lines = LineStarts(starts, fences)
         self._gap = False  # white space was held back when the block began
         self._held = {True: "", False: ""}  # white space by channel (thinking or not), out only if more follows
         self._begun = {True: False, False: False}
@@ -25,11 +29,11 @@ class Prose:
 
     def enter(self, thinking: bool) -> None:
         """Begin a block."""
-        self.thinking, self.blank, self.lines = thinking, True, LineStarts()
+        self.thinking, self.blank, self.lines = thinking, True, LineStarts(self._starts, self._fences)
         self._gap = bool(self._held[thinking])
 
     def write(self, text: str) -> list[ThinkingDelta | TextDelta]:
-        """Go on with the block; what comes out."""
+        """Go on with the block; the events that this completes."""
         channel = self.thinking
         text = text.lstrip() if self.blank and self._gap else text
         text = self._held[channel] + text

@@ -1,8 +1,9 @@
 """Arguments of tool calls: from the text the model wrote to JSON values of the types a tool declares.
 
-Owns the conversion of one value, the JSON object written piece by piece while a call is still being generated, and
-calls written as JSON instead of tags. Does not know where in the output a call begins or ends; `output/parser.py` does.
-What the tools' schemas say is in `json_schema/types.py`. Enter at `ToolSchemas` and `ArgumentsWriter`."""
+Owns the conversion of one value, and the JSON object written piece by piece while a call is still being generated. Does
+not know how a dialect writes a call. What the tools' schemas say is in `json_schema/types.py`. Enter at `ToolSchemas`
+and `ArgumentsWriter`.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +20,16 @@ TEXT_OR_NULL: Kinds = frozenset({"string", "null"})
 NUMBERS: Kinds = frozenset({"integer", "number"})
 CONTAINERS: Kinds = frozenset({"object", "array"})
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-_OUTER_KEYS = {"function", "type", "id"}
-_CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
 
 
 class ToolSchemas:
     """Which parameters each tool has, and which types they take.
 
     Takes tools in OpenAI form, with or without the outer "function", or with "input_schema" (Anthropic).
-    Entries with no name are skipped: they cannot be called, and refusing them is not the parser's office.
+    Entries with no name are skipped: they cannot be called, and the parser does not validate them.
     """
 
-    def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None):
+    def __init__(self, tools: Sequence[Any] | None = None):
         self._tools: dict[str, Parameters] = {}
         self._strict: set[str] = set()
         for tool in tools or ():
@@ -193,33 +192,3 @@ class ArgumentsWriter:
     def end(self) -> str:
         """End the object."""
         return "}" if self._num_written else "{}"
-
-
-def parse_json_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
-    """Names and arguments of calls written as {"name": ..., "arguments": {...}} (Hermes, Qwen2.5) or as a list of them,
-    else None.
-
-    Also "parameters" for "arguments", arguments as a JSON string, the OpenAI form with "function", and Python's
-    spelling of values. An object with any other key is not taken for a call, because the text under that key would be
-    lost."""
-    try:
-        value = read(text)
-    except ValueError:
-        return None
-    calls = [_json_call(call) for call in (value if isinstance(value, list) else [value])]
-    return None if None in calls or not calls else calls
-
-
-def _json_call(call: Any) -> tuple[str, dict[str, Any]] | None:
-    if isinstance(call, dict) and isinstance(call.get("function"), dict) and call.keys() <= _OUTER_KEYS:
-        call = call["function"]
-    if not isinstance(call, dict) or not any(call.keys() <= keys for keys in _CALL_KEYS):
-        return None
-    arguments = call.get("arguments", call.get("parameters")) or {}
-    try:
-        arguments = read(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return None
-    if not isinstance(call.get("name"), str) or not call["name"] or not isinstance(arguments, dict):
-        return None
-    return call["name"], arguments

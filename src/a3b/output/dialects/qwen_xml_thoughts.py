@@ -1,30 +1,30 @@
-"""A call inside the thinking without `<tool_call>`: it is one only if the output ends after it. Enter at
-`ThoughtCall`."""
+"""A call in Qwen's XML inside the thinking and without `<tool_call>`: it is one only if the output ends after it.
+
+Enter at `ThoughtCall`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-from a3b.output.qwen_tags import (
+from a3b.output.buffer import NeedMore, skip_blank
+from a3b.output.dialects.qwen_xml_tags import (
     CALL_END,
-    END,
     FUNCTION,
     FUNCTION_END,
-    MARKS,
     SPELLED_CALL_END,
-    NeedMore,
     read_closer,
     read_name,
-    skip_blank,
     tag_at,
 )
+from a3b.output.marks import END, MARKS, is_mark
 
-_STOP = re.compile(f"[{MARKS}]|\n<function=|</")
+_STOP = re.compile(f"[{MARKS}]|\n{FUNCTION}|</")
 
 
 class ThoughtCall:
-    """Reads a buffer that begins with `<function=NAME>` and grows; looks at each character once, or a few times."""
+    """Reads a text that begins with `<function=NAME>` and grows; looks at each character a few times at most."""
 
     def __init__(self, begin: int, is_offered: Callable[[str], bool]):
         """begin: the offset after the first tag. is_offered: whether a function of that name can be called."""
@@ -32,8 +32,7 @@ class ThoughtCall:
         self._is_closed = False  # the function that was begun last
 
     def decide(self, buffer: str) -> int:
-        """0: it is a call, or some. Else how many characters are thinking after all. Raises
-        NeedMore while that is open."""
+        """0 for a call, or several; else how many characters are thinking. Raises NeedMore while that is open."""
         while True:
             if not self._is_closed and (num := self._find_close(buffer)):
                 return num
@@ -48,7 +47,7 @@ class ThoughtCall:
             self._seen = end
 
     def _find_close(self, buffer: str) -> int:
-        """Go on to what closes the function; characters before what shows that nothing does, else 0."""
+        """Go on to what closes the function: 0; or the number of characters before what shows that nothing does."""
         while not self._is_closed:
             match = _STOP.search(buffer, self._seen)
             self._seen = match.start() if match else max(self._seen, len(buffer) - len(FUNCTION))
@@ -56,7 +55,7 @@ class ThoughtCall:
                 raise NeedMore
             kind, end = read_closer(buffer, match.start()) if match.group() == "</" else ("", match.end())
             if match.group() not in ("</", CALL_END):
-                return match.start() + (match.group() not in MARKS)
+                return match.start() + (not is_mark(match.group()))
             self._is_closed, self._seen = (
                 match.group() == CALL_END or kind in ("function", "call"),
                 max(end, match.end()),

@@ -1,9 +1,4 @@
-"""The tags of an answer, and reading them from a buffer that is still growing.
-
-In the buffer a control token is one mark, a lone surrogate, which decoded text cannot contain; so the spelled
-name of a control token is never taken for it. `END` marks the end of the output. Each reader either knows
-what stands at an offset whatever follows, or raises `NeedMore`; that makes results independent of how the output
-was cut. Enter at `peek`.
+"""The tags of a call in Qwen's XML, reading them, and where the value of a parameter ends.
 
 Where a parameter's value ends, so that values may contain the tags themselves:
 
@@ -28,16 +23,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-CALL, CALL_END, THINK, THINK_END, END = "\ud800", "\ud801", "\ud802", "\ud803", "\ud804"
-MARKS = CALL + CALL_END + THINK + THINK_END + END
-TAGS = {"<tool_call>": CALL, "</tool_call>": CALL_END, "<think>": THINK, "</think>": THINK_END}
-NAMES = {ord(mark): name for name, mark in TAGS.items()} | {ord(END): ""}
+from a3b.output.buffer import NeedMore, peek, skip_blank
+from a3b.output.marks import END, MARKS, mark_of
+
+OPENER, CLOSER = "<tool_call>", "</tool_call>"
+CALL, CALL_END = mark_of(OPENER), mark_of(CLOSER)
 FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END = "<function=", "</function>", "<parameter=", "</parameter>"
-SPELLED_CALL_END = "</tool_call>"  # understood behind `</function>`, if nothing but another call follows
+SPELLED_CALL_END = CLOSER  # not as a control token: understood after `</function>`, if only another call can follow
 
 MAX_NAME = 200  # characters of a tool's or parameter's name
 MAX_CLOSERS = 3  # that close one function
-MAX_BLANK = 64  # white space between two tags
 _CHAR = rf"[^\s<>\"'{MARKS}]"
 _NAME = re.compile(rf"""["']?({_CHAR}{{1,{MAX_NAME}}})["']?>""")
 _NAME_SO_FAR = re.compile(rf"""["']?{_CHAR}{{0,{MAX_NAME}}}["']?""")
@@ -49,31 +44,6 @@ _CLOSES = {
     "function": re.compile(r"function(?:s|_\w+|\d+)?|invoke|invocation|tool|tool_use"),
     "call": re.compile(r"tool_call(?:s|\d+)?"),
 }
-
-
-class NeedMore(Exception):
-    """The buffer ends before it is clear what it says."""
-
-
-def peek(buffer: str, at: int, *options: str) -> str:
-    """Which option stands at `at`, "" for none; waits while it may still become one."""
-    for option in options:
-        if buffer.startswith(option, at):
-            return option
-    rest = buffer[at : at + MAX_BLANK]
-    if any(option.startswith(rest) for option in options):
-        raise NeedMore
-    return ""
-
-
-def skip_blank(buffer: str, at: int) -> int:
-    """The offset of what follows white space; after MAX_BLANK characters the rest counts as text."""
-    for offset in range(at, at + MAX_BLANK):
-        if offset == len(buffer):
-            raise NeedMore
-        if buffer[offset] not in " \t\r\n":
-            return offset
-    return at + MAX_BLANK
 
 
 def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
