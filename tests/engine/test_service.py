@@ -18,7 +18,7 @@ from a3b.engine.service import Settings
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.interface.events import Finished, ThinkingDelta
 from a3b.interface.request import Request
-from a3b.server.errors import error_body, refusal_of
+from a3b.server.errors import error_body, to_api_error
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
@@ -324,7 +324,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers_as_clients_read
     with Server(engine) as server:
         with pytest.raises(ContextError) as refused:
             asyncio.run(server.events(Request(messages=[user("x " * 20000)])))
-        told = error_body(refusal_of(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
+        told = error_body(to_api_error(refused.value, "req_1"), "/v1/messages", "req_1")["error"]["message"]
         # Claude Code's own; the difference is what it cuts
         found = re.match(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", told)
         assert found and int(found[1]) > 20000 and int(found[2]) == server.service.context - 1

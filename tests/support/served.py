@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from a3b.errors import A3BError
-from a3b.server.errors import error_body, refusal_of
+from a3b.server.errors import error_body, to_api_error
 from a3b.server.response_store import ResponseStore
 from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import Seals
@@ -42,8 +42,8 @@ class Identified:
         except ClientDisconnect:
             pass
         except A3BError as error:
-            refusal = refusal_of(error, "req_1")
-            answer = json_response(error_body(refusal, scope["path"], "req_1"), refusal.status, refusal.headers)
+            answered = to_api_error(error, "req_1")
+            answer = json_response(error_body(answered, scope["path"], "req_1"), answered.status, answered.headers)
             await answer(scope, receive, send)
 
 

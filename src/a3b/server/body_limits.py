@@ -11,7 +11,7 @@ from collections import Counter
 
 from starlette.types import Message, Receive
 
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.limits import RETRY_AFTER_S, Limits
 
 CLOSE = {"connection": "close"}
@@ -38,7 +38,7 @@ class Bodies:
         return True
 
     def take(self, body: Body, num_bytes: int) -> None:
-        """Raises Refusal if that is too much for this body, or for all."""
+        """Raises ApiError if that is too much for this body, or for all."""
         if body.num_bytes + num_bytes > self.max_bytes:
             raise too_large(self.max_bytes)
         while self.num_bytes + num_bytes > self.limits.all_bodies_bytes:
@@ -74,7 +74,7 @@ class Body:
         self._timer: asyncio.Timeout | None = None
 
     async def receive(self) -> Message:
-        """Raises Refusal beyond a limit, 408 where it is one of time."""
+        """Raises ApiError beyond a limit, 408 where it is one of time."""
         if self.is_complete:
             return await self._receive()
         limits, now = self.bodies.limits, asyncio.get_running_loop().time()
@@ -106,26 +106,26 @@ class Body:
             raise self._no_place()
         return message
 
-    def _no_place(self) -> Refusal:
+    def _no_place(self) -> ApiError:
         return busy(f"{len(self.bodies.unfinished)} bodies are being received; send the request again")
 
     def give_up(self) -> None:
-        """Let its reader raise Refusal at once."""
+        """Let its reader raise ApiError at once."""
         self.bodies.release(self)
         self.is_given_up = True
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time())
 
-    def _late(self, why: str) -> Refusal:
+    def _late(self, why: str) -> ApiError:
         if self.is_given_up:
             why = "came slowly, and others needed the place"
-        return Refusal(408, f"body: {why}; send the request again", "request_timeout", headers=CLOSE)
+        return ApiError(408, f"body: {why}; send the request again", "request_timeout", headers=CLOSE)
 
 
-def too_large(most: int) -> Refusal:
+def too_large(most: int) -> ApiError:
     message = f"body: larger than {most} bytes; send less, or start the server with a larger --max-body"
-    return Refusal(413, message, "request_too_large", headers=CLOSE)
+    return ApiError(413, message, "request_too_large", headers=CLOSE)
 
 
-def busy(message: str) -> Refusal:
-    return Refusal(503, f"body: {message}", "overloaded", headers={**CLOSE, "retry-after": str(RETRY_AFTER_S)})
+def busy(message: str) -> ApiError:
+    return ApiError(503, f"body: {message}", "overloaded", headers={**CLOSE, "retry-after": str(RETRY_AFTER_S)})

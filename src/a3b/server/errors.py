@@ -1,7 +1,7 @@
 """One exchange with a client, whatever its API: who asked, the JSON of the body, what an error looks like, what an
 answer reports.
 
-Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json` and `refusal_of`.
+Knows the forms of errors of OpenAI and Anthropic, by path. Enter at `read_json` and `to_api_error`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ANTHROPIC_TYPES = {
 # -- errors
 
 
-class Refusal(A3BError):
+class ApiError(A3BError):
     """A request that gets an error of HTTP: `status`, and a `code` for programs; `field` is the one at fault."""
 
     def __init__(
@@ -47,23 +47,23 @@ class Refusal(A3BError):
         self.status, self.code, self.field, self.headers = status, code, field, dict(headers or {})
 
 
-def refusal_of(error: Exception, id: str) -> Refusal:
+def to_api_error(error: Exception, id: str) -> ApiError:
     """What the client gets for any exception; an unexpected one is logged under the id of the request."""
     match error:
-        case Refusal():
+        case ApiError():
             return error
         case HTTPException():
-            return Refusal(error.status_code, error.detail, headers=error.headers)
+            return ApiError(error.status_code, error.detail, headers=error.headers)
         case ContextError():
-            return Refusal(400, str(error), "context_length_exceeded")
+            return ApiError(400, str(error), "context_length_exceeded")
         case OverloadedError():
-            return Refusal(429, str(error), "overloaded", headers={"retry-after": str(RETRY_AFTER_S)})
+            return ApiError(429, str(error), "overloaded", headers={"retry-after": str(RETRY_AFTER_S)})
         case A3BError() if not isinstance(error, OURS):
-            return Refusal(400, str(error))
+            return ApiError(400, str(error))
     log_unexpected(error, id)
     if isinstance(error, LogitsError | TensorError):  # says what is damaged, and quotes nothing
-        return Refusal(500, str(error), "model_error")
-    return Refusal(500, f"internal error; the log of the server has more under {id}", "internal_error")
+        return ApiError(500, str(error), "model_error")
+    return ApiError(500, f"internal error; the log of the server has more under {id}", "internal_error")
 
 
 def log_unexpected(error: BaseException, id: str) -> None:
@@ -72,16 +72,16 @@ def log_unexpected(error: BaseException, id: str) -> None:
     logger.error("%s failed with %s\n%s", id, type(error).__qualname__, lines.rstrip())
 
 
-def error_body(refusal: Refusal, path: str, id: str) -> dict[str, Any]:
+def error_body(error: ApiError, path: str, id: str) -> dict[str, Any]:
     """The JSON of an error, in the form of the API that `path` belongs to."""
-    status, message = refusal.status, str(refusal)
+    status, message = error.status, str(error)
     if path.removeprefix("/v1").startswith("/messages"):
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        if refusal.code == "context_length_exceeded":
+        if error.code == "context_length_exceeded":
             message = f"prompt is too long: {message}"  # the words by which clients know that they must compact
         # by which SDKs choose what to do
-        details = {"details": {"error_code": refusal.code}} if refusal.code.startswith("thread_") else {}
+        details = {"details": {"error_code": error.code}} if error.code.startswith("thread_") else {}
         return {"type": "error", "error": {"type": kind, "message": message, **details}, "request_id": id}
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    code = None if refusal.code == "invalid_request_error" else refusal.code
-    return {"error": {"message": message, "type": kind, "param": refusal.field, "code": code}}
+    code = None if error.code == "invalid_request_error" else error.code
+    return {"error": {"message": message, "type": kind, "param": error.field, "code": code}}

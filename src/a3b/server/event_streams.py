@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from a3b.interface.events import Event, Finished, Started
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.sse import FILLER, comment
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
@@ -164,8 +164,8 @@ def warnings_of(events: Iterable[Event]) -> list[str]:
 
 
 def finish_of(events: Sequence[Event]) -> Finished:
-    """The last event of a complete answer. Raises Refusal for an answer that broke off."""
+    """The last event of a complete answer. Raises ApiError for an answer that broke off."""
     last = events[-1] if events else None
     if not isinstance(last, Finished) or last.reason == "cancelled":
-        raise Refusal(503, "the answer broke off on the server; send the request again", "overloaded")
+        raise ApiError(503, "the answer broke off on the server; send the request again", "overloaded")
     return last

@@ -9,7 +9,7 @@ from typing import Any
 
 from a3b.errors import UsageError
 from a3b.interface.request import check_policy
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 
 MAX_MODEL = 512  # characters of a model's name: it is repeated in each chunk of a stream
 MAX_UNKNOWN = 10  # fields that a warning names
@@ -29,15 +29,15 @@ class Fields:
 
     def __init__(self, body: Any, where: str = ""):
         if not isinstance(body, Mapping):
-            raise Refusal(400, f"{where or 'body'}: expected a JSON object, found {kind_of(body)}", field=where or None)
+            raise ApiError(400, f"{where or 'body'}: expected a JSON object, found {kind_of(body)}", field=where or None)
         self.body, self.where = body, where
 
     def name(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
 
-    def fail(self, key: str, expected: str) -> Refusal:
+    def fail(self, key: str, expected: str) -> ApiError:
         found = json.dumps(self.body.get(key), ensure_ascii=False, default=str)
-        return Refusal(400, f"{self.name(key)}: {found[:120]}; expected {expected}", field=self.name(key))
+        return ApiError(400, f"{self.name(key)}: {found[:120]}; expected {expected}", field=self.name(key))
 
     def get(self, key: str, kind: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
         """The value, `default` if it is absent or null. A bool is no number."""
@@ -81,7 +81,7 @@ class Fields:
     def need(self, key: str) -> str:
         """A text that must be there."""
         if self.body.get(key) is None:
-            raise Refusal(400, f"{self.name(key)}: missing; expected text", field=self.name(key))
+            raise ApiError(400, f"{self.name(key)}: missing; expected text", field=self.name(key))
         return self.text(key) or ""
 
     def effort(self, key: str) -> tuple[bool | None, int | None]:
@@ -95,7 +95,7 @@ class Fields:
         try:
             return None if value is None else check_policy(value)
         except UsageError as error:
-            raise Refusal(400, f"{self.name(key)}: {str(error)[:200]}", field=self.name(key)) from None
+            raise ApiError(400, f"{self.name(key)}: {str(error)[:200]}", field=self.name(key)) from None
 
     def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str | None:
         value = self.text(key, default)
@@ -115,7 +115,7 @@ class Fields:
         for key, harmless in unsupported.items():
             value = self.body.get(key)
             if value is not None and not (harmless and harmless(value)):
-                raise Refusal(
+                raise ApiError(
                     400,
                     f"{self.name(key)}: not supported by this server; leave it out",
                     "unsupported_parameter",
@@ -140,7 +140,7 @@ class Known:
     unused: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, fields: Fields) -> list[str]:
-        """Warnings about what is not followed. Raises Refusal."""
+        """Warnings about what is not followed. Raises ApiError."""
         fields.refuse(self.refused)
         warnings = []
         for key, (harmless, why) in self.told.items():

@@ -77,7 +77,7 @@ def block_text(block: Fields) -> str | None:
     """Text of a content block of Anthropic's API that is neither text, thinking nor of the client's tools; None if it
     has none.
 
-    Raises Refusal for a document or search result without what it must have."""
+    Raises ApiError for a document or search result without what it must have."""
     kind = block.text("type")
     match kind:
         case "search_result":

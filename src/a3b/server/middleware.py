@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from a3b.errors import OverloadedError
 from a3b.server.body_limits import Bodies, Body, too_large
 from a3b.server.connections import peer_of
-from a3b.server.errors import Refusal, error_body, log_unexpected, refusal_of
+from a3b.server.errors import ApiError, error_body, log_unexpected, to_api_error
 from a3b.server.limits import Limits, is_loopback
 from a3b.server.logs import logger, request_line
 from a3b.server.metrics import Metrics
@@ -140,19 +140,19 @@ class _Door:
                 if error.status_code == 404
                 else f"{what}: wrong method"
             )
-            error = Refusal(
+            error = ApiError(
                 error.status_code,
                 message,
                 "not_found" if error.status_code == 404 else "method_not_allowed",
                 headers=error.headers,
             )
-        refusal = refusal_of(error, visit.id)
-        visit.reason = str(refusal)
-        response = json_response(error_body(refusal, scope["path"], visit.id), refusal.status, refusal.headers)
+        answered = to_api_error(error, visit.id)
+        visit.reason = str(answered)
+        response = json_response(error_body(answered, scope["path"], visit.id), answered.status, answered.headers)
         await response(scope, visit.receive_next, visit.send)
 
     def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
-        """That of the key in the request. Raises Refusal if there is none, or it is not one of ours."""
+        """That of the key in the request. Raises ApiError if there is none, or it is not one of ours."""
         if not self.keys or path in OPEN_PATHS:
             return ""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -166,10 +166,10 @@ class _Door:
             if given
             else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
         )
-        raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
+        raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Raises Refusal, with the option that would let the request in."""
+        """Raises ApiError, with the option that would let the request in."""
         allowed = (*LOCAL_HOSTS, self.settings.host, *map(str.lower, self.settings.hosts))
         host = headers.get(b"host", b"").decode("latin-1")[:200]
         name = _hostname(f"//{host}")
@@ -179,13 +179,13 @@ class _Door:
                 if name and HOST_NAME.fullmatch(name)
                 else "send the name of this machine"
             )
-            raise Refusal(
+            raise ApiError(
                 403, f"Host: {host!r}; expected one of {', '.join(dict.fromkeys(allowed))}; {way}", "host_not_allowed"
             )
         origin = headers.get(b"origin", b"").decode("latin-1")[:200]
         is_page = origin == "null" or origin.startswith(("http://", "https://"))
         if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
-            raise Refusal(
+            raise ApiError(
                 403,
                 f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}",
                 "origin_not_allowed",
@@ -201,7 +201,7 @@ class _Visit:
         self.id = given if SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.id
-        self.status, self.reason = 0, ""  # until the answer begins; why it is a refusal
+        self.status, self.reason = 0, ""  # until the answer begins; why it is an error
         self.body: Body | None = None
         self.begun = time.perf_counter()
         self._waits_to_send = self.headers.get(b"expect", b"").lower() == b"100-continue"

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from a3b.isolation.bounded_json import TooMuchJSON, loads
 from a3b.isolation.deadlines import in_thread
 from a3b.prompt.segments import well_formed
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 
 T = TypeVar("T")
 AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
@@ -24,7 +24,7 @@ HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a charac
 
 
 async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
-    """What `read` makes of the body, in which every text is well-formed. Raises Refusal saying where it is not JSON.
+    """What `read` makes of the body, in which every text is well-formed. Raises ApiError saying where it is not JSON.
 
     A large body is handled in a thread, so that nobody waits for it."""
     data = await request.body()
@@ -39,14 +39,14 @@ def parse_json(data: bytes) -> Any:
         text = data.decode("utf-8")
         value = loads(text, parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
-        raise Refusal(400, f"body: not UTF-8 at byte {error.start}") from None
+        raise ApiError(400, f"body: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise Refusal(400, f"body: not JSON at {where}: {error.msg}") from None
+        raise ApiError(400, f"body: not JSON at {where}: {error.msg}") from None
     except TooMuchJSON as error:
-        raise Refusal(400, f"body: {error}") from None
+        raise ApiError(400, f"body: {error}") from None
     except ValueError as error:  # NaN, or a number of thousands of digits
-        raise Refusal(400, f"body: not JSON: {error}") from None
+        raise ApiError(400, f"body: not JSON: {error}") from None
     if HALF_PAIR.search(text):  # whole pairs are one character by now
         value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
     return value

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from a3b.isolation.bounded_json import TooMuchJSON, loads
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Harmless, is_empty
 
 OBJECT = {"type": "object"}
@@ -38,7 +38,7 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
     found = [(name, schema) for name, schema in given if schema is not None]
     for name, schema in found[1:]:
         if schema != found[0][1]:
-            raise Refusal(400, f"{name}: asks for another form than {found[0][0]}; give one of the two", field=name)
+            raise ApiError(400, f"{name}: asks for another form than {found[0][0]}; give one of the two", field=name)
     return found[0][1] if found else None
 
 
@@ -84,7 +84,7 @@ def _schema_or_text(fields: Fields, key: str) -> Mapping[str, Any] | None:
         try:
             given = loads(given)
         except TooMuchJSON as error:
-            raise Refusal(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
+            raise ApiError(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
         except ValueError:
             given = ""
         if not isinstance(given, Mapping):

@@ -23,7 +23,7 @@ from a3b.interface.events import (
 )
 from a3b.server import event_streams
 from a3b.server.app import create_app
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.event_streams import begun, interleave
 from a3b.server.openai import completion_base as call
 from a3b.server.openai.completions import read_completion
@@ -540,7 +540,7 @@ def test_logprobs_have_the_older_form(service, client):
     ],
 )
 def test_what_the_older_completions_cannot_do_is_refused(given, field):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         read_completion({"prompt": "x", **given})
     assert caught.value.field == field
 

@@ -9,7 +9,7 @@ import pytest
 
 from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.openai.chat_request import read_chat
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import ask
@@ -288,7 +288,7 @@ def test_fields_on_which_no_answer_depends_pass():
     ],
 )
 def test_what_cannot_be_done_is_refused_by_its_name(given, field):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         read(**given)
     assert (caught.value.status, caught.value.field) == (400, field)
     assert str(caught.value).startswith(field) and len(str(caught.value)) < 600

@@ -29,7 +29,7 @@ from a3b.server.anthropic.messages_output import Answer
 from a3b.server.anthropic.messages_request import read_request
 from a3b.server.anthropic.threads import Threads
 from a3b.server.context import Api, recorded
-from a3b.server.errors import error_body, refusal_of
+from a3b.server.errors import error_body, to_api_error
 from a3b.server.event_streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
 from a3b.server.report import warning_headers
 from a3b.server.request_body import read_json
@@ -84,4 +84,4 @@ async def _server_sent(items: Opened, answer: Answer) -> AsyncIterator[bytes]:
         for event in answer.end(finish_of([last] if last else [])):
             yield sse(event, event["type"])
     except Exception as error:
-        yield sse(error_body(refusal_of(error, request_id), "/v1/messages", request_id), "error")
+        yield sse(error_body(to_api_error(error, request_id), "/v1/messages", request_id), "error")

@@ -64,7 +64,7 @@ CLEARED_THINKING = "clear_thinking_20251015"
 
 
 def check(fields: Fields) -> list[str]:
-    """Warnings about what is not followed. Raises Refusal by name for what would change the answer."""
+    """Warnings about what is not followed. Raises ApiError by name for what would change the answer."""
     warnings = MESSAGE.check(fields)
     for key, known in (("thinking", THINKING), ("output_config", OUTPUT), ("tool_choice", CHOICE)):
         warnings += known.check(Fields(fields.object(key) or {}, key))

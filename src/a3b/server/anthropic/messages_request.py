@@ -16,7 +16,7 @@ from a3b.server.anthropic import messages_fields
 from a3b.server.anthropic.messages_output import Asked
 from a3b.server.anthropic.threads import Threads
 from a3b.server.context import Api
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
 from a3b.server.foreign_items import READ_AS_TEXT, block_text
 from a3b.server.response_format import read_form, read_schema
@@ -27,20 +27,20 @@ UNREADABLE = ("image", "document")
 
 
 def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_count: bool = False) -> Asked:
-    """is_count: only the prompt matters. Raises Refusal."""
+    """is_count: only the prompt matters. Raises ApiError."""
     fields, num_held = threads.whole(Fields(body), http.state.namespace)
     warnings = messages_fields.check(fields)
     max_tokens = fields.whole("max_tokens")
     if max_tokens is None and not is_count:
-        raise Refusal(400, "max_tokens: missing; expected a whole number of at least 0", field="max_tokens")
+        raise ApiError(400, "max_tokens: missing; expected a whole number of at least 0", field="max_tokens")
     history = _History(api.seals, http.state.namespace)
     history.system(fields)
     for i, message in enumerate(fields.items("messages")):
         history.add(Fields(message, f"messages[{i - num_held}]" if i >= num_held else f"thread.messages[{i}]"))
     if not fields.items("messages"):
-        raise Refusal(400, "messages: empty; expected at least one message of the user", field="messages")
+        raise ApiError(400, "messages: empty; expected at least one message of the user", field="messages")
     if history.messages[-1]["role"] == "assistant" and not is_count:
-        raise Refusal(
+        raise ApiError(
             400,
             "messages: the last one is the assistant's, and this server does not continue an answer that was begun by "
             "the client; end with a message of the user",
@@ -189,7 +189,7 @@ def _text_of(block: Fields) -> str:
     kind = block.text("type")
     if kind == "text":
         return block.need("text")
-    raise Refusal(
+    raise ApiError(
         400,
         f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text",
         "unsupported_content",
@@ -203,7 +203,7 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
         tool = Fields(given, f"tools[{i}]")
         kind = tool.text("type", "custom") or ""
         if kind != "custom":
-            raise Refusal(
+            raise ApiError(
                 400,
                 f"{tool.where}: {kind[:60]} is a tool of Anthropic's servers; this server offers only tools with an "
                 "input_schema, which the client runs",
@@ -240,7 +240,7 @@ def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, boo
     is_parallel = not choice.flag("disable_parallel_tool_use")
     kind = choice.one_of("type", ("auto", "any", "tool", "none"), "auto") or "auto"
     if kind in ("any", "tool") and not names:
-        raise Refusal(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
+        raise ApiError(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
     if kind == "tool" and choice.need("name") not in names:
         raise choice.fail("name", "the name of one of the tools")
     return (
@@ -287,7 +287,7 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
     if not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.fail("stop_sequences", "a list of texts that are not empty")
     if refused := too_many_stops(stops):
-        raise Refusal(400, f"stop_sequences: {refused}", field="stop_sequences")
+        raise ApiError(400, f"stop_sequences: {refused}", field="stop_sequences")
     given = {
         "temperature": fields.number("temperature"),
         "top_p": fields.number("top_p"),

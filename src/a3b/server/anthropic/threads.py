@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Known
 from a3b.server.response_store import MAX_RECORD_BYTES, Recorder
 
@@ -30,7 +30,7 @@ class Threads:
 
     def whole(self, fields: Fields, namespace: str) -> tuple[Fields, int]:
         """The request with the conversation that it continues, and how many messages of it were held here. Raises
-        Refusal."""
+        ApiError."""
         given = fields.object("thread")
         if given is None:
             return fields, 0
@@ -39,12 +39,12 @@ class Threads:
         if kind is None:
             raise asked.fail("type", "create or continue")
         if (unknown := (CREATE if kind == "create" else CONTINUE).check(asked)) != []:
-            raise Refusal(400, unknown[0], "unsupported_parameter", "thread")
+            raise ApiError(400, unknown[0], "unsupported_parameter", "thread")
         if kind == "create":
             return fields, 0
         thread = self.get(namespace, asked.need("previous_message_id"))
         if thread is None:
-            raise Refusal(
+            raise ApiError(
                 404,
                 f"thread: no answer {asked.body['previous_message_id'][:100]!r} "
                 "of a thread is held here; send the whole "
@@ -54,7 +54,7 @@ class Threads:
             )
         changed = [key for key in FIXED if fields.body.get(key) is not None and fields.body[key] != thread[key]]
         if changed:
-            raise Refusal(
+            raise ApiError(
                 400,
                 f"{' and '.join(changed)}: not those of the thread; leave them "
                 "out, or send the whole conversation with "

@@ -19,7 +19,7 @@ from a3b.prompt.media import media_in
 from a3b.prompt.normalise_messages import KNOWN, REMINDER_KEY, ROLES
 from a3b.prompt.tool_results import NO_RESULT_KEY, result_warnings
 from a3b.server import response_format
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Harmless, Known, is_empty
 
 MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
@@ -161,7 +161,7 @@ class Asked:
 
 
 def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
-    """Raises Refusal or UsageError, naming the field."""
+    """Raises ApiError or UsageError, naming the field."""
     fields = Fields(body)
     warnings = CHAT.check(fields)
     legacy = fields.body.get("tools") is None and fields.body.get("functions") is not None
@@ -265,7 +265,7 @@ def _refuse_media(part: Mapping[str, Any], where: str) -> None:
     found = kind if kind in MEDIA else next((key for key in MEDIA if part.get(key) is not None), None)
     if found is not None:
         field = f"{where}.type" if found == kind else f"{where}.{found}"
-        raise Refusal(
+        raise ApiError(
             400, f"{field}: {found} is not supported by this server; send text", "unsupported_parameter", field
         )
 
@@ -408,9 +408,9 @@ def _checked(name: str, sampling: dict[str, Any], given_as: str = "") -> dict[st
     try:
         SamplingParams(**{name: sampling[name]})
     except UsageError as error:
-        raise Refusal(400, str(error).replace(name, field, 1), field=field) from None
+        raise ApiError(400, str(error).replace(name, field, 1), field=field) from None
     except OverflowError:
-        raise Refusal(400, f"{field}: a number of too many digits", field=field) from None
+        raise ApiError(400, f"{field}: a number of too many digits", field=field) from None
     return sampling
 
 
@@ -421,7 +421,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
         raise fields.fail("stop", expected)
     if refused := too_many_stops(stops):
-        raise Refusal(400, f"{fields.name('stop')}: {refused}", field="stop")
+        raise ApiError(400, f"{fields.name('stop')}: {refused}", field="stop")
     return tuple(stops)
 
 
@@ -462,7 +462,7 @@ def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[st
     others = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "preserve_thinking")}
     for name in others:
         if is_reserved(name):
-            raise Refusal(
+            raise ApiError(
                 400,
                 f"chat_template_kwargs.{name[:80]}: the server sets this itself; "
                 "leave it out, and give messages and tools "

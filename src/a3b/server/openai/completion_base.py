@@ -16,7 +16,7 @@ from starlette.responses import Response
 from a3b import __version__
 from a3b.interface.events import Event, Reading
 from a3b.server.context import record, request_id
-from a3b.server.errors import error_body, refusal_of
+from a3b.server.errors import error_body, to_api_error
 from a3b.server.event_streams import Events, EventStream, begun, interleave, warnings_of, while_connected
 from a3b.server.openai.chat_request import Asked
 from a3b.server.openai.choices import Answer, total, usage_json
@@ -104,7 +104,7 @@ class Call:
                     yield self._chunk([], **cost)
             except Exception as error:
                 id = request_id(self.http)
-                yield sse(error_body(refusal_of(error, id), self.http.url.path, id))
+                yield sse(error_body(to_api_error(error, id), self.http.url.path, id))
         yield sse("[DONE]")
 
     def _chunk(self, choices: list[dict[str, Any]], **cost: Any) -> bytes:

@@ -17,7 +17,7 @@ from a3b.interface.events import Event, Finished, TextDelta
 from a3b.interface.request import Request
 from a3b.server import response_format
 from a3b.server.context import Api, namespace, request_id
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Known, is_token_id
 from a3b.server.openai.chat_request import (
     MAX_LOGPROBS,
@@ -69,13 +69,13 @@ def _echoes(service: Service, asked: Asked) -> list[str]:
 
 
 def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Asked:
-    """Raises Refusal or UsageError, naming the field."""
+    """Raises ApiError or UsageError, naming the field."""
     fields = Fields(body)
     warnings = TEXT.check(fields)
     prompts, n = _prompts(fields), read_count(fields)
     if len(prompts) * n > MAX_ANSWERS:
         told = f"prompt: {len(prompts)} prompts, n = {n} for each; expected at most {MAX_ANSWERS} answers in all"
-        raise Refusal(400, told, field="prompt")
+        raise ApiError(400, told, field="prompt")
     logprobs = fields.whole("logprobs")
     if logprobs is not None and logprobs > MAX_LOGPROBS:
         raise fields.fail("logprobs", f"at most {MAX_LOGPROBS}")
@@ -86,7 +86,7 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Ask
             f"logprobs: up to {num_scores} for prompts of this length; expected "
             f"at most {MAX_SCORES}. Send fewer or shorter ones"
         )
-        raise Refusal(400, told, field="logprobs")
+        raise ApiError(400, told, field="logprobs")
     sampling = read_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
     if limit is None:
         sampling.setdefault("max_tokens", DEFAULT_TOKENS)

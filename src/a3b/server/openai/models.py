@@ -14,7 +14,7 @@ from starlette.routing import Route
 from a3b import __version__
 from a3b.interface.request import Request
 from a3b.server.context import Api
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.sse import json_response
 
 
@@ -42,7 +42,7 @@ def routes(api: Api) -> list[Route]:
 
     async def one_model(http: HttpRequest) -> Response:
         if (name := http.path_params["id"]) != service.model:
-            raise Refusal(
+            raise ApiError(
                 404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model"
             )
         return json_response(model())
@@ -64,7 +64,7 @@ def routes(api: Api) -> list[Route]:
         )
 
     async def embeddings(_: HttpRequest) -> Response:
-        raise Refusal(
+        raise ApiError(
             404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported"
         )
 

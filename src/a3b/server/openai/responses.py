@@ -36,7 +36,7 @@ from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.tool_results import result_warnings
 from a3b.server import response_format
 from a3b.server.context import Api, recorded
-from a3b.server.errors import Refusal, refusal_of
+from a3b.server.errors import ApiError, to_api_error
 from a3b.server.event_streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
 from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS, read_bias
@@ -177,12 +177,12 @@ def routes(api: Api) -> list[Route]:
         response_id = request.path_params["id"]
         stored = api.stored.get(request.state.namespace, response_id)
         if stored is None:
-            raise Refusal(404, f"Response with id '{response_id[:100]}' not found.", "response_not_found")
+            raise ApiError(404, f"Response with id '{response_id[:100]}' not found.", "response_not_found")
         return stored
 
     async def retrieve(request: HttpRequest) -> Response:
         if request.query_params.get("stream", "false") != "false":
-            raise Refusal(
+            raise ApiError(
                 400,
                 "stream: not supported for a response that is complete; leave it out",
                 "unsupported_parameter",
@@ -217,14 +217,14 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
     """Some of the items, the latest first unless asked otherwise."""
     limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
     if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 100):
-        raise Refusal(400, f"limit: {limit[:40]!r}; expected a whole number from 1 to 100", field="limit")
+        raise ApiError(400, f"limit: {limit[:40]!r}; expected a whole number from 1 to 100", field="limit")
     if order not in ("asc", "desc"):
-        raise Refusal(400, f"order: {order[:40]!r}; expected asc or desc", field="order")
+        raise ApiError(400, f"order: {order[:40]!r}; expected asc or desc", field="order")
     ordered = items if order == "asc" else items[::-1]
     if after is not None:
         ids = [item["id"] for item in ordered]
         if after not in ids:
-            raise Refusal(400, f"after: {after[:100]!r}; expected the id of an item of this response", field="after")
+            raise ApiError(400, f"after: {after[:100]!r}; expected the id of an item of this response", field="after")
         ordered = ordered[ids.index(after) + 1 :]
     data = [listed(item) for item in ordered[: int(limit)]]
     return {
@@ -256,7 +256,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     messages = [{"role": "system", "content": instructions}] if instructions else []
     messages += conversation.messages
     if not messages:
-        raise Refusal(400, "input: empty; expected text or a list of items", field="input")
+        raise ApiError(400, "input: empty; expected text or a list of items", field="input")
     think, budget = reasoning.effort("effort")
     budget = reasoning.whole("budget_tokens", budget, least=1)
     include = fields.items("include")
@@ -303,7 +303,7 @@ def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
         return []
     stored = api.stored.get(namespace, previous)
     if stored is None:
-        raise Refusal(
+        raise ApiError(
             400,
             f"Previous response with id '{previous[:100]}' not found; send the whole conversation as input",
             "previous_response_not_found",
@@ -365,7 +365,7 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
 def _metadata(fields: Fields) -> dict[str, Any]:
     found = fields.object("metadata") or {}
     if len(found) > MAX_METADATA:
-        raise Refusal(400, f"metadata: {len(found)} keys; expected at most {MAX_METADATA}", field="metadata")
+        raise ApiError(400, f"metadata: {len(found)} keys; expected at most {MAX_METADATA}", field="metadata")
     return dict(found)
 
 
@@ -387,7 +387,7 @@ def _read_compaction(body: Any, api: Any, http: HttpRequest) -> Asked:
     fields.need("model")
     items = _input(fields)
     if not items and fields.text("previous_response_id") is None:
-        raise Refusal(400, "input: empty; expected text or a list of items", field="input")
+        raise ApiError(400, "input: empty; expected text or a list of items", field="input")
     given = {key: fields.body.get(key) for key in ("model", "instructions", "previous_response_id")}
     last = {"type": "message", "role": "user", "content": SUMMARISE}
     whole = {**given, "input": [*items, last], "max_output_tokens": SUMMARY_TOKENS, "reasoning": {"effort": "none"}}
@@ -400,7 +400,7 @@ def _compacted(asked: Asked, events: list[Event], seals: Seals) -> dict[str, Any
     finished = finish_of(events)
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     if not text.strip():
-        raise Refusal(503, "the model wrote no summary; send the request again", "no_summary")
+        raise ApiError(503, "the model wrote no summary; send the request again", "no_summary")
     said = [listed(item) for item in asked.items[:-1] if item["type"] == "message" and item.get("role") == "user"]
     summary = {
         "id": new_id("compaction"),
@@ -505,5 +505,5 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
         response = answer.end(finish_of([last] if last else []))
         yield tell({"type": f"response.{response['status']}", "response": response})
     except Exception as error:
-        refusal = refusal_of(error, answer.asked.request.request_id)
-        yield failure(refusal.code if refusal.status < 500 else "server_error", str(refusal))
+        answered = to_api_error(error, answer.asked.request.request_id)
+        yield failure(answered.code if answered.status < 500 else "server_error", str(answered))

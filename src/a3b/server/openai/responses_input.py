@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.prompt.media import left_out, media_in
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.response_store import Item, ResponseStore
@@ -155,8 +155,8 @@ def told_tool(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _no_such_tool(tool: Fields, kind: str) -> Refusal:
-    return Refusal(
+def _no_such_tool(tool: Fields, kind: str) -> ApiError:
+    return ApiError(
         400,
         f"{tool.where}: {kind[:60]} is a tool of OpenAI's servers; this server "
         "offers only function, custom and namespace "
@@ -190,7 +190,7 @@ def read_choice(fields: Fields, tools: Tools) -> tuple[str, str | None]:
 
 def _needs_tools(kind: str, tools: Tools) -> str:
     if kind == "required" and not tools.functions:
-        raise Refusal(400, "tool_choice: required needs tools; none were given", field="tool_choice")
+        raise ApiError(400, "tool_choice: required needs tools; none were given", field="tool_choice")
     return kind
 
 
@@ -244,7 +244,7 @@ class Conversation:
         if kind == "item_reference":
             kept = self.store.item(self.namespace, item.need("id"))
             if kept is None:
-                raise Refusal(
+                raise ApiError(
                     400,
                     f"{item.name('id')}: no such item is stored; send the item itself",
                     "item_not_found",
@@ -302,7 +302,7 @@ class Conversation:
             self._turn()["content"] = "\n".join(line for line in lines if line)
         else:
             told = f"{item.where}: items of type {kind[:60]} are not supported by this server"
-            raise Refusal(400, told, "unsupported_content", item.where)
+            raise ApiError(400, told, "unsupported_content", item.where)
         self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT}")
 
     def _message(self, item: Fields) -> None:
@@ -378,7 +378,7 @@ def _texts(
             continue
         kind = part.text("type") or "text"
         if kind not in kinds:
-            raise Refusal(
+            raise ApiError(
                 400,
                 f"{part.where}: content of type {kind[:60]} is not supported here; expected {kinds[0]}",
                 "unsupported_content",

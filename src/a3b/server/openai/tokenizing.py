@@ -13,7 +13,7 @@ from starlette.routing import Route
 from a3b.interface.request import Request
 from a3b.isolation.deadlines import in_thread
 from a3b.server.context import Api, namespace, request_id
-from a3b.server.errors import Refusal
+from a3b.server.errors import ApiError
 from a3b.server.event_streams import while_connected
 from a3b.server.fields import Fields, is_token_id
 from a3b.server.openai.chat_request import read_chat
@@ -42,9 +42,9 @@ def routes(api: Api) -> list[Route]:
         elif texts:
             ids = await while_connected(http.receive, in_thread(threads, "text", WORK_S, service.encode, texts[0]))
         else:
-            raise Refusal(400, "body: expected content, prompt or text, or messages", field="content")
+            raise ApiError(400, "body: expected content, prompt or text, or messages", field="content")
         if len(ids) > MAX_IDS:
-            raise Refusal(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. count_tokens gives their number")
+            raise ApiError(400, f"body: {len(ids)} tokens; expected at most {MAX_IDS}. count_tokens gives their number")
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
     async def detokenize(http: HttpRequest) -> Response:
