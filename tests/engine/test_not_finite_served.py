@@ -14,7 +14,7 @@ from a3b.cli import main
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import LogitsError
 from a3b.server.app import create_app
-from a3b.server.middleware import Settings
+from a3b.server.middleware import ServerSettings
 from tests.support.serving import ask
 from tests.support.traced_server import GREEDY, Server, user
 
@@ -69,7 +69,7 @@ def test_every_api_answers_500_with_the_reason(engine, path, stream, caplog):
     body |= {"input": WORD} if path.endswith("responses") else {"messages": [user(WORD)]}
     body |= {"max_tokens": 20} if not path.endswith("responses") else {}
     with Server(engine) as server:
-        reply = asyncio.run(ask(create_app(server.service, Settings()), path, body))
+        reply = asyncio.run(ask(create_app(server.service, ServerSettings()), path, body))
         assert (reply.status, TOLD in reply.body.decode()) == (200 if stream and reply.status == 200 else 500, True)
         assert "NaN" in reply.body.decode() and "Traceback" not in reply.body.decode()
         healthy = asyncio.run(server.answer([user("hello")], sampling=GREEDY))

@@ -13,7 +13,7 @@ import pytest
 from a3b.errors import ContextError, ConversationError, OverloadedError, StoreError
 from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
-from a3b.server.middleware import Settings, namespace_of
+from a3b.server.middleware import ServerSettings, namespace_of
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import Hanging, ask, served
 
@@ -24,7 +24,7 @@ ANSWER = [STARTED, TextDelta("hi"), Finished("stop", USAGE)]
 
 def asked(path=CHAT, body=None, headers=None, service=None, settings=None, **more):
     return asyncio.run(
-        ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more)
+        ask(create_app(service or ScriptedService(ANSWER), settings or ServerSettings()), path, body, headers, **more)
     )
 
 
@@ -44,7 +44,7 @@ def test_any_other_id_is_replaced(given):
 
 # -- keys
 
-KEYS = Settings(api_keys=("key-one", "key-two"))
+KEYS = ServerSettings(api_keys=("key-one", "key-two"))
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_errors_have_the_form_of_the_api_that_was_asked():
 
 
 def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read():
-    reply = asked(body=b"x" * 101, headers={"content-length": "101"}, settings=Settings(max_body_bytes=100))
+    reply = asked(body=b"x" * 101, headers={"content-length": "101"}, settings=ServerSettings(max_body_bytes=100))
     assert (reply.status, reply.chunks_read, reply.json()["error"]["code"]) == (413, 0, "request_too_large")
 
 
 def test_a_body_without_a_length_is_read_no_further_than_the_limit():
-    reply = asked(chunks=[b"x" * 60] * 10, settings=Settings(max_body_bytes=100))
+    reply = asked(chunks=[b"x" * 60] * 10, settings=ServerSettings(max_body_bytes=100))
     assert (reply.status, reply.chunks_read) == (413, 2)
 
 
 def test_a_body_as_long_as_the_limit_passes():
     text = json.dumps(BODY).encode()
-    assert asked(body=text, settings=Settings(max_body_bytes=len(text))).status == 200
+    assert asked(body=text, settings=ServerSettings(max_body_bytes=len(text))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_and_a_whole_one_a_character
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000", "box.lan:1"])
 def test_hosts_of_this_machine_and_configured_ones_pass(host):
-    assert asked("/health", headers={"host": host}, settings=Settings(hosts=("Box.lan",))).status == 200
+    assert asked("/health", headers={"host": host}, settings=ServerSettings(hosts=("Box.lan",))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,8 @@ def test_other_hosts_are_refused(host):
 
 
 @pytest.mark.parametrize(
-    "settings", [Settings(hosts=("box.lan",), host="0.0.0.0"), Settings(hosts=("box.lan",), api_keys=("key-one",))]
+    "settings",
+    [ServerSettings(hosts=("box.lan",), host="0.0.0.0"), ServerSettings(hosts=("box.lan",), api_keys=("key-one",))],
 )
 def test_hosts_that_were_named_are_the_only_ones(settings):
     statuses = [
@@ -177,7 +178,7 @@ def test_hosts_that_were_named_are_the_only_ones(settings):
 
 
 def test_any_host_may_be_allowed():
-    assert asked("/health", headers={"host": "evil.example"}, settings=Settings(hosts=("*",))).status == 200
+    assert asked("/health", headers={"host": "evil.example"}, settings=ServerSettings(hosts=("*",))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_a_refused_host_or_page_is_told_the_option_to_use(headers, told):
     assert told in asked(body=BODY, headers=headers).json()["error"]["message"]
 
 
-@pytest.mark.parametrize("settings", [KEYS, Settings(host="0.0.0.0")])
+@pytest.mark.parametrize("settings", [KEYS, ServerSettings(host="0.0.0.0")])
 def test_any_host_passes_with_keys_or_on_an_open_address(settings):
     headers = {"host": "evil.example", "authorization": "Bearer key-one"}
     assert asked(body=BODY, headers=headers, settings=settings).status == 200
@@ -211,7 +212,7 @@ def test_pages_from_elsewhere_cannot_make_a_browser_ask(origin, status):
 def test_pages_may_read_answers_only_if_their_origin_is_configured():
     origin = {"origin": "https://chat.example"}
     assert "access-control-allow-origin" not in asked("/health", headers={"origin": "http://localhost"}).headers
-    reply = asked(body=BODY, headers=origin, settings=Settings(cors_origins=("https://chat.example",)))
+    reply = asked(body=BODY, headers=origin, settings=ServerSettings(cors_origins=("https://chat.example",)))
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, "https://chat.example")
 
 
@@ -225,7 +226,7 @@ PREFLIGHT = {
 @pytest.mark.parametrize("keys", [(), ("key-one",)])
 @pytest.mark.parametrize(("origins", "told"), [(("https://chat.example",), "https://chat.example"), (("*",), "*")])
 def test_a_preflight_of_a_configured_page_needs_no_key(keys, origins, told):
-    reply = asked(headers=PREFLIGHT, method="OPTIONS", settings=Settings(api_keys=keys, cors_origins=origins))
+    reply = asked(headers=PREFLIGHT, method="OPTIONS", settings=ServerSettings(api_keys=keys, cors_origins=origins))
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, told)
     assert (
         "x-stainless-os" in reply.headers["access-control-allow-headers"]
@@ -235,7 +236,7 @@ def test_a_preflight_of_a_configured_page_needs_no_key(keys, origins, told):
 
 def test_a_refused_preflight_is_in_the_log_with_the_option_to_use(caplog):
     caplog.set_level(logging.INFO)
-    settings = Settings(cors_origins=("https://other.example",))
+    settings = ServerSettings(cors_origins=("https://other.example",))
     assert asked(headers=PREFLIGHT, method="OPTIONS", settings=settings).status == 400
     assert "'https://chat.example'; start the server with --allow-origin https://chat.example" in caplog.text
 
@@ -251,7 +252,7 @@ def test_a_refused_preflight_is_in_the_log_with_the_option_to_use(caplog):
     ],
 )
 def test_a_configured_page_may_read_every_answer_and_what_its_headers_say(request_, status):
-    settings = Settings(cors_origins=("https://chat.example",), max_body_bytes=1000)
+    settings = ServerSettings(cors_origins=("https://chat.example",), max_body_bytes=1000)
     reply = asked(headers={"origin": "https://chat.example"}, settings=settings, **request_)
     assert (reply.status, reply.headers["access-control-allow-origin"]) == (status, "https://chat.example")
     assert {"x-request-id", "retry-after"} <= set(reply.headers["access-control-expose-headers"].split(", "))

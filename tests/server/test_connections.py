@@ -23,7 +23,7 @@ from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
 from a3b.server.connections import Gate, peer_of
 from a3b.server.limits import Limits
-from a3b.server.middleware import Settings
+from a3b.server.middleware import ServerSettings
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import Hanging, served
 
@@ -78,7 +78,7 @@ class Slow(ScriptedService):
 def running(service=None, settings=None, **limits):
     limits = Limits(**limits)
     gate = Gate(limits)
-    settings = Settings(**{"limits": limits, **(settings or {})})
+    settings = ServerSettings(**{"limits": limits, **(settings or {})})
     app = create_app(service or ScriptedService(ANSWER), settings, gate=gate)
     with served(app, gate) as port, ExitStack() as stack:
         yield Server(port, gate, stack)

@@ -16,7 +16,7 @@ from a3b.engine.engine import Engine
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.server.app import create_app
-from a3b.server.middleware import Settings as AppSettings
+from a3b.server.middleware import ServerSettings
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support.serving import ask
 
@@ -44,7 +44,7 @@ class Server:
     def __init__(self, engine: Engine, store: Store | None, settings: Settings, keys: tuple[str, ...]):
         self.cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         self.service = Service(engine, Scheduler(engine.model, self.cache), TurnMemory(store), settings)
-        self.app = create_app(self.service, AppSettings(api_keys=keys))
+        self.app = create_app(self.service, ServerSettings(api_keys=keys))
 
     def send(self, path: str, body: dict, key: str = "one") -> dict:
         reply = asyncio.run(ask(self.app, path, body, {"authorization": f"Bearer {key}"}))

@@ -15,7 +15,7 @@ from a3b.errors import ConversationError
 from a3b.interface.events import Finished, Reading, TextDelta
 from a3b.server import logs
 from a3b.server.app import create_app
-from a3b.server.middleware import Settings
+from a3b.server.middleware import ServerSettings
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import ask
 
@@ -39,7 +39,7 @@ def log():
 
 def asked(path=CHAT, body=None, headers=None, service=None, settings=None, **more):
     return asyncio.run(
-        ask(create_app(service or ScriptedService(ANSWER), settings or Settings()), path, body, headers, **more)
+        ask(create_app(service or ScriptedService(ANSWER), settings or ServerSettings()), path, body, headers, **more)
     )
 
 
@@ -57,10 +57,10 @@ def test_a_line_has_the_time_with_its_zone_and_what_was_read_and_written(log):
         ({"body": b"{"}, 400, "body: not JSON at line 1 column 2"),
         ({"body": {"messages": 1}}, 400, "messages: 1; expected a list"),
         ({"body": BODY, "service": ScriptedService(ConversationError("messages: odd"))}, 400, "messages: odd"),
-        ({"body": BODY, "settings": Settings(api_keys=("k",))}, 401, "an API key is needed"),
+        ({"body": BODY, "settings": ServerSettings(api_keys=("k",))}, 401, "an API key is needed"),
         ({"path": "/health", "headers": {"host": "evil.example"}}, 403, "Host: 'evil.example'"),
         ({"path": "/nope"}, 404, "GET /nope: no such path"),
-        ({"body": b"x" * 11, "settings": Settings(max_body_bytes=10)}, 413, "body: larger than 10 bytes"),
+        ({"body": b"x" * 11, "settings": ServerSettings(max_body_bytes=10)}, 413, "body: larger than 10 bytes"),
         ({"body": BODY, "service": ScriptedService(ValueError("hello"))}, 500, "internal error"),
     ],
 )

@@ -30,7 +30,7 @@ from a3b.server import logs
 from a3b.server.app import create_app
 from a3b.server.connections import Gate, config_of
 from a3b.server.limits import Limits, MiB, is_loopback
-from a3b.server.middleware import Settings as AppSettings
+from a3b.server.middleware import ServerSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import TurnMemory
 
@@ -140,13 +140,13 @@ def secret(store: Store | None) -> bytes:
 # -- who may ask
 
 
-def app_settings(args: Namespace) -> AppSettings:
+def app_settings(args: Namespace) -> ServerSettings:
     """All but the secret and the limits. Says what an open server should know."""
     runtime, keys = args.runtime, api_keys(args)
     hosts = tuple(host_name(given) for given in args.allow_host or runtime.allow_host)
     if not keys and not is_loopback(args.host):
         say(f"a3b serve: {args.host} can be reached from other machines and no --api-key is set")
-    return AppSettings(
+    return ServerSettings(
         api_keys=keys,
         max_body_bytes=args.max_body,
         host=args.host,

@@ -1,6 +1,6 @@
-"""The ASGI application: one door that every request passes, then the routes of the APIs.
+"""The ASGI application: one middleware that every request passes, then the routes of the APIs.
 
-The door gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into
+The middleware gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into
 the log and counts. `a3b.server.connections` has what is below a request. Knows no model and no wire format. Enter at
 `create_app`."""
 
@@ -22,7 +22,7 @@ from a3b.server.connections import Gate
 from a3b.server.context import Api
 from a3b.server.logs import logger, request_line, watched
 from a3b.server.metrics import CONTENT_TYPE, Metrics
-from a3b.server.middleware import EXPOSED, Settings, _Door, _Paths, _way_in
+from a3b.server.middleware import EXPOSED, RequestMiddleware, RoutePaths, ServerSettings, origin_hint
 from a3b.server.openai import chat, completions, models, responses, tokenizing
 from a3b.server.response_store import ResponseStore
 from a3b.server.service_protocol import Service
@@ -33,10 +33,13 @@ APIS = (chat.routes, completions.routes, responses.routes, messages.routes, mode
 
 
 def create_app(
-    service: Service, settings: Settings | None = None, stored: ResponseStore | None = None, gate: Gate | None = None
+    service: Service,
+    settings: ServerSettings | None = None,
+    stored: ResponseStore | None = None,
+    gate: Gate | None = None,
 ) -> Starlette:
     """gate: whose connections /metrics counts."""
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     metrics = Metrics(service, gate)
     api = Api(watched(service), Seals(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
 
@@ -50,7 +53,7 @@ def create_app(
     routes = [Route("/health", health), Route("/metrics", numbers)]
     for routes_of in APIS:
         routes += routes_of(api)
-    middleware = [Middleware(_Door, settings=settings, metrics=metrics, paths=_Paths(routes))]
+    middleware = [Middleware(RequestMiddleware, settings=settings, metrics=metrics, paths=RoutePaths(routes))]
     if settings.cors_origins:
         middleware.insert(
             0,
@@ -68,16 +71,16 @@ def create_app(
 
 
 async def _raise(_: Request, error: Exception) -> Response:
-    raise error  # to the door: all errors get their form in one place
+    raise error  # to RequestMiddleware: all errors get their form in one place
 
 
 class _Pages(CORSMiddleware):
-    """Answers preflight requests of browsers; one that it refuses never reaches the door, so it is logged here."""
+    """Answers preflight requests of browsers; one that it refuses never reaches RequestMiddleware, so it is logged here."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
         if response.status_code >= 400:
             origin = request_headers.get("origin", "")[:200]
-            reason = f"{bytes(response.body).decode()}: {origin!r}; {_way_in(origin)}"
+            reason = f"{bytes(response.body).decode()}: {origin!r}; {origin_hint(origin)}"
             logger.info("%s", request_line("-", "OPTIONS", "-", response.status_code, None, 0.0, reason))
         return response

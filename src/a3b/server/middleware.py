@@ -37,7 +37,7 @@ EXPOSED = ("x-request-id", "retry-after", "x-a3b-warnings")  # headers that page
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Who may ask, and how much.
 
     host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser
@@ -62,7 +62,7 @@ def namespace_of(key: bytes) -> str:
     return blake2b(key, digest_size=8, person=b"a3b namespace").hexdigest()
 
 
-class _Paths:
+class RoutePaths:
     """Which route a path belongs to."""
 
     def __init__(self, routes: list[Route]):
@@ -72,14 +72,14 @@ class _Paths:
         """The path of the route; "other" for any other path, so that clients cannot make up names without end."""
         return next((route.path for route in self.routes if route.path_regex.fullmatch(path)), "other")
 
-    def hint(self, path: str) -> str:
+    def suggestion(self, path: str) -> str:
         return f"; did you mean /v1{path}?" if self.name(f"/v1{path}") != "other" else ""
 
 
-class _Door:
+class RequestMiddleware:
     """The middleware. Everything that goes wrong further in is answered here."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, paths: _Paths):
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, paths: RoutePaths):
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
         self.keys = [_digest(key.encode()) for key in settings.api_keys]
         self.bodies = Bodies(settings.limits, settings.max_body_bytes)
@@ -88,55 +88,63 @@ class _Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send)
+        context = RequestContext(scope, receive, send)
         self.metrics.running.inc()
         try:
-            await self._let_in(scope, visit)
+            await self._authorize(scope, context)
         except ClientDisconnect:
-            visit.status, visit.reason = CLIENT_GONE, "the client left"
+            context.status, context.reason = CLIENT_GONE, "the client left"
         except Exception as error:
-            await self._explain(scope, visit, error)
+            await self._send_error(scope, context, error)
         except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
-            if not visit.status:
-                await self._explain(
-                    scope, visit, OverloadedError("the server is shutting down; try another or wait for it to be back")
+            if not context.status:
+                await self._send_error(
+                    scope,
+                    context,
+                    OverloadedError("the server is shutting down; try another or wait for it to be back"),
                 )
-            visit.status, visit.reason = visit.status or CLIENT_GONE, "the server stops"
+            context.status, context.reason = context.status or CLIENT_GONE, "the server stops"
             raise
         finally:
-            if visit.body is not None:
-                self.bodies.release(visit.body)
+            if context.body is not None:
+                self.bodies.release(context.body)
             self.metrics.running.dec()
-            seconds = time.perf_counter() - visit.begun
-            self.metrics.count(self.paths.name(scope["path"]), visit.status, seconds)
+            seconds = time.perf_counter() - context.begun
+            self.metrics.count(self.paths.name(scope["path"]), context.status, seconds)
             path = scope.get("raw_path", b"").decode("latin-1")
             logger.info(
                 "%s",
                 request_line(
-                    visit.id, scope["method"], path, visit.status, visit.state.get("tokens"), seconds, visit.reason
+                    context.id,
+                    scope["method"],
+                    path,
+                    context.status,
+                    context.state.get("tokens"),
+                    seconds,
+                    context.reason,
                 ),
             )
 
-    async def _let_in(self, scope: Scope, visit: _Visit) -> None:
+    async def _authorize(self, scope: Scope, context: RequestContext) -> None:
         if self.settings.checks_host:
-            self._check_origin(visit.headers)
-        visit.state["namespace"] = self._namespace(visit.headers, scope["path"])
-        length, most = visit.headers.get(b"content-length", b""), self.settings.max_body_bytes
+            self._check_origin(context.headers)
+        context.state["namespace"] = self._namespace(context.headers, scope["path"])
+        length, most = context.headers.get(b"content-length", b""), self.settings.max_body_bytes
         if length.isdigit() and (len(length) > 18 or int(length) > most):
             raise too_large(most)
-        sender = visit.state["namespace"] or peer_of((scope.get("client") or ("",))[0])
-        visit.body = self.bodies.expect(visit.receive_next, sender)
-        await self.app(scope, visit.body.receive, visit.send)
+        sender = context.state["namespace"] or peer_of((scope.get("client") or ("",))[0])
+        context.body = self.bodies.expect(context.receive_next, sender)
+        await self.app(scope, context.body.receive, context.send)
 
-    async def _explain(self, scope: Scope, visit: _Visit, error: Exception) -> None:
-        if visit.status:
-            visit.reason = type(error).__qualname__
-            log_unexpected(error, visit.id)
+    async def _send_error(self, scope: Scope, context: RequestContext, error: Exception) -> None:
+        if context.status:
+            context.reason = type(error).__qualname__
+            log_unexpected(error, context.id)
             return
         if isinstance(error, HTTPException) and error.status_code in (404, 405):
             what = f"{scope['method']} {scope['path'][:200]}"
             message = (
-                f"{what}: no such path{self.paths.hint(scope['path'])}"
+                f"{what}: no such path{self.paths.suggestion(scope['path'])}"
                 if error.status_code == 404
                 else f"{what}: wrong method"
             )
@@ -146,10 +154,10 @@ class _Door:
                 "not_found" if error.status_code == 404 else "method_not_allowed",
                 headers=error.headers,
             )
-        answered = to_api_error(error, visit.id)
-        visit.reason = str(answered)
-        response = json_response(error_body(answered, scope["path"], visit.id), answered.status, answered.headers)
-        await response(scope, visit.receive_next, visit.send)
+        answered = to_api_error(error, context.id)
+        context.reason = str(answered)
+        response = json_response(error_body(answered, scope["path"], context.id), answered.status, answered.headers)
+        await response(scope, context.receive_next, context.send)
 
     def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
         """That of the key in the request. Raises ApiError if there is none, or it is not one of ours."""
@@ -187,12 +195,12 @@ class _Door:
         if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
             raise ApiError(
                 403,
-                f"Origin: {origin!r}; pages from there may not ask this server; {_way_in(origin)}",
+                f"Origin: {origin!r}; pages from there may not ask this server; {origin_hint(origin)}",
                 "origin_not_allowed",
             )
 
 
-class _Visit:
+class RequestContext:
     """One request: its id, what was answered so far, and whether its body was asked for."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send):
@@ -226,7 +234,7 @@ def _digest(key: bytes) -> bytes:
     return blake2b(key, person=b"a3b key").digest()
 
 
-def _way_in(origin: str) -> str:
+def origin_hint(origin: str) -> str:
     return (
         f"start the server with --allow-origin {origin if ORIGIN.fullmatch(origin) else '*, which allows every page'}"
     )
