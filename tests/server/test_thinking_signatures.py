@@ -1,4 +1,4 @@
-"""Seals: only what this server sealed, for this namespace, opens; and it opens to the same text."""
+"""ThinkingSigner: only what this server signed, for this namespace, verifies; and it gives the same text back."""
 
 from __future__ import annotations
 
@@ -6,80 +6,80 @@ import base64
 
 import pytest
 
-from a3b.server.thinking_signatures import Opened, Seals, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
 
 SECRET = b"0123456789abcdef"
 TEXTS = ["", "a", "x" * 31, "y" * 32, "z" * 33, "Denken — 思考 🧠\n" * 50]
-FORMS = ["sign", "seal"]
+FORMS = ["sign", "encrypt"]
 
 
-def made(seals, form, text, namespace="alice", turn=None):
-    return getattr(seals, form)(text, namespace, turn)
+def made(signer, form, text, namespace="alice", turn=None):
+    return getattr(signer, form)(text, namespace, turn)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_seal_opens_to_the_text_and_the_turn_it_was_made_of(form, text):
-    seal = made(Seals(SECRET), form, text)
-    assert Seals(SECRET).open(seal, "alice", text) == Opened(text, turn_of(text))
+def test_a_signature_verifies_to_the_text_and_the_turn_it_was_made_of(form, text):
+    signature = made(ThinkingSigner(SECRET), form, text)
+    assert ThinkingSigner(SECRET).verify(signature, "alice", text) == VerifiedThinking(text, turn_of(text))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_seal_carries_the_turn_it_is_given(form):
+def test_a_signature_carries_the_turn_it_is_given(form):
     turn = "00112233445566778899aabbccddeeff"
-    assert Seals(SECRET).open(made(Seals(SECRET), form, "t", turn=turn), "alice", "t").turn == turn
+    assert ThinkingSigner(SECRET).verify(made(ThinkingSigner(SECRET), form, "t", turn=turn), "alice", "t").turn == turn
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_another_namespace_and_another_secret_cannot_open_it(form):
-    seal = made(Seals(SECRET), form, "thought")
-    assert Seals(SECRET).open(seal, "bob", "thought") is None
-    assert Seals(SECRET[::-1]).open(seal, "alice", "thought") is None
-    assert Seals(SECRET).open(seal, "alice", "thought") is not None
+    signature = made(ThinkingSigner(SECRET), form, "thought")
+    assert ThinkingSigner(SECRET).verify(signature, "bob", "thought") is None
+    assert ThinkingSigner(SECRET[::-1]).verify(signature, "alice", "thought") is None
+    assert ThinkingSigner(SECRET).verify(signature, "alice", "thought") is not None
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_any_changed_bit_makes_it_invalid(form):
-    seals = Seals(SECRET)
-    raw = base64.urlsafe_b64decode(made(seals, form, "a thought") + "===")
+    signer = ThinkingSigner(SECRET)
+    raw = base64.urlsafe_b64decode(made(signer, form, "a thought") + "===")
     for at in range(len(raw)):
         for bit in (1, 128):
             forged = raw[:at] + bytes([raw[at] ^ bit]) + raw[at + 1 :]
-            assert seals.open(base64.urlsafe_b64encode(forged).decode(), "alice", "a thought") is None, at
+            assert signer.verify(base64.urlsafe_b64encode(forged).decode(), "alice", "a thought") is None, at
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_cut_off_or_longer_or_no_base64_is_invalid(form):
-    seals = Seals(SECRET)
-    seal = made(seals, form, "a thought")
-    shorter = [seal[:n] for n in range(len(seal))]
+    signer = ThinkingSigner(SECRET)
+    signature = made(signer, form, "a thought")
+    shorter = [signature[:n] for n in range(len(signature))]
     for wrong in [
         *shorter,
-        seal + "A",
-        seal + "AAAA",
-        "    " + seal,
-        seal[:-1] + "!",
+        signature + "A",
+        signature + "AAAA",
+        "    " + signature,
+        signature[:-1] + "!",
         "ÄÖÜ",
-        seal[:8] + "\n\n\n\n" + seal[8:],
+        signature[:8] + "\n\n\n\n" + signature[8:],
     ]:
-        assert seals.open(wrong, "alice", "a thought") is None, wrong
+        assert signer.verify(wrong, "alice", "a thought") is None, wrong
 
 
 def test_a_signature_is_for_one_text_only():
-    seals = Seals(SECRET)
-    assert seals.open(seals.sign("a thought", "alice"), "alice", "another") is None
+    signer = ThinkingSigner(SECRET)
+    assert signer.verify(signer.sign("a thought", "alice"), "alice", "another") is None
 
 
 def test_namespace_and_text_cannot_be_shifted_into_each_other():
-    seals = Seals(SECRET)
+    signer = ThinkingSigner(SECRET)
     turn = turn_of("x")
-    assert seals.open(seals.sign("bc", "a", turn), "ab", "c") is None
+    assert signer.verify(signer.sign("bc", "a", turn), "ab", "c") is None
 
 
-def test_a_sealed_text_is_hidden_and_sealed_differently_each_time():
-    seals = Seals(SECRET)
+def test_an_encrypted_text_is_hidden_and_differs_each_time():
+    signer = ThinkingSigner(SECRET)
     text = "the password is swordfish" * 4
-    one, two = (base64.urlsafe_b64decode(made(seals, "seal", text) + "===") for _ in range(2))
+    one, two = (base64.urlsafe_b64decode(made(signer, "encrypt", text) + "===") for _ in range(2))
     assert one[33:] != two[33:] and one[:17] == two[:17]
     assert b"swordfish" not in one
     hidden = one[33:-32]
@@ -88,24 +88,24 @@ def test_a_sealed_text_is_hidden_and_sealed_differently_each_time():
 
 
 def test_nothing_can_be_put_between_the_turn_and_the_signature():
-    seals = Seals(SECRET)
-    signed = base64.urlsafe_b64decode(seals.sign("t", "alice") + "===")
+    signer = ThinkingSigner(SECRET)
+    signed = base64.urlsafe_b64decode(signer.sign("t", "alice") + "===")
     longer = signed[:17] + b"more" + signed[17:]
-    assert seals.open(base64.urlsafe_b64encode(longer).decode(), "alice", "t") is None
+    assert signer.verify(base64.urlsafe_b64encode(longer).decode(), "alice", "t") is None
 
 
 def test_one_form_cannot_be_passed_for_the_other():
-    seals = Seals(SECRET)
-    signed = base64.urlsafe_b64decode(seals.sign("t", "alice") + "===")
-    assert seals.open(base64.urlsafe_b64encode(b"\x02" + signed[1:]).decode(), "alice", "t") is None
+    signer = ThinkingSigner(SECRET)
+    signed = base64.urlsafe_b64decode(signer.sign("t", "alice") + "===")
+    assert signer.verify(base64.urlsafe_b64encode(b"\x02" + signed[1:]).decode(), "alice", "t") is None
 
 
 def test_each_purpose_has_a_key_of_its_own():
-    seals = Seals(SECRET)
-    assert len({seals._sign, seals._encrypt, seals._authenticate, SECRET}) == 4
+    signer = ThinkingSigner(SECRET)
+    assert len({signer._sign, signer._encrypt, signer._authenticate, SECRET}) == 4
 
 
 @pytest.mark.parametrize("num", [0, 1, 15])
 def test_a_secret_that_is_too_short_is_refused(num):
     with pytest.raises(ValueError, match=f"secret: {num} bytes; expected at least 16"):
-        Seals(SECRET[:num])
+        ThinkingSigner(SECRET[:num])

@@ -21,7 +21,7 @@ from a3b.errors import A3BError
 from a3b.server.errors import error_body, to_api_error
 from a3b.server.response_store import ResponseStore
 from a3b.server.sse import json_response
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 from tests.support.scripted_service import ScriptedService
 
 SECRET = b"a secret of tests"
@@ -49,7 +49,7 @@ class Identified:
 
 def app_of(module: Any, service: Any, **parts: Any) -> Starlette:
     """An app of the module's routes alone."""
-    api = SimpleNamespace(**{"service": service, "seals": Seals(SECRET), "stored": ResponseStore(), **parts})
+    api = SimpleNamespace(**{"service": service, "signer": ThinkingSigner(SECRET), "stored": ResponseStore(), **parts})
     return Starlette(routes=module.routes(api), middleware=[Middleware(Identified)])
 
 

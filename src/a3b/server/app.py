@@ -1,8 +1,8 @@
 """The ASGI application: one middleware that every request passes, then the routes of the APIs.
 
-The middleware gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line into
-the log and counts. `a3b.server.connections` has what is below a request. Knows no model and no wire format. Enter at
-`create_app`."""
+The middleware gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line
+to the log and counts. `a3b.server.connections` owns what lies below a request. Knows no model and no wire format. Enter
+at `create_app`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from a3b.server.openai import chat, completions, models, responses, tokenizing
 from a3b.server.response_store import ResponseStore
 from a3b.server.service_protocol import Service
 from a3b.server.sse import json_response
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 
 APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
 
@@ -41,7 +41,7 @@ def create_app(
     """gate: whose connections /metrics counts."""
     settings = settings or ServerSettings()
     metrics = Metrics(service, gate)
-    api = Api(watched(service), Seals(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
+    api = Api(watched(service), ThinkingSigner(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
 
     async def health(_: Request) -> Response:
         found = service.health()
@@ -75,7 +75,7 @@ async def _raise(_: Request, error: Exception) -> Response:
 
 
 class _Pages(CORSMiddleware):
-    """Answers preflight requests of browsers; one that it refuses never reaches RequestMiddleware, so it is logged here."""
+    """Answers the preflight requests of browsers. Those that it refuses never reach RequestMiddleware: logged here."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)

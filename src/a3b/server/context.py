@@ -11,7 +11,7 @@ from starlette.requests import Request
 from a3b.interface.events import Event, Finished, Started, Usage
 from a3b.server.response_store import ResponseStore
 from a3b.server.service_protocol import Service
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Api:
     """What the routes of a wire format are made from."""
 
     service: Service
-    seals: Seals
+    signer: ThinkingSigner
     stored: ResponseStore
 
 

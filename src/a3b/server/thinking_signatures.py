@@ -1,17 +1,17 @@
-"""Signatures that let thinking travel through a client and come back provably unchanged. Enter at `Seals`.
+"""Signatures that let thinking travel through a client and come back provably unchanged. Enter at `ThinkingSigner`.
 
-A seal binds a thinking text to a namespace (whose it is) and to a turn (which answer it was part of). Both forms are
-base64url without padding, begin with a byte that says which they are, and hold the turn's id (16 bytes):
+A signature binds a thinking text to a namespace (whose it is) and to a turn (the answer it was part of). Both forms are
+base64url without padding, start with a byte that says which form it is, and hold the id of the turn (16 bytes):
 
-* signed  1 · turn · HMAC-SHA256. The text travels beside it, readable: Anthropic's `signature`.
-* sealed  2 · turn · nonce (16 bytes) · text · HMAC-SHA256. The text is inside, encrypted: `encrypted_content` of a
+* signed     1 · turn · HMAC-SHA256. The text travels next to it, readable: Anthropic's `signature`.
+* encrypted  2 · turn · nonce (16 bytes) · ciphertext · HMAC-SHA256. The text is inside: `encrypted_content` of a
   reasoning item.
 
-The cipher needs only the standard library: a keystream of HMAC-SHA256(key, nonce · counter), added to the text by XOR,
-and a MAC over all that was sent (encrypt, then authenticate). HMAC-SHA256 is a pseudorandom function, which makes this
-counter mode; a nonce is random and never reused. Keys for signing, encrypting and authenticating are derived from the
-server's secret, each by its own name. The length of a text is not hidden. Whoever has the secret can make seals;
-whoever loses it makes all old ones invalid."""
+The cipher needs only the standard library: the text is XORed with a keystream of HMAC-SHA256(key, nonce · counter),
+and a MAC covers the whole message (encrypt-then-MAC). HMAC-SHA256 is a pseudorandom function, so this is counter mode;
+nonces are random and never reused. The keys for signing, encrypting and authenticating are derived from the server's
+secret, each under its own name. The length of a text is not hidden. Anyone who has the secret can make signatures;
+losing the secret invalidates all earlier ones."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ import os
 from dataclasses import dataclass
 from hashlib import blake2b
 
-SIGNED, SEALED = 1, 2
+SIGNED, ENCRYPTED = 1, 2
 TURN_BYTES, NONCE_BYTES, MAC_BYTES, BLOCK_BYTES = 16, 16, 32, 32
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a valid seal vouches for."""
+class VerifiedThinking:
+    """What a valid signature proves."""
 
     text: str
-    turn: str  # id of the turn, hexadecimal
+    turn: str  # id of the turn in hexadecimal; "" where nothing proves it
 
 
 def turn_of(text: str) -> str:
@@ -39,8 +39,8 @@ def turn_of(text: str) -> str:
     return blake2b(_bytes(text), digest_size=TURN_BYTES).hexdigest()
 
 
-class Seals:
-    """Makes and reads seals under one secret."""
+class ThinkingSigner:
+    """Signs, encrypts and verifies thinking under one secret of at least 16 bytes."""
 
     def __init__(self, secret: bytes):
         if len(secret) < 16:
@@ -50,33 +50,33 @@ class Seals:
         )
 
     def sign(self, text: str, namespace: str, turn: str | None = None) -> str:
-        """The signed form; `turn` is the id of `turn_of`'s form, by default made of the text."""
+        """The signed form. turn: an id as `turn_of` makes it; the default is that of the text."""
         name = bytes.fromhex(turn or turn_of(text))
         return _encode(bytes([SIGNED]) + name + self._signature(name, text, namespace))
 
-    def seal(self, text: str, namespace: str, turn: str | None = None) -> str:
-        """The sealed form, which holds the text; two seals of one text differ."""
+    def encrypt(self, text: str, namespace: str, turn: str | None = None) -> str:
+        """The encrypted form, which holds the text. Encrypting a text twice gives two different results."""
         nonce = os.urandom(NONCE_BYTES)
-        head = bytes([SEALED]) + bytes.fromhex(turn or turn_of(text)) + nonce
+        head = bytes([ENCRYPTED]) + bytes.fromhex(turn or turn_of(text)) + nonce
         message = head + self._crypt(nonce, _bytes(text))
         return _encode(message + self._tag(message, namespace))
 
-    def open(self, seal: str, namespace: str, text: str = "") -> Opened | None:
-        """What the seal vouches for, or None: forged, cut off, of another namespace or secret, or of another text.
+    def verify(self, signature: str, namespace: str, text: str = "") -> VerifiedThinking | None:
+        """What the signature proves; None if it is forged, truncated, or of another namespace, secret or text.
 
-        text: what came beside a signed form. A sealed form brings its own, and `text` is not looked at."""
-        message = _decode(seal)
+        text: the text that came with a signed form. The encrypted form holds its own; `text` is ignored."""
+        message = _decode(signature)
         if len(message) < 1 + TURN_BYTES + MAC_BYTES:
             return None
         body, tag = message[:-MAC_BYTES], message[-MAC_BYTES:]
         turn = body[1 : 1 + TURN_BYTES]
         if body[0] == SIGNED:
             is_ours = len(body) == 1 + TURN_BYTES and hmac.compare_digest(tag, self._signature(turn, text, namespace))
-            return Opened(text, turn.hex()) if is_ours else None
-        if body[0] != SEALED or not hmac.compare_digest(tag, self._tag(body, namespace)):
+            return VerifiedThinking(text, turn.hex()) if is_ours else None
+        if body[0] != ENCRYPTED or not hmac.compare_digest(tag, self._tag(body, namespace)):
             return None
         nonce, hidden = body[1 + TURN_BYTES :][:NONCE_BYTES], body[1 + TURN_BYTES + NONCE_BYTES :]
-        return Opened(self._crypt(nonce, hidden).decode("utf-8", "replace"), turn.hex())
+        return VerifiedThinking(self._crypt(nonce, hidden).decode("utf-8", "replace"), turn.hex())
 
     def _signature(self, turn: bytes, text: str, namespace: str) -> bytes:
         return _mac(self._sign, turn + _mac(self._sign, _bytes(namespace)) + _bytes(text))
@@ -85,7 +85,7 @@ class Seals:
         return _mac(self._authenticate, _mac(self._authenticate, _bytes(namespace)) + message)
 
     def _crypt(self, nonce: bytes, data: bytes) -> bytes:
-        """`data` and the keystream of `nonce`, XORed; the same again gives `data` back."""
+        """`data` XORed with the keystream of `nonce`; applying it twice gives `data` back."""
         num = -(-len(data) // BLOCK_BYTES)
         stream = b"".join(_mac(self._encrypt, nonce + i.to_bytes(8, "big")) for i in range(num))[: len(data)]
         return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
@@ -104,7 +104,7 @@ def _encode(message: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """The bytes, b"" for what is not exactly what `_encode` writes."""
+    """The bytes; b"" for anything that `_encode` would not have written exactly like this."""
     try:
         message = base64.urlsafe_b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4))
     except (binascii.Error, ValueError):

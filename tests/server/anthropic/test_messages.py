@@ -12,7 +12,7 @@ from a3b.errors import ContextError, OverloadedError, StoreError, UsageError
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server import event_streams, fields
 from a3b.server.anthropic import messages
-from a3b.server.thinking_signatures import Seals, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner, turn_of
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.served import (
     SECRET,
@@ -107,7 +107,7 @@ def test_an_answer_is_thinking_text_and_calls_with_usage(url_of):
         usage.output_tokens,
     ) == (40, 60, 0, 20)
     assert usage.output_tokens_details.thinking_tokens == 8
-    assert Seals(SECRET).open(reply.content[0].signature, "alice", "I think").turn == turn_of("I think")
+    assert ThinkingSigner(SECRET).verify(reply.content[0].signature, "alice", "I think").turn == turn_of("I think")
 
 
 def test_the_answer_says_what_the_cache_and_the_thinking_did():
@@ -141,7 +141,7 @@ def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of)
         ("thinking_delta", text) for text in ("", "", "I ")
     ]
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert Seals(SECRET).open(final.content[0].signature, "alice", "I think").turn == turn_of("I think")
+    assert ThinkingSigner(SECRET).verify(final.content[0].signature, "alice", "I think").turn == turn_of("I think")
     for thinking in ({"type": "disabled"}, None):  # then the next may be text
         _, _, shape, _ = post(events, {**ASK, "thinking": thinking, "stream": True})
         assert [kind for kind, _ in shape[:4]] == ["message_start", "ping", "ping", "content_block_start"]
@@ -195,7 +195,10 @@ def test_interleaved_thinking_keeps_its_place():
     events = [STARTED, ThinkingDelta("a"), TextDelta("b"), ThinkingDelta("c"), TextDelta("d"), Finished("stop", USAGE)]
     _, _, reply, _ = post(events, ASK)
     assert [block.get("thinking", block.get("text")) for block in reply["content"]] == ["a", "b", "c", "d"]
-    assert all(Seals(SECRET).open(reply["content"][i]["signature"], "alice", text) for i, text in ((0, "a"), (2, "c")))
+    assert all(
+        ThinkingSigner(SECRET).verify(reply["content"][i]["signature"], "alice", text)
+        for i, text in ((0, "a"), (2, "c"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -279,10 +282,16 @@ def turn_with(block):
 @pytest.mark.parametrize(
     ("block", "key"),
     [
-        ({"type": "thinking", "thinking": "changed", "signature": Seals(SECRET).sign("thought", "alice")}, "alice"),
-        ({"type": "thinking", "thinking": "thought", "signature": Seals(SECRET).sign("thought", "alice")}, "bob"),
+        (
+            {"type": "thinking", "thinking": "changed", "signature": ThinkingSigner(SECRET).sign("thought", "alice")},
+            "alice",
+        ),
+        (
+            {"type": "thinking", "thinking": "thought", "signature": ThinkingSigner(SECRET).sign("thought", "alice")},
+            "bob",
+        ),
         ({"type": "thinking", "thinking": "thought", "signature": "EqQBCkYIARgC"}, "alice"),
-        ({"type": "redacted_thinking", "data": Seals(SECRET).seal("thought", "alice")}, "bob"),
+        ({"type": "redacted_thinking", "data": ThinkingSigner(SECRET).encrypt("thought", "alice")}, "bob"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -299,10 +308,10 @@ def test_forged_and_foreign_thinking_is_left_out_and_reported(block, key, stream
         ({"type": "thinking", "thinking": "thought", "signature": ""}, None),
         ({"type": "thinking", "thinking": "thought"}, None),
         (
-            {"type": "thinking", "thinking": "thought", "signature": Seals(SECRET).sign("thought", "alice")},
+            {"type": "thinking", "thinking": "thought", "signature": ThinkingSigner(SECRET).sign("thought", "alice")},
             turn_of("thought"),
         ),
-        ({"type": "redacted_thinking", "data": Seals(SECRET).seal("thought", "alice")}, turn_of("thought")),
+        ({"type": "redacted_thinking", "data": ThinkingSigner(SECRET).encrypt("thought", "alice")}, turn_of("thought")),
     ],
 )
 def test_thinking_without_a_signature_is_the_clients_and_signed_thinking_names_its_turn(block, turn):

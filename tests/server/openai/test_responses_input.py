@@ -8,7 +8,7 @@ import pytest
 
 from a3b.interface.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.openai.responses_output import InputText
-from a3b.server.thinking_signatures import Seals, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner, turn_of
 from tests.support.responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
 from tests.support.scripted_service import STARTED, USAGE
 from tests.support.served import SECRET
@@ -28,10 +28,14 @@ def reasoning_of(item, key="alice", **server):
 @pytest.mark.parametrize(
     ("item", "text", "turn"),
     [
-        ({"encrypted_content": Seals(SECRET).seal("thought", "alice"), "summary": []}, "thought", turn_of("thought")),
+        (
+            {"encrypted_content": ThinkingSigner(SECRET).encrypt("thought", "alice"), "summary": []},
+            "thought",
+            turn_of("thought"),
+        ),
         (
             {
-                "encrypted_content": Seals(SECRET).seal("thought", "alice"),
+                "encrypted_content": ThinkingSigner(SECRET).encrypt("thought", "alice"),
                 "content": [{"type": "reasoning_text", "text": "other"}],
             },
             "thought",
@@ -54,9 +58,9 @@ def test_reasoning_comes_back_in_every_form(item, text, turn):
 @pytest.mark.parametrize(
     ("item", "key"),
     [
-        ({"encrypted_content": Seals(SECRET).seal("thought", "alice")}, "bob"),
+        ({"encrypted_content": ThinkingSigner(SECRET).encrypt("thought", "alice")}, "bob"),
         ({"encrypted_content": "gAAAAABk", "content": [{"type": "reasoning_text", "text": "injected"}]}, "alice"),
-        ({"encrypted_content": Seals(SECRET).sign("", "bob")}, "alice"),
+        ({"encrypted_content": ThinkingSigner(SECRET).sign("", "bob")}, "alice"),
         ({"id": "rs_unknown", "summary": []}, "alice"),
     ],
 )

@@ -42,7 +42,7 @@ def routes(api: Api) -> list[Route]:
 
     async def create(request: HttpRequest) -> Response:
         asked = await read_json(request, lambda body: read_request(body, api, threads, request))
-        answer = Answer(api.seals, asked, threads)
+        answer = Answer(api.signer, asked, threads)
         stream = recorded(request, api.service.stream(asked.request))
         if asked.stream:
             items = await opened(request.receive, stream)

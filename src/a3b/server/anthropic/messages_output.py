@@ -26,7 +26,7 @@ from a3b.interface.events import (
 from a3b.interface.request import Request
 from a3b.server.anthropic.threads import Threads
 from a3b.server.report import report
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Asked:
 
     request: Request
     stream: bool
-    hide_thinking: bool  # send a seal of the thinking instead of the thinking
+    hide_thinking: bool  # send the thinking encrypted in its signature only
     warnings: list[str]
     model: str  # the name that was asked for
     whole: Mapping[str, Any]  # the body, with what a thread held
@@ -45,8 +45,8 @@ class Asked:
 class Answer:
     """Events of the engine become events of this API; `content` is what they amount to."""
 
-    def __init__(self, seals: Seals, asked: Asked, threads: Threads):
-        self.seals, self.asked, self.threads = seals, asked, threads
+    def __init__(self, signer: ThinkingSigner, asked: Asked, threads: Threads):
+        self.signer, self.asked, self.threads = signer, asked, threads
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
         self.usage = Usage()
         self.content: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ class Answer:
         if self.block is None:
             return
         if self.block["type"] == "thinking":
-            make = self.seals.seal if self.asked.hide_thinking else self.seals.sign
+            make = self.signer.encrypt if self.asked.hide_thinking else self.signer.sign
             self.block["signature"] = make(self.thought, self.asked.request.namespace)
             yield self._event(
                 "content_block_delta", delta={"type": "signature_delta", "signature": self.block["signature"]}

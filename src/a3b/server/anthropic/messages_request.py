@@ -20,7 +20,7 @@ from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
 from a3b.server.foreign_items import READ_AS_TEXT, block_text
 from a3b.server.response_format import read_form, read_schema
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 from a3b.thinking.stable_dates import without_billing
 
 UNREADABLE = ("image", "document")
@@ -33,7 +33,7 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
     max_tokens = fields.whole("max_tokens")
     if max_tokens is None and not is_count:
         raise ApiError(400, "max_tokens: missing; expected a whole number of at least 0", field="max_tokens")
-    history = _History(api.seals, http.state.namespace)
+    history = _History(api.signer, http.state.namespace)
     history.system(fields)
     for i, message in enumerate(fields.items("messages")):
         history.add(Fields(message, f"messages[{i - num_held}]" if i >= num_held else f"thread.messages[{i}]"))
@@ -80,8 +80,8 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
 class _History:
     """Messages of this API, one by one, as messages of a chat."""
 
-    def __init__(self, seals: Seals, namespace: str):
-        self.seals, self.namespace = seals, namespace
+    def __init__(self, signer: ThinkingSigner, namespace: str):
+        self.signer, self.namespace = signer, namespace
         self.messages: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -162,16 +162,16 @@ class _History:
         self.warnings.append(f"{block.where}: {block.body['type']} {READ_AS_TEXT}")
         return text
 
-    def _add_thinking(self, turn: dict[str, Any], block: Fields, seal: str, text: str) -> None:
-        if seal:
-            opened = self.seals.open(seal, self.namespace, text)
-            if opened is None:
+    def _add_thinking(self, turn: dict[str, Any], block: Fields, signature: str, text: str) -> None:
+        if signature:
+            verified = self.signer.verify(signature, self.namespace, text)
+            if verified is None:
                 self.warnings.append(
                     f"{block.where}: thinking left out: its signature is not one of this server for this key and text"
                 )
                 return
-            text = opened.text
-            turn.setdefault("turn", opened.turn)
+            text = verified.text
+            turn.setdefault("turn", verified.turn)
         turn["reasoning_content"] = turn.get("reasoning_content", "") + text
 
 

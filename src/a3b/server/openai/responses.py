@@ -11,7 +11,7 @@ What is done with a request, beyond the plain:
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
 * A response repeats its request with what was used where the request said nothing: it has all the fields of the
   published schema.
-* `/compact`: the model sums up a conversation; the summary is sealed into an item that only this server, for this key,
+* `/compact`: the model sums up a conversation; the summary is encrypted into an item that only this server, for this key,
   can read.
 * `RESPONSE` says what becomes of each field.
 """
@@ -47,7 +47,7 @@ from a3b.server.request_body import read_json
 from a3b.server.response_format import read_form, read_schema
 from a3b.server.response_store import Item, Stored
 from a3b.server.sse import json_response, sse
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 
 MAX_METADATA = 16  # keys, as the published API has it
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
@@ -136,7 +136,7 @@ class Asked:
     warnings: list[str]
     stream: bool
     has_summary: bool
-    is_sealed: bool
+    is_encrypted: bool
     model: str  # the name that was asked for
 
 
@@ -170,7 +170,7 @@ def routes(api: Api) -> list[Route]:
     async def compact(request: HttpRequest) -> Response:
         asked = _read_compaction(await read_json(request), api, request)
         events = await collect(request.receive, recorded(request, api.service.stream(asked.request)))
-        compacted = _compacted(asked, events, api.seals)
+        compacted = _compacted(asked, events, api.signer)
         return json_response(compacted, headers=warning_headers(asked.warnings))
 
     def find(request: HttpRequest) -> Stored:
@@ -247,7 +247,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     fields.one_of("truncation", ("auto", "disabled"))
     tools = read_tools(fields, warnings)
     choice, name = read_choice(fields, tools)
-    conversation = Conversation(api.seals, api.stored, namespace, tools)
+    conversation = Conversation(api.signer, api.stored, namespace, tools)
     for i, item in enumerate(_earlier(fields, api, namespace)):
         conversation.add(item, f"previous_response_id[{i}]")
     for i, item in enumerate(_input(fields)):
@@ -395,7 +395,7 @@ def _read_compaction(body: Any, api: Any, http: HttpRequest) -> Asked:
     return replace(asked, warnings=[*warnings, *asked.warnings])
 
 
-def _compacted(asked: Asked, events: list[Event], seals: Seals) -> dict[str, Any]:
+def _compacted(asked: Asked, events: list[Event], signer: ThinkingSigner) -> dict[str, Any]:
     """What the user said, and the summary of all."""
     finished = finish_of(events)
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -405,7 +405,7 @@ def _compacted(asked: Asked, events: list[Event], seals: Seals) -> dict[str, Any
     summary = {
         "id": new_id("compaction"),
         "type": "compaction",
-        "encrypted_content": seals.seal(text, asked.request.namespace),
+        "encrypted_content": signer.encrypt(text, asked.request.namespace),
     }
     return {
         "id": f"resp_{uuid.uuid4().hex}",
@@ -427,7 +427,7 @@ class _Answer:
         self.api, self.asked = api, asked
         self.id, self.created_at = f"resp_{uuid.uuid4().hex}", int(time.time())
         self.usage = Usage()  # so far
-        self.output = Output(asked.tools, api.seals, asked.request.namespace, asked.has_summary, asked.is_sealed)
+        self.output = Output(asked.tools, api.signer, asked.request.namespace, asked.has_summary, asked.is_encrypted)
 
     def object(self, status: str, **rest: Any) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@
 Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one
 turn.
 
-Reasoning is taken from, in this order: `encrypted_content`, which must be a seal of ours (else the item is left out,
+Reasoning is taken from, in this order: `encrypted_content`, which must be ours (otherwise the item is left out,
 with a warning); the item of that id, if it is still stored and the client did not change it; `content`; `summary`. The
 first two name the turn the thinking belongs to, the others are the client's own text.
 
@@ -23,7 +23,7 @@ from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.response_store import Item, ResponseStore
-from a3b.server.thinking_signatures import Opened, Seals, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
 
 TOOL = Known(
     read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
@@ -232,8 +232,8 @@ def _parts(content: str | list[Any], kind: str) -> list[dict[str, Any]]:
 class Conversation:
     """Items, one by one, as messages. `items` are those to be stored: each with an id, references resolved."""
 
-    def __init__(self, seals: Seals, store: ResponseStore, namespace: str, tools: Tools):
-        self.seals, self.store, self.namespace, self.tools = seals, store, namespace, tools
+    def __init__(self, signer: ThinkingSigner, store: ResponseStore, namespace: str, tools: Tools):
+        self.signer, self.store, self.namespace, self.tools = signer, store, namespace, tools
         self.messages: list[dict[str, Any]] = []
         self.items: list[Item] = []
         self.warnings: list[str] = []
@@ -286,13 +286,13 @@ class Conversation:
                 {"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content}
             )
         elif kind in SUMMARIES:
-            opened = self.seals.open(item.text("encrypted_content") or "", self.namespace)  # if it is ours
+            verified = self.signer.verify(item.text("encrypted_content") or "", self.namespace)
             texts = [
                 text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))
             ]
-            text = opened.text if opened else "\n".join(texts)
+            text = verified.text if verified else "\n".join(texts)
             self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
-            if not opened:
+            if not verified:
                 self.warnings.append(
                     f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}"
                 )
@@ -333,22 +333,23 @@ class Conversation:
         if found.turn:
             turn.setdefault("turn", found.turn)
 
-    def _thinking(self, item: Fields) -> Opened | str:
+    def _thinking(self, item: Fields) -> VerifiedThinking | str:
         """The thinking of a reasoning item (its turn is "" if the client wrote it), or why there is none."""
         content, summary = _texts(item, "content", THOUGHT_PARTS), _texts(item, "summary", ("summary_text",))
-        if sealed := item.text("encrypted_content"):
+        if encrypted := item.text("encrypted_content"):
             return (
-                self.seals.open(sealed, self.namespace) or "its encrypted_content is not of this server, for this key"
+                self.signer.verify(encrypted, self.namespace)
+                or "its encrypted_content is not of this server, for this key"
             )
         kept = self.store.item(self.namespace, item.text("id") or "")
         if kept is not None and kept["type"] == "reasoning":
             known = "".join(_texts(Fields(kept, item.where), "content", THOUGHT_PARTS))
             if known and (not content or "".join(content) == known):
-                return Opened(known, turn_of(known))
+                return VerifiedThinking(known, turn_of(known))
         if content:
-            return Opened("".join(content), "")
+            return VerifiedThinking("".join(content), "")
         if summary:
-            return Opened("\n\n".join(summary), "")
+            return VerifiedThinking("\n\n".join(summary), "")
         return "it has no text, and this server has none stored under its id"
 
     def _turn(self) -> dict[str, Any]:

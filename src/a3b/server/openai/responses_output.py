@@ -18,7 +18,7 @@ from a3b.interface.events import (
     ToolCallStart,
 )
 from a3b.server.openai.responses_input import Tools, new_id
-from a3b.server.thinking_signatures import Seals
+from a3b.server.thinking_signatures import ThinkingSigner
 
 StreamEvent = dict[str, Any]
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON has not
@@ -28,11 +28,11 @@ class Output:
     """Grows by events; `push` gives what a stream tells about each, without sequence numbers. `items` is the output so
     far."""
 
-    def __init__(self, tools: Tools, seals: Seals, namespace: str, has_summary: bool, is_sealed: bool):
-        """has_summary: tell the thinking as a summary too, for clients that show only those. is_sealed: with
+    def __init__(self, tools: Tools, signer: ThinkingSigner, namespace: str, has_summary: bool, is_encrypted: bool):
+        """has_summary: tell the thinking as a summary too, for clients that show only those. is_encrypted: with
         `encrypted_content`."""
-        self.tools, self.seals, self.namespace = tools, seals, namespace
-        self.has_summary, self.is_sealed = has_summary, is_sealed
+        self.tools, self.signer, self.namespace = tools, signer, namespace
+        self.has_summary, self.is_encrypted = has_summary, is_encrypted
         self.items: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self.text = ""  # of the open item
@@ -109,8 +109,8 @@ class Output:
                 item["summary"] = [_summary(self.text)]
                 yield self._event("reasoning_summary_text.done", summary_index=0, text=self.text)
                 yield self._event("reasoning_summary_part.done", summary_index=0, part=item["summary"][0])
-            if self.is_sealed:
-                item["encrypted_content"] = self.seals.seal(self.text, self.namespace)
+            if self.is_encrypted:
+                item["encrypted_content"] = self.signer.encrypt(self.text, self.namespace)
         if kind in ("reasoning", "message"):
             yield self._event("content_part.done", content_index=0, part=item["content"][0])
         yield {"type": "response.output_item.done", "output_index": len(self.items) - 1, "item": item}
