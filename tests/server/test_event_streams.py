@@ -21,10 +21,10 @@ async def leaves():
     return {"type": "http.disconnect"}
 
 
-def test_closing_what_was_opened_closes_the_engines_stream():
+def test_closing_a_primed_stream_closes_the_engines_stream():
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        items = await event_streams.opened(stays, service.stream(None))
+        items = await event_streams.prime_stream(stays, service.stream(None))
         begun = not service.was_closed.is_set()
         await items.aclose()
         return begun, service.was_closed.is_set()
@@ -41,7 +41,9 @@ def test_an_answer_that_never_began_closes_its_source():
 
     async def run():
         service = Endless(STARTED, TextDelta("x"))
-        response = event_streams.EventStream(chunks(), source=await event_streams.opened(stays, service.stream(None)))
+        response = event_streams.EventStream(
+            chunks(), source=await event_streams.prime_stream(stays, service.stream(None))
+        )
         with pytest.raises(event_streams.ClientDisconnect):
             await response({"type": "http"}, leaves, send)
         return service.was_closed.is_set()
@@ -58,7 +60,7 @@ def test_every_event_comes_once_and_in_order_between_silences(monkeypatch):
             yield event
 
     async def run():
-        return [item async for item in await event_streams.opened(stays, slow())]
+        return [item async for item in await event_streams.prime_stream(stays, slow())]
 
     assert asyncio.run(run()) == events
     monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.001)
@@ -68,4 +70,4 @@ def test_every_event_comes_once_and_in_order_between_silences(monkeypatch):
 
 def test_a_refusal_comes_before_the_first_event_is_read():
     with pytest.raises(OverloadedError):
-        asyncio.run(event_streams.opened(stays, ScriptedService(OverloadedError("full")).stream(None)))
+        asyncio.run(event_streams.prime_stream(stays, ScriptedService(OverloadedError("full")).stream(None)))

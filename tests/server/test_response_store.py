@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from a3b.server.response_store import ResponseStore, Stored
+from a3b.server.response_store import ResponseStore, StoredResponse
 from tests.support.responses_server import ANSWER, ASK, DONE, PATH, Server, client_of
 
 
@@ -70,7 +70,7 @@ def test_what_shall_not_be_stored_is_not():
 
 
 def kept(num, size=10, items=()):
-    return Stored({"id": f"r{num}", "output": [{"id": f"o{num}", "text": "x" * size}]}, list(items))
+    return StoredResponse({"id": f"r{num}", "output": [{"id": f"o{num}", "text": "x" * size}]}, list(items))
 
 
 def test_the_store_drops_what_was_not_used_for_longest():
@@ -109,9 +109,9 @@ class Book:
         return self.pages.get((namespace, key), [])
 
 
-def kept_response() -> Stored:
+def kept_response() -> StoredResponse:
     response = {"id": "resp_1", "output": [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]}
-    return Stored(response, [{"id": "in_1", "type": "message"}])
+    return StoredResponse(response, [{"id": "in_1", "type": "message"}])
 
 
 def test_responses_outlive_the_process_for_their_owner_only():

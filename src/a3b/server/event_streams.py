@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
         self,
         chunks: AsyncGenerator[bytes, None],
         headers: Mapping[str, str] | None = None,
-        source: Opened | None = None,
+        source: PrimedStream | None = None,
     ):
         """source: what the chunks are made of; closed with them, even if none of them was ever asked for."""
         self.source = source
@@ -93,7 +93,7 @@ async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
             await stream.aclose()
 
 
-async def begun(events: Events, num: int, warnings: list[str] | None = None) -> Events:
+async def prime(events: Events, num: int, warnings: list[str] | None = None) -> Events:
     """The same events, once each of `num` streams gave one or nothing came for a while.
 
     A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those
@@ -120,7 +120,7 @@ async def begun(events: Events, num: int, warnings: list[str] | None = None) -> 
 # -- one stream alone
 
 
-class Opened:
+class PrimedStream:
     """Events as they come, None after each silence. Whoever has it closes it."""
 
     def __init__(self, items: Events, source: Events, warnings: list[str]):
@@ -137,12 +137,12 @@ class Opened:
         await self._source.aclose()
 
 
-async def opened(receive: Receive, stream: AsyncIterator[Event]) -> Opened:
+async def prime_stream(receive: Receive, stream: AsyncIterator[Event]) -> PrimedStream:
     """A stream that has given its first event, or nothing for a while; a refusal until then is raised here."""
     items = interleave([stream])
     warnings: list[str] = []
     try:
-        return Opened(await while_connected(receive, begun(items, 1, warnings)), items, warnings)
+        return PrimedStream(await while_connected(receive, prime(items, 1, warnings)), items, warnings)
     except BaseException:
         await items.aclose()
         raise

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Item = dict[str, Any]
+ResponseItem = dict[str, Any]
 MAX_RECORD_BYTES = 4 << 20
 
 
@@ -25,24 +25,24 @@ class ResponseRecords(Protocol):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredResponse:
     """A response in the form of the API, and all items before its output, earlier turns included; each has an id."""
 
     response: dict[str, Any]
-    items: list[Item]
+    items: list[ResponseItem]
 
     @property
-    def conversation(self) -> list[Item]:
+    def conversation(self) -> list[ResponseItem]:
         return [*self.items, *self.response["output"]]
 
 
 @dataclass
-class _Shelf:
+class _NamespaceBucket:
     """What one namespace has."""
 
     # id: (it, bytes), last used last
-    responses: OrderedDict[str, tuple[Stored, int]] = field(default_factory=OrderedDict)
-    items: dict[str, tuple[Item, int]] = field(default_factory=dict)  # id: (it, in how many responses)
+    responses: OrderedDict[str, tuple[StoredResponse, int]] = field(default_factory=OrderedDict)
+    items: dict[str, tuple[ResponseItem, int]] = field(default_factory=dict)  # id: (it, in how many responses)
     num_bytes: int = 0
 
 
@@ -92,11 +92,11 @@ class ResponseStore:
     def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: ResponseRecords | None = None):
         self.max_count, self.max_bytes = max_count, max_bytes
         self.recorder = Recorder(records)
-        self._shelves: dict[str, _Shelf] = {}
+        self._buckets: dict[str, _NamespaceBucket] = {}
 
-    def put(self, namespace: str, stored: Stored) -> None:
+    def put(self, namespace: str, stored: StoredResponse) -> None:
         """Keep it, and drop what was not used for longest; what is larger than the limit alone is not kept."""
-        self._shelve(namespace, stored)
+        self._keep(namespace, stored)
         self._write(namespace, stored.response["id"], [stored.response, stored.items])
         for item in stored.response["output"]:
             self._write(namespace, item["id"], item)
@@ -111,35 +111,35 @@ class ResponseStore:
     def _recorded(self, namespace: str, name: str) -> Any:
         return self.recorder.read(namespace, f"response {name}")
 
-    def _shelve(self, namespace: str, stored: Stored) -> None:
-        shelf = self._shelves.setdefault(namespace, _Shelf())
+    def _keep(self, namespace: str, stored: StoredResponse) -> None:
+        bucket = self._buckets.setdefault(namespace, _NamespaceBucket())
         num_bytes = len(json.dumps([stored.response, stored.items], ensure_ascii=False))
         if num_bytes > self.max_bytes:
             return
         self._take(namespace, stored.response["id"])
-        shelf.responses[stored.response["id"]] = stored, num_bytes
-        shelf.num_bytes += num_bytes
+        bucket.responses[stored.response["id"]] = stored, num_bytes
+        bucket.num_bytes += num_bytes
         for item in stored.conversation:  # the first of an id stays: a client cannot change what the model wrote
-            kept, num = shelf.items.get(item["id"], (item, 0))
-            shelf.items[item["id"]] = kept, num + 1
-        while len(shelf.responses) > self.max_count or shelf.num_bytes > self.max_bytes:
-            self._take(namespace, next(iter(shelf.responses)))
+            kept, num = bucket.items.get(item["id"], (item, 0))
+            bucket.items[item["id"]] = kept, num + 1
+        while len(bucket.responses) > self.max_count or bucket.num_bytes > self.max_bytes:
+            self._take(namespace, next(iter(bucket.responses)))
 
-    def get(self, namespace: str, response_id: str) -> Stored | None:
-        shelf = self._shelves.get(namespace, _Shelf())
-        if response_id not in shelf.responses:
+    def get(self, namespace: str, response_id: str) -> StoredResponse | None:
+        bucket = self._buckets.get(namespace, _NamespaceBucket())
+        if response_id not in bucket.responses:
             match self._recorded(namespace, response_id):
                 case [{"id": found, "output": list()} as response, list() as items] if found == response_id:
-                    stored = Stored(response, items)
-                    self._shelve(namespace, stored)
+                    stored = StoredResponse(response, items)
+                    self._keep(namespace, stored)
                     return stored
             return None
-        shelf.responses.move_to_end(response_id)
-        return shelf.responses[response_id][0]
+        bucket.responses.move_to_end(response_id)
+        return bucket.responses[response_id][0]
 
-    def item(self, namespace: str, item_id: str) -> Item | None:
+    def item(self, namespace: str, item_id: str) -> ResponseItem | None:
         """An item of any response that is kept."""
-        item = self._shelves.get(namespace, _Shelf()).items.get(item_id, (None, 0))[0]
+        item = self._buckets.get(namespace, _NamespaceBucket()).items.get(item_id, (None, 0))[0]
         if item is None:
             found = self._recorded(namespace, item_id)
             item = found if isinstance(found, dict) and found.get("id") == item_id else None
@@ -156,12 +156,12 @@ class ResponseStore:
         return True
 
     def _take(self, namespace: str, response_id: str) -> None:
-        shelf = self._shelves.get(namespace, _Shelf())
-        stored, num_bytes = shelf.responses.pop(response_id, (None, 0))
+        bucket = self._buckets.get(namespace, _NamespaceBucket())
+        stored, num_bytes = bucket.responses.pop(response_id, (None, 0))
         if stored is None:
             return
-        shelf.num_bytes -= num_bytes
+        bucket.num_bytes -= num_bytes
         for item in stored.conversation:
-            kept, num = shelf.items.pop(item["id"], (item, 0))
+            kept, num = bucket.items.pop(item["id"], (item, 0))
             if num > 1:
-                shelf.items[item["id"]] = kept, num - 1
+                bucket.items[item["id"]] = kept, num - 1

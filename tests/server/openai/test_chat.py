@@ -24,7 +24,7 @@ from a3b.interface.events import (
 from a3b.server import event_streams
 from a3b.server.app import create_app
 from a3b.server.errors import ApiError
-from a3b.server.event_streams import begun, interleave
+from a3b.server.event_streams import interleave, prime
 from a3b.server.openai import completion_base as call
 from a3b.server.openai.completions import read_completion
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
@@ -459,7 +459,7 @@ def test_of_many_prompts_some_are_answered_at_a_time_and_all_in_the_end(stream):
 
 def test_a_stream_of_many_prompts_begins_with_the_first_of_them(monkeypatch):
     waited = []
-    monkeypatch.setattr(call, "begun", lambda events, num, *more: waited.append(num) or begun(events, num, *more))
+    monkeypatch.setattr(call, "prime", lambda events, num, *more: waited.append(num) or prime(events, num, *more))
     streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 20)
     streamed(ScriptedService(ANSWER), TEXT, prompt=["a"] * 3)
     assert waited == [call.MAX_TOGETHER, 3]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from a3b.interface.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
-from a3b.server.openai.responses_output import InputText
+from a3b.server.openai.responses_output import CustomInputDecoder
 from a3b.server.thinking_signatures import ThinkingSigner, turn_of
 from tests.support.responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
 from tests.support.scripted_service import STARTED, USAGE
@@ -147,7 +147,7 @@ def test_names_that_would_meet_are_kept_apart():
 def test_the_text_of_a_custom_call_streams_however_its_json_is_cut(text, ascii_only):
     whole = json.dumps({"input": text}, ensure_ascii=ascii_only)
     for size in (1, 2, 3, 7, len(whole)):
-        reader = InputText()
+        reader = CustomInputDecoder()
         pieces = [reader.push(whole[i : i + size]) for i in range(0, len(whole), size)]
         assert "".join(pieces) == text
         "".join(pieces[: len(pieces) // 2]).encode()  # no half of a character at any time

@@ -25,12 +25,20 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from a3b.server.anthropic.messages_output import Answer
+from a3b.server.anthropic.messages_output import MessageBuilder
 from a3b.server.anthropic.messages_request import read_request
 from a3b.server.anthropic.threads import Threads
 from a3b.server.context import Api, recorded
 from a3b.server.errors import error_body, to_api_error
-from a3b.server.event_streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
+from a3b.server.event_streams import (
+    EventStream,
+    PrimedStream,
+    collect,
+    finish_of,
+    prime_stream,
+    warnings_of,
+    while_connected,
+)
 from a3b.server.report import warning_headers
 from a3b.server.request_body import read_json
 from a3b.server.sse import json_response, sse
@@ -41,24 +49,26 @@ def routes(api: Api) -> list[Route]:
     threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
-        asked = await read_json(request, lambda body: read_request(body, api, threads, request))
-        answer = Answer(api.signer, asked, threads)
-        stream = recorded(request, api.service.stream(asked.request))
-        if asked.stream:
-            items = await opened(request.receive, stream)
-            return EventStream(_server_sent(items, answer), warning_headers([*asked.warnings, *items.warnings]), items)
+        parsed = await read_json(request, lambda body: read_request(body, api, threads, request))
+        builder = MessageBuilder(api.signer, parsed, threads)
+        stream = recorded(request, api.service.stream(parsed.request))
+        if parsed.stream:
+            items = await prime_stream(request.receive, stream)
+            return EventStream(
+                _server_sent(items, builder), warning_headers([*parsed.warnings, *items.warnings]), items
+            )
         events = await collect(request.receive, stream)
-        headers = warning_headers([*asked.warnings, *warnings_of(events)])
+        headers = warning_headers([*parsed.warnings, *warnings_of(events)])
         finished = finish_of(events)
         for event in events:
-            for _ in answer.push(event):
+            for _ in builder.push(event):
                 pass
-        return json_response(answer.whole(finished), headers=headers)
+        return json_response(builder.whole(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = await read_json(request, lambda body: read_request(body, api, threads, request, is_count=True))
-        num = await while_connected(request.receive, api.service.count_tokens(asked.request))
-        return json_response({"input_tokens": num}, headers=warning_headers(asked.warnings))
+        parsed = await read_json(request, lambda body: read_request(body, api, threads, request, is_count=True))
+        num = await while_connected(request.receive, api.service.count_tokens(parsed.request))
+        return json_response({"input_tokens": num}, headers=warning_headers(parsed.warnings))
 
     found = [("", create), ("/count_tokens", count_tokens)]
     return [
@@ -72,16 +82,16 @@ def routes(api: Api) -> list[Route]:
 # -- the answer
 
 
-async def _server_sent(items: Opened, answer: Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: PrimedStream, builder: MessageBuilder) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in one more of them."""
-    request_id, last = answer.asked.request.request_id, None
+    request_id, last = builder.parsed.request.request_id, None
     try:
         async for item in items:
-            told = answer.alive() if item is None else answer.push(item)
+            told = builder.alive() if item is None else builder.push(item)
             last = item if item is not None else last
             for event in told:
                 yield sse(event, event["type"])
-        for event in answer.end(finish_of([last] if last else [])):
+        for event in builder.end(finish_of([last] if last else [])):
             yield sse(event, event["type"])
     except Exception as error:
         yield sse(error_body(to_api_error(error, request_id), "/v1/messages", request_id), "error")

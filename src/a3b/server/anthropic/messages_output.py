@@ -1,7 +1,7 @@
 """The answer of Anthropic's Messages API: events of the engine become events of that API, and the message they amount
 to.
 
-Enter at `Answer`.
+Enter at `MessageBuilder`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from a3b.server.thinking_signatures import ThinkingSigner
 
 
 @dataclass(frozen=True)
-class Asked:
+class MessagesRequest:
     """A request as it was understood."""
 
     request: Request
@@ -42,15 +42,15 @@ class Asked:
     is_thread: bool
 
 
-class Answer:
+class MessageBuilder:
     """Events of the engine become events of this API; `content` is what they amount to."""
 
-    def __init__(self, signer: ThinkingSigner, asked: Asked, threads: Threads):
-        self.signer, self.asked, self.threads = signer, asked, threads
+    def __init__(self, signer: ThinkingSigner, parsed: MessagesRequest, threads: Threads):
+        self.signer, self.parsed, self.threads = signer, parsed, threads
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
         self.usage = Usage()
         self.content: list[dict[str, Any]] = []
-        self.warnings = list(asked.warnings)
+        self.warnings = list(parsed.warnings)
         self.block: dict[str, Any] | None = None  # the open one, the last of `content`
         self.thought = ""  # text of the open block of thinking
         self.is_begun = False
@@ -68,7 +68,7 @@ class Answer:
             case ThinkingDelta(text) if text:
                 yield from self._open("thinking", {"thinking": "", "signature": ""})
                 self.thought += text
-                if not self.asked.hide_thinking:
+                if not self.parsed.hide_thinking:
                     yield from self._delta("thinking", "thinking_delta", text)
             case TextDelta(text) if text:
                 yield from self._open("text", {"text": ""})
@@ -95,14 +95,14 @@ class Answer:
         thinking was asked for, a piece of it without text says the same."""
         yield {"type": "ping", **(told or {})}
         is_next = not self.content or (self.block is not None and self.block["type"] == "thinking")
-        if self.is_begun and self.asked.request.think and is_next:
+        if self.is_begun and self.parsed.request.think and is_next:
             yield from self._open("thinking", {"thinking": "", "signature": ""})
             yield from self._delta("thinking", "thinking_delta", "")
 
     def keep(self) -> None:
         """Keep the answer for its thread, before its end is sent: the client may continue it at once."""
-        if self.asked.is_thread:
-            self.threads.put(self.asked.request.namespace, self.id, self.asked.whole, self.content)
+        if self.parsed.is_thread:
+            self.threads.put(self.parsed.request.namespace, self.id, self.parsed.whole, self.content)
 
     def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
         self.keep()
@@ -125,7 +125,7 @@ class Answer:
             "id": self.id,
             "type": "message",
             "role": "assistant",
-            "model": self.asked.model,
+            "model": self.parsed.model,
             "content": [],
             "stop_reason": reason,
             "stop_sequence": stop,
@@ -153,8 +153,8 @@ class Answer:
         if self.block is None:
             return
         if self.block["type"] == "thinking":
-            make = self.signer.encrypt if self.asked.hide_thinking else self.signer.sign
-            self.block["signature"] = make(self.thought, self.asked.request.namespace)
+            make = self.signer.encrypt if self.parsed.hide_thinking else self.signer.sign
+            self.block["signature"] = make(self.thought, self.parsed.request.namespace)
             yield self._event(
                 "content_block_delta", delta={"type": "signature_delta", "signature": self.block["signature"]}
             )

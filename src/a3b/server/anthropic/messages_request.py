@@ -13,7 +13,7 @@ from a3b.interface.sampling_params import too_many_stops
 from a3b.prompt.media import left_out, media_in
 from a3b.prompt.tool_results import result_warnings
 from a3b.server.anthropic import messages_fields
-from a3b.server.anthropic.messages_output import Asked
+from a3b.server.anthropic.messages_output import MessagesRequest
 from a3b.server.anthropic.threads import Threads
 from a3b.server.context import Api
 from a3b.server.errors import ApiError
@@ -26,9 +26,9 @@ from a3b.thinking.stable_dates import without_billing
 UNREADABLE = ("image", "document")
 
 
-def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_count: bool = False) -> Asked:
+def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_count: bool = False) -> MessagesRequest:
     """is_count: only the prompt matters. Raises ApiError."""
-    fields, num_held = threads.whole(Fields(body), http.state.namespace)
+    fields, num_held = threads.resolve(Fields(body), http.state.namespace)
     warnings = messages_fields.check(fields)
     max_tokens = fields.whole("max_tokens")
     if max_tokens is None and not is_count:
@@ -66,7 +66,7 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
         request_id=http.state.request_id,
     )
     warnings += [*history.warnings, *result_warnings(history.messages)]
-    return Asked(
+    return MessagesRequest(
         request,
         fields.flag("stream"),
         hide,

@@ -28,25 +28,25 @@ class Threads:
         self.max_count, self.max_bytes, self._recorder = max_count, max_bytes, recorder
         self._kept: dict[str, OrderedDict[str, tuple[Thread, int]]] = {}  # namespace: {id: (it, bytes)}, last used last
 
-    def whole(self, fields: Fields, namespace: str) -> tuple[Fields, int]:
+    def resolve(self, fields: Fields, namespace: str) -> tuple[Fields, int]:
         """The request with the conversation that it continues, and how many messages of it were held here. Raises
         ApiError."""
         given = fields.object("thread")
         if given is None:
             return fields, 0
-        asked = Fields(given, "thread")
-        kind = asked.one_of("type", ("create", "continue"))
+        thread_fields = Fields(given, "thread")
+        kind = thread_fields.one_of("type", ("create", "continue"))
         if kind is None:
-            raise asked.fail("type", "create or continue")
-        if (unknown := (CREATE if kind == "create" else CONTINUE).check(asked)) != []:
+            raise thread_fields.fail("type", "create or continue")
+        if (unknown := (CREATE if kind == "create" else CONTINUE).check(thread_fields)) != []:
             raise ApiError(400, unknown[0], "unsupported_parameter", "thread")
         if kind == "create":
             return fields, 0
-        thread = self.get(namespace, asked.need("previous_message_id"))
+        thread = self.get(namespace, thread_fields.need("previous_message_id"))
         if thread is None:
             raise ApiError(
                 404,
-                f"thread: no answer {asked.body['previous_message_id'][:100]!r} "
+                f"thread: no answer {thread_fields.body['previous_message_id'][:100]!r} "
                 "of a thread is held here; send the whole "
                 'conversation with thread: {"type": "create"}',
                 "thread_not_found",

@@ -12,38 +12,38 @@ from starlette.routing import Route
 from a3b.interface.events import Event, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallStart
 from a3b.server.context import Api, namespace, request_id
 from a3b.server.openai.chat_request import read_chat
-from a3b.server.openai.choices import Answer, chat_logprobs
-from a3b.server.openai.completion_base import Call
+from a3b.server.openai.choices import Choice, chat_logprobs
+from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
 
 
 def routes(api: Api) -> list[Route]:
     async def chat_completions(http: HttpRequest) -> Response:
-        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
-        return await _Chat(http, asked, api.service.model).respond(api.service)
+        parsed = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
+        return await _ChatResponder(http, parsed, api.service.model).respond(api.service)
 
     return [Route(path, chat_completions, methods=["POST"]) for path in ("/v1/chat/completions", "/chat/completions")]
 
 
-class _Chat(Call):
+class _ChatResponder(CompletionResponder):
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def choice_json(self, index: int, choice: Choice) -> dict[str, Any]:
         return {
             "index": index,
-            "message": self._message(answer),
-            "logprobs": chat_logprobs(answer.logprobs) if self.with_logprobs else None,
-            "finish_reason": self._reason(answer.end),
-            "thinking_stop_reason": answer.end.thinking_stop or None,
+            "message": self._message(choice),
+            "logprobs": chat_logprobs(choice.logprobs) if self.with_logprobs else None,
+            "finish_reason": self._reason(choice.end),
+            "thinking_stop_reason": choice.end.thinking_stop or None,
         }
 
     def _reason(self, finished: Finished) -> str:
         reason = "stop" if finished.reason == "cancelled" else finished.reason
-        return "function_call" if reason == "tool_calls" and self.asked.legacy_functions else reason
+        return "function_call" if reason == "tool_calls" and self.parsed.legacy_functions else reason
 
-    def _message(self, answer: Answer) -> dict[str, Any]:
-        text, calls = "".join(answer.text), list(answer.calls.values())
-        thinking = "".join(answer.thinking) if self.asked.show_thinking else ""
+    def _message(self, choice: Choice) -> dict[str, Any]:
+        text, calls = "".join(choice.text), list(choice.calls.values())
+        thinking = "".join(choice.thinking) if self.parsed.show_thinking else ""
         message: dict[str, Any] = {
             "role": "assistant",
             "content": None if calls and not text else text,
@@ -51,7 +51,7 @@ class _Chat(Call):
             "reasoning": thinking or None,
             "refusal": None,
         }
-        if calls and self.asked.legacy_functions:
+        if calls and self.parsed.legacy_functions:
             message["function_call"] = calls[0].function
         elif calls:
             message["tool_calls"] = [{"id": call.id, "type": "function", "function": call.function} for call in calls]
@@ -59,29 +59,29 @@ class _Chat(Call):
 
     # -- streamed
 
-    def pieces(self, index: int, answer: Answer, event: Event) -> Iterator[dict[str, Any]]:
+    def pieces(self, index: int, choice: Choice, event: Event) -> Iterator[dict[str, Any]]:
         """The role comes first. Logprobs wait for the text they belong to."""
         if isinstance(event, Started):
             yield self._piece(index, {"role": "assistant", "content": ""})
         elif isinstance(event, Finished):
-            if answer.logprobs:
-                yield self._piece(index, {"content": ""}, answer)
+            if choice.logprobs:
+                yield self._piece(index, {"content": ""}, choice)
             end = self._piece(index, {}, reason=self._reason(event))
             yield {**end, "thinking_stop_reason": event.thinking_stop or None}
         elif (delta := self._delta(event)) is not None:
-            yield self._piece(index, delta, answer if "content" in delta else None)
+            yield self._piece(index, delta, choice if "content" in delta else None)
 
     def _piece(
-        self, index: int, delta: dict[str, Any], answer: Answer | None = None, reason: str | None = None
+        self, index: int, delta: dict[str, Any], choice: Choice | None = None, reason: str | None = None
     ) -> dict[str, Any]:
-        logprobs = chat_logprobs(answer.take_logprobs()) if self.with_logprobs and answer is not None else None
+        logprobs = chat_logprobs(choice.take_logprobs()) if self.with_logprobs and choice is not None else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     def _delta(self, event: Event) -> dict[str, Any] | None:
         match event:
             case TextDelta(text) if text:
                 return {"content": text}
-            case ThinkingDelta(text) if text and self.asked.show_thinking:
+            case ThinkingDelta(text) if text and self.parsed.show_thinking:
                 return {"reasoning_content": text, "reasoning": text}
             case ToolCallStart(index, id, name):
                 return self._call_delta(index, {"id": id, "type": "function"}, {"name": name, "arguments": ""})
@@ -90,6 +90,6 @@ class _Chat(Call):
         return None
 
     def _call_delta(self, index: int, first: dict[str, Any], function: dict[str, str]) -> dict[str, Any] | None:
-        if self.asked.legacy_functions:
+        if self.parsed.legacy_functions:
             return {"function_call": function} if index == 0 else None
         return {"tool_calls": [{"index": index, **first, "function": function}]}

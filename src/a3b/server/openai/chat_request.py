@@ -146,7 +146,7 @@ UNFINISHED = {"prefix": is_empty, "partial": is_empty}
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """What one call of an API asks for: a request for each choice, and how to show the answers."""
 
     requests: list[Request]
@@ -160,7 +160,7 @@ class Asked:
     warnings: tuple[str, ...] = ()
 
 
-def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
+def read_chat(body: Any, namespace: str = "", request_id: str = "") -> CompletionRequest:
     """Raises ApiError or UsageError, naming the field."""
     fields = Fields(body)
     warnings = CHAT.check(fields)
@@ -185,8 +185,13 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Asked:
     )
     shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
     stream = read_stream(fields, warnings)
-    return Asked(
-        choices([request], read_count(fields)), *stream, shown, legacy, model=fields.model(""), warnings=tuple(warnings)
+    return CompletionRequest(
+        expand_choices([request], read_count(fields)),
+        *stream,
+        shown,
+        legacy,
+        model=fields.model(""),
+        warnings=tuple(warnings),
     )
 
 
@@ -204,7 +209,7 @@ def read_count(fields: Fields) -> int:
     return n
 
 
-def choices(requests: list[Request], n: int) -> list[Request]:
+def expand_choices(requests: list[Request], n: int) -> list[Request]:
     """Each request `n` times, with seeds that follow each other if one was given."""
     found = []
     for request in requests:

@@ -1,7 +1,7 @@
 """What the answers to one call amount to, put together from their events. Knows OpenAI's form of usage and logprobs,
 but no whole response.
 
-Enter at `Answer`.
+Enter at `Choice`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 
 @dataclass
-class Call:
+class StreamedToolCall:
     """A call of a tool; the joined pieces are its arguments, as JSON."""
 
     id: str
@@ -39,12 +39,12 @@ class Call:
 
 
 @dataclass
-class Answer:
+class Choice:
     """One answer, as far as it came."""
 
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
-    calls: dict[int, Call] = field(default_factory=dict)
+    calls: dict[int, StreamedToolCall] = field(default_factory=dict)
     logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not yet shown
     finished: Finished | None = None
 
@@ -55,7 +55,7 @@ class Answer:
             case ThinkingDelta(text):
                 self.thinking.append(text)
             case ToolCallStart():
-                self.calls[event.index] = Call(event.id, event.name)
+                self.calls[event.index] = StreamedToolCall(event.id, event.name)
             case ToolCallDelta():
                 self.calls[event.index].pieces.append(event.text)
             case TokenLogprobs() | PromptLogprobs():
@@ -74,9 +74,9 @@ class Answer:
         return self.finished
 
 
-def total(answers: list[Answer], prompts: int = 1) -> Usage:
+def total(choices: list[Choice], prompts: int = 1) -> Usage:
     """The sum of all; a prompt with several choices counts once."""
-    usages = [answer.end.usage for answer in answers]
+    usages = [choice.end.usage for choice in choices]
     asked = usages[:: len(usages) // prompts]
     return Usage(
         sum(u.prompt_tokens for u in asked),

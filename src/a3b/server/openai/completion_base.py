@@ -1,5 +1,5 @@
 """What OpenAI's two kinds of completion have in common: from a call to its response, whole or streamed. Enter at
-`Call.respond`."""
+`CompletionResponder.respond`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from a3b import __version__
 from a3b.interface.events import Event, Reading
 from a3b.server.context import record, request_id
 from a3b.server.errors import error_body, to_api_error
-from a3b.server.event_streams import Events, EventStream, begun, interleave, warnings_of, while_connected
-from a3b.server.openai.chat_request import Asked
-from a3b.server.openai.choices import Answer, total, usage_json
+from a3b.server.event_streams import Events, EventStream, interleave, prime, warnings_of, while_connected
+from a3b.server.openai.chat_request import CompletionRequest
+from a3b.server.openai.choices import Choice, total, usage_json
 from a3b.server.report import report, warning_headers
 from a3b.server.service_protocol import Service
 from a3b.server.sse import comment, json_response, sse
@@ -35,39 +35,39 @@ async def _in_turn(places: asyncio.Semaphore, stream: AsyncGenerator[Event, None
             yield event
 
 
-class Call:
+class CompletionResponder:
     """One call of the API on its way to an answer. The two kinds say what a choice of theirs looks like."""
 
     prefix: str  # of ids
     kind: str  # of a whole response
     chunk_kind: str
 
-    def __init__(self, http: HttpRequest, asked: Asked, model: str):
+    def __init__(self, http: HttpRequest, parsed: CompletionRequest, model: str):
         """model: the name for an answer if the request gave none."""
-        self.http, self.asked = http, asked
-        self.answers = [Answer() for _ in asked.requests]
-        self.warnings = list(asked.warnings)
-        self.with_logprobs = asked.requests[0].top_logprobs is not None
+        self.http, self.parsed = http, parsed
+        self.choices = [Choice() for _ in parsed.requests]
+        self.warnings = list(parsed.warnings)
+        self.with_logprobs = parsed.requests[0].top_logprobs is not None
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": asked.model or model,
+            "model": parsed.model or model,
             "system_fingerprint": f"a3b-{__version__}",
         }
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def choice_json(self, index: int, choice: Choice) -> dict[str, Any]:
         """A choice of a whole response."""
         raise NotImplementedError
 
-    def pieces(self, index: int, answer: Answer, event: Event) -> Iterable[dict[str, Any]]:
+    def pieces(self, index: int, choice: Choice, event: Event) -> Iterable[dict[str, Any]]:
         """The choices of the chunks that an event becomes; the answer has it already."""
         raise NotImplementedError
 
     async def respond(self, service: Service) -> Response:
         places = asyncio.Semaphore(MAX_TOGETHER)
-        events = interleave([_in_turn(places, service.stream(request)) for request in self.asked.requests])
-        if self.asked.stream:
-            first = begun(events, min(len(self.answers), MAX_TOGETHER), self.warnings)
+        events = interleave([_in_turn(places, service.stream(request)) for request in self.parsed.requests])
+        if self.parsed.stream:
+            first = prime(events, min(len(self.choices), MAX_TOGETHER), self.warnings)
             chunks = self._chunks(await while_connected(self.http.receive, first))
             return EventStream(chunks, warning_headers(self.warnings))
         whole = await while_connected(self.http.receive, self._whole(events))
@@ -78,8 +78,8 @@ class Call:
             async for item in events:
                 if item is not None:
                     self.warnings += [text for text in warnings_of([item[1]]) if text not in self.warnings]
-                    self.answers[item[0]].add(item[1])
-        choices = [self.choice(i, answer) for i, answer in enumerate(self.answers)]
+                    self.choices[item[0]].add(item[1])
+        choices = [self.choice_json(i, choice) for i, choice in enumerate(self.choices)]
         return {**self.head, "object": self.kind, "choices": choices, **self._cost()}
 
     async def _chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
@@ -96,11 +96,11 @@ class Call:
                                 told = now
                                 yield comment(f"reading {done}/{total_}")
                         case (i, event):
-                            self.answers[i].add(event)
-                            for piece in self.pieces(i, self.answers[i], event):
+                            self.choices[i].add(event)
+                            for piece in self.pieces(i, self.choices[i], event):
                                 yield self._chunk([piece])
                 cost = self._cost()
-                if self.asked.include_usage:
+                if self.parsed.include_usage:
                     yield self._chunk([], **cost)
             except Exception as error:
                 id = request_id(self.http)
@@ -108,10 +108,10 @@ class Call:
         yield sse("[DONE]")
 
     def _chunk(self, choices: list[dict[str, Any]], **cost: Any) -> bytes:
-        usage = {"usage": None} if self.asked.include_usage else {}
+        usage = {"usage": None} if self.parsed.include_usage else {}
         return sse({**self.head, "object": self.chunk_kind, "choices": choices, **usage, **cost})
 
     def _cost(self) -> dict[str, Any]:
-        usage = total(self.answers, self.asked.prompts)
+        usage = total(self.choices, self.parsed.prompts)
         record(self.http, usage)
-        return {"usage": usage_json(usage), "a3b": report(self.answers[0].end, self.warnings)}
+        return {"usage": usage_json(usage), "a3b": report(self.choices[0].end, self.warnings)}

@@ -24,14 +24,14 @@ from a3b.server.openai.chat_request import (
     SAMPLING,
     UNSUPPORTED,
     UNUSED,
-    Asked,
-    choices,
+    CompletionRequest,
+    expand_choices,
     read_count,
     read_sampling,
     read_stream,
 )
-from a3b.server.openai.choices import Answer, text_logprobs
-from a3b.server.openai.completion_base import Call
+from a3b.server.openai.choices import Choice, text_logprobs
+from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
 from a3b.server.service_protocol import Service
 
@@ -56,19 +56,19 @@ TEXT = Known(
 
 def routes(api: Api) -> list[Route]:
     async def text_completions(http: HttpRequest) -> Response:
-        asked = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
-        echoes = await asyncio.to_thread(_echoes, api.service, asked) if asked.echo else None
-        return await _Completion(http, asked, api.service.model, echoes).respond(api.service)
+        parsed = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
+        echoes = await asyncio.to_thread(_echoes, api.service, parsed) if parsed.echo else None
+        return await _TextResponder(http, parsed, api.service.model, echoes).respond(api.service)
 
     return [Route(path, text_completions, methods=["POST"]) for path in ("/v1/completions", "/completions")]
 
 
-def _echoes(service: Service, asked: Asked) -> list[str]:
-    prompts = [request.prompt or "" for request in asked.requests]
+def _echoes(service: Service, parsed: CompletionRequest) -> list[str]:
+    prompts = [request.prompt or "" for request in parsed.requests]
     return [service.decode(prompt) if isinstance(prompt, list) else prompt for prompt in prompts]
 
 
-def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Asked:
+def read_completion(body: Any, namespace: str = "", request_id: str = "") -> CompletionRequest:
     """Raises ApiError or UsageError, naming the field."""
     fields = Fields(body)
     warnings = TEXT.check(fields)
@@ -103,8 +103,13 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Ask
         for prompt in prompts
     ]
     stream = read_stream(fields, warnings)
-    return Asked(
-        choices(found, n), *stream, prompts=len(prompts), echo=echo, model=fields.model(""), warnings=tuple(warnings)
+    return CompletionRequest(
+        expand_choices(found, n),
+        *stream,
+        prompts=len(prompts),
+        echo=echo,
+        model=fields.model(""),
+        warnings=tuple(warnings),
     )
 
 
@@ -121,29 +126,29 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_token_id, value))
 
 
-class _Completion(Call):
+class _TextResponder(CompletionResponder):
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, http: HttpRequest, asked: Asked, model: str, echoes: list[str] | None = None):
+    def __init__(self, http: HttpRequest, parsed: CompletionRequest, model: str, echoes: list[str] | None = None):
         """echoes: the prompts as text, if answers begin with them."""
-        super().__init__(http, asked, model)
-        self.offsets = [0 for _ in asked.requests]  # characters that the logprobs so far stood for
-        self.echoes = echoes or ["" for _ in asked.requests]  # not told yet
+        super().__init__(http, parsed, model)
+        self.offsets = [0 for _ in parsed.requests]  # characters that the logprobs so far stood for
+        self.echoes = echoes or ["" for _ in parsed.requests]  # not told yet
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        return self._piece(index, answer, "".join(answer.text), answer.end)
+    def choice_json(self, index: int, choice: Choice) -> dict[str, Any]:
+        return self._piece(index, choice, "".join(choice.text), choice.end)
 
-    def pieces(self, index: int, answer: Answer, event: Event) -> Iterator[dict[str, Any]]:
+    def pieces(self, index: int, choice: Choice, event: Event) -> Iterator[dict[str, Any]]:
         if isinstance(event, TextDelta) and event.text:
-            yield self._piece(index, answer, event.text)
+            yield self._piece(index, choice, event.text)
         elif isinstance(event, Finished):
-            yield self._piece(index, answer, "", event)
+            yield self._piece(index, choice, "", event)
 
-    def _piece(self, index: int, answer: Answer, text: str, finished: Finished | None = None) -> dict[str, Any]:
+    def _piece(self, index: int, choice: Choice, text: str, finished: Finished | None = None) -> dict[str, Any]:
         text, self.echoes[index] = self.echoes[index] + text, ""
         logprobs = None
         if self.with_logprobs:
-            logprobs = text_logprobs(answer.take_logprobs(), self.offsets[index])
+            logprobs = text_logprobs(choice.take_logprobs(), self.offsets[index])
             self.offsets[index] += sum(map(len, logprobs["tokens"]))
         reason = finished and {"cancelled": "stop", "tool_calls": "stop"}.get(finished.reason, finished.reason)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -11,8 +11,8 @@ What is done with a request, beyond the plain:
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
 * A response repeats its request with what was used where the request said nothing: it has all the fields of the
   published schema.
-* `/compact`: the model sums up a conversation; the summary is encrypted into an item that only this server, for this key,
-  can read.
+* `/compact`: the model sums up a conversation; the summary is encrypted into an item that only this server can read, and
+  only for this key.
 * `RESPONSE` says what becomes of each field.
 """
 
@@ -37,15 +37,31 @@ from a3b.prompt.tool_results import result_warnings
 from a3b.server import response_format
 from a3b.server.context import Api, recorded
 from a3b.server.errors import ApiError, to_api_error
-from a3b.server.event_streams import EventStream, Opened, collect, finish_of, opened, warnings_of, while_connected
+from a3b.server.event_streams import (
+    EventStream,
+    PrimedStream,
+    collect,
+    finish_of,
+    prime_stream,
+    warnings_of,
+    while_connected,
+)
 from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS, read_bias
-from a3b.server.openai.responses_input import Conversation, Tools, listed, new_id, read_choice, read_tools, told_tool
-from a3b.server.openai.responses_output import Output
+from a3b.server.openai.responses_input import (
+    ConversationReader,
+    ToolTable,
+    listed,
+    new_id,
+    read_choice,
+    read_tools,
+    told_tool,
+)
+from a3b.server.openai.responses_output import OutputBuilder
 from a3b.server.report import report, warning_headers
 from a3b.server.request_body import read_json
 from a3b.server.response_format import read_form, read_schema
-from a3b.server.response_store import Item, Stored
+from a3b.server.response_store import ResponseItem, StoredResponse
 from a3b.server.sse import json_response, sse
 from a3b.server.thinking_signatures import ThinkingSigner
 
@@ -126,12 +142,12 @@ POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResponsesRequest:
     """A request as it was understood."""
 
     request: Request
-    tools: Tools
-    items: list[Item]  # the conversation, to be stored
+    tools: ToolTable
+    items: list[ResponseItem]  # the conversation, to be stored
     echo: dict[str, Any]  # fields that the response repeats
     warnings: list[str]
     stream: bool
@@ -144,36 +160,36 @@ def routes(api: Api) -> list[Route]:
     """The routes of this API."""
 
     async def create(request: HttpRequest) -> Response:
-        asked = await read_json(request, lambda body: _read(body, api, request))
-        answer = _Answer(api, asked)
-        stream = recorded(request, api.service.stream(asked.request))
-        if asked.stream:
-            items = await opened(request.receive, stream)
-            asked.warnings.extend(items.warnings)
-            return EventStream(_server_sent(items, answer), warning_headers(asked.warnings), items)
+        parsed = await read_json(request, lambda body: _read(body, api, request))
+        builder = ResponseBuilder(api, parsed)
+        stream = recorded(request, api.service.stream(parsed.request))
+        if parsed.stream:
+            items = await prime_stream(request.receive, stream)
+            parsed.warnings.extend(items.warnings)
+            return EventStream(_server_sent(items, builder), warning_headers(parsed.warnings), items)
         events = await collect(request.receive, stream)
-        asked.warnings.extend(warnings_of(events))
-        headers = warning_headers(asked.warnings)
+        parsed.warnings.extend(warnings_of(events))
+        headers = warning_headers(parsed.warnings)
         finished = finish_of(events)
         for event in events:
-            for _ in answer.output.push(event):
+            for _ in builder.output.push(event):
                 pass
-        return json_response(answer.end(finished), headers=headers)
+        return json_response(builder.end(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
-        asked = await read_json(request, lambda body: _read(body, api, request))
-        num = await while_connected(request.receive, api.service.count_tokens(asked.request))
+        parsed = await read_json(request, lambda body: _read(body, api, request))
+        num = await while_connected(request.receive, api.service.count_tokens(parsed.request))
         return json_response(
-            {"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(asked.warnings)
+            {"object": "response.input_tokens", "input_tokens": num}, headers=warning_headers(parsed.warnings)
         )
 
     async def compact(request: HttpRequest) -> Response:
-        asked = _read_compaction(await read_json(request), api, request)
-        events = await collect(request.receive, recorded(request, api.service.stream(asked.request)))
-        compacted = _compacted(asked, events, api.signer)
-        return json_response(compacted, headers=warning_headers(asked.warnings))
+        parsed = _read_compaction(await read_json(request), api, request)
+        events = await collect(request.receive, recorded(request, api.service.stream(parsed.request)))
+        compacted = _compacted(parsed, events, api.signer)
+        return json_response(compacted, headers=warning_headers(parsed.warnings))
 
-    def find(request: HttpRequest) -> Stored:
+    def find(request: HttpRequest) -> StoredResponse:
         response_id = request.path_params["id"]
         stored = api.stored.get(request.state.namespace, response_id)
         if stored is None:
@@ -213,7 +229,7 @@ def routes(api: Api) -> list[Route]:
     ]
 
 
-def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
+def _page(items: list[ResponseItem], query: Mapping[str, str]) -> dict[str, Any]:
     """Some of the items, the latest first unless asked otherwise."""
     limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
     if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 100):
@@ -239,7 +255,7 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
 # -- the request
 
 
-def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
+def _read(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest:
     fields, namespace = Fields(body), http.state.namespace
     reasoning, text = Fields(fields.object("reasoning") or {}, "reasoning"), Fields(fields.object("text") or {}, "text")
     options = Fields(fields.object("stream_options") or {}, "stream_options")
@@ -247,7 +263,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     fields.one_of("truncation", ("auto", "disabled"))
     tools = read_tools(fields, warnings)
     choice, name = read_choice(fields, tools)
-    conversation = Conversation(api.signer, api.stored, namespace, tools)
+    conversation = ConversationReader(api.signer, api.stored, namespace, tools)
     for i, item in enumerate(_earlier(fields, api, namespace)):
         conversation.add(item, f"previous_response_id[{i}]")
     for i, item in enumerate(_input(fields)):
@@ -283,7 +299,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     )
     warnings += [*conversation.warnings, *result_warnings(messages)]
     echo = _echo(fields, request, api.service.sampling(request))
-    return Asked(
+    return ResponsesRequest(
         request,
         tools,
         conversation.items,
@@ -296,7 +312,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> Asked:
     )
 
 
-def _earlier(fields: Fields, api: Any, namespace: str) -> list[Item]:
+def _earlier(fields: Fields, api: Any, namespace: str) -> list[ResponseItem]:
     """Items of the conversation that `previous_response_id` continues."""
     previous = fields.text("previous_response_id")
     if previous is None:
@@ -380,7 +396,7 @@ def _format(given: Mapping[str, Any] | None) -> dict[str, Any]:
 # -- compaction
 
 
-def _read_compaction(body: Any, api: Any, http: HttpRequest) -> Asked:
+def _read_compaction(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest:
     """The conversation, and a last message of ours that asks for its summary."""
     fields = Fields(body)
     warnings = COMPACT.check(fields)
@@ -391,21 +407,21 @@ def _read_compaction(body: Any, api: Any, http: HttpRequest) -> Asked:
     given = {key: fields.body.get(key) for key in ("model", "instructions", "previous_response_id")}
     last = {"type": "message", "role": "user", "content": SUMMARISE}
     whole = {**given, "input": [*items, last], "max_output_tokens": SUMMARY_TOKENS, "reasoning": {"effort": "none"}}
-    asked = _read(whole, api, http)
-    return replace(asked, warnings=[*warnings, *asked.warnings])
+    parsed = _read(whole, api, http)
+    return replace(parsed, warnings=[*warnings, *parsed.warnings])
 
 
-def _compacted(asked: Asked, events: list[Event], signer: ThinkingSigner) -> dict[str, Any]:
+def _compacted(parsed: ResponsesRequest, events: list[Event], signer: ThinkingSigner) -> dict[str, Any]:
     """What the user said, and the summary of all."""
     finished = finish_of(events)
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     if not text.strip():
         raise ApiError(503, "the model wrote no summary; send the request again", "no_summary")
-    said = [listed(item) for item in asked.items[:-1] if item["type"] == "message" and item.get("role") == "user"]
+    said = [listed(item) for item in parsed.items[:-1] if item["type"] == "message" and item.get("role") == "user"]
     summary = {
         "id": new_id("compaction"),
         "type": "compaction",
-        "encrypted_content": signer.encrypt(text, asked.request.namespace),
+        "encrypted_content": signer.encrypt(text, parsed.request.namespace),
     }
     return {
         "id": f"resp_{uuid.uuid4().hex}",
@@ -413,21 +429,23 @@ def _compacted(asked: Asked, events: list[Event], signer: ThinkingSigner) -> dic
         "created_at": int(time.time()),
         "output": [*said, summary],
         "usage": _usage(finished.usage),
-        "a3b": report(finished, asked.warnings),
+        "a3b": report(finished, parsed.warnings),
     }
 
 
 # -- the answer
 
 
-class _Answer:
+class ResponseBuilder:
     """The response that is being made."""
 
-    def __init__(self, api: Any, asked: Asked):
-        self.api, self.asked = api, asked
+    def __init__(self, api: Any, parsed: ResponsesRequest):
+        self.api, self.parsed = api, parsed
         self.id, self.created_at = f"resp_{uuid.uuid4().hex}", int(time.time())
         self.usage = Usage()  # so far
-        self.output = Output(asked.tools, api.signer, asked.request.namespace, asked.has_summary, asked.is_encrypted)
+        self.output = OutputBuilder(
+            parsed.tools, api.signer, parsed.request.namespace, parsed.has_summary, parsed.is_encrypted
+        )
 
     def object(self, status: str, **rest: Any) -> dict[str, Any]:
         return {
@@ -437,26 +455,26 @@ class _Answer:
             "completed_at": None,
             "status": status,
             "background": False,
-            "model": self.asked.model,
+            "model": self.parsed.model,
             "error": None,
             "incomplete_details": None,
             "output": [],
             "usage": _usage(self.usage),
-            **self.asked.echo,
+            **self.parsed.echo,
             **rest,
         }
 
     def end(self, finished: Finished) -> dict[str, Any]:
         """The response as it is after its last event, stored if that was not declined."""
-        warnings = [*self.asked.warnings, *self.output.warnings]
+        warnings = [*self.parsed.warnings, *self.output.warnings]
         self.usage = finished.usage
         rest = {"output": self.output.items, "a3b": report(finished, warnings)}
         if finished.reason == "length":
             response = self.object("incomplete", incomplete_details={"reason": "max_output_tokens"}, **rest)
         else:
             response = self.object("completed", completed_at=int(time.time()), **rest)
-        if self.asked.echo["store"]:
-            self.api.stored.put(self.asked.request.namespace, Stored(response, self.asked.items))
+        if self.parsed.echo["store"]:
+            self.api.stored.put(self.parsed.request.namespace, StoredResponse(response, self.parsed.items))
         return response
 
 
@@ -470,7 +488,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
+async def _server_sent(items: PrimedStream, builder: ResponseBuilder) -> AsyncIterator[bytes]:
     """The answer as server-sent events; whatever goes wrong is told in the last of them."""
     number = itertools.count()
     clock = asyncio.get_running_loop().time
@@ -480,10 +498,10 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
         return sse({**event, "sequence_number": next(number)}, event["type"])
 
     def state(status: str, **rest: Any) -> bytes:
-        return tell({"type": f"response.{status}", "response": answer.object("in_progress", **rest)})
+        return tell({"type": f"response.{status}", "response": builder.object("in_progress", **rest)})
 
     def failure(code: str, message: str) -> bytes:
-        response = answer.object("failed", error={"code": code, "message": message}, output=answer.output.items)
+        response = builder.object("failed", error={"code": code, "message": message}, output=builder.output.items)
         return tell({"type": "response.failed", "response": response})
 
     try:
@@ -497,13 +515,13 @@ async def _server_sent(items: Opened, answer: _Answer) -> AsyncIterator[bytes]:
                     told_at = clock()
                     yield state("in_progress", a3b={"read": item.done, "total": item.total})
             elif isinstance(item, Started):
-                answer.usage = item.usage
+                builder.usage = item.usage
             else:
-                for event in answer.output.push(item):
+                for event in builder.output.push(item):
                     yield tell(event)
             last = item if item is not None else last
-        response = answer.end(finish_of([last] if last else []))
+        response = builder.end(finish_of([last] if last else []))
         yield tell({"type": f"response.{response['status']}", "response": response})
     except Exception as error:
-        answered = to_api_error(error, answer.asked.request.request_id)
+        answered = to_api_error(error, builder.parsed.request.request_id)
         yield failure(answered.code if answered.status < 500 else "server_error", str(answered))

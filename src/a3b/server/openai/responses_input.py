@@ -1,4 +1,4 @@
-"""Items and tools of the Responses API as messages and tools of a chat. Enter at `read_tools` and `Conversation`.
+"""Items and tools of the Responses API as messages and tools of a chat. Enter at `read_tools` and `ConversationReader`.
 
 Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one
 turn.
@@ -22,7 +22,7 @@ from a3b.prompt.media import left_out, media_in
 from a3b.server.errors import ApiError
 from a3b.server.fields import Fields, Known, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
-from a3b.server.response_store import Item, ResponseStore
+from a3b.server.response_store import ResponseItem, ResponseStore
 from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
 
 TOOL = Known(
@@ -58,7 +58,7 @@ def new_id(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ToolOrigin:
     """What a function of the chat is in this API."""
 
     name: str
@@ -67,11 +67,11 @@ class Origin:
 
 
 @dataclass
-class Tools:
+class ToolTable:
     """functions: in the form of a Request. origins: by the name the model sees."""
 
     functions: list[dict[str, Any]] = field(default_factory=list)
-    origins: dict[str, Origin] = field(default_factory=dict)
+    origins: dict[str, ToolOrigin] = field(default_factory=dict)
 
     def shown(self, name: str, namespace: str | None) -> str:
         """The name the model sees for a tool, whether it is offered now or was once."""
@@ -80,8 +80,8 @@ class Tools:
                 return shown
         return f"{namespace.rstrip('_')}__{name}" if namespace else name
 
-    def origin(self, shown: str) -> Origin:
-        return self.origins.get(shown, Origin(shown, None, False))
+    def origin(self, shown: str) -> ToolOrigin:
+        return self.origins.get(shown, ToolOrigin(shown, None, False))
 
     def add(self, tool: Fields, namespace: str | None, preface: str) -> None:
         name, is_custom = tool.need("name"), tool.body["type"] == "custom"
@@ -90,7 +90,7 @@ class Tools:
         shown = self.shown(name, namespace)
         while shown in self.origins:
             shown += "_"
-        self.origins[shown] = Origin(name, namespace, is_custom)
+        self.origins[shown] = ToolOrigin(name, namespace, is_custom)
         texts = [preface, tool.text("description", "") or "", _grammar(tool) if is_custom else ""]
         function: dict[str, Any] = {"name": shown, "description": "\n\n".join(text for text in texts if text)}
         if is_custom:
@@ -116,8 +116,8 @@ def _grammar(tool: Fields) -> str:
     return f"The input must follow this grammar ({form.text('syntax', 'lark')}):\n{form.need('definition')}"
 
 
-def read_tools(fields: Fields, warnings: list[str]) -> Tools:
-    tools = Tools()
+def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
+    tools = ToolTable()
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}]")
         kind = tool.need("type")
@@ -134,7 +134,7 @@ def read_tools(fields: Fields, warnings: list[str]) -> Tools:
     return tools
 
 
-def _add_namespace(tools: Tools, given: Fields, warnings: list[str]) -> None:
+def _add_namespace(tools: ToolTable, given: Fields, warnings: list[str]) -> None:
     """The namespace's own description goes to its first tool."""
     name, preface = given.need("name"), given.text("description", "") or ""
     for i, member in enumerate(given.items("tools")):
@@ -166,7 +166,7 @@ def _no_such_tool(tool: Fields, kind: str) -> ApiError:
     )
 
 
-def read_choice(fields: Fields, tools: Tools) -> tuple[str, str | None]:
+def read_choice(fields: Fields, tools: ToolTable) -> tuple[str, str | None]:
     """(tool_choice, tool_name) of a Request; a list of allowed tools takes the others away from `tools`."""
     given = fields.body.get("tool_choice")
     if given is None or isinstance(given, str):
@@ -188,13 +188,13 @@ def read_choice(fields: Fields, tools: Tools) -> tuple[str, str | None]:
     raise choice.fail("type", "function, custom or allowed_tools")
 
 
-def _needs_tools(kind: str, tools: Tools) -> str:
+def _needs_tools(kind: str, tools: ToolTable) -> str:
     if kind == "required" and not tools.functions:
         raise ApiError(400, "tool_choice: required needs tools; none were given", field="tool_choice")
     return kind
 
 
-def _named(choice: Fields, tools: Tools) -> str:
+def _named(choice: Fields, tools: ToolTable) -> str:
     shown = tools.shown(choice.need("name"), choice.text("namespace"))
     if shown not in tools.origins:
         raise choice.fail("name", "the name of one of the tools")
@@ -204,7 +204,7 @@ def _named(choice: Fields, tools: Tools) -> str:
 # -- items
 
 
-def listed(item: Item) -> Item:
+def listed(item: ResponseItem) -> ResponseItem:
     """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of
     known types."""
     if item["type"] == "message":
@@ -229,13 +229,13 @@ def _parts(content: str | list[Any], kind: str) -> list[dict[str, Any]]:
     return [{**part, "type": kind if part.get("type") in (None, "text") else part["type"]} for part in given]
 
 
-class Conversation:
+class ConversationReader:
     """Items, one by one, as messages. `items` are those to be stored: each with an id, references resolved."""
 
-    def __init__(self, signer: ThinkingSigner, store: ResponseStore, namespace: str, tools: Tools):
+    def __init__(self, signer: ThinkingSigner, store: ResponseStore, namespace: str, tools: ToolTable):
         self.signer, self.store, self.namespace, self.tools = signer, store, namespace, tools
         self.messages: list[dict[str, Any]] = []
-        self.items: list[Item] = []
+        self.items: list[ResponseItem] = []
         self.warnings: list[str] = []
 
     def add(self, given: Any, where: str) -> None:

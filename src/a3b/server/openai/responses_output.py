@@ -1,4 +1,4 @@
-"""Events of the engine as output items and stream events of the Responses API. Enter at `Output`."""
+"""Events of the engine as output items and stream events of the Responses API. Enter at `OutputBuilder`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from a3b.interface.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from a3b.server.openai.responses_input import Tools, new_id
+from a3b.server.openai.responses_input import ToolTable, new_id
 from a3b.server.thinking_signatures import ThinkingSigner
 
 StreamEvent = dict[str, Any]
 LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON has not
 
 
-class Output:
+class OutputBuilder:
     """Grows by events; `push` gives what a stream tells about each, without sequence numbers. `items` is the output so
     far."""
 
-    def __init__(self, tools: Tools, signer: ThinkingSigner, namespace: str, has_summary: bool, is_encrypted: bool):
+    def __init__(self, tools: ToolTable, signer: ThinkingSigner, namespace: str, has_summary: bool, is_encrypted: bool):
         """has_summary: tell the thinking as a summary too, for clients that show only those. is_encrypted: with
         `encrypted_content`."""
         self.tools, self.signer, self.namespace = tools, signer, namespace
@@ -39,7 +39,7 @@ class Output:
         self.logprobs: list[dict[str, Any]] = []  # not told yet
         self.told: list[dict[str, Any]] = []  # of the open item
         self.is_open = False
-        self.custom = InputText()
+        self.custom = CustomInputDecoder()
 
     def push(self, event: Event) -> Iterator[StreamEvent]:
         match event:
@@ -120,7 +120,7 @@ class Output:
     def _open_call(self, event: ToolCallStart) -> Iterator[StreamEvent]:
         origin = self.tools.origin(event.name)
         names = {"name": origin.name, **({"namespace": origin.namespace} if origin.namespace else {})}
-        self.custom = InputText()
+        self.custom = CustomInputDecoder()
         if origin.is_custom:
             yield from self._open("custom_tool_call", call_id=event.id, **names, input="")
         else:
@@ -153,7 +153,7 @@ class Output:
         yield from self._close(event.complete)
 
 
-class InputText:
+class CustomInputDecoder:
     """The text of {"input": "..."} out of fragments of that JSON, as early as each character is certain."""
 
     _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')

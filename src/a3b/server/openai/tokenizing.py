@@ -31,14 +31,14 @@ def routes(api: Api) -> list[Route]:
     async def tokenize(http: HttpRequest) -> Response:
         def read(body: Any) -> tuple[list[str], Request | None]:
             fields = Fields(body)
-            asked = (
+            parsed = (
                 read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
             )
-            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], asked
+            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], parsed
 
-        texts, asked = await read_json(http, read)
-        if asked is not None:
-            ids = await while_connected(http.receive, service.render(asked))
+        texts, parsed = await read_json(http, read)
+        if parsed is not None:
+            ids = await while_connected(http.receive, service.render(parsed))
         elif texts:
             ids = await while_connected(http.receive, in_thread(threads, "text", WORK_S, service.encode, texts[0]))
         else:
@@ -56,10 +56,10 @@ def routes(api: Api) -> list[Route]:
         return json_response({"content": text, "prompt": text, "text": text})
 
     async def apply_template(http: HttpRequest) -> Response:
-        asked = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
-        ids = await while_connected(http.receive, service.render(asked.requests[0]))
+        parsed = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
+        ids = await while_connected(http.receive, service.render(parsed.requests[0]))
         prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
-        return json_response({"prompt": prompt}, headers=warning_headers(asked.warnings))
+        return json_response({"prompt": prompt}, headers=warning_headers(parsed.warnings))
 
     found = [("/tokenize", tokenize), ("/detokenize", detokenize), ("/apply-template", apply_template)]
     return [Route(f"{root}{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found]
