@@ -67,8 +67,8 @@ TYPES = [
 ]
 
 
-def names_of(table: fields.Known) -> list[str]:
-    return [*table.read, *table.refused, *table.told, *table.unused]
+def names_of(table: fields.FieldRules) -> list[str]:
+    return [*table.read, *table.refused, *table.warned, *table.harmless]
 
 
 def answered(path: str, body: dict[str, Any], status: int = 200) -> tuple[Any, Any]:

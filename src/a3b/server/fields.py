@@ -1,19 +1,22 @@
-"""What all wire formats share: refusals, reading of fields, server-sent events. Knows no particular API."""
+"""The fields of a JSON object of a request: read one by one, each wrong value refused by name, none overlooked.
+
+`Fields` reads values; `FieldRules` says for every field of a kind of object whether it is followed, refused, warned
+about or harmless. Knows no particular API. Enter at `Fields` and `FieldRules`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from a3b.errors import UsageError
 from a3b.interface.request import check_policy
 from a3b.server.errors import ApiError
 
-MAX_MODEL = 512  # characters of a model's name: it is repeated in each chunk of a stream
+MAX_MODEL = 512  # characters of a model's name: every chunk of a stream repeats it
 MAX_UNKNOWN = 10  # fields that a warning names
-EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at most; "none" is no thinking
+EFFORTS: Mapping[str, int | None] = {  # reasoning effort: most tokens of thinking; "none" turns thinking off
     "none": None,
     "minimal": 256,
     "low": 1024,
@@ -22,135 +25,167 @@ EFFORTS: Mapping[str, int | None] = {  # of reasoning: tokens of thinking at mos
     "xhigh": None,
     "max": None,
 }
+Word = TypeVar("Word", bound=str)  # a Literal where the caller needs one
 
 
 class Fields:
-    """A JSON object of a request, read field by field; each wrong value is refused by its name."""
+    """A JSON object of a request. Absent and null are the same. Wrong values raise ApiError with the field's name."""
 
     def __init__(self, body: Any, where: str = ""):
+        """where: the path of the object in the request; "" for the body itself."""
         if not isinstance(body, Mapping):
-            raise ApiError(400, f"{where or 'body'}: expected a JSON object, found {kind_of(body)}", field=where or None)
+            message = f"{where or 'body'}: expected a JSON object, found {kind_of(body)}"
+            raise ApiError(400, message, field=where or None)
         self.body, self.where = body, where
 
     def name(self, key: str) -> str:
+        """The path of a field in the request."""
         return f"{self.where}.{key}" if self.where else key
 
-    def fail(self, key: str, expected: str) -> ApiError:
+    def invalid(self, key: str, expected: str) -> ApiError:
+        """The error for a value other than what was expected."""
         found = json.dumps(self.body.get(key), ensure_ascii=False, default=str)
         return ApiError(400, f"{self.name(key)}: {found[:120]}; expected {expected}", field=self.name(key))
 
     def get(self, key: str, kind: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
-        """The value, `default` if it is absent or null. A bool is no number."""
+        """The value if it is of this kind, `default` if it is absent. A bool does not count as a number."""
         value = self.body.get(key)
         if value is None:
             return default
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise self.fail(key, expected)
+            raise self.invalid(key, expected)
         return value
 
-    def text(self, key: str, default: str | None = None) -> str | None:
-        return self.get(key, str, "text", default)
+    # -- plain values
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        return self.get(key, bool, "true or false", default)
+    @overload
+    def string(self, key: str) -> str | None: ...
+    @overload
+    def string(self, key: str, default: str) -> str: ...
+    def string(self, key: str, default: str | None = None) -> str | None:
+        value: str | None = self.get(key, str, "text", default)
+        return value
 
-    def whole(self, key: str, default: int | None = None, least: int = 0) -> int | None:
-        """A whole number, in either of JSON's spellings: 40 and 40.0 are one number."""
+    def required(self, key: str) -> str:
+        """A string that must be present."""
+        if (value := self.string(key)) is None:
+            raise ApiError(400, f"{self.name(key)}: missing; expected text", field=self.name(key))
+        return value
+
+    @overload
+    def one_of(self, key: str, allowed: Sequence[Word]) -> Word | None: ...
+    @overload
+    def one_of(self, key: str, allowed: Sequence[Word], default: Word) -> Word: ...
+    def one_of(self, key: str, allowed: Sequence[Word], default: Word | None = None) -> Word | None:
+        value = self.string(key)
+        if value is None:
+            return default
+        for word in allowed:
+            if word == value:
+                return word
+        raise self.invalid(key, "one of " + ", ".join(allowed))
+
+    def boolean(self, key: str, default: bool = False) -> bool:
+        value = self.optional_boolean(key)
+        return default if value is None else value
+
+    def optional_boolean(self, key: str) -> bool | None:
+        value: bool | None = self.get(key, bool, "true or false")
+        return value
+
+    def integer(self, key: str, least: int = 0) -> int | None:
+        """A whole number. JSON may spell it 40 or 40.0."""
         expected = f"a whole number of at least {least}"
-        value = self.get(key, (int, float), expected, default)
+        value: float | None = self.get(key, (int, float), expected)
         if value is None:
             return None
         if value < least or value != int(value):
-            raise self.fail(key, expected)
+            raise self.invalid(key, expected)
         return int(value)
 
-    def number(self, key: str, default: float | None = None) -> float | None:
-        value = self.get(key, (int, float), "a number", default)
-        if value is not None and abs(value) > 1e300:  # whole numbers of JSON have no end
-            raise self.fail(key, "a number")
+    def number(self, key: str) -> float | None:
+        value: float | None = self.get(key, (int, float), "a number")
+        if value is not None and abs(value) > 1e300:  # a JSON integer may have any number of digits
+            raise self.invalid(key, "a number")
         return value
 
+    def items(self, key: str) -> list[Any]:
+        value: list[Any] = self.get(key, list, "a list", [])
+        return value
+
+    def object(self, key: str) -> Mapping[str, Any] | None:
+        value: Mapping[str, Any] | None = self.get(key, Mapping, "an object")
+        return value
+
+    def nested(self, key: str) -> Fields:
+        """An object inside this one; an empty one if it is absent."""
+        return Fields(self.object(key) or {}, self.name(key))
+
+    # -- values that several APIs share
+
     def model(self, served: str) -> str:
-        """The name of the model that an answer gives: the requested one, whatever it is, as clients compare the two."""
-        name = self.text("model") or served
+        """The model name that the answer repeats: the requested one whatever it is, as clients compare the two."""
+        name = self.string("model") or served
         if len(name) > MAX_MODEL:
-            raise self.fail("model", f"a name of at most {MAX_MODEL} characters")
+            raise self.invalid("model", f"a name of at most {MAX_MODEL} characters")
         return name
 
-    def need(self, key: str) -> str:
-        """A text that must be there."""
-        if self.body.get(key) is None:
-            raise ApiError(400, f"{self.name(key)}: missing; expected text", field=self.name(key))
-        return self.text(key) or ""
-
     def effort(self, key: str) -> tuple[bool | None, int | None]:
-        """(whether to think, tokens of thinking at most) for an effort; None: it does not say."""
+        """(whether to think, most tokens of thinking) for a reasoning effort; None where it does not say."""
         effort = self.one_of(key, tuple(EFFORTS))
         return (None if effort is None else effort != "none"), EFFORTS.get(effort or "")
 
     def policy(self, key: str) -> str | None:
-        """Which thinking of earlier turns stays."""
-        value = self.text(key)
+        """Which thinking of earlier turns stays in the prompt."""
+        value = self.string(key)
         try:
             return None if value is None else check_policy(value)
         except UsageError as error:
             raise ApiError(400, f"{self.name(key)}: {str(error)[:200]}", field=self.name(key)) from None
 
-    def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str | None:
-        value = self.text(key, default)
-        if value is not None and value not in allowed:
-            raise self.fail(key, "one of " + ", ".join(allowed))
-        return value
+    def refuse(self, unsupported: Mapping[str, HarmlessIf]) -> None:
+        """Raise ApiError for fields that would change the answer and are not implemented, unless harmless."""
+        for key, is_harmless in unsupported.items():
+            if self._asks_for_something(key, is_harmless):
+                message = f"{self.name(key)}: not supported by this server; leave it out"
+                raise ApiError(400, message, "unsupported_parameter", self.name(key))
 
-    def items(self, key: str) -> list[Any]:
-        return self.get(key, list, "a list", [])
+    def warnings(self, warned: Mapping[str, tuple[HarmlessIf, str]]) -> list[str]:
+        """A warning for each of the fields, unless its value is harmless."""
+        return [
+            f"{self.name(key)}: {why}"
+            for key, (is_harmless, why) in warned.items()
+            if self._asks_for_something(key, is_harmless)
+        ]
 
-    def object(self, key: str) -> Mapping[str, Any] | None:
-        return self.get(key, Mapping, "an object")
-
-    def refuse(self, unsupported: Mapping[str, Callable[[Any], bool] | None]) -> None:
-        """400 for fields that would change the answer and are not implemented; a function says which values do no
-        harm."""
-        for key, harmless in unsupported.items():
-            value = self.body.get(key)
-            if value is not None and not (harmless and harmless(value)):
-                raise ApiError(
-                    400,
-                    f"{self.name(key)}: not supported by this server; leave it out",
-                    "unsupported_parameter",
-                    self.name(key),
-                )
+    def _asks_for_something(self, key: str, is_harmless: HarmlessIf) -> bool:
+        value = self.body.get(key)
+        return value is not None and not (is_harmless and is_harmless(value))
 
 
-Harmless = Callable[[Any], bool] | None  # which values ask for nothing; None: no value but null
+HarmlessIf = Callable[[Any], bool] | None  # which values ask for nothing; None: only null does
 
 
 @dataclass(frozen=True)
-class Known:
-    """What becomes of each field of a kind of object. A field that would change the answer is read, refused or at least
-    told.
+class FieldRules:
+    """What happens to each field of a kind of object: one line per field, in exactly one of four groups.
 
-    read: fields that are followed. refused: 400 unless the value is harmless. told: a warning unless the value is
-    harmless, as the answer stays right without them. unused: no answer depends on them; each with the reason."""
+    read: followed. refused: would change the answer and is not implemented, so it is an error unless the value is
+    harmless. warned: the answer stays right without it, so the client gets a warning unless the value is harmless.
+    harmless: no answer depends on it; the text says why. Any other field is ignored with a warning."""
 
     read: Collection[str]
-    refused: Mapping[str, Harmless] = field(default_factory=dict)
-    told: Mapping[str, tuple[Harmless, str]] = field(default_factory=dict)
-    unused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, HarmlessIf] = field(default_factory=dict)
+    warned: Mapping[str, tuple[HarmlessIf, str]] = field(default_factory=dict)
+    harmless: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, fields: Fields) -> list[str]:
-        """Warnings about what is not followed. Raises ApiError."""
+        """Warnings about fields that are not followed. Raises ApiError for a refused one."""
         fields.refuse(self.refused)
-        warnings = []
-        for key, (harmless, why) in self.told.items():
-            value = fields.body.get(key)
-            if value is not None and not (harmless and harmless(value)):
-                warnings.append(f"{fields.name(key)}: {why}")
-        known = (self.read, self.refused, self.told, self.unused)
-        unknown = [
-            key for key, value in fields.body.items() if value is not None and not any(key in names for names in known)
-        ]
+        known = {*self.read, *self.refused, *self.warned, *self.harmless}
+        unknown = [key for key, value in fields.body.items() if value is not None and key not in known]
+        warnings = fields.warnings(self.warned)
         warnings += [
             f"{fields.name(key[:60])}: this server has no such field; ignored" for key in unknown[:MAX_UNKNOWN]
         ]
@@ -164,11 +199,12 @@ def is_empty(value: Any) -> bool:
 
 
 def is_token_id(value: Any) -> bool:
-    """Whether a JSON value can be the id of a token; which of them exist, the vocabulary says."""
+    """Whether a JSON value has the form of a token id; the vocabulary decides which ids exist."""
     return type(value) is int and 0 <= value < 1 << 31
 
 
 def kind_of(value: Any) -> str:
+    """What to call the type of a JSON value in an error."""
     names = {
         dict: "an object",
         list: "a list",

@@ -78,16 +78,16 @@ def block_text(block: Fields) -> str | None:
     has none.
 
     Raises ApiError for a document or search result without what it must have."""
-    kind = block.text("type")
+    kind = block.string("type")
     match kind:
         case "search_result":
-            return _titled(block, block.need("source"), _texts(block.body.get("content")))
+            return _titled(block, block.required("source"), _texts(block.body.get("content")))
         case "document":
             return _document(block)
         case "tool_reference":
-            return f"[tool {block.need('tool_name')} was found and may be called]"
+            return f"[tool {block.required('tool_name')} was found and may be called]"
         case "compaction":
-            return SUMMARY + text + "\n" if (text := block.text("content")) else ""
+            return SUMMARY + text + "\n" if (text := block.string("content")) else ""
         case "fallback":  # marks where another model took over; it says nothing
             return ""
     return _as_json(kind, block.body) if kind in SERVER_BLOCKS else None
@@ -124,18 +124,18 @@ def _as_json(kind: str, body: Mapping[str, Any]) -> str:
 
 def _document(block: Fields) -> str | None:
     source = Fields(block.object("source") or {}, block.name("source"))
-    match source.text("type"):
+    match source.string("type"):
         case "text":
-            text = source.need("data")
+            text = source.required("data")
         case "content":
             text = _texts(source.body.get("content"))
         case _:  # a PDF or a file
             return None
-    return _titled(block, block.text("context") or "", text)
+    return _titled(block, block.string("context") or "", text)
 
 
 def _titled(block: Fields, about: str, text: str) -> str:
-    return "\n".join(line for line in (block.text("title") or "", about, text) if line)
+    return "\n".join(line for line in (block.string("title") or "", about, text) if line)
 
 
 def _texts(content: Any) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 from a3b.isolation.bounded_json import TooMuchJSON, loads
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, Harmless, is_empty
+from a3b.server.fields import Fields, HarmlessIf, is_empty
 
 OBJECT = {"type": "object"}
 _WRAPPER = {"name", "schema", "strict", "description"}
 
 
-UNSUPPORTED: dict[str, Harmless] = dict.fromkeys(  # of vLLM, SGLang and llama.cpp
+UNSUPPORTED: dict[str, HarmlessIf] = dict.fromkeys(  # of vLLM, SGLang and llama.cpp
     "guided_regex guided_choice guided_grammar guided_whitespace_pattern grammar regex ebnf structural_tag".split(),
     is_empty,
 )
@@ -47,7 +47,7 @@ def read_form(form: Fields, wrapper: str | None = None) -> Mapping[str, Any] | N
     schema."""
     kind = form.one_of("type", ("text", "json_object", "json_schema"))
     if kind is None:
-        raise form.fail("type", "text, json_object or json_schema")
+        raise form.invalid("type", "text, json_object or json_schema")
     if kind == "text":
         return None
     holder = form
@@ -57,10 +57,10 @@ def read_form(form: Fields, wrapper: str | None = None) -> Mapping[str, Any] | N
         and (form.body.get(wrapper) is not None or "schema" not in form.body)
     ):
         holder = Fields(form.body.get(wrapper), form.name(wrapper))
-    holder.flag("strict")
+    holder.boolean("strict")
     schema = holder.object("schema")
     if schema is None and kind == "json_schema":
-        raise holder.fail("schema", "a JSON schema")
+        raise holder.invalid("schema", "a JSON schema")
     return OBJECT if schema is None else schema
 
 
@@ -88,7 +88,7 @@ def _schema_or_text(fields: Fields, key: str) -> Mapping[str, Any] | None:
         except ValueError:
             given = ""
         if not isinstance(given, Mapping):
-            raise fields.fail(key, expected)
+            raise fields.invalid(key, expected)
     return given
 
 
@@ -99,9 +99,9 @@ def _structured_outputs(fields: Fields) -> Mapping[str, Any] | None:
     form = Fields(given, fields.name("structured_outputs"))
     form.refuse(dict.fromkeys(_OTHER_OUTPUTS))
     schema = _schema_or_text(form, "json")
-    is_object = form.flag("json_object")
+    is_object = form.boolean("json_object")
     if schema is None and not is_object:
-        raise form.fail("json", "a JSON schema, or json_object to be true")
+        raise form.invalid("json", "a JSON schema, or json_object to be true")
     return OBJECT if schema is None else schema
 
 
@@ -111,5 +111,5 @@ def _format(fields: Fields) -> Mapping[str, Any] | None:
     if given == "":
         return None
     if isinstance(given, str) and given != "json":
-        raise fields.fail("format", '"json" or a JSON schema')
+        raise fields.invalid("format", '"json" or a JSON schema')
     return OBJECT if given == "json" else given

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from a3b.server import response_format
-from a3b.server.fields import Fields, Known, is_empty
+from a3b.server.fields import FieldRules, Fields, is_empty
 
-MESSAGE = Known(
+MESSAGE = FieldRules(
     read=(
         "model",
         "messages",
@@ -31,7 +31,7 @@ MESSAGE = Known(
         *response_format.FIELDS,
     ),
     refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None, **response_format.UNSUPPORTED},
-    unused={
+    harmless={
         "cache_control": "all prompts are cached",
         "diagnostics": "a3b.cache says where a prompt diverged",
         "metadata": "says who asks",
@@ -46,20 +46,20 @@ MESSAGE = Known(
         "betas": "is a header",
     },
 )
-THINKING = Known(
-    read=("type", "budget_tokens", "display"), unused={"block_binding": "thinking that fails its check is left out"}
+THINKING = FieldRules(
+    read=("type", "budget_tokens", "display"), harmless={"block_binding": "thinking that fails its check is left out"}
 )
-OUTPUT = Known(
+OUTPUT = FieldRules(
     read=("effort", "format"),
-    told={"task_budget": (None, "not told to the model; task_thinking_budget limits its thinking in a task")},
+    warned={"task_budget": (None, "not told to the model; task_thinking_budget limits its thinking in a task")},
 )
-TOOL = Known(
+TOOL = FieldRules(
     read=("type", "name", "description", "input_schema", "strict", "input_examples"),
     refused={"allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value)},
-    told={"defer_loading": (is_empty, "the tool is offered from the beginning")},
-    unused={"cache_control": "all prompts are cached", "eager_input_streaming": "arguments are always streamed"},
+    warned={"defer_loading": (is_empty, "the tool is offered from the beginning")},
+    harmless={"cache_control": "all prompts are cached", "eager_input_streaming": "arguments are always streamed"},
 )
-CHOICE = Known(read=("type", "name", "disable_parallel_tool_use"))
+CHOICE = FieldRules(read=("type", "name", "disable_parallel_tool_use"))
 CLEARED_THINKING = "clear_thinking_20251015"
 
 
@@ -82,7 +82,7 @@ def policy_of(fields: Fields, warnings: list[str]) -> str | None:
     found = fields.policy("thinking_policy")
     for i, given in enumerate(management.items("edits")):
         edit = Fields(given, f"context_management.edits[{i}]")
-        if edit.need("type") != CLEARED_THINKING:
+        if edit.required("type") != CLEARED_THINKING:
             warnings.append(f"{edit.where}: {edit.body['type'][:60]} is not done; the history stays whole")
             continue
         policy = _kept(edit)
@@ -95,6 +95,6 @@ def _kept(edit: Fields) -> str:
     keep = keep.get("type") if isinstance(keep, Mapping) and keep.get("type") == "all" else keep
     if keep == "all":
         return "all"
-    if keep is not None and Fields(keep, edit.name("keep")).whole("value", 1, least=1) != 1:
-        raise edit.fail("keep", '"all" or one turn; this server keeps all thinking or that of the current task')
+    if keep is not None and Fields(keep, edit.name("keep")).integer("value", least=1) not in (None, 1):
+        raise edit.invalid("keep", '"all" or one turn; this server keeps all thinking or that of the current task')
     return "current-task"

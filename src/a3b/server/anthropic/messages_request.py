@@ -30,7 +30,7 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
     """is_count: only the prompt matters. Raises ApiError."""
     fields, num_held = threads.resolve(Fields(body), http.state.namespace)
     warnings = messages_fields.check(fields)
-    max_tokens = fields.whole("max_tokens")
+    max_tokens = fields.integer("max_tokens")
     if max_tokens is None and not is_count:
         raise ApiError(400, "max_tokens: missing; expected a whole number of at least 0", field="max_tokens")
     history = _History(api.signer, http.state.namespace)
@@ -61,14 +61,14 @@ def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_co
         thinking_budget=budget,
         policy=messages_fields.policy_of(fields, warnings),
         only_reads=max_tokens == 0,
-        task_budget=fields.whole("task_thinking_budget"),
+        task_budget=fields.integer("task_thinking_budget"),
         namespace=http.state.namespace,
         request_id=http.state.request_id,
     )
     warnings += [*history.warnings, *result_warnings(history.messages)]
     return MessagesRequest(
         request,
-        fields.flag("stream"),
+        fields.boolean("stream"),
         hide,
         warnings,
         fields.model(api.service.model),
@@ -102,14 +102,14 @@ class _History:
                     {"role": "system", "content": "\n\n".join(map(_text_of, _blocks(message, "content")))}
                 )
             case _:
-                raise message.fail("role", "user or assistant")
+                raise message.invalid("role", "user or assistant")
 
     def _user(self, message: Fields) -> None:
         texts, results = [], []
         for block in _blocks(message, "content"):
-            if block.text("type") == "tool_result":
+            if block.string("type") == "tool_result":
                 results.append(
-                    {"role": "tool", "tool_call_id": block.need("tool_use_id"), "content": self._result(block)}
+                    {"role": "tool", "tool_call_id": block.required("tool_use_id"), "content": self._result(block)}
                 )
             else:
                 texts.append({"type": "text", "text": self._readable(block)})
@@ -121,7 +121,7 @@ class _History:
     def _result(self, block: Fields) -> str:
         texts = []
         for part in _blocks(block, "content") if block.body.get("content") is not None else []:
-            kind = part.text("type")
+            kind = part.string("type")
             left = kind if kind in UNREADABLE else media_in(part.body)
             if left is not None and block_text(part) is None:
                 self.warnings.append(f"{part.where}: {left} left out: this model reads text only")
@@ -129,7 +129,7 @@ class _History:
             else:
                 texts.append(self._readable(part))
         text = "\n".join(texts)
-        if block.flag("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
+        if block.boolean("is_error") and not text.lower().startswith(("error", "<tool_use_error>")):
             return f"Error: {text}".strip()
         return text
 
@@ -138,15 +138,15 @@ class _History:
             self.messages.append({"role": "assistant", "content": ""})
         turn = self.messages[-1]
         for block in _blocks(message, "content"):
-            match block.text("type"):
+            match block.string("type"):
                 case "thinking":
-                    self._add_thinking(turn, block, block.text("signature", "") or "", block.text("thinking", "") or "")
+                    self._add_thinking(turn, block, block.string("signature", ""), block.string("thinking", ""))
                 case "redacted_thinking":
-                    self._add_thinking(turn, block, block.need("data"), "")
+                    self._add_thinking(turn, block, block.required("data"), "")
                 case "tool_use":
-                    function = {"name": block.need("name"), "arguments": dict(block.object("input") or {})}
+                    function = {"name": block.required("name"), "arguments": dict(block.object("input") or {})}
                     turn.setdefault("tool_calls", []).append(
-                        {"id": block.need("id"), "type": "function", "function": function}
+                        {"id": block.required("id"), "type": "function", "function": function}
                     )
                 case "text":
                     turn["content"] += _text_of(block)
@@ -181,14 +181,14 @@ def _blocks(fields: Fields, key: str) -> list[Fields]:
     if isinstance(value, str):
         return [Fields({"type": "text", "text": value}, fields.name(key))]
     if not isinstance(value, list):
-        raise fields.fail(key, "text or a list of content blocks")
+        raise fields.invalid(key, "text or a list of content blocks")
     return [Fields(block, f"{fields.name(key)}[{i}]") for i, block in enumerate(value)]
 
 
 def _text_of(block: Fields) -> str:
-    kind = block.text("type")
+    kind = block.string("type")
     if kind == "text":
-        return block.need("text")
+        return block.required("text")
     raise ApiError(
         400,
         f"{block.where}: content of type {str(kind)[:60]} is not supported here; expected text",
@@ -201,7 +201,7 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
     tools: dict[str, dict[str, Any]] = {}
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}]")
-        kind = tool.text("type", "custom") or ""
+        kind = tool.string("type", "custom")
         if kind != "custom":
             raise ApiError(
                 400,
@@ -210,15 +210,15 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
                 "unsupported_parameter",
                 tool.name("type"),
             )
-        name = tool.need("name")
+        name = tool.required("name")
         if not name or name in tools:
-            raise tool.fail("name", "a name that is not empty and not used twice")
+            raise tool.invalid("name", "a name that is not empty and not used twice")
         function = {
             "name": name,
             "description": _description(tool),
             "parameters": dict(tool.object("input_schema") or {}),
         }
-        if tool.flag("strict"):
+        if tool.boolean("strict"):
             function["strict"] = True
         tools[name] = {"type": "function", "function": function}
     return list(tools.values())
@@ -228,7 +228,7 @@ def _description(tool: Fields) -> str:
     """With the examples of its input, if there are any."""
     examples = [json.dumps(example, ensure_ascii=False) for example in tool.items("input_examples")]
     told = "\n".join(["Examples of its input:", *examples]) if examples else ""
-    return "\n\n".join(part for part in (tool.text("description", ""), told) if part)
+    return "\n\n".join(part for part in (tool.string("description", ""), told) if part)
 
 
 def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, bool]:
@@ -237,15 +237,15 @@ def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, boo
     if given is None:
         return "auto", None, True
     choice = Fields(given, "tool_choice")
-    is_parallel = not choice.flag("disable_parallel_tool_use")
-    kind = choice.one_of("type", ("auto", "any", "tool", "none"), "auto") or "auto"
+    is_parallel = not choice.boolean("disable_parallel_tool_use")
+    kind = choice.one_of("type", ("auto", "any", "tool", "none"), "auto")
     if kind in ("any", "tool") and not names:
         raise ApiError(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
-    if kind == "tool" and choice.need("name") not in names:
-        raise choice.fail("name", "the name of one of the tools")
+    if kind == "tool" and choice.required("name") not in names:
+        raise choice.invalid("name", "the name of one of the tools")
     return (
         {"any": "required", "tool": "named"}.get(kind, kind),
-        choice.text("name") if kind == "tool" else None,
+        choice.string("name") if kind == "tool" else None,
         is_parallel,
     )
 
@@ -263,10 +263,10 @@ def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
         case "disabled":
             return False, None, False
         case "enabled":
-            return True, thinking.whole("budget_tokens", budget, least=1), hide
+            return True, thinking.integer("budget_tokens", least=1) or budget, hide
         case "adaptive":
             return True, budget, hide
-    raise thinking.fail("type", "enabled, disabled or adaptive")
+    raise thinking.invalid("type", "enabled, disabled or adaptive")
 
 
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
@@ -277,7 +277,7 @@ def _schema(fields: Fields) -> Mapping[str, Any] | None:
         if (given := holder.object(key)) is not None:
             form = Fields(given, holder.name(key))
             if form.one_of("type", ("json_schema",)) is None:
-                raise form.fail("type", "json_schema")
+                raise form.invalid("type", "json_schema")
             found.append((holder.name(key), read_form(form)))
     return read_schema(fields, found)
 
@@ -285,13 +285,13 @@ def _schema(fields: Fields) -> Mapping[str, Any] | None:
 def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
     stops = fields.items("stop_sequences")
     if not all(isinstance(stop, str) and stop for stop in stops):
-        raise fields.fail("stop_sequences", "a list of texts that are not empty")
+        raise fields.invalid("stop_sequences", "a list of texts that are not empty")
     if refused := too_many_stops(stops):
         raise ApiError(400, f"stop_sequences: {refused}", field="stop_sequences")
     given = {
         "temperature": fields.number("temperature"),
         "top_p": fields.number("top_p"),
-        "top_k": fields.whole("top_k"),
+        "top_k": fields.integer("top_k"),
         "max_tokens": max_tokens or None,
         "stop": tuple(stops) or None,
     }

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, Known
+from a3b.server.fields import FieldRules, Fields
 from a3b.server.response_store import MAX_RECORD_BYTES, Recorder
 
 FIXED = ("system", "tools")  # of a thread, from its creation on
-CREATE, CONTINUE = Known(read=("type",)), Known(read=("type", "previous_message_id"))
+CREATE, CONTINUE = FieldRules(read=("type",)), FieldRules(read=("type", "previous_message_id"))
 Thread = dict[str, Any]
 
 
@@ -37,12 +37,12 @@ class Threads:
         thread_fields = Fields(given, "thread")
         kind = thread_fields.one_of("type", ("create", "continue"))
         if kind is None:
-            raise thread_fields.fail("type", "create or continue")
+            raise thread_fields.invalid("type", "create or continue")
         if (unknown := (CREATE if kind == "create" else CONTINUE).check(thread_fields)) != []:
             raise ApiError(400, unknown[0], "unsupported_parameter", "thread")
         if kind == "create":
             return fields, 0
-        thread = self.get(namespace, thread_fields.need("previous_message_id"))
+        thread = self.get(namespace, thread_fields.required("previous_message_id"))
         if thread is None:
             raise ApiError(
                 404,

@@ -20,7 +20,7 @@ from a3b.prompt.normalise_messages import KNOWN, REMINDER_KEY, ROLES
 from a3b.prompt.tool_results import NO_RESULT_KEY, result_warnings
 from a3b.server import response_format
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, Harmless, Known, is_empty
+from a3b.server.fields import FieldRules, Fields, HarmlessIf, is_empty
 
 MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
@@ -50,7 +50,7 @@ MEDIA = (
 )
 
 
-UNSUPPORTED: dict[str, Harmless] = {
+UNSUPPORTED: dict[str, HarmlessIf] = {
     "audio": None,
     "web_search_options": None,
     "moderation": None,
@@ -88,7 +88,7 @@ UNSUPPORTED: dict[str, Harmless] = {
     **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
 }
 SAMPLING = (*NUMBERS, "repeat_penalty", "max_tokens", "n_predict", "stop", "logit_bias")
-UNUSED = {
+HARMLESS = {
     "user": "says who asks",
     "safety_identifier": "says who asks",
     "metadata": "is for lists of completions, which are not kept",
@@ -101,7 +101,7 @@ UNUSED = {
     "prediction": "would only save time",
 }
 SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
-CHAT = Known(
+CHAT = FieldRules(
     read=(
         *SAMPLING,
         "model",
@@ -131,16 +131,16 @@ CHAT = Known(
         "chat_template_kwargs",
     ),
     refused={**UNSUPPORTED, **response_format.UNSUPPORTED},
-    told={"verbosity": (lambda value: value == "medium", SHORTER)},
-    unused=UNUSED,
+    warned={"verbosity": (lambda value: value == "medium", SHORTER)},
+    harmless=HARMLESS,
 )
-STREAM_OPTIONS = Known(
-    read=("include_usage",), unused={"include_obfuscation": "pads against listeners, which TLS is for"}
+STREAM_OPTIONS = FieldRules(
+    read=("include_usage",), harmless={"include_obfuscation": "pads against listeners, which TLS is for"}
 )
-REASONING = Known(
-    read=("effort", "max_tokens", "exclude", "enabled"), unused={"summary": "the thinking is told in full"}
+REASONING = FieldRules(
+    read=("effort", "max_tokens", "exclude", "enabled"), harmless={"summary": "the thinking is told in full"}
 )
-THINKING = Known(read=("type", "budget_tokens", "clear_thinking"))
+THINKING = FieldRules(read=("type", "budget_tokens", "clear_thinking"))
 # marks of other servers on a last message that the model shall continue
 UNFINISHED = {"prefix": is_empty, "partial": is_empty}
 
@@ -175,7 +175,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Completio
         tools=tools,
         tool_choice=choice,
         tool_name=name,
-        parallel_tool_calls=not legacy and fields.flag("parallel_tool_calls", True),
+        parallel_tool_calls=not legacy and fields.boolean("parallel_tool_calls", True),
         schema=response_format.read_schema(fields),
         sampling=read_sampling(fields),
         top_logprobs=_top_logprobs(fields),
@@ -183,7 +183,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Completio
         request_id=request_id,
         **_thinking(fields, reasoning, warnings),
     )
-    shown = fields.flag("include_reasoning", True) and not reasoning.flag("exclude")
+    shown = fields.boolean("include_reasoning", True) and not reasoning.boolean("exclude")
     stream = read_stream(fields, warnings)
     return CompletionRequest(
         expand_choices([request], read_count(fields)),
@@ -199,13 +199,13 @@ def read_stream(fields: Fields, warnings: list[str]) -> tuple[bool, bool]:
     """Whether to stream, and whether the usage is wanted at the end."""
     options = Fields(fields.object("stream_options") or {}, "stream_options")
     warnings += STREAM_OPTIONS.check(options)
-    return fields.flag("stream"), options.flag("include_usage")
+    return fields.boolean("stream"), options.boolean("include_usage")
 
 
 def read_count(fields: Fields) -> int:
-    n = fields.whole("n", 1, least=1)
+    n = fields.integer("n", least=1) or 1
     if n > MAX_CHOICES:
-        raise fields.fail("n", f"at most {MAX_CHOICES}")
+        raise fields.invalid("n", f"at most {MAX_CHOICES}")
     return n
 
 
@@ -228,13 +228,13 @@ def expand_choices(requests: list[Request], n: int) -> list[Request]:
 def _messages(fields: Fields, warnings: list[str]) -> list[dict[str, Any]]:
     messages = fields.items("messages")
     if not messages:
-        raise fields.fail("messages", "a list of at least one message")
+        raise fields.invalid("messages", "a list of at least one message")
     for i, message in enumerate(messages):
         one = Fields(message, f"messages[{i}]")
         one.refuse(UNFINISHED)
-        role = one.text("role")
+        role = one.string("role")
         if role is None or role.strip().lower() not in (*KNOWN, *ROLES):
-            raise one.fail("role", "system, developer, user, assistant or tool")
+            raise one.invalid("role", "system, developer, user, assistant or tool")
         content = one.get("content", (str, list, Mapping), "text or a list of parts", "")
         parts = [content] if isinstance(content, Mapping) else content if isinstance(content, list) else []
         for j, part in enumerate(parts):
@@ -283,10 +283,10 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
 
 
 def _tool(tool: Fields) -> dict[str, Any]:
-    if tool.text("type") != "function":
-        raise tool.fail("type", '"function"')
+    if tool.string("type") != "function":
+        raise tool.invalid("type", '"function"')
     _check_function(tool.body.get("function"), tool.name("function"))
-    if tool.flag("strict"):
+    if tool.boolean("strict"):
         return {**tool.body, "function": {**tool.body["function"], "strict": True}}
     return dict(tool.body)
 
@@ -300,12 +300,12 @@ def _functions(fields: Fields) -> list[dict[str, Any]]:
 
 def _check_function(value: Any, where: str) -> None:
     function = Fields(value, where)
-    name = function.text("name")
+    name = function.string("name")
     if not name or len(name) > MAX_NAME:
-        raise function.fail("name", f"a name of at most {MAX_NAME} characters")
-    function.text("description")
+        raise function.invalid("name", f"a name of at most {MAX_NAME} characters")
+    function.string("description")
     function.object("parameters")
-    function.flag("strict")
+    function.boolean("strict")
 
 
 def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -320,8 +320,8 @@ def _allowed(fields: Fields, tools: list[dict[str, Any]]) -> list[dict[str, Any]
             Fields(given, f"{allowed.name('tools')}[{i}]").object("function") or {},
             f"{allowed.name('tools')}[{i}].function",
         )
-        if one.need("name") not in offered:
-            raise one.fail("name", "the name of one of the tools")
+        if one.required("name") not in offered:
+            raise one.invalid("name", "the name of one of the tools")
         names.add(one.body["name"])
     return [tool for tool in tools if tool["function"]["name"] in names]
 
@@ -330,28 +330,27 @@ def _tool_choice(fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple
     value = fields.get(key, (str, Mapping), "auto, none, required or the name of a function", "auto")
     if isinstance(value, Mapping):
         one = Fields(value, key)
-        if key == "tool_choice" and one.text("type") == "allowed_tools":
-            mode = (
-                Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of("mode", ("auto", "required"), "auto")
-                or "auto"
+        if key == "tool_choice" and one.string("type") == "allowed_tools":
+            mode = Fields(value.get("allowed_tools"), f"{key}.allowed_tools").one_of(
+                "mode", ("auto", "required"), "auto"
             )
             return _with_tools(mode, fields, key, tools)
         if key == "tool_choice":
-            if one.text("type") != "function":
-                raise one.fail("type", "function or allowed_tools")
+            if one.string("type") != "function":
+                raise one.invalid("type", "function or allowed_tools")
             one = Fields(value.get("function"), "tool_choice.function")
-        name = one.text("name")
+        name = one.string("name")
         if name not in [tool["function"]["name"] for tool in tools]:
-            raise one.fail("name", "the name of one of the tools")
+            raise one.invalid("name", "the name of one of the tools")
         return "named", name
     if value not in ("auto", "none", "required"):
-        raise fields.fail(key, "auto, none, required or the name of a function")
+        raise fields.invalid(key, "auto, none, required or the name of a function")
     return _with_tools(value, fields, key, tools)
 
 
 def _with_tools(choice: str, fields: Fields, key: str, tools: list[dict[str, Any]]) -> tuple[str, None]:
     if choice == "required" and not tools:
-        raise fields.fail(key, "auto or none, because there are no tools")
+        raise fields.invalid(key, "auto or none, because there are no tools")
     return choice, None
 
 
@@ -359,13 +358,13 @@ def _with_tools(choice: str, fields: Fields, key: str, tools: list[dict[str, Any
 
 
 def _top_logprobs(fields: Fields) -> int | None:
-    top = fields.whole("top_logprobs")
-    if not fields.flag("logprobs"):
+    top = fields.integer("top_logprobs")
+    if not fields.boolean("logprobs"):
         if top:
-            raise fields.fail("top_logprobs", "logprobs to be true")
+            raise fields.invalid("top_logprobs", "logprobs to be true")
         return None
     if top is not None and top > MAX_LOGPROBS:
-        raise fields.fail("top_logprobs", f"at most {MAX_LOGPROBS}")
+        raise fields.invalid("top_logprobs", f"at most {MAX_LOGPROBS}")
     return top or 0
 
 
@@ -376,16 +375,16 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
     aliased = given["repetition_penalty"] is None
     if aliased:
         given["repetition_penalty"] = fields.number("repeat_penalty")  # llama.cpp's name
-    given |= {"top_k": fields.whole("top_k", least=-1), "seed": fields.whole("seed", least=-(2**63))}
+    given |= {"top_k": fields.integer("top_k", least=-1), "seed": fields.integer("seed", least=-(2**63))}
     if given["top_k"] == -1:
         given["top_k"] = 0
     sampling = {name: value for name, value in given.items() if value is not None}
     for name in sampling:
         _checked(name, sampling, "repeat_penalty" if aliased and name == "repetition_penalty" else name)
     for key in ("max_completion_tokens", "max_tokens", "n_predict"):
-        limit = fields.whole(key, least=-1)
+        limit = fields.integer(key, least=-1)
         if limit == 0:
-            raise fields.fail(key, "at least 1")
+            raise fields.invalid(key, "at least 1")
         if limit is not None and limit > 0:
             sampling.setdefault("max_tokens", limit)
     if stop := _stop(fields):
@@ -403,7 +402,7 @@ def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
         isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values()
     )
     if len(given) > MAX_BIASED or not are_numbers or not all(TOKEN_ID.fullmatch(id) for id in given):
-        raise fields.fail("logit_bias", expected)
+        raise fields.invalid("logit_bias", expected)
     return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
 
 
@@ -424,7 +423,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop", (str, list), expected, [])
     stops = [value] if isinstance(value, str) else value
     if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
-        raise fields.fail("stop", expected)
+        raise fields.invalid("stop", expected)
     if refused := too_many_stops(stops):
         raise ApiError(400, f"{fields.name('stop')}: {refused}", field="stop")
     return tuple(stops)
@@ -442,10 +441,10 @@ def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[st
     efforts = (fields.effort("reasoning_effort"), reasoning.effort("effort"))
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
     think = _first(
-        fields.flag("enable_thinking", None),
-        template.flag("enable_thinking", None),
+        fields.optional_boolean("enable_thinking"),
+        template.optional_boolean("enable_thinking"),
         {"enabled": True, "disabled": False}.get(kind),
-        reasoning.flag("enabled", None),
+        reasoning.optional_boolean("enabled"),
         *(think for think, _ in efforts),
     )
     budget = _first(
@@ -455,10 +454,10 @@ def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[st
         _budget(reasoning, "max_tokens"),
         *(budget for _, budget in efforts),
     )
-    clear = thinking.flag("clear_thinking", None)
+    clear = thinking.optional_boolean("clear_thinking")
     keep = _first(
-        fields.flag("preserve_thinking", None),
-        template.flag("preserve_thinking", None),
+        fields.optional_boolean("preserve_thinking"),
+        template.optional_boolean("preserve_thinking"),
         None if clear is None else not clear,
     )
     policy = fields.policy("thinking_policy")
@@ -484,7 +483,7 @@ def _thinking(fields: Fields, reasoning: Fields, warnings: list[str]) -> dict[st
 
 
 def _budget(fields: Fields, key: str) -> int | None:
-    budget = fields.whole(key, least=-1)
+    budget = fields.integer(key, least=-1)
     return None if budget == -1 else budget
 
 

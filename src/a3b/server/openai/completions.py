@@ -18,12 +18,12 @@ from a3b.interface.request import Request
 from a3b.server import response_format
 from a3b.server.context import Api, namespace, request_id
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, Known, is_token_id
+from a3b.server.fields import FieldRules, Fields, is_token_id
 from a3b.server.openai.chat_request import (
+    HARMLESS,
     MAX_LOGPROBS,
     SAMPLING,
     UNSUPPORTED,
-    UNUSED,
     CompletionRequest,
     expand_choices,
     read_count,
@@ -38,7 +38,7 @@ from a3b.server.service_protocol import Service
 MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
 DEFAULT_TOKENS = 16  # the API's own default
-TEXT = Known(
+TEXT = FieldRules(
     read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
     refused={
         **UNSUPPORTED,
@@ -50,7 +50,7 @@ TEXT = Known(
         **dict.fromkeys(response_format.FIELDS),
         "response_format": lambda value: value == {"type": "text"},
     },
-    unused=UNUSED,
+    harmless=HARMLESS,
 )
 
 
@@ -76,10 +76,10 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Com
     if len(prompts) * n > MAX_ANSWERS:
         told = f"prompt: {len(prompts)} prompts, n = {n} for each; expected at most {MAX_ANSWERS} answers in all"
         raise ApiError(400, told, field="prompt")
-    logprobs = fields.whole("logprobs")
+    logprobs = fields.integer("logprobs")
     if logprobs is not None and logprobs > MAX_LOGPROBS:
-        raise fields.fail("logprobs", f"at most {MAX_LOGPROBS}")
-    echo, limit = fields.flag("echo"), fields.whole("max_tokens", least=-1)
+        raise fields.invalid("logprobs", f"at most {MAX_LOGPROBS}")
+    echo, limit = fields.boolean("echo"), fields.integer("max_tokens", least=-1)
     num_scores = sum(map(len, prompts)) * n * (1 + (logprobs or 0))
     if echo and logprobs is not None and num_scores > MAX_SCORES:
         told = (
@@ -118,7 +118,7 @@ def _prompts(fields: Fields) -> list[str | list[int]]:
     value = fields.get("prompt", (str, list), expected, [])
     prompts = [value] if isinstance(value, str) or _are_ids(value) else value
     if not prompts or not all(prompt and (isinstance(prompt, str) or _are_ids(prompt)) for prompt in prompts):
-        raise fields.fail("prompt", expected)
+        raise fields.invalid("prompt", expected)
     return prompts
 
 

@@ -46,7 +46,7 @@ from a3b.server.event_streams import (
     warnings_of,
     while_connected,
 )
-from a3b.server.fields import Fields, Known, is_empty
+from a3b.server.fields import FieldRules, Fields, is_empty
 from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS, read_bias
 from a3b.server.openai.responses_input import (
     ConversationReader,
@@ -67,7 +67,7 @@ from a3b.server.thinking_signatures import ThinkingSigner
 
 MAX_METADATA = 16  # keys, as the published API has it
 PROGRESS_S = 2.0  # how often a stream says how much of the prompt was read
-RESPONSE = Known(
+RESPONSE = FieldRules(
     read=(
         "model",
         "input",
@@ -111,11 +111,11 @@ RESPONSE = Known(
         "moderation": None,
         **response_format.UNSUPPORTED,
     },
-    told={
+    warned={
         "context_management": (is_empty, "nothing is compacted here; the history stays whole"),
         "personality": (None, "this model has no such setting; describe it in the instructions"),
     },
-    unused={
+    harmless={
         "prompt_cache_options": "all prompts are cached",
         "prompt_cache_retention": "all prompts are cached",
         "image": "no images are read",
@@ -123,9 +123,9 @@ RESPONSE = Known(
         "background_options": "nothing runs in the background",
     },
 )
-COMPACT = Known(
+COMPACT = FieldRules(
     read=("model", "input", "instructions", "previous_response_id"),
-    unused={**RESPONSE.unused, "prompt_cache_key": "all prompts are cached", "service_tier": "there is one"},
+    harmless={**RESPONSE.harmless, "prompt_cache_key": "all prompts are cached", "service_tier": "there is one"},
 )
 SUMMARISE = (
     "Sum up the conversation above for yourself, so that you can go on "
@@ -133,11 +133,12 @@ SUMMARISE = (
     "names, numbers and paths that matter, and what is left to do. Write the summary and nothing else."
 )
 SUMMARY_TOKENS = 4096
-REASONING = Known(
+REASONING = FieldRules(
     read=("effort", "summary", "generate_summary", "context", "budget_tokens"),
     refused={"mode": lambda value: value == "standard"},
 )
-TEXT = Known(read=("format",), told={"verbosity": (lambda value: value == "medium", SHORTER)})
+TEXT = FieldRules(read=("format",), warned={"verbosity": (lambda value: value == "medium", SHORTER)})
+SUMMARIES = ("auto", "concise", "detailed", "none")
 POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
 
 
@@ -268,32 +269,35 @@ def _read(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest:
         conversation.add(item, f"previous_response_id[{i}]")
     for i, item in enumerate(_input(fields)):
         conversation.add(item, f"input[{i}]")
-    instructions = fields.text("instructions")
+    instructions = fields.string("instructions")
     messages = [{"role": "system", "content": instructions}] if instructions else []
     messages += conversation.messages
     if not messages:
         raise ApiError(400, "input: empty; expected text or a list of items", field="input")
     think, budget = reasoning.effort("effort")
-    budget = reasoning.whole("budget_tokens", budget, least=1)
+    budget = reasoning.integer("budget_tokens", least=1) or budget
     include = fields.items("include")
-    top_logprobs = fields.whole("top_logprobs", 0 if "message.output_text.logprobs" in include else None)
-    policy = (
-        fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto") or "auto"]
-    )
-    summary = reasoning.one_of("summary", ("auto", "concise", "detailed", "none"), reasoning.text("generate_summary"))
+    top_logprobs = fields.integer("top_logprobs")
+    if top_logprobs is None and "message.output_text.logprobs" in include:
+        top_logprobs = 0
+    policy = fields.policy("thinking_policy") or POLICIES[reasoning.one_of("context", tuple(POLICIES), "auto")]
+    older = reasoning.string("generate_summary")
+    summary = reasoning.one_of("summary", SUMMARIES)
+    if summary is None and older is not None:
+        summary = reasoning.one_of("generate_summary", SUMMARIES)
     request = Request(
         messages=messages,
         tools=tools.functions,
         tool_choice=choice,
         tool_name=name,  # type: ignore[arg-type]
-        parallel_tool_calls=fields.flag("parallel_tool_calls", True),
+        parallel_tool_calls=fields.boolean("parallel_tool_calls", True),
         schema=_schema(fields),
         sampling=_sampling(fields),
         top_logprobs=top_logprobs,
         think=think,
         thinking_budget=budget,
         policy=policy,
-        task_budget=fields.whole("task_thinking_budget"),
+        task_budget=fields.integer("task_thinking_budget"),
         namespace=namespace,
         request_id=http.state.request_id,
     )
@@ -305,7 +309,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest:
         conversation.items,
         echo,
         warnings,
-        fields.flag("stream"),
+        fields.boolean("stream"),
         summary not in (None, "none"),
         "reasoning.encrypted_content" in include,
         fields.model(api.service.model),
@@ -314,7 +318,7 @@ def _read(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest:
 
 def _earlier(fields: Fields, api: Any, namespace: str) -> list[ResponseItem]:
     """Items of the conversation that `previous_response_id` continues."""
-    previous = fields.text("previous_response_id")
+    previous = fields.string("previous_response_id")
     if previous is None:
         return []
     stored = api.stored.get(namespace, previous)
@@ -342,9 +346,9 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     numbers = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     given: dict[str, Any] = {name: fields.number(name) for name in numbers}
     given |= {
-        "top_k": fields.whole("top_k"),
-        "seed": fields.whole("seed", least=-(2**63)),
-        "max_tokens": fields.whole("max_output_tokens", least=1),
+        "top_k": fields.integer("top_k"),
+        "seed": fields.integer("seed", least=-(2**63)),
+        "max_tokens": fields.integer("max_output_tokens", least=1),
         "logit_bias": read_bias(fields) or None,
     }
     return {key: value for key, value in given.items() if value is not None}
@@ -354,15 +358,15 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
     """What a response repeats of its request, with what was used where that says nothing."""
     reasoning, text = fields.object("reasoning") or {}, fields.object("text") or {}
     return {
-        "instructions": fields.text("instructions"),
-        "max_output_tokens": fields.whole("max_output_tokens"),
-        "max_tool_calls": fields.whole("max_tool_calls"),
+        "instructions": fields.string("instructions"),
+        "max_output_tokens": fields.integer("max_output_tokens"),
+        "max_tool_calls": fields.integer("max_tool_calls"),
         "metadata": _metadata(fields),
         "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": fields.text("previous_response_id"),
+        "previous_response_id": fields.string("previous_response_id"),
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "service_tier": "default",
-        "store": fields.flag("store", True),
+        "store": fields.boolean("store", True),
         "temperature": params.temperature,
         "top_p": params.top_p,
         "presence_penalty": params.presence_penalty,
@@ -372,9 +376,9 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
         "tools": [told_tool(tool) for tool in fields.items("tools")],
         "top_logprobs": request.top_logprobs or 0,
         "truncation": "disabled",
-        **({} if fields.text("user") is None else {"user": fields.text("user")}),
-        "safety_identifier": fields.text("safety_identifier"),
-        "prompt_cache_key": fields.text("prompt_cache_key"),
+        **({} if fields.string("user") is None else {"user": fields.string("user")}),
+        "safety_identifier": fields.string("safety_identifier"),
+        "prompt_cache_key": fields.string("prompt_cache_key"),
     }
 
 
@@ -400,9 +404,9 @@ def _read_compaction(body: Any, api: Any, http: HttpRequest) -> ResponsesRequest
     """The conversation, and a last message of ours that asks for its summary."""
     fields = Fields(body)
     warnings = COMPACT.check(fields)
-    fields.need("model")
+    fields.required("model")
     items = _input(fields)
-    if not items and fields.text("previous_response_id") is None:
+    if not items and fields.string("previous_response_id") is None:
         raise ApiError(400, "input: empty; expected text or a list of items", field="input")
     given = {key: fields.body.get(key) for key in ("model", "instructions", "previous_response_id")}
     last = {"type": "message", "role": "user", "content": SUMMARISE}

@@ -20,18 +20,18 @@ from typing import Any
 
 from a3b.prompt.media import left_out, media_in
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, Known, is_empty
+from a3b.server.fields import FieldRules, Fields, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.response_store import ResponseItem, ResponseStore
 from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
 
-TOOL = Known(
+TOOL = FieldRules(
     read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
     refused={
         "allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value),
         "async": is_empty,
     },
-    told={
+    warned={
         "defer_loading": (is_empty, "the tool is offered from the beginning"),
         "output_schema": (is_empty, "not told to the model; describe the output in the description"),
     },
@@ -84,14 +84,14 @@ class ToolTable:
         return self.origins.get(shown, ToolOrigin(shown, None, False))
 
     def add(self, tool: Fields, namespace: str | None, preface: str) -> None:
-        name, is_custom = tool.need("name"), tool.body["type"] == "custom"
+        name, is_custom = tool.required("name"), tool.body["type"] == "custom"
         if not name or any((name, namespace) == (origin.name, origin.namespace) for origin in self.origins.values()):
-            raise tool.fail("name", "a name that is not empty and not used twice")
+            raise tool.invalid("name", "a name that is not empty and not used twice")
         shown = self.shown(name, namespace)
         while shown in self.origins:
             shown += "_"
         self.origins[shown] = ToolOrigin(name, namespace, is_custom)
-        texts = [preface, tool.text("description", "") or "", _grammar(tool) if is_custom else ""]
+        texts = [preface, tool.string("description", ""), _grammar(tool) if is_custom else ""]
         function: dict[str, Any] = {"name": shown, "description": "\n\n".join(text for text in texts if text)}
         if is_custom:
             function["parameters"] = {
@@ -101,7 +101,7 @@ class ToolTable:
             }
         else:
             function["parameters"] = dict(tool.object("parameters") or {})
-            if tool.flag("strict"):
+            if tool.boolean("strict"):
                 function["strict"] = True
         self.functions.append({"type": "function", "function": function})
 
@@ -113,14 +113,14 @@ def _grammar(tool: Fields) -> str:
     form = Fields(given, tool.name("format"))
     if form.one_of("type", ("text", "grammar"), "text") == "text":
         return ""
-    return f"The input must follow this grammar ({form.text('syntax', 'lark')}):\n{form.need('definition')}"
+    return f"The input must follow this grammar ({form.string('syntax', 'lark')}):\n{form.required('definition')}"
 
 
 def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
     tools = ToolTable()
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}]")
-        kind = tool.need("type")
+        kind = tool.required("type")
         if kind in ("function", "custom"):
             warnings += TOOL.check(tool)
             tools.add(tool, None, "")
@@ -136,10 +136,10 @@ def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
 
 def _add_namespace(tools: ToolTable, given: Fields, warnings: list[str]) -> None:
     """The namespace's own description goes to its first tool."""
-    name, preface = given.need("name"), given.text("description", "") or ""
+    name, preface = given.required("name"), given.string("description", "")
     for i, member in enumerate(given.items("tools")):
         tool = Fields(member, f"{given.name('tools')}[{i}]")
-        if (kind := tool.need("type")) not in ("function", "custom"):
+        if (kind := tool.required("type")) not in ("function", "custom"):
             raise _no_such_tool(tool, kind)
         warnings += TOOL.check(tool)
         tools.add(tool, name, "" if i else preface)
@@ -170,14 +170,14 @@ def read_choice(fields: Fields, tools: ToolTable) -> tuple[str, str | None]:
     """(tool_choice, tool_name) of a Request; a list of allowed tools takes the others away from `tools`."""
     given = fields.body.get("tool_choice")
     if given is None or isinstance(given, str):
-        kind = fields.one_of("tool_choice", ("auto", "none", "required"), "auto") or "auto"
+        kind = fields.one_of("tool_choice", ("auto", "none", "required"), "auto")
         return _needs_tools(kind, tools), None
     choice = Fields(given, "tool_choice")
-    match choice.text("type"):
+    match choice.string("type"):
         case "function" | "custom":
             return "named", _named(choice, tools)
         case "allowed_tools":
-            mode = choice.one_of("mode", ("auto", "required"), "auto") or "auto"
+            mode = choice.one_of("mode", ("auto", "required"), "auto")
             allowed = [
                 _named(Fields(tool, f"tool_choice.tools[{i}]"), tools) for i, tool in enumerate(choice.items("tools"))
             ]
@@ -185,7 +185,7 @@ def read_choice(fields: Fields, tools: ToolTable) -> tuple[str, str | None]:
                 return "named", allowed[0]
             tools.functions = [tool for tool in tools.functions if tool["function"]["name"] in allowed]
             return _needs_tools(mode, tools), None
-    raise choice.fail("type", "function, custom or allowed_tools")
+    raise choice.invalid("type", "function, custom or allowed_tools")
 
 
 def _needs_tools(kind: str, tools: ToolTable) -> str:
@@ -195,9 +195,9 @@ def _needs_tools(kind: str, tools: ToolTable) -> str:
 
 
 def _named(choice: Fields, tools: ToolTable) -> str:
-    shown = tools.shown(choice.need("name"), choice.text("namespace"))
+    shown = tools.shown(choice.required("name"), choice.string("namespace"))
     if shown not in tools.origins:
-        raise choice.fail("name", "the name of one of the tools")
+        raise choice.invalid("name", "the name of one of the tools")
     return shown
 
 
@@ -240,9 +240,9 @@ class ConversationReader:
 
     def add(self, given: Any, where: str) -> None:
         item = Fields(given, where)
-        kind = item.text("type") or ("message" if "role" in item.body else "item_reference")
+        kind = item.string("type") or ("message" if "role" in item.body else "item_reference")
         if kind == "item_reference":
-            kept = self.store.item(self.namespace, item.need("id"))
+            kept = self.store.item(self.namespace, item.required("id"))
             if kept is None:
                 raise ApiError(
                     400,
@@ -258,15 +258,15 @@ class ConversationReader:
             case "reasoning":
                 self._reasoning(item)
             case "function_call":
-                self._call(item, item.need("arguments"))
+                self._call(item, item.required("arguments"))
             case "custom_tool_call":
-                self._call(item, {"input": item.need("input")})
+                self._call(item, {"input": item.required("input")})
             case "function_call_output" | "custom_tool_call_output":
                 content = _output_text(item, self.warnings)
-                self.messages.append({"role": "tool", "tool_call_id": item.need("call_id"), "content": content})
+                self.messages.append({"role": "tool", "tool_call_id": item.required("call_id"), "content": content})
             case _:
                 self._foreign(item, kind)
-        self.items.append({**item.body, "type": kind, "id": item.text("id") or new_id(kind)})
+        self.items.append({**item.body, "type": kind, "id": item.string("id") or new_id(kind)})
 
     def _foreign(self, item: Fields, kind: str) -> None:
         """What a tool of OpenAI's left: run by a client, it is a call and its output as others are; run by a server, it
@@ -277,16 +277,16 @@ class ConversationReader:
                 "name": kind.removesuffix("_call"),
                 "arguments": arguments if isinstance(arguments, dict) else {"input": arguments},
             }
-            id = item.text("call_id") or item.need("id")
+            id = item.string("call_id") or item.required("id")
             self._turn().setdefault("tool_calls", []).append({"id": id, "type": "function", "function": function})
         elif kind in CLIENT_OUTPUTS:
-            output = plain(item.body.get(CLIENT_OUTPUTS[kind]) or item.text("status") or "")
+            output = plain(item.body.get(CLIENT_OUTPUTS[kind]) or item.string("status") or "")
             content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
             self.messages.append(
-                {"role": "tool", "tool_call_id": item.text("call_id") or item.need("id"), "content": content}
+                {"role": "tool", "tool_call_id": item.string("call_id") or item.required("id"), "content": content}
             )
         elif kind in SUMMARIES:
-            verified = self.signer.verify(item.text("encrypted_content") or "", self.namespace)
+            verified = self.signer.verify(item.string("encrypted_content") or "", self.namespace)
             texts = [
                 text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))
             ]
@@ -308,7 +308,7 @@ class ConversationReader:
     def _message(self, item: Fields) -> None:
         role = item.one_of("role", ("user", "assistant", "system", "developer"))
         if role is None:
-            raise item.fail("role", "user, assistant, system or developer")
+            raise item.invalid("role", "user, assistant, system or developer")
         texts = _texts(item, "content")
         if role == "assistant":
             self._turn()["content"] += "".join(texts)
@@ -318,9 +318,9 @@ class ConversationReader:
             self.messages.append({"role": "user" if role == "user" else "system", "content": "".join(texts)})
 
     def _call(self, item: Fields, arguments: Any) -> None:
-        function = {"name": self.tools.shown(item.need("name"), item.text("namespace")), "arguments": arguments}
+        function = {"name": self.tools.shown(item.required("name"), item.string("namespace")), "arguments": arguments}
         self._turn().setdefault("tool_calls", []).append(
-            {"id": item.need("call_id"), "type": "function", "function": function}
+            {"id": item.required("call_id"), "type": "function", "function": function}
         )
 
     def _reasoning(self, item: Fields) -> None:
@@ -336,12 +336,12 @@ class ConversationReader:
     def _thinking(self, item: Fields) -> VerifiedThinking | str:
         """The thinking of a reasoning item (its turn is "" if the client wrote it), or why there is none."""
         content, summary = _texts(item, "content", THOUGHT_PARTS), _texts(item, "summary", ("summary_text",))
-        if encrypted := item.text("encrypted_content"):
+        if encrypted := item.string("encrypted_content"):
             return (
                 self.signer.verify(encrypted, self.namespace)
                 or "its encrypted_content is not of this server, for this key"
             )
-        kept = self.store.item(self.namespace, item.text("id") or "")
+        kept = self.store.item(self.namespace, item.string("id") or "")
         if kept is not None and kept["type"] == "reasoning":
             known = "".join(_texts(Fields(kept, item.where), "content", THOUGHT_PARTS))
             if known and (not content or "".join(content) == known):
@@ -369,7 +369,7 @@ def _texts(
     if value is None or isinstance(value, str):
         return [value] if value else []
     if not isinstance(value, list):
-        raise item.fail(key, "text or a list of parts")
+        raise item.invalid(key, "text or a list of parts")
     found = []
     for i, given in enumerate(value):
         part = Fields(given, f"{item.name(key)}[{i}]")
@@ -377,7 +377,7 @@ def _texts(
             left.append(f"{part.where}: {media} left out: this model reads text only")
             found.append(left_out(media))
             continue
-        kind = part.text("type") or "text"
+        kind = part.string("type") or "text"
         if kind not in kinds:
             raise ApiError(
                 400,
@@ -385,7 +385,7 @@ def _texts(
                 "unsupported_content",
                 part.where,
             )
-        found.append(part.need("refusal" if kind == "refusal" else "text"))
+        found.append(part.required("refusal" if kind == "refusal" else "text"))
     return found
 
 

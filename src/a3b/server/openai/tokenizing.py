@@ -34,7 +34,7 @@ def routes(api: Api) -> list[Route]:
             parsed = (
                 read_chat(body, namespace(http), request_id(http)).requests[0] if "messages" in fields.body else None
             )
-            return [text for key in ("content", "prompt", "text") if (text := fields.text(key)) is not None], parsed
+            return [text for key in ("content", "prompt", "text") if (text := fields.string(key)) is not None], parsed
 
         texts, parsed = await read_json(http, read)
         if parsed is not None:
@@ -51,7 +51,7 @@ def routes(api: Api) -> list[Route]:
         fields = Fields(await read_json(http))
         ids = fields.items("tokens")
         if not all(map(is_token_id, ids)):
-            raise fields.fail("tokens", "a list of ids of tokens")
+            raise fields.invalid("tokens", "a list of ids of tokens")
         text = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
         return json_response({"content": text, "prompt": text, "text": text})
 
