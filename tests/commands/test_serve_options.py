@@ -69,7 +69,7 @@ def started(engine, monkeypatch, tmp_path):
     monkeypatch.setattr(serve, "load", note("load", lambda args: engine))
     monkeypatch.setattr(serve, "bound", bound)
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(serve.logs, "begin", lambda level: made.update(level=level))
+    monkeypatch.setattr(serve.logs, "configure_logging", lambda level: made.update(level=level))
     monkeypatch.setattr("uvicorn.Server", Server)
     with ExitStack() as stack:
         yield start

@@ -21,8 +21,8 @@ import requests
 
 from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
-from a3b.server.connections import Gate, peer_of
-from a3b.server.limits import Limits
+from a3b.server.connections import ConnectionManager, peer_of
+from a3b.server.limits import ServerLimits
 from a3b.server.middleware import ServerSettings
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import Hanging, served
@@ -38,8 +38,8 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Server:
     """A real one, and ways to talk to it by bytes."""
 
-    def __init__(self, port: int, gate: Gate, stack: ExitStack):
-        self.port, self.gate, self._stack = port, gate, stack
+    def __init__(self, port: int, connections: ConnectionManager, stack: ExitStack):
+        self.port, self.connections, self._stack = port, connections, stack
 
     @property
     def url(self) -> str:
@@ -76,12 +76,12 @@ class Slow(ScriptedService):
 
 @contextmanager
 def running(service=None, settings=None, **limits):
-    limits = Limits(**limits)
-    gate = Gate(limits)
+    limits = ServerLimits(**limits)
+    connections = ConnectionManager(limits)
     settings = ServerSettings(**{"limits": limits, **(settings or {})})
-    app = create_app(service or ScriptedService(ANSWER), settings, gate=gate)
-    with served(app, gate) as port, ExitStack() as stack:
-        yield Server(port, gate, stack)
+    app = create_app(service or ScriptedService(ANSWER), settings, connections=connections)
+    with served(app, connections) as port, ExitStack() as stack:
+        yield Server(port, connections, stack)
 
 
 def rest(client: socket.socket) -> bytes:
@@ -205,7 +205,7 @@ def test_a_header_that_trickles_has_no_more_time_than_another():
             for _ in range(1000):
                 client.sendall(b"X: y\r\n")
                 select.select([], [], [], 0.02)
-        assert not server.gate.connections
+        assert not server.connections.open
 
 
 def test_a_connection_that_asks_nothing_more_is_closed():
@@ -257,8 +257,8 @@ def test_a_client_that_takes_nothing_of_its_answer_is_cut():
 
     with running(Flood([]), write_s=0.1) as server:
         server.open(post(chat(stream=True)))
-        server.wait_until(lambda: server.gate.connections)
-        server.wait_until(lambda: not server.gate.connections)
+        server.wait_until(lambda: server.connections.open)
+        server.wait_until(lambda: not server.connections.open)
 
 
 # -- bodies beyond the limit, while they are being sent
@@ -368,8 +368,8 @@ def test_a_client_that_never_stops_sending_is_cut():
 def test_a_refused_client_that_neither_sends_nor_leaves_is_cut():
     with running(settings=SMALL_BODIES, drain_idle_s=0.1) as server:
         client = server.open(post(length=1 << 40))
-        server.wait_until(lambda: server.gate.connections)
-        server.wait_until(lambda: not server.gate.connections)
+        server.wait_until(lambda: server.connections.open)
+        server.wait_until(lambda: not server.connections.open)
         assert client.recv(65536).startswith(b"HTTP/1.1 413")
 
 
@@ -443,7 +443,7 @@ def test_a_body_in_a_great_many_pieces_is_refused():
 def test_a_connection_that_asks_nothing_makes_room_for_one_that_asks():
     with running(connections=3) as server:
         idle = [server.open(), server.open(b"GET"), server.open()]
-        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["idle", "head", "idle"])
+        server.wait_until(lambda: [c.phase for c in server.connections.open] == ["idle", "head", "idle"])
         assert one(server.open(HEALTH)).startswith(b"HTTP/1.1 200")
         assert idle[0].recv(10) == b""  # the oldest
 
@@ -459,7 +459,7 @@ def test_no_connection_over_the_limit_takes_one_that_is_answered(caplog):
             assert (
                 reply.startswith(b"HTTP/1.1 503") and b"retry-after" in reply and b"all 2 connections are busy" in reply
             )
-        assert server.gate.num_refused == 3 and sum("refused" in line for line in lines(caplog)) == 1
+        assert server.connections.num_refused == 3 and sum("refused" in line for line in lines(caplog)) == 1
         assert not service.is_closed.is_set()
 
 
@@ -494,21 +494,21 @@ def test_hundreds_of_silent_connections_hold_up_nobody():
         for _ in range(300):
             server.open(b"GET /health HTTP/1.1\r\n")
         assert one(server.open(HEALTH)).startswith(b"HTTP/1.1 200")
-        server.wait_until(lambda: len(server.gate.connections) <= 50)
+        server.wait_until(lambda: len(server.connections.open) <= 50)
 
 
 def test_nothing_is_left_of_connections_that_are_gone():
     with running() as server:
         for data in (HEALTH, post(chat()), post(b"x", length=5), b"rubbish\r\n\r\n"):
             server.told(data)
-        server.wait_until(lambda: not server.gate.connections)
-        assert not server.gate.peers
+        server.wait_until(lambda: not server.connections.open)
+        assert not server.connections.peers
 
 
 def test_slow_bodies_make_room_for_others():
     with running(bodies=2, slow_body_s=0.0) as server:
         slow = [server.open(post(b"{", length=50)) for _ in range(2)]
-        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body", "body"])
+        server.wait_until(lambda: [c.phase for c in server.connections.open] == ["body", "body"])
         assert one(server.open(post(chat()))).startswith(b"HTTP/1.1 200")
         assert b"came slowly" in rest(slow[0])
 
@@ -516,7 +516,7 @@ def test_slow_bodies_make_room_for_others():
 def test_bodies_that_come_in_time_are_not_given_up_for_others():
     with running(bodies=2, slow_body_s=60.0) as server:
         begun = [server.open(post(chat()[:-1], length=len(chat()))) for _ in range(2)]
-        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body", "body"])
+        server.wait_until(lambda: [c.phase for c in server.connections.open] == ["body", "body"])
         for data in (post(chat()[:-1], "Connection: close\r\n", len(chat())), post(b"", "Connection: close\r\n", 50)):
             assert b"HTTP/1.1 503" in rest(server.open(data))
         for client in begun:
@@ -527,7 +527,7 @@ def test_bodies_that_come_in_time_are_not_given_up_for_others():
 def test_a_body_that_comes_with_its_header_needs_no_place():
     with running(bodies=1, slow_body_s=60.0) as server:
         server.open(post(b"{", length=50))
-        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body"])
+        server.wait_until(lambda: [c.phase for c in server.connections.open] == ["body"])
         assert one(server.open(post(chat()))).startswith(b"HTTP/1.1 200")
 
 
@@ -551,9 +551,9 @@ def test_the_memory_of_a_body_is_free_again_after_the_answer():
 def test_the_sender_that_has_most_slow_bodies_gives_one_first():
     with running(settings={"api_keys": ("a", "b")}, bodies=3, slow_body_s=0.0) as server:
         mine = server.open(post(chat()[:-1], "x-api-key: a\r\n", len(chat())))
-        server.wait_until(lambda: len(server.gate.connections) == 1)
+        server.wait_until(lambda: len(server.connections.open) == 1)
         theirs = [server.open(post(b"{", "x-api-key: b\r\n", 50)) for _ in range(2)]
-        server.wait_until(lambda: [c.phase for c in server.gate.connections] == ["body"] * 3)
+        server.wait_until(lambda: [c.phase for c in server.connections.open] == ["body"] * 3)
         assert one(server.open(post(chat(), "x-api-key: b\r\n"))).startswith(b"HTTP/1.1 200")
         assert b"came slowly" in rest(theirs[0])
         mine.sendall(chat()[-1:])
@@ -569,5 +569,5 @@ def test_metrics_show_connections():
 def test_a_server_stops_at_once_with_silent_connections_open():
     with running() as server:
         silent = [server.open(), server.open(b"GET"), server.open(post(length=1 << 40))]
-        server.wait_until(lambda: len(server.gate.connections) == 3)
-    assert threading.active_count() < 50 and len(silent) == 3 and not server.gate.connections
+        server.wait_until(lambda: len(server.connections.open) == 3)
+    assert threading.active_count() < 50 and len(silent) == 3 and not server.connections.open

@@ -28,7 +28,7 @@ BODY = {"messages": [{"role": "user", "content": "hello"}]}
 def log():
     """What a server writes, as text."""
     handler, logger, out = logging.StreamHandler(stream := io.StringIO()), logging.getLogger("a3b.server"), stream
-    handler.setFormatter(logs.Lines())
+    handler.setFormatter(logs.LogFormatter())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -117,7 +117,7 @@ def reading(times, monkeypatch, log):
 
     async def read():
         request = SimpleNamespace(request_id="req_x")
-        return [event async for event in logs.watched(ScriptedService(events)).stream(request)]
+        return [event async for event in logs.logging_progress(ScriptedService(events)).stream(request)]
 
     assert asyncio.run(read()) == events
     return log().splitlines()

@@ -14,15 +14,15 @@ from typing import Any
 import uvicorn
 
 from a3b.interface.events import Event
-from a3b.server.connections import Gate, config_of
-from a3b.server.limits import Limits
+from a3b.server.connections import ConnectionManager, uvicorn_config
+from a3b.server.limits import ServerLimits
 from tests.support.scripted_service import ScriptedService
 
 
 @contextmanager
-def served(app: Any, gate: Gate | None = None) -> Iterator[int]:
+def served(app: Any, connections: ConnectionManager | None = None) -> Iterator[int]:
     """The port of a real server of `app`, on a thread of its own, with connections as `a3b serve` has them."""
-    config = config_of(app, gate or Gate(Limits()), port=0, timeout_graceful_shutdown=1)
+    config = uvicorn_config(app, connections or ConnectionManager(ServerLimits()), port=0, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -28,8 +28,8 @@ from a3b.machine import Machine
 from a3b.printable import printable, say
 from a3b.server import logs
 from a3b.server.app import create_app
-from a3b.server.connections import Gate, config_of
-from a3b.server.limits import Limits, MiB, is_loopback
+from a3b.server.connections import ConnectionManager, uvicorn_config
+from a3b.server.limits import MiB, ServerLimits, is_loopback
 from a3b.server.middleware import ServerSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import TurnMemory
@@ -47,9 +47,9 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0
 def run(args: Namespace) -> int:
     import uvicorn
 
-    logs.begin(args.log_level or args.runtime.log_level)
+    logs.configure_logging(args.log_level or args.runtime.log_level)
     args.host, args.port = args.host or args.runtime.host, args.runtime.port if args.port is None else args.port
-    settings, gate = app_settings(args), Gate(limits(args))
+    settings, connections = app_settings(args), ConnectionManager(limits(args))
     check_policy(args.preserve_thinking)
     load_config(resolve(args.model), args.context)  # a wrong model is refused before anything is taken or made
     trace = opened(args.trace) if args.trace else None
@@ -57,17 +57,17 @@ def run(args: Namespace) -> int:
     sock = bound(args.host, args.port)
     store = None if args.no_persist else open_store(args)
     # before there is a service that must be closed
-    settings = replace(settings, secret=secret(store), limits=gate.limits)
+    settings = replace(settings, secret=secret(store), limits=connections.limits)
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
     service = build(engine, args, store, trace)
     stored = responses(args, store)
-    app = create_app(service, settings, stored, gate)
+    app = create_app(service, settings, stored, connections)
     say(banner(engine, sock, store))
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
     try:
-        uvicorn.Server(config_of(app, gate, timeout_graceful_shutdown=GRACE_S)).run([sock])
+        uvicorn.Server(uvicorn_config(app, connections, timeout_graceful_shutdown=GRACE_S)).run([sock])
     finally:
         service.close()
         stored.close()
@@ -196,7 +196,7 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
 # -- where it listens, and how much of it there is
 
 
-def limits(args: Namespace) -> Limits:
+def limits(args: Namespace) -> ServerLimits:
     """Raises the number of files that this process may open, or takes fewer connections than were asked for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = args.max_connections + OWN_FILES
@@ -210,7 +210,7 @@ def limits(args: Namespace) -> Limits:
             f"a3b serve: {connections} connections instead of {args.max_connections}, "
             f"as {soft} files may be open (ulimit -n)"
         )
-    return Limits(
+    return ServerLimits(
         connections=connections,
         per_peer=None if is_loopback(args.host) else max(connections // 4, 1),
         all_bodies_bytes=max(256 * MiB, 8 * args.max_body),

@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from a3b.server.anthropic import messages
-from a3b.server.connections import Gate
-from a3b.server.context import Api
-from a3b.server.logs import logger, request_line, watched
+from a3b.server.connections import ConnectionManager
+from a3b.server.context import ApiContext
+from a3b.server.logs import logger, logging_progress, request_line
 from a3b.server.metrics import CONTENT_TYPE, Metrics
 from a3b.server.middleware import EXPOSED, RequestMiddleware, RoutePaths, ServerSettings, origin_hint
 from a3b.server.openai import chat, completions, models, responses, tokenizing
 from a3b.server.response_store import ResponseStore
-from a3b.server.service_protocol import Service
+from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import ThinkingSigner
 
@@ -33,15 +33,17 @@ APIS = (chat.routes, completions.routes, responses.routes, messages.routes, mode
 
 
 def create_app(
-    service: Service,
+    service: ServiceProtocol,
     settings: ServerSettings | None = None,
     stored: ResponseStore | None = None,
-    gate: Gate | None = None,
+    connections: ConnectionManager | None = None,
 ) -> Starlette:
-    """gate: whose connections /metrics counts."""
+    """connections: those that /metrics counts."""
     settings = settings or ServerSettings()
-    metrics = Metrics(service, gate)
-    api = Api(watched(service), ThinkingSigner(settings.secret or secrets.token_bytes(32)), stored or ResponseStore())
+    metrics = Metrics(service, connections)
+    api = ApiContext(
+        logging_progress(service), ThinkingSigner(settings.secret or secrets.token_bytes(32)), stored or ResponseStore()
+    )
 
     async def health(_: Request) -> Response:
         found = service.health()

@@ -1,8 +1,8 @@
-"""Bodies of requests while they come: how long each may take, how many may be unfinished, what all of them hold in
+"""BodyLimiter of requests while they come: how long each may take, how many may be unfinished, what all of them hold in
 memory.
 
 A body that comes slowly makes room for others once they need it: one of those whose sender (key or address) has the
-most. Enter at `Bodies.expect`."""
+most. Enter at `BodyLimiter.expect`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from collections import Counter
 from starlette.types import Message, Receive
 
 from a3b.server.errors import ApiError
-from a3b.server.limits import RETRY_AFTER_S, Limits
+from a3b.server.limits import RETRY_AFTER_S, ServerLimits
 
 CLOSE = {"connection": "close"}
 AT_ONCE_S = 0.1  # a body that comes with its header needs no place
 
 
-class Bodies:
+class BodyLimiter:
     """All bodies of one server that are still coming."""
 
-    def __init__(self, limits: Limits, max_bytes: int):
+    def __init__(self, limits: ServerLimits, max_bytes: int):
         """max_bytes: of one body."""
         self.limits, self.max_bytes = limits, max_bytes
-        self.unfinished: dict[Body, None] = {}  # oldest first
+        self.unfinished: dict[LimitedBody, None] = {}  # oldest first
         self.num_bytes = 0
 
-    def expect(self, receive: Receive, sender: str) -> Body:
-        return Body(self, receive, sender)
+    def expect(self, receive: Receive, sender: str) -> LimitedBody:
+        return LimitedBody(self, receive, sender)
 
-    def begin(self, body: Body) -> bool:
+    def begin(self, body: LimitedBody) -> bool:
         """Whether there is a place."""
         if len(self.unfinished) >= self.limits.bodies and not self._make_room(body):
             return False
         self.unfinished[body] = None
         return True
 
-    def take(self, body: Body, num_bytes: int) -> None:
+    def take(self, body: LimitedBody, num_bytes: int) -> None:
         """Raises ApiError if that is too much for this body, or for all."""
         if body.num_bytes + num_bytes > self.max_bytes:
             raise too_large(self.max_bytes)
@@ -47,12 +47,12 @@ class Bodies:
         body.num_bytes += num_bytes
         self.num_bytes += num_bytes
 
-    def release(self, body: Body) -> None:
+    def release(self, body: LimitedBody) -> None:
         self.unfinished.pop(body, None)
         self.num_bytes -= body.num_bytes
         body.num_bytes = 0
 
-    def _make_room(self, newcomer: Body) -> bool:
+    def _make_room(self, newcomer: LimitedBody) -> bool:
         """Give up the oldest slow body of the sender that has the most of them; False if none is slow."""
         late = asyncio.get_running_loop().time() - self.limits.slow_body_s
         slow = [body for body in self.unfinished if body.since <= late and body is not newcomer]
@@ -62,10 +62,10 @@ class Bodies:
         return bool(slow)
 
 
-class Body:
+class LimitedBody:
     """One body: `receive` is that of ASGI, within the limits."""
 
-    def __init__(self, bodies: Bodies, receive: Receive, sender: str):
+    def __init__(self, bodies: BodyLimiter, receive: Receive, sender: str):
         self.bodies, self.sender = bodies, sender
         self.num_bytes = 0
         self.since = 0.0  # of the first call

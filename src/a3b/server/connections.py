@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from a3b.server.limits import RETRY_AFTER_S, Limits, is_loopback
+from a3b.server.limits import RETRY_AFTER_S, ServerLimits, is_loopback
 from a3b.server.logs import logger, request_line
 from a3b.server.sse import FILLER
 
@@ -35,28 +35,28 @@ SWEEP_S, FAST_SWEEP_S = 0.5, 0.1
 BUSY = ("answer", "body")
 
 
-def config_of(app: ASGIApp, gate: Gate, **more: Any) -> uvicorn.Config:
-    """How uvicorn serves `app` within the limits of `gate`."""
+def uvicorn_config(app: ASGIApp, connections: ConnectionManager, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves `app` within the limits of `connections`."""
     more = {"log_config": None, "log_level": "critical", **more}  # the application logs
     return uvicorn.Config(
         app,
-        http=gate.protocol,
+        http=connections.protocol,
         ws="none",
         lifespan="off",
         loop="asyncio",
         access_log=False,  # type: ignore[arg-type]
         backlog=BACKLOG,
-        timeout_keep_alive=int(gate.limits.idle_s) + 1,
+        timeout_keep_alive=int(connections.limits.idle_s) + 1,
         **more,
     )
 
 
-class Gate:
+class ConnectionManager:
     """All connections of a server. Looks after them twice a second while there are any."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: ServerLimits):
         self.limits = limits
-        self.connections: dict[Connection, None] = {}  # oldest first
+        self.open: dict[Connection, None] = {}  # oldest first
         self.leaving: dict[Connection, None] = {}  # over the limit, and told so
         self.peers: Counter[str] = Counter()
         self.num_refused = 0
@@ -70,15 +70,15 @@ class Gate:
     def admit(self, connection: Connection) -> str:
         """Why the connection is refused, "" if it is not. To make room, the one that has asked nothing for longest is
         cut."""
-        self.connections[connection] = None
+        self.open[connection] = None
         self.peers[connection.peer] += 1
         self._look_soon(connection.loop)
         limits, peer, why = self.limits, connection.peer, ""
         if limits.per_peer is not None and self.peers[peer] > limits.per_peer and peer and not is_loopback(peer):
-            others = [other for other in self.connections if other.peer == peer]
+            others = [other for other in self.open if other.peer == peer]
             why = f"{limits.per_peer} connections of this address are busy"
-        elif len(self.connections) > limits.connections:
-            others = list(self.connections)
+        elif len(self.open) > limits.connections:
+            others = list(self.open)
             why = f"all {limits.connections} connections are busy"
         if not why or self._evict(others, connection):
             return ""
@@ -99,7 +99,7 @@ class Gate:
 
     def forget(self, connection: Connection) -> None:
         self.leaving.pop(connection, None)
-        if self.connections.pop(connection, 0) is None:
+        if self.open.pop(connection, 0) is None:
             self.peers[connection.peer] -= 1
             if not self.peers[connection.peer]:
                 del self.peers[connection.peer]
@@ -128,10 +128,10 @@ class Gate:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, now = None, loop.time()
-        for connection in [*self.connections, *self.leaving]:
+        for connection in [*self.open, *self.leaving]:
             connection.look(now)
-        if self.connections or self.leaving:
-            self._look_soon(loop, fast=any(connection.is_half_closed for connection in self.connections))
+        if self.open or self.leaving:
+            self._look_soon(loop, fast=any(connection.is_half_closed for connection in self.open))
 
 
 class Connection(H11Protocol):
@@ -139,9 +139,9 @@ class Connection(H11Protocol):
     it was complete), "drain" (all is said, the client still sends) or "closing". since, heard: when it began, and the
     last byte came."""
 
-    def __init__(self, gate: Gate, **parts: Any):
+    def __init__(self, manager: ConnectionManager, **parts: Any):
         super().__init__(**parts)
-        self.gate, self.limits = gate, gate.limits
+        self.manager, self.limits = manager, manager.limits
         self.conn = self.parser = _Parser(self.limits.head_bytes)
         self.phase, self.since, self.heard = "idle", self.loop.time(), self.loop.time()
         self.is_first = True  # nothing came yet
@@ -157,15 +157,15 @@ class Connection(H11Protocol):
         super().connection_made(_Patient(transport, self))  # type: ignore[arg-type]
         self.peer = peer_of(self.client[0] if self.client else "")
         _keep_alive(transport.get_extra_info("socket"))
-        if why := self.gate.admit(self):
-            if len(self.gate.leaving) <= MOST_REFUSED:
+        if why := self.manager.admit(self):
+            if len(self.manager.leaving) <= MOST_REFUSED:
                 self._send_refusal(503, f"{why}; try again later", "overloaded")
             else:
                 self.cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.phase = "closing"
-        self.gate.forget(self)
+        self.manager.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -191,7 +191,7 @@ class Connection(H11Protocol):
         if filler and self.cycle.response_started:  # if nobody is there, this brings a reset
             self.wire.write(self.conn.send(h11.Data(data=filler)))
             self.is_probed = True
-        self.gate.hurry(self.loop)
+        self.manager.hurry(self.loop)
         return True
 
     def pause_writing(self) -> None:
@@ -214,7 +214,7 @@ class Connection(H11Protocol):
         if self.parser.num_left == 0:
             self.is_behind = True
             self.wire.pause_reading()
-            self.gate.later(self)
+            self.manager.later(self)
         self._enter(self._phase())
         if (
             self.phase == "answer"

@@ -9,7 +9,7 @@ RETRY_AFTER_S = 2  # told to a client that is refused because the server is busy
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """connections: open at once. per_peer: of one address other than loopback; None is no limit."""
 
     connections: int = 1000

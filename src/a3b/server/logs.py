@@ -13,14 +13,14 @@ from typing import Any
 from a3b.interface.events import Event, Reading, Started
 from a3b.interface.request import Request
 from a3b.printable import printable
-from a3b.server.service_protocol import Service
+from a3b.server.service_protocol import ServiceProtocol
 
 logger = logging.getLogger("a3b.server")
 PROGRESS_S = 5.0  # between two lines about one prompt
 REASON_LEN = 240  # characters
 
 
-class Lines(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """TIME MESSAGE, with the level from warnings on. Later lines of a message are indented: no message can look like
     another."""
 
@@ -30,10 +30,10 @@ class Lines(logging.Formatter):
         return f"{datetime.fromtimestamp(record.created).astimezone().isoformat(timespec='milliseconds')} {level}{text}"
 
 
-def begin(level: str) -> None:
+def configure_logging(level: str) -> None:
     """Lines of all loggers go to stderr from now on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(LogFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 
@@ -46,10 +46,10 @@ def request_line(
     return f"{id} {printable(method[:20])} {printable(path[:200])} {status}{counted} seconds={seconds:.3f}{why}"
 
 
-class _Watched:
+class _ProgressLogging:
     """A service that logs how far long prompts have been read."""
 
-    def __init__(self, service: Service):
+    def __init__(self, service: ServiceProtocol):
         self._service = service
 
     def __getattr__(self, name: str) -> Any:
@@ -75,5 +75,5 @@ def progress_line(id: str, done: int, total: int, tokens_per_s: float) -> str:
     return f"{id} reading {done:,} of {total:,} tokens, {tokens_per_s:.0f} tokens/s{left}"
 
 
-def watched(service: Service) -> Service:
-    return _Watched(service)  # type: ignore[return-value]
+def logging_progress(service: ServiceProtocol) -> ServiceProtocol:
+    return _ProgressLogging(service)  # type: ignore[return-value]

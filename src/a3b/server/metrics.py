@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from a3b.server.connections import Gate
-from a3b.server.service_protocol import Service
+from a3b.server.connections import ConnectionManager
+from a3b.server.service_protocol import ServiceProtocol
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)  # seconds
@@ -18,8 +18,8 @@ BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)  # seconds
 class Metrics:
     """All numbers of one server, in its own registry."""
 
-    def __init__(self, service: Service, gate: Gate | None = None):
-        self.service, self.gate = service, gate
+    def __init__(self, service: ServiceProtocol, connections: ConnectionManager | None = None):
+        self.service, self.connections = service, connections
         self.registry = CollectorRegistry(auto_describe=False)
         self.requests = Counter("a3b_http_requests", "Requests answered", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(
@@ -35,10 +35,10 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The service's numbers, in the way of a collector of prometheus_client."""
-        if self.gate is not None:
-            yield GaugeMetricFamily("a3b_http_connections", "Connections open", value=len(self.gate.connections))
+        if self.connections is not None:
+            yield GaugeMetricFamily("a3b_http_connections", "Connections open", value=len(self.connections.open))
             yield CounterMetricFamily(
-                "a3b_http_connections_refused", "Connections over a limit", value=self.gate.num_refused
+                "a3b_http_connections_refused", "Connections over a limit", value=self.connections.num_refused
             )
         for name, value in self.service.metrics().items():
             name = name if name.startswith("a3b_") else f"a3b_{name}"

@@ -19,10 +19,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from a3b.errors import OverloadedError
-from a3b.server.body_limits import Bodies, Body, too_large
+from a3b.server.body_limits import BodyLimiter, LimitedBody, too_large
 from a3b.server.connections import peer_of
 from a3b.server.errors import ApiError, error_body, log_unexpected, to_api_error
-from a3b.server.limits import Limits, is_loopback
+from a3b.server.limits import ServerLimits, is_loopback
 from a3b.server.logs import logger, request_line
 from a3b.server.metrics import Metrics
 from a3b.server.sse import json_response
@@ -46,7 +46,7 @@ class ServerSettings:
 
     api_keys: tuple[str, ...] = ()  # none: everybody may ask
     max_body_bytes: int = 32 << 20
-    limits: Limits = Limits()
+    limits: ServerLimits = ServerLimits()
     secret: bytes = b""  # of signatures under thinking; none: a new one for each process
     host: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()  # "*" is any
@@ -82,7 +82,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, paths: RoutePaths):
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
         self.keys = [_digest(key.encode()) for key in settings.api_keys]
-        self.bodies = Bodies(settings.limits, settings.max_body_bytes)
+        self.bodies = BodyLimiter(settings.limits, settings.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -210,7 +210,7 @@ class RequestContext:
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.id
         self.status, self.reason = 0, ""  # until the answer begins; why it is an error
-        self.body: Body | None = None
+        self.body: LimitedBody | None = None
         self.begun = time.perf_counter()
         self._waits_to_send = self.headers.get(b"expect", b"").lower() == b"100-continue"
         self._receive, self._send = receive, send

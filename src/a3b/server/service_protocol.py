@@ -1,4 +1,4 @@
-"""What a server asks of the engine behind it. Enter at `Service`."""
+"""What a server asks of the engine behind it. Enter at `ServiceProtocol`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 
 
-class Service(Protocol):
+class ServiceProtocol(Protocol):
     """What answers requests; `a3b.engine.service` in a server, a script in tests."""
 
     model: str  # the name clients use

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from a3b.server.anthropic.messages_output import MessageBuilder
 from a3b.server.anthropic.messages_request import read_request
 from a3b.server.anthropic.threads import Threads
-from a3b.server.context import Api, recorded
+from a3b.server.context import ApiContext, recording_usage
 from a3b.server.errors import error_body, to_api_error
 from a3b.server.event_streams import (
     EventStream,
@@ -44,14 +44,14 @@ from a3b.server.request_body import read_json
 from a3b.server.sse import json_response, sse
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     """The routes of this API."""
     threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
         parsed = await read_json(request, lambda body: read_request(body, api, threads, request))
         builder = MessageBuilder(api.signer, parsed, threads)
-        stream = recorded(request, api.service.stream(parsed.request))
+        stream = recording_usage(request, api.service.stream(parsed.request))
         if parsed.stream:
             items = await prime_stream(request.receive, stream)
             return EventStream(

@@ -15,7 +15,7 @@ from a3b.prompt.tool_results import result_warnings
 from a3b.server.anthropic import messages_fields
 from a3b.server.anthropic.messages_output import MessagesRequest
 from a3b.server.anthropic.threads import Threads
-from a3b.server.context import Api
+from a3b.server.context import ApiContext
 from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
 from a3b.server.foreign_items import READ_AS_TEXT, block_text
@@ -26,7 +26,9 @@ from a3b.thinking.stable_dates import without_billing
 UNREADABLE = ("image", "document")
 
 
-def read_request(body: Any, api: Api, threads: Threads, http: HttpRequest, is_count: bool = False) -> MessagesRequest:
+def read_request(
+    body: Any, api: ApiContext, threads: Threads, http: HttpRequest, is_count: bool = False
+) -> MessagesRequest:
     """is_count: only the prompt matters. Raises ApiError."""
     fields, num_held = threads.resolve(Fields(body), http.state.namespace)
     warnings = messages_fields.check(fields)

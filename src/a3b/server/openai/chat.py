@@ -10,14 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from a3b.interface.events import Event, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallStart
-from a3b.server.context import Api, namespace, request_id
+from a3b.server.context import ApiContext, namespace, request_id
 from a3b.server.openai.chat_request import read_chat
 from a3b.server.openai.choices import Choice, chat_logprobs
 from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     async def chat_completions(http: HttpRequest) -> Response:
         parsed = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
         return await _ChatResponder(http, parsed, api.service.model).respond(api.service)

@@ -15,13 +15,13 @@ from starlette.responses import Response
 
 from a3b import __version__
 from a3b.interface.events import Event, Reading
-from a3b.server.context import record, request_id
+from a3b.server.context import record_usage, request_id
 from a3b.server.errors import error_body, to_api_error
 from a3b.server.event_streams import Events, EventStream, interleave, prime, warnings_of, while_connected
 from a3b.server.openai.chat_request import CompletionRequest
 from a3b.server.openai.choices import Choice, total, usage_json
 from a3b.server.report import report, warning_headers
-from a3b.server.service_protocol import Service
+from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.sse import comment, json_response, sse
 
 MAX_TOGETHER = 8  # answers of one call that are written at a time
@@ -63,7 +63,7 @@ class CompletionResponder:
         """The choices of the chunks that an event becomes; the answer has it already."""
         raise NotImplementedError
 
-    async def respond(self, service: Service) -> Response:
+    async def respond(self, service: ServiceProtocol) -> Response:
         places = asyncio.Semaphore(MAX_TOGETHER)
         events = interleave([_in_turn(places, service.stream(request)) for request in self.parsed.requests])
         if self.parsed.stream:
@@ -113,5 +113,5 @@ class CompletionResponder:
 
     def _cost(self) -> dict[str, Any]:
         usage = total(self.choices, self.parsed.prompts)
-        record(self.http, usage)
+        record_usage(self.http, usage)
         return {"usage": usage_json(usage), "a3b": report(self.choices[0].end, self.warnings)}

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from a3b.interface.events import Event, Finished, TextDelta
 from a3b.interface.request import Request
 from a3b.server import response_format
-from a3b.server.context import Api, namespace, request_id
+from a3b.server.context import ApiContext, namespace, request_id
 from a3b.server.errors import ApiError
 from a3b.server.fields import FieldRules, Fields, is_token_id
 from a3b.server.openai.chat_request import (
@@ -33,7 +33,7 @@ from a3b.server.openai.chat_request import (
 from a3b.server.openai.choices import Choice, text_logprobs
 from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
-from a3b.server.service_protocol import Service
+from a3b.server.service_protocol import ServiceProtocol
 
 MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
@@ -54,7 +54,7 @@ TEXT = FieldRules(
 )
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     async def text_completions(http: HttpRequest) -> Response:
         parsed = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
         echoes = await asyncio.to_thread(_echoes, api.service, parsed) if parsed.echo else None
@@ -63,7 +63,7 @@ def routes(api: Api) -> list[Route]:
     return [Route(path, text_completions, methods=["POST"]) for path in ("/v1/completions", "/completions")]
 
 
-def _echoes(service: Service, parsed: CompletionRequest) -> list[str]:
+def _echoes(service: ServiceProtocol, parsed: CompletionRequest) -> list[str]:
     prompts = [request.prompt or "" for request in parsed.requests]
     return [service.decode(prompt) if isinstance(prompt, list) else prompt for prompt in prompts]
 

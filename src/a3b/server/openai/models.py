@@ -13,12 +13,12 @@ from starlette.routing import Route
 
 from a3b import __version__
 from a3b.interface.request import Request
-from a3b.server.context import Api
+from a3b.server.context import ApiContext
 from a3b.server.errors import ApiError
 from a3b.server.sse import json_response
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     service, started = api.service, int(time.time())
 
     def model() -> dict[str, Any]:

@@ -11,8 +11,8 @@ What is done with a request, beyond the plain:
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
 * A response repeats its request with what was used where the request said nothing: it has all the fields of the
   published schema.
-* `/compact`: the model sums up a conversation; the summary is encrypted into an item that only this server can read, and
-  only for this key.
+* `/compact`: the model sums up a conversation; the summary is encrypted into an item that only this server can read,
+  and only for this key.
 * `RESPONSE` says what becomes of each field.
 """
 
@@ -35,7 +35,7 @@ from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.tool_results import result_warnings
 from a3b.server import response_format
-from a3b.server.context import Api, recorded
+from a3b.server.context import ApiContext, recording_usage
 from a3b.server.errors import ApiError, to_api_error
 from a3b.server.event_streams import (
     EventStream,
@@ -157,13 +157,13 @@ class ResponsesRequest:
     model: str  # the name that was asked for
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     """The routes of this API."""
 
     async def create(request: HttpRequest) -> Response:
         parsed = await read_json(request, lambda body: _read(body, api, request))
         builder = ResponseBuilder(api, parsed)
-        stream = recorded(request, api.service.stream(parsed.request))
+        stream = recording_usage(request, api.service.stream(parsed.request))
         if parsed.stream:
             items = await prime_stream(request.receive, stream)
             parsed.warnings.extend(items.warnings)
@@ -186,7 +186,7 @@ def routes(api: Api) -> list[Route]:
 
     async def compact(request: HttpRequest) -> Response:
         parsed = _read_compaction(await read_json(request), api, request)
-        events = await collect(request.receive, recorded(request, api.service.stream(parsed.request)))
+        events = await collect(request.receive, recording_usage(request, api.service.stream(parsed.request)))
         compacted = _compacted(parsed, events, api.signer)
         return json_response(compacted, headers=warning_headers(parsed.warnings))
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from a3b.interface.request import Request
 from a3b.isolation.deadlines import in_thread
-from a3b.server.context import Api, namespace, request_id
+from a3b.server.context import ApiContext, namespace, request_id
 from a3b.server.errors import ApiError
 from a3b.server.event_streams import while_connected
 from a3b.server.fields import Fields, is_token_id
@@ -25,7 +25,7 @@ MAX_IDS = 1 << 19  # in one answer
 WORK_S = 60  # for one text
 
 
-def routes(api: Api) -> list[Route]:
+def routes(api: ApiContext) -> list[Route]:
     service, threads = api.service, ThreadPoolExecutor(4, "tokens")
 
     async def tokenize(http: HttpRequest) -> Response:
