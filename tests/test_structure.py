@@ -43,7 +43,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "cli": "commands errors printable settings units",
 }
 MAX_LINES = 500
-LONGER = {"disk_index.py": 520, "disk_store.py": 525, "prefix_cache.py": 530, "responses.py": 540, "cli.py": 540}
+LONGER = {"responses.py": 540, "cli.py": 540}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from a3b.cache.disk_index import DATA, INDEX, BadIndex, Index
+from a3b.cache.disk_index import Index
 from a3b.cache.disk_store import DAY, Store
 from a3b.cache.identity import path_hash, root_id
-from a3b.cache.rows import SEALED, Row, row_of, seal
+from a3b.cache.index_checks import verify
+from a3b.cache.index_database import DATA, INDEX, BadIndex
+from a3b.cache.index_rows import SEALED, Row, row_of, seal
 from a3b.cli import main
 from a3b.commands.serve import opened, secret
 from a3b.errors import StoreError, UsageError
@@ -273,7 +275,7 @@ def test_pipes_among_the_data_files_stop_nobody(copied):
     (directory / DATA / "more").mkdir()
     os.mkfifo(directory / DATA / "other.kv")
     index = Index.open(directory)
-    assert index.verify()
+    assert verify(index)
     index.close()
     with Store(directory) as store:
         reused(store, ids)
@@ -312,13 +314,13 @@ def test_a_record_that_was_changed_is_none_of_ours(copied):
             (before,) = db.execute(f"SELECT {column} FROM record").fetchone()
             db.execute(f"UPDATE record SET {column} = ?", (value,))
         index = Index.open(directory)
-        assert [*index.records("n"), *index.records("m"), *index.records("n", b"other")] == [], column
+        assert [*index.records.get("n"), *index.records.get("m"), *index.records.get("n", b"other")] == [], column
         index.close()
         with db:
             db.execute(f"UPDATE record SET {column} = ?", (before,))
         db.close()
     index = Index.open(directory)
-    assert index.records("n") == [(b"turn", b"ids of a turn")]
+    assert index.records.get("n") == [(b"turn", b"ids of a turn")]
     index.close()
 
 
@@ -438,23 +440,23 @@ def test_a_key_that_was_not_used_for_a_week_makes_room_first(empty):
 
 
 def test_a_key_that_floods_records_takes_none_of_another(empty, monkeypatch):
-    monkeypatch.setattr("a3b.cache.disk_index.MAX_RECORDS", 40)
-    monkeypatch.setattr("a3b.cache.disk_index.RECORDS_BYTES", 4000)
+    monkeypatch.setattr("a3b.cache.index_records.MAX_RECORDS", 40)
+    monkeypatch.setattr("a3b.cache.index_records.RECORDS_BYTES", 4000)
     for num in range(15):
-        empty.put_record("quiet", b"%d" % num, b"x" * 10, None, num)
+        empty.records.put("quiet", b"%d" % num, b"x" * 10, None, num)
     for num in range(200):
-        empty.put_record("flood", b"%d" % num, b"y" * (10 if num < 100 else 500), None, 20 + num)
-        assert len(empty.records("quiet")) == 15
-        assert empty.records("flood")[-1][0] == b"%d" % num
-    assert empty.records("quiet")[0] == (b"0", b"x" * 10) and len(empty.records("flood")) > 3
+        empty.records.put("flood", b"%d" % num, b"y" * (10 if num < 100 else 500), None, 20 + num)
+        assert len(empty.records.get("quiet")) == 15
+        assert empty.records.get("flood")[-1][0] == b"%d" % num
+    assert empty.records.get("quiet")[0] == (b"0", b"x" * 10) and len(empty.records.get("flood")) > 3
 
 
 def test_of_many_keys_each_keeps_its_newest_record(empty, monkeypatch):
-    monkeypatch.setattr("a3b.cache.disk_index.RECORDS_BYTES", 1000)
+    monkeypatch.setattr("a3b.cache.index_records.RECORDS_BYTES", 1000)
     for num in range(9):
         for i in range(3):
-            empty.put_record(f"key {num}", b"%d" % i, b"x" * 100, None, num)
-    assert [empty.records(f"key {num}")[-1][0] for num in range(9)] == [b"2"] * 9
+            empty.records.put(f"key {num}", b"%d" % i, b"x" * 100, None, num)
+    assert [empty.records.get(f"key {num}")[-1][0] for num in range(9)] == [b"2"] * 9
 
 
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path):

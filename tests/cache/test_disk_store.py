@@ -22,9 +22,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from a3b.cache import directory_lock, node_files
 from a3b.cache import disk_store as store_module
-from a3b.cache.disk_index import INDEX, Index
+from a3b.cache.disk_index import Index
 from a3b.cache.disk_store import DAY, Store
+from a3b.cache.index_checks import verify
+from a3b.cache.index_database import INDEX
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.cli import main
 from a3b.errors import StoreError
@@ -187,9 +190,9 @@ def test_a_wrong_byte_in_a_file_is_never_served(copied, seed):
             assert reused(store, asked) <= len(asked)  # `reused` compares every number
         if hit[: row.num_tokens] == hit:
             assert reused(store, hit) < row.num_tokens
-        wrong = store._index.verify()
+        wrong = verify(store._index)
         assert wrong == [] or path.stem[:12] in wrong[0]
-        assert store._index.verify() == []
+        assert verify(store._index) == []
         fill(store, ids, STOPS)
         fill(store, fork, [128, 150, 228])
         assert (reused(store, ids), reused(store, fork)) == (420, 228)
@@ -322,7 +325,7 @@ def test_a_directory_that_is_read_only_is_refused(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(store_module, "open", refuse, raising=False)
+    monkeypatch.setattr(directory_lock, "open", refuse, raising=False)
     with pytest.raises(StoreError, match="Read-only file system; give a directory that can be written"):
         Store(tmp_path)
 
@@ -365,14 +368,14 @@ def test_an_index_locked_later_stops_nothing_but_writing(copied):
 
 def test_a_full_disk_gives_one_notice_and_reading_goes_on(copied, monkeypatch):
     directory, ids, _ = copied
-    now, real, other = [1e9], store_module.write_state, numbers(300, seed=6)
+    now, real, other = [1e9], node_files.write_state, numbers(300, seed=6)
 
     def full(file, owner, taken):
         file.write(b"x" * 100)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with Store(directory, clock=lambda: now[0], max_age_s=1e12) as store:
-        monkeypatch.setattr(store_module, "write_state", full)
+        monkeypatch.setattr(node_files, "write_state", full)
         fill(store, other, [50, 100])
         assert (
             "No space left on device; nothing is written for 60 s: make room" in store.trouble
@@ -380,7 +383,7 @@ def test_a_full_disk_gives_one_notice_and_reading_goes_on(copied, monkeypatch):
         )
         assert reused(store, ids) == 420 and reused(store, other) == 0
         assert not [p for p in (directory / "data").iterdir() if p.suffix == ".part"]
-        monkeypatch.setattr(store_module, "write_state", real)
+        monkeypatch.setattr(node_files, "write_state", real)
         fill(store, other, [150])
         assert reused(store, other) == 0  # too early
         now[0] += 61
@@ -446,13 +449,13 @@ def test_a_killed_server_loses_at_most_what_was_not_written(tmp_path, lines):
         child.send_signal(signal.SIGKILL)
         said += [line.split() for line in child.stdout.read().splitlines()]
     index = Index.open(tmp_path)
-    assert index.verify() == []
+    assert verify(index) == []
     index.close()
     with Store(tmp_path) as store:
         for talk, stop in said:
             if int(stop):
                 assert reused(store, numbers(400, seed=int(talk))) >= int(stop)
-        assert store._index.verify() == [] and store.notices == []
+        assert verify(store._index) == [] and store.notices == []
 
 
 def test_a_kill_between_any_two_steps_leaves_a_store_that_opens(tmp_path, monkeypatch):
@@ -487,10 +490,10 @@ def test_a_kill_between_any_two_steps_leaves_a_store_that_opens(tmp_path, monkey
     assert len(copies) > 20
     for copy, num_tokens in copies.items():
         index = Index.open(copy)
-        assert index.verify() == []  # before a server has cleared up
+        assert verify(index) == []  # before a server has cleared up
         index.close()
         with Store(copy) as store:
-            assert num_tokens <= reused(store, ids) <= 260 and store.notices == [] and store._index.verify() == []
+            assert num_tokens <= reused(store, ids) <= 260 and store.notices == [] and verify(store._index) == []
 
 
 def test_files_that_no_row_names_are_removed_on_opening(copied):
@@ -567,7 +570,7 @@ def test_records_belong_to_a_namespace_a_key_and_a_node(copied, monkeypatch):
         assert store.get_records("n", b"k") == [] and len(store.records("n")) == 1
         with pytest.raises(StoreError, match="at most 4194304"):
             store.put_record("n", b"k", bytes((4 << 20) + 1))
-        monkeypatch.setattr("a3b.cache.disk_index.MAX_RECORDS", 10)
+        monkeypatch.setattr("a3b.cache.index_records.MAX_RECORDS", 10)
         for i in range(30):
             store.put_record("n", b"many", b"%d" % i)
         assert len(store.records("n")) <= 10 and store.get_records("n", b"many")[-1] == b"29"
@@ -590,13 +593,13 @@ def test_what_another_process_forgets_is_gone_from_memory_too(copied, capsys):
 
 
 def test_a_node_forgotten_while_it_waits_is_not_written(tmp_path, monkeypatch):
-    ids, gate, real = numbers(200), threading.Event(), store_module.write_kv
+    ids, gate, real = numbers(200), threading.Event(), node_files.write_kv
 
     def slow(*args):
         assert gate.wait(10)
         return real(*args)
 
-    monkeypatch.setattr(store_module, "write_kv", slow)
+    monkeypatch.setattr(node_files, "write_kv", slow)
     with Store(tmp_path) as store:
         cache = cache_of(store, 1 << 30)
         nodes = [cache.add("n", ids[:n], snapshot(ids[:n]), "turn") for n in (50, 100, 200)]
@@ -609,31 +612,31 @@ def test_a_node_forgotten_while_it_waits_is_not_written(tmp_path, monkeypatch):
 
 def test_what_another_process_forgets_does_not_come_back_from_the_queue(copied, monkeypatch, capsys):
     directory, ids, _ = copied
-    gate, real = threading.Event(), store_module.write_kv
+    gate, real = threading.Event(), node_files.write_kv
 
     def slow(*args):
         assert gate.wait(10)
         return real(*args)
 
     with Store(directory) as store:
-        monkeypatch.setattr(store_module, "write_kv", slow)
+        monkeypatch.setattr(node_files, "write_kv", slow)
         cache, longer = cache_of(store, 1 << 30), ids + numbers(40, seed=5)
         cache.add("n", longer, snapshot(longer), "turn")
         leaf = cache.add("n", ids, snapshot(ids), "turn")
         assert main(["cache", "forget", leaf.hex(), "--dir", str(directory)]) == 0
         gate.set()
         assert store.flush() and cache.sync("n", [*longer, 1]).reused == 128
-        assert store._index.verify() == [] and not [p for p in (directory / "data").iterdir() if p.suffix == ".part"]
+        assert verify(store._index) == [] and not [p for p in (directory / "data").iterdir() if p.suffix == ".part"]
 
 
 def test_a_full_queue_leaves_nodes_in_memory_only(tmp_path, monkeypatch):
-    gate, real = threading.Event(), store_module.write_kv
+    gate, real = threading.Event(), node_files.write_kv
 
     def slow(*args):
         assert gate.wait(10)
         return real(*args)
 
-    monkeypatch.setattr(store_module, "write_kv", slow)
+    monkeypatch.setattr(node_files, "write_kv", slow)
     monkeypatch.setattr(store_module, "QUEUE_LEN", 2)
     with Store(tmp_path) as store:
         cache, ids = cache_of(store, 1 << 30), numbers(100)

@@ -247,7 +247,7 @@ def test_memory_stays_within_the_budget_and_long_chains_thin_from_their_middle()
     cache.add("n", ids[:64], snapshot(ids[:64]), "system")
     talk(cache, ids, [100, 200, 300, 400, 500, 600, 700, 800])
     assert cache.stats().ram_bytes <= cache.ram_bytes
-    kept = [n.num_tokens for n in cache._nodes.values() if n.snapshot]
+    kept = [n.num_tokens for n in cache._tree.nodes.values() if n.snapshot]
     assert {64, 700, 800} <= set(kept) and len(kept) == 5
     assert cache.sync("n", ids).reused == 800
 
@@ -289,7 +289,7 @@ def test_of_conversations_that_cost_the_same_the_one_used_longest_ago_goes():
 
 
 def snapshots_of(cache: PrefixCache, namespace: str) -> int:
-    return sum(n.space.name == namespace and n.snapshot is not None for n in cache._nodes.values())
+    return sum(n.space.name == namespace and n.snapshot is not None for n in cache._tree.nodes.values())
 
 
 def flood(cache: PrefixCache, namespace: str, num: int, seed: int = 1000) -> None:
@@ -406,7 +406,7 @@ def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tm
     store = None if where == "memory" else Store(tmp_path)
     cache, may_write = memory(store=store), threading.Event()
     monkeypatch.setattr(
-        "a3b.cache.disk_store.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args)
+        "a3b.cache.node_files.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args)
     )
     may_write.set()
     for ids in (first, second):

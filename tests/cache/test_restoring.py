@@ -134,7 +134,7 @@ def test_a_session_there_is_no_memory_for_costs_the_cache_not_the_answer(engine,
         raise MemoryError
 
     with restarted(engine, tmp_path) as (server, store, history):
-        monkeypatch.setattr("a3b.cache.disk_store.read_state", full)
+        monkeypatch.setattr("a3b.cache.node_files.read_state", full)
         _, finished = server.ask(history)
         assert (
             finished.reason == "stop" and finished.usage.cached_tokens == 0 and finished.usage.cache.miss == "evicted"

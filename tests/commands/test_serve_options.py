@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from a3b import cli
-from a3b.cache.disk_index import INDEX
 from a3b.cache.disk_store import Store
+from a3b.cache.index_database import INDEX
 from a3b.commands import cache_directories, serve
 from a3b.engine.engine import Engine
 from a3b.errors import UsageError

@@ -278,9 +278,9 @@ def test_the_first_question_is_no_system_prompt(engine):
     """A node of kind "system" is never evicted before others and never forgotten; a user's text must not be one."""
     with Server(engine) as server:
         server.ask([user("My secret is that I robbed the bank.")])
-        assert [node.kind for node in server.cache._nodes.values() if node.kind == "system"] == []
+        assert [node.kind for node in server.cache._tree.nodes.values() if node.kind == "system"] == []
         server.ask([{"role": "system", "content": "You help."}, user("hello")])
-        assert [node.kind for node in server.cache._nodes.values() if node.kind == "system"] == ["system"]
+        assert [node.kind for node in server.cache._tree.nodes.values() if node.kind == "system"] == ["system"]
 
 
 def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):

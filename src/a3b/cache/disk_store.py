@@ -1,17 +1,14 @@
-"""Snapshots on disk, behind the prefix tree: written in the background, read back in seconds, never served if a byte is
+"""Snapshots on disk, below the prefix tree: written in the background, read back in seconds, never served if a byte is
 wrong.
 
-A node on disk is its tokens since the node it grew from, the pages of keys and values since then, and its recurrent
-state, which can be dropped alone. Files are complete before the index names them, so a process may be killed at any
-moment: at most what was not yet written is lost. A row whose file a power failure took is noticed on opening. One
-server has the directory; commands may read and forget meanwhile. Enter at `Store(directory, ...)`."""
+A node on disk is its tokens since its parent, the pages of keys and values since then, and its recurrent state, which
+can be dropped alone. Files are complete before the index names them, so the process may be killed at any moment: what
+was not yet written is lost, and nothing else. A row whose file was lost in a power failure is noticed on opening. One
+server owns the directory; commands may read and forget meanwhile. Does not know what is in memory. Enter at
+`Store(directory, ...)`."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
-import os
 import queue
 import threading
 import time
@@ -19,44 +16,39 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
-from a3b.cache.disk_index import FAILURES, INDEX, LOCK, OWN, BadIndex, Index, set_aside, store_error
+from a3b.cache.directory_lock import lock_directory
+from a3b.cache.disk_index import Index
+from a3b.cache.disk_trouble import DiskGuard
 from a3b.cache.identity import TOKENS, root_id
-from a3b.cache.rows import Row
-from a3b.cache.snapshot_files import Damaged, read_kv, read_state, write_kv, write_state
+from a3b.cache.index_checks import sweep
+from a3b.cache.index_database import FAILURES, INDEX, BadIndex, set_aside, store_error
+from a3b.cache.index_rows import Row
+from a3b.cache.node_files import DamagedNode, NodeFiles, read_snapshot
 from a3b.errors import StoreError
-from a3b.files import open_private, private_directory
-from a3b.model.state import SEGMENT_LEN, Snapshot, State, advancing
+from a3b.model.state import Snapshot, State
 
-QUEUE_LEN = 8  # snapshots waiting to be written; each holds its recurrent state in memory
+QUEUE_LEN = 8  # snapshots that wait for the writer; each holds its recurrent state in memory
 EXPIRE_EVERY_S = 3600.0
-RETRY_AFTER_S = 60.0  # after a failed write
-MAX_NOTICES = 100
-log = logging.getLogger("a3b")
 GB, DAY = 1_000_000_000, 86_400
-
-
-class InUse(StoreError):
-    """Another server has the directory."""
 
 
 @dataclass(frozen=True)
 class PendingWrite:
-    """A snapshot to be written. parent: a stored node, or the root."""
+    """A snapshot that waits for the writer."""
 
-    row: Row  # without sizes and checksums
+    row: Row  # without sizes and checksums; its parent is a stored node, or the root
     snapshot: Snapshot
-    supersedes: bytes | None = None  # a node whose state nobody needs once this one is stored
+    supersedes: bytes | None = None  # a node whose state is not needed once this one is stored
 
 
 class Store:
-    """Used by one thread, beside its own writer. All methods but the constructor and `put_record` raise nothing for a
-    bad disk.
+    """The nodes and records of one directory.
 
-    trouble: why nothing is written at present, or None. notices: what the user should know, oldest first.
-    """
+    Used by one thread, beside its own writer thread. Only the constructor and `put_record` raise for a bad disk."""
 
     def __init__(
         self,
@@ -67,21 +59,19 @@ class Store:
         clock: Callable[[], float] = time.time,
         lock_timeout_s: float = 5.0,
     ):
-        """Raises StoreError if the directory cannot be used or another server has it."""
+        """Raises StoreError if the directory cannot be used, InUse if another server has it."""
         self.directory, self.max_bytes, self.max_age_s = Path(directory).expanduser(), max_bytes, max_age_s
-        self.trouble: str | None = None
-        self.notices: list[str] = []
         self._clock = clock
-        self._lock_file = _lock(self.directory)
+        self._guard = DiskGuard(self.directory, clock)
+        self._lock_file = lock_directory(self.directory)
         try:
             self._index, self._known, self._version = self._open(lock_timeout_s)  # known: id -> has its state
         except BaseException:
             self._lock_file.close()
             raise
-        self._gone: set[bytes] = set()  # dropped by age, not yet told
+        self._gone: set[bytes] = set()  # expired, and not yet reported by `gone`
         self._pending: dict[bytes, PendingWrite] = {}
-        self._used: dict[bytes, int] = {}
-        self._retry_at = 0.0
+        self._used: dict[bytes, int] = {}  # id -> time of last use, not yet written
         self._num_bytes = 0
         self._queue: queue.Queue[PendingWrite | None] = queue.Queue(QUEUE_LEN)
         self._idle = threading.Condition(self._index.lock)
@@ -89,93 +79,101 @@ class Store:
         self._writer.start()
 
     def _open(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
-        """The index without what is wrong, orphaned or too old, what it holds, and its version; a new one if it cannot
-        be read."""
-        for attempt in range(2):
-            index = None
-            try:
-                index = Index.open(self.directory, lock_timeout_s)
-                index.sweep()
-                index.expire(int(self._clock() - self.max_age_s))
-                index.shrink(self.max_bytes, int(self._clock()))
-                return index, index.holdings(), index.data_version
-            except (StoreError, *FAILURES) as error:
-                if index:
-                    index.close()
-                if isinstance(error, FAILURES):
-                    error = store_error(error, self.directory / INDEX)
-                if attempt or not isinstance(error, BadIndex):
-                    raise error from None
-                aside = set_aside(self.directory)
-                self._notice(f"{error}; set aside as {aside.name}, kept sessions are lost")
-            except OSError as error:
-                if index:
-                    index.close()
+        """(index, what it holds, its data version), without what is wrong, orphaned or too old; of a new index if the
+        one there is damaged."""
+        try:
+            return self._open_swept(lock_timeout_s)
+        except BadIndex as error:
+            aside = set_aside(self.directory)
+            self._guard.notice(f"{error}; set aside as {aside.name}, kept sessions are lost")
+        return self._open_swept(lock_timeout_s)
+
+    def _open_swept(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
+        """The same; raises StoreError, and BadIndex if the index is damaged."""
+        index = None
+        try:
+            index = Index.open(self.directory, lock_timeout_s)
+            sweep(index)
+            index.expire(int(self._clock() - self.max_age_s))
+            index.shrink(self.max_bytes, int(self._clock()))
+            return index, index.holdings(), index.data_version
+        except (StoreError, OSError, *FAILURES) as error:
+            if index:
+                index.close()
+            if isinstance(error, OSError):
                 raise StoreError(
                     f"{error.filename or self.directory}: {error.strerror}; give a directory that can be written"
                 ) from None
-        raise AssertionError
+            raise (error if isinstance(error, StoreError) else store_error(error, self.directory / INDEX)) from None
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Write what is waiting, then let go of the directory."""
+        """Write what waits, then release the directory."""
         if self._writer.is_alive():
             with suppress(queue.Full):
                 self._queue.put(None, timeout=timeout_s)
                 self._writer.join(timeout_s)
-        self._guarded(self._flush_used)
+        self._guard.run(self._flush_used)
         self._index.close()
         self._lock_file.close()
-
-    def _notice(self, text: str) -> None:
-        self.notices.append(text)
-        del self.notices[:-MAX_NOTICES]
-        log.warning("sessions: %s", text)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until nothing waits to be written; whether that came true."""
+        """Wait until the writer has nothing left to do; False if it took longer."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._pending, timeout_s)
 
-    # what is there
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is written at present; None if all is well."""
+        return self._guard.trouble
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know, oldest first."""
+        return self._guard.notices
+
+    # what is stored
 
     def holds(self, id: bytes) -> bool:
-        """Whether the node can be restored from here."""
+        """Whether a state can be restored at this node."""
         return self._known.get(id, False)
 
     def knows(self, id: bytes) -> bool:
-        """Whether the node is here or soon will be, with or without its state: others can be stored as growing from
-        it."""
+        """Whether the node is stored or soon will be, with or without its state, so that it can be the parent of
+        another."""
         return id in self._known or id in self._pending
 
     def is_pending(self, id: bytes) -> bool:
+        """Whether the node waits for the writer."""
         return id in self._pending
 
     @property
     def num_bytes(self) -> int:
-        """As last counted, while another thread has the index."""
+        """Bytes of all files; as last counted, while another thread uses the index."""
         if self._index.lock.acquire(blocking=False):
             try:
-                self._num_bytes = self._guarded(self._index.num_bytes) or 0
+                self._num_bytes = self._guard.run(self._index.num_bytes) or 0
             finally:
                 self._index.lock.release()
         return self._num_bytes
 
     def rows(self, root: bytes) -> list[Row]:
-        """The sound nodes of a namespace under one identity, parents first; those that are not sound are dropped."""
-        good, bad = self._guarded(lambda: self._index.rows(root)) or ([], [])
+        """The sound nodes of a namespace under one identity, parents first; unsound ones are dropped."""
+        good, bad = self._guard.run(lambda: self._index.rows(root)) or ([], [])
         if bad:
             self._remove(bad)
         return good
 
     def tops(self, namespace: str, root: bytes) -> list[np.ndarray]:
-        """Tokens that conversations of this namespace begin with under other identities."""
-        return self._guarded(lambda: self._index.tops(namespace, root)) or []
+        """The tokens that conversations of this namespace begin with under other identities than that of `root`."""
+        return self._guard.run(lambda: self._index.tops(namespace, root)) or []
 
     def find(self, prefix: str) -> set[bytes]:
         """Ids that begin with these hexadecimal digits."""
@@ -183,18 +181,18 @@ class Store:
             return {id for id in (*self._known, *self._pending) if id.hex().startswith(prefix)}
 
     def session(self, id: bytes) -> set[bytes]:
-        """A node, all that grew from it, and what it alone grew from, up to a system prompt."""
+        """A node, all below it, and those above that lead only to it, except system prompts."""
         with self._index.lock:
-            waiting = [job.row for job in self._pending.values()]
-            return self._guarded(lambda: self._index.session(id, waiting)) or {id}
+            waiting = [pending.row for pending in self._pending.values()]
+            return self._guard.run(lambda: self._index.session(id, waiting)) or {id}
 
     def gone(self) -> set[bytes]:
-        """Nodes that were forgotten by another process, or grew too old, since the last call."""
+        """Nodes that expired or that another process dropped since the last call."""
         with self._index.lock:
             gone, self._gone = self._gone, set()
-            version = self._guarded(lambda: self._index.data_version)
+            version = self._guard.run(lambda: self._index.data_version)
             if version is not None and version != self._version:
-                now = self._guarded(self._index.holdings)
+                now = self._guard.run(self._index.holdings)
                 if now is not None:
                     gone |= self._known.keys() - now.keys()
                     self._known, self._version = now, version
@@ -205,12 +203,10 @@ class Store:
     def load(
         self, id: bytes, new_state: Callable[[], State], base: Snapshot | None = None, num_common: int = 0
     ) -> tuple[State, Snapshot] | None:
-        """A state as it was at a node, and its snapshot; None if that cannot be had, and then what was wrong has been
-        dropped.
+        """The state at a node, and its snapshot; None if it cannot be restored, after dropping what was damaged.
 
-        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared instead of
-        read."""
-        found = self._guarded(lambda: (self._index.chain(id),))
+        base: a snapshot whose first `num_common` tokens are the same; full segments of those are shared, not read."""
+        found = self._guard.run(lambda: (self._index.chain(id),))
         if found is None:
             return None  # the disk failed, which says nothing about the node
         chain = found[0]
@@ -220,41 +216,20 @@ class Store:
         if not chain[-1].has_state:
             self._known[id] = False
             return None
-        num_tokens, shared = chain[-1].num_tokens, num_common // SEGMENT_LEN
-        bad = None
         try:
-            state = new_state()
-            if shared:
-                state.restore(replace(base, num_tokens=shared * SEGMENT_LEN, segments=base.segments[:shared]))
-            read_state(self._index.file(id, "state"), id, chain[-1].state_sums, state.conv, state.delta)
-            with advancing([(state, num_tokens - state.num_tokens)]):
-                pass
-            snapshot = state.snapshot()
-            for bad in chain:
-                if bad.num_tokens > shared * SEGMENT_LEN:
-                    read_kv(
-                        self._index.file(bad.id, "kv"),
-                        bad.id,
-                        bad.kv_sums,
-                        snapshot.segments,
-                        bad.start,
-                        bad.num_tokens,
-                        shared,
-                    )
-        except Damaged as error:
-            self._notice(f"{error}; dropped, it is computed again")
-            if bad is None:
+            return read_snapshot(chain, self._index.file, new_state, base, num_common)
+        except DamagedNode as error:
+            self._guard.notice(f"{error}; dropped, it is computed again")
+            if error.row is None:
                 self.thin(id)
             else:
-                self._remove([bad.id])
-            return None
+                self._remove([error.row.id])
         except MemoryError:
-            self._notice(
-                f"{self.directory}: no memory for a session of {num_tokens} tokens; "
+            self._guard.notice(
+                f"{self.directory}: no memory for a session of {chain[-1].num_tokens} tokens; "
                 "it is computed again; give less --cache-ram"
             )
-            return None
-        return state, snapshot
+        return None
 
     # writing
 
@@ -271,45 +246,42 @@ class Store:
         snapshot: Snapshot,
         supersedes: bytes | None = None,
     ) -> bool:
-        """Queue a node for the writer; False if there is no room in the queue, or writing failed a moment ago.
+        """Queue a node for the writer; False if the queue is full, or writing failed a moment ago.
 
-        ids: the tokens from `start` on, where `parent` ends, which this store `knows` or is the root.
-        """
+        ids: the tokens from `start` on, where `parent` ends, which is the root or a node that this store `knows`."""
         if self.knows(id) and self._known.get(id, True):
             return True
-        now = self._clock()
-        if now < self._retry_at:
+        if not self._guard.may_write:
             return False
-        data = np.ascontiguousarray(ids, TOKENS).tobytes()
-        label = label.encode(errors="replace").decode()  # SQLite has no text with lone surrogates
+        now = int(self._clock())
         row = Row(
-            id,
-            parent,
-            root_id(identity, namespace),
-            identity,
-            namespace,
-            kind,
-            label,
-            start,
-            data,
-            int(now),
-            0,
-            0,
-            b"",
-            b"",
-            last_used=int(now),
+            id=id,
+            parent=parent,
+            root=root_id(identity, namespace),
+            identity=identity,
+            namespace=namespace,
+            kind=kind,
+            label=label.encode(errors="replace").decode(),  # SQLite cannot hold lone surrogates
+            start=start,
+            tokens=np.ascontiguousarray(ids, TOKENS).tobytes(),
+            created=now,
+            kv_bytes=0,
+            state_bytes=0,
+            kv_sums=b"",
+            state_sums=b"",
+            last_used=now,
         )
-        job = PendingWrite(row, snapshot, supersedes)
+        pending = PendingWrite(row, snapshot, supersedes)
         with self._index.lock:
             try:
-                self._queue.put_nowait(job)
+                self._queue.put_nowait(pending)
             except queue.Full:
                 return False
-            self._pending[id] = job
+            self._pending[id] = pending
         return True
 
     def touch(self, ids: Iterable[bytes]) -> None:
-        """These nodes were used now; written with the next change, or on closing."""
+        """Note that these nodes were used now; written with the next change, or on closing."""
         now = int(self._clock())
         with self._index.lock:
             self._used |= {id: now for id in ids if id in self._known}
@@ -318,61 +290,70 @@ class Store:
         """Drop the recurrent state of a node."""
         with self._index.lock:
             if self._known.get(id):
-                self._guarded(lambda: self._index.thin(id))
+                self._guard.run(lambda: self._index.thin(id))
                 self._known[id] = False
 
     def forget(self, ids: Iterable[bytes]) -> None:
-        """Drop nodes, all that grew from them, and the records that belong to them."""
+        """Drop nodes, all below them, and the records that belong to them."""
         with self._index.lock:
             self._remove(ids, with_records=True)
 
     def forget_namespace(self, root: bytes | None, namespace: str | None, with_records: bool = True) -> None:
-        """Drop all nodes of a root, or all there are, and the records."""
+        """Drop all nodes of a root and the records of a namespace; None: of all."""
         with self._index.lock:
-            rows, bad = self._guarded(lambda: self._index.rows(root)) or ([], [])
-            waiting = [job.row.id for job in self._pending.values() if root in (None, job.row.root)]
+            rows, bad = self._guard.run(lambda: self._index.rows(root)) or ([], [])
+            waiting = [pending.row.id for pending in self._pending.values() if root in (None, pending.row.root)]
             self._remove([*(row.id for row in rows), *bad, *waiting], with_records=with_records)
             if with_records:
-                self._guarded(lambda: self._index.drop_records(namespace))
+                self._guard.run(lambda: self._index.records.drop(namespace))
+
+    def expire(self) -> None:
+        """Drop what is too old; the writer does so every hour."""
+        with self._index.lock:
+            self._guard.run(self._flush_used)
+            gone = self._guard.run(lambda: self._index.expire(int(self._clock() - self.max_age_s))) or set()
+            self._dropped(gone)
+            self._gone |= gone
 
     def _remove(self, ids: Iterable[bytes], with_records: bool = False) -> None:
         ids = set(ids)
         with self._index.lock:
-            left = True
-            while left:  # waiting nodes that grew from these
-                left = {
-                    job.row.id for job in self._pending.values() if job.row.parent in ids or job.row.id in ids
-                } - ids
-                ids |= left
+            while more := self._waiting_for(ids) - ids:
+                ids |= more
             for id in ids:
-                self._pending.pop(id, None)  # the writer sees that and drops the job
-            gone = self._guarded(lambda: self._index.remove(ids, with_records)) or ids
+                self._pending.pop(id, None)  # the writer notices and skips it
+            gone = self._guard.run(lambda: self._index.remove(ids, with_records)) or ids
             for id in gone:
                 self._known.pop(id, None)
                 self._pending.pop(id, None)
             self._idle.notify_all()
 
+    def _waiting_for(self, ids: set[bytes]) -> set[bytes]:
+        """Nodes that wait for the writer and are among `ids` or children of them."""
+        rows = [pending.row for pending in self._pending.values()]
+        return {row.id for row in rows if row.parent in ids or row.id in ids}
+
     # records
 
     def put_record(self, namespace: str, key: bytes, value: bytes, node: bytes | None = None) -> None:
-        """Remember a value; several may have one key. It goes when `node` is forgotten, or by age; the oldest make
-        room.
+        """Store a value; a key may have several. It is dropped with `node`, by age, or when there are too many.
 
         Raises StoreError for a value beyond MAX_RECORD_BYTES."""
-        self._guarded(lambda: self._index.put_record(namespace, key, value, node, int(self._clock())), writes=True)
+        now = int(self._clock())
+        self._guard.run(lambda: self._index.records.put(namespace, key, value, node, now), writes=True)
 
     def get_records(self, namespace: str, key: bytes) -> list[bytes]:
         """Values of a key, oldest first."""
-        return [value for _, value in self._guarded(lambda: self._index.records(namespace, key)) or []]
+        return [value for _, value in self._guard.run(lambda: self._index.records.get(namespace, key)) or []]
 
     def records(self, namespace: str) -> list[tuple[bytes, bytes]]:
         """(key, value) of all records of a namespace, oldest first."""
-        return self._guarded(lambda: self._index.records(namespace)) or []
+        return self._guard.run(lambda: self._index.records.get(namespace)) or []
 
     def changes(self) -> int:
-        """Another number after another process has written here; 0 while the disk fails."""
+        """A number that changes when another process writes here; 0 while the disk fails."""
         with self._index.lock:
-            return self._guarded(lambda: self._index.data_version) or 0
+            return self._guard.run(lambda: self._index.data_version) or 0
 
     # the writer
 
@@ -380,71 +361,68 @@ class Store:
         next_expiry = time.monotonic() + EXPIRE_EVERY_S
         while True:
             try:
-                job = self._queue.get(timeout=max(next_expiry - time.monotonic(), 0.01))
-                if job is None:
-                    return
-                try:
-                    self._guarded(lambda job=job: self._write(job), writes=True)
-                finally:
-                    with self._idle:
-                        if self._pending.get(job.row.id) is job:
-                            del self._pending[job.row.id]
-                        self._idle.notify_all()
-                job = None  # lets go of the snapshot
+                pending = self._queue.get(timeout=max(next_expiry - time.monotonic(), 0.01))
             except queue.Empty:
                 next_expiry = time.monotonic() + EXPIRE_EVERY_S
                 self.expire()
+                continue
+            if pending is None:
+                return
+            self._write_guarded(pending)
+            del pending  # releases the snapshot
 
-    def expire(self) -> None:
-        """Drop what is too old; the writer does so every hour."""
-        with self._index.lock:
-            self._guarded(self._flush_used)
-            gone = self._guarded(lambda: self._index.expire(int(self._clock() - self.max_age_s))) or set()
-            self._dropped(gone)
-            self._gone |= gone
+    def _write_guarded(self, pending: PendingWrite) -> None:
+        try:
+            self._guard.run(lambda: self._write(pending), writes=True)
+        finally:
+            with self._idle:
+                if self._pending.get(pending.row.id) is pending:
+                    del self._pending[pending.row.id]
+                self._idle.notify_all()
 
-    def _write(self, job: PendingWrite) -> None:
-        row, index = job.row, self._index
-        if self._pending.get(row.id) is not job or self._clock() < self._retry_at:
+    def _write(self, pending: PendingWrite) -> None:
+        """Write the files of a node, unless it was forgotten or its parent is missing, then its row."""
+        row = pending.row
+        if self._pending.get(row.id) is not pending or not self._guard.may_write:
             return
         if row.parent != row.root and row.parent not in self._known:
             return  # forgotten, or it could not be written
-        if (stored := index.row(row.id)) is not None:  # its state was dropped: the other file must stay as it is
+        if (stored := self._index.row(row.id)) is not None:  # thinned: its keys and values must stay as they are
             row = replace(stored, has_state=True, last_used=row.last_used)
-        names = {kind: index.file(row.id, kind) for kind in ("kv", "state")}
-        partial = {kind: path.with_suffix(f".{kind}.part") for kind, path in names.items()}
+        files = NodeFiles(self._index.file, row.id)
         try:
-            kv_bytes, kv_sums = _write_file(partial["kv"], lambda f: write_kv(f, row.id, job.snapshot, row.start))
-            state_bytes, state_sums = _write_file(partial["state"], lambda f: write_state(f, row.id, job.snapshot))
-            row = replace(row, kv_bytes=kv_bytes, kv_sums=kv_sums, state_bytes=state_bytes, state_sums=state_sums)
+            row = files.write(row, pending.snapshot)
             if row.num_bytes > self.max_bytes:
                 return
-            with index.lock:
-                if self._pending.get(row.id) is not job:
-                    return  # forgotten meanwhile
-                try:
-                    with index.transaction():
-                        if row.parent != row.root and index.row(row.parent) is None:
-                            return  # forgotten by another process
-                        # before the commit: a kill may leave files without a row, not the reverse
-                        for kind, path in partial.items():
-                            path.rename(names[kind])
-                        index.add(row)
-                except (OSError, *FAILURES):
-                    index.unlink_unnamed([row.id])
-                    raise
-                self._known[row.id] = True
-                self.trouble = None
-                if job.supersedes:
-                    self.thin(job.supersedes)
-                self._flush_used()
-                gone, thinned = index.shrink(self.max_bytes, int(self._clock()))
-                self._dropped(gone)
-                self._known |= dict.fromkeys(thinned, False)
+            with self._index.lock:
+                if self._pending.get(row.id) is pending and self._publish(row, files):
+                    self._written(row, pending.supersedes)
         finally:
-            for path in partial.values():
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            files.discard()
+
+    def _publish(self, row: Row, files: NodeFiles) -> bool:
+        """Name the files and add the row; False if another process has dropped its parent."""
+        try:
+            with self._index.transaction():
+                if row.parent != row.root and self._index.row(row.parent) is None:
+                    return False
+                files.publish()  # before the commit: a kill may leave files without a row, not a row without files
+                self._index.add(row)
+        except (OSError, *FAILURES):
+            self._index.unlink_unnamed([row.id])
+            raise
+        return True
+
+    def _written(self, row: Row, supersedes: bytes | None) -> None:
+        """A row was added: what it makes superfluous goes."""
+        self._known[row.id] = True
+        self._guard.trouble = None
+        if supersedes:
+            self.thin(supersedes)
+        self._flush_used()
+        gone, thinned = self._index.shrink(self.max_bytes, int(self._clock()))
+        self._dropped(gone)
+        self._known |= dict.fromkeys(thinned, False)
 
     def _dropped(self, ids: Iterable[bytes]) -> None:
         for id in ids:
@@ -455,68 +433,3 @@ class Store:
             used, self._used = self._used, {}
             if used:
                 self._index.touch(used)
-
-    def _guarded(self, call: Callable, writes: bool = False):
-        """The call's result, or None after a failure of the disk or the database, which becomes a notice."""
-        try:
-            return call()
-        except (OSError, *FAILURES, MemoryError) as error:
-            text = f"{self.directory}: {error}"
-            if writes:
-                text += (
-                    f"; nothing is written for {RETRY_AFTER_S:.0f} s: make room, "
-                    "or lower what is kept (a3b cache prune)"
-                )
-                self._retry_at = self._clock() + RETRY_AFTER_S
-            if self.trouble != text:
-                self.trouble = text
-                self._notice(text)
-            return None
-
-
-def _write_file(path: Path, write: Callable) -> tuple[int, bytes]:
-    with open(path, "wb", opener=open_private) as file:
-        result = write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    return result
-
-
-def _lock(directory: Path):
-    """An open file that no other server can lock until it is closed. Raises StoreError naming the process that has
-    it."""
-    path = directory / LOCK
-    try:
-        private_directory(directory, own=OWN)
-        file = open(path, "a+", encoding="ascii", errors="replace", opener=open_private)
-    except OSError as error:
-        if error.errno == errno.EPERM:
-            raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own") from None
-        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-    except OSError as error:
-        file.seek(0)
-        pid = file.read(20).strip()
-        file.close()
-        if not isinstance(error, BlockingIOError):
-            raise StoreError(
-                f"{path}: {error.strerror}; give a directory on a local disk that can be written"
-            ) from None
-        raise InUse(
-            f"{directory}: in use by the server with process id {pid or 'unknown'}; "
-            "stop it, or give this one another directory with --cache-dir"
-        ) from None
-    return file
-
-
-def is_served(directory: Path) -> bool:
-    """Whether a server has the directory now."""
-    try:
-        _lock(directory).close()
-    except StoreError:
-        return True
-    return False

@@ -1,7 +1,7 @@
-"""What stored states depend on, as bytes: two runs may share a state only if these agree.
+"""What stored states depend on, as a digest: two runs may share a state only if their digests agree.
 
-Enter at `cache_identity`. `root_id` and `path_hash` name places in the prefix tree below such an identity.
-"""
+Does not know where states are stored. Enter at `cache_identity`; `root_id` and `path_hash` give the ids of nodes in the
+prefix tree below such an identity."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,21 +21,20 @@ from a3b.kernels.kv import PAGE_LEN
 from a3b.model.config import ModelConfig
 from a3b.model.state import SEGMENT_PAGES
 
-ARITHMETIC_VERSION = 2  # counts up when a kernel or the forward pass gives other bits than before
-NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # read of a large file of weights
+ARITHMETIC_VERSION = 2  # incremented when a kernel or the forward pass gives other bits than before
+NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # what is hashed of a large file of weights
 ID_BYTES = 16
-TOKENS = np.dtype("<i4")  # ids of tokens, in memory and on disk
+TOKENS = np.dtype("<i4")  # token ids, in memory and on disk
+PathHash: TypeAlias = hashlib.blake2b
 
 
 def cache_identity(
     config: ModelConfig, directory: str | Path, kv: str, isa: str, arithmetic: int = ARITHMETIC_VERSION
 ) -> bytes:
-    """16 bytes that change with the model and its RoPE scaling, the weights, the kind of keys and values and the
-    arithmetic.
+    """16 bytes that change with the model and its RoPE scaling, the weights, the KV type and the arithmetic.
 
-    Weights: the checksums of a packed directory; of other files size, header and samples, so that 70 GB cost no minute.
-    Raises CheckpointError if the directory holds no weights.
-    """
+    Of a packed directory the checksums stand for the weights; of other files their sizes, headers and samples, so that
+    hashing 70 GB does not take a minute. Raises CheckpointError if the directory holds no weights."""
     facts = {
         "config": config.identity(),
         "kv": kv,
@@ -46,18 +46,17 @@ def cache_identity(
 
 
 def root_id(identity: bytes, namespace: str) -> bytes:
-    """Where the tree of a namespace begins; nothing below is the same in another namespace or under another
-    identity."""
+    """The id of the root of a namespace's tree; no node below it has the id of one below another root."""
     return _joined([identity, namespace.encode()])
 
 
-def path_hash(root: bytes):
-    """A hash object: `update` it with the tokens so far, as TOKENS; `digest` is the id of the node there."""
+def path_hash(root: bytes) -> PathHash:
+    """A hash object: `update` it with all tokens from the root on, as TOKENS; its `digest` is the id of that node."""
     return hashlib.blake2b(root, digest_size=ID_BYTES)
 
 
 def _joined(parts: Iterable[bytes]) -> bytes:
-    """A digest of the parts that also depends on where one ends and the next begins."""
+    """A digest of the parts and of where each of them ends."""
     total = hashlib.blake2b(digest_size=ID_BYTES)
     for part in parts:
         total.update(len(part).to_bytes(8, "little"))
@@ -80,8 +79,7 @@ def _weights(directory: Path) -> list[bytes]:
 
 
 def _file_digest(path: Path) -> bytes:
-    """Of a small file everything; of a large one its size, its first bytes and samples at even distances up to the
-    end."""
+    """A digest of a small file's bytes; of a large one's size, header and evenly spaced samples up to its end."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= 2 * NUM_SAMPLES * SAMPLE_BYTES:

@@ -1,12 +1,12 @@
 """The bytes of a snapshot in two files, and back: keys and values of a run of pages, and the recurrent state.
 
-A file is a run of blocks, each with a checksum that also depends on whose block it is; they are kept elsewhere. A block
-of keys and values is what one segment holds of the pages: per attention layer its keys, then its values. What lies
-behind the last token is written as zeros. Knows no index and no tree. Enter at `write_kv`, `write_state`, `read_kv`,
-`read_state`.
+A file is a sequence of blocks. The checksum of a block also depends on its owner and its place, and is kept by the
+caller. A block of keys and values is what one segment holds of the pages: per attention layer keys, then values;
+positions after the last token are written as zeros. Knows neither the index nor the tree. Enter at `write_kv`,
+`write_state`, `read_kv`, `read_state`.
 
-SHA-256, because processors have instructions for it: 1.2 GB/s and core where BLAKE2b makes 0.4 to 0.9.
-"""
+The checksum is SHA-256 because processors have instructions for it: 1.2 GB/s per core, where BLAKE2b reaches 0.4 to
+0.9."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from a3b.files import open_regular
+from a3b.files import regular
 from a3b.kernels import PAGE_LEN, kv
 from a3b.model.state import SEGMENT_LEN, SEGMENT_PAGES, Segment, Snapshot
 
 SUM_BYTES = 16
 STATE_BLOCK = 1 << 22  # bytes
 NUM_THREADS = 4
+BlockRead: TypeAlias = tuple[int, int, list[memoryview]]  # offset in the file, index, memory to fill
 
 
 class Damaged(Exception):
-    """A file lacks bytes or holds other bytes than were written."""
+    """A file lacks bytes, or its bytes are not those that were written."""
 
 
 @dataclass(frozen=True)
 class PageRun:
-    """Pages [first, stop) of segment `segment`, counted within it."""
+    """Pages first to stop (exclusive) of a segment, counted from its beginning."""
 
     segment: int
     first: int
@@ -47,8 +48,8 @@ def num_pages(num_tokens: int) -> int:
 
 
 def page_runs(start: int, num_tokens: int) -> list[PageRun]:
-    """The blocks of a node with `num_tokens` tokens whose parent has `start`: pages the parent has not, or not in
-    full."""
+    """The blocks of a node of `num_tokens` tokens whose parent has `start`: the pages that the parent lacks or has
+    only in part."""
     first, stop = start // PAGE_LEN, num_pages(num_tokens)
     out = []
     for segment in range(first // SEGMENT_PAGES, -(-stop // SEGMENT_PAGES)):
@@ -58,21 +59,22 @@ def page_runs(start: int, num_tokens: int) -> list[PageRun]:
 
 
 def kv_blocks(start: int, num_tokens: int, num_bytes: int) -> list[int]:
-    """Bytes of each block of a file of keys and values. Raises Damaged if such a file cannot have `num_bytes`."""
-    cut = page_runs(start, num_tokens)
-    total = sum(s.stop - s.first for s in cut)
+    """Bytes of each block of a file of keys and values. Raises Damaged if no such file has `num_bytes`."""
+    runs = page_runs(start, num_tokens)
+    total = sum(run.stop - run.first for run in runs)
     if total and num_bytes % total:
         raise Damaged(f"{num_bytes} bytes for {total} pages")
-    return [num_bytes // total * (s.stop - s.first) for s in cut]
+    return [num_bytes // total * (run.stop - run.first) for run in runs]
 
 
 def state_blocks(num_bytes: int) -> list[int]:
+    """Bytes of each block of a file of recurrent state."""
     return [min(STATE_BLOCK, num_bytes - at) for at in range(0, num_bytes, STATE_BLOCK)]
 
 
 def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tuple[int, bytes]:
-    """Pages from `start` tokens on; (bytes, checksums). May run while the sequence goes on behind the snapshot's
-    tokens."""
+    """Write the pages from token `start` on; (bytes, checksums). The sequence may grow beyond the snapshot
+    meanwhile."""
     sums, size = [], 0
     for index, run in enumerate(page_runs(start, snapshot.num_tokens)):
         total = _new_sum(owner, b"kv", index)
@@ -85,11 +87,11 @@ def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tu
 
 
 def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, bytes]:
-    """The recurrent state; (bytes, checksums)."""
+    """Write the recurrent state; (bytes, checksums)."""
     whole, sums, at = [_bytes(snapshot.conv), _bytes(snapshot.delta)], [], 0
     for index, size in enumerate(state_blocks(sum(map(len, whole)))):
         total = _new_sum(owner, b"state", index)
-        for part in _cut(whole, at, at + size):
+        for part in _slice(whole, at, at + size):
             total.update(part)
             file.write(part)
         sums.append(total.digest()[:SUM_BYTES])
@@ -100,25 +102,28 @@ def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, 
 def read_kv(
     path: Path, owner: bytes, sums: bytes, segments: Sequence[Segment], start: int, num_tokens: int, first_segment: int
 ) -> None:
-    """Fill the pages of `segments` from segment `first_segment` on. Raises Damaged."""
-    jobs, at = [], 0
+    """Read pages into `segments`, from segment `first_segment` on. Raises Damaged."""
+    blocks: list[BlockRead] = []
+    at = 0
     for index, run in enumerate(page_runs(start, num_tokens)):
         s = segments[run.segment]
         views = [_bytes(a[run.first : run.stop]) for layer in zip(s.keys, s.values, strict=True) for a in layer]
         if run.segment >= first_segment:
-            jobs.append((at, index, views))
+            blocks.append((at, index, views))
         at += sum(map(len, views))
-    _read(path, owner, b"kv", sums, at, jobs)
+    _read(path, owner, b"kv", sums, at, blocks)
 
 
 def read_state(path: Path, owner: bytes, sums: bytes, conv: np.ndarray, delta: np.ndarray) -> None:
-    """Fill both arrays. Raises Damaged."""
-    whole, jobs, at = [_bytes(conv), _bytes(delta)], [], 0
+    """Read the recurrent state into both arrays. Raises Damaged."""
+    whole = [_bytes(conv), _bytes(delta)]
+    blocks: list[BlockRead] = []
+    at = 0
     total = sum(map(len, whole))
     for index, size in enumerate(state_blocks(total)):
-        jobs.append((at, index, list(_cut(whole, at, at + size))))
+        blocks.append((at, index, list(_slice(whole, at, at + size))))
         at += size
-    _read(path, owner, b"state", sums, total, jobs)
+    _read(path, owner, b"state", sums, total, blocks)
 
 
 def check_file(
@@ -129,9 +134,11 @@ def check_file(
     blocks: Sequence[int],
     done: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Every byte of a file. kind: b"kv" or b"state". Raises Damaged. done: told of bytes read."""
+    """Check every byte of a file. Raises Damaged.
+
+    kind: b"kv" or b"state". blocks: their bytes. done: told how many bytes were read, after each block."""
     at, memory = 0, memoryview(bytearray(STATE_BLOCK))
-    _read(path, owner, kind, sums, sum(blocks), [])  # its length: a row that lies must not ask for memory
+    _read(path, owner, kind, sums, sum(blocks), [])  # the length first: a forged row must not cost memory
     for index, size in enumerate(blocks):
         pieces = [memory[: min(len(memory), size - i)] for i in range(0, size, len(memory))]
         _read(path, owner, kind, sums, sum(blocks), [(at, index, pieces)])
@@ -139,13 +146,13 @@ def check_file(
         done(size)
 
 
-def _read(path: Path, owner: bytes, kind: bytes, sums: bytes, size: int, jobs: list) -> None:
-    """Blocks (offset, index, memory) in several threads: reading and hashing both leave the interpreter to others."""
+def _read(path: Path, owner: bytes, kind: bytes, sums: bytes, size: int, blocks: Sequence[BlockRead]) -> None:
+    """Read blocks of a file of `size` bytes in several threads; reading and hashing both release the GIL."""
 
-    def one(job: tuple[int, int, list[memoryview]]) -> bool:
-        at, index, views = job
+    def one(block: BlockRead) -> bool:
+        at, index, views = block
         total = _new_sum(owner, kind, index)
-        with open_regular(path, buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=regular) as file:
             file.seek(at)
             for view in views:
                 got = 0
@@ -160,27 +167,27 @@ def _read(path: Path, owner: bytes, kind: bytes, sums: bytes, size: int, jobs: l
     try:
         if os.stat(path).st_size != size:
             raise Damaged(f"{path.name}: {os.stat(path).st_size} bytes; expected {size}")
-        if len(jobs) < 2:
-            good = all(map(one, jobs))
+        if len(blocks) < 2:
+            good = all(map(one, blocks))
         else:
             with ThreadPoolExecutor(NUM_THREADS) as pool:
-                good = all(pool.map(one, jobs))
+                good = all(pool.map(one, blocks))
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror or error}") from None
     if not good:
         raise Damaged(f"{path.name}: its bytes are not those that were written")
 
 
-def _new_sum(owner: bytes, kind: bytes, index: int):
+def _new_sum(owner: bytes, kind: bytes, index: int) -> hashlib._Hash:
     return hashlib.sha256(owner + kind + index.to_bytes(8, "little"))
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.size else memoryview(b"")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
-def _cut(parts: Sequence[memoryview], start: int, stop: int) -> Iterator[memoryview]:
-    """Bytes [start, stop) of the parts laid end to end."""
+def _slice(parts: Sequence[memoryview], start: int, stop: int) -> Iterator[memoryview]:
+    """Bytes start to stop (exclusive) of the parts laid end to end."""
     at = 0
     for part in parts:
         if start < at + len(part) and stop > at:
@@ -188,8 +195,8 @@ def _cut(parts: Sequence[memoryview], start: int, stop: int) -> Iterator[memoryv
         at += len(part)
 
 
-def _pieces(snapshot: Snapshot, run: PageRun) -> Iterator[np.ndarray]:
-    """The bytes of a block in order. The page that holds the last token is copied and cleared behind it."""
+def _pieces(snapshot: Snapshot, run: PageRun) -> Iterator[memoryview]:
+    """The bytes of a block in order. The page with the last token is copied, and cleared after that token."""
     segment = snapshot.segments[run.segment]
     used = min(snapshot.num_tokens - run.segment * SEGMENT_LEN, SEGMENT_LEN)
     full = used // PAGE_LEN
@@ -200,6 +207,6 @@ def _pieces(snapshot: Snapshot, run: PageRun) -> Iterator[np.ndarray]:
             kv.clear(snapshot.kv, *last, used % PAGE_LEN)
         for i, pages in enumerate((keys, values)):
             if full > run.first:
-                yield pages[run.first : min(full, run.stop)].reshape(-1)
+                yield pages[run.first : min(full, run.stop)].reshape(-1).data
             if last is not None:
-                yield last[i].reshape(-1)
+                yield last[i].reshape(-1).data

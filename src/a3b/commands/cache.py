@@ -11,9 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from a3b.cache.disk_index import FAILURES, INDEX, BadIndex, Index, clear_data, remove_aside, set_aside
-from a3b.cache.disk_store import is_served
-from a3b.cache.rows import Row
+from a3b.cache import index_checks
+from a3b.cache.directory_lock import is_served
+from a3b.cache.disk_index import Index
+from a3b.cache.index_database import FAILURES, INDEX, BadIndex, clear_data, remove_aside, set_aside
+from a3b.cache.index_rows import Row
 from a3b.commands.cache_directories import kept, root
 from a3b.commands.info import size
 from a3b.commands.progress import Progress
@@ -170,7 +172,7 @@ def verify(args: Namespace, index: Index) -> int:
             done += count
             progress(done // MB)
 
-        wrong = index.verify(read)
+        wrong = index_checks.verify(index, read)
     for sentence in wrong:
         say(f"{index.directory}: dropped {sentence}")
     if wrong:
@@ -198,7 +200,7 @@ def prune(args: Namespace, index: Index) -> int:
 def forget(args: Namespace, index: Index) -> int:
     if args.all:
         num = len(index.remove(index.holdings(), with_records=True))
-        index.drop_records()
+        index.records.drop()
         report(f"{index.directory}: {num} entries forgotten")
         return 0
     found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from a3b.cache.disk_index import INDEX
-from a3b.cache.disk_store import InUse, Store
+from a3b.cache.directory_lock import InUse
+from a3b.cache.disk_store import Store
+from a3b.cache.index_database import INDEX
 from a3b.engine.engine import nano_directory, resolve
 from a3b.errors import StoreError
 from a3b.files import private_directory

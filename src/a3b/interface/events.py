@@ -68,6 +68,9 @@ class ThinkingInContext:
     dropped: int = 0
 
 
+MissReason = Literal["none", "new", "diverged", "evicted", "settings"]
+
+
 @dataclass(frozen=True)
 class CacheReport:
     """How much of a prompt was not computed again, and why not more.
@@ -79,7 +82,7 @@ class CacheReport:
     request."""
 
     reused: int = 0
-    miss: Literal["none", "new", "diverged", "evicted", "settings"] = "new"
+    miss: MissReason = "new"
     position: int = 0
     expected: str = ""
     found: str = ""

@@ -1,20 +1,21 @@
-"""Rows of the index as they were written, or not at all: every value of every column may be wrong.
+"""Rows of the index as they were written, or not at all: any value in any column may be wrong.
 
-A row is sealed with a checksum of its values and their types. The checksum is not secret, so values are checked as
-well: nothing here may make a reader loop, overflow or ask for memory."""
+A row is sealed with a checksum of its values and their types. The checksum is no secret, so the values are checked too:
+no row may make a reader loop, overflow or allocate without bound. Enter at `row_of` and `record_of`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from a3b.cache.identity import ID_BYTES, TOKENS
 
 KINDS = ("system", "turn", "end")
-MOST = 1 << 48  # of any number in a row: bytes, tokens, seconds
+MAX_NUMBER = 1 << 48  # of any number in a row: bytes, tokens, seconds
 SEALED = (
     "id",
     "parent",
@@ -37,7 +38,9 @@ TEXTS = [i for i, name in enumerate(SEALED) if name in ("namespace", "kind", "la
 
 @dataclass(frozen=True)
 class Row:
-    """A stored node. tokens: those since its disk parent, which ends at token `start`."""
+    """A stored node: the end of a sequence of tokens.
+
+    tokens: those since its parent on disk, which ends at token `start`."""
 
     id: bytes
     parent: bytes  # the root, or a node
@@ -53,7 +56,7 @@ class Row:
     state_bytes: int
     kv_sums: bytes
     state_sums: bytes
-    has_state: bool = True  # False: thinned; its keys and values serve those that grew from it
+    has_state: bool = True  # False: thinned; its keys and values still serve the nodes below it
     last_used: int = 0
 
     @property
@@ -65,7 +68,7 @@ class Row:
         return self.kv_bytes + self.state_bytes * self.has_state
 
     @property
-    def sealed(self) -> tuple:
+    def sealed(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in SEALED)
 
     @property
@@ -83,35 +86,36 @@ class Row:
         counts = (self.start, self.created, self.kv_bytes, self.state_bytes)
         return (
             all(type(value) is bytes for value in blobs)
-            and all(type(value) is int and 0 <= value < MOST for value in counts)
+            and all(type(value) is int and 0 <= value < MAX_NUMBER for value in counts)
             and len(self.id) == len(self.parent) == len(self.root) == ID_BYTES
             and self.kind in KINDS
             and len(self.tokens) > 0 == len(self.tokens) % TOKENS.itemsize
         )
 
 
-def row_of(values: tuple) -> Row | None:
-    """A row of COLUMNS as it was written, or None."""
+def row_of(values: Sequence[Any]) -> Row | None:
+    """The row that was written as these values of COLUMNS; None if they are not what was written."""
+    *fields, sealed, has_state, last_used = values
     try:
-        *fields, sealed, has_state, last_used = values
         for i in TEXTS:
             fields[i] = fields[i].decode()
-        row = Row(*fields, bool(has_state), last_used if type(last_used) is int and 0 <= last_used < MOST else 0)
+        last_used = last_used if type(last_used) is int and 0 <= last_used < MAX_NUMBER else 0
+        row = Row(**dict(zip(SEALED, fields, strict=True)), has_state=bool(has_state), last_used=last_used)
         return row if row.is_sound and row.seal == sealed else None
     except (AttributeError, TypeError, ValueError):
         return None
 
 
-def record_of(values: Iterable) -> tuple[bytes, bytes] | None:
-    """(key, value) of a record as it was written, or None."""
+def record_of(values: Sequence[Any]) -> tuple[bytes, bytes] | None:
+    """(key, value) of the record that was written as these values; None if they are not what was written."""
+    namespace, key, value, node, created, sealed = values
     try:
-        namespace, key, value, node, created, sealed = values
         return (key, value) if seal((namespace.decode(), key, value, node, created)) == sealed else None
     except (AttributeError, TypeError, ValueError):
         return None
 
 
-def seal(values: Iterable) -> bytes:
+def seal(values: Iterable[Any]) -> bytes:
     """A digest of values and of their types."""
     total = hashlib.blake2b(digest_size=ID_BYTES)
     for value in values:

@@ -1,43 +1,47 @@
-"""Which stored nodes make room on disk, as a plan from their rows. Enter at `plan_room`."""
+"""Which stored nodes leave the disk when it holds too much, as a plan made from their rows.
+
+Knows no files and no database. Enter at `plan_eviction`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from a3b.cache.rows import Row
-from a3b.cache.shares import Holding, giver
+from a3b.cache.index_rows import Row
+from a3b.cache.shares import Holding, next_to_give
 
-IDLE_S = 7 * 86_400  # a namespace that nobody used for that long is sure of nothing
+IDLE_S = 7 * 86_400  # a namespace that was not used for so long loses its share
 
 
-def plan_room(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
-    """(ids to drop, ids whose state is enough to drop) so that sound rows, parents before children, fit into
-    `max_bytes`."""
-    shelves: dict[str, _NamespaceRows] = {}
+def plan_eviction(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
+    """(ids to drop, ids of which only the state is dropped) so that the rest fits into `max_bytes`.
+
+    rows: sound ones, parents before children."""
+    plans: dict[str, _NamespacePlan] = {}
     for row in rows:
-        shelves.setdefault(row.namespace, _NamespaceRows()).add(row)
-    while sum(shelf.num_bytes for shelf in shelves.values()) > max_bytes:
-        name = giver({name: shelf.holding for name, shelf in shelves.items()}, max_bytes, now - IDLE_S)
+        plans.setdefault(row.namespace, _NamespacePlan()).add(row)
+    while sum(plan.num_bytes for plan in plans.values()) > max_bytes:
+        name = next_to_give({name: plan.holding for name, plan in plans.items()}, max_bytes, now - IDLE_S)
         if name is None:
             break
-        shelves[name].give()
-    gone = set().union(*(shelf.gone for shelf in shelves.values()))
-    return gone, set().union(*(shelf.thinned for shelf in shelves.values())) - gone
+        plans[name].give()
+    gone: set[bytes] = set().union(*(plan.gone for plan in plans.values()))
+    thinned: set[bytes] = set().union(*(plan.thinned for plan in plans.values()))
+    return gone, thinned - gone
 
 
-class _NamespaceRows:
-    """The nodes of one namespace.
+class _NamespacePlan:
+    """What stays and what goes of the nodes of one namespace.
 
-    States in the middle of conversations go first, then whole ends, those used longest ago first. The state of a system
-    prompt, a fork, an end and what it grew from stay for last."""
+    States in the middle of conversations go first, then whole ends, those used longest ago first. The states of system
+    prompts, forks, ends and the parents of ends stay for last."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.left: dict[bytes, Row] = {}
         self.children: dict[bytes, int] = {}
         self.num_bytes = self.used = 0
         self.gone: set[bytes] = set()
         self.thinned: set[bytes] = set()
-        self._middle: list[Row] | None = None  # whose states may go, the next one last
+        self._middle: list[Row] | None = None  # rows whose states may go, the next one last
 
     def add(self, row: Row) -> None:
         self.left[row.id] = row
@@ -50,7 +54,7 @@ class _NamespaceRows:
         return Holding(self.num_bytes, len(self.left), self.used)
 
     def give(self) -> None:
-        """Drop the next state, or the next end with all that is of no use without it."""
+        """Drop the next state, or the next end with the nodes above it that are useless without it."""
         if self._middle is None:
             self._middle = self._states_in_the_middle()
         if self._middle:
@@ -76,7 +80,7 @@ class _NamespaceRows:
         return min(ends, key=lambda row: (self._has_state(row), row.last_used, row.num_tokens))
 
     def _has_state(self, row: Row) -> bool:
-        """Whether something can start there."""
+        """Whether a prompt can continue from there."""
         return row.has_state and row.id not in self.thinned
 
     def _drop(self, row: Row) -> None:
