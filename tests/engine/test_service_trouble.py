@@ -21,7 +21,8 @@ from a3b.interface.events import TextDelta, ThinkingDelta
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
-from a3b.thinking.turn_memory import Turn, TurnMemory
+from a3b.thinking.turn import Turn
+from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, Server, cold, user
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds

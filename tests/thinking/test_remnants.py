@@ -16,8 +16,8 @@ from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.prompt.normalise_messages import normalise_messages
 from a3b.thinking.policy import ThinkingBlock
 from a3b.thinking.remnants import is_remnant, plain, settled
-from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import Turn, TurnMemory
+from a3b.thinking.turn import Turn, canonical
+from a3b.thinking.turn_memory import TurnMemory
 from tests.thinking.test_turn_memory import (
     BEFORE,
     IDS,

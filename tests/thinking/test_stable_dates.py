@@ -10,6 +10,7 @@ import pytest
 
 from a3b.cache.disk_store import Store
 from a3b.prompt.normalise_messages import normalise_messages
+from a3b.thinking.known_turns import MAX_ALIKE
 from a3b.thinking.stable_dates import (
     CLOSE,
     MASK,
@@ -21,7 +22,8 @@ from a3b.thinking.stable_dates import (
     without_billing,
     without_billing_lines,
 )
-from a3b.thinking.turn_memory import MAX_ALIKE, Turn, TurnMemory
+from a3b.thinking.turn import Turn
+from a3b.thinking.turn_memory import TurnMemory
 
 
 def system(text: str) -> dict:

@@ -10,9 +10,10 @@ from a3b.errors import UsageError
 from a3b.interface.events import TruncationPoint
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
 from a3b.prompt.normalise_messages import normalise_messages
+from a3b.thinking.known_turns import MAX_ALIKE
 from a3b.thinking.policy import ThinkingBlock, apply_policy
-from a3b.thinking.turn import canonical
-from a3b.thinking.turn_memory import MAX_ALIKE, Turn, TurnMemory
+from a3b.thinking.turn import Turn, canonical
+from a3b.thinking.turn_memory import TurnMemory
 
 IDS = (11, 12, 13, 99)
 
@@ -297,9 +298,9 @@ def test_a_key_that_floods_the_memory_of_turns_takes_none_of_another(records):
     for i in range(10):
         messages, _ = recall(turns, [user(f"What {i}?"), answer(f"It is {i}."), user("And?")], "quiet")
         assert messages[1][REPLAY_KEY] == IDS
-    assert turns._num_tokens <= 40 * 100 and sum(turns._tokens_of.values()) == turns._num_tokens
+    assert turns._known.num_tokens <= 40 * 100 and sum(turns._known._tokens_of.values()) == turns._known.num_tokens
     turns.forget()
-    assert turns._num_tokens == 0 == max(turns._tokens_of.values())
+    assert turns._known.num_tokens == 0 == max(turns._known._tokens_of.values())
 
 
 def test_memory_of_turns_is_bounded():

@@ -44,7 +44,8 @@ from a3b.prompt.tokenizer import too_long
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
 from a3b.thinking.policy import apply_policy, last_question
 from a3b.thinking.stable_dates import DatePreamble, Dates, without_billing_lines
-from a3b.thinking.turn_memory import Message, Turn, TurnMemory, text_of
+from a3b.thinking.turn import Message, Turn, text_of
+from a3b.thinking.turn_memory import TurnMemory
 
 log = logging.getLogger("a3b")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
