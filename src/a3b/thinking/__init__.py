@@ -1,1 +1,1 @@
-"""Thinking across turns: what the server remembers, recognises, keeps, and where it ends."""
+"""Thinking across turns: which of it is remembered, recognised and kept in the prompt, and when it ends."""

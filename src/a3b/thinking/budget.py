@@ -1,8 +1,7 @@
-"""How long the model may think: budgets of tokens, a nudge before they end, and a way out of loops.
+"""How long the model may think: token budgets, a nudge before they run out, and a way out of loops.
 
-Owns the decision to end thinking, and which tokens are put into the answer for that. Knows tokens and their bytes, no
-model and no text of requests. Enter at `ThinkingControl`: `start`, then `after` each token.
-"""
+Owns the decision to end thinking, and the tokens that are forced into the answer for that. Knows tokens and their
+bytes, neither the model nor the request. Enter at `ThinkingControl`: `start`, then `after` each token."""
 
 from __future__ import annotations
 
@@ -14,16 +13,16 @@ from a3b.prompt.tokenizer import Tokenizer
 from a3b.thinking.loop_detector import LoopDetector
 
 NUDGE = "\n\nI have thought enough about this; I will now answer.\n"
-NUDGE_TOKENS, NUDGE_SHARE = 32, 10  # the nudge comes when fewer tokens are left than this, or than a tenth
-CALL_TOKENS = 24  # behind a `<tool_call>` inside the thinking it takes so many to see whether a call follows
+NUDGE_TOKENS, NUDGE_SHARE = 32, 10  # the nudge comes when fewer than 32 tokens, or a tenth, are left
+CALL_TOKENS = 24  # so many after a `<tool_call>` inside the thinking show whether a call follows
 
 
 @dataclass(frozen=True)
 class ThinkingTokens:
-    """Ids of the control tokens around thinking, and of what is put in.
+    """Ids of the control tokens around thinking, and of the texts that are forced.
 
-    closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n". What precedes `</think>` is left
-    out where a line has just ended."""
+    closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n"; the first newline is left out where
+    a line has just ended."""
 
     open: int
     close: int
@@ -33,19 +32,21 @@ class ThinkingTokens:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, nudge: str = NUDGE) -> ThinkingTokens:
+        """Those of a tokenizer."""
         open_id, close_id, call_id = map(tokenizer.control_id, ("<think>", "</think>", "<tool_call>"))
         closing = (*tokenizer.encode_text("\n"), close_id, *tokenizer.encode_text("\n\n"))
         return cls(open_id, close_id, call_id, tuple(tokenizer.encode_text(nudge)), closing)
 
 
 class ThinkingControl:
-    """Watches the tokens of one answer, sampled and put in alike, and says which must come next.
+    """Watches the tokens of one answer, sampled or forced, and says which must come next.
 
-    budget: tokens of thinking in this answer, task_budget: since the user's last turn, of which `spent` are used; None:
-    no limit. in_thinking: the prompt ended inside `<think>`. token_bytes: of an ordinary token.
+    budget: tokens of thinking in this answer. task_budget: the same since the user's last turn, of which `spent` are
+    used. None is no limit. in_thinking: whether the prompt ends inside `<think>`. token_bytes: of an ordinary token.
 
-    reason: who ended the thinking: "closed" the model; "budget" or "repetition" we, which stays even if the model
-    thinks again. thinking_tokens: how many there were in thinking, the nudge included."""
+    reason: what ended the thinking: "closed" if the model did, "budget" or "repetition" if this control did, which
+    remains even if the model thinks again. thinking_tokens: tokens of thinking so far, with the nudge. needs_text:
+    whether the thinking was ended by force and no text has followed yet."""
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class ThinkingControl:
         self._threshold = max(NUDGE_TOKENS, (self._limit or 0) // NUDGE_SHARE)
         self._nudged = self._limit is None or self._limit <= self._threshold  # a short thought needs no nudge
         self._in_thinking = in_thinking
-        self._num_forced = 0  # tokens given out and not yet seen
-        self._call_tokens = 0  # still to wait until a call has shown itself
+        self._num_forced = 0  # forced tokens that have not come back yet
+        self._call_tokens = 0  # left to wait for a call to show itself
         self._at_line_end = True
         self._loops = LoopDetector()
         self.thinking_tokens = 0
@@ -79,18 +80,18 @@ class ThinkingControl:
 
     @property
     def may_think(self) -> bool:
-        """Whether a block of thinking may begin; if not, the caller masks `<think>`."""
+        """Whether thinking may begin; if not, the caller masks `<think>`."""
         return self.reason not in ("budget", "repetition") and self._left() > 0
 
     def start(self) -> list[int]:
-        """Tokens to begin the answer with: those that close the thinking if there is no budget for any."""
+        """Tokens to begin the answer with: they close the thinking if there is no budget for any."""
         return self._close("budget", whole=True) if self._in_thinking and self._left() <= 0 else []
 
     def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]:
-        """Take the next token; the tokens that must follow it, mostly none. While they come, further ones are never
-        asked for.
+        """Take the next token; the tokens that must follow it, usually none. While those arrive, no others are
+        returned.
 
-        in_thinking: what the parser of the output says behind this token; None: as the control tokens have it."""
+        in_thinking: whether the output is in thinking after this token, by its parser; None: by the control tokens."""
         was = self._in_thinking
         if in_thinking is None:
             in_thinking = token_id == self._tokens.open or (was and token_id != self._tokens.close)
@@ -106,7 +107,7 @@ class ThinkingControl:
             self._num_forced -= 1
             return []
         if self._call_tokens:
-            self._call_tokens -= 1  # a call among them does not start the wait again, or it might never end
+            self._call_tokens -= 1  # a call in between does not restart the wait, or it might never end
         elif token_id == self._tokens.call:
             self._call_tokens = CALL_TOKENS
         return [] if self._call_tokens else self._due(is_opening)
@@ -122,7 +123,7 @@ class ThinkingControl:
         return []
 
     def _count(self, token_id: int) -> None:
-        """One more token of thinking."""
+        """Count a token of thinking."""
         self.thinking_tokens += 1
         data = self._token_bytes(token_id)
         self._at_line_end = data.endswith(b"\n")

@@ -1,33 +1,36 @@
-"""Thinking that repeats itself. Enter at `LoopDetector`."""
+"""Finds thinking that repeats itself.
+
+Knows tokens and their bytes, no model and no budget. Enter at `LoopDetector.add`."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
 
-_SENTENCE_END = re.compile("(?:[^\\s\\d][.!?]|。|！|？)[\"')*`]*\\s*\\Z".encode())  # "3." may go on as 3.5
-LINES, SAME_LINES = 40, 6  # a line so often among so many is a loop ...
-# ... if at least this share of them stands there so often; a walk through a program has fresh ones between
+_SENTENCE_END = re.compile("(?:[^\\s\\d][.!?]|。|！|？)[\"')*`]*\\s*\\Z".encode())  # "3." may continue as 3.5
+LINES, SAME_LINES = 40, 6  # among the last 40 lines, one that occurs 6 times makes a loop ...
+# ... if this share of them occurs so often; a walk through a program has new lines in between
 STALE_LINES = 3, 2 / 3
-MAX_LINE_BYTES = 4096  # of a longer line, its end
-# shorter lines, and lines with fewer different words, are structure: rules, brackets, grids
+MAX_LINE_BYTES = 4096  # of a longer line only its end is looked at
+# shorter lines and lines with fewer different words are structure: rules, brackets, grids
 LINE_BYTES, LINE_WORDS = 20, 3
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range(0x80, 0x100))
-MAX_PERIOD = 256  # tokens of the longest passage that is found to repeat itself
-NUM_PERIODS = 3  # times that it must stand there, one after the other
-MIN_REPEATED = 256  # tokens of all of them; a printed grid of 10 by 10 zeros is 200
-CHECK_TOKENS = 16  # between two looks for them
+MAX_PERIOD = 256  # tokens of the longest passage whose repetition is found
+NUM_PERIODS = 3  # times that it must occur in a row
+MIN_REPEATED = 256  # tokens of all occurrences; a printed grid of 10 by 10 zeros has 200
+CHECK_TOKENS = 16  # between two searches for a repeated passage
 
 
 class LoopDetector:
-    """Finds a text that goes round in circles; the work for a token does not grow with the text.
+    """Watches one text. The work for a token does not grow with the text.
 
-    Two signs: the last tokens repeat a passage of up to MAX_PERIOD tokens, without a change; or the last lines are
-    mostly the same few, whatever stands between. Lines of code (indented, or between fences) do not count: code repeats
-    itself."""
+    It is a loop if the last tokens repeat a passage of up to MAX_PERIOD tokens exactly, or if the last lines are mostly
+    the same few. Lines of code (indented, or between fences) do not count, because code repeats itself.
+
+    found: whether there was a loop so far."""
 
     def __init__(self) -> None:
-        self._ids: list[int] = []  # the last tokens, as many as the longest loop needs and some more
+        self._ids: list[int] = []  # the last tokens: what the longest loop needs, and a few more
         self._until_check = CHECK_TOKENS
         self._line = b""
         self._in_fence = False
@@ -41,6 +44,7 @@ class LoopDetector:
         return not self._line or _SENTENCE_END.search(self._line[-16:]) is not None
 
     def add(self, token_id: int, data: bytes) -> None:
+        """Take the next token and its bytes."""
         self._ids.append(token_id)
         self._until_check -= 1
         if self._until_check == 0:
@@ -54,7 +58,7 @@ class LoopDetector:
         self._line = self._line[-MAX_LINE_BYTES:]
 
     def _repeats(self) -> bool:
-        """Whether the last tokens are one passage, again and again."""
+        """Whether the last tokens are one passage over and over."""
         del self._ids[: -max(NUM_PERIODS * MAX_PERIOD, MIN_REPEATED)]
         ids = self._ids
         for period in range(1, MAX_PERIOD + 1):

@@ -1,4 +1,6 @@
-"""Which thinking of earlier turns stays in the prompt. Enter at `apply_policy`."""
+"""Which thinking of earlier turns stays in the prompt.
+
+Does not know where the thinking came from, or how the prompt is rendered. Enter at `apply_policy`."""
 
 from __future__ import annotations
 
@@ -8,20 +10,18 @@ from dataclasses import dataclass
 from a3b.interface.events import ThinkingInContext
 from a3b.interface.request import check_policy
 from a3b.prompt.chat_template import REPLAY_KEY
-from a3b.thinking.turn import (
-    Message,
-)
+from a3b.thinking.turn import Message
 
-KEEP_OF_BUDGET = 2  # a batch of old thinking leaves until this part of the budget is left
+KEEP_OF_BUDGET = 2  # when the budget is exceeded, old thinking is dropped down to one part in so many of it
 
 
 @dataclass(frozen=True)
 class ThinkingBlock:
-    """Thinking of an earlier turn in a conversation as recalled."""
+    """The thinking of an earlier turn in a recalled conversation."""
 
     index: int  # of the message
     tokens: int
-    is_restored: bool  # by us; else the client sent it
+    is_restored: bool  # from memory; else the client sent it
 
 
 def last_question(messages: Sequence[Message]) -> int:
@@ -34,9 +34,9 @@ def apply_policy(
 ) -> tuple[list[Message], ThinkingInContext, bool]:
     """(messages, tokens of thinking by fate, whether templates must keep thinking of earlier tasks).
 
-    budget:N goes through the turns in order; when more than N tokens are there, the oldest leave until N /
-    KEEP_OF_BUDGET are left. So what stays depends on the turns alone, and the beginning of the prompt changes once in a
-    while and not with every turn."""
+    budget:N goes through the turns in order: whenever they have more than N tokens of thinking, that of the oldest is
+    dropped until at most N / KEEP_OF_BUDGET are left. So what stays depends on the turns alone, and the beginning of
+    the prompt changes now and then instead of with every turn. Raises UsageError for an unknown policy."""
     check_policy(policy)
     name, _, number = policy.partition(":")
     if name == "current-task":

@@ -1,19 +1,17 @@
-"""Texts that the model wrote, as clients send them back: which changes are a client's carelessness, and which are
-edits.
+"""Texts of the model as clients send them back: which changes are carelessness, and which are edits.
 
-Knows texts only; whose they are is decided by `a3b.thinking.turn_memory`. Each function takes time in proportion to the
-texts. Enter at `is_remnant`.
+Knows texts only; `a3b.thinking.turn_matching` decides what they say about a turn. Each function takes time in
+proportion to the texts. Enter at `is_remnant`.
 
-A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps the last piece of
-a stream only), or all of it after other thinking of the same conversation (clients that add it up). It counts whatever
-the client did beside that:
+A remnant of thinking is a beginning or an end of it (`chat.completions.stream()` of openai-node keeps only the last
+piece of a stream), or all of it after other thinking of the same conversation (some clients accumulate it). These do
+not matter:
 
-* other white space, line ends of Windows, composed characters (Unicode's NFC),
+* white space, Windows line ends, composed characters (Unicode NFC),
 * `&lt;` for `<`, as in HTML,
-* a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; at the ends, for in the
-  middle it may stand for a secret,
-* the tags `<think>` and `</think>` around it.
-"""
+* a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; only at the ends, because in
+  the middle it may stand for a secret,
+* the tags `<think>` and `</think>` around it."""
 
 from __future__ import annotations
 
@@ -23,17 +21,16 @@ from html import unescape
 from itertools import chain
 from unicodedata import normalize
 
-MAX_LEN = 1 << 20  # characters of a text that is looked at so closely
-MAX_MARK = 100  # characters of a mark that something was cut off
-MAX_WORD = 128  # characters between two blanks that are composed: it takes the square of them
+MAX_LEN = 1 << 20  # characters; a longer text is compared as it is
+MAX_MARK = 100  # characters of a mark where something was cut off
+MAX_WORD = 128  # characters; a longer word is not composed, as that takes quadratic time
 _CUT = r"(?:\.{3,}|…|\[(?:\.{3,}|…)\]|[\[(<][^\[\]()<>\n]{0,40}truncated[^\[\]()<>\n]{0,40}[\])>])"
 _CUT_BEFORE, _CUT_AFTER = re.compile(rf"^{_CUT}", re.IGNORECASE), re.compile(rf"{_CUT}$", re.IGNORECASE)
 _TAG_BEFORE, _TAG_AFTER = re.compile(r"^<think>"), re.compile(r"</think>$")
 
 
 def settled(text: str) -> str:
-    """The text without what clients change by the way: line ends of Windows, blanks at ends of lines, NFC; lines
-    stay."""
+    """The text without what clients change in passing: Windows line ends, blanks at line ends, Unicode composition."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if " \n" in text or "\t\n" in text:
@@ -42,15 +39,14 @@ def settled(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without what does not tell two thoughts apart: one blank for any white space, NFC. Longer ones stay as
-    they are."""
+    """The text without what does not tell two thoughts apart: one blank for any white space, and NFC."""
     return " ".join(_composed(text).split()) if len(text) <= MAX_LEN else text.strip()
 
 
 def is_remnant(sent: str, whole: str, earlier: Iterable[str] = (), *, only_end: bool = False) -> bool:
-    """Whether the thinking `sent` by a client is what it kept of ours. All but `sent` are texts of `plain`.
+    """Whether the thinking `sent` by a client is what it kept of `whole`. All but `sent` are results of `plain`.
 
-    earlier: the thinking of turns before it, the latest first. only_end: no beginning counts."""
+    earlier: the thinking of the turns before, latest first. only_end: a beginning does not count."""
     for text, is_beginning, is_end in _readings(plain(sent)):
         if (
             text == whole
@@ -64,7 +60,7 @@ def is_remnant(sent: str, whole: str, earlier: Iterable[str] = (), *, only_end: 
 
 
 def _readings(sent: str) -> Iterator[tuple[str, bool, bool]]:
-    """(what a client may have kept, whether it may be the beginning, whether it may be the end)."""
+    """Readings of a text: (what the client kept, whether it may be a beginning, whether it may be an end)."""
     for text in dict.fromkeys((sent, unescape(sent))):
         yield text, True, True
         bare = _TAG_AFTER.sub("", _TAG_BEFORE.sub("", text)).strip()
@@ -72,11 +68,11 @@ def _readings(sent: str) -> Iterator[tuple[str, bool, bool]]:
         rest = bare[before.end() :] if before else bare
         after = _CUT_AFTER.search(rest, max(0, len(rest) - MAX_MARK))
         kept = (rest[: after.start()] if after else rest).strip()
-        yield kept, not before or not kept, not after or not kept  # cut off on both sides it may stand anywhere
+        yield kept, not before or not kept, not after or not kept  # cut off at both ends, it may be from anywhere
 
 
 def _is_made_of(text: str, pieces: Iterable[str]) -> bool:
-    """Whether nothing is left of a text when these are taken from its end, each at most once."""
+    """Whether a text consists of these pieces, from its end on, each at most once."""
     for piece in pieces:
         if not (text := text.rstrip()):
             return True

@@ -1,16 +1,16 @@
 """What clients change in a prompt although the conversation stays the same: dates and times, and a line of Claude Code.
 
-A conversation keeps the dates it began with; else everything behind them were computed again. They are looked for in
-what clients write by themselves at its beginning: the system message, and `<system-reminder>` spans in messages of the
-user before the first answer. Anywhere else a date is what somebody said. Texts that are equal but for their dates have
-as many of them in the same places, so those of one fit into the other. Knows neither turns nor tokens. Enter at
-`DatePreamble`; which dates those were is known by `a3b.thinking.turn_memory`.
+A conversation keeps the dates it began with; otherwise everything after them would have to be recomputed. They are
+looked for in what clients write on their own at its beginning: the system message, and `<system-reminder>` spans in the
+user's messages before the first answer. Anywhere else a date is what somebody said. Texts that differ only in dates
+have equally many in the same places, so the dates of one fit into the other. Knows neither turns nor tokens; which
+dates a conversation began with is in `a3b.thinking.turn_memory`. Enter at `DatePreamble`.
 
 Recognised, with years 1900 to 2099 and English names: 2026-11-25 and 2026/11/25, also with a time and a zone;
 11/25/2026, 25.11.2026, Nov 25, 2026, Wed Nov 25 17:05:12 UTC 2026, 25 November 2026, Wednesday, November 25;
-2026年11月25日; a weekday beside one of these or behind "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC.
-17:05 counts only beside a year or a word like time, and seconds or milliseconds since 1970 only after a word like
-timestamp. What is part of a longer word, number, path, version or range does not count."""
+2026年11月25日; a weekday beside one of these or after "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC.
+17:05 counts only beside a year or a word such as "time", and seconds or milliseconds since 1970 only after a word such
+as "timestamp". Parts of a longer word, number, path, version or range do not count."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hashlib import blake2b
 from itertools import repeat, takewhile
 from typing import Any
 
-MAX_DATES = 256  # of one beginning; one with more holds data, and stays as it is
-MAX_CHARS = 1 << 18  # of one beginning that are searched; a longer one stays as it is
+MAX_DATES = 256  # of one preamble; one with more holds data, and stays as it is
+MAX_CHARS = 1 << 18  # of one preamble that are searched; a longer one stays as it is
 OPEN, CLOSE = "<system-reminder>", "</system-reminder>"
-MASK = "\0"  # in the place of a date
+MASK = "\0"  # stands for a date
 BILLING_NAME = "x-anthropic-billing-header:"
 BILLING = re.compile(rf"^{BILLING_NAME}.*(?:\n|$)", re.MULTILINE)  # Claude Code sends another with every request
 
 Message = dict[str, Any]
 Dates = Mapping[str, tuple[str, ...]]
-"""The dates of each text that has some, in order, by a digest of the text without them."""
+"""A digest of a text without its dates -> the dates, in order."""
 
 _YEAR = r"(?:19|20)[0-9]{2}"
 _MONTH = (
@@ -63,19 +63,19 @@ DATE = re.compile(
     r")(?![0-9A-Za-z_/\\:@]|[.,-][0-9A-Za-z])"
     rf"|{_YEAR} ?年 ?[0-9]{{1,2}} ?月 ?[0-9]{{1,2}} ?日(?: ?星期[一二三四五六日天])?"
 )
-# characters of a time that is no more than 17:05; on each side, where a word tells that it is one
+# characters of a bare time such as 17:05; characters on each side in which a word may tell that it is one
 BARE_LEN, BESIDE_LEN = 5, 24
 BESIDE = re.compile(rf"(?i)(?:time|now|clock|today|date)\b|\b{_YEAR}\b")
 STAMP = re.compile(r"(?i)(?:timestamp|epoch|unix|time|now)[^\n0-9]{0,20}$")
 
 
 def without_billing(text: str) -> str:
-    """The text less the lines that change with every request and say nothing to a model."""
+    """The text without the lines that change with every request and mean nothing to a model."""
     return BILLING.sub("", text) if BILLING_NAME in text else text
 
 
 def without_billing_lines(message: Any) -> Any:
-    """The same for a message of the system, in any form that clients send."""
+    """The same for a system message in any form that clients send; other values are returned as they are."""
     if not isinstance(message, dict) or message.get("role") not in ("system", "developer"):
         return message
     content = message.get("content")
@@ -93,11 +93,12 @@ def without_billing_lines(message: Any) -> Any:
 
 
 class DatePreamble:
-    """The messages before the first answer, and the dates in them that may be held. `messages` as `normalise_messages`
-    gives them."""
+    """The messages before the first answer, and the dates in them that a conversation keeps.
+
+    messages: as `normalise_messages` gives them. dates: of each text that has some."""
 
     def __init__(self, messages: Sequence[Message], roles: Sequence[str] = ("system", "user")):
-        """roles: those whose messages are searched."""
+        """roles: whose messages are searched."""
         self._messages = list(messages)
         # index: (digest of the text, where its dates are)
         self._places: dict[int, tuple[str, list[tuple[int, int]]]] = {}
@@ -118,7 +119,7 @@ class DatePreamble:
             self._places, self.dates = {}, {}
 
     def with_dates(self, dates: Dates) -> list[Message]:
-        """All messages, with these dates in the places of their own; `dates` has those of every text here."""
+        """All messages, with these dates in place of their own. `dates`: of every text in `self.dates`."""
         out = self._messages.copy()
         for i, (digest, places) in self._places.items():
             out[i] = {**out[i], "content": _filled(out[i]["content"], places, dates[digest])}
@@ -126,13 +127,13 @@ class DatePreamble:
 
 
 def undated(messages: Sequence[Message]) -> list[Message]:
-    """Messages as conversations are told apart: dates that may be held, where a user speaks, make no difference."""
+    """The messages without the dates that a conversation keeps, where they stand in the user's messages."""
     preamble = DatePreamble(messages, ("user",))
     return preamble.with_dates({digest: (MASK,) * len(dates) for digest, dates in preamble.dates.items()})
 
 
 def _spans(message: Message) -> list[tuple[int, int]]:
-    """What of a text a client wrote by itself; of an opening that is never closed, nothing."""
+    """What of a message the client wrote on its own; a reminder that is never closed does not count."""
     text = message["content"]
     if not isinstance(text, str) or message["role"] not in ("system", "user"):
         return []
@@ -146,7 +147,7 @@ def _spans(message: Message) -> list[tuple[int, int]]:
 
 
 def _places(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Where dates and times are, ascending."""
+    """(start, end) of each date or time, ascending."""
     for begin, stop in spans:
         for match in DATE.finditer(text, begin, stop):
             start, end = match.span()
@@ -160,7 +161,7 @@ def _places(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, 
 
 
 def _filled(text: str, places: Sequence[tuple[int, int]], dates: Iterable[str]) -> str:
-    """The text with other dates in its places."""
+    """The text with other dates in these places."""
     pieces, at = [], 0
     for (start, end), date in zip(places, dates, strict=False):
         pieces += [text[at:start], date]
