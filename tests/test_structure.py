@@ -31,7 +31,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "prompt": "errors files isolation",
     "output": "interface json_schema prompt",
     "constrain": "errors interface isolation json_schema output prompt",
-    "thinking": "interface isolation prompt",
+    "thinking": "interface isolation output prompt",
     "cache": "errors files formats interface kernels model",
     "packing": "errors files formats kernels model prompt",
     "engine": "cache constrain errors formats hub interface isolation kernels machine model output prompt thinking",

@@ -24,6 +24,7 @@ from tests.support.constraints import (
     events_of,
     feed,
     fits,
+    is_over,
     nested,
     shape,
     text_of,
@@ -94,7 +95,7 @@ def test_calls_as_templates_write_them_are_allowed(lead):
     second = call_text("set", ("depth", "7"), ("deeper", "any\n\n text </param"), ("path", "<b>"))
     constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
     assert feed(constraint, f"{lead}{first}\n{second}\n{call_text('now')}") is None
-    assert constraint.mask()[END] and constraint.complete and not constraint.done
+    assert constraint.mask()[END] and not is_over(constraint)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_none_masks_calls_alone():
     for _ in range(2):
         assert np.flatnonzero(~constraint.mask()).tolist() == [CALL]
         constraint.accept(END - 1)
-    assert (constraint.thinking == constraint.mask()).all() and constraint.forced() == [] and constraint.complete
+    assert (constraint.thinking == constraint.mask()).all()
 
 
 def test_while_thinking_neither_a_call_nor_the_end_can_pass_the_grammar_by():
@@ -152,7 +153,6 @@ def test_a_token_that_is_not_allowed_is_an_error_and_ends_nothing():
     constraint = GRAMMARS.of(Request(schema={}))
     with pytest.raises(UsageError, match="grammar"):
         constraint.accept(END)
-    assert not constraint.done and not constraint.complete
     with pytest.raises(UsageError, match="grammar"):
         constraint.mask()
 
@@ -214,7 +214,7 @@ def test_json_that_holds_closing_tags_is_allowed_and_comes_back_whole():
         constraint = GRAMMARS.of(Request(tools=TOOLS, tool_choice="required"))
         for token in ids:
             constraint.accept(token)
-        assert constraint.complete
+        assert constraint.mask()[END]
         assert [call.arguments for call in calls_of(events_of(ids, TOOLS))] == [
             {"path": "a", "mode": "insert", "where": where}
         ]

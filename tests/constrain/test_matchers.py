@@ -137,7 +137,7 @@ def test_an_answer_goes_on_after_its_grammar_has_left_the_cache(monkeypatch):
     monkeypatch.setattr(matchers, "MAX_KEPT", 1)
     grammars = Grammars(TOKENIZER)
     constraint, other = grammars.of(SAFE), grammars.of(Request(schema={}))
-    while not constraint.complete:
+    while not constraint.mask()[END]:
         constraint.accept(int(constraint.mask().argmax()))
     assert constraint.mask()[END] and other.mask().any()
     grammars.close()

@@ -17,10 +17,9 @@ import pytest
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from a3b.constrain.constraints import validate
 from a3b.errors import UsageError
 from a3b.interface.request import Request
-from tests.support.constraints import GRAMMARS, TOKENIZER, calls_of, events_of, walk
+from tests.support.constraints import GRAMMARS, TOKENIZER, calls_of, events_of, validate, walk
 from tests.support.paths import DATA
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds

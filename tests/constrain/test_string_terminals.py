@@ -23,6 +23,7 @@ from a3b.json_schema.regex_terminals import FORMATS, search_terminal
 from tests.support.constraints import (
     BYTES,
     CALL,
+    END,
     GRAMMARS,
     TOKENIZER,
     call_text,
@@ -30,6 +31,7 @@ from tests.support.constraints import (
     events_of,
     feed,
     fits,
+    is_over,
     shape,
     tool,
     walk,
@@ -50,7 +52,7 @@ def allows(schema, value, **options):
     """Whether a call may have this value, written as it is; if so, what the parser reads."""
     constraint, tools = constraint_of(schema, **options)
     text = call_text("a", ("q", value))
-    if feed(constraint, text) is not None or not constraint.complete:
+    if feed(constraint, text) is not None or not constraint.mask()[END]:
         return False, None
     ids = [CALL, *TOKENIZER.encode_text(text.removeprefix("<tool_call>").removesuffix("</tool_call>")), CALL + 1]
     return True, calls_of(events_of(ids, tools))[0].arguments["q"]
@@ -470,7 +472,7 @@ def test_large_restrictions_work_in_bounded_time(schema):
     r = random.Random(0)
     for _ in range(60):
         constraint.accept(int(r.choice(np.flatnonzero(constraint.mask()))))
-        if constraint.done:
+        if is_over(constraint):
             break
     assert time.process_time() - started < 10
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import llguidance
 import numpy as np
 
 from a3b.constrain.constraints import Grammars
+from a3b.constrain.grammar import document_grammar
+from a3b.constrain.matchers import compiled
 from a3b.engine.engine import nano_directory
 from a3b.interface.events import TextDelta, ToolCallEnd
+from a3b.json_schema.pattern_search import byte_vocabulary
 from a3b.output.parser import OutputParser
 from a3b.prompt.segments import Control
 from a3b.prompt.tokenizer import StreamDecoder, Tokenizer
@@ -123,13 +127,46 @@ def nested(depth):
     return schema
 
 
+def is_over(constraint):
+    """Whether nothing but the end of the turn can follow, if even that."""
+    return set(np.flatnonzero(constraint.mask())) <= {END}
+
+
+def certain(constraint):
+    """Take the tokens of the only text that can follow; their ids."""
+    ids = []
+    while not is_over(constraint) and constraint.mask().sum() == 1:
+        ids.append(int(constraint.mask().argmax()))
+        constraint.accept(ids[-1])
+    return ids
+
+
+def validate(schema, text):
+    """Why `text` is not one whole document of `schema`, None if it is.
+
+    Keys of objects are expected in the schema's order, as constrained answers have them."""
+    text = text.strip(" \t\r\n")
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    matcher = compiled(byte_vocabulary(), document_grammar(schema), {2: "schema"})
+    data = text.encode("utf-8", "replace")
+    num_taken = matcher.try_consume_tokens(list(data))
+    if num_taken < len(data):
+        return (
+            f"not a document of the schema: does not match after {data[:num_taken][-40:].decode('utf-8', 'replace')!r}"
+        )
+    return None if matcher.is_accepting() else "not a document of the schema: it ends too early"
+
+
 def walk(constraint, seed, limit=400):
     """Ids of a random answer without its end, None if it did not come to an end."""
     r, ids, plan = random.Random(seed), [], []
     while len(ids) < limit:
         mask = constraint.mask()
         allowed = np.flatnonzero(mask)
-        assert len(allowed) and mask[END] == constraint.complete
+        assert len(allowed)
         likely = [i for i in ENDINGS if mask[i]]
         plan = plan if plan and mask[plan[0]] else CLOSING[:] * (r.random() < 0.1)
         if plan and mask[plan[0]]:  # random tokens hardly ever end a value
@@ -138,7 +175,7 @@ def walk(constraint, seed, limit=400):
             token = r.choice(likely) if likely and r.random() < 0.7 else int(allowed[r.randrange(len(allowed))])
         constraint.accept(token)
         if token == END:
-            assert constraint.done and constraint.forced() == []
+            assert is_over(constraint)
             return ids
         ids.append(token)
     return None

@@ -26,7 +26,7 @@ from a3b.thinking.loop_detector import (
 OPEN, CLOSE, CALL, WORD, STOP, LINE, GAP, N1, N2, BLANK, END = range(11)
 NAMED = [b"<think>", b"</think>", b"<tool_call>", b" so", b".", b"\n", b"\n\n", b"Now", b" stop\n", b" ", b" end."]
 BYTES = dict.fromkeys(range(2000), b" word") | dict(enumerate(NAMED))
-TOKENS = ThinkingTokens(OPEN, CLOSE, CALL, (N1, N2), (LINE, CLOSE, GAP))
+TOKENS = ThinkingTokens(OPEN, CLOSE, {CALL: 24}, (N1, N2), (LINE, CLOSE, GAP))
 
 
 def control(**options):
@@ -106,7 +106,7 @@ def test_a_model_that_heeds_the_nudge_closes_itself():
 
 
 def test_a_nudge_longer_than_what_is_left_is_left_out():
-    tokens = ThinkingTokens(OPEN, CLOSE, CALL, (N1,) * 50, (LINE, CLOSE, GAP))
+    tokens = ThinkingTokens(OPEN, CLOSE, {CALL: 24}, (N1,) * 50, (LINE, CLOSE, GAP))
     thinking = ThinkingControl(tokens, BYTES.__getitem__, in_thinking=True, budget=60)
     assert N1 not in play(thinking, cycle([WORD, STOP]), 70)
 

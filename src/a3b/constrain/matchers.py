@@ -206,9 +206,6 @@ def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatche
             asked = conversation.receive()
             if asked == "fork":
                 _copy(conversation, matcher)
-            elif asked == "forced":
-                with processor_limit(STEP_S):
-                    conversation.send(matcher.compute_ff_tokens())
             else:
                 with processor_limit(STEP_S):
                     matcher.consume_token(asked)
@@ -217,13 +214,13 @@ def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatche
         os.wait()
 
 
-def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, bool, str]:
-    """(mask in bits, complete, done, error)."""
+def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, str]:
+    """(mask in bits, whether nothing but the end of the turn can follow, error)."""
     with processor_limit(STEP_S):
         is_done = matcher.is_stopped() and not matcher.is_error()
         mask = b"" if is_done or matcher.is_error() else matcher.compute_bitmask()
         error = reason_of(matcher.get_error()) if matcher.is_error() else ""
-        return mask, matcher.is_accepting(), is_done, error
+        return mask, is_done, error
 
 
 def compiled(

@@ -87,7 +87,7 @@ class OutputParser:
         if self._step == self._block:
             return "opening" if self._buffer.text[:1] in self._openers else "text"
         if self._step == self._after_call:
-            return "text" if self._is_bare else "closing"
+            return "text" if self._is_bare or not self._dialect.closer else "closing"
         return "text" if self._step == self._hold else "call"
 
     @property

@@ -5,37 +5,41 @@ bytes, neither the model nor the request. Enter at `ThinkingControl`: `start`, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from a3b.interface.events import ThinkingStop
+from a3b.output.dialects import DIALECTS
+from a3b.output.dialects.dialect import Dialect
 from a3b.prompt.tokenizer import Tokenizer
 from a3b.thinking.loop_detector import LoopDetector
 
 NUDGE = "\n\nI have thought enough about this; I will now answer.\n"
 NUDGE_TOKENS, NUDGE_SHARE = 32, 10  # the nudge comes when fewer than 32 tokens, or a tenth, are left
-CALL_TOKENS = 24  # so many after a `<tool_call>` inside the thinking show whether a call follows
 
 
 @dataclass(frozen=True)
 class ThinkingTokens:
     """Ids of the control tokens around thinking, and of the texts that are forced.
 
+    calls: ids that open a call, and after how many tokens it is clear whether a call follows.
     closing: ends the thinking as the template writes it, "\\n" `</think>` "\\n\\n"; the first newline is left out where
     a line has just ended."""
 
     open: int
     close: int
-    call: int
+    calls: Mapping[int, int]
     nudge: tuple[int, ...]
     closing: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, nudge: str = NUDGE) -> ThinkingTokens:
+    def of(cls, tokenizer: Tokenizer, nudge: str = NUDGE, dialects: Sequence[Dialect] = DIALECTS) -> ThinkingTokens:
         """Those of a tokenizer."""
-        open_id, close_id, call_id = map(tokenizer.control_id, ("<think>", "</think>", "<tool_call>"))
+        open_id, close_id = map(tokenizer.control_id, ("<think>", "</think>"))
+        known = [one for one in dialects if one is dialects[0] or one.opener in tokenizer.control_names]
+        calls = {tokenizer.control_id(one.opener): one.max_opening for one in known}
         closing = (*tokenizer.encode_text("\n"), close_id, *tokenizer.encode_text("\n\n"))
-        return cls(open_id, close_id, call_id, tuple(tokenizer.encode_text(nudge)), closing)
+        return cls(open_id, close_id, calls, tuple(tokenizer.encode_text(nudge)), closing)
 
 
 class ThinkingControl:
@@ -108,8 +112,8 @@ class ThinkingControl:
             return []
         if self._call_tokens:
             self._call_tokens -= 1  # a call in between does not restart the wait, or it might never end
-        elif token_id == self._tokens.call:
-            self._call_tokens = CALL_TOKENS
+        else:
+            self._call_tokens = self._tokens.calls.get(token_id, 0)
         return [] if self._call_tokens else self._due(is_opening)
 
     def _after_text(self, token_id: int, was_thinking: bool) -> list[int]:

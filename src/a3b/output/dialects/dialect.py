@@ -77,8 +77,11 @@ class Dialect(ABC):
     """What chat templates write between the opener and the head."""
     head: tuple[str, str]
     """The text before and after the name of the tool; the arguments follow."""
+    between: str = "\n"
+    """What chat templates write between two calls."""
     first_chars: str
-    """The characters with which a head can begin, also a drifting one; other text after an opener is prose."""
+    """The characters with which a head can begin; other text after an opener is prose. "" if nothing but a call can
+    follow an opener."""
     max_opening: int = 24
     """Tokens after an opener by which it is clear whether a call follows."""
     tool_names: NameRule

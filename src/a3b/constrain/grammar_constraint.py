@@ -1,0 +1,100 @@
+"""What a grammar allows of an answer, token by token. The grammar itself is followed in a process of its own.
+
+Enter at `GrammarConstraint.mask` and `GrammarConstraint.accept`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from a3b.constrain.constraint import Mask
+from a3b.constrain.matchers import STEP_WALL_S
+from a3b.errors import UsageError
+from a3b.isolation.host import Task, TaskKilled
+from a3b.output.parser import Place
+
+
+class GrammarConstraint:
+    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by.
+
+    The process of the grammar computes the mask after a token while the model computes its logits."""
+
+    knows_end, sees_thinking = True, False
+
+    def __init__(self, task: Task, end: int, num_tokens: int, thinking: Mask, notes: tuple[str, ...] = ()):
+        """task: from `Matchers.open`. end: id of the end of the turn. thinking: the tokens allowed in thinking."""
+        self._task, self._end, self._num_tokens, self.thinking, self.notes = task, end, num_tokens, thinking, notes
+        self._mask: Mask | None = None  # None: not here yet
+        self._is_done = self._ended = False
+        self._until = time.monotonic() + STEP_WALL_S  # when the mask must be here
+        self._error = ""
+
+    def copy(self) -> GrammarConstraint:
+        """A copy at the same place, with its own process. Raises UsageError."""
+        try:
+            task = self._task.start_from()
+        except TaskKilled:
+            raise _too_slow() from None
+        return GrammarConstraint(task, self._end, self._num_tokens, self.thinking, self.notes)
+
+    @property
+    def ready(self) -> bool:
+        return self._mask is not None or bool(self._error) or self._task.is_ready() or time.monotonic() > self._until
+
+    def wait(self, seconds: float) -> None:
+        """Until `ready`, but no longer than that."""
+        if not self.ready:
+            self._task.is_ready(seconds)
+
+    def mask(self) -> Mask:
+        if self._mask is None:
+            if not self._error:
+                packed, self._is_done, self._error = self._receive()
+            if self._error:  # an answer that the library can no longer follow is not valid
+                raise UsageError(f"the answer's grammar: {self._error}; use a simpler schema")
+            if self._is_done:
+                self._mask = np.zeros(self._num_tokens, bool)
+                self._mask[self._end] = not self._ended
+            else:
+                bits = np.frombuffer(packed, np.uint8)
+                self._mask = np.unpackbits(bits, bitorder="little", count=self._num_tokens).view(bool)
+        return self._mask
+
+    def accept(self, token_id: int) -> None:
+        if self._ended or not self.mask()[token_id]:
+            self._task.close()
+            self._mask, self._error = None, "it has no place for a token that was taken"
+            raise UsageError(f"token {token_id}: the answer's grammar has no place for it")
+        if token_id == self._end:
+            self._ended = self._is_done = True
+            self._mask = np.zeros(self._num_tokens, bool)
+        else:
+            self._mask = None
+            self._send(token_id)
+
+    def at(self, place: Place, tool: str, num_calls: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self._task.close()
+
+    def _send(self, token_id: int) -> None:
+        self._until = time.monotonic() + STEP_WALL_S
+        try:
+            self._task.send(token_id)
+        except TaskKilled:
+            raise _too_slow() from None
+
+    def _receive(self) -> tuple[bytes, bool, str]:
+        """(mask in bits, done, error)."""
+        try:
+            state: tuple[bytes, bool, str] = self._task.receive(max(self._until - time.monotonic(), 0))
+        except TaskKilled:
+            raise _too_slow() from None
+        return state
+
+
+def _too_slow() -> UsageError:
+    return UsageError("the answer's grammar: a token takes too much time or memory; use a simpler schema")
