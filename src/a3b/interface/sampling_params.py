@@ -1,29 +1,19 @@
-"""How tokens are chosen: the sampling fields with their limits, defaults and presets. Enter at `SamplingParams` and
-`preset`."""
+"""How tokens are chosen: the sampling fields with their limits and defaults, written only here, and the presets.
+
+Knows no wire format and no command line: those read `SAMPLING_FIELDS`. Enter at `SamplingParams` and `preset`."""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from a3b.errors import UsageError, did_you_mean
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 1000  # each token's text is compared with all of them, at every length
-_LIMITS = {  # field: (lowest, highest, lowest itself allowed)
-    "temperature": (0.0, math.inf, True),
-    "top_p": (0.0, 1.0, False),
-    "min_p": (0.0, 1.0, True),
-    "presence_penalty": (-2.0, 2.0, True),
-    "frequency_penalty": (-2.0, 2.0, True),
-    "repetition_penalty": (0.0, math.inf, False),
-}
-_WHOLE_LIMITS = {"top_k": (0, None), "max_tokens": (1, None), "seed": (-(2**63), 2**64 - 1)}
 
 
 def too_many_stops(stops: Sequence[str]) -> str:
@@ -35,32 +25,80 @@ def too_many_stops(stops: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class SamplingField:
+    """A number that steers sampling: its default (None: not set), its limits and its meaning."""
+
+    name: str
+    default: float | None
+    meaning: str
+    low: float
+    high: float = math.inf
+    excludes_low: bool = False
+    is_whole: bool = False
+
+    def check(self, value: Any) -> float | int:
+        """The value as a Python number. Raises UsageError that names the field and the limits."""
+        if self.is_whole:
+            if isinstance(value, numbers.Integral) and not isinstance(value, bool) and self.low <= value <= self.high:
+                return int(value)
+            upper = f" and at most {self.high}" if self.high < math.inf else ""
+            raise UsageError(f"{self.name}: {value!r}; expected a whole number of at least {self.low}{upper}")
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            value = _float(value)
+            is_over_low = value > self.low if self.excludes_low else value >= self.low
+            if math.isfinite(value) and is_over_low and value <= self.high:
+                return value
+        left, right = "(" if self.excludes_low else "[", "]" if self.high < math.inf else ")"
+        raise UsageError(
+            f"{self.name}: {value!r}; expected a finite number in {left}{self.low:g}, {self.high:g}{right}"
+        )
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+
+
+def _real(default: float, meaning: str, *, low: float, high: float = math.inf, excludes_low: bool = False) -> Any:
+    limits = {"meaning": meaning, "low": low, "high": high, "excludes_low": excludes_low}
+    return field(default=default, metadata=limits)
+
+
+def _whole(default: int | None, meaning: str, *, low: int, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "is_whole": True})
+
+
+@dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens and when to stop. Values out of range are refused by name with UsageError.
+    """How to choose tokens and when to stop. Raises UsageError that names a field whose value is out of range.
 
-    temperature 0 is greedy: the highest logit after penalties, the lowest id of equals. top_k 0, top_p 1,
-    min_p 0 switch those cuts off. seed None: the caller of the sampler must choose one (`with_seed`).
-    max_tokens None: up to the end of the context. logit_bias: (token id, what is added to its logit), each id once.
-    """
+    Greedy decoding (temperature 0) takes the highest logit after penalties, the lowest id among equals. A sampler needs
+    a seed: where it is None, the caller chooses one (`with_seed`). logit_bias: (token id, what is added to its logit),
+    each id once."""
 
-    temperature: float = 1.0
-    top_k: int = 20
-    top_p: float = 0.95
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    temperature: float = _real(1.0, "randomness of the choice; 0 is greedy", low=0)
+    top_k: int = _whole(20, "choose among the k likeliest tokens; 0 is off", low=0)
+    top_p: float = _real(
+        0.95, "choose among the likeliest tokens of this probability", low=0, high=1, excludes_low=True
+    )
+    min_p: float = _real(0.0, "drop tokens below this share of the likeliest one's probability", low=0, high=1)
+    presence_penalty: float = _real(0.0, "subtracted from logits of tokens written before", low=-2, high=2)
+    frequency_penalty: float = _real(0.0, "subtracted once for each time a token was written", low=-2, high=2)
+    repetition_penalty: float = _real(
+        1.0, "lowers logits of tokens of prompt and answer; 1 is off", low=0, excludes_low=True
+    )
+    seed: int | None = _whole(None, "same seed, same tokens", low=-(2**63), high=2**64 - 1)
     stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
+    max_tokens: int | None = _whole(None, "most tokens to write; unset, the context is the limit", low=1)
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, (low, high, low_allowed) in _LIMITS.items():
-            object.__setattr__(self, name, _real(name, getattr(self, name), low, high, low_allowed))
-        for name, (low, high) in _WHOLE_LIMITS.items():
-            if name == "top_k" or getattr(self, name) is not None:
-                object.__setattr__(self, name, _whole(name, getattr(self, name), low, high))
+        for name, limits in SAMPLING_FIELDS.items():
+            value = getattr(self, name)
+            if value is not None or limits.default is not None:
+                object.__setattr__(self, name, limits.check(value))
         stop = self.stop
         if not isinstance(stop, tuple | list) or not all(isinstance(s, str) and s for s in stop):
             raise UsageError(f"stop: {stop!r}; expected a tuple of strings that are not empty")
@@ -69,33 +107,18 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(stop))
 
     def with_seed(self, seed: int) -> SamplingParams:
-        """The same with another seed."""
+        """The same parameters with another seed."""
         return replace(self, seed=seed)
 
 
-def _real(name: str, value: Any, low: float, high: float, low_allowed: bool) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-        value = _float(value)
-        if math.isfinite(value) and low <= value <= high and (low_allowed or value > low):
-            return float(value)
-    below = "]" if high < math.inf else ")"
-    expected = f"a finite number in {'[' if low_allowed else '('}{low:g}, {high:g}{below}"
-    raise UsageError(f"{name}: {value!r}; expected {expected}")
-
-
-def _float(value: numbers.Real) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf
-
-
-def _whole(name: str, value: Any, low: int, high: int | None) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_):
-        if low <= value and (high is None or value <= high):
-            return int(value)
-    expected = f"a whole number of at least {low}" + (f" and at most {high}" if high is not None else "")
-    raise UsageError(f"{name}: {value!r}; expected {expected}")
+SAMPLING_FIELDS: Mapping[str, SamplingField] = MappingProxyType(
+    {
+        item.name: SamplingField(item.name, item.default, **item.metadata)
+        for item in fields(SamplingParams)
+        if item.metadata
+    }
+)
+"""The numeric fields of SamplingParams by name."""
 
 
 PRESETS: Mapping[str, SamplingParams] = MappingProxyType(

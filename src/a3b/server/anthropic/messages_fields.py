@@ -8,6 +8,7 @@ from typing import Any
 from a3b.server import response_format
 from a3b.server.fields import FieldRules, Fields, is_empty
 
+NUMBERS = ("temperature", "top_p", "top_k")  # the sampling fields of this API
 MESSAGE = FieldRules(
     read=(
         "model",
@@ -16,9 +17,7 @@ MESSAGE = FieldRules(
         "max_tokens",
         "stream",
         "stop_sequences",
-        "temperature",
-        "top_p",
-        "top_k",
+        *NUMBERS,
         "tools",
         "tool_choice",
         "thinking",

@@ -20,6 +20,7 @@ from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
 from a3b.server.foreign_items import READ_AS_TEXT, block_text
 from a3b.server.response_format import read_form, read_schema
+from a3b.server.sampling_fields import read_numbers
 from a3b.server.thinking_signatures import ThinkingSigner
 from a3b.thinking.stable_dates import without_billing
 
@@ -290,11 +291,9 @@ def _sampling(fields: Fields, max_tokens: int | None) -> dict[str, Any]:
         raise fields.invalid("stop_sequences", "a list of texts that are not empty")
     if refused := too_many_stops(stops):
         raise ApiError(400, f"stop_sequences: {refused}", field="stop_sequences")
-    given = {
-        "temperature": fields.number("temperature"),
-        "top_p": fields.number("top_p"),
-        "top_k": fields.integer("top_k"),
-        "max_tokens": max_tokens or None,
-        "stop": tuple(stops) or None,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+    sampling = read_numbers(fields, messages_fields.NUMBERS)
+    if max_tokens:
+        sampling["max_tokens"] = max_tokens
+    if stops:
+        sampling["stop"] = tuple(stops)
+    return sampling

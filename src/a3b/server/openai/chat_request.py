@@ -6,14 +6,11 @@ asked.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from a3b.errors import UsageError
 from a3b.interface.request import Request
-from a3b.interface.sampling_params import MAX_STOPS, SamplingParams, too_many_stops
 from a3b.prompt.chat_template import REPLAY_KEY, is_reserved
 from a3b.prompt.media import media_in
 from a3b.prompt.normalise_messages import KNOWN, REMINDER_KEY, ROLES
@@ -21,20 +18,10 @@ from a3b.prompt.tool_results import NO_RESULT_KEY, result_warnings
 from a3b.server import response_format
 from a3b.server.errors import ApiError
 from a3b.server.fields import FieldRules, Fields, HarmlessIf, is_empty
+from a3b.server.sampling_fields import COMPLETION_SAMPLING, check_number, read_completion_sampling
 
-MAX_CHOICES, MAX_LOGPROBS, MAX_NAME, MAX_BIASED = 8, 20, 256, 1024
-TOKEN_ID = re.compile(r"[0-9]{1,9}")
+MAX_CHOICES, MAX_LOGPROBS, MAX_NAME = 8, 20, 256
 OWN_KEYS = (REPLAY_KEY, REMINDER_KEY, NO_RESULT_KEY)  # marks in messages that only this server sets
-NUMBERS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-)
 MEDIA = (
     "image",
     "image_url",
@@ -87,7 +74,6 @@ UNSUPPORTED: dict[str, HarmlessIf] = {
     **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), lambda value: value == 1),
     **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
 }
-SAMPLING = (*NUMBERS, "repeat_penalty", "max_tokens", "n_predict", "stop", "logit_bias")
 HARMLESS = {
     "user": "says who asks",
     "safety_identifier": "says who asks",
@@ -103,7 +89,7 @@ HARMLESS = {
 SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
 CHAT = FieldRules(
     read=(
-        *SAMPLING,
+        *COMPLETION_SAMPLING,
         "model",
         "messages",
         "tools",
@@ -112,7 +98,6 @@ CHAT = FieldRules(
         "functions",
         "function_call",
         *response_format.FIELDS,
-        "max_completion_tokens",
         "n",
         "logprobs",
         "top_logprobs",
@@ -177,7 +162,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Completio
         tool_name=name,
         parallel_tool_calls=not legacy and fields.boolean("parallel_tool_calls", True),
         schema=response_format.read_schema(fields),
-        sampling=read_sampling(fields),
+        sampling=read_completion_sampling(fields),
         top_logprobs=_top_logprobs(fields),
         namespace=namespace,
         request_id=request_id,
@@ -215,7 +200,9 @@ def expand_choices(requests: list[Request], n: int) -> list[Request]:
     for request in requests:
         for i in range(n):
             seed = request.sampling.get("seed")
-            sampling = request.sampling if seed is None else _checked("seed", {**request.sampling, "seed": seed + i})
+            sampling = request.sampling
+            if seed is not None:
+                sampling = {**sampling, "seed": check_number("seed", seed + i)}
             found.append(replace(request, sampling=sampling))
     if len(found) == 1:
         return found
@@ -366,67 +353,6 @@ def _top_logprobs(fields: Fields) -> int | None:
     if top is not None and top > MAX_LOGPROBS:
         raise fields.invalid("top_logprobs", f"at most {MAX_LOGPROBS}")
     return top or 0
-
-
-def read_sampling(fields: Fields) -> dict[str, Any]:
-    """The fields of SamplingParams that are given. -1 switches top_k and the limit of tokens off, as other servers have
-    it."""
-    given = {name: fields.number(name) for name in NUMBERS}
-    aliased = given["repetition_penalty"] is None
-    if aliased:
-        given["repetition_penalty"] = fields.number("repeat_penalty")  # llama.cpp's name
-    given |= {"top_k": fields.integer("top_k", least=-1), "seed": fields.integer("seed", least=-(2**63))}
-    if given["top_k"] == -1:
-        given["top_k"] = 0
-    sampling = {name: value for name, value in given.items() if value is not None}
-    for name in sampling:
-        _checked(name, sampling, "repeat_penalty" if aliased and name == "repetition_penalty" else name)
-    for key in ("max_completion_tokens", "max_tokens", "n_predict"):
-        limit = fields.integer(key, least=-1)
-        if limit == 0:
-            raise fields.invalid(key, "at least 1")
-        if limit is not None and limit > 0:
-            sampling.setdefault("max_tokens", limit)
-    if stop := _stop(fields):
-        sampling["stop"] = stop
-    if bias := read_bias(fields):
-        sampling["logit_bias"] = bias
-    return sampling
-
-
-def read_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
-    """What is added to the logits of tokens, by rising id."""
-    expected = f"an object of token ids and numbers from -100 to 100, at most {MAX_BIASED}"
-    given = fields.get("logit_bias", Mapping, expected, {})
-    are_numbers = all(
-        isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100 for bias in given.values()
-    )
-    if len(given) > MAX_BIASED or not are_numbers or not all(TOKEN_ID.fullmatch(id) for id in given):
-        raise fields.invalid("logit_bias", expected)
-    return tuple(sorted({int(id): float(bias) for id, bias in given.items()}.items()))
-
-
-def _checked(name: str, sampling: dict[str, Any], given_as: str = "") -> dict[str, Any]:
-    """given_as: what the client calls it, if not by its name."""
-    field = given_as or name
-    try:
-        SamplingParams(**{name: sampling[name]})
-    except UsageError as error:
-        raise ApiError(400, str(error).replace(name, field, 1), field=field) from None
-    except OverflowError:
-        raise ApiError(400, f"{field}: a number of too many digits", field=field) from None
-    return sampling
-
-
-def _stop(fields: Fields) -> tuple[str, ...]:
-    expected = f"text, or a list of up to {MAX_STOPS} texts, that are not empty"
-    value = fields.get("stop", (str, list), expected, [])
-    stops = [value] if isinstance(value, str) else value
-    if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
-        raise fields.invalid("stop", expected)
-    if refused := too_many_stops(stops):
-        raise ApiError(400, f"{fields.name('stop')}: {refused}", field="stop")
-    return tuple(stops)
 
 
 # -- thinking, in the words of all the servers and clients that have some

@@ -22,24 +22,23 @@ from a3b.server.fields import FieldRules, Fields, is_token_id
 from a3b.server.openai.chat_request import (
     HARMLESS,
     MAX_LOGPROBS,
-    SAMPLING,
     UNSUPPORTED,
     CompletionRequest,
     expand_choices,
     read_count,
-    read_sampling,
     read_stream,
 )
 from a3b.server.openai.choices import Choice, text_logprobs
 from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
+from a3b.server.sampling_fields import COMPLETION_SAMPLING, read_completion_sampling
 from a3b.server.service_protocol import ServiceProtocol
 
 MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = FieldRules(
-    read=(*SAMPLING, "max_completion_tokens", "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
+    read=(*COMPLETION_SAMPLING, "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
     refused={
         **UNSUPPORTED,
         "suffix": lambda value: value == "",
@@ -87,7 +86,7 @@ def read_completion(body: Any, namespace: str = "", request_id: str = "") -> Com
             f"at most {MAX_SCORES}. Send fewer or shorter ones"
         )
         raise ApiError(400, told, field="logprobs")
-    sampling = read_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
+    sampling = read_completion_sampling(Fields({**fields.body, "max_tokens": None} if limit == 0 else fields.body))
     if limit is None:
         sampling.setdefault("max_tokens", DEFAULT_TOKENS)
     found = [

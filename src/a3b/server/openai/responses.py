@@ -47,7 +47,7 @@ from a3b.server.event_streams import (
     while_connected,
 )
 from a3b.server.fields import FieldRules, Fields, is_empty
-from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS, read_bias
+from a3b.server.openai.chat_request import SHORTER, STREAM_OPTIONS
 from a3b.server.openai.responses_input import (
     ConversationReader,
     ToolTable,
@@ -62,6 +62,7 @@ from a3b.server.report import report, warning_headers
 from a3b.server.request_body import read_json
 from a3b.server.response_format import read_form, read_schema
 from a3b.server.response_store import ResponseItem, StoredResponse
+from a3b.server.sampling_fields import NUMBERS, read_bias, read_numbers
 from a3b.server.sse import json_response, sse
 from a3b.server.thinking_signatures import ThinkingSigner
 
@@ -83,14 +84,7 @@ RESPONSE = FieldRules(
         "stream_options",
         "store",
         "max_output_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "seed",
+        *NUMBERS,
         "logit_bias",
         "top_logprobs",
         "truncation",
@@ -343,15 +337,12 @@ def _schema(fields: Fields) -> Mapping[str, Any] | None:
 
 
 def _sampling(fields: Fields) -> dict[str, Any]:
-    numbers = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-    given: dict[str, Any] = {name: fields.number(name) for name in numbers}
-    given |= {
-        "top_k": fields.integer("top_k"),
-        "seed": fields.integer("seed", least=-(2**63)),
-        "max_tokens": fields.integer("max_output_tokens", least=1),
-        "logit_bias": read_bias(fields) or None,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+    sampling = read_numbers(fields)
+    if (limit := fields.integer("max_output_tokens", least=1)) is not None:
+        sampling["max_tokens"] = limit
+    if bias := read_bias(fields):
+        sampling["logit_bias"] = bias
+    return sampling
 
 
 def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str, Any]:
