@@ -23,6 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from a3b.server.error_types import DEFAULT_CODE, openai_error
 from a3b.server.limits import RETRY_AFTER_S, ServerLimits, is_loopback
 from a3b.server.logs import logger, request_line
 from a3b.server.sse import FILLER
@@ -243,7 +244,7 @@ class Connection(H11Protocol):
         self._refuse(
             error.error_status_hint if error else 400,
             f"not a request of HTTP/1.1: {error or msg}",
-            "invalid_request_error",
+            DEFAULT_CODE,
         )
 
     def shutdown(self) -> None:
@@ -328,8 +329,7 @@ class Connection(H11Protocol):
         self._send_refusal(status, message, code)
 
     def _send_refusal(self, status: int, message: str, code: str) -> None:
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+        body = json.dumps(openai_error(status, message, code)).encode()
         retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
