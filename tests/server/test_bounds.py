@@ -220,7 +220,7 @@ def test_more_messages_than_tokens_fit_are_refused_at_once_and_counted_all_the_s
 
 def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
     """Eight others never end until this one has."""
-    told, done = server.service._told, threading.Event()
+    told, done = server.service._rendered, threading.Event()
 
     def slow(request, think):
         if request.messages[0]["content"] == "slow":
@@ -229,7 +229,7 @@ def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
                 time.sleep(0.001)
         return told(request, think)
 
-    monkeypatch.setattr(server.service, "_told", slow)
+    monkeypatch.setattr(server.service, "_rendered", slow)
 
     async def beside() -> tuple[int, list[int]]:
         others = [

@@ -425,7 +425,7 @@ def test_an_answer_that_breaks_off_fails_and_is_not_stored(script, code):
 def test_silence_is_broken_by_progress(monkeypatch):
     class Slow(ScriptedService):
         async def stream(self, request):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
             for event in DONE:
                 yield event
 
