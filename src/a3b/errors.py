@@ -65,7 +65,11 @@ class TokenizerError(A3BError):
 
 
 class TemplateError(A3BError):
-    """The chat template refused the conversation, or the template itself is broken."""
+    """The chat template refused the conversation, or the template itself is broken.
+
+    refusal: the template's own message, if it refused."""
+
+    refusal: str | None = None
 
 
 class ConversationError(A3BError):

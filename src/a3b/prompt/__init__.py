@@ -1,1 +1,1 @@
-"""Messages to token ids: chat template, control tokens, tokenizer."""
+"""Messages to token ids: normalising them, the chat template, control tokens, the tokenizer."""

@@ -1,20 +1,19 @@
 """Messages to a prompt, by the checkpoint's own chat template.
 
-Owns compiling and running the template; it alone says what a prompt looks like. Does not repair messages
-(`prompt/normalise_messages.py`) and knows no ids but replayed ones. Enter at `ChatTemplate.read`.
+Owns compiling and running the template, which alone says what a prompt looks like. Does not repair messages
+(`a3b.prompt.normalise_messages`) and knows no ids but replayed ones. Enter at `ChatTemplate.read`.
 
-Control tokens. Every conversation is rendered twice: as the template is, which gives the text, and with marks
-in place of the control tokens in the template's literals (`prompt/control_marks.py`), which tells them from the same
-characters in a message, a tool, an argument. Both must give the same text, or rendering is refused; so the
-prompt is the template's to the letter, and what a caller supplied is always text.
+Control tokens. Every conversation is rendered twice: with the template as it is, which gives the text, and with
+sentinels in place of the control tokens in the template's literals (`a3b.prompt.control_marks`), which tells them from
+the same characters in a message, a tool or an argument. Both must give the same text, or rendering is refused. So the
+prompt is exactly the template's, and what a caller supplied is always text.
 
-Replay. An assistant message may carry `_replay`, a tuple of the ids that the model sampled after a generation
-prompt with open thinking, up to and including the end of the turn. They then stand for all that the template
-would write between `<think>` and the end of that turn, so a conversation grows by appending. Where the
-template drops the turn's thinking, the message is rendered as text. Ids sampled after a closed block, because
-thinking was off, come as `Closed`, a tuple too; they stand for what follows that block. Only a tuple counts,
-which JSON cannot hold: no client can send ids.
-"""
+Replay. An assistant message may carry `_replay`, a tuple of the ids that the model sampled after a generation prompt
+with open thinking, up to and including the end of the turn. They replace all that the template would write between
+`<think>` and the end of that turn, so a conversation grows by appending. Where the template drops the turn's thinking,
+the message is rendered as text. Ids sampled after a closed block, because thinking was off, come as `Closed`, which is
+also a tuple; they replace what follows that block. Only tuples count, which JSON cannot express, so no client can send
+ids."""
 
 from __future__ import annotations
 
@@ -40,11 +39,11 @@ RESERVED = frozenset(  # what the prompt is made of, the checkpoint's own tokens
 ) | set(SPECIAL_TOKENS)
 
 
-class Closed(tuple):
-    """Ids of a turn that began behind a closed thinking block."""
+class Closed(tuple[int, ...]):
+    """Ids of a turn that began after a closed thinking block."""
 
 
-_THINKING, _ANSWER = "\udffe", "\udfff"  # where a replayed turn's parts came out; no text holds surrogates
+_THINKING, _ANSWER = "\udffe", "\udfff"  # landmarks in the output; no text holds lone surrogates
 
 
 class ChatTemplate:
@@ -58,10 +57,12 @@ class ChatTemplate:
         variables: Mapping[str, str] | None = None,
         limits: TemplateLimits | None = None,
     ):
-        """source: Jinja. control_names: what counts as a control token where the template writes it.
-        variables: trusted strings the template may print, such as `eos_token`. Raises TemplateError."""
+        """Compile a template. Raises TemplateError.
+
+        source: Jinja. control_names: what is a control token where the template itself writes it. where: the source's
+        name in errors. variables: trusted strings that the template may print, such as `eos_token`."""
         self.source, self._where = source, where
-        self.arguments = (source, tuple(control_names), where, variables, limits)  # of one that is alike
+        self.arguments = (source, tuple(control_names), where, variables, limits)  # to make it again elsewhere
         self._variables = dict(variables or {})
         self._marks = ControlSentinels(control_names)
         self._plain = TemplateEnvironment(ControlSentinels(), limits)
@@ -77,9 +78,9 @@ class ChatTemplate:
 
     @classmethod
     def read(cls, directory: str | Path, control_names: Sequence[str] | None = None) -> ChatTemplate:
-        """Of a checkpoint directory, from the first of the files that `prompt/template_files.py` names.
+        """The template of a checkpoint directory. Raises TemplateError and TokenizerError.
 
-        control_names: of its tokenizer; None reads them from tokenizer.json, if that is there."""
+        control_names: those of its tokenizer; None reads them from tokenizer.json, if there is one."""
         files = read_template_files(Path(directory), control_names)
         return cls(files.source, files.control_names, files.where, files.variables)
 
@@ -93,8 +94,8 @@ class ChatTemplate:
     ) -> Prompt:
         """The prompt for a list of messages; `tools` and `kwargs` reach the template as they are given.
 
-        Raises ConversationError (not a list of objects, or values JSON has not), UsageError (a reserved name
-        in `kwargs`), TemplateError: `refusal` is the template's own message, None if it failed otherwise."""
+        Raises ConversationError (not a list of objects, or values that JSON does not have), UsageError (a reserved name
+        in `kwargs`) and TemplateError, whose `refusal` is the template's own message if it refused."""
         check_template_kwargs(kwargs)
         messages = check_messages(messages)
         replays = {
@@ -119,7 +120,7 @@ class ChatTemplate:
             replays = {i: ids for i, ids in replays.items() if _found(output, i, ids)}
 
     def _run(self, variables: dict[str, Any]) -> str:
-        """Output with marks, checked against the output without."""
+        """The output with sentinels, checked against the output without."""
         now, outputs = datetime.now(), []
         for environment, template in zip((self._plain, self._marked), self._templates, strict=True):
             trusted = {name: environment.marks.mark(text) for name, text in self._variables.items()}
@@ -132,7 +133,7 @@ class ChatTemplate:
                 raise template_error(
                     f"{self._where}: stopped at {error}; shorten the conversation or use another template"
                 ) from error
-            except Exception as error:  # templates are programs and fail like programs
+            except Exception as error:  # a template is a program and fails like one
                 raise template_error(
                     f"{self._where} failed on the conversation: {_describe(error)}; "
                     "check the messages, or let --fit repair them"
@@ -155,7 +156,7 @@ class ChatTemplate:
 
 
 def prompt_text(prompt: Prompt, tokenizer: Tokenizer | None = None) -> str:
-    """The prompt as one string, to be read and not to be tokenised. Replayed ids need a tokenizer."""
+    """The prompt as one string, for people to read. Raises UsageError for replayed ids without a tokenizer."""
     pieces = []
     for segment in prompt:
         match segment:
@@ -204,7 +205,7 @@ def _describe(error: Exception) -> str:
 
 
 def _copy(value: Any, where: str) -> Any:
-    """A deep copy with valid Unicode in every string, keys too, so that no string can hold a mark."""
+    """A deep copy with valid Unicode in every string, keys too, so that no string holds a sentinel."""
     try:
         return _copied(value, where)
     except RecursionError:
@@ -236,7 +237,7 @@ def _checked_key(key: Any, where: str) -> Any:
 
 
 def _placeholder(message: dict[str, Any], index: int, ids: tuple[int, ...]) -> dict[str, Any]:
-    """The message with landmarks for thinking and answer; calls stay: the template sees the same turn."""
+    """The message with landmarks for thinking and answer; calls stay, so that the template sees the same turn."""
     thinking = "" if isinstance(ids, Closed) else f"{_THINKING}{index}{_THINKING}"
     return {**message, "reasoning_content": thinking, "content": f"{_ANSWER}{index}{_ANSWER}"}
 
@@ -247,7 +248,7 @@ def _found(output: str, index: int, ids: tuple[int, ...]) -> bool:
 
 
 def _find_replays(output: str, replays: dict[int, Any], end: str | None) -> list[tuple[int, int, int]] | None:
-    """(message, start, end) of each replayed turn in the output; None if one has no thinking there."""
+    """(index, start, end) of each replayed turn in the output; None if the template dropped the thinking of one."""
     if not all(_found(output, index, ids) for index, ids in replays.items()):
         return None
     rest = f"[^{_THINKING}{_ANSWER}]*?{end}"
@@ -262,14 +263,14 @@ def _find_replays(output: str, replays: dict[int, Any], end: str | None) -> list
     return spans
 
 
-def _checked_ids(ids: tuple, index: int) -> tuple[int, ...]:
+def _checked_ids(ids: tuple[Any, ...], index: int) -> tuple[int, ...]:
     if not all(isinstance(i, int) and i >= 0 for i in ids):
         raise ConversationError(f"messages[{index}].{REPLAY_KEY}: expected token ids, found {str(ids)[:100]}")
     return tuple(ids)
 
 
 def _merge(prompt: Prompt) -> Prompt:
-    """Neighbouring texts as one, so that they are cut into tokens together."""
+    """The prompt with neighbouring texts joined, so that they are tokenised together."""
     merged: Prompt = []
     for segment in prompt:
         if isinstance(segment, Text) and merged and isinstance(merged[-1], Text):

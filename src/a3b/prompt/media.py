@@ -1,15 +1,16 @@
-"""Images, sounds, videos and files in what tools return. This model reads text only, so a word stands in their place: a
-refusal would end the conversation of an agent, because results stay in all later requests. Enter at `media_in`."""
+"""Images, sounds, videos and files in what tools return.
+
+This model reads text only, so a note replaces them. A refusal would end an agent's conversation, because results stay
+in all later requests. Enter at `media_in`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-SEEN = ("image", "audio", "video")  # a part of such a type is one
-# a part of such a type is one if it has the bytes; else it is data about a file
-FILES = ("file", "document", "resource")
-BYTES = (
+SEEN = ("image", "audio", "video")  # a part of such a type is always media
+FILES = ("file", "document", "resource")  # a part of such a type is a file only if it has one of CONTENT
+CONTENT = (  # else it is data about a file
     "data",
     "blob",
     "source",
@@ -30,8 +31,7 @@ _NAMES = {
 
 
 def media_in(part: Any) -> str | None:
-    """What a part of a tool's output holds that is not text: image, audio, video, file, document; None for text and for
-    data."""
+    """The kind of media in a part of a tool's output: image, audio, video, file or document; None for text and data."""
     if not isinstance(part, Mapping):
         return None
     kind = part.get("type")
@@ -41,7 +41,7 @@ def media_in(part: Any) -> str | None:
             if "text" in part
             else next((name for key, name in _NAMES.items() if _is_content(key, part.get(key))), None)
         )
-    if kind == "media":  # with the type of its data beside it
+    if kind == "media":  # its type is beside it
         kind = str(part.get("mediaType") or part.get("mimeType") or "file").partition("/")[0]
     name = _NAMES.get(kind) if isinstance(kind, str) else None
     if name in SEEN or kind == "input_file":
@@ -50,12 +50,12 @@ def media_in(part: Any) -> str | None:
 
 
 def left_out(kind: str) -> str:
-    """What the model reads in the place of an image or a file."""
+    """What the model reads in place of an image or a file."""
     return f"[{kind} left out: this model reads text only]"
 
 
 def _file(name: str, part: Mapping[str, Any]) -> str | None:
-    held = [part[key] for key in BYTES if part.get(key) is not None]
+    held = [part[key] for key in CONTENT if part.get(key) is not None]
     for value in held:
         if isinstance(value, Mapping) and (
             value.get("type") in ("text", "content") or isinstance(value.get("text"), str)
@@ -65,7 +65,7 @@ def _file(name: str, part: Mapping[str, Any]) -> str | None:
 
 
 def _is_content(key: str, value: Any) -> bool:
-    """Whether the value of a key in a part without a type is an image or a file, and not a name or address of one."""
+    """Whether the value of a key in a part without a type is an image or a file, and not just its name or address."""
     if isinstance(value, Mapping):
         return key not in (*SEEN, *FILES) and isinstance(
             value.get("url") or value.get("data") or value.get("file_data"), str

@@ -1,6 +1,6 @@
-"""What is wrong with messages or tools, named by its place; for callers that show a template's refusal to people.
+"""What is wrong with messages or tools, named by its place, for callers that show a template's refusal to people.
 
-A template refuses in its own words and order: of an unknown role it may say that no user query was found. Knows no
+A template refuses in its own words and order: for an unknown role it may say that no user query was found. Knows no
 template. Enter at `message_fault` and `check_tools`."""
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
 def message_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first thing that templates do not know, or None: "messages[1].role: 'usr'; expected ..."."""
+    """The first thing in the messages that templates do not know, such as "messages[1].role: 'usr'; expected ..."; None
+    if there is nothing."""
     if not messages:
         return "messages: the list is empty; expected at least one message"
     for index, message in enumerate(messages):
@@ -26,9 +27,9 @@ def message_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def missing_fault(messages: Sequence[Mapping[str, Any]], roles: Collection[str] | None = None) -> str | None:
-    """The first message that lacks what no message can do without; templates render some of these as an empty turn.
+    """The first message without what every message needs; templates render some of those as an empty turn.
 
-    roles: those there are; None leaves that to the template."""
+    roles: the known ones; None leaves them to the template."""
     for index, message in enumerate(messages):
         if message.get("role") is None or (roles is not None and message["role"] not in roles):
             return f"messages[{index}].role: {_role(message)}"
@@ -41,7 +42,7 @@ def missing_fault(messages: Sequence[Mapping[str, Any]], roles: Collection[str] 
 
 
 def check_tools(tools: Any, where: str = "tools") -> list[Mapping[str, Any]] | None:
-    """`tools` if it is None or a list of objects that have names. Raises UsageError."""
+    """`tools` as a list if they are objects with names, or None. Raises UsageError."""
     if tools is None:
         return None
     if not isinstance(tools, list | tuple):

@@ -1,28 +1,27 @@
-"""Any history into one that chat templates accept. Knows no template and no ids; enter at `normalise_messages`.
+"""Any history into one that chat templates accept. Knows no template and no ids. Enter at `normalise_messages`.
 
-What is done, always in this order, each change with a note unless it is only another spelling of the same
-thing:
+These changes are made, in this order, each with a note unless it is only another spelling of the same thing:
 
-* Roles: `developer` is system, `function` is tool, `human` user, `ai` and `model` assistant; any other, or
+* Roles: `developer` is system, `function` is tool, `human` is user, `ai` and `model` are assistant; any other role, or
   none, is user.
-* Content: null is "", text parts are joined as templates join them (nothing between), image and video parts
-  stay parts in the form templates know, other parts and other values become JSON text. In a tool's result images,
-  sounds and files become a note (`prompt/media.py`).
-* Thinking of an assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types, are
-  `reasoning_content`.
-* Calls: `function_call` is a tool call; arguments as a JSON string are parsed, null is {}, and so is [], as PHP writes
-  it. Arguments that are not a JSON object are kept whole under the key "arguments". What is not a call at all becomes
+* Content: null is ""; text parts are joined as templates join them, with nothing in between; image and video parts stay
+  parts in the form that templates know; other parts and values become JSON text. In a tool's result images, sounds and
+  files become a note (`a3b.prompt.media`).
+* Thinking of the assistant: `reasoning`, `thinking` and the texts of `reasoning_details`, or parts of those types,
+  become `reasoning_content`.
+* Calls: `function_call` is a tool call; arguments are parsed if they are a JSON string; null is {}, and so is [], as
+PHP
+  writes it. Arguments that are not a JSON object are kept under the key "arguments". What is not a call at all becomes
   text of the message.
-* Results of tools stand beside their calls (`prompt/tool_results.py`).
-* System messages before the first turn of the assistant are merged into the first place, in their order, a blank line
-  between. Later ones stay where they are, so that nothing before them changes: they become turns of the user in the
-  tags of a reminder, marked as `REMINDER_KEY`. Images in both become a word.
-* A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an
-  empty user turn behind the system message: the order stays, and all thinking counts as part of the current
-  task. The same where a tool result stands first, which no turn would hold.
+* Results of tools are put right after their calls (`a3b.prompt.tool_results`).
+* System messages before the first turn of the assistant are merged into the first message, in their order, separated by
+  blank lines. Later ones stay where they are, so that nothing before them changes: they become user messages in
+  reminder tags, marked with `REMINDER_KEY`. Images in both become a word.
+* A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an empty user
+  message after the system message: the order stays, and all thinking counts as part of the current task. So does one
+  that begins with a tool result, which would belong to no turn.
 
-Keys that are not named here pass unchanged. The input is not changed.
-"""
+Other keys pass unchanged. The input is not modified."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ from a3b.prompt.chat_template import check_messages
 from a3b.prompt.media import left_out, media_in
 from a3b.prompt.tool_results import KNOWN, ROLES, pair_results
 
-REMINDER_KEY = "_reminder"  # of a message that was a late one of the system
+REMINDER_KEY = "_reminder"  # in a message that was a late system message
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
@@ -45,19 +44,21 @@ Message = dict[str, Any]
 
 
 def normalise_messages(messages: Any) -> tuple[list[Message], list[str]]:
-    """(messages that templates accept, notes on what was changed for that).
+    """(messages that templates accept, notes on what was changed).
 
-    Raises ConversationError for what is not a list of objects or is nested deeper than Python can follow."""
+    Raises ConversationError for what is not a list of objects, or is nested too deeply."""
     notes: list[str] = []
     try:
-        fitted = [_Fitting(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))]
+        done = [
+            _MessageNormaliser(m, f"messages[{i}]", notes).message() for i, m in enumerate(check_messages(messages))
+        ]
     except RecursionError:
         raise ConversationError("messages: nested too deeply; send flatter JSON") from None
-    return _with_query(_with_one_system(_with_results_paired(fitted, notes), notes), notes), notes
+    return _with_query(_with_one_system(_with_results_paired(done, notes), notes), notes), notes
 
 
-class _Fitting:
-    """One message on its way."""
+class _MessageNormaliser:
+    """One message, and the notes on it."""
 
     def __init__(self, message: Mapping[str, Any], where: str, notes: list[str]):
         self.given, self.where, self.notes = message, where, notes
@@ -68,13 +69,13 @@ class _Fitting:
 
     def message(self) -> Message:
         deadlines.check()
-        fitted = dict(self.given)
-        fitted["role"] = self._role(fitted.get("role"))
-        fitted["content"] = self._content(fitted.get("content"), fitted["role"])
-        if fitted["role"] == "assistant":
-            self._add_thinking(fitted)
-            self._add_calls(fitted)
-        return fitted
+        message = dict(self.given)
+        message["role"] = self._role(message.get("role"))
+        message["content"] = self._content(message.get("content"), message["role"])
+        if message["role"] == "assistant":
+            self._add_thinking(message)
+            self._add_calls(message)
+        return message
 
     def _role(self, role: Any) -> str:
         name = role.strip().lower() if isinstance(role, str) else role
@@ -105,12 +106,12 @@ class _Fitting:
             self.note("content is a list without parts, kept as JSON text")
             return _json(content)
         parts = [part for item in content for part in self._part(item, role)]
-        if role == "tool" and any(map(media_in, content)):  # a note is a line of its own
+        if role == "tool" and any(map(media_in, content)):  # notes are lines of their own
             return "\n".join(part["text"] for part in parts)
         return self._joined(parts)
 
     def _part(self, part: Any, role: str) -> list[Message]:
-        """A content part as none or one part that templates know."""
+        """A content part as at most one part that templates know."""
         if part is None:
             return []
         if isinstance(part, str):
@@ -146,36 +147,36 @@ class _Fitting:
 
     # -- what only an assistant has
 
-    def _add_thinking(self, fitted: Message) -> None:
-        given = [fitted.pop(key) for key in _THINKING_KEYS if key in fitted]
-        given.append(_details(fitted.pop("reasoning_details", None)))
+    def _add_thinking(self, message: Message) -> None:
+        given = [message.pop(key) for key in _THINKING_KEYS if key in message]
+        given.append(_details(message.pop("reasoning_details", None)))
         texts = [_as_text(value) for value in given if value is not None]
         if self.thinking:
             texts.append("\n".join(self.thinking))
-        told = [text for text in texts if text.strip()]
-        if len({text.strip() for text in told}) > 1:
+        filled = [text for text in texts if text.strip()]
+        if len({text.strip() for text in filled}) > 1:
             self.note("reasoning differs under two names, the first is kept")
         if texts:
-            fitted["reasoning_content"] = told[0] if told else texts[0]
+            message["reasoning_content"] = filled[0] if filled else texts[0]
 
-    def _add_calls(self, fitted: Message) -> None:
-        calls = fitted.pop("tool_calls", None)
+    def _add_calls(self, message: Message) -> None:
+        calls = message.pop("tool_calls", None)
         calls = [calls] if isinstance(calls, (Mapping, str)) else calls
         if calls is not None and not isinstance(calls, (list, tuple)):
             calls = [calls]
         calls = list(calls or [])
-        if (legacy := fitted.pop("function_call", None)) is not None:
+        if (legacy := message.pop("function_call", None)) is not None:
             calls.append({"function": legacy})
         kept = []
         for i, call in enumerate(calls):
             call, where = self._call(call, f"tool_calls[{i}]"), f"tool_calls[{i}]"
             if isinstance(call, str):
                 self.note(f"{where} is no call, kept as text")
-                fitted["content"] = _append_text(fitted["content"], call)
+                message["content"] = _append_text(message["content"], call)
             else:
                 kept.append(call)
         if kept:
-            fitted["tool_calls"] = kept
+            message["tool_calls"] = kept
 
     def _call(self, call: Any, where: str) -> Message | str:
         function = call.get("function", call) if isinstance(call, Mapping) else None
@@ -221,7 +222,7 @@ def _with_results_paired(messages: list[Message], notes: list[str]) -> list[Mess
 
 
 def _with_one_system(messages: list[Message], notes: list[str]) -> list[Message]:
-    """At most one system message, in the first place; those behind a turn of the assistant as reminders."""
+    """At most one system message, at the beginning; those after a turn of the assistant become reminders."""
     begun = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
     systems = [message for message in messages[:begun] if message["role"] == "system"]
     texts = [text for message in systems if (text := message["content"].strip())]
@@ -246,7 +247,7 @@ def _as_reminder(text: str) -> str:
 
 
 def _with_query(messages: list[Message], notes: list[str]) -> list[Message]:
-    """At least one turn of the user that is a question, and no tool result in the first place."""
+    """At least one question of the user, and no tool result at the beginning."""
     starts_with_result = bool(messages) and messages[0]["role"] == "tool"
     if any(map(_is_query, messages)) and not starts_with_result:
         return messages
@@ -256,7 +257,7 @@ def _with_query(messages: list[Message], notes: list[str]) -> list[Message]:
 
 
 def _is_query(message: Message) -> bool:
-    """Whether templates see a question here, and not a tool's answer in the clothes of a user."""
+    """Whether templates see a question, and not a tool result sent with role "user"."""
     if message["role"] != "user":
         return False
     parts = message["content"]
@@ -270,7 +271,7 @@ def _is_query(message: Message) -> bool:
 
 
 def _details(value: Any) -> str | None:
-    """The texts among `reasoning_details`; what is encrypted or of another kind has none."""
+    """The texts in `reasoning_details`; None if there are none, as when they are encrypted."""
     items = value if isinstance(value, (list, tuple)) else [value]
     texts = [item.get("text") for item in items if isinstance(item, Mapping)]
     return "".join(text for text in texts if isinstance(text, str)) or None
@@ -283,7 +284,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _media(part: Mapping[str, Any]) -> str | None:
-    """ "image" or "video" for a part that is one."""
+    """ "image" or "video" for such a part, else None."""
     kind = part.get("type")
     for media in ("image", "video"):
         if kind in (media, f"{media}_url", f"input_{media}"):
@@ -304,22 +305,22 @@ def _append_text(content: str | list[Message], text: str) -> str | list[Message]
 
 
 def _as_text(value: Any) -> str:
-    """Text of a string, of a list of strings or text parts, or JSON."""
+    """The text of a string, of a text part or of a list of these; other values as JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
         return "".join(_as_text(item) for item in value)
-    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
-        return value["text"]
+    if isinstance(value, Mapping) and isinstance(text := value.get("text"), str):
+        return text
     return _json(value)
 
 
 def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):  # keys that JSON has not, or a list inside itself
+    except (TypeError, ValueError):  # keys that JSON does not have, or a list inside itself
         return str(value)
 
 

@@ -1,7 +1,7 @@
-"""Prompts by the chat template: short conversations at once, long ones in a separate process.
+"""Prompts by the chat template: short conversations in this thread, long ones in a separate process.
 
-A template is a program that runs in Python: a long conversation would keep all other threads waiting, and cannot be
-stopped. Enter at `Renderer.render`."""
+A template is a program that runs in Python: with a long conversation it would keep all other threads waiting, and it
+cannot be interrupted. Knows neither messages nor ids. Enter at `Renderer.render`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.segments import Prompt
 from a3b.prompt.template_files import template_error
 
-AT_ONCE = 1_000  # values of a conversation that is rendered here
-CHARS_AT_ONCE = 1 << 20
+MAX_VALUES_HERE = 1_000  # in a conversation that is rendered in this process
+MAX_CHARS_HERE = 1 << 20
 RENDER_S, RENDER_BYTES = 30, 768 << 20  # processor time and memory
 RENDER_WALL_S = 60
-MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # at once: in all, and of one namespace
-BATCH = 2_000  # messages or segments that are sent at once
+MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # processes at a time: in all, and of one namespace
+BATCH = 2_000  # messages or segments sent in one piece
 
 
 class Renderer:
-    """A template for the conversations of a server. Used by any thread."""
+    """Renders the conversations of a server. Used by any thread."""
 
     def __init__(self, template: ChatTemplate):
         self._template = template
@@ -35,7 +35,9 @@ class Renderer:
         self._host = Host(RENDER_BYTES, ChatTemplate, *template.arguments)
 
     def render(self, messages: Sequence[Mapping[str, Any]], namespace: str, **kwargs: Any) -> Prompt:
-        """As `ChatTemplate.render`, for a request of a namespace."""
+        """The prompt of `ChatTemplate.render`, and what that raises.
+
+        Raises OverloadedError if no process can be started, and what ends the work of this thread."""
         if not _is_long((messages, kwargs)):
             return self._template.render(messages, **kwargs)
         with self._slots.one(namespace):
@@ -45,7 +47,7 @@ class Renderer:
         task: Task | None = None
         try:
             task = self._host.start(_render, kwargs)
-            for start in range(0, len(messages), BATCH):  # each message of ours keeps the interpreter's lock
+            for start in range(0, len(messages), BATCH):  # pickling holds the interpreter's lock
                 task.send(messages[start : start + BATCH])
                 deadlines.check()
             task.send([])
@@ -69,45 +71,46 @@ class Renderer:
         return prompt
 
     def close(self) -> None:
+        """End what still runs."""
         self._host.close()
 
 
-def _render(conversation: Channel, template: ChatTemplate, kwargs: dict[str, Any]) -> None:
-    """Messages in, then segments out, both in batches until one is empty; or an error."""
+def _render(channel: Channel, template: ChatTemplate, kwargs: dict[str, Any]) -> None:
+    """In the other process: receive messages, send segments or an error. Batches end with an empty one."""
     messages: list[Any] = []
-    while batch := conversation.receive():
+    while batch := channel.receive():
         messages += batch
     try:
         with processor_limit(RENDER_S):
             prompt = template.render(messages, **kwargs)
     except A3BError as error:
-        conversation.send(error)
+        channel.send(error)
         return
     except MemoryError:
-        conversation.send(TemplateError("chat template: not enough memory for the conversation; shorten it"))
+        channel.send(TemplateError("chat template: not enough memory for the conversation; shorten it"))
         return
     parts = [(type(segment), *vars(segment).values()) for segment in prompt]
     for start in range(0, len(parts), BATCH):
-        conversation.send(parts[start : start + BATCH])
-    conversation.send([])
+        channel.send(parts[start : start + BATCH])
+    channel.send([])
 
 
 def _is_long(value: Any) -> bool:
-    """Whether there are many values in a value, or many characters."""
+    """Whether a value contains many values, or many characters."""
     level, num, chars = list(value), 0, 0
     while level:
         deadlines.check()
-        below = []
+        below: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 chars += len(item)
             elif isinstance(item, Mapping):
                 below += item.values()
                 num += len(item)
-            elif isinstance(item, list):  # a tuple holds ids to be replayed
+            elif isinstance(item, list):  # a tuple holds replayed ids
                 below += item
                 num += len(item)
-        if num > AT_ONCE or chars > CHARS_AT_ONCE:
+        if num > MAX_VALUES_HERE or chars > MAX_CHARS_HERE:
             return True
         level = below
     return False

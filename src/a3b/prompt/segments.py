@@ -1,9 +1,7 @@
 """What a prompt is made of: control tokens, text and replayed ids. Knows no tokenizer and no template.
 
-The three are kept apart up to the ids: text is never searched for control tokens, so a user who writes
-`<|im_end|>` has written ten characters. A control token is one only because the template or the model itself
-wrote it.
-"""
+The three are kept apart up to the ids: text is never searched for control tokens, so a user who writes `<|im_end|>` has
+written ten characters. Only the template and the model write control tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Replay:
-    """Ids the model sampled earlier, put back as they were; text encoded again might be cut differently."""
+    """Ids that the model sampled earlier; encoding their text again might give others."""
 
     ids: tuple[int, ...]
 
@@ -37,7 +35,7 @@ class Replay:
 Segment = Control | Text | Replay
 Prompt = list[Segment]
 
-# The control tokens of the Qwen3.6 vocabulary in id order; a checkpoint's tokenizer.json has the last word.
+# The control tokens of the Qwen3.6 vocabulary in id order; those in a checkpoint's tokenizer.json take precedence.
 CONTROL_NAMES: tuple[str, ...] = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -71,7 +69,7 @@ _CHUNK = 1 << 20  # characters
 
 
 def well_formed(text: str) -> str:
-    """`text` as valid Unicode: halves of a surrogate pair are joined, a lone half becomes U+FFFD."""
+    """`text` as valid Unicode: surrogate pairs are joined, lone surrogates become U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -80,7 +78,8 @@ def well_formed(text: str) -> str:
 
 
 def _mended(text: str) -> Iterator[str]:
-    """Codecs call a handler for each half, which takes a microsecond; here a client may send millions."""
+    """By NumPy: a codec calls its error handler for each surrogate, which takes a microsecond, and there may be
+    millions."""
     import numpy as np
 
     start = 0
@@ -110,6 +109,7 @@ def ends_in_thinking(prompt: Prompt) -> bool:
 
 
 def refuse_images(prompt: Prompt) -> None:
+    """Raises UsageError for a prompt with an image or a video."""
     for segment in prompt:
         if isinstance(segment, Control) and segment.name in VISION_PADS:
             raise UsageError("messages hold an image or a video: vision is not implemented; send text only")

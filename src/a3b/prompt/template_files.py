@@ -1,4 +1,6 @@
-"""The files of a checkpoint that a chat template comes from. Enter at `read_template_files`."""
+"""The files of a checkpoint that a chat template comes from.
+
+Does not compile it. Enter at `read_template_files`."""
 
 from __future__ import annotations
 
@@ -18,17 +20,19 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 @dataclass(frozen=True)
 class TemplateFiles:
+    """A template, and what it needs of its checkpoint."""
+
     source: str  # Jinja
     where: str  # the file it was found in
     control_names: Sequence[str]
-    variables: Mapping[str, str]  # `eos_token` and its like, which templates may print
+    variables: Mapping[str, str]  # such as `eos_token`, which templates may print
 
 
 def read_template_files(directory: Path, control_names: Sequence[str] | None) -> TemplateFiles:
-    """chat_template.jinja, else tokenizer_config.json, else chat_template.json.
+    """The template in chat_template.jinja, else in tokenizer_config.json, else in chat_template.json.
 
-    control_names: None takes them from tokenizer.json, or the family's if there is none.
-    Raises TemplateError, TokenizerError."""
+    control_names: None takes them from tokenizer.json, or those of Qwen3.6 if there is none. Raises TemplateError and
+    TokenizerError."""
     config = _read_json(directory / "tokenizer_config.json")
     source, where = _find_source(directory, config)
     if control_names is None:
@@ -37,7 +41,7 @@ def read_template_files(directory: Path, control_names: Sequence[str] | None) ->
 
 
 def template_error(text: str, refusal: str | None = None) -> TemplateError:
-    """A TemplateError; `refusal` is the template's own message if it is the template that refused."""
+    """A TemplateError. refusal: the template's own message, if the template refused."""
     error = TemplateError(text)
     error.refusal = refusal
     return error
@@ -82,7 +86,7 @@ def _control_names(directory: Path) -> Sequence[str]:
 
 
 def _special_tokens(config: Any) -> dict[str, str]:
-    """`eos_token` and its like, which templates may print."""
+    """The special tokens that templates may print, such as `eos_token`."""
     found = {}
     for name in SPECIAL_TOKENS:
         token = config.get(name) if isinstance(config, Mapping) else None

@@ -1,17 +1,17 @@
-"""Where chat templates run: a Jinja sandbox with marks for the template's control tokens, and with limits.
+"""Where chat templates run: a Jinja sandbox with sentinels for the template's control tokens, and with limits.
 
-Owns the environment and its limits; the marks themselves are `prompt/control_marks.py`. Knows no messages. Enter at
+Owns the environment and its limits; the sentinels are those of `a3b.prompt.control_marks`. Knows no messages. Enter at
 `TemplateEnvironment`.
 
-Marks. Literals of the template are compiled with their control tokens marked. Where the template *looks* for
-a control token in data (`'</think>' in content`, `content.split('</think>')`), the literal must stand for its
-spelling: comparisons are rewritten for that, and methods of strings get their arguments so.
+Sentinels. Literals of the template are compiled with sentinels for their control tokens. Where the template looks for a
+control token in data (`'</think>' in content`, `content.split('</think>')`), the literal must mean its spelling:
+comparisons are rewritten to unmark their operands, and string methods get unmarked arguments.
 
-Limits. A template is code from a stranger. It reaches no Python internals (Jinja's immutable sandbox, no loader, no
-modules). `TemplateLimits` bounds loop rounds plus calls, the length of each string or list that operators, methods of
-strings, filters, slices and blocks build, all that is built together, the text of lists that hold each other many times
-over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of tuples in tuples, and regular expressions
-inside Jinja's filters."""
+Limits. A template is code from a stranger. It cannot reach Python internals (Jinja's immutable sandbox, no loader, no
+modules). `TemplateLimits` bounds loop rounds plus calls, the length of each string or list that operators, string
+methods, filters, slices and blocks build, the total of what is built, the text of lists that contain each other many
+times over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of nested tuples, and regular
+expressions inside Jinja's filters."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -42,24 +43,27 @@ _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent
 _SPELLING = frozenset(
     "e escape forceescape string title upper lower capitalize trim urlencode wordcount truncate tojson list".split()
 )
-# lists in lists take as long as their text is
+# comparing nested lists takes time in proportion to their text
 _COMPARING = frozenset({"max", "min", "sort", "unique", "groupby", "dictsort"})
-MAX_ARGUMENT = 100  # of what says how a text is written: an indent, a separator, digits
-PART_SIZE = 16  # what each part of a text that is split counts
-LOOK_STEPS = 1000  # between two looks whether somebody still waits
+MAX_ARGUMENT = 100  # of an indent, a separator, a number of digits
+PART_SIZE = 16  # what each part of a split text counts
+CHECK_STEPS = 1000  # between two checks whether the work has to end
+Filter: TypeAlias = Callable[..., Any]
 _REMOVED_FILTERS = ("batch", "pprint", "random", "slice", "striptags", "urlize", "wordwrap", "xmlattr")
 
 
 @dataclass(frozen=True)
 class TemplateLimits:
-    steps: int = 5_000_000  # loop rounds and calls of one rendering
+    """What one rendering may use."""
+
+    steps: int = 5_000_000  # loop rounds and calls
     chars: int = 1 << 26  # characters of one string, items of one list, and characters of the output
-    built: int = 1 << 29  # characters and items of all strings and lists built in one rendering
+    built: int = 1 << 29  # characters and items of all strings and lists that are built
     bits: int = 4096  # of an integer
 
 
 class RefusedByTemplate(Exception):
-    """`raise_exception` in a template; `message` is the template's own text."""
+    """The template called `raise_exception`. message: what it passed."""
 
     def __init__(self, message: Any):
         super().__init__(message)
@@ -76,7 +80,7 @@ class _Spent:
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """The environment chat templates expect (helpers as in `transformers`), with marks and limits."""
+    """The environment that chat templates expect, with the helpers of `transformers`, sentinels and limits."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -100,16 +104,17 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"replace": self._replace, "join": self._join_filter, "sum": self._sum}
         self.filters = {name: self._counting(name, function) for name, function in self.filters.items()}
         for name in ("in", "eq", "equalto", "==", "ne", "!="):
-            self.tests[name] = self._unmarked_test(self.tests[name])
+            test: Any = self.tests[name]
+            self.tests[name] = self._unmarked_test(test)
         self.globals |= {"raise_exception": _refuse, "namespace": _SafeNamespace, "dict": _new_dict}
         self.globals["strftime_now"] = self._strftime
         del self.globals["lipsum"]
 
     def render(self, template: Any, variables: dict[str, Any], now: datetime) -> str:
-        """The output, marks included. Raises what the template raises."""
+        """The output, with sentinels. Raises what the template raises."""
         spent, clock = self._spent.set(_Spent()), self._now.set(now)
         try:
-            return template.render(variables)
+            return str(template.render(variables))
         finally:
             self._spent.reset(spent)
             self._now.reset(clock)
@@ -117,18 +122,19 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     # -- limits
 
     def spend(self, steps: int) -> None:
+        """Count loop rounds or calls. Raises LimitReached, and what ends the work of this thread."""
         spent = self._spent.get(None)
-        if spent is None:  # constant folding while compiling
+        if spent is None:  # Jinja folds constants while it compiles
             return
         spent.steps += steps
         if spent.steps > self.limits.steps:
             raise LimitReached(f"more than {self.limits.steps:,} loop rounds and calls")
-        if spent.steps - spent.looked >= LOOK_STEPS:
+        if spent.steps - spent.looked >= CHECK_STEPS:
             spent.looked = spent.steps
             deadlines.check()
 
     def allow(self, length: int) -> None:
-        """Count a string or list of `length` that is about to be built."""
+        """Count a string or list of `length` before it is built. Raises LimitReached."""
         spent = self._spent.get(None) or _Spent()
         spent.built += length
         if length > self.limits.chars:
@@ -137,13 +143,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             raise LimitReached(f"more than {self.limits.built:,} characters built")
 
     def counted(self, value: Any) -> Any:
-        """`value`, counted if it is a string or a list."""
+        """The value, counted if it is a string, list or object."""
         if isinstance(value, str | list | tuple | dict):
             self.allow(len(value))
         return value
 
     def spelled(self, value: Any) -> Any:
-        """`value`, before its text is made: that of a list may be much longer than the list."""
+        """The value, with its text counted before it is made: that of a list may be much longer than the list."""
         if not isinstance(value, str | int | float | None):
             self.allow(text_size(value))
         return value
@@ -152,7 +158,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.allow(len(pattern) + fields * max(map(text_size, values), default=0))
 
     def concat(self, pieces: Iterable[str]) -> str:
-        """Jinja's own joining: of the output, macros and blocks."""
+        """Jinja's own way to join the pieces of the output, of macros and of blocks."""
         kept, length = [], 0
         for piece in pieces:
             kept.append(piece)
@@ -163,7 +169,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return "".join(kept)
 
     def bounded(self, items: Iterable[Any]) -> list[Any]:
-        """What a for loop goes over, counted before the first round."""
+        """The items of a for loop, counted before the first round."""
         taken = list(islice(items, self.limits.steps + 1))
         self.spend(len(taken))
         return taken
@@ -194,7 +200,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             raise LimitReached(f"a pattern of {len(pattern)} characters for the time")
         return self._now.get().strftime(pattern)
 
-    # -- strings that may hold marks
+    # -- strings that may hold sentinels
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.spend(1)
@@ -204,10 +210,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if getattr(function, "__name__", "") in ("index", "count") and isinstance(
             getattr(function, "__self__", None), list | tuple
         ):
-            self.spelled([function.__self__, *args])  # which are compared
+            self.spelled([function.__self__, *args])  # they are compared
         return super().call(context, function, *args, **kwargs)
 
-    def _string_method(self, text: str, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _string_method(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in ("startswith", "endswith", "count"):
             return getattr(self.marks.unmark(text), name)(*map(self.marks.unmark, args))
         if name == "replace":
@@ -217,9 +223,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if name in _PADDING:
             widths = [value for value in (*args, *kwargs.values()) if isinstance(value, int)]
             self.allow(len(text) + max(widths, default=8) * (len(text) if name == "expandtabs" else 1))
-        elif name in ("split", "rsplit", "splitlines"):  # a part costs more than its characters
-            marks = args[:1] if args and isinstance(args[0], str) and args[0] else " \n\t"
-            self.allow(PART_SIZE * sum(map(text.count, marks)))
+        elif name in ("split", "rsplit", "splitlines"):  # a part takes more than its characters
+            separators = args[:1] if args and isinstance(args[0], str) and args[0] else " \n\t"
+            self.allow(PART_SIZE * sum(map(text.count, separators)))
         elif name == "translate":
             self.allow(
                 len(text) * max(map(text_size, args[0].values()), default=1)
@@ -231,9 +237,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def _replace(self, text: Any, old: str, new: str, count: int | None = None) -> str:
         self.spelled(text)
-        text, old = str(text), self.marks.needle(str(old), str(text))
-        self.allow(len(text) + text.count(old) * len(str(new)))
-        return text.replace(old, str(new), -1 if count is None else count)
+        whole = str(text)
+        old = self.marks.needle(str(old), whole)
+        self.allow(len(whole) + whole.count(old) * len(str(new)))
+        return whole.replace(old, str(new), -1 if count is None else count)
 
     def _join(self, separator: str, parts: Iterable[str]) -> str:
         parts = self.bounded(parts)
@@ -257,7 +264,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def _length(self, value: Any) -> int:
         return len(self.marks.unmark(value) if isinstance(value, str) else value)
 
-    def _padded(self, name: str, function: Callable) -> Callable:
+    def _padded(self, name: str, function: Filter) -> Filter:
         @wraps(function)
         def padded(value: Any, *args: Any, **kwargs: Any) -> Any:
             text = str(self.spelled(value))
@@ -271,11 +278,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
         return padded
 
-    def _unmarked_test(self, function: Callable) -> Callable:
+    def _unmarked_test(self, function: Filter) -> Filter:
         return lambda value, *args: function(self.unmarked(value), *map(self.unmarked, args))
 
     def unmarked(self, value: Any) -> Any:
-        """An operand of a comparison."""
+        """An operand of a comparison, spelled out."""
         return self.marks.unmark(value) if isinstance(value, str) else self.marks.unmark(self.spelled(value))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -292,9 +299,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
         return formatted
 
-    def _counting(self, name: str, function: Callable) -> Callable:
-        """A filter whose input is measured before its text is made, and whose result is counted."""
-        place = int(hasattr(function, "jinja_pass_arg"))  # of the value that is filtered
+    def _counting(self, name: str, function: Filter) -> Filter:
+        """A filter that counts the text of its input before it is made, and its result."""
+        place = int(hasattr(function, "jinja_pass_arg"))  # index of the filtered value
 
         @wraps(function)
         def counting(*args: Any, **kwargs: Any) -> Any:
@@ -316,19 +323,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     # -- compiling
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        tree = _Rewrite(self).visit(tree)
+        tree: nodes.Template = _Rewrite(self).visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
 
 
 class _Rewrite(NodeTransformer):
-    """Literals get marks; comparisons, loops and `~` go through the environment."""
+    """Puts sentinels into literals, and lets comparisons, loops, slices and `~` go through the environment."""
 
     def __init__(self, environment: TemplateEnvironment):
         self.marks = environment.marks
 
-    def _through(self, method: str, *args: nodes.Expr, lineno: int) -> nodes.Call:
+    def _through(self, method: str, *args: nodes.Node, lineno: int) -> nodes.Call:
         return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None, lineno=lineno)
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
@@ -359,11 +365,11 @@ class _Rewrite(NodeTransformer):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what to train on; for a prompt only its body matters."""
+    """`{% generation %}` marks what to train on; a prompt needs only its body."""
 
     tags = {"generation"}
 
-    def parse(self, parser: Any) -> list[nodes.Node]:
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -387,7 +393,7 @@ def _check_name(name: Any) -> None:
         raise SecurityError(f"namespace attribute {name!r} starts with an underscore")
 
 
-def _new_dict(*args: Any, **kwargs: Any) -> dict:
+def _new_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
     return dict(*args, **kwargs)
 
 
@@ -396,7 +402,7 @@ def _check_widths(wide: re.Pattern[str], pattern: str) -> None:
         raise LimitReached("a format field wider than 9999 or of variable width")
 
 
-def _rounded(function: Callable) -> Callable:
+def _rounded(function: Filter) -> Filter:
     @wraps(function)
     def rounded(value: Any, precision: int = 0, method: Any = "common") -> Any:
         if not -MAX_ARGUMENT <= precision <= MAX_ARGUMENT:
@@ -411,13 +417,13 @@ def _refuse(message: Any = "") -> None:
 
 
 def text_size(value: Any, known: dict[int, int] | None = None) -> int:
-    """At least the characters of the text of `value`. Each list is measured once, however often it is held."""
+    """A bound on the characters of the text of a value. Each list is measured once, however often it occurs."""
     if isinstance(value, str):
         return len(value) + 2
     if isinstance(value, int):
         return value.bit_length() // 3 + 2
     if isinstance(value, Namespace):
-        value = value._Namespace__attrs  # jinja2 has no other way
+        value = value._Namespace__attrs  # jinja2 offers no other way
     known = {} if known is None else known
     if not isinstance(value, Mapping | list | tuple):
         return 32
@@ -427,8 +433,14 @@ def text_size(value: Any, known: dict[int, int] | None = None) -> int:
     return known[id(value)]
 
 
-def to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """JSON as chat templates expect it: nothing escaped for HTML, keys in the order given."""
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as chat templates expect it: nothing escaped for HTML, keys in their order."""
     for given in (indent, *(separators or ())):
         if (given if isinstance(given, int) else len(given or "")) > MAX_ARGUMENT:
             raise LimitReached(f"tojson with an indent or a separator of more than {MAX_ARGUMENT} characters")

@@ -1,8 +1,7 @@
-"""Long texts in pieces that have the same tokens as the whole, so that the encoder's memory does not grow with the
-text.
+"""Long texts in pieces that have the same tokens as the whole, so that the encoder's memory does not grow with them.
 
-A cut is made only where no word of the vocabulary's regular expression can reach across and no character before it
-looks at what follows. That holds for the expressions in `KNOWN`; with another one a text stays whole. Enter at
+A text is cut only where no match of the vocabulary's regular expression can extend across and no lookahead before it
+reaches beyond. That holds for the expressions in `KNOWN`; with any other a text stays whole. Enter at
 `Cutter.pieces`."""
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Any
 
 from a3b.errors import UsageError
 
-PIECE = 1 << 16  # characters: some 20 MB in the encoder
-MAX_RUN = 1 << 20  # of a piece where no cut is possible: some 360 MB; the library breaks at ten times as many blanks
+PIECE = 1 << 16  # characters; they take some 20 MB in the encoder
+MAX_RUN = 1 << 20  # characters without a possible cut: some 360 MB; the library fails at ten times as many blanks
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 KNOWN = frozenset(
@@ -25,24 +24,24 @@ KNOWN = frozenset(
     )
 )
 _CUT = re.compile(
-    r"(?<=\S)(?= )"  # a blank begins a word, and only white space goes on through it
-    # letters end where none follows; ASCII, so that nothing is composed across the cut
+    r"(?<=\S)(?= )"  # a blank begins a word, unless it follows white space
+    # a word of letters ends; ASCII only, so that nothing is composed across the cut
     r"|(?<=[A-Za-z])(?=[\x00-@\[-`{-\x7f])"
     r"|(?<=[0-9])(?=[\x00-\x7f])"  # each digit is a word
-    r"|(?<=\n)(?=[!-~])"  # line ends belong to what is before them
+    r"|(?<=\n)(?=[!-~])"  # line ends belong to what precedes them
     # CJK letters end at punctuation
     "|(?<=[\u3041-\u3096\u30a1-\u30fa\u3400-\u4db5\u4e00-\u9fa5])(?=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"
 )
 
 
 class Cutter:
-    """Where texts may be cut, for the tokenizer.json `spec`."""
+    """Cuts texts for the vocabulary of a tokenizer.json."""
 
     def __init__(self, spec: Mapping[str, Any], piece: int = PIECE):
         self._piece = piece if _is_known(spec) else MAX_RUN
 
     def pieces(self, text: str) -> Iterator[str]:
-        """`text` in pieces. Raises UsageError for one that is too long and cannot be cut."""
+        """The text in pieces. Raises UsageError where it is too long and cannot be cut."""
         start = 0
         while len(text) - start > self._piece:
             cut = self._cut(text, start)
@@ -51,7 +50,7 @@ class Cutter:
         yield text[start:]
 
     def _cut(self, text: str, start: int) -> int:
-        """The end of a piece: near its full length, else the next one that is possible."""
+        """The end of a piece: near its full length, else the next possible one."""
         full = start + self._piece
         for begin, end in ((max(start + 1, full - 256), full), (start + 1, full), (full, start + MAX_RUN)):
             if self._piece < MAX_RUN and (found := _CUT.search(text, begin, end + 1)) and found.start() <= end:
@@ -65,7 +64,7 @@ class Cutter:
 
 
 def _is_known(spec: Mapping[str, Any]) -> bool:
-    """Whether nothing but NFC, one expression of `KNOWN` and the bytes of its words make up the tokens."""
+    """Whether the tokens depend on nothing but NFC, one expression of `KNOWN` and the bytes of its matches."""
     normalizer, pre = spec.get("normalizer"), spec.get("pre_tokenizer")
     stages = pre.get("pretokenizers") if isinstance(pre, Mapping) else None
     if not (normalizer is None or normalizer == {"type": "NFC"}) or not isinstance(stages, list) or len(stages) != 2:
@@ -77,7 +76,7 @@ def _is_known(spec: Mapping[str, Any]) -> bool:
         or not isinstance(pattern := split.get("pattern"), Mapping)
     ):
         return False
-    return (
+    return bool(
         split.get("type") == "Split"
         and split.get("behavior") == "Isolated"
         and not split.get("invert")

@@ -1,9 +1,8 @@
 """Text to token ids and back, by the tokenizer.json of a checkpoint.
 
-Owns the vocabulary. The BPE encoder is built without the control tokens, so no text can become one; they have
-ids here and nowhere else. Text is normalised to NFC before it is cut, as the vocabulary asks; replayed ids
-are not touched. Enter at `Tokenizer.read`; `StreamDecoder` for ids that come one by one.
-"""
+Owns the vocabulary. The BPE encoder is built without the control tokens, so no text can become one; only this module
+knows their ids. Text is normalised to NFC first, as the vocabulary asks; replayed ids are left alone. Knows no
+template. Enter at `Tokenizer.read`; `StreamDecoder` is for ids that come one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import tokenizers
 
@@ -27,7 +26,7 @@ CUTTING, NORMAL_FORMS = frozenset(("ByteLevel", "Split", "Digits")), frozenset((
 MAX_STAGES = 8
 NEXT_STEP = "copy the tokenizer.json of the checkpoint again"
 MAX_TEXT = 1 << 24  # characters of one text
-SHORT = 2048  # characters that are encoded in less time than other threads need to begin
+SHORT = 2048  # characters; encoding so few takes less time than waking another thread
 _LARGE = threading.Lock()
 
 
@@ -35,7 +34,8 @@ class Tokenizer:
     """A byte-level BPE vocabulary and its control tokens. Immutable; safe to share between threads."""
 
     def __init__(self, spec: Mapping[str, Any], where: str = "tokenizer.json"):
-        """`spec`: the value of tokenizer.json. Raises TokenizerError if it cannot be used or is not safe."""
+        """spec: the value of tokenizer.json. where: its name in errors. Raises TokenizerError if it is unusable or
+        unsafe."""
         self._where = where
         base, added = _base_vocabulary(spec, where), _added_tokens(spec, where)
         self._id_of = {name: token_id for token_id, name in added.items()}
@@ -49,18 +49,18 @@ class Tokenizer:
 
     @classmethod
     def read(cls, directory: str | Path) -> Tokenizer:
-        """Of a checkpoint directory."""
+        """The tokenizer of a checkpoint directory. Raises TokenizerError."""
         path = Path(directory) / "tokenizer.json"
         return cls(read_tokenizer_json(path), str(path))
 
     @property
     def num_tokens(self) -> int:
-        """Ids are below this. The model's vocabulary may be longer: padding rows, never to be sampled."""
+        """All ids are below this. The model's vocabulary may be longer by padding rows, which are never sampled."""
         return len(self._bytes)
 
     @property
     def control_names(self) -> tuple[str, ...]:
-        """In id order."""
+        """Names of the control tokens in id order."""
         return tuple(self._name_of.values())
 
     @property
@@ -68,6 +68,7 @@ class Tokenizer:
         return frozenset(self._name_of)
 
     def control_id(self, name: str) -> int:
+        """The id of a control token. Raises TokenizerError if there is none of that name."""
         try:
             return self._id_of[name]
         except KeyError:
@@ -77,21 +78,22 @@ class Tokenizer:
             ) from None
 
     def control_name(self, token_id: int) -> str | None:
-        """None for an ordinary token."""
+        """The name of a control token; None for an ordinary token."""
         return self._name_of.get(token_id)
 
     def encode_text(self, text: str, most: int | None = None) -> list[int]:
-        """Ids of ordinary tokens, whatever the text spells. Lone surrogates are encoded as U+FFFD.
+        """Ids of ordinary tokens, whatever the text spells; lone surrogates are encoded as U+FFFD.
 
-        most: raises ContextError as soon as it is certain that there are more. Raises UsageError for a text that is too
-        long as a whole or without any end of a word. The memory used is that of one piece."""
+        Raises ContextError as soon as it is certain that there are more than `most`, and UsageError for a text that is
+        too long, as a whole or without an end of a word. Uses no more memory than one piece of the text needs."""
         ids: list[int] = []
         self._extend(ids, text, most)
         return ids
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
-        """Ids of a prompt, segment by segment. Raises TokenizerError for unknown names and replayed ids, and what
-        `encode_text` raises."""
+        """Ids of a prompt, segment by segment.
+
+        Raises TokenizerError for unknown control tokens and replayed ids, and what `encode_text` raises."""
         ids: list[int] = []
         for segment in prompt:
             match segment:
@@ -111,10 +113,10 @@ class Tokenizer:
 
     def _extend(self, ids: list[int], text: str, most: int | None) -> None:
         """Append the ids of a text."""
-        self._check_fits(len(ids) + len(text) // self._longest, most)  # which clients know how to deal with
+        self._check_fits(len(ids) + len(text) // self._longest, most)  # first: clients know how to react to it
         if len(text) > MAX_TEXT:
             raise UsageError(f"text: {len(text):,} characters; expected at most {MAX_TEXT:,}")
-        rest = len(text)  # characters, each a byte at least
+        rest = len(text)  # characters, at least a byte each
         for piece in self._cutter.pieces(well_formed(text)) if text else ():
             deadlines.check()
             self._check_fits(len(ids) + rest // self._longest, most)
@@ -128,14 +130,14 @@ class Tokenizer:
             raise too_long(least, most)
 
     def _encoded(self, piece: str) -> list[int]:
-        """Ids of one piece. Those that need much memory take turns."""
+        """Ids of one piece. Pieces that need much memory wait for each other."""
         with _LARGE if len(piece) > 2 * PIECE else nullcontext():
             try:
                 if len(piece) <= SHORT:
                     return self._encoder.encode(piece, add_special_tokens=False).ids
-                # unlike encode, lets go of the GIL
+                # releases the GIL, unlike `encode`
                 found = self._encoder.encode_batch_fast([piece], add_special_tokens=False)
-            except BaseException as error:  # a panic of the Rust library is no Exception
+            except BaseException as error:  # a panic of the Rust library is not an Exception
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     raise
                 raise TokenizerError(
@@ -145,7 +147,8 @@ class Tokenizer:
         return found[0].ids
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of a token, which need not be whole characters; of a control token, its name."""
+        """The bytes of a token, which need not be whole characters; of a control token its name. Raises
+        TokenizerError."""
         known = self._bytes[token_id] if 0 <= token_id < len(self._bytes) else None
         if known is None:
             raise TokenizerError(
@@ -159,7 +162,8 @@ class Tokenizer:
         return tuple(self._bytes)
 
     def decode(self, ids: Iterable[int], controls: bool = True) -> str:
-        """Text of `ids`, control tokens spelled or left out. Bytes that are not UTF-8 become U+FFFD."""
+        """The text of ids. Bytes that are not UTF-8 become U+FFFD. controls: spell control tokens, or leave them
+        out."""
         decoder = StreamDecoder(self)
         pieces = []
         for token_id in ids:
@@ -171,16 +175,17 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Ids to text as they come: whole characters only, and none lost.
+    """Ids to text one by one: only whole characters, and none lost.
 
-    The texts of all calls joined equal the joined bytes decoded with U+FFFD for what is not UTF-8."""
+    All texts joined equal all bytes joined and decoded, with U+FFFD for what is not UTF-8."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The characters that are complete with this token, "" while none is. A control token ends all."""
+        """The characters that this token completes; "" if there is none. A control token ends an incomplete
+        character."""
         data = self._tokenizer.token_bytes(token_id)
         return self._utf8.decode(data, final=self._tokenizer.control_name(token_id) is not None)
 
@@ -190,7 +195,7 @@ class StreamDecoder:
         return not self._utf8.getstate()[0]
 
     def flush(self) -> str:
-        """U+FFFD for a character that never got complete, else ""; the decoder is then as new."""
+        """U+FFFD for a character that was never completed, else ""; the decoder is then as new."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
@@ -214,7 +219,7 @@ def control_names_of(spec: Any) -> tuple[str, ...]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The 256 printable characters that stand for bytes in byte-level vocabularies (GPT-2)."""
+    """The 256 printable characters that stand for bytes in byte-level vocabularies -> the bytes (GPT-2)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -223,7 +228,7 @@ def byte_alphabet() -> dict[str, int]:
 def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
     model = spec.get("model") if isinstance(spec, Mapping) else None
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    if not isinstance(vocabulary, dict) or model.get("type", "BPE") != "BPE":
+    if not isinstance(model, Mapping) or not isinstance(vocabulary, dict) or model.get("type", "BPE") != "BPE":
         found = type(spec).__name__ if not isinstance(model, Mapping) else f"model type {str(model.get('type'))[:80]!r}"
         raise TokenizerError(f"{where}: expected a BPE model with a vocabulary, found {found}; {NEXT_STEP}")
     for option in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -236,8 +241,8 @@ def _base_vocabulary(spec: Any, where: str) -> dict[str, int]:
 
 
 def _check_stages(spec: Mapping[str, Any], where: str) -> None:
-    """What text goes through before it is cut into tokens: no stage may make it grow, as a second ByteLevel does, or a
-    Replace."""
+    """Raises TokenizerError for a stage before the BPE that could make text longer, as a second ByteLevel or a Replace
+    could."""
     kinds = [
         stage.get("type") if isinstance(stage, Mapping) else None
         for stage in _stages(spec, "pre_tokenizer", "pretokenizers")
@@ -259,7 +264,7 @@ def _check_stages(spec: Mapping[str, Any], where: str) -> None:
 
 
 def _stages(spec: Mapping[str, Any], key: str, inner: str) -> list[Any]:
-    """The stages of a sequence, or the one that stands alone."""
+    """The stages of a sequence, or a single stage as a list."""
     value = spec.get(key)
     if value is None:
         return []
@@ -268,7 +273,7 @@ def _stages(spec: Mapping[str, Any], key: str, inner: str) -> list[Any]:
 
 
 def _added_tokens(spec: Any, where: str) -> dict[int, str]:
-    """Control tokens, id -> name in id order."""
+    """Control tokens: id -> name, in id order."""
     entries = spec.get("added_tokens") if isinstance(spec, Mapping) else None
     names: dict[int, str] = {}
     for entry in entries if isinstance(entries, list) else ():
@@ -288,7 +293,7 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
 
 
 def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> list[bytes | None]:
-    """Bytes of each id. Raises TokenizerError for what would let text become a control token."""
+    """The bytes of each id. Raises TokenizerError for what would let text become a control token."""
     size = max((token_id for token_id in (*base.values(), *added) if _is_id(token_id)), default=-1) + 1
     if size > 2 * (len(base) + len(added)) + 1024:
         raise TokenizerError(f"{where}: id {size - 1} for only {len(base) + len(added)} tokens; {NEXT_STEP}")
@@ -320,23 +325,23 @@ def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> lis
 
 
 def _text_encoder(spec: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
-    """The encoder of ordinary text: no control tokens, nothing put around the text, nothing cut off."""
+    """The encoder of ordinary text: without control tokens, post-processing, truncation and padding."""
     bare = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(bare))
-    except BaseException as error:  # a panic of the Rust library is no Exception
+    except BaseException as error:  # a panic of the Rust library is not an Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise TokenizerError(f"{where}: {str(error)[:300]}; {NEXT_STEP}") from error
 
 
 def too_long(num: int, most: int, why: str = "") -> ContextError:
-    """For a prompt of that many tokens or more, of which `most` fit."""
+    """The ContextError for a prompt of at least `num` tokens, of which `most` fit."""
     return ContextError(
         f"prompt: at least {num} tokens > {most}, the context with room to answer{why}; shorten the conversation "
         "or start the server with a larger --context"
     )
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

@@ -1,19 +1,20 @@
-"""Results of tools beside the calls that they answer. Knows the roles and ids of messages, not their content. Enter at
-`pair_results`.
+"""Results of tools beside the calls that they answer.
+
+Knows the roles and ids of messages, not their content. Enter at `pair_results`.
 
 Templates write results without ids, so a model takes the first result for that of the first call. For each turn of the
-assistant (its messages in a row) and what stands between it and its next turn:
+assistant (its messages in a row) and what follows up to its next turn:
 
-* Results stand right after the calls, in the order of the calls. Text between them follows.
+* Results come right after the calls, in the order of the calls; text between them follows.
 * A result belongs to the call with its id; without an id, to the first free call of its name; without a name, to the
   first free call. A call without an id takes the first result that is left.
-* A call without a result gets `NO_RESULT` where a later call of its turn has one, so that this stays in its place.
-  Nothing else is made up.
-* A second result of a call is left out if it says the same; else it stays, after the others.
-* A result of no call of that turn (late, or of a call that is gone) stays, after the others.
+* A call without a result gets `NO_RESULT` if a later call of its turn has one, so that this keeps its place. Nothing
+  else is made up.
+* A second result of a call is left out if it says the same; otherwise it follows the others.
+* A result of no call of that turn (late, or of a call that is gone) follows the others.
 
-Nothing moves across a turn of the assistant: what an earlier answer has read stays in its place, and ids that a client
-uses again in a later turn mean the calls of that turn."""
+Nothing moves across a turn of the assistant: what an earlier answer has read stays in its place, and an id that a
+client uses again in a later turn means the call of that turn."""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KNOWN = ("system", "user", "assistant", "tool")
-# other names of these
+# other names of the known roles
 ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 NO_RESULT = "[no result was sent for this call]"
-NO_RESULT_KEY = "_no_result"  # of a message that says so
+NO_RESULT_KEY = "_no_result"  # in a message that was made up for a missing result
 MAX_WARNINGS = 16
 
 Message = dict[str, Any]
@@ -34,11 +35,10 @@ Call = tuple[str, str]  # id, "" without one, and name
 
 
 def pair_results(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-    """(the same messages in another order, less repeated results, with `NO_RESULT` where one is missing; what was odd
-    about them).
+    """(the messages with results in order, repeated ones left out and missing ones made up; warnings about them).
 
-    `messages` are of a chat as clients send them, or as `normalise_messages` gives them. Time and memory are linear in
-    their number."""
+    `messages` are of a chat as clients send them, or as `normalise_messages` gives them. Time and memory
+    are linear in their number."""
     out: list[Message] = []
     warnings: list[str] = []
     at = 0
@@ -60,16 +60,18 @@ def pair_results(messages: Sequence[Message]) -> tuple[list[Message], list[str]]
 
 
 def result_warnings(messages: Sequence[Message]) -> list[str]:
-    """What to tell a client about results that have no call, come twice or are missing."""
+    """Warnings about results that have no call, come twice or are missing."""
     return pair_results(messages)[1]
 
 
 def calls_in(message: Message) -> list[Call]:
-    """The calls of a message, in any of the forms that `normalise_messages` takes for one."""
+    """The calls of a message, in any form that `normalise_messages` takes for one."""
     given = message.get("tool_calls")
     found: list[Call] = []
     for call in given if isinstance(given, list | tuple) else [given]:
-        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping):
+            continue
+        function = call.get("function", call)
         name = function.get("name") if isinstance(function, Mapping) else function
         if isinstance(name, str | int):
             found.append((_id(call.get("id")), str(name)))
@@ -89,7 +91,7 @@ def _id(value: Any) -> str:
 
 
 class _Pairing:
-    """The calls of one turn, and what follows it."""
+    """The calls of one turn and the messages that follow it."""
 
     def __init__(self, calls: Sequence[Call], following: Sequence[Message], warnings: list[str]):
         self.calls, self.following, self.warnings = calls, following, warnings
@@ -104,17 +106,17 @@ class _Pairing:
                 f"result {self._of(i)}: the turn of the assistant before it has no such call; kept after the others"
             )
         last = max(self.taken, default=-1)
-        first = [
+        paired = [
             self.following[self.taken[i]] if i in self.taken else self._missing(call)
             for i, call in enumerate(self.calls[: last + 1])
         ]
         for call in self.calls[last + 1 :]:
             self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent")
         gone = self.dropped.union(self.taken.values())
-        return first + [message for i, message in enumerate(self.following) if i not in gone]
+        return paired + [message for i, message in enumerate(self.following) if i not in gone]
 
     def _by_id(self, results: Sequence[int]) -> list[int]:
-        """Results that no id gives to a call."""
+        """Pair results by id; those that are left."""
         free: dict[str, deque[int]] = defaultdict(deque)
         for i, (call_id, _) in enumerate(self.calls):
             if call_id:
@@ -139,6 +141,7 @@ class _Pairing:
             self._warn(f"result {self._of(again)}: differs from an earlier result of that call; kept after the others")
 
     def _by_name(self, results: Sequence[int]) -> list[int]:
+        """Pair results by the name of the tool; those that are left."""
         free: dict[str, deque[int]] = defaultdict(deque)
         for i, (_, name) in enumerate(self.calls):
             if i not in self.taken:
@@ -154,7 +157,7 @@ class _Pairing:
         return left
 
     def _in_order(self, results: Sequence[int]) -> list[int]:
-        """Results that belong to no call."""
+        """Pair results by order; those that belong to no call."""
         free = deque(i for i in range(len(self.calls)) if i not in self.taken)
         unnamed = deque(i for i in free if not self.calls[i][0])
         left = []
@@ -172,7 +175,7 @@ class _Pairing:
 
     def _missing(self, call: Call) -> Message:
         self._warn(f"call {_short(call[0])} of {_short(call[1])}: no result was sent; the model is told")
-        # goes by its place: an id may be that of two calls
+        # no id: two calls may share one, and the place says which it is
         return {"role": "tool", "content": NO_RESULT, NO_RESULT_KEY: True}
 
     def _of(self, i: int) -> str:
