@@ -1,8 +1,8 @@
 """Opens files that may not be what their names promise, and files that only their owner may read.
 
-A pipe in place of a file would block its reader, a device has no end, and a symbolic link would lead private bytes
-elsewhere. All of these are refused with an OSError whose `strerror` says what was found, so that callers report it as
-any other file trouble."""
+A pipe in place of a file would block its reader, a device never ends, and a symbolic link would lead private bytes
+elsewhere. All of these are refused with an OSError whose `strerror` says what was found, so that callers report it like
+any other trouble with a file. Knows no formats. Enter at `open_regular`, `read_bytes`, `open_private`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_BYTES = 256 << 20  # of a file that is read as a whole: the largest tokenizer.json is a tenth of that
+MAX_BYTES = 256 << 20  # of a file that is read as a whole; the largest tokenizer.json has a tenth of that
 OPEN_HANDLE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(?:self|\d+)/fd/\d+")
 KINDS = {
     stat.S_IFIFO: "named pipe",
@@ -27,9 +27,10 @@ KINDS = {
 
 
 def regular(path: str | Path, flags: int) -> int:
-    """The `opener` for `open` that takes regular files, new ones and links to them only, and never blocks. Raises
-    OSError."""
-    check_regular(path)  # before it is opened: opening alone makes some devices act
+    """An `opener` for `open` that takes only regular files, new or existing, and links to them, and never blocks.
+
+    Raises OSError."""
+    check_regular(path)  # before it is opened: opening a device may already have an effect
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _check_kind(os.fstat(handle), path)
@@ -46,31 +47,31 @@ def check_regular(path: str | Path) -> None:
 
 
 def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
-    """A regular file, or a link to one, to be read as bytes. Never blocks. Raises OSError."""
+    """Open a regular file, or a link to one, to read bytes. Never blocks. Raises OSError."""
     return open(path, "rb", buffering, opener=regular)
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """All of a regular file. Raises OSError, also for more than `max_bytes`."""
+    """The bytes of a regular file. Raises OSError, also for more than `max_bytes`."""
     with open_regular(path) as file:
         return _read(file, path, max_bytes)
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """The same as UTF-8 with newlines as `\\n`. Raises OSError and UnicodeDecodeError."""
+    """The UTF-8 text of a regular file, with line ends as `\\n`. Raises OSError and UnicodeDecodeError."""
     return _text(read_bytes(path, max_bytes))
 
 
 def read_given(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """Text that the user named on the command line: a file, or an open handle, such as /dev/stdin or what a shell makes
-    of `<(...)`."""
+    """The text of what the user named on the command line: a regular file, or an open handle such as /dev/stdin or a
+    shell's `<(...)`. Raises OSError and UnicodeDecodeError."""
     with open(path, "rb") if OPEN_HANDLE.fullmatch(str(path)) else open_regular(path) as file:
         return _text(_read(file, path, max_bytes))
 
 
 def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """A handle of a regular file of this user that nobody else can read: 0600 from its first byte on, whatever it was
-    before.
+    """An `opener` for `open` that takes only regular files of this user, and makes them private: mode 0600 before the
+    first byte is written, whatever it was before.
 
     Raises OSError for a link, for another kind of file and for a file of another user."""
     try:
@@ -92,10 +93,10 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def make_private(path: str | Path, create: bool = True) -> None:
-    """The same for a file that a library opens by its name: checked and set to 0600 if it exists, else made empty if
-    `create`.
+    """Make a file private that a library will open by its name; if it is missing, make it empty if `create`.
 
-    An existing file is not opened: closing it would release the locks that this process holds on it. Raises OSError."""
+    An existing file is checked without opening it, since closing it would release the locks that this process holds on
+    it. Raises OSError as `open_private` does."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -109,11 +110,10 @@ def make_private(path: str | Path, create: bool = True) -> None:
 
 
 def private_directory(path: Path, own: Iterable[str] = ()) -> None:
-    """Make a directory, and its missing parents, that only this user can enter; an existing one becomes so. Raises
-    OSError.
+    """Make a directory private, and make it and its parents if they are missing. Raises OSError.
 
-    own: names that tell a directory of ours. One that has none of them, is not empty and open to others is refused, and
-    so is one that all users share: closing /tmp, say, would harm everybody."""
+    own: names that identify a directory of ours. A directory without any of them that is not empty and is open to
+    others is refused, and so is one that all users share, such as /tmp: making it private would harm them."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.stat(path)
     _check_owner(found, path)

@@ -1,8 +1,8 @@
 """Text from clients, models, files and hubs, made safe for a terminal or a log. All commands print through `say`.
 
-A terminal obeys control characters, and reorders a line that has bidirectional overrides. Each such character becomes
-its JSON escape, so that a reader sees it and JSON stays JSON. Lone surrogates, which stand for undecodable bytes of
-file names, become escapes too: no encoding can write them."""
+A terminal obeys control characters, and reorders a line with bidirectional overrides. Each such character becomes its
+JSON escape, so that readers see it and JSON stays JSON. Lone surrogates, which stand for undecodable bytes of file
+names, become escapes too, because no encoding can write them. Enter at `say`, `report`, `printable`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: object, lines: bool = False) -> str:
-    """One line that a terminal shows as it is. lines: newlines and tabs may stay."""
+    """The text as one line that a terminal shows literally. lines: keep newlines and tabs."""
     text = str(text)
     if lines:
         return UNFIT_IN_LINES.sub(_escape, text.replace("\r\n", "\n"))
@@ -25,19 +25,20 @@ def printable(text: object, lines: bool = False) -> str:
 
 
 def fit_for(stream: TextIO, text: str) -> str:
-    """An answer or a prompt for `stream`: a file or pipe gets every character, a terminal only harmless ones."""
+    """An answer or a prompt as `stream` may get it: every character in a file or pipe, only harmless ones on a
+    terminal."""
     return printable(text, lines=True) if stream.isatty() else text
 
 
 def say(text: object = "", to: TextIO | None = None, end: str = "\n") -> None:
-    """Print text for people, which may quote foreign text, to a stream (stderr by default)."""
+    """Print text for people, which may quote foreign text, to `to` or to stderr."""
     print(printable(text, lines=True), end=end, file=to or sys.stderr, flush=True)
 
 
 def report(text: object = "") -> None:
-    """The same to stdout, for the result of a command."""
+    """Print the result of a command to stdout, as `say` does."""
     say(text, sys.stdout)
 
 
-def _escape(found: re.Match) -> str:
+def _escape(found: re.Match[str]) -> str:
     return SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"

@@ -1,24 +1,24 @@
 """What a model hub holds, and the bytes of one of its files from any position on.
 
-Addresses, tokens, sessions and errors are those of `huggingface_hub`, imported when a `Hub` is made: it takes half a
-second. Bytes are read here, over plain HTTP, because its own download discards a partial file when it is broken off.
-Every error of the network becomes a DownloadError of one line. Writes no files; `a3b.hub.download` does. Enter at
-`Hub`."""
+Addresses, tokens, sessions and errors are those of `huggingface_hub`, which is imported when a `Hub` is made, since
+that takes half a second. Bytes are read here, over plain HTTP, because its own download discards a partial file when it
+is interrupted. Every network error becomes a DownloadError of one line. Writes no files; `a3b.hub.download` does. Enter
+at `Hub`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from a3b.errors import DownloadError, UsageError
 
 TIMEOUT_S = 30.0  # without a single byte
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be gone at the next attempt
-MAX_WAIT_S = 60.0  # longest wait that a server may ask for; it is told to the user beyond that
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attempt may not get
+MAX_WAIT_S = 60.0  # longest wait that a server may ask for; beyond that the user decides
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 MAX_PATH = 1000  # characters of a file's name with its directories
 SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
@@ -28,13 +28,13 @@ SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
 class HubFile:
     """A file as the hub describes it."""
 
-    path: str  # below the repository, with "/"
+    path: str  # in the repository, with "/"
     num_bytes: int
     sum: str  # hex
-    algorithm: str  # of SUMS; git's is of a header and the content
+    algorithm: str  # one of SUMS; git hashes a header and the content
 
-    def digest(self):
-        """A fresh hashlib object that the content must bring to `sum`."""
+    def digest(self) -> hashlib._Hash:
+        """A new hash object that gives `sum` once it is updated with the content."""
         if self.algorithm == "sha256":
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.num_bytes, usedforsecurity=False)
@@ -50,22 +50,34 @@ class Listing:
 
 
 class TransientFailure(Exception):
-    """A failure that may be over after a while: the next attempt goes on where this one stopped."""
+    """A failure that may pass: the next attempt continues where this one stopped."""
 
     def __init__(self, reason: str, wait_s: float | None = None):
         super().__init__(reason)
-        self.wait_s = wait_s  # what the server asked for
+        self.wait_s = wait_s  # how long the server asks to wait
+
+
+class _Response(Protocol):
+    """What is read of a response of the client library that huggingface_hub uses."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
 
 
 class Hub:
-    """One repository of a hub. `endpoint` None is the one huggingface_hub is set to (HF_ENDPOINT)."""
+    """One repository of a hub."""
 
     def __init__(self, repo: str, revision: str | None = None, endpoint: str | None = None):
-        """Raises UsageError if `repo` is not OWNER/NAME."""
+        """Raises UsageError if `repo` is not OWNER/NAME.
+
+        revision: a branch, tag or commit; None is main. endpoint: None is that of huggingface_hub (HF_ENDPOINT)."""
         self.repo, self.revision = checked_repo(repo), revision or "main"
         try:
             from huggingface_hub import HfApi
-            from huggingface_hub.utils import build_hf_headers
+            from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported lazily
         except ValueError as error:  # it reads the environment when it is imported
             raise DownloadError(
                 f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_"
@@ -74,7 +86,10 @@ class Hub:
         self._api = HfApi(endpoint=endpoint, library_name="a3b")
         self.endpoint = self._api.endpoint.rstrip("/")
         headers = build_hf_headers(library_name="a3b")
-        self._headers = {**headers, "Accept-Encoding": "identity"}  # compressed bytes have no positions to go on from
+        self._headers = {
+            **headers,
+            "Accept-Encoding": "identity",
+        }  # a download cannot continue inside of compressed bytes
         self._has_token = "authorization" in headers
 
     def listing(self) -> Listing:
@@ -99,14 +114,17 @@ class Hub:
     def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
 
-        Raises TransientFailure for what may be over soon, DownloadError for what will not."""
-        from huggingface_hub.utils import get_session, hf_raise_for_status
+        Raises TransientFailure for what may pass, DownloadError for what will not."""
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+            get_session,
+            hf_raise_for_status,
+        )
 
         url = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(file.path)}"
         headers = {**self._headers, "Range": f"bytes={start}-"} if start else self._headers
         try:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
-                if response.status_code in PASSING:
+                if response.status_code in TRANSIENT:
                     raise TransientFailure(f"HTTP {response.status_code}", _retry_after(response.headers))
                 if response.status_code == 416:
                     raise DownloadError(
@@ -115,7 +133,7 @@ class Hub:
                     )
                 hf_raise_for_status(response)
                 position = _first_position(response, start)
-                for piece in response.iter_bytes():  # as they come: nothing read is lost when it breaks off
+                for piece in response.iter_bytes():  # as they arrive: nothing read is lost when the connection breaks
                     yield position, piece
                     position += len(piece)
         except (OSError, self._http_error()) as error:
@@ -124,7 +142,7 @@ class Hub:
             raise self._refusal(error, file.path) from None
 
     def unreachable(self, reason: str) -> DownloadError:
-        """What to say when no attempt reached the server any more."""
+        """The error when no attempt reaches the server any more."""
         return DownloadError(
             f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
             "then run the same command: it goes on where it stopped"
@@ -142,20 +160,20 @@ class Hub:
             raise DownloadError(
                 f"{self.repo}: holds a file called {str(path)[:80]!r}, which cannot be written under that name"
             )
-        algorithm = next(
-            (name for name, num in SUMS.items() if isinstance(sum, str) and re.fullmatch(f"[0-9a-f]{{{num}}}", sum)),
-            None,
-        )
+        digits = sum if isinstance(sum, str) else ""
+        algorithm = next((name for name, num in SUMS.items() if re.fullmatch(f"[0-9a-f]{{{num}}}", digits)), None)
         if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
             raise DownloadError(
                 f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified"
             )
-        return HubFile(path, num_bytes, sum, algorithm)
+        return HubFile(path, num_bytes, digits, algorithm)
 
     def _http_error(self) -> type[Exception]:
-        from huggingface_hub.errors import HTTPError  # of the client library that huggingface_hub uses
+        """The base of network errors in the client library that huggingface_hub uses."""
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # imported there, not exported
 
-        return HTTPError
+        found: type[Exception] = HTTPError
+        return found
 
     def _is_offline(self, error: Exception) -> bool:
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -163,11 +181,12 @@ class Hub:
         return isinstance(error, OfflineModeIsEnabled)
 
     def _refusal(self, error: Exception, path: str | None = None) -> DownloadError:
-        """An error of huggingface_hub as one line that says what to do."""
+        """An error of huggingface_hub as one line that says what to do next."""
         from huggingface_hub import errors
 
         repo, page = self.repo, f"{self.endpoint}/{self.repo}"
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        response: Any = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
         tokens = f"make a token at {self.endpoint}/settings/tokens and give it as HF_TOKEN"
         if self._is_offline(error):
             return DownloadError("HF_HUB_OFFLINE is set, so nothing can be fetched; unset it and run the same command")
@@ -191,9 +210,7 @@ class Hub:
         if isinstance(error, errors.DisabledRepoError):
             return DownloadError(f"{repo} was disabled by the hub or its owner; {page} may say why")
         bad_token = (
-            status == 401
-            and self._has_token
-            and "Invalid credentials" in error.response.headers.get("X-Error-Message", "")
+            status == 401 and self._has_token and "Invalid credentials" in response.headers.get("X-Error-Message", "")
         )
         if not bad_token and (isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404)):
             step = "your token may not see it" if self._has_token else f"if it is private, {tokens}"
@@ -205,7 +222,7 @@ class Hub:
                 f"{repo}: access is forbidden (HTTP 403); your token needs the right to read it: {tokens}"
             )
         if status == 429:
-            wait = _retry_after(error.response.headers)
+            wait = _retry_after(response.headers)
             when = f"in {wait:.0f} s" if wait else "in some minutes"
             step = "" if self._has_token else "; with HF_TOKEN the limit is higher"
             return DownloadError(f"{self.endpoint} wants fewer requests (HTTP 429); run the same command {when}{step}")
@@ -213,7 +230,7 @@ class Hub:
 
 
 def checked_repo(text: str) -> str:
-    """OWNER/NAME, also out of the address of its page. Raises UsageError."""
+    """OWNER/NAME from itself or from the address of its page. Raises UsageError."""
     repo = re.sub(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", "", text.strip()).removesuffix("/")
     if ":" in repo:
         repo, _, tag = repo.partition(":")
@@ -226,11 +243,11 @@ def checked_repo(text: str) -> str:
 
 
 def is_repo(text: str) -> bool:
-    """Whether it has the form OWNER/NAME."""
+    """Whether a text has the form OWNER/NAME."""
     return bool(REPO.fullmatch(text)) and ".." not in text and "--" not in text
 
 
-def _first_position(response, start: int) -> int:
+def _first_position(response: _Response, start: int) -> int:
     """Where the body starts in the file."""
     if not start or response.status_code == 200:
         return 0
@@ -240,7 +257,8 @@ def _first_position(response, start: int) -> int:
     return start
 
 
-def _retry_after(headers) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds in a Retry-After header."""
     value = headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() else None
 

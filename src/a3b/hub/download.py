@@ -1,9 +1,9 @@
-"""Files of a hub in a directory of ours: each under its own name only when it is complete and its checksum is right.
+"""Files of a hub in a local directory: each gets its own name only when it is complete and its checksum is right.
 
 `.a3b-pull/` in that directory holds what the download needs: partial files, named after their checksum, so that a part
-is only ever continued with the file it belongs to; a record of what was verified; and the lock of the one process that
-writes. A part is never thrown away for a break, only for a wrong checksum. Enter at `Folder.open`, then `Folder.fetch`.
-"""
+is only continued with the file it belongs to; a record of what was verified; and the lock of the one process that
+writes. A part is never discarded because the connection broke, only for a wrong checksum. Does not speak to the hub;
+`a3b.hub.client` does. Enter at `Folder.open`, then `Folder.fetch`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from a3b.hub.client import MAX_WAIT_S, Hub, HubFile, Listing, TransientFailure
 
 NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
 PIECE_BYTES = 1 << 20  # read from the disk at once
-NUM_ATTEMPTS = 6  # without a single new byte
-FIRST_WAIT_S = 1.0  # doubled at each attempt that brings nothing
+NUM_ATTEMPTS = 6  # in a row without a new byte
+FIRST_WAIT_S = 1.0  # doubled after each attempt that brings nothing
 SPARE_BYTES = 64 << 20  # left free beside the files
-NOTED_BYTES = 1 << 30  # a part this long takes a while to check
+NOTED_BYTES = 1 << 30  # checking a part beyond this takes so long that the user is told
 INNER = ".a3b-pull"
 
 
@@ -40,9 +41,9 @@ class DownloadStopped(Exception):
 
 @dataclass(frozen=True)
 class DownloadEvent:
-    """What a worker did: `num_bytes` more of a file (less, if it had to start anew); `done` after its last.
+    """What happened to a file: `num_bytes` more arrived, or fewer are left if it starts again; `done` after its last.
 
-    `note` says why a pause is made."""
+    note: why nothing arrives for a while."""
 
     file: HubFile
     num_bytes: int = 0
@@ -60,7 +61,7 @@ class Folder:
     @classmethod
     @contextmanager
     def open(cls, path: Path, listing: Listing) -> Iterator[Folder]:
-        """Make and lock it. Raises DownloadError if it cannot be had, or holds another repository."""
+        """Make and lock a directory. Raises DownloadError if it cannot be used, or holds another repository."""
         try:
             (path / INNER).mkdir(parents=True, exist_ok=True)
             lock = open(path / INNER / "lock", "ab", opener=regular)
@@ -76,9 +77,9 @@ class Folder:
             yield cls(path, listing)
 
     def missing(self, files: Iterable[HubFile]) -> list[HubFile]:
-        """Those that are not here yet. A file whose size and time are as recorded counts as verified.
+        """The files that are not here yet. A file whose size and time are as recorded counts as verified.
 
-        Raises DownloadError for a file in the way that no pull has put there, or that cannot be read."""
+        Raises DownloadError for a file of that name that no pull has written, or that cannot be read."""
         try:
             return self._missing(files)
         except OSError as error:
@@ -109,7 +110,7 @@ class Folder:
         return out
 
     def num_bytes_here(self, file: HubFile) -> int:
-        """Size of the part of a missing file."""
+        """Bytes of a missing file that are here."""
         part = self._part(file)
         return min(part.stat().st_size, file.num_bytes) if part.exists() else 0
 
@@ -124,10 +125,9 @@ class Folder:
             )
 
     def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[DownloadEvent], None]) -> None:
-        """Bring missing files here, several at a time; `show` hears of every piece, in this thread.
+        """Download missing files, several at a time. `show` is told of every piece, in this thread.
 
-        Raises the first DownloadError, after the other files have stopped where they were; KeyboardInterrupt
-        likewise."""
+        Raises the first DownloadError or a KeyboardInterrupt, after the other files have stopped where they were."""
         jobs: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
         events: queue.SimpleQueue[DownloadEvent | BaseException | None] = queue.SimpleQueue()
         for file in files:
@@ -146,7 +146,7 @@ class Folder:
                 events.put(error)
             events.put(None)
 
-        # Daemons: after Ctrl-C nobody waits for a server that has fallen silent; a part is whole at any moment.
+        # Daemons, so that Ctrl-C need not wait for a silent server; a part is intact at any moment.
         workers = [threading.Thread(target=work, daemon=True) for _ in range(min(NUM_WORKERS, jobs.qsize()))]
         for worker in workers:
             worker.start()
@@ -169,7 +169,7 @@ class Folder:
                 worker.join(timeout=max(deadline - time.monotonic(), 0))
 
     def _fetch_one(self, hub: Hub, file: HubFile, tell: Callable[[DownloadEvent], Any], stop: threading.Event) -> None:
-        """One file, from its part on, to its final name."""
+        """Complete the part of a file, verify it and give it its name."""
         target, part = self.path / file.path, self._part(file)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,13 +193,15 @@ class Folder:
         except OSError as error:
             raise self._cannot_write(target, error) from None
 
-    def _fill(self, hub: Hub, file: HubFile, out, tell: Callable[[DownloadEvent], Any], stop: threading.Event) -> str:
-        """Append until the size is reached, over breaks; the checksum of all bytes."""
+    def _fill(
+        self, hub: Hub, file: HubFile, out: FileIO, tell: Callable[[DownloadEvent], Any], stop: threading.Event
+    ) -> str:
+        """Append to a part until it is complete, across failures; the checksum of its bytes."""
         digest, have = file.digest(), 0
         if (size := os.fstat(out.fileno()).st_size) > NOTED_BYTES:
             tell(DownloadEvent(file, note=f"going over the {size / 1e9:.1f} GB that are here"))
         out.seek(0)
-        while piece := out.read(PIECE_BYTES):  # what an earlier run left
+        while piece := out.read(PIECE_BYTES):  # from an earlier run
             digest.update(piece)
             have += len(piece)
         failures = 0
@@ -233,7 +235,7 @@ class Folder:
                 tell(DownloadEvent(file, note=f"{reason}; next attempt in {wait_s:.0f} s"))
                 if stop.wait(wait_s):
                     raise DownloadStopped
-        if have > file.num_bytes:  # a part that nobody should have written to
+        if have > file.num_bytes:  # somebody else wrote to the part
             return "of too many bytes"
         os.fsync(out.fileno())
         return digest.hexdigest()
@@ -269,7 +271,7 @@ class Folder:
             record = json.loads(read_text(self.inner / "record.json"))
             known = {"repo": record["repo"], "commit": record["commit"], "files": dict(record["files"])}
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return empty  # then files are verified by their content
+            return empty  # then files are verified by their contents
         if known["repo"] != self.listing.repo and known["files"]:
             raise DownloadError(
                 f"{self.path} holds files of {str(known['repo'])[:200]}; give another directory for {self.listing.repo}"
@@ -278,11 +280,11 @@ class Folder:
 
 
 def _flat(path: str) -> str:
-    return path.replace("/", "\\") + ".part"  # no path of a hub file has a backslash
+    return path.replace("/", "\\") + ".part"  # no path of a HubFile has a backslash
 
 
 def _sum_of(path: Path, file: HubFile) -> str:
-    """The checksum of a file on disk, in the way of `file`; empty if its size already tells it apart."""
+    """The checksum of a file on disk, by the algorithm of `file`; empty if its size is another."""
     if path.stat().st_size != file.num_bytes:
         return ""
     digest = file.digest()
@@ -292,7 +294,8 @@ def _sum_of(path: Path, file: HubFile) -> str:
     return digest.hexdigest()
 
 
-def _write(out, piece: bytes) -> None:
+def _write(out: FileIO, piece: bytes) -> None:
+    """Write all of a piece."""
     view = memoryview(piece)
     while view:
         view = view[out.write(view) :]

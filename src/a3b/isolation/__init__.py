@@ -1,1 +1,1 @@
-"""Work that cannot be interrupted, in processes that can be killed: `host` starts them, `worker` is what runs there."""
+"""Bounded, killable work: deadlines for what runs in threads, and processes (`host`, `worker`) for what cannot stop."""

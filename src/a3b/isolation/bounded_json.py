@@ -1,7 +1,7 @@
-"""JSON that a client wrote, in bounded time and memory, whether it is a body or a string inside one. Enter at `loads`.
+"""JSON that a client wrote, parsed in bounded time and memory, whether it is a body or a string inside one.
 
 Python's parser holds the interpreter's lock until it is done: 30 MB of empty lists take it seconds and a gigabyte.
-"""
+Knows no schema. Enter at `loads`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Any
 
 from a3b.isolation import deadlines
 
-MAX_DEPTH = 100  # of values in values; later steps are recursive
+MAX_DEPTH = 100  # levels of nested values; later steps are recursive
 MAX_VALUES = 200_000
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class TooMuchJSON(Exception):
-    """JSON that is nested too deeply, or of too many values; says which."""
+    """JSON that is nested too deeply or has too many values; the text says which."""
 
 
-def loads(text: str, **options: Callable[[str], Any]) -> Any:
-    """`json.loads`. Raises TooMuchJSON, and ValueError for what is not JSON."""
+def loads(
+    text: str, *, parse_float: Callable[[str], Any] | None = None, parse_constant: Callable[[str], Any] | None = None
+) -> Any:
+    """The value of a JSON text, as `json.loads` has it. Raises TooMuchJSON, and ValueError for what is not JSON."""
     check_size(text)
     try:
-        value = json.loads(text, **options)
+        value = json.loads(text, parse_float=parse_float, parse_constant=parse_constant)
     except RecursionError:
         raise _too_deep() from None
     check_depth(value)
@@ -36,7 +38,7 @@ def check_size(text: str) -> None:
     """Raises TooMuchJSON for more than MAX_VALUES values."""
     if _separators(text) <= MAX_VALUES:
         return
-    num = at = 0  # those in strings do not count
+    num = at = 0  # separators outside of strings, up to `at`
     for i, string in enumerate(_STRING.finditer(text)):
         num += _separators(text[at : string.start()])
         at = string.end()

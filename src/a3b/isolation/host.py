@@ -1,4 +1,4 @@
-"""The server's side of work in separate processes. Enter at `Host.start`."""
+"""The server's side of work in separate processes, which are `a3b.isolation.worker`. Enter at `Host.start`."""
 
 from __future__ import annotations
 
@@ -15,51 +15,52 @@ from typing import Any
 from a3b.isolation import deadlines
 from a3b.isolation.worker import COMMAND, KILL, START, Channel, has_input
 
-QUIT_S = 0.5  # for the first process to end its tasks
+QUIT_S = 0.5  # that the first process has to end its tasks
 
 
 class TaskKilled(Exception):
-    """A task ran into its limits of time or memory, or a library broke."""
+    """A task exceeded its limits of time or memory, or a library crashed."""
 
 
 class TaskNotStarted(TaskKilled):
-    """The machine gave no process for a task, or the first process ended: nothing is wrong with the task."""
+    """No process could be started for a task, or the first process ended: nothing is wrong with the task."""
 
 
 class Task:
-    """A process that runs one function. Not to be used by two threads at once."""
+    """A process that runs one function. Used by one thread at a time."""
 
     def __init__(self, sock: socket.socket, kill: Callable[[], None] = lambda: None, is_starting: bool = False):
-        """is_starting: it says that it has begun before anything else."""
-        self._conversation, self._kill, self._is_open = Channel(sock), kill, True
+        """kill: ends the process. is_starting: its first message says that it has begun."""
+        self._channel, self._kill, self._is_open = Channel(sock), kill, True
         self._is_starting = is_starting
 
     def send(self, message: Any) -> None:
-        """Raises TaskKilled."""
+        """Send the task a message. Raises TaskKilled."""
         try:
-            self._conversation.send(message)
+            self._channel.send(message)
         except OSError:
             self._see_begun()
             raise self._ended() from None
 
     def is_ready(self, seconds: float = 0) -> bool:
-        """Whether an answer, or the end, has come."""
-        return not self._is_open or has_input(self._conversation.socket, seconds)
+        """Whether a message, or the end, arrives within that time."""
+        return not self._is_open or has_input(self._channel.socket, seconds)
 
     def receive(self, seconds: float) -> Any:
-        """The next message of the task. Raises TaskKilled, also when it takes longer, and what `work.check` raises."""
+        """The next message of the task. Raises TaskKilled, also after that time, and what ends the work of this
+        thread."""
         until = time.monotonic() + seconds
         self._wait(until)
         if self._is_starting:
             self._see_begun()
             self._wait(until)
         try:
-            return self._conversation.receive()
+            return self._channel.receive()
         except (EOFError, OSError, pickle.UnpicklingError):
             raise self._ended() from None
 
     def _wait(self, until: float) -> None:
-        while not self.is_ready(deadlines.LOOK_S):
+        while not self.is_ready(deadlines.CHECK_S):
             deadlines.check()
             if time.monotonic() > until:
                 raise self._ended()
@@ -67,35 +68,36 @@ class Task:
     def _see_begun(self) -> None:
         if self._is_starting:
             with suppress(EOFError, OSError, pickle.UnpicklingError):
-                self._conversation.receive()
+                self._channel.receive()
                 self._is_starting = False
 
     def _ended(self) -> TaskKilled:
         return TaskNotStarted() if self._is_starting else TaskKilled()
 
     def start_from(self) -> Task:
-        """A task that goes on from where this one is: it gets the message "fork" with a socket."""
+        """A task that continues from where this one is, which gets the message "fork" and a socket. Raises
+        TaskKilled."""
         ours, theirs = socket.socketpair()
         with theirs:
             self.send("fork")
             try:
-                socket.send_fds(self._conversation.socket, [b"f"], [theirs.fileno()])
+                socket.send_fds(self._channel.socket, [b"f"], [theirs.fileno()])
             except OSError:
                 ours.close()
                 raise TaskKilled from None
         return Task(ours)
 
     def release(self) -> None:
-        """Let the process end by itself, when it has read what it was sent."""
+        """Let the process end by itself once it has read what it was sent."""
         if self._is_open:
             self._is_open = False
-            self._conversation.socket.close()
+            self._channel.socket.close()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         if self._is_open:
             self._is_open = False
-            self._conversation.socket.close()
+            self._channel.socket.close()
             self._kill()
 
     def __del__(self) -> None:
@@ -105,17 +107,20 @@ class Task:
 class Host:
     """Starts tasks that share what setup(*args) returns. The first process starts with the first task.
 
-    growth: bytes of address space that a task may have beyond what is shared."""
+    growth: bytes of address space that a task may use beyond what is shared. Used by any thread."""
 
-    def __init__(self, growth: int, setup: Callable, *args: Any):
+    def __init__(self, growth: int, setup: Callable[..., Any], *args: Any):
         self._growth, self._setup, self._args = growth, setup, args
-        self._lock = threading.RLock()  # a task may be collected while another one starts
-        self._control, self._process, self._number = None, None, 0
+        self._lock = threading.RLock()  # a task may be garbage collected while another one starts
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._number = 0  # of the latest task
         self._is_closed = False
 
-    def start(self, task: Callable, *args: Any) -> Task:
-        """task(conversation, shared, *args) in a new process. Both functions must be importable. Raises
-        TaskNotStarted."""
+    def start(self, task: Callable[..., object], *args: Any) -> Task:
+        """Run task(channel, shared, *args) in a new process. `task` and `setup` must be importable.
+
+        Raises TaskNotStarted."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             self._number += 1
@@ -130,27 +135,29 @@ class Host:
         return started
 
     def _fork(self, number: int, sock: socket.socket) -> None:
-        """Give a task its socket. Raises OSError."""
+        """Have the first process fork a task that gets this socket. Raises OSError."""
         for is_last in (False, True):
             try:
                 socket.send_fds(self._running(), [COMMAND.pack(START, number)], [sock.fileno()])
                 return
             except OSError:
-                self._end()  # the first process may have ended: a new one
+                self._end()  # it may have ended: start a new one
                 if is_last:
                     raise
 
     def close(self) -> None:
-        """End everything that runs."""
+        """End all tasks and the first process."""
         with self._lock:
             self._is_closed = True
             self._end()
 
     def _running(self) -> socket.socket:
+        """The control socket of the first process, started if there is none. Raises OSError."""
         if self._is_closed:
             raise OSError("closed")
         if self._control is None:
-            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._control = ours
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; from a3b.isolation.worker "
                 f"import main; main({theirs.fileno()})"
@@ -163,7 +170,7 @@ class Host:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-            Channel(self._control).send((self._setup, self._args, self._growth))
+            Channel(ours).send((self._setup, self._args, self._growth))
         return self._control
 
     def _tell(self, command: bytes) -> None:
@@ -172,6 +179,7 @@ class Host:
                 self._control.sendall(command)
 
     def _end(self) -> None:
+        """End the first process, if there is one."""
         if self._control is not None:
             self._control.close()
             self._control = None

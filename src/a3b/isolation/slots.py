@@ -1,4 +1,4 @@
-"""Places for heavy work, so that nobody takes them all."""
+"""Places for heavy work, shared between namespaces so that none takes them all. Enter at `Slots.one`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from a3b.isolation import deadlines
 
 
 class Slots:
-    """`most` places in all, `each` of them for one namespace at most. Used by any thread."""
+    """`most` places in all, at most `each` of them for one namespace. Used by any thread."""
 
     def __init__(self, most: int, each: int):
         self._most, self._each = most, each
@@ -18,11 +18,11 @@ class Slots:
 
     @contextmanager
     def one(self, namespace: str) -> Iterator[None]:
-        """A place, as soon as there is one. Raises what ends the work that waits."""
+        """Hold a place, waiting until one is free. Raises what ends the work of this thread meanwhile."""
         with self._changed:
             while len(self._taken) >= self._most or self._taken.count(namespace) >= self._each:
                 deadlines.check()
-                self._changed.wait(deadlines.LOOK_S)
+                self._changed.wait(deadlines.CHECK_S)
             self._taken.append(namespace)
         try:
             yield

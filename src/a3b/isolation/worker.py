@@ -1,9 +1,8 @@
-"""A process that forks one more for each task, so that a task starts at once and can be killed alone. Started by
-`host`.
+"""A process that forks another one for each task, so that a task starts at once and can be killed alone.
 
-The first process computes what all tasks share, then only forks. A task has a socket to whoever asked, limits on its
-memory and, for each unit of work, on its processor time; the kernel enforces both. When the server is gone, or closes
-the socket, everything here ends."""
+`host` starts it. The first process computes what all tasks share, then only forks. A task has a socket to its caller
+and limits on its memory and, per unit of work, on its processor time, which the kernel enforces. When the server ends
+or closes the socket, everything here ends. Does not know what the tasks are. Enter at `main`."""
 
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 _LENGTH = struct.Struct("<Q")
 COMMAND = struct.Struct("<cQ")  # START comes with a socket
 START, KILL = b"s", b"k"
-TICK_S = 1.0  # between two looks for tasks that have ended
+TICK_S = 1.0  # between two checks for tasks that have ended
 
 
 class Channel:
@@ -32,11 +31,12 @@ class Channel:
         self.socket = sock
 
     def send(self, message: Any) -> None:
+        """Raises OSError when the other side is gone."""
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         self.socket.sendall(_LENGTH.pack(len(data)) + data)
 
     def receive(self) -> Any:
-        """Raises EOFError when the other side is gone."""
+        """The next message. Raises EOFError when the other side is gone."""
         return pickle.loads(self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0]))
 
     def _exactly(self, num: int) -> bytes:
@@ -50,16 +50,15 @@ class Channel:
 
 
 def has_input(sock: socket.socket, seconds: float | None) -> bool:
-    """Whether data or the end comes in that time; None waits for it. Not by select(), which takes no handle above
-    1023."""
-    poll = select.poll()
+    """Whether data or the end arrives in that time; None waits for it."""
+    poll = select.poll()  # select() takes no handle above 1023
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 @contextmanager
-def processor_limit(seconds: float) -> Any:
-    """Kills this process if what is inside uses more processor time, whatever it is."""
+def processor_limit(seconds: float) -> Iterator[None]:
+    """Kills this process if the block uses more processor time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
@@ -68,17 +67,17 @@ def processor_limit(seconds: float) -> Any:
 
 
 def memory_used() -> int:
-    """Bytes that this process has in memory."""
+    """Bytes of memory that this process uses."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
-    """The id of a new process that runs task(conversation, *args) and then ends; 0 if the machine gives none. Here the
-    socket is closed."""
+def fork(task: Callable[..., object], sock: socket.socket, *args: Any) -> int:
+    """Run task(channel, *args) in a new process, and close the socket here; the process id, 0 if none can be
+    started."""
     try:
         pid = os.fork()
-    except OSError:  # whoever has the other end sees it closed
+    except OSError:  # the other end sees it closed
         sock.close()
         return 0
     if pid:
@@ -94,8 +93,8 @@ def fork(task: Callable, sock: socket.socket, *args: Any) -> int:
 
 
 def limit_memory(growth: int) -> None:
-    """Let this process have `growth` bytes of address space more than it has now, and be the first to be killed when
-    memory runs out."""
+    """Limit this process to `growth` more bytes of address space than it has now, and make it the first to be killed
+    when the machine runs out of memory."""
     with open("/proc/self/statm", "rb") as file:
         limit = int(file.read().split()[0]) * resource.getpagesize() + growth
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -105,14 +104,14 @@ def limit_memory(growth: int) -> None:
 
 
 def main(fd: int) -> None:
-    """Serve the control socket `fd`: (setup, args, growth) first, then commands with the numbers of tasks."""
-    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the server ends us
+    """Serve the control socket `fd`: first (setup, args, growth), then commands with the numbers of tasks."""
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the server ends this process
         signal.signal(name, signal.SIG_IGN)
     sys.setrecursionlimit(5000)
     control = socket.socket(fileno=fd)
     setup, args, growth = Channel(control).receive()
     shared = setup(*args)
-    # panics and failed allocations of libraries are reported by our own errors
+    # the host reports panics and failed allocations of libraries in its own words
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     running: dict[int, int] = {}
     while True:
@@ -131,9 +130,9 @@ def main(fd: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(conversation: Channel, control: socket.socket, growth: int, shared: Any) -> None:
+def _run(channel: Channel, control: socket.socket, growth: int, shared: Any) -> None:
     control.close()
-    conversation.send("begun")
+    channel.send("begun")
     limit_memory(growth)
-    task, args = conversation.receive()
-    task(conversation, shared, *args)
+    task, args = channel.receive()
+    task(channel, shared, *args)
