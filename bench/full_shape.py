@@ -25,6 +25,7 @@ from a3b.kernels import open_kernels
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
+from a3b.model.parameters import count_parameters
 
 SIZES = {
     "vocab_size": 248320,
@@ -151,7 +152,7 @@ def main() -> None:
     config = read_config(args.directory)
     model = Model(config, load_weights(Checkpoint.open(args.directory), config, expand=False), open_kernels())
     state = model.new_state()
-    result |= {"layers": config.num_layers, "parameters": config.count_parameters().total}
+    result |= {"layers": config.num_layers, "parameters": count_parameters(config).total}
     result["load_s"] = round(time.perf_counter() - start, 2)
     start = time.perf_counter()
     logits = model.forward(np.arange(args.tokens) * 4001 % config.vocab_size, state)

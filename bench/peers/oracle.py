@@ -143,7 +143,7 @@ def _weights(file: GgufFile, c: ModelConfig) -> ModelWeights:
             conv1d=conv.f32_rows(0, conv.shape[0]),
             dt_bias=numbers(f"{b}.ssm_dt.bias")[heads],
             A_log=np.log(-numbers(f"{b}.ssm_a"))[heads],
-            norm=numbers(f"{b}.ssm_norm.weight"),
+            delta_norm=numbers(f"{b}.ssm_norm.weight"),
             out_proj=matrix(f"{b}.ssm_out", columns=values),
         )
 

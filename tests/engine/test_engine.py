@@ -142,7 +142,7 @@ def test_cancel_during_the_prompt_leaves_a_usable_sequence(engine):
 
 def test_an_answer_broken_off_in_a_step_leaves_a_usable_sequence(engine, monkeypatch):
     sequence = engine.new_sequence()
-    moe = type(engine.model._layers[3].moe)
+    moe = type(engine.model._layers[3].mlp)
     whole, calls = moe.__call__, []
 
     def broken(self, x):

@@ -16,10 +16,11 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, file_checksum, verify
 from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import KV_TYPES, _native, open_kernels
-from a3b.model import loader as w
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.model.weights import ModelWeights
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
@@ -99,13 +100,13 @@ def test_a_norm_does_not_hide_what_overflows(isa: str):
 
 
 @cache
-def float_model(name: str) -> tuple[ModelConfig, w.ModelWeights]:
+def float_model(name: str) -> tuple[ModelConfig, ModelWeights]:
     config = config_from_dict(config_dict(SIZES[name]), where=name)
     return config, model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
 
 
 @cache
-def tiled() -> tuple[ModelConfig, w.ModelWeights]:
+def tiled() -> tuple[ModelConfig, ModelWeights]:
     config = config_from_dict(config_dict(TILED_SIZES), where="tiled")
     return config, tiled_weights(config, random_tensors(TILED_SIZES, seed=5))
 
@@ -163,7 +164,7 @@ def test_one_bad_number_of_a_matrix_is_refused_or_makes_nan_of_every_logit_it_re
         if field == "embed":
             ids[:] = config.vocab_size // 2
 
-        def logits_of(bad: w.ModelWeights = bad) -> np.ndarray:
+        def logits_of(bad: ModelWeights = bad) -> np.ndarray:
             model = Model(config, bad, k, "q8")
             state = model.new_state()
             return np.concatenate(
@@ -228,7 +229,7 @@ def test_a_checkpoint_with_one_bad_number_is_refused_by_the_name_of_its_tensor(t
             out.seek(at)
             out.write(bits[info.dtype])
         with pytest.raises(TensorError, match=f"{name.removesuffix('.weight')}.* holds .* expected finite numbers"):
-            weights = w.load_weights(Checkpoint.open(tmp_path), config, expand=expand)
+            weights = load_weights(Checkpoint.open(tmp_path), config, expand=expand)
             model = Model(config, weights, open_kernels("reference"), "f32")
             row = (at - info.start) // info.shape[-1] // len(bits[info.dtype]) if "embed" in name else 0
             model.forward(np.append(ids, row), model.new_state(), logits="all")
@@ -237,7 +238,7 @@ def test_a_checkpoint_with_one_bad_number_is_refused_by_the_name_of_its_tensor(t
         with open(file, "r+b") as out:
             out.seek(at)
             out.write(whole[at : at + len(bits[info.dtype])])
-    w.load_weights(Checkpoint.open(tmp_path), config, expand=expand)
+    load_weights(Checkpoint.open(tmp_path), config, expand=expand)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +290,7 @@ def test_loading_a_packed_model_refuses_small_tensors_that_are_not_finite(packed
             out.seek(info.stop - 4)
             out.write(b"\x00\x00\xc0\x7f")
         with pytest.raises(TensorError, match=f"{name}' holds nan .* expected finite numbers"):
-            w.load_weights(Checkpoint.open(packed), config)
+            load_weights(Checkpoint.open(packed), config)
         with open(file, "r+b") as out:
             out.seek(info.stop - 4)
             out.write(before)

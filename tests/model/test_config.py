@@ -15,6 +15,7 @@ from a3b.errors import ConfigError, UsageError
 from a3b.kernels import _native, open_kernels
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
+from a3b.model.parameters import count_parameters
 from a3b.settings import RuntimeConfig
 from tests.support.paths import DATA
 from tests.support.random_model import SIZES, config_dict, model_weights, random_tensors
@@ -47,7 +48,7 @@ def dense_27b() -> dict:
 
 
 def test_the_35b_model_is_counted_exactly():
-    count = config_from_dict(REAL).count_parameters()
+    count = count_parameters(config_from_dict(REAL))
     assert (count.total, count.active, count.mtp, count.vision) == (
         34_660_610_688,
         2_946_429_568,
@@ -59,7 +60,7 @@ def test_the_35b_model_is_counted_exactly():
 
 def test_the_dense_27b_model_is_counted_exactly():
     """As transformers counts it, vision included; the MTP layer by the sizes of its tensors."""
-    count = config_from_dict(dense_27b()).count_parameters()
+    count = count_parameters(config_from_dict(dense_27b()))
     assert count.total + count.vision == 27_356_728_560 and count.vision == 460_730_096
     assert count.total + count.vision + count.mtp == 27_781_427_952
     assert count.active == count.total - 248320 * 5120  # everything but the embedding
@@ -193,7 +194,7 @@ def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, val
         target = target[key]
     target[place[-1]] = value
     try:
-        config_from_dict(config).count_parameters()
+        count_parameters(config_from_dict(config))
     except ConfigError as error:
         assert len(str(error)) < 2000
 

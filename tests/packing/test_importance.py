@@ -19,7 +19,7 @@ from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.packing.importance import FLOOR, Inputs, Watching, measure
 from a3b.packing.open_source import open_source
-from a3b.packing.plan import fields, make_plan
+from a3b.packing.plan import make_plan, tensor_values
 from a3b.packing.quantise import quantise
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.tokenizer import Tokenizer
@@ -91,7 +91,9 @@ def test_every_matrix_that_is_quantised_has_one_row_an_expert_and_one_number_a_c
     source = open_source(tmp_path / "source")
     found = measure(source, pieces(sizes["V"], 5), open_kernels(), 1)
     shapes = {
-        name: value.shape for name, kind, value in fields(source.config, source.weights) if kind and kind != "embed"
+        tensor.full_name(layer): value.shape
+        for tensor, layer, value in tensor_values(source.config, source.weights)
+        if tensor.kind not in (None, "embed")
     }
     assert {name: (s[0] if len(s) == 3 else 1, s[-1]) for name, s in shapes.items()} == {
         n: v.shape for n, v in found.items()
@@ -152,7 +154,7 @@ def test_the_command_packs_with_it_and_reports_what_it_cannot_use(tmp_path, caps
     weights = [
         load_weights(Checkpoint.open(d), open_source(nano_directory()).config) for d in (target, tmp_path / "plain")
     ]
-    assert any((a.moe.down.data != b.moe.down.data).any() for a, b in zip(*(w.layers for w in weights), strict=True))
+    assert any((a.mlp.down.data != b.mlp.down.data).any() for a, b in zip(*(w.layers for w in weights), strict=True))
     capsys.readouterr()
     assert main(["pack", str(nano_directory()), str(target), "--importance", str(tmp_path / "missing.txt")]) == 2
     assert "exists" in capsys.readouterr().err  # said before the text is looked for

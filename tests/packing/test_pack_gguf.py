@@ -94,7 +94,7 @@ def test_wide_matrices_hold_the_numbers_of_the_file(tmp_path):
         ("blk.1.attn_qkv", weights.layers[1].mixer.in_proj_qkv),
     ):
         assert np.array_equal(matrix.f32_rows(0, matrix.shape[0]), stored[name + ".weight"])
-    up = weights.layers[2].moe.gate_up[1]
+    up = weights.layers[2].mlp.gate_up[1]
     assert np.array_equal(up.f32_expert(4), stored["blk.2.ffn_up_exps.weight"][4])
 
 

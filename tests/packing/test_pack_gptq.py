@@ -106,7 +106,7 @@ def test_integers_are_kept_within_the_stated_bound(tmp_path, group, format, symm
     )
     assert formats["model.embed_tokens.weight"] == "w8s32"
     weights = load_weights(Checkpoint.open(tmp_path / "packed"), read_config(tmp_path / "packed"))
-    up = weights.layers[1].moe.gate_up[1]
+    up = weights.layers[1].mlp.gate_up[1]
     expected = exact["model.layers.1.mlp.experts.gate_up_proj"][4, SIZES["F"] :]
     scale = up.expert(4).parts(0, SIZES["F"]).scale.astype(np.float32)
     bound = np.zeros_like(scale) if symmetric else 16 * scale / 2048

@@ -24,11 +24,11 @@ from a3b.kernels import _native, open_kernels
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import check_tensors, load_weights
-from a3b.model.tensor_names import packed_tensors
+from a3b.model.tensor_names import tensors_of
 from a3b.packing import writer
 from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
-from a3b.packing.plan import bytes_per_token, fields, make_plan
+from a3b.packing.plan import bytes_per_token, make_plan, tensor_values
 from a3b.packing.presets import PRESETS, format_for
 from a3b.packing.quantise import quantise
 from a3b.packing.writer import write
@@ -107,7 +107,7 @@ def test_a_dense_model_is_packed_too(tmp_path):
     expected = logits_of(read_config(directory), quantised(exact, PRESETS["faithful"]), dense)
     assert np.abs(logits(directory, dense) - expected).max() <= 1e-5 * expected.std()
     weights = load_weights(Checkpoint.open(directory), read_config(directory))
-    assert [m.shape for m in weights.layers[0].moe.gate_up] == [(192, 64)] * 2
+    assert [m.shape for m in weights.layers[0].mlp.gate_up] == [(192, 64)] * 2
 
 
 FORMS = {
@@ -150,7 +150,7 @@ def test_gate_and_up_may_have_different_forms(tmp_path, kind, forms):
 def test_what_is_loaded_has_the_promised_types(tmp_path):
     directory, _ = packed(tmp_path)
     weights = load_weights(Checkpoint.open(directory), read_config(directory))
-    moe, mixer = weights.layers[0].moe, weights.layers[0].mixer
+    moe, mixer = weights.layers[0].mlp, weights.layers[0].mixer
     for matrix in (
         weights.embed,
         weights.lm_head,
@@ -169,7 +169,7 @@ def test_what_is_loaded_has_the_promised_types(tmp_path):
         mixer.in_proj_b,
         mixer.in_proj_a,
         mixer.conv1d,
-        mixer.norm,
+        mixer.delta_norm,
         mixer.A_log,
         weights.norm,
     )
@@ -181,8 +181,8 @@ def test_what_is_loaded_has_the_promised_types(tmp_path):
 def test_the_plan_names_what_the_loader_expects(tmp_path):
     write_source(tmp_path / "source")
     source = open_source(tmp_path / "source")
-    found = {name: tuple(value.shape) for name, _, value in fields(source.config, source.weights)}
-    assert found == dict(packed_tensors(source.config))
+    found = {t.full_name(layer): tuple(value.shape) for t, layer, value in tensor_values(source.config, source.weights)}
+    assert found == {t.full_name(layer): t.shape(source.config.axes) for t, layer in tensors_of(source.config)}
 
 
 def test_files_are_plain_safetensors_with_aligned_data(tmp_path):

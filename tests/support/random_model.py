@@ -10,6 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from a3b.kernels import open_kernels
+from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict
+from a3b.model.forward import Model
+from a3b.model.tensor_names import BY_ROLE, GATE_UP, Tensor, layer_name, places_of
+from a3b.model.weights import ModelWeights, assemble
+
 AXES = ("V", "D", "layers", "every", "Hq", "Hkv", "Dh", "rotary", "Hk", "Hv", "Dk", "Dv", "E", "K", "F", "Fs")
 SIZES = {  # as in ModelConfig; every `every`-th layer is attention, `rotary` of Dh dimensions turn
     "one": dict(zip(AXES, (211, 48, 4, 4, 6, 2, 24, 8, 3, 3, 12, 20, 11, 3, 14, 18), strict=True)),
@@ -78,118 +85,90 @@ def config_dict(sizes: dict, rope: dict | None = None) -> dict:
     }
 
 
+MATRIX_GAINS = {  # spread times the root of the inputs, 1 if not here
+    "lm_head": 2.0,
+    "in_proj_qkv": 1.5,
+    "in_proj_z": 1.5,
+    "out_proj": 0.5,
+    "q_proj": 1.5,
+    "o_proj": 2.0,
+    "router": 2.0,
+    "shared.down": 0.7,
+    "shared_gate": 2.0,
+}
+NORMALS = {  # mean and spread
+    "embed": (0, 1.0),
+    "norm": (0, 0.3),
+    "input_norm": (0, 0.3),
+    "post_norm": (0, 0.3),
+    "conv1d": (0, 0.5),
+    "dt_bias": (-2, 1.0),
+    "delta_norm": (1, 0.3),
+    "q_norm": (0.7, 0.3),
+    "k_norm": (0, 0.3),
+}
+DRAWN_ONCE = ("embed", "norm", "lm_head")  # the order in which the stream of numbers is used, which goldens depend on
+DRAWN_PER_LAYER = (
+    *("input_norm", "post_norm"),
+    *("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "dt_bias", "A_log", "delta_norm", "out_proj"),
+    *("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"),
+    *("gate", "up", "down"),
+    *("router", "experts.gate", "experts.down", "shared.gate", "shared.up", "shared.down", "shared_gate"),
+)
+
+
 def random_tensors(sizes: dict, seed: int) -> dict[str, np.ndarray]:
     """Checkpoint name -> float32 array: text-only prefix `model.`, experts fused."""
-    s, rng = sizes, np.random.Generator(np.random.PCG64(seed))
+    config = config_from_dict(config_dict(sizes))
+    rng, axes, out = np.random.Generator(np.random.PCG64(seed)), config.axes, {}
 
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (rng.standard_normal(shape) * scale).astype(np.float32)
+    def numbers(role: str, shape: tuple[int, ...]) -> np.ndarray:
+        if role == "A_log":
+            return np.log(rng.uniform(0.02, 2.0, shape)).astype(np.float32)
+        mean, spread = NORMALS.get(role) or (0, MATRIX_GAINS.get(role, 1.0) * shape[-1] ** -0.5)
+        values = mean + (rng.standard_normal(shape) * spread).astype(np.float32)
+        if role == "in_proj_qkv":
+            keys = axes.Hk * axes.Dk
+            values[keys : 2 * keys] = 0.8 * values[:keys] + 0.6 * values[keys : 2 * keys]  # queries find stored keys
+        return values
 
-    def matrix(*shape: int, gain: float = 1.0) -> np.ndarray:
-        return normal(*shape, scale=gain * shape[-1] ** -0.5)
-
-    D, E, F, Fs = s["D"], s["E"], s["F"], s["Fs"]
-    q_dim, kv_dim, v_dim = s["Hq"] * s["Dh"], s["Hkv"] * s["Dh"], s["Hv"] * s["Dv"]
-    channels = 2 * s["Hk"] * s["Dk"] + v_dim
-    out = {"model.embed_tokens.weight": normal(s["V"], D), "model.norm.weight": normal(D, scale=0.3)}
-    out["lm_head.weight"] = matrix(s["V"], D, gain=2.0)
-    for i in range(s["layers"]):
-        p = f"model.layers.{i}."
-        out[p + "input_layernorm.weight"] = normal(D, scale=0.3)
-        out[p + "post_attention_layernorm.weight"] = normal(D, scale=0.3)
-        if (i + 1) % s["every"]:
-            p += "linear_attn."
-            qkv, keys = matrix(channels, D, gain=1.5), s["Hk"] * s["Dk"]
-            qkv[keys : 2 * keys] = 0.8 * qkv[:keys] + 0.6 * qkv[keys : 2 * keys]  # queries find what keys stored
-            out[p + "in_proj_qkv.weight"] = qkv
-            out[p + "in_proj_z.weight"] = matrix(v_dim, D, gain=1.5)
-            out[p + "in_proj_b.weight"] = matrix(s["Hv"], D)
-            out[p + "in_proj_a.weight"] = matrix(s["Hv"], D)
-            out[p + "conv1d.weight"] = normal(channels, 1, 4, scale=0.5)
-            out[p + "dt_bias"] = normal(s["Hv"]) - 2
-            out[p + "A_log"] = np.log(rng.uniform(0.02, 2.0, s["Hv"])).astype(np.float32)
-            out[p + "norm.weight"] = 1 + normal(s["Dv"], scale=0.3)
-            out[p + "out_proj.weight"] = matrix(D, v_dim, gain=0.5)
-        else:
-            p += "self_attn."
-            out[p + "q_proj.weight"] = matrix(2 * q_dim, D, gain=1.5)
-            out[p + "k_proj.weight"] = matrix(kv_dim, D)
-            out[p + "v_proj.weight"] = matrix(kv_dim, D)
-            out[p + "o_proj.weight"] = matrix(D, q_dim, gain=2.0)
-            out[p + "q_norm.weight"] = 0.7 + normal(s["Dh"], scale=0.3)
-            out[p + "k_norm.weight"] = normal(s["Dh"], scale=0.3)
-        p = f"model.layers.{i}.mlp."
-        if not E:
-            out[p + "gate_proj.weight"] = matrix(F, D)
-            out[p + "up_proj.weight"] = matrix(F, D)
-            out[p + "down_proj.weight"] = matrix(D, F)
-            continue
-        out[p + "gate.weight"] = matrix(E, D, gain=2.0)
-        out[p + "experts.gate_up_proj"] = matrix(E, 2 * F, D)
-        out[p + "experts.down_proj"] = matrix(E, D, F)
-        out[p + "shared_expert.gate_proj.weight"] = matrix(Fs, D)
-        out[p + "shared_expert.up_proj.weight"] = matrix(Fs, D)
-        out[p + "shared_expert.down_proj.weight"] = matrix(D, Fs, gain=0.7)
-        out[p + "shared_expert_gate.weight"] = matrix(1, D, gain=2.0)
+    for role in DRAWN_ONCE:
+        out[BY_ROLE[role].full_name(None)] = numbers(role, BY_ROLE[role].shape(axes))
+    for layer in range(config.num_layers):
+        for tensor in (BY_ROLE[role] for role in DRAWN_PER_LAYER):
+            name, shape = tensor.full_name(layer), tensor.shape(axes)
+            if tensor.role == "experts.gate":  # drawn with up, as a checkpoint has them
+                name, shape = layer_name(GATE_UP, layer), (shape[0], 2 * shape[1], shape[2])
+            if tensor.place in places_of(config, layer):
+                out[name] = numbers(tensor.role, shape)
     return out
 
 
-def model_weights(config, tensors: dict[str, np.ndarray]):
+class Tensors:
+    """Tensors of `random_tensors` as `assemble` asks for them."""
+
+    def __init__(self, config: ModelConfig, tensors: dict[str, np.ndarray]):
+        self.config, self.tensors = config, tensors
+
+    def matrix(self, tensor: Tensor, layer: int | None) -> np.ndarray:
+        return self.tensors[tensor.full_name(layer)]
+
+    def vector(self, tensor: Tensor, layer: int | None) -> np.ndarray:
+        return self.matrix(tensor, layer).reshape(tensor.memory_shape(self.config.axes))
+
+    def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> np.ndarray:
+        if gate.is_routed:
+            return self.tensors[layer_name(GATE_UP, layer)]
+        return np.concatenate((self.matrix(gate, layer), self.matrix(up, layer)))
+
+
+def model_weights(config: ModelConfig, tensors: dict[str, np.ndarray]) -> ModelWeights:
     """Tensors of `random_tensors` as ModelWeights, without a file in between."""
-    from a3b.model import loader as w
-
-    def mixer(i: int, kind: str):
-        if kind == "full_attention":
-            names = ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
-            return w.AttentionWeights(**{n: tensors[f"model.layers.{i}.self_attn.{n}.weight"] for n in names})
-        p = f"model.layers.{i}.linear_attn."
-        names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "norm", "out_proj")
-        return w.DeltaNetWeights(
-            conv1d=tensors[p + "conv1d.weight"][:, 0],
-            dt_bias=tensors[p + "dt_bias"],
-            A_log=tensors[p + "A_log"],
-            **{n: tensors[f"{p}{n}.weight"] for n in names},
-        )
-
-    def mlp(i: int):
-        p = f"model.layers.{i}.mlp."
-        if config.dense:
-            gate_up = np.concatenate([tensors[f"{p}{n}_proj.weight"] for n in ("gate", "up")])
-            return w.DenseWeights(gate_up=gate_up, down=tensors[p + "down_proj.weight"])
-        gate, up = (tensors[f"{p}shared_expert.{n}_proj.weight"] for n in ("gate", "up"))
-        return w.MoEWeights(
-            router=tensors[p + "gate.weight"],
-            gate_up=tensors[p + "experts.gate_up_proj"],
-            down=tensors[p + "experts.down_proj"],
-            shared_gate_up=np.concatenate((gate, up)),
-            shared_down=tensors[p + "shared_expert.down_proj.weight"],
-            shared_expert_gate=tensors[p + "shared_expert_gate.weight"],
-        )
-
-    layers = tuple(
-        w.LayerWeights(
-            input_norm=tensors[f"model.layers.{i}.input_layernorm.weight"],
-            mixer=mixer(i, kind),
-            post_norm=tensors[f"model.layers.{i}.post_attention_layernorm.weight"],
-            moe=mlp(i),
-        )
-        for i, kind in enumerate(config.layer_types)
-    )
-    return w.ModelWeights(
-        embed=tensors["model.embed_tokens.weight"],
-        layers=layers,
-        norm=tensors["model.norm.weight"],
-        lm_head=tensors["lm_head.weight"],
-        residency="float32",
-    )
+    return assemble(config, Tensors(config, tensors), "float32")
 
 
 def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):
     """The Model called `name` in SIZES."""
-    from a3b.kernels import open_kernels
-    from a3b.model.config_reader import config_from_dict
-    from a3b.model.forward import Model
-
     config = config_from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
     weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
     return Model(config, weights, open_kernels(isa, num_threads), kv)

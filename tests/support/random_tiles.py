@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts, Tiles, pack
-from a3b.model import loader as w
+from a3b.model import weights as w
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict
 from tests.support.random_model import config_dict, model_weights, random_tensors
@@ -110,7 +110,7 @@ def tiled_weights(
     floats = model_weights(config, tensors)
     layers = []
     for layer in floats.layers:
-        moe = layer.moe
+        moe = layer.mlp
         layers.append(
             w.LayerWeights(
                 layer.input_norm,

@@ -16,6 +16,7 @@ from a3b.commands.saved_chat import Kept, directory, print_listing
 from a3b.commands.transcripts import Transcripts
 from a3b.engine.engine import Engine
 from a3b.errors import A3BError, did_you_mean
+from a3b.model.parameters import count_parameters
 from a3b.printable import say
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Chat:
         return True
 
     def greeting(self) -> str:
-        count = self.engine.config.count_parameters()
+        count = count_parameters(self.engine.config)
         lines = [
             f"{self.engine.name}: {count.total / 1e6:,.0f} M parameters, {count.active / 1e6:,.1f} M active per token, "
             f"context {self.engine.context:,}"

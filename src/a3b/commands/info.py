@@ -20,6 +20,7 @@ from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.known_shapes import how_to_get, known_shape, shape
 from a3b.model.loader import check_tensors
+from a3b.model.parameters import count_parameters
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import printable, report
@@ -35,7 +36,7 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
     """Facts about a model as plain JSON values. Raises CheckpointError for anything that would fail to load."""
     path, config, held, advice = find(model)
     scaled, note = with_context(config, context) if context else (config, None)
-    count = config.count_parameters()
+    count = count_parameters(config)
     by_config, native = config.rope.type == "yarn", config.max_context
     limit = max(native, int(config.rope.factor * config.rope.original_context)) if by_config else 4 * native
     facts: dict[str, Any] = {

@@ -16,6 +16,7 @@ from a3b.errors import A3BError, UsageError
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
+from a3b.model.parameters import count_parameters
 from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
@@ -53,7 +54,7 @@ def run(args: Namespace) -> None:
                 f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out"
             )
         importance = _measured(source, args.importance, args.runtime)
-    total = source.config.count_parameters().total
+    total = count_parameters(source.config).total
     with Progress("packing", total // MILLION, "M weights") as progress:
 
         def written(count: int) -> None:

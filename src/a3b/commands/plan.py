@@ -40,6 +40,7 @@ from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.forward import CHUNK
 from a3b.model.known_shapes import SHAPES, known_shape, shape
+from a3b.model.parameters import count_parameters
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.presets import PRESETS
 from a3b.packing.random_weights import random_source, shape_config
@@ -199,7 +200,7 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
 
 def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:
     """Everything the command says, as plain JSON values."""
-    count, state = config.count_parameters(), state_bytes(config)
+    count, state = count_parameters(config), state_bytes(config)
     presets = {}
     for preset, kinds in PRESETS.items():
         found = sizes(config, kinds)

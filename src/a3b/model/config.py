@@ -58,18 +58,6 @@ class GptqConfig:
     zero_offset: int
 
 
-@dataclass(frozen=True)
-class ParameterCount:
-    """Numbers of weights. `total` and `active` are of the text model; active leaves out idle experts and the
-    embedding."""
-
-    total: int
-    active: int
-    mtp: int
-    vision: int
-    breakdown: dict[str, int]
-
-
 class Axes(NamedTuple):
     """Sizes of a model by the letters that name the axes of arrays: V ids, D hidden, Hq Hkv Dh attention heads, Hk Hv
     Dk Dv heads of the delta net, E experts, K chosen, F expert width, Fs shared width."""
@@ -168,35 +156,6 @@ class ModelConfig:
         facts = {name: value for name, value in asdict(self).items() if name not in words and name != "vision"}
         return facts | self.axes._asdict()
 
-    def count_parameters(self) -> ParameterCount:
-        """Exact counts; `active` counts lm_head (tied or not) but not the embedding, which is a look-up."""
-        a = self.axes
-        D, expert = a.D, 3 * a.D * a.F
-        channels = a.C
-        delta = D * (channels + a.Hv * a.Dv + 2 * a.Hv) + channels * a.conv_len + 2 * a.Hv
-        delta += a.Dv + a.Hv * a.Dv * D
-        attention = D * a.Dh * (2 * a.Hq + 2 * a.Hkv) + a.Hq * a.Dh * D + 2 * a.Dh
-        if self.dense:
-            mlp = {"mlp": expert}
-        else:
-            mlp = {"router": a.E * D, "routed_experts": a.E * expert, "shared_experts": 3 * D * a.Fs + D}
-        n, n_full = self.num_layers, self.layer_types.count(ATTENTION)
-        head = a.V * D
-        breakdown = {
-            "embedding": head,
-            "lm_head": 0 if self.tie_word_embeddings else head,
-            "attention": n_full * attention,
-            "delta_net": (n - n_full) * delta,
-            **{kind: n * count for kind, count in mlp.items()},
-            "norms": n * 2 * D + D,
-        }
-        total = sum(breakdown.values())
-        idle = n * (a.E - a.K) * expert  # none in a dense model
-        active = total - idle - (0 if self.tie_word_embeddings else head)
-        mtp = self.mtp_layers * (attention + sum(mlp.values()) + 2 * D)
-        mtp += 2 * D * D + 3 * D if self.mtp_layers else 0
-        return ParameterCount(total, active, mtp, _vision_parameters(self.vision), breakdown)
-
 
 def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str | None]:
     """The config for a context of `num_tokens`, and what to tell the user if positions are scaled for it.
@@ -227,26 +186,3 @@ def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str
         f"context: {num_tokens} tokens; at most {int(YARN_FACTORS[-1] * native)}, "
         f"4 times the native {native}, are possible"
     )
-
-
-def _vision_parameters(vision: dict[str, Any] | None) -> int:
-    """Weights of the vision tower that config.json describes; 0 if its sizes are not all there."""
-    names = (
-        "depth",
-        "hidden_size",
-        "intermediate_size",
-        "in_channels",
-        "patch_size",
-        "temporal_patch_size",
-        "spatial_merge_size",
-        "num_position_embeddings",
-        "out_hidden_size",
-    )
-    sizes = [(vision or {}).get(name) for name in names]
-    if not all(type(n) is int and 0 < n <= MAX_SIZE for n in sizes):
-        return 0
-    depth, D, F, channels, patch, frames, merge, positions, out = sizes
-    block = 4 * D + 3 * D * D + 3 * D + D * D + D + 2 * D * F + F + D
-    merged = D * merge * merge
-    merger = 2 * D + merged * merged + merged + merged * out + out
-    return D * channels * frames * patch * patch + D + positions * D + depth * block + merger

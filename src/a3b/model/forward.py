@@ -133,12 +133,12 @@ class Model:
 class Layer:
     """Norm, mixer, norm, experts or one MLP; each half added to the residual stream."""
 
-    def __init__(self, mixer: DeltaNet | Attention, moe: kernels.Op):
-        self.mixer, self.moe = mixer, moe
+    def __init__(self, mixer: DeltaNet | Attention, mlp: kernels.Op):
+        self.mixer, self.mlp = mixer, mlp
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
         self.mixer(h, spans, cos_sin)
-        self.moe(h)
+        self.mlp(h)
 
 
 class DeltaNet:
@@ -162,7 +162,7 @@ class DeltaNet:
             weights.conv1d,
             weights.A_log,
             weights.dt_bias,
-            weights.norm,
+            weights.delta_norm,
             eps,
             a.Hk,
             a.Hv,
@@ -212,7 +212,7 @@ class Attention:
 
 def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray) -> kernels.Op:
     w = weights
-    if config.dense:
+    if isinstance(w, DenseWeights):
         return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.hidden_size, config.intermediate_size)
     parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
     return k.bind_moe(
@@ -230,14 +230,15 @@ def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeight
 def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:
     """Bind all layers; mixers are numbered per kind, as the state stores them."""
     bound, num_attention = [], 0
-    for i, (kind, weights) in enumerate(zip(config.layer_types, model.layers, strict=True)):
+    for i, weights in enumerate(model.layers):
         name = f"layers.{i}"
-        if kind == "full_attention":
+        mixer: Attention | DeltaNet
+        if isinstance(weights.mixer, AttentionWeights):
             mixer = Attention(k, config, weights.mixer, weights.input_norm, num_attention, name, kv)
             num_attention += 1
         else:
             mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
-        bound.append(Layer(mixer, _bind_mlp(k, config, weights.moe, weights.post_norm)))
+        bound.append(Layer(mixer, _bind_mlp(k, config, weights.mlp, weights.post_norm)))
     return bound
 
 

@@ -1,8 +1,9 @@
-"""Weights as they are stored, decoded when they are used. Enter at `Matrix` and `Experts`."""
+"""Weights as a checkpoint stores them, decoded to float32 where they are used. Enter at `Decodable`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from a3b.errors import TensorError
 from a3b.formats import gptq
 from a3b.formats.gptq import GptqMatrix
 from a3b.formats.quant import all_finite, fp8_to_f32, to_f32
-from a3b.formats.tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class StackedMatrix:
     """Matrices of equal width, one below the other, as one [sum of out, in]."""
 
     name: str
-    parts: tuple[StoredMatrix, ...]
+    parts: tuple[StoredMatrix | GptqMatrix, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,13 +89,16 @@ class StackedMatrix:
             base += part.shape[0]
         return np.concatenate(rows)
 
+    def f32_expert(self, e: int) -> NoReturn:
+        raise TypeError(f"{self.name}: is one matrix, not experts")
+
 
 @dataclass(frozen=True)
 class StoredExperts:
     """Experts stored one by one, as one [E, out, in]."""
 
     name: str
-    experts: tuple[StoredMatrix | StackedMatrix, ...]
+    experts: tuple[StoredMatrix | StackedMatrix | GptqMatrix, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,15 +113,17 @@ class StoredExperts:
     def f32_expert(self, e: int) -> np.ndarray:
         return self.experts[e].f32()
 
-    def expert(self, e: int) -> StoredMatrix | StackedMatrix:
+    def f32_rows(self, start: int, stop: int) -> NoReturn:
+        raise TypeError(f"{self.name}: is experts, not one matrix")
+
+    def expert(self, e: int) -> StoredMatrix | StackedMatrix | GptqMatrix:
         return self.experts[e]
 
 
-Matrix = np.ndarray | StoredMatrix | StackedMatrix | GptqMatrix | Tiles
-Experts = np.ndarray | StoredMatrix | StoredExperts | Tiles
+Decodable = StoredMatrix | StackedMatrix | StoredExperts | GptqMatrix
 
 
-def names_of(matrix: StoredMatrix | StackedMatrix | StoredExperts) -> list[str]:
+def names_of(matrix: Decodable) -> list[str]:
     """The tensors of the file that a matrix is made of."""
     if isinstance(matrix, StoredMatrix):
         return [matrix.name]

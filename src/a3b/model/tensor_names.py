@@ -1,79 +1,192 @@
-"""The tensors of a checkpoint: names and shapes. Enter at `packed_tensors`."""
+"""The tensors of the model, each written once: its names in every kind of file, its shape, and what becomes of it.
+
+The loader (Hugging Face, FP8, GPTQ and packed directories), the packer, the GGUF source, random weights and all counts
+read `TENSORS`; no other module spells a tensor's name. To add a tensor, add a line here, and a field to
+`a3b.model.weights` if the forward pass reads it. The tensors of the MTP module, which are only counted today, will be
+lines with a `Place` of their own. Enter at `tensors_of`. Source of the names: Qwen3_5MoeModel of transformers; for GGUF
+files gguf-py/gguf/constants.py of llama.cpp."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import groupby
 
-from a3b.formats.checkpoint import Checkpoint
-from a3b.model.config import ATTENTION, ModelConfig
+import numpy as np
+import numpy.typing as npt
 
-PREFIXES = ("model.language_model.", "model.")  # of the text model: inside the wrapper, alone
+from a3b.model.config import ATTENTION, Axes, ModelConfig
+
+Shape = tuple[int, ...]
+TEXT, WRAPPED_TEXT = "model.", "model.language_model."  # before the names of a text model: alone, inside the wrapper
+ROUTED = ".experts."  # in the name of whatever belongs to the routed experts
+GATE_UP = "mlp.experts.gate_up_proj"  # of a checkpoint: gate and up of all experts in one, [E, 2F, D], gate rows first
+GGUF_GATE_UP = "ffn_gate_up_exps.weight"  # the same in a GGUF file
 
 
-def prefix_of(checkpoint: Checkpoint, config: ModelConfig) -> str:
-    """What the names of the text model begin with."""
-    usual = PREFIXES if config.wrapped else PREFIXES[::-1]
-    return next((p for p in usual if p + "embed_tokens.weight" in checkpoint.tensors), usual[0])
+class Place(Enum):
+    """Where a tensor occurs."""
+
+    HEAD = auto()  # once, beside the text model
+    MODEL = auto()  # once, in the text model
+    LAYER = auto()  # in every layer; below, in every layer that has such a part
+    ATTENTION = auto()
+    DELTA = auto()
+    MOE = auto()
+    DENSE = auto()
 
 
-def _expected(config: ModelConfig, prefix: str, tensors: Container[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the text model; experts fused or one by one, whichever the checkpoint has."""
-    c, a = config, config.axes
-    yield prefix + "embed_tokens.weight", (a.V, a.D)
-    yield prefix + "norm.weight", (a.D,)
-    if not c.tie_word_embeddings:
-        yield "lm_head.weight", (a.V, a.D)
-    for i, kind in enumerate(c.layer_types):
-        p = f"{prefix}layers.{i}."
-        yield p + "input_layernorm.weight", (a.D,)
-        yield p + "post_attention_layernorm.weight", (a.D,)
-        if kind == ATTENTION:
-            p += "self_attn."
-            yield p + "q_proj.weight", (a.Hq * 2 * a.Dh, a.D)
-            yield p + "k_proj.weight", (a.Hkv * a.Dh, a.D)
-            yield p + "v_proj.weight", (a.Hkv * a.Dh, a.D)
-            yield p + "o_proj.weight", (a.D, a.Hq * a.Dh)
-            yield p + "q_norm.weight", (a.Dh,)
-            yield p + "k_norm.weight", (a.Dh,)
-        else:
-            p += "linear_attn."
-            yield p + "in_proj_qkv.weight", (a.C, a.D)
-            yield p + "in_proj_z.weight", (a.Hv * a.Dv, a.D)
-            yield p + "in_proj_b.weight", (a.Hv, a.D)
-            yield p + "in_proj_a.weight", (a.Hv, a.D)
-            yield p + "conv1d.weight", (a.C, 1, a.conv_len)
-            yield p + "dt_bias", (a.Hv,)
-            yield p + "A_log", (a.Hv,)
-            yield p + "norm.weight", (a.Dv,)
-            yield p + "out_proj.weight", (a.D, a.Hv * a.Dv)
-        p = f"{prefix}layers.{i}.mlp."
-        if c.dense:
-            yield from _mlp(p, a.D, a.F)
+def _sub_1(values: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+    """A norm's weights are around 1 in a GGUF file, around 0 here."""
+    return values - np.float32(1)
+
+
+def _log_neg(values: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+    """A GGUF file holds -exp(A_log)."""
+    return np.log(-values.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the model; one for each layer, unless it occurs once."""
+
+    role: str  # its name in the program
+    place: Place
+    name: str  # in checkpoints and packed directories, after what `full_name` adds
+    axes: str  # products of axes of the shape there
+    gguf: str | None  # name in a GGUF file; None: no such file has it
+    kind: str | None = None  # of matrix, for which a preset chooses a format; None: stays float32
+    memory: str | None = None  # axes in `ModelWeights`, if not as stored
+    in_gguf: str | None = None  # axes in a GGUF file, if not as in a checkpoint
+    undo: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating]] | None = None  # what a GGUF writer did to it
+
+    def shape(self, axes: Axes) -> Shape:
+        """Its shape in checkpoints and packed directories."""
+        return _shape(self.axes, axes)
+
+    def memory_shape(self, axes: Axes) -> Shape:
+        """Its shape in `ModelWeights`."""
+        return _shape(self.memory or self.axes, axes)
+
+    def gguf_shape(self, axes: Axes) -> Shape:
+        """Its shape in a GGUF file."""
+        return _shape(self.in_gguf or self.axes, axes)
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is no matrix: small, never in FP8, and decoded on loading."""
+        return self.kind is None and self.axes.count(" ") != 1
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether it holds the routed experts, of which a token reads K of E."""
+        return ROUTED in self.name
+
+    @property
+    def half(self) -> int | None:
+        """0 for gate and 1 for up: the first and the second half of the rows where a model holds both as one."""
+        return {"gate": 0, "up": 1}.get(self.role.rpartition(".")[2])
+
+    def full_name(self, layer: int | None, text: str = TEXT) -> str:
+        """Its name where names of the text model begin with `text`. layer: None if it occurs once."""
+        if self.place is Place.HEAD:
+            return self.name
+        return text + self.name if layer is None else layer_name(self.name, layer, text)
+
+    def expert_name(self, layer: int, expert: int, text: str = TEXT) -> str:
+        """The name of one expert's matrix in a checkpoint that stores experts one by one."""
+        head, _, tail = self.full_name(layer, text).rpartition(".")
+        return f"{head}.{expert}.{tail}.weight"
+
+    def gguf_name(self, layer: int | None) -> str:
+        return str(self.gguf) if layer is None else gguf_layer_name(str(self.gguf), layer)
+
+
+TENSORS = (  # in the order of packed directories
+    Tensor("embed", Place.MODEL, "embed_tokens.weight", "V D", "token_embd.weight", "embed"),
+    Tensor("input_norm", Place.LAYER, "input_layernorm.weight", "D", "attn_norm.weight", undo=_sub_1),
+    # of each head the query, then the gate
+    Tensor("q_proj", Place.ATTENTION, "self_attn.q_proj.weight", "2*Hq*Dh D", "attn_q.weight", "attention_in"),
+    Tensor("k_proj", Place.ATTENTION, "self_attn.k_proj.weight", "Hkv*Dh D", "attn_k.weight", "attention_in"),
+    Tensor("v_proj", Place.ATTENTION, "self_attn.v_proj.weight", "Hkv*Dh D", "attn_v.weight", "attention_in"),
+    Tensor("o_proj", Place.ATTENTION, "self_attn.o_proj.weight", "D Hq*Dh", "attn_output.weight", "attention_out"),
+    Tensor("q_norm", Place.ATTENTION, "self_attn.q_norm.weight", "Dh", "attn_q_norm.weight", undo=_sub_1),
+    Tensor("k_norm", Place.ATTENTION, "self_attn.k_norm.weight", "Dh", "attn_k_norm.weight", undo=_sub_1),
+    Tensor("in_proj_qkv", Place.DELTA, "linear_attn.in_proj_qkv.weight", "C D", "attn_qkv.weight", "delta_in"),
+    Tensor("in_proj_z", Place.DELTA, "linear_attn.in_proj_z.weight", "Hv*Dv D", "attn_gate.weight", "delta_in"),
+    Tensor("in_proj_b", Place.DELTA, "linear_attn.in_proj_b.weight", "Hv D", "ssm_beta.weight"),
+    Tensor("in_proj_a", Place.DELTA, "linear_attn.in_proj_a.weight", "Hv D", "ssm_alpha.weight"),
+    Tensor(
+        "conv1d",
+        Place.DELTA,
+        "linear_attn.conv1d.weight",
+        "C 1 conv_len",
+        "ssm_conv1d.weight",
+        memory="C conv_len",
+        in_gguf="C conv_len",
+    ),
+    Tensor("dt_bias", Place.DELTA, "linear_attn.dt_bias", "Hv", "ssm_dt.bias"),
+    Tensor("A_log", Place.DELTA, "linear_attn.A_log", "Hv", "ssm_a", undo=_log_neg),
+    Tensor("delta_norm", Place.DELTA, "linear_attn.norm.weight", "Dv", "ssm_norm.weight"),  # around 1 everywhere
+    Tensor("out_proj", Place.DELTA, "linear_attn.out_proj.weight", "D Hv*Dv", "ssm_out.weight", "delta_out"),
+    Tensor("post_norm", Place.LAYER, "post_attention_layernorm.weight", "D", "post_attention_norm.weight", undo=_sub_1),
+    Tensor("gate", Place.DENSE, "mlp.gate_proj.weight", "F D", None, "experts"),
+    Tensor("up", Place.DENSE, "mlp.up_proj.weight", "F D", None, "experts"),
+    Tensor("down", Place.DENSE, "mlp.down_proj.weight", "D F", None, "down"),
+    Tensor("router", Place.MOE, "mlp.gate.weight", "E D", "ffn_gate_inp.weight"),
+    Tensor("shared_gate", Place.MOE, "mlp.shared_expert_gate.weight", "1 D", "ffn_gate_inp_shexp.weight", in_gguf="D"),
+    Tensor("shared.gate", Place.MOE, "mlp.shared_expert.gate_proj.weight", "Fs D", "ffn_gate_shexp.weight", "shared"),
+    Tensor("shared.up", Place.MOE, "mlp.shared_expert.up_proj.weight", "Fs D", "ffn_up_shexp.weight", "shared"),
+    Tensor("experts.gate", Place.MOE, "mlp.experts.gate_proj", "E F D", "ffn_gate_exps.weight", "experts"),
+    Tensor("experts.up", Place.MOE, "mlp.experts.up_proj", "E F D", "ffn_up_exps.weight", "experts"),
+    Tensor("shared.down", Place.MOE, "mlp.shared_expert.down_proj.weight", "D Fs", "ffn_down_shexp.weight", "shared"),
+    Tensor("experts.down", Place.MOE, "mlp.experts.down_proj", "E D F", "ffn_down_exps.weight", "down"),
+    Tensor("norm", Place.MODEL, "norm.weight", "D", "output_norm.weight", undo=_sub_1),
+    Tensor("lm_head", Place.HEAD, "lm_head.weight", "V D", "output.weight", "lm_head"),
+)
+BY_ROLE = {tensor.role: tensor for tensor in TENSORS}
+
+
+def tensors_of(config: ModelConfig) -> Iterator[tuple[Tensor, int | None]]:
+    """Every tensor of a model with the index of its layer (None: it occurs once), in the order of a packed
+    directory."""
+    for once, group in groupby(TENSORS, lambda tensor: tensor.place in (Place.HEAD, Place.MODEL)):
+        if once:
+            yield from ((t, None) for t in group if t.role != "lm_head" or not config.tie_word_embeddings)
             continue
-        yield p + "gate.weight", (a.E, a.D)
-        yield p + "shared_expert_gate.weight", (1, a.D)
-        yield from _mlp(p + "shared_expert.", a.D, a.Fs)
-        if p + "experts.gate_up_proj" in tensors:
-            yield p + "experts.gate_up_proj", (a.E, 2 * a.F, a.D)
-            yield p + "experts.down_proj", (a.E, a.D, a.F)
-        else:
-            for e in range(a.E):
-                yield from _mlp(f"{p}experts.{e}.", a.D, a.F)
+        per_layer = list(group)
+        for layer in range(config.num_layers):
+            places = places_of(config, layer)
+            yield from ((tensor, layer) for tensor in per_layer if tensor.place in places)
 
 
-def _mlp(p: str, D: int, F: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield p + "gate_proj.weight", (F, D)
-    yield p + "up_proj.weight", (F, D)
-    yield p + "down_proj.weight", (D, F)
+def places_of(config: ModelConfig, layer: int) -> tuple[Place, Place, Place]:
+    """The parts that a layer has."""
+    mixer = Place.ATTENTION if config.layer_types[layer] == ATTENTION else Place.DELTA
+    return Place.LAYER, mixer, Place.DENSE if config.dense else Place.MOE
 
 
-def packed_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes in a packed directory: as in a text-only checkpoint with fused experts, gate and up apart."""
-    a, fused = config.axes, {f"model.layers.{i}.mlp.experts.gate_up_proj" for i in range(config.num_layers)}
-    for name, shape in _expected(config, "model.", fused):
-        if name in fused:
-            p = name.removesuffix("gate_up_proj")
-            yield p + "gate_proj", (a.E, a.F, a.D)
-            yield p + "up_proj", (a.E, a.F, a.D)
-        else:
-            yield name, shape
+def layer_name(name: str, layer: int, text: str = TEXT) -> str:
+    return f"{text}layers.{layer}.{name}"
+
+
+def gguf_layer_name(name: str, layer: int) -> str:
+    return f"blk.{layer}.{name}"
+
+
+def gguf_layer_of(name: str) -> int | None:
+    """The layer that a tensor of a GGUF file belongs to by its name, which may be anything."""
+    found = re.match(r"blk\.(\d{1,5})(?:\.|$)", name, re.ASCII)
+    return int(found[1]) if found else None
+
+
+def _shape(expression: str, axes: Axes) -> Shape:
+    """What "2*Hq*Dh D" says for these axes."""
+
+    def size(factor: str) -> int:
+        return int(factor) if factor.isdigit() else int(getattr(axes, factor))
+
+    return tuple(math.prod(map(size, product.split("*"))) for product in expression.split())

@@ -1,69 +1,174 @@
-"""The weights of a model, layer by layer, as the forward pass reads them. Enter at `ModelWeights`."""
+"""The weights of a model, layer by layer, as the forward pass reads them.
+
+Enter at `ModelWeights`; `assemble` builds one from any source that gives the tensors of `a3b.model.tensor_names`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from a3b.model.matrices import Experts, Matrix
+from a3b.kernels import Matrix
+from a3b.model.config import ModelConfig
+from a3b.model.tensor_names import BY_ROLE, Place, Tensor, places_of
+
+Floats = npt.NDArray[np.float32]
+GateUp = Matrix | tuple[Matrix, Matrix]  # gate and up as one, gate rows first; or apart
 
 
 @dataclass(frozen=True)
 class DeltaNetWeights:
-    in_proj_qkv: Matrix  # [2·Hk·Dk + Hv·Dv, D]
+    in_proj_qkv: Matrix  # [C, D]
     in_proj_z: Matrix  # [Hv·Dv, D]
     in_proj_b: Matrix  # [Hv, D]
     in_proj_a: Matrix  # [Hv, D]
-    conv1d: np.ndarray  # float32 [2·Hk·Dk + Hv·Dv, conv_len]
-    dt_bias: np.ndarray  # float32 [Hv]
-    A_log: np.ndarray  # float32 [Hv]
-    norm: np.ndarray  # float32 [Dv], around 1
+    conv1d: Floats  # [C, conv_len]
+    dt_bias: Floats  # [Hv]
+    A_log: Floats  # [Hv]
+    delta_norm: Floats  # [Dv], around 1
     out_proj: Matrix  # [D, Hv·Dv]
 
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    q_proj: Matrix  # [Hq·2·Dh, D], per head query then gate
+    q_proj: Matrix  # [2·Hq·Dh, D], per head query then gate
     k_proj: Matrix  # [Hkv·Dh, D]
     v_proj: Matrix  # [Hkv·Dh, D]
     o_proj: Matrix  # [D, Hq·Dh]
-    q_norm: np.ndarray  # float32 [Dh], around 0
-    k_norm: np.ndarray  # float32 [Dh], around 0
+    q_norm: Floats  # [Dh], around 0
+    k_norm: Floats  # [Dh], around 0
 
 
 @dataclass(frozen=True)
 class MoEWeights:
     router: Matrix  # [E, D]
-    gate_up: Experts | tuple[Experts, Experts]  # [E, 2F, D], gate rows first; or gate and up, each [E, F, D]
-    down: Experts  # [E, D, F]
-    shared_gate_up: Matrix | tuple[Matrix, Matrix]  # [2Fs, D]; or gate and up, each [Fs, D]
+    gate_up: GateUp  # [E, 2F, D], or twice [E, F, D]
+    down: Matrix  # [E, D, F]
+    shared_gate_up: GateUp  # [2Fs, D], or twice [Fs, D]
     shared_down: Matrix  # [D, Fs]
     shared_expert_gate: Matrix  # [1, D]
 
 
 @dataclass(frozen=True)
 class DenseWeights:
-    gate_up: Matrix | tuple[Matrix, Matrix]  # [2F, D], gate rows first; or gate and up, each [F, D]
+    gate_up: GateUp  # [2F, D], or twice [F, D]
     down: Matrix  # [D, F]
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    input_norm: np.ndarray  # float32 [D], around 0
+    input_norm: Floats  # [D], around 0
     mixer: DeltaNetWeights | AttentionWeights
-    post_norm: np.ndarray  # float32 [D], around 0
-    moe: MoEWeights | DenseWeights
+    post_norm: Floats  # [D], around 0
+    mlp: MoEWeights | DenseWeights
 
 
 @dataclass(frozen=True)
 class ModelWeights:
     embed: Matrix  # [V, D]
     layers: tuple[LayerWeights, ...]
-    norm: np.ndarray  # float32 [D], around 0
+    norm: Floats  # [D], around 0
     lm_head: Matrix  # [V, D]; the same object as embed if tied
     # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
     residency: str
     extra: dict[str, int] = field(default_factory=dict)  # numbers counted and kept for later: mtp, vision
     # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
     tiled_v_heads: bool = False
+
+
+class TensorSource(Protocol):
+    """Where `assemble` takes weights from. layer: None for a tensor that occurs once."""
+
+    def vector(self, tensor: Tensor, layer: int | None) -> Floats:
+        """A small tensor, in the shape that it has in memory."""
+
+    def matrix(self, tensor: Tensor, layer: int | None) -> Matrix:
+        """A matrix [out, in], or the experts [E, out, in]."""
+
+    def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> GateUp:
+        """Two matrices that are used together."""
+
+
+def assemble(
+    config: ModelConfig,
+    source: TensorSource,
+    residency: str,
+    extra: dict[str, int] | None = None,
+    tiled_v_heads: bool = False,
+) -> ModelWeights:
+    embed = source.matrix(BY_ROLE["embed"], None)
+    lm_head = embed if config.tie_word_embeddings else source.matrix(BY_ROLE["lm_head"], None)
+    layers = tuple(_layer(config, source, layer) for layer in range(config.num_layers))
+    norm = source.vector(BY_ROLE["norm"], None)
+    return ModelWeights(embed, layers, norm, lm_head, residency, extra or {}, tiled_v_heads)
+
+
+def _layer(config: ModelConfig, source: TensorSource, layer: int) -> LayerWeights:
+    def vector(role: str) -> Floats:
+        return source.vector(BY_ROLE[role], layer)
+
+    def matrix(role: str) -> Matrix:
+        return source.matrix(BY_ROLE[role], layer)
+
+    def gate_up(gate: str, up: str) -> GateUp:
+        return source.gate_up(BY_ROLE[gate], BY_ROLE[up], layer)
+
+    places = places_of(config, layer)
+    mixer: AttentionWeights | DeltaNetWeights
+    mlp: MoEWeights | DenseWeights
+    if Place.ATTENTION in places:
+        mixer = AttentionWeights(
+            q_proj=matrix("q_proj"),
+            k_proj=matrix("k_proj"),
+            v_proj=matrix("v_proj"),
+            o_proj=matrix("o_proj"),
+            q_norm=vector("q_norm"),
+            k_norm=vector("k_norm"),
+        )
+    else:
+        mixer = DeltaNetWeights(
+            in_proj_qkv=matrix("in_proj_qkv"),
+            in_proj_z=matrix("in_proj_z"),
+            in_proj_b=matrix("in_proj_b"),
+            in_proj_a=matrix("in_proj_a"),
+            conv1d=vector("conv1d"),
+            dt_bias=vector("dt_bias"),
+            A_log=vector("A_log"),
+            delta_norm=vector("delta_norm"),
+            out_proj=matrix("out_proj"),
+        )
+    if Place.DENSE in places:
+        mlp = DenseWeights(gate_up=gate_up("gate", "up"), down=matrix("down"))
+    else:
+        mlp = MoEWeights(
+            router=matrix("router"),
+            gate_up=gate_up("experts.gate", "experts.up"),
+            down=matrix("experts.down"),
+            shared_gate_up=gate_up("shared.gate", "shared.up"),
+            shared_down=matrix("shared.down"),
+            shared_expert_gate=matrix("shared_gate"),
+        )
+    return LayerWeights(vector("input_norm"), mixer, vector("post_norm"), mlp)
+
+
+def by_role(weights: ModelWeights, layer: int | None) -> dict[str, GateUp]:
+    """The tensors of a layer, or (None) those that occur once, by role. Gate and up both give what holds both."""
+    if layer is None:
+        return {"embed": weights.embed, "norm": weights.norm, "lm_head": weights.lm_head}
+    of = weights.layers[layer]
+    found: dict[str, GateUp] = {"input_norm": of.input_norm, "post_norm": of.post_norm}
+    found |= {f.name: getattr(of.mixer, f.name) for f in fields(of.mixer)}
+    if isinstance(of.mlp, DenseWeights):
+        return found | {"gate": of.mlp.gate_up, "up": of.mlp.gate_up, "down": of.mlp.down}
+    return found | {
+        "router": of.mlp.router,
+        "experts.gate": of.mlp.gate_up,
+        "experts.up": of.mlp.gate_up,
+        "experts.down": of.mlp.down,
+        "shared.gate": of.mlp.shared_gate_up,
+        "shared.up": of.mlp.shared_gate_up,
+        "shared.down": of.mlp.shared_down,
+        "shared_gate": of.mlp.shared_expert_gate,
+    }

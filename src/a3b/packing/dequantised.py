@@ -24,7 +24,7 @@ def dequantised(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
         mixer = layer.mixer
         if weights.tiled_v_heads and isinstance(mixer, DeltaNetWeights):
             mixer = _untiled(config, mixer)
-        layers.append(replace(layer, mixer=mixer, moe=_joined(layer.moe)))
+        layers.append(replace(layer, mixer=mixer, mlp=_joined(layer.mlp)))
     return replace(weights, layers=tuple(layers), tiled_v_heads=False, residency="float32")
 
 
@@ -66,6 +66,6 @@ def _untiled(config: ModelConfig, mixer: DeltaNetWeights) -> DeltaNetWeights:
         conv1d=mixer.conv1d[channels],
         dt_bias=mixer.dt_bias[heads],
         A_log=mixer.A_log[heads],
-        norm=mixer.norm,
+        delta_norm=mixer.delta_norm,
         out_proj=mixer.out_proj[:, wide],
     )

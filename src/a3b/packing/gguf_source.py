@@ -7,7 +7,6 @@ transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter, gguf-py
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from a3b.formats.tiles import Format, Parts
 from a3b.model.config import ATTENTION, DELTA, ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.matrices import checked_finite
-from a3b.model.weights import AttentionWeights, DeltaNetWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.model.tensor_names import BY_ROLE, GGUF_GATE_UP, Tensor, gguf_layer_name, gguf_layer_of
+from a3b.model.weights import Floats, GateUp, ModelWeights, assemble
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
@@ -162,9 +162,10 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
     share = number("rope.dimension_count") / head_dim
     sections = get("rope.dimension_sections")
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
-    vocabulary = reader.shape("token_embd.weight")
+    embed, lm_head = (BY_ROLE[role].gguf_name(None) for role in ("embed", "lm_head"))
+    vocabulary = reader.shape(embed)
     if vocabulary is None:
-        raise TensorError(f"{path}: tensor 'token_embd.weight' is missing")
+        raise TensorError(f"{path}: tensor {embed!r} is missing")
     return {
         "architectures": ["Qwen3_5MoeForCausalLM"],
         "model_type": "qwen3_5_moe_text",
@@ -199,7 +200,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "num_experts_per_tok": number("expert_used_count"),
         "moe_intermediate_size": number("expert_feed_forward_length"),
         "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
-        "tie_word_embeddings": reader.shape("output.weight") is None,
+        "tie_word_embeddings": reader.shape(lm_head) is None,
         "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
     }
 
@@ -221,7 +222,48 @@ class _Reader:
         if isinstance(value, GgufMatrix):
             self.owner[value.name].release(value.name)
 
-    def matrix(self, name: str, *shape: int) -> GgufMatrix:
+    def model(self, config: ModelConfig) -> ModelWeights:
+        """All tensors, checked by name and shape; small ones are read. Raises TensorError with what is wrong."""
+        self.axes = config.axes
+        weights = assemble(config, self, "mapped", tiled_v_heads=self.axes.Hv != self.axes.Hk)
+        unknown = [name for name in self.owner if name not in self.used and not self.is_mtp(name, config)]
+        self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
+        if self.complaints:
+            more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
+            raise TensorError(f"{self.path}: " + "; ".join(self.complaints[:5]) + more)
+        return weights
+
+    def vector(self, tensor: Tensor, layer: int | None) -> Floats:
+        return self.floats(tensor, layer)
+
+    def matrix(self, tensor: Tensor, layer: int | None) -> GgufMatrix | Floats:
+        if tensor.kind is None:
+            return self.floats(tensor, layer)
+        return self.take(tensor.gguf_name(layer), tensor.gguf_shape(self.axes))
+
+    def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> GateUp:
+        joined = gguf_layer_name(GGUF_GATE_UP, layer)
+        if gate.is_routed and joined in self.owner:
+            E, F, D = gate.gguf_shape(self.axes)
+            return self.take(joined, (E, 2 * F, D))
+        return self.matrix(gate, layer), self.matrix(up, layer)
+
+    def floats(self, tensor: Tensor, layer: int | None) -> Floats:
+        """In the shape it has in memory, with what the file's writer changed undone."""
+        name, shape = tensor.gguf_name(layer), tensor.memory_shape(self.axes)
+        stored = self.take(name, tensor.gguf_shape(self.axes))
+        if self.complaints:
+            return np.zeros(shape, np.float32)
+        values = decode(stored.dtype, stored.rows)
+        if tensor.undo:
+            with np.errstate(all="ignore"):
+                values = np.asarray(tensor.undo(values), np.float32)
+        if not np.isfinite(values).all():
+            raise TensorError(f"{self.path}: tensor {name!r} holds a number that cannot be")
+        return values.reshape(shape)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> GgufMatrix:
+        """The tensor of that name; a complaint is kept if it is missing or has another shape."""
         info = self.owner[name].tensors[name] if name in self.owner else None
         self.used.add(name)
         if info is None or info.shape != shape:
@@ -230,86 +272,10 @@ class _Reader:
             return GgufMatrix(name, "F32", shape, np.zeros((math.prod(shape[:-1]), 0), np.uint8))
         return GgufMatrix(name, info.dtype, info.shape, self.owner[name].array(name))
 
-    def floats(self, name: str, *shape: int, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> np.ndarray:
-        """float32 [shape], with what the writer changed undone."""
-        matrix = self.matrix(name, *shape)
-        if self.complaints:
-            return np.zeros(shape, np.float32)
-        values = decode(matrix.dtype, matrix.rows).reshape(shape)
-        with np.errstate(all="ignore"):
-            values = np.asarray(change(values), np.float32)
-        if not np.isfinite(values).all():
-            raise TensorError(f"{self.path}: tensor {name!r} holds a number that cannot be")
-        return values
-
-    def norm(self, name: str, num: int) -> np.ndarray:
-        """Around 0 in our files, around 1 in GGUF."""
-        return self.floats(name, num, change=lambda x: x - np.float32(1))
-
-    def model(self, c: ModelConfig) -> ModelWeights:
-        a = c.axes
-        embed = self.matrix("token_embd.weight", a.V, a.D)
-        lm_head = embed if c.tie_word_embeddings else self.matrix("output.weight", a.V, a.D)
-        layers = tuple(self.layer(f"blk.{i}.", kind, c) for i, kind in enumerate(c.layer_types))
-        norm = self.norm("output_norm.weight", a.D)
-        unknown = [name for name in self.owner if name not in self.used and not self.is_mtp(name, c)]
-        self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
-        if self.complaints:
-            more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
-            raise TensorError(f"{self.path}: " + "; ".join(self.complaints[:5]) + more)
-        return ModelWeights(embed, layers, norm, lm_head, "mapped", tiled_v_heads=a.Hv != a.Hk)
-
     def is_mtp(self, name: str, c: ModelConfig) -> bool:
-        block = name.split(".")[1] if name.startswith("blk.") else ""
-        return block.isascii() and block.isdecimal() and len(block) < 6 and int(block) >= c.num_layers
+        layer = gguf_layer_of(name)
+        return layer is not None and layer >= c.num_layers
 
     def skipped(self, c: ModelConfig) -> dict[str, int]:
         count = sum(math.prod(self.shape(name)) for name in self.owner if self.is_mtp(name, c))
         return {"mtp": count} if count else {}
-
-    def layer(self, p: str, kind: str, c: ModelConfig) -> LayerWeights:
-        a = c.axes
-        norms = self.norm(p + "attn_norm.weight", a.D), self.norm(p + "post_attention_norm.weight", a.D)
-        mixer = self.attention(p, c) if kind == ATTENTION else self.delta_net(p, c)
-        return LayerWeights(norms[0], mixer, norms[1], self.moe(p, c))
-
-    def attention(self, p: str, c: ModelConfig) -> AttentionWeights:
-        a = c.axes
-        return AttentionWeights(
-            q_proj=self.matrix(p + "attn_q.weight", a.Hq * 2 * a.Dh, a.D),
-            k_proj=self.matrix(p + "attn_k.weight", a.Hkv * a.Dh, a.D),
-            v_proj=self.matrix(p + "attn_v.weight", a.Hkv * a.Dh, a.D),
-            o_proj=self.matrix(p + "attn_output.weight", a.D, a.Hq * a.Dh),
-            q_norm=self.norm(p + "attn_q_norm.weight", a.Dh),
-            k_norm=self.norm(p + "attn_k_norm.weight", a.Dh),
-        )
-
-    def delta_net(self, p: str, c: ModelConfig) -> DeltaNetWeights:
-        a = c.axes
-        wide = a.Hv * a.Dv
-        return DeltaNetWeights(
-            in_proj_qkv=self.matrix(p + "attn_qkv.weight", a.C, a.D),
-            in_proj_z=self.matrix(p + "attn_gate.weight", wide, a.D),
-            in_proj_b=self.floats(p + "ssm_beta.weight", a.Hv, a.D),
-            in_proj_a=self.floats(p + "ssm_alpha.weight", a.Hv, a.D),
-            conv1d=self.floats(p + "ssm_conv1d.weight", a.C, a.conv_len),
-            dt_bias=self.floats(p + "ssm_dt.bias", a.Hv),
-            A_log=self.floats(p + "ssm_a", a.Hv, change=lambda x: np.log(-x.astype(np.float64))),
-            norm=self.floats(p + "ssm_norm.weight", a.Dv),
-            out_proj=self.matrix(p + "ssm_out.weight", a.D, wide),
-        )
-
-    def moe(self, p: str, c: ModelConfig) -> MoEWeights:
-        a = c.axes
-        if p + "ffn_gate_up_exps.weight" in self.owner:
-            gate_up: Any = self.matrix(p + "ffn_gate_up_exps.weight", a.E, 2 * a.F, a.D)
-        else:
-            gate_up = tuple(self.matrix(f"{p}ffn_{name}_exps.weight", a.E, a.F, a.D) for name in ("gate", "up"))
-        return MoEWeights(
-            router=self.floats(p + "ffn_gate_inp.weight", a.E, a.D),
-            gate_up=gate_up,
-            down=self.matrix(p + "ffn_down_exps.weight", a.E, a.D, a.F),
-            shared_gate_up=tuple(self.matrix(f"{p}ffn_{name}_shexp.weight", a.Fs, a.D) for name in ("gate", "up")),
-            shared_down=self.matrix(p + "ffn_down_shexp.weight", a.D, a.Fs),
-            shared_expert_gate=self.floats(p + "ffn_gate_inp_shexp.weight", a.D)[None],
-        )

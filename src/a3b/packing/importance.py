@@ -17,8 +17,9 @@ from a3b.kernels import Kernels, Matrix, MoeWeights
 from a3b.kernels.ref import ops
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
-from a3b.model.weights import AttentionWeights, DenseWeights, ModelWeights
-from a3b.packing.plan import EMBED, halves
+from a3b.model.tensor_names import BY_ROLE, tensors_of
+from a3b.model.weights import ModelWeights, by_role
+from a3b.packing.plan import halves
 from a3b.packing.source import Source
 
 MAX_TOKENS = 4096  # of a text: their hidden rows are in memory together
@@ -44,9 +45,10 @@ def measure(
         model = Model(config, weights, watching, "f32")
         hidden = model.hidden([(ids, model.new_state()) for ids in pieces])
     found = {name: watching.inputs[id(matrix)].importance() for name, matrix in _bound(config, weights)}
+    head = "embed" if config.tie_word_embeddings else "lm_head"
     last = Inputs(1, config.hidden_size)
     last.add(0, ops.bind_rms_norm(weights.norm, config.norm_eps)(hidden))
-    return found | {EMBED if config.tie_word_embeddings else "lm_head.weight": last.importance()}
+    return found | {BY_ROLE[head].full_name(None): last.importance()}
 
 
 class Inputs:
@@ -182,25 +184,10 @@ class Moe:
 
 
 def _bound(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, Any]]:
-    """(name in the packed directory, the matrix that was bound) of all but the last matrix; gate and up are one."""
-    for i, layer in enumerate(weights.layers):
-        p, mixer, mlp = f"model.layers.{i}.", layer.mixer, layer.moe
-        if isinstance(mixer, AttentionWeights):
-            parts = {f"self_attn.{key}_proj.weight": getattr(mixer, f"{key}_proj") for key in "qkvo"}
-        else:
-            parts = {
-                f"linear_attn.{key}.weight": getattr(mixer, key) for key in ("in_proj_qkv", "in_proj_z", "out_proj")
-            }
-        if isinstance(mlp, DenseWeights):
-            parts |= _named("mlp.{}_proj.weight", mlp.gate_up, mlp.down)
-        else:
-            parts |= _named("mlp.experts.{}_proj", mlp.gate_up, mlp.down)
-            parts |= _named("mlp.shared_expert.{}_proj.weight", mlp.shared_gate_up, mlp.shared_down)
-        yield from ((p + name, matrix) for name, matrix in parts.items())
-
-
-def _named(name: str, gate_up: Any, down: Any) -> dict[str, Any]:
-    return {name.format("gate"): gate_up, name.format("up"): gate_up, name.format("down"): down}
+    """(name in the packed directory, the matrix that was bound) of all matrices in layers; gate and up are one."""
+    for tensor, layer in tensors_of(config):
+        if layer is not None and tensor.kind:
+            yield tensor.full_name(layer), by_role(weights, layer)[tensor.role]
 
 
 def _expert(matrix: Matrix, e: int) -> Matrix:

@@ -13,12 +13,13 @@ import numpy as np
 
 from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
-from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config import ModelConfig
 from a3b.model.matrices import StackedMatrix, StoredExperts
-from a3b.model.weights import DenseWeights, ModelWeights, MoEWeights
+from a3b.model.tensor_names import BY_ROLE, ROUTED, Tensor, tensors_of
+from a3b.model.weights import ModelWeights, by_role
 from a3b.packing.presets import KEEP, PRESETS, format_for
 
-EMBED = "model.embed_tokens.weight"
+EMBED = BY_ROLE["embed"].full_name(None)
 EXPERTS = ("experts", "down")  # the kinds of the routed experts, or of a dense MLP
 
 
@@ -92,7 +93,7 @@ def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int
     experts."""
     total = 0
     for tensor in tensors:
-        if ".experts." in tensor.name:
+        if ROUTED in tensor.name:
             total += tensor.num_bytes * config.num_experts_per_tok // config.num_experts
         elif tensor.name != EMBED or config.tie_word_embeddings:
             total += tensor.num_bytes
@@ -103,8 +104,8 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
     """Matrices of integers keep them; those in floats become what the preset says, without one 8 bits wide."""
     kinds = KEEP if preset is None else PRESETS[preset]
     items, floats, num_chosen = [], [], 0
-    for name, kind, value in fields(config, weights):
-        format = None
+    for tensor, layer, value in tensor_values(config, weights):
+        name, kind, format = tensor.full_name(layer), tensor.kind, None
         if kind is not None:
             own = own_format(value)
             # experts are in tiles altogether or not at all
@@ -123,51 +124,18 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
     return Plan(tuple(items), preset, tuple(notes), num_chosen)
 
 
-def fields(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, str | None, Any]]:
-    """(name in the packed directory, kind, value); the names are those of `a3b.model.tensor_names.packed_tensors`."""
-    yield EMBED, "embed", weights.embed
-    for i, (layer_type, layer) in enumerate(zip(config.layer_types, weights.layers, strict=True)):
-        p, mixer = f"model.layers.{i}.", layer.mixer
-        yield p + "input_layernorm.weight", None, layer.input_norm
-        if layer_type == ATTENTION:
-            for key in "qkv":
-                yield f"{p}self_attn.{key}_proj.weight", "attention_in", getattr(mixer, f"{key}_proj")
-            yield p + "self_attn.o_proj.weight", "attention_out", mixer.o_proj
-            yield p + "self_attn.q_norm.weight", None, mixer.q_norm
-            yield p + "self_attn.k_norm.weight", None, mixer.k_norm
-        else:
-            for key, kind in (("qkv", "delta_in"), ("z", "delta_in"), ("b", None), ("a", None)):
-                yield f"{p}linear_attn.in_proj_{key}.weight", kind, getattr(mixer, f"in_proj_{key}")
-            yield p + "linear_attn.conv1d.weight", None, mixer.conv1d[:, None]
-            for key in ("dt_bias", "A_log"):
-                yield f"{p}linear_attn.{key}", None, getattr(mixer, key)
-            yield p + "linear_attn.norm.weight", None, mixer.norm
-            yield p + "linear_attn.out_proj.weight", "delta_out", mixer.out_proj
-        yield p + "post_attention_layernorm.weight", None, layer.post_norm
-        yield from _mlp(p + "mlp.", layer.moe)
-    yield "model.norm.weight", None, weights.norm
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight", "lm_head", weights.lm_head
-
-
-def _mlp(p: str, moe: MoEWeights | DenseWeights) -> Iterator[tuple[str, str | None, Any]]:
-    if isinstance(moe, DenseWeights):
-        gate, up = halves(moe.gate_up)
-        yield p + "gate_proj.weight", "experts", gate
-        yield p + "up_proj.weight", "experts", up
-        yield p + "down_proj.weight", "down", moe.down
-        return
-    yield p + "gate.weight", None, moe.router
-    yield p + "shared_expert_gate.weight", None, moe.shared_expert_gate
-    for name, pair, kind in (
-        ("shared_expert.{}.weight", moe.shared_gate_up, "shared"),
-        ("experts.{}", moe.gate_up, "experts"),
-    ):
-        gate, up = halves(pair)
-        yield p + name.format("gate_proj"), kind, gate
-        yield p + name.format("up_proj"), kind, up
-    yield p + "shared_expert.down_proj.weight", "shared", moe.shared_down
-    yield p + "experts.down_proj", "down", moe.down
+def tensor_values(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[Tensor, int | None, Any]]:
+    """(tensor, its layer, its numbers in the shape of a packed directory), in the order of packed directories."""
+    axes, values, of = config.axes, by_role(weights, None), None
+    for tensor, layer in tensors_of(config):
+        if layer != of:
+            values, of = by_role(weights, layer), layer
+        value: Any = values[tensor.role]
+        if tensor.is_vector:
+            value = value.reshape(tensor.shape(axes))
+        elif tensor.half is not None:
+            value = halves(value)[tensor.half]
+        yield tensor, layer, value
 
 
 def halves(matrix: Any) -> tuple[Any, Any]:

@@ -1,11 +1,11 @@
-"""Which format each kind of matrix gets. Kinds: see `plan.fields`; a dense MLP counts as experts. Enter at `PRESETS`
-and `format_for`."""
+"""Which format each kind of matrix gets; a dense MLP counts as experts. Enter at `PRESETS` and `format_for`."""
 
 from __future__ import annotations
 
 from a3b.formats.tiles import FORMATS, Format
+from a3b.model.tensor_names import TENSORS
 
-KINDS = ("embed", "lm_head", "experts", "down", "shared", "delta_in", "delta_out", "attention_in", "attention_out")
+KINDS = tuple(dict.fromkeys(tensor.kind for tensor in TENSORS if tensor.kind))
 PRESETS: dict[str, dict[str, str]] = {
     "fast": dict.fromkeys(KINDS, "w4k32") | {"embed": "w6k32"},  # a row of it is all that a token reads
     "balanced": dict.fromkeys(KINDS, "w6k32")

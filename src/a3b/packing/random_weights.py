@@ -20,10 +20,11 @@ import numpy as np
 from a3b.errors import UsageError
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16
 from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, pack
-from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
-from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, LayerWeights, ModelWeights, MoEWeights
+from a3b.model.tensor_names import Tensor, layer_name
+from a3b.model.weights import Floats, GateUp, assemble
 from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config
@@ -32,6 +33,40 @@ VERSION = 1  # of the numbers: counts up when the same arguments give other byte
 MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets
 POOL_BYTES = 16 << 20
 PIECE_BYTES = 1 << 20  # written at once
+GAINS = {  # spread of a matrix, times the root of its inputs; of the embedding the spread is 1
+    "lm_head": 3.0,
+    "q_proj": 1.0,
+    "k_proj": 1.0,
+    "v_proj": 1.0,
+    "o_proj": 0.6,
+    "in_proj_qkv": 1.0,
+    "in_proj_z": 1.0,
+    "in_proj_b": 1.0,
+    "in_proj_a": 1.0,
+    "out_proj": 0.15,
+    "gate": 1.0,
+    "up": 1.0,
+    "down": 0.35,
+    "router": 2.0,
+    "shared_gate": 2.0,
+    "shared.gate": 1.0,
+    "shared.up": 1.0,
+    "shared.down": 0.35,
+    "experts.gate": 1.0,
+    "experts.up": 1.0,
+    "experts.down": 0.5,
+}
+VECTORS = {  # mean and spread
+    "input_norm": (0, 0.3),
+    "post_norm": (0, 0.3),
+    "norm": (0, 0.3),
+    "q_norm": (0.7, 0.3),
+    "k_norm": (0, 0.3),
+    "delta_norm": (1, 0.3),
+    "conv1d": (0, 0.5),
+    "dt_bias": (-2, 1),
+}
+WIDE = ("v_proj", "in_proj_qkv", "down", "experts.down", "shared.down")  # in some layers of a mix
 SHARED = 0.75  # of the columns of a query row of the delta rule are its key row's too: queries find what keys stored
 
 
@@ -158,7 +193,9 @@ def random_source(
     config = config_from_dict(value, shape)
     pools = "" if pool_bytes == POOL_BYTES else f", pools of {pool_bytes} bytes"
     identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}{pools}"
-    weights = _Maker(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)).model()
+    weights = assemble(
+        config, _RandomTensors(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)), "random"
+    )
     source = Source(
         "random weights",
         Path(identity),
@@ -186,82 +223,56 @@ def shape_config(shape: str, num_layers: int | None = None) -> dict[str, Any]:
     return {**value, "num_hidden_layers": num_layers}
 
 
-class _Maker:
-    """Weights in memory only where they are small; those are BF16 numbers, as in checkpoints."""
+class _RandomTensors:
+    """What `assemble` asks for: weights that are in memory only where they are small; those are BF16 numbers, as in
+    checkpoints."""
 
     def __init__(self, config: ModelConfig, mix: str | None, pools: Pools):
         self.config, self.mix, self.pools = config, mix, pools
 
-    def model(self) -> ModelWeights:
-        c, a = self.config, self.config.axes
-        embed = self.matrix("model.embed_tokens", a.D**0.5, a.V, a.D)
-        head = embed if c.tie_word_embeddings else self.matrix("lm_head", 3.0, a.V, a.D, wide=True)
-        layers = tuple(self.layer(i, kind) for i, kind in enumerate(c.layer_types))
-        return ModelWeights(embed, layers, self.normal("model.norm", 0, 0.3, a.D), head, "random")
+    def vector(self, tensor: Tensor, layer: int | None) -> Floats:
+        name, shape = self.name(tensor, layer), tensor.memory_shape(self.config.axes)
+        if tensor.role == "A_log":
+            return np.log(generator(self.pools.seed, name).uniform(0.02, 2.0, shape)).astype(np.float32)
+        mean, spread = VECTORS[tensor.role]
+        return self.normal(name, mean, spread, shape)
 
-    def layer(self, i: int, kind: str) -> LayerWeights:
-        p, D = f"model.layers.{i}.", self.config.hidden_size
-        mixer = self.attention(p, i) if kind == ATTENTION else self.delta_net(p, i)
-        norms = (self.normal(p + name, 0, 0.3, D) for name in ("input_norm", "post_norm"))
-        return LayerWeights(next(norms), mixer, next(norms), self.mlp(p, i))
+    def matrix(self, tensor: Tensor, layer: int | None) -> RandomMatrix | Floats:
+        axes, name = self.config.axes, self.name(tensor, layer)
+        shape = tensor.shape(axes)
+        gain = shape[-1] ** 0.5 if tensor.role == "embed" else GAINS[tensor.role]
+        spread = gain * shape[-1] ** -0.5
+        if tensor.kind is None:
+            return self.normal(name, 0, spread, shape)
+        alike = axes.Hk * axes.Dk if tensor.role == "in_proj_qkv" else 0
+        return RandomMatrix(name, shape, spread, self.pools, self.own_format(tensor, layer, shape[-1]), alike)
 
-    def attention(self, p: str, i: int) -> AttentionWeights:
-        a = self.config.axes
-        return AttentionWeights(
-            q_proj=self.matrix(p + "q_proj", 1.0, 2 * a.Hq * a.Dh, a.D),
-            k_proj=self.matrix(p + "k_proj", 1.0, a.Hkv * a.Dh, a.D),
-            v_proj=self.matrix(p + "v_proj", 1.0, a.Hkv * a.Dh, a.D, wide=self.more_bits(i)),
-            o_proj=self.matrix(p + "o_proj", 0.6, a.D, a.Hq * a.Dh),
-            q_norm=self.normal(p + "q_norm", 0.7, 0.3, a.Dh),
-            k_norm=self.normal(p + "k_norm", 0, 0.3, a.Dh),
-        )
+    def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> GateUp:
+        return self.matrix(gate, layer), self.matrix(up, layer)
 
-    def delta_net(self, p: str, i: int) -> DeltaNetWeights:
-        a = self.config.axes
-        wide = a.Hv * a.Dv
-        rate = generator(self.pools.seed, p + "A_log").uniform(0.02, 2.0, a.Hv)
-        return DeltaNetWeights(
-            in_proj_qkv=self.matrix(p + "in_proj_qkv", 1.0, a.C, a.D, wide=self.more_bits(i), alike=a.Hk * a.Dk),
-            in_proj_z=self.matrix(p + "in_proj_z", 1.0, wide, a.D),
-            in_proj_b=self.normal(p + "in_proj_b", 0, a.D**-0.5, a.Hv, a.D),
-            in_proj_a=self.normal(p + "in_proj_a", 0, a.D**-0.5, a.Hv, a.D),
-            conv1d=self.normal(p + "conv1d", 0, 0.5, a.C, a.conv_len),
-            dt_bias=self.normal(p + "dt_bias", -2, 1, a.Hv),
-            A_log=np.log(rate).astype(np.float32),
-            norm=self.normal(p + "norm", 1, 0.3, a.Dv),
-            out_proj=self.matrix(p + "out_proj", 0.15, a.D, wide),
-        )
+    def own_format(self, tensor: Tensor, layer: int | None, columns: int) -> Format | None:
+        """The type that a mix gives a matrix: more bits for lm_head, and in Q4_K_M for some others of some layers."""
+        if not self.mix:
+            return None
+        format = FORMATS["w4s32"] if self.mix == "Q4_0" else FORMATS["w4k32"]
+        if tensor.role == "lm_head" or (self.mix == "Q4_K_M" and tensor.role in WIDE and self.more_bits(layer)):
+            format = FORMATS["w6k16"]
+        # as a packed GGUF has what no block divides
+        return FORMATS["w8s32"] if columns % format.unit else format
 
-    def mlp(self, p: str, i: int) -> MoEWeights | DenseWeights:
-        c, a, wide = self.config, self.config.axes, self.more_bits(i)
-        if c.dense:
-            gate_up = tuple(self.matrix(p + name, 1.0, a.F, a.D) for name in ("gate", "up"))
-            return DenseWeights(gate_up, self.matrix(p + "down", 0.35, a.D, a.F, wide=wide))
-        return MoEWeights(
-            router=self.normal(p + "router", 0, 2 * a.D**-0.5, a.E, a.D),
-            gate_up=tuple(self.matrix(p + name, 1.0, a.E, a.F, a.D) for name in ("experts.gate", "experts.up")),
-            down=self.matrix(p + "experts.down", 0.5, a.E, a.D, a.F, wide=wide),
-            shared_gate_up=tuple(self.matrix(p + name, 1.0, a.Fs, a.D) for name in ("shared.gate", "shared.up")),
-            shared_down=self.matrix(p + "shared.down", 0.35, a.D, a.Fs, wide=wide),
-            shared_expert_gate=self.normal(p + "shared_gate", 0, 2 * a.D**-0.5, 1, a.D),
-        )
-
-    def matrix(self, name: str, gain: float, *shape: int, wide: bool = False, alike: int = 0) -> RandomMatrix:
-        """wide: one of those that a mix gives more bits."""
-        format = None
-        if self.mix:
-            format = FORMATS["w4s32"] if self.mix == "Q4_0" else FORMATS["w4k32"]
-            format = FORMATS["w6k16"] if wide and (self.mix == "Q4_K_M" or name == "lm_head") else format
-            # as a packed GGUF has what no block divides
-            format = FORMATS["w8s32"] if shape[-1] % format.unit else format
-        return RandomMatrix(name, shape, gain * shape[-1] ** -0.5, self.pools, format, alike)
-
-    def more_bits(self, layer: int) -> bool:
+    def more_bits(self, layer: int | None) -> bool:
         """The first and last eighth of the layers, and every third of those between, have wider values and down."""
         layers = self.config.num_layers
         eighth = layers // 8
-        return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+        return layer is not None and (layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2)
 
-    def normal(self, name: str, mean: float, spread: float, *shape: int) -> np.ndarray:
+    def normal(self, name: str, mean: float, spread: float, shape: tuple[int, ...]) -> Floats:
         values = mean + spread * generator(self.pools.seed, name).standard_normal(shape, np.float32)
         return bf16_to_f32(f32_to_bf16(values.astype(np.float32)))
+
+    @staticmethod
+    def name(tensor: Tensor, layer: int | None) -> str:
+        """What seeds the numbers of a tensor: VERSION counts up if it changes."""
+        if layer is None:
+            return tensor.full_name(None).removesuffix(".weight")
+        return layer_name(tensor.role.removeprefix("delta_"), layer)

@@ -9,6 +9,7 @@ from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST, Manifest
+from a3b.model.parameters import count_parameters
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
 from a3b.printable import say
@@ -36,7 +37,7 @@ def random_directory(parent: Path, shape: str, preset: str, num_layers: int | No
             )
         return target
     began, done = time.monotonic(), 0
-    with Progress(f"writing {target.name}", source.config.count_parameters().total // MILLION, "M weights") as progress:
+    with Progress(f"writing {target.name}", count_parameters(source.config).total // MILLION, "M weights") as progress:
 
         def written(count: int) -> None:
             nonlocal done

@@ -29,6 +29,7 @@ from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
+from a3b.model.parameters import count_parameters
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.printable import report
 
@@ -92,7 +93,7 @@ def compare(
     finally:
         if not was_there and not keep:
             shutil.rmtree(directory, ignore_errors=True)
-    count, state = config.count_parameters(), 2 * state_bytes(config)
+    count, state = count_parameters(config), 2 * state_bytes(config)
     rate = decode["tokens_per_s"] * (weights + state)
     return {
         "shape": shape,

@@ -39,9 +39,10 @@ from a3b.model.config import ATTENTION, ModelConfig
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
+from a3b.model.parameters import count_parameters
 from a3b.model.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
 from a3b.model.weights import ModelWeights
-from a3b.packing.plan import Half, bytes_per_token, fields
+from a3b.packing.plan import Half, bytes_per_token, tensor_values
 from a3b.printable import report
 
 WARM_UP_PROMPT = 64
@@ -157,7 +158,7 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
         "preset": checkpoint.manifest.preset if checkpoint.manifest else None,
         "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None,
         "weight_bytes": total,
-        "parameters": {"total": config.count_parameters().total, "active": config.count_parameters().active},
+        "parameters": {"total": count_parameters(config).total, "active": count_parameters(config).active},
         "load_s": load_s,
         "huge_pages": moved,
     }
@@ -168,10 +169,11 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
     """Bytes of weights that the kernels read for one token; floats that are BF16 numbers are kept, and read, as
     those."""
     tensors, spared = [], 0
-    for name, kind, value in fields(config, weights):
+    for tensor, layer, value in tensor_values(config, weights):
+        name = tensor.full_name(layer)
         tensors.append(PackedTensor(name, value.format.name if isinstance(value, Tiles) else F32, tuple(value.shape)))
         array = value.whole if isinstance(value, Half) else value
-        if isinstance(array, np.ndarray) and (kind or len(value.shape) == 2) and is_bf16(array):
+        if isinstance(array, np.ndarray) and not tensor.is_vector and is_bf16(array):
             spared += bytes_per_token(config, tensors[-1:]) // 2
     return bytes_per_token(config, tensors) - spared
 
