@@ -8,6 +8,7 @@ import socket
 import stat
 from argparse import Namespace
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from a3b.commands import cache_directories, serve
 from a3b.engine.engine import Engine
 from a3b.errors import UsageError
 from a3b.server.limits import MiB
+from tests.support.options import options_of
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -32,6 +34,8 @@ def engine() -> Engine:
 def started(engine, monkeypatch, tmp_path):
     """Everything that `a3b serve` made, just before it would listen, for some options."""
     monkeypatch.setenv("A3B_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys").write_text("c\nd\n")
     made: dict[str, object] = {}
 
     def note(name, call):
@@ -53,6 +57,8 @@ def started(engine, monkeypatch, tmp_path):
         made.clear()
         status = cli.main(["serve", *options])
         assert status in ((1, 2) if fails else (0,))
+        if (given := made.get(("build", "given"))) and (trace := given[0][3]):
+            stack.callback(trace.close)
         made["sessions"] = made.get("open_store") and made["open_store"].directory
         return SimpleNamespace(**{key: value for key, value in made.items() if isinstance(key, str)}, made=made)
 
@@ -83,6 +89,8 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--session-days 2", lambda s: s.open_store.max_age_s, 2 * 86400),
     ("--cache-disk 3G", lambda s: s.open_store.max_bytes, 3 << 30),
     ("--cache-ram 300M", lambda s: s.made["PrefixCache", "given"][0][2], 300 << 20),
+    ("--cache-ram 0", lambda s: s.made["PrefixCache", "given"][0][2], 0),
+    ("--cache-dir own", lambda s: s.sessions, Path("own")),
     ("--parallel 2", lambda s: s.Scheduler.max_active, 2),
     ("--queue 7", lambda s: s.Scheduler.max_waiting, 7),
     ("--verify-cache 5", lambda s: s.Scheduler.verify_every, 5),
@@ -104,6 +112,8 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--max-body 64M", lambda s: (app(s).limits.all_bodies_bytes, app(s).limits.drain_bytes), (512 * MiB, 256 * MiB)),
     ("--max-connections 20", lambda s: app(s).limits.connections, 20),
     ("--api-key a --api-key b", lambda s: app(s).api_keys, ("a", "b")),
+    ("--api-key a --api-key-file keys", lambda s: app(s).api_keys, ("a", "c", "d")),
+    ("--trace given", lambda s: getattr(s.made["build", "given"][0][3], "name", None), "given"),
     ("--allow-host Box.lan:8080 --allow-host [::2]:1", lambda s: app(s).hosts, ("box.lan", "::2")),
     (
         "--allow-origin HTTPS://chat.example:443/ --allow-origin *",
@@ -124,6 +134,11 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
 def test_an_option_has_its_effect(options, what, value, started):
     plain = what(started())
     assert (what(started(*options.split())), plain == value) == (value, False)
+
+
+def test_every_option_has_an_effect_in_the_table():
+    words = {word.partition("=")[0] for options, *_ in EFFECTS for word in options.split() if word.startswith("--")}
+    assert words == options_of(cli.build_parser())["serve"]
 
 
 @pytest.mark.parametrize(
