@@ -17,9 +17,9 @@ from a3b.cache.disk_store import Store
 from a3b.cli import main
 from a3b.engine.engine import nano_directory
 from a3b.printable import UNFIT_IN_LINES
-from tests.cache.test_disk_store import cache_of
 from tests.support.cached_states import snapshot
 from tests.support.paths import ROOT
+from tests.support.session_stores import cache_of
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 

@@ -18,7 +18,7 @@ from a3b.thinking.policy import ThinkingBlock
 from a3b.thinking.remnants import is_remnant, plain, settled
 from a3b.thinking.turn import Turn, canonical
 from a3b.thinking.turn_memory import TurnMemory
-from tests.thinking.test_turn_memory import (
+from tests.support.turns import (
     BEFORE,
     IDS,
     LOOK,

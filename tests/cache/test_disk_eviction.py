@@ -1,0 +1,134 @@
+"""Which nodes and records leave a disk that is full, and whose they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from a3b.cache.disk_index import Index
+from a3b.cache.disk_store import DAY
+from a3b.cache.identity import path_hash, root_id
+from a3b.cache.index_rows import Row, row_of
+from tests.support.cached_states import IDENTITY, numbers
+
+
+def make_row(
+    namespace: str, num: int, last_used: int, parent: Row | None = None, size: int = 100, state: int = 50, kind="turn"
+) -> Row:
+    root = root_id(IDENTITY, namespace)
+    tokens = numbers(10, seed=num)
+    data = b"".join(int(token).to_bytes(4, "little") for token in tokens)
+    total = path_hash(root)
+    ids = data if parent is None else PATHS[parent.id] + data
+    total.update(ids)
+    PATHS[total.digest()] = ids
+    return Row(
+        total.digest(),
+        parent.id if parent else root,
+        root,
+        IDENTITY,
+        namespace,
+        kind,
+        "",
+        parent.num_tokens if parent else 0,
+        data,
+        0,
+        size,
+        state,
+        b"",
+        b"",
+        True,
+        last_used,
+    )
+
+
+PATHS: dict[bytes, bytes] = {}
+
+
+@pytest.fixture
+def empty(tmp_path):
+    index = Index.open(tmp_path)
+    yield index
+    index.close()
+
+
+def put(index: Index, *rows: Row) -> None:
+    with index.transaction():
+        for row in rows:
+            assert (
+                row_of((*(v.encode() if isinstance(v, str) else v for v in row.sealed), row.seal, 1, row.last_used))
+                == row
+            )
+            index.add(row)
+
+
+def left(index: Index, namespace: str) -> int:
+    return sum(row.num_bytes for row in index.rows()[0] if row.namespace == namespace)
+
+
+def test_what_an_end_grew_from_keeps_its_state_longest(empty):
+    chain = [make_row("a", 0, 10)]
+    for num in range(1, 5):
+        chain.append(make_row("a", num, 10, chain[-1]))
+    put(empty, *chain)
+    gone, thinned = empty.shrink(5 * 150 - 150, now=20)
+    assert gone == set() and thinned == {row.id for row in chain[:3]}
+    gone, thinned = empty.shrink(5 * 150 - 151, now=20)
+    assert (gone, thinned) == ({chain[4].id}, set())
+
+
+def test_one_key_alone_may_fill_the_disk(empty):
+    put(empty, *(make_row("a", num, num) for num in range(10)))
+    empty.shrink(1200, now=20)
+    assert left(empty, "a") == 1200
+
+
+@pytest.mark.parametrize("flood_is_newer", [True, False])
+def test_a_key_that_floods_the_disk_takes_nothing_within_the_share_of_another(empty, flood_is_newer):
+    put(empty, *(make_row("quiet", num, 10) for num in range(4)))
+    for num in range(100, 140):
+        put(empty, make_row("flood", num, 11 + num if flood_is_newer else 5))
+        empty.shrink(1500, now=200)
+        assert left(empty, "quiet") == 600
+    assert left(empty, "flood") == 900  # what the other leaves
+
+
+def test_a_key_beyond_its_share_gives_only_what_is_beyond(empty):
+    put(empty, *(make_row("first", num, num) for num in range(10)))
+    for num in range(100, 140):
+        put(empty, make_row("flood", num, num))
+        empty.shrink(1500, now=200)
+    assert left(empty, "first") == left(empty, "flood") == 750
+
+
+def test_of_a_thousand_keys_the_last_ones_used_keep_something(empty):
+    for num in range(100):
+        put(empty, make_row(f"key {num}", num, num))
+        empty.shrink(1500, now=200)
+    assert [num for num in range(100) if left(empty, f"key {num}")] == list(range(90, 100))
+
+
+def test_a_key_that_was_not_used_for_a_week_makes_room_first(empty):
+    put(empty, *(make_row("idle", num, 10) for num in range(4)))
+    put(empty, *(make_row("busy", num, 10 + 8 * DAY) for num in range(100, 110)))
+    empty.shrink(1500, now=10 + 8 * DAY)
+    assert (left(empty, "idle"), left(empty, "busy")) == (0, 1500)
+
+
+def test_a_key_that_floods_records_takes_none_of_another(empty, monkeypatch):
+    monkeypatch.setattr("a3b.cache.index_records.MAX_RECORDS", 40)
+    monkeypatch.setattr("a3b.cache.index_records.RECORDS_BYTES", 4000)
+    for num in range(15):
+        empty.records.put("quiet", b"%d" % num, b"x" * 10, None, num)
+    for num in range(200):
+        empty.records.put("flood", b"%d" % num, b"y" * (10 if num < 100 else 500), None, 20 + num)
+        assert len(empty.records.get("quiet")) == 15
+        assert empty.records.get("flood")[-1][0] == b"%d" % num
+    assert empty.records.get("quiet")[0] == (b"0", b"x" * 10) and len(empty.records.get("flood")) > 3
+
+
+def test_of_many_keys_each_keeps_its_newest_record(empty, monkeypatch):
+    monkeypatch.setattr("a3b.cache.index_records.RECORDS_BYTES", 1000)
+    for num in range(9):
+        for i in range(3):
+            empty.records.put(f"key {num}", b"%d" % i, b"x" * 100, None, num)
+    assert [empty.records.get(f"key {num}")[-1][0] for num in range(9)] == [b"2"] * 9
