@@ -6,28 +6,22 @@ import base64
 
 import pytest
 
-from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner
 
 SECRET = b"0123456789abcdef"
 TEXTS = ["", "a", "x" * 31, "y" * 32, "z" * 33, "Denken — 思考 🧠\n" * 50]
 FORMS = ["sign", "encrypt"]
 
 
-def made(signer, form, text, namespace="alice", turn=None):
-    return getattr(signer, form)(text, namespace, turn)
+def made(signer, form, text, namespace="alice"):
+    return getattr(signer, form)(text, namespace)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_signature_verifies_to_the_text_and_the_turn_it_was_made_of(form, text):
+def test_a_signature_verifies_to_the_text_it_was_made_of(form, text):
     signature = made(ThinkingSigner(SECRET), form, text)
-    assert ThinkingSigner(SECRET).verify(signature, "alice", text) == VerifiedThinking(text, turn_of(text))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_signature_carries_the_turn_it_is_given(form):
-    turn = "00112233445566778899aabbccddeeff"
-    assert ThinkingSigner(SECRET).verify(made(ThinkingSigner(SECRET), form, "t", turn=turn), "alice", "t").turn == turn
+    assert ThinkingSigner(SECRET).verify(signature, "alice", text) == text
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -72,8 +66,7 @@ def test_a_signature_is_for_one_text_only():
 
 def test_namespace_and_text_cannot_be_shifted_into_each_other():
     signer = ThinkingSigner(SECRET)
-    turn = turn_of("x")
-    assert signer.verify(signer.sign("bc", "a", turn), "ab", "c") is None
+    assert signer.verify(signer.sign("bc", "a"), "ab", "c") is None
 
 
 def test_an_encrypted_text_is_hidden_and_differs_each_time():

@@ -11,7 +11,6 @@ import openai
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.openai import responses
 from a3b.server.response_store import ResponseStore
-from a3b.server.thinking_signatures import turn_of
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.served import ChosenService, app_of, content_of, exchange, served
 
@@ -40,7 +39,6 @@ TURN = [
         "role": "assistant",
         "content": "The sum",
         "reasoning_content": "I think",
-        "turn": turn_of("I think"),
         "tool_calls": [
             {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
             {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": "{}"}},

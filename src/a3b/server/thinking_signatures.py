@@ -19,24 +19,10 @@ import base64
 import binascii
 import hmac
 import os
-from dataclasses import dataclass
 from hashlib import blake2b
 
 SIGNED, ENCRYPTED = 1, 2
 TURN_BYTES, NONCE_BYTES, MAC_BYTES, BLOCK_BYTES = 16, 16, 32, 32
-
-
-@dataclass(frozen=True)
-class VerifiedThinking:
-    """What a valid signature proves."""
-
-    text: str
-    turn: str  # id of the turn in hexadecimal; "" where nothing proves it
-
-
-def turn_of(text: str) -> str:
-    """The id of a turn whose thinking is `text`: 32 hexadecimal digits."""
-    return blake2b(_bytes(text), digest_size=TURN_BYTES).hexdigest()
 
 
 class ThinkingSigner:
@@ -49,20 +35,20 @@ class ThinkingSigner:
             _mac(secret, name) for name in (b"sign", b"encrypt", b"authenticate")
         )
 
-    def sign(self, text: str, namespace: str, turn: str | None = None) -> str:
-        """The signed form. turn: an id as `turn_of` makes it; the default is that of the text."""
-        name = bytes.fromhex(turn or turn_of(text))
-        return _encode(bytes([SIGNED]) + name + self._signature(name, text, namespace))
+    def sign(self, text: str, namespace: str) -> str:
+        """The signed form, for a text that travels next to it."""
+        turn = _turn_of(text)
+        return _encode(bytes([SIGNED]) + turn + self._signature(turn, text, namespace))
 
-    def encrypt(self, text: str, namespace: str, turn: str | None = None) -> str:
+    def encrypt(self, text: str, namespace: str) -> str:
         """The encrypted form, which holds the text. Encrypting a text twice gives two different results."""
         nonce = os.urandom(NONCE_BYTES)
-        head = bytes([ENCRYPTED]) + bytes.fromhex(turn or turn_of(text)) + nonce
+        head = bytes([ENCRYPTED]) + _turn_of(text) + nonce
         message = head + self._crypt(nonce, _bytes(text))
         return _encode(message + self._tag(message, namespace))
 
-    def verify(self, signature: str, namespace: str, text: str = "") -> VerifiedThinking | None:
-        """What the signature proves; None if it is forged, truncated, or of another namespace, secret or text.
+    def verify(self, signature: str, namespace: str, text: str = "") -> str | None:
+        """The text that the signature proves; None if it is forged, truncated, or of another namespace, secret or text.
 
         text: the text that came with a signed form. The encrypted form holds its own; `text` is ignored."""
         message = _decode(signature)
@@ -72,11 +58,11 @@ class ThinkingSigner:
         turn = body[1 : 1 + TURN_BYTES]
         if body[0] == SIGNED:
             is_ours = len(body) == 1 + TURN_BYTES and hmac.compare_digest(tag, self._signature(turn, text, namespace))
-            return VerifiedThinking(text, turn.hex()) if is_ours else None
+            return text if is_ours else None
         if body[0] != ENCRYPTED or not hmac.compare_digest(tag, self._tag(body, namespace)):
             return None
         nonce, hidden = body[1 + TURN_BYTES :][:NONCE_BYTES], body[1 + TURN_BYTES + NONCE_BYTES :]
-        return VerifiedThinking(self._crypt(nonce, hidden).decode("utf-8", "replace"), turn.hex())
+        return self._crypt(nonce, hidden).decode("utf-8", "replace")
 
     def _signature(self, turn: bytes, text: str, namespace: str) -> bytes:
         return _mac(self._sign, turn + _mac(self._sign, _bytes(namespace)) + _bytes(text))
@@ -89,6 +75,11 @@ class ThinkingSigner:
         num = -(-len(data) // BLOCK_BYTES)
         stream = b"".join(_mac(self._encrypt, nonce + i.to_bytes(8, "big")) for i in range(num))[: len(data)]
         return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
+
+
+def _turn_of(text: str) -> bytes:
+    """The id of the turn whose thinking is `text`."""
+    return blake2b(_bytes(text), digest_size=TURN_BYTES).digest()
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

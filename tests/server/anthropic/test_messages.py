@@ -12,7 +12,7 @@ from a3b.errors import ContextError, OverloadedError, StoreError, UsageError
 from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server import event_streams, fields
 from a3b.server.anthropic import messages
-from a3b.server.thinking_signatures import ThinkingSigner, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.served import (
     SECRET,
@@ -107,7 +107,7 @@ def test_an_answer_is_thinking_text_and_calls_with_usage(url_of):
         usage.output_tokens,
     ) == (40, 60, 0, 20)
     assert usage.output_tokens_details.thinking_tokens == 8
-    assert ThinkingSigner(SECRET).verify(reply.content[0].signature, "alice", "I think").turn == turn_of("I think")
+    assert ThinkingSigner(SECRET).verify(reply.content[0].signature, "alice", "I think") == "I think"
 
 
 def test_the_answer_says_what_the_cache_and_the_thinking_did():
@@ -141,7 +141,7 @@ def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of)
         ("thinking_delta", text) for text in ("", "", "I ")
     ]
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert ThinkingSigner(SECRET).verify(final.content[0].signature, "alice", "I think").turn == turn_of("I think")
+    assert ThinkingSigner(SECRET).verify(final.content[0].signature, "alice", "I think") == "I think"
     for thinking in ({"type": "disabled"}, None):  # then the next may be text
         _, _, shape, _ = post(events, {**ASK, "thinking": thinking, "stream": True})
         assert [kind for kind, _ in shape[:4]] == ["message_start", "ping", "ping", "content_block_start"]
@@ -257,7 +257,6 @@ def test_the_second_turn_has_the_thinking_and_the_calls_of_the_first(url_of):
             "role": "assistant",
             "content": "The sum",
             "reasoning_content": "I think",
-            "turn": turn_of("I think"),
             "tool_calls": [
                 {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}},
                 {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": {}}},
@@ -303,21 +302,18 @@ def test_forged_and_foreign_thinking_is_left_out_and_reported(block, key, stream
 
 
 @pytest.mark.parametrize(
-    ("block", "turn"),
+    "block",
     [
-        ({"type": "thinking", "thinking": "thought", "signature": ""}, None),
-        ({"type": "thinking", "thinking": "thought"}, None),
-        (
-            {"type": "thinking", "thinking": "thought", "signature": ThinkingSigner(SECRET).sign("thought", "alice")},
-            turn_of("thought"),
-        ),
-        ({"type": "redacted_thinking", "data": ThinkingSigner(SECRET).encrypt("thought", "alice")}, turn_of("thought")),
+        {"type": "thinking", "thinking": "thought", "signature": ""},
+        {"type": "thinking", "thinking": "thought"},
+        {"type": "thinking", "thinking": "thought", "signature": ThinkingSigner(SECRET).sign("thought", "alice")},
+        {"type": "redacted_thinking", "data": ThinkingSigner(SECRET).encrypt("thought", "alice")},
     ],
 )
-def test_thinking_without_a_signature_is_the_clients_and_signed_thinking_names_its_turn(block, turn):
+def test_thinking_without_a_signature_is_the_clients_and_signed_thinking_comes_back(block):
     _, headers, reply, service = post(DONE, {**ASK, **turn_with(block)})
     message = service.requests[0].messages[1]
-    assert message["reasoning_content"] == "thought" and message.get("turn") == turn
+    assert message["reasoning_content"] == "thought"
     assert reply["a3b"]["warnings"] == [] and "x-a3b-warnings" not in headers
 
 

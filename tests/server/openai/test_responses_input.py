@@ -8,7 +8,7 @@ import pytest
 
 from a3b.interface.events import Finished, ToolCallDelta, ToolCallEnd, ToolCallStart
 from a3b.server.openai.responses_output import CustomInputDecoder
-from a3b.server.thinking_signatures import ThinkingSigner, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner
 from tests.support.responses_server import CUSTOM, DONE, NAMESPACE, TOOL, Server, understood
 from tests.support.scripted_service import STARTED, USAGE
 from tests.support.served import SECRET
@@ -26,12 +26,11 @@ def reasoning_of(item, key="alice", **server):
 
 
 @pytest.mark.parametrize(
-    ("item", "text", "turn"),
+    ("item", "text"),
     [
         (
             {"encrypted_content": ThinkingSigner(SECRET).encrypt("thought", "alice"), "summary": []},
             "thought",
-            turn_of("thought"),
         ),
         (
             {
@@ -39,20 +38,18 @@ def reasoning_of(item, key="alice", **server):
                 "content": [{"type": "reasoning_text", "text": "other"}],
             },
             "thought",
-            turn_of("thought"),
         ),
-        ({"content": [{"type": "reasoning_text", "text": "a "}, {"type": "reasoning_text", "text": "b"}]}, "a b", None),
+        ({"content": [{"type": "reasoning_text", "text": "a "}, {"type": "reasoning_text", "text": "b"}]}, "a b"),
         (
             {"content": None, "encrypted_content": None, "summary": [{"type": "summary_text", "text": "short"}]},
             "short",
-            None,
         ),
-        ({"encrypted_content": "", "content": [{"type": "reasoning_text", "text": "c"}]}, "c", None),
+        ({"encrypted_content": "", "content": [{"type": "reasoning_text", "text": "c"}]}, "c"),
     ],
 )
-def test_reasoning_comes_back_in_every_form(item, text, turn):
+def test_reasoning_comes_back_in_every_form(item, text):
     message, warnings = reasoning_of({"type": "reasoning", "id": "rs_1", **item})
-    assert (message["reasoning_content"], message.get("turn"), warnings) == (text, turn, [])
+    assert (message["reasoning_content"], warnings) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -73,9 +70,9 @@ def test_reasoning_by_its_stored_id_is_ours_unless_the_client_changed_it():
     server = Server(DONE)
     kept = server.create()["output"][0]
     bare = {"type": "reasoning", "id": kept["id"], "summary": []}
-    assert reasoning_of(bare, server=server)[0]["turn"] == turn_of("hm")
+    assert reasoning_of(bare, server=server)[0]["reasoning_content"] == "hm"
     message, _ = reasoning_of({**bare, "content": [{"type": "reasoning_text", "text": "edited"}]}, server=server)
-    assert message["reasoning_content"] == "edited" and "turn" not in message
+    assert message["reasoning_content"] == "edited"
     assert reasoning_of(bare, server=server)[0]["reasoning_content"] == "hm"  # the edited one did not take its place
     assert "reasoning_content" not in reasoning_of(bare, "bob", server=server)[0]
 

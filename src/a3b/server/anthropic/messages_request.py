@@ -173,8 +173,7 @@ class _History:
                     f"{block.where}: thinking left out: its signature is not one of this server for this key and text"
                 )
                 return
-            text = verified.text
-            turn.setdefault("turn", verified.turn)
+            text = verified
         turn["reasoning_content"] = turn.get("reasoning_content", "") + text
 
 

@@ -3,9 +3,8 @@
 Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one
 turn.
 
-Reasoning is taken from, in this order: `encrypted_content`, which must be ours (otherwise the item is left out,
-with a warning); the item of that id, if it is still stored and the client did not change it; `content`; `summary`. The
-first two name the turn the thinking belongs to, the others are the client's own text.
+Reasoning is taken from, in this order: `encrypted_content`, which must be ours (otherwise the item is left out, with a
+warning); `content`; the stored item of that id; `summary`.
 
 A tool inside a namespace is shown to the model as `namespace__name`, and its calls are given back with their namespace.
 A custom tool is a function of one text, `input`; a grammar for it is told in its description and not enforced."""
@@ -23,7 +22,7 @@ from a3b.server.errors import ApiError
 from a3b.server.fields import FieldRules, Fields, is_empty
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
 from a3b.server.response_store import ResponseItem, ResponseStore
-from a3b.server.thinking_signatures import ThinkingSigner, VerifiedThinking, turn_of
+from a3b.server.thinking_signatures import ThinkingSigner
 
 TOOL = FieldRules(
     read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
@@ -290,9 +289,9 @@ class ConversationReader:
             texts = [
                 text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))
             ]
-            text = verified.text if verified else "\n".join(texts)
+            text = verified if verified is not None else "\n".join(texts)
             self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
-            if not verified:
+            if verified is None:
                 self.warnings.append(
                     f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}"
                 )
@@ -324,33 +323,31 @@ class ConversationReader:
         )
 
     def _reasoning(self, item: Fields) -> None:
-        found = self._thinking(item)
-        if isinstance(found, str):
-            self.warnings.append(f"{item.where}: reasoning left out: {found}")
-            return
-        turn = self._turn()
-        turn["reasoning_content"] = turn.get("reasoning_content", "") + found.text
-        if found.turn:
-            turn.setdefault("turn", found.turn)
+        text = self._thinking(item)
+        if text is not None:
+            turn = self._turn()
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + text
 
-    def _thinking(self, item: Fields) -> VerifiedThinking | str:
-        """The thinking of a reasoning item (its turn is "" if the client wrote it), or why there is none."""
+    def _thinking(self, item: Fields) -> str | None:
+        """The thinking of a reasoning item; None, with a warning, if there is none that this server can read."""
         content, summary = _texts(item, "content", THOUGHT_PARTS), _texts(item, "summary", ("summary_text",))
         if encrypted := item.string("encrypted_content"):
-            return (
-                self.signer.verify(encrypted, self.namespace)
-                or "its encrypted_content is not of this server, for this key"
-            )
+            text = self.signer.verify(encrypted, self.namespace)
+            if text is None:
+                why = "its encrypted_content is not of this server, for this key"
+                self.warnings.append(f"{item.where}: reasoning left out: {why}")
+            return text
+        if content:
+            return "".join(content)
         kept = self.store.item(self.namespace, item.string("id") or "")
         if kept is not None and kept["type"] == "reasoning":
-            known = "".join(_texts(Fields(kept, item.where), "content", THOUGHT_PARTS))
-            if known and (not content or "".join(content) == known):
-                return VerifiedThinking(known, turn_of(known))
-        if content:
-            return VerifiedThinking("".join(content), "")
+            if known := "".join(_texts(Fields(kept, item.where), "content", THOUGHT_PARTS)):
+                return known
         if summary:
-            return VerifiedThinking("\n\n".join(summary), "")
-        return "it has no text, and this server has none stored under its id"
+            return "\n\n".join(summary)
+        why = "it has no text, and this server has none stored under its id"
+        self.warnings.append(f"{item.where}: reasoning left out: {why}")
+        return None
 
     def _turn(self) -> dict[str, Any]:
         """The assistant's message that is being put together."""
