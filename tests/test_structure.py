@@ -43,7 +43,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "cli": "commands errors printable settings units",
 }
 MAX_LINES = 500
-LONGER = {"responses.py": 540, "cli.py": 540}
+LONGER = {"cli.py": 540}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

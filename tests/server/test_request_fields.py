@@ -23,7 +23,7 @@ from a3b.interface.events import Finished, TextDelta
 from a3b.server import fields
 from a3b.server.anthropic import messages_fields, threads
 from a3b.server.app import create_app
-from a3b.server.openai import chat_request, completions, responses, responses_input
+from a3b.server.openai import chat_fields, compaction, completions, responses_request, responses_tools
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import ask
 
@@ -35,28 +35,28 @@ LEAST: dict[str, dict[str, Any]] = {
     MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
 }
 TABLES = {
-    CHAT: chat_request.CHAT,
+    CHAT: chat_fields.CHAT,
     TEXT: completions.TEXT,
-    RESPONSES: responses.RESPONSE,
+    RESPONSES: responses_request.RESPONSE,
     MESSAGES: messages_fields.MESSAGE,
 }
 TYPES = [
-    (chat_params.CompletionCreateParamsStreaming, chat_request.CHAT),
+    (chat_params.CompletionCreateParamsStreaming, chat_fields.CHAT),
     (completion_create_params.CompletionCreateParamsStreaming, completions.TEXT),
-    (response_create_params.ResponseCreateParamsStreaming, responses.RESPONSE),
-    (input_token_count_params.InputTokenCountParams, responses.RESPONSE),
-    (response_compact_params.ResponseCompactParams, responses.COMPACT),
+    (response_create_params.ResponseCreateParamsStreaming, responses_request.RESPONSE),
+    (input_token_count_params.InputTokenCountParams, responses_request.RESPONSE),
+    (response_compact_params.ResponseCompactParams, compaction.COMPACT),
     (message_create_params.MessageCreateParamsStreaming, messages_fields.MESSAGE),
     (beta_create_params.MessageCreateParamsStreaming, messages_fields.MESSAGE),
     (message_count_tokens_params.MessageCountTokensParams, messages_fields.MESSAGE),
     (beta_count_params.MessageCountTokensParams, messages_fields.MESSAGE),
     # and within them
-    (chat_types.ChatCompletionStreamOptionsParam, chat_request.STREAM_OPTIONS),
-    (response_create_params.StreamOptions, chat_request.STREAM_OPTIONS),
-    (Reasoning, responses.REASONING),
-    (response_types.ResponseTextConfigParam, responses.TEXT),
-    (response_types.FunctionToolParam, responses_input.TOOL),
-    (response_types.CustomToolParam, responses_input.TOOL),
+    (chat_types.ChatCompletionStreamOptionsParam, chat_fields.STREAM_OPTIONS),
+    (response_create_params.StreamOptions, chat_fields.STREAM_OPTIONS),
+    (Reasoning, responses_request.REASONING),
+    (response_types.ResponseTextConfigParam, responses_request.TEXT),
+    (response_types.FunctionToolParam, responses_tools.TOOL),
+    (response_types.CustomToolParam, responses_tools.TOOL),
     *((kind, messages_fields.THINKING) for kind in get_args(beta_types.BetaThinkingConfigParam)),
     *((kind, messages_fields.CHOICE) for kind in get_args(beta_types.BetaToolChoiceParam)),
     (beta_types.BetaOutputConfigParam, messages_fields.OUTPUT),

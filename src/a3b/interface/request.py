@@ -11,6 +11,9 @@ from a3b.errors import UsageError
 Policy = str
 """Which thinking of earlier turns stays in the prompt: "all", "current-task", "none" or "budget:N" (N tokens)."""
 
+ToolChoice = Literal["auto", "none", "required", "named"]
+"""Whether tools may be called: as the model likes, never, at least one, or one by name."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -24,7 +27,7 @@ class Request:
     messages: list[dict[str, Any]] = field(default_factory=list)
     prompt: str | list[int] | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
-    tool_choice: Literal["auto", "none", "required", "named"] = "auto"
+    tool_choice: ToolChoice = "auto"
     tool_name: str | None = None  # of "named"
     parallel_tool_calls: bool = True
     schema: Mapping[str, Any] | None = None  # JSON schema that the text after the thinking must satisfy

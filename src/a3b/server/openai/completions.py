@@ -19,10 +19,9 @@ from a3b.server import response_format
 from a3b.server.context import ApiContext, namespace, request_id
 from a3b.server.errors import ApiError
 from a3b.server.fields import FieldRules, Fields, is_token_id
+from a3b.server.openai.chat_fields import HARMLESS, UNSUPPORTED
 from a3b.server.openai.chat_request import (
-    HARMLESS,
     MAX_LOGPROBS,
-    UNSUPPORTED,
     CompletionRequest,
     expand_choices,
     read_count,

@@ -1,231 +1,27 @@
-"""Items and tools of the Responses API as messages and tools of a chat. Enter at `read_tools` and `ConversationReader`.
+"""Items of the Responses API as messages of a chat. Enter at `ConversationReader`.
 
-Neighbouring items of the assistant (reasoning, message, calls) are one message: that is what the model wrote in one
+Neighbouring items of the assistant (reasoning, message, calls) become one message: that is what the model wrote in one
 turn.
 
 Reasoning is taken from, in this order: `encrypted_content`, which must be ours (otherwise the item is left out, with a
-warning); `content`; the stored item of that id; `summary`.
-
-A tool inside a namespace is shown to the model as `namespace__name`, and its calls are given back with their namespace.
-A custom tool is a function of one text, `input`; a grammar for it is told in its description and not enforced."""
+warning); `content`; the stored item of that id; `summary`."""
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.prompt.media import left_out, media_in
 from a3b.server.errors import ApiError
-from a3b.server.fields import FieldRules, Fields, is_empty
+from a3b.server.fields import Fields
 from a3b.server.foreign_items import CLIENT_CALLS, CLIENT_OUTPUTS, READ_AS_TEXT, SUMMARIES, SUMMARY, item_text, plain
+from a3b.server.openai.responses_items import new_id
+from a3b.server.openai.responses_tools import ToolTable
 from a3b.server.response_store import ResponseItem, ResponseStore
 from a3b.server.thinking_signatures import ThinkingSigner
 
-TOOL = FieldRules(
-    read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
-    refused={
-        "allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value),
-        "async": is_empty,
-    },
-    warned={
-        "defer_loading": (is_empty, "the tool is offered from the beginning"),
-        "output_schema": (is_empty, "not told to the model; describe the output in the description"),
-    },
-)
 TEXT_PARTS = ("input_text", "output_text", "text")
 THOUGHT_PARTS = ("reasoning_text", "text")
-PREFIXES = {
-    "message": "msg",
-    "reasoning": "rs",
-    "function_call": "fc",
-    "custom_tool_call": "ctc",
-    "function_call_output": "fco",
-    "custom_tool_call_output": "ctco",
-    "compaction": "cmp",
-}
-
-
-def new_id(kind: str) -> str:
-    """An id for an item of this type."""
-    return f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
-
-
-# -- tools
-
-
-@dataclass(frozen=True)
-class ToolOrigin:
-    """What a function of the chat is in this API."""
-
-    name: str
-    namespace: str | None
-    is_custom: bool
-
-
-@dataclass
-class ToolTable:
-    """functions: in the form of a Request. origins: by the name the model sees."""
-
-    functions: list[dict[str, Any]] = field(default_factory=list)
-    origins: dict[str, ToolOrigin] = field(default_factory=dict)
-
-    def shown(self, name: str, namespace: str | None) -> str:
-        """The name the model sees for a tool, whether it is offered now or was once."""
-        for shown, origin in self.origins.items():
-            if (origin.name, origin.namespace) == (name, namespace):
-                return shown
-        return f"{namespace.rstrip('_')}__{name}" if namespace else name
-
-    def origin(self, shown: str) -> ToolOrigin:
-        return self.origins.get(shown, ToolOrigin(shown, None, False))
-
-    def add(self, tool: Fields, namespace: str | None, preface: str) -> None:
-        name, is_custom = tool.required("name"), tool.body["type"] == "custom"
-        if not name or any((name, namespace) == (origin.name, origin.namespace) for origin in self.origins.values()):
-            raise tool.invalid("name", "a name that is not empty and not used twice")
-        shown = self.shown(name, namespace)
-        while shown in self.origins:
-            shown += "_"
-        self.origins[shown] = ToolOrigin(name, namespace, is_custom)
-        texts = [preface, tool.string("description", ""), _grammar(tool) if is_custom else ""]
-        function: dict[str, Any] = {"name": shown, "description": "\n\n".join(text for text in texts if text)}
-        if is_custom:
-            function["parameters"] = {
-                "type": "object",
-                "properties": {"input": {"type": "string"}},
-                "required": ["input"],
-            }
-        else:
-            function["parameters"] = dict(tool.object("parameters") or {})
-            if tool.boolean("strict"):
-                function["strict"] = True
-        self.functions.append({"type": "function", "function": function})
-
-
-def _grammar(tool: Fields) -> str:
-    given = tool.object("format")
-    if given is None:
-        return ""
-    form = Fields(given, tool.name("format"))
-    if form.one_of("type", ("text", "grammar"), "text") == "text":
-        return ""
-    return f"The input must follow this grammar ({form.string('syntax', 'lark')}):\n{form.required('definition')}"
-
-
-def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
-    tools = ToolTable()
-    for i, given in enumerate(fields.items("tools")):
-        tool = Fields(given, f"tools[{i}]")
-        kind = tool.required("type")
-        if kind in ("function", "custom"):
-            warnings += TOOL.check(tool)
-            tools.add(tool, None, "")
-        elif kind == "namespace":
-            _add_namespace(tools, tool, warnings)
-        # what clients send without meaning it
-        elif kind == "web_search" and tool.body.get("external_web_access") is False:
-            warnings.append(f"{tool.where}: web_search is not offered to the model")
-        else:
-            raise _no_such_tool(tool, kind)
-    return tools
-
-
-def _add_namespace(tools: ToolTable, given: Fields, warnings: list[str]) -> None:
-    """The namespace's own description goes to its first tool."""
-    name, preface = given.required("name"), given.string("description", "")
-    for i, member in enumerate(given.items("tools")):
-        tool = Fields(member, f"{given.name('tools')}[{i}]")
-        if (kind := tool.required("type")) not in ("function", "custom"):
-            raise _no_such_tool(tool, kind)
-        warnings += TOOL.check(tool)
-        tools.add(tool, name, "" if i else preface)
-
-
-def told_tool(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool as a response repeats it: with every field of its kind."""
-    match given["type"]:
-        case "function":
-            return {"description": None, "parameters": None, **given, "strict": bool(given.get("strict"))}
-        case "namespace":
-            return {"description": "", **given, "tools": [told_tool(tool) for tool in given.get("tools") or []]}
-    return dict(given)
-
-
-def _no_such_tool(tool: Fields, kind: str) -> ApiError:
-    return ApiError(
-        400,
-        f"{tool.where}: {kind[:60]} is a tool of OpenAI's servers; this server "
-        "offers only function, custom and namespace "
-        "tools, which the client runs",
-        "unsupported_parameter",
-        tool.name("type"),
-    )
-
-
-def read_choice(fields: Fields, tools: ToolTable) -> tuple[str, str | None]:
-    """(tool_choice, tool_name) of a Request; a list of allowed tools takes the others away from `tools`."""
-    given = fields.body.get("tool_choice")
-    if given is None or isinstance(given, str):
-        kind = fields.one_of("tool_choice", ("auto", "none", "required"), "auto")
-        return _needs_tools(kind, tools), None
-    choice = Fields(given, "tool_choice")
-    match choice.string("type"):
-        case "function" | "custom":
-            return "named", _named(choice, tools)
-        case "allowed_tools":
-            mode = choice.one_of("mode", ("auto", "required"), "auto")
-            allowed = [
-                _named(Fields(tool, f"tool_choice.tools[{i}]"), tools) for i, tool in enumerate(choice.items("tools"))
-            ]
-            if mode == "required" and len(allowed) == 1:
-                return "named", allowed[0]
-            tools.functions = [tool for tool in tools.functions if tool["function"]["name"] in allowed]
-            return _needs_tools(mode, tools), None
-    raise choice.invalid("type", "function, custom or allowed_tools")
-
-
-def _needs_tools(kind: str, tools: ToolTable) -> str:
-    if kind == "required" and not tools.functions:
-        raise ApiError(400, "tool_choice: required needs tools; none were given", field="tool_choice")
-    return kind
-
-
-def _named(choice: Fields, tools: ToolTable) -> str:
-    shown = tools.shown(choice.required("name"), choice.string("namespace"))
-    if shown not in tools.origins:
-        raise choice.invalid("name", "the name of one of the tools")
-    return shown
-
-
-# -- items
-
-
-def listed(item: ResponseItem) -> ResponseItem:
-    """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of
-    known types."""
-    if item["type"] == "message":
-        is_output = item.get("role") == "assistant"
-        parts = _parts(item.get("content") or [], "output_text" if is_output else "input_text")
-        whole = {"annotations": [], "logprobs": []} if is_output else {}
-        content = [{**whole, **part} if part.get("type") == "output_text" else part for part in parts]
-        return {"status": "completed", **item, "content": content}
-    if item["type"] == "reasoning":
-        return {"summary": [], **item}
-    if item["type"] in ("function_call_output", "custom_tool_call_output"):
-        match item.get("output"):
-            case list() as parts:
-                item = {**item, "output": _parts(parts, "input_text")}
-            case dict() as value:
-                item = {**item, "output": json.dumps(value, ensure_ascii=False)}
-    return {"status": "completed", **item}
-
-
-def _parts(content: str | list[Any], kind: str) -> list[dict[str, Any]]:
-    given = [{"text": content}] if isinstance(content, str) else content
-    return [{**part, "type": kind if part.get("type") in (None, "text") else part["type"]} for part in given]
 
 
 class ConversationReader:

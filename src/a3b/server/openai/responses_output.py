@@ -17,7 +17,8 @@ from a3b.interface.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from a3b.server.openai.responses_input import ToolTable, new_id
+from a3b.server.openai.responses_items import new_id
+from a3b.server.openai.responses_tools import ToolTable
 from a3b.server.thinking_signatures import ThinkingSigner
 
 StreamEvent = dict[str, Any]
