@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +191,13 @@ def test_a_server_that_cannot_continue_is_read_from_the_start(capsys, hub):
     assert here()[SHARD] == hub.files[SHARD]
 
 
+def test_a_server_that_cannot_continue_and_never_gets_further_is_not_asked_for_ever(capsys, hub):
+    hub.break_after[SHARD] = [30_000] * (download.NUM_ATTEMPTS + 5)
+    hub.ignores_range = True
+    assert "cannot be reached" in refused(capsys, REPO)
+    assert hub.got(SHARD) == [0] + [30_000] * (download.NUM_ATTEMPTS - 1)
+
+
 def test_a_server_that_goes_away_leaves_a_part_that_the_next_pull_continues(capsys, hub):
     hub.break_after[SHARD] = [30_000] + [0] * (download.NUM_ATTEMPTS - 1)
     line = refused(capsys, REPO)
@@ -217,9 +225,37 @@ def test_a_busy_server_is_asked_again(capsys, hub, status):
     assert code == 0 and len(hub.got(SHARD)) == 3 and f"HTTP {status}; next attempt" in err
 
 
-def test_a_server_that_wants_a_long_pause_is_reported(capsys, hub):
+def test_a_pause_that_is_no_number_of_seconds_is_our_own(capsys, hub, pauses):
+    answers = ["soon", "Wed, 21 Oct 2026 07:28:00 GMT", "\xb2"]
+    hub.on_get = lambda path, start: (503, {"Retry-After": answers.pop()}) if path == SHARD and answers else None
+    assert pull(capsys, REPO)[0] == 0
+    assert pauses == [download.FIRST_WAIT_S * times for times in (1, 2, 4)]
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Seconds between attempts, none of which are waited for."""
+    asked: list[float] = []
+
+    class Hurried(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout)
+            return self.is_set()
+
+    monkeypatch.setattr(download, "threading", SimpleNamespace(**{**vars(threading), "Event": Hurried}))
+    return asked
+
+
+def test_pauses_become_longer_until_bytes_come_again(capsys, hub, pauses):
+    hub.break_after[SHARD] = [0, 0, 0, 10, 0]
+    assert pull(capsys, REPO)[0] == 0
+    first = download.FIRST_WAIT_S
+    assert pauses == [first, 2 * first, 4 * first, first, 2 * first]
+
+
+def test_a_server_that_wants_a_long_pause_is_reported(capsys, hub, pauses):
     hub.on_get = lambda path, start: (429, {"Retry-After": "3600"})
-    assert "HTTP 429" in refused(capsys, REPO)
+    assert "HTTP 429" in refused(capsys, REPO) and pauses == []
     hub.on_list = lambda: (429, {"Retry-After": "300"})
     line = refused(capsys, REPO)
     assert "run the same command in 300 s; with HF_TOKEN the limit is higher" in line

@@ -204,15 +204,14 @@ class Folder:
         while piece := out.read(PIECE_BYTES):  # from an earlier run
             digest.update(piece)
             have += len(piece)
-        failures = 0
+        failures, farthest = 0, have
         while have < file.num_bytes:
-            before = have
             try:
                 for position, piece in hub.read(file, self.listing.commit, have):
                     if position == 0 and have:  # the server cannot start in the middle
                         tell(DownloadEvent(file, -have))
                         out.truncate(0)
-                        digest, have, before = file.digest(), 0, 0
+                        digest, have = file.digest(), 0
                     if have + len(piece) > file.num_bytes:
                         raise DownloadError(
                             f"{file.path}: the server sends more than the {file.num_bytes} bytes that the hub states; "
@@ -228,7 +227,8 @@ class Folder:
             except TransientFailure as error:
                 reason, wait_s = str(error), error.wait_s
             if have < file.num_bytes:
-                failures = 1 if have > before else failures + 1
+                failures = 1 if have > farthest else failures + 1
+                farthest = max(have, farthest)
                 if failures >= NUM_ATTEMPTS or (wait_s or 0) > MAX_WAIT_S:
                     raise hub.unreachable(f"{file.path}: {reason}")
                 wait_s = FIRST_WAIT_S * 2 ** (failures - 1) if wait_s is None else wait_s
