@@ -76,6 +76,53 @@ def test_what_an_end_grew_from_keeps_its_state_longest(empty):
     assert (gone, thinned) == ({chain[4].id}, set())
 
 
+def row_chain(*last_used: int, kind: str = "turn", seed: int = 0, after: Row | None = None) -> list[Row]:
+    """Rows of 150 bytes, each the parent of the next; 50 of them are the state. kind: of the first."""
+    rows: list[Row] = []
+    for i, used in enumerate(last_used):
+        rows.append(make_row("a", seed + i, used, rows[-1] if rows else after, kind="turn" if rows else kind))
+    return rows
+
+
+def test_the_state_of_a_system_prompt_outlives_ends(empty):
+    chain = row_chain(10, 10, 10, kind="system")
+    put(empty, *chain)
+    assert empty.shrink(3 * 150 - 1, now=20) == ({chain[2].id}, set())
+
+
+def test_the_state_of_a_fork_outlives_ends(empty):
+    (fork,) = row_chain(10)
+    old, new = row_chain(5, 5, seed=10, after=fork), row_chain(10, 10, seed=20, after=fork)
+    put(empty, fork, *old, *new)
+    assert empty.shrink(5 * 150 - 1, now=20) == ({old[1].id}, set())
+
+
+def test_states_used_longest_ago_go_first_however_much_came_before_them(empty):
+    old, new = row_chain(5, 5, 5, 5), row_chain(9, 9, 9, 9, seed=10)
+    put(empty, *old, *new)
+    assert empty.shrink(8 * 150 - 100, now=20) == (set(), {old[0].id, old[1].id})
+
+
+def test_what_is_of_no_use_without_an_end_goes_with_it_whoever_used_it_since(empty):
+    """The first two rows have no state any more, so without the last two nothing can start in that conversation."""
+    old, other = row_chain(10, 10, 4, 4), row_chain(5, 5, seed=10)
+    put(empty, *old, *other)
+    assert empty.shrink(6 * 150 - 2 * 50 - 2 * 150 + 20, now=20) == ({row.id for row in old}, set())
+
+
+def test_a_session_ends_at_its_system_prompt_and_at_a_fork(empty):
+    (system,) = row_chain(10, kind="system")
+    fork, one, other = (row_chain(10, seed=seed, after=system) for seed in (10, 20, 30))
+    fork += row_chain(10, seed=40, after=fork[0])
+    one = row_chain(10, 10, seed=50, after=fork[1])
+    other = row_chain(10, seed=60, after=fork[1])
+    put(empty, system, *fork, *one, *other)
+    assert empty.session(one[1].id) == {row.id for row in one}
+    put(empty, *one)
+    empty.remove([other[0].id])
+    assert empty.session(one[1].id) == {row.id for row in (*fork, *one)}
+
+
 def test_one_key_alone_may_fill_the_disk(empty):
     put(empty, *(make_row("a", num, num) for num in range(10)))
     empty.shrink(1200, now=20)

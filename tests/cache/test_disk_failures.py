@@ -33,6 +33,17 @@ def test_a_directory_that_cannot_be_had_is_refused_with_a_next_step(tmp_path):
     assert (tmp_path / "missing" / "deeper").stat().st_mode & 0o77 == 0  # conversations are nobody else's business
 
 
+def test_files_whose_row_cannot_be_added_are_removed_at_once(tmp_path, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Index, "add", full)
+    with Store(tmp_path) as store:
+        cache_of(store).add("n", [1, 2, 3], snapshot([1, 2, 3]), "turn")
+        assert store.flush() and store.trouble
+        assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_a_directory_that_is_read_only_is_refused(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -14,7 +14,7 @@ import pytest
 from a3b.cache.disk_index import Index
 from a3b.cache.disk_store import Store
 from a3b.cache.identity import path_hash
-from a3b.cache.index_database import INDEX, BadIndex
+from a3b.cache.index_database import DATA, INDEX, BadIndex
 from a3b.cache.index_rows import SEALED, seal
 from a3b.cli import main
 from a3b.errors import StoreError
@@ -224,16 +224,54 @@ def test_a_record_that_was_changed_is_none_of_ours(copied):
     index.close()
 
 
-def test_a_state_file_that_is_gone_costs_the_state_and_not_what_grew_from_it(copied):
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda path: os.truncate(path, 1), lambda path: path.write_bytes(path.read_bytes() + b"x")],
+    ids=["gone", "shorter", "longer"],
+)
+def test_a_state_file_that_is_not_whole_costs_the_state_and_not_what_grew_from_it(copied, damage):
     """Noticed when the server starts, so that the nodes are written again when they come again."""
     directory, ids, _ = copied
     index = Index.open(directory)
     rows = {row.num_tokens: row for row in index.rows()[0]}
-    index.file(rows[128].id, "state").unlink()
+    damage(index.file(rows[128].id, "state"))
     index.close()
     with Store(directory) as store:
         assert store.knows(rows[128].id) and not store.holds(rows[128].id)
         assert reused(store, ids) == 420
+
+
+def test_the_state_file_of_a_thinned_node_is_removed_when_the_server_starts(copied):
+    """A kill between the commit and the removal leaves it."""
+    directory, ids, _ = copied
+    index = Index.open(directory)
+    row = next(row for row in index.rows()[0] if row.num_tokens == 128)
+    state = index.file(row.id, "state")
+    content = state.read_bytes()
+    index.thin(row.id)
+    index.close()
+    state.write_bytes(content)
+    with Store(directory) as store:
+        assert not state.exists() and reused(store, ids) == 420
+
+
+@pytest.mark.parametrize("drop", [lambda index, id: index.remove([id]), lambda index, id: index.thin(id)])
+def test_files_stay_as_long_as_the_index_names_them(copied, drop):
+    directory, _, _ = copied
+    names = {path.name for path in (directory / DATA).iterdir()}
+    index, other = Index.open(directory, lock_timeout_s=0), sqlite3.connect(directory / INDEX, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # so that nothing can be committed
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        drop(index, index.rows()[0][-1].id)
+    index.close(), other.close()
+    assert {path.name for path in (directory / DATA).iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    "other", [(b"xbytes1:y",), (b"xbytes:y",), (b"xy",), (b"x", b"y", b""), (b"x", "y"), (b"y", b"x")]
+)
+def test_a_seal_tells_apart_where_a_value_ends_and_what_it_is(other):
+    assert seal((b"x", b"y")) != seal(other)
 
 
 def test_names_of_indexes_set_aside_do_not_meet(copied, monkeypatch):

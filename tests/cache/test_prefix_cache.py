@@ -288,6 +288,42 @@ def test_of_conversations_that_cost_the_same_the_one_used_longest_ago_goes():
     assert cache.sync("n", [*busy, 1]).reused == 200 and cache.sync("n", [*idle, 1]).miss == "evicted"
 
 
+def shrink_by_one_byte(cache: PrefixCache, ids: list[int]) -> None:
+    """One snapshot has to go, although nothing new came."""
+    cache.ram_bytes = cache.stats().ram_bytes - 1
+    cache.add("n", ids, snapshot(ids), "turn")
+    assert cache.stats().evictions == 1
+
+
+def test_of_two_the_one_goes_that_the_disk_has_too(tmp_path):
+    older, newer = numbers(200), numbers(200, seed=4)
+    with Store(tmp_path) as store:
+        cache = memory(store=store)
+        cache.add("n", older, snapshot(older), "turn", persist=False)
+        cache.add("n", newer, snapshot(newer), "turn")
+        assert store.flush()
+        shrink_by_one_byte(cache, newer)
+        assert cache.sync("n", [*older, 1]).reused == 200
+
+
+def test_of_two_that_cost_about_the_same_the_one_goes_that_holds_more_alone():
+    """Two snapshots of one conversation share its pages, so dropping one of them frees little."""
+    cache, two, one = memory(), numbers(1000), numbers(600, seed=4)
+    talk(cache, two, [500, 1000])
+    talk(cache, one, [600])
+    shrink_by_one_byte(cache, one)
+    assert cache.sync("n", [*one, 1]).miss == "evicted"
+    assert cache.sync("n", [*two[:500], 1]).reused == 500 and cache.sync("n", [*two, 1]).reused == 1000
+
+
+def test_a_snapshot_costs_only_what_must_be_computed_after_the_one_before_it():
+    cache, short, long = memory(), numbers(100, seed=4), numbers(600)
+    talk(cache, long, [580, 600])
+    talk(cache, short, [100])
+    shrink_by_one_byte(cache, short)
+    assert cache.sync("n", [*short, 1]).reused == 100 and cache.sync("n", [*long, 1]).reused == 580
+
+
 def snapshots_of(cache: PrefixCache, namespace: str) -> int:
     return sum(n.space.name == namespace and n.snapshot is not None for n in cache._tree.nodes.values())
 
@@ -397,6 +433,14 @@ def test_forgetting_a_conversation_keeps_what_others_share(tmp_path):
     with Store(tmp_path) as store:
         cache = memory(store=store)
         assert cache.sync("n", [*first, 1]).reused == 100 and cache.sync("n", [*second, 1]).reused == 300
+
+
+def test_forgetting_its_only_conversation_keeps_a_system_prompt():
+    system, cache = numbers(100), memory()
+    cache.add("n", system, snapshot(system), "system")
+    ids = system + numbers(100, seed=1)
+    assert cache.forget(cache.add("n", ids, snapshot(ids), "turn")) == 1
+    assert cache.sync("n", [*ids, 1]).reused == 100
 
 
 @pytest.mark.parametrize("where", ["memory", "disk", "waiting for the disk"])
