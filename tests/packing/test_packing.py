@@ -28,9 +28,10 @@ from a3b.model.tensor_names import tensors_of
 from a3b.packing import writer
 from a3b.packing.dequantised import dequantised
 from a3b.packing.open_source import open_source
-from a3b.packing.plan import bytes_per_token, make_plan, tensor_values
+from a3b.packing.plan import Plan, bytes_per_token, make_plan, tensor_values
 from a3b.packing.presets import PRESETS, format_for
 from a3b.packing.quantise import quantise
+from a3b.packing.source import Source
 from a3b.packing.writer import write
 from tests.support.packing_files import SIZES, TEMPLATE, TOKENIZER, ids_for, logits_of, write_source
 from tests.support.random_model import SIZES as ODD_SIZES
@@ -329,6 +330,50 @@ def test_a_packing_with_another_importance_does_not_go_on(tmp_path):
         with pytest.raises(UsageError, match="with other options"):
             write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance=other)
     write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance=importance(2))
+
+
+def begun(tmp_path: Path, **options) -> tuple[Source, Plan]:
+    """A packing stopped after its first shard."""
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    write_source(tmp_path / "source")
+    source = open_source(tmp_path / "source")
+    plan = make_plan(source.config, source.weights, "balanced")
+    with pytest.raises(KeyboardInterrupt):
+        write(source, plan, tmp_path / "packed", done=stop, **{"shard_bytes": SHARD, **options})
+    return source, plan
+
+
+@pytest.mark.parametrize("name", ["VERSION", "LAYOUT"])
+def test_a_packing_begun_in_another_layout_does_not_go_on(name, tmp_path, monkeypatch):
+    source, plan = begun(tmp_path)
+    monkeypatch.setattr(writer, name, getattr(writer, name) + 1)
+    with pytest.raises(UsageError, match="with other options"):
+        write(source, plan, tmp_path / "packed", shard_bytes=SHARD)
+
+
+def test_a_packing_with_other_shards_does_not_go_on(tmp_path):
+    source, plan = begun(tmp_path)
+    with pytest.raises(UsageError, match="with other options"):
+        write(source, plan, tmp_path / "packed", shard_bytes=2 * SHARD)
+
+
+def test_the_importance_of_another_matrix_is_another_importance(tmp_path):
+    names = [f"model.layers.3.self_attn.{name}_proj.weight" for name in "qk"]
+    values = np.ones((1, SIZES["D"]), np.float32)
+    source, plan = begun(tmp_path, importance={names[0]: values})
+    with pytest.raises(UsageError, match="with other options"):
+        write(source, plan, tmp_path / "packed", shard_bytes=SHARD, importance={names[1]: values})
+
+
+def test_half_a_shard_of_a_stopped_run_takes_no_room(tmp_path):
+    source, plan = begun(tmp_path)
+    half = tmp_path / "packed.part" / "of-an-earlier-plan.safetensors.part"
+    half.write_bytes(b"half")
+    write(source, plan, tmp_path / "packed", shard_bytes=SHARD)
+    assert not (tmp_path / "packed" / half.name).exists()
 
 
 def test_what_is_finished_needs_no_room_again(killed, monkeypatch):
