@@ -381,3 +381,46 @@ def test_a_line_counts_from_its_least_length_and_its_least_number_on(num_bytes, 
         assert not loops.found
         loops.add(i, line + b"\n")
     assert loops.found is is_loop
+
+
+def found_after(*lines: bytes) -> int | None:
+    """Lines until a loop is found, each given as one token of its own; None if there is none."""
+    loops = LoopDetector()
+    for num, line in enumerate(lines, 1):
+        loops.add(num, line + b"\n")
+        if loops.found:
+            return num
+    return None
+
+
+def own(num: int) -> list[bytes]:
+    return [b"a line of its own, number %d" % i for i in range(num)]
+
+
+SAME, OTHER = b"the same line again and again", b"another line, again and again"
+
+
+@pytest.mark.parametrize(
+    ("line", "is_loop"), [(b"three different words......", True), (b"two two different.......", False)]
+)
+def test_a_line_counts_from_its_least_number_of_words_on(line, is_loop):
+    assert (found_after(*[line] * SAME_LINES) is not None) is is_loop
+
+
+@pytest.mark.parametrize(("num_own", "is_loop"), [(3, True), (4, False)])
+def test_two_thirds_of_the_lines_are_enough(num_own, is_loop):
+    assert found_after(*own(num_own), *[SAME] * 6) == (num_own + 6 if is_loop else None)
+
+
+@pytest.mark.parametrize(("times", "is_loop"), [(3, True), (2, False)])
+def test_a_line_is_stale_from_its_third_time_on(times, is_loop):
+    lines = [*own(4), *[OTHER] * times, *[SAME] * 6]
+    assert found_after(*lines) == (len(lines) if is_loop else None)
+
+
+@pytest.mark.parametrize(("num_between", "is_loop"), [(4, True), (5, False)])
+def test_a_line_counts_as_long_as_it_is_among_the_last(num_between, is_loop):
+    refrains = [b"refrain %d of this long song" % i for i in range(6) for _ in range(5)]
+    lines = [SAME, *refrains, *own(num_between), *[SAME] * 5]
+    assert len(lines) == LINES + (not is_loop)
+    assert found_after(*lines) == (LINES if is_loop else None)

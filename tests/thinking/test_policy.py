@@ -63,6 +63,11 @@ def test_a_budget_that_is_just_spent_lets_nothing_leave():
     assert apply_policy(messages, blocks, "budget:99")[1].dropped == 100  # what is left must be half of it at most
 
 
+def test_what_is_just_half_of_the_budget_stays():
+    messages, blocks = conversation(51, 50)
+    assert apply_policy(messages, blocks, "budget:100")[1].dropped == 51
+
+
 def test_a_block_above_the_whole_budget_leaves_too():
     messages, blocks = conversation(500)
     assert apply_policy(messages, blocks, "budget:100")[1].dropped == 500

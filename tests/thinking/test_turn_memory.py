@@ -155,6 +155,24 @@ def test_of_more_equal_answers_than_are_kept_the_newest_stay():
     assert REPLAY_KEY not in recall(turns, [*BEFORE, answer("Done.", "thought 0")])[0][1]
 
 
+def test_an_answer_given_again_and_again_pushes_no_other_out():
+    turns = TurnMemory()
+    for thinking in ("other", *["same"] * (MAX_ALIKE + 1)):
+        turns.remember("", BEFORE, Turn.of(answer("Done.", thinking), (len(thinking), 99), False, 1))
+    assert recall(turns, [*BEFORE, answer("Done.", "other")])[0][1][REPLAY_KEY] == (5, 99)
+
+
+def test_of_more_equal_answers_on_disk_than_are_kept_the_newest_stay():
+    book = Book()
+    for i in range(MAX_ALIKE + 1):
+        book_of_one = TurnMemory(book)
+        book_of_one.remember("", BEFORE, Turn.of(answer("Done.", f"thought {i}"), (i, 99), False, 1))
+    turns = TurnMemory(book)
+    for _ in range(2):  # read, and then remembered
+        assert recall(turns, [*BEFORE, answer("Done.")])[0][1][REPLAY_KEY] == (MAX_ALIKE, 99)
+        assert recall(turns, [*BEFORE, answer("Done.", "thought 1")])[0][1][REPLAY_KEY] == (1, 99)
+
+
 def test_a_reminder_behind_the_message_before_may_come_and_go():
     question = "Think of two numbers from 0 to 999. Tell me only the first."
     turns = remembered(
