@@ -53,6 +53,16 @@ def test_a_link_to_a_file_is_read_but_is_no_private_file(tmp_path):
         open_private(tmp_path / "link", os.O_RDWR | os.O_CREAT)
 
 
+def test_a_private_file_is_so_from_its_first_byte_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fchmod", lambda *_: pytest.fail("it was open to others until now"))
+    before = os.umask(0)
+    try:
+        os.close(open_private(tmp_path / "new", os.O_RDWR | os.O_CREAT))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("umask", [0, 0o22, 0o277])
 def test_a_private_file_is_so_whatever_the_umask_and_the_mode_before(tmp_path, umask):
     (tmp_path / "old").touch(0o666)

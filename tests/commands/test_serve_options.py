@@ -183,6 +183,19 @@ def test_the_secret_is_this_users_alone_and_stays(started):
     assert started().secret == server.secret != started("--no-persist").secret
 
 
+def test_the_secret_is_private_before_it_has_its_name(tmp_path, monkeypatch):
+    modes, rename = [], Path.rename
+
+    def renamed(path, target):
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        return rename(path, target)
+
+    with Store(tmp_path / "kept") as store:
+        monkeypatch.setattr(Path, "rename", renamed)
+        serve.secret(store)
+    assert modes == [0o600]
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_what_is_no_file_is_no_secret(make, tmp_path):
     with Store(tmp_path / "kept") as store:

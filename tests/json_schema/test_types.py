@@ -65,6 +65,8 @@ def test_branches_of_a_union_join_their_types():
         ({"type": "string", "enum": [1]}, {"nothing"}),
         ({"anyOf": [{"type": "string", "enum": [1]}, N]}, {"integer"}),
         ({"$ref": "#/anyOf/0", "anyOf": [N]}, {"integer"}),
+        ({"$ref": "$defs/a", "$defs": {"a": N}}, set()),
+        ({"$ref": "#/anyOf/1", "anyOf": [N]}, {"integer"}),  # of two branches, of which there is one
         ({"$ref": "#/$defs/a~1b~01", "$defs": {"a/b~1": N, "a/b/": S, "a~1b~01": A}}, {"integer"}),
     ],
 )

@@ -59,6 +59,20 @@ def test_yarn_has_the_same_attention_factor_from_the_config_and_from_the_context
     )
 
 
+def test_yarn_in_the_config_has_the_numbers_of_yarn_by_the_context_where_it_names_none():
+    native = config_from_dict(config_dict(SIZES["one"]))
+    written = config_from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0}))
+    assert written.rope == with_context(native, 2 * native.max_context)[0].rope
+
+
+def test_a_limit_between_two_tokens_is_the_lower_one():
+    rope = {"rope_type": "yarn", "factor": 1.5, "original_max_position_embeddings": 1001}
+    config = config_from_dict(config_dict(SIZES["one"], rope))
+    assert with_context(config, 1501)[0] == config
+    with pytest.raises(UsageError, match="at most 1501"):
+        with_context(config, 1502)
+
+
 def test_yarn_in_the_config_never_shortens_the_native_context():
     """Trained for 256 tokens, scaled by 2, and natively 1,024 long: 1,024 remain."""
     config = config_from_dict(

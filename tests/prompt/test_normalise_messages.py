@@ -410,3 +410,10 @@ def test_results_in_another_order_are_noted():
         "results of tools were put beside their calls"
     ]
     assert normalise_messages(messages) == (messages, [])
+
+
+@pytest.mark.parametrize("empty", ["", {}, []])
+def test_empty_arguments_are_arguments(empty):
+    call = {"function": {"name": "f", "arguments": empty}, "input": {"a": 1}}
+    normalised, _ = normalise_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert normalised[-1]["tool_calls"][0]["function"]["arguments"] == {}
