@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from a3b.cache.prefix_cache import Match
+from a3b.engine.generation import Accepted, Sampled
 from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, Job, Scheduler, boundaries
 from a3b.interface.events import Reading
 
@@ -64,7 +65,9 @@ class Cache:
         self.cleared.append(kwargs)
 
 
-class Answer:
+class Counting:
+    """Stands in for a Generation: writes `num` tokens."""
+
     computing = None
 
     def __init__(self, num: int):
@@ -73,11 +76,14 @@ class Answer:
     def start(self):
         return []
 
-    def take(self, logits):
-        self.sampled.append(int(logits.argmax()))
-        self.feed = self.sampled[-1:]
+    def choose(self, logits):
+        return Sampled(int(logits.argmax()), None)
+
+    def accept(self, ids, logprobs):
+        self.sampled += ids
+        self.feed = list(ids)
         self.reason = "stop" if len(self.sampled) == self.num else None
-        return []
+        return Accepted([], len(ids))
 
     def stop(self, reason):
         self.reason = reason
@@ -101,7 +107,7 @@ def run(cache: Cache, *asked: tuple[list[int], int], **options) -> tuple[Model, 
                 Job(
                     "n",
                     ids,
-                    Answer(num),
+                    Counting(num),
                     lambda match: "started",
                     lambda job, end=end: (end.set(), "finished")[1],
                     told.extend,
@@ -140,7 +146,7 @@ def test_long_prompts_take_turns_piece_by_piece():
 def test_an_answer_goes_on_from_the_cold_state_if_the_cached_one_was_wrong(is_wrong):
     cache = Cache(reused=20, is_wrong=is_wrong)
     model, _, (job,) = run(cache, (prompt(0, 30), 3), verify_every=1)
-    assert job.answer.sampled == [1, 1, 1]
+    assert job.generation.sampled == [1, 1, 1]
     assert model.steps[:2] == [[(20, 10)], [(0, 30)]]
     assert cache.cleared == ([{"with_records": False}] if is_wrong else [])
 

@@ -14,7 +14,7 @@ from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.constrain.constraints import Grammars
 from a3b.engine.engine import Engine
-from a3b.engine.generation import Answer
+from a3b.engine.generation import Generation
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service, Settings
 from a3b.interface.events import TextDelta, ThinkingDelta
@@ -108,10 +108,10 @@ class _Logits:
         return out
 
 
-def _answer(engine, request: Request, budget: int | None = None) -> Answer:
+def _answer(engine, request: Request, budget: int | None = None) -> Generation:
     tokenizer = engine.tokenizer
     control = ThinkingControl(ThinkingTokens.of(tokenizer), tokenizer.token_bytes, in_thinking=True, budget=budget)
-    return Answer(
+    return Generation(
         tokenizer,
         engine.config.eos_token_ids,
         [1, 2, 3],
@@ -128,7 +128,7 @@ def _answer(engine, request: Request, budget: int | None = None) -> Answer:
 def test_no_answer_is_empty_behind_a_budget(engine, choice):
     answer, logits = _answer(engine, Request(tool_choice=choice), budget=0), _Logits(engine)
     answer.start()
-    answer.take(logits(engine.tokenizer.control_id("<|im_end|>")))
+    answer.accept([answer.choose(logits(engine.tokenizer.control_id("<|im_end|>"))).token_id])
     assert answer.reason is None, "the turn must not end before anything was written"
 
 
@@ -137,8 +137,8 @@ def test_an_answer_of_a_schema_does_not_end_while_thinking(engine, name):
     answer, logits = _answer(engine, Request(schema={"type": "object"})), _Logits(engine)
     if engine.tokenizer.control_id(name) not in engine.config.eos_token_ids:
         pytest.skip("no end of this model")
-    answer.take(logits(engine.tokenizer.encode_text("a")[0]))
-    answer.take(logits(engine.tokenizer.control_id(name)))
+    answer.accept([answer.choose(logits(engine.tokenizer.encode_text("a")[0])).token_id])
+    answer.accept([answer.choose(logits(engine.tokenizer.control_id(name))).token_id])
     assert answer.reason is None
 
 

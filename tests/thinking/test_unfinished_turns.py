@@ -11,7 +11,7 @@ import pytest
 
 from a3b.engine import service as service_module
 from a3b.engine.engine import Engine
-from a3b.engine.generation import Answer
+from a3b.engine.generation import Generation
 from a3b.engine.sampler import Sampler
 from a3b.interface.events import Finished, TextDelta, assistant_message
 from a3b.interface.request import Request
@@ -274,9 +274,9 @@ def test_one_namespace_never_gets_the_stopped_thinking_of_another(engine):
 
 def test_half_a_character_that_was_stopped_is_no_part_of_the_turn(engine):
     tokenizer = engine.tokenizer
-    answer = Answer(tokenizer, engine.config.eos_token_ids, [1], SamplingParams(), 99, in_thinking=False)
+    answer = Generation(tokenizer, engine.config.eos_token_ids, [1], SamplingParams(), 99, in_thinking=False)
     halves = next(ids for text in "\u20ac\u4e2d\U0001f600" if len(ids := tokenizer.encode_text(text)) > 1)
-    events = answer._extend([*tokenizer.encode_text("ab"), *halves[:-1]]) + answer.stop("cancelled")
+    events = answer.accept([*tokenizer.encode_text("ab"), *halves[:-1]]).events + answer.stop("cancelled")
     assert "".join(event.text for event in events) == "ab"
     assert tokenizer.decode(answer.sampled[: answer.cuts[-1].num_ids]) == "ab"
 
@@ -289,8 +289,8 @@ CALLS = ONE_CALL.format("a\u20ac") + ONE_CALL.format("b")
 
 @pytest.mark.parametrize("text", [TEXT, TEXT + CALLS + "\n\nand so \n", "\n</think>" + CALLS, "no end \n of thinking"])
 def test_what_is_left_at_a_cut_is_the_text_up_to_there(engine, text):
-    def written(ids: list[int]) -> tuple[Answer, dict]:
-        answer = Answer(
+    def written(ids: list[int]) -> tuple[Generation, dict]:
+        answer = Generation(
             engine.tokenizer,
             engine.config.eos_token_ids,
             [1],
@@ -299,7 +299,7 @@ def test_what_is_left_at_a_cut_is_the_text_up_to_there(engine, text):
             tools=[TOOL],
             call_id="c{}".format,
         )
-        return answer, assistant_message(answer._extend(ids) + answer.stop("cancelled"))
+        return answer, assistant_message(answer.accept(ids).events + answer.stop("cancelled"))
 
     names = ("<tool_call>", "</tool_call>", "</think>")
     ids = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from a3b.engine.generation import Answer
+from a3b.engine.generation import Generation
 from a3b.errors import ContextError, ConversationError, UsageError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gguf import listed, models_in
@@ -254,7 +254,7 @@ class Engine:
                 f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
                 "shorten the conversation or raise --context"
             )
-        answer = Answer(
+        answer = Generation(
             self.tokenizer,
             self.config.eos_token_ids,
             ids,
@@ -305,7 +305,7 @@ def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
 class _Reading:
     """One run of the generation loop over a sequence of its own."""
 
-    def __init__(self, engine: Engine, ids: list[int], sequence: Sequence, answer: Answer):
+    def __init__(self, engine: Engine, ids: list[int], sequence: Sequence, answer: Generation):
         self.engine, self.ids, self.sequence, self.answer = engine, ids, sequence, answer
         self.cached = 0
         self.prefill_s = self.decode_s = 0.0
@@ -329,7 +329,8 @@ class _Reading:
         self.sequence.mark()
         start = time.perf_counter()
         while answer.reason is None:
-            yield from answer.take(logits)
+            token, logprobs = answer.choose(logits)
+            yield from answer.accept((token,), (logprobs,)).events
             self.sequence.answer_ids = tuple(answer.sampled)
             self.decode_s = time.perf_counter() - start
             if answer.reason is None and cancel():

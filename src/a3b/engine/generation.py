@@ -1,20 +1,25 @@
-"""One answer while it is being written: logits in, the next tokens to read and events out. Knows no model and no state.
+"""One answer while it is written: logits become a token, tokens become events.
 
-Owns the order of decisions for a token: what a constraint allows, the draw, what a thinking budget forces behind it,
-the parser, stop strings, the end. Enter at `Answer.take`."""
+Owns the order of decisions for a token. *Choose*: what a constraint allows, then the draw. *Accept*: what a thinking
+budget forces after it, the parser, stop strings, the end. Knows no model and no state. Enter at `Generation.choose` and
+`Generation.accept`; tokens that were drafted or sampled elsewhere need only the second."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from a3b.constrain.constraint import Constraint
 from a3b.engine.sampler import Sampler, TokenCounts
+from a3b.errors import UsageError
 from a3b.interface.events import (
     Event,
     PromptLogprobs,
+    Reason,
     TextDelta,
     ThinkingDelta,
     ThinkingStop,
@@ -26,44 +31,31 @@ from a3b.output.parser import OutputParser, Place
 from a3b.output.stop_strings import StopStrings
 from a3b.prompt.segments import Control
 from a3b.prompt.tokenizer import StreamDecoder, Tokenizer
+from a3b.thinking.budget import ThinkingControl
 
 
-class Constraint(Protocol):
-    """What may be written; see a3b.constrain."""
+class Sampled(NamedTuple):
+    """A chosen token, with its log probabilities where the request wants them."""
 
-    thinking: np.ndarray | None
-    knows_end: bool  # whether it says when an answer is complete
-    sees_thinking: bool
-    notes: tuple[str, ...]
-    ready: bool  # whether `mask` answers at once; else `wait`
-
-    def mask(self) -> np.ndarray | None: ...
-
-    def accept(self, token_id: int) -> None: ...
-
-    def at(self, place: Place, tool: str, num_calls: int) -> None: ...
-
-    def close(self) -> None: ...
-
-    def wait(self, seconds: float) -> None: ...
+    token_id: int
+    logprobs: TokenLogprobs | None
 
 
-class ThinkingControl(Protocol):
-    """Says which tokens follow by force, so that thinking stays within a budget; see `a3b.thinking.budget`."""
+class Accepted(NamedTuple):
+    """What became of a run of tokens: the events they completed, and how many of them are part of the answer."""
 
-    reason: ThinkingStop
-    needs_text: bool
-    may_think: bool
-
-    def start(self) -> list[int]: ...
-
-    def after(self, token_id: int, in_thinking: bool | None = None) -> list[int]: ...
+    events: list[Event]
+    num_kept: int
 
 
-class _Raw:
-    """In the place of OutputParser where text is continued."""
+class _RawParser:
+    """Stands in for OutputParser where text is continued: everything is text."""
 
-    in_thinking, num_calls, all_complete, place, tool = False, 0, True, "text", ""
+    in_thinking = is_whole = False
+    all_complete = True
+    num_calls = num_held = 0
+    place: Place = "text"
+    tool = ""
 
     def push(self, piece: Control | str) -> list[Event]:
         return [TextDelta(piece if isinstance(piece, str) else piece.name)]
@@ -72,8 +64,11 @@ class _Raw:
         return []
 
 
-class Answer:
-    """reason is None until the answer is over; `feed` is then empty, else what the model has to read next."""
+class Generation:
+    """The state of one answer. `reason` is None until it is over.
+
+    feed: the tokens that joined the answer in the last step, which the model has to read next; empty at the end. A
+    backend that sampled them itself has read the first `num_kept` already."""
 
     def __init__(
         self,
@@ -88,35 +83,34 @@ class Answer:
         constraint: Constraint | None = None,
         control: ThinkingControl | None = None,
         top_logprobs: int | None = None,
-        call_id=None,
+        call_id: Callable[[int], str] = "call_{}".format,
         is_raw: bool = False,
     ):
-        """params without a seed get one. max_tokens: of the answer, at least 1. is_raw: the text of the tokens as it
-        is: no thinking, no calls, no trimming."""
+        """params: without a seed they get a random one. max_tokens: of the answer, at least 1. is_raw: the text of the
+        tokens as it is, without thinking, calls and trimming."""
         self.tokenizer, self.eos, self.max_tokens = tokenizer, frozenset(eos), max_tokens
-        params = params if params.seed is not None else params.with_seed(secrets.randbits(63))
+        self.params = params if params.seed is not None else params.with_seed(secrets.randbits(63))
         self.num_prompt = len(prompt_ids)
         self.sampled: list[int] = []
         self.thinking_tokens = 0
         self.feed: list[int] = []
-        self.reason: str | None = None
+        self.reason: Reason | None = None
         self.cuts: list[TruncationPoint] = [TruncationPoint(0, in_thinking, 0, 0)]  # ascending
         self._num_chars = {True: 0, False: 0}  # out of the parser: of thinking, of text
-        self._sampler = Sampler(params, tokenizer.num_tokens)
+        self._sampler = Sampler(self.params, tokenizer.num_tokens)
         self._counts = TokenCounts(tokenizer.num_tokens, prompt_ids)
         self._stops = StopStrings(params.stop)
-        self._parser = (
-            _Raw()
-            if is_raw
-            else OutputParser(
-                tools, in_thinking, only_offered=constraint is not None, **({"call_id": call_id} if call_id else {})
-            )
+        self._parser: OutputParser | _RawParser = (
+            _RawParser() if is_raw else OutputParser(tools, in_thinking, call_id, only_offered=constraint is not None)
         )
-        self._is_raw = is_raw
         self._decoder = StreamDecoder(tokenizer)
         self._constraint, self._control, self._top_logprobs = constraint, control, top_logprobs
         self._open = tokenizer.control_id("<think>") if control else -1
-        self._has_text = False
+        self._has_text = is_raw  # whether the text has begun: white space before it has no logprobs
+        self._mask: np.ndarray | None = None  # what `_allowed` found ...
+        self._mask_at = -1  # ... for this number of tokens
+        self._chosen = (-1, -1)  # (place, token) of what `choose` gave last
+        self._failure: Exception | None = None  # of a token that followed others in its run
 
     @property
     def stop_string(self) -> str | None:
@@ -151,17 +145,30 @@ class Answer:
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
         forced = self._control.start() if self._control else []
-        return self._extend(forced) if forced else []
+        return self._extend((), (), deque(forced)).events if forced else []
 
-    def take(self, logits: np.ndarray) -> list[Event]:
-        """Choose the token that follows what was read, logits float32 [V]; the events it completes."""
+    def choose(self, logits: np.ndarray) -> Sampled:
+        """Draw the token that follows everything accepted so far, logits float32 [V]. The answer stays as it is.
+
+        Raises LogitsError, and UsageError if the constraint cannot go on."""
+        self._raise_failure()
         token = self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled), self._allowed())
-        events: list[Event] = []
-        if self._top_logprobs is not None and not self._parser.in_thinking and token not in self.eos:
-            self._has_text = self._has_text or self._is_raw or bool(self.tokenizer.token_bytes(token).strip())
-            if self._has_text:  # white space before the text is no part of it
-                events.append(self._logprobs(logits, token))
-        return events + self._extend([token])
+        self._chosen = (len(self.sampled), token)
+        return Sampled(token, self._logprobs(logits, token) if self._shows_logprobs(token) else None)
+
+    def accept(self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None] = ()) -> Accepted:
+        """Take the next tokens into the answer, chosen here or elsewhere, in order.
+
+        A run ends at the first token that cannot follow: one that the constraint does not allow, one that differs from
+        what the thinking budget forces, or any token after the end (a stop string, an end token, a limit). The answer
+        is then exactly as if that token and those after it had never come. What is forced after the last kept token
+        joins the answer too. logprobs: of each token, as `choose` gives them.
+
+        Raises UsageError or TokenizerError, with nothing changed, for ids that are not in the vocabulary."""
+        self._raise_failure()
+        for token in ids:
+            self._check(token)
+        return self._extend(ids, logprobs, deque())
 
     def scores(self, prompt_ids: Sequence[int], first: int, logits: np.ndarray) -> list[Event]:
         """How likely the tokens of the prompt were that follow those from place `first` on, of which logits float32 [n,
@@ -174,10 +181,9 @@ class Answer:
             events.append(PromptLogprobs(token, text(token), told, tuple((i, text(i), value) for i, value in top)))
         return events
 
-    def stop(self, reason: str) -> list[Event]:
-        """End from outside; the events that were held back."""
-        self.reason, self.feed = reason, []
-        return self._finish()
+    def stop(self, reason: Reason) -> list[Event]:
+        """End the answer from outside; the events that were held back."""
+        return self._end(reason)
 
     def close(self) -> None:
         """Give back what the constraint holds, after the last token."""
@@ -185,7 +191,13 @@ class Answer:
             self._constraint.close()
 
     def _allowed(self) -> np.ndarray | None:
-        mask = None
+        """bool [num_tokens]: the tokens that may come next, None for all."""
+        if self._mask_at != len(self.sampled):
+            self._mask, self._mask_at = self._find_allowed(), len(self.sampled)
+        return self._mask
+
+    def _find_allowed(self) -> np.ndarray | None:
+        mask: np.ndarray | None = None
         if self._constraint is not None:
             mask = self._constraint.thinking if self._parser.in_thinking else self._constraint.mask()
         knows_end = self._constraint is not None and self._constraint.knows_end
@@ -200,39 +212,74 @@ class Answer:
             mask[barred] = False
         return mask
 
-    def _extend(self, tokens: list[int]) -> list[Event]:
-        """Take tokens, and those forced behind them, into the answer."""
-        events: list[Event] = []
-        queue, self.feed = list(tokens), []
-        while queue and self.reason is None:
-            token = queue.pop(0)
-            was_thinking = self._parser.in_thinking
-            self._counts.add(token)
-            self.sampled.append(token)
-            self.thinking_tokens += was_thinking
-            if self._constraint is not None and (not was_thinking or self._constraint.sees_thinking):
-                self._constraint.accept(token)
-            if token in self.eos:
-                self.reason = "stop"
-                break
-            for piece in self._pieces(token):
-                events += self._stops.apply(self._parsed(piece))
-            if self._constraint is not None:
-                self._constraint.at(self._parser.place, self._parser.tool, self._parser.num_calls)
-            self._note_cut()
-            self.feed.append(token)
-            if self._control is not None:
-                queue += self._control.after(token, self._parser.in_thinking)
-            if self._stops.found is not None:
-                self.reason = "stop"
-            elif len(self.sampled) >= self.max_tokens:
-                self.reason = "length"
-        return events + (self._finish() if self.reason else [])
-
-    def _finish(self) -> list[Event]:
+    def _extend(self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None], forced: deque[int]) -> Accepted:
+        """Take tokens, and those that are forced before and after them, into the answer."""
         self.feed = []
-        rest = self._decoder.flush() if self.reason != "cancelled" else ""  # half a character is nobody's
-        events = self._stops.apply((self._parser.push(rest) if rest else []) + self._parser.finish(), last=True)
+        events: list[Event] = []
+        left, num_kept = deque(ids), 0
+        while self.reason is None and (forced or left):
+            try:
+                if left and not self._may_follow(left[0], forced):
+                    left.clear()
+                    continue
+                if not forced:
+                    events += self._shown_logprobs(left[0], logprobs[num_kept] if logprobs else None)
+                events += self._take(forced.popleft() if forced else left[0], forced)
+            except Exception as error:
+                if not self.feed:
+                    raise
+                self._failure = error  # the tokens before it are whole: their events come first
+                break
+            if left:
+                left.popleft()
+                num_kept += 1
+        return Accepted(events, num_kept)
+
+    def _take(self, token: int, forced: deque[int]) -> list[Event]:
+        """Take one token into the answer; `forced` gets the tokens that must follow it."""
+        was_thinking = self._parser.in_thinking
+        if self._constraint is not None and (not was_thinking or self._constraint.sees_thinking):
+            self._constraint.accept(token)
+        self._counts.add(token)
+        self.sampled.append(token)
+        self.thinking_tokens += was_thinking
+        if token in self.eos:
+            return self._end("stop")
+        events = [event for piece in self._pieces(token) for event in self._stops.apply(self._parsed(piece))]
+        if self._constraint is not None:
+            self._constraint.at(self._parser.place, self._parser.tool, self._parser.num_calls)
+        self._note_cut()
+        self.feed.append(token)
+        if self._control is not None:
+            forced.extend(self._control.after(token, self._parser.in_thinking))
+        if self._stops.found is not None:
+            events += self._end("stop")
+        elif len(self.sampled) >= self.max_tokens:
+            events += self._end("length")
+        return events
+
+    def _check(self, token: int) -> None:
+        if not 0 <= token < self.tokenizer.num_tokens:
+            raise UsageError(f"token id: {token}; expected 0 to {self.tokenizer.num_tokens - 1}")
+        self.tokenizer.token_bytes(token)  # raises for an id between others that stands for nothing
+
+    def _may_follow(self, token: int, forced: Sequence[int]) -> bool:
+        if forced:
+            return token == forced[0]
+        if self._chosen == (len(self.sampled), token):
+            return True
+        allowed = self._allowed()
+        return allowed is None or bool(allowed[token])
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self, reason: Reason) -> list[Event]:
+        """The events that were held back."""
+        self.reason, self.feed = reason, []
+        rest = self._decoder.flush() if reason != "cancelled" else ""  # an incomplete UTF-8 sequence is dropped
+        events = self._stops.apply((self._parsed(rest) if rest else []) + self._parser.finish(), last=True)
         if self._stops.found is not None:
             self.reason = "stop"
         if self.reason == "stop" and self._parser.num_calls and self._parser.all_complete:
@@ -248,19 +295,31 @@ class Answer:
 
     def _note_cut(self) -> None:
         parser, thinking = self._parser, self._parser.in_thinking
-        if not self._is_raw and parser.is_whole and self._decoder.is_whole:
-            self.cuts.append(
-                TruncationPoint(
-                    len(self.sampled), thinking, self._num_chars[thinking] + parser.num_held, parser.num_calls
-                )
-            )
+        if parser.is_whole and self._decoder.is_whole:
+            num_chars = self._num_chars[thinking] + parser.num_held
+            self.cuts.append(TruncationPoint(len(self.sampled), thinking, num_chars, parser.num_calls))
 
     def _pieces(self, token: int) -> list[Control | str]:
         name = self.tokenizer.control_name(token)
-        pieces = [self._decoder.push(token)] if name is None else [self._decoder.flush(), Control(name)]
+        if name is None:
+            pieces: list[Control | str] = [self._decoder.push(token)]
+        else:
+            pieces = [self._decoder.flush(), Control(name)]
         return [piece for piece in pieces if piece]
 
     def _logprobs(self, logits: np.ndarray, token: int) -> TokenLogprobs:
-        chosen, top = self._sampler.logprobs(logits, token, self._top_logprobs)
+        chosen, top = self._sampler.logprobs(logits, token, self._top_logprobs or 0)
         text = self.tokenizer.token_bytes
         return TokenLogprobs(token, text(token), chosen, tuple((i, text(i), value) for i, value in top))
+
+    def _shows_logprobs(self, token: int) -> bool:
+        """Whether a token that comes next is a part of the text that has logprobs."""
+        if self._top_logprobs is None or self._parser.in_thinking or token in self.eos:
+            return False
+        return self._has_text or bool(self.tokenizer.token_bytes(token).strip())
+
+    def _shown_logprobs(self, token: int, logprobs: TokenLogprobs | None) -> list[Event]:
+        if logprobs is None or not self._shows_logprobs(token):
+            return []
+        self._has_text = True
+        return [logprobs]

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
-from a3b.engine.generation import Answer
+from a3b.engine.generation import Generation
 from a3b.errors import Interrupted, OverloadedError
-from a3b.interface.events import Event, Reading
+from a3b.interface.events import Event, Reading, Reason
 from a3b.model.forward import Model
 from a3b.model.state import State
 
@@ -42,7 +42,7 @@ class Job:
 
     namespace: str
     ids: Sequence[int]  # the prompt
-    answer: Answer
+    generation: Generation
     started: Callable[[Match], Event]  # makes the first event
     finished: Callable[[Job], Event]  # makes the last one
     emit: Callable[[list[Event] | Exception], None]
@@ -255,7 +255,7 @@ class Scheduler:
 
     def _step(self, writing: list[Job], reading: Job | None) -> None:
         start = time.perf_counter()
-        pieces = [(np.array(job.answer.feed, np.int64), job.state) for job in writing]
+        pieces = [(np.array(job.generation.feed, np.int64), job.state) for job in writing]
         num_read, needs_logits = 0, True
         if reading is not None:
             num_read = self._piece(reading, bool(writing))
@@ -323,15 +323,15 @@ class Scheduler:
             self._active.remove(job)
             self._end(job, "length")
             return
-        forced = job.answer.start()
-        if forced or job.answer.feed:
+        forced = job.generation.start()
+        if forced or job.generation.feed:
             job.emit(forced)
-            if job.answer.reason is None:
+            if job.generation.reason is None:
                 return
         self._advance(job, logits)
 
     def _wait_for_a_constraint(self) -> None:
-        if (constraint := self._active[0].answer.computing) is not None:
+        if (constraint := self._active[0].generation.computing) is not None:
             constraint.wait(HELD_S)
 
     def _take_held(self) -> None:
@@ -341,26 +341,31 @@ class Scheduler:
 
     def _advance(self, job: Job, logits: np.ndarray) -> None:
         """Logits of the last token read: choose the next, or wait for the constraint without keeping others waiting."""
-        if job.answer.computing is not None:
+        if job.generation.computing is not None:
             job.held = logits if job.held is logits else logits.copy()
             return
         job.held = None
         try:
-            events = job.answer.take(logits) if job.answer.reason is None else []
+            events = self._chosen(job.generation, logits) if job.generation.reason is None else []
         except Exception as error:
             self._active.remove(job)
             job.emit(error)
             return
         if events:
             job.emit(events)
-        if job.answer.reason is not None:
+        if job.generation.reason is not None:
             self._active.remove(job)
-            self._end(job, job.answer.reason)
+            self._end(job, job.generation.reason)
 
-    def _end(self, job: Job, reason: str) -> None:
+    @staticmethod
+    def _chosen(generation: Generation, logits: np.ndarray) -> list[Event]:
+        token, logprobs = generation.choose(logits)
+        return generation.accept((token,), (logprobs,)).events
+
+    def _end(self, job: Job, reason: Reason) -> None:
         try:
-            if job.answer.reason is None:
-                job.emit(job.answer.stop(reason))
+            if job.generation.reason is None:
+                job.emit(job.generation.stop(reason))
             if job.state is not None and job.state.num_tokens > job.match.reused and job.score is None:
                 self._remember(job, job.state.num_tokens, "end")
         except Exception:  # no memory for a snapshot, say: the answer is whole all the same
@@ -372,7 +377,7 @@ class Scheduler:
             job.emit(error)
 
     def _remember(self, job: Job, num: int, kind: str) -> None:
-        ids = [*job.ids, *job.answer.sampled][:num]
+        ids = [*job.ids, *job.generation.sampled][:num]
         label = "" if kind == "system" else job.label  # a system turn is nobody's
         job.end_node = self.cache.add(
             job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num), label=label

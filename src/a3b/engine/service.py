@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TextIO
 
 from a3b.cache.prefix_cache import Match
 from a3b.constrain.constraints import Grammars
 from a3b.engine.engine import Engine
-from a3b.engine.generation import Answer
+from a3b.engine.generation import Generation
 from a3b.engine.scheduler import Job, Scheduler
 from a3b.errors import OverloadedError, UsageError
 from a3b.interface.events import (
@@ -139,7 +140,7 @@ class Service:
         self._num_preparing += 1
         try:
             prepared = await self._prepared(request)
-            answer = await self._work(self._answer, prepared)
+            generation = await self._work(self._generation, prepared)
         finally:
             self._num_preparing -= 1
         queue: asyncio.Queue = asyncio.Queue()
@@ -149,12 +150,12 @@ class Service:
 
         def emit(item: list[Event] | Exception) -> None:
             if isinstance(item, Exception):
-                answer.close()
+                generation.close()
                 over.set_result(None)
             else:
                 events.extend(item)
                 if item and isinstance(item[-1], Finished):
-                    answer.close()
+                    generation.close()
                     self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(
                         lambda _: over.set_result(None)
                     )
@@ -163,7 +164,7 @@ class Service:
             except RuntimeError:  # the loop is gone, and the client with it
                 self.scheduler.cancel(job)
 
-        job = self._job(prepared, answer, emit)
+        job = self._job(prepared, generation, emit)
         self.scheduler.submit(job)
         self.totals["requests"] += 1
         was_left, parted = True, asyncio.Event()
@@ -332,7 +333,7 @@ class Service:
         spent = sum(block.tokens for block in blocks if block.index > question)
         return RenderedRequest(messages, prompt, fates, spent, dates, kept_dates)
 
-    def _answer(self, prepared: Prepared) -> Answer:
+    def _generation(self, prepared: Prepared) -> Generation:
         request, tokenizer = prepared.request, self.engine.tokenizer
         room = max(self.context - len(prepared.ids), 1)
         in_thinking = ends_in_thinking(prepared.prompt)
@@ -346,7 +347,7 @@ class Service:
                 budget=_least(request.thinking_budget, self.settings.thinking_budget),
                 task_budget=_least(request.task_budget, self.settings.task_budget),
             )
-        return Answer(
+        return Generation(
             tokenizer,
             self.engine.config.eos_token_ids,
             prepared.ids,
@@ -368,7 +369,7 @@ class Service:
             line = {
                 "request": prepared.request.request_id,
                 "prompt": prepared.ids,
-                "sampled": job.answer.sampled,
+                "sampled": job.generation.sampled,
                 "reason": finished.reason,
                 **asdict(finished.usage),
             }
@@ -378,42 +379,42 @@ class Service:
         if prepared.request.prompt is not None or prepared.request.only_reads or finished.reason == "cancelled":
             return
         message = assistant_message(events)
-        self._keep(prepared, job, message, self._turn_ids(job.answer, message))
+        self._keep(prepared, job, message, self._turn_ids(job.generation, message))
 
     def _remember_stopped(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
         """The turn for a client that has left and may send back the beginning that it got."""
-        if prepared.request.prompt is not None or not job.answer.sampled:
+        if prepared.request.prompt is not None or not job.generation.sampled:
             return
         message = assistant_message(events)
         calls = [call for call in message.get("tool_calls", ()) if call.get("complete", True)]
         # what follows was never shown
-        most = len(message["content"]) if job.answer.stop_string is not None else math.inf
-        cuts = [cut for cut in job.answer.cuts if cut.in_thinking or cut.num_chars <= most]
-        self._keep(prepared, job, {**message, "tool_calls": calls}, job.answer.sampled, cuts)
+        most = len(message["content"]) if job.generation.stop_string is not None else math.inf
+        cuts = [cut for cut in job.generation.cuts if cut.in_thinking or cut.num_chars <= most]
+        self._keep(prepared, job, {**message, "tool_calls": calls}, job.generation.sampled, cuts)
 
     def _keep(
         self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[TruncationPoint] = ()
     ) -> None:
-        is_closed = not ends_in_thinking(prepared.prompt)
-        turn = Turn.of(message, ids, is_closed, job.answer.thinking_tokens, cuts, prepared.dates, prepared.params.stop)
+        is_closed, num = not ends_in_thinking(prepared.prompt), job.generation.thinking_tokens
+        turn = Turn.of(message, ids, is_closed, num, cuts, prepared.dates, prepared.params.stop)
         self.turns.remember(
             prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node
         )
 
-    def _turn_ids(self, answer: Answer, message: Message) -> list[int]:
+    def _turn_ids(self, generation: Generation, message: Message) -> list[int]:
         """The whole turn as sampled, without a stop string, closed as the template closes it if the tokens ran out or
         another token ended it (a text ends with <|endoftext|>); [] if text and ids are not the same."""
-        ids = answer.sampled
-        if answer.stop_string is not None:
+        ids = generation.sampled
+        if generation.stop_string is not None:
             place = (False, len(message["content"]), len(message.get("tool_calls", ())))
-            num_ids = next((cut.num_ids for cut in reversed(answer.cuts) if cut[1:] == place), None)
+            num_ids = next((cut.num_ids for cut in reversed(generation.cuts) if cut[1:] == place), None)
             return [] if num_ids is None else [*ids[:num_ids], self._end]
         if ids[-1:] == [self._end]:
             return ids
-        is_ended = bool(ids) and ids[-1] in answer.eos
-        if not (is_ended or answer.reason == "length") or not answer.all_complete:
+        is_ended = bool(ids) and ids[-1] in generation.eos
+        if not (is_ended or generation.reason == "length") or not generation.all_complete:
             return []
-        closing = self._thinking_tokens.closing if answer.thinking_stop == "length" else ()
+        closing = self._thinking_tokens.closing if generation.thinking_stop == "length" else ()
         return [*(ids[:-1] if is_ended else ids), *closing, self._end]
 
     def _encode_turn_tail(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
@@ -423,7 +424,7 @@ class Service:
 
     # -- in the scheduler's thread
 
-    def _job(self, prepared: Prepared, answer: Answer, emit: Callable) -> Job:
+    def _job(self, prepared: Prepared, generation: Generation, emit: Callable) -> Job:
         ids = prepared.ids
         first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
         persists_all = self.settings.persist_thinking
@@ -437,8 +438,8 @@ class Service:
             return Usage(
                 len(ids),
                 job.match.reused if job.match else 0,
-                len(answer.sampled),
-                answer.thinking_tokens,
+                len(generation.sampled),
+                generation.thinking_tokens,
                 job.prefill_s,
                 job.decode_s,
                 self._report(prepared, job.match),
@@ -448,19 +449,21 @@ class Service:
         return Job(
             prepared.request.namespace,
             ids,
-            answer,
+            generation,
             started=lambda match: Started(
                 Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking),
-                answer.notes,
+                generation.notes,
             ),
-            finished=lambda job: Finished(answer.reason, usage(job), answer.stop_string, answer.thinking_stop),
+            finished=lambda job: Finished(
+                generation.reason, usage(job), generation.stop_string, generation.thinking_stop
+            ),
             emit=emit,
             turn_starts=turn_starts,
             has_system=has_system,
             label=label,
             persist=lambda num: persists_all or num <= first_thinking,
             only_reads=prepared.request.only_reads,
-            score=(lambda first, logits: answer.scores(ids, first, logits)) if prepared.request.scores_prompt else None,
+            score=partial(generation.scores, ids) if prepared.request.scores_prompt else None,
         )
 
     def _text(self, prompt: str | list[int] | None) -> str:
