@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from a3b import cli, units
+from a3b.commands import options
 from a3b.errors import UsageError
 from a3b.settings import RuntimeConfig
 
@@ -133,7 +134,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("line", "value"), OPTIONS, ids=[line for line, _ in OPTIONS])
 def test_every_option_that_is_a_size_or_a_number_of_tokens_takes_suffixes(line, value, monkeypatch):
-    monkeypatch.setattr(cli, "json_file", lambda path: [])
+    monkeypatch.setattr(options, "json_file", lambda path: [])
     *argv, option, given = line.split()
     assert getattr(cli.build_parser().parse_args([*argv, option, given]), option.lstrip("-").replace("-", "_")) == value
 

@@ -17,7 +17,7 @@ import pytest
 
 from a3b import cli
 from a3b.cli import main
-from a3b.commands.parser import whole
+from a3b.commands.argument_types import byte_size, duration, whole
 from a3b.engine.engine import nano_directory
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -254,7 +254,7 @@ def test_characters_that_stdout_cannot_show_are_escaped(tmp_path, environment):
 
 @pytest.mark.parametrize("text", ["2GiB", "2gib", "2 GiB", "2147483648", "2147483648b"])
 def test_a_size_in_binary_units(text):
-    assert cli.byte_size(text) == 2 << 30
+    assert byte_size(text) == 2 << 30
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_a_size_in_binary_units(text):
     ],
 )
 def test_units_of_sizes_are_powers_of_1000_unless_they_have_an_i(text, size):
-    assert cli.byte_size(text) == size
+    assert byte_size(text) == size
 
 
 @pytest.mark.parametrize(("text", "age"), [("90s", 90), ("2m", 120), ("12h", 43_200), ("7d", 604_800), ("1w", 604_800)])
 def test_units_of_ages(text, age):
-    assert cli.duration(text) == age
+    assert duration(text) == age
 
 
 class Screen:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from a3b.cli import COMMANDS, main
+from a3b.cli import main
+from a3b.commands.options import COMMANDS
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 

@@ -1,21 +1,17 @@
 """argparse with one line for each mistake, the nearest known name, and examples in the help.
 
-Enter at `Parser`. The functions are types of arguments: they take the text of one and raise ArgumentTypeError.
+Enter at `Parser`. How the text of an argument is read is in `a3b.commands.argument_types`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from a3b.errors import did_you_mean
-from a3b.files import read_given
 from a3b.printable import printable
 
 OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, by what they are called here
@@ -54,7 +50,7 @@ HINTS = {
     "--prompt": "PROMPT is a word in quotes",
     "--think": "thinking is on unless '--no-think' is given",
 }
-MAX_JSON_BYTES, MAX_ERROR = 256 << 20, 2000
+MAX_ERROR = 2000  # characters
 # argparse alone takes -1e3 for an option
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")
 
@@ -110,64 +106,3 @@ def meant(word: str, known: Iterable[str]) -> str:
 def brief(text: str) -> str:
     """An error with its middle left out if it repeats something long, such as a prompt in the place of a file name."""
     return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 4 :]}"
-
-
-def whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number") from None
-
-
-def real(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number") from None
-
-
-def seconds(text: str) -> float:
-    value = real(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds, 0 or more")
-    return value
-
-
-def path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return Path(text)
-
-
-def json_file(name: str) -> Any:
-    """The JSON value in a file, or on stdin for '-'."""
-    shown = "stdin" if name == "-" else name
-    try:
-        text = stdin_text() if name == "-" else read_given(name, MAX_JSON_BYTES)
-        return json.loads(text.removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{shown} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}"
-        ) from None
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot read {shown}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"{shown} is not JSON: {error}") from None
-
-
-def stdin_text() -> str:
-    """All of stdin. Raises OSError and UnicodeDecodeError."""
-    data = getattr(sys.stdin, "buffer", sys.stdin).read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise OSError(f"more than {MAX_JSON_BYTES >> 20} MiB")
-    return data if isinstance(data, str) else data.decode("utf-8")
-
-
-def json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(value).__name__}")
-    return value
