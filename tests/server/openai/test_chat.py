@@ -420,6 +420,7 @@ def test_text_is_streamed(service, client):
     assert [c.choices[0].text for c in chunks[:-1]] == ["hi", " you", ""]
     assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None, None, "stop"]
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 120
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
 
 
 def test_several_prompts_are_several_choices(service, client):
