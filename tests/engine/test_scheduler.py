@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from a3b.cache.prefix_cache import Match
+from a3b.engine import scheduler as scheduler_module
 from a3b.engine.generation import Accepted, Sampled
-from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, Job, Scheduler, boundaries
+from a3b.engine.scheduler import BOUNDARY_GAP, CHUNK, LEAST_CHUNK, MAX_BOUNDARIES, Job, Scheduler, boundaries
 from a3b.interface.events import Reading
 
 WRITTEN = 40  # tokens of an answer
@@ -137,6 +139,14 @@ def test_while_another_answer_is_written_a_prompt_is_read_in_small_pieces():
     assert [event.done for event in events[1] if isinstance(event, Reading)] == list(itertools.accumulate(pieces))
 
 
+def test_pieces_have_a_least_size_however_slow_the_steps_are(monkeypatch):
+    seconds = itertools.count(step=100)
+    monkeypatch.setattr(scheduler_module, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    model, _, _ = run(Cache(), (prompt(0, 1), WRITTEN), (prompt(5000, 6 * LEAST_CHUNK), 1))
+    pieces = [num for step in model.steps if len(step) == 2 for first, num in step if first >= 5000]
+    assert sum(pieces) == 6 * LEAST_CHUNK and set(pieces[:5]) == {LEAST_CHUNK}
+
+
 def test_long_prompts_take_turns_piece_by_piece():
     model, _, _ = run(Cache(), (prompt(0, 2 * CHUNK), 1), (prompt(5000, 2 * CHUNK), 1))
     assert [first for ((first, _),) in model.steps] == [0, 5000, 512, 5512, 1023, 6023]  # the last token is read alone
@@ -151,6 +161,11 @@ def test_an_answer_goes_on_from_the_cold_state_if_the_cached_one_was_wrong(is_wr
     assert cache.cleared == ([{"with_records": False}] if is_wrong else [])
 
 
+def test_one_in_so_many_hits_is_verified():
+    model, _, _ = run(Cache(reused=20), *[(prompt(100 * i, 30), 1) for i in range(5)], verify_every=2)
+    assert [step[0][0] for step in model.steps if step[0][1] == 30] == [100, 300]
+
+
 def test_the_starts_of_the_last_two_turns_are_remembered_however_close():
     assert boundaries([0, 100, 300, 340, 380], 0, 400) == [(100, "system"), (300, "turn"), (340, "turn"), (380, "turn")]
     assert boundaries([0, 100, 250, 340, 380], 0, 400) == [(100, "system"), (340, "turn"), (380, "turn")]
@@ -159,3 +174,21 @@ def test_the_starts_of_the_last_two_turns_are_remembered_however_close():
 def test_a_prompt_without_turns_is_remembered_all_but_its_last_token():
     assert boundaries([], 0, 100) == [(99, "turn")]
     assert boundaries([0], 0, 100) == [] == boundaries([], 95, 100)
+
+
+def test_turns_between_are_remembered_from_a_certain_distance_on():
+    far = 100 + BOUNDARY_GAP
+    tail = [(2000, "turn"), (2100, "turn")]
+    assert boundaries([0, 100, far, 2000, 2100], 0, 2200) == [(100, "system"), (far, "turn"), *tail]
+    assert boundaries([0, 100, far - 1, 2000, 2100], 0, 2200) == [(100, "system"), *tail]
+
+
+def test_of_too_many_turns_the_first_and_the_last_are_remembered():
+    starts = list(range(0, 300 * 2 * MAX_BOUNDARIES, 300))
+    found = boundaries(starts, 0, starts[-1] + 10)
+    assert found == [(300, "system"), *((start, "turn") for start in starts[1 - MAX_BOUNDARIES :])]
+
+
+@pytest.mark.parametrize(("start", "is_due"), [(100 + LEAST_CHUNK, True), (100 + LEAST_CHUNK - 1, False), (200, False)])
+def test_nothing_is_remembered_just_after_what_is_there_nor_at_the_end(start, is_due):
+    assert boundaries([0, 50, start], 100, 200) == ([(start, "turn")] if is_due else [])
