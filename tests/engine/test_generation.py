@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from a3b.constrain.constraints import Grammars
 from a3b.engine.generation import Generation
 from a3b.errors import A3BError, LogitsError, UsageError
-from a3b.interface.events import TokenLogprobs, ToolCallEnd, merge_events
+from a3b.interface.events import Event, TextDelta, ThinkingDelta, TokenLogprobs, ToolCallEnd, merge_events
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.tokenizer import Tokenizer
@@ -352,3 +352,32 @@ def test_logits_that_are_not_numbers_change_nothing():
         generation.choose(logits_for(case, 5))
     events = generation.accept(case.script[5:]).events
     assert merge_events(events) and len(generation.sampled) == len(case.script)
+
+
+def half_written(*ids: int) -> tuple[Generation, list[Event]]:
+    """An answer after these tokens and the first half of a character."""
+    generation = Generation(TOKENIZER, EOS, PROMPT, SamplingParams(temperature=0.0), 1000)
+    return generation, generation.accept([*ids, *HALF]).events
+
+
+def said(events: list[Event]) -> tuple[str, str]:
+    """(thinking, text)."""
+    thinking, text = ("".join(e.text for e in events if isinstance(e, kind)) for kind in (ThinkingDelta, TextDelta))
+    return thinking, text
+
+
+def test_half_a_character_before_the_end_of_the_thinking_is_no_part_of_the_text():
+    generation, events = half_written(*ids_of("hm "))
+    events += generation.accept(ids_of("</think>\n\nHello<|im_end|>")).events
+    assert said(events) == ("hm \ufffd", "Hello")
+
+
+@pytest.mark.parametrize(("ends", "text"), [("stop", "a\ufffd"), ("cancelled", "a")])
+def test_half_a_character_at_the_end_is_shown_unless_the_client_has_left(ends, text):
+    generation, events = half_written(*ids_of("</think>\n\na"))
+    assert said(events + generation.stop(ends))[1] == text
+
+
+def test_an_answer_cannot_be_cut_within_a_character():
+    generation, _ = half_written(*ids_of("</think>\n\na"))
+    assert generation.cuts[-1].num_ids == len(generation.sampled) - 1
