@@ -96,19 +96,21 @@ class _Shapes:
                 for index, branch in enumerate(schema[key]):
                     found = self.product(found, self.expand(branch, f"{where}.{index}", depth + 1), path, key)
             elif key in ("anyOf", "oneOf"):
-                tag = None
-                if (
-                    key == "oneOf"
-                    and not are_disjoint(schema[key], self.root)
-                    and (tag := tag_of(schema[key], self.root)) is None
-                ):
-                    self.report.at(path, key, ": branches may hold together")
-                branches = [
-                    self.expand(branch, f"{where}.{index}", depth + 1) for index, branch in enumerate(schema[key])
-                ]
-                for shape in itertools.chain(*branches) if tag is not None else ():
-                    shape.required += [] if tag in shape.required else [tag]
-                found = self.product(found, list(itertools.chain(*branches)), path, key)
+                found = self.product(found, self.union(key, schema[key], path, where, depth), path, key)
+        return found
+
+    def union(self, key: str, branches: list[Any], path: str, where: str, depth: int) -> list[Shape]:
+        """The forms of anyOf and oneOf. Of a oneOf a property that tells the branches apart becomes required."""
+        tag = None
+        if key == "oneOf" and not are_disjoint(branches, self.root):
+            tag = tag_of(branches, self.root)
+            if tag is None:
+                self.report.at(path, key, ": branches may hold together")
+        found: list[Shape] = []
+        for index, branch in enumerate(branches):
+            found += self.expand(branch, f"{where}.{index}", depth + 1)
+        for shape in found:
+            shape.required += [] if tag is None or tag in shape.required else [tag]
         return found
 
     def own(self, schema: Mapping[str, Any], path: str) -> Shape:
@@ -130,7 +132,7 @@ class _Shapes:
         if isinstance(schema.get("required"), bool):
             self.report.at(path, "required", f": {schema['required']}")
         required = schema["required"] if isinstance(schema.get("required"), list) else []
-        patterns = []
+        patterns: list[tuple[str, list[Any]]] = []
         for pattern, child in schema.get("patternProperties", {}).items():
             if not is_simple(pattern) or len(patterns) == MAX_PATTERNS:
                 self.report.at(path, f"patternProperties {pattern[:100]!r}", "")
@@ -153,16 +155,15 @@ class _Shapes:
     def product(self, shapes: list[Shape], others: list[Shape], path: str, key: str) -> list[Shape]:
         if len(shapes) * len(others) > MAX_SHAPES:
             raise _TooMany(path, key)
-        joined = (self.joined(one, other, path) for one in shapes for other in others)
-        return [shape for shape in joined if shape is not None]
+        return [self.joined(one, other, path) for one in shapes for other in others]
 
-    def joined(self, one: Shape, other: Shape, path: str) -> Shape | None:
-        """Both at once, None if that cannot be."""
+    def joined(self, one: Shape, other: Shape, path: str) -> Shape:
+        """Both at once."""
         properties = {}
-        for key in [*one.properties, *(key for key in other.properties if key not in one.properties)]:
-            schemas = [shape.of(key, self.finder) for shape in (one, other)]
-            if None not in schemas:
-                properties[key] = [*schemas[0], *(schema for schema in schemas[1] if schema not in schemas[0])]
+        for key in dict.fromkeys([*one.properties, *other.properties]):
+            schemas, more = one.of(key, self.finder), other.of(key, self.finder)
+            if schemas is not None and more is not None:
+                properties[key] = [*schemas, *(schema for schema in more if schema not in schemas)]
         extra = None if one.extra is None or other.extra is None else one.extra + other.extra
         patterns = [
             (pattern, schemas + (b.extra or []))

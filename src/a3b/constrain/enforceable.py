@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,7 +251,7 @@ def _name_pattern(limits: Mapping[str, Any]) -> str | None:
     """One pattern for names that must satisfy these keywords."""
     match sorted(limits):
         case ["pattern"]:
-            return limits["pattern"]
+            return str(limits["pattern"])
         case ["format"] if limits["format"] in FORMATS:
             return f"^(?:{FORMATS[limits['format']]})$"
         case ["maxLength"] | ["minLength"] | ["maxLength", "minLength"]:
@@ -262,9 +262,8 @@ def _name_pattern(limits: Mapping[str, Any]) -> str | None:
 
 def are_disjoint(branches: list[Any], root: Any) -> bool:
     """Whether no value can satisfy two of the branches: types, values or a required constant keep them apart."""
-    listed = [_values(branch) for branch in branches]
-    if None not in listed:
-        return len(frozenset().union(*listed)) == sum(map(len, listed))
+    if (is_apart := _are_apart_by_values(map(_values, branches))) is not None:
+        return is_apart
     if len(branches) > MAX_BRANCHES:
         return False
     flat = [(branch, _plain_kinds(branch, root)) for branch in (_flat(branch, root) for branch in branches)]
@@ -283,10 +282,21 @@ def tag_of(branches: list[Any], root: Any) -> str | None:
     if not all(isinstance(branch, Mapping) and "object" in kinds_of_schema(branch, root) for branch in flat):
         return None
     for key in flat[0].get("properties", {}):
-        listed = [_values(_flat(branch.get("properties", {}).get(key), root)) for branch in flat]
-        if None not in listed and len(frozenset().union(*listed)) == sum(map(len, listed)):
-            return key
+        if _are_apart_by_values(_values(_flat(branch.get("properties", {}).get(key), root)) for branch in flat):
+            return str(key)
     return None
+
+
+def _are_apart_by_values(listed: Iterable[set[str] | None]) -> bool | None:
+    """Whether no value is listed twice; None if one of the schemas lists none."""
+    seen: set[str] = set()
+    num = 0
+    for values in listed:
+        if values is None:
+            return None
+        seen |= values
+        num += len(values)
+    return len(seen) == num
 
 
 def _flat(schema: Any, root: Any) -> Any:

@@ -134,21 +134,23 @@ class StringTerminals:
         return f"/(?s:.{{{least},{most}}})/" if schema.get("minLength", 0) <= most else None
 
     def _all(self, parts: Iterator[str | None]) -> str | None:
-        parts = list(dict.fromkeys(parts))
-        if None in parts:
-            return None
-        parts = [part for part in parts if part]
-        return self._named(" & ".join(parts)) if parts else ""
+        found = []
+        for part in dict.fromkeys(parts):
+            if part is None:
+                return None
+            found += [part] if part else []
+        return self._named(" & ".join(found)) if found else ""
 
     def _any(self, parts: list[str | None]) -> str | None:
         if "" in parts:
             return ""
-        parts = list(dict.fromkeys(part for part in parts if part is not None))
-        return f"({' | '.join(parts)})" if parts else None
+        found = list(dict.fromkeys(part for part in parts if part is not None))
+        return f"({' | '.join(found)})" if found else None
 
     def _one(self, parts: list[str | None]) -> str | None:
         """Texts that exactly one of the terminals matches."""
-        once = twice = None
+        once: str | None = None
+        twice: str | None = None
         self._num_joined += 2
         for part in parts:
             if part is not None:

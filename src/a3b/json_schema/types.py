@@ -72,7 +72,7 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     return known[id(schema)]
 
 
-def _kinds(schema: Mapping, root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
+def _kinds(schema: Mapping[str, Any], root: Any, depth: int, known: dict[int, Kinds]) -> Kinds:
     def of(branch: Any) -> Kinds:
         return kinds_of_schema(branch, root, depth + 1, known)
 
