@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -131,7 +131,7 @@ class Service:
             0,
         )
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
         cancels."""
         places = self.scheduler.max_active + self.scheduler.max_waiting

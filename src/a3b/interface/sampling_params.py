@@ -39,19 +39,24 @@ class SamplingField:
     def check(self, value: Any) -> float | int:
         """The value as a Python number. Raises UsageError that names the field and the limits."""
         if self.is_whole:
-            if isinstance(value, numbers.Integral) and not isinstance(value, bool) and self.low <= value <= self.high:
+            if _is_a(numbers.Integral, value) and self.low <= value <= self.high:
                 return int(value)
             upper = f" and at most {self.high}" if self.high < math.inf else ""
             raise UsageError(f"{self.name}: {value!r}; expected a whole number of at least {self.low}{upper}")
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            value = _float(value)
-            is_over_low = value > self.low if self.excludes_low else value >= self.low
-            if math.isfinite(value) and is_over_low and value <= self.high:
-                return value
+        if _is_a(numbers.Real, value):
+            value = number = _float(value)
+            is_over_low = number > self.low if self.excludes_low else number >= self.low
+            if math.isfinite(number) and is_over_low and number <= self.high:
+                return number
         left, right = "(" if self.excludes_low else "[", "]" if self.high < math.inf else ")"
         raise UsageError(
             f"{self.name}: {value!r}; expected a finite number in {left}{self.low:g}, {self.high:g}{right}"
         )
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """A bool is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _float(value: Any) -> float:
@@ -113,7 +118,7 @@ class SamplingParams:
 
 SAMPLING_FIELDS: Mapping[str, SamplingField] = MappingProxyType(
     {
-        item.name: SamplingField(item.name, item.default, **item.metadata)
+        item.name: SamplingField(item.name, getattr(SamplingParams, item.name), **item.metadata)
         for item in fields(SamplingParams)
         if item.metadata
     }

@@ -41,11 +41,11 @@ def uvicorn_config(app: ASGIApp, connections: ConnectionManager, **more: Any) ->
     more = {"log_config": None, "log_level": "critical", **more}  # the application logs
     return uvicorn.Config(
         app,
-        http=connections.protocol,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn takes any factory, its annotation only classes
         ws="none",
         lifespan="off",
         loop="asyncio",
-        access_log=False,  # type: ignore[arg-type]
+        access_log=False,
         backlog=BACKLOG,
         timeout_keep_alive=int(connections.limits.idle_s) + 1,
         **more,

@@ -1,4 +1,5 @@
-"""What a request carries between middleware and handlers. Enter at `ApiContext`."""
+"""What the handlers of a request share: the server's parts, and what the middleware knows about the request. Enter at
+`ApiContext`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from a3b.server.thinking_signatures import ThinkingSigner
 
 @dataclass(frozen=True)
 class ApiContext:
-    """What the routes of a wire format are made from."""
+    """What the routes of an API are made from."""
 
     service: ServiceProtocol
     signer: ThinkingSigner
@@ -24,21 +25,23 @@ class ApiContext:
 
 
 def request_id(request: Request) -> str:
-    return getattr(request.state, "request_id", "")
+    value: str = request.state.request_id
+    return value
 
 
 def namespace(request: Request) -> str:
-    """Whose cache and thinking: nothing of one namespace is seen in another."""
-    return getattr(request.state, "namespace", "")
+    """The owner of cache and thinking: nothing in one namespace is visible in another."""
+    value: str = request.state.namespace
+    return value
 
 
 def record_usage(request: Request, usage: Usage) -> None:
-    """Remember what a call cost in all, for its line in the log."""
+    """Remember the tokens of a call for its line in the log."""
     request.state.tokens = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
 
 async def recording_usage(request: Request, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """The same events; what the answer cost is remembered."""
+    """The same events; `record_usage` gets the usage of the answer."""
     async with aclosing(stream):
         async for event in stream:
             if isinstance(event, Started | Finished):

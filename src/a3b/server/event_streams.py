@@ -1,7 +1,7 @@
-"""Waiting for a service while its client waits for us: several streams at once, silences, clients that go away.
+"""Waiting for a service while a client waits for us: several streams at once, silences, clients that disconnect.
 
-Knows no wire format. Enter at `interleave` and `EventStream`.
-"""
+Knows no wire format. Enter at `prime_stream`, `collect` and `EventStream` for one stream, at `interleave` and `prime`
+for several."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from a3b.server.sse import FILLER, comment
 
 KEEP_ALIVE_S = 10.0  # longest silence of a stream
 T = TypeVar("T")
-Events = AsyncGenerator[tuple[int, Event] | None, None]
+EventSource = AsyncGenerator[Event, None]
+Interleaved = AsyncGenerator[tuple[int, Event] | None, None]
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events that end as soon as the client goes away; `chunks` is closed in any case."""
+    """Server-sent events. The response ends as soon as the client disconnects; `chunks` is always closed."""
 
     def __init__(
         self,
@@ -32,8 +33,8 @@ class EventStream(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         source: PrimedStream | None = None,
     ):
-        """source: what the chunks are made of; closed with them, even if none of them was ever asked for."""
-        self.source = source
+        """source: what the chunks are made from; closed with them, even if no chunk was ever read."""
+        self.chunks, self.source = chunks, source
         head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
         super().__init__(chunks, media_type="text/event-stream", headers=head)
 
@@ -42,21 +43,21 @@ class EventStream(StreamingResponse):
         try:
             await while_connected(receive, self.stream_response(send))
         finally:
-            await self.body_iterator.aclose()
+            await self.chunks.aclose()
             if self.source is not None:
                 await self.source.aclose()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled at once if the client goes away first: then ClientDisconnect.
+    """The result of `work`. If the client disconnects first, `work` is cancelled at once: raises ClientDisconnect.
 
     The body of the request must have been read."""
 
-    async def departure() -> None:
+    async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departure())
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -68,9 +69,11 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
-    """(index of the stream, event) as they come; None whenever nothing came for KEEP_ALIVE_S. Closes the streams at its
-    end."""
+# -- several streams
+
+
+async def interleave(streams: Sequence[EventSource]) -> Interleaved:
+    """(index of the stream, event) in order of arrival; None after each silence of KEEP_ALIVE_S. Closes the streams."""
     pending = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while pending:
@@ -93,39 +96,40 @@ async def interleave(streams: Sequence[AsyncIterator[Event]]) -> Events:
             await stream.aclose()
 
 
-async def prime(events: Events, num: int, warnings: list[str] | None = None) -> Events:
-    """The same events, once each of `num` streams gave one or nothing came for a while.
+async def prime(events: Interleaved, num: int, warnings: list[str] | None = None) -> Interleaved:
+    """The same events, once each of `num` streams gave its first one or none of them did for KEEP_ALIVE_S.
 
-    A refusal until then is raised here, so that it can still be answered with a status of HTTP. warnings: gets those
-    that came."""
-    first, waiting = [], set(range(num))
+    Errors until then are raised here, while they can still be answered with an HTTP status. warnings: collects those
+    of the first events."""
+    first: list[tuple[int, Event]] = []
+    waiting = set(range(num))
     while waiting and (item := await anext(events, None)) is not None:
         first.append(item)
         waiting.discard(item[0])
     if warnings is not None:
-        warnings += dict.fromkeys(warnings_of(item[1] for item in first))
+        warnings += dict.fromkeys(warnings_of(event for _, event in first))
 
-    async def all_events() -> Events:
+    async def all_events() -> Interleaved:
         try:
             for item in first:
                 yield item
-            async for item in events:
-                yield item
+            async for later in events:
+                yield later
         finally:
             await events.aclose()
 
     return all_events()
 
 
-# -- one stream alone
+# -- one stream
 
 
 class PrimedStream:
-    """Events as they come, None after each silence. Whoever has it closes it."""
+    """Events of a stream that has begun; None after each silence. Its owner closes it."""
 
-    def __init__(self, items: Events, source: Events, warnings: list[str]):
-        """warnings: that came with its beginning."""
-        self._items, self._source = items, source  # the one reads from the other, once it is begun
+    def __init__(self, items: Interleaved, source: Interleaved, warnings: list[str]):
+        """warnings: those of the first event."""
+        self._items, self._source = items, source  # once iterated, `items` reads from `source`
         self.warnings = warnings
 
     async def __aiter__(self) -> AsyncIterator[Event | None]:
@@ -137,8 +141,8 @@ class PrimedStream:
         await self._source.aclose()
 
 
-async def prime_stream(receive: Receive, stream: AsyncIterator[Event]) -> PrimedStream:
-    """A stream that has given its first event, or nothing for a while; a refusal until then is raised here."""
+async def prime_stream(receive: Receive, stream: EventSource) -> PrimedStream:
+    """A stream that gave its first event, or none for KEEP_ALIVE_S. Errors until then are raised here."""
     items = interleave([stream])
     warnings: list[str] = []
     try:
@@ -148,8 +152,8 @@ async def prime_stream(receive: Receive, stream: AsyncIterator[Event]) -> Primed
         raise
 
 
-async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]:
-    """All events of a stream, which is closed if the client leaves before its end."""
+async def collect(receive: Receive, stream: EventSource) -> list[Event]:
+    """All events of a stream; it is closed if the client disconnects before its end."""
 
     async def all_events() -> list[Event]:
         async with aclosing(interleave([stream])) as items:
@@ -159,7 +163,7 @@ async def collect(receive: Receive, stream: AsyncIterator[Event]) -> list[Event]
 
 
 def warnings_of(events: Iterable[Event]) -> list[str]:
-    """What was asked for and is not done."""
+    """What the request asked for and does not get."""
     return [warning for event in events if isinstance(event, Started) for warning in event.warnings]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -55,7 +55,7 @@ class _ProgressLogging:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         begun = told = time.monotonic()
         async with aclosing(self._service.stream(request)) as events:
             async for event in events:
@@ -76,4 +76,4 @@ def progress_line(id: str, done: int, total: int, tokens_per_s: float) -> str:
 
 
 def logging_progress(service: ServiceProtocol) -> ServiceProtocol:
-    return _ProgressLogging(service)  # type: ignore[return-value]
+    return _ProgressLogging(service)

@@ -72,24 +72,26 @@ def _response_format(fields: Fields) -> Mapping[str, Any] | None:
 def _unwrapped(fields: Fields, key: str) -> Mapping[str, Any] | None:
     """A schema, alone or in the wrapper that OpenAI has for it."""
     given = fields.object(key)
-    if given is not None and isinstance(given.get("schema"), Mapping) and given.keys() <= _WRAPPER:
-        return given["schema"]
-    return given
+    if given is None:
+        return None
+    inner = given.get("schema")
+    return inner if isinstance(inner, Mapping) and given.keys() <= _WRAPPER else given
 
 
 def _schema_or_text(fields: Fields, key: str) -> Mapping[str, Any] | None:
     expected = "a JSON schema, as an object or as text"
-    given = fields.get(key, (Mapping, str), expected)
-    if isinstance(given, str):
-        try:
-            given = loads(given)
-        except TooMuchJSON as error:
-            raise ApiError(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
-        except ValueError:
-            given = ""
-        if not isinstance(given, Mapping):
-            raise fields.invalid(key, expected)
-    return given
+    given: Mapping[str, Any] | str | None = fields.get(key, (Mapping, str), expected)
+    if not isinstance(given, str):
+        return given
+    try:
+        parsed = loads(given)
+    except TooMuchJSON as error:
+        raise ApiError(400, f"{fields.name(key)}: {error}", field=fields.name(key)) from None
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, Mapping):
+        raise fields.invalid(key, expected)
+    return parsed
 
 
 def _structured_outputs(fields: Fields) -> Mapping[str, Any] | None:

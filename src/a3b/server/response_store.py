@@ -61,15 +61,16 @@ class Recorder:
 
     def write(self, namespace: str, name: str, value: Any) -> None:
         """The value written last under a name counts."""
-        if self._writer is None:
+        if self._writer is None or self._records is None:
             return
+        records = self._records
         data = json.dumps(value).encode()
         if len(data) <= MAX_RECORD_BYTES:
             place = (namespace, name)
             self._late[place] = value
 
             def write() -> None:
-                self._records.put_record(namespace, name.encode(), data)
+                records.put_record(namespace, name.encode(), data)
                 if self._late.get(place) is value:
                     self._late.pop(place, None)
 

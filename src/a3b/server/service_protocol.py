@@ -1,8 +1,8 @@
-"""What a server asks of the engine behind it. Enter at `ServiceProtocol`."""
+"""What the server asks of whatever writes the answers. Enter at `ServiceProtocol`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from a3b.interface.events import Event
@@ -11,34 +11,34 @@ from a3b.interface.sampling_params import SamplingParams
 
 
 class ServiceProtocol(Protocol):
-    """What answers requests; `a3b.engine.service` in a server, a script in tests."""
+    """Answers requests: `a3b.engine.service` in a running server, a script in tests."""
 
-    model: str  # the name clients use
+    model: str  # the name that clients use
     context: int  # tokens
-    places: int  # answers written at a time
+    places: int  # answers written at the same time
     template: str  # of prompts, in Jinja
 
-    def stream(self, request: Request) -> AsyncIterator[Event]:
-        """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
-        cancels."""
+    def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Started, Reading*, deltas, Finished. An A3BError before the first event is a refusal; closing the generator
+        cancels the answer."""
 
     async def count_tokens(self, request: Request) -> int:
-        """Tokens of the prompt that `stream` would read."""
+        """The number of tokens of the prompt that `stream` would read."""
 
     async def render(self, request: Request) -> list[int]:
-        """The ids of that prompt."""
+        """The token ids of that prompt."""
 
     def sampling(self, request: Request) -> SamplingParams:
-        """What `stream` would choose tokens by."""
+        """The parameters by which `stream` would choose tokens."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is a control token."""
+        """The token ids of a text; nothing in it counts as a control token."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. Raises TokenizerError for those that the vocabulary does not have."""
+        """The text of token ids. Raises TokenizerError for ids outside the vocabulary."""
 
     def health(self) -> dict[str, Any]:
         """At least `status`: "ok" once requests can be answered."""
 
     def metrics(self) -> Mapping[str, float]:
-        """Numbers for /metrics by name; what ends in _total counts up."""
+        """Numbers for /metrics by name; names that end in _total are counters."""

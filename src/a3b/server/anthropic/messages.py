@@ -19,7 +19,7 @@ What is done with a request, beyond the plain:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -82,7 +82,7 @@ def routes(api: ApiContext) -> list[Route]:
 # -- the answer
 
 
-async def _server_sent(items: PrimedStream, builder: MessageBuilder) -> AsyncIterator[bytes]:
+async def _server_sent(items: PrimedStream, builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
     """The answer as server-sent events; whatever goes wrong is told in one more of them."""
     request_id, last = builder.parsed.request.request_id, None
     try:

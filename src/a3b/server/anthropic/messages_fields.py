@@ -65,8 +65,8 @@ CLEARED_THINKING = "clear_thinking_20251015"
 def check(fields: Fields) -> list[str]:
     """Warnings about what is not followed. Raises ApiError by name for what would change the answer."""
     warnings = MESSAGE.check(fields)
-    for key, known in (("thinking", THINKING), ("output_config", OUTPUT), ("tool_choice", CHOICE)):
-        warnings += known.check(Fields(fields.object(key) or {}, key))
+    for key, rules in (("thinking", THINKING), ("output_config", OUTPUT), ("tool_choice", CHOICE)):
+        warnings += rules.check(fields.nested(key))
     for i, tool in enumerate(fields.items("tools")):
         warnings += TOOL.check(Fields(tool, f"tools[{i}]"))
     return warnings
@@ -77,7 +77,7 @@ def policy_of(fields: Fields, warnings: list[str]) -> str | None:
 
     Other edits shorten a long history on the server. Here nothing is cut: what does not fit is refused, and the client
     cuts."""
-    management = Fields(fields.object("context_management") or {}, "context_management")
+    management = fields.nested("context_management")
     found = fields.policy("thinking_policy")
     for i, given in enumerate(management.items("edits")):
         edit = Fields(given, f"context_management.edits[{i}]")

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
-from a3b.interface.request import Request
+from a3b.interface.request import Request, ToolChoice
 from a3b.interface.sampling_params import too_many_stops
 from a3b.prompt.media import left_out, media_in
 from a3b.prompt.tool_results import result_warnings
@@ -25,6 +25,7 @@ from a3b.server.thinking_signatures import ThinkingSigner
 from a3b.thinking.stable_dates import without_billing
 
 UNREADABLE = ("image", "document")
+CHOICES: dict[str, ToolChoice] = {"auto": "auto", "any": "required", "none": "none"}
 
 
 def read_request(
@@ -57,7 +58,7 @@ def read_request(
         tools=tools,
         tool_choice=choice,
         tool_name=name,
-        parallel_tool_calls=is_parallel,  # type: ignore[arg-type]
+        parallel_tool_calls=is_parallel,
         schema=_schema(fields),
         sampling=_sampling(fields, max_tokens),
         think=think,
@@ -215,7 +216,7 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
         name = tool.required("name")
         if not name or name in tools:
             raise tool.invalid("name", "a name that is not empty and not used twice")
-        function = {
+        function: dict[str, Any] = {
             "name": name,
             "description": _description(tool),
             "parameters": dict(tool.object("input_schema") or {}),
@@ -233,7 +234,7 @@ def _description(tool: Fields) -> str:
     return "\n\n".join(part for part in (tool.string("description", ""), told) if part)
 
 
-def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, bool]:
+def _tool_choice(fields: Fields, names: list[str]) -> tuple[ToolChoice, str | None, bool]:
     """(tool_choice, tool_name, parallel_tool_calls) of a Request."""
     given = fields.object("tool_choice")
     if given is None:
@@ -243,19 +244,17 @@ def _tool_choice(fields: Fields, names: list[str]) -> tuple[str, str | None, boo
     kind = choice.one_of("type", ("auto", "any", "tool", "none"), "auto")
     if kind in ("any", "tool") and not names:
         raise ApiError(400, f"tool_choice: {kind} needs tools; none were given", field="tool_choice")
-    if kind == "tool" and choice.required("name") not in names:
-        raise choice.invalid("name", "the name of one of the tools")
-    return (
-        {"any": "required", "tool": "named"}.get(kind, kind),
-        choice.string("name") if kind == "tool" else None,
-        is_parallel,
-    )
+    if kind == "tool":
+        if (name := choice.required("name")) not in names:
+            raise choice.invalid("name", "the name of one of the tools")
+        return "named", name, is_parallel
+    return CHOICES[kind], None, is_parallel
 
 
 def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
     """(think, thinking_budget, hide_thinking). A budget that is given counts more than an effort."""
-    given, output = fields.object("thinking"), Fields(fields.object("output_config") or {}, "output_config")
-    think, budget = output.effort("effort")
+    given = fields.object("thinking")
+    think, budget = fields.nested("output_config").effort("effort")
     if given is None:
         return think, budget, False
     thinking = Fields(given, "thinking")
@@ -273,7 +272,7 @@ def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
 
 def _schema(fields: Fields) -> Mapping[str, Any] | None:
     """The JSON schema of the answer: output_config.format, or output_format as it was called before."""
-    output = Fields(fields.object("output_config") or {}, "output_config")
+    output = fields.nested("output_config")
     found = []
     for holder, key in ((output, "format"), (fields, "output_format")):
         if (given := holder.object(key)) is not None:

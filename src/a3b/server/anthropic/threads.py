@@ -80,7 +80,8 @@ class Threads:
             kept.move_to_end(message_id)
             return kept[message_id][0]
         match self._recorder.read(namespace, f"thread {message_id}"):
-            case {"messages": list(), "system": _, "tools": _} as thread:
+            case {"messages": list(), "system": _, "tools": _} as found:
+                thread: Thread = found
                 self._keep(namespace, message_id, thread)
                 return thread
         return None

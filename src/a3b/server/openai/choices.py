@@ -96,12 +96,14 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
+def chat_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs]) -> dict[str, Any]:
     def one(token: bytes, logprob: float) -> dict[str, Any]:
         return {"token": token.decode("utf-8", "replace"), "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(token)}
 
     content = [
-        {**one(t.token, t.logprob), "top_logprobs": [one(token, value) for _, token, value in t.top]} for t in tokens
+        {**one(t.token, t.logprob), "top_logprobs": [one(token, value) for _, token, value in t.top]}
+        for t in tokens
+        if isinstance(t, TokenLogprobs)
     ]
     return {"content": content, "refusal": None}
 
@@ -112,7 +114,8 @@ def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int 
     Of tokens with the same text, the likeliest counts."""
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for t in tokens:
-        token, top = t.token.decode("utf-8", "replace"), {}
+        token = t.token.decode("utf-8", "replace")
+        top: dict[str, float] = {}
         for _, other, value in t.top:
             top.setdefault(other.decode("utf-8", "replace"), max(value, LEAST_LOGPROB))
         found["tokens"].append(token)

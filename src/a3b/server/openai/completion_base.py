@@ -17,7 +17,7 @@ from a3b import __version__
 from a3b.interface.events import Event, Reading
 from a3b.server.context import record_usage, request_id
 from a3b.server.errors import error_body, to_api_error
-from a3b.server.event_streams import Events, EventStream, interleave, prime, warnings_of, while_connected
+from a3b.server.event_streams import EventStream, Interleaved, interleave, prime, warnings_of, while_connected
 from a3b.server.openai.chat_request import CompletionRequest
 from a3b.server.openai.choices import Choice, total, usage_json
 from a3b.server.report import report, warning_headers
@@ -73,7 +73,7 @@ class CompletionResponder:
         whole = await while_connected(self.http.receive, self._whole(events))
         return json_response(whole, headers=warning_headers(self.warnings))
 
-    async def _whole(self, events: Events) -> dict[str, Any]:
+    async def _whole(self, events: Interleaved) -> dict[str, Any]:
         async with aclosing(events):
             async for item in events:
                 if item is not None:
@@ -82,7 +82,7 @@ class CompletionResponder:
         choices = [self.choice_json(i, choice) for i, choice in enumerate(self.choices)]
         return {**self.head, "object": self.kind, "choices": choices, **self._cost()}
 
-    async def _chunks(self, events: Events) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, events: Interleaved) -> AsyncGenerator[bytes, None]:
         """Server-sent events. An error becomes the last of them but [DONE]."""
         told = -READING_S
         async with aclosing(events):

@@ -64,41 +64,39 @@ class ConversationReader:
         self.items.append({**item.body, "type": kind, "id": item.string("id") or new_id(kind)})
 
     def _foreign(self, item: Fields, kind: str) -> None:
-        """What a tool of OpenAI's left: run by a client, it is a call and its output as others are; run by a server, it
-        is text."""
+        """What a tool of OpenAI's left: run by a client, it becomes a call and its result; run by a server, text."""
+        if kind in SUMMARIES:
+            self._summary(item, kind)
+            return
         if kind in CLIENT_CALLS:
-            arguments = plain(item.body.get(CLIENT_CALLS[kind]) or {})
-            function = {
-                "name": kind.removesuffix("_call"),
-                "arguments": arguments if isinstance(arguments, dict) else {"input": arguments},
-            }
+            given = plain(item.body.get(CLIENT_CALLS[kind]) or {})
+            arguments = given if isinstance(given, dict) else {"input": given}
+            function = {"name": kind.removesuffix("_call"), "arguments": arguments}
             id = item.string("call_id") or item.required("id")
             self._turn().setdefault("tool_calls", []).append({"id": id, "type": "function", "function": function})
         elif kind in CLIENT_OUTPUTS:
             output = plain(item.body.get(CLIENT_OUTPUTS[kind]) or item.string("status") or "")
             content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-            self.messages.append(
-                {"role": "tool", "tool_call_id": item.string("call_id") or item.required("id"), "content": content}
-            )
-        elif kind in SUMMARIES:
-            verified = self.signer.verify(item.string("encrypted_content") or "", self.namespace)
-            texts = [
-                text for key in ("content", "summary") for text in _texts(item, key, (*TEXT_PARTS, "summary_text"))
-            ]
-            text = verified if verified is not None else "\n".join(texts)
-            self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
-            if verified is None:
-                self.warnings.append(
-                    f"{item.where}: {kind} {READ_AS_TEXT if text else 'left out: only its maker can read it'}"
-                )
-            return
+            id = item.string("call_id") or item.required("id")
+            self.messages.append({"role": "tool", "tool_call_id": id, "content": content})
         elif (text := item_text(item, kind)) is not None:
             lines = [self._turn()["content"], text]
             self._turn()["content"] = "\n".join(line for line in lines if line)
         else:
-            told = f"{item.where}: items of type {kind[:60]} are not supported by this server"
-            raise ApiError(400, told, "unsupported_content", item.where)
+            message = f"{item.where}: items of type {kind[:60]} are not supported by this server"
+            raise ApiError(400, message, "unsupported_content", item.where)
         self.warnings.append(f"{item.where}: {kind} {READ_AS_TEXT}")
+
+    def _summary(self, item: Fields, kind: str) -> None:
+        """A compacted conversation: ours is encrypted, that of others may have text."""
+        verified = self.signer.verify(item.string("encrypted_content") or "", self.namespace)
+        parts = (*TEXT_PARTS, "summary_text")
+        readable = "\n".join(text for key in ("content", "summary") for text in _texts(item, key, parts))
+        text = readable if verified is None else verified
+        self._turn()["content"] += f"{SUMMARY}{text}\n" if text else ""
+        if verified is None:
+            outcome = READ_AS_TEXT if text else "left out: only its maker can read it"
+            self.warnings.append(f"{item.where}: {kind} {outcome}")
 
     def _message(self, item: Fields) -> None:
         role = item.one_of("role", ("user", "assistant", "system", "developer"))

@@ -30,7 +30,7 @@ def listed(item: ResponseItem) -> ResponseItem:
     if item["type"] == "message":
         is_output = item.get("role") == "assistant"
         parts = _parts(item.get("content") or [], "output_text" if is_output else "input_text")
-        whole = {"annotations": [], "logprobs": []} if is_output else {}
+        whole: dict[str, Any] = {"annotations": [], "logprobs": []} if is_output else {}
         content = [{**whole, **part} if part.get("type") == "output_text" else part for part in parts]
         return {"status": "completed", **item, "content": content}
     if item["type"] == "reasoning":

@@ -177,7 +177,8 @@ class CustomInputDecoder:
         if half := self._HALF_PAIR.search(piece):
             piece = piece[: half.start(1)]
         self.rest = self.rest[len(piece) :]
-        return json.loads(f'"{piece}"', strict=False)
+        decoded: str = json.loads(f'"{piece}"', strict=False)
+        return decoded
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from a3b.interface.request import ToolChoice
 from a3b.server.errors import ApiError
@@ -139,14 +139,13 @@ def read_choice(fields: Fields, tools: ToolTable) -> tuple[ToolChoice, str | Non
     """(tool_choice, tool_name) of a Request; a list of allowed tools takes the others away from `tools`."""
     given = fields.body.get("tool_choice")
     if given is None or isinstance(given, str):
-        kind = fields.one_of("tool_choice", ("auto", "none", "required"), "auto")
-        return _needs_tools(kind, tools), None
+        return _needs_tools(fields.one_of("tool_choice", ("auto", "none", "required"), "auto"), tools), None
     choice = Fields(given, "tool_choice")
     match choice.string("type"):
         case "function" | "custom":
             return "named", _named(choice, tools)
         case "allowed_tools":
-            mode = choice.one_of("mode", ("auto", "required"), "auto")
+            mode: ToolChoice = choice.one_of("mode", ("auto", "required"), "auto")
             allowed = [
                 _named(Fields(tool, f"tool_choice.tools[{i}]"), tools) for i, tool in enumerate(choice.items("tools"))
             ]
@@ -157,7 +156,7 @@ def read_choice(fields: Fields, tools: ToolTable) -> tuple[ToolChoice, str | Non
     raise choice.invalid("type", "function, custom or allowed_tools")
 
 
-def _needs_tools(kind: Literal["auto", "none", "required"], tools: ToolTable) -> ToolChoice:
+def _needs_tools(kind: ToolChoice, tools: ToolTable) -> ToolChoice:
     if kind == "required" and not tools.functions:
         raise ApiError(400, "tool_choice: required needs tools; none were given", field="tool_choice")
     return kind
