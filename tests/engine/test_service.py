@@ -368,6 +368,13 @@ def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists)
         assert bool(store.records("")) is persists
 
 
+def test_a_prompt_without_thinking_reaches_the_disk_whole(engine, tmp_path):
+    with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=False)) as server:
+        server.cache.store = store
+        asyncio.run(server.events(Request(prompt=[5] * 40, only_reads=True)))
+        assert store.flush() and max(row.num_tokens for row in store._index.rows()[0]) == 40
+
+
 def test_one_key_does_not_wait_for_the_answer_of_another_to_the_same_messages(engine, monkeypatch):
     monkeypatch.setattr(service_module, "LEAVING_S", 60)
 
