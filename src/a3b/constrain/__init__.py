@@ -1,1 +1,1 @@
-"""Which tokens an answer may go on with: grammars of calls and documents, and the processes that follow them."""
+"""Which tokens may come next in an answer: grammars of calls and documents, and the processes that follow them."""

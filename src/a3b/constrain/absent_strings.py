@@ -1,14 +1,15 @@
-"""A regular expression for all texts in which certain others do not occur, without a negation.
+"""A regular expression for all texts that do not contain certain strings, written without a negation.
 
-Where a negation meets a length, the library proves for each remaining length that nothing can follow, and gives up
-after a few hundred. With this expression it knows at once. Enter at `absent`."""
+If a negation is combined with a length, the library proves for each remaining length that nothing can follow, and gives
+up after a few hundred. This expression needs no proof. Enter at `absent`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 Step = tuple[str, bool]
-"""Characters of which one stands here, and whether any number of them does."""
+"""The characters that match here, and whether any number of them may stand here."""
 _State = frozenset[tuple[int, int]]  # (index of a text, steps of it that are done)
 
 
@@ -68,9 +69,9 @@ def _class(chars: list[str], alphabet: list[str]) -> str:
 
 
 def _solved(edges: dict[_State, dict[_State, str]], start: _State) -> str:
-    """The texts that lead from `start` to any state. States are taken away one by one, those with the fewest edges
-    first."""
-    ends = dict.fromkeys(edges, "")  # what may follow in a state, beside its edges
+    """The expression for texts that lead from `start` to any state. Eliminates one state after another, those with the
+    fewest paths first."""
+    ends = dict.fromkeys(edges, "")  # what may end the text in a state
     while len(edges) > 1:
         state = min((one for one in edges if one != start), key=lambda one: _num_paths(edges, one))
         own, end = edges.pop(state), ends.pop(state)

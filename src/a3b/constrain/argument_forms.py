@@ -1,8 +1,8 @@
-"""The forms that the arguments of one tool may have: which parameters, which of them must be there, what may come
-beside them.
+"""The forms that the arguments of one tool may take: its parameters, the required ones, and what else may come.
 
-A form has no unions and no references of the whole: those of the schema are multiplied out. Knows no grammar. Enter at
-`shapes_of`."""
+A form has no union and no reference at its root: those of the schema are multiplied out. Knows no grammar. Enter at
+`shapes_of`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from a3b.json_schema.types import follow, kinds_of_names
 from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_SHAPES, MAX_DEPTH, MAX_PATTERNS = 16, 16, 3
-MAX_STEPS = 500  # schemas that are read for all forms of one tool, some of them often
+MAX_STEPS = 500  # schemas read for all forms of one tool, repeats included
 _HANDLED = frozenset("type properties required additionalProperties patternProperties $ref anyOf oneOf allOf".split())
 _KNOWN = frozenset(
     "propertyNames minProperties maxProperties dependentRequired dependentSchemas "
@@ -114,7 +114,7 @@ class _Shapes:
         return found
 
     def own(self, schema: Mapping[str, Any], path: str) -> Shape:
-        """What `schema` says itself."""
+        """The form that the schema's own keywords describe, without those it joins."""
         for key in schema:
             if key in _KNOWN or (
                 self.report.strict and key not in _HANDLED | ANNOTATIONS | DEFINITIONS and key[:2] != "x-"
@@ -184,8 +184,7 @@ class _Shapes:
         )
 
     def completed(self, shapes: list[Shape]) -> list[Shape]:
-        """With a schema for each required parameter; closed if nothing was said about others but parameters are
-        declared."""
+        """Give each required parameter a schema, and close forms that declare parameters and say nothing of others."""
         found = []
         for shape in shapes:
             missing = [key for key in shape.required if shape.of(key, self.finder) is None]
@@ -200,7 +199,7 @@ class _Shapes:
         return found or shapes
 
     def loosest(self) -> Shape:
-        """All parameters that were seen, none of which must be there."""
+        """One form with all parameters that were seen, none of them required."""
         return Shape(
             {name: [{"anyOf": schemas}] if len(schemas) > 1 else schemas for name, schemas in self.seen.items()},
             extra=None,

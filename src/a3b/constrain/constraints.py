@@ -1,4 +1,4 @@
-"""The constraints of requests: which tokens an answer may go on with, to be the JSON or the calls that were asked for.
+"""The constraint of each request: which tokens may come next, so that the answer is the JSON or the calls asked for.
 
 Owns the choice of a constraint by the request's schema, tools and tool_choice. Knows neither logits nor thinking: a
 constraint begins after the thinking. Enter at `Grammars.of`.
@@ -26,7 +26,7 @@ from a3b.output.dialects.dialect import Dialect
 from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
 
-# tools whose grammars are kept as text: clients send the same ones with each request
+# tools whose grammars are kept as text, because clients send the same ones with each request
 MAX_TOOL_SETS, MAX_TOOLS_CHARS = 32, 400_000
 Result = TypeVar("Result")
 
@@ -68,11 +68,11 @@ class Grammars:
         return self._free_calls(request, _json(request.tools))
 
     def prepare(self) -> None:
-        """Have the tables built now; it takes seconds for a large vocabulary."""
+        """Build the tables now; it takes seconds for a large vocabulary."""
         self._matchers.prepare()
 
     def all_but(self, *names: str) -> Mask:
-        """bool [num_tokens], not to be written to: every token there is, but the control tokens of these names."""
+        """bool [num_tokens], read-only: every token that exists except the control tokens of these names."""
         allowed = np.ones(self._tokenizer.num_tokens, bool)
         allowed[self._missing] = False
         allowed[[self._tokenizer.control_id(name) for name in names]] = False
@@ -133,7 +133,7 @@ def _json(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _kept(function: _lru_cache_wrapper[Result], tools: str, dialects: Dialect | Sequence[Dialect]) -> Result:
-    """What a function with a cache gives; without the cache for tools that are too many to be kept."""
+    """Call a function that has a cache; bypass the cache for tools too large to keep."""
     call: Callable[..., Result] = function if len(tools) <= MAX_TOOLS_CHARS else function.__wrapped__
     return call(tools, dialects)
 

@@ -1,8 +1,9 @@
-"""A schema as the grammar's compiler can enforce it: some keywords are rewritten, what cannot be enforced is reported.
+"""Rewrites a schema so that the grammar's compiler can enforce it, and reports what cannot be enforced.
 
-Owns the list of keywords that the compiler knows. A report refuses a strict schema by its path; of others it becomes a
+Owns the list of keywords that the compiler knows. Strict schemas are refused, with the path. For others there is a
 note, and the keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`).
-Enter at `Report` and `enforceable`."""
+Enter at `Report` and `enforceable`.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +119,7 @@ class _Rewriter:
         return result
 
     def _type(self, value: Any) -> Any:
-        """Names that only we know become those of the standard."""
+        """Replace type names that only we understand by the standard's."""
         kinds = sorted(kinds_of_names(value))
         return kinds[0] if len(kinds) == 1 else kinds
 
@@ -148,7 +149,7 @@ class _Rewriter:
         return found
 
     def _one_of(self, schema: Mapping[str, Any], path: str, step: str) -> dict[str, Any]:
-        """If no two branches can hold together, one of them is any of them."""
+        """If no two branches can hold together, oneOf means anyOf."""
         value = schema["oneOf"]
         branches = [self.schema(branch, f"{step}.{index}") for index, branch in enumerate(value)]
         if (is_disjoint := are_disjoint(value, self.root)) is False and (tag := tag_of(value, self.root)) is not None:
@@ -164,7 +165,7 @@ class _Rewriter:
         )
 
     def _named(self, schema: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-        """Without `propertyNames`, if other keywords can say the same."""
+        """Replace `propertyNames` if other keywords can say the same."""
         names = schema.get("propertyNames")
         names = follow(names["$ref"], self.root) if isinstance(names, Mapping) and "$ref" in names else names
         if names is None or not isinstance(names, Mapping | bool):
@@ -216,7 +217,7 @@ class _Rewriter:
 
 
 def _numeric(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With bounds as numbers: in draft 4 they are excluded by a flag."""
+    """Turn the boolean exclusive bounds of draft 4 into numbers."""
     result = dict(schema)
     for flag, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(schema.get(flag), bool):
@@ -277,7 +278,8 @@ def _plain_kinds(schema: Any, root: Any) -> frozenset[str]:
 
 
 def tag_of(branches: list[Any], root: Any) -> str | None:
-    """A property that has other values in each branch: where it must be there, no two branches can hold together."""
+    """A property with different values in each branch, None if there is none. Once it is required, no two branches can
+    hold together."""
     flat = [_flat(branch, root) for branch in branches]
     if not all(isinstance(branch, Mapping) and "object" in kinds_of_schema(branch, root) for branch in flat):
         return None

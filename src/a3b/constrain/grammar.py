@@ -110,8 +110,8 @@ def answer_grammar(
 
 
 def call_grammar(tools: Sequence[Any], dialects: Sequence[Dialect] = DIALECTS) -> Grammar:
-    """What may follow an opener that the model wrote of its own accord: text that is not a call, a call of a strict
-    tool to its end, or the name of another tool and anything. Raises UsageError for what no grammar can be made of.
+    """What may follow an opener that the model wrote of its own accord: text that is not a call, a whole call of a
+    strict tool, or the name of another tool and then anything. Raises UsageError for what no grammar can be made of.
 
     dialects: the first is that of the calls; text may begin like a call in none that has the same opener."""
     dialect, options = dialects[0], []

@@ -17,7 +17,7 @@ from a3b.output.parser import Place
 
 
 class GrammarConstraint:
-    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would pass the grammar by.
+    """What a grammar allows. While thinking, the turn cannot end and no call can begin: both would bypass the grammar.
 
     The process of the grammar computes the mask after a token while the model computes its logits."""
 
@@ -28,7 +28,7 @@ class GrammarConstraint:
         self._task, self._end, self._num_tokens, self.thinking, self.notes = task, end, num_tokens, thinking, notes
         self._mask: Mask | None = None  # None: not here yet
         self._is_done = self._ended = False
-        self._until = time.monotonic() + STEP_WALL_S  # when the mask must be here
+        self._until = time.monotonic() + STEP_WALL_S  # deadline of the mask
         self._error = ""
 
     def copy(self) -> GrammarConstraint:
@@ -65,8 +65,8 @@ class GrammarConstraint:
     def accept(self, token_id: int) -> None:
         if self._ended or not self.mask()[token_id]:
             self._task.close()
-            self._mask, self._error = None, "it has no place for a token that was taken"
-            raise UsageError(f"token {token_id}: the answer's grammar has no place for it")
+            self._mask, self._error = None, "a token was taken that it does not allow"
+            raise UsageError(f"token {token_id}: the answer's grammar does not allow it")
         if token_id == self._end:
             self._ended = self._is_done = True
             self._mask = np.zeros(self._num_tokens, bool)

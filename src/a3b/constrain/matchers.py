@@ -1,8 +1,8 @@
 """Grammars compiled by llguidance, and followed token by token, in separate processes.
 
-The library promises no bound on the time and memory of a grammar that a client wrote, neither to compile it nor for a
-step; its own limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for
-a while, and each answer has a copy of that process. Enter at `Matchers.open`."""
+The library does not bound the time and memory of a grammar that a client wrote, neither to compile it nor per token;
+its own limits are not checked everywhere. So each grammar is compiled in a process with limits, which is kept for a
+while, and each answer gets a copy of that process. Enter at `Matchers.open`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
 
 COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # processor time and memory of one grammar
-COMPILE_WALL_S = 60  # on a machine that has much else to do
+COMPILE_WALL_S = 60  # on a busy machine
 STEP_S = 2  # processor time of one token
 STEP_WALL_S = 20
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
@@ -64,7 +64,7 @@ class GrammarSource:
 
     @property
     def name(self) -> str:
-        """Of all that it was made of, for errors that concern it as a whole."""
+        """All that it was made of, for errors that concern the whole grammar."""
         return " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in self.fields.values()))[:300]
 
 
@@ -89,15 +89,15 @@ class Matchers:
         key = source.key
         if (task := self._copy(key)) is None:
             with self._slots.one(namespace):
-                if (task := self._copy(key)) is None:  # it may have been compiled meanwhile
+                if (task := self._copy(key)) is None:  # another request may have compiled it meanwhile
                     self._compile(key, source)
                     task = self._copy(key)
         if task is None:
-            raise UsageError(f"{source.name}: the process of its grammar is gone; try again")
+            raise UsageError(f"{source.name}: the process that holds its grammar has ended; try again")
         return task
 
     def _copy(self, key: bytes) -> Task | None:
-        """A task from the grammar that is kept, if it is."""
+        """A task from the kept grammar, None if it is not kept."""
         with self._lock:
             reason, until = self._refused.get(key, ("", 0.0))
             if time.monotonic() < until:
@@ -122,7 +122,7 @@ class Matchers:
         task, place, is_compiled = None, source.name, False
         try:
             task = self._host.start(prototype, source)
-            while True:  # which part it compiles now, then the result
+            while True:  # which part is being compiled, then the result
                 kind, value = task.receive(COMPILE_WALL_S)
                 if kind == "part":
                     place = value
@@ -132,7 +132,7 @@ class Matchers:
                     is_compiled = True
                     break
         except TaskNotStarted:
-            raise OverloadedError("no process for grammars can be started; try again later") from None
+            raise OverloadedError("cannot start a process for grammars; try again later") from None
         except TaskKilled:
             reason = (
                 f"{place}: takes more than {COMPILE_S} s or {COMPILE_BYTES >> 20} "
@@ -148,7 +148,7 @@ class Matchers:
             if task is not None and not is_compiled:
                 task.close()
         with self._lock:
-            # two requests compiled it; it may still have copies to make
+            # two requests compiled it; the other may still have to make copies
             if (other := self._kept.pop(key, None)) is not None:
                 other[0].release()
             self._kept[key] = task, value
@@ -167,7 +167,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
 
 
 def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source: GrammarSource) -> None:
-    """Compile; then give a copy of this process to each answer that asks."""
+    """Compile, then give a copy of this process to each answer that asks for one."""
     before = memory_used()
     try:
         with processor_limit(COMPILE_S):
@@ -183,11 +183,11 @@ def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source:
         conversation.send(("error", str(error)))
         return
     conversation.send(("done", memory_used() - before))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies end unattended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for copies
     with suppress(EOFError):
         while conversation.receive() == "fork":
             _copy(conversation, matcher)
-    with suppress(ChildProcessError):  # and are children of this process as long as they run
+    with suppress(ChildProcessError):  # they are children of this process while they run
         os.wait()
 
 
@@ -198,7 +198,7 @@ def _copy(conversation: Channel, matcher: llguidance.LLMatcher) -> None:
 
 
 def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatcher) -> None:
-    """Tokens in, for each of them (and at first) the state after it out."""
+    """Receive tokens; send the state at the start and after each."""
     parent.socket.close()
     with suppress(EOFError, ConnectionError):
         conversation.send(_state(matcher))

@@ -16,9 +16,9 @@ from a3b.json_schema.types import follow, kinds_of_names
 from a3b.json_schema.validity import ANNOTATIONS, DEFINITIONS
 
 MAX_DEPTH = 64  # of schemas joined in schemas
-# lengths: a compiler's time grows with the least, no answer has more characters than the most
+# lengths: compile time grows with the minimum, and no answer is longer than the maximum
 MAX_LEAST, MAX_MOST = 1000, 1_000_000
-MAX_BESIDE = 320  # a length beside patterns joined or denied, for the same reason
+MAX_BESIDE = 320  # a length combined with joined or negated patterns, for the same reason
 _RESTRICTING = frozenset("pattern minLength maxLength format not".split())
 _JOINING = frozenset("$ref allOf anyOf oneOf".split())
 _UNKNOWN = frozenset("if then else $dynamicRef $recursiveRef".split())
@@ -47,7 +47,7 @@ class StringTerminals:
         self._open: set[int] = set()
         self.lines: list[str] = []
         self._lengths: dict[str, int] = {}  # the longest of each keyword
-        self._num_joined = 0  # patterns, and what they must not hold
+        self._num_joined = 0  # patterns, and negations of them
         self._most_beside = MAX_BESIDE
 
     def of(self, schema: Any) -> str | None:
@@ -61,7 +61,7 @@ class StringTerminals:
                 )
                 self._most_beside, self._lengths, self._num_joined = 0, {}, 0
                 self._known.clear()
-                return self.of(schema)  # once more, without lengths
+                return self.of(schema)  # again, without lengths
         return found
 
     def _of(self, schema: Any, depth: int) -> str | None:

@@ -1,5 +1,7 @@
-"""Texts against terminals of llguidance's Lark, byte by byte. Knows no vocabulary of a model. Enter at
-`byte_vocabulary` and `Finder`."""
+"""Searches short texts for patterns of a schema, byte by byte, with llguidance. Knows no model's vocabulary.
+
+Enter at `Finder` and `byte_vocabulary`.
+"""
 
 from __future__ import annotations
 

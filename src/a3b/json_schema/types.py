@@ -1,7 +1,7 @@
-"""What a JSON schema says about types: of one value, and of each parameter of a tool.
+"""What a JSON schema says about the types of one value, and of each parameter of a tool.
 
 Owns the reading of `$ref`, `anyOf`, `oneOf`, `allOf`, `properties`, `patternProperties` and `additionalProperties`, for
-the parser of calls and for the grammars alike: both ask `Parameters`. Knows neither syntax nor values. Enter at
+the parser of outputs and for the grammars: both ask `Parameters`. Knows neither syntax nor values. Enter at
 `kinds_of_schema` and `Parameters`."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Kinds = frozenset[str]
 
 STRING: Kinds = frozenset({"string"})
 NOTHING: Kinds = frozenset({"nothing"})  # of a schema that contradicts itself
-MAX_JOINED = 16  # schemas that stand for one another: a "$ref" may point at itself
+MAX_JOINED = 16  # references and branches followed in a row: a "$ref" may point at itself
 _TYPE_NAMES = {
     **dict.fromkeys(("string", "str", "text", "enum"), "string"),
     **dict.fromkeys(
@@ -67,7 +67,7 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     if not isinstance(schema, Mapping) or depth > MAX_JOINED:
         return frozenset()
     if id(schema) not in known:
-        known[id(schema)] = frozenset()  # while it is being read: what refers to itself adds nothing
+        known[id(schema)] = frozenset()  # while it is being read: a schema that refers to itself adds nothing
         known[id(schema)] = _kinds(schema, root, depth, known)
     return known[id(schema)]
 

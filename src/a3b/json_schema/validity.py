@@ -1,7 +1,7 @@
-"""Whether a JSON schema is one: each keyword has a value of its kind, references lead somewhere, patterns are regular
+"""Checks that a JSON schema is valid: keywords have values of the right type, references resolve, patterns are regular
 expressions.
 
-What is not a keyword passes, and so does what is valid but cannot be enforced (`constrain/enforceable.py`). Enter at
+Unknown keywords pass, and so does what is valid but cannot be enforced (`constrain/enforceable.py`). Enter at
 `check_schema`."""
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_schema(schema: Any, where: str, parameter: str | None = None) -> None:
-    """Raises UsageError, by its path, for what makes `schema` no JSON schema; also for one that is too large or nested
-    too deeply.
+    """Raise UsageError, with the path, for an invalid schema, and for one that is too large or nested too deeply.
 
     where: its name in errors. parameter: that of its properties, before their own names."""
     _check_size(schema, where)

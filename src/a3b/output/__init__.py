@@ -1,1 +1,1 @@
-"""What the model writes, parsed while it is being written: thinking, text and tool calls."""
+"""Parses what the model writes, while it is being written, into thinking, text and tool calls."""

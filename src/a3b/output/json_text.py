@@ -1,5 +1,7 @@
-"""JSON as models write it. Knows no schema. Enter at `loads`, or at `read` where Python's spelling of values is
-understood too."""
+"""JSON as models write it. Knows no schema.
+
+Enter at `loads`, or at `read`, which also understands Python's spelling of values.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 from a3b.json_schema.types import Kinds
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# strings, closed or not, so that nothing in them is taken for more; words; a comma before a bracket
+# strings, closed or not, matched whole to leave their content alone; words; a comma before a bracket
 _PYTHON = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z))|\b(?:True|False|None)\b|,(?=\s*[}\]])""",
     re.DOTALL,
@@ -25,8 +27,8 @@ def loads(text: str, bounded: bool = False) -> Any:
     """`json.loads` for text from a model: NaN, infinities and nesting that is too deep raise ValueError; a string may
     hold a line break.
 
-    Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number beyond all floats becomes the last of
-    them."""
+    Lone surrogates, which no UTF-8 can carry, become U+FFFD. bounded: a number too large for a float becomes
+    the largest float."""
     try:
         written = dumps(json.loads(text, strict=False, parse_float=_bounded if bounded else None))
     except RecursionError:
@@ -49,7 +51,7 @@ def _bounded(text: str) -> float:
 
 
 def dumps(value: Any) -> str:
-    """JSON as templates write it: not escaped beyond need, ", " and ": " between items."""
+    """JSON as templates write it: Unicode unescaped, ", " and ": " as separators."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
@@ -69,13 +71,13 @@ def _escape(found: re.Match[str]) -> str:
     return {r"\'": "'"}.get(token) or (rf"\u00{token[2:]}" if token[1] == "x" and len(token) == 4 else token)
 
 
-MAX_JSON_DEPTH = 500  # brackets in brackets; below what json.loads can follow
+MAX_JSON_DEPTH = 500  # of nested brackets; less than json.loads can follow
 
 
 class JsonText:
-    """Whether text that grows is the beginning of a JSON object or array, or a whole one; looks at each character once.
+    """Tells whether growing text is the beginning of a JSON object or array, or a whole one. Reads each character once.
 
-    What stands between strings is only checked roughly, until the brackets are closed: `is_valid` then decides.
+    Until the brackets are closed, what stands between strings is only checked roughly; `is_valid` then decides.
     """
 
     _BETWEEN_STOP = re.compile(r"[^ \t\r\n:,.+\-0-9A-Za-z]")
@@ -86,11 +88,11 @@ class JsonText:
         self._openers = "{" * ("object" in kinds) + "[" * ("array" in kinds)
         self._closers: list[str] = []
         self._begun = self._escaped = False
-        self.is_dead = not self._openers  # it cannot become what it is to be
+        self.is_dead = not self._openers  # nothing that follows can make it valid
         self.in_string = self.is_whole = self.was_valid = False
 
     def push(self, text: str) -> None:
-        """Go on with the text."""
+        """Append text."""
         if self.is_dead:
             return
         if not self._begun:
@@ -141,7 +143,7 @@ class JsonText:
         return pos + 1
 
     def is_valid(self, text: str) -> bool:
-        """Whether the text whose brackets are closed is JSON; to be asked once, because only white space can follow."""
+        """Whether the text, whose brackets are closed, is JSON. Ask once: only white space can follow."""
         try:
             loads(text.strip(), bounded=True)
         except ValueError:
@@ -151,10 +153,10 @@ class JsonText:
 
 
 class JsonSpan:
-    """Finds the end of a JSON object or array in text that grows; looks at each character once.
+    """Finds the end of a JSON object or array in growing text. Reads each character once.
 
     `marks` are characters that stand for control tokens: inside a string they are ordinary, outside they
-    end the search. A string may stand in single quotes.
+    end the search. Strings may be in single quotes.
     """
 
     def __init__(self, marks: str):
@@ -164,7 +166,7 @@ class JsonSpan:
         self._quote = ""  # of the string that is open
 
     def find_end(self, text: str, start: int, end_mark: str) -> tuple[int, str] | None:
-        """(offset after the span, text that would complete it), or None while more text is needed.
+        """Return (offset after the span, text that would complete it), or None while more text is needed.
 
         `text[start]` is the opening bracket. The second part is "" for a complete span; otherwise a mark was
         hit outside a string, or `end_mark` anywhere, and it holds the quote and brackets that are missing.

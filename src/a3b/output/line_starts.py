@@ -1,4 +1,4 @@
-"""Where lines of a growing text begin, outside of blocks of code.
+"""Where the lines of a growing text begin, outside blocks of code.
 
 Knows no dialect: which characters may begin a call, and which lines enclose an example of one, are arguments. Enter at
 `LineStarts.find`.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MAX_INDENT = 3  # blanks before what still counts as the beginning of a line; four make it code
+MAX_INDENT = 3  # spaces before the text of a line; four make it code
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)\Z", re.DOTALL)
-_KEPT = 200  # characters of a line that may open or close a block of code
+_KEPT = 200  # characters kept of a line that may open or close a block of code
 
 
 class LineStarts:
@@ -21,13 +21,13 @@ class LineStarts:
         """fences: lines that open a block of code beside those of Markdown, and the line that closes each."""
         self._starts, self._fences = starts, fences or {}
         self._heads = "`~" + starts + "".join(fence[0] for fence in self._fences)
-        self._line = ""  # from its beginning, as long as it may matter
-        self._is_open = True  # whether it may still matter
+        self._line = ""  # the current line, while it may still matter
+        self._is_open = True  # whether the line may still matter
         self._fence = ""  # what opened the block of code
 
     @property
     def begins(self) -> bool:
-        """Whether the next character begins a line outside of blocks of code."""
+        """Whether the next character begins a line outside blocks of code."""
         return self._is_open and not self._fence and self._line.strip(" ") == "" and len(self._line) <= MAX_INDENT
 
     def find(self, text: str, end: int, at: int = 0) -> int:
@@ -46,7 +46,7 @@ class LineStarts:
         return end
 
     def skip(self, text: str) -> None:
-        """Take text, wherever its lines begin."""
+        """Take text without looking for line starts."""
         at = self.find(text, len(text))
         while at < len(text):
             self._add(text[at])

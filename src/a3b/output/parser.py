@@ -1,7 +1,7 @@
 """Model output to events, while it is being written: thinking, text and tool calls.
 
-Owns what an answer is made of: blocks of thinking and text, and where calls stand among them. How a call is written is
-known to the dialects (`output/dialects`), which read it. Knows no token ids, no sampling and no transport. Enter at
+Owns the structure of an answer: blocks of thinking and text, and the places of calls among them. The dialects
+(`output/dialects`) know how a call is written, and read it. Knows no token ids, no sampling and no transport. Enter at
 `OutputParser`.
 
 Rules, where the format leaves a choice:
@@ -12,7 +12,7 @@ Rules, where the format leaves a choice:
 * Thinking and text come trimmed, as chat templates trim them: white space is held back until more follows. Around a
   call (or a second block of thinking) the white space before it is kept; the white space after it only if there was
   none before.
-* The output ends inside a call: what is there becomes the call, marked incomplete; without a name it is text.
+* If the output ends inside a call, what is there becomes the call, marked incomplete; without a name it is text.
 * A call without its opener counts at the beginning of a line, if the dialect knows such calls; not within a block of
   code, and inside thinking only if the output ends right after it.
 """
@@ -112,7 +112,7 @@ class OutputParser:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no tag and no call is open: all came out, but for white space."""
+        """Whether no tag and no call is open: everything but white space has been emitted."""
         return self._step == self._block and not self._buffer.text
 
     @property
@@ -121,7 +121,7 @@ class OutputParser:
         return self._prose.num_held
 
     def push(self, piece: Control | str) -> list[Event]:
-        """Take the next control token or piece of text (whole characters), give the events it completes."""
+        """Take the next control token or piece of text (whole characters); return the events it completes."""
         if self._finished:
             raise RuntimeError("OutputParser.push after finish: make a new parser for each answer")
         if isinstance(piece, Control):
@@ -129,7 +129,7 @@ class OutputParser:
         return self._run(_SURROGATE.sub("\ufffd", piece))
 
     def finish(self) -> list[Event]:
-        """End of output: close what is open. A second call gives nothing."""
+        """End the output: close what is open. A second call returns nothing."""
         if self._finished:
             return []
         self._finished = True

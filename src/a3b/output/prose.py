@@ -9,22 +9,22 @@ from a3b.output.line_starts import LineStarts
 
 
 class Prose:
-    """Blocks of thinking and text, one after the other. White space is held back until more follows.
+    """Alternating blocks of thinking and text. White space is held back until more follows.
 
-    thinking: what the present block is. blank: it has no text yet. lines: where its lines begin."""
+    thinking: whether the current block is thinking. blank: whether it has no text yet. lines: where its lines begin."""
 
     def __init__(self, thinking: bool, starts: str = "", fences: Mapping[str, str] | None = None):
         """starts, fences: as `LineStarts` takes them."""
         self.thinking, self.blank = thinking, True
         self._starts, self._fences = starts, fences
         self.lines = LineStarts(starts, fences)
-        self._gap = False  # white space was held back when the block began
-        self._held = {True: "", False: ""}  # white space by channel (thinking or not), out only if more follows
+        self._gap = False  # whether white space was held back when the block began
+        self._held = {True: "", False: ""}  # white space by channel (thinking or not), emitted only if more follows
         self._begun = {True: False, False: False}
 
     @property
     def num_held(self) -> int:
-        """Characters of white space held back at the end of the present channel."""
+        """Characters of white space held back at the end of the current channel."""
         return len(self._held[self.thinking])
 
     def enter(self, thinking: bool) -> None:
@@ -33,7 +33,7 @@ class Prose:
         self._gap = bool(self._held[thinking])
 
     def write(self, text: str) -> list[ThinkingDelta | TextDelta]:
-        """Go on with the block; the events that this completes."""
+        """Append to the block; return the events that this completes."""
         channel = self.thinking
         text = text.lstrip() if self.blank and self._gap else text
         text = self._held[channel] + text

@@ -1,6 +1,6 @@
-"""Stop strings: where the caller wants the answer's text to end.
+"""Stop strings, at which the caller wants the answer's text to end.
 
-Owns the search in text that comes in pieces, and its effect on events. Enter at `StopStrings`.
+Owns the search in text that arrives in pieces, and its effect on events. Enter at `StopStrings`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from a3b.interface.events import Event, TextDelta, merge_events
 
 
 class StopStrings:
-    """Ends the answer's text at the first stop string to be completed; the stop string is not part of it.
+    """Ends the answer's text at the first stop string that is completed; the stop string is not part of the text.
 
-    Of several completed by the same character the longest counts. Thinking and tool calls are not searched,
-    and no stop string reaches across a tool call. Only text that may be the beginning of a stop string is
-    held back. `found` is the stop string that ended the text, or None.
+    If one character completes several, the longest counts. Thinking and tool calls are not searched,
+    and no stop string reaches across a tool call. Only text that may begin a stop string is held
+    back. `found` is the stop string that ended the text, or None.
     """
 
     def __init__(self, stops: Iterable[str]):
@@ -24,7 +24,7 @@ class StopStrings:
         self.found: str | None = None
 
     def push(self, text: str) -> str:
-        """The text that is now certain to be before any stop string; "" after one was found."""
+        """Return the text that certainly precedes any stop string; "" once one has been found."""
         if self.found is not None:
             return ""
         text = self._held + text
@@ -40,12 +40,12 @@ class StopStrings:
         return text[:keep]
 
     def finish(self) -> str:
-        """What was held back, when no more text follows."""
+        """Return what was held back; no more text follows."""
         held, self._held = self._held, ""
         return held
 
     def apply(self, events: Iterable[Event], last: bool = False) -> list[Event]:
-        """Events up to the stop string; the rest is dropped. `last`: no more events follow these."""
+        """Return the events up to the stop string; the rest is dropped. last: no more events follow these."""
         kept: list[Event] = []
         for event in events:
             if self.found is not None:

@@ -1,8 +1,8 @@
 """Arguments of tool calls: from the text the model wrote to JSON values of the types a tool declares.
 
-Owns the conversion of one value, and the JSON object written piece by piece while a call is still being generated. Does
-not know how a dialect writes a call. What the tools' schemas say is in `json_schema/types.py`. Enter at `ToolSchemas`
-and `ArgumentsWriter`.
+Owns the conversion of one value, and the JSON object that is written piece by piece while a call is generated. Does not
+know how a dialect writes a call. What the tools' schemas say is in `json_schema/types.py`. Enter at `ToolSchemas` and
+`ArgumentsWriter`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 class ToolSchemas:
-    """Which parameters each tool has, and which types they take.
+    """The parameters of each tool, and their types.
 
     Takes tools in OpenAI form, with or without the outer "function", or with "input_schema" (Anthropic).
     Entries with no name are skipped: they cannot be called, and the parser does not validate them.
@@ -45,7 +45,7 @@ class ToolSchemas:
         return tool in self._tools
 
     def offers_loose(self, tool: str) -> bool:
-        """Whether there is a tool of that name that takes arguments which nothing has held to its schema."""
+        """Whether there is a tool of that name that is not strict: nothing has held its arguments to its schema."""
         return tool in self._tools and tool not in self._strict
 
     def __bool__(self) -> bool:
@@ -61,12 +61,12 @@ class ToolSchemas:
 
 
 def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
-    """The value that `text` stands for: a JSON value of one of `kinds`, else `text` itself.
+    """The value that `text` stands for: a JSON value of one of `kinds`, otherwise `text` itself.
 
     Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON, if its type
     is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers like 007 and
     +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong type stays
-    the text it was."""
+    text."""
     if not kinds or kinds == STRING:
         return text
     word, is_text = text.strip(), "string" in kinds
@@ -106,9 +106,9 @@ def _value(word: str, kinds: Kinds) -> Any:
 
 
 class ArgumentsWriter:
-    """Writes the JSON object of one call's arguments as they come; returned fragments joined are the object.
+    """Writes the JSON object of one call's arguments as they come; the returned fragments, joined, are the object.
 
-    Strings are written piece by piece, all else when the value is complete. A key written twice: the last
+    Strings are written piece by piece, all else when the value is complete. If a key comes twice, the last
     value counts, as in most JSON readers. `arguments` is the object so far,
     `key` the key last opened.
     """
@@ -118,7 +118,7 @@ class ArgumentsWriter:
         self.key = ""
         self._kinds: Kinds = STRING
         self._pieces: list[str] = []
-        self._is_text = False  # the opening quote is out
+        self._is_text = False  # the opening quote has been written
         self._num_written = 0
         self._json = JsonText(STRING)
         self.arguments: dict[str, Any] = {}
@@ -146,11 +146,11 @@ class ArgumentsWriter:
 
     @property
     def num_pieces(self) -> int:
-        """How often `write` was called for this value."""
+        """The number of calls of `write` for this value."""
         return len(self._pieces)
 
     def cut(self, num_pieces: int) -> None:
-        """Take back all but the first pieces of a value that is no string; nothing of it is out yet."""
+        """Take back all but the first pieces of a value that is no string; none of it has been written yet."""
         del self._pieces[num_pieces:]
 
     def open(self, key: str) -> str:
@@ -164,7 +164,7 @@ class ArgumentsWriter:
         return f"{start}{dumps(key)}: " + ('"' if self._is_text else "")
 
     def write(self, piece: str) -> str:
-        """Go on with the value; the result is empty as long as its type depends on what follows."""
+        """Append to the value; the result is empty while its type depends on what follows."""
         self._pieces.append(piece)
         self._json.push(piece)
         if not self._is_text and self._kinds == TEXT_OR_NULL:

@@ -2,20 +2,21 @@
 
 Where a parameter's value ends, so that values may contain the tags themselves:
 
-* at `</parameter>` of a number, a boolean or null, always; also behind a whole JSON object or array, if the tool takes
+* at `</parameter>` of a number, a boolean or null, always; also after a whole JSON object or array, if the tool takes
   one;
-* inside a string of what is the beginning of one, at none of the tags below, unless it turns out that it never becomes
-  whole;
+* inside a string of an unfinished object or array, at none of the tags below, unless it turns out never to be
+  completed;
 * at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (of a name that
   cannot come here only if that one is closed and followed by a tag), a `</function>` that closes the call, the end of
   the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
 * at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after
-  it must then be one that can begin there. `</KEY>` closes the parameter KEY so too, if the value has no `<KEY`.
-* In a call without `<tool_call>`, `</function>` closes the call whatever follows.
-* While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another
-  call follows: a file about tool calls passes through whole.
+  it must then be one that can begin there. `</KEY>` closes the parameter KEY likewise, if the value has no `<KEY`;
+* in a call without `<tool_call>`, at any `</function>`.
+
+While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another call follows:
+a file about tool calls passes through whole.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ _CLOSES = {
 
 
 def read_name(buffer: str, at: int, blanks: bool = False) -> tuple[str, int]:
-    """A name in quotes or not and its ">": (name, offset after it), ("", at) if there is none. blanks: the name may
-    hold some inside."""
+    """Read a name, with or without quotes, and its ">": (name, offset after it), or ("", at) for none. blanks: the name
+    may contain spaces."""
     if match := (_KEY if blanks else _NAME).match(buffer, at):
         return match.group(1), match.end()
     if (match := (_KEY_SO_FAR if blanks else _NAME_SO_FAR).match(buffer, at)) and match.end() == len(buffer):
