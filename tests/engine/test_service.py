@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,6 +344,21 @@ def test_a_prompt_of_the_whole_context_is_refused_and_one_token_less_gets_one_to
         assert (finished.reason, finished.usage.completion_tokens) == ("length", 1)
 
 
+def test_an_answer_ends_with_the_context_however_many_tokens_it_asks_for(engine):
+    with Server(engine) as server:
+        server.service.context = 24
+        asked = Request(prompt=[5] * 20, sampling={"temperature": 0.0, "max_tokens": 100})
+        finished = asyncio.run(server.events(asked))[-1]
+        assert (finished.reason, finished.usage.completion_tokens) == ("length", 4)
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens"])
+def test_tokens_of_every_answer_are_counted(engine, name):
+    with Server(engine) as server:
+        told = [getattr(server.ask([user("hello")])[1].usage, name) for _ in range(2)]
+        assert server.service.metrics()[f"{name}_total"] == sum(told) > 0
+
+
 def test_thinking_that_was_restored_and_dropped_is_counted(engine):
     with Server(engine) as server:
         message, first = server.ask([user("hello")])
@@ -375,22 +392,78 @@ def test_a_prompt_without_thinking_reaches_the_disk_whole(engine, tmp_path):
         assert store.flush() and max(row.num_tokens for row in store._index.rows()[0]) == 40
 
 
-def test_one_key_does_not_wait_for_the_answer_of_another_to_the_same_messages(engine, monkeypatch):
+ASK, PART = [user("What are you?")], {"role": "assistant", "content": "I"}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "messages"),
+    [
+        ("b", [*ASK, PART, user("Go on.")]),
+        ("a", [user("Who are you?"), PART, user("Go on.")]),
+        ("a", [*ASK, user("Go on.")]),
+        ("a", ASK),
+    ],
+    ids=["another key", "another question", "no turn of the model", "the same again"],
+)
+def test_only_who_goes_on_from_an_answer_waits_for_its_end(engine, monkeypatch, namespace, messages):
     monkeypatch.setattr(service_module, "LEAVING_S", 60)
 
     async def both(server: Server):
-        ask = [user("What are you?")]
-        stream = server.service.stream(Request(messages=ask, namespace="a", sampling=GREEDY))
+        stream = server.service.stream(Request(messages=ASK, namespace="a", sampling=GREEDY))
         async for _ in stream:  # an answer that is on its way until its stream is closed
             break
-        history = [*ask, {"role": "assistant", "content": "I"}, user("Go on.")]
         try:
-            return await asyncio.wait_for(server.answer(history, namespace="b"), 20)
+            return await asyncio.wait_for(server.answer(messages, namespace=namespace), 20)
         finally:
             await stream.aclose()
 
     with Server(engine) as server:
         assert asyncio.run(both(server))[1].reason == "stop"
+
+
+def test_who_goes_on_from_an_answer_waits_until_its_client_has_left(engine, monkeypatch):
+    monkeypatch.setattr(service_module, "LEAVING_S", 60)
+
+    async def both(server: Server):
+        stream = server.service.stream(Request(messages=ASK, namespace="a", sampling=GREEDY))
+        async for event in stream:
+            if isinstance(event, ThinkingDelta):
+                break
+        next_turn = Request(messages=[*ASK, PART, user("Go on.")], namespace="a")
+        going_on = asyncio.ensure_future(server.service.render(next_turn))
+        await asyncio.wait_for(server.service.render(replace(next_turn, namespace="b")), 20)
+        was_done = going_on.done()
+        await stream.aclose()
+        await asyncio.wait_for(going_on, 20)
+        return was_done
+
+    with Server(engine) as server:
+        assert asyncio.run(both(server)) is False
+
+
+def test_a_turn_that_is_still_being_saved_is_waited_for_by_its_own_key_only(engine, monkeypatch):
+    may_save, ask = threading.Event(), Request(messages=ASK, namespace="a", sampling=GREEDY)
+
+    async def both(server: Server):
+        save = server.service.turns.remember
+        monkeypatch.setattr(server.service.turns, "remember", lambda *args: may_save.wait(60) and save(*args))
+        stream = server.service.stream(ask)
+        async for event in stream:
+            if isinstance(event, ThinkingDelta):
+                break
+        await stream.aclose()
+        own = asyncio.ensure_future(server.service.render(ask))
+        await asyncio.wait_for(server.service.render(replace(ask, namespace="b")), 20)
+        was_done = own.done()
+        may_save.set()
+        await asyncio.wait_for(own, 20)
+        return was_done
+
+    with Server(engine) as server:
+        try:
+            assert asyncio.run(both(server)) is False
+        finally:
+            may_save.set()
 
 
 def test_volatile_lines_of_clients_do_not_break_the_prefix(engine):
