@@ -68,7 +68,7 @@ def stdin_text() -> str:
     return data if isinstance(data, str) else data.decode("utf-8")
 
 
-def json_object(text: str) -> dict:
+def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

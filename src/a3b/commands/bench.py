@@ -7,4 +7,5 @@ from argparse import Namespace
 
 
 def run(args: Namespace) -> int | None:
-    return importlib.import_module(f"a3b.commands.benchmarks.{args.kind}").run(args)
+    status: int | None = importlib.import_module(f"a3b.commands.benchmarks.{args.kind}").run(args)
+    return status

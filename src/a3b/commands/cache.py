@@ -142,10 +142,9 @@ def sessions(rows: list[Row]) -> list[dict[str, Any]]:
     out = []
     for leaf in rows:
         if leaf.id not in parents:
-            chain, row = [], leaf
-            while row is not None:
+            chain = [leaf]
+            while (row := by_id.get(chain[-1].parent)) is not None:
                 chain.append(row)
-                row = by_id.get(row.parent)
             out.append(
                 {
                     "id": leaf.id.hex(),
@@ -183,7 +182,9 @@ def verify(args: Namespace, index: Index) -> int:
 
 
 def prune(args: Namespace, index: Index) -> int:
-    before, gone, thinned = index.num_bytes(), set(), set()
+    before = index.num_bytes()
+    gone: set[bytes] = set()
+    thinned: set[bytes] = set()
     if args.older_than is not None:
         gone |= index.expire(int(time.time()) - args.older_than)
     if args.max_bytes is not None:

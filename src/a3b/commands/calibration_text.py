@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from a3b.errors import UsageError
 from a3b.files import read_given
@@ -45,7 +46,9 @@ def read_text(path: Path, tokenizer: Tokenizer, template: ChatTemplate) -> Itera
     return (conversation(v["messages"], v.get("tools"), tokenizer, template) for v in values)
 
 
-def conversation(messages: list[dict], tools: list[dict] | None, tokenizer: Tokenizer, template: ChatTemplate) -> Piece:
+def conversation(
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, tokenizer: Tokenizer, template: ChatTemplate
+) -> Piece:
     """A whole conversation, thinking kept; what stands between the head of an assistant turn and its end is judged."""
     prompt = template.render(messages, tools=tools, add_generation_prompt=False, preserve_thinking=True)
     ids, judged = [], []

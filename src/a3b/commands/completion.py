@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     for action in actions(args.parser):
         kind = PATHS.get(action.metavar) if isinstance(action.metavar, str) else None
         if kind and not action.choices:
-            action.complete = kinds[kind]
+            setattr(action, "complete", kinds[kind])  # noqa: B010, where shtab looks; argparse declares no such field
     sys.stdout.write(shtab.complete(args.parser, shell=args.shell, root_prefix="a3b") + "\n")
 
 

@@ -88,7 +88,8 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
 
 def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
     """The same facts as `weights` gives, of the files of one GGUF model."""
-    tensors, dtypes = [info for file in files for info in file.tensors.values()], {}
+    tensors = [info for file in files for info in file.tensors.values()]
+    dtypes: dict[str, int] = {}
     for info in tensors:
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.num_bytes
     num_bytes = sum(file.num_bytes for file in files)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from a3b.commands.progress import Progress
 from a3b.engine.engine import load_config, resolve
@@ -57,7 +59,7 @@ def run(args: Namespace) -> None:
         part.unlink(missing_ok=True)
 
 
-def checked_ids(value, V: int) -> np.ndarray:
+def checked_ids(value: Any, V: int) -> npt.NDArray[np.int64]:
     """A JSON value as int64 [T]; UsageError unless it is a non-empty list of ids below V."""
     if not isinstance(value, list) or not value:
         raise UsageError("--ids: expected a non-empty JSON list of token ids")

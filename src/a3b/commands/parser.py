@@ -9,10 +9,13 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from a3b.errors import did_you_mean
 from a3b.printable import printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, by what they are called here
     "list": "cache",
@@ -72,12 +75,12 @@ class Parser(argparse.ArgumentParser):
             + "\n",
         )
 
-    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Unlike argparse's, does not hide a failure to write."""
         if message:
             (file or sys.stderr).write(printable(message, lines=True))
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Unlike argparse's, refuses what is unknown: here, where the options of the command in question are known."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:

@@ -104,24 +104,24 @@ def measure(
 ) -> tuple[Speed | None, str]:
     """Rates given, in GB/s and GOPS, and with the kernels those that are not; if none is given, also the shares of them
     that `sample` reaches. The note says why there is no speed, or why its shares are a guess."""
-    rates = [rate and rate * 1e9 for rate in (bandwidth, operations)]
-    if all(rates):
-        return Speed(*rates), ""
+    read, int8 = (rate and rate * 1e9 for rate in (bandwidth, operations))
+    if read and int8:
+        return Speed(read, int8), ""
     with Progress("measuring", 5, "parts") as progress:
         try:
             kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
             buffer = probe.huge_buffer(min(probe.BUFFER_BYTES, max(machine.memory_bytes // 4, 1 << 20)))
-            rates[0] = rates[0] or probe.read_bandwidth(kernels, PROBE_S, buffer).median
+            read = read or probe.read_bandwidth(kernels, PROBE_S, buffer).median
             progress(1)
-            rates[1] = rates[1] or probe.int8_operations(kernels, PROBE_S).median
+            int8 = int8 or probe.int8_operations(kernels, PROBE_S).median
         except UsageError as error:
-            if not rates[0]:
+            if not read:
                 return (
                     None,
                     f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S",
                 )
-            return Speed(*rates), ""
-        speed = Speed(*rates)
+            return Speed(read), ""
+        speed = Speed(read, int8)
         if bandwidth or operations:
             return speed, ""
         progress(2)
@@ -154,7 +154,7 @@ def shares(
     if memory < needed:
         raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are available")
     tokens = bench.WARM_UP_PROMPT + sample.runs * (sample.prompt + sample.tokens + bench.WARM_UP)
-    seconds = tokens * operations(source.config) / (speed.int8_operations * speed.operations_share)
+    seconds = tokens * operations(source.config) / (int8_rate(speed) * speed.operations_share)
     if seconds > LONGEST_SAMPLE_S:
         raise UsageError(f"it would take {seconds:.0f} s")
     place, needed = tempfile.gettempdir(), plan.num_bytes + SPARE_BYTES
@@ -293,6 +293,12 @@ def why(facts: dict[str, Any]) -> list[str]:
     return out
 
 
+def int8_rate(speed: Speed) -> float:
+    if speed.int8_operations is None:
+        raise TypeError("this speed says nothing of arithmetic")
+    return speed.int8_operations
+
+
 def decode_seconds(config: ModelConfig, found: Sizes, depth: int, speed: Speed) -> float:
     """One token after `depth` others: weights and keys and values are read, the state is read and written."""
     num_bytes = found.token_bytes + depth * kv_bytes_per_token(config) + 2 * state_bytes(config)
@@ -312,6 +318,6 @@ def prefill_bound(config: ModelConfig, found: Sizes, num_tokens: int, speed: Spe
 
 def _prefill_parts(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> dict[str, float]:
     return {
-        "arithmetic": num_tokens * operations(config) / (speed.int8_operations * speed.operations_share),
+        "arithmetic": num_tokens * operations(config) / (int8_rate(speed) * speed.operations_share),
         "reading": found.total_bytes / (speed.read_bytes * speed.read_share),
     }

@@ -37,7 +37,7 @@ class Progress:
         )
         sys.stderr.flush()
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -159,7 +159,7 @@ class Meter:
     def __enter__(self) -> Meter:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.line.close()
 
     def __call__(self, event: DownloadEvent) -> None:

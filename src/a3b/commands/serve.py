@@ -160,7 +160,7 @@ def host_name(given: str) -> str:
     found = HOST.fullmatch(given.strip().lower())
     if not found:
         raise UsageError(f"--allow-host {given[:100]!r}: expected a name or an address, such as box.lan, or * for any")
-    return next(filter(None, found.groups()))
+    return str(next(filter(None, found.groups())))
 
 
 def origin(given: str) -> str:

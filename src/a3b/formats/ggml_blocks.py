@@ -67,10 +67,9 @@ def unpack(dtype: str, rows: np.ndarray) -> Parts:
     if dtype not in FORMAT_OF:
         raise TensorError(f"{dtype}: no quantised block format; expected one of {', '.join(FORMAT_OF)}")
     found = _UNPACK[dtype](rows.reshape(-1, BLOCKS[dtype].num_bytes))
-    parts = Parts(*(None if part is None else part.reshape(len(rows), -1) for part in found))
-    for halves in (parts.scale, parts.minimum, parts.super_scale, parts.super_minimum):
-        if halves is not None and halves.dtype == np.float16 and not np.isfinite(halves).all():
-            raise TensorError(f"{dtype}: a block has a scale that is not finite")
+    parts = found.reshape(len(rows))
+    if not all(np.isfinite(halves).all() for halves in parts.halves):
+        raise TensorError(f"{dtype}: a block has a scale that is not finite")
     return parts
 
 
@@ -84,19 +83,19 @@ def _nibbles(packed: np.ndarray) -> np.ndarray:
     return np.concatenate((packed & 15, packed >> 4), axis=-1)
 
 
-def _q4_0(blocks: np.ndarray):
-    return _nibbles(blocks[:, 2:]), _half(blocks, 0)
+def _q4_0(blocks: np.ndarray) -> Parts:
+    return Parts(_nibbles(blocks[:, 2:]), _half(blocks, 0))
 
 
-def _q4_1(blocks: np.ndarray):
-    return _nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2)
+def _q4_1(blocks: np.ndarray) -> Parts:
+    return Parts(_nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2))
 
 
-def _q8_0(blocks: np.ndarray):
-    return blocks[:, 2:] ^ 128, _half(blocks, 0)  # two's complement to offset binary
+def _q8_0(blocks: np.ndarray) -> Parts:
+    return Parts(blocks[:, 2:] ^ 128, _half(blocks, 0))  # two's complement to offset binary
 
 
-def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, ...]:
+def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, and their factors; minimums are subtracted
     there."""
     low, high, rest = (blocks[:, 4 + 4 * i : 8 + 4 * i] for i in range(3))
@@ -105,20 +104,21 @@ def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, ...]:
     return scale, minimum, _half(blocks, 0), -_half(blocks, 2)
 
 
-def _q4_k(blocks: np.ndarray):
-    return _nibbles(blocks[:, 16:].reshape(-1, 4, 32)), *_k_scales(blocks)
+def _q4_k(blocks: np.ndarray) -> Parts:
+    return Parts(_nibbles(blocks[:, 16:].reshape(-1, 4, 32)), *_k_scales(blocks))
 
 
-def _q5_k(blocks: np.ndarray):
+def _q5_k(blocks: np.ndarray) -> Parts:
     bits = (blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & 1  # [N, 8 groups, 32]
     q = _nibbles(blocks[:, 48:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    return q | bits << 4, *_k_scales(blocks)
+    return Parts(q | bits << 4, *_k_scales(blocks))
 
 
-def _q6_k(blocks: np.ndarray):
+def _q6_k(blocks: np.ndarray) -> Parts:
     low = _nibbles(blocks[:, :128].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
     high = (blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
-    return low | high << 4, np.ascontiguousarray(blocks[:, 192:208]).view(np.int8), None, _half(blocks, 208)
+    codes = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+    return Parts(low | high << 4, codes, None, _half(blocks, 208))
 
 
 _UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}

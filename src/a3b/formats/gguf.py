@@ -127,7 +127,9 @@ class GgufFile:
             raise TensorError(f"{where}: type {code} cannot be read; expected one of {', '.join(BLOCKS)}")
         return name, TYPES[code], shape, offset
 
-    def _placed(self, infos: list, base: int, alignment: int) -> dict[str, GgufTensor]:
+    def _placed(
+        self, infos: list[tuple[str, str, tuple[int, ...], int]], base: int, alignment: int
+    ) -> dict[str, GgufTensor]:
         tensors: dict[str, GgufTensor] = {}
         at = base
         for name, dtype, shape, offset in sorted(infos, key=lambda info: info[3]):

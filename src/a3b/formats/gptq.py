@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
 from a3b.errors import TensorError
+from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.quant import FLOATS, all_finite, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Format, Parts
@@ -61,6 +63,9 @@ class GptqMatrix:
         if not all_finite(values):
             raise TensorError(f"{self.name}: a scale is too large for float32")
         return values.reshape(q.shape)
+
+    def f32_expert(self, e: int) -> NoReturn:
+        raise TypeError(f"{self.name}: is one matrix, not experts")
 
     def parts(self, start: int, stop: int) -> Parts:
         q, scale, zero = self._stored(start, stop)
@@ -137,7 +142,7 @@ def complaints(
             )
 
 
-def load(checkpoint, weight_name: str, group: int, zero_offset: int) -> GptqMatrix:
+def load(checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int) -> GptqMatrix:
     """A module of a checkpoint whose tensors were checked. Raises TensorError for columns in another order than they
     stand."""
     qweight, qzeros, scales, g_idx = names_of_module(weight_name)

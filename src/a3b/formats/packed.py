@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class _Reader:
             raise FileFormatError(f"{self.path}: skipped is {str(skipped)[:80]}; expected counts")
         return Manifest(preset, self._object("source", 20), tiled, tensors, file_of, checksums, files, skipped)
 
-    def _object(self, key: str, most: int) -> dict:
+    def _object(self, key: str, most: int) -> dict[str, Any]:
         found = self.value.get(key)
         if not isinstance(found, dict) or len(found) > most:
             raise FileFormatError(f"{self.path}: {key}: expected an object of at most {most} entries")
@@ -157,12 +157,13 @@ class _Reader:
     def _file(self, name: str, entry: Any) -> tuple[int, str]:
         if not _plain(name):
             raise FileFormatError(f"{self.path}: file {name[:200]!r}; expected a name in this directory")
-        size, checksum = (entry.get("bytes"), entry.get("checksum")) if isinstance(entry, dict) else (None, None)
-        if type(size) is not int or size < 0 or not _is_checksum(checksum):
+        entry = entry if isinstance(entry, dict) else {}
+        size, checksum = entry.get("bytes"), entry.get("checksum")
+        if type(size) is not int or size < 0 or not isinstance(checksum, str) or not _is_checksum(checksum):
             raise FileFormatError(f"{self.path}: file {name!r}: expected bytes and a checksum")
         return size, checksum
 
-    def _tensor(self, name: str, entry: Any, files: Mapping) -> tuple[PackedTensor, str, str]:
+    def _tensor(self, name: str, entry: Any, files: Mapping[str, Any]) -> tuple[PackedTensor, str, str]:
         where = f"{self.path}: tensor {name[:200]!r}"
         if not isinstance(entry, dict) or not _is_checksum(entry.get("checksum")):
             raise FileFormatError(f"{where}: expected an object of format, shape, file and checksum")
@@ -172,8 +173,7 @@ class _Reader:
                 f"{where}: format {str(format)[:40]!r} is unknown; expected one of {', '.join((F32, *FORMATS))}"
             )
         least = 1 if format == F32 else 2
-        sizes = isinstance(shape, list) and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
-        if not sizes or not least <= len(shape) <= MAX_DIMS:
+        if not _are_sizes(shape) or not least <= len(shape) <= MAX_DIMS:
             raise TensorError(
                 f"{where}: shape {str(shape)[:80]}; expected {least} to {MAX_DIMS} positive whole numbers"
             )
@@ -228,7 +228,7 @@ def plan_shards(tensors: Iterable[PackedTensor], most: int = SHARD_BYTES) -> lis
     ]
 
 
-def new_checksum():
+def new_checksum() -> hashlib.blake2b:
     """A hash object; `hexdigest` is what manifests hold."""
     return hashlib.blake2b(digest_size=16)
 
@@ -295,10 +295,14 @@ def verify(directory: str | Path, done: Callable[[int], None] = lambda n: None) 
     return found
 
 
-def _text_checksum(value: dict) -> str:
+def _text_checksum(value: dict[str, Any]) -> str:
     total = new_checksum()
     total.update(json.dumps(value, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def _are_sizes(shape: Any) -> TypeGuard[list[int]]:
+    return isinstance(shape, list) and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
 
 
 def _is_checksum(value: Any) -> bool:

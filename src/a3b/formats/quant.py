@@ -6,6 +6,7 @@ Bits in and out are NumPy integers, because NumPy has neither BF16 nor FP8. Know
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 FP8_MAX = 448.0  # largest finite E4M3 value
 FLOATS = ("F32", "F16", "BF16")
@@ -19,21 +20,21 @@ def all_finite(values: np.ndarray) -> bool:
         )
 
 
-def bf16_to_f32(bits: np.ndarray) -> np.ndarray:
+def bf16_to_f32(bits: np.ndarray) -> npt.NDArray[np.float32]:
     """uint16 [...] -> float32 [...]. Exact."""
     wide = bits.astype(np.uint32)
     wide <<= 16  # in place: a second buffer would cost more than the shift
     return wide.view(np.float32)
 
 
-def f32_to_bf16(values: np.ndarray) -> np.ndarray:
+def f32_to_bf16(values: np.ndarray) -> npt.NDArray[np.uint16]:
     """float32 [...] -> uint16 bits, rounded to nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
-def _e4m3_table() -> np.ndarray:
+def _e4m3_table() -> npt.NDArray[np.float32]:
     """Value of each byte: sign, 4 exponent bits with bias 7, 3 fraction bits; no infinities, S.1111.111 is NaN."""
     code = np.arange(256)
     exponent, fraction = (code >> 3) & 15, code & 7
@@ -46,12 +47,13 @@ def _e4m3_table() -> np.ndarray:
 E4M3 = _e4m3_table()
 
 
-def e4m3_to_f32(bits: np.ndarray) -> np.ndarray:
+def e4m3_to_f32(bits: np.ndarray) -> npt.NDArray[np.float32]:
     """uint8 [...] -> float32 [...]. Exact."""
-    return E4M3[bits]
+    values: npt.NDArray[np.float32] = E4M3[bits]
+    return values
 
 
-def f32_to_e4m3(values: np.ndarray) -> np.ndarray:
+def f32_to_e4m3(values: np.ndarray) -> npt.NDArray[np.uint8]:
     """float32 [...] -> uint8 bits, nearest value, ties to even, saturating at ±448; NaN stays NaN."""
     size = np.abs(values)
     grid = E4M3[:127].astype(np.float64)  # ascending, byte is index
@@ -59,22 +61,22 @@ def f32_to_e4m3(values: np.ndarray) -> np.ndarray:
     high = np.minimum(low + 1, 126)
     down, up = size - grid[low], grid[high] - size
     code = np.where((up < down) | ((up == down) & (low & 1 == 1)), high, low)
-    code = np.where(np.isnan(values), 127, code)
-    return (code | (np.signbit(values) << 7)).astype(np.uint8)
+    code = np.where(np.isnan(values), 127, code) | (np.signbit(values) << 7)
+    return np.asarray(code, np.uint8)
 
 
-def to_f32(array: np.ndarray, dtype: str) -> np.ndarray:
+def to_f32(array: np.ndarray, dtype: str) -> npt.NDArray[np.float32]:
     """A stored array as float32; dtype is one of FLOATS. F32 gives a view."""
     if dtype == "BF16":
         return bf16_to_f32(array)
     return array.astype(np.float32, copy=False)
 
 
-def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> npt.NDArray[np.float32]:
     """uint8 [out, in] and float32 scales [out/block up, in/block up] -> float32 [out, in]: value times its block's
     scale."""
     out, inner = bits.shape
-    values = E4M3[bits]
+    values = e4m3_to_f32(bits)
     with np.errstate(over="ignore"):  # a product may be infinite: whoever uses it looks
         for i in range(scale.shape[0]):
             rows = values[i * block[0] : (i + 1) * block[0]]
@@ -82,7 +84,7 @@ def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> n
     return values.reshape(out, inner)
 
 
-def f32_to_fp8(matrix: np.ndarray, block: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def f32_to_fp8(matrix: np.ndarray, block: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
     """float32 [out, in] -> (uint8 [out, in], BF16 scale bits [out/block up, in/block up]).
 
     A block's scale is its largest magnitude over 448, rounded to BF16 and never below, so that nothing saturates."""

@@ -162,7 +162,8 @@ def write_safetensors(
 ) -> None:
     """Write {name: (dtype name, array of the matching NumPy type)}; the file appears under its name only when
     complete."""
-    path, header, at = Path(path), {"__metadata__": dict(metadata or {"format": "pt"})}, 0
+    path, at = Path(path), 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     for name, (dtype, array) in tensors.items():
         if array.dtype != DTYPES[dtype]:
             raise TensorError(f"tensor {name!r}: array of {array.dtype}; {dtype} is stored as {DTYPES[dtype]}")

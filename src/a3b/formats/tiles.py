@@ -17,9 +17,11 @@ a unit, with scale 0 (half formats: q = zero). Every unit is a multiple of 64 by
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from a3b.errors import TensorError
 
@@ -97,20 +99,48 @@ class Parts:
     super_scale: np.ndarray | None = None
     super_minimum: np.ndarray | None = None
 
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> Parts:
+        """The same parts, each changed."""
+        optional = (self.minimum, self.super_scale, self.super_minimum)
+        return Parts(change(self.q), change(self.scale), *(None if part is None else change(part) for part in optional))
+
+    def reshape(self, rows: int) -> Parts:
+        """The same numbers in so many rows."""
+        return self.map(lambda part: part.reshape(rows, -1))
+
+    @classmethod
+    def concatenate(cls, pieces: Sequence[Parts]) -> Parts:
+        """Rows of pieces of one format, one after the other."""
+
+        def joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+            found = [part for part in parts if part is not None]
+            return np.concatenate(found) if found else None
+
+        return cls(
+            np.concatenate([piece.q for piece in pieces]),
+            np.concatenate([piece.scale for piece in pieces]),
+            joined([piece.minimum for piece in pieces]),
+            joined([piece.super_scale for piece in pieces]),
+            joined([piece.super_minimum for piece in pieces]),
+        )
+
+    @property
+    def halves(self) -> list[np.ndarray]:
+        """The parts in half precision."""
+        optional = (self.scale, self.minimum, self.super_scale, self.super_minimum)
+        return [part for part in optional if part is not None and part.dtype == np.float16]
+
     def scales(self, format: Format) -> tuple[np.ndarray, np.ndarray]:
         """(scale, minimum) float32 [rows, n / group]; each is exact."""
+        scale = self.scale.astype(np.float32)
         if format.is_super:
-            repeat = SUPER // format.group
-            scale = self.scale.astype(np.float32) * np.repeat(self.super_scale.astype(np.float32), repeat, axis=1)
-        else:
-            scale = self.scale.astype(np.float32)
+            scale *= np.repeat(_given(self.super_scale).astype(np.float32), SUPER // format.group, axis=1)
         if not format.has_minimum:
             return scale, np.float32(-format.zero) * scale
+        minimum = _given(self.minimum).astype(np.float32)
         if format.is_super:
-            return scale, self.minimum.astype(np.float32) * np.repeat(
-                self.super_minimum.astype(np.float32), repeat, axis=1
-            )
-        return scale, self.minimum.astype(np.float32)
+            minimum *= np.repeat(_given(self.super_minimum).astype(np.float32), SUPER // format.group, axis=1)
+        return scale, minimum
 
     def f32(self, format: Format) -> np.ndarray:
         """float32 [rows, n]: scale·q + minimum."""
@@ -131,11 +161,11 @@ def pack(format: Format, parts: Parts) -> np.ndarray:
     if format.is_super:
         pieces += [
             _by_unit(part, tiles, units, 0)
-            for part in (parts.super_scale, _or_zero(parts.super_minimum, parts.super_scale))
+            for part in (_given(parts.super_scale), _or_zero(parts.super_minimum, _given(parts.super_scale)))
         ]
     pieces.append(_by_unit(_padded(parts.scale, groups), tiles, units, format.groups))
     if format.has_minimum:
-        pieces.append(_by_unit(_padded(parts.minimum, groups), tiles, units, format.groups))
+        pieces.append(_by_unit(_padded(_given(parts.minimum), groups), tiles, units, format.groups))
     q = np.full((tiles * TILE_ROWS, units * format.unit), format.zero, np.uint8)
     q[:rows, :n] = parts.q
     # [tiles, units, steps, 16, 4]
@@ -151,14 +181,13 @@ def unpack(format: Format, data: np.ndarray, rows: int, n: int) -> Parts:
     data = np.ascontiguousarray(data).reshape(tiles, units, format.unit_bytes)
     at = 0
 
-    def take(dtype, groups: int) -> np.ndarray:
+    def take(dtype: npt.DTypeLike, groups: int) -> np.ndarray:
         nonlocal at
         size = np.dtype(dtype).itemsize * TILE_ROWS * groups
         piece = np.ascontiguousarray(data[:, :, at : at + size]).view(dtype).reshape(tiles, units, groups, TILE_ROWS)
         at += size
-        return piece.transpose(0, 3, 1, 2).reshape(tiles * TILE_ROWS, units * groups)[
-            :rows, : -(-n // (format.unit // groups))
-        ]
+        stored: np.ndarray = piece.transpose(0, 3, 1, 2).reshape(tiles * TILE_ROWS, units * groups)
+        return stored[:rows, : -(-n // (format.unit // groups))]
 
     code = np.int8 if format.signed_codes else np.uint8
     tops = (take("<f2", 1), take("<f2", 1)) if format.is_super else (None, None)
@@ -183,9 +212,9 @@ class Tiles:
     name: str
     format: Format
     shape: tuple[int, ...]
-    data: np.ndarray  # uint8 [bytes], 64-byte aligned where it matters for speed; experts one behind the other
+    data: np.ndarray  # uint8 [bytes], 64-byte aligned where it matters for speed; experts one after the other
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         *experts, rows, n = self.shape
         expected = self.format.num_bytes(rows, n) * (experts[0] if experts else 1)
         if self.data.dtype != np.uint8 or self.data.ndim != 1 or self.data.size != expected:
@@ -207,8 +236,7 @@ class Tiles:
             raise TensorError(f"{self.name}: holds a scale that is NaN or infinite; expected finite numbers")
         parts = unpack(self.format, data, (last - first) * TILE_ROWS, self.shape[-1])
         rows = slice(start - first * TILE_ROWS, stop - first * TILE_ROWS)
-        found = (parts.q, parts.scale, parts.minimum, parts.super_scale, parts.super_minimum)
-        return Parts(*(None if part is None else part[rows] for part in found))
+        return parts.map(lambda part: part[rows])
 
     def expert(self, e: int) -> Tiles:
         """Expert e as a matrix: a view."""
@@ -222,6 +250,13 @@ class Tiles:
     def f32_expert(self, e: int) -> np.ndarray:
         """float32 [out, in]."""
         return self.expert(e).f32_rows(0, self.shape[1])
+
+
+def _given(part: np.ndarray | None) -> np.ndarray:
+    """A part that the format has."""
+    if part is None:
+        raise TypeError("a part of the format is missing")
+    return part
 
 
 def _or_zero(part: np.ndarray | None, like: np.ndarray) -> np.ndarray:
@@ -240,7 +275,8 @@ def _by_unit(part: np.ndarray, tiles: int, units: int, groups: int) -> np.ndarra
 
 
 def _pack4(steps: np.ndarray) -> np.ndarray:
-    return steps[:, :, 0::2] | steps[:, :, 1::2] << 4
+    both: np.ndarray = steps[:, :, 0::2] | steps[:, :, 1::2] << 4
+    return both
 
 
 def _pack6(steps: np.ndarray) -> np.ndarray:
@@ -260,5 +296,9 @@ def _unpack6(vectors: np.ndarray) -> np.ndarray:
     return np.stack(steps, axis=3).reshape(*vectors.shape[:2], -1, TILE_ROWS, 4)
 
 
-_PACK = {4: _pack4, 6: _pack6, 8: lambda steps: steps}
-_UNPACK = {4: _unpack4, 6: _unpack6, 8: lambda vectors: vectors}
+def _same(steps: np.ndarray) -> np.ndarray:
+    return steps
+
+
+_PACK = {4: _pack4, 6: _pack6, 8: _same}
+_UNPACK = {4: _unpack4, 6: _unpack6, 8: _same}

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from a3b.errors import ConfigError
 from a3b.files import read_text
@@ -53,6 +53,13 @@ def config_from_dict(value: Any, where: str = "config.json") -> ModelConfig:
     return _Reader(value, where).config()
 
 
+class _Mlp(NamedTuple):
+    experts: int
+    chosen: int
+    width: int
+    shared_width: int
+
+
 class _Reader:
     """Takes keys out of a config one by one; what is left over at the end must be known to be harmless."""
 
@@ -91,6 +98,7 @@ class _Reader:
                 if (key, found) != ("output_gate_type", "swish"):
                     self.fail(key, found, f"{expected!r}; nothing else is implemented")
         vocab_size, max_context = self.size("vocab_size"), self.size("max_position_embeddings")
+        mlp, (fp8, gptq) = self._mlp(), self._quantised()
         config = ModelConfig(
             model_type=self.kind,
             vocab_size=vocab_size,
@@ -105,7 +113,10 @@ class _Reader:
             linear_key_head_dim=self.size("linear_key_head_dim"),
             linear_value_head_dim=self.size("linear_value_head_dim"),
             linear_conv_kernel_dim=self.size("linear_conv_kernel_dim", most=MAX_CONV),
-            **self._mlp(),
+            num_experts=mlp.experts,
+            num_experts_per_tok=mlp.chosen,
+            intermediate_size=mlp.width,
+            shared_expert_intermediate_size=mlp.shared_width,
             norm_eps=self.number("rms_norm_eps", 1e-6, 1.0),
             max_context=max_context,
             tie_word_embeddings=self._tied(),
@@ -113,19 +124,20 @@ class _Reader:
             eos_token_ids=_ends(self.take("eos_token_id", None), vocab_size, self.where),
             mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0),
             vision=self._vision(),
-            **self._quantised(),
+            fp8=fp8,
+            gptq=gptq,
         )
         self._leftovers()
         return config
 
-    def fail(self, key: str, found: Any, expected: str):
+    def fail(self, key: str, found: Any, expected: str) -> NoReturn:
         try:
             shown = json.dumps(found, default=str)
         except RecursionError:
             shown = "nested too deeply to be shown"
         raise ConfigError(f"{self.where}: {key[:200]} is {shown[:120]}; expected {expected}")
 
-    def _mapping(self, value: Any, name: str) -> dict:
+    def _mapping(self, value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ConfigError(f"{self.where}: {name} is {type(value).__name__}; expected a JSON object")
         return value
@@ -152,23 +164,13 @@ class _Reader:
         if b % a:
             self.fail(large, b, f"a multiple of {small}, {a}")
 
-    def _mlp(self) -> dict[str, int]:
+    def _mlp(self) -> _Mlp:
         if not self.kind.startswith("qwen3_5_moe"):
-            return {
-                "num_experts": 0,
-                "num_experts_per_tok": 0,
-                "intermediate_size": self.size("intermediate_size"),
-                "shared_expert_intermediate_size": 0,
-            }
+            return _Mlp(0, 0, self.size("intermediate_size"), 0)
         E, K = self.size("num_experts"), self.size("num_experts_per_tok", most=MAX_CHOSEN)
         if K > E:
             self.fail("num_experts_per_tok", K, f"at most num_experts, {E}")
-        return {
-            "num_experts": E,
-            "num_experts_per_tok": K,
-            "intermediate_size": self.size("moe_intermediate_size"),
-            "shared_expert_intermediate_size": self.size("shared_expert_intermediate_size"),
-        }
+        return _Mlp(E, K, self.size("moe_intermediate_size"), self.size("shared_expert_intermediate_size"))
 
     def _layer_types(self) -> tuple[str, ...]:
         count = self.size("num_hidden_layers")
@@ -243,11 +245,11 @@ class _Reader:
         base = RopeConfig(kind, theta, rotary, tuple(section), original_context=max_context)
         return base if kind == "default" else self._yarn(base, rope, max_context)
 
-    def _yarn(self, base: RopeConfig, rope: dict, max_context: int) -> RopeConfig:
+    def _yarn(self, base: RopeConfig, rope: dict[str, Any], max_context: int) -> RopeConfig:
         def number(key: str, default: float | None, low: float, high: float) -> float:
             value = rope.get(key)
             value = default if value is None else value
-            if type(value) not in (int, float) or not low <= value <= high:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 self.fail(f"rope_parameters.{key}", value, f"a number from {low:g} to {high:g}")
             return float(value)
 
@@ -262,7 +264,7 @@ class _Reader:
             attention_factor=number("attention_factor", 0.1 * math.log(factor) + 1, 1e-3, 1e3),
         )
 
-    def _agreed(self, key: str, rope: dict, default: float, highest: float) -> float:
+    def _agreed(self, key: str, rope: dict[str, Any], default: float, highest: float) -> float:
         """A number that may stand in the text config, in rope_parameters, or in both if equal."""
         found = [v for v in (self.take(key, None), rope.get(key)) if v is not None]
         for value in found:
@@ -278,27 +280,27 @@ class _Reader:
             return None
         return self._mapping(vision, "vision_config")
 
-    def _quantised(self) -> dict[str, Fp8Config | GptqConfig]:
-        """The fields that quantization_config fills."""
+    def _quantised(self) -> tuple[Fp8Config | None, GptqConfig | None]:
+        """What quantization_config says."""
         value = self.outer.get("quantization_config", self.take("quantization_config", None))
         self.used.add("quantization_config")
         if value is None:
-            return {}
+            return None, None
         q = self._mapping(value, "quantization_config")
         method = q.get("quant_method")
         if method == PACKED:
-            return {}
+            return None, None
         if method == "gptq":
-            return {"gptq": self._gptq(q)}
+            return None, self._gptq(q)
         if method != "fp8":
             self.fail(
                 "quantization_config.quant_method",
                 method,
                 '"fp8", the official block-scaled form, or "gptq"; others cannot be read',
             )
-        return {"fp8": self._fp8(q)}
+        return self._fp8(q), None
 
-    def _gptq(self, q: dict) -> GptqConfig:
+    def _gptq(self, q: dict[str, Any]) -> GptqConfig:
         bits, group, form = q.get("bits"), q.get("group_size"), q.get("checkpoint_format", "gptq")
         if bits != 4 or type(bits) is not int:
             self.fail("quantization_config.bits", bits, "4; other GPTQ widths cannot be read")
@@ -308,7 +310,7 @@ class _Reader:
             self.fail("quantization_config.checkpoint_format", form, '"gptq" or "gptq_v2"')
         return GptqConfig(group, 1 if form == "gptq" else 0)
 
-    def _fp8(self, q: dict) -> Fp8Config:
+    def _fp8(self, q: dict[str, Any]) -> Fp8Config:
         if q.get("fmt", "e4m3") != "e4m3" or q.get("activation_scheme", "dynamic") != "dynamic":
             self.fail("quantization_config", q, 'fmt "e4m3" and activation_scheme "dynamic"')
         block = q.get("weight_block_size")
@@ -352,5 +354,5 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _no_constant(name: str):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")

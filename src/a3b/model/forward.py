@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import numpy as np
 
@@ -51,6 +52,20 @@ class Model:
 
     def new_state(self) -> State:
         return State(self.config, self.kv)
+
+    @overload
+    def forward(
+        self,
+        ids: np.ndarray,
+        state: State,
+        logits: Literal["last", "all"] = "last",
+        cancel: Callable[[], bool] | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def forward(
+        self, ids: np.ndarray, state: State, logits: Literal["none"], cancel: Callable[[], bool] | None = None
+    ) -> None: ...
 
     def forward(
         self, ids: np.ndarray, state: State, logits: str = "last", cancel: Callable[[], bool] | None = None

@@ -244,10 +244,10 @@ class _PackedTensors:
         return Tiles(name, FORMATS[packed.format], packed.shape, data)
 
     def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> GateUp:
-        halves = self.matrix(gate, layer), self.matrix(up, layer)
-        if gate.is_routed and not any(isinstance(half, Tiles) for half in halves):
-            return np.concatenate(halves, axis=1)
-        return halves
+        first, second = self.matrix(gate, layer), self.matrix(up, layer)
+        if gate.is_routed and isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+            return np.concatenate((first, second), axis=1)
+        return first, second
 
     def _read(self, name: str) -> Floats:
         return checked_finite(name, np.array(self.checkpoint.array(name), np.float32))

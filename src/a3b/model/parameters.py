@@ -71,8 +71,8 @@ def _vision_parameters(vision: dict[str, Any] | None) -> int:
         "num_position_embeddings",
         "out_hidden_size",
     )
-    sizes = [(vision or {}).get(name) for name in names]
-    if not all(type(n) is int and 0 < n <= MAX_SIZE for n in sizes):
+    sizes = [n for n in map((vision or {}).get, names) if type(n) is int and 0 < n <= MAX_SIZE]
+    if len(sizes) < len(names):
         return 0
     depth, D, F, channels, patch, frames, merge, positions, out = sizes
     block = 4 * D + 3 * D * D + 3 * D + D * D + D + 2 * D * F + F + D

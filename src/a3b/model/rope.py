@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from a3b.model.config import RopeConfig
 
 
-def inverse_frequencies(rope: RopeConfig) -> np.ndarray:
+def inverse_frequencies(rope: RopeConfig) -> npt.NDArray[np.float64]:
     """Radians per position, float64 [rotary_dim / 2]. Source for YaRN: Peng et al. 2023, as in transformers."""
     exponent = np.arange(0, rope.rotary_dim, 2) / rope.rotary_dim
-    plain = float(rope.theta) ** -exponent
+    plain: npt.NDArray[np.float64] = float(rope.theta) ** -exponent
     if rope.type == "default":
         return plain
     low, high = yarn_range(rope)
     ramp = np.clip((np.arange(len(plain)) - low) / (high - low), 0.0, 1.0)
-    return plain * (1 - ramp) + plain / rope.factor * ramp
+    blended: npt.NDArray[np.float64] = plain * (1 - ramp) + plain / rope.factor * ramp
+    return blended
 
 
 def yarn_range(rope: RopeConfig) -> tuple[float, float]:

@@ -1,71 +1,78 @@
-"""A packed model in float32, gate and up joined, value heads in the order of Hugging Face: what its kernels are judged
-against.
+"""A packed model in float32, gate and up joined, value heads in Hugging Face's order: what kernels are compared with.
 
-Needs the memory of the whole model in float32. Enter at `dequantised`.
-"""
+Needs the memory of the whole model in float32. Enter at `dequantised`."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
-
 import numpy as np
 
-from a3b.formats.tiles import Tiles
+from a3b.kernels import Matrix
 from a3b.model.config import ModelConfig
-from a3b.model.weights import DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
+from a3b.model.tensor_names import Place, Tensor
+from a3b.model.weights import Floats, ModelWeights, assemble, by_role
 
 
 def dequantised(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
-    """The same model, every matrix a float32 array."""
-    weights = _floats(weights)
-    layers = []
-    for layer in weights.layers:
-        mixer = layer.mixer
-        if weights.tiled_v_heads and isinstance(mixer, DeltaNetWeights):
-            mixer = _untiled(config, mixer)
-        layers.append(replace(layer, mixer=mixer, mlp=_joined(layer.mlp)))
-    return replace(weights, layers=tuple(layers), tiled_v_heads=False, residency="float32")
+    """The same model, every matrix a float32 array; one that is not packed is returned as it is."""
+    if weights.residency != "packed":
+        return weights
+    heads = _untiled_heads(config) if weights.tiled_v_heads else None
+    return assemble(config, _Dequantised(config, weights, heads), "float32", weights.extra)
 
 
-def _floats(value: Any) -> Any:
-    """The same dataclass or tuple with every matrix in it as a float32 array."""
-    if isinstance(value, tuple):
-        return tuple(_floats(v) for v in value)
-    if isinstance(value, Tiles):
-        if len(value.shape) == 3:
-            return np.stack([value.f32_expert(e) for e in range(value.shape[0])])
-        return value.f32_rows(0, value.shape[0])
-    if is_dataclass(value):
-        return replace(value, **{f.name: _floats(getattr(value, f.name)) for f in fields(value) if f.init})
-    return value
+class _Dequantised:
+    """What `assemble` asks a model for that is loaded already. heads: the place of each value head; None: its own."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights, heads: np.ndarray | None):
+        self.config, self.weights, self.heads = config, weights, heads
+
+    def vector(self, tensor: Tensor, layer: int | None) -> Floats:
+        return self._ordered(tensor, self._floats(tensor, layer))
+
+    def matrix(self, tensor: Tensor, layer: int | None) -> Floats:
+        return self._ordered(tensor, self._floats(tensor, layer))
+
+    def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> Floats:
+        found = by_role(self.weights, layer)[gate.role]
+        if isinstance(found, tuple):
+            return np.concatenate([_f32(half) for half in found], axis=-2)
+        return _f32(found)
+
+    def _floats(self, tensor: Tensor, layer: int | None) -> Floats:
+        found = by_role(self.weights, layer)[tensor.role]
+        if isinstance(found, tuple):
+            raise TypeError(f"{tensor.role}: is two matrices")
+        return _f32(found)
+
+    def _ordered(self, tensor: Tensor, values: Floats) -> Floats:
+        """Value heads in the order of Hugging Face."""
+        if self.heads is None or tensor.place is not Place.DELTA or tensor.role == "delta_norm":
+            return values
+        axes = self.config.axes
+        order, wide = self.heads, (self.heads[:, None] * axes.Dv + np.arange(axes.Dv)).ravel()
+        if tensor.role == "out_proj":
+            columns: Floats = values[:, wide]
+            return columns
+        if tensor.role == "in_proj_z":
+            order = wide
+        elif tensor.role in ("in_proj_qkv", "conv1d"):
+            keys = 2 * axes.Hk * axes.Dk
+            order = np.concatenate((np.arange(keys), keys + wide))
+        rows: Floats = values[order]
+        return rows
 
 
-def _joined(moe: MoEWeights | DenseWeights) -> MoEWeights | DenseWeights:
-    if isinstance(moe.gate_up, tuple):
-        moe = replace(moe, gate_up=np.concatenate(moe.gate_up, axis=-2))
-    if isinstance(moe, MoEWeights) and isinstance(moe.shared_gate_up, tuple):
-        moe = replace(moe, shared_gate_up=np.concatenate(moe.shared_gate_up))
-    return moe
+def _f32(matrix: Matrix) -> Floats:
+    if isinstance(matrix, np.ndarray):
+        return matrix
+    if len(matrix.shape) == 3:
+        return np.stack([matrix.f32_expert(e) for e in range(matrix.shape[0])])
+    return matrix.f32_rows(0, matrix.shape[0])
 
 
-def _untiled(config: ModelConfig, mixer: DeltaNetWeights) -> DeltaNetWeights:
+def _untiled_heads(config: ModelConfig) -> np.ndarray:
     """Head h of Hugging Face is head (h mod r)·Hk + h // r of a GGUF file, r value heads a key head."""
-    a = config.axes
-    r = a.Hv // a.Hk
-    h = np.arange(a.Hv)
-    heads = h % r * a.Hk + h // r
-    wide = (heads[:, None] * a.Dv + np.arange(a.Dv)).ravel()
-    keys = 2 * a.Hk * a.Dk
-    channels = np.concatenate((np.arange(keys), keys + wide))
-    return DeltaNetWeights(
-        in_proj_qkv=mixer.in_proj_qkv[channels],
-        in_proj_z=mixer.in_proj_z[wide],
-        in_proj_b=mixer.in_proj_b[heads],
-        in_proj_a=mixer.in_proj_a[heads],
-        conv1d=mixer.conv1d[channels],
-        dt_bias=mixer.dt_bias[heads],
-        A_log=mixer.A_log[heads],
-        delta_norm=mixer.delta_norm,
-        out_proj=mixer.out_proj[:, wide],
-    )
+    Hk, Hv = config.linear_num_key_heads, config.linear_num_value_heads
+    ratio = Hv // Hk
+    head = np.arange(Hv)
+    return head % ratio * Hk + head // ratio

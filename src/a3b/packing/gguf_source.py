@@ -67,11 +67,13 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     files, metadata = reader.files, reader.files[0].metadata
     weights = reader.model(config)
     skipped = reader.skipped(config)
+    side: dict[str, bytes | Path] = {"config.json": packed_config(value)}
+    notes: tuple[str, ...] = ()
     if tokenizer is None:
-        side, notes = tokenizer_files(path, metadata), ()
+        side = {**tokenizer_files(path, metadata), **side}
     else:
-        side, notes = side_files(tokenizer)
-    side["config.json"] = packed_config(value)
+        found, notes = side_files(tokenizer)
+        side = {**found, **side}
     notes += (HEAD_ORDER_NOTE,) if config.linear_num_value_heads != config.linear_num_key_heads else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source(
@@ -277,5 +279,5 @@ class _Reader:
         return layer is not None and layer >= c.num_layers
 
     def skipped(self, c: ModelConfig) -> dict[str, int]:
-        count = sum(math.prod(self.shape(name)) for name in self.owner if self.is_mtp(name, c))
+        count = sum(math.prod(file.tensors[name].shape) for name, file in self.owner.items() if self.is_mtp(name, c))
         return {"mtp": count} if count else {}

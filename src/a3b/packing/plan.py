@@ -32,7 +32,7 @@ class Half:
 
     @property
     def name(self) -> str:
-        return self.whole.name
+        return str(self.whole.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,14 +43,16 @@ class Half:
         return Half(self.whole.expert(e), self.second)
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        return self.whole.f32_rows(self._base + start, self._base + stop)
+        rows: np.ndarray = self.whole.f32_rows(self._base + start, self._base + stop)
+        return rows
 
     @property
     def format(self) -> Format | None:
         return getattr(self.whole, "format", None)
 
     def parts(self, start: int, stop: int) -> Parts:
-        return self.whole.parts(self._base + start, self._base + stop)
+        parts: Parts = self.whole.parts(self._base + start, self._base + stop)
+        return parts
 
     @property
     def _base(self) -> int:
@@ -143,11 +145,11 @@ def halves(matrix: Any) -> tuple[Any, Any]:
     if isinstance(matrix, tuple):
         return matrix
     if isinstance(matrix, StackedMatrix):
-        return matrix.parts
+        gate, up = matrix.parts
+        return gate, up
     if isinstance(matrix, StoredExperts):
-        return tuple(
-            StoredExperts(matrix.name, tuple(halves(expert)[i] for expert in matrix.experts)) for i in range(2)
-        )
+        gates, ups = zip(*map(halves, matrix.experts), strict=True)
+        return StoredExperts(matrix.name, gates), StoredExperts(matrix.name, ups)
     return Half(matrix, False), Half(matrix, True)
 
 

@@ -20,6 +20,7 @@ REPEATS = 3  # of rounding and solving, from each of them
 # tried integers for the largest magnitude, without one
 REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}
 QUANTISABLE = tuple(f.name for f in FORMATS.values() if f.has_minimum or not f.is_super)
+Fit = tuple[np.ndarray, ...]  # what it takes off the squared error, group by group, then what it is
 CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-block
 
 
@@ -45,22 +46,22 @@ def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None =
     with np.errstate(over="ignore", invalid="ignore"):  # found below
         for start in range(0, rows, step):
             x = np.ascontiguousarray(matrix[start : start + step], np.float32).reshape(-1, groups, format.group)
-            found.append([None if part is None else part.reshape(len(x), -1) for part in work(x, format, weight)])
-    parts = Parts(*(None if part[0] is None else np.concatenate(part) for part in zip(*found, strict=True)))
-    for halves in (parts.scale, parts.minimum, parts.super_scale, parts.super_minimum):
-        if halves is not None and halves.dtype == np.float16 and not np.isfinite(halves).all():
-            raise TensorError("a weight is not finite, or too large for a half-precision scale")
+            found.append(work(x, format, weight).reshape(len(x)))
+    parts = Parts.concatenate(found)
+    if not all(np.isfinite(halves).all() for halves in parts.halves):
+        raise TensorError("a weight is not finite, or too large for a half-precision scale")
     return parts
 
 
-def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def _affine(x: np.ndarray, format: Format, weight: np.ndarray | None) -> Parts:
     """float32 [rows, groups, group] -> q uint8 of that shape, scale and minimum float16 [rows, groups]."""
     scale, minimum, buffer = _fitted(x, format, weight, x.min(-1), x.max(-1))
     scale, minimum = scale.astype(np.float16), minimum.astype(np.float16)
-    return _rounded(x, scale.astype(np.float32), minimum.astype(np.float32), _top(format), buffer), scale, minimum
+    q = _rounded(x, scale.astype(np.float32), minimum.astype(np.float32), _top(format), buffer)
+    return Parts(q, scale, minimum)
 
 
-def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> Parts:
     """The same with codes: q, scale and minimum uint8 [rows, groups], super_scale and super_minimum float16 [rows,
     supers].
 
@@ -83,7 +84,8 @@ def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np
         codes.append(np.nan_to_num(code).astype(np.uint8).reshape(part.shape))
         supers.append(unit)
         values.append((code * unit.astype(np.float32)[..., None]).reshape(part.shape))
-    return _rounded(x, values[0], -values[1], _top(format), buffer), *codes, supers[0], -supers[1]
+    q = _rounded(x, values[0], -values[1], _top(format), buffer)
+    return Parts(q, codes[0], codes[1], supers[0], -supers[1])
 
 
 def _fitted(
@@ -95,25 +97,27 @@ def _fitted(
     inverse = _inverse(unit)
     t = x - low[..., None]
     t *= inverse[..., None]  # the group on 0 .. top
-    best = a = b = None
+    best: Fit | None = None
     sum_w, sum_t, wt = _sum(weight, format.group), _dot(t, weight), t if weight is None else t * weight
     q = np.empty_like(t)
     for share in SHRINK:
         np.multiply(t, np.float32(1 / share), out=q)
         if share != 1:
             q += np.float32((1 - 1 / share) / 2) * top
-        found = _solved(_to_integers(q, top), wt, weight, sum_w, sum_t)
+        found: Fit = _solved(_to_integers(q, top), wt, weight, sum_w, sum_t)
         for _ in range(REPEATS):
             np.subtract(t, found[2][..., None], out=q)
             q *= _inverse(found[1])[..., None]
             found = _better(found, _solved(_to_integers(q, top), wt, weight, sum_w, sum_t))
-        best, a, b = found if best is None else _better((best, a, b), found)
-    return a * unit, low + b * unit, t
+        best = found if best is None else _better(best, found)
+    if best is None:
+        raise TypeError("SHRINK is empty")
+    return best[1] * unit, low + best[2] * unit, t
 
 
 def _proportional(x: np.ndarray, high: np.ndarray, top: np.float32, weight: np.ndarray | None) -> np.ndarray:
     """Scales float32 [1, groups] of groups that would like a minimum above zero; x [1, groups, group]."""
-    best = None
+    best: Fit | None = None
     for share in SHRINK:
         q = _to_integers(x * _inverse(high * np.float32(share) / top)[..., None], top)
         wq = q if weight is None else q * weight
@@ -121,6 +125,8 @@ def _proportional(x: np.ndarray, high: np.ndarray, top: np.float32, weight: np.n
         scale = sum_qx / np.maximum(sum_qq, np.float32(1e-30))
         found = (scale * sum_qx, scale)
         best = found if best is None else _better(best, found)
+    if best is None:
+        raise TypeError("SHRINK is empty")
     return best[1]
 
 
@@ -136,7 +142,7 @@ def _top(format: Format) -> np.float32:
 
 
 def _solved(
-    q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w, sum_t
+    q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w: np.ndarray | np.float32, sum_t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares of t on a·q + b: (what it takes off the squared error, a, b), each [rows, groups]."""
     wq = q if weight is None else q * weight
@@ -147,7 +153,7 @@ def _solved(
     return a * sum_qt + b * sum_t, a, b
 
 
-def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> Parts:
     """float32 [rows, groups, group] -> q uint8 of that shape, scale float16 [rows, groups] of either sign, None."""
     zero = np.float32(format.zero)
     low, high = x.min(-1), x.max(-1)
@@ -155,7 +161,7 @@ def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tupl
     inverse = -_inverse(largest)
     t = x * inverse[..., None]  # the group on -1 .. 1, its largest magnitude at -1
     wt = t if weight is None else t * weight
-    best = a = None
+    best: Fit | None = None
     q = np.empty_like(t)
     for reach in REACH[format.bits]:
         np.multiply(t, np.float32(reach), out=q)
@@ -164,10 +170,12 @@ def _symmetric(x: np.ndarray, format: Format, weight: np.ndarray | None) -> tupl
         sum_qt, sum_qq = _dot(q, wt), _dot(q, q if weight is None else q * weight)
         slope = sum_qt / np.maximum(sum_qq, np.float32(1e-20))
         found = (slope * sum_qt, slope)
-        best, a = found if best is None else _better((best, a), found)
-    scale = (-a * largest).astype(np.float16)
+        best = found if best is None else _better(best, found)
+    if best is None:
+        raise TypeError("REACH is empty")
+    scale = (-best[1] * largest).astype(np.float16)
     minimum = -zero * scale.astype(np.float32)
-    return _rounded(x, scale.astype(np.float32), minimum, 2 * zero - 1, t), scale, None
+    return Parts(_rounded(x, scale.astype(np.float32), minimum, 2 * zero - 1, t), scale)
 
 
 def _rounded(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray, top: np.float32, buffer: np.ndarray) -> np.ndarray:
@@ -177,7 +185,7 @@ def _rounded(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray, top: np.floa
     return _to_integers(buffer, top).astype(np.uint8)
 
 
-def _better(old: tuple, new: tuple) -> tuple:
+def _better(old: Fit, new: Fit) -> Fit:
     """Group by group, whichever has the larger first entry."""
     wins = new[0] > old[0]
     for mine, theirs in zip(old, new, strict=True):
@@ -195,9 +203,9 @@ def _inverse(values: np.ndarray) -> np.ndarray:
 def _dot(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     """Sum over the group of a·b, or of a."""
     if b is None:
-        return np.einsum("rgk->rg", a)
-    return np.einsum("rgk,gk->rg", a, b) if b.ndim == 2 else np.einsum("rgk,rgk->rg", a, b)
+        return np.asarray(np.einsum("rgk->rg", a))
+    return np.asarray(np.einsum("rgk,gk->rg" if b.ndim == 2 else "rgk,rgk->rg", a, b))
 
 
-def _sum(weight: np.ndarray | None, group: int):
-    return np.float32(group) if weight is None else weight.sum(-1)
+def _sum(weight: np.ndarray | None, group: int) -> np.ndarray | np.float32:
+    return np.float32(group) if weight is None else np.asarray(weight.sum(-1))

@@ -88,7 +88,8 @@ class Pools:
     def _first(self, format: Format) -> np.ndarray:
         rng = np.random.Generator(np.random.PCG64([self.seed, format.code]))
         num = self.most_bytes // format.unit_bytes | 1
-        return pack(format, random_parts(format, TILE_ROWS, num * format.unit, rng))[0]
+        units: np.ndarray = pack(format, random_parts(format, TILE_ROWS, num * format.unit, rng))[0]
+        return units
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,12 @@ class RandomMatrix:
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
         """float32 [stop - start, in], for a matrix that no format holds."""
         rng = generator(self.pools.seed, f"{self.name} {start}")
-        return rng.standard_normal((stop - start, self.shape[-1]), np.float32) * np.float32(self.spread)
+        values = rng.standard_normal((stop - start, self.shape[-1]), np.float32)
+        return np.multiply(values, np.float32(self.spread), out=values)
+
+    def f32_expert(self, e: int) -> np.ndarray:
+        """float32 [out, in]."""
+        return self.expert(e).f32_rows(0, self.shape[1])
 
     def expert(self, e: int) -> RandomMatrix:
         return RandomMatrix(f"{self.name}[{e}]", self.shape[1:], self.spread, self.pools, self.format)

@@ -1,6 +1,6 @@
 """Where a model to be packed comes from: one object whether it lies in safetensors, in GPTQ integers or in a GGUF file.
 
-Enter at `opening.open_source`. Weights stay mapped; `release` gives their pages back.
+Enter at `open_source.open_source`. Weights stay mapped; `release` gives their pages back.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...
     return found, missing
 
 
-def packed_config(value: dict) -> bytes:
+def packed_config(value: dict[str, Any]) -> bytes:
     """config.json with its quantisation replaced by ours."""
     value = {key: v for key, v in value.items() if key != "quantization_config"} | {
         "quantization_config": {"quant_method": PACKED}
@@ -56,5 +56,5 @@ def packed_config(value: dict) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def fingerprint(files: list[Path]) -> list:
+def fingerprint(files: list[Path]) -> list[Any]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

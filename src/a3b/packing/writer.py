@@ -15,7 +15,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,7 @@ from a3b.formats.packed import (
     plan_shards,
     shard_damage,
 )
-from a3b.formats.tiles import Format, pack
+from a3b.formats.tiles import Format, Parts, pack
 from a3b.packing.plan import Item, Plan
 from a3b.packing.quantise import quantise
 from a3b.packing.source import Source
@@ -105,7 +105,14 @@ def check_room(target: Path, num_bytes: int) -> None:
 
 
 class _ShardWriter:
-    def __init__(self, items: dict[str, Item], source: Source, threads: int, importance: dict[str, np.ndarray], done):
+    def __init__(
+        self,
+        items: dict[str, Item],
+        source: Source,
+        threads: int,
+        importance: dict[str, np.ndarray],
+        done: Callable[[int], None],
+    ):
         self.items, self.source, self.threads, self.importance, self.done = items, source, threads, importance, done
 
     def write(self, shard: Shard, path: Path) -> dict[str, str]:
@@ -137,7 +144,7 @@ class _ShardWriter:
                 self.done(num * piece.nbytes // size)
             return
         weights = self.importance.get(item.tensor.name)
-        waiting: deque = deque()
+        waiting: deque[tuple[Future[np.ndarray], int]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
             for matrix, e, start, stop in _cuts(item):
                 own = None if weights is None else weights[e]
@@ -150,7 +157,7 @@ class _ShardWriter:
                 yield self._next(waiting)
         self.source.release(item.value)
 
-    def _next(self, waiting: deque) -> memoryview:
+    def _next(self, waiting: deque[tuple[Future[np.ndarray], int]]) -> memoryview:
         future, num = waiting.popleft()
         piece = future.result()
         self.done(num)
@@ -183,9 +190,10 @@ def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray 
         raise TensorError(str(error) if item.tensor.name in str(error) else f"{item.tensor.name}: {error}") from None
 
 
-def _parts(format: Format, matrix: Any, start: int, stop: int, weights: np.ndarray | None):
+def _parts(format: Format, matrix: Any, start: int, stop: int, weights: np.ndarray | None) -> Parts:
     if getattr(matrix, "format", None) is format:
-        return matrix.parts(start, stop)
+        kept: Parts = matrix.parts(start, stop)
+        return kept
     rows = matrix[start:stop] if isinstance(matrix, np.ndarray) else matrix.f32_rows(start, stop)
     return quantise(format, rows, weights)
 
@@ -195,7 +203,8 @@ def _floats(value: Any, shape: tuple[int, ...]) -> np.ndarray:
         return value
     if len(shape) == 3:
         return np.stack([value.expert(e).f32_rows(0, shape[1]) for e in range(shape[0])])
-    return value.f32_rows(0, shape[0])
+    rows: np.ndarray = value.f32_rows(0, shape[0])
+    return rows
 
 
 class _Journal:

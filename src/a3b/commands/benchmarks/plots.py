@@ -14,7 +14,7 @@ from a3b.model.forward import CHUNK
 INK, SPARSE_COLOUR, DENSE_COLOUR, LIMIT = "#333333", "#c2410c", "#64748b", "#94a3b8"
 
 
-def pyplot():
+def pyplot() -> Any:
     """The plotting module, drawing into files only."""
     try:
         import matplotlib
@@ -100,7 +100,7 @@ def draw_roofline(facts: dict[str, Any], path: Path) -> None:
     _save(plt, figure, path)
 
 
-def _plain(axes) -> None:
+def _plain(axes: Any) -> None:
     """Logarithmic axes with ticks at 1, 2, 5, 10, ..., written out."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -114,7 +114,7 @@ def _plain(axes) -> None:
     axes.tick_params(colors=INK)
 
 
-def _save(plt, figure, path: Path) -> None:
+def _save(plt: Any, figure: Any, path: Path) -> None:
     figure.tight_layout()
     try:
         figure.savefig(path, dpi=150, format="png", metadata={"Software": None})

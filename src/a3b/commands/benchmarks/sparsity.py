@@ -25,6 +25,7 @@ from a3b.commands.benchmarks.random_model import directory_name, random_director
 from a3b.commands.sizes import state_bytes
 from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST
+from a3b.formats.tiles import Tiles
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
 from a3b.model.config_reader import config_from_dict
@@ -125,7 +126,10 @@ def head(loaded: speed.Loaded, kernels: Kernels) -> tuple[float, int]:
         began = time.perf_counter()
         op(hidden).argmax()
         times.append(time.perf_counter() - began)
-    return statistics.median(times), weights.lm_head.data.nbytes
+    lm_head = weights.lm_head
+    if not isinstance(lm_head, np.ndarray | Tiles):
+        raise TypeError("lm_head is mapped; expected a packed model")
+    return statistics.median(times), lm_head.data.nbytes
 
 
 def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
@@ -141,7 +145,7 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
             f"{shape}: {every} layers take {one / 1e9:.1f} GB; {room / 1e9:.1f} "
             f"GB are available in memory and in {parent}"
         )
-    return min(most, every * (1 + (room - one) // (two - one)))
+    return int(min(most, every * (1 + (room - one) // (two - one))))
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

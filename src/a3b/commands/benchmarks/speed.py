@@ -215,7 +215,8 @@ class Beside:
 
     def __init__(self, limit: Callable[[], float], per_token: float):
         """limit: measures bytes or operations a second; per_token: how many a token takes."""
-        self._limit, self._per_token, self._before, self._shares = limit, per_token, limit(), []
+        self._limit, self._per_token, self._before = limit, per_token, limit()
+        self._shares: list[float] = []
 
     def add(self, num_tokens: int, seconds: float) -> None:
         after = self._limit()
@@ -331,7 +332,7 @@ def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
     for _ in range(1 + runs):
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            answered = process.stdout.readline()
+            answered = process.stdout.readline() if process.stdout else ""
             times.append(time.perf_counter() - began)
             complaint = process.communicate()[1]
         if process.returncode or not answered:
