@@ -21,8 +21,8 @@ import requests
 
 from a3b.interface.events import Finished, TextDelta
 from a3b.server.app import create_app
-from a3b.server.connections import ConnectionManager, peer_of
-from a3b.server.limits import ServerLimits
+from a3b.server.connections import ConnectionManager
+from a3b.server.limits import ServerLimits, peer_of
 from a3b.server.middleware import ServerSettings
 from tests.support.scripted_service import STARTED, USAGE, ScriptedService
 from tests.support.serving import Hanging, served

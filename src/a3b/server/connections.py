@@ -1,20 +1,34 @@
-"""Connections: how many there may be, how long a request may take to arrive, and how each ends, over uvicorn's protocol
-of HTTP/1.1.
+"""Connections: how many there may be, how long a request may take to arrive, and how each connection ends; on top of
+uvicorn's HTTP/1.1 protocol.
 
-What uvicorn lacks: time-outs for headers; answers to clients that closed their sending side; refusals that reach a
-client which is still sending (the answer, then the end of the stream, then what still comes is thrown away for a while,
-because closing at once would reset the connection); a share for each address. Bodies are timed in
-`a3b.server.body_limits`. Enter at `config_of`."""
+What uvicorn lacks: timeouts for headers; answers to clients that closed their sending side; refusals that reach a
+client which is still sending (the answer, then the end of the stream, then whatever arrives is discarded for a while,
+because closing at once would reset the connection); a share for each address. `a3b.server.body_limits` times bodies.
+
+A connection is always in one of these states (`Phase`):
+
+    phase    meaning                                 next phase, and when                         if it takes too long
+    IDLE     no byte of a request has arrived        HEAD: the first byte                         close (head_s, idle_s)
+    HEAD     request line and headers are arriving   BODY or ANSWER: they are complete            408 (head_s)
+    BODY     the body is arriving                    ANSWER: complete; REST: answered before that see body_limits
+    ANSWER   the answer is being written             IDLE or HEAD: it is complete                 close (write_s)
+    REST     of a body answered before its end       IDLE or HEAD: the body is complete           close (drain_*)
+    DRAIN    our side is closed, input is discarded  CLOSING: the client closes its side too      close (drain_*)
+    CLOSING  the transport closes once all is sent   the connection is gone                       abort (drain_s)
+
+From any phase, an error answer leads to DRAIN or CLOSING (`_refuse`, `close_gracefully`), and an eviction, a timeout or
+too many unwanted bytes to CLOSING (`close_now`). A client may close its sending side and wait for its answer
+(`is_half_closed`): it is then probed, and the connection closes after the answer. Enter at `uvicorn_config`."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import select
 import socket
 from collections import Counter, deque
-from contextlib import suppress
+from collections.abc import Callable
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
@@ -24,16 +38,33 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from a3b.server.error_types import DEFAULT_CODE, openai_error
-from a3b.server.limits import RETRY_AFTER_S, ServerLimits, is_loopback
+from a3b.server.http_parser import BoundedParser
+from a3b.server.limits import RETRY_AFTER_S, ServerLimits, is_loopback, peer_of
 from a3b.server.logs import logger, request_line
 from a3b.server.sse import FILLER
 
-BACKLOG = 128  # connections that are accepted in one turn of the event loop
-TURN_EVENTS = 32  # of HTTP that a connection may make of what it has read, before others have their turn
-DATA_EVENTS, EVENT_BYTES = 10_000, 64  # a body may come in so many pieces, and in one more for each so many bytes
-MOST_REFUSED = 64  # connections over the limit that get an answer; others are cut
-SWEEP_S, FAST_SWEEP_S = 0.5, 0.1
-BUSY = ("answer", "body")
+BACKLOG = 128  # connections accepted in one turn of the event loop
+TURN_EVENTS = 32  # HTTP events that a connection may make of its input before others have their turn
+MOST_REFUSED = 64  # connections over the limit that get an answer; others are closed at once
+SWEEP_S, FAST_SWEEP_S = 0.5, 0.1  # between two checks of all connections; fast while one is half closed
+WARNING_S = 5  # between two warnings about refused connections
+
+
+class Phase(StrEnum):
+    """The state of a connection; see the table at the top."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    REST = "rest"
+    DRAIN = "drain"
+    CLOSING = "closing"
+
+
+BUSY = (Phase.BODY, Phase.ANSWER)  # there is a request, and no other connection may take its place
+ENDING = (Phase.DRAIN, Phase.CLOSING)  # nothing that arrives is a request
+UNWANTED = (Phase.REST, *ENDING)  # what arrives is counted and discarded
 
 
 def uvicorn_config(app: ASGIApp, connections: ConnectionManager, **more: Any) -> uvicorn.Config:
@@ -53,146 +84,161 @@ def uvicorn_config(app: ASGIApp, connections: ConnectionManager, **more: Any) ->
 
 
 class ConnectionManager:
-    """All connections of a server. Looks after them twice a second while there are any."""
+    """All connections of a server: admits and evicts them, checks their times, and lets them take turns."""
 
     def __init__(self, limits: ServerLimits):
         self.limits = limits
         self.open: dict[Connection, None] = {}  # oldest first
-        self.leaving: dict[Connection, None] = {}  # over the limit, and told so
+        self.refused: dict[Connection, None] = {}  # over a limit, and about to close
         self.peers: Counter[str] = Counter()
         self.num_refused = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._behind: deque[Connection] = deque()  # with more events to be made
-        self._told_at = 0.0
+        self._queue: deque[Connection] = deque()  # with input left from their last turn
+        self._warned_at = 0.0
 
     def protocol(self, **parts: Any) -> Connection:
+        """uvicorn's factory of connections."""
         return Connection(self, **parts)
 
+    # -- admission
+
     def admit(self, connection: Connection) -> str:
-        """Why the connection is refused, "" if it is not. To make room, the one that has asked nothing for longest is
-        cut."""
+        """Why the connection is refused; "" if it is admitted. The longest idle one is closed to make room."""
         self.open[connection] = None
         self.peers[connection.peer] += 1
-        self._look_soon(connection.loop)
-        limits, peer, why = self.limits, connection.peer, ""
+        self._schedule_sweep(connection.loop)
+        limits, peer = self.limits, connection.peer
         if limits.per_peer is not None and self.peers[peer] > limits.per_peer and peer and not is_loopback(peer):
-            others = [other for other in self.open if other.peer == peer]
+            rivals = [other for other in self.open if other.peer == peer]
             why = f"{limits.per_peer} connections of this address are busy"
         elif len(self.open) > limits.connections:
-            others = list(self.open)
+            rivals = list(self.open)
             why = f"all {limits.connections} connections are busy"
-        if not why or self._evict(others, connection):
+        else:
+            return ""
+        if self._evict(rivals, connection):
             return ""
         self.forget(connection)
-        self.leaving[connection] = None
+        self.refused[connection] = None
         self.num_refused += 1
-        now = connection.loop.time()
-        if now - self._told_at > 5:
-            self._told_at = now
-            logger.warning("connection of %s refused: %s; refused so far: %d", peer, why, self.num_refused)
+        self._warn(connection, why)
         return why
 
-    def _evict(self, others: list[Connection], newcomer: Connection) -> bool:
-        idle = [other for other in others if other.phase not in BUSY and other is not newcomer]
+    def _evict(self, rivals: list[Connection], newcomer: Connection) -> bool:
+        """Whether one of the rivals was idle and is closed."""
+        idle = [other for other in rivals if other.phase not in BUSY and other is not newcomer]
         if idle:
-            min(idle, key=lambda other: other.since).cut()
+            min(idle, key=lambda other: other.since).close_now()
         return bool(idle)
 
+    def _warn(self, connection: Connection, why: str) -> None:
+        now = connection.loop.time()
+        if now - self._warned_at > WARNING_S:
+            self._warned_at = now
+            logger.warning("connection of %s refused: %s; refused so far: %d", connection.peer, why, self.num_refused)
+
     def forget(self, connection: Connection) -> None:
-        self.leaving.pop(connection, None)
-        if self.open.pop(connection, 0) is None:
+        self.refused.pop(connection, None)
+        if connection in self.open:
+            del self.open[connection]
             self.peers[connection.peer] -= 1
             if not self.peers[connection.peer]:
                 del self.peers[connection.peer]
 
-    def _look_soon(self, loop: asyncio.AbstractEventLoop, fast: bool = False) -> None:
-        if self._timer is None:
-            self._timer = loop.call_later(FAST_SWEEP_S if fast else SWEEP_S, self._look, loop)
+    # -- turns
 
-    def later(self, connection: Connection) -> None:
-        """Let a connection go on after others: one of all in a turn of the event loop, so that a turn stays short."""
-        self._behind.append(connection)
-        if len(self._behind) == 1:
-            connection.loop.call_soon(self._go_on)
+    def enqueue(self, connection: Connection) -> None:
+        """Let a connection go on after others. One has its turn per iteration of the event loop, which stays short."""
+        self._queue.append(connection)
+        if len(self._queue) == 1:
+            connection.loop.call_soon(self._run_next)
 
-    def _go_on(self) -> None:
-        connection = self._behind.popleft()
-        if self._behind:
-            connection.loop.call_soon(self._go_on)
-        connection.catch_up()
+    def _run_next(self) -> None:
+        connection = self._queue.popleft()
+        if self._queue:
+            connection.loop.call_soon(self._run_next)
+        connection.take_turn()
 
-    def hurry(self, loop: asyncio.AbstractEventLoop) -> None:
+    # -- times
+
+    def sweep_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._look_soon(loop, fast=True)
+        self._schedule_sweep(loop, is_fast=True)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule_sweep(self, loop: asyncio.AbstractEventLoop, is_fast: bool = False) -> None:
+        if self._timer is None:
+            self._timer = loop.call_later(FAST_SWEEP_S if is_fast else SWEEP_S, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, now = None, loop.time()
-        for connection in [*self.open, *self.leaving]:
-            connection.look(now)
-        if self.open or self.leaving:
-            self._look_soon(loop, fast=any(connection.is_half_closed for connection in self.open))
+        for connection in [*self.open, *self.refused]:
+            connection.check_time(now)
+        if self.open or self.refused:
+            self._schedule_sweep(loop, is_fast=any(connection.is_half_closed for connection in self.open))
 
 
 class Connection(H11Protocol):
-    """phase: "idle" (nothing of a request came), "head", "body", "answer", "rest" (of a body that was answered before
-    it was complete), "drain" (all is said, the client still sends) or "closing". since, heard: when it began, and the
-    last byte came."""
+    """One connection: uvicorn's protocol with the phases of the table at the top.
+
+    since: when the phase began. heard: when the last byte arrived. Both in seconds of the event loop's clock."""
 
     def __init__(self, manager: ConnectionManager, **parts: Any):
         super().__init__(**parts)
         self.manager, self.limits = manager, manager.limits
-        self.conn = self.parser = _Parser(self.limits.head_bytes)
-        self.phase, self.since, self.heard = "idle", self.loop.time(), self.loop.time()
-        self.is_first = True  # nothing came yet
-        self.is_half_closed = self.is_probed = self.is_behind = False
-        self.num_unwanted = 0  # bytes after the answer
-        self.stuck_since: float | None = None  # the client takes nothing
+        self.conn = self.parser = BoundedParser(self.limits.head_bytes)
+        self.phase, self.since, self.heard = Phase.IDLE, self.loop.time(), self.loop.time()
+        self.is_first = True  # nothing has arrived yet
+        self.is_half_closed = False  # the client closed its sending side and waits for the answer
+        self.is_probed = False  # since then, it was sent a byte
+        self.is_queued = False  # it waits for its turn with input left
+        self.num_unwanted = 0  # bytes received after the answer
+        self.stuck_since: float | None = None  # since when the client reads nothing
         self.peer = ""
 
-    # -- what the transport tells
+    # -- events of the transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's is narrower
         self.wire = transport
-        super().connection_made(_Patient(transport, self))  # type: ignore[arg-type]
+        super().connection_made(_GracefulTransport(transport, self))  # type: ignore[arg-type]  # wraps a transport
         self.peer = peer_of(self.client[0] if self.client else "")
         _keep_alive(transport.get_extra_info("socket"))
         if why := self.manager.admit(self):
-            if len(self.manager.leaving) <= MOST_REFUSED:
-                self._send_refusal(503, f"{why}; try again later", "overloaded")
+            if len(self.manager.refused) <= MOST_REFUSED:
+                self._send_error(503, f"{why}; try again later", "overloaded")
             else:
-                self.cut()
+                self.close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.phase = "closing"
+        self.phase = Phase.CLOSING
         self.manager.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()
-        if self.phase in ("drain", "rest", "closing"):
+        if self.phase in UNWANTED:
             self.num_unwanted += len(data)
             if self.num_unwanted > self.limits.drain_bytes:
-                self.cut()
+                self.close_now()
                 return
-        if self.phase in ("drain", "closing") or self.conn.their_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
-            return  # nothing that comes now is a request
+        if self.phase in ENDING or self.conn.their_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
+            return
         self.is_first = False
-        if self.phase == "idle":
-            self._enter("head")
+        if self.phase == Phase.IDLE:
+            self._enter(Phase.HEAD)
         super().data_received(data)
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that has sent all may close its side and still wait for the answer. True: this side stays open."""
-        if self.phase != "answer":
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing
+        """A client that has sent everything may close its side and wait for the answer. True keeps our side open."""
+        if self.phase != Phase.ANSWER:
             return False
         self.is_half_closed, self.heard = True, self.loop.time()
         filler = self.scope["state"].get(FILLER)
-        if filler and self.cycle.response_started:  # if nobody is there, this brings a reset
+        if filler and self.cycle.response_started:  # a client that is gone answers this with a reset
             self.wire.write(self.conn.send(h11.Data(data=filler)))
             self.is_probed = True
-        self.manager.hurry(self.loop)
+        self.manager.sweep_soon(self.loop)
         return True
 
     def pause_writing(self) -> None:
@@ -203,78 +249,96 @@ class Connection(H11Protocol):
         self.stuck_since = None
         super().resume_writing()
 
-    # -- what uvicorn does
+    # -- steps of uvicorn
 
     def handle_events(self) -> None:
-        if self.is_behind:
+        if self.is_queued:
             return
         self.parser.num_left = TURN_EVENTS
         super().handle_events()
-        if self.phase in ("drain", "closing"):
+        if self.phase in ENDING:
             return
         if self.parser.num_left == 0:
-            self.is_behind = True
+            self.is_queued = True
             self.wire.pause_reading()
-            self.manager.later(self)
-        self._enter(self._phase())
-        if (
-            self.phase == "answer"
-            and self.flow.read_paused
-            and len(self.conn.trailing_data[0]) < self.limits.pipelined_bytes
-        ):
-            self.flow.resume_reading()  # else nobody notices that the client leaves
-        self._end_half_closed()
+            self.manager.enqueue(self)
+        self._enter(self._phase_of_request())
+        num_pipelined = len(self.conn.trailing_data[0])
+        if self.phase == Phase.ANSWER and self.flow.read_paused and num_pipelined < self.limits.pipelined_bytes:
+            self.flow.resume_reading()  # otherwise a client that disconnects goes unnoticed
+        self._close_half_closed()
 
-    def catch_up(self) -> None:
-        """Go on where a turn ended."""
-        self.is_behind = False
-        if self.phase not in ("drain", "closing"):
+    def take_turn(self) -> None:
+        """Handle the input that the last turn left."""
+        self.is_queued = False
+        if self.phase not in ENDING:
             self.handle_events()
-        if self.phase != "closing" and not self.is_behind and not self.flow.read_paused:
+        if self.phase != Phase.CLOSING and not self.is_queued and not self.flow.read_paused:
             self.wire.resume_reading()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.phase not in ("drain", "closing"):
-            self._enter(self._phase())
-            self._end_half_closed()
+        if self.phase not in ENDING:
+            self._enter(self._phase_of_request())
+            self._close_half_closed()
 
     def send_400_response(self, msg: str) -> None:
         error = self.parser.error
-        self._refuse(
-            error.error_status_hint if error else 400,
-            f"not a request of HTTP/1.1: {error or msg}",
-            DEFAULT_CODE,
-        )
+        status = error.error_status_hint if error else 400
+        self._refuse(status, f"not a request of HTTP/1.1: {error or msg}", DEFAULT_CODE)
 
     def shutdown(self) -> None:
         if self.phase in BUSY:
             super().shutdown()
         else:
-            self.cut()
+            self.close_now()
+
+    # -- phases
+
+    def _enter(self, phase: Phase) -> None:
+        if phase != self.phase:
+            self.phase, self.since = phase, self.loop.time()
+
+    def _phase_of_request(self) -> Phase:
+        """The phase that the state of the request and of its answer amounts to."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return Phase.BODY if self.cycle.more_body else Phase.ANSWER
+        if self.conn.their_state is h11.SEND_BODY:
+            return Phase.REST
+        return Phase.HEAD if self.conn.trailing_data[0] else Phase.IDLE
 
     # -- time
 
-    def look(self, now: float) -> None:
-        limits, waited = self.limits, now - self.since
-        if self.phase == "idle" and waited > (limits.head_s if self.is_first else limits.idle_s):
-            self.cut()
-        elif self.phase == "head" and waited > limits.head_s:
-            self._refuse(408, f"header: not complete after {limits.head_s:g} s", "request_timeout")
-        elif self.phase in ("drain", "rest") and (
-            waited > limits.drain_s or now - max(self.heard, self.since) > limits.drain_idle_s
-        ):
-            self.cut()
-        elif self.phase == "closing" and waited > limits.drain_s:
-            self.wire.abort()
-        elif self.stuck_since is not None and now - self.stuck_since > limits.write_s:
+    def check_time(self, now: float) -> None:
+        if end := self._overdue(now):
+            end()
+        elif self.stuck_since is not None and now - self.stuck_since > self.limits.write_s:
             self.wire.abort()
         elif self.is_half_closed:
-            self._look_for_peer(now)
+            self._probe(now)
 
-    def _look_for_peer(self, now: float) -> None:
-        """After its end of stream: is the client still there? A socket that was closed answers any byte with a reset.
-        Before an answer an interim response is such a byte, which HTTP/1.1 lets every client skip."""
+    def _overdue(self, now: float) -> Callable[[], None] | None:
+        """What to do about a phase that takes too long: the last column of the table at the top."""
+        limits, waited = self.limits, now - self.since
+        match self.phase:
+            case Phase.IDLE if waited > (limits.head_s if self.is_first else limits.idle_s):
+                return self.close_now
+            case Phase.HEAD if waited > limits.head_s:
+                return self._refuse_slow_head
+            case Phase.REST | Phase.DRAIN:
+                is_silent = now - max(self.heard, self.since) > limits.drain_idle_s
+                return self.close_now if is_silent or waited > limits.drain_s else None
+            case Phase.CLOSING if waited > limits.drain_s:
+                return self.wire.abort
+        return None
+
+    def _refuse_slow_head(self) -> None:
+        self._refuse(408, f"header: not complete after {self.limits.head_s:g} s", "request_timeout")
+
+    def _probe(self, now: float) -> None:
+        """Find out whether a half-closed client is still there: a closed socket answers any byte with a reset.
+
+        Before the answer that byte is an interim response, which HTTP/1.1 lets every client skip."""
         handle = self.wire.get_extra_info("socket").fileno()
         poll = select.poll()
         if handle >= 0:
@@ -284,51 +348,48 @@ class Connection(H11Protocol):
         elif not self.is_probed and now - self.heard > self.limits.probe_s:
             self.is_probed = True
             if not self.cycle.response_started and self.scope["http_version"] == "1.1":
-                self.wire.write(
-                    self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue"))
-                )
+                interim = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                self.wire.write(self.conn.send(interim))
 
     # -- ends
 
-    def leave(self) -> None:
-        """Close when all is sent; where the client may still be sending, after it stopped."""
-        if self.phase in ("drain", "closing"):
+    def close_gracefully(self) -> None:
+        """Close once all is sent; if the client may still be sending, once it stopped."""
+        if self.phase in ENDING:
             return
         may_send = not self.is_half_closed and self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
-        if may_send or self.phase == "head":
-            self._enter("drain")
+        if may_send or self.phase == Phase.HEAD:
+            self._enter(Phase.DRAIN)
             self.wire.write_eof()
             self.flow.resume_reading()
         else:
-            self._enter("closing")
+            self._enter(Phase.CLOSING)
             self.wire.close()
 
-    def _end_half_closed(self) -> None:
-        """No request can come any more; what came is answered, or will never be whole."""
-        if self.is_half_closed and not self.is_behind and self.phase != "answer":
-            self.transport.close()
-
-    def cut(self) -> None:
-        """Close now, whatever the client does."""
-        self._enter("closing")
+    def close_now(self) -> None:
+        """Close whatever the client does; unsent data is dropped."""
+        self._enter(Phase.CLOSING)
         self._unset_keepalive_if_required()
         self.wire.abort()
 
+    def _close_half_closed(self) -> None:
+        """No further request can arrive; close once those that did are answered."""
+        if self.is_half_closed and not self.is_queued and self.phase != Phase.ANSWER:
+            self.transport.close()
+
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer what is wrong before there is a request, or with its framing."""
-        logger.info(
-            "%s",
-            request_line("-", "-", "-", status, None, self.loop.time() - self.since, f"{message} (from {self.peer})"),
-        )
+        """Answer an error of the framing, or one before there is a request. Ends an answer that is being written."""
+        reason = f"{message} (from {self.peer})"
+        logger.info("%s", request_line("-", "-", "-", status, None, self.loop.time() - self.since, reason))
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             if self.cycle.response_started:
-                self.cut()
+                self.close_now()
                 return
-        self._send_refusal(status, message, code)
+        self._send_error(status, message, code)
 
-    def _send_refusal(self, status: int, message: str, code: str) -> None:
+    def _send_error(self, status: int, message: str, code: str) -> None:
         body = json.dumps(openai_error(status, message, code)).encode()
         retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
         head = (
@@ -336,59 +397,12 @@ class Connection(H11Protocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n{retry}\r\n"
         )
         self.wire.write(head.encode() + body)
-        self.phase = "head"  # there may be more of it
-        self.leave()
-
-    def _enter(self, phase: str) -> None:
-        if phase != self.phase:
-            self.phase, self.since = phase, self.loop.time()
-
-    def _phase(self) -> str:
-        if self.cycle is not None and not self.cycle.response_complete:
-            return "body" if self.cycle.more_body else "answer"
-        if self.conn.their_state is h11.SEND_BODY:
-            return "rest"
-        return "head" if self.conn.trailing_data[0] else "idle"
+        self.phase = Phase.HEAD  # the client may be sending more of it
+        self.close_gracefully()
 
 
-class _Parser(h11.Connection):
-    """Keeps the last error, refuses bodies in pieces of a few bytes, and has a turn: after `num_left` events it seems
-    to have no more."""
-
-    error: h11.RemoteProtocolError | None = None
-    num_events = num_bytes = 0  # of data, in this request
-    num_left = 0  # events
-
-    def __init__(self, max_head_bytes: int):
-        super().__init__(h11.SERVER, max_head_bytes)
-        self.max_head_bytes = max_head_bytes
-
-    def next_event(self) -> Any:
-        if self.num_left == 0:
-            return h11.NEED_DATA
-        self.num_left -= 1
-        try:
-            event = super().next_event()
-        except h11.RemoteProtocolError as error:
-            self.error = error
-            raise
-        if isinstance(event, h11.Request):
-            self.num_events = self.num_bytes = 0
-            # came at once
-            if len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > self.max_head_bytes:
-                self.error = h11.RemoteProtocolError("the header is too long", error_status_hint=431)
-                raise self.error
-        elif isinstance(event, h11.Data):
-            self.num_events += 1
-            self.num_bytes += len(event.data)
-            if self.num_events > DATA_EVENTS + self.num_bytes // EVENT_BYTES:
-                self.error = h11.RemoteProtocolError("the body comes in too many pieces")
-                raise self.error
-        return event
-
-
-class _Patient:
-    """The transport as uvicorn has it: closing it is left to the connection."""
+class _GracefulTransport:
+    """The transport that uvicorn sees: closing it is left to the connection."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection):
         self._transport, self._connection = transport, connection
@@ -397,30 +411,22 @@ class _Patient:
         return getattr(self._transport, name)
 
     def close(self) -> None:
-        self._connection.leave()
+        self._connection.close_gracefully()
 
     def resume_reading(self) -> None:
-        if not self._connection.is_behind:
+        if not self._connection.is_queued:
             self._transport.resume_reading()
 
     def is_closing(self) -> bool:
-        return self._connection.phase in ("drain", "closing") or self._transport.is_closing()
+        return self._connection.phase in ENDING or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
         if not self.is_closing():
             self._transport.write(data)
 
 
-def peer_of(host: str) -> str:
-    """Who shares a limit: an address, or all that one network of IPv6 gives its user."""
-    if ":" in host and not host.startswith("::ffff:"):
-        with suppress(ValueError):
-            return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False)) if host != "::1" else host
-    return host
-
-
 def _keep_alive(sock: Any) -> None:
-    """Let the system notice within minutes that a machine on the other side is gone."""
+    """Let the system notice within minutes that the other machine is gone."""
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 6)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from contextlib import suppress
 from dataclasses import dataclass
 
 MiB = 1 << 20
@@ -33,3 +35,11 @@ class ServerLimits:
 def is_loopback(host: str) -> bool:
     """Whether an address, or the name localhost, can be reached from this machine only."""
     return host in ("localhost", "::1") or host.startswith(("127.", "::ffff:127."))
+
+
+def peer_of(host: str) -> str:
+    """Who shares the limits of an address: the address itself, or the /64 network that IPv6 gives to one user."""
+    if ":" in host and not host.startswith("::ffff:"):
+        with suppress(ValueError):
+            return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False)) if host != "::1" else host
+    return host

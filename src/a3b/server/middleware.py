@@ -20,9 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from a3b.errors import OverloadedError
 from a3b.server.body_limits import BodyLimiter, LimitedBody, too_large
-from a3b.server.connections import peer_of
 from a3b.server.errors import ApiError, error_body, log_unexpected, to_api_error
-from a3b.server.limits import ServerLimits, is_loopback
+from a3b.server.limits import ServerLimits, is_loopback, peer_of
 from a3b.server.logs import logger, request_line
 from a3b.server.metrics import Metrics
 from a3b.server.sse import json_response
