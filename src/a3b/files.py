@@ -46,9 +46,9 @@ def check_regular(path: str | Path) -> None:
         _check_kind(os.stat(path), path)
 
 
-def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file, or a link to one, to read bytes. Never blocks. Raises OSError."""
-    return open(path, "rb", buffering, opener=regular)
+    return open(path, "rb", opener=regular)
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:

@@ -4,7 +4,6 @@ sees whom."""
 from __future__ import annotations
 
 import random
-import threading
 from functools import cache
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from a3b.cache.disk_store import Store
 from a3b.cache.identity import ARITHMETIC_VERSION, cache_identity
 from a3b.cache.prefix_cache import PrefixCache
-from a3b.cache.snapshot_files import write_kv
 from a3b.engine.engine import nano_directory
 from a3b.errors import CheckpointError, UsageError
 from a3b.kernels import open_kernels
@@ -22,6 +20,7 @@ from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from tests.support.cached_states import IDENTITY, content, feed, new_state, numbers, reached, snapshot
+from tests.support.session_stores import forget
 
 LARGE = 1 << 40
 STATE = snapshot([1]).num_bytes
@@ -222,10 +221,9 @@ def test_namespaces_never_meet(tmp_path):
         assert mine != theirs
         store.flush()
         assert cache.sync("third", ids).miss == "new"
-        assert cache.forget(mine, namespace="theirs") == 0
         store.put_record("mine", b"key", b"secret", mine)
         assert store.get_records("theirs", b"key") == store.records("theirs") == []
-        cache.clear("mine")
+        assert forget(tmp_path, mine) == {mine}
         assert cache.sync("mine", ids).miss == "new" and cache.sync("theirs", ids).reused == 150
         assert store.records("mine") == [] and not store.holds(mine) and store.holds(theirs)
 
@@ -424,10 +422,7 @@ def test_forgetting_a_conversation_keeps_what_others_share(tmp_path):
     talk(cache, second, [150, 300])
     store.flush()
     leaf = cache.add("n", first, snapshot(first), "turn")
-    with pytest.raises(UsageError, match="6 begin so"):
-        cache.forget("")
-    assert cache.forget("zz") == 0
-    assert cache.forget(leaf.hex()[:10]) == 3
+    assert len(forget(tmp_path, leaf)) == 3
     assert cache.sync("n", [*first, 1]).reused == 100 and cache.sync("n", [*second, 1]).reused == 300
     store.close()
     with Store(tmp_path) as store:
@@ -435,35 +430,28 @@ def test_forgetting_a_conversation_keeps_what_others_share(tmp_path):
         assert cache.sync("n", [*first, 1]).reused == 100 and cache.sync("n", [*second, 1]).reused == 300
 
 
-def test_forgetting_its_only_conversation_keeps_a_system_prompt():
-    system, cache = numbers(100), memory()
-    cache.add("n", system, snapshot(system), "system")
+def test_forgetting_its_only_conversation_keeps_a_system_prompt(tmp_path):
+    system = numbers(100)
     ids = system + numbers(100, seed=1)
-    assert cache.forget(cache.add("n", ids, snapshot(ids), "turn")) == 1
-    assert cache.sync("n", [*ids, 1]).reused == 100
+    with Store(tmp_path) as store:
+        cache = memory(store=store)
+        cache.add("n", system, snapshot(system), "system")
+        leaf = cache.add("n", ids, snapshot(ids), "turn")
+        assert store.flush() and forget(tmp_path, leaf) == {leaf}
+        assert cache.sync("n", [*ids, 1]).reused == 100
 
 
-@pytest.mark.parametrize("where", ["memory", "disk", "waiting for the disk"])
-def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tmp_path, where, monkeypatch):
+def test_forgetting_one_branch_keeps_the_turn_at_which_the_other_branched_off(tmp_path):
     common = numbers(100)
     first, second = common + numbers(50, seed=1), common + numbers(50, seed=2)
-    store = None if where == "memory" else Store(tmp_path)
-    cache, may_write = memory(store=store), threading.Event()
-    monkeypatch.setattr(
-        "a3b.cache.node_files.write_kv", lambda *args, real=write_kv: may_write.wait(30) and real(*args)
-    )
-    may_write.set()
-    for ids in (first, second):
-        talk(cache, ids, [40, 100, 150])
-        assert store is None or where != "disk" and ids is second or store.flush()
-        if where == "waiting for the disk":
-            may_write.clear()
-    assert cache.forget(cache.add("n", first, snapshot(first), "turn")) == 1
-    assert cache.sync("n", [*first, 1]).reused == 100
-    assert cache.forget(cache.add("n", second, snapshot(second), "turn")) == 3
-    may_write.set()
-    if store:
-        store.close()
+    with Store(tmp_path) as store:
+        cache = memory(store=store)
+        for ids in (first, second):
+            talk(cache, ids, [40, 100, 150])
+            assert store.flush()
+        assert len(forget(tmp_path, cache.add("n", first, snapshot(first), "turn"))) == 1
+        assert cache.sync("n", [*first, 1]).reused == 100
+        assert len(forget(tmp_path, cache.add("n", second, snapshot(second), "turn"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.budget import ThinkingControl, ThinkingTokens
 from a3b.thinking.turn import Turn
 from a3b.thinking.turn_memory import TurnMemory
+from tests.support.session_stores import forget
 from tests.support.traced_server import GREEDY, Server, cold, user
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -301,7 +302,7 @@ def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):
         store.flush()
         leaf = max(store._index.rows()[0], key=lambda row: row.num_tokens)
         service.close()
-        store.forget(store.session(leaf.id))
+        forget(tmp_path, leaf.id)
         assert store._index.rows()[0] == []
 
 

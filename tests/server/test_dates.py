@@ -19,6 +19,7 @@ from a3b.server.app import create_app
 from a3b.server.middleware import ServerSettings
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support.serving import ask
+from tests.support.session_stores import forget
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -197,7 +198,8 @@ def test_dates_are_held_after_a_restart_until_the_session_is_forgotten(engine, t
         _, num, cached, dates = talk(server, chat, NOW[2:], turns=turns)[-1]
         assert dates == 2 and num > cached >= first[0][1] - 16
     with Store(tmp_path) as store:
-        store.forget([row.id for row in store._index.rows()[0]])
+        for row in store._index.rows()[0]:
+            forget(tmp_path, row.id)
     with Store(tmp_path) as store, running(engine, store) as server:
         reply = server.send(*chat(NOW[2], turns[:1], QUESTIONS[1]))
         assert reply["a3b"]["cache"]["kept_dates"] == 0

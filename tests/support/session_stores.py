@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from a3b.cache.disk_index import Index
 from a3b.cache.disk_store import Store
 from a3b.cache.identity import root_id
 from a3b.cache.index_rows import Row
@@ -45,6 +47,12 @@ def cold(ids: tuple[int, ...]) -> str:
 
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # hundreds of small stores wear a disk and wait for it
+
+
+def forget(directory: Path, id: bytes) -> set[bytes]:
+    """Forget the session of a node as `a3b cache forget` does, beside a server; the ids that are gone."""
+    with closing(Index.open(directory)) as index:
+        return index.remove(index.session(id), with_records=True)
 
 
 def store_two(directory: Path) -> tuple[Path, list[int], list[int]]:

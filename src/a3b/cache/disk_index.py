@@ -110,12 +110,9 @@ class Index:
         """These nodes and all below them."""
         return _below(ids, self._select("SELECT id, parent FROM node"))
 
-    def session(self, id: bytes, waiting: Iterable[Row] = ()) -> set[bytes]:
-        """A node, all below it, and those above that lead only to it, except system prompts, which are shared.
-
-        waiting: nodes that are not written yet."""
+    def session(self, id: bytes) -> set[bytes]:
+        """A node, all below it, and those above that lead only to it, except system prompts, which are shared."""
         found = self._select("SELECT id, parent, kind FROM node")
-        found += [(row.id, row.parent, row.kind.encode()) for row in waiting]
         parent_of: dict[bytes, bytes] = {i: parent for i, parent, _ in found}
         system = {i for i, _, kind in found if kind == b"system"}
         out = _below([id], parent_of.items())

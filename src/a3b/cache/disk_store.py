@@ -175,17 +175,6 @@ class Store:
         """The tokens that conversations of this namespace begin with under other identities than that of `root`."""
         return self._guard.run(lambda: self._index.tops(namespace, root)) or []
 
-    def find(self, prefix: str) -> set[bytes]:
-        """Ids that begin with these hexadecimal digits."""
-        with self._index.lock:
-            return {id for id in (*self._known, *self._pending) if id.hex().startswith(prefix)}
-
-    def session(self, id: bytes) -> set[bytes]:
-        """A node, all below it, and those above that lead only to it, except system prompts."""
-        with self._index.lock:
-            waiting = [pending.row for pending in self._pending.values()]
-            return self._guard.run(lambda: self._index.session(id, waiting)) or {id}
-
     def gone(self) -> set[bytes]:
         """Nodes that expired or that another process dropped since the last call."""
         with self._index.lock:
@@ -293,19 +282,11 @@ class Store:
                 self._guard.run(lambda: self._index.thin(id))
                 self._known[id] = False
 
-    def forget(self, ids: Iterable[bytes]) -> None:
-        """Drop nodes, all below them, and the records that belong to them."""
+    def clear(self) -> None:
+        """Drop all nodes; records stay."""
         with self._index.lock:
-            self._remove(ids, with_records=True)
-
-    def forget_namespace(self, root: bytes | None, namespace: str | None, with_records: bool = True) -> None:
-        """Drop all nodes of a root and the records of a namespace; None: of all."""
-        with self._index.lock:
-            rows, bad = self._guard.run(lambda: self._index.rows(root)) or ([], [])
-            waiting = [pending.row.id for pending in self._pending.values() if root in (None, pending.row.root)]
-            self._remove([*(row.id for row in rows), *bad, *waiting], with_records=with_records)
-            if with_records:
-                self._guard.run(lambda: self._index.records.drop(namespace))
+            rows, bad = self._guard.run(self._index.rows) or ([], [])
+            self._remove([*(row.id for row in rows), *bad, *self._pending])
 
     def expire(self) -> None:
         """Drop what is too old; the writer does so every hour."""
@@ -315,14 +296,15 @@ class Store:
             self._dropped(gone)
             self._gone |= gone
 
-    def _remove(self, ids: Iterable[bytes], with_records: bool = False) -> None:
+    def _remove(self, ids: Iterable[bytes]) -> None:
+        """Drop nodes and all below them, also those that wait for the writer."""
         ids = set(ids)
         with self._index.lock:
             while more := self._waiting_for(ids) - ids:
                 ids |= more
             for id in ids:
                 self._pending.pop(id, None)  # the writer notices and skips it
-            gone = self._guard.run(lambda: self._index.remove(ids, with_records)) or ids
+            gone = self._guard.run(lambda: self._index.remove(ids)) or ids
             for id in gone:
                 self._known.pop(id, None)
                 self._pending.pop(id, None)

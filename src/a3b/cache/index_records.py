@@ -52,13 +52,10 @@ class RecordTable:
             found = self._database.connection.execute(query, (namespace,) if key is None else (namespace, key))
             return [record for record in map(record_of, found.fetchall()) if record]
 
-    def drop(self, namespace: str | None = None) -> None:
-        """Drop all records, or those of one namespace."""
+    def drop(self) -> None:
+        """Drop all records."""
         with self._database.transaction() as db:
-            if namespace is None:
-                db.execute("DELETE FROM record")
-            else:
-                db.execute("DELETE FROM record WHERE namespace = ?", (namespace,))
+            db.execute("DELETE FROM record")
 
     def drop_changed(self) -> int:
         """Drop records that are not as they were written; how many."""

@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 
 from a3b.cache.disk_store import Store
-from a3b.cache.identity import TOKENS, root_id
+from a3b.cache.identity import TOKENS
 from a3b.cache.index_rows import KINDS
-from a3b.cache.prefix_tree import NamespaceTree, Node, Place, PrefixTree, find, num_common
+from a3b.cache.prefix_tree import KnownPrefix, NamespaceTree, Node, PrefixTree, find, num_common
 from a3b.cache.shares import Holding, next_to_give
 from a3b.errors import UsageError
 from a3b.interface.events import CacheReport, MissReason
@@ -115,22 +115,22 @@ class PrefixCache:
         self._tick += 1
         tokens = np.asarray(ids, TOKENS)
         space = self._used_space(namespace)
-        place = find(space, tokens)
-        path = place.node.path()
+        prefix = find(space, tokens)
+        path = prefix.node.path()
         for node in path:
             node.used = self._tick
         if self.store:
             self.store.touch(node.id for node in path)
         state, reused, lost = self._deepest(path, len(tokens), read)
         self._hits, self._misses = self._hits + (reused > 0), self._misses + (reused == 0)
-        known = place.unshared
-        differs = place.num_known < len(tokens) and len(known) > 0
-        miss: MissReason = "evicted" if lost else self._miss(place, reused, differs, tokens)
+        known = prefix.unshared
+        differs = prefix.num_known < len(tokens) and len(known) > 0
+        miss: MissReason = "evicted" if lost else self._miss(prefix, reused, differs, tokens)
         expected: tuple[int, ...] = ()
         found: tuple[int, ...] = ()
         if differs and miss != "new":
-            expected, found = _shown(known), _shown(tokens[place.num_known :])
-        return Match(self._new_state() if state is None else state, reused, miss, place.num_known, expected, found)
+            expected, found = _shown(known), _shown(tokens[prefix.num_known :])
+        return Match(self._new_state() if state is None else state, reused, miss, prefix.num_known, expected, found)
 
     def _deepest(self, path: Sequence[Node], num_tokens: int, read: OnDisk | None) -> tuple[State | None, int, bool]:
         """(state at the deepest node of a path that has one, its tokens, whether a deeper one lost its state)."""
@@ -143,10 +143,10 @@ class PrefixCache:
                 lost = lost or not node.thinned
         return None, 0, lost
 
-    def _miss(self, place: Place, reused: int, differs: bool, tokens: np.ndarray) -> MissReason:
+    def _miss(self, prefix: KnownPrefix, reused: int, differs: bool, tokens: np.ndarray) -> MissReason:
         """Why not more was reused, of what was never lost."""
-        if reused == 0 and place.num_known < min(TRIVIAL, len(tokens)):
-            return "settings" if self._known_elsewhere(place.node.space, tokens) else "new"
+        if reused == 0 and prefix.num_known < min(TRIVIAL, len(tokens)):
+            return "settings" if self._known_elsewhere(prefix.node.space, tokens) else "new"
         return "diverged" if differs else "none"
 
     def add(
@@ -187,35 +187,11 @@ class PrefixCache:
         self._shrink()
         return node.id
 
-    def forget(self, prefix: str | bytes, namespace: str | None = None) -> int:
-        """Forget the node whose id begins with these hexadecimal digits, all below it, and their records; how many
-        nodes.
-
-        Nodes above that lead only to it go too, up to a system prompt or a fork. Raises UsageError if several ids begin
-        so."""
-        prefix = prefix.hex() if isinstance(prefix, bytes) else prefix.lower()
-        found = self._beginning_with(prefix, namespace)
-        if len(found) > 1:
-            raise UsageError(f"session {prefix[:40]!r}: {len(found)} begin so; give more digits")
-        if not found:
-            return 0
-        id = found.pop()
-        gone = _session(self._tree.nodes[id]) if id in self._tree.nodes else {id}
+    def clear(self) -> None:
+        """Forget all sequences, in memory and on disk; records stay."""
+        self._tree = PrefixTree(self.identity)
         if self.store:
-            gone |= self.store.session(id)
-            self.store.forget(gone)
-        self._tree.remove(gone)
-        return len(gone)
-
-    def clear(self, namespace: str | None = None, with_records: bool = True) -> None:
-        """Forget everything, or everything of one namespace, in memory and on disk, with its records if asked to."""
-        for name in [namespace] if namespace is not None else list(self._tree.spaces):
-            space = self._tree.spaces.pop(name, None)
-            if space:
-                self._tree.remove({node.id for node in space.root.below() if node is not space.root})
-        if self.store:
-            root = None if namespace is None else root_id(self.identity, namespace)
-            self.store.forget_namespace(root, namespace, with_records)
+            self.store.clear()
 
     def stats(self) -> CacheStats:
         """Counts for metrics. May be called from any thread."""
@@ -251,14 +227,6 @@ class PrefixCache:
         space = self._space(namespace)
         space.used = self._clock()
         return space
-
-    def _beginning_with(self, prefix: str, namespace: str | None) -> set[bytes]:
-        """Ids of nodes, in memory or on disk, that begin with these hexadecimal digits."""
-        if namespace is not None:
-            root = self._space(namespace).root
-            return {node.id for node in root.below() if node is not root and node.id.hex().startswith(prefix)}
-        found = {id for id in self._tree.nodes if id.hex().startswith(prefix)}
-        return found | (self.store.find(prefix) if self.store else set())
 
     def _known_elsewhere(self, space: NamespaceTree, tokens: np.ndarray) -> bool:
         """Whether a conversation that begins like this one was stored under other settings."""
@@ -368,16 +336,6 @@ class PrefixCache:
 
 def _shown(tokens: np.ndarray) -> tuple[int, ...]:
     return tuple(map(int, tokens[:CONTEXT_LEN]))
-
-
-def _session(node: Node) -> set[bytes]:
-    """A node, all below it, and those above that lead only to it, up to a system prompt or a fork."""
-    gone = {n.id for n in node.below()}
-    for n in node.above():
-        if n.kind == "system" or any(child not in gone for child in n.children):
-            break
-        gone.add(n.id)
-    return gone
 
 
 def _thin_before(node: Node) -> bytes | None:

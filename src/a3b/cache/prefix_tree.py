@@ -72,7 +72,7 @@ class NamespaceTree:
         self.root = Node(root, None, np.zeros(0, TOKENS), 0, "system", self)
 
 
-class Place(NamedTuple):
+class KnownPrefix(NamedTuple):
     """Where a sequence of tokens leaves a tree."""
 
     node: Node  # the deepest one on its path
@@ -130,7 +130,7 @@ class PrefixTree:
             node.parent, node.children = None, {}
 
 
-def find(space: NamespaceTree, tokens: np.ndarray) -> Place:
+def find(space: NamespaceTree, tokens: np.ndarray) -> KnownPrefix:
     """Follow tokens down a tree as far as it knows them."""
     node = space.root
     while True:
@@ -143,7 +143,7 @@ def find(space: NamespaceTree, tokens: np.ndarray) -> Place:
             if best is None or num > most:
                 best, most = child, num
         else:
-            return Place(node, node.num_tokens + most, best)
+            return KnownPrefix(node, node.num_tokens + most, best)
 
 
 def num_common(a: np.ndarray, b: np.ndarray) -> int:

@@ -400,7 +400,7 @@ class Scheduler:
             job.match.reused,
             len(job.ids),
         )
-        self.cache.clear(with_records=False)
+        self.cache.clear()
         job.state = state
         return cold
 

@@ -62,12 +62,6 @@ class KnownTurns:
                 self._records.put_record(namespace, key, turn.to_bytes(), node)
                 self._recorded.add((namespace, key))
 
-    def forget(self, namespace: str | None = None) -> None:
-        """Drop all turns in memory, or those of one namespace."""
-        with self._lock:
-            for key in [key for key in self._turns if namespace is None or key[0] == namespace]:
-                self._drop(key)
-
     def follow_records(self) -> None:
         """Drop from memory what another process may have dropped from the records."""
         with self._lock:

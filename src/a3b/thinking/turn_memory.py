@@ -51,10 +51,6 @@ class TurnMemory:
         for key in conversation.keys_to_remember(turn):
             self._known.add(namespace, key, turn, persist, node)
 
-    def forget(self, namespace: str | None = None) -> None:
-        """Drop all turns in memory, or those of one namespace."""
-        self._known.forget(namespace)
-
     def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
         """The messages with the calls of one turn in one message where results of tools stand between them.
 
