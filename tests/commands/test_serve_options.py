@@ -91,6 +91,11 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--cache-ram 300M", lambda s: s.made["PrefixCache", "given"][0][2], 300 << 20),
     ("--cache-ram 0", lambda s: s.made["PrefixCache", "given"][0][2], 0),
     ("--cache-dir own", lambda s: s.sessions, Path("own")),
+    (
+        "--cache-dir own --cache-disk 3G --session-days 2",
+        lambda s: (s.open_store.max_bytes, s.open_store.max_age_s),
+        (3 << 30, 2 * 86400),
+    ),
     ("--parallel 2", lambda s: s.Scheduler.max_active, 2),
     ("--queue 7", lambda s: s.Scheduler.max_waiting, 7),
     ("--verify-cache 5", lambda s: s.Scheduler.verify_every, 5),
