@@ -360,6 +360,13 @@ def test_a_packing_with_other_shards_does_not_go_on(tmp_path):
         write(source, plan, tmp_path / "packed", shard_bytes=2 * SHARD)
 
 
+def test_a_packing_under_another_name_does_not_go_on(tmp_path):
+    """Even where both presets choose the same formats: the manifest would name the wrong one."""
+    source, plan = begun(tmp_path)
+    with pytest.raises(UsageError, match="with other options"):
+        write(source, replace(plan, preset="fast"), tmp_path / "packed", shard_bytes=SHARD)
+
+
 def test_the_importance_of_another_matrix_is_another_importance(tmp_path):
     names = [f"model.layers.3.self_attn.{name}_proj.weight" for name in "qk"]
     values = np.ones((1, SIZES["D"]), np.float32)
