@@ -13,7 +13,7 @@ Where a parameter's value ends, so that values may contain the tags themselves:
   tool has and the call has not yet had;
 * at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after
   it must then be one that can begin there. `</KEY>` closes the parameter KEY likewise, if the value has no `<KEY`;
-* in a call without `<tool_call>`, at any `</function>`.
+* in a call without `<tool_call>`, `</function>` closes the call whatever follows.
 
 While a value holds an open `<tool_call>`, "closes the call" means that the output ends there or another call follows:
 a file about tool calls passes through whole.
