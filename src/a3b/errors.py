@@ -13,7 +13,7 @@
     ├── ContextError          more tokens than the context holds
     ├── OverloadedError       a server that has no place for another request
     ├── StoreError            a session store that cannot be opened or written
-    ├── LogitsError           numbers of the model that no token can be drawn from
+    ├── LogitsError           logits that no token can be drawn from
     └── Interrupted           a computation that was told to stop
 
 A message names the thing, what was found, what was expected and what to do next.

@@ -202,7 +202,7 @@ def test_a_server_that_cannot_continue_and_never_gets_further_is_not_asked_for_e
 def test_a_server_that_goes_away_leaves_a_part_that_the_next_pull_continues(capsys, hub):
     hub.break_after[SHARD] = [30_000] + [0] * (download.NUM_ATTEMPTS - 1)
     line = refused(capsys, REPO)
-    assert "cannot be reached" in line and "goes on where it stopped" in line
+    assert "cannot be reached" in line and "continues where it stopped" in line
     assert SHARD not in here() and hub.files[SHARD][:30_000] in parts()
     assert pull(capsys, REPO)[0] == 0
     assert here() == {name: hub.files[name] for name in WANTED} and parts() == []

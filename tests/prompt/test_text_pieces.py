@@ -99,7 +99,7 @@ def test_a_text_beyond_the_limit_is_refused():
 
 def test_a_text_beyond_the_limit_is_a_prompt_that_does_not_fit_where_that_is_certain():
     with pytest.raises(ContextError, match="at least"):
-        TOKENIZER.encode_text("a " * 9_000_000, most=1000)
+        TOKENIZER.encode([Text("a " * 9_000_000)], most=1000)
 
 
 def test_no_text_is_cut_for_an_unknown_expression():

@@ -1,1 +1,1 @@
-"""What a sequence leaves behind in memory; later also on disk."""
+"""Snapshots of sequences by the tokens that led to them, in memory and on disk, and what is reused for a prompt."""

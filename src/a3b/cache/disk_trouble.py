@@ -1,4 +1,4 @@
-"""What a store does when the disk or the database fails: it goes on without, and says so once.
+"""What a store does when the disk or the database fails: it continues without, and says so once.
 
 Enter at `DiskGuard.run`. Does not know what is stored."""
 

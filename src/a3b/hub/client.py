@@ -145,7 +145,7 @@ class Hub:
         """The error when no attempt reaches the server any more."""
         return DownloadError(
             f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
-            "then run the same command: it goes on where it stopped"
+            "then run the same command: it continues where it stopped"
         )
 
     def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:

@@ -244,7 +244,7 @@ class Folder:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DownloadError(f"{target}: the disk is full; what came is kept: make room and run the same command")
         return DownloadError(
-            f"{target}: {error.strerror or error}; what came is kept: run the same command when that is mended"
+            f"{target}: {error.strerror or error}; what came is kept: run the same command once that is fixed"
         )
 
     def _part(self, file: HubFile) -> Path:

@@ -171,7 +171,7 @@ class _MessageNormaliser:
         for i, call in enumerate(calls):
             call, where = self._call(call, f"tool_calls[{i}]"), f"tool_calls[{i}]"
             if isinstance(call, str):
-                self.note(f"{where} is no call, kept as text")
+                self.note(f"{where} is not a call, kept as text")
                 message["content"] = _append_text(message["content"], call)
             else:
                 kept.append(call)
@@ -238,7 +238,7 @@ def _with_one_system(messages: list[Message], notes: list[str]) -> list[Message]
             out.append(message)
         elif text := message["content"].strip():
             out.append({"role": "user", "content": _as_reminder(text), REMINDER_KEY: True})
-            notes.append("a system message behind a turn of the assistant became a reminder in its place")
+            notes.append("a system message after a turn of the assistant became a reminder in its place")
     return out
 
 

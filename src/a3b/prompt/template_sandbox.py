@@ -88,7 +88,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols", _Generation],
+            extensions=["jinja2.ext.loopcontrols", _GenerationTag],
             cache_size=0,
             finalize=self.spelled,
         )
@@ -364,7 +364,7 @@ class _Rewrite(NodeTransformer):
         return self._through("joined", *node.nodes, lineno=node.lineno)
 
 
-class _Generation(Extension):
+class _GenerationTag(Extension):
     """`{% generation %}` marks what to train on; a prompt needs only its body."""
 
     tags = {"generation"}

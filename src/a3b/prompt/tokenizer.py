@@ -81,19 +81,20 @@ class Tokenizer:
         """The name of a control token; None for an ordinary token."""
         return self._name_of.get(token_id)
 
-    def encode_text(self, text: str, most: int | None = None) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
         """Ids of ordinary tokens, whatever the text spells; lone surrogates are encoded as U+FFFD.
 
-        Raises ContextError as soon as it is certain that there are more than `most`, and UsageError for a text that is
-        too long, as a whole or without an end of a word. Uses no more memory than one piece of the text needs."""
+        Raises UsageError for a text that is too long, as a whole or without an end of a word. Uses no more memory than
+        one piece of the text needs."""
         ids: list[int] = []
-        self._extend(ids, text, most)
+        self._extend(ids, text, None)
         return ids
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Ids of a prompt, segment by segment.
 
-        Raises TokenizerError for unknown control tokens and replayed ids, and what `encode_text` raises."""
+        Raises ContextError as soon as it is certain that there are more than `most`, TokenizerError for unknown control
+        tokens and replayed ids, and what `encode_text` raises."""
         ids: list[int] = []
         for segment in prompt:
             match segment:
