@@ -20,9 +20,9 @@ from a3b.output.dialects.qwen_xml_tags import (
     PARAMETER,
     PARAMETER_END,
     SPELLED_CALL_END,
+    ValueEnd,
     read_name,
     tag_at,
-    value_end,
 )
 from a3b.output.json_text import read
 from a3b.output.marks import END, MARKS, NAMES, is_mark
@@ -146,9 +146,9 @@ class XmlReader:
             self._closer = ""
         if ends_at_tag and tag == PARAMETER_END:
             return end
-        return value_end(
-            text, at, self._depth > 0, self._is_bare, self._calls.is_new_key, self._next_close, self._closer
-        )
+        calls = self._calls
+        rule = ValueEnd(text, self._depth > 0, self._is_bare, calls.is_new_key, self._next_close, self._closer)
+        return rule.find(at)
 
     def _write(self, num_chars: int) -> None:
         """Take a piece of the value. If it shows that the value is no JSON, the tag in doubt ends it after all."""

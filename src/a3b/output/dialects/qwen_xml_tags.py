@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from a3b.output.buffer import NeedMore, peek, skip_blank
 from a3b.output.marks import END, MARKS, mark_of
@@ -92,68 +93,75 @@ def tag_at(buffer: str, at: int) -> tuple[str, int]:
     ), end
 
 
-def value_end(
-    buffer: str,
-    at: int,
-    nested: bool,
-    bare: bool,
-    is_new_key: Callable[[str], bool],
-    next_close: Callable[[int], tuple[str, int]],
-    closer: str = "",
-) -> int | None:
-    """How much of `buffer` to take if a value ends at the tag at `at`, None if the tag is part of the value.
+@dataclass(frozen=True)
+class ValueEnd:
+    """Decides whether a value ends at a tag, by the rule in the module's docstring.
 
-    `at` is 1 if a newline precedes the tag, else 0. `nested`: the value holds an open `<tool_call>`. `bare`: the call
-    has none. `is_new_key`: whether a parameter of that name can begin here. `next_close`: the next `</parameter>` or
-    end of a call from an offset on, and the offset after it. `closer`: a further tag that may close the value. The rule
-    is in the module's docstring."""
+    nested: the value holds an open `<tool_call>`. bare: the call has none. is_new_key: whether a parameter of that name
+    can begin here. next_close: the next `</parameter>` or end of a call from an offset on, and the offset after it.
+    closer: a further tag that may close the value."""
 
-    def is_over(at: int) -> bool:
-        return peek(buffer, skip_blank(buffer, at), CALL, END) != ""
+    text: str
+    nested: bool
+    bare: bool
+    is_new_key: Callable[[str], bool]
+    next_close: Callable[[int], tuple[str, int]]
+    closer: str = ""
 
-    def begins_parameter(at: int) -> bool:
-        key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
-        return key != "" and is_new_key(key) and peek(buffer, end, "\n") == "\n"
+    def find(self, at: int) -> int | None:
+        """How many characters to take if the value ends at the tag at `at`, None if the tag is part of the value.
 
-    def is_parameter(at: int) -> bool:
-        """Whether a parameter that the tool does not have, or has had, begins: after it comes another tag, and no
-        text."""
-        key, end = read_name(buffer, at + len(PARAMETER), blanks=True)
-        if key == "" or is_new_key(key):
+        `at` is 1 if a newline precedes the tag, else 0."""
+        is_closer = self.closer != "" and peek(self.text, at, self.closer) != ""
+        found, end = (PARAMETER_END, at + len(self.closer)) if is_closer else tag_at(self.text, at)
+        if found == PARAMETER_END:
+            return end if self._may_follow(at, end) else None
+        if found == PARAMETER:
+            return at if at == 1 and self._begins_parameter(at) else None
+        if found == CALL_END:
+            return at if self._is_over(at + 1) else None
+        if found == END:  # in the middle of a line, a "<" or "</" that is cut off may be anything
+            return at if at == 1 or self.text[at] == END or end - at > 2 else None
+        if self.bare and found == FUNCTION_END and at == 0:
+            return None
+        return at if self._closes_call(at, found, end) else None
+
+    def _may_follow(self, at: int, end: int) -> bool:
+        """Whether what follows the closing tag from `at` to `end` can follow a value."""
+        then = skip_blank(self.text, end)
+        tag, tag_end = tag_at(self.text, then)
+        if tag != PARAMETER:
+            return tag in (FUNCTION, CALL, END) or self._closes_call(then, tag, tag_end)
+        if self._begins_parameter(then):
             return True
-        close, end = next_close(end)
-        return close != PARAMETER_END or tag_at(buffer, skip_blank(buffer, end))[0] != ""
+        return self.text.startswith(PARAMETER_END, at) and not self.nested and self._is_parameter(then)
 
-    def closes_call(at: int, tag: str, end: int) -> bool:
+    def _is_over(self, at: int) -> bool:
+        return peek(self.text, skip_blank(self.text, at), CALL, END) != ""
+
+    def _begins_parameter(self, at: int) -> bool:
+        key, end = read_name(self.text, at + len(PARAMETER), blanks=True)
+        return key != "" and self.is_new_key(key) and peek(self.text, end, "\n") == "\n"
+
+    def _is_parameter(self, at: int) -> bool:
+        """Whether a parameter begins that the tool does not have, or has had: another tag follows it, and no text."""
+        key, end = read_name(self.text, at + len(PARAMETER), blanks=True)
+        if key == "" or self.is_new_key(key):
+            return True
+        close, end = self.next_close(end)
+        return close != PARAMETER_END or tag_at(self.text, skip_blank(self.text, end))[0] != ""
+
+    def _closes_call(self, at: int, tag: str, end: int) -> bool:
         """Whether the tag from `at` to `end` closes the call."""
         for _ in range(MAX_CLOSERS):
             if tag != FUNCTION_END:
                 break
-            if bare:
+            if self.bare:
                 return True
-            at = skip_blank(buffer, end)
-            tag, end = tag_at(buffer, at)
+            at = skip_blank(self.text, end)
+            tag, end = tag_at(self.text, at)
             if tag in (CALL, FUNCTION, END):
                 return True
         if tag == SPELLED_CALL_END:
-            return is_over(end)
-        return tag == CALL_END and (not nested or is_over(at + 1))
-
-    is_closer = closer != "" and peek(buffer, at, closer) != ""
-    found, end = (PARAMETER_END, at + len(closer)) if is_closer else tag_at(buffer, at)
-    if found == PARAMETER_END:
-        is_exact = buffer.startswith(PARAMETER_END, at)
-        then = skip_blank(buffer, end)
-        tag, tag_end = tag_at(buffer, then)
-        if tag == PARAMETER:
-            return end if begins_parameter(then) or (is_exact and not nested and is_parameter(then)) else None
-        return end if tag in (FUNCTION, CALL, END) or closes_call(then, tag, tag_end) else None
-    if found == PARAMETER:
-        return at if at == 1 and begins_parameter(at) else None
-    if found == CALL_END:
-        return at if is_over(at + 1) else None
-    if found == END:  # in the middle of a line, a "<" or "</" that is cut off may be anything
-        return at if at == 1 or buffer[at] == END or end - at > 2 else None
-    if bare and found == FUNCTION_END and at == 0:
-        return None
-    return at if closes_call(at, found, end) else None
+            return self._is_over(end)
+        return tag == CALL_END and (not self.nested or self._is_over(at + 1))
