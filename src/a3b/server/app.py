@@ -38,7 +38,7 @@ def create_app(
     stored: ResponseStore | None = None,
     connections: ConnectionManager | None = None,
 ) -> Starlette:
-    """connections: those that /metrics counts."""
+    """The application. connections: those that /metrics counts."""
     settings = settings or ServerSettings()
     metrics = Metrics(service, connections)
     api = ApiContext(

@@ -1,8 +1,7 @@
-"""BodyLimiter of requests while they come: how long each may take, how many may be unfinished, what all of them hold in
-memory.
+"""Bodies of requests while they arrive: how long each may take, how many may be unfinished, how much memory they hold.
 
-A body that comes slowly makes room for others once they need it: one of those whose sender (key or address) has the
-most. Enter at `BodyLimiter.expect`."""
+When there is no room left, a slow body is given up: one of the sender (key or address) that has the most of them. Enter
+at `BodyLimiter.expect`."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from a3b.server.errors import ApiError
 from a3b.server.limits import RETRY_AFTER_S, ServerLimits
 
 CLOSE = {"connection": "close"}
-AT_ONCE_S = 0.1  # a body that comes with its header needs no place
+AT_ONCE_S = 0.1  # a body that arrives with its header needs no place
 
 
 class BodyLimiter:
-    """All bodies of one server that are still coming."""
+    """All bodies of a server that are still arriving."""
 
     def __init__(self, limits: ServerLimits, max_bytes: int):
         """max_bytes: of one body."""
@@ -31,14 +30,14 @@ class BodyLimiter:
         return LimitedBody(self, receive, sender)
 
     def begin(self, body: LimitedBody) -> bool:
-        """Whether there is a place."""
+        """Whether there is a place for it."""
         if len(self.unfinished) >= self.limits.bodies and not self._make_room(body):
             return False
         self.unfinished[body] = None
         return True
 
     def take(self, body: LimitedBody, num_bytes: int) -> None:
-        """Raises ApiError if that is too much for this body, or for all."""
+        """Raises ApiError if this body, or all of them together, become too large."""
         if body.num_bytes + num_bytes > self.max_bytes:
             raise too_large(self.max_bytes)
         while self.num_bytes + num_bytes > self.limits.all_bodies_bytes:
@@ -53,7 +52,7 @@ class BodyLimiter:
         body.num_bytes = 0
 
     def _make_room(self, newcomer: LimitedBody) -> bool:
-        """Give up the oldest slow body of the sender that has the most of them; False if none is slow."""
+        """Give up the oldest slow body of the sender with the most of them. False if none is slow."""
         late = asyncio.get_running_loop().time() - self.limits.slow_body_s
         slow = [body for body in self.unfinished if body.since <= late and body is not newcomer]
         if slow:
@@ -63,18 +62,18 @@ class BodyLimiter:
 
 
 class LimitedBody:
-    """One body: `receive` is that of ASGI, within the limits."""
+    """One body: its `receive` is ASGI's, within the limits."""
 
     def __init__(self, bodies: BodyLimiter, receive: Receive, sender: str):
         self.bodies, self.sender = bodies, sender
         self.num_bytes = 0
-        self.since = 0.0  # of the first call
+        self.since = 0.0  # when it was first read
         self.is_begun = self.is_complete = self.is_given_up = False
         self._receive = receive
         self._timer: asyncio.Timeout | None = None
 
     async def receive(self) -> Message:
-        """Raises ApiError beyond a limit, 408 where it is one of time."""
+        """Raises ApiError beyond a limit; 408 if it is a limit of time."""
         if self.is_complete:
             return await self._receive()
         limits, now = self.bodies.limits, asyncio.get_running_loop().time()
@@ -110,7 +109,7 @@ class LimitedBody:
         return busy(f"{len(self.bodies.unfinished)} bodies are being received; send the request again")
 
     def give_up(self) -> None:
-        """Let its reader raise ApiError at once."""
+        """Make its reader raise ApiError at once."""
         self.bodies.release(self)
         self.is_given_up = True
         if self._timer is not None:

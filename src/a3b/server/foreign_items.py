@@ -1,8 +1,8 @@
-"""What other servers leave in a history, as text: their searches, the tools they run, documents, summaries. Enter at
+"""Text for what other servers leave in a history: their searches, the tools they run, documents, summaries. Enter at
 `block_text` and `item_text`.
 
-The model reads what was asked and what came out. What only its maker can read (encrypted contents, signatures) and
-media are left out."""
+The model reads the question and the outcome. Media are left out, and so is what only its maker can read (encrypted
+contents, signatures)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CLIENT_CALLS = {
     "apply_patch_call": "operation",
     "computer_call": "action",
     "tool_search_call": "arguments",
-}  # tools of OpenAI's that a client runs: where their arguments are
+}  # OpenAI's tools that a client runs: the field of their arguments
 CLIENT_OUTPUTS = {
     "local_shell_call_output": "output",
     "shell_call_output": "output",
@@ -74,10 +74,9 @@ LEFT_OUT = "[left out]"
 
 
 def block_text(block: Fields) -> str | None:
-    """Text of a content block of Anthropic's API that is neither text, thinking nor of the client's tools; None if it
-    has none.
+    """Text for a content block other than text, thinking and the client's tools; None if it has none.
 
-    Raises ApiError for a document or search result without what it must have."""
+    Raises ApiError for a document or a search result that lacks a required field."""
     kind = block.string("type")
     match kind:
         case "search_result":
@@ -88,18 +87,18 @@ def block_text(block: Fields) -> str | None:
             return f"[tool {block.required('tool_name')} was found and may be called]"
         case "compaction":
             return SUMMARY + text + "\n" if (text := block.string("content")) else ""
-        case "fallback":  # marks where another model took over; it says nothing
+        case "fallback":  # marks where another model took over; it has no content
             return ""
     return _as_json(kind, block.body) if kind in SERVER_BLOCKS else None
 
 
 def item_text(item: Fields, kind: str) -> str | None:
-    """Text of an item of the Responses API that OpenAI's servers made by themselves; None for other items."""
+    """Text for an item that a tool on OpenAI's servers made; None for other items."""
     return _as_json(kind, item.body) if kind in SERVER_ITEMS else None
 
 
 def plain(value: Any) -> Any:
-    """The same without what nobody else can read, and with texts in the place of parts that hold nothing else."""
+    """The value without opaque fields and media; parts that hold only text become that text."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, str):

@@ -1,4 +1,6 @@
-"""What clients may take of a server, in one place; docs/server.md has the same table. Seconds and bytes."""
+"""The limits of what clients may take up, in one place, in seconds and bytes; docs/server.md has the same table.
+
+Knows addresses only as text. Enter at `ServerLimits`."""
 
 from __future__ import annotations
 
@@ -7,29 +9,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 MiB = 1 << 20
-RETRY_AFTER_S = 2  # told to a client that is refused because the server is busy
+RETRY_AFTER_S = 2  # what a client is told when the server is busy
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """connections: open at once. per_peer: of one address other than loopback; None is no limit."""
+    """connections: open at the same time. per_peer: those of one address other than loopback; None is no limit."""
 
     connections: int = 1000
     per_peer: int | None = None
-    head_s: float = 30.0  # from the first byte of a request, or from the connection, to the end of its header
+    head_s: float = 30.0  # from the first byte of a request, or from connecting, to the end of the header
     idle_s: float = 75.0  # between two requests
     head_bytes: int = 32 << 10
     body_s: float = 300.0  # for a whole body
-    body_idle_s: float = 30.0  # between two pieces of it
-    bodies: int = 64  # unfinished at once
-    slow_body_s: float = 2.0  # an unfinished body older than this makes room for others
+    body_idle_s: float = 30.0  # between two pieces of a body
+    bodies: int = 64  # unfinished at the same time
+    slow_body_s: float = 2.0  # after which an unfinished body may be given up for others
     all_bodies_bytes: int = 256 * MiB  # of all requests that are being answered
-    drain_s: float = 30.0  # for what a client still sends after it was refused
+    drain_s: float = 30.0  # for what a refused client still sends
     drain_idle_s: float = 5.0
     drain_bytes: int = 256 * MiB
-    write_s: float = 300.0  # in which a client takes nothing of its answer
-    pipelined_bytes: int = 64 << 10  # of later requests, while one is answered
-    probe_s: float = 1.0  # after which a client that closed its side is asked whether it is still there
+    write_s: float = 300.0  # without the client reading any of its answer
+    pipelined_bytes: int = 64 << 10  # of later requests while one is being answered
+    probe_s: float = 1.0  # after which a half-closed client is probed
 
 
 def is_loopback(host: str) -> bool:

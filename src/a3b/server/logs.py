@@ -1,4 +1,5 @@
-"""The log of a server: what a line looks like, and the progress of long prompts. Enter at `begin` and `watched`."""
+"""The server's log: the form of its lines, and the progress of long prompts. Enter at `configure_logging` and
+`logging_progress`."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from a3b.printable import printable
 from a3b.server.service_protocol import ServiceProtocol
 
 logger = logging.getLogger("a3b.server")
-PROGRESS_S = 5.0  # between two lines about one prompt
+PROGRESS_S = 5.0  # seconds between two lines about one prompt
 REASON_LEN = 240  # characters
 
 
 class LogFormatter(logging.Formatter):
-    """TIME MESSAGE, with the level from warnings on. Later lines of a message are indented: no message can look like
-    another."""
+    """TIME MESSAGE, with the level for warnings and errors. Further lines of a message are indented, so that no message
+    can forge another."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = printable(super().format(record), lines=True).replace("\n", "\n    ")
@@ -31,7 +32,7 @@ class LogFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Lines of all loggers go to stderr from now on."""
+    """Send the lines of all loggers to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
@@ -40,14 +41,14 @@ def configure_logging(level: str) -> None:
 def request_line(
     id: str, method: str, path: str, status: int, tokens: tuple[int, int, int] | None, seconds: float, reason: str = ""
 ) -> str:
-    """tokens: of the prompt, of it cached, written. The reason, which may have blanks, ends the line."""
+    """The log line of a request. tokens: (prompt, cached, written). The reason may have spaces, so it comes last."""
     counted = f" prompt={tokens[0]} cached={tokens[1]} written={tokens[2]}" if tokens else ""
     why = f" reason={printable(reason[:REASON_LEN])}" if reason else ""
     return f"{id} {printable(method[:20])} {printable(path[:200])} {status}{counted} seconds={seconds:.3f}{why}"
 
 
 class _ProgressLogging:
-    """A service that logs how far long prompts have been read."""
+    """A service that logs how much of a long prompt it has read."""
 
     def __init__(self, service: ServiceProtocol):
         self._service = service

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: of HTTP, counted here, and of the service, asked for when they are read. Enter at
+"""Metrics for Prometheus: those of HTTP are counted here, those of the service are read on each scrape. Enter at
 `Metrics`."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)  # seconds
 
 
 class Metrics:
-    """All numbers of one server, in its own registry."""
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self, service: ServiceProtocol, connections: ConnectionManager | None = None):
         self.service, self.connections = service, connections
@@ -29,12 +29,12 @@ class Metrics:
         self.registry.register(self)
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """path: that of a route, never one that a client made up: their number has no bound."""
+        """path: only known names, to bound label cardinality."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The service's numbers, in the way of a collector of prometheus_client."""
+        """The metrics of connections and of the service, as prometheus_client asks for them."""
         if self.connections is not None:
             yield GaugeMetricFamily("a3b_http_connections", "Connections open", value=len(self.connections.open))
             yield CounterMetricFamily(

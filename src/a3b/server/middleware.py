@@ -1,4 +1,4 @@
-"""The way in of a request: hosts, origins, keys, paths, limits, its id and its log line. Enter at
+"""What every request passes: checks of host, origin, key and size; its id, its log line and its errors. Enter at
 `RequestMiddleware`."""
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ OPEN_PATHS = ("/health",)  # need no key
 HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CLIENT_GONE = 499  # in log and metrics only: nobody is there to read it
+CLIENT_GONE = 499  # in the log and in metrics only; no client reads it
 EXPOSED = ("x-request-id", "retry-after", "x-a3b-warnings")  # headers that pages of other origins may read
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Who may ask, and how much.
+    """Who may use the server, and within which limits.
 
-    host: the address that is listened on. Where that is this machine alone and there are no keys, any page in a browser
-    on it could ask too; so `Host` and `Origin` must then name this machine, one of `hosts` or one of `origins`. They
-    must wherever `hosts` are given."""
+    host: the address that the server listens on. On a loopback address without keys, any page in a browser of this
+    machine could send requests; so `Host` and `Origin` must then name this machine, one of `hosts` or one of
+    `cors_origins`. The same holds wherever `hosts` are given."""
 
-    api_keys: tuple[str, ...] = ()  # none: everybody may ask
+    api_keys: tuple[str, ...] = ()  # none: no key is needed
     max_body_bytes: int = 32 << 20
     limits: ServerLimits = ServerLimits()
-    secret: bytes = b""  # of signatures under thinking; none: a new one for each process
+    secret: bytes = b""  # signs thinking; empty: a new one for each process
     host: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()  # "*" is any
-    cors_origins: tuple[str, ...] = ()  # pages that may ask from a browser; "*" is every page
+    cors_origins: tuple[str, ...] = ()  # pages that may use the server from a browser; "*" is every page
 
     @property
     def checks_host(self) -> bool:
@@ -57,18 +57,18 @@ class ServerSettings:
 
 
 def namespace_of(key: bytes) -> str:
-    """What stands for a key wherever answers and thinking are kept."""
+    """The name under which the answers and the thinking of a key are kept."""
     return blake2b(key, digest_size=8, person=b"a3b namespace").hexdigest()
 
 
 class RoutePaths:
-    """Which route a path belongs to."""
+    """Finds the route of a path."""
 
     def __init__(self, routes: list[Route]):
         self.routes = routes
 
     def name(self, path: str) -> str:
-        """The path of the route; "other" for any other path, so that clients cannot make up names without end."""
+        """The path of the route, else "other": only known names, to bound label cardinality."""
         return next((route.path for route in self.routes if route.path_regex.fullmatch(path)), "other")
 
     def suggestion(self, path: str) -> str:
@@ -76,7 +76,7 @@ class RoutePaths:
 
 
 class RequestMiddleware:
-    """The middleware. Everything that goes wrong further in is answered here."""
+    """Authorizes, identifies, limits, logs and counts each request, and answers every error from further inside."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, paths: RoutePaths):
         self.app, self.settings, self.metrics, self.paths = app, settings, metrics, paths
@@ -95,7 +95,7 @@ class RequestMiddleware:
             context.status, context.reason = CLIENT_GONE, "the client left"
         except Exception as error:
             await self._send_error(scope, context, error)
-        except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
+        except asyncio.CancelledError:  # the server stops and no longer waits for this answer
             if not context.status:
                 await self._send_error(
                     scope,
@@ -159,7 +159,7 @@ class RequestMiddleware:
         await response(scope, context.receive_next, context.send)
 
     def _namespace(self, headers: dict[bytes, bytes], path: str) -> str:
-        """That of the key in the request. Raises ApiError if there is none, or it is not one of ours."""
+        """The namespace of the request's key. Raises ApiError if it has no key, or an unknown one."""
         if not self.keys or path in OPEN_PATHS:
             return ""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -176,7 +176,7 @@ class RequestMiddleware:
         raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Raises ApiError, with the option that would let the request in."""
+        """Raises ApiError for a foreign host or page, with the option that would allow it."""
         allowed = (*LOCAL_HOSTS, self.settings.host, *map(str.lower, self.settings.hosts))
         host = headers.get(b"host", b"").decode("latin-1")[:200]
         name = _hostname(f"//{host}")
@@ -200,7 +200,7 @@ class RequestMiddleware:
 
 
 class RequestContext:
-    """One request: its id, what was answered so far, and whether its body was asked for."""
+    """One request: its id, what was answered so far, and whether its body was read."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send):
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -208,7 +208,7 @@ class RequestContext:
         self.id = given if SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.id
-        self.status, self.reason = 0, ""  # until the answer begins; why it is an error
+        self.status, self.reason = 0, ""  # 0 until the answer begins; why it is an error
         self.body: LimitedBody | None = None
         self.begun = time.perf_counter()
         self._waits_to_send = self.headers.get(b"expect", b"").lower() == b"100-continue"
@@ -222,7 +222,7 @@ class RequestContext:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
-            # whether its body still comes cannot be known
+            # the client may or may not send its body now
             if self._waits_to_send and (b"connection", b"close") not in headers:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}

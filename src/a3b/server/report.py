@@ -1,4 +1,4 @@
-"""What a3b reports beside an answer: cache, thinking, speed, warnings. Enter at `report`."""
+"""What a3b reports with an answer beyond the published APIs: cache, thinking, speed, warnings. Enter at `report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_WARNINGS = 100  # in an answer
 
 
 def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
-    """What no other API has: where the prompt came from and who ended the thinking."""
+    """The `a3b` object of an answer: where its prompt came from, what ended its thinking, seconds, warnings."""
     usage = finished.usage
     cache, thinking = usage.cache, usage.thinking
     return {
@@ -30,7 +30,7 @@ def report(finished: Finished, warnings: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def warning_headers(warnings: Sequence[str], most: int = 5) -> dict[str, str]:
-    """The header x-a3b-warnings: the first few, in ASCII on one line; none without warnings."""
+    """The header x-a3b-warnings: the first few warnings in ASCII on one line; no header without warnings."""
     if not warnings:
         return {}
     told = [*warnings[:most], *([f"and {len(warnings) - most} more"] if len(warnings) > most else [])]

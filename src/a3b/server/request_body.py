@@ -17,16 +17,17 @@ from a3b.prompt.segments import well_formed
 from a3b.server.errors import ApiError
 
 T = TypeVar("T")
-AT_ONCE = 256 << 10  # bytes of a body that is read while nothing else happens
-READ_S = 60  # for a larger one
+AT_ONCE = 256 << 10  # bytes; larger bodies are parsed in a thread
+READ_S = 60  # seconds for parsing one
 _PARSERS = ThreadPoolExecutor(8, "body")
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character beyond 16 bits; alone it is no text
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped surrogate; alone it is no text
 
 
 async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
-    """What `read` makes of the body, in which every text is well-formed. Raises ApiError saying where it is not JSON.
+    """What `read` makes of the parsed body, whose texts are all well-formed. Raises ApiError that says where it is not
+    JSON.
 
-    A large body is handled in a thread, so that nobody waits for it."""
+    A large body is handled in a thread, so that other requests do not wait for it."""
     data = await request.body()
     if len(data) > AT_ONCE:
         return await in_thread(_PARSERS, "body", READ_S, lambda: read(parse_json(data)))
@@ -34,7 +35,7 @@ async def read_json(request: Request, read: Callable[[Any], T] = lambda value: v
 
 
 def parse_json(data: bytes) -> Any:
-    """What `read_json` gives for a body."""
+    """The JSON value of a body. Raises ApiError."""
     try:
         text = data.decode("utf-8")
         value = loads(text, parse_constant=_no_constant, parse_float=_finite)
@@ -47,7 +48,7 @@ def parse_json(data: bytes) -> Any:
         raise ApiError(400, f"body: {error}") from None
     except ValueError as error:  # NaN, or a number of thousands of digits
         raise ApiError(400, f"body: not JSON: {error}") from None
-    if HALF_PAIR.search(text):  # whole pairs are one character by now
+    if HALF_PAIR.search(text):  # complete pairs are one character by now
         value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
     return value
 

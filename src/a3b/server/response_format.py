@@ -1,7 +1,7 @@
-"""The schema that a request asks its answer to follow, in any of the fields that servers and clients have for it.
+"""The JSON schema that an answer must follow, from any of the fields that servers and clients have for it. Enter at
+`read_schema`.
 
-A form that is not implemented is refused by its name; two that differ are refused too. Enter at `read_schema`.
-"""
+Forms that are not implemented are refused by name, and so are two fields that ask for different schemas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pa
 
 
 def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | None]] = ()) -> Mapping[str, Any] | None:
-    """The schema of the answer, None if none is asked for. own: what other fields say, by their names."""
+    """The schema of the answer; None if the request gives none. own: (name, schema) of fields that only one API has."""
     fields.refuse(UNSUPPORTED)
     given = [
         *own,
@@ -43,8 +43,7 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
 
 
 def read_form(form: Fields, wrapper: str | None = None) -> Mapping[str, Any] | None:
-    """The schema of {"type": "text" | "json_object" | "json_schema", ...}. wrapper: the key of an object around the
-    schema."""
+    """The schema of {"type": "text" | "json_object" | "json_schema", ...}. wrapper: key of the object around it."""
     kind = form.one_of("type", ("text", "json_object", "json_schema"))
     if kind is None:
         raise form.invalid("type", "text, json_object or json_schema")
@@ -70,7 +69,7 @@ def _response_format(fields: Fields) -> Mapping[str, Any] | None:
 
 
 def _unwrapped(fields: Fields, key: str) -> Mapping[str, Any] | None:
-    """A schema, alone or in the wrapper that OpenAI has for it."""
+    """A schema, alone or in OpenAI's wrapper."""
     given = fields.object(key)
     if given is None:
         return None
@@ -108,7 +107,7 @@ def _structured_outputs(fields: Fields) -> Mapping[str, Any] | None:
 
 
 def _format(fields: Fields) -> Mapping[str, Any] | None:
-    """As Ollama has it: "json" or a schema."""
+    """Ollama's field: "json" or a schema."""
     given = fields.get("format", (Mapping, str), '"json" or a JSON schema')
     if given == "":
         return None

@@ -1,8 +1,8 @@
-"""Responses that may be continued or looked up later: in memory, per namespace, bounded, and in records that outlive
-the process. Enter at `ResponseStore`.
+"""Responses to be continued or looked up later: in memory, bounded for each namespace, and in records that outlive the
+process. Enter at `ResponseStore`.
 
-Each response is kept with the whole conversation before it, so that one can go on where an earlier one was dropped. The
-items are shared between them, but counted in full for each: what is really held is never more than the limit."""
+Each response is kept with the whole conversation before it, so that it can be continued even where an earlier one was
+dropped. Responses share items but each counts them in full, so memory stays below the limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_RECORD_BYTES = 4 << 20
 
 
 class ResponseRecords(Protocol):
-    """Where responses outlive the process: values by namespace and key, oldest first."""
+    """Storage that outlives the process: values by namespace and key, oldest first."""
 
     def put_record(self, namespace: str, key: bytes, value: bytes) -> None: ...
 
@@ -26,7 +26,7 @@ class ResponseRecords(Protocol):
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """A response in the form of the API, and all items before its output, earlier turns included; each has an id."""
+    """A response as the API shows it, and all items before its output, earlier turns included. Each item has an id."""
 
     response: dict[str, Any]
     items: list[ResponseItem]
@@ -38,29 +38,33 @@ class StoredResponse:
 
 @dataclass
 class _NamespaceBucket:
-    """What one namespace has."""
+    """The responses and items of one namespace."""
 
-    # id: (it, bytes), last used last
+    # id: (response, bytes), least recently used first
     responses: OrderedDict[str, tuple[StoredResponse, int]] = field(default_factory=OrderedDict)
-    items: dict[str, tuple[ResponseItem, int]] = field(default_factory=dict)  # id: (it, in how many responses)
+    items: dict[str, tuple[ResponseItem, int]] = field(
+        default_factory=dict
+    )  # id: (item, number of responses that have it)
     num_bytes: int = 0
 
 
 class Recorder:
-    """JSON values by name in records that outlive the process; without records it keeps nothing."""
+    """Writes JSON values to records and reads them back by name; without records it does nothing."""
 
     def __init__(self, records: ResponseRecords | None = None):
         self._records = records
-        self._writer = ThreadPoolExecutor(1, "recorder") if records else None  # a slow disk must not hold up answers
-        self._late: dict[tuple[str, str], Any] = {}  # values on their way to the records
+        self._writer = (
+            ThreadPoolExecutor(1, "recorder") if records else None
+        )  # so that a slow disk does not delay answers
+        self._late: dict[tuple[str, str], Any] = {}  # values not yet written
 
     def close(self) -> None:
-        """Write what is left to be written."""
+        """Finish writing."""
         if self._writer is not None:
             self._writer.shutdown()
 
     def write(self, namespace: str, name: str, value: Any) -> None:
-        """The value written last under a name counts."""
+        """Write a value. The latest one of a name counts."""
         if self._writer is None or self._records is None:
             return
         records = self._records
@@ -77,7 +81,7 @@ class Recorder:
             self._writer.submit(write)
 
     def read(self, namespace: str, name: str) -> Any:
-        """What was written last under a name; None if there is nothing, or nothing that can be read."""
+        """The latest value of a name; None if there is none, or none that can be read."""
         if (namespace, name) in self._late:
             return self._late[namespace, name]
         try:
@@ -88,7 +92,7 @@ class Recorder:
 
 
 class ResponseStore:
-    """Keeps the responses used last: in memory at most `max_count` and `max_bytes` of JSON for each namespace."""
+    """Keeps the latest responses: in memory at most `max_count` and `max_bytes` of JSON per namespace."""
 
     def __init__(self, max_count: int = 1000, max_bytes: int = 64 << 20, records: ResponseRecords | None = None):
         self.max_count, self.max_bytes = max_count, max_bytes
@@ -96,14 +100,14 @@ class ResponseStore:
         self._buckets: dict[str, _NamespaceBucket] = {}
 
     def put(self, namespace: str, stored: StoredResponse) -> None:
-        """Keep it, and drop what was not used for longest; what is larger than the limit alone is not kept."""
+        """Keep a response and drop the least recently used. One that alone exceeds the limit is not kept in memory."""
         self._keep(namespace, stored)
         self._write(namespace, stored.response["id"], [stored.response, stored.items])
         for item in stored.response["output"]:
             self._write(namespace, item["id"], item)
 
     def close(self) -> None:
-        """Write what is left to be written."""
+        """Finish writing."""
         self.recorder.close()
 
     def _write(self, namespace: str, name: str, value: Any) -> None:
@@ -120,7 +124,7 @@ class ResponseStore:
         self._take(namespace, stored.response["id"])
         bucket.responses[stored.response["id"]] = stored, num_bytes
         bucket.num_bytes += num_bytes
-        for item in stored.conversation:  # the first of an id stays: a client cannot change what the model wrote
+        for item in stored.conversation:  # the first item of an id stays: clients cannot change what the model wrote
             kept, num = bucket.items.get(item["id"], (item, 0))
             bucket.items[item["id"]] = kept, num + 1
         while len(bucket.responses) > self.max_count or bucket.num_bytes > self.max_bytes:
@@ -139,7 +143,7 @@ class ResponseStore:
         return bucket.responses[response_id][0]
 
     def item(self, namespace: str, item_id: str) -> ResponseItem | None:
-        """An item of any response that is kept."""
+        """An item of any response of the namespace."""
         item = self._buckets.get(namespace, _NamespaceBucket()).items.get(item_id, (None, 0))[0]
         if item is None:
             found = self._recorded(namespace, item_id)
@@ -147,13 +151,13 @@ class ResponseStore:
         return item
 
     def delete(self, namespace: str, response_id: str) -> bool:
-        """Whether there was one."""
+        """Whether it existed."""
         stored = self.get(namespace, response_id)
         if stored is None:
             return False
         self._take(namespace, response_id)
         for name in (response_id, *(item["id"] for item in stored.response["output"])):
-            self._write(namespace, name, None)  # what is written last counts
+            self._write(namespace, name, None)  # the latest value counts
         return True
 
     def _take(self, namespace: str, response_id: str) -> None:

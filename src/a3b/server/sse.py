@@ -1,4 +1,4 @@
-"""Server-sent events and JSON bodies."""
+"""The bytes of server-sent events, and JSON responses. Enter at `sse` and `json_response`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-# in the state of a request that is answered by a stream: bytes that may go between any two pieces of it
+# key in the state of a streamed request: bytes that may be sent between any two of its events
 FILLER = "filler"
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
-    """One server-sent event; text is sent as it is, anything else as JSON."""
+    """One server-sent event. A string is sent as it is, anything else as JSON."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
 
 
 def comment(text: str) -> bytes:
-    """A line that clients skip: it keeps the connection alive."""
+    """A line that clients skip; it keeps the connection alive."""
     return f": {text}\n\n".encode()
 
 

@@ -1,21 +1,20 @@
 """Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens. Enter at `routes`.
 
-What is done with a request, beyond the plain:
+Where it does more than translate:
 
-* Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.thinking.stable_dates`); a
-  block of nothing else is none.
-* Tool results become tool messages, before the rest of the text of their turn and in the order of the calls
-  (`prompt/tool_results.py`). One that is an error begins with "Error: ". An image, a sound or a file in one is left
-  out, which the result and a warning say (`prompt/media.py`). What the user sends is refused.
-* Neighbouring assistant messages are one turn, as that API has it.
-* Thinking with a signature of ours is restored with the turn it belongs to; with a signature that is not ours it is
-  left out, with a warning; without a signature it is taken as the client's own text. `redacted_thinking` is opened if
-  it is ours.
+* Lines of the system prompt that begin with `x-anthropic-billing-header:` are left out (`a3b.thinking.stable_dates`),
+  and so is a block with nothing else.
+* Tool results become tool messages, in the order of the calls and before the other text of their turn
+  (`prompt/tool_results.py`). An error begins with "Error: ". An image, a sound or a file in a result is left out, which
+  the result and a warning say (`prompt/media.py`); in a message of the user it is refused.
+* Neighbouring assistant messages are one turn, as in the published API.
+* Thinking is restored if its signature is ours, and left out with a warning if it is not. Without a signature it counts
+  as the client's own text. `redacted_thinking` is decrypted if it is ours.
 * What other servers left in a history (searches, documents with text, summaries) is read as text, with a warning
-  (`foreign`).
-* `thread`: the conversation is held here (`threads`). `max_tokens: 0` reads the prompt and writes nothing.
-* `message_fields` says what becomes of each field, `message_answer` makes the answer.
-"""
+  (`foreign_items`).
+* `thread`: the server holds the conversation (`threads`). `max_tokens: 0` reads the prompt and writes nothing.
+
+`messages_fields` says what happens to each field, `messages_output` makes the answer."""
 
 from __future__ import annotations
 
@@ -76,14 +75,8 @@ def routes(api: ApiContext) -> list[Route]:
     ]
 
 
-# -- the request
-
-
-# -- the answer
-
-
 async def _server_sent(items: PrimedStream, builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events; whatever goes wrong is told in one more of them."""
+    """The answer as server-sent events. An error becomes one more event."""
     request_id, last = builder.parsed.request.request_id, None
     try:
         async for item in items:

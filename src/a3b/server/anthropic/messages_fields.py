@@ -1,4 +1,4 @@
-"""What becomes of each field of a request of Anthropic's Messages API. Enter at `check`."""
+"""What happens to each field of a request of Anthropic's Messages API. Enter at `check`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CLEARED_THINKING = "clear_thinking_20251015"
 
 
 def check(fields: Fields) -> list[str]:
-    """Warnings about what is not followed. Raises ApiError by name for what would change the answer."""
+    """Warnings about fields that are not followed, the nested ones included. Raises ApiError for a refused one."""
     warnings = MESSAGE.check(fields)
     for key, rules in (("thinking", THINKING), ("output_config", OUTPUT), ("tool_choice", CHOICE)):
         warnings += rules.check(fields.nested(key))
@@ -75,8 +75,8 @@ def check(fields: Fields) -> list[str]:
 def policy_of(fields: Fields, warnings: list[str]) -> str | None:
     """Which thinking of earlier turns stays, by `thinking_policy` or an edit of `context_management`.
 
-    Other edits shorten a long history on the server. Here nothing is cut: what does not fit is refused, and the client
-    cuts."""
+    Other edits shorten a long history on the server. This server cuts nothing: what does not fit is refused, and the
+    client shortens it."""
     management = fields.nested("context_management")
     found = fields.policy("thinking_policy")
     for i, given in enumerate(management.items("edits")):

@@ -1,8 +1,5 @@
-"""The answer of Anthropic's Messages API: events of the engine become events of that API, and the message they amount
-to.
-
-Enter at `MessageBuilder`.
-"""
+"""The answer of Anthropic's Messages API, from events of the engine: its stream events and the whole message. Enter at
+`MessageBuilder`."""
 
 from __future__ import annotations
 
@@ -38,12 +35,12 @@ class MessagesRequest:
     hide_thinking: bool  # send the thinking encrypted in its signature only
     warnings: list[str]
     model: str  # the name that was asked for
-    whole: Mapping[str, Any]  # the body, with what a thread held
+    whole: Mapping[str, Any]  # the body, with the conversation of its thread
     is_thread: bool
 
 
 class MessageBuilder:
-    """Events of the engine become events of this API; `content` is what they amount to."""
+    """Turns events of the engine into events of this API; `content` is the message so far."""
 
     def __init__(self, signer: ThinkingSigner, parsed: MessagesRequest, threads: Threads):
         self.signer, self.parsed, self.threads = signer, parsed, threads
@@ -52,7 +49,7 @@ class MessageBuilder:
         self.content: list[dict[str, Any]] = []
         self.warnings = list(parsed.warnings)
         self.block: dict[str, Any] | None = None  # the open one, the last of `content`
-        self.thought = ""  # text of the open block of thinking
+        self.thought = ""  # text of the open thinking block
         self.is_begun = False
 
     def push(self, event: Event) -> Iterator[dict[str, Any]]:
@@ -91,8 +88,8 @@ class MessageBuilder:
         yield {"type": "message_start", "message": self._message(None, None, usage=_usage(self.usage))}
 
     def alive(self, told: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """A sign of life. Pings alone are not enough: Claude Code leaves when nothing else came for 300 s. Where
-        thinking was asked for, a piece of it without text says the same."""
+        """Keep the stream alive. Pings alone are not enough: Claude Code disconnects after 300 s of nothing else. If
+        thinking was asked for, an empty piece of thinking serves."""
         yield {"type": "ping", **(told or {})}
         is_next = not self.content or (self.block is not None and self.block["type"] == "thinking")
         if self.is_begun and self.parsed.request.think and is_next:
@@ -100,7 +97,7 @@ class MessageBuilder:
             yield from self._delta("thinking", "thinking_delta", "")
 
     def keep(self) -> None:
-        """Keep the answer for its thread, before its end is sent: the client may continue it at once."""
+        """Store the answer in its thread before the end is sent: the client may continue it at once."""
         if self.parsed.is_thread:
             self.threads.put(self.parsed.request.namespace, self.id, self.parsed.whole, self.content)
 
@@ -136,7 +133,7 @@ class MessageBuilder:
         return {"type": kind, "index": len(self.content) - 1, **rest}
 
     def _open(self, kind: str, empty: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """A new block, unless the open one is of this kind."""
+        """Open a new block unless the open one is of this kind."""
         if self.block is not None and self.block["type"] == kind:
             return
         yield from self._close()

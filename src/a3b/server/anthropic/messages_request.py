@@ -1,4 +1,4 @@
-"""A request of the Messages API, read into a neutral one. Enter at `read_request`."""
+"""The body of a request of the Messages API, read into what the service is asked. Enter at `read_request`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOICES: dict[str, ToolChoice] = {"auto": "auto", "any": "required", "none": "no
 def read_request(
     body: Any, api: ApiContext, threads: Threads, http: HttpRequest, is_count: bool = False
 ) -> MessagesRequest:
-    """is_count: only the prompt matters. Raises ApiError."""
+    """is_count: the request only counts tokens. Raises ApiError that names the field."""
     fields, num_held = threads.resolve(Fields(body), http.state.namespace)
     warnings = messages_fields.check(fields)
     max_tokens = fields.integer("max_tokens")
@@ -82,7 +82,7 @@ def read_request(
 
 
 class _History:
-    """Messages of this API, one by one, as messages of a chat."""
+    """Reads messages of this API one by one into messages of a chat."""
 
     def __init__(self, signer: ThinkingSigner, namespace: str):
         self.signer, self.namespace = signer, namespace
@@ -159,7 +159,7 @@ class _History:
                     turn["content"] = "\n".join(line for line in lines if line)
 
     def _readable(self, block: Fields) -> str:
-        """Text of a block; of what another server left, with a warning."""
+        """The text of a block; for what another server left, with a warning."""
         text = block_text(block)
         if text is None:
             return _text_of(block)
@@ -228,7 +228,7 @@ def _tools(fields: Fields) -> list[dict[str, Any]]:
 
 
 def _description(tool: Fields) -> str:
-    """With the examples of its input, if there are any."""
+    """The description with the examples of the input, if there are any."""
     examples = [json.dumps(example, ensure_ascii=False) for example in tool.items("input_examples")]
     told = "\n".join(["Examples of its input:", *examples]) if examples else ""
     return "\n\n".join(part for part in (tool.string("description", ""), told) if part)
@@ -252,7 +252,7 @@ def _tool_choice(fields: Fields, names: list[str]) -> tuple[ToolChoice, str | No
 
 
 def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
-    """(think, thinking_budget, hide_thinking). A budget that is given counts more than an effort."""
+    """(think, thinking_budget, hide_thinking). An explicit budget counts more than an effort."""
     given = fields.object("thinking")
     think, budget = fields.nested("output_config").effort("effort")
     if given is None:

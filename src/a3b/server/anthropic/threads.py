@@ -1,9 +1,9 @@
-"""Threads of Anthropic's API: a conversation that the server holds, so that each request brings only what is new. Enter
-at `Threads`.
+"""Threads of Anthropic's API: the server holds a conversation, and each request brings only what is new. Enter at
+`Threads`.
 
-Each answer of a thread is kept, under its id, with the whole conversation before it: any of them may be continued, more
-than once. `system` and `tools` are those that the thread was created with. Errors have the codes on which the SDKs send
-the whole history again."""
+Each answer of a thread is kept under its id with the whole conversation before it, so that any of them may be
+continued, more than once. `system` and `tools` stay those of the thread's creation. The codes of errors are those after
+which the SDKs send the whole history again."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ Thread = dict[str, Any]
 
 
 class Threads:
-    """Keeps the threads used last, for each namespace at most `max_count` and `max_bytes` of JSON in memory."""
+    """Keeps the latest threads: in memory at most `max_count` and `max_bytes` of JSON per namespace."""
 
     def __init__(self, recorder: Recorder, max_count: int = 1000, max_bytes: int = 32 << 20):
         self.max_count, self.max_bytes, self._recorder = max_count, max_bytes, recorder
-        self._kept: dict[str, OrderedDict[str, tuple[Thread, int]]] = {}  # namespace: {id: (it, bytes)}, last used last
+        self._kept: dict[str, OrderedDict[str, tuple[Thread, int]]] = {}  # namespace: {id: (thread, bytes)}
 
     def resolve(self, fields: Fields, namespace: str) -> tuple[Fields, int]:
-        """The request with the conversation that it continues, and how many messages of it were held here. Raises
-        ApiError."""
+        """The request with the conversation that it continues, and the number of messages held. Raises ApiError."""
         given = fields.object("thread")
         if given is None:
             return fields, 0
@@ -68,7 +67,7 @@ class Threads:
         ), len(held)
 
     def put(self, namespace: str, message_id: str, request: Mapping[str, Any], content: list[dict[str, Any]]) -> None:
-        """Keep what `request` (a whole one) asked and the content of its answer."""
+        """Keep a request, with the whole conversation, and the content of its answer."""
         messages = [*request["messages"], {"role": "assistant", "content": content}]
         thread = {**{key: request.get(key) for key in FIXED}, "messages": messages}
         if self._keep(namespace, message_id, thread) <= MAX_RECORD_BYTES:

@@ -1,4 +1,4 @@
-"""OpenAI's /v1/chat/completions. Reading of the body is `chat_request`'s; enter at `routes`."""
+"""OpenAI's /v1/chat/completions: its responses and stream chunks. `chat_request` reads the body. Enter at `routes`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _ChatResponder(CompletionResponder):
     # -- streamed
 
     def pieces(self, index: int, choice: Choice, event: Event) -> Iterator[dict[str, Any]]:
-        """The role comes first. Logprobs wait for the text they belong to."""
+        """The role comes first. Logprobs are sent with the text that they belong to."""
         if isinstance(event, Started):
             yield self._piece(index, {"role": "assistant", "content": ""})
         elif isinstance(event, Finished):

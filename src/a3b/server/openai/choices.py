@@ -22,12 +22,12 @@ from a3b.interface.events import (
     Usage,
 )
 
-LEAST_LOGPROB = -9999.0  # JSON has no infinity
+LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
 
 
 @dataclass
 class StreamedToolCall:
-    """A call of a tool; the joined pieces are its arguments, as JSON."""
+    """A tool call as far as it has arrived; its pieces joined are the JSON of the arguments."""
 
     id: str
     name: str
@@ -40,12 +40,12 @@ class StreamedToolCall:
 
 @dataclass
 class Choice:
-    """One answer, as far as it came."""
+    """One answer as far as it has arrived."""
 
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
     calls: dict[int, StreamedToolCall] = field(default_factory=dict)
-    logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not yet shown
+    logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not sent yet
     finished: Finished | None = None
 
     def add(self, event: Event) -> None:
@@ -75,7 +75,7 @@ class Choice:
 
 
 def total(choices: list[Choice], prompts: int = 1) -> Usage:
-    """The sum of all; a prompt with several choices counts once."""
+    """The usage of all choices; a prompt with several choices counts once."""
     usages = [choice.end.usage for choice in choices]
     asked = usages[:: len(usages) // prompts]
     return Usage(
@@ -109,9 +109,9 @@ def chat_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs]) -> dict[str,
 
 
 def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int = 0) -> dict[str, Any]:
-    """The older form; `offset` is where the first token stands in the text of the answer.
+    """The form of text completions. offset: where the first token starts in the text, in characters.
 
-    Of tokens with the same text, the likeliest counts."""
+    Of several tokens with the same text, the likeliest counts."""
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for t in tokens:
         token = t.token.decode("utf-8", "replace")

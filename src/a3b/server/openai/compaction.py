@@ -34,7 +34,7 @@ SUMMARY_TOKENS = 4096
 
 
 def read_compaction(body: Any, api: ApiContext, http: HttpRequest) -> ResponsesRequest:
-    """The conversation, and a last message of ours that asks for its summary."""
+    """The conversation with one more message, which asks for its summary. Raises ApiError that names the field."""
     fields = Fields(body)
     warnings = COMPACT.check(fields)
     fields.required("model")
@@ -49,7 +49,7 @@ def read_compaction(body: Any, api: ApiContext, http: HttpRequest) -> ResponsesR
 
 
 def compacted(parsed: ResponsesRequest, events: list[Event], signer: ThinkingSigner) -> dict[str, Any]:
-    """What the user said, and the summary of all."""
+    """The compacted conversation: what the user said, and the summary. Raises ApiError if the model wrote none."""
     finished = finish_of(events)
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     if not text.strip():

@@ -1,4 +1,4 @@
-"""What OpenAI's two kinds of completion have in common: from a call to its response, whole or streamed. Enter at
+"""What chat and text completions share: from the parsed request to the response, whole or streamed. Enter at
 `CompletionResponder.respond`."""
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from a3b.server.report import report, warning_headers
 from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.sse import comment, json_response, sse
 
-MAX_TOGETHER = 8  # answers of one call that are written at a time
-READING_S = 1.0  # between two comments on how far the prompt was read
+MAX_TOGETHER = 8  # choices of one call that are written at the same time
+READING_S = 1.0  # between two comments on how much of the prompt was read
 
 
 async def _in_turn(places: asyncio.Semaphore, stream: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """The same events, once there is a place."""
+    """The same events, once there is a place for the stream."""
     async with places, aclosing(stream):
         async for event in stream:
             yield event
 
 
 class CompletionResponder:
-    """One call of the API on its way to an answer. The two kinds say what a choice of theirs looks like."""
+    """Turns one request into its response. The two APIs say what a choice of theirs looks like."""
 
     prefix: str  # of ids
     kind: str  # of a whole response
     chunk_kind: str
 
     def __init__(self, http: HttpRequest, parsed: CompletionRequest, model: str):
-        """model: the name for an answer if the request gave none."""
+        """model: the name in the response if the request gave none."""
         self.http, self.parsed = http, parsed
         self.choices = [Choice() for _ in parsed.requests]
         self.warnings = list(parsed.warnings)
@@ -60,7 +60,7 @@ class CompletionResponder:
         raise NotImplementedError
 
     def pieces(self, index: int, choice: Choice, event: Event) -> Iterable[dict[str, Any]]:
-        """The choices of the chunks that an event becomes; the answer has it already."""
+        """The choices of the chunks that an event becomes. The event has been added to `choice`."""
         raise NotImplementedError
 
     async def respond(self, service: ServiceProtocol) -> Response:
@@ -83,7 +83,7 @@ class CompletionResponder:
         return {**self.head, "object": self.kind, "choices": choices, **self._cost()}
 
     async def _chunks(self, events: Interleaved) -> AsyncGenerator[bytes, None]:
-        """Server-sent events. An error becomes the last of them but [DONE]."""
+        """Server-sent events. An error becomes an event before [DONE]."""
         told = -READING_S
         async with aclosing(events):
             try:

@@ -1,7 +1,7 @@
-"""OpenAI's older /v1/completions: text that continues a text or token ids, or how likely these are. Enter at `routes`.
+"""OpenAI's older /v1/completions: continues a text or token ids, or says how likely they are. Enter at `routes`.
 
-`echo` with `logprobs` reads the prompt from its beginning, whatever the cache holds: it has states and no logits.
-`max_tokens: 0` writes nothing. `TEXT` says what becomes of each field."""
+`echo` with `logprobs` reads the prompt from its beginning, as the cache holds states and no logits. `max_tokens: 0`
+writes nothing. `TEXT` says what happens to each field."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _echoes(service: ServiceProtocol, parsed: CompletionRequest) -> list[str]:
 
 
 def read_completion(body: Any, namespace: str = "", request_id: str = "") -> CompletionRequest:
-    """Raises ApiError or UsageError, naming the field."""
+    """Raises ApiError or UsageError that names the field."""
     fields = Fields(body)
     warnings = TEXT.check(fields)
     prompts, n = _prompts(fields), read_count(fields)
@@ -128,10 +128,10 @@ class _TextResponder(CompletionResponder):
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, http: HttpRequest, parsed: CompletionRequest, model: str, echoes: list[str] | None = None):
-        """echoes: the prompts as text, if answers begin with them."""
+        """echoes: the prompts as text, if the answers begin with them."""
         super().__init__(http, parsed, model)
-        self.offsets = [0 for _ in parsed.requests]  # characters that the logprobs so far stood for
-        self.echoes = echoes or ["" for _ in parsed.requests]  # not told yet
+        self.offsets = [0 for _ in parsed.requests]  # characters that the logprobs sent so far cover
+        self.echoes = echoes or ["" for _ in parsed.requests]  # not sent yet
 
     def choice_json(self, index: int, choice: Choice) -> dict[str, Any]:
         return self._piece(index, choice, "".join(choice.text), choice.end)

@@ -22,8 +22,7 @@ def routes(api: ApiContext) -> list[Route]:
     service, started = api.service, int(time.time())
 
     def model() -> dict[str, Any]:
-        """For the clients of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM
-        (max_model_len)."""
+        """With the fields of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM."""
         return {
             "id": service.model,
             "object": "model",
@@ -48,7 +47,7 @@ def routes(api: ApiContext) -> list[Route]:
         return json_response(model())
 
     async def props(_: HttpRequest) -> Response:
-        """What clients of llama.cpp's server look for."""
+        """The properties that clients of llama.cpp's server read."""
         params = asdict(service.sampling(Request(messages=[])))
         settings = {"n_ctx": service.context, "params": {**params, "n_predict": -1, "max_tokens": -1}}
         return json_response(

@@ -24,7 +24,7 @@ PROGRESS_S = 2.0  # between two messages on how much of the prompt was read
 
 
 class ResponseBuilder:
-    """The response that is being made."""
+    """A response in the making."""
 
     def __init__(self, api: ApiContext, parsed: ResponsesRequest):
         self.api, self.parsed = api, parsed
@@ -52,7 +52,7 @@ class ResponseBuilder:
         }
 
     def end(self, finished: Finished) -> dict[str, Any]:
-        """The response as it is after its last event, stored if that was not declined."""
+        """The response after its last event. It is stored unless the request declined that."""
         warnings = [*self.parsed.warnings, *self.output.warnings]
         self.usage = finished.usage
         rest = {"output": self.output.items, "a3b": report(finished, warnings)}
@@ -76,20 +76,20 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 
 async def server_sent(items: PrimedStream, builder: ResponseBuilder) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events; whatever goes wrong is told in the last of them."""
+    """The answer as server-sent events. An error becomes the last event, `response.failed`."""
     number = itertools.count()
     clock = asyncio.get_running_loop().time
-    last, told_at = None, -PROGRESS_S
+    last, progress_at = None, -PROGRESS_S
 
-    def tell(event: dict[str, Any]) -> bytes:
+    def numbered(event: dict[str, Any]) -> bytes:
         return sse({**event, "sequence_number": next(number)}, event["type"])
 
     def state(status: str, **rest: Any) -> bytes:
-        return tell({"type": f"response.{status}", "response": builder.object("in_progress", **rest)})
+        return numbered({"type": f"response.{status}", "response": builder.object("in_progress", **rest)})
 
     def failure(code: str, message: str) -> bytes:
         response = builder.object("failed", error={"code": code, "message": message}, output=builder.output.items)
-        return tell({"type": "response.failed", "response": response})
+        return numbered({"type": "response.failed", "response": response})
 
     try:
         yield state("created")
@@ -98,17 +98,17 @@ async def server_sent(items: PrimedStream, builder: ResponseBuilder) -> AsyncGen
             if item is None:
                 yield state("in_progress")
             elif isinstance(item, Reading):
-                if clock() - told_at >= PROGRESS_S:
-                    told_at = clock()
+                if clock() - progress_at >= PROGRESS_S:
+                    progress_at = clock()
                     yield state("in_progress", a3b={"read": item.done, "total": item.total})
             elif isinstance(item, Started):
                 builder.usage = item.usage
             else:
                 for event in builder.output.push(item):
-                    yield tell(event)
+                    yield numbered(event)
             last = item if item is not None else last
         response = builder.end(finish_of([last] if last else []))
-        yield tell({"type": f"response.{response['status']}", "response": response})
+        yield numbered({"type": f"response.{response['status']}", "response": response})
     except Exception as error:
         answered = to_api_error(error, builder.parsed.request.request_id)
         yield failure(answered.code if answered.status < 500 else "server_error", str(answered))

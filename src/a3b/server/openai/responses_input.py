@@ -25,7 +25,7 @@ THOUGHT_PARTS = ("reasoning_text", "text")
 
 
 class ConversationReader:
-    """Items, one by one, as messages. `items` are those to be stored: each with an id, references resolved."""
+    """Reads items one by one into messages. `items` are the ones to store: each with an id, references resolved."""
 
     def __init__(self, signer: ThinkingSigner, store: ResponseStore, namespace: str, tools: ToolTable):
         self.signer, self.store, self.namespace, self.tools = signer, store, namespace, tools
@@ -144,7 +144,7 @@ class ConversationReader:
         return None
 
     def _turn(self) -> dict[str, Any]:
-        """The assistant's message that is being put together."""
+        """The message of the assistant that neighbouring items make up."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self.messages.append({"role": "assistant", "content": ""})
         return self.messages[-1]
@@ -153,9 +153,9 @@ class ConversationReader:
 def _texts(
     item: Fields, key: str, kinds: tuple[str, ...] = (*TEXT_PARTS, "refusal"), left: list[str] | None = None
 ) -> list[str]:
-    """Texts of content, which is a string, a list of parts of these types, or null.
+    """The texts of a content: a string, a list of parts of these types, or null.
 
-    left: gets a warning for each image or file, in the place of which a note stands; None: they are refused."""
+    left: collects a warning for each image or file, and a note takes its place; None: they are refused."""
     value = item.body.get(key)
     if value is None or isinstance(value, str):
         return [value] if value else []
@@ -181,7 +181,7 @@ def _texts(
 
 
 def _output_text(item: Fields, warnings: list[str]) -> str:
-    """A tool's output; several parts are lines of their own."""
+    """A tool's output; each part is a line."""
     value = item.body.get("output")
     if isinstance(value, dict):
         if media_in(value) is not None:

@@ -25,8 +25,7 @@ def new_id(kind: str) -> str:
 
 
 def listed(item: ResponseItem) -> ResponseItem:
-    """An item as lists of items have it, however the client spelled it: with a status, its content a list of parts of
-    known types."""
+    """An item as lists show it, however the client wrote it: with a status, and a content of typed parts."""
     if item["type"] == "message":
         is_output = item.get("role") == "assistant"
         parts = _parts(item.get("content") or [], "output_text" if is_output else "input_text")

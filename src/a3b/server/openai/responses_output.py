@@ -22,23 +22,22 @@ from a3b.server.openai.responses_tools import ToolTable
 from a3b.server.thinking_signatures import ThinkingSigner
 
 StreamEvent = dict[str, Any]
-LEAST_LOGPROB = -9999.0  # stands for minus infinity, which JSON has not
+LEAST_LOGPROB = -9999.0  # JSON has no minus infinity
 
 
 class OutputBuilder:
-    """Grows by events; `push` gives what a stream tells about each, without sequence numbers. `items` is the output so
-    far."""
+    """Grows by events: `push` gives the stream events of each, not yet numbered. `items` is the output so far."""
 
     def __init__(self, tools: ToolTable, signer: ThinkingSigner, namespace: str, has_summary: bool, is_encrypted: bool):
-        """has_summary: tell the thinking as a summary too, for clients that show only those. is_encrypted: with
-        `encrypted_content`."""
+        """has_summary: send the thinking as a summary too, for clients that show only summaries. is_encrypted: add
+        `encrypted_content` to it."""
         self.tools, self.signer, self.namespace = tools, signer, namespace
         self.has_summary, self.is_encrypted = has_summary, is_encrypted
         self.items: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self.text = ""  # of the open item
-        self.logprobs: list[dict[str, Any]] = []  # not told yet
-        self.told: list[dict[str, Any]] = []  # of the open item
+        self.logprobs: list[dict[str, Any]] = []  # not sent yet
+        self.sent: list[dict[str, Any]] = []  # of the open item
         self.is_open = False
         self.custom = CustomInputDecoder()
 
@@ -70,7 +69,7 @@ class OutputBuilder:
         }
 
     def _open(self, kind: str, **rest: Any) -> Iterator[StreamEvent]:
-        """A new item, unless the open one is of this kind."""
+        """Open a new item unless the open one is of this kind."""
         if self.is_open and self.items[-1]["type"] == kind:
             return
         yield from self._close()
@@ -87,7 +86,7 @@ class OutputBuilder:
         self.text += text
         if kind == "output_text":
             fresh, self.logprobs = self.logprobs, []
-            self.told += fresh
+            self.sent += fresh
             yield self._event("output_text.delta", content_index=0, delta=text, logprobs=fresh)
             return
         yield self._event("reasoning_text.delta", content_index=0, delta=text)
@@ -100,7 +99,7 @@ class OutputBuilder:
         item, kind, self.is_open = self.items[-1], self.items[-1]["type"], False
         item["status"] = "completed" if is_complete else "incomplete"
         if kind == "message":
-            logprobs, self.told, self.logprobs = [*self.told, *self.logprobs], [], []
+            logprobs, self.sent, self.logprobs = [*self.sent, *self.logprobs], [], []
             item["content"] = [{**_part(kind, self.text), "logprobs": logprobs}]
             yield self._event("output_text.done", content_index=0, text=self.text, logprobs=logprobs)
         elif kind == "reasoning":
@@ -155,7 +154,7 @@ class OutputBuilder:
 
 
 class CustomInputDecoder:
-    """The text of {"input": "..."} out of fragments of that JSON, as early as each character is certain."""
+    """Decodes the string of {"input": "..."} from fragments of that JSON, each character as soon as it is complete."""
 
     _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
     _WHOLE = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')

@@ -18,7 +18,7 @@ from a3b.server.errors import ApiError
 from a3b.server.fields import FieldRules, Fields, is_empty
 from a3b.server.openai.chat_fields import SHORTER, STREAM_OPTIONS
 from a3b.server.openai.responses_input import ConversationReader
-from a3b.server.openai.responses_tools import ToolTable, read_choice, read_tools, told_tool
+from a3b.server.openai.responses_tools import ToolTable, full_tool, read_choice, read_tools
 from a3b.server.response_format import read_form, read_schema
 from a3b.server.response_store import ResponseItem
 from a3b.server.sampling_fields import NUMBERS, read_bias, read_numbers
@@ -234,7 +234,7 @@ def _echo(fields: Fields, request: Request, params: SamplingParams) -> dict[str,
         "frequency_penalty": params.frequency_penalty,
         "text": {"format": _format(text.get("format")), "verbosity": "medium"},
         "tool_choice": fields.body.get("tool_choice") or "auto",
-        "tools": [told_tool(tool) for tool in fields.items("tools")],
+        "tools": [full_tool(tool) for tool in fields.items("tools")],
         "top_logprobs": request.top_logprobs or 0,
         "truncation": "disabled",
         **({} if fields.string("user") is None else {"user": fields.string("user")}),

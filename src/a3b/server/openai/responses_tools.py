@@ -28,7 +28,7 @@ TOOL = FieldRules(
 
 @dataclass(frozen=True)
 class ToolOrigin:
-    """What a function of the chat is in this API."""
+    """The tool of this API behind a function of the chat."""
 
     name: str
     namespace: str | None
@@ -37,13 +37,13 @@ class ToolOrigin:
 
 @dataclass
 class ToolTable:
-    """functions: in the form of a Request. origins: by the name the model sees."""
+    """functions: the tools of a Request. origins: by the name that the model sees."""
 
     functions: list[dict[str, Any]] = field(default_factory=list)
     origins: dict[str, ToolOrigin] = field(default_factory=dict)
 
     def shown(self, name: str, namespace: str | None) -> str:
-        """The name the model sees for a tool, whether it is offered now or was once."""
+        """The name that the model sees for a tool, whether it is on offer or only in the history."""
         for shown, origin in self.origins.items():
             if (origin.name, origin.namespace) == (name, namespace):
                 return shown
@@ -95,7 +95,7 @@ def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
             tools.add(tool, None, "")
         elif kind == "namespace":
             _add_namespace(tools, tool, warnings)
-        # what clients send without meaning it
+        # some clients always send it, switched off
         elif kind == "web_search" and tool.body.get("external_web_access") is False:
             warnings.append(f"{tool.where}: web_search is not offered to the model")
         else:
@@ -104,7 +104,7 @@ def read_tools(fields: Fields, warnings: list[str]) -> ToolTable:
 
 
 def _add_namespace(tools: ToolTable, given: Fields, warnings: list[str]) -> None:
-    """The namespace's own description goes to its first tool."""
+    """Add the tools of a namespace. Its own description goes to the first of them."""
     name, preface = given.required("name"), given.string("description", "")
     for i, member in enumerate(given.items("tools")):
         tool = Fields(member, f"{given.name('tools')}[{i}]")
@@ -114,13 +114,13 @@ def _add_namespace(tools: ToolTable, given: Fields, warnings: list[str]) -> None
         tools.add(tool, name, "" if i else preface)
 
 
-def told_tool(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool as a response repeats it: with every field of its kind."""
+def full_tool(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as a response repeats it, with every field of its kind."""
     match given["type"]:
         case "function":
             return {"description": None, "parameters": None, **given, "strict": bool(given.get("strict"))}
         case "namespace":
-            return {"description": "", **given, "tools": [told_tool(tool) for tool in given.get("tools") or []]}
+            return {"description": "", **given, "tools": [full_tool(tool) for tool in given.get("tools") or []]}
     return dict(given)
 
 
@@ -136,7 +136,7 @@ def _no_such_tool(tool: Fields, kind: str) -> ApiError:
 
 
 def read_choice(fields: Fields, tools: ToolTable) -> tuple[ToolChoice, str | None]:
-    """(tool_choice, tool_name) of a Request; a list of allowed tools takes the others away from `tools`."""
+    """(tool_choice, tool_name) of a Request. A list of allowed tools removes the others from `tools`."""
     given = fields.body.get("tool_choice")
     if given is None or isinstance(given, str):
         return _needs_tools(fields.one_of("tool_choice", ("auto", "none", "required"), "auto"), tools), None

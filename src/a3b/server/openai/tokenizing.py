@@ -1,5 +1,4 @@
-"""Tokens and prompts as text: /tokenize, /detokenize, /apply-template, as llama.cpp and vLLM have them. Enter at
-`routes`."""
+"""/tokenize, /detokenize and /apply-template in the forms of llama.cpp and vLLM. Enter at `routes`."""
 
 from __future__ import annotations
 
