@@ -38,6 +38,7 @@ class Index:
         return cls(Database.open(directory, lock_timeout_s))
 
     def close(self) -> None:
+        """Close the database."""
         self._database.close()
 
     @contextmanager

@@ -87,6 +87,7 @@ class Database:
         return cls(directory, connection)
 
     def close(self) -> None:
+        """Close the connection."""
         with self.lock:
             self.connection.close()
 

@@ -61,22 +61,27 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens from the root on."""
         return self.start + len(self.tokens) // TOKENS.itemsize
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of its files."""
         return self.kv_bytes + self.state_bytes * self.has_state
 
     @property
     def sealed(self) -> tuple[Any, ...]:
+        """The values that the seal covers."""
         return tuple(getattr(self, name) for name in SEALED)
 
     @property
     def seal(self) -> bytes:
+        """The seal of these values."""
         return seal(self.sealed)
 
     @property
     def ids(self) -> np.ndarray:
+        """The tokens since its parent; TOKENS."""
         return np.frombuffer(self.tokens, TOKENS)
 
     @property

@@ -46,6 +46,7 @@ class Match:
 
     @property
     def report(self) -> CacheReport:
+        """What a client is told, without the texts at a divergence."""
         return CacheReport(self.reused, self.miss, self.position)
 
 
@@ -59,6 +60,7 @@ class OnDisk:
     found: tuple[State, Snapshot] | None = None
 
     def read(self) -> None:
+        """Read the snapshot, for `sync` to take."""
         self.found = self.load()
 
 

@@ -44,6 +44,7 @@ class PageRun:
 
 
 def num_pages(num_tokens: int) -> int:
+    """Pages that hold so many tokens."""
     return -(-num_tokens // PAGE_LEN)
 
 

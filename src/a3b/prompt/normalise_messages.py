@@ -65,9 +65,11 @@ class _MessageNormaliser:
         self.thinking: list[str] = []
 
     def note(self, text: str) -> None:
+        """Note a change to this message."""
         self.notes.append(f"{self.where}: {text}")
 
     def message(self) -> Message:
+        """The message in the form that templates accept."""
         deadlines.check()
         message = dict(self.given)
         message["role"] = self._role(message.get("role"))

@@ -65,6 +65,7 @@ class Tokenizer:
 
     @property
     def control_ids(self) -> frozenset[int]:
+        """Ids of the control tokens."""
         return frozenset(self._name_of)
 
     def control_id(self, name: str) -> int:

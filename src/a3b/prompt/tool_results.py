@@ -99,6 +99,7 @@ class _Pairing:
         self.dropped: set[int] = set()
 
     def messages(self) -> list[Message]:
+        """What follows the turn, with its results first and in order."""
         left = self._by_id([i for i, message in enumerate(self.following) if _role(message) == "tool"])
         left = self._by_name(left)
         for i in self._in_order(left):

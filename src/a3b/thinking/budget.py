@@ -80,6 +80,7 @@ class ThinkingControl:
 
     @property
     def in_thinking(self) -> bool:
+        """Whether the last token is within thinking."""
         return self._in_thinking
 
     @property

@@ -39,10 +39,12 @@ class Turn:
 
     @cached_property
     def settled_content(self) -> str:
+        """The content without what clients change in passing."""
         return settled(self.content)
 
     @cached_property
     def plain_thinking(self) -> str:
+        """The thinking without what does not tell two thoughts apart."""
         return plain(self.thinking)
 
     @classmethod

@@ -33,6 +33,7 @@ class SentTurn:
 
     @classmethod
     def of(cls, message: Message, may_lack_text: bool) -> SentTurn:
+        """The turn that a message is, with its thinking apart."""
         return cls(thinking_of(message), text_of(message), calls_of(message), may_lack_text)
 
 

@@ -2,16 +2,15 @@
 
 For each message of the assistant, in this order:
 
-1. It is taken together with those that follow it directly, as many as possible first, for clients split a turn.
-2. As it is, then without an end of turn written out in its text.
-3. As a turn that is known, by the first of these that finds one:
+1. It is joined with those that follow it directly, as many as possible first, because some clients split a turn.
+2. The result is looked for as it is, then without an end of turn written out in its text.
+3. It is a known turn by the first row that finds one:
 
-   | it is           | looked for under                                            | if                              |
-   |-----------------|-------------------------------------------------------------|---------------------------------|
-   | a whole turn    | ids of its calls; all messages before it; the one before it | `is_same`, by its thinking      |
-   | a stopped turn  | all messages before it; the one before it                   | `truncated_as_sent`             |
-   | a turn and a    | all messages before it                                      | `with_stop_string`, by its      |
-   | stop string     |                                                             | thinking                        |
+   | it is                  | looked for under                                            | if                  |
+   |------------------------|-------------------------------------------------------------|---------------------|
+   | a whole turn           | ids of its calls; all messages before it; the one before it | `is_same`           |
+   | a stopped turn         | all messages before it; the one before it                   | `truncated_as_sent` |
+   | a turn and a stop text | all messages before it                                      | `with_stop_string`  |
 
 Under a key that does not identify a place, the turns found count only if they are all the same, or if the client sent
 their thinking. Of several turns in the same words the likeliest is the one whose thinking the client sent, else the
