@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
-from typing import Any
 
 from a3b.engine.engine import Engine
+from a3b.engine.local import TERMINAL, local_service
+from a3b.engine.service import Service
 from a3b.interface.events import assistant_message
+from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from nano.data import MAX_TOKENS
 from nano.tasks import FAMILIES, secret
@@ -42,13 +46,11 @@ def rows() -> dict[str, Callable]:
 
 
 class Player:
-    """`generate` for the cases: renders with the model's template, answers with the engine, keeps state within a
-    case."""
+    """`generate` for the cases: answers with the service that the terminal uses, in a namespace of the case."""
 
-    def __init__(self, engine: Engine, seed: int, preserve: bool):
-        self.engine, self.seed, self.preserve = engine, seed, preserve
-        self.sequence = engine.new_sequence()
-        self.answers: dict[int, tuple[int, ...]] = {}  # message id -> tokens as sampled
+    def __init__(self, service: Service, seed: int, preserve: bool):
+        self.service, self.seed, self.preserve = service, seed, preserve
+        self.namespace = secrets.token_hex(8)
 
     def __call__(self, messages: list[Message], tools: list[dict] | None, sample: bool = False) -> Message:
         params = (
@@ -56,23 +58,25 @@ class Player:
             if sample
             else GREEDY
         )
-        replayed = [m | {"_replay": self.answers[id(m)]} if id(m) in self.answers else m for m in messages]
-        kwargs: dict[str, Any] = {"preserve_thinking": True} if self.preserve else {}
-        prompt = self.engine.template.render(replayed, tools=tools, **kwargs)
-        events = list(self.engine.generate(prompt, params, sequence=self.sequence, tools=tools))
+        request = Request(
+            messages=[{key: value for key, value in message.items() if key != "unfinished"} for message in messages],
+            tools=tools or [],
+            policy="all" if self.preserve else "current-task",
+            sampling=vars(params),
+            namespace=self.namespace,
+        )
+        events = list(self.service.answer(request))
         message = assistant_message(events)
         if events[-1].reason == "length":
             message["unfinished"] = True
-        else:
-            self.answers[id(message)] = self.sequence.answer_ids
         return message
 
 
-def play(engine: Engine, name: str, make_case: Callable, cases: int, preserve: bool = True) -> list[Outcome]:
+def play(service: Service, name: str, make_case: Callable, cases: int, preserve: bool = True) -> list[Outcome]:
     outcomes = []
     for index in range(cases):
         case = make_case(rng_for("test", name.split("-")[0], index))
-        outcomes.append(case.play(Player(engine, index, preserve)))
+        outcomes.append(case.play(Player(service, index, preserve)))
         if sys.stderr.isatty():
             print(f"\r{name}: {index + 1}/{cases} \x1b[K", end="", file=sys.stderr)
     if sys.stderr.isatty():
@@ -94,14 +98,14 @@ def table_baseline(outcomes: list[Outcome]) -> float:
     return (secret.table_score(a, b) * len(b) + secret.table_score(b, a) * len(a)) / max(len(pairs), 1)
 
 
-def evaluate(engine: Engine, names: list[str], cases: int, show: int) -> dict[str, dict[str, float]]:
+def evaluate(service: Service, names: list[str], cases: int, show: int) -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}
     for name in names:
         start = time.time()
-        outcomes = play(engine, name, rows()[name], cases)
+        outcomes = play(service, name, rows()[name], cases)
         row = {"right": share(o.ok for o in outcomes), "legal": share(o.valid for o in outcomes)}
         if name == "secret":
-            row["without_thinking"] = share(o.ok for o in play(engine, name, rows()[name], cases, preserve=False))
+            row["without_thinking"] = share(o.ok for o in play(service, name, rows()[name], cases, preserve=False))
             row["table"] = table_baseline(outcomes)
         row["seconds"] = round(time.time() - start, 1)
         result[name] = row
@@ -134,7 +138,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--show", type=int, default=0, help="print that many failures of each task")
     args = parser.parse_args()
-    result = evaluate(Engine.load(args.model), args.families.split(","), args.cases, args.show)
+    with closing(local_service(Engine.load(args.model), TERMINAL)) as service:
+        result = evaluate(service, args.families.split(","), args.cases, args.show)
     print(json.dumps(result, indent=2) if args.json else report(result))
 
 

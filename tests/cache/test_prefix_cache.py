@@ -70,14 +70,14 @@ def test_logits_after_a_hit_equal_cold_ones_bit_for_bit_at_every_boundary(where,
             nano().forward(ids[:3], state.fork(), logits="none")  # a neighbour goes another way
         assert store.flush()
         if where == "ram":
-            check_boundaries(cache, ids, expected)
+            check_snapshot_points(cache, ids, expected)
     if where == "disk":
         for ram_bytes in (LARGE, 0):
             with Store(tmp_path) as store:
-                check_boundaries(PrefixCache(IDENTITY, nano().new_state, ram_bytes, store), ids, expected)
+                check_snapshot_points(PrefixCache(IDENTITY, nano().new_state, ram_bytes, store), ids, expected)
 
 
-def check_boundaries(cache: PrefixCache, ids: np.ndarray, expected: np.ndarray) -> None:
+def check_snapshot_points(cache: PrefixCache, ids: np.ndarray, expected: np.ndarray) -> None:
     for i, boundary in enumerate(BOUNDARIES):
         stop = min(boundary + 70, len(ids))
         if i + 1 < len(BOUNDARIES):

@@ -12,8 +12,9 @@ import pytest
 from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.engine.engine import Engine
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
-from a3b.engine.service import Service, Settings
+from a3b.engine.service import Service
 from a3b.errors import OverloadedError
 from a3b.interface.request import Request
 from a3b.thinking.turn_memory import TurnMemory
@@ -57,7 +58,7 @@ def restarted(engine: Engine, directory, **scheduler) -> Iterator[tuple[Server, 
         server.scheduler.close()
         server.cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         server.scheduler = Scheduler(engine.model, server.cache, **scheduler)
-        server.service = Service(engine, server.scheduler, TurnMemory(), Settings(), server.trace)
+        server.service = Service(engine, server.scheduler, TurnMemory(), ServiceSettings(), server.trace)
         with server:
             yield server, store, [*QUESTION, message, user("And that plus 1?")]
 

@@ -21,6 +21,7 @@ from a3b.commands.saved_chat import Kept
 from a3b.commands.typed_lines import MAX_BYTES, TypedLines
 from a3b.engine.engine import Engine
 from a3b.errors import A3BError, StoreError, UsageError
+from a3b.prompt.segments import Control
 from a3b.settings import RuntimeConfig
 from tests.commands.test_cli import Terminal
 from tests.support.checkpoint_files import write_checkpoint
@@ -46,6 +47,7 @@ def chat(engine, tmp_path):
         args.runtime = RuntimeConfig(cache=str(tmp_path / "cache"))
         for other in open_chats:
             other.kept.close()
+            other.dialogue.close()
         new = Chat(args, engine, Kept.of(args))
         open_chats.append(new)
         if new.kept.transcript:
@@ -55,6 +57,7 @@ def chat(engine, tmp_path):
     yield begin
     for one in open_chats:
         one.kept.close()
+        one.dialogue.close()
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -63,22 +66,41 @@ def files(tmp_path: Path) -> list[Path]:
 
 def history(chat: Chat) -> list[int]:
     """Ids of the conversation so far, as the next prompt begins with them."""
-    rendered = chat.engine.template.render(chat.dialogue.messages, preserve_thinking=True, add_generation_prompt=False)
-    return chat.engine.tokenizer.encode(rendered)
+    dialogue = chat.dialogue
+    rendered = dialogue.service.renderer.render(dialogue._request(chat.params)).prompt
+    turn_end = max(i for i, segment in enumerate(rendered) if segment == Control("<|im_start|>"))
+    return chat.engine.tokenizer.encode(rendered[:turn_end])
 
 
-def test_a_conversation_that_goes_on_reads_the_same_tokens_as_one_that_never_stopped(chat):
-    first, read = chat(), []
+def prompts_of(chat: Chat) -> list[list[int]]:
+    """Prompt and sampled ids of the answers from now on."""
+    answer, read = chat.dialogue.service.answer, []
+
+    def watched(request):
+        stream = answer(request)
+        read.append(stream)
+        return stream
+
+    chat.dialogue.service.answer = watched
+    return read
+
+
+def test_a_conversation_that_goes_on_reads_the_same_tokens_as_one_that_never_stopped(chat, tmp_path):
+    first = chat()
+    streams = prompts_of(first)
     for line in ("hello", "/think off", "what are you?", "/think on", "thanks"):
         assert first.take(line)
-        read.append(list(first.dialogue.sequence.ids))
-    expected, sampled = history(first), [message.get("_replay") for message in first.dialogue.messages]
-    assert sum(ids is not None for ids in sampled) == 3
-    assert all(expected[: len(ids)] == ids for ids in read)  # so the conversation only grew
+    expected = history(first)
+    for stream in streams:  # the conversation only grew
+        ids = stream.prompt_ids + stream.sampled_ids
+        assert expected[: len(ids)] == ids
+    kept = [json.loads(line) for line in files(tmp_path)[0].read_text().splitlines()]
+    assert [len(line["ids"]) > 3 for line in kept if "assistant" in line] == 3 * [True]
     again = chat("--continue")
-    assert history(again) == expected and [message.get("_replay") for message in again.dialogue.messages] == sampled
+    assert history(again) == expected and again.dialogue.messages == first.dialogue.messages
+    streams = prompts_of(again)
     again.take("hello")
-    assert again.dialogue.sequence.ids[: len(expected)] == expected
+    assert streams[0].prompt_ids[: len(expected)] == expected
 
 
 def test_thinking_of_an_earlier_process_is_remembered(tmp_path):

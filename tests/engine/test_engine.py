@@ -1,23 +1,26 @@
-"""The generation loop on the embedded model: reuse of state, limits, refusals, and prompts that only grow."""
+"""Answers of the embedded model to a caller in this process: reuse of state, limits, refusals, growing prompts."""
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from a3b.commands.dialogue import Dialogue
 from a3b.engine.engine import Engine, nano_directory
+from a3b.engine.local import TERMINAL, local_service
 from a3b.engine.sampler import Sampler
-from a3b.errors import A3BError, ContextError, TokenizerError, UsageError
-from a3b.interface.events import TextDelta, ThinkingDelta, assistant_message, merge_events
+from a3b.errors import ContextError, TokenizerError, UsageError
+from a3b.interface.events import Finished, Reading, Started, TextDelta, ThinkingDelta, assistant_message, merge_events
+from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.chat_template import prompt_text
-from a3b.prompt.segments import Control, Text, ends_in_thinking
+from a3b.prompt.segments import Control, Replay, Text, ends_in_thinking
 
-GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
+GREEDY = {"temperature": 0.0, "max_tokens": 48}
 
 
 @pytest.fixture(scope="module")
@@ -25,24 +28,39 @@ def engine():
     return Engine.load()
 
 
-def ask(engine, *messages, **kwargs):
-    prompt = engine.template.render(list(messages), tools=kwargs.pop("tools", None), preserve_thinking=True)
-    return list(engine.generate(prompt, kwargs.pop("params", GREEDY), **kwargs))
+@pytest.fixture
+def service(engine):
+    with closing(local_service(engine, TERMINAL)) as service:
+        yield service
+
+
+def ask(service, *messages, sampling=GREEDY, **fields):
+    stream = service.answer(Request(messages=list(messages), sampling=sampling, **fields))
+    return [event for event in stream if not isinstance(event, Started | Reading)]
+
+
+def whole(service, *messages):
+    events = ask(service, *messages)
+    return assistant_message(events), events[-1]
+
+
+def without_usage(events):
+    return merge_events(events)[:-1]
 
 
 def user(text):
     return {"role": "user", "content": text}
 
 
-def test_greedy_answers_are_equal_and_end_with_usage(engine):
-    first, second = ask(engine, user("hello")), ask(engine, user("hello"))
+def test_greedy_answers_are_equal_and_end_with_usage(service):
+    first, second = ask(service, user("hello")), ask(service, user("hello"))
     assert merge_events(first)[:-1] == merge_events(second)[:-1]
     usage = first[-1].usage
     assert usage.cached_tokens == 0 and 0 < usage.completion_tokens <= 48 and usage.thinking_tokens > 0
 
 
 @pytest.mark.parametrize("end", [None, "<|endoftext|>"])
-def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path, engine, end):
+def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path, engine, end, service):
     """No generation_config.json, and a config.json that knows no end or, as in many GGUF files, another one."""
     for file in nano_directory().iterdir():
         if file.is_file() and file.name not in ("config.json", "generation_config.json"):
@@ -53,121 +71,111 @@ def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config))
     other = Engine.load(tmp_path)
     assert engine.tokenizer.control_id("<|im_end|>") in other.config.eos_token_ids
-    events = ask(other, user("hello"))
+    with closing(local_service(other, TERMINAL)) as changed:
+        events = ask(changed, user("hello"))
     assert events[-1].reason == "stop"
-    assert merge_events(events)[:-1] == merge_events(ask(engine, user("hello")))[:-1]
+    assert merge_events(events)[:-1] == merge_events(ask(service, user("hello")))[:-1]
 
 
-def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(engine):
+def test_a_seed_fixes_a_sampled_answer_and_another_seed_changes_it(service):
     def text(seed):
-        params = SamplingParams(temperature=1.5, top_k=0, top_p=1.0, seed=seed, max_tokens=24)
+        sampling = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "seed": seed, "max_tokens": 24}
         return merge_events(
-            ask(engine, user("Think of two numbers from 0 to 999. Tell me only the first."), params=params)
+            ask(service, user("Think of two numbers from 0 to 999. Tell me only the first."), sampling=sampling)
         )[:-1]
 
     assert text(1) == text(1)
     assert len({str(text(seed)) for seed in range(6)}) > 1
 
 
-def test_a_replayed_answer_makes_the_next_prompt_reuse_every_token(engine):
-    sequence = engine.new_sequence()
-    events = ask(engine, user("hello"), sequence=sequence)
-    before = events[-1].usage
-    assert events[-1].reason == "stop"
-    answer = assistant_message(events) | {"_replay": sequence.answer_ids}
-    after = ask(engine, user("hello"), answer, user("thanks"), sequence=sequence)[-1].usage
+def test_the_next_prompt_reuses_every_token_of_an_answer(service):
+    first, before = whole(service, user("hello"))
+    _, after = whole(service, user("hello"), first, user("thanks"))
     # the end-of-turn token was sampled but not yet read
-    assert after.cached_tokens == before.prompt_tokens + before.completion_tokens - 1
+    assert after.usage.cached_tokens == before.usage.prompt_tokens + before.usage.completion_tokens - 1
 
 
-def test_an_answer_after_reuse_equals_a_cold_one(engine):
-    sequence = engine.new_sequence()
-    events = ask(engine, user("hello"), sequence=sequence)
-    history = [user("hello"), assistant_message(events) | {"_replay": sequence.answer_ids}]
+def test_an_answer_after_reuse_equals_a_cold_one(engine, service):
+    first, _ = whole(service, user("hello"))
     for text in ("what are you?", "thanks"):
-        warm = ask(engine, *history, user(text), sequence=sequence)
-        cold = ask(engine, *history, user(text))
+        warm = ask(service, user("hello"), first, user(text))
+        with closing(local_service(engine, TERMINAL)) as other:
+            ask(other, user("hello"))  # the turn is known there too, its state is not
+            other.backend.cache.clear()
+            cold = ask(other, user("hello"), first, user(text))
         assert cold[-1].usage.cached_tokens == 0 < warm[-1].usage.cached_tokens
-        assert merge_events(warm)[:-1] == merge_events(cold)[:-1]
+        assert without_usage(warm) == without_usage(cold)
 
 
-def test_a_conversation_that_branches_restores_an_earlier_state(engine):
-    sequence = engine.new_sequence()
-    ask(engine, user("hello"), sequence=sequence)
-    ask(
-        engine,
-        user("hello"),
-        {"role": "assistant", "content": "Hi.", "reasoning_content": "x"},
-        user("bye"),
-        sequence=sequence,
-    )
-    warm = ask(engine, user("hello"), sequence=sequence)
-    assert merge_events(warm)[:-1] == merge_events(ask(engine, user("hello")))[:-1]
+def test_a_conversation_that_branches_restores_an_earlier_state(service):
+    cold = ask(service, user("hello"), namespace="cold")
+    ask(service, user("hello"))
+    ask(service, user("hello"), {"role": "assistant", "content": "Hi.", "reasoning_content": "x"}, user("bye"))
+    assert without_usage(ask(service, user("hello"))) == without_usage(cold)
 
 
-def test_stop_strings_end_the_answer_before_them(engine):
-    text = assistant_message(ask(engine, user("hello")))["content"]
+def test_stop_strings_end_the_answer_before_them(service):
+    text = assistant_message(ask(service, user("hello")))["content"]
     stop = text[3:6]
-    events = ask(engine, user("hello"), params=SamplingParams(temperature=0.0, stop=(stop,), max_tokens=48))
+    events = ask(service, user("hello"), sampling={"temperature": 0.0, "stop": (stop,), "max_tokens": 48})
     assert assistant_message(events)["content"] == text[: text.index(stop)]
     assert (events[-1].reason, events[-1].stop_string) == ("stop", stop)
 
 
-def test_max_tokens_counts_thinking_too(engine):
-    usage = ask(engine, user("hello"), params=SamplingParams(temperature=0.0, max_tokens=3))[-1]
+def test_max_tokens_counts_thinking_too(service):
+    usage = ask(service, user("hello"), sampling={"temperature": 0.0, "max_tokens": 3})[-1]
     assert usage.reason == "length" and usage.usage.completion_tokens == 3
 
 
-def test_cancel_stops_between_tokens_and_the_sequence_stays_usable(engine):
-    sequence, asked = engine.new_sequence(), []
-
-    def cancel():
-        asked.append(1)
-        return len(asked) > 4
-
-    events = ask(engine, user("hello"), sequence=sequence, cancel=cancel)
-    assert events[-1].reason == "cancelled" and 0 < events[-1].usage.completion_tokens < 10
-    assert (
-        merge_events(ask(engine, user("hello"), sequence=sequence))[:-1]
-        == merge_events(ask(engine, user("hello")))[:-1]
-    )
+def test_cancel_stops_between_tokens_and_the_conversation_goes_on(service):
+    stream = service.answer(Request(messages=[user("hello")], sampling=GREEDY))
+    events = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, ThinkingDelta):
+            stream.cancel()
+    assert events[-1].reason == "cancelled" and 0 < events[-1].usage.completion_tokens < 48
+    assert without_usage(ask(service, user("hello"))) == without_usage(ask(service, user("hello"), namespace="cold"))
 
 
-def test_cancel_during_the_prompt_leaves_a_usable_sequence(engine):
-    sequence, text = engine.new_sequence(), "word " * 700
-    events = ask(engine, user(text), sequence=sequence, cancel=lambda: len(sequence.ids) > 0)
-    assert [type(e).__name__ for e in events] == ["Finished"] and events[-1].reason == "cancelled"
-    assert merge_events(ask(engine, user(text), sequence=sequence))[:-1] == merge_events(ask(engine, user(text)))[:-1]
+def test_cancel_during_the_prompt_ends_the_answer_without_text(service):
+    stream = service.answer(Request(messages=[user("word " * 2000)], sampling=GREEDY))
+    stream.cancel()
+    events = [event for event in stream if not isinstance(event, Started | Reading)]
+    assert [type(event) for event in events] == [Finished] and events[0].reason == "cancelled"
 
 
-def test_an_answer_broken_off_in_a_step_leaves_a_usable_sequence(engine, monkeypatch):
-    sequence = engine.new_sequence()
+def test_who_stops_listening_leaves_the_place_to_others(service):
+    stream = service.answer(Request(messages=[user("hello")], sampling={"max_tokens": 2000, "temperature": 3.0}))
+    next(stream)
+    stream.close()
+    assert ask(service, user("hello"))[-1].reason == "stop"
+
+
+def test_an_error_in_a_step_ends_that_answer_alone(engine, service, monkeypatch):
     moe = type(engine.model._layers[3].mlp)
-    whole, calls = moe.__call__, []
+    whole_step, calls = moe.__call__, []
 
     def broken(self, x):
         calls.append(1)
         if len(calls) == 30:
-            raise KeyboardInterrupt
-        return whole(self, x)
+            raise MemoryError("no memory")
+        return whole_step(self, x)
 
     monkeypatch.setattr(moe, "__call__", broken)
-    with pytest.raises(KeyboardInterrupt):
-        ask(engine, user("hello"), sequence=sequence)
-    assert (
-        merge_events(ask(engine, user("hello"), sequence=sequence))[:-1]
-        == merge_events(ask(engine, user("hello")))[:-1]
-    )
+    with pytest.raises(MemoryError):
+        ask(service, user("hello"))
+    assert without_usage(ask(service, user("hello"))) == without_usage(ask(service, user("hello"), namespace="cold"))
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(engine):
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(service):
     with pytest.raises(ContextError, match="4096"):
-        ask(engine, user("word " * 5000))
+        ask(service, user("word " * 5000))
 
 
-def test_images_are_refused(engine):
+def test_images_are_refused(service):
     with pytest.raises(UsageError, match="image"):
-        ask(engine, user([{"type": "image_url", "image_url": {"url": "x"}}]))
+        ask(service, user([{"type": "image_url", "image_url": {"url": "x"}}]))
 
 
 def test_thinking_is_open_only_where_the_prompt_left_it_open():
@@ -186,9 +194,9 @@ def test_control_words_in_user_text_do_not_end_the_turn(engine):
     assert kept == [i for i in engine.tokenizer.encode(plain) if i in controls]
 
 
-def test_events_of_an_answer_hold_no_control_words(engine):
+def test_events_of_an_answer_hold_no_control_words(engine, service):
     pieces = {TextDelta: "", ThinkingDelta: ""}
-    for event in ask(engine, user("what are you?")):
+    for event in ask(service, user("what are you?")):
         if type(event) in pieces:
             pieces[type(event)] += event.text
     assert all(text.strip() for text in pieces.values())
@@ -208,7 +216,7 @@ def forced(monkeypatch, engine, text: str, *controls: str) -> None:
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
 
 
-def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch):
+def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch, service):
     forced(
         monkeypatch,
         engine,
@@ -217,12 +225,12 @@ def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeyp
         "<tool_call>",
         "<|im_end|>",
     )
-    events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
+    events = ask(service, user("go"), sampling={"max_tokens": 200})
     assert events[-1].reason == "stop"
     assert assistant_message(events)["tool_calls"][0]["complete"] is False
 
 
-def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, monkeypatch):
+def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, monkeypatch, service):
     broken, whole = '{"name": "rm", "arguments": {"path": "/tm"', '{"name": "ls", "arguments": {}}'
     forced(
         monkeypatch,
@@ -233,12 +241,12 @@ def test_a_call_broken_off_by_the_next_one_is_not_said_to_be_one_either(engine, 
         "</tool_call>",
         "<|im_end|>",
     )
-    events = ask(engine, user("go"), params=SamplingParams(max_tokens=200))
+    events = ask(service, user("go"), sampling={"max_tokens": 200})
     assert [call.get("complete", True) for call in assistant_message(events)["tool_calls"]] == [False, True]
     assert events[-1].reason == "stop"
 
 
-def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch):
+def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engine, monkeypatch, service):
     half = engine.tokenizer.encode_text("🙂")[:1]  # part of a character: it is text only when nothing can follow
     ids = [
         *engine.tokenizer.encode_text("x"),
@@ -248,74 +256,26 @@ def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engi
     ]
     queue = iter(ids)
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
-    finished = ask(engine, user("go"), params=SamplingParams(max_tokens=len(ids), stop=("a\ufffd",)))[-1]
+    finished = ask(service, user("go"), sampling={"max_tokens": len(ids), "stop": ("a\ufffd",)})[-1]
     assert (finished.reason, finished.stop_string) == ("stop", "a\ufffd")
 
 
-def test_half_a_character_before_a_control_token_stays_in_its_channel(engine, monkeypatch):
+def test_half_a_character_before_a_control_token_stays_in_its_channel(engine, monkeypatch, service):
     encode, half = engine.tokenizer.encode_text, engine.tokenizer.encode_text("🙂")[:1]
     close, end = map(engine.tokenizer.control_id, ("</think>", "<|im_end|>"))
     queue = iter([*encode("hm"), *half, close, *encode("ok"), end])
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
-    message = assistant_message(ask(engine, user("go"), params=SamplingParams(max_tokens=50)))
+    message = assistant_message(ask(service, user("go"), sampling={"max_tokens": 50}))
     assert (message["reasoning_content"], message["content"]) == ("hm\ufffd", "ok")
 
 
-def test_only_an_answer_that_closed_its_turn_is_replayed(engine, monkeypatch):
+def test_an_answer_that_another_token_ended_is_replayed_with_the_end_of_a_turn(engine, monkeypatch):
     forced(monkeypatch, engine, "hm</think>\n\nHello<|endoftext|>", "</think>", "<|endoftext|>")
-    dialogue = Dialogue(engine)
-    dialogue.ask("hi", SamplingParams(max_tokens=50), lambda event: None)
-    prompt = engine.template.render(dialogue.messages, preserve_thinking=True)
-    assert prompt_text(prompt, engine.tokenizer).count("Hello<|im_end|>") == 1
-
-
-def test_text_and_messages_are_prompts_too(engine):
-    expected = merge_events(ask(engine, user("hello")))[:-1]
-    assert merge_events(engine.generate("hello", GREEDY))[:-1] == expected
-    assert merge_events(engine.generate([user("hello")], GREEDY))[:-1] == expected
-    assert merge_events(engine.generate([{"role": "developer", "content": "hello"}, user("hello")], GREEDY))[:-1]
-
-
-def test_without_parameters_those_of_the_model_are_taken(engine):
-    assert next(engine.generate("hello"))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "told"),
-    [
-        (None, "prompt: NoneType"),
-        (5, "prompt: int"),
-        (b"hello", "prompt: bytes"),
-        ({"role": "user"}, "prompt: dict"),
-        ([], "prompt: nothing"),
-        (["hello"], "messages[0]"),
-        ([Text("a"), 5], "messages[0]"),
-        ([user("a"), {"role": "foo", "content": "x"}], "messages[1].role: 'foo'"),
-        ([{"role": "user"}], "messages[0].content: missing"),
-        ([{"content": "x"}], "messages[0].role: missing"),
-    ],
-)
-def test_what_is_no_prompt_is_refused_by_its_place(engine, prompt, told):
-    with pytest.raises(A3BError) as caught:
-        engine.generate(prompt, GREEDY)
-    assert told in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("params", {"temperature": 1}),
-        ("params", "greedy"),
-        ("sequence", "a"),
-        ("tools", "a"),
-        ("tools", [5]),
-        ("cancel", None),
-        ("on_prefill", 5),
-    ],
-)
-def test_an_argument_of_another_type_is_refused_by_its_name(engine, name, value):
-    with pytest.raises(UsageError, match=name):
-        engine.generate("hello", **{name: value})
+    with closing(Dialogue(engine)) as dialogue:
+        dialogue.ask("hi", SamplingParams(max_tokens=50), lambda event: None)
+        rendered = dialogue.service.renderer.render(dialogue._request(SamplingParams()))
+    assert any(isinstance(segment, Replay) for segment in rendered.prompt)
+    assert prompt_text(rendered.prompt, engine.tokenizer).count("Hello<|im_end|>") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 
 from a3b.cache.prefix_cache import Match
 from a3b.engine import scheduler as scheduler_module
+from a3b.engine.backend import Job
 from a3b.engine.generation import Accepted, Sampled
-from a3b.engine.scheduler import BOUNDARY_GAP, CHUNK, LEAST_CHUNK, MAX_BOUNDARIES, Job, Scheduler, boundaries
+from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, MAX_SNAPSHOTS, SNAPSHOT_GAP, Scheduler, snapshot_points
 from a3b.interface.events import Reading
 
 WRITTEN = 40  # tokens of an answer
@@ -110,7 +111,7 @@ def run(cache: Cache, *asked: tuple[list[int], int], **options) -> tuple[Model, 
                     "n",
                     ids,
                     Counting(num),
-                    lambda match: "started",
+                    lambda job: "started",
                     lambda job, end=end: (end.set(), "finished")[1],
                     told.extend,
                 )
@@ -167,28 +168,33 @@ def test_one_in_so_many_hits_is_verified():
 
 
 def test_the_starts_of_the_last_two_turns_are_remembered_however_close():
-    assert boundaries([0, 100, 300, 340, 380], 0, 400) == [(100, "system"), (300, "turn"), (340, "turn"), (380, "turn")]
-    assert boundaries([0, 100, 250, 340, 380], 0, 400) == [(100, "system"), (340, "turn"), (380, "turn")]
+    assert snapshot_points([0, 100, 300, 340, 380], 0, 400) == [
+        (100, "system"),
+        (300, "turn"),
+        (340, "turn"),
+        (380, "turn"),
+    ]
+    assert snapshot_points([0, 100, 250, 340, 380], 0, 400) == [(100, "system"), (340, "turn"), (380, "turn")]
 
 
 def test_a_prompt_without_turns_is_remembered_all_but_its_last_token():
-    assert boundaries([], 0, 100) == [(99, "turn")]
-    assert boundaries([0], 0, 100) == [] == boundaries([], 95, 100)
+    assert snapshot_points([], 0, 100) == [(99, "turn")]
+    assert snapshot_points([0], 0, 100) == [] == snapshot_points([], 95, 100)
 
 
 def test_turns_between_are_remembered_from_a_certain_distance_on():
-    far = 100 + BOUNDARY_GAP
+    far = 100 + SNAPSHOT_GAP
     tail = [(2000, "turn"), (2100, "turn")]
-    assert boundaries([0, 100, far, 2000, 2100], 0, 2200) == [(100, "system"), (far, "turn"), *tail]
-    assert boundaries([0, 100, far - 1, 2000, 2100], 0, 2200) == [(100, "system"), *tail]
+    assert snapshot_points([0, 100, far, 2000, 2100], 0, 2200) == [(100, "system"), (far, "turn"), *tail]
+    assert snapshot_points([0, 100, far - 1, 2000, 2100], 0, 2200) == [(100, "system"), *tail]
 
 
 def test_of_too_many_turns_the_first_and_the_last_are_remembered():
-    starts = list(range(0, 300 * 2 * MAX_BOUNDARIES, 300))
-    found = boundaries(starts, 0, starts[-1] + 10)
-    assert found == [(300, "system"), *((start, "turn") for start in starts[1 - MAX_BOUNDARIES :])]
+    starts = list(range(0, 300 * 2 * MAX_SNAPSHOTS, 300))
+    found = snapshot_points(starts, 0, starts[-1] + 10)
+    assert found == [(300, "system"), *((start, "turn") for start in starts[1 - MAX_SNAPSHOTS :])]
 
 
 @pytest.mark.parametrize(("start", "is_due"), [(100 + LEAST_CHUNK, True), (100 + LEAST_CHUNK - 1, False), (200, False)])
 def test_nothing_is_remembered_just_after_what_is_there_nor_at_the_end(start, is_due):
-    assert boundaries([0, 50, start], 100, 200) == ([(start, "turn")] if is_due else [])
+    assert snapshot_points([0, 50, start], 100, 200) == ([(start, "turn")] if is_due else [])

@@ -119,7 +119,7 @@ def test_an_id_between_others_that_is_none_is_refused(server, engine, monkeypatc
 
 def test_a_prompt_that_is_only_read_is_there_for_the_next_request_and_is_no_turn(server, monkeypatch):
     turns = []
-    monkeypatch.setattr(server.service.turns, "remember", lambda *args: turns.append(args))
+    monkeypatch.setattr(server.service.renderer.turns, "remember", lambda *args: turns.append(args))
     messages = [user("hello " * 60)]
     read = events_of(server, messages=messages, only_reads=True)
     assert read[-1].reason == "length" and not [e for e in read if isinstance(e, TextDelta)] and not turns

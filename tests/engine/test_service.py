@@ -15,8 +15,8 @@ import pytest
 from a3b.cache.disk_store import Store
 from a3b.engine import service as service_module
 from a3b.engine.engine import Engine
-from a3b.engine.scheduler import boundaries
-from a3b.engine.service import Settings
+from a3b.engine.request_renderer import ServiceSettings
+from a3b.engine.scheduler import snapshot_points
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.interface.events import Finished, ThinkingDelta
 from a3b.interface.request import Request
@@ -375,8 +375,8 @@ def test_thinking_that_was_restored_and_dropped_is_counted(engine):
 @pytest.mark.parametrize("persists", [True, False])
 def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists):
     asked = [{"role": "system", "content": "You help people. " * 8}, user("What are you?")]
-    with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=persists)) as server:
-        server.cache.store, server.service.turns = store, TurnMemory(store)
+    with Store(tmp_path) as store, Server(engine, ServiceSettings(persist_thinking=persists)) as server:
+        server.cache.store, server.service.renderer.turns = store, TurnMemory(store)
         message, _ = server.ask(asked)
         server.ask([*asked, bare(message), user("Thanks!")])
         assert store.flush()
@@ -386,7 +386,7 @@ def test_thinking_reaches_the_disk_only_where_it_may(engine, tmp_path, persists)
 
 
 def test_a_prompt_without_thinking_reaches_the_disk_whole(engine, tmp_path):
-    with Store(tmp_path) as store, Server(engine, Settings(persist_thinking=False)) as server:
+    with Store(tmp_path) as store, Server(engine, ServiceSettings(persist_thinking=False)) as server:
         server.cache.store = store
         asyncio.run(server.events(Request(prompt=[5] * 40, only_reads=True)))
         assert store.flush() and max(row.num_tokens for row in store._index.rows()[0]) == 40
@@ -445,8 +445,8 @@ def test_a_turn_that_is_still_being_saved_is_waited_for_by_its_own_key_only(engi
     may_save, ask = threading.Event(), Request(messages=ASK, namespace="a", sampling=GREEDY)
 
     async def both(server: Server):
-        save = server.service.turns.remember
-        monkeypatch.setattr(server.service.turns, "remember", lambda *args: may_save.wait(60) and save(*args))
+        save = server.service.renderer.turns.remember
+        monkeypatch.setattr(server.service.renderer.turns, "remember", lambda *args: may_save.wait(60) and save(*args))
         stream = server.service.stream(ask)
         async for event in stream:
             if isinstance(event, ThinkingDelta):
@@ -490,9 +490,9 @@ def test_a_late_system_message_costs_its_own_tokens_and_no_thinking(engine):
 
 def test_snapshots_are_due_at_the_system_turn_the_last_turns_and_some_between():
     starts = [0, 100, 150, 900, 950, 2000, 2050]
-    assert boundaries(starts, 0, 2060) == [(100, "system"), (900, "turn"), (2000, "turn"), (2050, "turn")]
-    assert boundaries(starts, 1990, 2060) == [(2050, "turn")]
-    assert boundaries([], 0, 50) == [(49, "turn")]
-    assert boundaries([0], 0, 50) == []
-    many = boundaries(range(0, 100_000, 500), 0, 100_010)
+    assert snapshot_points(starts, 0, 2060) == [(100, "system"), (900, "turn"), (2000, "turn"), (2050, "turn")]
+    assert snapshot_points(starts, 1990, 2060) == [(2050, "turn")]
+    assert snapshot_points([], 0, 50) == [(49, "turn")]
+    assert snapshot_points([0], 0, 50) == []
+    many = snapshot_points(range(0, 100_000, 500), 0, 100_010)
     assert len(many) == 16 and many[0] == (500, "system") and many[-1] == (99_500, "turn")

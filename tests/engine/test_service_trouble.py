@@ -15,8 +15,9 @@ from a3b.cache.prefix_cache import PrefixCache
 from a3b.constrain.constraints import Grammars
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Generation
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
-from a3b.engine.service import Service, Settings
+from a3b.engine.service import Service
 from a3b.interface.events import TextDelta, ThinkingDelta
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
@@ -199,8 +200,8 @@ def test_a_prompt_whose_client_gave_up_is_not_read_from_the_beginning_again(engi
 
         def leaving(model, ids, state, logits="last", cancel=None):
             if state.num_tokens >= 1000:
-                for job in server.scheduler._active:
-                    job.cancelled.set()
+                for run in server.scheduler._active:
+                    run.job.cancelled.set()
             return real(model, ids, state, logits, cancel)
 
         monkeypatch.setattr(type(engine.model), "forward", leaving)
@@ -288,7 +289,7 @@ def test_the_first_question_is_no_system_prompt(engine):
 def test_forgetting_a_conversation_forgets_the_first_question(engine, tmp_path):
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
-        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), Settings())
+        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), ServiceSettings())
 
         async def ask():
             return [
@@ -311,7 +312,7 @@ def test_what_other_threads_ask_does_not_wait_for_the_disk(engine, tmp_path):
     stall."""
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
-        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), Settings())
+        service = Service(engine, Scheduler(engine.model, cache), TurnMemory(store), ServiceSettings())
         held, done = threading.Event(), threading.Event()
 
         def hold():
@@ -338,7 +339,7 @@ def test_a_wrong_state_does_not_cost_the_thinking_of_all_conversations(engine, t
     with Store(tmp_path) as store:
         cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         scheduler = Scheduler(engine.model, cache, verify_every=1)
-        service = Service(engine, scheduler, TurnMemory(store), Settings())
+        service = Service(engine, scheduler, TurnMemory(store), ServiceSettings())
 
         async def ask(messages, namespace=""):
             return [e async for e in service.stream(Request(messages=messages, sampling=GREEDY, namespace=namespace))]

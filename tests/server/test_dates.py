@@ -13,8 +13,9 @@ from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands import serve
 from a3b.engine.engine import Engine
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
-from a3b.engine.service import Service, Settings
+from a3b.engine.service import Service
 from a3b.server.app import create_app
 from a3b.server.middleware import ServerSettings
 from a3b.thinking.turn_memory import TurnMemory
@@ -42,7 +43,7 @@ def engine() -> Engine:
 class Server:
     """An app around a service, and what it computed."""
 
-    def __init__(self, engine: Engine, store: Store | None, settings: Settings, keys: tuple[str, ...]):
+    def __init__(self, engine: Engine, store: Store | None, settings: ServiceSettings, keys: tuple[str, ...]):
         self.cache = PrefixCache(b"test", engine.model.new_state, 1 << 30, store)
         self.service = Service(engine, Scheduler(engine.model, self.cache), TurnMemory(store), settings)
         self.app = create_app(self.service, ServerSettings(api_keys=keys))
@@ -55,9 +56,12 @@ class Server:
 
 @contextmanager
 def running(
-    engine: Engine, store: Store | None = None, settings: Settings | None = None, keys: tuple[str, ...] = ("one", "two")
+    engine: Engine,
+    store: Store | None = None,
+    settings: ServiceSettings | None = None,
+    keys: tuple[str, ...] = ("one", "two"),
 ):
-    server = Server(engine, store, settings or Settings(), keys)
+    server = Server(engine, store, settings or ServiceSettings(), keys)
     try:
         yield server
     finally:
@@ -148,7 +152,7 @@ def test_a_changed_date_reuses_as_much_as_an_unchanged_one_and_the_response_says
 
 @APIS
 def test_exact_dates_are_those_of_each_request(engine, api, kept):
-    with running(engine, settings=Settings(exact_dates=True)) as server:
+    with running(engine, settings=ServiceSettings(exact_dates=True)) as server:
         told = talk(server, api, NOW)
     assert [dates for *_, dates in told] == [0, 0, 0]
     assert told[-1][2] < told[0][1] - 16, "nothing behind the date is reused"

@@ -10,8 +10,9 @@ import numpy as np
 
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.engine.engine import Engine
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
-from a3b.engine.service import Service, Settings
+from a3b.engine.service import Service
 from a3b.interface.events import Finished, Started, assistant_message
 from a3b.interface.request import Request
 from a3b.thinking.turn_memory import TurnMemory
@@ -30,11 +31,11 @@ TOOL = {
 class Server:
     """A service with a cache of its own, and the trace of what it computed."""
 
-    def __init__(self, engine: Engine, settings: Settings | None = None, ram: int = 1 << 30, **scheduler):
+    def __init__(self, engine: Engine, settings: ServiceSettings | None = None, ram: int = 1 << 30, **scheduler):
         self.engine, self.trace = engine, io.StringIO()
         self.cache = PrefixCache(b"test", engine.model.new_state, ram)
         self.scheduler = Scheduler(engine.model, self.cache, **scheduler)
-        self.service = Service(engine, self.scheduler, TurnMemory(), settings or Settings(), self.trace)
+        self.service = Service(engine, self.scheduler, TurnMemory(), settings or ServiceSettings(), self.trace)
 
     def __enter__(self) -> Server:
         return self

@@ -7,8 +7,9 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from a3b.commands.dialogue import DIM, PLAIN, Dialogue, Printer, check_sampling, load, sampling, speed
@@ -20,6 +21,7 @@ from a3b.model.parameters import count_parameters
 from a3b.printable import say
 
 if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
 SAMPLE = "What are you?"  # asked when there is nobody to ask
@@ -55,6 +57,7 @@ def run(args: Namespace) -> int:
             sys.stdin.reconfigure(errors="replace")
         return chat.answer_lines(sys.stdin)
     finally:
+        chat.dialogue.close()
         kept.close()
 
 
@@ -69,7 +72,7 @@ class Chat:
         from prompt_toolkit import PromptSession
 
         say(self.greeting())
-        session = PromptSession(reserve_space_for_menu=0, history=self.typed_lines())
+        session: PromptSession[str] = PromptSession(reserve_space_for_menu=0, history=self.typed_lines())
         while True:
             try:
                 line = read(session)
@@ -115,7 +118,10 @@ class Chat:
     def take(self, line: str) -> bool:
         """Obey a command or answer a question; False if it was refused, which is said on stderr."""
         try:
-            self.command(line) if line.startswith("/") else line and self.answer(line)
+            if line.startswith("/"):
+                self.command(line)
+            elif line:
+                self.answer(line)
         except A3BError as error:
             say(error)
             return False
@@ -137,8 +143,8 @@ class Chat:
     def answer(self, text: str) -> None:
         self.kept.asked(text, self.dialogue.system)
         with interruptible() as cancel:
-            _, finished = self.dialogue.ask(text, self.params, Printer(thinking=self.show_thinking), cancel)
-        self.kept.answered(self.dialogue.messages[-1])
+            message, finished, turn = self.dialogue.ask(text, self.params, Printer(thinking=self.show_thinking), cancel)
+        self.kept.answered(message, turn)
         dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
         sys.stderr.write(f"{dim}{speed(finished)}{plain}\n")
 
@@ -194,7 +200,7 @@ def leaves(line: str) -> bool:
     return line.split(None, 1)[:1] in (["/exit"], ["/quit"], ["/bye"])
 
 
-def read(session) -> str:
+def read(session: PromptSession[str]) -> str:
     """One input, over several lines while they end with a backslash."""
     lines = [session.prompt("> ")]
     while lines[-1].endswith("\\"):
@@ -204,11 +210,11 @@ def read(session) -> str:
 
 
 @contextmanager
-def interruptible():
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C sets a flag, which the body asks for, instead of raising; a second one raises."""
-    pressed = []
+    pressed: list[int] = []
 
-    def on_signal(number, frame):
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if pressed:
             raise KeyboardInterrupt
         pressed.append(number)

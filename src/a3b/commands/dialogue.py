@@ -1,19 +1,22 @@
-"""What `chat` and `run` share: sampling options, a conversation kept fit for the template, and streaming to a
-terminal."""
+"""What `chat` and `run` share: sampling options, a conversation with a service, and streaming to a terminal."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TextIO
 
 from a3b.commands.progress import Progress
+from a3b.commands.transcripts import TurnIds
 from a3b.engine.engine import Engine
+from a3b.engine.local import TERMINAL, local_service
 from a3b.interface.events import (
     Event,
     Finished,
+    Reading,
+    Started,
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
@@ -21,11 +24,9 @@ from a3b.interface.events import (
     ToolCallStart,
     assistant_message,
 )
+from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams, preset
 from a3b.printable import fit_for, say
-from a3b.prompt.chat_template import REPLAY_KEY, Closed
-from a3b.prompt.normalise_messages import normalise_messages
-from a3b.prompt.segments import END_OF_TURN
 
 FIELDS = (
     "temperature",
@@ -70,23 +71,40 @@ def load(args: Namespace) -> Engine:
     return engine
 
 
-@dataclass
 class Dialogue:
-    """Messages and the model's state; answers are replayed as sampled, so that a prompt only ever grows."""
+    """A conversation with a service: its messages, and the options of the next question. Close it in the end."""
 
-    engine: Engine
-    system: str | None = None
-    think: bool = True
-    preserve: bool = True
-    tools: list[dict[str, Any]] | None = None
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(
+        self,
+        engine: Engine,
+        system: str | None = None,
+        think: bool = True,
+        preserve: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ):
+        """preserve: keep the thinking of earlier turns in the prompt."""
+        self.engine, self.system, self.think, self.preserve = engine, system, think, preserve
+        self.tools = [dict(tool) for tool in tools or ()]
+        self.messages: list[dict[str, Any]] = []
+        self.service = local_service(engine, TERMINAL)
+        self._num_begun = 0  # conversations, each with a namespace of its own
 
-    def __post_init__(self):
-        self.sequence = self.engine.new_sequence()
+    def close(self) -> None:
+        self.service.close()
 
     def clear(self) -> None:
+        """Begin another conversation."""
         self.messages.clear()
-        self.sequence = self.engine.new_sequence()
+        self._num_begun += 1
+
+    def resume(self, system: str | None, messages: Sequence[dict[str, Any]], turns: Sequence[TurnIds | None]) -> None:
+        """Go on with an earlier conversation. turns: of each message, the ids that replay it."""
+        self.clear()
+        self.system, self.messages = system, list(messages)
+        for place, turn in enumerate(turns):
+            if turn is not None:
+                before = self._request_messages(place)
+                self.service.recorder.add(self._namespace, before, self.messages[place], turn.ids, turn.closed)
 
     def ask(
         self,
@@ -94,43 +112,59 @@ class Dialogue:
         params: SamplingParams,
         show: Callable[[Event], None],
         cancel: Callable[[], bool] = lambda: False,
-    ) -> tuple[dict[str, Any], Finished]:
-        """Add a user turn and generate the answer; every event goes to `show`. Gives the message and the last event.
+    ) -> tuple[dict[str, Any], Finished, TurnIds | None]:
+        """Add a user turn and generate the answer; every event of it goes to `show`. Gives the message, the last event
+        and the ids that replay the turn.
 
-        If the engine refuses, the user turn is taken back."""
+        If the service refuses, the user turn is taken back."""
         self.messages.append({"role": "user", "content": text})
         try:
-            events = list(self._stream(params, show, cancel))
+            events, ids = self._answer(params, show, cancel)
         except BaseException:
             self.messages.pop()
             raise
-        message, finished = assistant_message(events), events[-1]
-        whole = finished.reason in ("stop", "tool_calls") and finished.stop_string is None
-        closed = self.sequence.answer_ids[-1:] == (self.engine.tokenizer.control_id(END_OF_TURN),)
-        ids = self.sequence.answer_ids
-        replay = {REPLAY_KEY: ids if self.think else Closed(ids)} if whole and closed else {}
-        self.messages.append({**message, **replay})
-        return message, finished
+        finished = events[-1]
+        assert isinstance(finished, Finished)
+        message = assistant_message(events)
+        self.messages.append(message)
+        return message, finished, TurnIds(ids, not self.think) if ids else None
 
-    def _stream(self, params: SamplingParams, show, cancel):
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        messages, _ = normalise_messages(system + self.messages)
-        kwargs = {"preserve_thinking": True} if self.preserve else {}
-        if not self.think:
-            kwargs["enable_thinking"] = False
-        prompt = self.engine.template.render(messages, tools=self.tools, **kwargs)
+    def _answer(
+        self, params: SamplingParams, show: Callable[[Event], None], cancel: Callable[[], bool]
+    ) -> tuple[list[Event], tuple[int, ...]]:
+        stream = self.service.answer(self._request(params))
+        events: list[Event] = []
         progress = Progress("reading", 0)
+        with closing(stream):
+            for event in stream:
+                if cancel():
+                    stream.cancel()
+                if isinstance(event, Reading):
+                    progress.total = event.total
+                    progress(event.done)
+                elif not isinstance(event, Started):
+                    progress.close()
+                    show(event)
+                    events.append(event)
+        return events, stream.turn_ids
 
-        def on_prefill(done: int, total: int) -> None:
-            progress.total = total
-            progress(done)
+    def _request(self, params: SamplingParams) -> Request:
+        return Request(
+            messages=self._request_messages(len(self.messages)),
+            tools=self.tools,
+            think=self.think,
+            policy="all" if self.preserve else "current-task",
+            sampling=vars(params),
+            namespace=self._namespace,
+        )
 
-        for event in self.engine.generate(
-            prompt, params, sequence=self.sequence, tools=self.tools, cancel=cancel, on_prefill=on_prefill
-        ):
-            progress.close()
-            show(event)
-            yield event
+    def _request_messages(self, num: int) -> list[dict[str, Any]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + self.messages[:num]
+
+    @property
+    def _namespace(self) -> str:
+        return f"chat-{self._num_begun}"
 
 
 class Printer:

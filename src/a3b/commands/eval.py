@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from a3b.commands.calibration_text import Piece, read_text
 from a3b.commands.info import size
 from a3b.commands.progress import Progress
 from a3b.engine.engine import Engine, resolve
+from a3b.engine.local import TERMINAL, local_service
 from a3b.engine.sampler import finite_logits
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.interface.sampling_params import SamplingParams
+from a3b.interface.request import Request
 from a3b.kernels import Kernels, open_kernels
 from a3b.machine import Machine
 from a3b.model.forward import Model
@@ -146,19 +148,17 @@ def sizes(name: str | None, model: Engine) -> dict[str, Any]:
 def conversations(engine: Engine, most: int) -> Iterator[Piece]:
     """Answers of the model itself, sampled from its whole vocabulary."""
     total = seed = 0
-    while total < most:
-        for prompt in PROMPTS:
-            rendered = engine.template.render([{"role": "user", "content": prompt}])
-            sequence, params = (
-                engine.new_sequence(),
-                SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=seed, max_tokens=MAX_ANSWER),
-            )
-            for _ in engine.generate(rendered, params, sequence=sequence):
-                pass
-            asked = engine.tokenizer.encode(rendered)
-            answer = list(sequence.answer_ids)
-            total, seed = total + len(asked) + len(answer), seed + 1
-            yield Piece(asked + answer, [False] * len(asked) + [True] * len(answer))
+    with closing(local_service(engine, TERMINAL)) as service:
+        while total < most:
+            for prompt in PROMPTS:
+                sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": seed, "max_tokens": MAX_ANSWER}
+                messages = [{"role": "user", "content": prompt}]
+                stream = service.answer(Request(messages=messages, sampling=sampling, namespace=str(seed)))
+                for _ in stream:
+                    pass
+                asked, answer = stream.prompt_ids, stream.sampled_ids
+                total, seed = total + len(asked) + len(answer), seed + 1
+                yield Piece(asked + answer, [False] * len(asked) + [True] * len(answer))
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

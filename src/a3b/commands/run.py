@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from argparse import Namespace
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def run(args: Namespace) -> int:
     engine = load(args)
     dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)
-    message, finished = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)
+    with closing(dialogue):
+        message, finished, _ = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)
     if args.json:
         result = {
             "model": engine.name,

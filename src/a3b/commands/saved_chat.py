@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from a3b.cache.identity import cache_identity
 from a3b.commands.cache import ago
 from a3b.commands.dialogue import Dialogue
-from a3b.commands.transcripts import Head, Transcript, Transcripts
+from a3b.commands.transcripts import Head, Transcript, Transcripts, TurnIds
 from a3b.engine.engine import Engine, nano_directory, resolve
 from a3b.errors import A3BError, StoreError, UsageError
 from a3b.model.config_reader import read_config
 from a3b.printable import printable, say
-from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.prompt.segments import Replay
 
 SHOWN_CHARS = 1000  # of the last question and the last answer
@@ -76,9 +76,9 @@ class Kept:
         """Put the messages of the conversation into `dialogue`, and show the end of it. Raises StoreError before
         anything is changed."""
         transcript = self.transcript
+        assert transcript is not None
         check_ids(transcript, dialogue.engine)
-        dialogue.clear()
-        dialogue.system, dialogue.messages = transcript.head.system, list(transcript.messages)
+        dialogue.resume(transcript.head.system, transcript.messages, transcript.turns)
         num = len(transcript.messages) // 2
         say(f"conversation {transcript.id}, {num} answer{'s' * (num != 1)}")
         if num:
@@ -94,8 +94,9 @@ class Kept:
 
         self._try(write)
 
-    def answered(self, message: dict[str, Any]) -> None:
-        self._try(lambda: self.transcript and self.transcript.answered(message))
+    def answered(self, message: dict[str, Any], turn: TurnIds | None) -> None:
+        if (transcript := self.transcript) is not None:
+            self._try(lambda: transcript.answered(message, turn))
 
     def close(self) -> None:
         """The next question begins a new conversation."""
@@ -103,7 +104,7 @@ class Kept:
             self.transcript.close()
             self.transcript = None
 
-    def _try(self, write) -> None:
+    def _try(self, write: Callable[[], None]) -> None:
         if not self.writes:
             return
         try:
@@ -121,9 +122,7 @@ def directory(args: Namespace) -> Path:
 def check_ids(transcript: Transcript, engine: Engine) -> None:
     """Raises StoreError for ids the vocabulary does not have."""
     try:
-        engine.tokenizer.encode(
-            [Replay(message[REPLAY_KEY]) for message in transcript.messages if REPLAY_KEY in message]
-        )
+        engine.tokenizer.encode([Replay(turn.ids) for turn in transcript.turns if turn is not None])
     except A3BError as error:
         raise StoreError(f"{transcript.path}: {error}; begin a new conversation: a3b chat") from None
 
@@ -141,6 +140,6 @@ def listing(transcripts: Transcripts) -> list[str]:
     return [printable(f"{id}  {ago(age):>8}  {model:<{width}}  {question[:60]}") for id, age, model, question in rows]
 
 
-def print_listing(transcripts: Transcripts, to=None) -> None:
+def print_listing(transcripts: Transcripts, to: TextIO | None = None) -> None:
     for line in listing(transcripts):
         say(line, to or sys.stdout)

@@ -19,8 +19,9 @@ from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands.cache_directories import open_store
 from a3b.commands.dialogue import load
 from a3b.engine.engine import Engine, load_config, resolve
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
-from a3b.engine.service import Service, Settings
+from a3b.engine.service import Service
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
 from a3b.interface.request import check_policy
@@ -91,7 +92,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
         engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache
     )
     turns = TurnMemory(store if not args.no_persist_thinking else None)
-    settings = Settings(
+    settings = ServiceSettings(
         policy=args.preserve_thinking,
         think=not args.no_think,
         thinking_budget=args.thinking_budget,

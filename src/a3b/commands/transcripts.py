@@ -18,7 +18,6 @@ from typing import Any
 
 from a3b.errors import StoreError, UsageError
 from a3b.files import open_private, private_directory, read_bytes
-from a3b.prompt.chat_template import REPLAY_KEY, Closed
 
 FORMAT, SUFFIX = 1, ".jsonl"
 MAX_BYTES, MAX_TOTAL_BYTES = 64 << 20, 1 << 30  # of one conversation, of all
@@ -35,6 +34,14 @@ class Head:
     system: str | None
 
 
+@dataclass(frozen=True)
+class TurnIds:
+    """The ids that replay a turn; closed: it began after a closed block, because thinking was off."""
+
+    ids: tuple[int, ...]
+    closed: bool
+
+
 @dataclass
 class Transcript:
     """One conversation, held open: no other process can add to it."""
@@ -43,6 +50,7 @@ class Transcript:
     handle: int
     head: Head
     messages: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[TurnIds | None] = field(default_factory=list)  # of each message; None: its text stands for it
     unanswered: str | None = None  # the last question, if its answer was lost
 
     @property
@@ -52,13 +60,9 @@ class Transcript:
     def asked(self, text: str) -> None:
         self._append({"user": text})
 
-    def answered(self, message: dict[str, Any]) -> None:
-        """message: as a Dialogue keeps it, with the sampled ids if they stand for it."""
-        ids = message.get(REPLAY_KEY)
-        plain = {key: value for key, value in message.items() if key != REPLAY_KEY}
-        self._append(
-            {"assistant": plain, "ids": list(ids) if ids is not None else None, "closed": isinstance(ids, Closed)}
-        )
+    def answered(self, message: dict[str, Any], turn: TurnIds | None) -> None:
+        ids = list(turn.ids) if turn is not None else None
+        self._append({"assistant": message, "ids": ids, "closed": turn is not None and turn.closed})
 
     def close(self) -> None:
         os.close(self.handle)
@@ -192,11 +196,12 @@ def _read(path: Path, handle: int, data: bytes) -> Transcript:
     transcript = Transcript(path, handle, head)
     for number, line in enumerate(lines[1:], 2):
         record = _as_object(line)
-        message = _as_answer(record)
+        answer = _as_answer(record)
         if isinstance(record.get("user"), str):
             transcript.unanswered = record["user"]
-        elif message is not None and transcript.unanswered is not None:
-            transcript.messages += [{"role": "user", "content": transcript.unanswered}, message]
+        elif answer is not None and transcript.unanswered is not None:
+            transcript.messages += [{"role": "user", "content": transcript.unanswered}, answer[0]]
+            transcript.turns += [None, answer[1]]
             transcript.unanswered = None
         else:
             raise StoreError(
@@ -220,17 +225,17 @@ def _as_head(record: dict[str, Any]) -> Head | None:
     return Head(model, identity, system) if known and (system is None or isinstance(system, str)) else None
 
 
-def _as_answer(record: dict[str, Any]) -> dict[str, Any] | None:
+def _as_answer(record: dict[str, Any]) -> tuple[dict[str, Any], TurnIds | None] | None:
     message, ids = record.get("assistant"), record.get("ids")
-    if not isinstance(message, dict) or message.get("role") != "assistant" or REPLAY_KEY in message:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
         return None
     if not all(isinstance(message.get(key), str) for key in ("content", "reasoning_content")):
         return None
     if ids is None:
-        return message
+        return message, None
     if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
         return None
-    return {**message, REPLAY_KEY: Closed(ids) if record.get("closed") is True else tuple(ids)}
+    return message, TurnIds(tuple(ids), record.get("closed") is True)
 
 
 def _beginning(path: Path) -> list[bytes]:

@@ -68,7 +68,8 @@ class TokenCounts:
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """How often each of `ids` was generated, int32 [n]."""
-        return self._counts[ids]
+        counts: np.ndarray = self._counts[ids]
+        return counts
 
 
 class _DistinctIds:
@@ -91,7 +92,8 @@ class _DistinctIds:
 
     @property
     def ids(self) -> np.ndarray:
-        return self._ids[: self._num]
+        ids: np.ndarray = self._ids[: self._num]
+        return ids
 
 
 def uniform(seed: int, position: int) -> float:
@@ -139,7 +141,7 @@ class Sampler:
             return int(chosen_from[scores.argmax()])
         ids, cumulative = self._candidates(scores, float(best))
         # Always below the total: x times a double below 1 rounds to below x. "right" skips weights of 0.
-        target = uniform(params.seed, position) * cumulative[-1]
+        target = uniform(params.seed or 0, position) * cumulative[-1]
         return int(chosen_from[ids[np.searchsorted(cumulative, target, side="right")]])
 
     def probabilities(

@@ -1,9 +1,9 @@
 """Who computes next: several answers advance together in one thread that owns the model, the cache and every state.
 
 Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut
-where snapshots are due (`boundaries`), and so small, while others wait for their next token, that a step stays below a
-time; alone, a prompt goes in large pieces. What the cache has on disk is read in another thread meanwhile. Knows no
-text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread."""
+where snapshots are due (`snapshot_points`). While others wait for their next token they are so small that a step stays
+below a time; alone, a prompt goes in large pieces. What the cache has on disk is read in another thread meanwhile.
+Knows no text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
+from a3b.engine.backend import Job
 from a3b.engine.generation import Generation
 from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Event, Reading, Reason
@@ -26,47 +28,36 @@ from a3b.model.state import State
 
 CHUNK = 512  # most tokens of a prompt in a step
 LEAST_CHUNK = 16  # also the first, before anything is known of the machine
-STEP_S = 1.3  # what a step takes while somebody waits for a token; nobody shall wait for two seconds
+STEP_S = 1.3  # target time of a step while other streams decode
 SCORED_ROWS = 16  # of logits that are in memory at once where a prompt's own tokens are scored
 HELD_S = 0.02  # waited for a constraint while there is nothing else to do
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
-MAX_BOUNDARIES = 16  # snapshots taken while one prompt is read
-BOUNDARY_GAP = 192  # tokens between two of them, but for the first and the last two
+MAX_SNAPSHOTS = 16  # snapshots taken while one prompt is read
+SNAPSHOT_GAP = 192  # tokens between two of them, but for the first and the last two
+
+SnapshotKind = Literal["system", "turn", "end"]
 
 log = logging.getLogger("a3b")
 
 
-@dataclass
-class Job:
-    """One answer to be computed."""
+@dataclass(eq=False)
+class _Run:
+    """A job on its way through the scheduler."""
 
-    namespace: str
-    ids: Sequence[int]  # the prompt
-    generation: Generation
-    started: Callable[[Match], Event]  # makes the first event
-    finished: Callable[[Job], Event]  # makes the last one
-    emit: Callable[[list[Event] | Exception], None]
-    turn_starts: Sequence[int] = ()  # where turns begin in the prompt, ascending
-    has_system: bool = False  # the first of them is the system's
-    label: str = ""  # by which people know the conversation
-    persist: Callable[[int], bool] = lambda num_tokens: True  # whether so many tokens may go to the disk
-    # (place of the first, logits [n, V]) of the prompt's tokens -> events
-    score: Callable[[int, np.ndarray], list[Event]] | None = None
-    only_reads: bool = False  # ends when the prompt is read
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    # filled while it runs
-    match: Match | None = None
-    state: State | None = None
+    job: Job
+    match: Match | None = None  # None: not yet begun
+    state: State = field(init=False)  # from then on
     read: int = 0  # tokens of the prompt that `state` holds
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    end_node: bytes | None = None  # of the cache, at the end of the answer
     held: np.ndarray | None = None  # logits, while the constraint still computes what may follow
-    _stops: deque[tuple[int, str]] = field(default_factory=deque)  # where snapshots are due, and their kind
+    snapshot_points: deque[tuple[int, SnapshotKind]] = field(default_factory=deque)  # where snapshots are due
 
     @property
     def is_reading(self) -> bool:
-        return self.read < len(self.ids)
+        return self.read < len(self.job.ids)
+
+    @property
+    def reused(self) -> int:
+        return self.match.reused if self.match else 0
 
 
 class Scheduler:
@@ -78,9 +69,9 @@ class Scheduler:
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
         self.num_verified = self.num_wrong = self.num_hits = 0
-        self._waiting: deque[Job] = deque()
-        self._restoring: list[Job] = []  # whose beginning is being read from disk
-        self._active: list[Job] = []
+        self._waiting: deque[_Run] = deque()
+        self._restoring: list[_Run] = []  # whose beginning is being read from disk
+        self._active: list[_Run] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._quit = False
@@ -102,7 +93,7 @@ class Scheduler:
                 raise OverloadedError(
                     f"{running} answers are being written, {len(self._waiting)} requests wait; try again later"
                 )
-            self._waiting.append(job)
+            self._waiting.append(_Run(job))
             self._may_admit = True
             self._wake.notify()
 
@@ -113,7 +104,7 @@ class Scheduler:
             self._wake.notify()
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for the answer any more: its place is free within a token."""
+        """End a job whose client has left: its place is free within a token."""
         job.cancelled.set()
         with self._wake:
             self._may_admit = True
@@ -126,8 +117,18 @@ class Scheduler:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    def metrics(self) -> dict[str, float]:
+        """Of the cache: its checks, its store and its counts."""
+        store = self.cache.store
+        found = {
+            "store_trouble": float(bool(store and store.trouble)),
+            "cache_verified_total": float(self.num_verified),
+            "cache_wrong_total": float(self.num_wrong),
+        }
+        return found | {f"cache_{name}": float(value) for name, value in asdict(self.cache.stats()).items()}
+
     def close(self) -> None:
-        """Break off what runs, with an error to everybody who waits."""
+        """End what runs, with an error to everyone who waits."""
         with self._wake:
             self._quit = True
             self._wake.notify()
@@ -152,15 +153,15 @@ class Scheduler:
             running = self.load()[0]
             self._drop_cancelled()
             self._take_held()
-            if any(job.held is None for job in self._active):
+            if any(run.held is None for run in self._active):
                 self._guarded_step()
             elif self._active:
                 self._wait_for_a_constraint()
             if self.load()[0] < running:
                 with self._wake:
                     self._may_admit = True
-        for job in [*self._active, *self._restoring, *self._waiting]:
-            job.emit(OverloadedError("the server is shutting down"))
+        for run in [*self._active, *self._restoring, *self._waiting]:
+            run.job.emit(OverloadedError("the server is shutting down"))
 
     def _guard(self, fn: Callable[[], None]) -> None:
         try:
@@ -169,130 +170,137 @@ class Scheduler:
             log.exception("a call between steps failed")
 
     def _admit(self) -> None:
-        """Waiting jobs take free places; who shares a prompt with one being read waits to find it in the cache."""
+        """Give waiting jobs the free places. One whose prompt begins like one being read waits for the cache."""
         with self._wake:
             waiting, held = list(self._waiting), []
             self._waiting.clear()
-        for job in waiting:
-            if job.cancelled.is_set():
-                self._end(job, "cancelled")
+        for run in waiting:
+            if run.job.cancelled.is_set():
+                self._end(run, "cancelled")
                 continue
-            reading = [other for other in (*self._restoring, *self._active) if other.is_reading and other.score is None]
+            reading = [
+                other for other in (*self._restoring, *self._active) if other.is_reading and other.job.score is None
+            ]
             if self.load()[0] >= self.max_active or (
-                job.score is None and any(_shares(job, other) for other in reading)
+                run.job.score is None and any(_shares_prefix(run, other) for other in reading)
             ):
-                held.append(job)
+                held.append(run)
             else:
-                self._start(job)
+                self._start(run)
         with self._wake:
             self._waiting.extendleft(reversed(held))
 
-    def _start(self, job: Job) -> None:
-        """Begin, when what the cache has on disk for the job has been read."""
-        if job.score is not None:  # the cache has states, no logits: all is read again
-            self._begin(job)
+    def _start(self, run: _Run) -> None:
+        """Begin, when what the cache has on disk for the run has been read."""
+        if run.job.score is not None:  # the cache has states, no logits: all is read again
+            self._begin(run)
             return
         try:
-            on_disk = self.cache.on_disk(job.namespace, job.ids)
+            on_disk = self.cache.on_disk(run.job.namespace, run.job.ids)
         except Exception as error:
-            job.emit(error)
+            run.job.emit(error)
             return
         if on_disk is None:
-            self._begin(job)
+            self._begin(run)
         else:
-            self._restoring.append(job)
-            self._reader.submit(self._restore, job, on_disk)
+            self._restoring.append(run)
+            self._reader.submit(self._restore, run, on_disk)
 
-    def _restore(self, job: Job, on_disk: OnDisk) -> None:
+    def _restore(self, run: _Run, on_disk: OnDisk) -> None:
         """In the reader's thread."""
         try:
             on_disk.read()
-        except Exception:  # no memory, say: then without
+        except Exception:  # such as no memory: then without
             log.exception("a session could not be read from disk")
-        self.call(lambda: self._restored(job, on_disk))
+        self.call(lambda: self._restored(run, on_disk))
 
-    def _restored(self, job: Job, on_disk: OnDisk) -> None:
-        if job in self._restoring:  # or its client has left
-            self._restoring.remove(job)
-            self._begin(job, on_disk)
+    def _restored(self, run: _Run, on_disk: OnDisk) -> None:
+        if run in self._restoring:  # or its client has left
+            self._restoring.remove(run)
+            self._begin(run, on_disk)
 
-    def _begin(self, job: Job, on_disk: OnDisk | None = None) -> None:
+    def _begin(self, run: _Run, on_disk: OnDisk | None = None) -> None:
         try:
-            if job.score is not None:
-                job.match = Match(self.model.new_state(), 0, "new", 0)
+            if run.job.score is not None:
+                run.match = Match(self.model.new_state(), 0, "new", 0)
             else:
-                job.match = self.cache.sync(job.namespace, job.ids, on_disk)
-                job._stops = deque(boundaries(job.turn_starts, job.match.reused, len(job.ids), job.has_system))
-            job.state, job.read = job.match.state, job.match.reused
-            job.emit([job.started(job.match)])
+                run.match = self.cache.sync(run.job.namespace, run.job.ids, on_disk)
+                run.snapshot_points = deque(
+                    snapshot_points(run.job.turn_starts, run.reused, len(run.job.ids), run.job.has_system)
+                )
+            run.state, run.read = run.match.state, run.reused
+            run.job.reuse = run.match
+            run.job.emit([run.job.started(run.job)])
         except Exception as error:
-            job.emit(error)
+            run.job.emit(error)
             return
-        self._active.append(job)
+        self._active.append(run)
 
     def _drop_cancelled(self) -> None:
         for jobs in (self._active, self._restoring):
-            for job in [job for job in jobs if job.cancelled.is_set()]:
-                jobs.remove(job)
-                self._end(job, "cancelled")
+            for run in [run for run in jobs if run.job.cancelled.is_set()]:
+                jobs.remove(run)
+                self._end(run, "cancelled")
 
     def _guarded_step(self) -> None:
-        writing = [job for job in self._active if not job.is_reading and job.held is None]
-        reading = next((job for job in self._active if job.is_reading), None)
+        writing = [run for run in self._active if not run.is_reading and run.held is None]
+        reading = next((run for run in self._active if run.is_reading), None)
         before = reading.state.snapshot() if reading and not writing else None
         try:
             self._step(writing, reading)
         except Interrupted:  # alone, and its client is gone; it will ask again, and must then get further
-            self._active.remove(reading)
-            reading.state.restore(before)
-            self._end(reading, "cancelled")
+            if reading is not None and before is not None:
+                self._active.remove(reading)
+                reading.state.restore(before)
+                self._end(reading, "cancelled")
         except Exception as error:  # states are torn: these jobs cannot go on, others can
             log.exception("a step failed")
-            for job in [*writing, *([reading] if reading else [])]:
-                if job in self._active:
-                    self._active.remove(job)
-                    job.emit(error)
+            for run in [*writing, *([reading] if reading else [])]:
+                if run in self._active:
+                    self._active.remove(run)
+                    run.job.emit(error)
 
-    def _step(self, writing: list[Job], reading: Job | None) -> None:
+    def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
-        pieces = [(np.array(job.generation.feed, np.int64), job.state) for job in writing]
-        num_read, needs_logits = 0, True
-        if reading is not None:
-            num_read = self._piece(reading, bool(writing))
-            needs_logits = reading.read + num_read == len(reading.ids)
-            pieces.append((np.array(reading.ids[reading.read : reading.read + num_read], np.int64), reading.state))
-        if reading is not None and reading.score is not None:
-            logits = [*self.model.forward_batch(pieces[:-1]), self._scored(reading, pieces[-1][0], bool(writing))]
-        elif writing:
+        pieces = [(np.array(run.job.generation.feed, np.int64), run.state) for run in writing]
+        if reading is None:
             logits = self.model.forward_batch(pieces)
         else:
-            logits = [
-                self.model.forward(
-                    *pieces[0], logits="last" if needs_logits else "none", cancel=reading.cancelled.is_set
-                )
-            ]
+            num_read = self._chunk_len(reading, bool(writing))
+            ids = np.array(reading.job.ids[reading.read : reading.read + num_read], np.int64)
+            if reading.job.score is not None:
+                logits = self.model.forward_batch(pieces)
+                last: np.ndarray | None = self._scored(reading, ids, bool(writing))
+            elif writing:
+                *logits, last = self.model.forward_batch([*pieces, (ids, reading.state)])
+            else:
+                kind = "last" if reading.read + num_read == len(reading.job.ids) else "none"
+                logits = []
+                last = self.model.forward(ids, reading.state, logits=kind, cancel=reading.job.cancelled.is_set)
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
-        for job, row in zip(writing, logits, strict=False):
-            job.decode_s += seconds
-            self._advance(job, row)
+        for run, row in zip(writing, logits, strict=True):
+            run.job.decode_s += seconds
+            self._advance(run, row)
         if reading is not None:
-            reading.prefill_s += seconds
-            self._has_read(reading, num_read, logits[-1])
+            reading.job.prefill_s += seconds
+            self._has_read(reading, num_read, last)
 
-    def _scored(self, job: Job, ids: np.ndarray, others_wait: bool) -> np.ndarray:
+    def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
         """Read a piece of a prompt and tell of each token how likely it was; the logits of the last one."""
-        cancel = None if others_wait else job.cancelled.is_set
-        place = job.read
-        for logits in self.model.forward_chunks(ids, job.state, SCORED_ROWS, cancel):
-            job.emit(job.score(place, logits))
+        cancel = None if others_wait else run.job.cancelled.is_set
+        place = run.read
+        for logits in self.model.forward_chunks(ids, run.state, SCORED_ROWS, cancel):
+            if run.job.score is not None:
+                run.job.emit(run.job.score(place, logits))
             place += len(logits)
-        return logits[-1]
+        last: np.ndarray = logits[-1]
+        return last
 
-    def _piece(self, job: Job, others_wait: bool) -> int:
-        end = job._stops[0][0] if job._stops else len(job.ids)
-        return min(end - job.read, self._chunk if others_wait else CHUNK)
+    def _chunk_len(self, run: _Run, others_wait: bool) -> int:
+        end = run.snapshot_points[0][0] if run.snapshot_points else len(run.job.ids)
+        return min(end - run.read, self._chunk if others_wait else CHUNK)
 
     def _adapt(self, seconds: float, num: int, others_wait: bool) -> None:
         """Pieces with which a step takes STEP_S while others wait: guessed from steps alone (a small piece costs more a
@@ -305,128 +313,131 @@ class Scheduler:
             return
         self._chunk = max(LEAST_CHUNK, min(CHUNK, int(wanted)))
 
-    def _has_read(self, job: Job, num: int, logits: np.ndarray | None) -> None:
+    def _has_read(self, run: _Run, num: int, logits: np.ndarray | None) -> None:
         """A piece of a prompt is read: snapshot, turn to the next in line, or begin to write."""
-        job.read += num
-        if job._stops and job._stops[0][0] == job.read:
-            self._remember(job, job.read, job._stops.popleft()[1])
-        job.emit([Reading(job.read - job.match.reused, len(job.ids) - job.match.reused)])
-        if job.is_reading:
-            self._active.remove(job)  # prompts take turns, piece by piece
-            self._active.append(job)
+        run.read += num
+        if run.snapshot_points and run.snapshot_points[0][0] == run.read:
+            self._remember(run, run.read, run.snapshot_points.popleft()[1])
+        run.job.emit([Reading(run.read - run.reused, len(run.job.ids) - run.reused)])
+        if run.is_reading or logits is None:
+            self._active.remove(run)  # prompts take turns, piece by piece
+            self._active.append(run)
             return
-        if job.match.reused:
+        if run.reused:
             self.num_hits += 1
             if self.verify_every and self.num_hits % self.verify_every == 0:
-                logits = self._verified(job, logits)
-        if job.only_reads:
-            self._active.remove(job)
-            self._end(job, "length")
+                logits = self._verified(run, logits)
+        if run.job.only_reads:
+            self._active.remove(run)
+            self._end(run, "length")
             return
-        forced = job.generation.start()
-        if forced or job.generation.feed:
-            job.emit(forced)
-            if job.generation.reason is None:
+        forced = run.job.generation.start()
+        if forced or run.job.generation.feed:
+            run.job.emit(forced)
+            if run.job.generation.reason is None:
                 return
-        self._advance(job, logits)
+        self._advance(run, logits)
 
     def _wait_for_a_constraint(self) -> None:
-        if (constraint := self._active[0].generation.computing) is not None:
+        if (constraint := self._active[0].job.generation.computing) is not None:
             constraint.wait(HELD_S)
 
     def _take_held(self) -> None:
         """Answers whose constraints are ready now go on."""
-        for job in [job for job in self._active if job.held is not None]:
-            self._advance(job, job.held)
+        for run in list(self._active):
+            if run.held is not None:
+                self._advance(run, run.held)
 
-    def _advance(self, job: Job, logits: np.ndarray) -> None:
+    def _advance(self, run: _Run, logits: np.ndarray) -> None:
         """Logits of the last token read: choose the next, or wait for the constraint without keeping others waiting."""
-        if job.generation.computing is not None:
-            job.held = logits if job.held is logits else logits.copy()
+        if run.job.generation.computing is not None:
+            run.held = logits if run.held is logits else logits.copy()
             return
-        job.held = None
+        run.held = None
         try:
-            events = self._chosen(job.generation, logits) if job.generation.reason is None else []
+            events = self._chosen(run.job.generation, logits) if run.job.generation.reason is None else []
         except Exception as error:
-            self._active.remove(job)
-            job.emit(error)
+            self._active.remove(run)
+            run.job.emit(error)
             return
         if events:
-            job.emit(events)
-        if job.generation.reason is not None:
-            self._active.remove(job)
-            self._end(job, job.generation.reason)
+            run.job.emit(events)
+        if run.job.generation.reason is not None:
+            self._active.remove(run)
+            self._end(run, run.job.generation.reason)
 
     @staticmethod
     def _chosen(generation: Generation, logits: np.ndarray) -> list[Event]:
         token, logprobs = generation.choose(logits)
         return generation.accept((token,), (logprobs,)).events
 
-    def _end(self, job: Job, reason: Reason) -> None:
+    def _end(self, run: _Run, reason: Reason) -> None:
         try:
-            if job.generation.reason is None:
-                job.emit(job.generation.stop(reason))
-            if job.state is not None and job.state.num_tokens > job.match.reused and job.score is None:
-                self._remember(job, job.state.num_tokens, "end")
-        except Exception:  # no memory for a snapshot, say: the answer is whole all the same
+            if run.job.generation.reason is None:
+                run.job.emit(run.job.generation.stop(reason))
+            if run.match is not None and run.state.num_tokens > run.reused and run.job.score is None:
+                self._remember(run, run.state.num_tokens, "end")
+        except Exception:  # such as no memory for a snapshot: the answer is complete anyway
             log.exception("the end of an answer could not be kept")
-        job.state = None
+        run.match = None  # the state is let go
         try:
-            job.emit([job.finished(job)])
+            run.job.emit([run.job.finished(run.job)])
         except Exception as error:
-            job.emit(error)
+            run.job.emit(error)
 
-    def _remember(self, job: Job, num: int, kind: str) -> None:
-        ids = [*job.ids, *job.generation.sampled][:num]
-        label = "" if kind == "system" else job.label  # a system turn is nobody's
-        job.end_node = self.cache.add(
-            job.namespace, ids, job.state.snapshot(), kind, persist=job.persist(num), label=label
+    def _remember(self, run: _Run, num: int, kind: SnapshotKind) -> None:
+        ids = [*run.job.ids, *run.job.generation.sampled][:num]
+        label = "" if kind == "system" else run.job.label  # many conversations share a system turn
+        run.job.end_node = self.cache.add(
+            run.job.namespace, ids, run.state.snapshot(), kind, persist=run.job.persist(num), label=label
         )
 
-    def _verified(self, job: Job, logits: np.ndarray) -> np.ndarray:
+    def _verified(self, run: _Run, logits: np.ndarray) -> np.ndarray:
         """The same prompt computed from nothing; if the cache gave anything else, it is emptied and the new result
         counts."""
         state = self.model.new_state()
         try:
-            cold = self.model.forward(np.array(job.ids, np.int64), state, cancel=job.cancelled.is_set)
+            cold = self.model.forward(np.array(run.job.ids, np.int64), state, cancel=run.job.cancelled.is_set)
         except Interrupted:  # its client is gone
             return logits
         self.num_verified += 1
-        if np.array_equal(cold.view(np.uint32), logits.view(np.uint32)):
+        if cold is None or np.array_equal(cold.view(np.uint32), logits.view(np.uint32)):
             return logits
         self.num_wrong += 1
         log.error(
             "a cached state gave other logits than a cold one after %d of %d tokens; the cache is emptied",
-            job.match.reused,
-            len(job.ids),
+            run.reused,
+            len(run.job.ids),
         )
         self.cache.clear()
-        job.state = state
+        run.state = state
         return cold
 
 
-def boundaries(turn_starts: Sequence[int], reused: int, num_ids: int, has_system: bool = True) -> list[tuple[int, str]]:
+def snapshot_points(
+    turn_starts: Sequence[int], reused: int, num_ids: int, has_system: bool = True
+) -> list[tuple[int, SnapshotKind]]:
     """Where snapshots are due while tokens [reused, num_ids) are read: (tokens, kind), ascending.
 
     The end of the system turn, the starts of the last two turns, and of others with some distance; none within
     LEAST_CHUNK tokens of what is there already. A prompt without turns is remembered all but its last token."""
     first = turn_starts[1] if has_system and len(turn_starts) > 1 else None
     last = num_ids - 1 if not turn_starts else turn_starts[-1]
-    kept: list[tuple[int, str]] = []
+    kept: list[tuple[int, SnapshotKind]] = []
     at = reused
     for position in sorted({*turn_starts[1:], last}):
         if position - reused < (LEAST_CHUNK if reused else 1) or position >= num_ids:
             continue
         is_last = position >= last or position in turn_starts[-2:]
-        if position == first or is_last or position - at >= BOUNDARY_GAP:
+        if position == first or is_last or position - at >= SNAPSHOT_GAP:
             kept.append((position, "system" if position == first else "turn"))
             at = position
-    return kept if len(kept) <= MAX_BOUNDARIES else [kept[0], *kept[-MAX_BOUNDARIES + 1 :]]
+    return kept if len(kept) <= MAX_SNAPSHOTS else [kept[0], *kept[-MAX_SNAPSHOTS + 1 :]]
 
 
-def _shares(job: Job, other: Job) -> bool:
-    """Whether `other` is about to read a beginning of the job's prompt that is worth waiting for."""
-    if job.namespace != other.namespace:
+def _shares_prefix(run: _Run, other: _Run) -> bool:
+    """Whether `other` is about to read a beginning of the run's prompt that is worth waiting for."""
+    if run.job.namespace != other.job.namespace:
         return False
     end = other.read + SHARED
-    return len(job.ids) >= end and job.ids[:end] == other.ids[:end]
+    return len(run.job.ids) >= end and run.job.ids[:end] == other.job.ids[:end]

@@ -1,174 +1,110 @@
-"""From a request in neutral form to a stream of events: turns recognised, prompt made, job scheduled, turn remembered.
+"""From a request in neutral form to a stream of events: turns recognised, prompt made, job computed, turn remembered.
 
-Everything an API needs and nothing about HTTP. Enter at `Service.stream`. A request is prepared (template, tokenizer,
-grammar) in a thread of its own, which ends when its client leaves; turns are remembered in one thread, in order; the
-model runs in the scheduler's."""
+Everything an API needs and nothing about HTTP. Enter at `Service.stream`, or at `AnswerStream` without an event loop. A
+request is prepared (template, tokenizer, grammar) in a thread of its own, which ends when its client leaves; turns are
+remembered in one thread, in order; the model runs in the backend's."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any, TextIO
+from queue import SimpleQueue
+from typing import Any, TextIO, TypeVar
 
-from a3b.cache.prefix_cache import Match
 from a3b.constrain.constraints import Grammars
-from a3b.engine.engine import Engine
+from a3b.engine.backend import Backend, Job, ModelInfo
 from a3b.engine.generation import Generation
-from a3b.engine.scheduler import Job, Scheduler
-from a3b.errors import OverloadedError, UsageError
-from a3b.interface.events import (
-    CacheReport,
-    Event,
-    Finished,
-    Started,
-    ThinkingInContext,
-    TruncationPoint,
-    Usage,
-    assistant_message,
-)
-from a3b.interface.request import Request, check_policy
-from a3b.interface.sampling_params import SamplingParams, preset
+from a3b.engine.request_renderer import PreparedRequest, RenderedRequest, RequestRenderer, ServiceSettings
+from a3b.engine.turn_recorder import TurnRecorder
+from a3b.errors import ContextError, OverloadedError
+from a3b.interface.events import CacheReport, Event, Finished, Started, Usage
+from a3b.interface.request import Request
+from a3b.interface.sampling_params import SamplingParams
 from a3b.isolation.deadlines import in_thread
-from a3b.prompt.chat_template import check_template_kwargs
-from a3b.prompt.normalise_messages import normalise_messages
-from a3b.prompt.renderer import Renderer
-from a3b.prompt.segments import END_OF_TURN, VISION_PADS, Prompt, Text, ends_in_thinking, refuse_images
+from a3b.prompt.segments import ends_in_thinking
 from a3b.prompt.tokenizer import too_long
-from a3b.thinking.budget import ThinkingControl, ThinkingTokens
-from a3b.thinking.policy import apply_policy, last_question
-from a3b.thinking.stable_dates import DatePreamble, Dates, without_billing_lines
-from a3b.thinking.turn import Message, Turn, text_of
+from a3b.thinking.budget import ThinkingControl
+from a3b.thinking.turn import text_of
 from a3b.thinking.turn_memory import TurnMemory
 
 log = logging.getLogger("a3b")
+T = TypeVar("T")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
 PREPARE_S = 60  # for one request, until the model can read it
 LEAVING_S = 1.0  # within which it is noticed that a client has left
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
+TOTALS = (
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "thinking_tokens",
+    "thinking_restored_tokens",
+    "thinking_dropped_tokens",
+)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a server does unless a request says otherwise."""
-
-    policy: str = "all"  # which thinking of earlier turns stays
-    think: bool = True
-    thinking_budget: int | None = None  # tokens in one answer
-    task_budget: int | None = None  # tokens since the last turn of the user
-    persist_thinking: bool = True  # False: nothing behind the first thinking goes to the disk
-    exact_dates: bool = False  # True: dates in prompts are always those of the request
-
-    def __post_init__(self):
-        check_policy(self.policy)
-
-
-@dataclass(frozen=True)
-class RenderedRequest:
-    """A request as the prompt that the model reads."""
-
-    messages: list[Message]  # as recalled, policy applied
-    prompt: Prompt
-    thinking: ThinkingInContext
-    spent: int  # tokens of thinking since the last turn of the user
-    dates: Dates  # at its beginning
-    kept_dates: int  # of them, not those of the request
-
-
-@dataclass(frozen=True)
-class Prepared(RenderedRequest):
-    """A request made into tokens."""
-
-    request: Request
-    ids: list[int]
-    params: SamplingParams
+def _random_call_id(index: int) -> str:
+    return f"call_{secrets.token_hex(12)}"
 
 
 class Service:
     def __init__(
         self,
-        engine: Engine,
-        scheduler: Scheduler,
+        model: ModelInfo,
+        backend: Backend,
         turns: TurnMemory,
-        settings: Settings = Settings(),
+        settings: ServiceSettings | None = None,
         trace: TextIO | None = None,
+        call_id: Callable[[int], str] = _random_call_id,
     ):
-        """trace: gets a line of JSON for each answer, with all its token ids."""
-        self.engine, self.scheduler, self.turns, self.settings, self._trace = engine, scheduler, turns, settings, trace
-        self.model, self.context = engine.name, engine.context
-        self.places, self.template = scheduler.max_active, engine.template.source
+        """trace: gets a line of JSON for each answer, with all its token ids. call_id: makes the id of a call from its
+        index in the answer. The service closes the backend."""
+        self.info, self.backend, self._trace, self._call_id = model, backend, trace, call_id
+        self.settings = settings = settings or ServiceSettings()
+        self.model, self.context = model.name, model.context
+        self.places, self.template = backend.max_active, model.template.source
+        self.renderer = RequestRenderer(model, turns, settings)
+        self.recorder = TurnRecorder(self.renderer)
         self._helper = ThreadPoolExecutor(1, "service")  # remembers turns
-        self._preparing = ThreadPoolExecutor(scheduler.max_active + scheduler.max_waiting, "prepare")
+        self._preparing = ThreadPoolExecutor(backend.max_active + backend.max_waiting, "prepare")
         self._num_preparing = 0
         # answers on their way to a client; set when it has all or has left
-        self._wanted: dict[asyncio.Event, Request] = {}
-        # answers whose client has left, until they are over: their namespaces
-        self._leaving: dict[Future[None], str] = {}
-        self._grammars, self._renderer = Grammars(engine.tokenizer), Renderer(engine.template)
-        if not engine.is_nano:
+        self._unread: dict[asyncio.Event, Request] = {}
+        # answers whose client has left, until their turns are saved: their namespaces
+        self._abandoned: dict[Future[Any], str] = {}
+        self._grammars = Grammars(model.tokenizer)
+        if not model.is_nano and settings.guards_output:
             self._helper.submit(self._grammars.prepare)
-        tokenizer = engine.tokenizer
-        self._end, self._begin = tokenizer.control_id(END_OF_TURN), tokenizer.control_id("<|im_start|>")
-        self._system = tokenizer.encode_text("system")[:1]  # tells a system turn from others
-        self._thinking_tokens = ThinkingTokens.of(tokenizer)
-        self.totals = dict.fromkeys(
-            (
-                "requests",
-                "prompt_tokens",
-                "cached_tokens",
-                "completion_tokens",
-                "thinking_tokens",
-                "thinking_restored_tokens",
-                "thinking_dropped_tokens",
-            ),
-            0,
-        )
+        self._begin = model.tokenizer.control_id("<|im_start|>")
+        self._system = model.tokenizer.encode_text("system")[:1]  # tells a system turn from others
+        self.totals = dict.fromkeys(TOTALS, 0)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
         cancels."""
-        places = self.scheduler.max_active + self.scheduler.max_waiting
-        if self._num_preparing + sum(self.scheduler.load()) >= places:
+        places = self.backend.max_active + self.backend.max_waiting
+        if self._num_preparing + sum(self.backend.load()) >= places:
             raise OverloadedError(f"all {places} places are taken; try again later")
         self._num_preparing += 1
         try:
-            prepared = await self._prepared(request)
+            rendered, ids = await self._rendered(request, self._most(request))
+            prepared = self.renderer.prepare(request, rendered, ids)
             generation = await self._work(self._generation, prepared)
         finally:
             self._num_preparing -= 1
-        queue: asyncio.Queue = asyncio.Queue()
+        queue: asyncio.Queue[list[Event] | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        events: list[Event] = []  # all there are, also those that a client which leaves never gets
-        over: Future[None] = Future()  # and remembered
-
-        def emit(item: list[Event] | Exception) -> None:
-            if isinstance(item, Exception):
-                generation.close()
-                over.set_result(None)
-            else:
-                events.extend(item)
-                if item and isinstance(item[-1], Finished):
-                    generation.close()
-                    self._helper.submit(self._try, self._remember, prepared, job, events).add_done_callback(
-                        lambda _: over.set_result(None)
-                    )
-            try:
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-            except RuntimeError:  # the loop is gone, and the client with it
-                self.scheduler.cancel(job)
-
-        job = self._job(prepared, generation, emit)
-        self.scheduler.submit(job)
-        self.totals["requests"] += 1
-        was_left, parted = True, asyncio.Event()
-        self._wanted[parted] = request
+        answer = self._start(prepared, generation, lambda item: loop.call_soon_threadsafe(queue.put_nowait, item))
+        has_left, client_gone = True, asyncio.Event()
+        self._unread[client_gone] = request
         try:
             while True:
                 item = await queue.get()
@@ -176,28 +112,33 @@ class Service:
                     raise item
                 for event in item:
                     if isinstance(event, Finished):
-                        await asyncio.shield(asyncio.wrap_future(over))
+                        await asyncio.shield(asyncio.wrap_future(answer.turn_saved))
                         self._count(event)
-                        was_left = False
-                        self._part(parted)
+                        has_left = False
+                        self._note_gone(client_gone)
                         yield event
                         return
                     yield event
         finally:
-            self.scheduler.cancel(job)
-            self._part(parted)
-            if was_left:
-                self._leaving[over] = request.namespace
-                over.add_done_callback(self._leaving.pop)
-                if events and isinstance(events[-1], Finished):  # it was over already
-                    with suppress(RuntimeError):  # the server is closing
-                        stopped = self._helper.submit(self._try, self._remember_stopped, prepared, job, events)
-                        self._leaving[stopped] = request.namespace
-                        stopped.add_done_callback(self._leaving.pop)
+            self.backend.cancel(answer.job)
+            self._note_gone(client_gone)
+            if has_left:
+                self._abandon(answer)
 
-    def _part(self, parted: asyncio.Event) -> None:
-        self._wanted.pop(parted, None)
-        parted.set()
+    def _note_gone(self, client_gone: asyncio.Event) -> None:
+        self._unread.pop(client_gone, None)
+        client_gone.set()
+
+    def _abandon(self, answer: _Answer) -> None:
+        """Keep in mind that the turn of a client that has left is still to be saved."""
+        namespace = answer.prepared.request.namespace
+        self._abandoned[answer.turn_saved] = namespace
+        answer.turn_saved.add_done_callback(lambda saved: self._abandoned.pop(saved, None))
+        if answer.events and isinstance(answer.events[-1], Finished):  # it was over already
+            with suppress(RuntimeError):  # the server is closing
+                stopped = self._helper.submit(self._record_stopped, answer)
+                self._abandoned[stopped] = namespace
+                stopped.add_done_callback(lambda saved: self._abandoned.pop(saved, None))
 
     async def count_tokens(self, request: Request) -> int:
         """Tokens of the prompt, be it longer than the context."""
@@ -205,275 +146,212 @@ class Service:
 
     async def render(self, request: Request) -> list[int]:
         """Ids of the prompt that `stream` would read if it fitted."""
-        return (await self._tokens(request))[1]
+        return (await self._rendered(request))[1]
 
-    async def _prepared(self, request: Request) -> Prepared:
-        most = self.context - (0 if request.only_reads else 1)
-        return self._prepare(request, *await self._tokens(request, most))
-
-    async def _tokens(self, request: Request, most: int | None = None) -> tuple[RenderedRequest, list[int]]:
+    async def _rendered(self, request: Request, most: int | None = None) -> tuple[RenderedRequest, list[int]]:
         """most: tokens that fit; ends as soon as it is certain that there are more."""
         stopped = [
-            asyncio.ensure_future(parted.wait())
-            for parted, answered in self._wanted.items()
-            if _goes_on(request, answered)
+            asyncio.ensure_future(client_gone.wait())
+            for client_gone, answered in self._unread.items()
+            if _continues(request, answered)
         ]
         if stopped:  # so says this request; that the client has left them may be noticed later
             _, others = await asyncio.wait(stopped, timeout=LEAVING_S)
             for other in others:
                 other.cancel()
-        for over in [over for over, namespace in list(self._leaving.items()) if namespace == request.namespace]:
-            await asyncio.shield(asyncio.wrap_future(over))  # a step at most; this may be what the client goes on with
+        for saved in [saved for saved, namespace in list(self._abandoned.items()) if namespace == request.namespace]:
+            await asyncio.shield(asyncio.wrap_future(saved))  # a step at most; this request may continue that turn
         if most is not None and len(request.messages) > most:
             raise too_long(len(request.messages), most, ", for so many messages")
-        rendered = await self._work(self._rendered, request, self._thinks(request))
-        if isinstance(request.prompt, list):
-            if most is not None and len(request.prompt) > most:
-                raise too_long(len(request.prompt), most)
-            return rendered, await self._work(self._checked, request.prompt)
-        return rendered, await self._work(self.engine.tokenizer.encode, rendered.prompt, most)
+        rendered = await self._work(self.renderer.render, request)
+        return rendered, await self._work(self.renderer.ids, request, rendered, most)
+
+    def answer(self, request: Request) -> AnswerStream:
+        """The answer to a request, for a caller without an event loop. Refusals are raised here. May be called from
+        several threads: their answers are computed together."""
+        rendered = self.renderer.render(request)
+        ids = self.renderer.ids(request, rendered)
+        if len(ids) > self._most(request):
+            raise ContextError(
+                f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
+                "shorten the conversation or raise --context"
+            )
+        prepared = self.renderer.prepare(request, rendered, ids)
+        return AnswerStream(self, prepared, self._generation(prepared))
+
+    def _most(self, request: Request) -> int:
+        """Tokens that a prompt may have, so that there is room to answer."""
+        return self.context - (0 if request.only_reads else 1)
+
+    def sampling(self, request: Request) -> SamplingParams:
+        """What tokens are chosen by: what the request says, then the recommendations for what it asks."""
+        return self.renderer.sampling(request)
 
     def encode(self, text: str) -> list[int]:
-        return self.engine.tokenizer.encode_text(text)
+        return self.info.tokenizer.encode_text(text)
 
-    def decode(self, ids: list[int]) -> str:
-        return self.engine.tokenizer.decode(ids)
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.info.tokenizer.decode(ids)
 
     def health(self) -> dict[str, Any]:
-        active, waiting = self.scheduler.load()
-        status = "ok" if self.scheduler.is_alive() else "stopped"
+        active, waiting = self.backend.load()
+        status = "ok" if self.backend.is_alive() else "stopped"
         return {"status": status, "model": self.model, "context": self.context, "active": active, "waiting": waiting}
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges, flat."""
-        active, waiting = self.scheduler.load()
+        active, waiting = self.backend.load()
         found = {f"{name}_total": float(value) for name, value in self.totals.items()}
-        store = self.scheduler.cache.store
-        found["store_trouble"] = float(bool(store and store.trouble))
-        found |= {
-            "active_requests": active,
-            "waiting_requests": waiting,
-            "cache_verified_total": self.scheduler.num_verified,
-            "cache_wrong_total": self.scheduler.num_wrong,
-        }
-        return found | {f"cache_{name}": float(value) for name, value in asdict(self.scheduler.cache.stats()).items()}
+        return {**found, "active_requests": active, "waiting_requests": waiting, **self.backend.metrics()}
 
     def close(self) -> None:
-        self.scheduler.close()
+        self.backend.close()
         self._grammars.close()
-        self._renderer.close()
+        self.renderer.close()
         self._preparing.shutdown(cancel_futures=True)
         self._helper.shutdown()
 
-    async def _work(self, fn: Callable, *args: Any) -> Any:
-        return await in_thread(self._preparing, "request", PREPARE_S, fn, *args)
+    async def _work(self, fn: Callable[..., T], *args: Any) -> T:
+        result: T = await in_thread(self._preparing, "request", PREPARE_S, fn, *args)
+        return result
 
-    # -- in threads that prepare, or the one that remembers
+    # -- one answer
 
-    def _try(self, remember: Callable, *args: Any) -> None:
-        try:
-            remember(*args)
-        except Exception:  # a full disk, say: the answer is whole all the same
-            log.exception("a turn could not be remembered")
+    def _start(
+        self, prepared: PreparedRequest, generation: Generation, deliver: Callable[[list[Event] | Exception], object]
+    ) -> _Answer:
+        """Raises OverloadedError."""
+        answer = _Answer(self, prepared, generation, deliver)
+        self.backend.submit(answer.job)
+        self.totals["requests"] += 1
+        return answer
 
-    def _rendered(self, request: Request, think: bool) -> RenderedRequest:
-        if request.prompt is not None:
-            prompt = [Text(request.prompt)] if isinstance(request.prompt, str) else []
-            return RenderedRequest([], prompt, ThinkingInContext(), 0, {}, 0)
-        rendered = self._conversation(request, think)
-        refuse_images(rendered.prompt)
-        return rendered
-
-    def _prepare(self, request: Request, rendered: RenderedRequest, ids: list[int]) -> Prepared:
-        if not ids:
-            raise UsageError("prompt: empty; expected text")
-        return Prepared(**vars(rendered), request=request, ids=ids, params=self.sampling(request))
-
-    def sampling(self, request: Request) -> SamplingParams:
-        """What tokens are chosen by: what the request says, then the recommendations for what it asks."""
-        name = "nano" if self.engine.is_nano else "thinking" if self._thinks(request) else "instruct"
-        return preset(name, has_tools=bool(request.tools), is_nano=self.engine.is_nano, **request.sampling)
-
-    def _thinks(self, request: Request) -> bool:
-        return request.prompt is None and (self.settings.think if request.think is None else request.think)
-
-    def _checked(self, ids: list[int]) -> list[int]:
-        """Token ids that a client gave, control tokens among them. Raises UsageError, TokenizerError."""
-        tokenizer = self.engine.tokenizer
-        for place, token in enumerate(ids):
-            if not 0 <= token < tokenizer.num_tokens or tokenizer.control_name(token) in VISION_PADS:
-                raise UsageError(
-                    f"prompt[{place}]: token {token}; expected the id of a token "
-                    f"of text, 0 to {tokenizer.num_tokens - 1}"
-                )
-            tokenizer.token_bytes(token)  # raises for an id between others that is none
-        return ids
-
-    def _conversation(self, request: Request, think: bool) -> RenderedRequest:
-        fitted, _ = normalise_messages([without_billing_lines(message) for message in request.messages])
-        fitted = self.turns.rejoined(request.namespace, fitted)
-        preamble = DatePreamble(fitted)
-        dates: Dates = preamble.dates
-        if dates and not self.settings.exact_dates:
-            dates = self.turns.dates(request.namespace, fitted, preamble.dates)
-            fitted = preamble.with_dates(dates)
-        kept_dates = sum(
-            own != kept for text in dates for own, kept in zip(preamble.dates[text], dates[text], strict=True)
-        )
-        recalled, blocks = self.turns.recall(
-            request.namespace, fitted, lambda text: len(self.encode(text)), self._encode_turn_tail
-        )
-        messages, fates, keep = apply_policy(recalled, blocks, request.policy or self.settings.policy)
-        check_template_kwargs(request.template_kwargs)
-        kwargs = dict(request.template_kwargs)
-        kwargs |= {"preserve_thinking": True} if keep else {}
-        kwargs |= {} if think else {"enable_thinking": False}
-        prompt = self._renderer.render(messages, request.namespace, tools=request.tools or None, **kwargs)
-        question = last_question(recalled)
-        spent = sum(block.tokens for block in blocks if block.index > question)
-        return RenderedRequest(messages, prompt, fates, spent, dates, kept_dates)
-
-    def _generation(self, prepared: Prepared) -> Generation:
-        request, tokenizer = prepared.request, self.engine.tokenizer
+    def _generation(self, prepared: PreparedRequest) -> Generation:
+        request, settings = prepared.request, self.settings
         room = max(self.context - len(prepared.ids), 1)
         in_thinking = ends_in_thinking(prepared.prompt)
+        budget = _least(request.thinking_budget, settings.thinking_budget)
+        task_budget = _least(request.task_budget, settings.task_budget)
         control = None
-        if request.prompt is None:
+        if request.prompt is None and (settings.guards_output or (budget, task_budget) != (None, None)):
             control = ThinkingControl(
-                self._thinking_tokens,
-                tokenizer.token_bytes,
+                self.renderer.thinking_tokens,
+                self.info.tokenizer.token_bytes,
                 in_thinking=in_thinking,
                 spent=prepared.spent,
-                budget=_least(request.thinking_budget, self.settings.thinking_budget),
-                task_budget=_least(request.task_budget, self.settings.task_budget),
+                budget=budget,
+                task_budget=task_budget,
             )
+        is_constrained = settings.guards_output or request.schema is not None or request.tool_choice != "auto"
         return Generation(
-            tokenizer,
-            self.engine.config.eos_token_ids,
+            self.info.tokenizer,
+            self.info.eos_token_ids,
             prepared.ids,
             prepared.params,
             min(prepared.params.max_tokens or room, room),
             tools=request.tools if request.tool_choice != "none" else (),
             in_thinking=in_thinking,
-            constraint=self._grammars.of(request),
+            constraint=self._grammars.of(request) if is_constrained else None,
             control=control,
             top_logprobs=request.top_logprobs,
-            call_id=lambda _: f"call_{secrets.token_hex(12)}",
+            call_id=self._call_id,
             is_raw=request.prompt is not None,
         )
 
-    def _remember(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
-        """The turn, so that the client may send it back without its thinking."""
-        finished = events[-1]
-        if self._trace is not None:
-            line = {
-                "request": prepared.request.request_id,
-                "prompt": prepared.ids,
-                "sampled": job.generation.sampled,
-                "reason": finished.reason,
-                **asdict(finished.usage),
-            }
-            print(json.dumps(line), file=self._trace, flush=True)
-        if job.cancelled.is_set():
-            self._remember_stopped(prepared, job, events)
-        if prepared.request.prompt is not None or prepared.request.only_reads or finished.reason == "cancelled":
-            return
-        message = assistant_message(events)
-        self._keep(prepared, job, message, self._turn_ids(job.generation, message))
-
-    def _remember_stopped(self, prepared: Prepared, job: Job, events: list[Event]) -> None:
-        """The turn for a client that has left and may send back the beginning that it got."""
-        if prepared.request.prompt is not None or not job.generation.sampled:
-            return
-        message = assistant_message(events)
-        calls = [call for call in message.get("tool_calls", ()) if call.get("complete", True)]
-        # what follows was never shown
-        most = len(message["content"]) if job.generation.stop_string is not None else math.inf
-        cuts = [cut for cut in job.generation.cuts if cut.in_thinking or cut.num_chars <= most]
-        self._keep(prepared, job, {**message, "tool_calls": calls}, job.generation.sampled, cuts)
-
-    def _keep(
-        self, prepared: Prepared, job: Job, message: Message, ids: list[int], cuts: Sequence[TruncationPoint] = ()
-    ) -> None:
-        is_closed, num = not ends_in_thinking(prepared.prompt), job.generation.thinking_tokens
-        turn = Turn.of(message, ids, is_closed, num, cuts, prepared.dates, prepared.params.stop)
-        self.turns.remember(
-            prepared.request.namespace, prepared.messages, turn, self.settings.persist_thinking, job.end_node
-        )
-
-    def _turn_ids(self, generation: Generation, message: Message) -> list[int]:
-        """The whole turn as sampled, without a stop string, closed as the template closes it if the tokens ran out or
-        another token ended it (a text ends with <|endoftext|>); [] if text and ids are not the same."""
-        ids = generation.sampled
-        if generation.stop_string is not None:
-            place = (False, len(message["content"]), len(message.get("tool_calls", ())))
-            num_ids = next((cut.num_ids for cut in reversed(generation.cuts) if cut[1:] == place), None)
-            return [] if num_ids is None else [*ids[:num_ids], self._end]
-        if ids[-1:] == [self._end]:
-            return ids
-        is_ended = bool(ids) and ids[-1] in generation.eos
-        if not (is_ended or generation.reason == "length") or not generation.all_complete:
-            return []
-        closing = self._thinking_tokens.closing if generation.thinking_stop == "length" else ()
-        return [*(ids[:-1] if is_ended else ids), *closing, self._end]
-
-    def _encode_turn_tail(self, ids: Sequence[int], thinking: str | None, text: str) -> list[int]:
-        """ids, then the end of the thinking if it is open (else None), the text and the end of the turn."""
-        closing = () if thinking is None else (*self.encode(thinking), *self._thinking_tokens.closing)
-        return [*ids, *closing, *self.encode(text), self._end]
-
-    # -- in the scheduler's thread
-
-    def _job(self, prepared: Prepared, generation: Generation, emit: Callable) -> Job:
+    def job(
+        self, prepared: PreparedRequest, generation: Generation, emit: Callable[[list[Event] | Exception], None]
+    ) -> Job:
+        """The job of a prepared request."""
         ids = prepared.ids
-        first_thinking = next((i for i, token in enumerate(ids) if token == self._thinking_tokens.open), len(ids))
+        thinking = self.renderer.thinking_tokens.open
+        first_thinking = next((i for i, token in enumerate(ids) if token == thinking), len(ids))
         persists_all = self.settings.persist_thinking
-        label = next(
-            (text_of(m) for m in prepared.messages if m["role"] == "user"), self._text(prepared.request.prompt)
-        )[:LABEL_LEN]
         turn_starts = [i for i, token in enumerate(ids) if token == self._begin]
         has_system = bool(turn_starts) and ids[turn_starts[0] + 1 : turn_starts[0] + 2] == self._system
-
-        def usage(job: Job) -> Usage:
-            return Usage(
-                len(ids),
-                job.match.reused if job.match else 0,
-                len(generation.sampled),
-                generation.thinking_tokens,
-                job.prefill_s,
-                job.decode_s,
-                self._report(prepared, job.match),
-                prepared.thinking,
-            )
-
         return Job(
             prepared.request.namespace,
             ids,
             generation,
-            started=lambda match: Started(
-                Usage(len(ids), match.reused, cache=self._report(prepared, match), thinking=prepared.thinking),
+            started=lambda job: Started(
+                Usage(
+                    len(ids),
+                    job.reuse.reused if job.reuse else 0,
+                    cache=self._report(prepared, job),
+                    thinking=prepared.thinking,
+                ),
                 generation.notes,
             ),
             finished=lambda job: Finished(
-                generation.reason, usage(job), generation.stop_string, generation.thinking_stop
+                generation.reason or "cancelled",
+                self._usage(prepared, job),
+                generation.stop_string,
+                generation.thinking_stop,
             ),
             emit=emit,
             turn_starts=turn_starts,
             has_system=has_system,
-            label=label,
+            label=self._label(prepared),
             persist=lambda num: persists_all or num <= first_thinking,
             only_reads=prepared.request.only_reads,
             score=partial(generation.scores, ids) if prepared.request.scores_prompt else None,
         )
 
-    def _text(self, prompt: str | list[int] | None) -> str:
-        return self.decode(prompt[:LABEL_LEN]) if isinstance(prompt, list) else prompt or ""
+    def _label(self, prepared: PreparedRequest) -> str:
+        prompt = prepared.request.prompt
+        for message in prepared.messages:
+            if message["role"] == "user":
+                return text_of(message)[:LABEL_LEN]
+        return (self.decode(prompt[:LABEL_LEN]) if isinstance(prompt, list) else prompt or "")[:LABEL_LEN]
 
-    def _report(self, prepared: Prepared, match: Match | None) -> CacheReport:
-        if match is None:
+    def _usage(self, prepared: PreparedRequest, job: Job) -> Usage:
+        return Usage(
+            len(prepared.ids),
+            job.reuse.reused if job.reuse else 0,
+            len(job.generation.sampled),
+            job.generation.thinking_tokens,
+            job.prefill_s,
+            job.decode_s,
+            self._report(prepared, job),
+            prepared.thinking,
+        )
+
+    def _report(self, prepared: PreparedRequest, job: Job) -> CacheReport:
+        found = job.reuse
+        if found is None:
             return CacheReport(kept_dates=prepared.kept_dates)
-        expected, found = (self.decode(list(part)[:SHOWN_TOKENS]) for part in (match.expected_ids, match.found_ids))
-        return CacheReport(match.reused, match.miss, match.position, expected, found, prepared.kept_dates)
+        expected, asked = (self.decode(list(part)[:SHOWN_TOKENS]) for part in (found.expected_ids, found.found_ids))
+        return CacheReport(found.reused, found.miss, found.position, expected, asked, prepared.kept_dates)
+
+    def record(self, answer: _Answer) -> None:
+        """Write the trace and remember the turn, in the thread for that; then the answer counts as saved."""
+        self._helper.submit(self._record, answer)
+
+    def _record(self, answer: _Answer) -> None:
+        try:
+            if self._trace is not None:
+                print(json.dumps(self._trace_line(answer)), file=self._trace, flush=True)
+            answer.turn_ids = self.recorder.record(answer.prepared, answer.job, answer.events)
+        except Exception:  # such as a full disk: the answer is complete anyway
+            log.exception("a turn could not be remembered")
+        finally:
+            answer.turn_saved.set_result(None)
+
+    def _record_stopped(self, answer: _Answer) -> None:
+        try:
+            self.recorder.record_stopped(answer.prepared, answer.job, answer.events)
+        except Exception:
+            log.exception("a turn could not be remembered")
+
+    def _trace_line(self, answer: _Answer) -> dict[str, Any]:
+        finished = answer.events[-1]
+        assert isinstance(finished, Finished)
+        return {
+            "request": answer.prepared.request.request_id,
+            "prompt": answer.prepared.ids,
+            "sampled": answer.job.generation.sampled,
+            "reason": finished.reason,
+            **asdict(finished.usage),
+        }
 
     def _count(self, finished: Finished) -> None:
         usage, totals = finished.usage, self.totals
@@ -483,7 +361,95 @@ class Service:
         totals["thinking_dropped_tokens"] += usage.thinking.dropped
 
 
-def _goes_on(request: Request, answered: Request) -> bool:
+class _Answer:
+    """One answer on its way from the backend to whoever asked."""
+
+    def __init__(
+        self,
+        service: Service,
+        prepared: PreparedRequest,
+        generation: Generation,
+        deliver: Callable[[list[Event] | Exception], object],
+    ):
+        self.prepared, self.events = prepared, list[Event]()  # also those that a client which leaves never gets
+        self.turn_saved: Future[None] = Future()
+        self.turn_ids: tuple[int, ...] = ()  # that replay the whole turn, once it is saved
+        self._service, self._deliver = service, deliver
+        self.job = service.job(prepared, generation, self._emit)
+
+    def _emit(self, item: list[Event] | Exception) -> None:
+        """In a thread of the backend's."""
+        if isinstance(item, Exception):
+            self.job.generation.close()
+            self.turn_saved.set_result(None)
+        else:
+            self.events.extend(item)
+            if item and isinstance(item[-1], Finished):
+                self.job.generation.close()
+                self._service.record(self)
+        try:
+            self._deliver(item)
+        except RuntimeError:  # the loop is gone, and the client with it
+            self._service.backend.cancel(self.job)
+
+
+class AnswerStream:
+    """The events of an answer, for a caller without an event loop: Started, Reading*, deltas, Finished.
+
+    Raises what ends the answer instead, as an A3BError. Leaving the iteration early cancels."""
+
+    def __init__(self, service: Service, prepared: PreparedRequest, generation: Generation):
+        self._service, self._queue = service, SimpleQueue[list[Event] | Exception]()
+        self._answer = service._start(prepared, generation, self._queue.put)
+        self._events = self._read()
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self._answer.prepared.ids
+
+    @property
+    def sampled_ids(self) -> list[int]:
+        """All ids of the answer so far, with the end token if it came."""
+        return self._answer.job.generation.sampled
+
+    @property
+    def turn_ids(self) -> tuple[int, ...]:
+        """After the end, the ids that replay the turn in a later prompt; () if only its text can stand for it."""
+        return self._answer.turn_ids
+
+    def cancel(self) -> None:
+        """End the answer within a token; the iteration goes on to its `Finished`. May be called from any thread and
+        from a signal handler."""
+        self._service.backend.cancel(self._answer.job)
+
+    def close(self) -> None:
+        self._events.close()
+        self.cancel()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def _read(self) -> Generator[Event, None, None]:
+        try:
+            while True:
+                item = self._queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                for event in item:
+                    if isinstance(event, Finished):
+                        self._answer.turn_saved.result()
+                        self._service._count(event)
+                    yield event
+                    if isinstance(event, Finished):
+                        return
+        finally:
+            self.cancel()
+
+
+def _continues(request: Request, answered: Request) -> bool:
     """Whether a request has what another one asked, and a turn that answers it."""
     num = len(answered.messages)
     return (

@@ -1,0 +1,31 @@
+"""A service whose backend is this process, without a store on disk: for the terminal and the Python API.
+
+Enter at `local_service`."""
+
+from __future__ import annotations
+
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine.engine import Engine
+from a3b.engine.request_renderer import ServiceSettings
+from a3b.engine.scheduler import Scheduler
+from a3b.engine.service import Service
+from a3b.machine import Machine
+from a3b.thinking.turn_memory import TurnMemory
+
+MAX_CACHE, MIN_CACHE = 4 << 30, 256 << 20  # bytes of memory for snapshots, unless told otherwise
+MAX_WAITING = 1 << 12  # requests: callers of this process wait for a place and are not refused
+
+# what `a3b chat` and `a3b run` do: nothing but the sampling parameters and the budgets chooses tokens
+TERMINAL = ServiceSettings(exact_dates=True, guards_output=False)
+
+
+def cache_bytes() -> int:
+    """Memory for snapshots on this machine: a quarter of what is free, within limits."""
+    return min(MAX_CACHE, max(MIN_CACHE, Machine.read().memory_bytes // 4))
+
+
+def local_service(engine: Engine, settings: ServiceSettings | None = None, *, max_active: int = 1) -> Service:
+    """A service for callers in this process. Its calls have ids that count within an answer: call_0, call_1."""
+    cache = PrefixCache(b"local", engine.model.new_state, cache_bytes())
+    scheduler = Scheduler(engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING)
+    return Service(engine, scheduler, TurnMemory(), settings, call_id="call_{}".format)
