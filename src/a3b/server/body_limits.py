@@ -117,7 +117,7 @@ class LimitedBody:
 
     def _late(self, why: str) -> ApiError:
         if self.is_given_up:
-            why = "came slowly, and others needed the place"
+            why = "arrived too slowly while other requests waited for its place"
         return ApiError(408, f"body: {why}; send the request again", "request_timeout", headers=CLOSE)
 
 

@@ -49,7 +49,7 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
     log_unexpected(error, request_id)
     if isinstance(error, LogitsError | TensorError):  # its message names what is damaged and quotes nothing
         return ApiError(500, str(error), "model_error")
-    return ApiError(500, f"internal error; the log of the server has more under {request_id}", "internal_error")
+    return ApiError(500, f"internal error; the server's log has details under {request_id}", "internal_error")
 
 
 def log_unexpected(error: BaseException, request_id: str) -> None:

@@ -168,11 +168,7 @@ class RequestMiddleware:
         for key in given:
             if any(hmac.compare_digest(_digest(key), known) for known in self.keys):
                 return namespace_of(key)
-        message = (
-            "the API key is not known here"
-            if given
-            else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
-        )
+        message = "unknown API key" if given else "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY"
         raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
@@ -194,7 +190,7 @@ class RequestMiddleware:
         if is_page and _hostname(origin) not in allowed and not {origin, "*"} & set(self.settings.cors_origins):
             raise ApiError(
                 403,
-                f"Origin: {origin!r}; pages from there may not ask this server; {origin_hint(origin)}",
+                f"Origin: {origin!r}; pages of this origin may not use this server; {origin_hint(origin)}",
                 "origin_not_allowed",
             )
 

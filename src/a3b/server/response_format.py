@@ -38,7 +38,9 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
     found = [(name, schema) for name, schema in given if schema is not None]
     for name, schema in found[1:]:
         if schema != found[0][1]:
-            raise ApiError(400, f"{name}: asks for another form than {found[0][0]}; give one of the two", field=name)
+            raise ApiError(
+                400, f"{name}: asks for another schema than {found[0][0]}; give only one of the two", field=name
+            )
     return found[0][1] if found else None
 
 

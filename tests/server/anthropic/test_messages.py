@@ -547,7 +547,7 @@ def test_fields_that_do_no_harm_are_ignored():
         (OverloadedError("full"), 429, "rate_limit_error", "full"),
         (ContextError("9000 tokens > 8192"), 400, "invalid_request_error", "prompt is too long: 9000 tokens > 8192"),
         (UsageError("top_p: 3"), 400, "invalid_request_error", "top_p: 3"),
-        (StoreError("disk"), 500, "api_error", "internal error; the log of the server has more under req_1"),
+        (StoreError("disk"), 500, "api_error", "internal error; the server's log has details under req_1"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -384,7 +384,7 @@ def test_tokens_are_counted(client):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_of_the_engine_has_its_status_even_for_a_stream(error, status, kind, code, stream):
     found, reply = Server(error).send({**ASK, "stream": stream})
-    message = str(error) if status < 500 else "internal error; the log of the server has more under req_1"
+    message = str(error) if status < 500 else "internal error; the server's log has details under req_1"
     assert (found, reply["error"]) == (status, {"message": message, "type": kind, "param": None, "code": code})
 
 

@@ -42,7 +42,10 @@ def routes(api: ApiContext) -> list[Route]:
     async def one_model(http: HttpRequest) -> Response:
         if (name := http.path_params["id"]) != service.model:
             raise ApiError(
-                404, f"model {name[:200]!r} is not served here; there is {service.model!r}", "model_not_found", "model"
+                404,
+                f"model {name[:200]!r} is not served here; this server has {service.model!r}",
+                "model_not_found",
+                "model",
             )
         return json_response(model())
 
