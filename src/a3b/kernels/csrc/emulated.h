@@ -8,14 +8,14 @@
 #include <cstdint>
 
 #define A3B_LANEWISE(NAME, FROM_TYPE, LOAD_TYPE, TO_TYPE, RESULT, EXPRESSION) \
-  inline RESULT NAME##_emulated(LOAD_TYPE a) {                                       \
-    FROM_TYPE from[sizeof(a) / sizeof(FROM_TYPE)];                                   \
-    TO_TYPE to[16];                                                                  \
-    RESULT r;                                                                        \
-    __builtin_memcpy(from, &a, sizeof a);                                            \
-    for (int i = 0; i < 16; i++) to[i] = EXPRESSION;                                 \
-    __builtin_memcpy(&r, to, sizeof r);                                              \
-    return r;                                                                        \
+  inline RESULT NAME##_emulated(LOAD_TYPE a) {                                \
+    FROM_TYPE from[sizeof(a) / sizeof(FROM_TYPE)];                            \
+    TO_TYPE to[16];                                                           \
+    RESULT r;                                                                 \
+    __builtin_memcpy(from, &a, sizeof a);                                     \
+    for (int i = 0; i < 16; i++) to[i] = EXPRESSION;                          \
+    __builtin_memcpy(&r, to, sizeof r);                                       \
+    return r;                                                                 \
   }
 
 A3B_LANEWISE(cvtps_epi32, float, __m512, int32_t, __m512i, (int32_t)std::lrintf(from[i]))

@@ -1,4 +1,4 @@
-// Moves weights into huge pages under the feet of whoever reads them.
+// Moves weights into huge pages while they are being read.
 #include "huge_pages.h"
 
 #include <cerrno>
@@ -13,10 +13,11 @@ namespace a3b {
 
 #if defined(__linux__)
 
-// The file is read into anonymous huge pages, which then take the place of its own pages at the same addresses in one step of the
-// kernel's. Readers meet the same bytes before and after, so nobody has to stop or be told.
+// Reads the file into anonymous huge pages, then moves these to the addresses of the file's own pages in one system
+// call. Readers see the same bytes before and after, so none has to stop.
 int to_huge_pages(void* address, size_t size, int file, int64_t offset) {
-  char* mapped = (char*)mmap(nullptr, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char* mapped = (char*)mmap(nullptr, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return errno;
   const size_t head = -(size_t)mapped % HUGE_PAGE;
   char* copy = mapped + head;
@@ -29,7 +30,8 @@ int to_huge_pages(void* address, size_t size, int file, int64_t offset) {
   }
   if (error) {
     munmap(copy, size);
-  } else if (mprotect(copy, size, PROT_READ) || mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == MAP_FAILED) {
+  } else if (mprotect(copy, size, PROT_READ) ||
+             mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == MAP_FAILED) {
     error = errno;
     munmap(copy, size);
   }

@@ -2,207 +2,325 @@
 //
 // Experts are added to a row in ascending id, the shared one last. Tokens of an expert are gathered, so every expert's
 // weights are read once for all of them. Without experts (E = 0) the shared one is a plain MLP and has no gate.
-#include "tiles.h"
-
 #include <algorithm>
+
+#include "products.h"
+#include "route.h"
 
 namespace a3b::A3B_NS {
 
 namespace {
 
-constexpr int RUN = 64;    // tokens at a time
-constexpr int CHUNK = 64;  // hidden columns, or output columns, of an item
-constexpr int CHUNK_TILES = CHUNK / ROWS;
-constexpr int FEW = 8;  // fewer tokens wait for memory more than they compute
+constexpr int BLOCK = TUNING.token_block;  // tokens at a time
 
-// The K largest of E logits, the lower id among equals; then softmax over them; then ascending ids. A NaN anywhere makes NaN of all weights.
-void choose(const float* logits, int E, int K, int* ids, float* weights) {
-  int num = 0;
-  for (int e = 0; e < E; e++) {  // ids stays sorted by falling logit
-    if (num == K && !(logits[e] > logits[ids[K - 1]])) continue;
-    int k = num < K ? num++ : K - 1;
-    for (; k > 0 && logits[e] > logits[ids[k - 1]]; k--) ids[k] = ids[k - 1];
-    ids[k] = e;
+// What reads norm(h). Inputs of equal layouts are prepared once.
+enum Input { SHARED_GATE, SHARED_UP, ROUTER, GATE, UP, NUM_INPUTS };
+
+// Pairs (token, chosen expert), sorted by expert, tokens ascending.
+struct ExpertPairs {
+  int* begin;      // [E + 1]: those of expert e are begin[e] .. begin[e + 1] - 1
+  int* tokens;     // [T·K]
+  float* weights;  // [T·K]
+  int* active;     // [E]: the experts that have tokens, ascending
+  int num_active = 0;
+};
+
+// One call: sizes of the work items, and scratch memory.
+struct MoeCall {
+  MoeCall(const MoeOp& op, Context& context, float* h, int T);
+
+  const MoeOp& op;
+  Context& context;
+  float* h;  // [T, D]
+  int T, num_inputs;
+
+  // An item of the first half: hidden columns whose activations share a scale are one thread's.
+  int hidden_columns, hidden_tiles;
+  // An item of the second half: output columns.
+  int output_columns, output_tiles;
+
+  ActivationLayout input_layouts[NUM_INPUTS], hidden_layout, shared_hidden_layout;
+  bool is_first[NUM_INPUTS];        // of its layout
+  PreparedRows inputs[NUM_INPUTS];  // [T, D]: norm(h) as each matrix reads it
+  PreparedRows hidden;              // [T·K, F]: silu(gate)·up of the pairs
+  PreparedRows shared_hidden;       // [T, Fs]
+  int logits_stride;                // E + 1, padded to whole tiles
+  float* logits;                    // [T, logits_stride]
+  int* chosen;                      // [T, K] expert ids, ascending
+  float* chosen_weights;            // [T, K], and room for a vector
+  int* ascending;                   // [max(T, T·K)]: 0, 1, ...
+  ExpertPairs pairs;
+  int* place;     // [E]: where the next pair of an expert goes
+  float* normed;  // [threads, D]
+  size_t products_len;
+  float* products;  // [threads, products_len]: gate and up [2, BLOCK, hidden_columns], or down [BLOCK, output_columns]
+  float* sums;      // [threads, T, output_columns] of h, gathered
+
+ private:
+  void choose_item_sizes();
+  void take_scratch();
+};
+
+// Few tokens take long streams of tiles, because every jump waits for memory. Each thread still keeps some items.
+void MoeCall::choose_item_sizes() {
+  const int threads = context.pool.size();
+  hidden_columns = shared_hidden_layout.part_len();
+  if (op.E) hidden_columns = std::max(hidden_columns, hidden_layout.part_len());
+  const int all_hidden = op.E ? op.K * op.F : op.Fs;
+  while (T < TUNING.moe_few_tokens && hidden_columns < TUNING.moe_few_hidden_columns &&
+         all_hidden >= TUNING.items_per_thread * hidden_columns * threads)
+    hidden_columns *= 2;
+  hidden_tiles = hidden_columns / TILE_ROWS;
+  // With many tokens wider items read the hidden activations half as often.
+  const int per_thread = TUNING.moe_output_per_thread;
+  output_columns = TUNING.moe_columns;
+  if (T >= BLOCK && op.D >= 2 * per_thread * output_columns * threads) output_columns *= 2;
+  while (T < TUNING.moe_few_tokens && output_columns < TUNING.moe_few_output_columns &&
+         op.D >= per_thread * output_columns * threads)
+    output_columns *= 2;
+  output_tiles = output_columns / TILE_ROWS;
+}
+
+void MoeCall::take_scratch() {
+  ScratchSlots slots(context.scratch);
+  const size_t threads = context.pool.size(), num_pairs = (size_t)T * op.K;
+  for (int i = 0; i < num_inputs; i++) {
+    const int same = std::find(input_layouts, input_layouts + i, input_layouts[i]) - input_layouts;
+    is_first[i] = same == i;
+    inputs[i] = is_first[i] ? take_rows(input_layouts[i], T, slots) : inputs[same];
   }
-  F poison = zero();
-  for (int e = 0; e < E; e += LANES) poison = fma(load(logits + e), zero(), poison);  // the last may meet the shared gate, whose NaN is as bad
-  float total = sum(poison), raised[MAX_CHOSEN];
-  const float top = logits[ids[0]];
-  for (int k = 0; k < K; k += LANES) {
-    float part[LANES];
-    for (int i = 0; i < LANES; i++) part[i] = k + i < K ? logits[ids[k + i]] - top : 0.0f;
-    store(raised + k, exp(load(part)));
+  if (op.E) hidden = take_rows(hidden_layout, num_pairs, slots);
+  shared_hidden = take_rows(shared_hidden_layout, T, slots);
+  logits = slots.take<float>((size_t)T * logits_stride);
+  chosen = slots.take<int>(num_pairs);
+  chosen_weights = slots.take<float>(num_pairs + LANES);
+  ascending = slots.take<int>(std::max<size_t>(T, num_pairs));
+  pairs.begin = slots.take<int>(op.E + 1);
+  pairs.tokens = slots.take<int>(num_pairs);
+  pairs.weights = slots.take<float>(num_pairs);
+  pairs.active = slots.take<int>(op.E);
+  place = slots.take<int>(op.E);
+  normed = slots.take<float>(threads * op.D);
+  products_len = (size_t)std::max(2 * BLOCK * hidden_columns, std::min(T, BLOCK) * output_columns);
+  products = slots.take<float>(threads * products_len);
+  sums = slots.take<float>(threads * T * output_columns);
+}
+
+MoeCall::MoeCall(const MoeOp& op, Context& context, float* h, int T)
+    : op(op),
+      context(context),
+      h(h),
+      T(T),
+      num_inputs(op.E ? NUM_INPUTS : ROUTER) {
+  const Tiles* const readers[NUM_INPUTS] = {&op.shared_gate, &op.shared_up, &op.router, &op.gate, &op.up};
+  for (int i = 0; i < num_inputs; i++) input_layouts[i] = layout_of(*readers[i]);
+  hidden_layout = op.E ? layout_of(op.down) : ActivationLayout{};
+  shared_hidden_layout = layout_of(op.shared_down);
+  logits_stride = op.E ? op.router.num_tiles() * TILE_ROWS : 0;
+  choose_item_sizes();
+  take_scratch();
+  for (int i = 0; i < std::max(T, T * op.K); i++) ascending[i] = i;
+}
+
+void prepare_inputs(const MoeCall& call) {
+  const int D = call.op.D;
+  call.context.pool.run(call.T, [&](int t, int thread) {
+    float* x = call.normed + (size_t)thread * D;
+    rms_norm_row(call.h + (size_t)t * D, call.op.norm, D, call.op.eps, x);
+    for (int i = 0; i < call.num_inputs; i++)
+      if (call.is_first[i]) prepare(call.input_layouts[i], x, D, call.inputs[i], t);
+  });
+}
+
+// The first half of an expert: where it reads and what it writes.
+struct HiddenHalf {
+  Tiles gate, up;
+  TokenSpan gate_x, up_x;          // the tokens of the expert
+  const ActivationLayout& layout;  // as `down` reads it
+  const PreparedRows& out;
+  const int* out_rows;  // one per token
+};
+
+// One item's hidden columns: silu(gate x)·(up x), prepared for `down`. next: the tiles to read afterwards, or null.
+void hidden_item(const MoeCall& call, const HiddenHalf& half, int item, int thread, const uint8_t* next) {
+  const int columns = call.hidden_columns, part_len = half.layout.part_len();
+  const int first = item * call.hidden_tiles, count = at_most(half.gate.num_tiles() - first, call.hidden_tiles);
+  float* gates = call.products + thread * call.products_len;
+  float* ups = gates + BLOCK * columns;
+  const TokenSpan &g = half.gate_x, &u = half.up_x;
+  for (int begin = 0; begin < g.count; begin += BLOCK) {
+    const int num = at_most(g.count - begin, BLOCK);
+    const uint8_t* after = begin + BLOCK < g.count ? nullptr : next;
+    multiply(call.context, {half.gate, first, count}, {g.rows, g.tokens + begin, num}, gates, columns,
+             half.up.tile(first));
+    multiply(call.context, {half.up, first, count}, {u.rows, u.tokens + begin, num}, ups, columns, after);
+    for (int m = 0; m < num; m++) {
+      float *row = gates + m * columns, *up = ups + m * columns;
+      for (int i = 0; i < count * TILE_ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(up + i));
+      for (int i = 0; i < count * TILE_ROWS; i += part_len)
+        prepare_part(half.layout, row + i, half.gate.rows, item * columns + i, half.out, half.out_rows[begin + m]);
+    }
   }
-  for (int k = 0; k < K; k++) total += raised[k];
-  for (int k = 0; k < K; k++) weights[k] = raised[k] / total;
-  for (int k = 1; k < K; k++) {  // insertion sort by id
-    const int id = ids[k];
-    const float weight = weights[k];
-    int j = k;
-    for (; j > 0 && ids[j - 1] > id; j--) ids[j] = ids[j - 1], weights[j] = weights[j - 1];
-    ids[j] = id;
-    weights[j] = weight;
+}
+
+// The router's logits, beside the first half of the shared expert.
+void route_and_shared_hidden(const MoeCall& call) {
+  const MoeOp& op = call.op;
+  constexpr int TILES = TUNING.moe_columns / TILE_ROWS;
+  const int router_items = op.E ? ceil_div(op.router.num_tiles(), TILES) : 0;
+  const int shared_items = ceil_div(op.Fs, call.hidden_columns);
+  const HiddenHalf shared = {op.shared_gate,
+                             op.shared_up,
+                             {call.inputs[SHARED_GATE], call.ascending, call.T},
+                             {call.inputs[SHARED_UP], call.ascending, call.T},
+                             call.shared_hidden_layout,
+                             call.shared_hidden,
+                             call.ascending};
+  call.context.pool.run(router_items + shared_items, [&](int item, int thread) {
+    if (item >= router_items) return hidden_item(call, shared, item - router_items, thread, nullptr);
+    const int first = item * TILES, count = at_most(op.router.num_tiles() - first, TILES);
+    multiply(call.context, {op.router, first, count}, {call.inputs[ROUTER], call.ascending, call.T},
+             call.logits + first * TILE_ROWS, call.logits_stride);
+  });
+}
+
+void choose_experts(const MoeCall& call) {
+  const int K = call.op.K;
+  auto choose_for = [&](int t, int) {
+    choose(call.logits + (size_t)t * call.logits_stride, call.op.E, K, call.chosen + t * K,
+           call.chosen_weights + t * K);
+  };
+  if (call.T >= TUNING.moe_few_tokens) call.context.pool.run(call.T, choose_for);
+  else
+    for (int t = 0; t < call.T; t++) choose_for(t, 0);
+}
+
+// A counting sort of the chosen experts.
+void sort_pairs(MoeCall& call) {
+  const int E = call.op.E, K = call.op.K;
+  ExpertPairs& pairs = call.pairs;
+  memset(pairs.begin, 0, (E + 1) * sizeof(int));
+  for (int i = 0; i < call.T * K; i++) pairs.begin[call.chosen[i] + 1]++;
+  pairs.num_active = 0;
+  for (int e = 0; e < E; e++) {
+    if (pairs.begin[e + 1]) pairs.active[pairs.num_active++] = e;
+    pairs.begin[e + 1] += pairs.begin[e];
   }
+  std::copy(pairs.begin, pairs.begin + E, call.place);
+  for (int t = 0; t < call.T; t++)
+    for (int k = 0; k < K; k++) {
+      const int at = call.place[call.chosen[t * K + k]]++;
+      pairs.tokens[at] = t;
+      pairs.weights[at] = call.chosen_weights[t * K + k];
+    }
+}
+
+// Items are whole experts where there are many, because an expert is one stream of memory; else parts of experts.
+void expert_hidden(const MoeCall& call) {
+  const MoeOp& op = call.op;
+  const ExpertPairs& pairs = call.pairs;
+  const int threads = call.context.pool.size(), parts = ceil_div(op.F, call.hidden_columns);
+  const int per_item = pairs.num_active >= TUNING.items_per_thread * threads ? parts : 1;
+  const int num_parts = pairs.num_active * parts;
+  call.context.pool.run(num_parts / per_item, [&](int item, int thread) {
+    const int e = pairs.active[item * per_item / parts], first = item * per_item % parts;
+    const int begin = pairs.begin[e], num = pairs.begin[e + 1] - begin;
+    const HiddenHalf half = {op.gate.matrix(e),
+                             op.up.matrix(e),
+                             {call.inputs[GATE], pairs.tokens + begin, num},
+                             {call.inputs[UP], pairs.tokens + begin, num},
+                             call.hidden_layout,
+                             call.hidden,
+                             call.ascending + begin};
+    const int likely = (item + threads) * per_item;  // this thread's next part, if the others take as long
+    const uint8_t* after = nullptr;
+    if (likely < num_parts)
+      after = op.gate.matrix(pairs.active[likely / parts]).tile(likely % parts * call.hidden_tiles);
+    for (int part = first; part < first + per_item; part++)
+      hidden_item(call, half, part, thread,
+                  part + 1 < first + per_item ? half.gate.tile((part + 1) * call.hidden_tiles) : after);
+  });
+}
+
+// One item's output columns of one thread.
+struct OutputItem {
+  int first_tile, num_tiles, width;
+  float* sums;      // [T, output_columns]: these columns of h
+  float* products;  // [BLOCK, output_columns]
+};
+
+// The second half of an expert for some tokens: sums of tokens[m] += factors[m]·down(x[m]).
+void add_outputs(const MoeCall& call, const OutputItem& item, const Tiles& down, const TokenSpan& x, const int* tokens,
+                 const float* factors, const uint8_t* next) {
+  const int stride = call.output_columns;
+  for (int begin = 0; begin < x.count; begin += BLOCK) {
+    const int num = at_most(x.count - begin, BLOCK);
+    multiply(call.context, {down, item.first_tile, item.num_tiles}, {x.rows, x.tokens + begin, num}, item.products,
+             stride, begin + BLOCK < x.count ? nullptr : next);
+    for (int m = 0; m < num; m++) {
+      float* row = item.sums + (size_t)tokens[begin + m] * stride;
+      const float* product = item.products + m * stride;
+      const F factor = set1(factors[begin + m]);
+      for (int i = 0; i < item.width; i += LANES) store(row + i, load(row + i) + factor * load(product + i));
+    }
+  }
+}
+
+void add_experts(const MoeCall& call, const OutputItem& item) {
+  const MoeOp& op = call.op;
+  const ExpertPairs& pairs = call.pairs;
+  for (int i = 0; i < pairs.num_active; i++) {
+    const int e = pairs.active[i], begin = pairs.begin[e], num = pairs.begin[e + 1] - begin;
+    const Tiles next = i + 1 < pairs.num_active ? op.down.matrix(pairs.active[i + 1]) : op.shared_down;
+    add_outputs(call, item, op.down.matrix(e), {call.hidden, call.ascending + begin, num}, pairs.tokens + begin,
+                pairs.weights + begin, next.tile(item.first_tile));
+  }
+}
+
+void add_shared(const MoeCall& call, const OutputItem& item) {
+  float factors[BLOCK];
+  for (int begin = 0; begin < call.T; begin += BLOCK) {
+    const int num = at_most(call.T - begin, BLOCK);
+    for (int m = 0; m < num; m++) {
+      float gate[LANES] = {1};
+      if (call.op.E) store(gate, sigmoid(set1(call.logits[(size_t)(begin + m) * call.logits_stride + call.op.E])));
+      factors[m] = gate[0];
+    }
+    const int* tokens = call.ascending + begin;
+    add_outputs(call, item, call.op.shared_down, {call.shared_hidden, tokens, num}, tokens, factors, nullptr);
+  }
+}
+
+// The second half. An item gathers its columns of h first: rows a power of two apart share few cache sets.
+void add_to_h(const MoeCall& call) {
+  const int T = call.T, D = call.op.D, stride = call.output_columns;
+  call.context.pool.run(ceil_div(D, stride), [&](int index, int thread) {
+    const int first = index * call.output_tiles;
+    const OutputItem item = {first, at_most(call.op.shared_down.num_tiles() - first, call.output_tiles),
+                             at_most(D - index * stride, stride), call.sums + (size_t)thread * T * stride,
+                             call.products + thread * call.products_len};
+    float* columns = call.h + index * stride;
+    for (int t = 0; t < T; t++)
+      memcpy(item.sums + (size_t)t * stride, columns + (size_t)t * D, item.width * sizeof(float));
+    add_experts(call, item);
+    add_shared(call, item);
+    for (int t = 0; t < T; t++)
+      memcpy(columns + (size_t)t * D, item.sums + (size_t)t * stride, item.width * sizeof(float));
+  });
 }
 
 }  // namespace
 
 void moe(const MoeOp& op, Context& context, float* h, int T) {
-  Scratch& scratch = context.scratch;
-  Pool& pool = context.pool;
-  const int E = op.E, K = op.K, D = op.D, F = op.F, num_pairs = T * K;
-
-  // Scratch slots 0-14: the same activations as each matrix wants them; 15-20: hidden activations.
-  enum Input { SHARED_GATE, SHARED_UP, ROUTER, GATE, UP, INPUTS };
-  const Tiles* const inputs[INPUTS] = {&op.shared_gate, &op.shared_up, &op.router, &op.gate, &op.up};
-  const int num_inputs = E ? INPUTS : ROUTER;
-  Form forms[INPUTS];
-  Rows rows[INPUTS];
-  bool is_new[INPUTS];
-  for (int i = 0; i < num_inputs; i++) {
-    forms[i] = form_of(*inputs[i]);
-    int j = 0;
-    while (j < i && !same(forms[j], forms[i])) j++;
-    is_new[i] = j == i;
-    rows[i] = is_new[i] ? rows_for(forms[i], T, scratch, 3 * i) : rows[j];
+  MoeCall call(op, context, h, T);
+  prepare_inputs(call);
+  route_and_shared_hidden(call);
+  if (op.E) {
+    choose_experts(call);
+    sort_pairs(call);
+    expert_hidden(call);
   }
-  const Form hidden_form = E ? form_of(op.down) : Form{}, shared_form = form_of(op.shared_down);
-  const Rows hidden = E ? rows_for(hidden_form, num_pairs, scratch, 15) : Rows{}, shared_hidden = rows_for(shared_form, T, scratch, 18);
-  float* normed = scratch.get<float>(21, (size_t)pool.size() * D);
-  pool.run(T, [&](int t, int thread) {
-    float* x = normed + (size_t)thread * D;
-    rms_norm_row(h + (size_t)t * D, op.norm, D, op.eps, x);
-    for (int i = 0; i < num_inputs; i++)
-      if (is_new[i]) prepare(forms[i], x, D, rows[i], t);
-  });
-
-  int* identity = scratch.get<int>(22, T);
-  for (int t = 0; t < T; t++) identity[t] = t;
-  const int logits_stride = E ? op.router.num_tiles() * ROWS : 0;
-  float* logits = scratch.get<float>(23, (size_t)T * logits_stride);
-
-  // Hidden columns whose activations share a scale are one thread's. Few tokens take longer runs of tiles, because every jump waits for
-  // memory; each thread still has some to take.
-  int chunk_len = part_len(shared_form);
-  if (E && chunk_len < part_len(hidden_form)) chunk_len = part_len(hidden_form);
-  while (T < FEW && chunk_len < 4 * CHUNK && (E ? K * F : op.Fs) >= 16 * chunk_len * pool.size()) chunk_len *= 2;
-  const int chunk_tiles = chunk_len / ROWS;
-  const size_t buffer_len = (size_t)2 * RUN * chunk_len;
-  float* buffers = scratch.get<float>(24, pool.size() * buffer_len);
-
-  // One chunk of the hidden columns of an expert for some tokens: gate and up, their product, prepared for down.
-  auto hidden_chunk = [&](const Tiles& gate, const Tiles& up, int chunk, const Rows& gate_in, const Rows& up_in, const int* tokens, int num,
-                          const Form& form, const Rows& out, const int* out_rows, int thread, const uint8_t* next) {
-    const int first = chunk * chunk_tiles, left = gate.num_tiles() - first, count = left < chunk_tiles ? left : chunk_tiles;
-    float* g = buffers + thread * buffer_len;
-    float* u = g + RUN * chunk_len;
-    for (int run = 0; run < num; run += RUN) {
-      const int part = num - run < RUN ? num - run : RUN;
-      multiply(context, gate, first, count, gate_in, tokens + run, part, g, chunk_len, up.tile(first));
-      multiply(context, up, first, count, up_in, tokens + run, part, u, chunk_len, run + RUN < num ? nullptr : next);
-      for (int m = 0; m < part; m++) {
-        float *row = g + m * chunk_len, *up_row = u + m * chunk_len;
-        for (int i = 0; i < count * ROWS; i += LANES) store(row + i, silu(load(row + i)) * load(up_row + i));
-        for (int i = 0; i < count * ROWS; i += part_len(form)) prepare_part(form, row + i, gate.rows, chunk * chunk_len + i, out, out_rows[run + m]);
-      }
-    }
-  };
-
-  // The router beside the shared expert's first half.
-  const int router_items = E ? (op.router.num_tiles() + CHUNK_TILES - 1) / CHUNK_TILES : 0;
-  const int shared_chunks = (op.Fs + chunk_len - 1) / chunk_len;
-  pool.run(router_items + shared_chunks, [&](int item, int thread) {
-    if (item >= router_items)
-      return hidden_chunk(op.shared_gate, op.shared_up, item - router_items, rows[SHARED_GATE], rows[SHARED_UP], identity, T, shared_form,
-                          shared_hidden, identity, thread, nullptr);
-    const int first = item * CHUNK_TILES, left = op.router.num_tiles() - first;
-    multiply(context, op.router, first, left < CHUNK_TILES ? left : CHUNK_TILES, rows[ROUTER], identity, T, logits + first * ROWS, logits_stride);
-  });
-
-  int* ids = scratch.get<int>(25, num_pairs);
-  float* weights = scratch.get<float>(26, num_pairs + LANES);
-  auto choose_for = [&](int t, int) { choose(logits + (size_t)t * logits_stride, E, K, ids + t * K, weights + t * K); };
-  if (E && T >= 8) pool.run(T, choose_for);
-  else if (E)
-    for (int t = 0; t < T; t++) choose_for(t, 0);
-
-  // Pairs (token, expert) sorted by expert, tokens ascending.
-  int* ends = scratch.get<int>(27, E + 1);
-  int* tokens = scratch.get<int>(28, num_pairs);
-  int* pair_rows = scratch.get<int>(29, num_pairs);  // row of the hidden activations: the place in the sorted order
-  float* pair_weights = scratch.get<float>(30, num_pairs);
-  int* active = scratch.get<int>(31, E);  // experts that have tokens
-  memset(ends, 0, (E + 1) * sizeof(int));
-  for (int i = 0; i < num_pairs; i++) ends[ids[i] + 1]++;
-  int num_active = 0;
-  for (int e = 0; e < E; e++) {
-    if (ends[e + 1]) active[num_active++] = e;
-    ends[e + 1] += ends[e];
-  }
-  int* place = scratch.get<int>(32, E);
-  std::copy(ends, ends + E, place);  // none of a dense model
-  for (int t = 0; t < T; t++)
-    for (int k = 0; k < K; k++) {
-      const int at = place[ids[t * K + k]]++;
-      tokens[at] = t;
-      pair_rows[at] = at;
-      pair_weights[at] = weights[t * K + k];
-    }
-
-  // Whole experts where there are many, because one's chunks lie behind each other; else chunks.
-  const int chunks = (F + chunk_len - 1) / chunk_len, per_item = num_active >= 16 * pool.size() ? chunks : 1;
-  pool.run(num_active * chunks / per_item, [&](int item, int thread) {
-    const int e = active[item * per_item / chunks], first = item * per_item % chunks, begin = ends[e], num = ends[e + 1] - begin;
-    const Tiles gate = op.gate.at(e), up = op.up.at(e);
-    const int likely = item + pool.size();  // this thread's next item, if the others take as long
-    const uint8_t* after = nullptr;
-    if (likely * per_item < num_active * chunks)
-      after = op.gate.at(active[likely * per_item / chunks]).tile(likely * per_item % chunks * chunk_tiles);
-    for (int chunk = first; chunk < first + per_item; chunk++)
-      hidden_chunk(gate, up, chunk, rows[GATE], rows[UP], tokens + begin, num, hidden_form, hidden, pair_rows + begin, thread,
-                   chunk + 1 < first + per_item ? gate.tile((chunk + 1) * chunk_tiles) : after);
-  });
-
-  // An item's columns of h are gathered first: rows of h lie a power of two apart, so they share few cache sets. Where all threads
-  // still have some to take, items are twice as wide, so that hidden activations are read half as often.
-  int wide = T >= RUN && D >= 8 * CHUNK * pool.size() ? 2 * CHUNK : CHUNK;
-  while (T < FEW && wide < 8 * CHUNK && D >= 4 * wide * pool.size()) wide *= 2;
-  const int wide_tiles = wide / ROWS;
-  float* columns = scratch.get<float>(33, (size_t)pool.size() * T * wide);
-  pool.run((D + wide - 1) / wide, [&](int item, int thread) {
-    const int first = item * wide_tiles, left = op.shared_down.num_tiles() - first, count = left < wide_tiles ? left : wide_tiles;
-    const int width = D - item * wide < wide ? D - item * wide : wide;
-    float *buffer = buffers + thread * buffer_len, *sums = columns + (size_t)thread * T * wide, *part_of_h = h + item * wide;
-    for (int t = 0; t < T; t++) memcpy(sums + (size_t)t * wide, part_of_h + (size_t)t * D, width * sizeof(float));
-    auto add = [&](const Tiles& down, const Rows& in, const int* in_rows, const int* to, const float* factor, size_t step, int num,
-                   const uint8_t* next) {
-      for (int run = 0; run < num; run += RUN) {
-        const int part = num - run < RUN ? num - run : RUN;
-        multiply(context, down, first, count, in, in_rows + run, part, buffer, wide, run + RUN < num ? nullptr : next);
-        for (int m = 0; m < part; m++) {
-          float* row = sums + (size_t)to[run + m] * wide;
-          const auto scale = set1(factor[(run + m) * step]);
-          for (int i = 0; i < width; i += LANES) store(row + i, load(row + i) + scale * load(buffer + m * wide + i));
-        }
-      }
-    };
-    for (int a = 0; a < num_active; a++) {
-      const int e = active[a], begin = ends[e];
-      const uint8_t* next = (a + 1 < num_active ? op.down.at(active[a + 1]) : op.shared_down).tile(first);
-      add(op.down.at(e), hidden, pair_rows + begin, tokens + begin, pair_weights + begin, 1, ends[e + 1] - begin, next);
-    }
-    float gates[RUN];
-    for (int run = 0; run < T; run += RUN) {
-      const int part = T - run < RUN ? T - run : RUN;
-      for (int m = 0; m < part; m++) {
-        float gate[LANES] = {1};
-        if (E) store(gate, sigmoid(set1(logits[(size_t)(run + m) * logits_stride + E])));
-        gates[m] = gate[0];
-      }
-      add(op.shared_down, shared_hidden, identity + run, identity + run, gates, 1, part, nullptr);
-    }
-    for (int t = 0; t < T; t++) memcpy(part_of_h + (size_t)t * D, sums + (size_t)t * wide, width * sizeof(float));
-  });
+  add_to_h(call);
 }
 
 }  // namespace a3b::A3B_NS

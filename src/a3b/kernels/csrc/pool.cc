@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
+
+#include "tuning.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,15 +15,13 @@
 
 namespace a3b {
 
-constexpr int SPINS = 1500;  // some 20 to 60 microseconds: longer than the gap between two ops of a layer
-
 void Pool::resize(int count) {
   stop();
   quit = false;
   num_threads = count < 1 ? 1 : count;
   try {
     for (int thread = 1; thread < num_threads; thread++) workers.emplace_back([this, thread] { work(thread); });
-  } catch (...) {  // the system gives no more of them
+  } catch (...) {  // the system refuses more threads
     stop();
     throw;
   }
@@ -38,12 +39,13 @@ void Pool::stop() {
 }
 
 void Pool::take_items(int thread) {
-  for (int item = next.fetch_add(1, std::memory_order_relaxed); item < num_items; item = next.fetch_add(1, std::memory_order_relaxed))
+  for (int item = next.fetch_add(1, std::memory_order_relaxed); item < num_items;
+       item = next.fetch_add(1, std::memory_order_relaxed))
     call(fn, item, thread);
 }
 
-// A worker enters a job only while it is open, and the caller leaves only when nobody is inside. All of these are
-// sequentially consistent: either the worker sees the job closed, or the caller sees the worker inside.
+// A worker enters a job only while it is open, and the caller leaves only when no worker is inside. All of these
+// accesses are sequentially consistent: either the worker sees the job closed, or the caller sees the worker inside.
 void Pool::start(int count, Call job_call, const void* job) {
   num_items = count;
   call = job_call;
@@ -57,7 +59,7 @@ void Pool::start(int count, Call job_call, const void* job) {
   }
   take_items(0);
   open = false;
-  for (int spin = 0; spin < SPINS && inside; spin++) A3B_PAUSE();
+  for (int spin = 0; spin < HOST_TUNING.spins && inside; spin++) A3B_PAUSE();
   if (inside) {
     std::unique_lock lock(mutex);
     caller_sleeps = true;
@@ -69,7 +71,7 @@ void Pool::start(int count, Call job_call, const void* job) {
 void Pool::work(int thread) {
   uint32_t seen = 0;
   while (true) {
-    for (int spin = 0; spin < SPINS && generation == seen; spin++) A3B_PAUSE();
+    for (int spin = 0; spin < HOST_TUNING.spins && generation == seen; spin++) A3B_PAUSE();
     if (generation == seen) {
       std::unique_lock lock(mutex);
       sleeping++;
@@ -92,6 +94,7 @@ Scratch::~Scratch() {
 }
 
 void* Scratch::bytes(int which, size_t size) {
+  if (which >= NUM_SLOTS) throw std::logic_error("an op takes more scratch arrays than there are slots");
   Slot& slot = slots[which];
   size = (size + 4095) / 4096 * 4096;
   if (size > slot.size) {

@@ -1,5 +1,6 @@
-// Threads that share a loop. Items are handed out one by one, so a slow neighbour costs its share and no more; who waits
-// spins for some microseconds and then sleeps, because a spinning thread beside a busy core stops the one it waits for.
+// Threads that share a loop. Items are handed out one by one, so a slow thread costs only its current item. Waiting
+// threads spin for some microseconds and then sleep: on a busy machine a spinning thread can keep the one it waits for
+// off its core.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -18,8 +19,10 @@ class Pool {
   int size() const { return num_threads; }
   void resize(int num_threads);
 
-  // fn(item, thread) for every item in [0, num_items), thread in [0, size()). The caller works too. No exceptions in fn.
-  template <class Fn> [[gnu::always_inline]] void run(int num_items, const Fn& fn) {
+  // fn(item, thread) for every item in [0, num_items), thread in [0, size()). The caller works too. No exceptions in
+  // fn.
+  template <class Fn>
+  [[gnu::always_inline]] void run(int num_items, const Fn& fn) {
     if (num_items <= 1 || num_threads == 1) {
       for (int item = 0; item < num_items; item++) fn(item, 0);
       return;
@@ -52,23 +55,37 @@ class Pool {
 // Memory that ops use while they run, grown as needed and kept. One op runs at a time.
 class Scratch {
  public:
+  static constexpr int NUM_SLOTS = 40;
   ~Scratch();
-  template <class T> [[gnu::always_inline]] T* get(int slot, size_t count) { return (T*)bytes(slot, count * sizeof(T)); }
+  void* bytes(int slot, size_t size);  // 4096-byte aligned; contents are not kept when it grows
 
  private:
-  void* bytes(int slot, size_t size);  // 4096-byte aligned; contents are not kept when it grows
   struct Slot {
     void* data = nullptr;
     size_t size = 0;
   };
-  Slot slots[40];
+  Slot slots[NUM_SLOTS];
+};
+
+// Hands one op its scratch memory, an array at a time.
+class ScratchSlots {
+ public:
+  explicit ScratchSlots(Scratch& scratch) : scratch(scratch) {}
+  template <class T>
+  T* take(size_t count) {
+    return (T*)scratch.bytes(next++, count * sizeof(T));
+  }
+
+ private:
+  Scratch& scratch;
+  int next = 0;
 };
 
 // What an op runs with.
 struct Context {
   Pool& pool;
   Scratch& scratch;
-  bool asks_ahead = true;  // tiles of a single token; which is faster differs between processors
+  bool prefetches_stream = true;  // for a single token; which is faster differs between processors
 };
 
 }  // namespace a3b
