@@ -170,7 +170,7 @@ def test_probes_measure_with_the_kernels_they_are_given():
 
 @pytest.mark.parametrize(("asking", "alone"), [(1, 2), (2, 1)])
 def test_how_weights_are_read_is_what_one_thread_did_faster(monkeypatch, asking, alone):
-    monkeypatch.setattr(probe, "_asking_pays", {})
+    monkeypatch.setattr(probe, "_prefetch_pays", {})
     monkeypatch.setattr(probe, "TUNED_BYTES", 1 << 20)
     opened, asked = [], []
 
@@ -179,16 +179,16 @@ def test_how_weights_are_read_is_what_one_thread_did_faster(monkeypatch, asking,
         return opened[-1]
 
     def timed(work):
-        asked.append(opened[-1]._runtime.asks_ahead)
+        asked.append(opened[-1].runtime.prefetches_stream)
         return work(), asking if asked[-1] else alone
 
     monkeypatch.setattr(probe, "open_kernels", opening)
     monkeypatch.setattr(probe, "_timed", timed)
     first, second = open_kernels("scalar", 2), open_kernels("scalar", 1)
-    second._runtime.asks_ahead = asking > alone
+    second.runtime.prefetches_stream = asking > alone
     for kernels in (first, second):
         probe.tune(kernels)
-        assert kernels._runtime.asks_ahead == (asking < alone)
+        assert kernels.runtime.prefetches_stream == (asking < alone)
     assert [k.num_threads for k in opened] == [1] and asked == [True, False] * probe.TUNED_PAIRS
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from a3b.errors import TensorError, UsageError
 from a3b.formats.tiles import FORMATS, SUPER
-from a3b.kernels import MoeWeights, _native, kv, open_kernels
+from a3b.kernels import MoeMatrices, _native, kv, open_kernels
 from a3b.kernels.ref.quant_linear import quantise_rows
 from tests.support.random_tiles import random_tiles
 
@@ -74,7 +74,7 @@ def test_a_few_tokens_have_the_bits_of_many_however_their_bytes_are_asked_for(is
     kernels = open_kernels(isa, 1)
     op = kernels.bind_linear(weights, n)
     whole = op(x)
-    for kernels._runtime.asks_ahead in (True, False):
+    for kernels.runtime.prefetches_stream in (True, False):
         for T in (1, 2, 4, 7):
             np.testing.assert_array_equal(op(x[:T]), whole[:T])
             added = np.ones_like(whole[:T])
@@ -95,7 +95,7 @@ def test_a_few_tokens_of_wide_experts_have_the_bits_of_many(isa: str, form: str)
         op = kernels.bind_moe(w, norm, 1e-6, E, K, D, F, Fs)
     whole = h.copy()
     op(whole)
-    for kernels._runtime.asks_ahead in (True, False):
+    for kernels.runtime.prefetches_stream in (True, False):
         for T in (1, 3, 7):
             part = h[:T].copy()
             op(part)
@@ -281,14 +281,14 @@ def test_attention_ignores_what_lies_behind_its_tokens(isa: str, kv_type: str):
     np.testing.assert_array_equal(*results)
 
 
-def moe_weights(form: str, E: int, D: int, F: int, Fs: int) -> MoeWeights:
+def moe_weights(form: str, E: int, D: int, F: int, Fs: int) -> MoeMatrices:
     router, gate = normal(E, D, seed=1), normal(1, D, seed=2)
     if form in ("f32", "bf16"):
         parts = [
             normal(*shape, seed=3 + i, scale=0.1)
             for i, shape in enumerate(((E, 2 * F, D), (E, D, F), (2 * Fs, D), (D, Fs)))
         ]
-        return MoeWeights(router, gate, *(bf16(p) if form == "bf16" else p for p in parts))
+        return MoeMatrices(router, gate, *(bf16(p) if form == "bf16" else p for p in parts))
     format = FORMATS[form]
     gate_up = tuple(random_tiles(format, E, F, D, seed=s, spread=0.01) for s in (1, 2))
     shared = tuple(random_tiles(format, Fs, D, seed=s, spread=0.01) for s in (4, 5))
@@ -296,7 +296,7 @@ def moe_weights(form: str, E: int, D: int, F: int, Fs: int) -> MoeWeights:
         random_tiles(format, E, D, F, seed=3, spread=0.01),
         random_tiles(format, D, Fs, seed=6, spread=0.01),
     )
-    return MoeWeights(router, gate, gate_up, down, shared, shared_down)
+    return MoeMatrices(router, gate, gate_up, down, shared, shared_down)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -362,7 +362,7 @@ def test_moe_takes_matrices_in_different_formats(isa: str, down: str, F: int, Fs
         random_tiles(FORMATS["w4m64"], Fs, D, seed=4, spread=0.01),
         random_tiles(FORMATS["w8s32"], Fs, D, seed=5, spread=0.01),
     )
-    w = MoeWeights(
+    w = MoeMatrices(
         normal(E, D, seed=1),
         normal(1, D, seed=2),
         (gate, up),
@@ -393,7 +393,7 @@ def test_moe_takes_the_lower_id_among_equal_experts(isa: str):
     w = moe_weights("f32", E, D, F, Fs)
     # logits equal in every bit, also those that BLAS adds in another order for the twin
     nothing = np.zeros_like(w.router)
-    equal = MoeWeights(nothing, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
+    equal = MoeMatrices(nothing, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
     h, expected = normal(3, D), normal(3, D)
     open_kernels(isa).bind_moe(equal, normal(D, scale=0.1), 1e-6, E, K, D, F, Fs)(h)
     TWIN.bind_moe(equal, normal(D, scale=0.1), 1e-6, E, K, D, F, Fs)(expected)

@@ -1,15 +1,16 @@
 """Weights moved from a mapped file into huge pages, in the background, while they are being read.
 
 A weight that is streamed once per token costs a page-table walk every 4 KiB in a file mapping, every 2 MiB here. The
-move reads a piece of the file, puts it in the place of the file's pages at the same addresses, and gives those back, so
-that no more than one piece exists twice; the system reads the next one meanwhile. Where moving does not pay, the file's
-pages are brought in instead, or the first tokens to meet each expert would wait for them. Enter at `HugePages`."""
+move reads a piece of the file into huge pages, maps these at the addresses of the file's pages, and frees those, so
+that at most one piece exists twice; the system reads the next one meanwhile. Where moving does not pay, the file's
+pages are brought into memory instead; otherwise the first tokens to use each expert would wait for them. Enter at
+`HugePages`.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import os
 import statistics
 import threading
@@ -23,9 +24,9 @@ from a3b.kernels.probe import HUGE_PAGE
 from a3b.machine import Machine
 
 PIECE = 64 << 20
-# pieces from all over the files that say whether moving pays: of one alone the file's pages may be huge already
+# pieces from all over the files decide whether moving pays: one alone may lie in huge pages already
 JUDGED = 5
-LEAST_GAIN = 1.02  # in their reading speed, or nothing more is moved
+LEAST_GAIN = 1.02  # in their reading speed; below it nothing more is moved
 TRIES = 10
 SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be dropped
 
@@ -33,12 +34,11 @@ SPARE_BYTES = 1 << 30  # left free: unlike pages of a file, these cannot be drop
 class HugePages:
     """Moves mapped files, as much as memory has room for; `stop` ends it between two pieces.
 
-    What was not moved stays where it is, in the file's pages; those that memory has room for are there when the thread
-    ends."""
+    What is not moved stays in the file's pages; as many of these as fit are in memory when the thread ends.
+    """
 
     def __init__(self, files: Sequence[tuple[Path, np.ndarray]], read: Callable[[np.ndarray], object]):
-        """files: the path and the mapped bytes (uint8, the whole file) of each. read: reads every byte of an array, as
-        ops do."""
+        """files: path and mapped bytes (uint8, the whole file). read: reads every byte of an array, as ops do."""
         self.files, self.read = files, read
         self.most_bytes = max(Machine.read().memory_bytes - SPARE_BYTES, 0)
         self.total_bytes = sum(data.size for _, data in files)
@@ -48,7 +48,7 @@ class HugePages:
         self._thread = threading.Thread(target=self._run, name="huge pages", daemon=True)
 
     def start(self) -> HugePages:
-        atexit.register(self.stop)  # the interpreter must not unmap what is being copied
+        atexit.register(self.stop)  # the interpreter must not unmap pages that are being copied
         self._thread.start()
         return self
 
@@ -58,7 +58,7 @@ class HugePages:
 
     def wait(self) -> None:
         self._thread.join()
-        atexit.unregister(self.stop)  # or the weights would live as long as the process
+        atexit.unregister(self.stop)  # otherwise the weights would live as long as the process
 
     def _run(self) -> None:
         pieces, gains = self._pieces(), []
@@ -67,13 +67,14 @@ class HugePages:
         with contextlib.ExitStack() as opened:
             try:
                 files = [opened.enter_context(open(path, "rb")).fileno() for path, _ in self.files]
-                for (file, start, size), following in itertools.pairwise([*order, None]):
+                for index, (file, start, size) in enumerate(order):
                     if self._stop.is_set():
                         return
                     piece = self.files[file][1][start : start + size]
                     before = self._read_s(piece) if self.gain is None else 0
-                    if following:
-                        os.posix_fadvise(files[following[0]], *following[1:], os.POSIX_FADV_WILLNEED)
+                    if index + 1 < len(order):
+                        next_file, next_start, next_size = order[index + 1]
+                        os.posix_fadvise(files[next_file], next_start, next_size, os.POSIX_FADV_WILLNEED)
                     self._move(piece, files[file], start)
                     if self.gain is None:
                         gains.append(before / self._read_s(piece))
@@ -108,7 +109,7 @@ class HugePages:
         for file, start, size in pieces:
             piece = self.files[file][1][start : start + size]
             if self._stop.is_set() or _native.populate(piece.ctypes.data, size):
-                return  # an older system: pages come in as they are met
+                return  # an older system: pages come in at their first use
 
     def _read_s(self, piece: np.ndarray) -> float:
         times = []
@@ -116,4 +117,4 @@ class HugePages:
             start = time.perf_counter()
             self.read(piece)
             times.append(time.perf_counter() - start)
-        return min(times)  # other processes only ever add to it; the first brings the pages in
+        return min(times)  # other processes only add to it; the first try brings the pages in

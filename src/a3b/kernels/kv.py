@@ -1,11 +1,13 @@
-"""How keys and values lie in pages of 64 positions, and the twin that stores and loads them.
+"""The layout of keys and values in pages of 64 positions, and the twin that stores and loads them.
 
 A page of one KV head is a run of bytes. Dh is padded to a multiple of 16 with zeros.
-    f32, bf16: keys [Dh, 64]; values [64, Dh] q8:  keys uint8 (round(k / scale) + 128) [4 blocks of 16 positions, Dh /
-    4, 16, 4], then scales float32 [4 blocks, groups, 16], a
-         group being 64 dimensions; values int8 [32 pairs of positions, Dh, 2], then scales float32 [64]
-A scale is the largest magnitude over 127. In this layout one broadcast of four query numbers meets 16 keys, and one
-broadcast of two weights meets 16 dimensions of the values."""
+    f32, bf16: keys [Dh, 64]; values [64, Dh]
+    q8:        keys uint8 (round(k / scale) + 128) [4 blocks of 16 positions, Dh / 4, 16, 4], then scales float32
+               [4 blocks, groups, 16], a group being 64 dimensions; values int8 [32 pairs of positions, Dh, 2], then
+               scales float32 [64]
+A scale is the largest magnitude over 127. One broadcast of four query numbers is multiplied by 16 keys, and one
+broadcast of two weights by 16 dimensions of the values.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from a3b.formats.quant import bf16_to_f32, f32_to_bf16
 
 PAGE_LEN = 64
 KV_TYPES = {"f32": 0, "q8": 1, "bf16": 2}
-FLOATS = {"f32": np.float32, "bf16": np.uint16}  # as numbers are kept
+FLOATS = {"f32": np.float32, "bf16": np.uint16}  # as numbers are stored
 LANES, KEY_GROUP = 16, 64
 
 
@@ -33,8 +35,10 @@ def page_bytes(kv: str, Dh: int) -> tuple[int, int]:
 
 
 def store(kv: str, keys: np.ndarray, values: np.ndarray, at: int, k: np.ndarray, v: np.ndarray) -> None:
-    """Write positions at, at + 1, ... of a run of pages. keys, values uint8 [pages, Hkv, bytes]; k, v float32 [T, Hkv,
-    Dh]."""
+    """Write positions at, at + 1, ... of a run of pages.
+
+    keys, values uint8 [pages, Hkv, bytes]; k, v float32 [T, Hkv, Dh].
+    """
     T, Hkv, Dh = k.shape
     width = padded_dim(Dh)
     k, v = (np.pad(x, ((0, 0), (0, 0), (0, width - Dh))) for x in (k, v))

@@ -1,8 +1,8 @@
-"""What this machine can do at most, by the means of the kernels: bytes read in streams, int8 products out of registers.
+"""The limits of this machine as the kernels meet them: bytes read in streams, int8 products out of registers.
 
-The rates that speeds are held against. Both take the threads and the instruction set of the kernels they are given.
-Also chooses what is faster on one processor and slower on another. Enter at `read_bandwidth`, `int8_operations` and
-`tune`."""
+Speeds are compared with these rates. Both use the threads and the instruction set of the given kernels. `tune` chooses
+what is faster on one processor and slower on another. Enter at `read_bandwidth`, `int8_operations` and `tune`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from a3b.errors import UsageError
 from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import Kernels, open_kernels
+from a3b.kernels.native import Native
+
+if TYPE_CHECKING:
+    from a3b.kernels._native import Runtime
 
 BUFFER_BYTES = 512 << 20  # far more than any cache holds
 HUGE_PAGE = 2 << 20
@@ -24,10 +29,10 @@ WARM_UP_SHARE = 0.2
 TUNED_BYTES = 32 << 20  # of each of two formats
 TUNED_PAIRS = 7
 LEAST_RUNS = 5
-LEAST_RUN_S = 0.02  # a run is made that long, so that starting it costs nothing
+LEAST_RUN_S = 0.02  # runs take at least that long, so that starting one costs nothing
 
 
-_asking_pays: dict[str, bool] = {}  # per instruction set
+_prefetch_pays: dict[str, bool] = {}  # per instruction set
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def read_bandwidth(kernels: Kernels, seconds: float = 2.0, data: np.ndarray | No
 
 
 def huge_buffer(num_bytes: int) -> np.ndarray:
-    """uint8 [num_bytes], in huge pages if the system gives them; every page is there."""
+    """uint8 [num_bytes], in huge pages if the system has them; every page is in memory."""
     memory = mmap.mmap(-1, num_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         try:
@@ -73,41 +78,42 @@ def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
 
 
 def tune(kernels: Kernels) -> None:
-    """Choose whether the weights that a single token meets are asked for ahead of their use: measured in pairs, once
-    per process.
+    """Choose whether products with a single token prefetch their weights: measured in pairs, once per process.
 
-    By one thread: what all of them together can read hides what a core does with its own loads."""
+    One thread measures: the limit of all of them together hides what a core does with its own loads.
+    """
     runtime, isa = runtime_of(kernels), kernels.isa
-    if isa not in _asking_pays:
+    if isa not in _prefetch_pays:
         alone = open_kernels(isa, 1)
         n, ratios, tiles = 2048, [], []
-        for name in ("w4k32", "w6k32"):  # what presets have most of
+        for name in ("w4k32", "w6k32"):  # the most frequent formats of the presets
             format = FORMATS[name]
             rows = TUNED_BYTES // format.num_bytes(TILE_ROWS, n) * TILE_ROWS
             tiles.append((name, Tiles(name, format, (rows, n), huge_buffer(format.num_bytes(rows, n)))))
         product, x = alone.bind_linear(tiles, n), np.ones((1, n), np.float32)
         for _ in range(TUNED_PAIRS):
             seconds = []
-            for runtime_of(alone).asks_ahead in (True, False):
+            for runtime_of(alone).prefetches_stream in (True, False):
                 seconds.append(_timed(lambda: product(x).size)[1])
             ratios.append(seconds[0] / seconds[1])
-        _asking_pays[isa] = statistics.median(ratios) < 1
-    runtime.asks_ahead = _asking_pays[isa]
+        _prefetch_pays[isa] = statistics.median(ratios) < 1
+    runtime.prefetches_stream = _prefetch_pays[isa]
 
 
-def runtime_of(kernels: Kernels):
-    """What computes. Raises UsageError if these kernels are not compiled."""
-    if not hasattr(kernels, "_runtime"):
+def runtime_of(kernels: Kernels) -> Runtime:
+    """What runs compiled kernels. Raises UsageError if these are not compiled."""
+    if not isinstance(kernels, Native):
         raise UsageError(f"kernels {kernels.isa!r} have no probes; measure with compiled ones (unset A3B_ISA)")
-    return kernels._runtime
+    return kernels.runtime
 
 
 def _measured(work: Callable[[], float], seconds: float) -> Rate:
-    """work: does some and returns how much."""
+    """work: does some of it and returns how much."""
     start = time.perf_counter()
     while time.perf_counter() - start < seconds * WARM_UP_SHARE:
         work()
-    rates, start = [], time.perf_counter()
+    rates: list[float] = []
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(rates) < LEAST_RUNS:
         done, spent = _timed(work)
         rates.append(done / spent)

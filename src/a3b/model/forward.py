@@ -148,7 +148,7 @@ class Model:
 class Layer:
     """Norm, mixer, norm, experts or one MLP; each half added to the residual stream."""
 
-    def __init__(self, mixer: DeltaNet | Attention, mlp: kernels.Op):
+    def __init__(self, mixer: DeltaNet | Attention, mlp: kernels.InPlaceOp):
         self.mixer, self.mlp = mixer, mlp
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
@@ -225,11 +225,13 @@ class Attention:
         self.project_out.add(_joined(outs), h)
 
 
-def _bind_mlp(k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray) -> kernels.Op:
+def _bind_mlp(
+    k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray
+) -> kernels.InPlaceOp:
     w = weights
     if isinstance(w, DenseWeights):
         return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.hidden_size, config.intermediate_size)
-    parts = kernels.MoeWeights(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
+    parts = kernels.MoeMatrices(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
     return k.bind_moe(
         parts,
         norm,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from a3b.kernels import Kernels, Matrix, MoeWeights
+from a3b.kernels import Kernels, Matrix, MoeMatrices
 from a3b.kernels.ref import ops
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
@@ -113,7 +113,7 @@ class Watching(Kernels):
     def _mlp(self, gate_up, down, norm, eps, D, F):
         return Mlp(self, gate_up, down, norm, eps, D, F)
 
-    def _moe(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
+    def _moe(self, weights: MoeMatrices, norm, eps, E, K, D, F, Fs):
         return Moe(self, weights, norm, eps, E, K, D, F, Fs)
 
 
@@ -151,7 +151,7 @@ class Mlp:
 
 
 class Moe:
-    def __init__(self, k: Watching, weights: MoeWeights, norm, eps, E: int, K: int, D: int, F: int, Fs: int):
+    def __init__(self, k: Watching, weights: MoeMatrices, norm, eps, E: int, K: int, D: int, F: int, Fs: int):
         self.k, self.weights, self.E, self.K = k, weights, E, K
         self.into, self.between = k.watch(weights.gate_up, E, D), k.watch(weights.down, E, F)
         self.shared = Mlp(k, weights.shared_gate_up, weights.shared_down, None, eps, D, Fs)

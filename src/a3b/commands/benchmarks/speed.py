@@ -154,7 +154,7 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
         "threads": kernels.num_threads,
         "kv": kv_type,
         "layers": config.num_layers,
-        "asks_ahead": probe.runtime_of(kernels).asks_ahead,
+        "asks_ahead": probe.runtime_of(kernels).prefetches_stream,
         "preset": checkpoint.manifest.preset if checkpoint.manifest else None,
         "source": checkpoint.manifest.source.get("name") if checkpoint.manifest else None,
         "weight_bytes": total,

@@ -144,7 +144,7 @@ class BoundMoe {
 }  // namespace
 
 void bind_linear(nb::module_& m) {
-  nb::class_<BoundLinear>(m, "Linear", "Products with matrices whose outputs lie side by side.")
+  nb::class_<BoundLinear>(m, "BoundLinear", "Products with matrices whose outputs lie side by side.")
       .def(nb::init<std::shared_ptr<Runtime>, std::vector<TileOperand>, std::optional<Floats1>, float>(), "runtime"_a,
            "matrices"_a, "norm"_a.none(), "eps"_a,
            "norm [n]: the weight of an RMS norm before the products, 1 included.")
@@ -154,13 +154,13 @@ void bind_linear(nb::module_& m) {
 }
 
 void bind_embed(nb::module_& m) {
-  nb::class_<BoundEmbed>(m, "Embed", "Rows of a matrix as floats.")
+  nb::class_<BoundEmbed>(m, "BoundEmbed", "Rows of a matrix as floats.")
       .def(nb::init<std::shared_ptr<Runtime>, TileOperand>(), "runtime"_a, "matrix"_a)
       .def("__call__", &BoundEmbed::call, "ids"_a, "out"_a.noconvert(), "ids [T] -> out [T, n].");
 }
 
 void bind_moe(nb::module_& m) {
-  nb::class_<BoundMoe>(m, "Moe", "Experts and the shared expert, or one MLP.")
+  nb::class_<BoundMoe>(m, "BoundMoe", "Experts and the shared expert, or one MLP.")
       .def(nb::init<std::shared_ptr<Runtime>, int, int, std::vector<TileOperand>, Floats1, float>(), "runtime"_a, "E"_a,
            "K"_a, "matrices"_a, "norm"_a, "eps"_a,
            "matrices: gate, up, down of E experts; gate, up, down of the shared one; router with the shared gate.")

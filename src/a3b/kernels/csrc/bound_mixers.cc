@@ -90,7 +90,7 @@ class BoundAttention {
 }  // namespace
 
 void bind_delta(nb::module_& m) {
-  nb::class_<BoundDelta>(m, "Delta", "Convolution, gated delta rule and gated norm.")
+  nb::class_<BoundDelta>(m, "BoundDelta", "Convolution, gated delta rule and gated norm.")
       .def(nb::init<std::shared_ptr<Runtime>, int, int, int, int, bool, Floats2, Floats1, Floats1, Floats1, float>(),
            "runtime"_a, "Hk"_a, "Hv"_a, "Dk"_a, "Dv"_a, "tiled_heads"_a, "conv"_a, "rate"_a, "dt_bias"_a, "norm"_a,
            "eps"_a, "conv [conv_len, channels], rate = -e^A_log and dt_bias [Hv], norm [Dv].")
@@ -101,7 +101,7 @@ void bind_delta(nb::module_& m) {
 }
 
 void bind_attention(nb::module_& m) {
-  nb::class_<BoundAttention>(m, "Attention", "Gated causal attention over pages of keys and values.")
+  nb::class_<BoundAttention>(m, "BoundAttention", "Gated causal attention over pages of keys and values.")
       .def(nb::init<std::shared_ptr<Runtime>, int, int, int, int, int, Floats1, Floats1, float>(), "runtime"_a, "Hq"_a,
            "Hkv"_a, "Dh"_a, "rotary_half"_a, "kv"_a, "q_norm"_a, "k_norm"_a, "eps"_a,
            "kv: a code of a3b.kernels.kv.KV_TYPES; q_norm, k_norm [Dh], 1 included.")

@@ -57,7 +57,7 @@ void bind_runtime(nb::module_& m) {
       .def_prop_ro("isa", [](const Runtime& r) { return std::string(r.ops->name); })
       .def_prop_ro("num_threads", [](const Runtime& r) { return r.pool.size(); })
       .def_prop_rw(
-          "asks_ahead", [](const Runtime& r) { return r.context.prefetches_stream; },
+          "prefetches_stream", [](const Runtime& r) { return r.context.prefetches_stream; },
           [](Runtime& r, bool prefetches) { r.run([&] { r.context.prefetches_stream = prefetches; }); },
           "Whether products with a single token prefetch their tiles.")
       .def("probe_read", probe_read, "data"_a, "Reads every byte; returns a sum.")

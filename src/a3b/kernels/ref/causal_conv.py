@@ -8,6 +8,8 @@ from a3b.kernels.ref.activation import silu
 
 
 class CausalConv:
+    """The convolution of `ops.bind_causal_conv`."""
+
     def __init__(self, weight: np.ndarray):
         self.taps = np.ascontiguousarray(weight.T)  # [conv_len, C], the last tap meets the current token
 

@@ -1,4 +1,4 @@
-"""Twin of delta_rule: normalise, gate, then one token after the other."""
+"""Twin of delta_rule: normalise, gate, then token by token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ ZERO = np.float32(0.0)
 
 
 class DeltaRule:
+    """The gated delta rule of `ops.bind_delta_rule`."""
+
     def __init__(self, A_log: np.ndarray, dt_bias: np.ndarray, Hk: int, Dk: int, Dv: int):
         Hv = len(A_log)
         self.Hk, self.r, self.Dk, self.Dv = Hk, Hv // Hk, Dk, Dv
@@ -26,7 +28,8 @@ class DeltaRule:
         with np.errstate(invalid="ignore"):  # NaN stays NaN
             np.logaddexp(ZERO, y, out=y)
         y *= self.rate
-        return np.exp(y, out=y)
+        np.exp(y, out=y)
+        return y
 
     def unit_qk(self, qk: np.ndarray) -> np.ndarray:
         """[T, 2Hk, Dk] -> rows of length one; queries also times Dk^-0.5."""
@@ -34,7 +37,8 @@ class DeltaRule:
         root += L2_EPS
         np.sqrt(root, out=root)
         np.divide(self.qk_scale, root, out=root)
-        return qk * root[..., None]
+        unit: np.ndarray = qk * root[..., None]
+        return unit
 
     def __call__(self, mixed: np.ndarray, ba: np.ndarray, state: np.ndarray) -> np.ndarray:
         T, Hk, r, Dk, Dv = len(mixed), self.Hk, self.r, self.Dk, self.Dv

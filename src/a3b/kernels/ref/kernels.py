@@ -1,5 +1,4 @@
-"""The NumPy twins of all ops, put together from the small steps: slow and obvious, what every kernel is compared
-with."""
+"""The NumPy twins of all ops, composed of the small steps of `ops`: slow, obvious, the reference for every kernel."""
 
 from __future__ import annotations
 
@@ -8,40 +7,73 @@ from collections.abc import Sequence
 import numpy as np
 
 from a3b.formats.tiles import Tiles
-from a3b.kernels import Kernels, Matrix, MoeWeights, kv
+from a3b.kernels import (
+    AttentionOp,
+    DeltaOp,
+    EmbedOp,
+    GateUp,
+    InPlaceOp,
+    Kernels,
+    LinearOp,
+    Matrix,
+    MoeMatrices,
+    Op,
+    Segments,
+    kv,
+)
 from a3b.kernels.ref import ops
 from a3b.kernels.ref.quant_linear import QuantLinear
 
 
 class Reference(Kernels):
-    """Float weights go through BLAS, mapped ones are decoded at each use, tiles meet int8 activations as in the
-    kernels."""
+    """Float weights go through BLAS, mapped ones are decoded at each use, tiles are multiplied by int8 activations."""
 
     isa = "reference"
     num_threads = 1
 
-    def _embed(self, table: Matrix, V: int, D: int):
+    def _embed(self, table: Matrix, V: int, D: int) -> EmbedOp:
         return ops.bind_embed(table, V, D)
 
-    def _linear(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
-        return Linear(weights, num_in, norm, eps)
+    def _linear(
+        self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float
+    ) -> LinearOp:
+        return LinearTwin(weights, num_in, norm, eps)
 
-    def _delta(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
-        return Delta(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
+    def _delta(
+        self,
+        conv: np.ndarray,
+        A_log: np.ndarray,
+        dt_bias: np.ndarray,
+        norm: np.ndarray,
+        eps: float,
+        Hk: int,
+        Hv: int,
+        Dk: int,
+        Dv: int,
+        tiled_heads: bool,
+    ) -> DeltaOp:
+        return DeltaTwin(conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads)
 
-    def _attention(self, q_norm, k_norm, eps, Hq, Hkv, Dh, rotary_half, kv_type):
-        return Attention(q_norm, k_norm, eps, Hq, Hkv, Dh, kv_type)
+    def _attention(
+        self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, rotary_half: int, kv: str
+    ) -> AttentionOp:
+        return AttentionTwin(q_norm, k_norm, eps, Hq, Hkv, Dh, kv)
 
-    def _moe(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
-        return Moe(weights, norm, eps, E, K, D, F, Fs)
+    def _moe(
+        self, weights: MoeMatrices, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int
+    ) -> InPlaceOp:
+        return MoeTwin(weights, norm, eps, E, K, D, F, Fs)
 
-    def _mlp(self, gate_up, down, norm, eps, D, F):
-        return Mlp(gate_up, down, norm, eps, D, F)
+    def _mlp(self, gate_up: GateUp, down: Matrix, norm: np.ndarray, eps: float, D: int, F: int) -> InPlaceOp:
+        return MlpTwin(gate_up, down, norm, eps, D, F)
 
 
-class Linear:
+class LinearTwin:
+    """The op of `Kernels.bind_linear`."""
+
     def __init__(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
         self.norm = None if norm is None else ops.bind_rms_norm(norm, eps)
+        self.parts: list[Op]
         if any(isinstance(w, Tiles) for _, w in weights):
             self.parts = [
                 QuantLinear(w) if isinstance(w, Tiles) else ops.bind_linear([(name, w)], num_in) for name, w in weights
@@ -59,10 +91,24 @@ class Linear:
         h += self(x)
 
 
-class Delta:
-    def __init__(self, conv, A_log, dt_bias, norm, eps, Hk, Hv, Dk, Dv, tiled_heads):
+class DeltaTwin:
+    """The op of `Kernels.bind_delta`."""
+
+    def __init__(
+        self,
+        conv: np.ndarray,
+        A_log: np.ndarray,
+        dt_bias: np.ndarray,
+        norm: np.ndarray,
+        eps: float,
+        Hk: int,
+        Hv: int,
+        Dk: int,
+        Dv: int,
+        tiled_heads: bool,
+    ):
         self.Hk, self.Hv, self.Dv, self.channels = Hk, Hv, Dv, len(conv)
-        # Tiled heads: value head h belongs to key head h % Hk. The twin of the rule wants a key head's value heads
+        # Tiled heads: value head h belongs to key head h % Hk. The twin of the rule takes a key head's value heads
         # together.
         order = np.arange(Hv).reshape(-1, Hk).T.ravel() if tiled_heads else np.arange(Hv)
         self.order = order if tiled_heads else None
@@ -94,14 +140,18 @@ class Delta:
         return self.norm(out, z).reshape(T, Hv * Dv)
 
 
-class Attention:
-    def __init__(self, q_norm, k_norm, eps, Hq, Hkv, Dh, kv_type):
+class AttentionTwin:
+    """The op of `Kernels.bind_attention`."""
+
+    def __init__(self, q_norm: np.ndarray, k_norm: np.ndarray, eps: float, Hq: int, Hkv: int, Dh: int, kv_type: str):
         self.Hq, self.Hkv, self.Dh, self.kv = Hq, Hkv, Dh, kv_type
         scale = np.concatenate((np.tile(q_norm, (Hq, 1)), np.tile(k_norm, (Hkv, 1))))
         self.qk_norm = ops.bind_rms_norm(scale, eps, "qk_norm")
         self.attend = ops.bind_paged_attention(Hq, Hkv, Dh)
 
-    def __call__(self, projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments, start: int) -> np.ndarray:
+    def __call__(
+        self, projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int
+    ) -> np.ndarray:
         T, Hq, Hkv, Dh = len(projected), self.Hq, self.Hkv, self.Dh
         query_gate = projected[:, : 2 * Hq * Dh].reshape(T, Hq, 2, Dh)
         k = projected[:, 2 * Hq * Dh : (2 * Hq + Hkv) * Dh].reshape(T, Hkv, Dh)
@@ -113,16 +163,19 @@ class Attention:
         while done < T:
             index, at = divmod(start + done, segment_len)
             num = min(segment_len - at, T - done)
-            kv.store(self.kv, *segments[index], at, qk[done : done + num, Hq:], v[done : done + num])
+            keys, values = segments[index]
+            kv.store(self.kv, keys, values, at, qk[done : done + num, Hq:], v[done : done + num])
             done += num
-        loaded = [kv.load(self.kv, *segment, Dh) for segment in segments]
+        loaded = [kv.load(self.kv, keys, values, Dh) for keys, values in segments]
         y = self.attend(qk[:, :Hq], loaded, start)
         y *= ops.sigmoid(query_gate[:, :, 1]).reshape(T, Hq * Dh)
         return y
 
 
-class Moe:
-    def __init__(self, weights: MoeWeights, norm, eps, E, K, D, F, Fs):
+class MoeTwin:
+    """The op of `Kernels.bind_moe`."""
+
+    def __init__(self, weights: MoeMatrices, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int):
         self.E, self.K = E, K
         self.norm = ops.bind_rms_norm(norm, eps)
         self.router = ops.bind_linear(
@@ -131,13 +184,15 @@ class Moe:
         gate_up = weights.gate_up
         if isinstance(gate_up, np.ndarray) and isinstance(weights.down, Tiles):
             gate_up = gate_up[:, :F], gate_up[:, F:]
+        self.experts: Op
         if isinstance(gate_up, tuple):
-            self.experts = _Experts(*gate_up, weights.down)
+            gate, up = gate_up
+            self.experts = SeparateExperts(gate, up, weights.down)
         else:
             self.experts = ops.bind_moe(gate_up, weights.down, E, D, F)
         shared = weights.shared_gate_up if isinstance(weights.shared_gate_up, tuple) else (weights.shared_gate_up,)
-        self.shared_in = Linear([("shared_gate_up", w) for w in shared], D, None, 0)
-        self.shared_out = Linear([("shared_down", weights.shared_down)], Fs, None, 0)
+        self.shared_in = LinearTwin([("shared_gate_up", w) for w in shared], D, None, 0)
+        self.shared_out = LinearTwin([("shared_down", weights.shared_down)], Fs, None, 0)
 
     def __call__(self, h: np.ndarray) -> None:
         x = self.norm(h)
@@ -151,31 +206,40 @@ class Moe:
         h += shared
 
 
-class Mlp:
-    def __init__(self, gate_up, down, norm, eps, D, F):
+class MlpTwin:
+    """The op of `Kernels.bind_mlp`."""
+
+    def __init__(self, gate_up: GateUp, down: Matrix, norm: np.ndarray, eps: float, D: int, F: int):
         parts = gate_up if isinstance(gate_up, tuple) else (gate_up,)
-        self.project_in = Linear([("gate_up", w) for w in parts], D, norm, eps)
-        self.project_out = Linear([("down", down)], F, None, 0)
+        self.project_in = LinearTwin([("gate_up", w) for w in parts], D, norm, eps)
+        self.project_out = LinearTwin([("down", down)], F, None, 0)
 
     def __call__(self, h: np.ndarray) -> None:
         h += self.project_out(ops.swiglu(self.project_in(h)))
 
 
-class _Experts:
-    """Experts with gate and up apart: each token's chosen ones in the order of its ids."""
+class SeparateExperts:
+    """Experts with gate and up in two matrices: adds each token's chosen ones in the order of its ids."""
 
     def __init__(self, gate: Matrix, up: Matrix, down: Matrix):
         self.matrices = (gate, up, down)
-        self.bound: dict[int, list[Linear]] = {}
+        self.bound: dict[int, list[LinearTwin]] = {}
 
     def __call__(self, x: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
         out = np.zeros_like(x)
         for t, (row_ids, row_weights) in enumerate(zip(ids.tolist(), weights, strict=True)):
             for e, weight in zip(row_ids, row_weights, strict=True):
                 if e not in self.bound:
-                    experts = [m[e] if isinstance(m, np.ndarray) else m.expert(e) for m in self.matrices]
-                    self.bound[e] = [Linear([("expert", w)], w.shape[1], None, 0) for w in experts]
+                    experts = [_expert(matrix, e) for matrix in self.matrices]
+                    self.bound[e] = [LinearTwin([("expert", w)], w.shape[1], None, 0) for w in experts]
                 gate, up, down = self.bound[e]
                 row = x[t : t + 1]
                 out[t] += weight * down(ops.swiglu(np.concatenate((gate(row), up(row)), axis=1)))[0]
         return out
+
+
+def _expert(matrix: Matrix, e: int) -> Matrix:
+    if isinstance(matrix, np.ndarray):
+        expert: np.ndarray = matrix[e]
+        return expert
+    return matrix.expert(e) if isinstance(matrix, Tiles) else matrix.f32_expert(e)

@@ -1,19 +1,20 @@
-"""Twin of moe: few tokens walk their experts, many tokens are sorted by expert; both add in rank order."""
+"""Twin of moe: one token walks its experts, many tokens are sorted by expert; both add in rank order."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from a3b.formats.tiles import Tiles
+from a3b.kernels import Mapped, Matrix
 from a3b.kernels.ref.activation import swiglu
 
 
-class Moe:
-    def __init__(self, gate_up, down):
+class FloatExperts:
+    """The experts of `ops.bind_moe`: floats, or mapped matrices that are decoded when an expert is used."""
+
+    def __init__(self, gate_up: Matrix, down: Matrix):
         self.F = down.shape[2]
-        if isinstance(gate_up, np.ndarray):
-            self.gate_up, self.down = [w.T for w in gate_up], [w.T for w in down]  # views, made once
-        else:
-            self.gate_up, self.down = _Decoded(gate_up), _Decoded(down)
+        self.gate_up, self.down = _transposed(gate_up), _transposed(down)
         self.E, self.D = down.shape[0], down.shape[1]
 
     def __call__(self, x: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -29,7 +30,8 @@ class Moe:
         for rank, e in enumerate(experts):
             np.dot(active[rank], self.down[e], out=out[rank])
         out *= weights[0, :, None, None]
-        return np.add.reduce(out, axis=0)  # rank 0 first
+        total: np.ndarray = np.add.reduce(out, axis=0)  # rank 0 first
+        return total
 
     def _many(self, x: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
         T, K = ids.shape
@@ -55,10 +57,19 @@ class Moe:
         return out
 
 
-class _Decoded:
-    """Experts of a mapped matrix, decoded to float32 [in, out] when asked for."""
+def _transposed(matrix: Matrix) -> list[np.ndarray] | _DecodedExperts:
+    """Experts as float32 [in, out]."""
+    if isinstance(matrix, np.ndarray):
+        return [w.T for w in matrix]  # views, made once
+    if isinstance(matrix, Tiles):
+        raise TypeError("experts in tiles; expected floats or a mapped matrix")
+    return _DecodedExperts(matrix)
 
-    def __init__(self, stored):
+
+class _DecodedExperts:
+    """Experts of a mapped matrix, decoded to float32 [in, out] at each use."""
+
+    def __init__(self, stored: Mapped):
         self.stored = stored
 
     def __getitem__(self, e: int) -> np.ndarray:

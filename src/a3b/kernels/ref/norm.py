@@ -12,7 +12,7 @@ class RmsNorm:
 
     def __init__(self, scale: np.ndarray, eps: float):
         n = scale.shape[-1]
-        with np.errstate(over="ignore"):  # a weight near the end of float32: what it meets is infinite or NaN
+        with np.errstate(over="ignore"):  # a weight near the end of float32 makes its products infinite or NaN
             self.scale = (scale.astype(np.float64) * n**0.5).astype(np.float32)
         self.eps = np.float32(n * eps)
 
@@ -21,13 +21,18 @@ class RmsNorm:
         root += self.eps
         np.sqrt(root, out=root)
         root[np.isinf(root)] = np.nan  # squares overflowed: dividing by them would give tidy zeros
-        y = np.divide(x, root[..., None])
-        return np.multiply(y, self.scale, out=y)
+        y: np.ndarray = np.divide(x, root[..., None])
+        np.multiply(y, self.scale, out=y)
+        return y
 
 
-class GatedRmsNorm(RmsNorm):
+class GatedRmsNorm:
     """The same, then ·silu(z)."""
 
+    def __init__(self, scale: np.ndarray, eps: float):
+        self.norm = RmsNorm(scale, eps)
+
     def __call__(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        y = super().__call__(x)
-        return np.multiply(y, silu(z), out=y)
+        y = self.norm(x)
+        np.multiply(y, silu(z), out=y)
+        return y

@@ -26,8 +26,8 @@ from a3b.kernels.kv import PAGE_LEN
 from a3b.kernels.ref import activation
 from a3b.kernels.ref.causal_conv import CausalConv
 from a3b.kernels.ref.delta_rule import DeltaRule
-from a3b.kernels.ref.linear import Embed, Linear
-from a3b.kernels.ref.moe import Moe
+from a3b.kernels.ref.linear import FloatEmbed, FloatLinear
+from a3b.kernels.ref.moe import FloatExperts
 from a3b.kernels.ref.norm import GatedRmsNorm, RmsNorm
 from a3b.kernels.ref.paged_attention import PagedAttention
 from a3b.kernels.ref.rope_apply import rope_apply as _rope_apply
@@ -36,7 +36,7 @@ from a3b.kernels.ref.route import route as _route
 
 def bind_embed(table: Matrix, V: int, D: int) -> Op:
     """ids int [T], each in [0, V) -> float32 [T, D]: rows of the table. Exact."""
-    return Embed(checked_matrix("embed", table, (V, D)))
+    return FloatEmbed(checked_matrix("embed", table, (V, D)))
 
 
 def bind_rms_norm(weight: np.ndarray, eps: float, name: str = "rms_norm") -> Op:
@@ -63,12 +63,12 @@ def bind_linear(weights: Sequence[tuple[str, Matrix]], num_in: int) -> Op:
 
     Float32 matrices are joined once, mapped ones decoded in row blocks per call. Accuracy: in·u.
     """
-    return Linear([checked_matrix(name, w, (w.shape[0], num_in)) for name, w in weights])
+    return FloatLinear([checked_matrix(name, w, (w.shape[0], num_in)) for name, w in weights])
 
 
 def bind_lm_head(weight: Matrix, V: int, D: int) -> Op:
     """x float32 [T, D] (after the final norm) -> logits float32 [T, V]. Accuracy: D·u."""
-    return Linear([checked_matrix("lm_head", weight, (V, D))])
+    return FloatLinear([checked_matrix("lm_head", weight, (V, D))])
 
 
 def bind_causal_conv(weight: np.ndarray, num_channels: int, conv_len: int) -> Op:
@@ -151,4 +151,4 @@ def bind_moe(gate_up: Matrix, down: Matrix, E: int, D: int, F: int) -> Op:
     Σ over the chosen of weight·down_e(silu(gate_e x)·(up_e x)), in the order of a row's ids. gate_up [E, 2F, D] holds
     the rows of gate first; down [E, D, F]. Accuracy: (2D + F + K + 12)·u. Source: Qwen3_5MoeExperts in transformers.
     """
-    return Moe(checked_matrix("gate_up", gate_up, (E, 2 * F, D)), checked_matrix("down", down, (E, D, F)))
+    return FloatExperts(checked_matrix("gate_up", gate_up, (E, 2 * F, D)), checked_matrix("down", down, (E, D, F)))

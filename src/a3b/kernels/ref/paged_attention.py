@@ -11,6 +11,8 @@ HIDDEN = np.float32(-1e30)  # score of a key the query must not see; finite, so 
 
 
 class PagedAttention:
+    """The attention of `ops.bind_paged_attention`."""
+
     def __init__(self, Hq: int, Hkv: int, Dh: int, page_len: int):
         self.Hq, self.Hkv, self.Dh, self.page_len = Hq, Hkv, Dh, page_len
         self.scale = np.float32(Dh**-0.5)
@@ -25,7 +27,9 @@ class PagedAttention:
         """Queries at positions start .. start + T: q [T, Hq, Dh] -> [T, Hq·Dh]."""
         T, Hkv, G, Dh, page_len = len(q), self.Hkv, self.Hq // self.Hkv, self.Dh, self.page_len
         rows = (q.reshape(T, Hkv, G, Dh) * self.scale).transpose(1, 2, 0, 3).reshape(Hkv, G * T, Dh)
-        top = norm = mixed = None  # running maximum, sum of weights, weighted sum of values
+        # running maximum, sum of weights, weighted sum of values
+        top: np.ndarray | None = None
+        norm = mixed = np.empty(0, np.float32)
         first_page = 0
         for keys, values in segments:
             num_pages = min(len(keys), (start + T - 1) // page_len + 1 - first_page)
@@ -49,10 +53,11 @@ class PagedAttention:
             top = new_top
             first_page += len(keys)
         mixed /= norm
-        return mixed.reshape(Hkv, G, T, Dh).transpose(2, 0, 1, 3).reshape(T, self.Hq * Dh)
+        out: np.ndarray = mixed.reshape(Hkv, G, T, Dh).transpose(2, 0, 1, 3).reshape(T, self.Hq * Dh)
+        return out
 
     def _hide_future(self, scores: np.ndarray, start: int, T: int, first_page: int) -> None:
-        """Overwrite the scores of keys behind their query; pages wholly in the past are not touched."""
+        """Overwrite the scores of keys after their query; pages wholly in the past are not touched."""
         num_pages, Hkv, rows, page_len = scores.shape
         past = max(0, (start + 1) // page_len - first_page)  # pages every query of the tile sees whole
         if past >= num_pages:
