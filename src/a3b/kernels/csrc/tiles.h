@@ -134,7 +134,7 @@ template <class Q, int TB, int MB, PrefetchMode PREFETCH>
   unroll<Q::GROUP / Q::STEP>([&](auto s) {
     unroll<TB>([&](auto b) {
       const uint8_t* q = unit[b] + Q::HEADER + g * Q::GROUP_BYTES + s * Q::STEP_BYTES;
-      dot_step<Q, MB, PREFETCH>(q, x, group * Q::GROUP + s * Q::STEP, dot[b]);
+      dot_step<Q, MB, PREFETCH>(q, x, u * Q::UNIT + g * Q::GROUP + s * Q::STEP, dot[b]);
       if constexpr (Q::BITS == 4 && (s + 1) % (Dot<4>::STEPS_BEFORE_FLUSH / 2) == 0)
         unroll<MB>([&](auto m) { dot[b][m].flush(); });
     });
