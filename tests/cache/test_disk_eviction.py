@@ -120,7 +120,7 @@ def test_a_session_ends_at_its_system_prompt_and_at_a_fork(empty):
     assert empty.session(one[1].id) == {row.id for row in one}
     put(empty, *one)
     empty.remove([other[0].id])
-    assert empty.session(one[1].id) == {row.id for row in (*fork, *one)}
+    assert empty.session(one[1].id) == empty.session(fork[1].id) == {row.id for row in (*fork, *one)}
 
 
 def test_one_key_alone_may_fill_the_disk(empty):

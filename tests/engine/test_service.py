@@ -421,6 +421,23 @@ def test_only_who_goes_on_from_an_answer_waits_for_its_end(engine, monkeypatch, 
         assert asyncio.run(both(server))[1].reason == "stop"
 
 
+def test_nobody_goes_on_from_a_text(engine, monkeypatch):
+    monkeypatch.setattr(service_module, "LEAVING_S", 60)
+
+    async def both(server: Server):
+        stream = server.service.stream(Request(prompt="Once", namespace="a", sampling={"max_tokens": 500}))
+        async for _ in stream:
+            break
+        try:
+            asked = Request(messages=[PART, user("Go on.")], namespace="a")
+            return await asyncio.wait_for(server.service.render(asked), 20)
+        finally:
+            await stream.aclose()
+
+    with Server(engine) as server:
+        assert asyncio.run(both(server))
+
+
 def test_who_goes_on_from_an_answer_waits_until_its_client_has_left(engine, monkeypatch):
     monkeypatch.setattr(service_module, "LEAVING_S", 60)
 
