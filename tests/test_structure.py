@@ -35,6 +35,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "cache": "errors files formats interface kernels model",
     "packing": "errors files formats kernels model prompt",
     "engine": "cache constrain errors formats hub interface isolation kernels machine model output prompt thinking",
+    "api": "cache engine errors interface prompt",
     "server": "errors interface isolation printable prompt thinking",
     "commands": (
         "cache engine errors files formats hub interface kernels machine model "

@@ -1,9 +1,12 @@
-"""A service whose backend is this process, without a store on disk: for the terminal and the Python API.
+"""A service whose backend is this process: for the terminal and the Python API.
 
 Enter at `local_service`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.engine.engine import Engine
 from a3b.engine.request_renderer import ServiceSettings
@@ -24,8 +27,17 @@ def cache_bytes() -> int:
     return min(MAX_CACHE, max(MIN_CACHE, Machine.read().memory_bytes // 4))
 
 
-def local_service(engine: Engine, settings: ServiceSettings | None = None, *, max_active: int = 1) -> Service:
-    """A service for callers in this process. Its calls have ids that count within an answer: call_0, call_1."""
-    cache = PrefixCache(b"local", engine.model.new_state, cache_bytes())
+def local_service(
+    engine: Engine,
+    settings: ServiceSettings | None = None,
+    *,
+    max_active: int = 1,
+    store: Store | None = None,
+    identity: bytes = b"local",
+    call_id: Callable[[int], str] = "call_{}".format,
+) -> Service:
+    """A service for callers in this process. store: where sessions outlive it, which stays the caller's to close;
+    identity is then that of the weights."""
+    cache = PrefixCache(identity, engine.model.new_state, cache_bytes(), store)
     scheduler = Scheduler(engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING)
-    return Service(engine, scheduler, TurnMemory(), settings, call_id="call_{}".format)
+    return Service(engine, scheduler, TurnMemory(store), settings, call_id=call_id)

@@ -51,7 +51,8 @@ TOTALS = (
 )
 
 
-def _random_call_id(index: int) -> str:
+def random_call_id(index: int) -> str:
+    """An id for the call with this index in its answer, as chat APIs have them."""
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -63,7 +64,7 @@ class Service:
         turns: TurnMemory,
         settings: ServiceSettings | None = None,
         trace: TextIO | None = None,
-        call_id: Callable[[int], str] = _random_call_id,
+        call_id: Callable[[int], str] = random_call_id,
     ):
         """trace: gets a line of JSON for each answer, with all its token ids. call_id: makes the id of a call from its
         index in the answer. The service closes the backend."""
