@@ -1,5 +1,6 @@
 # make chat: talk to the embedded model.  make test: prove the code right; make quick: the part of it that takes a minute.
 # make sanitize: the kernels' tests under ASAN and UBSAN.
+# make mutants [GROUP=cache] [SAMPLE=40|all]: plant small faults and count how many the tests notice (hours; see docs/mutants.md).
 # All set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test quick sanitize wheel nano-eval clean
+.PHONY: chat test quick sanitize mutants wheel nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
@@ -23,6 +24,10 @@ sanitize: $(VENV)/.tested
 	  --config-settings=cmake.define.A3B_SANITIZE=ON --config-settings=install.strip=false --config-settings=build-dir=build/sanitize-objects .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize $(BIN)/python -m pytest $(KERNEL_TESTS)
+
+mutants: $(VENV)/.tested
+	@$(BIN)/pip install --quiet --disable-pip-version-check '.[mutants]'
+	$(BIN)/python -m bench.mutants $(GROUP) --sample $(or $(SAMPLE),40) --seed $(or $(SEED),0)
 
 nano-eval: $(VENV)/.tested
 	$(BIN)/python -m nano.evaluate
