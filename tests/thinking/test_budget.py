@@ -98,6 +98,11 @@ def test_a_loop_ends_the_thinking_without_a_budget_and_with_one():
         assert answer[answer.index(CLOSE) - 1 :][:3] == [LINE, CLOSE, GAP]
 
 
+def test_a_loop_that_is_found_at_the_end_of_a_line_is_closed_without_another():
+    answer = play(control(), cycle([GAP]), MIN_REPEATED + CHECK_TOKENS + 3)
+    assert answer[answer.index(CLOSE) - 1 :][:3] == [GAP, CLOSE, GAP] and LINE not in answer
+
+
 def test_a_model_that_heeds_the_nudge_closes_itself():
     thinking = control(budget=40)
     answer = play(thinking, [*[WORD] * 8, STOP, CLOSE, GAP, WORD], 14)

@@ -83,6 +83,8 @@ def is_restored(sent: str, thinking: str = THOUGHT, **message) -> bool:
         THOUGHT[:50] + "\n[truncated]",
         THOUGHT[:50] + " [... 1,024 characters truncated ...]",
         THOUGHT[:50] + "(truncated)",
+        THOUGHT[:50] + " [Truncated]",
+        "<TRUNCATED> " + THOUGHT[-30:],
         THOUGHT[:50] + "[...]",
         "..." + THOUGHT[-30:],
         "[truncated] " + THOUGHT[-30:],

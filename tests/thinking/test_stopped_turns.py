@@ -126,6 +126,18 @@ def test_a_stopped_turn_is_found_where_the_conversation_was_rewritten_only_if_it
         assert isinstance(messages[3].get(REPLAY_KEY), Closed) is is_known
 
 
+def test_of_two_stopped_turns_that_a_rewritten_conversation_could_mean_none_is_taken():
+    begun = "The first thing to say is that the sky has had this colour for as long as anybody can remember"
+    for ends, is_known in ((("; so.", "; so."), True), (("; so.", "; but."), False)):
+        turns = TurnMemory()
+        for before, end, ids in (("One.", ends[0], (1,)), ("Two.", ends[1], (2,))):
+            cuts = [TruncationPoint(0, False, 0, 0), TruncationPoint(1, False, len(begun), 0)]
+            turn = Turn.of(answer(begun + end, "Why?"), ids if not is_known else (1,), False, 1, cuts)
+            turns.remember("", [user(before), answer("Ok."), *BEFORE], turn)
+        messages, _ = recall(turns, [user("Summary."), answer("Well."), *BEFORE, answer(begun), user("Go on.")])
+        assert (messages[3].get("reasoning_content") == "Why?") is is_known
+
+
 def test_of_several_stopped_turns_at_a_place_the_latest_is_meant_that_begins_so():
     turns = TurnMemory()
     for thinking, content, ids in (("one", "Yes, it is", (1,)), ("two", "Yes, it was", (2,)), ("three", "No", (3,))):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from a3b.prompt.chat_template import REPLAY_KEY, Closed
+from a3b.prompt.normalise_messages import normalise_messages
 from a3b.thinking.known_turns import MAX_ALIKE
 from a3b.thinking.policy import ThinkingBlock
 from a3b.thinking.turn import Turn, canonical
@@ -334,3 +335,11 @@ def test_content_that_is_no_text_is_no_part_of_a_turn():
     image = answer([{"type": "image", "image": "x"}])
     messages, _ = recall(remembered(BEFORE, WRITTEN), [*BEFORE, answer(), image, answer("", calls=LOOK["tool_calls"])])
     assert [message.get(REPLAY_KEY) for message in messages] == [None, IDS, None, None]
+
+
+def test_a_text_that_no_recognised_turn_knew_keeps_its_own_dates():
+    turns = TurnMemory()
+    turns.remember("", BEFORE, Turn.of(WRITTEN, IDS, False, 7, dates={"first": ("Monday",)}))
+    own = {"first": ("Tuesday",), "second": ("Wednesday",)}
+    found = turns.dates("", normalise_messages([*BEFORE, WRITTEN, user("Why?")])[0], own)
+    assert found == {"first": ("Monday",), "second": ("Wednesday",)}
