@@ -137,6 +137,18 @@ def test_the_disk_stays_within_its_budget_and_oldest_ends_go_first(tmp_path):
         assert reused(store, talks[-1]) == 300
 
 
+def test_a_store_that_is_opened_with_a_smaller_budget_shrinks_to_it(tmp_path):
+    now, talks = [1e9], [numbers(300, seed=seed) for seed in range(3)]
+    with Store(tmp_path, clock=lambda: now[0]) as store:
+        for ids in talks:
+            now[0] += 60
+            fill(store, ids, [100, 300])
+        whole = store.num_bytes
+    with Store(tmp_path, whole // 2, clock=lambda: now[0]) as store:
+        assert 0 < store.num_bytes <= whole // 2
+        assert reused(store, talks[0]) == 0 and reused(store, talks[2]) == 300
+
+
 def test_records_belong_to_a_namespace_a_key_and_a_node(copied, monkeypatch):
     directory, ids, _ = copied
     with Store(directory) as store:

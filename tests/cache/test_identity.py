@@ -1,0 +1,52 @@
+"""What a digest of weights sees of files large and small, and what the ids of nodes depend on."""
+
+from __future__ import annotations
+
+import pytest
+
+from a3b.cache.identity import NUM_SAMPLES, SAMPLE_BYTES, cache_identity, path_hash, root_id
+from a3b.engine.engine import nano_directory
+from a3b.model.config_reader import read_config
+
+LARGEST_READ_WHOLE = 2 * NUM_SAMPLES * SAMPLE_BYTES
+
+
+@pytest.fixture
+def identity(tmp_path):
+    config = read_config(nano_directory())
+
+    def of(data: bytes, name: str = "model.safetensors") -> bytes:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        (tmp_path / name).write_bytes(data)
+        return cache_identity(config, tmp_path, "q8", "avx2")
+
+    return of
+
+
+def changed(data: bytes, at: int) -> bytes:
+    return data[:at] + b"x" + data[at + 1 :]
+
+
+@pytest.mark.parametrize("at", [0, 3 * SAMPLE_BYTES // 2, LARGEST_READ_WHOLE - 1])
+def test_every_byte_of_a_file_of_half_a_megabyte_counts(identity, at):
+    data = bytes(LARGEST_READ_WHOLE)
+    assert identity(data) != identity(changed(data, at))
+
+
+def test_of_a_larger_file_the_size_the_header_and_samples_up_to_the_end_count(identity):
+    header = 100_000
+    data = header.to_bytes(8, "little") + bytes(8 * LARGEST_READ_WHOLE)
+    base = identity(data)
+    seen = [0, 8 + SAMPLE_BYTES + 1, 8 + header - 1, len(data) - 1, (len(data) - SAMPLE_BYTES) * 7 // (NUM_SAMPLES - 1)]
+    assert len({base, identity(data + b"\0"), *(identity(changed(data, at)) for at in seen)}) == len(seen) + 2
+    assert identity(changed(data, header + SAMPLE_BYTES)) == base  # between two samples: nobody reads 70 GB
+
+
+def test_the_name_of_a_file_counts_and_the_same_bytes_in_gguf_are_other_weights(identity):
+    assert len({identity(b"w"), identity(b"w", "other.safetensors"), identity(b"w", "model.gguf")}) == 3
+
+
+def test_ids_depend_on_the_identity_the_namespace_and_where_one_ends():
+    assert len({root_id(b"a", "bc"), root_id(b"ab", "c"), root_id(b"a", "b"), root_id(b"b", "bc")}) == 4
+    assert len(path_hash(root_id(b"a", "b")).digest()) == 16
