@@ -307,3 +307,19 @@ def test_a_model_of_any_name_gets_a_plain_directory(name, tmp_path):
     assert (
         found.isascii() and "/" not in found and not found.startswith(".") and len(found) < 80 and found.isprintable()
     )
+
+
+def test_keys_of_a_file_are_its_lines_after_those_of_the_command_line_each_once(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(" file-a \n\nfile-b\nkey\n")
+    args = Namespace(api_key=["key"], api_key_file=str(file), runtime=SimpleNamespace(api_key=("variable",)))
+    assert serve.api_keys(args) == ("key", "file-a", "file-b")
+    args.api_key, args.api_key_file = None, None
+    assert serve.api_keys(args) == ("variable",)
+
+
+def test_a_trace_goes_on_after_what_is_in_the_file(tmp_path):
+    for text in ("one\n", "two\n"):
+        with serve.opened(str(tmp_path / "trace")) as file:
+            file.write(text)
+    assert (tmp_path / "trace").read_text() == "one\ntwo\n"
