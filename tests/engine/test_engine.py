@@ -304,7 +304,7 @@ def test_an_answer_that_another_token_ended_is_replayed_with_the_end_of_a_turn(e
     ],
 )
 def test_loading_refuses_arguments_of_other_types_and_values(name, value):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="^model" if name == "directory" else f"^{name}: |^instruction set 'bogus'"):
         Engine.load(**{name: value})
 
 

@@ -132,6 +132,33 @@ def test_a_prompt_alone_is_read_in_large_pieces():
     assert [num for ((_, num),) in model.steps] == [CHUNK, CHUNK, 1]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_read_from_disk_in_another_thread_is_what_the_prompt_goes_on_from(fails, caplog):
+    class OnDisk:
+        thread = None
+
+        def read(self):
+            self.thread = threading.current_thread()
+            if fails:
+                raise MemoryError
+
+    class CacheWithDisk(Cache):
+        given = None
+
+        def on_disk(self, namespace, ids):
+            return on_disk
+
+        def sync(self, namespace, ids, on_disk=None):
+            self.given = (on_disk, threading.current_thread())
+            return super().sync(namespace, ids)
+
+    on_disk, cache = OnDisk(), CacheWithDisk()
+    _, _, (job,) = run(cache, (prompt(0, 3), 2))
+    found, computing = cache.given
+    assert found is on_disk and computing is not on_disk.thread is not None
+    assert job.generation.sampled == [1, 1] and ("could not be read from disk" in caplog.text) is fails
+
+
 def test_while_another_answer_is_written_a_prompt_is_read_in_small_pieces():
     model, events, _ = run(Cache(), (prompt(0, 1), WRITTEN), (prompt(5000, 2 * CHUNK), 1))
     pieces = [num for step in model.steps if len(step) == 2 for first, num in step if first >= 5000]

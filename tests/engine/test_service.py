@@ -46,6 +46,62 @@ def test_a_conversation_grows_by_what_was_sampled_and_a_turn_costs_its_new_token
         assert all(cold(engine, line) == line["sampled"] for line in lines)
 
 
+def test_the_first_event_says_how_much_of_the_prompt_was_known_and_why_not_more(engine):
+    with Server(engine) as server:
+        for messages, miss in (([user("hello there")], "new"), ([user("hello there"), user("Well?")], "diverged")):
+            first, *_, last = asyncio.run(server.events(Request(messages=messages, sampling=GREEDY)))
+            assert first.usage.cache == last.usage.cache and first.usage.cache.miss == miss
+            assert first.usage.cache.reused == first.usage.cached_tokens == last.usage.cached_tokens
+            assert first.usage.prompt_tokens == last.usage.prompt_tokens and first.usage.completion_tokens == 0
+        assert first.usage.cached_tokens > 0
+        report = first.usage.cache
+        assert report.position >= report.reused and report.expected and report.found != report.expected
+        assert report.kept_dates == 0
+
+
+@pytest.mark.parametrize(("choice", "known"), [("auto", [TOOL]), ("required", [TOOL]), ("none", [])])
+def test_an_answer_that_may_call_no_tool_is_not_searched_for_calls(engine, monkeypatch, choice, known):
+    made, generation = [], service_module.Generation
+    monkeypatch.setattr(
+        service_module,
+        "Generation",
+        lambda *args, **kwargs: made.append(kwargs["tools"]) or generation(*args, **kwargs),
+    )
+    with Server(engine) as server:
+        server.ask([user("hello")], tools=[TOOL], tool_choice=choice, sampling=GREEDY | {"max_tokens": 2})
+    assert [list(tools) for tools in made] == [known]
+
+
+def test_health_says_what_is_served_and_whether_it_still_computes(engine):
+    with Server(engine) as server:
+        found = server.service.health()
+        assert found == {
+            "status": "ok",
+            "model": server.service.model,
+            "context": server.service.context,
+            "active": 0,
+            "waiting": 0,
+        }
+        server.scheduler.close()
+        assert server.service.health()["status"] == "stopped"
+
+
+def test_counters_add_up_over_requests(engine):
+    with Server(engine) as server:
+        ask = [user("What is 17 plus 25?")]
+        message, one = server.ask(ask)
+        _, two = server.ask([*ask, bare(message), user("Thanks!")])
+        found, both = server.service.metrics(), (one.usage, two.usage)
+        assert found["requests_total"] == 2 and found["active_requests"] == found["store_trouble"] == 0
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens"):
+            assert found[f"{name}_total"] == sum(getattr(usage, name) for usage in both), name
+        assert found["thinking_restored_tokens_total"] == two.usage.thinking.restored > 0
+        assert (
+            found["thinking_dropped_tokens_total"] == found["cache_wrong_total"] == found["cache_verified_total"] == 0
+        )
+        assert found["cache_nodes"] == server.cache.stats().nodes > 0
+
+
 def test_without_our_memory_the_secret_is_lost_and_with_it_it_is_kept(engine):
     with Server(engine) as server:
         ask = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
