@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from a3b.interface.events import Event, Finished, Started, Usage
 from a3b.server.response_store import ResponseStore
 from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.thinking_signatures import ThinkingSigner
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,13 @@ class ApiContext:
     service: ServiceProtocol
     signer: ThinkingSigner
     stored: ResponseStore
+
+
+def routes_at_both_roots(handlers: Sequence[tuple[str, Handler, str]]) -> list[Route]:
+    """Routes of (path, handler, method), under /v1 and without it, as clients use either."""
+    return [
+        Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in handlers
+    ]
 
 
 def request_id(request: Request) -> str:

@@ -27,7 +27,7 @@ from starlette.routing import Route
 from a3b.server.anthropic.messages_output import MessageBuilder
 from a3b.server.anthropic.messages_request import read_request
 from a3b.server.anthropic.threads import Threads
-from a3b.server.context import ApiContext, recording_usage
+from a3b.server.context import ApiContext, recording_usage, routes_at_both_roots
 from a3b.server.errors import error_body, to_api_error
 from a3b.server.event_streams import (
     EventStream,
@@ -69,10 +69,7 @@ def routes(api: ApiContext) -> list[Route]:
         num = await while_connected(request.receive, api.service.count_tokens(parsed.request))
         return json_response({"input_tokens": num}, headers=warning_headers(parsed.warnings))
 
-    found = [("", create), ("/count_tokens", count_tokens)]
-    return [
-        Route(f"{root}/messages{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found
-    ]
+    return routes_at_both_roots([("/messages", create, "POST"), ("/messages/count_tokens", count_tokens, "POST")])
 
 
 async def _server_sent(items: PrimedStream, builder: MessageBuilder) -> AsyncGenerator[bytes, None]:

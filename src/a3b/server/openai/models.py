@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from a3b import __version__
 from a3b.interface.request import Request
-from a3b.server.context import ApiContext
+from a3b.server.context import ApiContext, routes_at_both_roots
 from a3b.server.errors import ApiError
 from a3b.server.sse import json_response
 
@@ -70,12 +70,11 @@ def routes(api: ApiContext) -> list[Route]:
             404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported"
         )
 
-    found = [
-        ("/models", models, "GET"),
-        ("/models/{id:path}", one_model, "GET"),
-        ("/props", props, "GET"),
-        ("/embeddings", embeddings, "POST"),
-    ]
-    return [
-        Route(f"{root}{path}", handler, methods=[method]) for root in ("/v1", "") for path, handler, method in found
-    ]
+    return routes_at_both_roots(
+        [
+            ("/models", models, "GET"),
+            ("/models/{id:path}", one_model, "GET"),
+            ("/props", props, "GET"),
+            ("/embeddings", embeddings, "POST"),
+        ]
+    )

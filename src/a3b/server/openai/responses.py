@@ -26,7 +26,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from a3b.server.context import ApiContext, recording_usage
+from a3b.server.context import ApiContext, recording_usage, routes_at_both_roots
 from a3b.server.errors import ApiError
 from a3b.server.event_streams import EventStream, collect, finish_of, prime_stream, warnings_of, while_connected
 from a3b.server.openai.compaction import compacted, read_compaction
@@ -72,40 +72,38 @@ def routes(api: ApiContext) -> list[Route]:
         compaction = compacted(parsed, events, api.signer)
         return json_response(compaction, headers=warning_headers(parsed.warnings))
 
-    def find(http: HttpRequest) -> StoredResponse:
-        response_id = http.path_params["id"]
-        stored = api.stored.get(http.state.namespace, response_id)
-        if stored is None:
-            raise ApiError(404, f"Response with id '{response_id[:100]}' not found.", "response_not_found")
-        return stored
-
     async def retrieve(http: HttpRequest) -> Response:
         if http.query_params.get("stream", "false") != "false":
             message = "stream: not supported for a response that is complete; leave it out"
             raise ApiError(400, message, "unsupported_parameter", "stream")
-        return json_response(find(http).response)
+        return json_response(_find(api, http).response)
 
     async def delete(http: HttpRequest) -> Response:
-        response_id = find(http).response["id"]
+        response_id = _find(api, http).response["id"]
         api.stored.delete(http.state.namespace, response_id)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     async def input_items(http: HttpRequest) -> Response:
-        return json_response(_page(find(http).items, http.query_params))
+        return json_response(_page(_find(api, http).items, http.query_params))
 
-    found = [
-        ("", create, "POST"),
-        ("/input_tokens", count_tokens, "POST"),
-        ("/compact", compact, "POST"),
-        ("/{id}", retrieve, "GET"),
-        ("/{id}", delete, "DELETE"),
-        ("/{id}/input_items", input_items, "GET"),
-    ]
-    return [
-        Route(f"{root}/responses{path}", handler, methods=[method])
-        for root in ("/v1", "")
-        for path, handler, method in found
-    ]
+    return routes_at_both_roots(
+        [
+            ("/responses", create, "POST"),
+            ("/responses/input_tokens", count_tokens, "POST"),
+            ("/responses/compact", compact, "POST"),
+            ("/responses/{id}", retrieve, "GET"),
+            ("/responses/{id}", delete, "DELETE"),
+            ("/responses/{id}/input_items", input_items, "GET"),
+        ]
+    )
+
+
+def _find(api: ApiContext, http: HttpRequest) -> StoredResponse:
+    response_id = http.path_params["id"]
+    stored = api.stored.get(http.state.namespace, response_id)
+    if stored is None:
+        raise ApiError(404, f"Response with id '{response_id[:100]}' not found.", "response_not_found")
+    return stored
 
 
 def _page(items: list[ResponseItem], query: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from a3b.interface.request import Request
 from a3b.isolation.deadlines import in_thread
-from a3b.server.context import ApiContext, namespace, request_id
+from a3b.server.context import ApiContext, namespace, request_id, routes_at_both_roots
 from a3b.server.errors import ApiError
 from a3b.server.event_streams import while_connected
 from a3b.server.fields import Fields, is_token_id
@@ -60,5 +60,10 @@ def routes(api: ApiContext) -> list[Route]:
         prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
         return json_response({"prompt": prompt}, headers=warning_headers(parsed.warnings))
 
-    found = [("/tokenize", tokenize), ("/detokenize", detokenize), ("/apply-template", apply_template)]
-    return [Route(f"{root}{path}", handler, methods=["POST"]) for root in ("/v1", "") for path, handler in found]
+    return routes_at_both_roots(
+        [
+            ("/tokenize", tokenize, "POST"),
+            ("/detokenize", detokenize, "POST"),
+            ("/apply-template", apply_template, "POST"),
+        ]
+    )
