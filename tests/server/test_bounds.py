@@ -220,16 +220,16 @@ def test_more_messages_than_tokens_fit_are_refused_at_once_and_counted_all_the_s
 
 def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
     """Eight others never end until this one has."""
-    told, done = server.service._rendered, threading.Event()
+    render, done = server.service.renderer.render, threading.Event()
 
-    def slow(request, think):
+    def slow(request):
         if request.messages[0]["content"] == "slow":
             while not done.is_set():
                 deadlines.check()
                 time.sleep(0.001)
-        return told(request, think)
+        return render(request)
 
-    monkeypatch.setattr(server.service, "_rendered", slow)
+    monkeypatch.setattr(server.service.renderer, "render", slow)
 
     async def beside() -> tuple[int, list[int]]:
         others = [
