@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
-SAMPLE = "What are you?"  # asked when there is nobody to ask
+SAMPLE = "What are you?"  # asked when no question comes
 HELP = """\
 /help             this list
 /new              forget the conversation

@@ -6,7 +6,7 @@ import errno
 import select
 import sys
 import time
-from typing import BinaryIO
+from typing import TextIO
 
 from a3b.errors import UsageError
 from a3b.printable import say
@@ -20,13 +20,13 @@ def piped_text(timeout_s: float | None = None) -> str:
     takes.
 
     Raises UsageError for what is too long or no UTF-8 text, and if nothing came in time: a pipe whose writer never
-    writes and never ends looks like one that is slow, and an answer without the text would be a wrong one."""
+    writes and never ends looks like one that is slow, and an answer without the text would be wrong."""
     stream = sys.stdin
     if stream.isatty():
         return ""
     try:
         stream.fileno()
-    except (OSError, ValueError):  # not a file: whoever replaced it may not let it be read
+    except (OSError, ValueError):  # not a file: its replacement may refuse to be read
         return _text(_replaced(stream))
     if timeout_s is not None:
         _await_first_byte(timeout_s)
@@ -39,9 +39,10 @@ def piped_text(timeout_s: float | None = None) -> str:
     return _text(data)
 
 
-def _replaced(stream) -> bytes | str:
+def _replaced(stream: TextIO) -> bytes | str:
     try:
-        return getattr(stream, "buffer", stream).read(MAX_BYTES + 1)
+        data: bytes | str = getattr(stream, "buffer", stream).read(MAX_BYTES + 1)
+        return data
     except OSError:
         return b""
 
@@ -60,7 +61,7 @@ def _await_first_byte(timeout_s: float) -> None:
     )
 
 
-def _ready(stream: BinaryIO, timeout_s: float) -> bool:
+def _ready(stream: TextIO, timeout_s: float) -> bool:
     """Whether a byte or the end is there within that time."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)

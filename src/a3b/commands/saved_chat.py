@@ -1,4 +1,4 @@
-"""The present conversation of `a3b chat`: what it goes on from, what is written down, what is shown of it.
+"""The conversation of this `a3b chat`: what it continues, what is written to disk, what is shown of it.
 
 Keeping never stops a chat: a failure to write is reported once. Enter at `Kept.of`.
 """

@@ -221,8 +221,9 @@ def _as_object(line: bytes) -> dict[str, Any]:
 
 def _as_head(record: dict[str, Any]) -> Head | None:
     model, identity, system = (record.get(key) for key in ("model", "identity", "system"))
-    known = record.get("a3b_chat") == FORMAT and isinstance(model, str) and isinstance(identity, str)
-    return Head(model, identity, system) if known and (system is None or isinstance(system, str)) else None
+    if record.get("a3b_chat") != FORMAT or not isinstance(model, str) or not isinstance(identity, str):
+        return None
+    return Head(model, identity, system) if system is None or isinstance(system, str) else None
 
 
 def _as_answer(record: dict[str, Any]) -> tuple[dict[str, Any], TurnIds | None] | None:

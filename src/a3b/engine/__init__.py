@@ -1,1 +1,1 @@
-"""From a request to a stream of events: the service, the scheduler, one generation, the sampler."""
+"""From a request to a stream of events: the service, its backend (the scheduler), one generation, the sampler."""

@@ -30,7 +30,7 @@ NANO_NAMES = ("a3b-nano", "nano")
 
 
 def nano_directory() -> Path:
-    """Where the embedded model lies inside the installed package."""
+    """The directory of the embedded model in the installed package."""
     return Path(__file__).parent.parent / "nano_model"
 
 
@@ -189,7 +189,6 @@ def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | Non
 
 
 def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The config with the template's end of turn among the end tokens, which the files of a checkpoint need not
-    name."""
+    """The config with the template's end of turn among the end tokens, even if no file names it."""
     ends = [tokenizer.control_id(END_OF_TURN)] if END_OF_TURN in tokenizer.control_names else []
     return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))

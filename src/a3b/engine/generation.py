@@ -136,7 +136,7 @@ class Generation:
 
     @property
     def computing(self) -> Constraint | None:
-        """The constraint, if it has not yet computed what may be written next."""
+        """The constraint, while it is still computing what may be written next."""
         constraint = self._constraint
         if constraint is None or self.reason or (self._parser.in_thinking and not constraint.sees_thinking):
             return None
@@ -171,8 +171,7 @@ class Generation:
         return self._extend(ids, logprobs, deque())
 
     def scores(self, prompt_ids: Sequence[int], first: int, logits: np.ndarray) -> list[Event]:
-        """How likely the tokens of the prompt were that follow those from place `first` on, of which logits float32 [n,
-        V] are."""
+        """How likely the tokens of the prompt after place `first` were, from logits float32 [n, V] of that place on."""
         text = self.tokenizer.token_bytes
         events: list[Event] = [PromptLogprobs(prompt_ids[0], text(prompt_ids[0]), None)] if first == 0 else []
         # what follows the last is not there
@@ -276,7 +275,7 @@ class Generation:
             raise self._failure
 
     def _end(self, reason: Reason) -> list[Event]:
-        """The events that were held back."""
+        """End the answer; the events that were held back."""
         self.reason, self.feed = reason, []
         rest = self._decoder.flush() if reason != "cancelled" else ""  # an incomplete UTF-8 sequence is dropped
         events = self._stops.apply((self._parsed(rest) if rest else []) + self._parser.finish(), last=True)

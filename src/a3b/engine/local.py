@@ -4,6 +4,7 @@ Enter at `local_service`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from a3b.cache.disk_store import Store
@@ -14,6 +15,8 @@ from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service
 from a3b.machine import Machine
 from a3b.thinking.turn_memory import TurnMemory
+
+logging.getLogger("a3b").addHandler(logging.NullHandler())  # a caller gets the error itself; `a3b serve` logs
 
 MAX_CACHE, MIN_CACHE = 4 << 30, 256 << 20  # bytes of memory for snapshots, unless told otherwise
 MAX_WAITING = 1 << 12  # requests: callers of this process wait for a place and are not refused

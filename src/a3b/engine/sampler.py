@@ -3,9 +3,10 @@
 Owns the sampling parameters with their limits, the presets and the draw. Knows nothing of text, of the model
 or of requests; reads no global randomness. Enter at `Sampler`.
 
-Order: what is not allowed is gone; biases are added; repetition, then presence and frequency penalty; temperature;
-top-k; top-p; min-p; draw. That is the order of `transformers`. vLLM has the same penalties and temperature but applies
-min-p before top-k and top-p, so its top-p counts less mass; llama.cpp applies the temperature last, after all cuts."""
+Order: tokens that are not allowed are removed; biases are added; repetition, then presence and frequency penalty;
+temperature; top-k; top-p; min-p; draw. That is the order of `transformers`. vLLM has the same penalties and temperature
+but applies min-p before top-k and top-p, so its top-p counts less mass; llama.cpp applies the temperature last, after
+all cuts."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def finite_logits(logits: np.ndarray, position: int) -> np.ndarray:
 
 
 class TokenCounts:
-    """Which tokens a sequence holds, as far as penalties ask: generated ones counted, prompt ones noted.
+    """The tokens of a sequence that penalties look at: generated ones with counts, prompt ones without.
 
     num_tokens: ids are below this; prompt: ids int [T].
     """

@@ -64,8 +64,7 @@ class Scheduler:
     def __init__(
         self, model: Model, cache: PrefixCache, *, max_active: int = 4, max_waiting: int = 32, verify_every: int = 0
     ):
-        """verify_every: every so many cache hits one is computed again from nothing and compared bit for bit; 0 is
-        never."""
+        """verify_every: one of so many cache hits is recomputed from nothing and compared bit for bit; 0 is never."""
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
         self.num_verified = self.num_wrong = self.num_hits = 0
@@ -75,7 +74,7 @@ class Scheduler:
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._quit = False
-        self._may_admit = False  # something changed since waiting jobs were looked at
+        self._may_admit = False  # something has changed since the waiting jobs were last considered
         self._chunk = LEAST_CHUNK  # while others wait
         self._reader = ThreadPoolExecutor(1, "restore")
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -84,7 +83,7 @@ class Scheduler:
     # -- from any thread
 
     def submit(self, job: Job) -> None:
-        """Raises OverloadedError when all places, those to wait in too, are taken."""
+        """Raises OverloadedError when every place is taken, including those to wait in."""
         with self._wake:
             if self._quit:
                 raise OverloadedError("the server is shutting down; try another or wait for it to be back")
@@ -191,7 +190,7 @@ class Scheduler:
             self._waiting.extendleft(reversed(held))
 
     def _start(self, run: _Run) -> None:
-        """Begin, when what the cache has on disk for the run has been read."""
+        """Begin once what the cache has on disk for the run has been read."""
         if run.job.score is not None:  # the cache has states, no logits: all is read again
             self._begin(run)
             return
@@ -274,7 +273,7 @@ class Scheduler:
             elif writing:
                 *logits, last = self.model.forward_batch([*pieces, (ids, reading.state)])
             else:
-                kind = "last" if reading.read + num_read == len(reading.job.ids) else "none"
+                kind: Literal["last", "none"] = "last" if reading.read + num_read == len(reading.job.ids) else "none"
                 logits = []
                 last = self.model.forward(ids, reading.state, logits=kind, cancel=reading.job.cancelled.is_set)
         seconds = time.perf_counter() - start
@@ -288,7 +287,7 @@ class Scheduler:
             self._has_read(reading, num_read, last)
 
     def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
-        """Read a piece of a prompt and tell of each token how likely it was; the logits of the last one."""
+        """Read a piece of a prompt and score its tokens; the logits of the last one."""
         cancel = None if others_wait else run.job.cancelled.is_set
         place = run.read
         for logits in self.model.forward_chunks(ids, run.state, SCORED_ROWS, cancel):
@@ -343,7 +342,7 @@ class Scheduler:
             constraint.wait(HELD_S)
 
     def _take_held(self) -> None:
-        """Answers whose constraints are ready now go on."""
+        """Continue answers whose constraints are ready now."""
         for run in list(self._active):
             if run.held is not None:
                 self._advance(run, run.held)

@@ -142,7 +142,7 @@ class Service:
                 stopped.add_done_callback(lambda saved: self._abandoned.pop(saved, None))
 
     async def count_tokens(self, request: Request) -> int:
-        """Tokens of the prompt, be it longer than the context."""
+        """Tokens of the prompt, even if it is longer than the context."""
         return len(await self.render(request))
 
     async def render(self, request: Request) -> list[int]:
@@ -363,7 +363,7 @@ class Service:
 
 
 class _Answer:
-    """One answer on its way from the backend to whoever asked."""
+    """One answer on its way from the backend to its caller."""
 
     def __init__(
         self,

@@ -60,8 +60,7 @@ class ToolCallEnd:
 
 @dataclass(frozen=True)
 class ThinkingInContext:
-    """Tokens of earlier thinking: in the prompt as the client sent them, in the prompt because we put them back, left
-    out by policy."""
+    """Tokens of earlier thinking: sent by the client, put back by us, or left out by policy."""
 
     sent: int = 0
     restored: int = 0
@@ -105,9 +104,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Started:
-    """The first event of an answer from a server: the request was accepted, its place in the cache is known.
+    """The first event of an answer: the request was accepted, and what the cache has of it is known.
 
-    warnings: what it asked for and does not get."""
+    warnings: what the request asked for and does not get."""
 
     usage: Usage
     warnings: tuple[str, ...] = ()
@@ -115,7 +114,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Reading:
-    """So many tokens of the prompt were read, of those that had to be."""
+    """How many tokens of the prompt were read, of those that the cache did not have."""
 
     done: int
     total: int
@@ -134,7 +133,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """The same of a token of the prompt. Nothing comes before the first one, which has no logprob."""
+    """The same for a token of the prompt. The first one has no logprob, as nothing precedes it."""
 
     token_id: int
     token: bytes
@@ -143,11 +142,11 @@ class PromptLogprobs:
 
 
 class TruncationPoint(NamedTuple):
-    """Where an answer may be cut: behind a token that ends no call, no tag and no character in the middle."""
+    """Where an answer may be cut: after a token that leaves no call, tag or character half written."""
 
     num_ids: int
     in_thinking: bool
-    num_chars: int  # of the thinking or, behind it, of the text, with white space at its end
+    num_chars: int  # of the thinking or, after it, of the text, with trailing white space
     num_calls: int
 
 
@@ -159,7 +158,8 @@ ThinkingStop = Literal["", "closed", "budget", "repetition", "length"]
 class Finished:
     """The last event of an answer. `stop_string` is the caller's stop string that ended it, if one did.
 
-    thinking_stop says who ended the thinking: "closed" the model, "budget" and "repetition" we; "" there was none."""
+    thinking_stop says who ended the thinking: the model ("closed") or we
+    ("budget", "repetition"); "" if there was none."""
 
     reason: Reason
     usage: Usage = Usage()

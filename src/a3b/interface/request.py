@@ -1,4 +1,4 @@
-"""What every API asks of the engine, in one form that knows no wire format. Enter at `Request`."""
+"""What every API asks of the engine, in one form that is independent of any wire format. Enter at `Request`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ToolChoice = Literal["auto", "none", "required", "named"]
 
 @dataclass(frozen=True)
 class Request:
-    """One answer asked for.
+    """A request for one answer.
 
     messages: OpenAI chat messages, as `a3b.prompt.normalise_messages` takes them: roles system, user, assistant, tool;
     text or parts as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function",
