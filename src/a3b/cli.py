@@ -1,7 +1,7 @@
-"""The command line: arguments in, one command out. Thin: each command is a module of `a3b.commands`.
+"""The command line: parses arguments and runs one command. Each command is a module of `a3b.commands`.
 
 Answers go to stdout; progress, thinking and errors to stderr. Exit status: 0 done, 1 refused, 2 wrong usage, 130
-Ctrl-C, 143 SIGTERM."""
+Ctrl-C, 143 SIGTERM. Enter at `main`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To be
     a3b plan                        what the 35B model takes here, and how fast it will be
     a3b pull OWNER/NAME DIR         download a model
     a3b pack DIR PACKED             make it fast
-    a3b serve PACKED                answer clients of OpenAI and Anthropic
+    a3b serve PACKED                speak the OpenAI and Anthropic APIs
 
 'a3b help COMMAND' explains a command. All of them: """
 

@@ -1,9 +1,8 @@
-"""What this machine lets a process have: cores and memory, after affinity and control groups of version 1 and 2.
-Measures no speed.
+"""What this machine lets a process use: cores and memory, after affinity and control groups of version 1 and 2.
 
-A container's limit binds at every level of its group's path, so all levels are read, as far as they can be seen. Files
-that the kernel can drop (mapped weights among them) count as free. Everything is read below `root`, so tests can build
-a machine. Enter at `Machine.read`."""
+A container is limited at every level of its group's path, so all visible levels are read. Files that the kernel can
+drop, mapped weights among them, count as free. Everything is read below `root`, so that tests can build a machine.
+Measures no speed. Enter at `Machine.read`."""
 
 from __future__ import annotations
 
@@ -12,23 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-NO_LIMIT = 1 << 62  # version 1 writes about this for none
+NO_LIMIT = 1 << 62  # version 1 writes about this number for no limit
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The smaller of what exists and what is allowed."""
+    """Cores and memory: the smaller of what exists and what is allowed."""
 
     num_cpus: int  # logical processors the process may run on
-    num_cores: int  # cores those belong to
+    num_cores: int  # cores that these belong to
     cpu_quota: float | None  # processors' worth of time that a control group grants
-    memory_bytes: int  # that can be had without pushing others out
+    memory_bytes: int  # available without taking memory from other processes
     total_memory_bytes: int
     memory_limit: str | None  # path of the control group that sets memory_bytes, if one does
 
     @classmethod
     def read(cls, root: Path = Path("/"), cpus: Sequence[int] | None = None) -> Machine:
-        """cpus: those of the affinity mask; None asks the kernel."""
+        """Read the machine. cpus: those of the affinity mask; None asks the kernel."""
         cpus = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
         free, total = _meminfo(root)
         limit = None
@@ -40,7 +39,7 @@ class Machine:
 
     @property
     def num_threads(self) -> int:
-        """Threads that make sense for kernels bound by memory or vector units: one a core, none beyond the quota."""
+        """Threads for kernels bound by memory or vector units: one per core, at most the quota."""
         granted = self.num_cores if self.cpu_quota is None else int(self.cpu_quota)
         return max(1, min(self.num_cores, granted))
 
@@ -111,7 +110,7 @@ def _meminfo(root: Path) -> tuple[int, int]:
 
 
 def _num_cores(root: Path, cpus: Sequence[int]) -> int:
-    """Cores behind logical processors: siblings of one core share its units."""
+    """The number of cores of logical processors: siblings share one core's units."""
     siblings = (
         _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus
     )
@@ -131,6 +130,6 @@ def _number(file: Path) -> int | None:
 
 
 def _table(file: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """A file with a name and a number on each line."""
     rows = (line.split() for line in _text(file).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

@@ -1,5 +1,6 @@
-"""How this process runs: the A3B_* environment variables, how each is read, and its default. Enter at
-`RuntimeConfig.from_env`."""
+"""How this process runs: the A3B_* environment variables, how each is read, and its default.
+
+Enter at `RuntimeConfig.from_env`."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
     "threads": (_positive, None),  # of the kernels; None: every core this process may use
     "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
     "kv": (_one_of("q8", "bf16", "f32"), "q8"),  # keys and values in 8 bits, "bf16" or "f32"
-    "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME: what can be made again
-    # of serve, as all below; keys between commas
+    "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME; for what can be recomputed
+    # for serve, as are all below; lists are separated by commas
     "host": (str, "127.0.0.1"),
     "port": (_port, 8080),
     "api_key": (_parts, ()),
@@ -58,11 +59,11 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
 class Variables:
     """Variables as attributes, by the names in VARIABLES.
 
-    A value is checked when it is used: a malformed one raises UsageError in the commands that use it, and in no other.
+    A value is checked when it is used: a malformed one raises UsageError only in commands that use it.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, cache_home: str = "", **given: Any):
-        """values: by names without A3B_, in lower case; none is empty. given: values that are read already, by name."""
+        """values: texts by name, without A3B_ and in lower case. given: values that are read already, by name."""
         if wrong := given.keys() - VARIABLES.keys():
             raise TypeError(f"no such variables: {', '.join(sorted(wrong))}")
         self.values, self.cache_home, self._given = dict(values or {}), cache_home, given

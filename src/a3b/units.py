@@ -1,7 +1,7 @@
 """Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
 
-A lone letter counts in 1024s, as llama-server, ollama and docker read it; KB and MB are 1000s and KiB and MiB 1024s.
-Every function raises UsageError that says what was expected.
+A single letter means 1024s, as for llama-server, ollama and docker; KB and MB are 1000s, KiB and MiB 1024s. Every
+function raises UsageError that says what was expected. Enter at `byte_size`, `token_count` and `duration`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from a3b.errors import UsageError
 
-BASES = {"": 1024, "i": 1024, "ib": 1024, "b": 1000}  # of what follows the letter
+BASES = {"": 1024, "i": 1024, "ib": 1024, "b": 1000}  # by what follows the letter
 BYTES = {"": 1, "b": 1} | {
     f"{letter}{rest}": base**i for i, letter in enumerate("kmgt", 1) for rest, base in BASES.items()
 }
@@ -23,12 +23,12 @@ NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+|\d{1,3}(?:_\d{3})+)(\.\d+)?\s*([a-
 
 
 def byte_size(text: str) -> int:
-    """Bytes; 0 is allowed. A size beyond any disk becomes the largest integer of SQLite."""
+    """A size in bytes; 0 is allowed. A size beyond any disk becomes the largest integer of SQLite."""
     return min(_amount(text, BYTES, "a size, such as 256M, 2GiB or 500MB"), MOST)
 
 
 def token_count(text: str) -> int:
-    """At least one token; k is 1024."""
+    """A number of tokens, at least one; k is 1024."""
     expected = "a positive number of tokens, such as 32768, 128k or 1M"
     if not 1 <= (number := _amount(text, TOKENS, expected)) <= MOST_TOKENS:
         raise UsageError(f"{text[:40]!r} is not {expected}")
@@ -36,7 +36,7 @@ def token_count(text: str) -> int:
 
 
 def duration(text: str) -> int:
-    """Seconds; the unit must be there."""
+    """An age in seconds; the unit is required."""
     return min(_amount(text, SECONDS, "an age, such as 7d or 12h"), MOST)
 
 

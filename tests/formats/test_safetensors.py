@@ -103,7 +103,7 @@ def test_files_that_are_none_are_refused(tmp_path, content):
 
 def test_a_name_that_stands_twice_is_refused(tmp_path):
     one = json.dumps(ONE)
-    with pytest.raises(TensorError, match="'a' stands twice"):
+    with pytest.raises(TensorError, match="'a' occurs twice"):
         read(tmp_path / "x.safetensors", with_header(f'{{"a":{one},"a":{one}}}'.encode(), b"\0" * 8))
 
 

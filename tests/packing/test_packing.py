@@ -596,7 +596,7 @@ def test_a_float_matrix_where_floats_are_needed(tmp_path, whole):
 def test_verify_refuses_an_unpacked_directory(tmp_path, capsys):
     write_source(tmp_path / "source")
     assert main(["verify", str(tmp_path / "source")]) == 1
-    assert "no a3b.json, so it is no packed model" in capsys.readouterr().err
+    assert "no a3b.json, so it is not a packed model" in capsys.readouterr().err
 
 
 def test_packing_refuses_a_packed_directory(tmp_path):

@@ -1,4 +1,4 @@
-"""Types of arguments for argparse: each takes the text of an argument and raises ArgumentTypeError."""
+"""Types of arguments for argparse: each reads the text of an argument and raises ArgumentTypeError."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def _read_by(read: Callable[[str], int]) -> Callable[[str], int]:
-    """A type for argparse, which shows the words of ArgumentTypeError alone."""
+    """A type for argparse, which shows only the text of ArgumentTypeError."""
 
     def typed(text: str) -> int:
         try:
@@ -113,7 +113,7 @@ def not_negative(text: str) -> int:
 
 def some_bytes(text: str) -> int:
     if not (size := byte_size(text)):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} lets nothing through; give a size such as 32MiB")
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} allows nothing; give a size such as 32MiB")
     return size
 
 

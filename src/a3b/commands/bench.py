@@ -1,4 +1,4 @@
-"""`a3b bench KIND`: speed of one model, the start of a process, or the claim of sparsity."""
+"""`a3b bench KIND`: the speed of a model, the start of a process, or a sparse model against dense ones."""
 
 from __future__ import annotations
 

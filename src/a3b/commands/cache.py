@@ -1,5 +1,6 @@
-"""`a3b cache list|verify|prune|forget`: the conversations that a server keeps on disk. May run while one does; it
-notices."""
+"""`a3b cache list|verify|prune|forget`: the conversations that servers keep on disk.
+
+Works beside a running server, which notices what is gone."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def run(args: Namespace) -> int:
 
 
 def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
-    """The same in the directories of all models; --max-bytes is divided among them as they share the disk."""
+    """Run the action in the directories of all models; --max-bytes is divided in proportion to their sizes."""
     held, status = {}, 0
     for directory in directories:
         try:
@@ -137,7 +138,7 @@ def show(args: Namespace, index: Index) -> int:
 
 
 def sessions(rows: list[Row]) -> list[dict[str, Any]]:
-    """Nodes from which nothing grew, latest first; num_bytes counts what they share with others too."""
+    """The ends of conversations, latest first; num_bytes includes what they share with others."""
     by_id, parents = {row.id: row for row in rows}, {row.parent for row in rows}
     out = []
     for leaf in rows:
@@ -175,7 +176,7 @@ def verify(args: Namespace, index: Index) -> int:
     for sentence in wrong:
         say(f"{index.directory}: dropped {sentence}")
     if wrong:
-        say(f"{index.directory}: what was damaged is gone and will be computed again")
+        say(f"{index.directory}: what was damaged is dropped and will be recomputed")
         return 1
     report(f"{index.directory}: every byte is as it was written ({size(total)})")
     return 0
@@ -218,7 +219,7 @@ def forget(args: Namespace, index: Index) -> int:
 
 
 def start_over(directory: Path) -> int:
-    """Forget everything although the index cannot be read."""
+    """Forget everything although the index is not readable."""
     remove_aside(set_aside(directory))
     clear_data(directory)
     report(f"{directory}: the index was damaged; it and all files are removed")

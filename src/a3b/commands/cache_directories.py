@@ -1,8 +1,8 @@
-"""Where sessions lie: `serve` chooses a directory for its model, `cache` finds them all.
+"""Where sessions are kept: `serve` chooses a directory for its model, `cache` finds all of them.
 
-Below `sessions` each model has a directory of its own, and one more for each further server of the same model at the
-same time, named by its port. An index in `sessions` itself, from an earlier version, is still used by the first server
-that starts."""
+Below `sessions` each model has its own directory, and one more, named by its port, for each further server that runs
+the same model at the same time. An index in `sessions` itself, from an earlier version, is still used by the first
+server that starts. Enter at `open_store` and `kept`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from a3b.engine.engine import nano_directory, resolve
 from a3b.errors import StoreError
 from a3b.files import private_directory
 
-MOST = 16  # servers of one model without a port of their own
+MOST = 16  # servers of one model that share no port number
 
 
 def root(cache: str) -> Path:
@@ -28,7 +28,7 @@ def root(cache: str) -> Path:
 
 
 def name_of(model: str | None) -> str:
-    """Of a model's directory: its last part, and a digest of the whole path, as there are many called `packed`."""
+    """A model's name for its sessions: the last part of its path, and a digest, as many are called `packed`."""
     path = resolve(model).resolve()
     if path == nano_directory().resolve():
         return "a3b-nano"
@@ -37,8 +37,8 @@ def name_of(model: str | None) -> str:
 
 
 def places(root: Path, name: str, port: int) -> Iterator[Path]:
-    """Candidates, of which a server takes the first that no other has: the one that its port had before, the model's, a
-    new one."""
+    """Candidates, of which a server takes the first that is free: the one its port had before, the model's, a new
+    one."""
     own = root / f"{name}.{port}"
     if port and own.is_dir():
         yield own
@@ -51,7 +51,7 @@ def places(root: Path, name: str, port: int) -> Iterator[Path]:
 
 
 def open_store(args: Namespace) -> Store:
-    """Raises StoreError, with the option that helps."""
+    """Open the sessions of a server. Raises StoreError naming the option that helps."""
     limits = args.cache_disk, args.session_days * 86400
     if args.cache_dir:
         try:
@@ -77,6 +77,6 @@ def open_store(args: Namespace) -> Store:
 
 
 def kept(parent: Path) -> list[Path]:
-    """Directories with sessions: this one and those in it."""
+    """The directories with sessions: `parent` and those in it."""
     inner = sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     return [path for path in (parent, *inner) if os.path.lexists(path / INDEX)]

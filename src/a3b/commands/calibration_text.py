@@ -1,7 +1,7 @@
-"""Text that a model is to read for its own sake, cut into sequences: a file, or a list of conversations.
+"""Text for calibration and evaluation, cut into sequences: a file, or a list of conversations.
 
 A file is read as plain text, or, if it ends in .json, as a list of conversations {"messages": [...], "tools": [...]} in
-the form that `a3b render` takes. Enter at `read_text`."""
+the form of `a3b render`. Enter at `read_text`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ASSISTANT = "assistant\n"
 
 @dataclass(frozen=True)
 class Piece:
-    """One sequence; judged [T] says which tokens are to be predicted well."""
+    """One sequence; judged [T] marks the tokens whose prediction counts."""
 
     ids: list[int]
     judged: list[bool]
 
 
 def read_text(path: Path, tokenizer: Tokenizer, template: ChatTemplate) -> Iterator[Piece]:
-    """Raises UsageError for a file that cannot be read, or holds something else."""
+    """The sequences of a file. Raises UsageError if it cannot be read or has another form."""
     try:
         text = read_given(path.expanduser())
         values = json.loads(text) if path.suffix == ".json" else None
@@ -49,7 +49,7 @@ def read_text(path: Path, tokenizer: Tokenizer, template: ChatTemplate) -> Itera
 def conversation(
     messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, tokenizer: Tokenizer, template: ChatTemplate
 ) -> Piece:
-    """A whole conversation, thinking kept; what stands between the head of an assistant turn and its end is judged."""
+    """A whole conversation with its thinking; the text of assistant turns is judged."""
     prompt = template.render(messages, tools=tools, add_generation_prompt=False, preserve_thinking=True)
     ids, judged = [], []
     begins = inside = False

@@ -1,7 +1,7 @@
 """`a3b eval quality MODEL`: what packing costs, as KL divergence per token against the model it was packed from.
 
-Text: what the reference model itself answers to a few prompts, sampled with fixed seeds; or a file, see `pieces`. Of a
-conversation the tokens of the assistant are judged, for these are what the model writes; `all` counts every position.
+The text is what the reference model answers to a few prompts, sampled with fixed seeds, or a file. In conversations
+only the tokens of the assistant are judged, as the model writes those; `all` counts every position.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`a3b info [MODEL]`: what a model directory holds, from its config and its headers; no weights are read.
+"""`a3b info [MODEL]`: what a model directory holds, from its config and headers; weights are not read.
 
-MODEL may also be a config.json, a directory that has one and no weights, a GGUF file or a directory with just one, or a
-name that `plan` knows."""
+MODEL may also be a config.json, a directory with one and no weights, a GGUF file, a directory with a single GGUF file,
+or a name that `plan` knows."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ def describe(model: str | None, context: int | None) -> dict[str, Any]:
 
 
 def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, str | None]:
-    """(path, config, facts about the weights, what to do before they can be used). Raises UsageError,
-    CheckpointError."""
+    """(path, config, facts about the weights, what to do before it runs). Raises UsageError, CheckpointError."""
     path = Path(model or "").expanduser()
     if model and not path.exists() and (known := known_shape(model)):
         return path, shape(known), None, how_to_get(known)
@@ -87,7 +86,7 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
 
 
 def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
-    """The same facts as `weights` gives, of the files of one GGUF model."""
+    """The facts of `weights` for the files of a GGUF model."""
     tensors = [info for file in files for info in file.tensors.values()]
     dtypes: dict[str, int] = {}
     for info in tensors:
@@ -104,7 +103,7 @@ def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
 
 
 def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
-    """Formats and sizes of the files, after every tensor was checked by name, shape and dtype."""
+    """Formats and sizes of the files; every tensor is checked by name, shape and dtype."""
     checkpoint = Checkpoint.open(path)
     extra = check_tensors(checkpoint, config)
     manifest = checkpoint.manifest
@@ -129,7 +128,7 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
 
 
 def runs_on(runtime: RuntimeConfig) -> str:
-    """The kernels that would compute here."""
+    """The kernels that would run on this machine."""
     try:
         kernels = open_kernels(runtime.isa, runtime.threads or Machine.read().num_threads)
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""`a3b logits`: logits of every position of a list of token ids, written as float32 [T, V]."""
+"""`a3b logits`: writes the logits of every position of a list of token ids, float32 [T, V]."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     group = parser.add_argument_group("earlier conversations")
     group.add_argument(
-        "--continue", dest="go_on", action="store_true", help="go on with the last conversation with this model"
+        "--continue", dest="go_on", action="store_true", help="continue the last conversation with this model"
     )
     group.add_argument(
-        "--resume", nargs="?", const="", metavar="ID", help="go on with this conversation; without ID list them"
+        "--resume", nargs="?", const="", metavar="ID", help="continue this conversation; without ID, list them"
     )
     group.add_argument(
-        "--no-history", action="store_true", help="keep neither this conversation nor the lines typed in it"
+        "--no-history", action="store_true", help="save neither this conversation nor the lines typed in it"
     )
     _generation(parser)
 
@@ -58,14 +58,14 @@ def _run(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "-m", "--model", dest="named", metavar="MODEL", help="the model; a word beside it is then always PROMPT"
+        "-m", "--model", dest="named", metavar="MODEL", help="the model; a word after it is then always PROMPT"
     )
     parser.add_argument(
         "--stdin-timeout",
         type=seconds,
         default=30.0,
         metavar="S",
-        help="seconds in which piped text beside a PROMPT must begin (default 30); 0 leaves stdin unread",
+        help="seconds within which text piped besides a PROMPT must begin (default 30); 0 ignores stdin",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object: message, finish reason, usage")
     parser.add_argument(
@@ -80,8 +80,8 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)"
     )
     parser.add_argument("--port", type=whole, metavar="N", help="default A3B_PORT or 8080; 0 takes a free one")
-    parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must give one of these; repeatable")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the same, one in each line")
+    parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must send one of these; repeatable")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file of keys, one per line")
     parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
     parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
     parser.add_argument(
@@ -95,7 +95,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1000,
         metavar="N",
-        help="open at once; those that ask nothing make room first (default 1000)",
+        help="open at once; idle ones are closed first (default 1000)",
     )
     parser.add_argument(
         "--log-level", choices=LOG_LEVELS, help="default A3B_LOG_LEVEL or info: one line for each request"
@@ -110,13 +110,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--allow-host",
         action="append",
         metavar="NAME",
-        help="a name this server is asked by, beside localhost; * is any; repeatable",
+        help="a host name of this server, besides localhost; * is any; repeatable",
     )
     group.add_argument(
         "--allow-origin",
         action="append",
         metavar="URL",
-        help="pages that may ask from a browser, such as https://chat.example; * is every page; repeatable",
+        help="pages that may send requests from a browser, such as https://chat.example; * is every page; repeatable",
     )
     group = parser.add_argument_group("thinking")
     group.add_argument(
@@ -138,38 +138,46 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache-dir",
         metavar="DIR",
-        help="where sessions outlive the process (default: the model's own below ~/.cache/a3b/sessions)",
+        help="where sessions are kept on disk (default: the model's own below ~/.cache/a3b/sessions)",
     )
     group.add_argument(
-        "--cache-disk", type=byte_size, default=20 << 30, metavar="SIZE", help="most of it (default 20GiB)"
+        "--cache-disk",
+        type=byte_size,
+        default=20 << 30,
+        metavar="SIZE",
+        help="most disk space for sessions (default 20GiB)",
     )
     group.add_argument(
-        "--session-days", type=positive, default=30, metavar="N", help="unused sessions are removed then (default 30)"
+        "--session-days",
+        type=positive,
+        default=30,
+        metavar="N",
+        help="remove sessions that were not used for N days (default 30)",
     )
     group.add_argument("--no-persist", action="store_true", help="keep sessions in memory only")
     group.add_argument(
         "--no-persist-thinking",
         action="store_true",
-        help="write nothing to disk from the first thinking of a session on",
+        help="write nothing of a session to disk from its first thinking on",
     )
     group.add_argument(
         "--exact-dates",
         action="store_true",
-        help="take dates in system prompts from each request; else a conversation keeps those it began with",
+        help="use the dates in each request's system prompt; otherwise a conversation keeps those it began with",
     )
     group.add_argument(
         "--verify-cache",
         type=not_negative,
         default=0,
         metavar="N",
-        help="compute one in N cache hits again, and compare every bit",
+        help="recompute one in N cache hits and compare every bit",
     )
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--context", type=tokens, metavar="N", help="context in tokens, to see the RoPE scaling it takes"
+        "--context", type=tokens, metavar="N", help="context in tokens, to see the RoPE scaling it needs"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -183,18 +191,26 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", type=tokens, metavar="N", help="tokens of the conversation (default 32768)")
     parser.add_argument(
-        "--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine, instead of measuring it"
+        "--bandwidth", type=real, metavar="GB/S", help="read bandwidth of this machine; none means measure it"
     )
-    parser.add_argument("--operations", type=real, metavar="GOPS", help="int8 operations of this machine, likewise")
+    parser.add_argument(
+        "--operations",
+        type=real,
+        metavar="GOPS",
+        help="int8 operations of this machine, in billions a second; none means measure them",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, such as Qwen/Qwen3.6-35B-A3B")
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="where to; none means NAME in this directory")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="where to put it; none means NAME in this directory")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit; none means main")
     parser.add_argument(
-        "--include", action="append", metavar="GLOB", help="fetch these files, not those a3b needs; repeatable"
+        "--include",
+        action="append",
+        metavar="GLOB",
+        help="fetch these files instead of those that a3b needs; repeatable",
     )
 
 
@@ -226,7 +242,7 @@ def _pack(parser: argparse.ArgumentParser) -> None:
         "source", type=path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file"
     )
     parser.add_argument(
-        "target", type=path, metavar="DST", help="directory to be made; a stopped run goes on in DST.part"
+        "target", type=path, metavar="DST", help="directory to create; a stopped run is resumed from DST.part"
     )
     parser.add_argument(
         "--preset",
@@ -237,10 +253,10 @@ def _pack(parser: argparse.ArgumentParser) -> None:
         "--importance",
         type=path,
         metavar="FILE",
-        help="text, or .json of conversations, that the model reads before: "
-        "what its columns meet there (in 4,096 tokens) weighs the errors of rounding them",
+        help="text, or .json of conversations, that the model reads first: "
+        "the inputs of its columns (over 4,096 tokens) weigh their rounding errors",
     )
-    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="take tokenizer and template from there")
+    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="directory to take tokenizer and template from")
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
@@ -249,15 +265,15 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 def _cache(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the end of every conversation, latest first")
+    listing = actions.add_parser("list", help="every conversation, latest first")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
-    verify = actions.add_parser("verify", help="check every byte; what is wrong is dropped, and the status is 1")
-    prune = actions.add_parser("prune", help="make room: what was used longest ago goes first")
+    verify = actions.add_parser("verify", help="check every byte; drop what is wrong, with status 1")
+    prune = actions.add_parser("prune", help="make room: least recently used first")
     prune.add_argument(
-        "--max-bytes", type=byte_size, metavar="SIZE", help="keep at most that much, such as 2GiB or 500MB"
+        "--max-bytes", type=byte_size, metavar="SIZE", help="keep at most this much, such as 2GiB or 500MB"
     )
     prune.add_argument(
-        "--older-than", type=duration, metavar="AGE", help="drop what was not used for that long, such as 7d or 12h"
+        "--older-than", type=duration, metavar="AGE", help="drop what was not used for this long, such as 7d or 12h"
     )
     forget = actions.add_parser("forget", help="drop a conversation, or all of them")
     forget.add_argument("id", nargs="?", metavar="ID", help="as `a3b cache list` shows it; its first digits are enough")
@@ -272,12 +288,10 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
     quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    quality.add_argument(
-        "--against", metavar="DIR", help="the model to be faithful to; none means the embedded a3b-nano"
-    )
+    quality.add_argument("--against", metavar="DIR", help="the reference model; none means the embedded a3b-nano")
     quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
     quality.add_argument(
-        "--tokens", type=tokens, default=8192, metavar="N", help="read at most that many (default 8192)"
+        "--tokens", type=tokens, default=8192, metavar="N", help="read at most this many (default 8192)"
     )
     quality.add_argument(
         "--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost"
@@ -287,7 +301,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 
 def _bench(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    speed = kinds.add_parser("speed", help="prefill, decode, start and memory, beside the limits of this machine")
+    speed = kinds.add_parser("speed", help="prefill, decode, start and memory, against the limits of this machine")
     speed.add_argument("--model", dest="directory", metavar="DIR", help="a packed model; none means random weights")
     speed.add_argument("--shape", default="35b-a3b", help="of the random weights: 35b-a3b, 27b, 3b-dense or 31b-dense")
     speed.add_argument(
@@ -295,7 +309,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     )
     start = kinds.add_parser("start", help="load, read a short prompt, print the first token: to be timed from outside")
     start.add_argument("--model", dest="directory", metavar="DIR", help=MODEL_HELP)
-    sparsity = kinds.add_parser("sparsity", help="35b-a3b beside dense models of its active and of its whole size")
+    sparsity = kinds.add_parser("sparsity", help="35b-a3b against dense models of its active and of its whole size")
     sparsity.add_argument("--keep", action="store_true", help="do not remove the random weights written for this")
     for kind, text in (
         (speed, "only the first N layers"),
@@ -316,7 +330,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')"
         )
-        kind.add_argument("--quick", action="store_true", help="one short run: to see that it works")
+        kind.add_argument("--quick", action="store_true", help="one short run, to see that it works")
         kind.add_argument("--json", action="store_true", help="print one JSON object")
     for kind in (speed, start, sparsity):
         kind.add_argument(
@@ -362,7 +376,7 @@ def _completion(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {  # name: (what it does, what fills its parser), in the order of the help
     "chat": ("talk to a model", _chat),
     "run": ("answer one prompt and exit", _run),
-    "serve": ("answer clients of OpenAI and Anthropic over HTTP", _serve),
+    "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
     "info": ("architecture, parameters, context, formats and size of a model", _info),
     "plan": ("which preset and context fit this machine, and how fast", _plan),
     "pull": ("download a model, resumable and verified", _pull),
@@ -372,7 +386,7 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "verify": ("check every byte of a packed model", _verify),
     "cache": ("sessions kept on disk: list, verify, prune, forget", _cache),
     "eval": ("what packing costs: KL divergence, agreement, bytes per token", _eval),
-    "bench": ("measure speed: of a model, of a start, of the sparse shape beside dense ones", _bench),
+    "bench": ("measure speed: of a model, of a start, of the sparse shape against dense ones", _bench),
     "completion": ("print a script that completes commands and options in a shell", _completion),
     "help": ("explain a command", _help),
 }

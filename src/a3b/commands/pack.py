@@ -1,4 +1,4 @@
-"""`a3b pack SRC DST`: a model in any layout that can be read, written again as packed weights; resumable."""
+"""`a3b pack SRC DST`: writes a model in any readable layout as packed weights; a stopped run is resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MILLION = 1_000_000
 
 
 def run(args: Namespace) -> None:
-    set_blas_threads(1)  # the workers are the parallelism
+    set_blas_threads(1)  # the workers run in parallel
     source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
     plan = make_plan(source.config, source.weights, args.preset or (None if source.keeps_types else DEFAULT))
     if args.preset and not plan.num_chosen:
@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
 
 
 def _measured(source: Source, path: Path, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
-    """What the columns of the source's matrices meet in the text of a file."""
+    """The importance of the columns of a source's matrices, measured on the text of a file."""
     if "tokenizer.json" not in source.files:
         raise UsageError(f"--importance: {source.path} has no tokenizer to read {path} with; give one: --tokenizer DIR")
     with tempfile.TemporaryDirectory() as directory:

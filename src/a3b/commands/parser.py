@@ -1,4 +1,4 @@
-"""argparse with one line for each mistake, the nearest known name, and examples in the help.
+"""argparse with one-line errors, the nearest known name, and examples in the help.
 
 Enter at `Parser`. How the text of an argument is read is in `a3b.commands.argument_types`.
 """
@@ -17,7 +17,7 @@ from a3b.printable import printable
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, by what they are called here
+OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, and their names here
     "list": "cache",
     "ls": "cache",
     "ps": "cache",
@@ -54,12 +54,12 @@ HINTS = {
     "--think": "thinking is on unless '--no-think' is given",
 }
 MAX_ERROR = 2000  # characters
-# argparse alone takes -1e3 for an option
+# argparse would take -1e3 for an option
 NEGATIVE = re.compile(r"^-(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$|^-(?:inf|nan)$")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what was wrong in one line and which option or command is meant; examples: lines of the help's end."""
+    """Reports a mistake in one line, with the option or command that was meant. examples: shown at the end of help."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -76,12 +76,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        """Unlike argparse's, does not hide a failure to write."""
+        """Print, and unlike argparse do not hide a failure to write."""
         if message:
             (file or sys.stderr).write(printable(message, lines=True))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Unlike argparse's, refuses what is unknown: here, where the options of the command in question are known."""
+        """Parse, and unlike argparse refuse what is unknown here, where the options of the command are known."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0]
@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """What a word that is not known stands for, as the end of a sentence; "" if nothing is near."""
+    """What an unknown word probably means, as the end of a sentence; "" if nothing is similar."""
     known = list(known)
     if OTHERS.get(word) in known:
         return f"; did you mean {OTHERS[word]!r}?"
@@ -107,5 +107,5 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 def brief(text: str) -> str:
-    """An error with its middle left out if it repeats something long, such as a prompt in the place of a file name."""
+    """An error without its middle if it repeats something long, such as a prompt given as a file name."""
     return text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} ... {text[-MAX_ERROR // 4 :]}"

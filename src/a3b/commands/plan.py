@@ -1,8 +1,8 @@
-"""`a3b plan [MODEL]`: which preset and context fit this machine, and how fast they will be. Reads a config, no weights.
+"""`a3b plan [MODEL]`: which preset and context fit this machine, and how fast they will be. Reads no weights.
 
-Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds out in some seconds, or that the user
-knows: decode reads every byte of a token once; prefill computes each product, or reads the weights once a chunk if that
-takes longer. A whole step reaches only a share of what the machine can: `shares` measures it with some random layers.
+Sizes are exact (`sizes.py`). Speed is a roofline over rates that `measure` finds in a few seconds or the user gives:
+decode reads every byte of a token once; prefill computes each product, or reads the weights once per chunk if that
+takes longer. A whole step reaches only a share of these rates, which `shares` measures with a few random layers.
 Functions take the machine and its speed as arguments. Enter at `describe`, `decode_seconds`, `prefill_seconds`."""
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ LONGEST_SAMPLE_S, SPARE_BYTES = 20.0, 1 << 29
 
 @dataclass(frozen=True)
 class Sample:
-    """A model small enough to be written and run in some seconds, and too large for the caches of most machines."""
+    """A model small enough to be written and run in seconds, and too large for the caches of most machines."""
 
     shape: str
     layers: int
-    sizes: dict[str, int]  # of its config, where they are not the shape's
+    sizes: dict[str, int]  # of its config, where they differ from the shape's
     prompt: int = 128
     tokens: int = 32
     runs: int = 3
@@ -72,8 +72,7 @@ DENSE_SAMPLE = Sample("3b-dense", 8, {"vocab_size": 49_664, "eos_token_id": 0})
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine can do at most, a second, and the shares of it that a whole step reaches: measured, or common
-    ones."""
+    """What the machine can do per second, and the shares of it that a whole step reaches: measured, or typical."""
 
     read_bytes: float
     int8_operations: float | None = None  # a multiply and an add are two
@@ -102,8 +101,8 @@ def run(args: Namespace) -> None:
 def measure(
     runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None, sample: Sample
 ) -> tuple[Speed | None, str]:
-    """Rates given, in GB/s and GOPS, and with the kernels those that are not; if none is given, also the shares of them
-    that `sample` reaches. The note says why there is no speed, or why its shares are a guess."""
+    """The rates given, in GB/s and GOPS, and measurements of those that are not; if none is given, also the shares that
+    `sample` reaches. The note says why there is no speed, or why its shares are a guess."""
     read, int8 = (rate and rate * 1e9 for rate in (bandwidth, operations))
     if read and int8:
         return Speed(read, int8), ""
@@ -118,7 +117,7 @@ def measure(
             if not read:
                 return (
                     None,
-                    f"tokens/s: not predicted, for this machine cannot be measured: {error}; or give --bandwidth GB/S",
+                    f"tokens/s: not predicted, as this machine cannot be measured: {error}; or give --bandwidth GB/S",
                 )
             return Speed(read), ""
         speed = Speed(read, int8)
@@ -141,10 +140,9 @@ def measure(
 def shares(
     speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress
 ) -> Speed:
-    """`speed` with the shares of it that decode and prefill of `sample` reach; the rates are measured again beside
-    them.
+    """`speed` with the shares that decode and prefill of `sample` reach; rates are measured again around each run.
 
-    memory: bytes available. buffer: what is read to know the bandwidth. Raises UsageError if the sample takes too much
+    memory: bytes available. buffer: read to measure the bandwidth. Raises UsageError if the sample takes too much
     memory, disk or time, OSError if it cannot be written."""
     source, plan = random_source(
         "sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20

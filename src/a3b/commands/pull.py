@@ -1,7 +1,7 @@
-"""`a3b pull REPO [DIR]`: the files of a model that a3b can use, from a hub, each verified by its checksum.
+"""`a3b pull REPO [DIR]`: downloads the files of a model that a3b can use, each verified by its checksum.
 
-Chooses files, asks whether they can be used and fit on the disk before the big ones move, and says what to do next. How
-a break is survived is in `a3b.hub.download`."""
+Chooses files, checks that they are usable and fit on the disk before it fetches large ones, and says what to do next.
+`a3b.hub.download` survives interruptions."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run(args: Namespace) -> None:
 
 
 def usable(listing: Listing) -> list[HubFile]:
-    """The safetensors of a repository with what belongs to them, or else its one GGUF. Raises UsageError if it is not
-    clear."""
+    """The safetensors of a repository with their side files, or else its one GGUF model. Raises UsageError if the
+    choice is not clear."""
     top = [f for f in listing.files if "/" not in f.path and not matches(f.path, UNUSED)]
     if any(f.path.endswith(".safetensors") for f in top):
         return [f for f in top if matches(f.path, USED)]
@@ -83,7 +83,7 @@ def usable(listing: Listing) -> list[HubFile]:
 
 
 def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
-    """Pattern that chooses it -> files, for every GGUF model; a split one is several files."""
+    """Pattern -> files, for every GGUF model; a split model has several files."""
     models: dict[str, list[HubFile]] = {}
     for file in listing.files:
         if is_model(file.path.rsplit("/", 1)[-1]):
@@ -92,8 +92,7 @@ def gguf_models(listing: Listing) -> dict[str, list[HubFile]]:
 
 
 def included(listing: Listing, patterns: Sequence[str]) -> list[HubFile]:
-    """Files that a pattern matches: the path, its last part, or a directory above. Raises UsageError for one without a
-    match."""
+    """The files whose path, last part or directory matches a pattern. Raises UsageError for a pattern without match."""
     out: dict[str, HubFile] = {}
     for pattern in patterns:
         found = [
@@ -116,7 +115,7 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 def check_architecture(directory: Path, listing: Listing) -> None:
-    """Refuse what a3b cannot run before it is fetched. A repository of GGUF files has no config to look at."""
+    """Refuse a model that a3b cannot run before it is fetched. A repository of GGUF files has no config to check."""
     file = directory / "config.json"
     if not any(f.path == "config.json" for f in listing.files) or not file.exists():
         return
@@ -132,7 +131,7 @@ def check_architecture(directory: Path, listing: Listing) -> None:
 
 
 def next_step(directory: Path, chosen: Sequence[HubFile]) -> str:
-    """The command that makes use of what was fetched."""
+    """The command that uses what was fetched."""
     models = sorted(f.path for f in chosen if f.path.endswith(".gguf"))
     if models and not any(f.path.endswith(".safetensors") for f in chosen):
         return f"a3b pack {directory / models[0]} {directory.name or 'model'}-packed"
@@ -147,7 +146,7 @@ def total(files: Sequence[HubFile]) -> str:
 
 
 class Meter:
-    """A progress line at a terminal, otherwise a line for each file."""
+    """Progress: one changing line on a terminal, otherwise a line per file."""
 
     def __init__(self, folder: Folder, missing: Sequence[HubFile]):
         self.num_files, self.num_done, self.num_bytes = len(missing), 0, 0

@@ -1,4 +1,6 @@
-"""`a3b serve [MODEL]`: the model behind HTTP, for any client of OpenAI or Anthropic."""
+"""`a3b serve [MODEL]`: serves the model over the OpenAI and Anthropic APIs.
+
+Each option becomes a setting in `build`, `app_settings`, `limits` or `cache_directories.open_store`. Enter at `run`."""
 
 from __future__ import annotations
 
@@ -37,9 +39,9 @@ from a3b.thinking.turn_memory import TurnMemory
 
 MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
 LEAST_CACHE = 256 << 20
-SWITCH_S = 0.001  # for which a thread that prepares a request may hold up the one that computes
-GRACE_S = 3  # for answers that are being written when the server is told to stop
-OWN_FILES = 256  # files that the process needs beside connections
+SWITCH_S = 0.001  # how long a thread that prepares a request may hold up the one that computes
+GRACE_S = 3  # for running answers when the server is told to stop
+OWN_FILES = 256  # files that the process needs besides connections
 # with or without a port
 HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9a-f:.]+)")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -104,7 +106,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
 
 
 def responses(args: Namespace, store: Store | None) -> ResponseStore:
-    """Stored responses hold thinking, so they stay in memory where it must not go to the disk."""
+    """The store of responses. They contain thinking, so without persistent thinking they stay in memory."""
     return ResponseStore(records=None if args.no_persist_thinking else store)
 
 
@@ -116,7 +118,7 @@ def opened(path: str) -> TextIO:
 
 
 def secret(store: Store | None) -> bytes:
-    """What signatures are made with: kept beside the sessions, so that they hold after a restart."""
+    """The key of signatures, kept beside the sessions so that signatures stay valid after a restart."""
     if store is None:
         return secrets.token_bytes(32)
     path = store.directory / "secret"
@@ -142,7 +144,7 @@ def secret(store: Store | None) -> bytes:
 
 
 def app_settings(args: Namespace) -> ServerSettings:
-    """All but the secret and the limits. Says what an open server should know."""
+    """All settings but the secret and the limits; warns of an open server."""
     runtime, keys = args.runtime, api_keys(args)
     hosts = tuple(host_name(given) for given in args.allow_host or runtime.allow_host)
     if not keys and not is_loopback(args.host):
@@ -198,7 +200,7 @@ def api_keys(args: Namespace) -> tuple[str, ...]:
 
 
 def limits(args: Namespace) -> ServerLimits:
-    """Raises the number of files that this process may open, or takes fewer connections than were asked for."""
+    """Raise the number of files that this process may open, or take fewer connections than were asked for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = args.max_connections + OWN_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -220,7 +222,7 @@ def limits(args: Namespace) -> ServerLimits:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket. Taken before the model is loaded: a wrong port is said at once."""
+    """A listening socket. It is opened before the model is loaded, so that a wrong port fails at once."""
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}: expected 0 to 65535; 0 takes a free one")
     try:

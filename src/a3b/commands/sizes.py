@@ -1,5 +1,6 @@
-"""What a model takes: bytes stored and read for a token, memory, operations; sums over a config and the formats of a
-preset."""
+"""What a model takes: bytes stored, bytes read per token, memory and operations, from its config and a preset.
+
+Enter at `sizes`."""
 
 from __future__ import annotations
 
@@ -56,12 +57,12 @@ def state_bytes(config: ModelConfig) -> int:
 
 
 def memory_bytes(config: ModelConfig, found: Sizes, context: int) -> int:
-    """What one conversation of `context` tokens keeps resident."""
+    """Resident bytes of one conversation of `context` tokens."""
     return found.total_bytes + state_bytes(config) + context * kv_bytes_per_token(config) + WORK_BYTES
 
 
 def longest_context(config: ModelConfig, found: Sizes, memory: int) -> int:
-    """Tokens that fit into `memory`, at most what the model knows natively; 0 if not even one does."""
+    """Tokens that fit into `memory`, at most the native context; 0 if none fits."""
     left = memory - memory_bytes(config, found, 0)
     return (
         max(0, min(config.max_context, left // kv_bytes_per_token(config)))

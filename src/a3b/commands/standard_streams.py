@@ -1,6 +1,6 @@
-"""Standard input, output and error as a process may find them: closed, full, without a reader, of another encoding.
+"""Makes standard streams usable as a process may find them: closed, full, without a reader, of another encoding.
 
-`usable_streams` comes first; `all_written` around a command turns failures to write into a status and one line.
+Call `usable_streams` first; `all_written` around a command turns failures to write into a status and one line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from a3b.printable import say
 
 
 def usable_streams() -> None:
-    """No stream is None, and none fails for a character it cannot show.
+    """Replace streams that are None, and let none fail for a character that it cannot show.
 
     A closed stdin has ended, a closed stdout refuses what is written, a closed stderr swallows it."""
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
@@ -29,7 +29,7 @@ def usable_streams() -> None:
 
 
 class Outcome:
-    """What `all_written` makes of a failure; None while there was none."""
+    """The status that `all_written` derives from a failure; None without one."""
 
     status: int | None = None
 
@@ -57,7 +57,7 @@ def all_written(name: str) -> Iterator[Outcome]:
 
 
 def _give_up() -> None:
-    """What cannot be written is dropped, so that the interpreter does not try again when it ends."""
+    """Drop what cannot be written, so that the interpreter does not try again when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

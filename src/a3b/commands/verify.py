@@ -1,4 +1,4 @@
-"""`a3b verify DIR`: every byte of a packed model against its manifest."""
+"""`a3b verify DIR`: checks every byte of a packed model against its manifest."""
 
 from __future__ import annotations
 

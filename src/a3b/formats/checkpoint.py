@@ -1,8 +1,8 @@
 """A directory of safetensors files as one set of tensors: a single file, shards with an index, or packed shards with a
 manifest.
 
-Knows names and places, not what a tensor means. Enter at `Checkpoint.open`.
-A shard may be a symbolic link (download caches link to their blobs); its name may not leave the directory.
+Knows names and places, not what a tensor means. A shard may be a symbolic link, as in download caches; its name may not
+leave the directory. Enter at `Checkpoint.open`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MAX_SHARDS = 10_000
 
 
 def has_weights(directory: str | Path) -> bool:
-    """Whether there is anything for `Checkpoint.open` to open."""
+    """Whether the directory has weights that `Checkpoint.open` can read."""
     return any((Path(directory) / name).exists() for name in (SINGLE, INDEX, MANIFEST))
 
 
 class Checkpoint:
-    """Tensors by name, wherever they lie. Headers are read and checked on opening, data only by `array`."""
+    """Tensors by name, whichever file they are in. Opening reads and checks headers; only `array` reads data."""
 
     def __init__(self, directory: Path, files: list[SafetensorsFile], manifest: Manifest | None = None):
         self.directory, self.files = directory, files
@@ -47,14 +47,16 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
-        """Raises CheckpointError if there are no weights, FileFormatError or TensorError if a file or the index is
-        wrong."""
+        """Open the weights of a directory.
+
+        Raises CheckpointError if there are none, FileFormatError or TensorError if a file or the index is wrong.
+        """
         directory = Path(directory)
         if (directory / MANIFEST).exists():
             return cls._open_packed(directory)
         single, index = directory / SINGLE, directory / INDEX
         if single.exists() and index.exists():
-            raise CheckpointError(f"{directory}: both {SINGLE} and {INDEX}; remove the one that is not meant")
+            raise CheckpointError(f"{directory}: both {SINGLE} and {INDEX}; remove one of them")
         if single.exists():
             return cls(directory, [SafetensorsFile(single)])
         if not index.exists():
@@ -84,7 +86,7 @@ class Checkpoint:
 
     @classmethod
     def _open_packed(cls, directory: Path) -> Checkpoint:
-        """Names, sizes and alignment against the manifest; `a3b verify` reads the bytes."""
+        """Check names, sizes and alignment against the manifest; `a3b verify` checks the bytes."""
         manifest = Manifest.read(directory)
         for shard in manifest.shards:
             if not (directory / shard).is_file():
@@ -131,7 +133,7 @@ class Checkpoint:
         return self._owner[name].array(name)
 
     def release(self, name: str) -> None:
-        """Let go of the pages of a tensor that was copied elsewhere."""
+        """Drop the pages of a tensor that was copied elsewhere."""
         self._owner[name].release(name)
 
 
@@ -139,7 +141,7 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            raise ValueError("a name stands twice in one object")
+            raise ValueError("a name occurs twice in one object")
         return value
 
     try:
@@ -166,7 +168,7 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
 
 
 def _plain_name(name: str) -> bool:
-    """A file name with no way out of its directory."""
+    """Whether a name is that of a safetensors file in the same directory."""
     return (
         name.endswith(".safetensors") and not set(name) & set("/\\\0") and not name.startswith(".") and len(name) < 256
     )

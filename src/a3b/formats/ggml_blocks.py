@@ -1,5 +1,4 @@
-"""Block formats of GGUF files as the stored numbers of a format of `tiles`: the same integers and the same halves,
-nothing rounded.
+"""Unpacks the block formats of GGUF files into the stored numbers of `tiles`: the same integers and halves, unrounded.
 
 q·scale has at most 24 significant bits in every format here, so float32 holds it exactly; only the formats with
 minimums of their own (Q4_1, Q4_K, Q5_K) round, once, in the sum. Knows no files. Enter at `unpack`, or `decode` for
@@ -18,7 +17,7 @@ from a3b.formats.tiles import FORMATS, Format, Parts
 
 @dataclass(frozen=True)
 class Block:
-    """`num_values` numbers in `num_bytes` bytes."""
+    """The size of a block: `num_values` numbers in `num_bytes` bytes."""
 
     num_values: int
     num_bytes: int
@@ -65,7 +64,7 @@ def unpack(dtype: str, rows: np.ndarray) -> Parts:
 
     Raises TensorError for a format without groups and for scales that are not finite."""
     if dtype not in FORMAT_OF:
-        raise TensorError(f"{dtype}: no quantised block format; expected one of {', '.join(FORMAT_OF)}")
+        raise TensorError(f"{dtype}: not a quantised block format; expected one of {', '.join(FORMAT_OF)}")
     found = _UNPACK[dtype](rows.reshape(-1, BLOCKS[dtype].num_bytes))
     parts = found.reshape(len(rows))
     if not all(np.isfinite(halves).all() for halves in parts.halves):
@@ -96,8 +95,9 @@ def _q8_0(blocks: np.ndarray) -> Parts:
 
 
 def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, and their factors; minimums are subtracted
-    there."""
+    """Scales and minimums of Q4_K and Q5_K: eight 6-bit pairs in 12 bytes, uint8 [N, 8] each, then their factors.
+
+    These formats subtract minimums, so the sign of the second factor changes."""
     low, high, rest = (blocks[:, 4 + 4 * i : 8 + 4 * i] for i in range(3))
     scale = np.concatenate((low & 63, (rest & 15) | (low >> 6 << 4)), axis=1)
     minimum = np.concatenate((high & 63, (rest >> 4) | (high >> 6 << 4)), axis=1)

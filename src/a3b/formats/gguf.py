@@ -1,7 +1,7 @@
-"""GGUF files, version 2 and 3: metadata and tensors, read through a memory map after everything was checked.
+"""Reads GGUF files, version 2 and 3: metadata and tensors, through a memory map, after everything was checked.
 
 Layout, little-endian: magic, version, two counts, key-value pairs, tensor infos (name, sizes fastest first, type,
-offset), then the data at a multiple of `general.alignment`. Trusts nothing in the file; knows no models. Enter at
+offset), then the data at a multiple of `general.alignment`. Trusts nothing in the file and knows no models. Enter at
 `GgufFile`. Source: the format's specification (ggml-org/ggml, docs/gguf.md)."""
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MAX_NAME_BYTES, MAX_ARRAY = 65_535, 1 << 24
 ARRAY_DEPTH = 2
 STRING, ARRAY = 8, 9
 SPLIT = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.ASCII)
-# projectors and importance matrices, which are no models
+# projectors and importance matrices, which are not models
 BESIDE = re.compile(r"mmproj.*|imatrix.*|.*imatrix\.gguf", re.IGNORECASE)
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
 
 def models_in(directory: Path) -> list[Path]:
-    """The GGUF models in a directory; of a split one, its first file."""
+    """The GGUF models of a directory, each by its first file if it is split."""
     try:
         names = sorted(file.name for file in directory.iterdir())
     except OSError:
@@ -41,7 +41,7 @@ def models_in(directory: Path) -> list[Path]:
 
 
 def is_model(name: str) -> bool:
-    """Whether a file of this name is a model, or a part of one."""
+    """Whether a file of this name is a model or a part of one."""
     return name.endswith(".gguf") and not BESIDE.fullmatch(name)
 
 
@@ -66,11 +66,10 @@ class GgufTensor:
 
 
 class GgufFile:
-    """`metadata` holds Python values: numbers, strings, lists. `tensors` maps names to places; `array` gives their
-    bytes.
+    """A mapped file. `metadata` holds numbers, strings and lists; `tensors` maps names to places; `array` gives bytes.
 
-    Raises FileFormatError for a file that is truncated or does not describe itself, TensorError for a tensor of a type
-    that cannot be read, with a name that stands twice, or with rows that are not whole blocks."""
+    Raises FileFormatError for a file that is truncated or contradicts itself, TensorError for a tensor of a type that
+    cannot be read, with a name that occurs twice, or with rows that are not whole blocks."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -86,7 +85,7 @@ class GgufFile:
         return np.frombuffer(self._map, np.uint8, info.num_bytes, info.start).reshape(rows, -1 if rows else 0)
 
     def release(self, name: str) -> None:
-        """Tell the system that the pages of a tensor are not needed soon; views stay valid and are read again."""
+        """Let the system drop the pages of a tensor; views stay valid and are read again."""
         info = self.tensors[name]
         release_pages(self._map, info.start, info.stop)
 
@@ -106,7 +105,7 @@ class GgufFile:
         for _ in range(num_pairs):
             key = self._text(MAX_NAME_BYTES)
             if key in metadata:
-                raise FileFormatError(f"{self.path}: key {key[:200]!r} stands twice")
+                raise FileFormatError(f"{self.path}: key {key[:200]!r} occurs twice")
             metadata[key] = self._value(self._number("<I"), ARRAY_DEPTH)
         infos = [self._info() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
@@ -135,7 +134,7 @@ class GgufFile:
         for name, dtype, shape, offset in sorted(infos, key=lambda info: info[3]):
             where = f"{self.path}: tensor {name[:200]!r}"
             if name in tensors:
-                raise TensorError(f"{where} stands twice")
+                raise TensorError(f"{where} occurs twice")
             block = BLOCKS[dtype]
             if shape[-1] % block.num_values:
                 raise TensorError(f"{where}: rows of {shape[-1]}; {dtype} has blocks of {block.num_values}")
@@ -185,7 +184,7 @@ class GgufFile:
     def _bytes(self, size: int) -> bytes:
         if size > self.num_bytes - self._at:
             raise FileFormatError(
-                f"{self.path}: the header goes on behind byte {self.num_bytes}, the "
+                f"{self.path}: the header continues past byte {self.num_bytes}, the "
                 "end of the file: it is truncated; download it again"
             )
         self._at += size

@@ -1,8 +1,8 @@
-"""GPTQ's 4-bit integers: matrices [out, in] stored as columns, with a scale and a zero per group of input columns.
+"""Reads GPTQ's 4-bit integers: matrices [out, in] stored as columns, with a scale and a zero per group of inputs.
 
 value = scale·(q - zero). Layout: qweight I32 [in/8, out], eight nibbles of a column per word, lowest first; scales
-[in/group, out]; qzeros I32 [in/group, out/8], the same along the outputs, one less than meant in the first version of
-the format; g_idx I32 [in], the group of each column, which must be the plain order. Knows no models. Enter at
+[in/group, out]; qzeros I32 [in/group, out/8], the same along the outputs, one less than the zero in the first version
+of the format; g_idx I32 [in], the group of each column, which must be in plain order. Knows no models. Enter at
 `GptqMatrix` and `complaints`. Source: qlinear_cuda_old.py of AutoGPTQ."""
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class GptqMatrix:
 
     @property
     def format(self) -> Format:
-        """Where the integers and scales stay as they are; the minimum, -zero·scale, is rounded to half precision.
+        """The format of tiles that keeps integers and scales; the minimum, -zero·scale, is rounded to half precision.
 
-        That moves a value by at most zero·scale·2^-11, a 128th of a step at zero 16; by nothing at the symmetric zero
-        8."""
+        That moves a value by at most zero·scale·2^-11: a 128th of a step at zero 16, nothing at the symmetric zero 8.
+        """
         return FORMATS["w4m64" if self.group % 64 == 0 else "w4m32"]
 
     def f32(self) -> np.ndarray:
         return self.f32_rows(0, self.shape[0])
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        """float32 [stop - start, in]: the values as GPTQ means them."""
+        """float32 [stop - start, in]: the values as GPTQ defines them."""
         q, scale, zero = self._stored(start, stop)
         values = q.reshape(*scale.shape, self.group).astype(np.float32)
         values -= zero[..., None]
@@ -106,8 +106,7 @@ def is_gptq(weight_name: str, tensors: Mapping[str, TensorInfo]) -> bool:
 def complaints(
     weight_name: str, shape: tuple[int, ...], tensors: Mapping[str, TensorInfo], group: int | None
 ) -> Iterator[str]:
-    """What is wrong with the tensors of a module of `shape` [out, in]; group None: config.json does not speak of
-    GPTQ."""
+    """What is wrong with the tensors of a module of `shape` [out, in]. group: None if config.json has no GPTQ."""
     if group is None:
         yield (
             f"tensor {weight_name.removesuffix('weight')}qweight is GPTQ, but "
@@ -143,17 +142,14 @@ def complaints(
 
 
 def load(checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int) -> GptqMatrix:
-    """A module of a checkpoint whose tensors were checked. Raises TensorError for columns in another order than they
-    stand."""
+    """Load a module whose tensors were checked. Raises TensorError if its columns are reordered."""
     qweight, qzeros, scales, g_idx = names_of_module(weight_name)
     words = checkpoint.array(qweight)
     inner = 8 * len(words)
     if g_idx in checkpoint.tensors:
         order = checkpoint.array(g_idx)
         if not np.array_equal(order.ravel(), np.arange(inner) // (inner if group == -1 else group)):
-            raise TensorError(
-                f"tensor {g_idx!r}: columns are in another order (desc_act); only plain groups can be read"
-            )
+            raise TensorError(f"tensor {g_idx!r}: columns are reordered (desc_act); only plain groups can be read")
     return GptqMatrix(
         weight_name,
         words,

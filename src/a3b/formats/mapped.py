@@ -1,4 +1,4 @@
-"""A file as read-only memory, for every container format."""
+"""Maps a file as read-only memory, for every container format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from a3b.files import open_regular
 
 
 def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
-    """The whole file. Raises FileFormatError if it cannot be opened or has fewer bytes than any `kind` has."""
+    """Map a whole file. Raises FileFormatError if it cannot be opened or is shorter than any file of its `kind`."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -23,7 +23,7 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
 
 
 def release_pages(memory: mmap.mmap, start: int, stop: int) -> None:
-    """Drop the whole pages within bytes [start, stop) from this process; they are read again when touched."""
+    """Drop the whole pages within bytes [start, stop) from this process; the next access reads them again."""
     start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     stop = stop // mmap.PAGESIZE * mmap.PAGESIZE
     if stop > start and hasattr(memory, "madvise"):

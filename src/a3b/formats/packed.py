@@ -1,8 +1,9 @@
 """The packed container: safetensors shards whose matrices are tiles, described by a manifest, `a3b.json`.
 
-Owns the manifest, the order of tensors in a shard and the checksums. A tensor in tiles is stored as U8 [bytes], others
-as F32. Data begins at a multiple of 4096 and every matrix in tiles at a multiple of 64, in a file that any safetensors
-library reads. Trusts nothing in a manifest. Knows no models. Enter at `Manifest.read`, `plan_shards` and `verify`."""
+Owns the manifest, the order of tensors in a shard, and the checksums. A tensor in tiles is stored as U8 [bytes], any
+other as F32. Data begins at a multiple of 4096 and every matrix in tiles at a multiple of 64, in files that any
+safetensors library reads. Trusts nothing in a manifest and knows no models. Enter at `Manifest.read`, `plan_shards` and
+`verify`."""
 
 from __future__ import annotations
 
@@ -24,17 +25,17 @@ from a3b.formats.tiles import FORMATS, scales_are_finite
 
 MANIFEST = "a3b.json"
 KIND, VERSION = "a3b-packed", 1
-LAYOUT = 1  # of the tiles: counts up when the meaning of their bytes changes
+LAYOUT = 1  # of tiles; counts up when the meaning of their bytes changes
 F32 = "f32"
 PAGE, LINE = 4096, 64
 MAX_MANIFEST_BYTES, MAX_TENSORS, MAX_SHARDS, MAX_DIMS = 64_000_000, 100_000, 10_000, 3
-SHARD_BYTES = 2_000_000_000  # what a kill can cost, and well below what old file systems hold
+SHARD_BYTES = 2_000_000_000  # the most work that a kill can cost, and well below the limit of old file systems
 READ = 1 << 24  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """format: a name of FORMATS, or "f32"."""
+    """A tensor of the container. format: a name of FORMATS, or "f32"."""
 
     name: str
     format: str
@@ -49,20 +50,18 @@ class PackedTensor:
 
     @property
     def unit_bytes(self) -> int:
-        """What a run of bytes must be a multiple of to have a meaning."""
+        """Bytes of the smallest part that can be read alone."""
         return 4 if self.format == F32 else FORMATS[self.format].unit_bytes
 
     def is_finite(self, data: bytes) -> bool:
-        """Whether the numbers or scales in whole units of its bytes are finite; a last unit that is cut off is not
-        looked at."""
+        """Whether the numbers or scales in whole units of its bytes are finite; a last, incomplete unit is ignored."""
         whole = np.frombuffer(data, np.uint8, len(data) // self.unit_bytes * self.unit_bytes)
         return all_finite(whole.view("<f4")) if self.format == F32 else scales_are_finite(FORMATS[self.format], whole)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a packed directory says of itself; `files` holds (bytes, checksum): of a shard's header, of other files
-    whole."""
+    """What a packed directory holds. `files` holds (bytes, checksum): of a shard's header, of other files whole."""
 
     preset: str | None
     source: dict[str, Any]  # kind, path and sizes of what was packed, for people
@@ -71,7 +70,7 @@ class Manifest:
     file_of: dict[str, str]  # tensor -> shard
     checksums: dict[str, str]  # tensor -> checksum
     files: dict[str, tuple[int, str]]
-    skipped: dict[str, int] = field(default_factory=dict)  # numbers of the source left out: mtp, vision
+    skipped: dict[str, int] = field(default_factory=dict)  # counts of weights that were left out: mtp, vision
 
     @property
     def shards(self) -> list[str]:
@@ -102,8 +101,10 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: str | Path) -> Manifest:
-        """Raises FileFormatError for a manifest that is damaged or of another version, TensorError for a tensor in
-        it."""
+        """Read the manifest of a directory.
+
+        Raises FileFormatError if it is damaged or of another version, TensorError for a tensor in it.
+        """
         path = Path(directory) / MANIFEST
         try:
             if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -195,7 +196,7 @@ class Shard:
 
     @property
     def header(self) -> bytes:
-        """Length and JSON, padded with blanks to whole pages."""
+        """Length and JSON, padded with spaces to whole pages."""
         value: dict[str, Any] = {"__metadata__": {"format": "pt", "packed_by": "a3b"}}
         at = 0
         for t in self.tensors:
@@ -246,7 +247,7 @@ def file_checksum(path: Path) -> tuple[int, str]:
 def shard_damage(
     path: Path, shard: Shard, checksums: Mapping[str, str], done: Callable[[int], None] = lambda n: None
 ) -> Iterator[str]:
-    """What of a written shard is not as it should be, one sentence each. done: told of bytes read."""
+    """What is wrong with a written shard, one sentence each. done: called with the number of bytes read."""
     header, length = shard.header, f"{path.stat().st_size} bytes; expected {shard.num_bytes}"
     with open_regular(path) as file:
         if file.read(len(header)) != header:
@@ -272,13 +273,12 @@ def shard_damage(
 
 
 def verify(directory: str | Path, done: Callable[[int], None] = lambda n: None) -> list[str]:
-    """Every byte of a packed directory against its manifest, and every number and scale for NaN; what is wrong, one
-    sentence each.
+    """Check every byte of a packed directory against its manifest, and every number and scale for NaN.
 
-    done: told of bytes read."""
+    Returns what is wrong, one sentence each. done: called with the number of bytes read."""
     directory = Path(directory)
     if not (directory / MANIFEST).exists():
-        raise CheckpointError(f"{directory}: no {MANIFEST}, so it is no packed model; pack one with 'a3b pack'")
+        raise CheckpointError(f"{directory}: no {MANIFEST}, so it is not a packed model; pack one with 'a3b pack'")
     manifest, found = Manifest.read(directory), []
     for name, (size, checksum) in manifest.files.items():
         path = directory / name
@@ -310,5 +310,5 @@ def _is_checksum(value: Any) -> bool:
 
 
 def _plain(name: str) -> bool:
-    """A file name with no way out of its directory."""
+    """Whether a name is that of a file in the same directory."""
     return bool(name) and not set(name) & set("/\\\0") and not name.startswith(".") and len(name) < 256

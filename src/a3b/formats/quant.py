@@ -1,6 +1,6 @@
-"""Number formats of checkpoints and float32: BF16, F16, F32 and block-scaled FP8 (E4M3). Exact where the format allows.
+"""Converts between float32 and the number formats of checkpoints: BF16, F16, F32 and block-scaled FP8 (E4M3).
 
-Bits in and out are NumPy integers, because NumPy has neither BF16 nor FP8. Knows no files.
+Exact where the format allows. Bits are NumPy integers, because NumPy has neither BF16 nor FP8. Knows no files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no number of an array is NaN or infinite. One pass: a finite sum has only finite terms."""
+    """Whether an array holds neither NaN nor infinity. One pass: a finite sum has only finite terms."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(
             np.isfinite(values.sum(dtype=np.float32 if values.itemsize <= 4 else None)) or np.isfinite(values).all()
@@ -77,7 +77,7 @@ def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> n
     scale."""
     out, inner = bits.shape
     values = e4m3_to_f32(bits)
-    with np.errstate(over="ignore"):  # a product may be infinite: whoever uses it looks
+    with np.errstate(over="ignore"):  # a product may be infinite: the caller checks
         for i in range(scale.shape[0]):
             rows = values[i * block[0] : (i + 1) * block[0]]
             rows *= np.repeat(scale[i], block[1])[:inner]
@@ -87,7 +87,7 @@ def fp8_to_f32(bits: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> n
 def f32_to_fp8(matrix: np.ndarray, block: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
     """float32 [out, in] -> (uint8 [out, in], BF16 scale bits [out/block up, in/block up]).
 
-    A block's scale is its largest magnitude over 448, rounded to BF16 and never below, so that nothing saturates."""
+    A block's scale is its largest magnitude over 448, rounded up to BF16 so that nothing saturates."""
     out, inner = matrix.shape
     rows, columns = -(-out // block[0]), -(-inner // block[1])
     padded = np.zeros((rows * block[0], columns * block[1]), np.float32)

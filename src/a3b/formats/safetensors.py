@@ -1,7 +1,7 @@
-"""Safetensors files: read through a memory map after the header was checked, written under a temporary name.
+"""Reads safetensors files through a memory map, after checking the header, and writes them under a temporary name.
 
 Layout: 8 bytes little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then the data.
-Trusts nothing in the header. Knows no models. Enter at `SafetensorsFile`.
+Trusts nothing in the header and knows no models. Enter at `SafetensorsFile`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DTYPES: dict[str, np.dtype] = {  # BF16 and FP8 have no NumPy type: their bits
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: bytes [start, stop) of its file."""
+    """Where a tensor is: bytes [start, stop) of its file."""
 
     name: str
     dtype: str
@@ -83,7 +83,7 @@ class SafetensorsFile:
         return np.frombuffer(self._map, np.uint8)
 
     def release(self, name: str) -> None:
-        """Tell the system that the pages of a tensor are not needed soon; views stay valid and are read again."""
+        """Let the system drop the pages of a tensor; views stay valid and are read again."""
         info = self.tensors[name]
         release_pages(self._map, info.start, info.stop)
 
@@ -93,7 +93,7 @@ class SafetensorsFile:
             raise FileFormatError(
                 f"{self.path}: header of {length} bytes; the file has {self.num_bytes}, "
                 f"a header at most {MAX_HEADER_BYTES}: "
-                "it is truncated or no safetensors file; download it again"
+                "it is truncated or not a safetensors file; download it again"
             )
         try:
             header = json.loads(bytes(self._map[8 : 8 + length]).decode("utf-8"), object_pairs_hook=self._unique)
@@ -113,7 +113,7 @@ class SafetensorsFile:
         if len(value) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise TensorError(f"{self.path}: {twice[:200]!r} stands twice in the header")
+            raise TensorError(f"{self.path}: {twice[:200]!r} occurs twice in the header")
         return value
 
     def _tensor(self, name: str, value: Any, base: int) -> TensorInfo:
@@ -138,7 +138,7 @@ class SafetensorsFile:
         return TensorInfo(name, dtype, tuple(shape), base + offsets[0], base + offsets[1])
 
     def _check_cover(self, tensors: Mapping[str, TensorInfo], base: int) -> None:
-        """Tensors lie side by side from the header to the end of the file: no overlap, no gap."""
+        """Check that tensors cover the file from the header to its end, without overlap or gap."""
         at = base
         for info in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
             if info.start != at:
@@ -160,8 +160,7 @@ def _sizes(value: Any) -> bool:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write {name: (dtype name, array of the matching NumPy type)}; the file appears under its name only when
-    complete."""
+    """Write {name: (dtype, array of the matching NumPy type)}; the file gets its name only when it is complete."""
     path, at = Path(path), 0
     header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     for name, (dtype, array) in tensors.items():

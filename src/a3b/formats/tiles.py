@@ -1,5 +1,4 @@
-"""The layout that the kernels read: matrices of 4, 6 or 8-bit integers in tiles of 16 rows, one stream of bytes per
-tile.
+"""The layout that kernels read: matrices of 4, 6 or 8-bit integers in tiles of 16 rows, a stream of bytes per tile.
 
 value = scale·q + minimum, q unsigned, one scale per row and group of columns. A format without minimums has minimum =
 -zero·scale. Scales are half precision, or, in the formats with super-blocks, a small integer per group times a
@@ -9,9 +8,11 @@ A tile holds rows 16i .. 16i + 15 and is a run of units, left to right; a unit c
     half scales:  scale f16 [groups, 16], minimum f16 [groups, 16] if there is one, q
     super-blocks: scale f16 [16], minimum f16 [16] (zero if there is none), scale codes [groups, 16] (8 bits, signed in
                   w6k16), minimum codes u8 [groups, 16] if there are minimums, q
-q lies in steps of 4 columns, 64 bytes (row r, column j of the step at 4r + j) per
-    8 bits: one step 4 bits: two steps, the first in the low halves of the bytes 6 bits: three such vectors for four
-    steps: low 4 bits of steps 0 and 1, of 2 and 3, then the high 2 bits, step s at bit 2s
+q is stored in steps of 4 columns; a vector of 64 bytes has row r, column j of a step at 4r + j and holds
+    8 bits:  one step
+    4 bits:  two steps, the first in the low halves of the bytes
+    6 bits:  in three vectors four steps: the low 4 bits of steps 0 and 1, of 2 and 3, then the high 2 bits, step s at
+             bit 2s
 so that one broadcast of 4 activations meets 16 rows, and no sum crosses a vector. Rows are padded to 16 and columns to
 a unit, with scale 0 (half formats: q = zero). Every unit is a multiple of 64 bytes."""
 
@@ -34,12 +35,12 @@ class Format:
     """How a matrix of integers is stored."""
 
     name: str
-    code: int  # the number the kernels know it by
+    code: int  # its number in the kernels
     bits: int
     group: int  # columns that share a scale
     unit: int  # columns of one run of bytes
     has_minimum: bool
-    zero: int  # the q that means 0, if there is no minimum
+    zero: int  # the q that stands for 0, if there is no minimum
     signed_codes: bool = False
 
     @property

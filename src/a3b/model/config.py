@@ -1,9 +1,7 @@
-"""What a model is (`ModelConfig`, from config.json) and how this process runs (`RuntimeConfig`, from the environment).
+"""What a model is: its sizes and constants, checked against each other.
 
-A config that contradicts itself, or asks for something that is not implemented, is refused by the name of its key.
-Every key is either used, checked, or on the written list of keys that cannot change the result. Enter at
-`a3b.model.config_reader.read_config`. Fields have the names of config.json; shapes are written with the letters of
-`ModelConfig.axes`."""
+Fields have the names of config.json; shapes are written with the letters of `ModelConfig.axes`. Knows no files. Enter
+at `ModelConfig`; `a3b.model.config_reader` reads one."""
 
 from __future__ import annotations
 
@@ -22,13 +20,13 @@ MODEL_TYPES = {  # name -> wraps a text_config
     "qwen3_5": True,
     "qwen3_5_text": False,
 }
-PACKED = "a3b"  # quant_method of a packed directory, whose manifest says the rest
+PACKED = "a3b"  # quant_method of a packed directory; its manifest has the formats
 YARN_FACTORS = (2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary positions; `rotary_dim` of Dh dims turn. YaRN fields count only if type is "yarn"."""
+    """Rotary positions: `rotary_dim` of Dh dimensions rotate. The fields from `factor` on are for type "yarn"."""
 
     type: str  # "default" or "yarn"
     theta: float
@@ -43,7 +41,7 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class Fp8Config:
-    """Official block-scaled FP8: which modules are not converted, and the block [rows, columns] of one scale."""
+    """Official block-scaled FP8: the block [rows, columns] of one scale, and the modules that are not converted."""
 
     block: tuple[int, int]
     kept: tuple[str, ...]
@@ -51,8 +49,7 @@ class Fp8Config:
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """GPTQ integers of 4 bits: columns of a group (-1: all), and whether zeros are stored one too small (the first
-    version)."""
+    """GPTQ integers of 4 bits: columns of a group (-1: all), and 1 if zeros are stored one too small (version 1)."""
 
     group: int
     zero_offset: int
@@ -139,7 +136,7 @@ class ModelConfig:
 
     @property
     def dense(self) -> bool:
-        """Whether each layer has one MLP in place of experts."""
+        """Whether each layer has one MLP instead of experts."""
         return self.num_experts == 0
 
     @property
@@ -158,10 +155,11 @@ class ModelConfig:
 
 
 def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str | None]:
-    """The config for a context of `num_tokens`, and what to tell the user if positions are scaled for it.
+    """The config for a context of `num_tokens`, and a note for the user if positions are scaled for it.
 
-    Up to the native length nothing changes; beyond it YaRN with the smallest sufficient factor of 2 and 4; scaling
-    written in config.json wins. Raises UsageError beyond four times the native length."""
+    Up to the native length nothing changes; beyond it, YaRN uses the smaller sufficient factor of 2 and 4. Scaling in
+    config.json takes precedence. Raises UsageError beyond four times the native length.
+    """
     if num_tokens < 1:
         raise UsageError(f"context: {num_tokens}; expected a positive number of tokens")
     rope, native = config.rope, config.max_context

@@ -1,5 +1,6 @@
-"""Reads config.json; whatever contradicts itself or is not implemented is refused by the name of its key. Enter at
-`read_config`."""
+"""Reads config.json, and refuses by the name of its key whatever contradicts itself or is not implemented.
+
+Every key is used, checked, or on the list of keys that cannot change the result. Enter at `read_config`."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ IGNORED = frozenset(
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """From a directory's config.json (with the end tokens of generation_config.json), or from a config file."""
+    """Read a directory's config.json (with the end tokens of generation_config.json), or a config file.
+
+    Raises ConfigError naming the key, what was found and what was expected.
+    """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     config = config_from_dict(_read_json(file), str(file))
@@ -49,7 +53,7 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def config_from_dict(value: Any, where: str = "config.json") -> ModelConfig:
-    """Raises ConfigError naming the key, what was found and what was expected."""
+    """Check a config. Raises ConfigError naming the key, what was found and what was expected."""
     return _Reader(value, where).config()
 
 
@@ -61,7 +65,7 @@ class _Mlp(NamedTuple):
 
 
 class _Reader:
-    """Takes keys out of a config one by one; what is left over at the end must be known to be harmless."""
+    """Takes keys from a config one by one; those left over at the end must be known to be harmless."""
 
     def __init__(self, value: Any, where: str):
         self.where = where
@@ -143,7 +147,7 @@ class _Reader:
         return value
 
     def take(self, key: str, default: Any) -> Any:
-        """A key of the text config; null counts as absent."""
+        """The value of a key of the text config; null counts as absent."""
         self.used.add(key)
         value = self.text.get(key)
         return default if value is None else value
@@ -265,7 +269,7 @@ class _Reader:
         )
 
     def _agreed(self, key: str, rope: dict[str, Any], default: float, highest: float) -> float:
-        """A number that may stand in the text config, in rope_parameters, or in both if equal."""
+        """A number of the text config, of rope_parameters, or of both if they agree."""
         found = [v for v in (self.take(key, None), rope.get(key)) if v is not None]
         for value in found:
             if type(value) not in (int, float) or not 0 < value <= highest:

@@ -1,13 +1,13 @@
 """The forward pass: token ids and a state in, logits out. Everything it reads is an argument.
 
-Enter at `Model(config, weights, kernels)`. A model is immutable and holds ops bound to weights; what tokens leave
-behind is in `a3b.model.state.State`. Knows no tokenizer, no sampling and no files.
+A model is immutable and holds ops bound to weights; what tokens leave behind is in `a3b.model.state.State`. Knows no
+tokenizer, no sampling and no files. Enter at `Model(config, weights, kernels)`.
 
     h = embed[ids];  per layer: h += mixer(norm(h)), h += mlp(norm(h));  logits = norm(h) · lm_headᵀ
 
-Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. What a
-row becomes depends on its token, its position and its state alone, so cutting or batching the work changes nothing
-(with the NumPy twins nothing but the rounding inside BLAS; see `a3b.kernels`).
+Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. A row
+depends only on its token, its position and its state, so cutting or batching the work changes no bit (with the NumPy
+twins, only the rounding inside BLAS; see `a3b.kernels`).
 Axes: T rows of a step, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F Fs widths, V ids.
 """
 
@@ -27,7 +27,7 @@ from a3b.model.rope import Rope
 from a3b.model.state import State, advancing
 from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
 
-CHUNK = 512  # most tokens of one sequence in a step; bounds the memory of a long prompt
+CHUNK = 512  # tokens of one sequence in a step, at most; bounds the memory of a long prompt
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Model:
     """A checkpoint ready to compute. Keeps no reference to `weights` beyond the arrays it uses."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, k: Kernels, kv: str = "q8"):
-        """Bind every op; kv is how keys and values are kept. Raises TensorError if a weight does not have the shape
-        that `config` says."""
+        """Bind every op. kv: how keys and values are stored. Raises TensorError for a weight of the wrong shape."""
         self.config, self.kv, self.isa = config, kv, k.isa
         self._embed = k.bind_embed(weights.embed, config.vocab_size, config.hidden_size)
         self._layers = _bind_layers(k, config, weights, kv)
@@ -72,7 +71,7 @@ class Model:
     ) -> np.ndarray | None:
         """Read ids int [T], advance `state` by T; logits "last" -> float32 [V], "all" -> [T, V], "none" -> None.
 
-        cancel is asked before each layer; when it says so, Interrupted is raised and the state is torn.
+        cancel is called before each layer; if it returns True, Interrupted is raised and the state is torn.
         Raises UsageError if ids are not a non-empty 1-D integer array of values in [0, V), or the state is torn.
         """
         if logits == "all":
@@ -86,7 +85,7 @@ class Model:
     def forward_chunks(
         self, ids: np.ndarray, state: State, rows: int = CHUNK, cancel: Callable[[], bool] | None = None
     ) -> Iterator[np.ndarray]:
-        """Like forward with "all", in pieces float32 [up to rows, V]: for prompts whose logits fill the memory."""
+        """Like forward with "all", in pieces float32 [up to rows, V], for prompts whose logits do not fit in memory."""
         for hidden in self._chunks(self._checked(ids), state, cancel):
             for start in range(0, len(hidden), rows):
                 yield self._lm_head(hidden[start : start + rows])
@@ -120,7 +119,7 @@ class Model:
     ) -> np.ndarray:
         """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces.
 
-        ids are trusted, the memory grows with T, and cancel is asked before each layer."""
+        ids are trusted, memory grows with T, and cancel is called before each layer."""
         spans, positions, stop = [], [], 0
         for ids, state in pieces:
             spans.append(Span(slice(stop, stop + len(ids)), state))
@@ -146,7 +145,7 @@ class Model:
 
 
 class Layer:
-    """Norm, mixer, norm, experts or one MLP; each half added to the residual stream."""
+    """Norm and mixer, then norm and experts or one MLP; each half is added to the residual stream."""
 
     def __init__(self, mixer: DeltaNet | Attention, mlp: kernels.InPlaceOp):
         self.mixer, self.mlp = mixer, mlp
@@ -157,7 +156,7 @@ class Layer:
 
 
 class DeltaNet:
-    """Gated delta net: a convolution and a matrix per head remember the sequence; it has no positions."""
+    """Gated delta net: a convolution and a matrix per head remember the sequence; it uses no positions."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Configs of published models by name, to plan and to measure with before anything is downloaded."""
+"""Configs of published models by name, to plan and measure with before anything is downloaded. Enter at `shape`."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "27b": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 17408},
     # 35b-a3b's active size, no experts
     "3b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_SMALL, "intermediate_size": 4608},
-    # for comparison; nobody trained it
+    # for comparison; never trained
     "31b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 21504},
 }
 
-REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  # of the shapes that were trained
+REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  # of the trained shapes
 
 
 def known_shape(name: str) -> str | None:
-    """The name in SHAPES of a published model, which may be given by its repository; any case will do."""
+    """The name in SHAPES of a model, which may also be given by its repository; case does not matter."""
     name = name.lower()
     return next(
         (shape for shape, repository in REPOSITORIES.items() if repository.lower() == name),
@@ -62,11 +62,11 @@ def known_shape(name: str) -> str | None:
 
 
 def how_to_get(name: str) -> str:
-    """What a name of SHAPES stands for, and the commands that get its weights."""
+    """What a name of SHAPES is, and the commands that get its weights."""
     repository = REPOSITORIES.get(name)
     if repository is None:
         return (
-            f"{name!r} is a shape for planning and measuring that nobody trained: "
+            f"{name!r} is a shape for planning and measuring that was never trained: "
             f"a3b plan {name}, a3b bench speed --shape {name}"
         )
     packed = f"{name}-packed"
@@ -77,7 +77,7 @@ def how_to_get(name: str) -> str:
 
 
 def shape(name: str) -> ModelConfig:
-    """Raises UsageError for a name that is not known."""
+    """The config of a known shape. Raises UsageError for other names."""
     if name not in SHAPES:
         raise UsageError(f"shape: {name!r} is unknown; known: {', '.join(SHAPES)}")
     return config_from_dict(SHAPES[name], name)

@@ -1,11 +1,11 @@
 """Reads a checkpoint into the typed fields a model is bound to: Hugging Face files, FP8, GPTQ, or a packed directory.
 
 Everything expected is checked by name, shape and dtype before any data is touched, and all complaints are raised at
-once. A number that is not finite is refused when it is decoded: at load what becomes float32, at each use what stays
-mapped. Scales of tiles are not read for that; the packer has looked at them, `a3b verify` looks again, and the kernels
-turn what meets one into NaN. Matrices come as float32 arrays (decoded one by one, their source pages given back), as
+once. A number that is not finite is refused when it is decoded: on loading if it becomes float32, at each use if it
+stays mapped. Scales of tiles are not checked here: the packer and `a3b verify` check them, and kernels turn whatever
+depends on a bad one into NaN. Matrices come as float32 arrays (decoded one by one, their source pages given back), as
 views that decode where they are used, or as the tiles of a packed directory (`residency`): there is never a second copy
-of the model. What tensors are called stands in `a3b.model.tensor_names`. Enter at `load_weights`."""
+of the model. Names of tensors come from `a3b.model.tensor_names`. Enter at `load_weights`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 SCALE = "_scale_inv"
 FP8 = "F8_E4M3"
 MAX_COMPLAINTS = 5
-EXPAND_SHARE = 0.5  # of the memory that is free: what float32 weights may take if nobody says otherwise
+EXPAND_SHARE = 0.5  # of the free memory: what float32 weights may take by default
 
 
 def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None) -> ModelWeights:
-    """Check and load. expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); what
-    is packed stays packed.
+    """Check and load all weights.
 
-    Raises TensorError for anything missing, misshapen, of a dtype that cannot be read, or unknown."""
+    expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); packed weights stay
+    packed. Raises TensorError for a tensor that is missing, misshapen, of an unreadable dtype, or unknown.
+    """
     extra = check_tensors(checkpoint, config)
     if manifest := checkpoint.manifest:
         return assemble(config, _PackedTensors(checkpoint, manifest, config), "packed", extra, manifest.tiled_v_heads)
@@ -53,7 +54,7 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | Non
 
 
 def check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]:
-    """Every tensor against what the config asks for; how many numbers lie beside the text model, by kind."""
+    """Check every tensor against the config; the counts of weights beside the text model, by kind."""
     if checkpoint.manifest:
         _check_packed(checkpoint, checkpoint.manifest, config)
         return {}

@@ -15,7 +15,7 @@ from a3b.formats.quant import all_finite, fp8_to_f32, to_f32
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A matrix [out, in], or experts [E, out, in], left in its file; every call decodes to float32 anew."""
+    """A matrix [out, in], or experts [E, out, in], left in its file; every call decodes it again."""
 
     name: str
     dtype: str
@@ -56,7 +56,7 @@ class StoredMatrix:
 
 
 def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
-    """The values. Raises TensorError if one is NaN or infinite."""
+    """The values themselves. Raises TensorError if one is NaN or infinite."""
     if not all_finite(values):
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise TensorError(
@@ -68,7 +68,7 @@ def checked_finite(name: str, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StackedMatrix:
-    """Matrices of equal width, one below the other, as one [sum of out, in]."""
+    """Matrices of equal width, stacked to one [sum of out, in]."""
 
     name: str
     parts: tuple[StoredMatrix | GptqMatrix, ...]
@@ -124,7 +124,7 @@ Decodable = StoredMatrix | StackedMatrix | StoredExperts | GptqMatrix
 
 
 def names_of(matrix: Decodable) -> list[str]:
-    """The tensors of the file that a matrix is made of."""
+    """The names of the tensors that a matrix is made of."""
     if isinstance(matrix, StoredMatrix):
         return [matrix.name]
     if isinstance(matrix, GptqMatrix):

@@ -1,7 +1,7 @@
 """Rotary positions: frequencies (default or YaRN) and the cosines and sines of positions.
 
 Angles are position·frequency in float64, rounded once when their cosine and sine become float32. The reference
-multiplies in float32, which at position 1,000,000 is off by a few hundredths of a radian in the fast frequencies; in
+multiplies in float32, which at position 1,000,000 is off by a few hundredths of a radian for the fast frequencies; over
 the first few hundred positions both agree to 2e-5 rad. Enter at `Rope(config.rope)`.
 """
 
@@ -28,9 +28,9 @@ def inverse_frequencies(rope: RopeConfig) -> npt.NDArray[np.float64]:
 
 
 def yarn_range(rope: RopeConfig) -> tuple[float, float]:
-    """Index up to which frequencies stay, index from which they are divided by the factor."""
+    """The index up to which frequencies stay, and the index from which they are divided by the factor."""
 
-    def index_of(turns: float) -> float:  # frequency that makes `turns` turns in the original context
+    def index_of(turns: float) -> float:  # of the frequency that makes `turns` turns in the original context
         d, log_base = rope.rotary_dim, math.log(rope.theta)
         return d * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * log_base)
 
@@ -42,7 +42,7 @@ def yarn_range(rope: RopeConfig) -> tuple[float, float]:
 def mrope_axis(rope: RopeConfig) -> np.ndarray:
     """Which axis of a position (0 time, 1 height, 2 width) each frequency follows: int [rotary_dim / 2].
 
-    Interleaved: frequency i follows i mod 3, as long as that axis has not used up its section; then time.
+    Interleaved: frequency i follows axis i mod 3 until that axis has used up its section, then time.
     """
     axis = np.zeros(rope.rotary_dim // 2, np.int64)
     for which in (1, 2):

@@ -1,8 +1,8 @@
 """The state of one sequence: keys and values in pages, convolution windows, delta-rule matrices. No arithmetic.
 
-Enter at `State(config)`; the model advances it, `snapshot`, `restore` and `fork` copy it. Keys and values can be shared
-because they are only ever appended: whoever owns the last segment writes behind `num_tokens`, everyone else copies that
-segment before the first write. Convolution and delta state are overwritten by every token, so a snapshot copies them.
+The model advances it; `snapshot`, `restore` and `fork` copy it. Keys and values can be shared because they are only
+appended: the owner of the last segment writes after `num_tokens`, and any other state copies that segment before its
+first write. Every token overwrites the convolution and delta state, so a snapshot copies them. Enter at `State`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A State as it was after `num_tokens` tokens. Immutable; stays valid whatever becomes of the state."""
+    """A State as it was after `num_tokens` tokens. Immutable, and independent of what the state does next."""
 
     num_tokens: int
     conv: np.ndarray  # float32 [delta layers, conv_len - 1, C], read-only
     delta: np.ndarray  # float32 [delta layers, Hv, Dk, Dv], read-only
-    segments: tuple[Segment, ...]  # shared; positions from num_tokens on mean nothing
-    kv: str  # how keys and values are kept
+    segments: tuple[Segment, ...]  # shared; positions from num_tokens on are undefined
+    kv: str  # how keys and values are stored
 
     @property
     def num_bytes(self) -> int:
-        """Bytes this snapshot alone holds: keys and values are shared with the state it was taken of."""
+        """Bytes that only this snapshot holds; it shares keys and values with the state it was taken from."""
         return self.conv.nbytes + self.delta.nbytes
 
     @property
@@ -51,10 +51,10 @@ class Snapshot:
 
 
 class State:
-    """What the next token needs of all tokens before it. One sequence, one writer at a time."""
+    """What the next token needs of all tokens before it: one sequence, one writer at a time."""
 
     def __init__(self, config: ModelConfig, kv: str):
-        """kv: how keys and values are kept, one of a3b.kernels.kv.KV_TYPES."""
+        """An empty state. kv: how keys and values are stored, one of a3b.kernels.kv.KV_TYPES."""
         num_delta = config.layer_types.count("linear_attention")
         a = config.axes
         self.num_tokens, self.kv = 0, kv
@@ -67,14 +67,14 @@ class State:
         self._is_torn = False
 
     def snapshot(self) -> Snapshot:
-        """The state now, in time and memory that do not grow with the tokens."""
+        """A copy of the state, in time and memory independent of the number of tokens."""
         self._refuse_torn()
         conv, delta = self.conv.copy(), self.delta.copy()
         conv.flags.writeable = delta.flags.writeable = False
         return Snapshot(self.num_tokens, conv, delta, tuple(self._segments), self.kv)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what `snapshot` holds; also repairs a state whose forward pass was interrupted.
+        """Return to a snapshot; this also repairs a state whose forward pass was interrupted.
 
         Raises UsageError if the snapshot belongs to a model of other sizes.
         """
@@ -105,17 +105,17 @@ class State:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the arrays, as allocated; pages never written take address space, not memory."""
+        """Bytes allocated for arrays; pages that were never written take address space, not memory."""
         return self.conv.nbytes + self.delta.nbytes + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
 
     def segments(self, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(keys, values) of attention layer `layer`, each uint8 [pages, Hkv, bytes], first tokens first.
 
-        Whoever computes writes positions from `num_tokens` on; inside `advancing` only."""
+        The forward pass writes positions from `num_tokens` on, and only inside `advancing`."""
         return [(s.keys[layer], s.values[layer]) for s in self._segments]
 
     def _reserve(self, num_new: int) -> None:
-        """Own the segment that is written next and allocate those behind it."""
+        """Own the segment that is written next, and allocate those after it."""
         self._refuse_torn()
         used = self.num_tokens % SEGMENT_LEN
         if not self._owns_last:
@@ -133,10 +133,10 @@ class State:
 
 @contextmanager
 def advancing(steps: Sequence[tuple[State, int]]) -> Iterator[None]:
-    """Room for that many new tokens in each state; `num_tokens` grows when the block ends well.
+    """Make room for that many new tokens in each state; `num_tokens` grows when the block ends without an error.
 
-    A block that raises leaves some layers ahead of others: its states refuse all use until `restore`.
-    Raises UsageError, with nothing changed, if a state is in that condition already.
+    A block that raises leaves some layers ahead of others, so its states refuse all use until `restore`. Raises
+    UsageError, with nothing changed, if a state is in that condition already.
     """
     for state, num_new in steps:
         state._reserve(num_new)
@@ -149,7 +149,7 @@ def advancing(steps: Sequence[tuple[State, int]]) -> Iterator[None]:
 
 
 def _copy(segment: Segment, num_pages: int) -> Segment:
-    """A segment of its own with the first pages of another."""
+    """A new segment with the first pages of another."""
     copies = []
     for source in (segment.keys, segment.values):
         copy = np.zeros(source.shape, np.uint8)

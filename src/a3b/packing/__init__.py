@@ -1,1 +1,1 @@
-"""A model in any layout that can be read, written again as the tiles that the kernels read: source, plan, writer."""
+"""Packing: a model in any readable layout, written again as the tiles that kernels read (source, plan, writer)."""

@@ -1,8 +1,9 @@
 """A GGUF file of architecture qwen35moe as a source: its config, its matrices with their own integers, its tokenizer.
 
-What the file's writer did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the
-file everywhere (`tiled_v_heads`): wide matrices are thus kept bit for bit. Enter at `open_gguf`. Source of names and
-transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter, gguf-py/gguf/constants.py."""
+What the converter did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the file
+(`tiled_v_heads`), so that wide matrices are kept bit for bit. Names, shapes and transforms come from
+`a3b.model.tensor_names`. Enter at `open_gguf`. Source of the transforms: Qwen3NextModel and Qwen3_5MoeModel of
+llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from a3b.packing.source import Source, fingerprint, packed_config, side_files
 ARCH = "qwen35moe"
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
 HEAD_ORDER_NOTE = (
-    "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may lack it"
+    "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may differ"
 )
 
 
@@ -44,7 +45,7 @@ class GgufMatrix:
 
     @property
     def format(self) -> Format | None:
-        """The format of tiles that holds it exactly; None for plain floats."""
+        """The format of tiles that holds it exactly; None for floats."""
         return FORMAT_OF.get(self.dtype)
 
     def parts(self, start: int, stop: int) -> Parts:
@@ -62,7 +63,7 @@ class GgufMatrix:
 
 
 def open_gguf(path: Path, tokenizer: Path | None) -> Source:
-    """Raises CheckpointError for a file of another model, or one that lacks tensors or a usable tokenizer."""
+    """Open a file as a source. Raises CheckpointError for another model, missing tensors or an unusable tokenizer."""
     value, config, reader = _opened(path)
     files, metadata = reader.files, reader.files[0].metadata
     weights = reader.model(config)
@@ -91,7 +92,7 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
 
 
 def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
-    """Its config and files, every tensor checked; small tensors are read, no matrix is. Raises CheckpointError."""
+    """The config and the files of a model, every tensor checked; matrices are not read. Raises CheckpointError."""
     _, config, reader = _opened(path)
     reader.model(config)
     return config, reader.files
@@ -108,7 +109,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
 
 
 def _splits(first: GgufFile) -> list[GgufFile]:
-    """The file, or all the files that it says it is one of."""
+    """The file, or all files of the split model it is part of."""
     count = first.metadata.get("split.count", 1)
     if type(count) is not int or not 0 <= count <= MAX_SPLITS:
         raise FileFormatError(f"{first.path}: split.count is {str(count)[:40]}; expected at most {MAX_SPLITS}")
@@ -122,7 +123,7 @@ def _splits(first: GgufFile) -> list[GgufFile]:
 
 
 def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[str, Any]:
-    """The config.json of a file's metadata, text model only."""
+    """The config.json that a file's metadata amounts to, for the text model only."""
 
     def get(key: str, default: Any = None) -> Any:
         found = metadata.get(f"{ARCH}.{key}", default)
@@ -208,7 +209,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
 
 
 class _Reader:
-    """Takes tensors out of the file by name and shape; all complaints come at once."""
+    """What `assemble` asks a GGUF file for; all complaints are raised at once."""
 
     def __init__(self, path: Path, files: list[GgufFile]):
         self.path, self.files = path, files

@@ -1,5 +1,6 @@
-"""Tokenizer and template out of a GGUF file's metadata, as the files of a Hugging Face directory. Enter at
-`tokenizer_files`."""
+"""Converts tokenizer and template of a GGUF file's metadata to the files of a Hugging Face directory.
+
+Enter at `tokenizer_files`."""
 
 from __future__ import annotations
 

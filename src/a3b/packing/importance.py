@@ -1,9 +1,9 @@
 """Which columns of each matrix matter: the mean squares of its inputs while the unpacked model reads a text.
 
 All pieces of the text go through a layer together, so that every weight is decoded once and its pages are given back:
-the model may be far larger than the memory. Experts that met few tokens lean on what all experts of their layer met.
-One arithmetic order, whatever the number of threads. Enter at `measure`. Source of the idea: the importance matrix of
-llama.cpp (tools/imatrix), Frantar et al., "GPTQ", 2022 (the diagonal of the Hessian)."""
+the model may be far larger than the memory. Experts that see few tokens borrow from the mean over all experts of their
+layer. The order of the arithmetic does not depend on the number of threads. Enter at `measure`. Source of the idea: the
+importance matrix of llama.cpp (tools/imatrix), Frantar et al., "GPTQ", 2022 (the diagonal of the Hessian)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from a3b.model.weights import ModelWeights, by_role
 from a3b.packing.plan import halves
 from a3b.packing.source import Source
 
-MAX_TOKENS = 4096  # of a text: their hidden rows are in memory together
-PRIOR = 16  # tokens' worth of the layer's mean that an expert's own inputs are mixed with
-FLOOR = 0.01  # of the mean over all columns: what a column that was never used still counts
+MAX_TOKENS = 4096  # of a text; their hidden rows are in memory together
+PRIOR = 16  # weight, in tokens, of the layer's mean that is mixed into an expert's own inputs
+FLOOR = 0.01  # share of the mean over all columns that a column without input still counts
 ROWS = 512  # of a matrix decoded at a time
 
 
@@ -35,10 +35,10 @@ def measure(
     threads: int,
     done: Callable[[int], None] = lambda layers: None,
 ) -> dict[str, np.ndarray]:
-    """Ids int [T] each, at most MAX_TOKENS together -> per tensor name of the packed directory float32 [columns],
-    experts [E, columns].
+    """The importance of columns, by tensor name of the packed directory: float32 [1, columns], experts [E, columns].
 
-    kernels compute what has no matrices; done: told how many layers were read."""
+    pieces: ids int [T] each, at most MAX_TOKENS in all. kernels: compute what has no matrices. done: called with the
+    number of layers read so far."""
     config, weights = source.config, source.weights
     with ThreadPoolExecutor(threads) as pool:
         watching = Watching(kernels, pool, source.release, done)
@@ -52,7 +52,7 @@ def measure(
 
 
 class Inputs:
-    """Sums of squares of what met the columns of a matrix, or of each of E experts."""
+    """Sums of squares of the inputs of a matrix by column, or of each of E experts."""
 
     def __init__(self, E: int, num_in: int):
         self.sums, self.counts = np.zeros((E, num_in)), np.zeros((E, 1))
@@ -69,8 +69,7 @@ class Inputs:
 
 
 class Watching(Kernels):
-    """Ops over float or mapped matrices that keep the sums of squares of their inputs, by the identity of the
-    matrix."""
+    """Ops over float or mapped matrices that sum the squares of their inputs, by the identity of the matrix."""
 
     isa = "reference"
 
@@ -184,7 +183,7 @@ class Moe:
 
 
 def _bound(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, Any]]:
-    """(name in the packed directory, the matrix that was bound) of all matrices in layers; gate and up are one."""
+    """(name in the packed directory, the matrix that was bound) of every matrix in a layer; gate and up may be one."""
     for tensor, layer in tensors_of(config):
         if layer is not None and tensor.kind:
             yield tensor.full_name(layer), by_role(weights, layer)[tensor.role]

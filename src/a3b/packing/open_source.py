@@ -1,4 +1,4 @@
-"""Which kind of source a path is. Enter at `open_source`."""
+"""Opens a path as a source, whatever its layout. Enter at `open_source`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from a3b.packing.source import Source, fingerprint, packed_config, side_files
 
 
 def open_source(path: Path, tokenizer: Path | None = None) -> Source:
-    """Raises CheckpointError for files that cannot be read, UsageError for a path that is none of the kinds.
+    """Open a directory or a .gguf file to be packed.
 
-    tokenizer: a directory to take tokenizer and template from."""
+    tokenizer: a directory to take tokenizer and template from. Raises CheckpointError for files that cannot be read,
+    UsageError for a path that is no source."""
     if path.is_dir():
         files = [] if (path / "config.json").exists() else models_in(path)
         if len(files) > 1:

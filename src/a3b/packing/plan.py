@@ -1,6 +1,6 @@
-"""What is packed, and as what: a loaded model's matrices under the names of the packed directory, each with a format.
+"""What is packed, and in which format: the tensors of a loaded model under the names of the packed directory.
 
-Enter at `make_plan`. Knows no files.
+Knows no files. Enter at `make_plan`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Half:
 
 @dataclass(frozen=True)
 class Item:
-    """A tensor of the packed directory and where its numbers come from."""
+    """A tensor of the packed directory, and where its numbers come from."""
 
     tensor: PackedTensor
     kind: str | None  # of matrix; None: a small tensor, kept in float32
@@ -78,7 +78,7 @@ class Item:
 class Plan:
     items: tuple[Item, ...]
     preset: str | None
-    notes: tuple[str, ...]  # what is not as asked for
+    notes: tuple[str, ...]  # where the plan differs from the preset
     num_chosen: int  # matrices whose format the preset chose
 
     @property
@@ -91,8 +91,8 @@ class Plan:
 
 
 def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int:
-    """Bytes of weights that decoding one token reads: all but the embedding, of which it reads a row, and the idle
-    experts."""
+    """Bytes of weights that decoding one token reads: all except idle experts and the embedding, of which it reads a
+    row."""
     total = 0
     for tensor in tensors:
         if ROUTED in tensor.name:
@@ -103,7 +103,7 @@ def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int
 
 
 def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
-    """Matrices of integers keep them; those in floats become what the preset says, without one 8 bits wide."""
+    """Choose formats: integers keep their own; matrices in floats get the preset's, or 8 bits without a preset."""
     kinds = KEEP if preset is None else PRESETS[preset]
     items, floats, num_chosen = [], [], 0
     for tensor, layer, value in tensor_values(config, weights):
@@ -141,7 +141,7 @@ def tensor_values(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[
 
 
 def halves(matrix: Any) -> tuple[Any, Any]:
-    """Gate and up apart, without a copy."""
+    """Gate and up of a matrix, without a copy."""
     if isinstance(matrix, tuple):
         return matrix
     if isinstance(matrix, StackedMatrix):
@@ -154,7 +154,7 @@ def halves(matrix: Any) -> tuple[Any, Any]:
 
 
 def own_format(matrix: Any) -> Format | None:
-    """The format of tiles that holds a source's integers as they are, if it has integers of one kind."""
+    """The format of tiles that holds the integers of a matrix unchanged, if it has integers of one kind."""
     if isinstance(matrix, StoredExperts):
         found = {own_format(expert) for expert in matrix.experts}
         return found.pop() if len(found) == 1 else None

@@ -1,5 +1,4 @@
-"""Our own quantiser: float32 rows to the stored numbers of a format, with the least squared error that a short search
-finds.
+"""The quantiser: float32 rows to the stored numbers of a format, with the least squared error of a short search.
 
 Per group several ranges are tried. For each the integers are rounded to nearest, then scale (and minimum) are solved
 for by least squares, weighted by the importance of the columns; with a minimum, both are repeated against what was
@@ -25,13 +24,13 @@ CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-b
 
 
 def quantise(format: Format, matrix: np.ndarray, importance: np.ndarray | None = None) -> Parts:
-    """float32 [rows, n] -> Parts of [rows, n]; n a multiple of the group. importance: float32 [n], of the squared
-    errors.
+    """float32 [rows, n] -> Parts of [rows, n], n a multiple of the group.
 
-    Raises TensorError for values that are not finite or beyond what half-precision scales hold."""
+    importance: float32 [n], weights of the squared errors. Raises TensorError for values that are not finite or too
+    large for half-precision scales."""
     rows, n = matrix.shape
     if format.name not in QUANTISABLE:
-        raise TensorError(f"{format.name}: is only kept, not made; expected one of {', '.join(QUANTISABLE)}")
+        raise TensorError(f"{format.name}: is only kept, never made; expected one of {', '.join(QUANTISABLE)}")
     multiple = SUPER if format.is_super else format.group
     if n % multiple:
         raise TensorError(f"{n} columns; expected a multiple of {multiple} for {format.name}")
@@ -65,7 +64,7 @@ def _super(x: np.ndarray, format: Format, weight: np.ndarray | None) -> Parts:
     """The same with codes: q, scale and minimum uint8 [rows, groups], super_scale and super_minimum float16 [rows,
     supers].
 
-    Codes have no sign, so minimums are never above zero and scales never below."""
+    Codes are unsigned, so minimums are at most zero and scales at least zero."""
     high = np.maximum(x.max(-1), 0)
     scale, minimum, buffer = _fitted(x, format, weight, np.minimum(x.min(-1), 0), high)
     above = np.nonzero(minimum > 0)
@@ -186,7 +185,7 @@ def _rounded(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray, top: np.floa
 
 
 def _better(old: Fit, new: Fit) -> Fit:
-    """Group by group, whichever has the larger first entry."""
+    """Group by group, the one with the larger first entry."""
     wins = new[0] > old[0]
     for mine, theirs in zip(old, new, strict=True):
         np.copyto(mine, theirs, where=wins)

@@ -1,9 +1,9 @@
 """Random weights of any shape as a packed directory: the true size and the true layout, for measuring speed.
 
-Tiles are random integers and scales, not quantised numbers; their spread is `gain` over the root of the inputs, as in
-trained weights, so that activations and logits stay ordinary. Bytes come from one pool per format and are used again
-from other places; a pool is an odd number of units, so neither rows nor experts are alike. The same arguments give the
-same bytes. Enter at `random_source`. Types of the mixes: llama.cpp's src/llama-quant.cpp, for rows that are whole
+Tiles are random integers and scales, not quantised numbers; their spread is a gain over the root of the inputs, as in
+trained weights, so that activations and logits stay ordinary. Bytes come from one pool per format and are reused from
+other offsets; a pool is an odd number of units, so no two rows or experts are alike. The same arguments give the same
+bytes. Enter at `random_source`. Types of the mixes: llama.cpp's src/llama-quant.cpp, for rows that are whole
 blocks."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config
 
-VERSION = 1  # of the numbers: counts up when the same arguments give other bytes
+VERSION = 1  # of the numbers; counts up when the same arguments give other bytes
 MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets
 POOL_BYTES = 16 << 20
 PIECE_BYTES = 1 << 20  # written at once
@@ -72,8 +72,7 @@ SHARED = 0.75  # of the columns of a query row of the delta rule are its key row
 
 @dataclass
 class Pools:
-    """Ready units of tiles, made at first use: of spread 1 for each format, and copies with scales made smaller or
-    larger."""
+    """Units of tiles, made at first use: of spread 1 for each format, and copies with scaled scales."""
 
     seed: int
     most_bytes: int
@@ -100,7 +99,7 @@ class RandomMatrix:
     shape: tuple[int, ...]
     spread: float
     pools: Pools
-    format: Format | None = None  # the type it has of itself, in a mix
+    format: Format | None = None  # its own type, in a mix
     alike: int = 0  # rows [alike, 2·alike) share most of their columns with rows [0, alike)
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
@@ -153,7 +152,7 @@ class RandomMatrix:
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """Numbers of one tensor, whatever else is written."""
+    """The stream of one tensor, independent of all others."""
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
 
 
@@ -192,8 +191,10 @@ def scaled(format: Format, units: np.ndarray, times: float) -> np.ndarray:
 def random_source(
     shape: str, value: dict[str, Any], preset: str, seed: int = 0, pool_bytes: int = POOL_BYTES
 ) -> tuple[Source, Plan]:
-    """What `writer.write` takes. shape: a name for people; value: its config.json; preset: one of PRESETS or MIXES.
-    pool_bytes: of random bytes for each format; the fewer, the sooner it is written."""
+    """Source and plan for `writer.write`.
+
+    shape: a name for people. value: its config.json. preset: one of PRESETS or MIXES. pool_bytes: random bytes per
+    format; fewer are written sooner."""
     if preset not in (*PRESETS, *MIXES):
         raise UsageError(f"preset: {preset!r}; expected one of {', '.join((*PRESETS, *MIXES))}")
     config = config_from_dict(value, shape)

@@ -1,6 +1,6 @@
-"""Where a model to be packed comes from: one object whether it lies in safetensors, in GPTQ integers or in a GGUF file.
+"""A model to be packed: one object, whether it comes from safetensors, GPTQ integers or a GGUF file.
 
-Enter at `open_source.open_source`. Weights stay mapped; `release` gives their pages back.
+Enter at `open_source.open_source`. Weights stay mapped; `release` gives their pages back to the system.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Source:
 
 
 def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
-    """Tokenizer, template and settings of a directory, and what it lacks."""
+    """Tokenizer, template and settings of a directory, and notes on what is missing."""
     found: dict[str, bytes | Path] = {name: directory / name for name in SIDE_FILES if (directory / name).is_file()}
     missing = () if "tokenizer.json" in found else (f"{directory} has no tokenizer.json: add one to chat",)
     return found, missing
 
 
 def packed_config(value: dict[str, Any]) -> bytes:
-    """config.json with its quantisation replaced by ours."""
+    """A config.json that says that the directory is packed."""
     value = {key: v for key, v in value.items() if key != "quantization_config"} | {
         "quantization_config": {"quant_method": PACKED}
     }

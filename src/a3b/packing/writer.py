@@ -1,8 +1,7 @@
-"""Writes a packed directory: streams the source through a few rows at a time, and goes on after a kill where it
-stopped.
+"""Writes a packed directory: streams the source a few rows at a time, and resumes after a kill.
 
-Everything is written into `DST.part`; each shard under a temporary name, then renamed and noted with its checksums in
-`progress.json`. The directory gets its own name only when it is complete. Enter at `write`.
+Everything is written to `DST.part`: each shard under a temporary name, then renamed and recorded with its checksums in
+`progress.json`. The directory gets its final name only when it is complete. Enter at `write`.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ from a3b.packing.plan import Item, Plan
 from a3b.packing.quantise import quantise
 from a3b.packing.source import Source
 
-CHUNK = 1 << 21  # weights a worker has in hand
-ROWS = 128  # pieces are cut at multiples of it: whole tiles, and whole blocks of FP8
-SPARE_BYTES = 64_000_000  # disk left free beside what is written
+PIECE = 1 << 21  # weights that a worker handles at a time
+ROWS = 128  # pieces are cut at multiples of this: whole tiles, and whole blocks of FP8
+SPARE_BYTES = 64_000_000  # disk to leave free
 PROGRESS, LOCK = "progress.json", "lock"
 
 
@@ -58,12 +57,11 @@ def write(
     done: Callable[[int], None] = lambda n: None,
     importance: dict[str, np.ndarray] | None = None,
 ) -> Manifest:
-    """Pack `source` as `plan` says into the directory `target`. done: told how many weights were written, or found
-    written.
+    """Pack `source` by `plan` into the directory `target`.
 
-    importance: per tensor name, float32 [experts or 1, columns]. Raises UsageError if `target` is taken,
-    CheckpointError if the disk is full, TensorError for a weight that cannot be stored. What was finished stays in
-    `target`.part for the next run."""
+    done: called with the number of weights written, or found written. importance: by tensor name, float32 [experts or
+    1, columns]. Raises UsageError if `target` is taken, CheckpointError if the disk is full, TensorError for a weight
+    that cannot be stored. Finished shards stay in `target`.part for the next run."""
     check_target(target)
     part = target.with_name(target.name + ".part")
     shards = plan_shards((item.tensor for item in plan.items), shard_bytes)
@@ -90,14 +88,13 @@ def write(
 
 
 def check_target(target: Path) -> None:
-    """Raises UsageError if something is there that would be overwritten."""
+    """Raises UsageError if `target` has something that would be overwritten."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: exists; give a new directory, or remove it")
 
 
 def check_room(target: Path, num_bytes: int) -> None:
-    """Raises CheckpointError if the disk is too small for a packed model of so many bytes, some of which a stopped run
-    may have left."""
+    """Raises CheckpointError if the disk is too small for a packed model, counting what a stopped run left."""
     part = target.with_name(target.name + ".part")
     left = sum(file.stat().st_size for file in part.glob("*.safetensors*"))
     place = next(path for path in target.parents if path.is_dir())
@@ -136,7 +133,7 @@ class _ShardWriter:
         return checksums
 
     def _pieces(self, item: Item) -> Iterator[memoryview]:
-        """The bytes of a tensor, in order; workers are a few pieces ahead."""
+        """The bytes of a tensor in order; workers run a few pieces ahead."""
         if hasattr(item.value, "packed"):
             size, num = item.tensor.num_bytes, math.prod(item.tensor.shape)
             for piece in item.value.packed(item.format):
@@ -170,7 +167,7 @@ def _cuts(item: Item) -> Iterator[tuple[Any, int, int, int]]:
     if item.format is None:
         yield value, 0, 0, len(value) if isinstance(value, np.ndarray) else shape[0]
         return
-    step = max(ROWS, CHUNK // shape[-1] // ROWS * ROWS)
+    step = max(ROWS, PIECE // shape[-1] // ROWS * ROWS)
     for e in range(shape[0] if len(shape) == 3 else 1):
         matrix = value.expert(e) if len(shape) == 3 else value
         for start in range(0, shape[-2], step):
@@ -208,7 +205,7 @@ def _floats(value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class _Journal:
-    """Finished shards and the checksums of their tensors, kept beside them."""
+    """The finished shards and the checksums of their tensors, recorded beside them."""
 
     def __init__(self, part: Path, identity: str):
         self.path, self.identity = part / PROGRESS, identity
@@ -227,10 +224,10 @@ class _Journal:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{self.path}: not readable ({error}); remove {part} and pack again") from None
         if found != identity:
-            raise UsageError(f"{part}: was begun from another source or with other options; remove it and pack again")
+            raise UsageError(f"{part}: was started from another source or with other options; remove it and pack again")
 
     def finished(self, shards: list[Shard], done: Callable[[int], None]) -> set[str]:
-        """Shards that need not be written again, every byte checked; others are forgotten."""
+        """Shards that need not be written again, every byte checked; the others are forgotten."""
         for shard in shards:
             if shard.file in self.shards:
                 path = self.path.with_name(shard.file)
@@ -318,7 +315,7 @@ def _sync(directory: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Only one process at a time packs into a directory; a kill frees the lock."""
+    """Let one process at a time pack into a directory; a kill frees the lock."""
     with open(path, "w", opener=regular) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Pictures of what the bench commands measured, as PNG; they need matplotlib, the extra `bench`.
+"""Draws what the bench commands measured, as PNG; needs matplotlib, the extra `bench`.
 
 Enter at `draw_sparsity` and `draw_roofline`.
 """

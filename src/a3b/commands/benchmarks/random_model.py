@@ -1,4 +1,4 @@
-"""A random packed model of a named shape in a directory: written once, then found there again."""
+"""A random packed model of a named shape in a directory: written once, then reused."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The claim of sparsity: 35b-a3b beside a dense model of its active size, the dense sibling, and a dense model of about
-its whole size.
+"""`a3b bench sparsity`: 35b-a3b against dense models: of its active size, its sibling, and of about its whole size.
 
-`a3b bench sparsity` runs the same kernels on random weights of each shape, one after the other. What disk or memory
-cannot hold is run with its first layers only: time, bytes and operations of the layers are multiplied, those of
-embedding and lm_head are not (`whole`). Layers repeat in groups, so the first ones are like the others. Directories
-made here are removed again, unless kept."""
+Runs the same kernels on random weights of each shape, one after the other. A shape that disk or memory cannot hold runs
+with its first layers only: time, bytes and operations of layers are multiplied, those of embedding and lm_head are not
+(`whole`). Layers repeat in groups, so the first ones stand for the others. Directories made here are removed unless
+kept."""
 
 from __future__ import annotations
 
@@ -149,8 +148,7 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """As measured, and as the shares of bandwidth beside each shape have it: a shared machine reads faster now and
-    slower then."""
+    """Ratios as measured, and corrected for the bandwidth beside each shape, which varies on a shared machine."""
     rate = {row["shape"]: row["decode"]["tokens_per_s"] for row in rows}
     per_byte = {
         row["shape"]: row["decode"]["bandwidth_fraction"] / sum(row["bytes_per_token"].values()) for row in rows

@@ -1,10 +1,9 @@
-"""Speed of a model on this machine: prefill, decode at depths, start and memory, each beside what the machine can do at
-most.
+"""`a3b bench speed`: prefill, decode at depths, start and memory of a model, against the limits of this machine.
 
-`a3b bench speed` is `run`; `load`, `prefill` and `decode` serve other measurements too. A figure is the median of
-several runs and comes with the lowest and the highest; shares are of limits measured beside the work (`Beside`). Random
-ids are read, then the likeliest token is decoded again and again. Depths beyond a page are not read token by token:
-their keys and values are random numbers in the cache (`state_at`)."""
+A figure is the median of several runs, with the lowest and the highest; shares are of limits measured beside the work
+(`Beside`). The model reads random ids, then decodes the likeliest token. Depths beyond a page are not read token by
+token: their keys and values are random numbers (`state_at`). `load`, `prefill` and `decode` serve other measurements
+too. Enter at `run`."""
 
 from __future__ import annotations
 

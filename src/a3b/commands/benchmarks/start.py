@@ -1,4 +1,4 @@
-"""`a3b bench start`: load a model, read a short prompt, print the first token; whoever started the process takes the
+"""`a3b bench start`: loads a model, reads a short prompt and prints the first token; the parent process takes the
 time."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPT = 16  # tokens
 def run(args: Namespace) -> None:
     runtime, directory = args.runtime, resolve(args.directory)
     kernels = open_kernels(runtime.isa, args.threads or runtime.threads or Machine.read().num_threads)
-    # part of a start; random models lack one or both, and are not asked in words
+    # part of a start; random models may lack either
     for read in (Tokenizer.read, ChatTemplate.read):
         try:
             read(directory)
