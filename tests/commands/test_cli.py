@@ -181,7 +181,7 @@ def test_logits_refuses_what_are_no_token_ids(tmp_path, capsys, value):
             "get it: a3b pull Qwen/Qwen3.6-35B-A3B 35b-a3b, then a3b pack 35b-a3b 35b-a3b-packed",
         ),
         (["logits", "27B", "--ids", "{messages}", "--out", "x.npy"], "a3b pull Qwen/Qwen3.6-27B 27b"),
-        (["render", "3b-dense", "--messages", "{messages}"], "nobody trained: a3b plan 3b-dense"),
+        (["render", "3b-dense", "--messages", "{messages}"], "never trained: a3b plan 3b-dense"),
         (["chat", "someone/Model-35B"], "a3b pull someone/Model-35B DIR"),
         (["plan", "someone/Model-35B"], "a3b pull someone/Model-35B DIR --include config.json"),
         (["bench", "speed", "--model", "35b-a3b"], "a3b pull Qwen/Qwen3.6-35B-A3B"),

@@ -82,7 +82,7 @@ def test_words_of_other_programs_stand_for_words_that_exist():
         (["--parallel", "x"], "'x' is not a whole number"),
         (["--verify-cache", "-1"], "'-1' is negative"),
         (["--verify-cache", "x"], "'x' is not a whole number"),
-        (["--max-body", "0"], "'0' lets nothing through"),
+        (["--max-body", "0"], "'0' allows nothing"),
     ],
 )
 def test_options_of_serve_that_cannot_work_are_refused_in_words(capsys, argv, told):

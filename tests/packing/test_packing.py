@@ -296,7 +296,7 @@ def test_a_finished_shard_that_was_damaged_is_written_again(killed):
 
 
 def test_a_packing_with_other_options_does_not_go_on(killed):
-    with pytest.raises(UsageError, match="begun from another source or with other options; remove it"):
+    with pytest.raises(UsageError, match="started from another source or with other options; remove it"):
         resume(killed, "fast")
 
 
@@ -305,7 +305,7 @@ def test_a_packing_of_another_source_does_not_go_on(killed):
     apart."""
     shutil.rmtree(killed.with_name("source"))
     write_source(killed.with_name("source"), seed=6)
-    with pytest.raises(UsageError, match="begun from another source"):
+    with pytest.raises(UsageError, match="started from another source"):
         resume(killed)
 
 

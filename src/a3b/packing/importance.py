@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from a3b.kernels import Kernels, Matrix, MoeMatrices
+from a3b.kernels import AttentionOp, DeltaOp, EmbedOp, GateUp, Kernels, Matrix, MoeMatrices
 from a3b.kernels.ref import ops
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
@@ -65,7 +65,7 @@ class Inputs:
         """float32 [E, columns], all above zero."""
         mean = self.sums.sum(0) / max(self.counts.sum(), 1)
         own = (self.sums + PRIOR * mean) / (self.counts + PRIOR)
-        return (own + FLOOR * (mean.mean() or 1)).astype(np.float32)
+        return np.asarray(own + FLOOR * (mean.mean() or 1), np.float32)
 
 
 class Watching(Kernels):
@@ -97,26 +97,30 @@ class Watching(Kernels):
         self.release(matrix)
         return out
 
-    def _embed(self, table: Matrix, V: int, D: int):
+    def _embed(self, table: Matrix, V: int, D: int) -> EmbedOp:
         return self.inner.bind_embed(table, V, D)
 
-    def _delta(self, *args):
+    def _delta(self, *args: Any) -> DeltaOp:
         return self.inner.bind_delta(*args)
 
-    def _attention(self, *args):
+    def _attention(self, *args: Any) -> AttentionOp:
         return self.inner.bind_attention(*args)
 
-    def _linear(self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float):
-        return Linear(self, [w for _, w in weights], num_in, norm, eps)
+    def _linear(
+        self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float
+    ) -> WatchedLinear:
+        return WatchedLinear(self, [w for _, w in weights], num_in, norm, eps)
 
-    def _mlp(self, gate_up, down, norm, eps, D, F):
-        return Mlp(self, gate_up, down, norm, eps, D, F)
+    def _mlp(self, gate_up: GateUp, down: Matrix, norm: np.ndarray, eps: float, D: int, F: int) -> WatchedMlp:
+        return WatchedMlp(self, gate_up, down, norm, eps, D, F)
 
-    def _moe(self, weights: MoeMatrices, norm, eps, E, K, D, F, Fs):
-        return Moe(self, weights, norm, eps, E, K, D, F, Fs)
+    def _moe(
+        self, weights: MoeMatrices, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int
+    ) -> WatchedMoe:
+        return WatchedMoe(self, weights, norm, eps, E, K, D, F, Fs)
 
 
-class Linear:
+class WatchedLinear:
     def __init__(self, k: Watching, weights: list[Matrix], num_in: int, norm: np.ndarray | None, eps: float):
         self.k, self.weights = k, weights
         self.inputs = [k.watch(w, 1, num_in) for w in weights]
@@ -132,14 +136,14 @@ class Linear:
         h += self(x)
 
 
-class Mlp:
-    def __init__(self, k: Watching, gate_up, down, norm, eps, D: int, F: int):
+class WatchedMlp:
+    def __init__(self, k: Watching, gate_up: GateUp, down: Matrix, norm: np.ndarray | None, eps: float, D: int, F: int):
         self.k, self.down, self.halves = k, down, halves(gate_up)
         self.into, self.between = k.watch(gate_up, 1, D), k.watch(down, 1, F)
         self.norm = None if norm is None else ops.bind_rms_norm(norm, eps)
 
     def __call__(self, h: np.ndarray) -> None:
-        h += self.of(self.norm(h))
+        h += self.of(h if self.norm is None else self.norm(h))
         self.k.layer_is_read()
 
     def of(self, x: np.ndarray) -> np.ndarray:
@@ -149,11 +153,13 @@ class Mlp:
         return self.k.product(self.down, hidden)
 
 
-class Moe:
-    def __init__(self, k: Watching, weights: MoeMatrices, norm, eps, E: int, K: int, D: int, F: int, Fs: int):
+class WatchedMoe:
+    def __init__(
+        self, k: Watching, weights: MoeMatrices, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int
+    ):
         self.k, self.weights, self.E, self.K = k, weights, E, K
         self.into, self.between = k.watch(weights.gate_up, E, D), k.watch(weights.down, E, F)
-        self.shared = Mlp(k, weights.shared_gate_up, weights.shared_down, None, eps, D, Fs)
+        self.shared = WatchedMlp(k, weights.shared_gate_up, weights.shared_down, None, eps, D, Fs)
         self.halves, self.norm = halves(weights.gate_up), ops.bind_rms_norm(norm, eps)
 
     def __call__(self, h: np.ndarray) -> None:
@@ -189,8 +195,9 @@ def _bound(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[str, An
             yield tensor.full_name(layer), by_role(weights, layer)[tensor.role]
 
 
-def _expert(matrix: Matrix, e: int) -> Matrix:
-    return matrix[e] if isinstance(matrix, np.ndarray) else matrix.expert(e)
+def _expert(matrix: Any, e: int) -> Matrix:
+    expert: Matrix = matrix[e] if isinstance(matrix, np.ndarray) else matrix.expert(e)
+    return expert
 
 
 def _rows(matrix: Matrix, start: int, stop: int) -> np.ndarray:
