@@ -19,11 +19,10 @@ from a3b.cache.index_database import FAILURES, INDEX, BadIndex, clear_data, remo
 from a3b.cache.index_rows import Row
 from a3b.commands.cache_directories import kept, root
 from a3b.commands.info import size
-from a3b.commands.progress import Progress
+from a3b.commands.progress import MB, Progress
 from a3b.errors import StoreError, UsageError
 from a3b.printable import printable, report, say
 
-MB = 1_000_000
 SHORT = 12  # digits of an id that are shown
 
 
@@ -164,15 +163,9 @@ def sessions(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def verify(args: Namespace, index: Index) -> int:
-    total, done = index.num_bytes(), 0
-    with Progress("verifying", total // MB, "MB") as progress:
-
-        def read(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done // MB)
-
-        wrong = index_checks.verify(index, read)
+    total = index.num_bytes()
+    with Progress("verifying", total, "MB", scale=MB) as progress:
+        wrong = index_checks.verify(index, progress.add)
     for sentence in wrong:
         say(f"{index.directory}: dropped {sentence}")
     if wrong:

@@ -21,7 +21,7 @@ from a3b.model.forward import Model
 from a3b.model.loader import load_weights
 from a3b.printable import say
 
-CHUNK = 256  # tokens whose logits are in memory at once
+PIECE = 256  # tokens whose logits are in memory at once
 
 
 def run(args: Namespace) -> None:
@@ -47,8 +47,8 @@ def run(args: Namespace) -> None:
         check_regular(part)
         out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), config.vocab_size))
         with Progress("logits", len(ids)) as progress:
-            for start in range(0, len(ids), CHUNK):
-                piece = ids[start : start + CHUNK]
+            for start in range(0, len(ids), PIECE):
+                piece = ids[start : start + PIECE]
                 out[start : start + len(piece)] = finite_logits(model.forward(piece, state, logits="all"), start)
                 progress(start + len(piece))
         out.flush()

@@ -11,7 +11,7 @@ import numpy as np
 
 from a3b.commands.calibration_text import read_text
 from a3b.commands.info import size
-from a3b.commands.progress import Progress
+from a3b.commands.progress import MILLION, Progress
 from a3b.errors import A3BError, UsageError
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
@@ -28,7 +28,6 @@ from a3b.prompt.tokenizer import Tokenizer
 from a3b.settings import RuntimeConfig
 
 DEFAULT = "balanced"
-MILLION = 1_000_000
 
 
 def run(args: Namespace) -> None:
@@ -45,7 +44,7 @@ def run(args: Namespace) -> None:
         say(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet")
     read = bytes_per_token(source.config, plan.tensors)
     say(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token")
-    target, done, importance = Path(os.path.abspath(args.target.expanduser())), 0, None
+    target, importance = Path(os.path.abspath(args.target.expanduser())), None
     check_target(target)
     if args.importance:
         check_room(target, plan.num_bytes)  # before a text is read for minutes
@@ -55,15 +54,9 @@ def run(args: Namespace) -> None:
             )
         importance = _measured(source, args.importance, args.runtime)
     total = count_parameters(source.config).total
-    with Progress("packing", total // MILLION, "M weights") as progress:
-
-        def written(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done // MILLION)
-
+    with Progress("packing", total, "M weights", scale=MILLION) as progress:
         threads = args.runtime.threads or Machine.read().num_threads
-        write(source, plan, target, threads=threads, done=written, importance=importance)
+        write(source, plan, target, threads=threads, done=progress.add, importance=importance)
     report(f"{args.target}: packed")
 
 

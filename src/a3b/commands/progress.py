@@ -7,6 +7,7 @@ import time
 
 from a3b.printable import printable
 
+MILLION = MB = 1_000_000
 FIRST_AFTER_S = 1.0
 EVERY_S = 0.2
 WIDTH = 24
@@ -15,13 +16,20 @@ WIDTH = 24
 class Progress:
     """`with Progress("reading", total) as p: p(done)`; the line is erased at the end."""
 
-    def __init__(self, label: str, total: int, unit: str = "tokens"):
-        self.label, self.total, self.unit = printable(label), total, unit
+    def __init__(self, label: str, total: int, unit: str = "tokens", scale: int = 1):
+        """total: of what `add` counts; scale: how many of those one shown unit is."""
+        self.label, self.total, self.unit, self.scale = printable(label), total // scale, unit, scale
+        self.counted = 0
         self.start = self.shown = time.monotonic()
         self.visible = False
 
     def __enter__(self) -> Progress:
         return self
+
+    def add(self, count: int) -> None:
+        """Show `count` more than before."""
+        self.counted += count
+        self(self.counted // self.scale)
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()

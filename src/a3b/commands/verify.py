@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from a3b.commands.progress import Progress
+from a3b.commands.progress import MB, Progress
 from a3b.engine.engine import resolve
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.printable import report, say
 
-MB = 1_000_000
-
 
 def run(args: Namespace) -> int:
-    directory, done = resolve(args.directory), 0
+    directory = resolve(args.directory)
     total = sum(size for size, _ in Manifest.read(directory).files.values()) if (directory / MANIFEST).exists() else 0
-    with Progress("verifying", total // MB, "MB") as progress:
-
-        def read(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done // MB)
-
-        wrong = verify(directory, read)
+    with Progress("verifying", total, "MB", scale=MB) as progress:
+        wrong = verify(directory, progress.add)
     for sentence in wrong:
         say(f"{directory}: {sentence}")
     if wrong:

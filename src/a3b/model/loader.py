@@ -23,13 +23,13 @@ from a3b.formats.packed import F32, Manifest
 from a3b.formats.quant import FLOATS, to_f32
 from a3b.formats.safetensors import TensorInfo
 from a3b.formats.tiles import FORMATS, Tiles
-from a3b.kernels import Matrix
+from a3b.kernels import GateUp, Matrix
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig
 from a3b.model.matrices import Decodable, StackedMatrix, StoredExperts, StoredMatrix, checked_finite, names_of
 from a3b.model.parameters import count_parameters
 from a3b.model.tensor_names import BY_ROLE, GATE_UP, TEXT, WRAPPED_TEXT, Shape, Tensor, layer_name, tensors_of
-from a3b.model.weights import Floats, GateUp, ModelWeights, assemble
+from a3b.model.weights import Floats, ModelWeights, assemble
 
 EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)

@@ -10,12 +10,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from a3b.kernels import Matrix
+from a3b.kernels import GateUp, Matrix
 from a3b.model.config import ModelConfig
 from a3b.model.tensor_names import BY_ROLE, Place, Tensor, places_of
 
 Floats = npt.NDArray[np.float32]
-GateUp = Matrix | tuple[Matrix, Matrix]  # gate and up as one, gate rows first; or apart
 
 
 @dataclass(frozen=True)

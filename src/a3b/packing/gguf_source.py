@@ -18,11 +18,12 @@ from a3b.errors import FileFormatError, TensorError
 from a3b.formats.ggml_blocks import FORMAT_OF, decode, unpack
 from a3b.formats.gguf import GgufFile
 from a3b.formats.tiles import Format, Parts
+from a3b.kernels import GateUp
 from a3b.model.config import ATTENTION, DELTA, ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.matrices import checked_finite
 from a3b.model.tensor_names import BY_ROLE, GGUF_GATE_UP, Tensor, gguf_layer_name, gguf_layer_of
-from a3b.model.weights import Floats, GateUp, ModelWeights, assemble
+from a3b.model.weights import Floats, ModelWeights, assemble
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files

@@ -20,11 +20,12 @@ import numpy as np
 from a3b.errors import UsageError
 from a3b.formats.quant import bf16_to_f32, f32_to_bf16
 from a3b.formats.tiles import FORMATS, SUPER, TILE_ROWS, Format, Parts, pack
+from a3b.kernels import GateUp
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
 from a3b.model.tensor_names import Tensor, layer_name
-from a3b.model.weights import Floats, GateUp, assemble
+from a3b.model.weights import Floats, assemble
 from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config

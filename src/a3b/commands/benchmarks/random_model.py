@@ -6,15 +6,13 @@ import time
 from pathlib import Path
 
 from a3b.commands.info import size
-from a3b.commands.progress import Progress
+from a3b.commands.progress import MILLION, Progress
 from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.model.parameters import count_parameters
 from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
 from a3b.printable import say
-
-MILLION = 1_000_000
 
 
 def directory_name(shape: str, preset: str, num_layers: int | None = None) -> str:
@@ -36,14 +34,8 @@ def random_directory(parent: Path, shape: str, preset: str, num_layers: int | No
                 f"{target}: was written with other formats than {preset!r} has now: remove it, or give another --dir"
             )
         return target
-    began, done = time.monotonic(), 0
-    with Progress(f"writing {target.name}", count_parameters(source.config).total // MILLION, "M weights") as progress:
-
-        def written(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done // MILLION)
-
-        write(source, plan, target, done=written)
+    began, total = time.monotonic(), count_parameters(source.config).total
+    with Progress(f"writing {target.name}", total, "M weights", scale=MILLION) as progress:
+        write(source, plan, target, done=progress.add)
     say(f"{target}: {size(plan.num_bytes)} of random weights written in {time.monotonic() - began:.0f} s")
     return target
