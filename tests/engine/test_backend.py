@@ -7,8 +7,9 @@ from contextlib import closing
 
 import pytest
 
+from a3b.engine import service as service_module
 from a3b.engine.service import Service
-from a3b.errors import ContextError, LogitsError
+from a3b.errors import ContextError, LogitsError, OverloadedError
 from a3b.interface.events import Finished, Started, assistant_message, merge_events
 from a3b.interface.request import Request
 from a3b.thinking.turn_memory import TurnMemory
@@ -101,6 +102,17 @@ def test_an_error_of_the_backend_reaches_either_caller():
 
         with pytest.raises(LogitsError, match="NaN"):
             asyncio.run(ask())
+
+
+def test_a_backend_that_has_stopped_leaves_no_caller_waiting(monkeypatch):
+    monkeypatch.setattr(service_module, "ALIVE_S", 0.01)
+    backend = ScriptedBackend(SCRIPT)
+    backend.may_write.clear()
+    with closing(service_of(backend)) as service:
+        stream = service.answer(Request(messages=[QUESTION]))
+        backend.is_closed = True
+        with pytest.raises(OverloadedError, match="has stopped"):
+            list(stream)
 
 
 def test_both_callers_get_the_same_events():

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TextIO, TypeVar
 
 from a3b.constrain.constraints import Grammars
@@ -39,6 +39,7 @@ T = TypeVar("T")
 SHOWN_TOKENS = 12  # of a prompt, where it diverged
 PREPARE_S = 60  # for one request, until the model can read it
 LEAVING_S = 1.0  # within which it is noticed that a client has left
+ALIVE_S = 1.0  # between two looks at whether the backend still runs, while nothing comes from it
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
 TOTALS = (
     "requests",
@@ -433,10 +434,18 @@ class AnswerStream:
     def __next__(self) -> Event:
         return next(self._events)
 
+    def _next(self) -> list[Event] | Exception:
+        while True:
+            try:
+                return self._queue.get(timeout=ALIVE_S)
+            except Empty:
+                if not self._service.backend.is_alive() and self._queue.empty():
+                    return OverloadedError("the backend has stopped; load the model again")
+
     def _read(self) -> Generator[Event, None, None]:
         try:
             while True:
-                item = self._queue.get()
+                item = self._next()
                 if isinstance(item, Exception):
                     raise item
                 for event in item:
