@@ -105,7 +105,12 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="append all token ids of each answer as a line of JSON, to prove what was computed",
     )
-    group = parser.add_argument_group("browsers and names")
+    _serve_browsers(parser.add_argument_group("browsers and names"))
+    _serve_thinking(parser.add_argument_group("thinking"))
+    _serve_sessions(parser.add_argument_group("sessions"))
+
+
+def _serve_browsers(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--allow-host",
         action="append",
@@ -118,7 +123,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="pages that may send requests from a browser, such as https://chat.example; * is every page; repeatable",
     )
-    group = parser.add_argument_group("thinking")
+
+
+def _serve_thinking(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--preserve-thinking",
         type=policy,
@@ -131,7 +138,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--task-thinking-budget", type=tokens, metavar="N", help="the same since the last turn of the user"
     )
     group.add_argument("--no-think", action="store_true", help="answer without thinking unless a request asks for it")
-    group = parser.add_argument_group("sessions")
+
+
+def _serve_sessions(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cache-ram", type=byte_size, metavar="SIZE", help="memory for sessions (default a quarter of free memory)"
     )

@@ -191,9 +191,11 @@ def merge_events(events: Iterable[Event]) -> list[Event]:
     merged: list[Event] = []
     for _, group in groupby(kept, kind):
         run = list(group)
-        if isinstance(run[0], ThinkingDelta | TextDelta | ToolCallDelta) and len(run) > 1:
-            run = [replace(run[0], text="".join(event.text for event in run))]  # type: ignore[union-attr]
-        merged.extend(run)
+        deltas = [event for event in run if isinstance(event, ThinkingDelta | TextDelta | ToolCallDelta)]
+        if deltas:
+            merged.append(replace(deltas[0], text="".join(delta.text for delta in deltas)))
+        else:
+            merged.extend(run)
     return merged
 
 

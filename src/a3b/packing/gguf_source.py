@@ -123,48 +123,69 @@ def _splits(first: GgufFile) -> list[GgufFile]:
     return [first, *(GgufFile(first.path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf")) for i in range(2, count + 1))]
 
 
-def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[str, Any]:
-    """The config.json that a file's metadata amounts to, for the text model only."""
+class _Metadata:
+    """The metadata of a file's architecture, by keys without its name."""
 
-    def get(key: str, default: Any = None) -> Any:
-        found = metadata.get(f"{ARCH}.{key}", default)
+    def __init__(self, path: Path, values: dict[str, Any]):
+        self.path, self.values = path, values
+
+    def optional(self, key: str, default: Any = None) -> Any:
+        return self.values.get(f"{ARCH}.{key}", default)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = self.optional(key, default)
         if found is None:
-            raise FileFormatError(f"{path}: key {ARCH}.{key} is missing")
+            raise FileFormatError(f"{self.path}: key {ARCH}.{key} is missing")
         return found
 
-    def number(key: str, default: int | None = None) -> int:
-        found = get(key, default)
+    def number(self, key: str, default: int | None = None) -> int:
+        found = self.get(key, default)
         if type(found) is not int or not 0 <= found <= 1 << 24:
-            raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
+            raise FileFormatError(f"{self.path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
         return found
 
-    def real(key: str) -> float:
-        found = get(key)
+    def real(self, key: str) -> float:
+        found = self.get(key)
         if type(found) not in (int, float) or not 0 < found < 1e30:
-            raise FileFormatError(f"{path}: {ARCH}.{key} is {str(found)[:60]!r}; expected a positive number")
+            raise FileFormatError(f"{self.path}: {ARCH}.{key} is {str(found)[:60]!r}; expected a positive number")
         return float(found)
 
-    scaling = metadata.get(f"{ARCH}.rope.scaling.type", "none")
+    def layer_types(self) -> list[str]:
+        """The mixer of each layer, without the layers of multi-token prediction."""
+        layers = self.number("block_count") - self.number("nextn_predict_layers", 0)
+        if not 0 < layers <= MAX_LAYERS:
+            raise FileFormatError(f"{self.path}: {layers} layers; expected 1 to {MAX_LAYERS}")
+        interval = self.number("full_attention_interval", 4)
+        recurrent = self.optional("attention.recurrent_layers")
+        if recurrent is None:
+            recurrent = [(i + 1) % max(interval, 1) != 0 for i in range(layers)]
+        if not isinstance(recurrent, list) or len(recurrent) < layers:
+            raise FileFormatError(f"{self.path}: attention.recurrent_layers: expected a list of {layers} truth values")
+        return [DELTA if is_recurrent else ATTENTION for is_recurrent in recurrent[:layers]]
+
+    def head_sizes(self) -> tuple[int, int, int]:
+        """(value heads of the delta rule, their width, width of an attention head)."""
+        heads, inner = self.number("ssm.time_step_rank"), self.number("ssm.inner_size")
+        head_dim = self.number("attention.key_length")
+        if not heads or inner % heads or not head_dim or self.number("attention.value_length", head_dim) != head_dim:
+            raise FileFormatError(
+                f"{self.path}: {inner} inner columns over {heads} heads, keys of {head_dim}: these do not fit together"
+            )
+        return heads, inner // heads, head_dim
+
+
+def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[str, Any]:
+    """The config.json that a file's metadata amounts to, for the text model only."""
+    given = _Metadata(path, metadata)
+    scaling = given.optional("rope.scaling.type", "none")
     if scaling != "none":
         raise FileFormatError(
             f"{path}: rope.scaling.type is {str(scaling)[:40]!r}; expected none: give a context when the model runs"
         )
-    layers = number("block_count") - number("nextn_predict_layers", 0)
-    if not 0 < layers <= MAX_LAYERS:
-        raise FileFormatError(f"{path}: {layers} layers; expected 1 to {MAX_LAYERS}")
-    interval = number("full_attention_interval", 4)
-    recurrent = metadata.get(f"{ARCH}.attention.recurrent_layers")
-    if recurrent is None:
-        recurrent = [(i + 1) % max(interval, 1) != 0 for i in range(layers)]
-    if not isinstance(recurrent, list) or len(recurrent) < layers:
-        raise FileFormatError(f"{path}: attention.recurrent_layers: expected a list of {layers} truth values")
-    heads, inner, head_dim = number("ssm.time_step_rank"), number("ssm.inner_size"), number("attention.key_length")
-    if not heads or inner % heads or not head_dim or number("attention.value_length", head_dim) != head_dim:
-        raise FileFormatError(
-            f"{path}: {inner} inner columns over {heads} heads, keys of {head_dim}: these do not fit together"
-        )
-    share = number("rope.dimension_count") / head_dim
-    sections = get("rope.dimension_sections")
+    layer_types = given.layer_types()
+    value_heads, value_dim, head_dim = given.head_sizes()
+    share = given.number("rope.dimension_count") / head_dim
+    sections = given.get("rope.dimension_sections")
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
     embed, lm_head = (BY_ROLE[role].gguf_name(None) for role in ("embed", "lm_head"))
     vocabulary = reader.shape(embed)
@@ -175,35 +196,35 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "model_type": "qwen3_5_moe_text",
         "dtype": "bfloat16",
         "vocab_size": vocabulary[0],
-        "hidden_size": number("embedding_length"),
-        "num_hidden_layers": layers,
-        "layer_types": [DELTA if r else ATTENTION for r in recurrent[:layers]],
-        "num_attention_heads": number("attention.head_count"),
-        "num_key_value_heads": number("attention.head_count_kv"),
+        "hidden_size": given.number("embedding_length"),
+        "num_hidden_layers": len(layer_types),
+        "layer_types": layer_types,
+        "num_attention_heads": given.number("attention.head_count"),
+        "num_key_value_heads": given.number("attention.head_count_kv"),
         "head_dim": head_dim,
         "attn_output_gate": True,
         "attention_bias": False,
         "hidden_act": "silu",
-        "rms_norm_eps": real("attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": number("context_length"),
+        "rms_norm_eps": given.real("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": given.number("context_length"),
         "partial_rotary_factor": share,
         "rope_parameters": {
             "rope_type": "default",
-            "rope_theta": real("rope.freq_base"),
+            "rope_theta": given.real("rope.freq_base"),
             "partial_rotary_factor": share,
             "mrope_interleaved": True,
             "mrope_section": sections[:3] if isinstance(sections, list) else sections,
         },
-        "linear_num_key_heads": number("ssm.group_count"),
-        "linear_num_value_heads": heads,
-        "linear_key_head_dim": number("ssm.state_size"),
-        "linear_value_head_dim": inner // heads,
-        "linear_conv_kernel_dim": number("ssm.conv_kernel"),
+        "linear_num_key_heads": given.number("ssm.group_count"),
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": given.number("ssm.state_size"),
+        "linear_value_head_dim": value_dim,
+        "linear_conv_kernel_dim": given.number("ssm.conv_kernel"),
         "mamba_ssm_dtype": "float32",
-        "num_experts": number("expert_count"),
-        "num_experts_per_tok": number("expert_used_count"),
-        "moe_intermediate_size": number("expert_feed_forward_length"),
-        "shared_expert_intermediate_size": number("expert_shared_feed_forward_length"),
+        "num_experts": given.number("expert_count"),
+        "num_experts_per_tok": given.number("expert_used_count"),
+        "moe_intermediate_size": given.number("expert_feed_forward_length"),
+        "shared_expert_intermediate_size": given.number("expert_shared_feed_forward_length"),
         "tie_word_embeddings": reader.shape(lm_head) is None,
         "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
     }
