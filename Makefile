@@ -1,6 +1,9 @@
-# make chat: talk to the embedded model.  make test: prove the code right; make quick: the part of it that takes a minute.
-# make sanitize: the kernels' tests under ASAN and UBSAN.
-# make mutants [GROUP=cache] [SAMPLE=40|all]: plant small faults and count how many the tests notice (hours; see docs/mutants.md).
+# make chat       talk to the embedded model
+# make test       prove the code right; make quick: the part of it that takes a minute
+# make test-all   everything: also sanitizers, and clients from npm if node is there
+# make coverage   lines of src that the tests run, with the processes that they start
+# make sanitize   the kernels' tests under ASAN and UBSAN
+# make mutants    plant small faults and count how many the tests notice; GROUP=cache SAMPLE=40|all (docs/mutants.md)
 # All set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +11,7 @@ BIN := $(VENV)/bin
 KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test quick sanitize mutants wheel nano-eval clean
+.PHONY: chat test quick test-all coverage mutants sanitize wheel nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
@@ -18,6 +21,16 @@ test: $(VENV)/.tested
 
 quick: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-all: test sanitize
+	$(BIN)/python -m bench.clients.install build/clients
+	$(BIN)/python -m bench.clients --dir build/clients
+
+coverage: $(VENV)/.tested
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n 2
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 sanitize: $(VENV)/.tested
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/sanitize \

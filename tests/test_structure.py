@@ -44,6 +44,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "cli": "commands errors printable settings",
 }
 MAX_LINES = 500
+MAX_FUNCTION_LINES = 60
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -100,6 +101,52 @@ def test_files_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+def functions_of(path: Path) -> list[tuple[str, int]]:
+    """(name, lines) of all functions of a file."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    functions = (node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return [(node.name, node.end_lineno - node.lineno + 1) for node in functions]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_stay_short(path):
+    assert [(name, lines) for name, lines in functions_of(path) if lines > MAX_FUNCTION_LINES] == []
+
+
+def test_a_public_class_name_means_one_thing():
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_the_design_draws_the_table():
+    text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    drawn = dict(
+        re.findall(r"^    ([a-z_]+) {2,}((?:nothing|(?:[a-z_]+ ?)+))$", text[: text.index("## Life")], re.MULTILINE)
+    )
+    left_out = {"errors", "files", "printable", "machine", "units", "settings"}
+    rooms = {room: set(names.split()) - left_out for room, names in ALLOWED.items() if room not in left_out}
+    assert {room: set(names.split()) - {"nothing"} for room, names in drawn.items() if room != "room"} == rooms
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "DESIGN.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")],
+    ids=lambda p: p.name,
+)
+def test_documents_name_files_that_exist(page):
+    if page.name == "log.md":  # tells of its day
+        return
+    names = set(
+        re.findall(r"(?<![\w./-])((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|cc|h|md|json))\b", page.read_text(encoding="utf-8"))
+    )
+    names -= {name for name in names if name.startswith("build/") or name.endswith(("/OP.cc", "/simd_neon.h"))}
+    assert [name for name in sorted(names) if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+
+
 def test_only_settings_read_the_environment():
     for path in FILES:
         text = path.read_text(encoding="utf-8")
@@ -142,6 +189,22 @@ def test_the_linter_finds_nothing():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_type_checker_finds_nothing():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_type_that_is_ignored_says_why():
+    found = []
+    for path in FILES:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "type: ignore" in line:
+                found.append(line.strip())
+    assert len(found) <= 40
+    for line in found:
+        assert re.search(r"# type: ignore\[[a-z, -]+\]  # \S", line), line
 
 
 def test_the_formatter_changes_nothing():
