@@ -148,7 +148,7 @@ def test_an_index_of_another_version_is_set_aside(copied):
         db.execute("PRAGMA user_version = 99")
     db.close()
     with Store(directory) as store:
-        assert "version 99; this a3b reads" in store.notices[0] and "kept sessions are lost" in store.notices[0]
+        assert "version 99; this a3b reads" in store.notices[0] and "its sessions are lost" in store.notices[0]
         assert reused(store, ids) == 0
 
 

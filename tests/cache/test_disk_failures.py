@@ -24,7 +24,7 @@ from tests.support.session_stores import cache_of, fill, reused, run_python
 
 def test_a_directory_that_cannot_be_had_is_refused_with_a_next_step(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file/s/lock: Not a directory; give a directory that can be written"):
+    with pytest.raises(StoreError, match="file/s/lock: Not a directory; give a writable directory"):
         Store(tmp_path / "file" / "s")
     (tmp_path / "t" / INDEX).mkdir(parents=True)
     with pytest.raises(StoreError, match="unable to open database file; give a directory|sessions cannot be kept"):
@@ -50,7 +50,7 @@ def test_a_directory_that_is_read_only_is_refused(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(directory_lock, "open", refuse, raising=False)
-    with pytest.raises(StoreError, match="Read-only file system; give a directory that can be written"):
+    with pytest.raises(StoreError, match="Read-only file system; give a writable directory"):
         Store(tmp_path)
 
 

@@ -106,7 +106,8 @@ def test_a_directory_that_others_use_is_refused_and_not_closed_to_them(tmp_path,
     (directory / name).write_text("")
     directory.chmod(mode)
     with pytest.raises(
-        StoreError, match=rf"shared: has mode {mode:04o} and other files in it.*give a directory of its own"
+        StoreError,
+        match=rf"shared: has mode {mode:04o} and other files in it.*give the sessions a directory of their own",
     ):
         Store(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == mode and os.listdir(directory) == [name]

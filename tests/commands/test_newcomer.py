@@ -106,7 +106,7 @@ def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tm
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(
-        StoreError, match=r"--cache-dir .*file: .*; give a directory that can be written; or serve with --no-persist"
+        StoreError, match=r"--cache-dir .*file: .*; give a writable directory; or serve with --no-persist"
     ):
         open_store(Namespace(cache_dir=str(file), cache_disk=1 << 20, session_days=1))
 

@@ -31,8 +31,10 @@ def lock_directory(directory: Path) -> TextIO:
         file = open(path, "a+", encoding="ascii", errors="replace", opener=open_private)
     except OSError as error:
         if error.errno == errno.EPERM:
-            raise StoreError(f"{error.filename}: {error.strerror}; give a directory of its own") from None
-        raise StoreError(f"{path}: {error.strerror}; give a directory that can be written") from None
+            raise StoreError(
+                f"{error.filename}: {error.strerror}; give the sessions a directory of their own"
+            ) from None
+        raise StoreError(f"{path}: {error.strerror}; give a writable directory") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)
@@ -43,9 +45,7 @@ def lock_directory(directory: Path) -> TextIO:
         pid = file.read(20).strip()
         file.close()
         if not isinstance(error, BlockingIOError):
-            raise StoreError(
-                f"{path}: {error.strerror}; give a directory on a local disk that can be written"
-            ) from None
+            raise StoreError(f"{path}: {error.strerror}; give a writable directory on a local disk") from None
         raise InUse(
             f"{directory}: in use by the server with process id {pid or 'unknown'}; "
             "stop it, or give this one another directory with --cache-dir"

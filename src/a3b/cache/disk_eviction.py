@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from a3b.cache.index_rows import Row
 from a3b.cache.shares import Holding, next_to_give
 
-IDLE_S = 7 * 86_400  # a namespace that was not used for so long loses its share
+IDLE_S = 7 * 86_400  # a namespace that was idle for this long loses its share
 
 
 def plan_eviction(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[bytes], set[bytes]]:
@@ -32,7 +32,7 @@ def plan_eviction(rows: Iterable[Row], max_bytes: int, now: int) -> tuple[set[by
 class _NamespacePlan:
     """What stays and what goes of the nodes of one namespace.
 
-    States in the middle of conversations go first, then whole ends, those used longest ago first. The states of system
+    States in the middle of conversations go first, then whole ends, the least recently used first. The states of system
     prompts, forks, ends and the parents of ends stay for last."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The index of stored nodes: which conversations are on disk, and what its rows promise about the files beside it.
+"""The index of stored nodes: which conversations are on disk, and what its rows promise about the files next to it.
 
 Every row is sealed with a checksum, and the id of a node is the hash of all tokens up to it, so a row that was changed
 is noticed and dropped with the nodes below it. Several processes may read and forget at once; only the server adds
@@ -28,7 +28,7 @@ class Index:
 
     def __init__(self, database: Database):
         self.directory = database.directory
-        self.lock = database.lock  # hold it around whatever must look like one step
+        self.lock = database.lock  # held around anything that must appear atomic
         self.records = RecordTable(database)
         self._database = database
 
@@ -43,7 +43,7 @@ class Index:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, in the eyes of other processes too."""
+        """Run a block atomically, as other processes see it too."""
         with self._database.transaction():
             yield
 
@@ -53,7 +53,7 @@ class Index:
         return self._database.data_version
 
     def file(self, id: bytes, kind: str) -> Path:
-        """Where the bytes of a node are. kind: "kv" or "state"."""
+        """The path of a file of a node. kind: "kv" or "state"."""
         return self.directory / DATA / f"{id.hex()}.{kind}"
 
     # reading rows
@@ -68,12 +68,12 @@ class Index:
         return {id: bool(state) for id, state in found if isinstance(id, bytes)}
 
     def row(self, id: bytes) -> Row | None:
-        """The row of a node; None if there is none, or it was changed."""
+        """The row of a node; None if it is missing or was altered."""
         found = self._select(f"SELECT {COLUMNS} FROM node WHERE id = ?", (id,))
         return row_of(found[0]) if found else None
 
     def chain(self, id: bytes) -> list[Row] | None:
-        """A node and those above it, the first one first, each with more tokens than the one before; None if a row is
+        """A node and those above it, starting at the top, each with more tokens than the one before; None if a row is
         missing."""
         out: list[Row] = []
         while not out or out[-1].parent != out[-1].root:
@@ -144,7 +144,7 @@ class Index:
         db.execute(f"INSERT INTO node({COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
 
     def remove(self, ids: Iterable[bytes], with_records: bool = False) -> set[bytes]:
-        """Drop nodes, all below them, and their files; the ids that were dropped."""
+        """Drop nodes, all below them, and their files; returns the ids that were dropped."""
         gone = self.below(ids)
         with self._database.transaction() as db:
             db.executemany("DELETE FROM node WHERE id IS ?", [(id,) for id in gone])
@@ -178,7 +178,7 @@ class Index:
             db.executemany("UPDATE node SET last_used = ? WHERE id = ?", [(at, id) for id, at in used.items()])
 
     def expire(self, before: int) -> set[bytes]:
-        """Drop nodes and records not used since `before`, in seconds since 1970; the ids of the nodes.
+        """Drop nodes and records not used since `before`, in seconds since 1970; returns the ids of the nodes.
 
         A node stays as long as one below it."""
         before = max(before, 0)
@@ -195,7 +195,7 @@ class Index:
         return gone
 
     def shrink(self, max_bytes: int, now: int | None = None) -> tuple[set[bytes], set[bytes]]:
-        """Bring the files down to `max_bytes` by `plan_eviction`: (ids dropped, ids that lost their state)."""
+        """Bring the files down to `max_bytes` by `plan_eviction`; returns (ids dropped, ids that lost their state)."""
         if self.num_bytes() <= max_bytes:
             return set(), set()
         rows, bad = self.rows()

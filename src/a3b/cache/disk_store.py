@@ -2,10 +2,9 @@
 wrong.
 
 A node on disk is its tokens since its parent, the pages of keys and values since then, and its recurrent state, which
-can be dropped alone. Files are complete before the index names them, so the process may be killed at any moment: what
-was not yet written is lost, and nothing else. A row whose file was lost in a power failure is noticed on opening. One
-server owns the directory; commands may read and forget meanwhile. Does not know what is in memory. Enter at
-`Store(directory, ...)`."""
+can be dropped alone. Files are complete before the index names them, so the process may be killed at any moment: only
+what was not yet written is lost. A row whose file was lost in a power failure is noticed on opening. One server owns
+the directory; commands may read and forget meanwhile. Does not know what is in memory. Enter at `Store`."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ class PendingWrite:
 class Store:
     """The nodes and records of one directory.
 
-    Used by one thread, beside its own writer thread. Only the constructor and `put_record` raise for a bad disk."""
+    Used by one thread, apart from its own writer thread. Only the constructor and `put_record` raise for a bad disk."""
 
     def __init__(
         self,
@@ -65,7 +64,8 @@ class Store:
         self._guard = DiskGuard(self.directory, clock)
         self._lock_file = lock_directory(self.directory)
         try:
-            self._index, self._known, self._version = self._open(lock_timeout_s)  # known: id -> has its state
+            # known: id -> whether its state is stored
+            self._index, self._known, self._version = self._open(lock_timeout_s)
         except BaseException:
             self._lock_file.close()
             raise
@@ -79,13 +79,13 @@ class Store:
         self._writer.start()
 
     def _open(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
-        """(index, what it holds, its data version), without what is wrong, orphaned or too old; of a new index if the
-        one there is damaged."""
+        """(index, what it holds, its data version), without what is wrong, orphaned or too old; a new index replaces a
+        damaged one."""
         try:
             return self._open_swept(lock_timeout_s)
         except BadIndex as error:
             aside = set_aside(self.directory)
-            self._guard.notice(f"{error}; set aside as {aside.name}, kept sessions are lost")
+            self._guard.notice(f"{error}; set aside as {aside.name}, its sessions are lost")
         return self._open_swept(lock_timeout_s)
 
     def _open_swept(self, lock_timeout_s: float) -> tuple[Index, dict[bytes, bool], int]:
@@ -102,12 +102,12 @@ class Store:
                 index.close()
             if isinstance(error, OSError):
                 raise StoreError(
-                    f"{error.filename or self.directory}: {error.strerror}; give a directory that can be written"
+                    f"{error.filename or self.directory}: {error.strerror}; give a writable directory"
                 ) from None
             raise (error if isinstance(error, StoreError) else store_error(error, self.directory / INDEX)) from None
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Write what waits, then release the directory."""
+        """Write what is pending, then release the directory."""
         if self._writer.is_alive():
             with suppress(queue.Full):
                 self._queue.put(None, timeout=timeout_s)
@@ -208,7 +208,7 @@ class Store:
         try:
             return read_snapshot(chain, self._index.file, new_state, base, num_common)
         except DamagedNode as error:
-            self._guard.notice(f"{error}; dropped, it is computed again")
+            self._guard.notice(f"{error}; dropped, and will be recomputed")
             if error.row is None:
                 self.thin(id)
             else:
@@ -216,7 +216,7 @@ class Store:
         except MemoryError:
             self._guard.notice(
                 f"{self.directory}: no memory for a session of {chain[-1].num_tokens} tokens; "
-                "it is computed again; give less --cache-ram"
+                "it will be recomputed; lower --cache-ram"
             )
         return None
 
@@ -396,7 +396,7 @@ class Store:
         return True
 
     def _written(self, row: Row, supersedes: bytes | None) -> None:
-        """A row was added: what it makes superfluous goes."""
+        """Drop what a new row makes superfluous."""
         self._known[row.id] = True
         self._guard.trouble = None
         if supersedes:

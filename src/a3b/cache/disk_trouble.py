@@ -1,4 +1,4 @@
-"""What a store does when the disk or the database fails: it continues without, and says so once.
+"""What a store does when the disk or the database fails: it continues without it, and says so once.
 
 Enter at `DiskGuard.run`. Does not know what is stored."""
 
@@ -30,7 +30,7 @@ class DiskGuard:
 
     @property
     def may_write(self) -> bool:
-        """Whether the last failed write is long enough ago."""
+        """Whether enough time has passed since the last failed write."""
         return self._clock() >= self._retry_at
 
     def run(self, work: Callable[[], T], writes: bool = False) -> T | None:

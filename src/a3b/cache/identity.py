@@ -21,8 +21,8 @@ from a3b.kernels.kv import PAGE_LEN
 from a3b.model.config import ModelConfig
 from a3b.model.state import SEGMENT_PAGES
 
-ARITHMETIC_VERSION = 2  # incremented when a kernel or the forward pass gives other bits than before
-NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # what is hashed of a large file of weights
+ARITHMETIC_VERSION = 2  # incremented when a kernel or the forward pass produces different bits
+NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # samples hashed of a large weight file
 ID_BYTES = 16
 TOKENS = np.dtype("<i4")  # token ids, in memory and on disk
 PathHash: TypeAlias = hashlib.blake2b

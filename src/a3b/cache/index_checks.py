@@ -1,4 +1,4 @@
-"""Whether the files of a session directory are what its index says, and dropping what is not.
+"""Checks the files of a session directory against its index, and drops what does not match.
 
 `sweep` compares names and lengths when a server starts; `verify` reads every byte, for `a3b cache verify`."""
 
@@ -43,16 +43,13 @@ def sweep(index: Index) -> None:
 def verify(index: Index, done: Callable[[int], None] = lambda num_bytes: None) -> list[str]:
     """Check every byte of every file and row, and drop what is wrong; one sentence for each thing dropped.
 
-    done: told how many bytes were read, from time to time."""
+    done: called from time to time with the number of bytes read."""
     rows, drop = index.rows()
-    wrong = [
-        f"{_short(id)}: its row in the index is not the one that was written, or what it grew from is gone"
-        for id in drop
-    ]
+    wrong = [f"{_short(id)}: its row in the index was altered, or the node it continues is gone" for id in drop]
     thin = []
     for row in rows:
         if fault := _fault_of_kv(index, row, done):
-            if index.row(row.id):  # else another process has dropped it meanwhile
+            if index.row(row.id):  # otherwise another process has dropped it meanwhile
                 drop.append(row.id)
                 wrong.append(f"{_short(row.id)}: {fault}")
         elif row.has_state and (fault := _fault_of_state(index, row, done)):
@@ -62,7 +59,7 @@ def verify(index: Index, done: Callable[[int], None] = lambda num_bytes: None) -
     index.thin(*thin)
     num_gone = len(index.remove(drop)) if drop else 0
     if num_gone > len(drop):
-        wrong.append(f"{num_gone - len(drop)} more that grew from these")
+        wrong.append(f"{num_gone - len(drop)} more that continue these")
     if num_records := index.records.drop_changed():
         wrong.append(f"{num_records} remembered turns")
     return wrong

@@ -42,7 +42,7 @@ class BadIndex(StoreError):
 
 
 class Database:
-    """An open database. Safe to use from several threads: hold `lock` around whatever must look like one step."""
+    """An open database. Safe to use from several threads: hold `lock` around anything that must appear atomic."""
 
     def __init__(self, directory: Path, connection: sqlite3.Connection):
         self.directory, self.connection = directory, connection
@@ -68,12 +68,10 @@ class Database:
             where = f"{error.filename}: " if error.filename not in (None, str(directory)) else ""
             raise StoreError(
                 f"{directory}: sessions cannot be kept here: {where}{error.strerror}; "
-                "give a directory of yours that can be written"
+                "give a writable directory of yours"
             ) from None
         except sqlite3.Error as error:
-            raise StoreError(
-                f"{directory}: sessions cannot be kept here: {error}; give a directory that can be written"
-            ) from None
+            raise StoreError(f"{directory}: sessions cannot be kept here: {error}; give a writable directory") from None
         connection.text_factory = bytes  # so that fetching a damaged text does not raise
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         try:
@@ -93,7 +91,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, in the eyes of other processes too."""
+        """Run a block atomically, as other processes see it too."""
         with self.lock:
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -146,12 +144,12 @@ def store_error(error: sqlite3.Error | UnicodeDecodeError, file: Path) -> StoreE
     if "locked" in text or "busy" in text:
         return StoreError(f"{file}: {text} by another process; wait for it or stop it, then try again")
     if any(word in text for word in ("unable to open", "readonly", "full", "disk I/O")):
-        return StoreError(f"{file}: {text}; give a directory that can be written, on a disk that has room")
+        return StoreError(f"{file}: {text}; give a writable directory, on a disk with room")
     return BadIndex(f"{file}: {text}")
 
 
 def set_aside(directory: Path) -> Path:
-    """Rename a damaged index so that a new one can be made; its new path. Only the last MAX_ASIDE are kept."""
+    """Rename a damaged index so that a new one can be made; returns its new path. Only the last MAX_ASIDE are kept."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 1
     while os.path.lexists(target := directory / (ASIDE + stamp + f"-{number}" * (number > 1))):

@@ -1,7 +1,7 @@
 """Records of the index: values by namespace and key, such as remembered turns and stored responses.
 
-A record is sealed with a checksum and may belong to a node, with which it goes. How many there may be is bounded, and
-shared fairly between namespaces. Does not know what the values mean. Enter at `RecordTable`."""
+A record is sealed with a checksum. It may belong to a node, and is then dropped with it. The number of records is
+bounded, and shared fairly between namespaces. Does not know what the values mean. Enter at `RecordTable`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RecordTable:
             db.execute("DELETE FROM record")
 
     def drop_changed(self) -> int:
-        """Drop records that are not as they were written; how many."""
+        """Drop records that were altered; returns how many."""
         with self._database.transaction() as db:
             found = db.execute(f"SELECT rowid, {COLUMNS} FROM record")
             wrong = [rowid for rowid, *values in found if record_of(values) is None]
@@ -67,13 +67,13 @@ class RecordTable:
 
 
 def _shrink(db: sqlite3.Connection) -> tuple[int, int]:
-    """(records, their bytes), after the namespaces that hold most gave up their oldest, if there were too many."""
+    """(records, their bytes), after the largest namespaces gave up their oldest, if there were too many."""
     for least in (1, 0, 0):  # kept of each namespace; none only if there are so many that not even the newest fit
         sizes = {name: (num, num_bytes) for name, num, num_bytes in db.execute(SIZES)}
         count, size = sum(num for num, _ in sizes.values()), sum(num_bytes for _, num_bytes in sizes.values())
         if count <= MAX_RECORDS and size <= RECORDS_BYTES:
             break
-        # a sixteenth is left free, so that the next record does not come here again
+        # a sixteenth is left free, so that the next record does not trigger this again
         most = fair_share((num for num, _ in sizes.values()), MAX_RECORDS - MAX_RECORDS // 16)
         most_bytes = fair_share((num_bytes for _, num_bytes in sizes.values()), RECORDS_BYTES - RECORDS_BYTES // 16)
         for name, (num, num_bytes) in sizes.items():

@@ -1,6 +1,6 @@
 """The two files of a node: written in full before they get their names, and read back along the chain above the node.
 
-Knows rows, not which of them exist; that is the index's. Enter at `NodeFiles` and `read_snapshot`."""
+Knows rows, but not which of them exist; the index does. Enter at `NodeFiles` and `read_snapshot`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NodeFiles:
         self._partial = {kind: path.with_suffix(f".{kind}.part") for kind, path in self._names.items()}
 
     def write(self, row: Row, snapshot: Snapshot) -> Row:
-        """Write both files; the row with their sizes and checksums. Raises OSError."""
+        """Write both files; returns the row with their sizes and checksums. Raises OSError."""
         kv_bytes, kv_sums = _write_file(self._partial["kv"], lambda f: write_kv(f, self._id, snapshot, row.start))
         state_bytes, state_sums = _write_file(self._partial["state"], lambda f: write_state(f, self._id, snapshot))
         return replace(row, kv_bytes=kv_bytes, kv_sums=kv_sums, state_bytes=state_bytes, state_sums=state_sums)

@@ -1,4 +1,4 @@
-"""The prefix cache: the longest part of a prompt that need not be computed again, and why it is not longer.
+"""The prefix cache: the longest part of a prompt that need not be recomputed, and why it is not longer.
 
 Owns which snapshots stay in memory and when the disk is asked. The tree of known sequences is `a3b.cache.prefix_tree`,
 what a snapshot holds `a3b.model.state`, the disk `a3b.cache.disk_store`. A node whose snapshot is gone stays for a
@@ -26,7 +26,7 @@ TRIVIAL = 16  # fewer tokens in common mean nothing: any two prompts begin alike
 SUPERSEDES = 4  # tokens: a snapshot so shortly after the end of a turn replaces the one at that end
 CONTEXT_LEN = 16  # ids reported on either side of a divergence
 MAX_NODES = 8192  # known sequences, with or without a snapshot
-IDLE_S = 3600.0  # a namespace that was not used for so long loses its share of the memory
+IDLE_S = 3600.0  # a namespace that was idle for this long loses its share of the memory
 RELOAD = 0.02  # cost of reading a token from disk, relative to computing it
 
 
@@ -46,7 +46,7 @@ class Match:
 
     @property
     def report(self) -> CacheReport:
-        """What a client is told, without the texts at a divergence."""
+        """The report for a client, without the texts at a divergence."""
         return CacheReport(self.reused, self.miss, self.position)
 
 
@@ -74,7 +74,7 @@ class CacheStats:
     disk_bytes: int
     hits: int  # prompts that reused something
     misses: int
-    evictions: int  # snapshots that left memory because it was full
+    evictions: int  # snapshots evicted because memory was full
 
 
 class PrefixCache:
@@ -146,7 +146,7 @@ class PrefixCache:
         return None, 0, lost
 
     def _miss(self, prefix: KnownPrefix, reused: int, differs: bool, tokens: np.ndarray) -> MissReason:
-        """Why not more was reused, of what was never lost."""
+        """Why no more was reused, unless something was lost."""
         if reused == 0 and prefix.num_known < min(TRIVIAL, len(tokens)):
             return "settings" if self._known_elsewhere(prefix.node.space, tokens) else "new"
         return "diverged" if differs else "none"
@@ -161,7 +161,7 @@ class PrefixCache:
         persist: bool = True,
         label: str = "",
     ) -> bytes:
-        """Remember the snapshot of a state that has read exactly `ids`; the node's id.
+        """Remember the snapshot of a state that has read exactly `ids`; returns the node's id.
 
         kind: "system" (ends what many conversations begin with), "turn" (a point where the conversation may branch) or
         "end" (of an answer). A node that is known already only counts as used. persist: whether it may go to disk.
@@ -212,7 +212,7 @@ class PrefixCache:
     # finding nodes
 
     def _space(self, namespace: str) -> NamespaceTree:
-        """The tree of a namespace, filled from the store when it is first asked for."""
+        """The tree of a namespace, filled from the store on first use."""
         space = self._tree.spaces.get(namespace)
         if space is None:
             space = self._tree.new_space(namespace)
@@ -301,8 +301,8 @@ class PrefixCache:
     def _shrink(self) -> None:
         """Drop snapshots until the rest fits, and nodes without one if there are too many.
 
-        Whose snapshots, `next_to_give` says; of a namespace first those in the middle of conversations, last their ends
-        and system prompts."""
+        `next_to_give` chooses the namespace. Within it, the middles of conversations go first, their ends and system
+        prompts last."""
         while self._ram_used() > self.ram_bytes:
             holdings = {
                 name: Holding(space.held.num_bytes, space.held.num, space.used)
@@ -327,10 +327,10 @@ class PrefixCache:
             self._tree.remove([node.id for node in idle[: len(nodes) - MAX_NODES + MAX_NODES // 16]])
 
     def _ram_used(self) -> int:
-        return sum(space.held.num_bytes for space in list(self._tree.spaces.values()))  # other threads ask, too
+        return sum(space.held.num_bytes for space in list(self._tree.spaces.values()))  # other threads read it too
 
     def _worth(self, node: Node, snapshot: Snapshot) -> float:
-        """Tokens to compute again per byte that would be free; less for a node on disk, or one not used lately."""
+        """Tokens to recompute per byte freed; less for a node on disk, or one not used lately."""
         restart = next((n.num_tokens for n in node.above() if n.snapshot or self._is_stored(n)), 0)
         cost = (node.num_tokens - restart) * (RELOAD if self._is_stored(node) else 1.0)
         return cost / max(node.space.held.freed_by(snapshot), 1) / (1 + self._tick - node.used)
@@ -341,7 +341,7 @@ def _shown(tokens: np.ndarray) -> tuple[int, ...]:
 
 
 def _thin_before(node: Node) -> bytes | None:
-    """Drop the snapshot at the end of a turn just above `node`, which replaces it; the id of that end."""
+    """Drop the snapshot at the end of a turn just above `node`, which replaces it; returns the id of that end."""
     for n in node.above():
         if node.num_tokens - n.num_tokens > SUPERSEDES:
             return None
@@ -362,7 +362,7 @@ def _relative(node: Node) -> tuple[Snapshot | None, int]:
 
 
 def _last_two(nodes: list[Node]) -> set[Node]:
-    """Of every conversation the last two nodes that have a snapshot."""
+    """The last two nodes with a snapshot of every conversation."""
     before = {node: next((n for n in node.above() if n.snapshot), None) for node in nodes}
     last = set(nodes) - set(before.values())
     return last | {above for node in last if (above := before[node])}

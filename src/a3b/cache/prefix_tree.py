@@ -29,7 +29,7 @@ class Node:
     space: NamespaceTree
     used: int = 0  # tick of the last use
     snapshot: Snapshot | None = None
-    thinned: bool = False  # gave its state up to a node just below it, which is no loss
+    thinned: bool = False  # its state was superseded by a node just below it, so nothing is lost
     label: str = ""
     children: dict[bytes, Node] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Node:
         self.space.held.add(snapshot)
 
     def drop_snapshot(self) -> None:
-        """Let the snapshot in memory go, if there is one."""
+        """Drop the snapshot in memory, if there is one."""
         if self.snapshot is not None:
             self.space.held.remove(self.snapshot)
             self.snapshot = None
@@ -95,7 +95,7 @@ class PrefixTree:
         self.nodes: dict[bytes, Node] = {}
 
     def new_space(self, namespace: str) -> NamespaceTree:
-        """Begin the tree of a namespace."""
+        """Create the tree of a namespace."""
         space = self.spaces[namespace] = NamespaceTree(namespace, root_id(self.identity, namespace))
         return space
 
@@ -116,7 +116,7 @@ class PrefixTree:
         return node
 
     def remove(self, ids: Iterable[bytes]) -> None:
-        """Take nodes out, with their snapshots; children that stay are joined to the parent."""
+        """Remove nodes with their snapshots; children that stay are attached to the parent."""
         for id in ids:
             node = self.nodes.pop(id, None)
             if node is None or node.parent is None:
@@ -147,7 +147,7 @@ def find(space: NamespaceTree, tokens: np.ndarray) -> KnownPrefix:
 
 
 def num_common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+    """The length of the common prefix of two sequences of tokens."""
     num = min(len(a), len(b))
     for start, stop in ((0, min(64, num)), (64, num)):  # most differ early
         differs = a[start:stop] != b[start:stop]

@@ -11,7 +11,7 @@ from a3b.model.state import SEGMENT_PAGES, Segment, Snapshot
 
 @dataclass
 class _HeldSegment:
-    segment: Segment  # kept so that its id stays its own
+    segment: Segment  # kept alive so that its id is not reused
     num_snapshots: int = 0
     num_bytes: int = 0
 

@@ -74,7 +74,7 @@ def state_blocks(num_bytes: int) -> list[int]:
 
 
 def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tuple[int, bytes]:
-    """Write the pages from token `start` on; (bytes, checksums). The sequence may grow beyond the snapshot
+    """Write the pages from token `start` on; returns (bytes, checksums). The sequence may grow beyond the snapshot
     meanwhile."""
     sums, size = [], 0
     for index, run in enumerate(page_runs(start, snapshot.num_tokens)):
@@ -88,7 +88,7 @@ def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tu
 
 
 def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, bytes]:
-    """Write the recurrent state; (bytes, checksums)."""
+    """Write the recurrent state; returns (bytes, checksums)."""
     whole, sums, at = [_bytes(snapshot.conv), _bytes(snapshot.delta)], [], 0
     for index, size in enumerate(state_blocks(sum(map(len, whole)))):
         total = _new_sum(owner, b"state", index)
@@ -137,7 +137,7 @@ def check_file(
 ) -> None:
     """Check every byte of a file. Raises Damaged.
 
-    kind: b"kv" or b"state". blocks: their bytes. done: told how many bytes were read, after each block."""
+    kind: b"kv" or b"state". blocks: their bytes. done: called after each block with the number of bytes read."""
     at, memory = 0, memoryview(bytearray(STATE_BLOCK))
     _read(path, owner, kind, sums, sum(blocks), [])  # the length first: a forged row must not cost memory
     for index, size in enumerate(blocks):
