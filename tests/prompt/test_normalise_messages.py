@@ -407,7 +407,7 @@ def test_results_in_another_order_are_noted():
     results = [{"role": "tool", "tool_call_id": i, "content": i} for i in "ba"]
     messages, notes = normalise_messages([user(), assistant("x", tool_calls=calls), *results])
     assert [m["content"] for m in messages] == ["Hi", "x", "a", "b"] and notes == [
-        "results of tools were put beside their calls"
+        "tool results were moved next to their calls"
     ]
     assert normalise_messages(messages) == (messages, [])
 

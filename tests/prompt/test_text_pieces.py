@@ -88,7 +88,7 @@ def test_a_text_of_many_pieces_is_encoded_whole():
 
 @pytest.mark.parametrize("char", [" ", "a", "!", "\n", "😀"])
 def test_what_would_break_the_library_is_refused_before_it_gets_there(char):
-    with pytest.raises(UsageError, match="1,048,576 characters without a blank"):
+    with pytest.raises(UsageError, match="1,048,576 characters without a space"):
         TOKENIZER.encode_text(char * 11_000_000)
 
 

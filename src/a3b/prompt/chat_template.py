@@ -62,7 +62,7 @@ class ChatTemplate:
         source: Jinja. control_names: what is a control token where the template itself writes it. where: the source's
         name in errors. variables: trusted strings that the template may print, such as `eos_token`."""
         self.source, self._where = source, where
-        self.arguments = (source, tuple(control_names), where, variables, limits)  # to make it again elsewhere
+        self.arguments = (source, tuple(control_names), where, variables, limits)  # to rebuild it in another process
         self._variables = dict(variables or {})
         self._marks = ControlSentinels(control_names)
         self._plain = TemplateEnvironment(ControlSentinels(), limits)
@@ -92,7 +92,7 @@ class ChatTemplate:
         add_generation_prompt: Any = True,
         **kwargs: Any,
     ) -> Prompt:
-        """The prompt for a list of messages; `tools` and `kwargs` reach the template as they are given.
+        """The prompt for a list of messages; `tools` and `kwargs` are passed to the template unchanged.
 
         Raises ConversationError (not a list of objects, or values that JSON does not have), UsageError (a reserved name
         in `kwargs`) and TemplateError, whose `refusal` is the template's own message if it refused."""

@@ -51,7 +51,8 @@ class ControlSentinels:
         return value
 
     def needle(self, value: Any, haystack: str) -> Any:
-        """What to look for in `haystack` for a literal: its sentinels if the haystack has them, else their spelling."""
+        """What to look for in `haystack` for a literal: its sentinels if the haystack has them, otherwise their
+        spelling."""
         if isinstance(value, str) and any(mark in haystack for mark in _SURROGATE.findall(value)):
             return value
         return self.unmark(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 SEEN = ("image", "audio", "video")  # a part of such a type is always media
 FILES = ("file", "document", "resource")  # a part of such a type is a file only if it has one of CONTENT
-CONTENT = (  # else it is data about a file
+CONTENT = (  # otherwise it is data about a file
     "data",
     "blob",
     "source",
@@ -41,7 +41,7 @@ def media_in(part: Any) -> str | None:
             if "text" in part
             else next((name for key, name in _NAMES.items() if _is_content(key, part.get(key))), None)
         )
-    if kind == "media":  # its type is beside it
+    if kind == "media":  # its type is in the field next to it
         kind = str(part.get("mediaType") or part.get("mimeType") or "file").partition("/")[0]
     name = _NAMES.get(kind) if isinstance(kind, str) else None
     if name in SEEN or kind == "input_file":

@@ -1,4 +1,4 @@
-"""What is wrong with messages or tools, named by its place, for callers that show a template's refusal to people.
+"""What is wrong with messages or tools, and where, for callers that show a template's refusal to people.
 
 A template refuses in its own words and order: for an unknown role it may say that no user query was found. Knows no
 template. Enter at `message_fault` and `check_tools`."""
@@ -15,8 +15,8 @@ PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
 def message_fault(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first thing in the messages that templates do not know, such as "messages[1].role: 'usr'; expected ..."; None
-    if there is nothing."""
+    """The first thing in the messages that templates do not accept, such as "messages[1].role: 'usr'; expected ...";
+    None if there is nothing."""
     if not messages:
         return "messages: the list is empty; expected at least one message"
     for index, message in enumerate(messages):

@@ -1,4 +1,4 @@
-"""Any history into one that chat templates accept. Knows no template and no ids. Enter at `normalise_messages`.
+"""Turns any history into one that chat templates accept. Knows no template and no ids. Enter at `normalise_messages`.
 
 These changes are made, in this order, each with a note unless it is only another spelling of the same thing:
 
@@ -11,14 +11,14 @@ These changes are made, in this order, each with a note unless it is only anothe
   become `reasoning_content`.
 * Calls: `function_call` is a tool call; arguments are parsed if they are a JSON string; null is {}, and so is [], as
 PHP
-  writes it. Arguments that are not a JSON object are kept under the key "arguments". What is not a call at all becomes
-  text of the message.
+  writes it. Arguments that are not a JSON object are kept under the key "arguments". Anything that is not a call
+  becomes text of the message.
 * Results of tools are put right after their calls (`a3b.prompt.tool_results`).
 * System messages before the first turn of the assistant are merged into the first message, in their order, separated by
   blank lines. Later ones stay where they are, so that nothing before them changes: they become user messages in
-  reminder tags, marked with `REMINDER_KEY`. Images in both become a word.
+  reminder tags, marked with `REMINDER_KEY`. Images in either are replaced by a word.
 * A conversation without a question of the user (only tool results, only the assistant, or nothing) gets an empty user
-  message after the system message: the order stays, and all thinking counts as part of the current task. So does one
+  message after the system message: the order is kept, and all thinking counts as part of the current task. So does one
   that begins with a tool result, which would belong to no turn.
 
 Other keys pass unchanged. The input is not modified."""
@@ -182,7 +182,7 @@ class _MessageNormaliser:
 
     def _call(self, call: Any, where: str) -> Message | str:
         function = call.get("function", call) if isinstance(call, Mapping) else None
-        if isinstance(function, str):  # the name alone, arguments beside it
+        if isinstance(function, str):  # the name alone, arguments next to it
             function = {"name": function, "arguments": call.get("arguments")}
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), (str, int)):
             return call if isinstance(call, str) else _json(call)
@@ -219,7 +219,7 @@ class _MessageNormaliser:
 def _with_results_paired(messages: list[Message], notes: list[str]) -> list[Message]:
     paired, _ = pair_results(messages)
     if [id(message) for message in paired] != [id(message) for message in messages]:
-        notes.append("results of tools were put beside their calls")
+        notes.append("tool results were moved next to their calls")
     return paired
 
 
@@ -253,7 +253,7 @@ def _with_query(messages: list[Message], notes: list[str]) -> list[Message]:
     starts_with_result = bool(messages) and messages[0]["role"] == "tool"
     if any(map(_is_query, messages)) and not starts_with_result:
         return messages
-    notes.append("no turn of the user to answer to: an empty one was put before the first message")
+    notes.append("no user turn to answer: an empty one was put before the first message")
     at = 1 if messages and messages[0]["role"] == "system" else 0
     return [*messages[:at], {"role": "user", "content": ""}, *messages[at:]]
 
@@ -286,7 +286,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _media(part: Mapping[str, Any]) -> str | None:
-    """ "image" or "video" for such a part, else None."""
+    """ "image" or "video" for such a part, otherwise None."""
     kind = part.get("type")
     for media in ("image", "video"):
         if kind in (media, f"{media}_url", f"input_{media}"):

@@ -22,7 +22,7 @@ MAX_VALUES_HERE = 1_000  # in a conversation that is rendered in this process
 MAX_CHARS_HERE = 1 << 20
 RENDER_S, RENDER_BYTES = 30, 768 << 20  # processor time and memory
 RENDER_WALL_S = 60
-MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # processes at a time: in all, and of one namespace
+MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # processes at a time: in total, and per namespace
 BATCH = 2_000  # messages or segments sent in one piece
 
 
@@ -35,9 +35,9 @@ class Renderer:
         self._host = Host(RENDER_BYTES, ChatTemplate, *template.arguments)
 
     def render(self, messages: Sequence[Mapping[str, Any]], namespace: str, **kwargs: Any) -> Prompt:
-        """The prompt of `ChatTemplate.render`, and what that raises.
+        """The prompt, as `ChatTemplate.render` returns it; raises the same errors.
 
-        Raises OverloadedError if no process can be started, and what ends the work of this thread."""
+        Raises OverloadedError if no process can be started, and whatever ends the work of this thread."""
         if not _is_long((messages, kwargs)):
             return self._template.render(messages, **kwargs)
         with self._slots.one(namespace):
@@ -71,7 +71,7 @@ class Renderer:
         return prompt
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what is still running."""
         self._host.close()
 
 

@@ -1,7 +1,7 @@
 """What a prompt is made of: control tokens, text and replayed ids. Knows no tokenizer and no template.
 
-The three are kept apart up to the ids: text is never searched for control tokens, so a user who writes `<|im_end|>` has
-written ten characters. Only the template and the model write control tokens."""
+The three are kept apart until they become ids: text is never searched for control tokens, so a user who writes
+`<|im_end|>` has written ten characters. Only the template and the model write control tokens."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class TemplateFiles:
 
 
 def read_template_files(directory: Path, control_names: Sequence[str] | None) -> TemplateFiles:
-    """The template in chat_template.jinja, else in tokenizer_config.json, else in chat_template.json.
+    """The template in chat_template.jinja, otherwise in tokenizer_config.json, otherwise in chat_template.json.
 
     control_names: None takes them from tokenizer.json, or those of Qwen3.6 if there is none. Raises TemplateError and
     TokenizerError."""

@@ -7,7 +7,7 @@ Sentinels. Literals of the template are compiled with sentinels for their contro
 control token in data (`'</think>' in content`, `content.split('</think>')`), the literal must mean its spelling:
 comparisons are rewritten to unmark their operands, and string methods get unmarked arguments.
 
-Limits. A template is code from a stranger. It cannot reach Python internals (Jinja's immutable sandbox, no loader, no
+Limits. A template is untrusted code. It cannot reach Python internals (Jinja's immutable sandbox, no loader, no
 modules). `TemplateLimits` bounds loop rounds plus calls, the length of each string or list that operators, string
 methods, filters, slices and blocks build, the total of what is built, the text of lists that contain each other many
 times over, integers, and the output; Jinja bounds `range`. Not bounded: hashes of nested tuples, and regular
@@ -122,7 +122,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     # -- limits
 
     def spend(self, steps: int) -> None:
-        """Count loop rounds or calls. Raises LimitReached, and what ends the work of this thread."""
+        """Count loop rounds or calls. Raises LimitReached, and whatever ends the work of this thread."""
         spent = self._spent.get(None)
         if spent is None:  # Jinja folds constants while it compiles
             return

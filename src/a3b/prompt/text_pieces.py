@@ -13,7 +13,7 @@ from typing import Any
 from a3b.errors import UsageError
 
 PIECE = 1 << 16  # characters; they take some 20 MB in the encoder
-MAX_RUN = 1 << 20  # characters without a possible cut: some 360 MB; the library fails at ten times as many blanks
+MAX_RUN = 1 << 20  # characters without a possible cut: some 360 MB; the library fails at ten times as many spaces
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 KNOWN = frozenset(
@@ -24,7 +24,7 @@ KNOWN = frozenset(
     )
 )
 _CUT = re.compile(
-    r"(?<=\S)(?= )"  # a blank begins a word, unless it follows white space
+    r"(?<=\S)(?= )"  # a space begins a word, unless it follows whitespace
     # a word of letters ends; ASCII only, so that nothing is composed across the cut
     r"|(?<=[A-Za-z])(?=[\x00-@\[-`{-\x7f])"
     r"|(?<=[0-9])(?=[\x00-\x7f])"  # each digit is a word
@@ -50,7 +50,7 @@ class Cutter:
         yield text[start:]
 
     def _cut(self, text: str, start: int) -> int:
-        """The end of a piece: near its full length, else the next possible one."""
+        """The end of a piece: near its full length, otherwise the next possible one."""
         full = start + self._piece
         for begin, end in ((max(start + 1, full - 256), full), (start + 1, full), (full, start + MAX_RUN)):
             if self._piece < MAX_RUN and (found := _CUT.search(text, begin, end + 1)) and found.start() <= end:
@@ -58,8 +58,8 @@ class Cutter:
         if len(text) - start <= MAX_RUN:
             return len(text)
         raise UsageError(
-            f"text: more than {MAX_RUN:,} characters without a blank or another end of a word, beginning with "
-            f"{text[start : start + 20]!r}; shorten them, or put blanks between them"
+            f"text: more than {MAX_RUN:,} characters without a space or another end of a word, beginning with "
+            f"{text[start : start + 20]!r}; shorten them, or put spaces between them"
         )
 
 

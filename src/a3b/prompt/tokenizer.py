@@ -2,7 +2,7 @@
 
 Owns the vocabulary. The BPE encoder is built without the control tokens, so no text can become one; only this module
 knows their ids. Text is normalised to NFC first, as the vocabulary asks; replayed ids are left alone. Knows no
-template. Enter at `Tokenizer.read`; `StreamDecoder` is for ids that come one by one."""
+template. Enter at `Tokenizer.read`; `StreamDecoder` is for ids that arrive one by one."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ class Tokenizer:
 
     def _extend(self, ids: list[int], text: str, most: int | None) -> None:
         """Append the ids of a text."""
-        self._check_fits(len(ids) + len(text) // self._longest, most)  # first: clients know how to react to it
+        # checked first, because clients know how to react to it
+        self._check_fits(len(ids) + len(text) // self._longest, most)
         if len(text) > MAX_TEXT:
             raise UsageError(f"text: {len(text):,} characters; expected at most {MAX_TEXT:,}")
         rest = len(text)  # characters, at least a byte each
@@ -144,7 +145,7 @@ class Tokenizer:
                     raise
                 raise TokenizerError(
                     f"text of {len(piece):,} characters, beginning with {piece[:20]!r}: the tokenizer failed on it "
-                    f"({str(error)[:100]}); put blanks or line ends into it"
+                    f"({str(error)[:100]}); put spaces or line breaks into it"
                 ) from error
         return found[0].ids
 
@@ -197,7 +198,7 @@ class StreamDecoder:
         return not self._utf8.getstate()[0]
 
     def flush(self) -> str:
-        """U+FFFD for a character that was never completed, else ""; the decoder is then as new."""
+        """U+FFFD for a character that was never completed, otherwise ""; resets the decoder."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
@@ -208,9 +209,7 @@ def read_tokenizer_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path))
     except OSError as error:
-        raise TokenizerError(
-            f"{path}: {error.strerror or error}; a checkpoint with text needs it: {NEXT_STEP}"
-        ) from error
+        raise TokenizerError(f"{path}: {error.strerror or error}; encoding text requires it: {NEXT_STEP}") from error
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: not JSON ({error}); {NEXT_STEP}") from error
 
@@ -286,7 +285,7 @@ def _added_tokens(spec: Any, where: str) -> dict[int, str]:
                 f"{where}: added token {str(entry)[:200]} needs a text content and a whole id; {NEXT_STEP}"
             )
         if token_id in names or name in names.values():
-            raise TokenizerError(f"{where}: added token {name[:80]!r} (id {token_id}) is there twice; {NEXT_STEP}")
+            raise TokenizerError(f"{where}: added token {name[:80]!r} (id {token_id}) occurs twice; {NEXT_STEP}")
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
                 raise TokenizerError(f"{where}: added token {name[:80]!r} has {option}, which is not implemented")
@@ -308,7 +307,7 @@ def _token_bytes(base: dict[str, int], added: dict[int, str], where: str) -> lis
             )
         if not _is_id(token_id) or token_id in added or table[token_id] is not None:
             raise TokenizerError(
-                f"{where}: token {token[:80]!r} has id {str(token_id)[:80]!r}, which is taken or no id; {NEXT_STEP}"
+                f"{where}: token {token[:80]!r} has id {str(token_id)[:80]!r}, which is taken or not an id; {NEXT_STEP}"
             )
         try:
             table[token_id] = bytes([alphabet[letter] for letter in token])

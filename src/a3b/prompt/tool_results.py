@@ -1,4 +1,4 @@
-"""Results of tools beside the calls that they answer.
+"""Puts tool results next to the calls that they answer.
 
 Knows the roles and ids of messages, not their content. Enter at `pair_results`.
 
@@ -8,9 +8,9 @@ assistant (its messages in a row) and what follows up to its next turn:
 * Results come right after the calls, in the order of the calls; text between them follows.
 * A result belongs to the call with its id; without an id, to the first free call of its name; without a name, to the
   first free call. A call without an id takes the first result that is left.
-* A call without a result gets `NO_RESULT` if a later call of its turn has one, so that this keeps its place. Nothing
-  else is made up.
-* A second result of a call is left out if it says the same; otherwise it follows the others.
+* A call without a result gets `NO_RESULT` if a later call of its turn has one, so that this one keeps its place.
+  Nothing else is invented.
+* A second result of a call is left out if it is identical; otherwise it follows the others.
 * A result of no call of that turn (late, or of a call that is gone) follows the others.
 
 Nothing moves across a turn of the assistant: what an earlier answer has read stays in its place, and an id that a
@@ -117,7 +117,7 @@ class _Pairing:
         return paired + [message for i, message in enumerate(self.following) if i not in gone]
 
     def _by_id(self, results: Sequence[int]) -> list[int]:
-        """Pair results by id; those that are left."""
+        """Pair results by id; returns those that are left."""
         free: dict[str, deque[int]] = defaultdict(deque)
         for i, (call_id, _) in enumerate(self.calls):
             if call_id:
@@ -142,7 +142,7 @@ class _Pairing:
             self._warn(f"result {self._of(again)}: differs from an earlier result of that call; kept after the others")
 
     def _by_name(self, results: Sequence[int]) -> list[int]:
-        """Pair results by the name of the tool; those that are left."""
+        """Pair results by the name of the tool; returns those that are left."""
         free: dict[str, deque[int]] = defaultdict(deque)
         for i, (_, name) in enumerate(self.calls):
             if i not in self.taken:
@@ -158,7 +158,7 @@ class _Pairing:
         return left
 
     def _in_order(self, results: Sequence[int]) -> list[int]:
-        """Pair results by order; those that belong to no call."""
+        """Pair results by order; returns those that belong to no call."""
         free = deque(i for i in range(len(self.calls)) if i not in self.taken)
         unnamed = deque(i for i in free if not self.calls[i][0])
         left = []

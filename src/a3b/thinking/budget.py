@@ -1,7 +1,7 @@
 """How long the model may think: token budgets, a nudge before they run out, and a way out of loops.
 
 Owns the decision to end thinking, and the tokens that are forced into the answer for that. Knows tokens and their
-bytes, neither the model nor the request. Enter at `ThinkingControl`: `start`, then `after` each token."""
+bytes, but neither the model nor the request. Enter at `ThinkingControl`: `start`, then `after` each token."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ThinkingControl:
     """Watches the tokens of one answer, sampled or forced, and says which must come next.
 
     budget: tokens of thinking in this answer. task_budget: the same since the user's last turn, of which `spent` are
-    used. None is no limit. in_thinking: whether the prompt ends inside `<think>`. token_bytes: of an ordinary token.
+    used. None means no limit. in_thinking: whether the prompt ends inside `<think>`. token_bytes: of an ordinary token.
 
     reason: what ended the thinking: "closed" if the model did, "budget" or "repetition" if this control did, which
     remains even if the model thinks again. thinking_tokens: tokens of thinking so far, with the nudge. needs_text:
@@ -71,7 +71,7 @@ class ThinkingControl:
         self._nudged = self._limit is None or self._limit <= self._threshold  # a short thought needs no nudge
         self._in_thinking = in_thinking
         self._num_forced = 0  # forced tokens that have not come back yet
-        self._call_tokens = 0  # left to wait for a call to show itself
+        self._call_tokens = 0  # tokens left in which a call may begin
         self._at_line_end = True
         self._loops = LoopDetector()
         self.thinking_tokens = 0

@@ -3,7 +3,7 @@
 A turn is found by the ids of its calls, by the whole conversation before it (without system messages, where clients put
 dates) or, where that was shortened or rewritten, by the one message before it or the first paragraph of that (some
 clients append reminders and take them away again). Those two do not identify a turn, so they count only if message and
-turn say enough, and if only one turn is found. Does not know who remembers. Enter at `ConversationKey`."""
+turn say enough, and if only one turn is found. Does not know where turns are stored. Enter at `ConversationKey`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from a3b.prompt.normalise_messages import REMINDER_KEY
 from a3b.thinking.remnants import settled
 from a3b.thinking.turn import Calls, Turn, digest_of, wording_of
 
-NEIGHBOURS_LEN = 80  # characters of a turn and the message before it that together tell it from others
+NEIGHBOURS_LEN = 80  # characters of a turn and the message before it that together distinguish it from others
 
 
 class TurnKey(NamedTuple):
     """A key under which turns are kept, by `value`.
 
-    is_certain: it identifies the place; else different turns may have it."""
+    is_certain: it identifies the place; otherwise different turns may share it."""
 
     value: bytes
     is_certain: bool
@@ -86,7 +86,7 @@ class ConversationKey:
         ]
 
     def keys_to_remember(self, turn: Turn) -> list[bytes]:
-        """Under which keys to remember a turn, so that it is found under any of those above."""
+        """The keys under which to remember a turn, so that every lookup above finds it."""
         if turn.cuts:
             return [key.value for key in self.keys_of_stopped(NEIGHBOURS_LEN)]
         keys = self.keys_of(turn.content, turn.calls)

@@ -13,7 +13,7 @@ from a3b.interface.events import TruncationPoint
 from a3b.thinking.turn import Turn
 
 MAX_TOKENS = 2 << 20  # of turns in memory; older ones are found in the records, if there are any
-TURN_TOKENS = 64  # what a turn counts beside its tokens
+TURN_TOKENS = 64  # what a turn counts in addition to its tokens
 DATE_TOKENS = 8  # what a date counts
 MAX_ALIKE = 16  # turns under one key; the latest of them are kept
 
@@ -32,14 +32,14 @@ class TurnRecords(Protocol):
 class KnownTurns:
     """Turns by namespace and key. No call takes longer because a conversation is longer.
 
-    num_tokens: what the turns in memory count together."""
+    num_tokens: the total count of the turns in memory."""
 
     def __init__(self, records: TurnRecords | None = None, max_tokens: int = MAX_TOKENS):
         self._records, self._max_tokens, self.num_tokens = records, max_tokens, 0
         self._lock = threading.RLock()
-        self._turns: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()  # used longest ago first
+        self._turns: OrderedDict[tuple[str, bytes], list[Turn]] = OrderedDict()  # least recently used first
         self._tokens_of: Counter[str] = Counter()  # of each namespace
-        self._recorded: set[tuple[str, bytes]] = set()  # keys in memory whose turns the records have, too
+        self._recorded: set[tuple[str, bytes]] = set()  # keys in memory whose turns are in the records too
         self._changes = records.changes() if records else 0
 
     def at(self, namespace: str, key: bytes) -> list[Turn]:
@@ -72,7 +72,8 @@ class KnownTurns:
                     self._drop(key)
 
     def _keep(self, key: tuple[str, bytes], turns: list[Turn]) -> None:
-        """Set the turns of a key and mark it as used; the largest namespaces make room, used longest ago first."""
+        """Set the turns of a key and mark it as used; the largest namespaces make room, least recently used turns
+        first."""
         self._count(key, _size(turns) - _size(self._turns.pop(key, [])))
         self._turns[key] = turns
         while self.num_tokens > self._max_tokens and len(self._turns) > 1:

@@ -12,7 +12,7 @@ from a3b.interface.request import check_policy
 from a3b.prompt.chat_template import REPLAY_KEY
 from a3b.thinking.turn import Message
 
-KEEP_OF_BUDGET = 2  # when the budget is exceeded, old thinking is dropped down to one part in so many of it
+KEEP_OF_BUDGET = 2  # when the budget is exceeded, old thinking is dropped until it fits in the budget divided by this
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ThinkingBlock:
 
     index: int  # of the message
     tokens: int
-    is_restored: bool  # from memory; else the client sent it
+    is_restored: bool  # from memory; otherwise the client sent it
 
 
 def last_question(messages: Sequence[Message]) -> int:
@@ -36,7 +36,7 @@ def apply_policy(
 
     budget:N goes through the turns in order: whenever they have more than N tokens of thinking, that of the oldest is
     dropped until at most N / KEEP_OF_BUDGET are left. So what stays depends on the turns alone, and the beginning of
-    the prompt changes now and then instead of with every turn. Raises UsageError for an unknown policy."""
+    the prompt changes only now and then, not with every turn. Raises UsageError for an unknown policy."""
     check_policy(policy)
     name, _, number = policy.partition(":")
     if name == "current-task":

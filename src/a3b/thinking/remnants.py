@@ -1,4 +1,4 @@
-"""Texts of the model as clients send them back: which changes are carelessness, and which are edits.
+"""Texts of the model as clients send them back: which changes are incidental, and which are edits.
 
 Knows texts only; `a3b.thinking.turn_matching` decides what they say about a turn. Each function takes time in
 proportion to the texts. Enter at `is_remnant`.
@@ -7,7 +7,7 @@ A remnant of thinking is a beginning or an end of it (`chat.completions.stream()
 piece of a stream), or all of it after other thinking of the same conversation (some clients accumulate it). These do
 not matter:
 
-* white space, Windows line ends, composed characters (Unicode NFC),
+* whitespace, Windows line endings, composed characters (Unicode NFC),
 * `&lt;` for `<`, as in HTML,
 * a mark where something was cut off: `...`, `[truncated]`, `(1,024 characters truncated)`; only at the ends, because in
   the middle it may stand for a secret,
@@ -30,7 +30,7 @@ _TAG_BEFORE, _TAG_AFTER = re.compile(r"^<think>"), re.compile(r"</think>$")
 
 
 def settled(text: str) -> str:
-    """The text without what clients change in passing: Windows line ends, blanks at line ends, Unicode composition."""
+    """The text without what clients change in passing: Windows line endings, trailing spaces, Unicode composition."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if " \n" in text or "\t\n" in text:
@@ -39,7 +39,7 @@ def settled(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without what does not tell two thoughts apart: one blank for any white space, and NFC."""
+    """The text reduced to what distinguishes two thoughts: one space for any run of whitespace, and NFC."""
     return " ".join(_composed(text).split()) if len(text) <= MAX_LEN else text.strip()
 
 

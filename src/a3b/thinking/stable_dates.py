@@ -1,15 +1,16 @@
-"""What clients change in a prompt although the conversation stays the same: dates and times, and a line of Claude Code.
+"""What clients change in a prompt although the conversation stays the same: dates and times, and a line that Claude
+Code adds.
 
 A conversation keeps the dates it began with; otherwise everything after them would have to be recomputed. They are
 looked for in what clients write on their own at its beginning: the system message, and `<system-reminder>` spans in the
-user's messages before the first answer. Anywhere else a date is what somebody said. Texts that differ only in dates
-have equally many in the same places, so the dates of one fit into the other. Knows neither turns nor tokens; which
-dates a conversation began with is in `a3b.thinking.turn_memory`. Enter at `DatePreamble`.
+user's messages before the first answer. Anywhere else a date is part of what was said. Texts that differ only in dates
+have the same number of them in the same places, so the dates of one fit into the other. Knows neither turns nor tokens;
+which dates a conversation began with is in `a3b.thinking.turn_memory`. Enter at `DatePreamble`.
 
 Recognised, with years 1900 to 2099 and English names: 2026-11-25 and 2026/11/25, also with a time and a zone;
 11/25/2026, 25.11.2026, Nov 25, 2026, Wed Nov 25 17:05:12 UTC 2026, 25 November 2026, Wednesday, November 25;
-2026年11月25日; a weekday beside one of these or after "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC.
-17:05 counts only beside a year or a word such as "time", and seconds or milliseconds since 1970 only after a word such
+2026年11月25日; a weekday next to one of these or after "today is", "day:" or "week:"; 17:05:12, 5:05 PM, 17:05 UTC.
+17:05 counts only next to a year or a word such as "time", and seconds or milliseconds since 1970 only after a word such
 as "timestamp". Parts of a longer word, number, path, version or range do not count."""
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_CHARS = 1 << 18  # of one preamble that are searched; a longer one stays as 
 OPEN, CLOSE = "<system-reminder>", "</system-reminder>"
 MASK = "\0"  # stands for a date
 BILLING_NAME = "x-anthropic-billing-header:"
-BILLING = re.compile(rf"^{BILLING_NAME}.*(?:\n|$)", re.MULTILINE)  # Claude Code sends another with every request
+BILLING = re.compile(rf"^{BILLING_NAME}.*(?:\n|$)", re.MULTILINE)  # different in every request of Claude Code
 
 Message = dict[str, Any]
 Dates = Mapping[str, tuple[str, ...]]
@@ -127,7 +128,7 @@ class DatePreamble:
 
 
 def undated(messages: Sequence[Message]) -> list[Message]:
-    """The messages without the dates that a conversation keeps, where they stand in the user's messages."""
+    """The messages without the dates that a conversation keeps, where they are in the user's messages."""
     preamble = DatePreamble(messages, ("user",))
     return preamble.with_dates({digest: (MASK,) * len(dates) for digest, dates in preamble.dates.items()})
 

@@ -1,4 +1,4 @@
-"""One turn of the model: what is remembered of it, and what of a message tells turns and conversations apart.
+"""One turn of the model: what is remembered of it, and what in a message distinguishes turns and conversations.
 
 Reads messages as `normalise_messages` gives them. Does not know where turns are kept (`a3b.thinking.known_turns`) or
 when a client's message is one of them (`a3b.thinking.turn_matching`). Enter at `Turn`."""
@@ -44,7 +44,7 @@ class Turn:
 
     @cached_property
     def plain_thinking(self) -> str:
-        """The thinking without what does not tell two thoughts apart."""
+        """The thinking reduced to what distinguishes two thoughts."""
         return plain(self.thinking)
 
     @classmethod
@@ -129,7 +129,7 @@ def call_ids(message: Mapping[str, Any]) -> list[str]:
 
 
 def wording_of(message: Mapping[str, Any]) -> list[Any]:
-    """[role, text, ...]: what of a message tells conversations apart; neither thinking nor ids."""
+    """[role, text, ...]: what in a message distinguishes conversations; neither thinking nor ids."""
     if message["role"] != "assistant":
         return [message["role"], text_of(message)]
     return ["assistant", settled(text_of(message)), [call[1:] for call in calls_of(message)]]
@@ -188,9 +188,10 @@ def without_end_mark(message: Message) -> Message | None:
 
 
 def with_thinking_apart(message: Message) -> Message:
-    """The message with thinking that stands inline before the content as `reasoning_content`, as templates split it.
+    """The message with thinking that is inline before the content moved to `reasoning_content`, as templates split it.
 
-    Where a client sends both, they are one if either is a remnant of the other; else the message stays as it is."""
+    Where a client sends both, they are one if either is a remnant of the other; otherwise the message stays as it
+    is."""
     content, sent = message.get("content"), message.get("reasoning_content") or ""
     if not isinstance(content, str) or "</think>" not in content:
         return message

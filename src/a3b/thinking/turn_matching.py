@@ -29,7 +29,7 @@ class SentTurn:
     thinking: str
     content: str
     calls: Calls
-    may_lack_text: bool  # beside calls: no neighbouring message can hold the rest of the text
+    may_lack_text: bool  # it has calls: no neighbouring message can hold the rest of the text
 
     @classmethod
     def of(cls, message: Message, may_lack_text: bool) -> SentTurn:
@@ -38,8 +38,8 @@ class SentTurn:
 
 
 def is_same(turn: Turn, sent: SentTurn) -> bool:
-    """Whether content and calls are those of a turn; beside calls the content may be missing, as some clients drop
-    it."""
+    """Whether content and calls are those of a turn; if there are calls, the content may be missing, as some clients
+    drop it."""
     if not _has_calls(sent, turn.calls):
         return False
     return settled(sent.content) == turn.settled_content or (
@@ -103,7 +103,7 @@ def _is_beginning(turn: Turn, sent: SentTurn, text: str) -> bool:
     if not _has_calls(sent, turn.calls[: len(sent.calls)]) or not turn.content.startswith(text):
         return False
     has_something = bool(text or sent.calls or sent.thinking)
-    return has_something or not (turn.content or turn.calls)  # else the client took the text away
+    return has_something or not (turn.content or turn.calls)  # otherwise the client removed the text
 
 
 def _has_calls(sent: SentTurn, calls: Calls) -> bool:

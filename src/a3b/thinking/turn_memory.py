@@ -1,7 +1,7 @@
 """The turns a server has generated, put back where a client sends them again, with or without their thinking.
 
 What was sampled is replayed token for token. A turn that the client changed is the client's: if its calls, content or
-thinking differ from what is remembered, nothing of the memory is used. Thinking of which a client lost a part is not a
+thinking differ from what is remembered, nothing from memory is used. Thinking of which a client lost a part is not a
 change (`a3b.thinking.remnants`), nor is a stop string of the request at the end of the content: it follows what was
 sampled, as text. Which thinking then stays in the prompt is a policy (`a3b.thinking.policy`). Knows no tokenizer, no
 template and no HTTP. Enter at `TurnMemory.recall`.
@@ -9,14 +9,14 @@ template and no HTTP. Enter at `TurnMemory.recall`.
 Stopped turns. A client that left in mid-stream has a beginning of what was sampled. At the turn's place any beginning
 of its text is that turn, since its thinking was complete. It is replayed up to the last token that the client has; what
 the client has of the next token, and its note that it was interrupted, follow as text. Of a turn stopped while it was
-thinking, any beginning of the thinking is recognised, and an empty turn; the thinking is then closed. No text comes
-back that the client does not send.
+thinking, any beginning of the thinking is recognised, and an empty turn; the thinking is then closed. Text that the
+client does not send never comes back.
 
 Split turns. Assistant messages in a row are one turn if together they are a turn that is known; so are messages with
 results of tools between them, by the ids of their calls (`TurnMemory.rejoined`).
 
 Dates. A turn knows the dates that its conversation began with (`a3b.thinking.stable_dates`), so a conversation is known
-by any turn in it that is recognised. Turns that a client made up as examples are never recognised."""
+by any turn in it that is recognised. Turns that a client wrote as examples are never recognised."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TurnMemory:
             self._known.add(namespace, key, turn, persist, node)
 
     def rejoined(self, namespace: str, messages: Sequence[Message]) -> list[Message]:
-        """The messages with the calls of one turn in one message where results of tools stand between them.
+        """The messages with the calls of one turn joined in one message where tool results separate them.
 
         The results follow it in the order of the calls."""
         self._known.follow_records()
@@ -125,7 +125,7 @@ class TurnMemory:
         """The dates that a conversation began with, for each text in `own`, the dates it begins with now.
 
         They are those of its last turn that is recognised. If conversations that are alike so far began with other
-        dates, `own` stay if they are those of one of them, or if there are too many to remember them all; else the
+        dates, `own` stay if they are those of one of them, or if there are too many to remember them all; otherwise the
         dates of the one answered last count."""
         known: list[Dates] = []
         is_full = False

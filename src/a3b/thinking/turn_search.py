@@ -13,8 +13,8 @@ For each message of the assistant, in this order:
    | a turn and a stop text | all messages before it                                      | `with_stop_string`  |
 
 Under a key that does not identify a place, the turns found count only if they are all the same, or if the client sent
-their thinking. Of several turns in the same words the likeliest is the one whose thinking the client sent, else the
-latest."""
+their thinking. Of several turns with the same wording, the best match is the one whose thinking the client sent,
+otherwise the latest."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recognised(NamedTuple):
     """A message of a conversation, and the turns that it may be."""
 
     message: Message  # with its thinking apart, and joined if it was sent in parts
-    turns: list[Turn]  # the likeliest last; none if it is not known, or not the assistant's
+    turns: list[Turn]  # the most likely last; none if it is not known, or not the assistant's
 
 
 class TurnSearch:
