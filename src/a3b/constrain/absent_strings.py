@@ -1,4 +1,4 @@
-"""A regular expression for all texts that do not contain certain strings, written without a negation.
+"""A regular expression for all texts that do not contain certain strings, written without negation.
 
 If a negation is combined with a length, the library proves for each remaining length that nothing can follow, and gives
 up after a few hundred. This expression needs no proof. Enter at `absent`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 Step = tuple[str, bool]
-"""The characters that match here, and whether any number of them may stand here."""
+"""The characters that match here, and whether any number of them may occur here."""
 _State = frozenset[tuple[int, int]]  # (index of a text, steps of it that are done)
 
 

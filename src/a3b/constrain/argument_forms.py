@@ -1,4 +1,4 @@
-"""The forms that the arguments of one tool may take: its parameters, the required ones, and what else may come.
+"""The forms that the arguments of one tool may take: its parameters, the required ones, and which others are allowed.
 
 A form has no union and no reference at its root: those of the schema are multiplied out. Knows no grammar. Enter at
 `shapes_of`.
@@ -184,7 +184,8 @@ class _Shapes:
         )
 
     def completed(self, shapes: list[Shape]) -> list[Shape]:
-        """Give each required parameter a schema, and close forms that declare parameters and say nothing of others."""
+        """Give each required parameter a schema, and close forms that declare parameters and say nothing about
+        others."""
         found = []
         for shape in shapes:
             missing = [key for key in shape.required if shape.of(key, self.finder) is None]
@@ -207,7 +208,7 @@ class _Shapes:
 
 
 def name_sets(shape: Shape) -> Iterator[tuple[list[str], list[str], list[Any]]]:
-    """For undeclared names: (patterns that are found in them, patterns that are not, schemas), all cases apart."""
+    """For undeclared names: (patterns that are found in them, patterns that are not, schemas), one for each case."""
     for chosen in itertools.product((True, False), repeat=len(shape.patterns)):
         inside = [pattern for (pattern, _), is_in in zip(shape.patterns, chosen, strict=True) if is_in]
         outside = [pattern for (pattern, _), is_in in zip(shape.patterns, chosen, strict=True) if not is_in]

@@ -53,7 +53,7 @@ class FreeCallConstraint:
     """Any text, until a call begins; then that of a declared tool, by its schema if it is strict, and any text again.
 
     Free text needs no mask. After the opener of a call the grammar also allows text that is not a call: an answer may
-    speak of the tag. The arguments of a tool that is not strict are free, since they may hold anything, calls and their
+    mention the tag. The arguments of a tool that is not strict are free, since they may hold anything, calls and their
     tags included: the parser finds their end, and what follows them is the closer. Without parallel calls the turn ends
     after the first."""
 
@@ -94,7 +94,7 @@ class FreeCallConstraint:
             if self._call.mask()[token_id]:
                 self._call.accept(token_id)
             else:
-                self._free()  # the token was put in from outside, as the end of the thinking is
+                self._free()  # the token was forced from outside, like the end of the thinking
 
     def at(self, place: Place, tool: str, num_calls: int) -> None:
         if num_calls and place in ("text", "opening"):

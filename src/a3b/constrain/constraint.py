@@ -30,14 +30,14 @@ class Constraint(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was asked for and is not enforced."""
+        """What was requested and is not enforced."""
 
     @property
     def ready(self) -> bool:
-        """Whether `mask` answers at once."""
+        """Whether `mask` returns at once."""
 
     def wait(self, seconds: float) -> None:
-        """Wait until `ready`, but no longer than that."""
+        """Wait until `ready`, but no longer than the timeout."""
 
     def mask(self) -> Mask | None:
         """The tokens allowed next, None for all."""
@@ -50,4 +50,4 @@ class Constraint(Protocol):
         begun."""
 
     def close(self) -> None:
-        """End the processes that it has; nothing else may be asked of it then."""
+        """End its processes; it must not be used afterwards."""

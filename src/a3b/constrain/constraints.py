@@ -55,7 +55,7 @@ class Grammars:
         choice, schema = request.tool_choice, request.schema
         parallel, namespace = request.parallel_tool_calls, request.namespace
         if request.tools:
-            self._strict_tools(_json(request.tools))  # which refuses what no tool can be
+            self._strict_tools(_json(request.tools))  # which refuses anything that cannot be a tool
         if choice in ("required", "named"):
             called = request.tools if choice == "required" else _named(request)
             return self._by_grammar(answer_grammar(None, called, parallel, self._dialect), {}, namespace)

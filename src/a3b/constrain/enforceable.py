@@ -1,8 +1,8 @@
 """Rewrites a schema so that the grammar's compiler can enforce it, and reports what cannot be enforced.
 
 Owns the list of keywords that the compiler knows. Strict schemas are refused, with the path. For others there is a
-note, and the keyword is left out: whoever runs the tool checks it. Expects a valid schema (`json_schema/validity.py`).
-Enter at `Report` and `enforceable`.
+note, and the keyword is left out: the caller that runs the tool checks it. Expects a valid schema
+(`json_schema/validity.py`). Enter at `Report` and `enforceable`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 Owns the grammars of constrained answers: JSON by a schema, and calls of the declared tools as their dialect writes
 them. Knows no tokens, no library and no tag. What a call may hold is narrower than what the parser of outputs
-understands: a free text ends nowhere but where that parser ends it. A string in JSON may hold closing tags, because
+understands: free text ends only where that parser ends it. A string in JSON may hold closing tags, because
 that parser reads JSON to its real end. Enter at `answer_grammar` and `call_grammar`.
 
 A tool with `strict: true` is refused if any keyword of its parameters cannot be enforced, and so is a schema of the
-answer. What cannot be enforced of other tools is left to whoever runs them, and noted.
+answer. What cannot be enforced of other tools is left to the caller that runs them, and noted.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def answer_grammar(
 ) -> Grammar:
     """JSON by `schema`, one or more calls of `tools` (OpenAI form), or either if both are given.
 
-    parallel: more than one call may follow another. Raises UsageError for what no grammar can be made of."""
+    parallel: more than one call may follow another. Raises UsageError for anything that has no grammar."""
     writer, options = _GrammarWriter(dialect), []
     if schema is not None:
         options.append("document")
@@ -111,7 +111,7 @@ def answer_grammar(
 
 def call_grammar(tools: Sequence[Any], dialects: Sequence[Dialect] = DIALECTS) -> Grammar:
     """What may follow an opener that the model wrote of its own accord: text that is not a call, a whole call of a
-    strict tool, or the name of another tool and then anything. Raises UsageError for what no grammar can be made of.
+    strict tool, or the name of another tool and then anything. Raises UsageError for anything that has no grammar.
 
     dialects: the first is that of the calls; text may begin like a call in none that has the same opener."""
     dialect, options = dialects[0], []
@@ -127,7 +127,7 @@ def call_grammar(tools: Sequence[Any], dialects: Sequence[Dialect] = DIALECTS) -
         options.append("LOOSE")
     for index, tool in enumerate(declared):
         if tool.strict:
-            # all begin alike: one terminal tells them apart
+            # all begin alike, and one terminal distinguishes them
             writer.add(rf"HEAD{index}: /\n{{0,2}}{before}{name_regex(tool.name)}{after}/")
             writer.add_tool(f"f{index}", tool, f"HEAD{index}")
             options.append(_joined(f"f{index}", dialect.closer))

@@ -44,7 +44,7 @@ class GrammarConstraint:
         return self._mask is not None or bool(self._error) or self._task.is_ready() or time.monotonic() > self._until
 
     def wait(self, seconds: float) -> None:
-        """Until `ready`, but no longer than that."""
+        """Wait until `ready`, but no longer than the timeout."""
         if not self.ready:
             self._task.is_ready(seconds)
 

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-# White space inside JSON: one blank, or a new line with its indentation. Without a bound a model can go on with blanks
-# for ever.
+# Whitespace inside JSON: one space, or a new line with its indentation. Without a bound a model could write spaces
+# forever.
 JSON_BLANK = r" |\n[ \t]{0,64}"
 ANY_BLANK = r"[ \t\r\n]"
 _KEPT = re.compile(r"[\w<>=]")
@@ -35,5 +35,5 @@ def regex(text: str) -> str:
 
 
 def none_of(chars: str) -> str:
-    """A class of characters that begin no head of a call and are no white space."""
+    """A class of characters that begin no head of a call and are not whitespace."""
     return r"[^ \t\r\n" + re.sub(r"[\[\]\\^&~-]", lambda found: f"\\{found[0]}", chars) + "]"

@@ -35,7 +35,7 @@ STEP_WALL_S = 20
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
 # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_REFUSED, REFUSED_S = 256, 600
-MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at once: in all, and of one namespace
+MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at the same time: in total, and per namespace
 LIMITS = llguidance.LLParserLimits(
     max_grammar_size=100_000,
     max_items_in_row=50_000,
@@ -183,7 +183,7 @@ def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source:
         conversation.send(("error", str(error)))
         return
     conversation.send(("done", memory_used() - before))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for copies
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies are never waited for
     with suppress(EOFError):
         while conversation.receive() == "fork":
             _copy(conversation, matcher)
@@ -192,7 +192,7 @@ def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source:
 
 
 def _copy(conversation: Channel, matcher: llguidance.LLMatcher) -> None:
-    """Give a copy of this process to whoever sends "fork" with a socket."""
+    """Give a copy of this process to any caller that sends "fork" with a socket."""
     _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
     fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
 

@@ -1,8 +1,8 @@
-"""Rules for values that stand in a call as they are, between the tags of a parameter.
+"""Rules for values that are verbatim in a call, between the tags of a parameter.
 
-A grammar may only allow what the parser reads as it was meant: a text ends nowhere but where the parser ends it, and
-no text spells a value of another type that the parser would take it for. Owns these rules; knows no tag, which are the
-dialect's. Enter at `RawValues.add_rule`.
+A grammar may only allow what the parser reads as intended: a text ends only where the parser ends it, and no text
+spells a value of another type that the parser would take it for. Owns these rules; the tags are the dialect's. Enter at
+`RawValues.add_rule`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _PLAIN = ANNOTATIONS | DEFINITIONS | frozenset("type anyOf oneOf $ref".split()) 
 def definitions(raw: RawParameters) -> tuple[str, ...]:
     """Lines that every grammar with raw parameters has.
 
-    `free` is a text that the parser never reads as JSON, `text` one that it may; BESIDE is the text, beside lengths and
-    patterns. A value is lazy: it ends at the first closing tag on a line of its own."""
+    `free` is a text that the parser never reads as JSON, `text` one that it may; BESIDE is the text when combined with
+    lengths and patterns. A value is lazy: it ends at the first closing tag on a line of its own."""
     close = quoted(raw.close)
     return (
         f"free[suffix={close}]: FREE",
@@ -185,15 +185,14 @@ class RawValues:
         return value.values is None and not value.keywords.isdisjoint(("enum", "const", "not", _OVERLAP))
 
     def _forms(self, kind: str, schema: Any) -> list[str]:
-        """How values of a type that is no string are written, one terminal each."""
+        """How values of types other than string are written, one terminal each."""
         if kind not in _WORDS:
             return [_WRITTEN[kind]]
         return [quoted(dumps(word)) for word in _WORDS[kind] if accepts(schema, word, self._root)]
 
 
 def _texts(allowed: str, read: Kinds, in_json: Kinds) -> str:
-    """The strings of a terminal that the parser reads as strings. in_json: types that may stand in their place as
-    JSON."""
+    """The strings of a terminal that the parser reads as strings. in_json: types that may take their place as JSON."""
     barred = sorted({_READ[kind] for kind in read & frozenset(_READ) - in_json})
     first = "".join(sorted({_FIRST[kind] for kind in in_json | read & CONTAINERS}))
     parts = ["BESIDE", allowed]

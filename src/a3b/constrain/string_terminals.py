@@ -1,6 +1,6 @@
-"""Which texts a schema allows for a string that stands raw in a call, as terminals of llguidance's Lark.
+"""Which texts a schema allows for a string that is raw in a call, as terminals of llguidance's Lark.
 
-Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls and of other types.
+Owns the keywords of JSON schema that restrict strings and join schemas. Knows nothing of calls or other types.
 Enter at `StringTerminals.of`."""
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StringTerminals:
         for key, length in self._lengths.items():
             if self._num_joined > 1 and length > self._most_beside:
                 self._report.at(
-                    "", key, f": {length}, more than {MAX_BESIDE} beside several patterns, or one that is denied"
+                    "", key, f": {length}, more than {MAX_BESIDE} together with several patterns, or a negated one"
                 )
                 self._most_beside, self._lengths, self._num_joined = 0, {}, 0
                 self._known.clear()

@@ -1,6 +1,6 @@
-"""Which values and which keywords a schema has, over all schemas that it joins.
+"""The values and keywords of a schema, over all schemas that it joins.
 
-Each schema is looked at once, however often it is referred to. Enter at `listed_values`, `keywords_of` and
+Each schema is read once, however often it is referenced. Enter at `listed_values`, `keywords_of` and
 `accepts`.
 """
 
@@ -15,7 +15,7 @@ MAX_LISTED = 5000  # values of one enumeration that is made of others
 
 
 def listed_values(schema: Any, root: Any, known: dict[int, list[Any] | None] | None = None) -> list[Any] | None:
-    """All values of an enumeration, or None if the schema is none. known: schemas met so far, by identity."""
+    """All values of an enumeration, or None if the schema is not one. known: schemas visited so far, by identity."""
     known = {} if known is None else known
     if not isinstance(schema, Mapping):
         return None
@@ -59,8 +59,8 @@ def keywords_of(schema: Any, root: Any, more: Callable[[Mapping[str, Any]], set[
 
 
 def accepts(schema: Any, value: bool | None, root: Any, known: dict[int, bool] | None = None) -> bool:
-    """Whether null, true or false satisfies a schema; what refers to itself does not. known: schemas met so far, by
-    identity."""
+    """Whether null, true or false satisfies a schema; one that refers to itself does not. known: schemas visited so
+    far, by identity."""
     known = {} if known is None else known
     if not isinstance(schema, Mapping):
         return schema is not False

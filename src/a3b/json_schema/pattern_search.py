@@ -28,7 +28,8 @@ class Finder:
         self._matchers: dict[str, llguidance.LLMatcher | None] = {}
 
     def found(self, pattern: str, text: str) -> bool:
-        """Whether `pattern` is found in `text`; never, if the pattern cannot be followed, or too many others were."""
+        """Whether `pattern` is found in `text`; always False if the pattern cannot be followed, or too many others have
+        been."""
         if pattern not in self._matchers:
             self._matchers[pattern] = _matcher(pattern) if len(self._matchers) < MAX_PATTERNS else None
         start = self._matchers[pattern]

@@ -1,8 +1,8 @@
 """Patterns and formats of JSON schemas as terminals of llguidance's Lark, for whole texts.
 
 Owns the translation of ECMA-262's syntax, where the two differ: a pattern is searched for, not matched; \\d and \\w are
-ASCII; `.` is no line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection. What has no
-translation is refused, here or by the library. Enter at `search_terminal`, `plain` and `FORMATS`."""
+ASCII; `.` does not match a line break; what a text must or must not begin with, `^(?=...)(?!...)`, is an intersection.
+What has no translation is refused, here or by the library. Enter at `search_terminal`, `plain` and `FORMATS`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PatternError(UsageError):
 
 
 def check_pattern(pattern: str, where: str) -> None:
-    """Raises UsageError if `pattern` is not a regular expression; not if it only has no translation."""
+    """Raises UsageError if `pattern` is not a regular expression; one that merely has no translation passes."""
     try:
         _translated(pattern)
     except PatternError as error:
@@ -75,7 +75,8 @@ def literal(char: str) -> str:
 
 
 def _translated(pattern: str) -> list[str]:
-    """The parts of a pattern: ^ $ | and brackets of groups as they were, all else translated; a class is one part."""
+    """The parts of a pattern: ^ $ | and brackets of groups as they were, everything else translated; a class is one
+    part."""
     tokens: list[str] = []
     members: list[str] | None = None  # of the class that is open
     depth = 0
@@ -217,5 +218,5 @@ FORMATS = {
     rf"|{_PCHAR}+(?:\/{_PCHAR}*)*)"
     rf"(?:\?(?:{_PCHAR}|[\/?])*)?(?:\x{{23}}(?:{_PCHAR}|[\/?])*)?",
 }
-"""Regular expressions of formats; each text they match is valid, not each valid text is matched (RFC 3339, 3986, 4291,
-1123, 9562)."""
+"""Regular expressions of formats; every text they match is valid, but not every valid text matches (RFC 3339, 3986,
+4291, 1123, 9562)."""

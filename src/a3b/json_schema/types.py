@@ -60,8 +60,8 @@ def kinds_of_schema(schema: Any, root: Any, depth: int = 0, known: dict[int, Kin
     """The types a JSON schema allows, by all of its keywords that say so: type, enum, const, anyOf, oneOf, allOf, a
     local $ref.
 
-    `root` is the schema that a `$ref` of the form "#/a/b" starts from. What it does not know adds nothing.
-    `known` holds the schemas met so far by identity: each is read once, however often it is referred to.
+    `root` is the schema that a `$ref` of the form "#/a/b" starts from. Unknown keywords add nothing.
+    `known` holds the schemas visited so far by identity: each is read once, however often it is referenced.
     """
     known = {} if known is None else known
     if not isinstance(schema, Mapping) or depth > MAX_JOINED:
@@ -96,7 +96,7 @@ def _kinds(schema: Mapping[str, Any], root: Any, depth: int, known: dict[int, Ki
 
 
 def _common(found: Iterable[Kinds]) -> Kinds:
-    """Types that all of those allow which say something, NOTHING if there are none."""
+    """Types that all of these allow, leaving out those that say nothing; NOTHING if there are none."""
     common: Kinds = frozenset()
     for kinds in found:
         if not kinds or not common:
@@ -136,7 +136,7 @@ class Parameters:
         self._kinds: dict[str, Kinds] = {}
 
     def kinds(self, key: str) -> Kinds:
-        """Allowed types of a parameter; empty for one that is not declared, or of which nothing is said."""
+        """Allowed types of a parameter; empty for one that is not declared, or whose schema names no types."""
         if key not in self._kinds:
             self._kinds[key] = kinds_of_schema(self.member(key), self.root)
         return self._kinds[key]
@@ -173,7 +173,7 @@ class Parameters:
             if isinstance(schema.get(name), list):
                 options = [self._member(branch, key, depth + 1, seen) for branch in schema[name]]
                 if found and None in options:
-                    continue  # a branch that says nothing leaves it what it is outside
+                    continue  # a branch that says nothing leaves the type as it is outside
                 options = [option for option in options if option is not None and option is not False]
                 found += [options[0] if len(options) == 1 else {"anyOf": options}] if options else []
         # a parameter that is forbidden in one place has its type in others
@@ -192,6 +192,6 @@ class Parameters:
 
 
 def _joined(schema: Mapping[str, Any], root: Any) -> list[Any]:
-    """Schemas that must hold beside this one: of $ref and allOf."""
+    """Schemas that must hold in addition to this one: those of $ref and allOf."""
     found = [follow(schema["$ref"], root)] if isinstance(schema.get("$ref"), str) else []
     return found + (schema["allOf"] if isinstance(schema.get("allOf"), list) else [])

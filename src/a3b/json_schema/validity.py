@@ -122,7 +122,7 @@ def _check_reference(reference: str, root: Any, path: str) -> None:
     while isinstance(seen[-1], str) and seen[-1][:1] == "#":
         target = follow(seen[-1], root)
         if seen[-1].startswith("#/") and target is None:
-            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads nowhere; expected the place of a schema")
+            raise UsageError(f"{path}: $ref: {reference[:100]!r} leads nowhere; expected the path of a schema")
         if not (isinstance(target, Mapping) and "$ref" in target):
             break
         if target["$ref"] in seen or len(seen) == MAX_SCHEMA_DEPTH:
@@ -146,7 +146,7 @@ def children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error."""
+    """A value as errors show it."""
     return json.dumps(value, default=str)[:100]
 
 

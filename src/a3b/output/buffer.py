@@ -1,7 +1,7 @@
-"""Output that has been written and not yet understood, and looking ahead in it.
+"""Output that has been written but not yet parsed, with lookahead.
 
-What reads the buffer either knows what stands at an offset whatever follows, or raises `NeedMore`; so the result does
-not depend on how the output was cut into pieces. Knows no dialect. Enter at `Buffer` and `peek`.
+A reader of the buffer either knows what is at an offset, whatever follows, or raises `NeedMore`; so the result does not
+depend on how the output was cut into pieces. Knows no dialect. Enter at `Buffer` and `peek`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ CHUNK = 2048  # characters looked at together; bounds the copying when a long te
 
 
 class NeedMore(Exception):
-    """The buffer ends before it is clear what it says."""
+    """The buffer ends before its meaning is clear."""
 
 
 def peek(text: str, at: int, *options: str) -> str:
-    """The option that stands at `at`, "" if none does. Raises NeedMore while it may still become one."""
+    """The option found at `at`, "" for none. Raises NeedMore while the text may still become one."""
     for option in options:
         if text.startswith(option, at):
             return option
@@ -47,7 +47,7 @@ class Buffer:
     def __init__(self) -> None:
         self.text = ""
         self._ahead: deque[str] = deque()  # what follows the text
-        self._span: JsonSpan | None = None  # searches that go on when more text is here
+        self._span: JsonSpan | None = None  # searches that continue when more text arrives
         self._searched = 0
 
     def add(self, text: str) -> None:
@@ -77,7 +77,8 @@ class Buffer:
         return taken
 
     def find_json_end(self, at: int) -> tuple[int, str]:
-        """(offset after the JSON object or array that begins at `at`, what is missing to complete it, "" if nothing).
+        """(offset after the JSON object or array that begins at `at`, what would complete it, "" if nothing is
+        missing).
 
         Looks at each character once, as long as nothing is taken. Raises NeedMore."""
         self._span = self._span or JsonSpan(MARKS)

@@ -27,7 +27,7 @@ class CallWriter:
         call_id: Callable[[int], str],
         only_offered: bool,
     ):
-        """only_offered: a call of a tool that `schemas` does not have is none."""
+        """only_offered: a call of a tool that `schemas` does not have does not count as a call."""
         self.schemas, self._prose, self._events = schemas, prose, events
         self._call_id, self._only_offered = call_id, only_offered
         self.tool = self._id = ""
@@ -57,7 +57,7 @@ class CallWriter:
         self._delta(self.arguments.open(key))
 
     def write(self, text: str) -> None:
-        """Go on with the value."""
+        """Continue the value."""
         self._delta(self.arguments.write(text))
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ MAX_JSON_DEPTH = 500  # of nested brackets; less than json.loads can follow
 class JsonText:
     """Tells whether growing text is the beginning of a JSON object or array, or a whole one. Reads each character once.
 
-    Until the brackets are closed, what stands between strings is only checked roughly; `is_valid` then decides.
+    Until the brackets are closed, what is between strings is only checked roughly; `is_valid` then decides.
     """
 
     _BETWEEN_STOP = re.compile(r"[^ \t\r\n:,.+\-0-9A-Za-z]")

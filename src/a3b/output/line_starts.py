@@ -18,7 +18,7 @@ class LineStarts:
     """Takes the characters of a text in order. `find` gives the places where a line begins with one of `starts`."""
 
     def __init__(self, starts: str = "", fences: Mapping[str, str] | None = None):
-        """fences: lines that open a block of code beside those of Markdown, and the line that closes each."""
+        """fences: lines that open a block of code in addition to those of Markdown, and the line that closes each."""
         self._starts, self._fences = starts, fences or {}
         self._heads = "`~" + starts + "".join(fence[0] for fence in self._fences)
         self._line = ""  # the current line, while it may still matter
@@ -31,8 +31,8 @@ class LineStarts:
         return self._is_open and not self._fence and self._line.strip(" ") == "" and len(self._line) <= MAX_INDENT
 
     def find(self, text: str, end: int, at: int = 0) -> int:
-        """The first place from `at` and before `end` at which a line of `text` begins with one of the characters, else
-        `end`; takes what is before it."""
+        """The first place from `at` and before `end` at which a line of `text` begins with one of the characters,
+        otherwise `end`; takes what is before it."""
         while at < end:
             if self.begins and text[at] in self._starts:
                 return at

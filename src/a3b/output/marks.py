@@ -9,7 +9,7 @@ from __future__ import annotations
 MARKS = "\ud800-\udfff"
 """All marks, between the brackets of a regular expression."""
 END = "\ud800"
-"""Stands after the last character of the output."""
+"""Follows the last character of the output."""
 NAMES: dict[int, str] = {ord(END): ""}
 """What each mark stands for, as `str.translate` takes it."""
 _MARK_OF: dict[str, str] = {}

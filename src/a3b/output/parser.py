@@ -6,8 +6,8 @@ Owns the structure of an answer: blocks of thinking and text, and the places of 
 
 Rules, where the format leaves a choice:
 
-* Control tokens are tags; their spelled names are text. A control token with no meaning where it stands is text as
-  well: the opener of a call is one only if a call follows, so that prose may speak of it; `<think>` and a second
+* Control tokens are tags; their spelled names are text. A control token with no meaning where it occurs is text as
+  well: the opener of a call is one only if a call follows, so that prose may mention it; `<think>` and a second
   `</think>` count only where a block has no text yet.
 * Thinking and text come trimmed, as chat templates trim them: white space is held back until more follows. Around a
   call (or a second block of thinking) the white space before it is kept; the white space after it only if there was
@@ -46,7 +46,7 @@ class OutputParser:
     in_thinking: the prompt ended inside `<think>`, as it does unless thinking is off.
     call_id: makes the id of the call with a given index.
     only_offered: a call of any other tool is text.
-    dialects: how calls may be written, the likeliest first.
+    dialects: how calls may be written, the most likely first.
 
     The end-of-turn token is the caller's to recognise; any other control token pushed here comes as its name.
     """
@@ -82,7 +82,7 @@ class OutputParser:
 
     @property
     def place(self) -> Place:
-        """Where the next token stands: in text or thinking, after an opener that may begin a call, in a call, or
+        """Where the next token is: in text or thinking, after an opener that may begin a call, in a call, or
         after a call that has an opener."""
         if self._step == self._block:
             return "opening" if self._buffer.text[:1] in self._openers else "text"
@@ -177,7 +177,7 @@ class OutputParser:
         self._events += self._prose.write(text)
 
     def _open(self, opener: str) -> None:
-        """At an opener: a call if one follows, else a word of the text. A call ends the thinking."""
+        """At an opener: a call if one follows, otherwise a word of the text. A call ends the thinking."""
         at = skip_blank(self._buffer.text, 1)
         for dialect in self._dialects:
             if self._marks[dialect.opener] == opener and self._begin(dialect, at):

@@ -63,10 +63,10 @@ class ToolSchemas:
 def coerce(text: str, kinds: Kinds, is_quoted: bool = False) -> Any:
     """The value that `text` stands for: a JSON value of one of `kinds`, otherwise `text` itself.
 
-    Only a string allowed: raw. "null" is None unless strings are allowed and null is not. Otherwise JSON, if its type
-    is allowed; true and false in any case. Where no string is allowed, null and None in any case, numbers like 007 and
-    +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value of a wrong type stays
-    text."""
+    If only a string is allowed, the raw text. "null" is None unless strings are allowed and null is not. Otherwise
+    JSON, if its type is allowed; true and false in any case. Where no string is allowed, null and None in any case,
+    numbers like 007 and +5, values in quotes, and objects and arrays in Python's spelling are understood too. A value
+    of a wrong type stays text."""
     if not kinds or kinds == STRING:
         return text
     word, is_text = text.strip(), "string" in kinds
@@ -108,7 +108,7 @@ def _value(word: str, kinds: Kinds) -> Any:
 class ArgumentsWriter:
     """Writes the JSON object of one call's arguments as they come; the returned fragments, joined, are the object.
 
-    Strings are written piece by piece, all else when the value is complete. If a key comes twice, the last
+    Strings are written piece by piece, everything else when the value is complete. If a key comes twice, the last
     value counts, as in most JSON readers. `arguments` is the object so far,
     `key` the key last opened.
     """
@@ -150,7 +150,7 @@ class ArgumentsWriter:
         return len(self._pieces)
 
     def cut(self, num_pieces: int) -> None:
-        """Take back all but the first pieces of a value that is no string; none of it has been written yet."""
+        """Take back all but the first pieces of a value that is not a string; none of it has been written yet."""
         del self._pieces[num_pieces:]
 
     def open(self, key: str) -> str:

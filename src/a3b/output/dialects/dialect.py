@@ -1,4 +1,4 @@
-"""What a dialect of tool calls is: how a call opens and closes, is read, is written as a grammar, and is written again.
+"""What a dialect of tool calls is: how a call opens and closes, is parsed, is written as a grammar, and is replayed.
 
 The parser, the grammars and the thinking budget ask these objects; no other module knows a tag. A new dialect is a
 file with a subclass of `Dialect`, and its place in `DIALECTS`. Enter at `Dialect`.
@@ -18,17 +18,17 @@ from a3b.prompt.segments import Control, Text
 
 
 class CallReader(Protocol):
-    """Reads one call, or several that are written together, from behind the head of the first."""
+    """Reads one call, or several that are written together, starting after the head of the first."""
 
     def step(self) -> None:
         """Take something from the buffer, or raise NeedMore. The last step ends the call (`CallWriter.end`)."""
 
 
 class HeldCall(Protocol):
-    """A call without its opener inside the thinking, held back until it is clear whether it is one."""
+    """A call without its opener inside the thinking, held back until it is clear whether it is really a call."""
 
     def decide(self, text: str) -> int:
-        """0 for a call; else how many characters are thinking. Raises NeedMore while that is open."""
+        """0 for a call; otherwise how many characters are thinking. Raises NeedMore while that is open."""
 
 
 class Rules(Protocol):
@@ -51,12 +51,11 @@ class NameRule:
 
 @dataclass(frozen=True)
 class RawParameters:
-    """Parameters one after the other, whose texts stand between tags as they are.
+    """Parameters one after the other, with their texts verbatim between tags.
 
     before, after: around the name of a parameter. close: after its value. any_key: a regular expression, in Lark's
     syntax, for names that a tool does not declare. text_ends: where the parser may end a text of its own accord, so no
-    text holds them; a blank stands for any white space. free_ends: the same for a parameter that is never read as
-    JSON."""
+    text holds them; a space means any whitespace. free_ends: the same for a parameter that is never read as JSON."""
 
     before: str
     after: str
@@ -91,7 +90,8 @@ class Dialect(ABC):
     raw: RawParameters | None = None
     """How parameters are written outside of JSON, if they are."""
     bare_start: str = ""
-    """The character that a call without its opener begins with, at the start of a line; "" if there are no such."""
+    """The character that a call without its opener begins with, at the start of a line; "" if there are no such
+    calls."""
 
     # Reading. Methods raise NeedMore where the buffer ends too early.
 
@@ -110,7 +110,7 @@ class Dialect(ABC):
         return skip_blank(text, 0)
 
     def skip_closing(self, text: str, at: int) -> int:
-        """The offset after a needless closing tag at `at` behind a call, 0 if there is none."""
+        """The offset after a needless closing tag that follows a call at `at`, 0 if there is none."""
         return 0
 
     def find_bare(self, text: str, calls: CallWriter) -> int:

@@ -16,7 +16,7 @@ from a3b.output.json_text import dumps, read
 from a3b.output.marks import NAMES, mark_of
 
 Call = tuple[str, dict[str, Any]]
-_BETWEEN = re.compile(r"[ \t\r\n,;}\]]{0,64}")  # also brackets too many
+_BETWEEN = re.compile(r"[ \t\r\n,;}\]]{0,64}")  # also excess brackets
 _OUTER_KEYS = {"function", "type", "id"}
 _CALL_KEYS = ({"name", "arguments", "type", "id"}, {"name", "parameters", "type", "id"})
 
@@ -61,7 +61,7 @@ JSON_CALL = _JsonCall()
 
 
 class _JsonReader:
-    """Gives calls that are all here."""
+    """Writes calls that are already complete in the buffer."""
 
     def __init__(self, buffer: Buffer, calls: CallWriter, found: Sequence[Call], is_cut: bool):
         """is_cut: the output ended inside the last, or it was closed too early."""

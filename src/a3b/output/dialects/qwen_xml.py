@@ -46,7 +46,7 @@ class _QwenXml(Dialect):
     first_chars = bare_start = "<"
     tool_names = NameRule(
         re.compile(rf"{_CHAR}{{1,{MAX_NAME}}}\Z"),
-        f"1 to {MAX_NAME} characters without blanks, quotes, < and >",
+        f"1 to {MAX_NAME} characters without spaces, quotes, < and >",
     )
     parameter_names = NameRule(
         re.compile(rf"{_CHAR}(?:(?:{_CHAR}| ){{0,{MAX_NAME - 2}}}{_CHAR})?\Z"),
@@ -94,7 +94,7 @@ class _QwenXml(Dialect):
         return f'{rules.raw_parameters()} "{FUNCTION_END}\\n"'
 
     def arguments_text(self, arguments: Mapping[str, Any]) -> str:
-        """Strings as they are, all else as JSON."""
+        """Strings as they are, everything else as JSON."""
         texts = {key: value if isinstance(value, str) else dumps(value) for key, value in arguments.items()}
         parameters = "".join(f"{PARAMETER}{key}>\n{text}\n{PARAMETER_END}\n" for key, text in texts.items())
         return f"{parameters}{FUNCTION_END}\n"

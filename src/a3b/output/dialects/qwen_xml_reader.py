@@ -1,8 +1,8 @@
-"""One call in Qwen's XML, read from behind its `<function=NAME>`, with the recoveries of drifting models.
+"""One call in Qwen's XML, read from after its `<function=NAME>`, with recoveries for models that drift from it.
 
-Text between parameters becomes text of the answer after the call; needless closing tags there vanish, also misspelled
-or cut. Arguments may be one JSON object in place of parameters. If the output ends inside the call, what is there
-becomes the call, marked incomplete. Enter at `XmlReader.step`.
+Text between parameters becomes text of the answer after the call; needless closing tags there vanish, even if
+misspelled or cut off. Arguments may be one JSON object in place of parameters. If the output ends inside the call, what
+is there becomes the call, marked incomplete. Enter at `XmlReader.step`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BODY_STOP = re.compile(f"[<{MARKS}]")
 
 @dataclass
 class _Doubt:
-    """A closing tag inside a string of what may be JSON: the value ends there if it turns out to be none.
+    """A closing tag inside a string of what may be JSON: the value ends there if it turns out not to be JSON.
 
     num_pieces: of the value before the tag. tag_len: characters of the tag. pieces: the output from the tag on."""
 
@@ -151,7 +151,7 @@ class XmlReader:
         return rule.find(at)
 
     def _write(self, num_chars: int) -> None:
-        """Take a piece of the value. If it shows that the value is no JSON, the tag in doubt ends it after all."""
+        """Take a piece of the value. If it shows that the value is not JSON, the tag in doubt ends it after all."""
         piece = self._buffer.text[:num_chars]
         self._calls.write(self._buffer.take(num_chars))
         if self._doubt is not None:

@@ -6,12 +6,12 @@ Where a parameter's value ends, so that values may contain the tags themselves:
   one;
 * inside a string of an unfinished object or array, at none of the tags below, unless it turns out never to be
   completed;
-* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (of a name that
-  cannot come here only if that one is closed and followed by a tag), a `</function>` that closes the call, the end of
+* at any other `</parameter>`, only if that is followed by what can follow it: another `<parameter=…>` (one whose name
+  cannot come here counts only if it is closed and followed by a tag), a `</function>` that closes the call, the end of
   the call or of the output;
 * without `</parameter>`, at `</function>` that closes the call, or at a line `<parameter=KEY>` whose KEY the
   tool has and the call has not yet had;
-* at what models write for these two, misspelled or cut (`read_closer`), on the same conditions; a `<parameter=…>` after
+* at misspelled or cut-off forms of these two (`read_closer`), on the same conditions; a `<parameter=…>` after
   it must then be one that can begin there. `</KEY>` closes the parameter KEY likewise, if the value has no `<KEY`;
 * in a call without `<tool_call>`, `</function>` closes the call whatever follows.
 
@@ -111,7 +111,7 @@ class ValueEnd:
     def find(self, at: int) -> int | None:
         """How many characters to take if the value ends at the tag at `at`, None if the tag is part of the value.
 
-        `at` is 1 if a newline precedes the tag, else 0."""
+        `at` is 1 if a newline precedes the tag, otherwise 0."""
         is_closer = self.closer != "" and peek(self.text, at, self.closer) != ""
         found, end = (PARAMETER_END, at + len(self.closer)) if is_closer else tag_at(self.text, at)
         if found == PARAMETER_END:

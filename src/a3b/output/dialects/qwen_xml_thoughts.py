@@ -1,4 +1,5 @@
-"""A call in Qwen's XML inside the thinking and without `<tool_call>`: it is one only if the output ends after it.
+"""A call in Qwen's XML inside the thinking and without `<tool_call>`: it counts as one only if the output ends after
+it.
 
 Enter at `ThoughtCall`.
 """
@@ -32,7 +33,7 @@ class ThoughtCall:
         self._is_closed = False  # the function that was begun last
 
     def decide(self, buffer: str) -> int:
-        """0 for a call, or several; else how many characters are thinking. Raises NeedMore while that is open."""
+        """0 for a call, or several; otherwise how many characters are thinking. Raises NeedMore while that is open."""
         while True:
             if not self._is_closed and (num := self._find_close(buffer)):
                 return num
@@ -47,7 +48,8 @@ class ThoughtCall:
             self._seen = end
 
     def _find_close(self, buffer: str) -> int:
-        """Go on to what closes the function: 0; or the number of characters before what shows that nothing does."""
+        """Advance past what closes the function and return 0; or the number of characters before what shows that
+        nothing does."""
         while not self._is_closed:
             match = _STOP.search(buffer, self._seen)
             self._seen = match.start() if match else max(self._seen, len(buffer) - len(FUNCTION))
