@@ -136,7 +136,7 @@ def test_another_part_of_a_file_than_was_asked_for_is_not_taken(content_range):
 
     assert _first_position(answer(206, "bytes 5-9/10"), 5) == 5
     assert _first_position(answer(200, ""), 5) == 0  # from the beginning, as the status says
-    with pytest.raises(TransientFailure, match="another part of the file"):
+    with pytest.raises(TransientFailure, match="a different part of the file"):
         _first_position(answer(206, content_range), 5)
 
 
@@ -379,7 +379,7 @@ def test_a_file_without_a_checksum_is_refused(capsys, hub):
 def test_the_disk_is_looked_at_first(capsys, hub, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     line = refused(capsys, REPO)
-    assert "are still to come and 0.00 GB are free" in line and not hub.got(SHARD)
+    assert "are still to be downloaded and 0.00 GB are free" in line and not hub.got(SHARD)
 
 
 def test_a_disk_that_fills_up_is_one_line(capsys, hub, monkeypatch):
@@ -387,7 +387,7 @@ def test_a_disk_that_fills_up_is_one_line(capsys, hub, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(download, "_write", full)
-    assert "the disk is full; what came is kept" in refused(capsys, REPO)
+    assert "the disk is full; what arrived is kept" in refused(capsys, REPO)
 
 
 def test_other_architectures_are_refused_before_their_weights_move(capsys, hub):
@@ -435,7 +435,7 @@ def test_two_repositories_do_not_mix_and_two_pulls_do_not_meet(capsys, hub):
 
 def test_a_directory_that_cannot_be_written_to(capsys, hub):
     Path("file").write_text("x")
-    assert "can be written to" in refused(capsys, REPO, "file/below")
+    assert "give a writable directory" in refused(capsys, REPO, "file/below")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_ctrl_c_leaves_a_download_that_the_same_command_continues(capsys, hub, t
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=20)[1]
-    assert process.returncode == 130 and "the same command goes on from there" in err and "Traceback" not in err
+    assert process.returncode == 130 and "the same command continues from there" in err and "Traceback" not in err
     assert time.monotonic() - start < 5
     assert len(parts()[-1]) >= 2_000_000 and SHARD not in here()
     assert pull(capsys, REPO)[0] == 0

@@ -18,7 +18,7 @@ from a3b.errors import DownloadError, UsageError
 
 TIMEOUT_S = 30.0  # without a single byte
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attempt may not get
-MAX_WAIT_S = 60.0  # longest wait that a server may ask for; beyond that the user decides
+MAX_WAIT_S = 60.0  # longest wait that a server may request; beyond that the user decides
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 MAX_PATH = 1000  # characters of a file's name with its directories
 SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
@@ -114,7 +114,7 @@ class Hub:
     def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
 
-        Raises TransientFailure for what may pass, DownloadError for what will not."""
+        Raises TransientFailure for a failure that may pass, DownloadError for any other."""
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
             get_session,
             hf_raise_for_status,
@@ -142,7 +142,7 @@ class Hub:
             raise self._refusal(error, file.path) from None
 
     def unreachable(self, reason: str) -> DownloadError:
-        """The error when no attempt reaches the server any more."""
+        """The error once every attempt to reach the server has failed."""
         return DownloadError(
             f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
             "then run the same command: it continues where it stopped"
@@ -230,7 +230,7 @@ class Hub:
 
 
 def checked_repo(text: str) -> str:
-    """OWNER/NAME from itself or from the address of its page. Raises UsageError."""
+    """OWNER/NAME, given as such or as the address of its page. Raises UsageError."""
     repo = re.sub(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", "", text.strip()).removesuffix("/")
     if ":" in repo:
         repo, _, tag = repo.partition(":")
@@ -253,7 +253,7 @@ def _first_position(response: _Response, start: int) -> int:
         return 0
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if not match or int(match[1]) != start:
-        raise TransientFailure("the server sent another part of the file than was asked for")
+        raise TransientFailure("the server sent a different part of the file than requested")
     return start
 
 

@@ -30,8 +30,8 @@ NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
 PIECE_BYTES = 1 << 20  # read from the disk at once
 NUM_ATTEMPTS = 6  # in a row without a new byte
 FIRST_WAIT_S = 1.0  # doubled after each attempt that brings nothing
-SPARE_BYTES = 64 << 20  # left free beside the files
-NOTED_BYTES = 1 << 30  # checking a part beyond this takes so long that the user is told
+SPARE_BYTES = 64 << 20  # left free in addition to the files
+NOTED_BYTES = 1 << 30  # checking a larger part takes so long that the user is notified
 INNER = ".a3b-pull"
 
 
@@ -41,7 +41,7 @@ class DownloadStopped(Exception):
 
 @dataclass(frozen=True)
 class DownloadEvent:
-    """What happened to a file: `num_bytes` more arrived, or fewer are left if it starts again; `done` after its last.
+    """What happened to a file: `num_bytes` more arrived, negative when it starts again; `done` after its last.
 
     note: why nothing arrives for a while."""
 
@@ -66,7 +66,7 @@ class Folder:
             (path / INNER).mkdir(parents=True, exist_ok=True)
             lock = open(path / INNER / "lock", "ab", opener=regular)
         except OSError as error:
-            raise DownloadError(f"{path}: {error.strerror}; give a directory that can be written to") from None
+            raise DownloadError(f"{path}: {error.strerror}; give a writable directory") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,7 +110,7 @@ class Folder:
         return out
 
     def num_bytes_here(self, file: HubFile) -> int:
-        """Bytes of a missing file that are here."""
+        """Bytes of a missing file that are already here."""
         part = self._part(file)
         return min(part.stat().st_size, file.num_bytes) if part.exists() else 0
 
@@ -120,12 +120,13 @@ class Folder:
         free = shutil.disk_usage(self.path).free
         if needed and needed + SPARE_BYTES > free:
             raise DownloadError(
-                f"{self.path}: {needed / 1e9:.2f} GB are still to come and {free / 1e9:.2f} GB are free on that disk; "
+                f"{self.path}: {needed / 1e9:.2f} GB are still to be downloaded and "
+                f"{free / 1e9:.2f} GB are free on that disk; "
                 "make room, or give a directory on another disk"
             )
 
     def fetch(self, hub: Hub, files: Iterable[HubFile], show: Callable[[DownloadEvent], None]) -> None:
-        """Download missing files, several at a time. `show` is told of every piece, in this thread.
+        """Download missing files, several at a time. `show` is called for every piece, in this thread.
 
         Raises the first DownloadError or a KeyboardInterrupt, after the other files have stopped where they were."""
         jobs: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
@@ -184,7 +185,7 @@ class Folder:
                     raise DownloadError(
                         f"{file.path}: its {file.algorithm} is {found}, the hub says "
                         f"{file.sum}; the bytes were deleted. "
-                        "Run the same command again; if it stays, the server or a proxy alters the file"
+                        "Run the same command again; if that does not help, the server or a proxy alters the file"
                     )
             os.replace(part, target)
             for old in self.inner.iterdir():
@@ -199,7 +200,7 @@ class Folder:
         """Append to a part until it is complete, across failures; the checksum of its bytes."""
         digest, have = file.digest(), 0
         if (size := os.fstat(out.fileno()).st_size) > NOTED_BYTES:
-            tell(DownloadEvent(file, note=f"going over the {size / 1e9:.1f} GB that are here"))
+            tell(DownloadEvent(file, note=f"checking the {size / 1e9:.1f} GB already here"))
         out.seek(0)
         while piece := out.read(PIECE_BYTES):  # from an earlier run
             digest.update(piece)
@@ -235,16 +236,18 @@ class Folder:
                 tell(DownloadEvent(file, note=f"{reason}; next attempt in {wait_s:.0f} s"))
                 if stop.wait(wait_s):
                     raise DownloadStopped
-        if have > file.num_bytes:  # somebody else wrote to the part
+        if have > file.num_bytes:  # another process wrote to the part
             return "of too many bytes"
         os.fsync(out.fileno())
         return digest.hexdigest()
 
     def _cannot_write(self, target: Path, error: OSError) -> DownloadError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return DownloadError(f"{target}: the disk is full; what came is kept: make room and run the same command")
+            return DownloadError(
+                f"{target}: the disk is full; what arrived is kept: make room and run the same command"
+            )
         return DownloadError(
-            f"{target}: {error.strerror or error}; what came is kept: run the same command once that is fixed"
+            f"{target}: {error.strerror or error}; what arrived is kept: run the same command once that is fixed"
         )
 
     def _part(self, file: HubFile) -> Path:

@@ -1,6 +1,6 @@
-"""JSON that a client wrote, parsed in bounded time and memory, whether it is a body or a string inside one.
+"""JSON from a client, parsed in bounded time and memory, whether it is a body or a string inside one.
 
-Python's parser holds the interpreter's lock until it is done: 30 MB of empty lists take it seconds and a gigabyte.
+Python's parser holds the interpreter's lock until it is done: 30 MB of empty lists take seconds and a gigabyte.
 Knows no schema. Enter at `loads`."""
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class TooMuchJSON(Exception):
 def loads(
     text: str, *, parse_float: Callable[[str], Any] | None = None, parse_constant: Callable[[str], Any] | None = None
 ) -> Any:
-    """The value of a JSON text, as `json.loads` has it. Raises TooMuchJSON, and ValueError for what is not JSON."""
+    """The value of a JSON text, as `json.loads` returns it. Raises TooMuchJSON, and ValueError for anything that is not
+    JSON."""
     check_size(text)
     try:
         value = json.loads(text, parse_float=parse_float, parse_constant=parse_constant)

@@ -1,4 +1,4 @@
-"""Work for a client that waits: it ends when the client leaves, when the server stops, or when it takes too long.
+"""Work for a waiting client: it ends when the client leaves, when the server stops, or when it takes too long.
 
 Loops whose length a client chooses call `check`. Does not know what the work is. Enter at `in_thread`."""
 
@@ -37,7 +37,7 @@ class Work:
             _current.reset(token)
 
     def cancel(self) -> None:
-        """Let the next `check` end the work."""
+        """Make the next `check` end the work."""
         self._is_cancelled.set()
 
     def check(self) -> None:

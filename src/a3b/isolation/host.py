@@ -19,7 +19,7 @@ QUIT_S = 0.5  # that the first process has to end its tasks
 
 
 class TaskKilled(Exception):
-    """A task exceeded its limits of time or memory, or a library crashed."""
+    """A task exceeded its time or memory limit, or a library crashed."""
 
 
 class TaskNotStarted(TaskKilled):
@@ -47,7 +47,7 @@ class Task:
         return not self._is_open or has_input(self._channel.socket, seconds)
 
     def receive(self, seconds: float) -> Any:
-        """The next message of the task. Raises TaskKilled, also after that time, and what ends the work of this
+        """The next message of the task. Raises TaskKilled, also on timeout, and whatever ends the work of this
         thread."""
         until = time.monotonic() + seconds
         self._wait(until)
@@ -75,7 +75,7 @@ class Task:
         return TaskNotStarted() if self._is_starting else TaskKilled()
 
     def start_from(self) -> Task:
-        """A task that continues from where this one is, which gets the message "fork" and a socket. Raises
+        """A copy of this task that continues from the same point; the task is sent "fork" and a socket. Raises
         TaskKilled."""
         ours, theirs = socket.socketpair()
         with theirs:

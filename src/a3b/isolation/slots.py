@@ -1,4 +1,4 @@
-"""Places for heavy work, shared between namespaces so that none takes them all. Enter at `Slots.one`."""
+"""Slots for heavy work, shared between namespaces so that none takes them all. Enter at `Slots.one`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from a3b.isolation import deadlines
 
 
 class Slots:
-    """`most` places in all, at most `each` of them for one namespace. Used by any thread."""
+    """`most` slots in total, at most `each` of them for one namespace. Used by any thread."""
 
     def __init__(self, most: int, each: int):
         self._most, self._each = most, each
@@ -18,7 +18,7 @@ class Slots:
 
     @contextmanager
     def one(self, namespace: str) -> Iterator[None]:
-        """Hold a place, waiting until one is free. Raises what ends the work of this thread meanwhile."""
+        """Hold a slot, waiting until one is free. Raises whatever ends the work of this thread meanwhile."""
         with self._changed:
             while len(self._taken) >= self._most or self._taken.count(namespace) >= self._each:
                 deadlines.check()

@@ -1,4 +1,4 @@
-"""A process that forks another one for each task, so that a task starts at once and can be killed alone.
+"""A process that forks another for each task, so that a task starts at once and can be killed on its own.
 
 `host` starts it. The first process computes what all tasks share, then only forks. A task has a socket to its caller
 and limits on its memory and, per unit of work, on its processor time, which the kernel enforces. When the server ends
@@ -50,7 +50,7 @@ class Channel:
 
 
 def has_input(sock: socket.socket, seconds: float | None) -> bool:
-    """Whether data or the end arrives in that time; None waits for it."""
+    """Whether data or the end arrives within the timeout; None waits without one."""
     poll = select.poll()  # select() takes no handle above 1023
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
@@ -73,7 +73,7 @@ def memory_used() -> int:
 
 
 def fork(task: Callable[..., object], sock: socket.socket, *args: Any) -> int:
-    """Run task(channel, *args) in a new process, and close the socket here; the process id, 0 if none can be
+    """Run task(channel, *args) in a new process, and close the socket here; returns the process id, 0 if none can be
     started."""
     try:
         pid = os.fork()
