@@ -17,7 +17,7 @@ from a3b.errors import A3BError, UsageError
 from a3b.printable import report, say
 from a3b.settings import VARIABLES, RuntimeConfig
 
-NO_HOME = "Could not determine home directory."  # what pathlib says
+NO_HOME = "Could not determine home directory."  # the message of pathlib
 FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
 

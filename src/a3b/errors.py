@@ -6,15 +6,15 @@
     │   ├── ConfigError       config.json: contradictory, incomplete or not implemented
     │   ├── TensorError       a tensor: missing, misshapen, duplicate, of an unknown dtype
     │   └── FileFormatError   a container: truncated, or a header that lies
-    ├── DownloadError         a repository of a hub, or a file of it, that cannot be fetched
+    ├── DownloadError         a repository on a hub, or a file in it, that cannot be fetched
     ├── TokenizerError        tokenizer.json, or ids the vocabulary does not have
     ├── TemplateError         the chat template refused the conversation, or is broken
-    ├── ConversationError     messages or tools that no prompt can be made of
+    ├── ConversationError     messages or tools that cannot be made into a prompt
     ├── ContextError          more tokens than the context holds
-    ├── OverloadedError       a server that has no place for another request
+    ├── OverloadedError       a server with no room for another request
     ├── StoreError            a session store that cannot be opened or written
     ├── LogitsError           logits that no token can be drawn from
-    └── Interrupted           a computation that was told to stop
+    └── Interrupted           a computation that was cancelled
 
 A message names the thing, what was found, what was expected and what to do next.
 """
@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'X'?" for the known word that is nearest, "" if none is near."""
+    """ "; did you mean 'X'?" for the nearest known word, "" if none is close."""
     names = {name.lower(): name for name in known}
     found = get_close_matches(word[:80].lower(), names, n=1)
     return f"; did you mean {names[found[0]]!r}?" if found else ""
@@ -45,7 +45,7 @@ class CheckpointError(A3BError):
 
 
 class ConfigError(CheckpointError):
-    """config.json contradicts itself, lacks a key or asks for what is not implemented."""
+    """config.json contradicts itself, lacks a key or asks for something that is not implemented."""
 
 
 class TensorError(CheckpointError):
@@ -57,7 +57,7 @@ class FileFormatError(CheckpointError):
 
 
 class DownloadError(A3BError):
-    """A repository or file cannot be fetched, or did not arrive as it was announced."""
+    """A repository or file cannot be fetched, or differs from what the hub announced."""
 
 
 class TokenizerError(A3BError):
@@ -73,7 +73,7 @@ class TemplateError(A3BError):
 
 
 class ConversationError(A3BError):
-    """Messages or tools have a form that no prompt can be made of."""
+    """Messages or tools have a form that cannot be made into a prompt."""
 
 
 class ContextError(A3BError):
@@ -81,7 +81,7 @@ class ContextError(A3BError):
 
 
 class OverloadedError(A3BError):
-    """All places are taken; the same request may succeed later."""
+    """The server is at capacity; the same request may succeed later."""
 
 
 class LogitsError(A3BError):
@@ -93,4 +93,4 @@ class StoreError(A3BError):
 
 
 class Interrupted(A3BError):
-    """Work was told to stop. A forward pass stops between two layers and leaves torn states."""
+    """Work was cancelled. A forward pass stops between two layers and leaves its states torn."""

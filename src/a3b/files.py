@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_BYTES = 256 << 20  # of a file that is read as a whole; the largest tokenizer.json has a tenth of that
+MAX_BYTES = 256 << 20  # for a file that is read whole; the largest tokenizer.json is a tenth of that
 OPEN_HANDLE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(?:self|\d+)/fd/\d+")
 KINDS = {
     stat.S_IFIFO: "named pipe",
@@ -77,7 +77,7 @@ def open_private(path: str | Path, flags: int = os.O_RDONLY) -> int:
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe without reader, or a socket
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe without a reader, or a socket
             _check_kind(os.lstat(path), path)
         raise
     try:
@@ -112,8 +112,8 @@ def make_private(path: str | Path, create: bool = True) -> None:
 def private_directory(path: Path, own: Iterable[str] = ()) -> None:
     """Make a directory private, and make it and its parents if they are missing. Raises OSError.
 
-    own: names that identify a directory of ours. A directory without any of them that is not empty and is open to
-    others is refused, and so is one that all users share, such as /tmp: making it private would harm them."""
+    own: names that identify the directory as one of ours. A directory without any of them that is not empty and is open
+    to others is refused, and so is one that all users share, such as /tmp: making it private would harm them."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.stat(path)
     _check_owner(found, path)

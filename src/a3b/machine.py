@@ -20,7 +20,7 @@ class Machine:
 
     num_cpus: int  # logical processors the process may run on
     num_cores: int  # cores that these belong to
-    cpu_quota: float | None  # processors' worth of time that a control group grants
+    cpu_quota: float | None  # CPU time granted by a control group, in processors
     memory_bytes: int  # available without taking memory from other processes
     total_memory_bytes: int
     memory_limit: str | None  # path of the control group that sets memory_bytes, if one does
@@ -61,7 +61,7 @@ def memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def cpu_quotas(root: Path) -> Iterator[float]:
-    """Processors' worth of time that each level grants, where one is limited."""
+    """CPU time granted by each level that has a quota, in processors."""
     for version, group in _groups(root, "cpu"):
         if version == 2:
             quota, _, period = _text(group / "cpu.max").partition(" ")
@@ -95,7 +95,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
 
 
 def _below(path: str, mounted: str) -> PurePosixPath:
-    """A group's path below the group that is mounted; the mount itself if it lies elsewhere."""
+    """A group's path below the group that is mounted; the mount itself if it is elsewhere."""
     try:
         return PurePosixPath(path).relative_to(mounted)
     except ValueError:

@@ -72,7 +72,7 @@ MissReason = Literal["none", "new", "diverged", "evicted", "settings"]
 
 @dataclass(frozen=True)
 class CacheReport:
-    """How much of a prompt was not computed again, and why not more.
+    """How much of a prompt was reused, and why no more.
 
     miss: "none" (all but the last tokens were there), "new" (nothing known begins like this), "diverged" (known tokens
     differ from `position` on), "evicted" (the tokens were known, their state is gone), "settings" (known under another
@@ -122,8 +122,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural logarithms of the probability of a token of the text (temperature 1, no cuts), and of the likeliest in
-    its place."""
+    """Natural logarithms of the probability of a token of the text (temperature 1, no cuts), and of the most likely
+    tokens in its place."""
 
     token_id: int
     token: bytes

@@ -22,7 +22,7 @@ class Request:
     messages: OpenAI chat messages, as `a3b.prompt.normalise_messages` takes them: roles system, user, assistant, tool;
     text or parts as content; `reasoning_content`; `tool_calls` with ids. tools: OpenAI form, {"type": "function",
     "function": {...}}. prompt: text or token ids to be continued instead of messages. Fields of `sampling` are those of
-    SamplingParams; what is absent is the server's default."""
+    SamplingParams; absent fields take the server's defaults."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     prompt: str | list[int] | None = None
@@ -32,7 +32,7 @@ class Request:
     parallel_tool_calls: bool = True
     schema: Mapping[str, Any] | None = None  # JSON schema that the text after the thinking must satisfy
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    top_logprobs: int | None = None  # None: no logprobs; else as many alternatives
+    top_logprobs: int | None = None  # None: no logprobs; otherwise the number of alternatives
     scores_prompt: bool = False  # logprobs of the tokens of the prompt too
     only_reads: bool = False  # the prompt is read and nothing written
     think: bool | None = None  # None: the server's default

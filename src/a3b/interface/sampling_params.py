@@ -17,7 +17,7 @@ MAX_STOPS, MAX_STOP_CHARS = 16, 1000  # each token's text is compared with all o
 
 
 def too_many_stops(stops: Sequence[str]) -> str:
-    """Why stop strings are refused, or nothing."""
+    """Why stop strings are refused, "" if they are not."""
     if len(stops) > MAX_STOPS:
         return f"{len(stops):,} texts; expected at most {MAX_STOPS}"
     longest = max(map(len, stops), default=0)
@@ -55,7 +55,7 @@ class SamplingField:
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """A bool is no number."""
+    """A bool does not count as a number."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

@@ -24,7 +24,7 @@ from a3b.kernels.probe import HUGE_PAGE
 from a3b.machine import Machine
 
 PIECE = 64 << 20
-# pieces from all over the files decide whether moving pays: one alone may lie in huge pages already
+# pieces from all over the files decide whether moving pays: a single one may be in huge pages already
 JUDGED = 5
 LEAST_GAIN = 1.02  # in their reading speed; below it nothing more is moved
 TRIES = 10

@@ -160,7 +160,7 @@ def around_one(norm: np.ndarray) -> np.ndarray:
 
 
 def laid_out(matrix: np.ndarray | Tiles) -> TileOperand:
-    """The matrix as the extension takes it.
+    """The matrix as the extension expects it.
 
     Tiles stay as they are; float32 [(E,) rows, n] becomes tiles [n, 16], in BF16 if that loses nothing.
     """

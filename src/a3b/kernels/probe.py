@@ -37,7 +37,7 @@ _prefetch_pays: dict[str, bool] = {}  # per instruction set
 
 @dataclass(frozen=True)
 class Rate:
-    """Bytes or operations a second."""
+    """Bytes or operations per second."""
 
     median: float
     lowest: float
@@ -50,7 +50,8 @@ class Rate:
 
 
 def read_bandwidth(kernels: Kernels, seconds: float = 2.0, data: np.ndarray | None = None) -> Rate:
-    """Bytes a second that all threads together read from memory: from `data`, uint8, or from huge pages of our own."""
+    """Bytes per second that all threads together read from memory: from `data`, uint8, or from huge pages of our
+    own."""
     runtime, data = runtime_of(kernels), huge_buffer(BUFFER_BYTES) if data is None else data
     return _measured(lambda: (runtime.probe_read(data), data.size)[1], seconds)
 
@@ -70,7 +71,7 @@ def huge_buffer(num_bytes: int) -> np.ndarray:
 
 
 def int8_operations(kernels: Kernels, seconds: float = 1.0) -> Rate:
-    """Multiplications and additions of int8 products a second, by all threads together."""
+    """Multiplications and additions of int8 products per second, by all threads together."""
     products, count = runtime_of(kernels).probe_products, 64
     while _timed(products, count)[1] < LEAST_RUN_S and count < 1 << 28:
         count *= 2

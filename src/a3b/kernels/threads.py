@@ -11,9 +11,9 @@ SETTERS = ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "
 
 
 def set_blas_threads(num: int) -> bool:
-    """Limit the OpenBLAS that NumPy has loaded, for the whole process; False if there is none to be found.
+    """Limit the OpenBLAS that NumPy has loaded, for the whole process; False if it is not found.
 
-    OpenBLAS splits products that are far too small for it, and beside a busy neighbour its waiting makes a small model
+    OpenBLAS splits products that are far too small for it, and next to a busy process its waiting makes a small model
     5 to 20 times slower."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()

@@ -145,7 +145,7 @@ class ModelConfig:
         return Axes(*(getattr(self, FIELD_OF[axis]) for axis in Axes._fields))
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what the model computes, as JSON values.
+        """Everything that determines what the model computes, as JSON values.
 
         Stored states are found by a digest of it, so its keys stay as they were when the first stores were written:
         letters for the axes."""

@@ -1,6 +1,6 @@
 """The forward pass: token ids and a state in, logits out. Everything it reads is an argument.
 
-A model is immutable and holds ops bound to weights; what tokens leave behind is in `a3b.model.state.State`. Knows no
+A model is immutable and holds ops bound to weights; what a sequence accumulates is in `a3b.model.state.State`. Knows no
 tokenizer, no sampling and no files. Enter at `Model(config, weights, kernels)`.
 
     h = embed[ids];  per layer: h += mixer(norm(h)), h += mlp(norm(h));  logits = norm(h) · lm_headᵀ
@@ -130,7 +130,7 @@ class Model:
             h = self._embed(_joined([ids for ids, _ in pieces]))
             for layer in self._layers:
                 if cancel is not None and cancel():
-                    raise Interrupted("the step was told to stop")
+                    raise Interrupted("the step was cancelled")
                 layer(h, spans, cos_sin)
         return h
 

@@ -1,4 +1,4 @@
-"""Numbers of weights: of the text model by part, of what a token uses, and of what is stored beside it. Enter at
+"""Parameter counts: of the text model by part, of what a token uses, and of what is stored besides it. Enter at
 `count_parameters`."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from a3b.model.tensor_names import BY_ROLE, Place, Tensor, tensors_of
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of weights. `total` and `active` are of the text model; active leaves out idle experts and the
+    """Parameter counts. `total` and `active` are of the text model; active leaves out idle experts and the
     embedding."""
 
     total: int
@@ -40,7 +40,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
 
 
 def _part(tensor: Tensor) -> str:
-    """The part of the breakdown that a tensor counts for."""
+    """The part of the breakdown that a tensor counts towards."""
     if tensor.role in ("embed", "lm_head", "router"):
         return {"embed": "embedding"}.get(tensor.role, tensor.role)
     if tensor.place is Place.MOE:
@@ -59,7 +59,7 @@ def _mtp_parameters(config: ModelConfig) -> int:
 
 
 def _vision_parameters(vision: dict[str, Any] | None) -> int:
-    """Weights of the vision tower that config.json describes; 0 if its sizes are not all there."""
+    """Weights of the vision tower that config.json describes; 0 if any of its sizes is missing."""
     names = (
         "depth",
         "hidden_size",

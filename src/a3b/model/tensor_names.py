@@ -30,7 +30,7 @@ GGUF_GATE_UP = "ffn_gate_up_exps.weight"  # the same in a GGUF file
 class Place(Enum):
     """Where a tensor occurs."""
 
-    HEAD = auto()  # once, beside the text model
+    HEAD = auto()  # once, outside the layers of the text model
     MODEL = auto()  # once, in the text model
     LAYER = auto()  # in every layer; below, in every layer that has such a part
     ATTENTION = auto()
@@ -77,7 +77,7 @@ class Tensor:
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is no matrix: small, never in FP8, and decoded on loading."""
+        """Whether it is not a matrix: small, never in FP8, and decoded on loading."""
         return self.kind is None and self.axes.count(" ") != 1
 
     @property

@@ -21,7 +21,8 @@ def dequantised(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
 
 
 class _Dequantised:
-    """What `assemble` asks a model for that is loaded already. heads: the place of each value head; None: its own."""
+    """The tensors of a model that is already loaded, as `assemble` asks for them. heads: the place of each value head;
+    None: its own."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, heads: np.ndarray | None):
         self.config, self.weights, self.heads = config, weights, heads

@@ -58,9 +58,7 @@ def _spec(path: Path, tokens: list[str], types: list[int], merges: list[str]) ->
     for merge in merges:
         left, blank, right = merge.partition(" ")
         if not left or not blank or not right or " " in right:
-            raise FileFormatError(
-                f"{path}: merge {merge[:80]!r}: expected two tokens with a blank between them; {ADVICE}"
-            )
+            raise FileFormatError(f"{path}: merge {merge[:80]!r}: expected two tokens separated by a space; {ADVICE}")
         pairs.append([left, right])
     added, vocabulary = [], {}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

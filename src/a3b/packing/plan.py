@@ -110,7 +110,7 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
         name, kind, format = tensor.full_name(layer), tensor.kind, None
         if kind is not None:
             own = own_format(value)
-            # experts are in tiles altogether or not at all
+            # either all experts are in tiles, or none
             widths = (config.hidden_size, config.intermediate_size) if kind in EXPERTS else (value.shape[-1],)
             fits = all(format_for(kinds, kind, n) for n in widths)
             format = own if own is not None else format_for(kinds, kind, value.shape[-1]) if fits else None

@@ -13,13 +13,13 @@ import numpy as np
 from a3b.errors import TensorError
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts
 
-BLOCK = 1 << 17  # weights worked on at a time: a few float buffers of it stay in the second-level cache
+BLOCK = 1 << 17  # weights processed at a time: a few float buffers of this size stay in the L2 cache
 SHRINK = (1.0, 0.95, 0.9, 0.83)  # tried shares of a group's range, for formats with a minimum
 REPEATS = 3  # of rounding and solving, from each of them
 # tried integers for the largest magnitude, without one
 REACH = {4: (8.6, 8.2, 7.8, 7.4), 6: (32.4, 31.0), 8: (128.0, 127.0)}
 QUANTISABLE = tuple(f.name for f in FORMATS.values() if f.has_minimum or not f.is_super)
-Fit = tuple[np.ndarray, ...]  # what it takes off the squared error, group by group, then what it is
+Fit = tuple[np.ndarray, ...]  # how much it lowers the squared error, group by group, then the fit itself
 CODES = np.float32(255)  # the largest code of a scale or a minimum in a super-block
 
 
@@ -136,14 +136,14 @@ def _to_integers(q: np.ndarray, top: np.float32) -> np.ndarray:
 
 
 def _top(format: Format) -> np.float32:
-    """The largest q in use. GGUF's Q5_K lies in a format of 6 bits; what we make there uses all of them."""
+    """The largest q in use. GGUF's Q5_K is stored in a format of 6 bits; what we make there uses all of them."""
     return np.float32((1 << format.bits) - 1)
 
 
 def _solved(
     q: np.ndarray, wt: np.ndarray, weight: np.ndarray | None, sum_w: np.ndarray | np.float32, sum_t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of t on a·q + b: (what it takes off the squared error, a, b), each [rows, groups]."""
+    """Least squares of t on a·q + b: (how much it lowers the squared error, a, b), each [rows, groups]."""
     wq = q if weight is None else q * weight
     sum_q, sum_qq, sum_qt = _dot(wq), _dot(q, wq), _dot(q, wt)
     spread = sum_w * sum_qq - sum_q * sum_q

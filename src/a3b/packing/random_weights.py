@@ -31,7 +31,7 @@ from a3b.packing.presets import PRESETS
 from a3b.packing.source import Source, packed_config
 
 VERSION = 1  # of the numbers; counts up when the same arguments give other bytes
-MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, beside the presets
+MIXES = ("Q4_0", "Q4_K_M")  # types of GGUF files, in addition to the presets
 POOL_BYTES = 16 << 20
 PIECE_BYTES = 1 << 20  # written at once
 GAINS = {  # spread of a matrix, times the root of its inputs; of the embedding the spread is 1
@@ -132,7 +132,7 @@ class RandomMatrix:
             yield from self._units(format)
 
     def _units(self, format: Format) -> Iterator[memoryview]:
-        """Units of the pool from a random place on, round and round."""
+        """Units of the pool from a random offset on, wrapping around."""
         pool = self.pools.get(format, self.spread).reshape(-1)
         rng, size = generator(self.pools.seed, self.name), format.unit_bytes
         *experts, rows, n = self.shape
@@ -280,7 +280,7 @@ class _RandomTensors:
 
     @staticmethod
     def name(tensor: Tensor, layer: int | None) -> str:
-        """What seeds the numbers of a tensor: VERSION counts up if it changes."""
+        """What seeds the numbers of a tensor: VERSION is incremented if it changes."""
         if layer is None:
             return tensor.full_name(None).removesuffix(".weight")
         return layer_name(tensor.role.removeprefix("delta_"), layer)

@@ -33,7 +33,7 @@ class Source:
     weights: ModelWeights
     files: dict[str, bytes | Path]  # everything of the packed directory but weights and manifest
     fingerprint: Any  # JSON value that changes when the files do
-    keeps_types: bool  # has integers of its own, so that presets say nothing
+    keeps_types: bool  # is already in integers, so presets do not apply
     release: Callable[[Any], None]
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
