@@ -185,7 +185,7 @@ def test_what_cannot_go_on_is_refused_by_name(chat, tmp_path):
             chat(*options)
     assert chat("--continue").dialogue.system == "Be brief."
     chat().take("hello")
-    with pytest.raises(UsageError, match="the ids of 2 conversations begin so"):
+    with pytest.raises(UsageError, match="the ids of 2 conversations begin with that"):
         chat("--resume", "2")
 
 
@@ -352,7 +352,7 @@ def test_lines_and_the_conversation_come_back_at_a_terminal(tmp_path, monkeypatc
     first.type("hello there\r")
     first.expect(r"tokens/s.*>")
     first.type("\x04")
-    first.expect("a3b chat --resume .* goes on")
+    first.expect("a3b chat --resume .* continues")
     first.leave()
     second = Terminal("--continue", "--seed", "1")
     second.expect("conversation .*, 1 answer.*> hello there.*Ctrl-D leaves.*>")

@@ -224,7 +224,7 @@ def test_a_trace_is_this_users_alone_whatever_it_was(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_no_trace(make, tmp_path):
     make(tmp_path / "trace")
-    with pytest.raises(UsageError, match="--trace .*: .*; give a file that can be written"):
+    with pytest.raises(UsageError, match="--trace .*: .*; give a writable file"):
         serve.opened(str(tmp_path / "trace"))
 
 

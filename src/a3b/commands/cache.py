@@ -68,7 +68,7 @@ def in_all(args: Namespace, parent: Path, directories: list[Path]) -> int:
         ]
         directories = [directory for directory, _ in ids] or directories[:1]  # in_one says what is wrong
         if len(ids) > 1 and len(set(directories)) > 1:
-            raise UsageError(f"{args.id[:40]}: the ids of {len(ids)} begin so; give more digits")
+            raise UsageError(f"{args.id[:40]}: {len(ids)} ids begin with that; give more digits")
         return in_one(args, directories[0])
     total = sum(num for num, *_ in held.values())
     for directory in directories:
@@ -201,7 +201,7 @@ def forget(args: Namespace, index: Index) -> int:
     found = [id for id in index.holdings() if id.hex().startswith(args.id.lower())]
     if len(found) != 1:
         many = (
-            f"the ids of {len(found)} begin so; give more digits"
+            f"{len(found)} ids begin with that; give more digits"
             if found
             else "no such session; 'a3b cache list' shows them"
         )

@@ -63,7 +63,7 @@ def open_store(args: Namespace) -> Store:
         private_directory(parent)
     except OSError as error:
         raise StoreError(
-            f"{parent}: {error.strerror}; give a directory that can be written with --cache-dir, or --no-persist"
+            f"{parent}: {error.strerror}; give a writable directory with --cache-dir, or --no-persist"
         ) from None
     for directory in places(parent, name_of(args.model), args.port):
         try:

@@ -1,4 +1,4 @@
-"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line. `kept.py` has earlier
+"""`a3b chat [MODEL]`: a conversation at the terminal; piped input is answered line by line. `saved_chat.py` has earlier
 conversations."""
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SAMPLE = "What are you?"  # asked when no question comes
 HELP = """\
 /help             this list
 /new              forget the conversation
-/resume [ID]      list earlier conversations, or go on with one
+/resume [ID]      list earlier conversations, or continue one
 /system TEXT      set the system prompt (and start anew)
 /think on|off     let the model think before it answers
 /preserve on|off  keep the thinking of earlier turns in the prompt
 /show on|off      show thinking
 /exit             leave (or Ctrl-D)
-Ctrl-C stops an answer. A line that ends with \\ goes on in the next."""
+Ctrl-C stops an answer. A line that ends with \\ continues on the next."""
 
 
 def run(args: Namespace) -> int:
@@ -42,7 +42,7 @@ def run(args: Namespace) -> int:
         print_listing(Transcripts(directory(args)))
         return 0
     check_sampling(args)
-    kept = Kept.of(args)  # before the model is loaded: a wrong id is said at once
+    kept = Kept.of(args)  # before the model is loaded, so that a wrong id is reported at once
     engine = load(args)
     if engine.huge_pages:
         engine.huge_pages.start()
@@ -83,7 +83,7 @@ class Chat:
             if leaves(line):
                 if self.kept.transcript:
                     model = f" {shlex.quote(str(self.args.model))}" if self.args.model is not None else ""
-                    say(f"a3b chat{model} --resume {self.kept.transcript.id} goes on with this conversation")
+                    say(f"a3b chat{model} --resume {self.kept.transcript.id} continues this conversation")
                 return
             try:
                 self.take(line)
@@ -116,7 +116,7 @@ class Chat:
         return 0 if ok else 1
 
     def take(self, line: str) -> bool:
-        """Obey a command or answer a question; False if it was refused, which is said on stderr."""
+        """Run a command or answer a question; False if it was refused, which is reported on stderr."""
         try:
             if line.startswith("/"):
                 self.command(line)
@@ -211,7 +211,7 @@ def read(session: PromptSession[str]) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag, which the body asks for, instead of raising; a second one raises."""
+    """Ctrl-C sets a flag, which the body checks, instead of raising; a second one raises."""
     pressed: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:

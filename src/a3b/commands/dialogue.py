@@ -62,7 +62,7 @@ def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams
 
 
 def load(args: Namespace) -> Engine:
-    """The engine for `args.model`, what it has to say on stderr."""
+    """The engine for `args.model`; its notices go to stderr."""
     engine = Engine.load(
         args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads, kv=args.runtime.kv
     )
@@ -72,7 +72,7 @@ def load(args: Namespace) -> Engine:
 
 
 class Dialogue:
-    """A conversation with a service: its messages, and the options of the next question. Close it in the end."""
+    """A conversation with a service: its messages, and the options of the next question. Close it when done."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Dialogue:
         self._num_begun += 1
 
     def resume(self, system: str | None, messages: Sequence[dict[str, Any]], turns: Sequence[TurnIds | None]) -> None:
-        """Go on with an earlier conversation. turns: of each message, the ids that replay it."""
+        """Continue an earlier conversation. turns: of each message, the ids that replay it."""
         self.clear()
         self.system, self.messages = system, list(messages)
         for place, turn in enumerate(turns):
@@ -113,8 +113,8 @@ class Dialogue:
         show: Callable[[Event], None],
         cancel: Callable[[], bool] = lambda: False,
     ) -> tuple[dict[str, Any], Finished, TurnIds | None]:
-        """Add a user turn and generate the answer; every event of it goes to `show`. Gives the message, the last event
-        and the ids that replay the turn.
+        """Add a user turn and generate the answer; every event of it goes to `show`. Returns the message, the last
+        event and the ids that replay the turn.
 
         If the service refuses, the user turn is taken back."""
         self.messages.append({"role": "user", "content": text})

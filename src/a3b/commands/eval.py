@@ -136,7 +136,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def sizes(name: str | None, model: Engine) -> dict[str, Any]:
-    """Of the files; bytes per token only of a packed model, whose matrices are read as they lie."""
+    """Of the files; bytes per token only of a packed model, whose matrices are read as stored."""
     checkpoint = Checkpoint.open(resolve(name))
     facts: dict[str, Any] = {"bytes": checkpoint.num_bytes, "preset": None, "bytes_per_token": None}
     if checkpoint.manifest:

@@ -1,4 +1,4 @@
-"""Text that comes on stdin, alone or beside a prompt. Enter at `piped_text`."""
+"""Text from stdin, alone or in addition to a prompt. Enter at `piped_text`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def piped_text(timeout_s: float | None = None) -> str:
     """What stdin holds, "" at a terminal or if it is closed. timeout_s: for its first byte; None waits as long as it
     takes.
 
-    Raises UsageError for what is too long or no UTF-8 text, and if nothing came in time: a pipe whose writer never
+    Raises UsageError for text that is too long or not UTF-8, and if nothing came in time: a pipe whose writer never
     writes and never ends looks like one that is slow, and an answer without the text would be wrong."""
     stream = sys.stdin
     if stream.isatty():
@@ -33,7 +33,7 @@ def piped_text(timeout_s: float | None = None) -> str:
     try:
         data = stream.buffer.read(MAX_BYTES + 1)
     except OSError as error:
-        if error.errno == errno.EBADF:  # as nohup leaves it: open, but not to be read
+        if error.errno == errno.EBADF:  # as nohup leaves it: open, but not readable
             return ""
         raise UsageError(f"stdin: {error.strerror}; give text, or </dev/null for none") from None
     return _text(data)

@@ -102,7 +102,7 @@ def measure(
     runtime: RuntimeConfig, machine: Machine, bandwidth: float | None, operations: float | None, sample: Sample
 ) -> tuple[Speed | None, str]:
     """The rates given, in GB/s and GOPS, and measurements of those that are not; if none is given, also the shares that
-    `sample` reaches. The note says why there is no speed, or why its shares are a guess."""
+    `sample` reaches. The note says why no speed is known, or why its shares are a guess."""
     read, int8 = (rate and rate * 1e9 for rate in (bandwidth, operations))
     if read and int8:
         return Speed(read, int8), ""
@@ -147,7 +147,7 @@ def shares(
     source, plan = random_source(
         "sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20
     )
-    # twice: while it moves into huge pages, or lies in a file system in memory
+    # twice: while it moves into huge pages, or is in a file system in memory
     needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES
     if memory < needed:
         raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are available")

@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
                 folder.fetch(hub, missing, meter)
         except KeyboardInterrupt:
             here = sum(f.num_bytes if (directory / f.path).exists() else folder.num_bytes_here(f) for f in chosen)
-            say(f"\nstopped with {here / 1e9:.2f} GB here; the same command goes on from there", end="")
+            say(f"\nstopped with {here / 1e9:.2f} GB here; the same command continues from there", end="")
             raise
     say(f"{len(chosen)} files complete, checksums right: {directory}")
     say(f"next: {next_step(directory, chosen)}")

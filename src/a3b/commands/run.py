@@ -50,7 +50,7 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
     MODEL, and the prompt must come on stdin."""
     most = 1 if named is not None else 2
     if len(words) > most:
-        expected = "PROMPT, for --model names the model" if named is not None else "[MODEL] PROMPT"
+        expected = "PROMPT, because --model names the model" if named is not None else "[MODEL] PROMPT"
         raise UsageError(f"expected {expected}, found {len(words)} words; put the prompt in quotes")
     model, given = named, words[-1] if words else None
     if len(words) == 2:
@@ -65,7 +65,7 @@ def model_and_prompt(words: list[str], named: str | None, timeout_s: float) -> t
 
 
 def prompt_of(given: str | None, model: str | None, timeout_s: float) -> str:
-    """The words given, a blank line and the text on stdin; either alone if there is no other."""
+    """The words given, a blank line and the text on stdin; either alone if the other is missing."""
     if given in (None, "-"):
         text = piped_text()
         if text.strip():

@@ -114,7 +114,7 @@ def opened(path: str) -> TextIO:
     try:
         return open(path, "a", encoding="utf-8", opener=open_private)
     except OSError as error:
-        raise UsageError(f"--trace {path}: {error.strerror}; give a file that can be written") from None
+        raise UsageError(f"--trace {path}: {error.strerror}; give a writable file") from None
 
 
 def secret(store: Store | None) -> bytes:

@@ -1,8 +1,8 @@
-"""Conversations of `a3b chat` on disk, so that one can go on later: append-only, a JSON object in each line.
+"""Conversations of `a3b chat` on disk, so that they can be continued later: append-only, one JSON object per line.
 
 The first line has the model and the system prompt, each question a line before its answer, each answer a line with the
-sampled ids. So a process that is killed loses the answer it was writing and nothing else. Directory and files are this
-user's alone. Enter at `Transcripts`."""
+sampled ids. So a process that is killed loses the answer it was writing and nothing else. Directory and files are
+private to this user. Enter at `Transcripts`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ SHOWN_BYTES = 1 << 16  # read of a conversation to list it
 
 @dataclass(frozen=True)
 class Head:
-    """What a conversation is of. identity: of the weights, hexadecimal; model: their name, to be shown."""
+    """What identifies the model of a conversation. identity: of the weights, hexadecimal; model: their name, for
+    display."""
 
     model: str
     identity: str
@@ -50,7 +51,7 @@ class Transcript:
     handle: int
     head: Head
     messages: list[dict[str, Any]] = field(default_factory=list)
-    turns: list[TurnIds | None] = field(default_factory=list)  # of each message; None: its text stands for it
+    turns: list[TurnIds | None] = field(default_factory=list)  # of each message; None: its text is encoded again
     unanswered: str | None = None  # the last question, if its answer was lost
 
     @property
@@ -104,12 +105,14 @@ class Transcripts:
         return transcript
 
     def resume(self, id: str, model: str, identity: str) -> Transcript:
-        """The conversation whose id begins so. Raises UsageError if there is none or it is of another model, StoreError
-        if it cannot be read or is open elsewhere."""
+        """The conversation whose id begins with that. Raises UsageError if there is none or it is of another model,
+        StoreError if it cannot be read or is open elsewhere."""
         found = [path for path in self._paths() if path.stem.startswith(id)] if id else []
         if len(found) != 1:
             why = (
-                f"the ids of {len(found)} conversations begin so; give more of it" if found else "no such conversation"
+                f"the ids of {len(found)} conversations begin with that; give more of it"
+                if found
+                else "no such conversation"
             )
             raise UsageError(f"--resume {id[:60]!r}: {why}; 'a3b chat --resume' lists them")
         return self._open(found[0], model, identity)

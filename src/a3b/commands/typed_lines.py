@@ -1,4 +1,4 @@
-"""Lines typed in `a3b chat`, kept for the Up key of later chats: in a file of this user alone, the latest only."""
+"""Lines typed in `a3b chat`, kept for the Up key of later chats: the latest ones, in a private file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BYTES = 1 << 20
 
 
 class TypedLines(FileHistory):
-    """Goes on without the file if it can no longer be written, and says so once."""
+    """Continues without the file if it can no longer be written, and says so once."""
 
     def __init__(self, path: Path):
         """Raises OSError."""

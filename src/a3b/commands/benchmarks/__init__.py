@@ -1,1 +1,1 @@
-"""`a3b bench`: speed of a model, of a start, of the sparse shape beside dense ones."""
+"""`a3b bench`: the speed of a model, of a start, and of the sparse shape against dense ones."""

@@ -64,7 +64,7 @@ def draw_roofline(facts: dict[str, Any], path: Path) -> None:
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.5))
     bandwidth, peak = (facts["measured"][key]["median"] for key in ("read_bytes_per_s", "int8_operations_per_s"))
-    # The highest that was seen: beside the work the memory may be faster than before it.
+    # The highest rate seen: memory may be faster during the work than before it.
     bandwidth = max(
         bandwidth, *(found["bytes_per_s"] / found["bandwidth_fraction"] for found in facts["decode"].values())
     )

@@ -35,7 +35,7 @@ from a3b.printable import report
 
 COMPARED = ("35b-a3b", "3b-dense", "27b", "31b-dense")
 SPARSE, SMALL, LARGE = "35b-a3b", "3b-dense", "31b-dense"
-SPARE_BYTES = 2 << 30  # of memory and of disk, beside the weights
+SPARE_BYTES = 2 << 30  # of memory and of disk, in addition to the weights
 PROMPTS, HEAD_RUNS = (512,), 20
 
 
@@ -62,7 +62,7 @@ def run(args: Namespace) -> None:
 def compare(
     kernels: Kernels, parent: Path, shape: str, preset: str, num_layers: int, schedule: speed.Schedule, keep: bool
 ) -> dict[str, Any]:
-    """Measure one shape; its row."""
+    """Measure one shape; returns its row."""
     config, cut = config_from_dict(shape_config(shape), shape), config_from_dict(shape_config(shape, num_layers), shape)
     schedule.check(config)
     asked = None if num_layers == config.num_layers else num_layers
@@ -112,12 +112,13 @@ def compare(
 
 
 def whole(part: float, head: float, scale: float) -> float:
-    """Of the whole model: what lies in the layers that were run grows with their number, the rest does not."""
+    """Extrapolate to the whole model: what belongs to the layers that were run grows with their number, the rest does
+    not."""
     return head + (part - head) * scale
 
 
 def head(loaded: speed.Loaded, kernels: Kernels) -> tuple[float, int]:
-    """(seconds, bytes of weights) of what a step does after its layers: norm, lm_head, the likeliest token."""
+    """(seconds, bytes of weights) of what a step does after its layers: norm, lm_head, the most likely token."""
     config, weights = loaded.config, loaded.weights
     op = kernels.bind_linear([("lm_head", weights.lm_head)], config.hidden_size, weights.norm, config.norm_eps)
     hidden, times = np.ones((1, config.hidden_size), np.float32), []
@@ -148,7 +149,8 @@ def layers_that_fit(parent: Path, shape: str, preset: str, memory: int) -> int:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Ratios as measured, and corrected for the bandwidth beside each shape, which varies on a shared machine."""
+    """Ratios as measured, and corrected for the bandwidth measured with each shape, which varies on a shared
+    machine."""
     rate = {row["shape"]: row["decode"]["tokens_per_s"] for row in rows}
     per_byte = {
         row["shape"]: row["decode"]["bandwidth_fraction"] / sum(row["bytes_per_token"].values()) for row in rows
@@ -203,11 +205,11 @@ def lines(facts: dict[str, Any]) -> list[str]:
     same = f"{facts['decode_to_small_at_one_bandwidth']:.2f} and {facts['decode_to_large_at_one_bandwidth']:.1f} times"
     out += [
         "",
-        f"{SPARSE} decodes at {small} and at {large}; at one bandwidth, as the shares beside each have it, at {same}.",
+        f"{SPARSE} decodes at {small} and at {large}; at equal bandwidth, by the shares measured with each, at {same}.",
     ]
     if any(row["layers_run"] < row["layers"] for row in facts["shapes"]):
         out.append(
-            "Where not all layers were run, those that were stand for all: their "
+            "Where not all layers were run, those that were represent all: their "
             "time was multiplied, that of lm_head was not."
         )
     return out

@@ -1,8 +1,8 @@
 """`a3b bench speed`: prefill, decode at depths, start and memory of a model, against the limits of this machine.
 
-A figure is the median of several runs, with the lowest and the highest; shares are of limits measured beside the work
-(`Beside`). The model reads random ids, then decodes the likeliest token. Depths beyond a page are not read token by
-token: their keys and values are random numbers (`state_at`). `load`, `prefill` and `decode` serve other measurements
+A figure is the median of several runs, with the lowest and the highest; shares are of limits measured alongside the
+work (`Beside`). The model reads random ids, then decodes the most likely token. Depths beyond a page are not read token
+by token: their keys and values are random numbers (`state_at`). `load`, `prefill` and `decode` serve other measurements
 too. Enter at `run`."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from a3b.packing.plan import Half, bytes_per_token, tensor_values
 from a3b.printable import report
 
 WARM_UP_PROMPT = 64
-WARM_UP = 4  # steps of decoding before the clock runs
+WARM_UP = 4  # steps of decoding before the clock starts
 SLICE = 8  # tokens decoded between two looks at the bandwidth
 PROBE_S = 2.0
 BESIDE_SHARE = 0.05  # of it, for a look at a limit between two pieces of work
@@ -91,7 +91,7 @@ class Loaded:
     kernels: Kernels
     token_bytes: int  # of weights, read for one decoded token
     total_bytes: int  # of weights
-    data: np.ndarray | None  # uint8: the largest file of packed weights, where it lies now
+    data: np.ndarray | None  # uint8: the largest file of packed weights, where it is now
     facts: dict[str, Any]
 
 
@@ -119,7 +119,7 @@ def run(args: Namespace) -> None:
 
 
 def limits(kernels: Kernels, seconds: float) -> dict[str, Any]:
-    """What the machine can do at most, now."""
+    """The limits of the machine, measured now."""
     found = {
         "read_bytes_per_s": asdict(probe.read_bandwidth(kernels, seconds)),
         "int8_operations_per_s": asdict(probe.int8_operations(kernels, seconds / 2)),
@@ -178,8 +178,7 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
 
 
 def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str, Any]:
-    """Everything but the start, as JSON values. buffer: what is read to know the bandwidth beside each piece of
-    work."""
+    """Everything but the start, as JSON values. buffer: read to measure the bandwidth alongside each piece of work."""
     warm_up(loaded)
     data, seconds = loaded.data, schedule.probe_s * BESIDE_SHARE
     in_place = None if data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, data))
@@ -213,7 +212,7 @@ class Beside:
     in minutes."""
 
     def __init__(self, limit: Callable[[], float], per_token: float):
-        """limit: measures bytes or operations a second; per_token: how many a token takes."""
+        """limit: measures bytes or operations per second; per_token: how many a token takes."""
         self._limit, self._per_token, self._before = limit, per_token, limit()
         self._shares: list[float] = []
 
@@ -229,7 +228,7 @@ class Beside:
 
 
 def warm_up(loaded: Loaded) -> None:
-    """One short prompt: threads, buffers and the tables of the pages are there when the clock runs."""
+    """One short prompt: threads, buffers and page tables are in place when the clock starts."""
     loaded.model.forward(random_ids(loaded.config, WARM_UP_PROMPT), loaded.model.new_state())
 
 
@@ -238,7 +237,8 @@ def _untold(num: int, seconds: float) -> None:
 
 
 def prefill(loaded: Loaded, num: int, runs: int, told: Callable[[int, float], None] = _untold) -> list[float]:
-    """Seconds of reading `num` random ids into an empty state, run by run; told of tokens and seconds after each."""
+    """Seconds of reading `num` random ids into an empty state, run by run; `told` is called after each with tokens and
+    seconds."""
     times = []
     for i in range(runs):
         ids, state, began = random_ids(loaded.config, num, i), loaded.model.new_state(), time.perf_counter()
@@ -253,7 +253,7 @@ def decode(
 ) -> list[float]:
     """Seconds of decoding `tokens` tokens after `depth` others, run by run, from the same state each time.
 
-    told: between parts of a run, outside the clock, of tokens and seconds."""
+    told: called between parts of a run, outside the clock, with tokens and seconds."""
     base, times = state_at(loaded, depth), []
     for i in range(runs):
         state, token, total, left = base.fork(), random_ids(loaded.config, 1, i), 0.0, tokens
@@ -313,8 +313,8 @@ def summary(rates: list[float]) -> dict[str, Any]:
 
 
 def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
-    """Seconds from starting a process to its first token after a short prompt; one start before the clock warms the
-    page cache."""
+    """Seconds from starting a process to its first token after a short prompt; one untimed start warms the page
+    cache."""
     command = [
         sys.executable,
         "-P",
@@ -353,7 +353,7 @@ def memory(buffer_bytes: int) -> dict[str, int]:
 
 
 def forget_peak() -> None:
-    """The probe's buffer is no part of what a model takes."""
+    """Reset the peak: the probe's buffer is not part of what a model takes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
