@@ -402,15 +402,15 @@ def test_a_client_that_waits_to_send_is_refused_without_its_body(settings, statu
 @pytest.mark.parametrize(
     ("data", "status", "told"),
     [
-        (b"hello\r\n\r\n", 400, "not a request of HTTP/1.1"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "not a request of HTTP/1.1"),  # TLS
-        (b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n", 400, "not a request of HTTP/1.1"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "not a request of HTTP/1.1"),
+        (b"hello\r\n\r\n", 400, "not an HTTP/1.1 request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "not an HTTP/1.1 request"),  # TLS
+        (b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n", 400, "not an HTTP/1.1 request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "not an HTTP/1.1 request"),
         (post(more="Content-Length: 5\r\n"), 400, "Content-Length"),
         (
             f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
             400,
-            "not a request of HTTP/1.1",
+            "not an HTTP/1.1 request",
         ),
     ],
 )

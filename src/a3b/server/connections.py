@@ -148,7 +148,8 @@ class ConnectionManager:
     # -- turns
 
     def enqueue(self, connection: Connection) -> None:
-        """Let a connection go on after others. One has its turn per iteration of the event loop, which stays short."""
+        """Let a connection continue after others. One has its turn per iteration of the event loop, which stays
+        short."""
         self._queue.append(connection)
         if len(self._queue) == 1:
             connection.loop.call_soon(self._run_next)
@@ -285,7 +286,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         error = self.parser.error
         status = error.error_status_hint if error else 400
-        self._refuse(status, f"not a request of HTTP/1.1: {error or msg}", DEFAULT_CODE)
+        self._refuse(status, f"not an HTTP/1.1 request: {error or msg}", DEFAULT_CODE)
 
     def shutdown(self) -> None:
         if self.phase in BUSY:

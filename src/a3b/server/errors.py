@@ -65,6 +65,6 @@ def error_body(error: ApiError, path: str, request_id: str) -> dict[str, Any]:
         return openai_error(error.status, message, None if error.code == DEFAULT_CODE else error.code, error.field)
     if error.code == "context_length_exceeded":
         message = f"prompt is too long: {message}"  # clients recognise these words and compact the history
-    # Anthropic's SDKs read the code to decide how to go on with a thread
+    # Anthropic's SDKs read the code to decide how to continue a thread
     details = {"error_code": error.code} if error.code.startswith("thread_") else None
     return anthropic_error(error.status, message, request_id, details)

@@ -14,7 +14,7 @@ RETRY_AFTER_S = 2  # what a client is told when the server is busy
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """connections: open at the same time. per_peer: those of one address other than loopback; None is no limit."""
+    """connections: open at the same time. per_peer: those of one address other than loopback; None means no limit."""
 
     connections: int = 1000
     per_peer: int | None = None

@@ -68,7 +68,7 @@ class RoutePaths:
         self.routes = routes
 
     def name(self, path: str) -> str:
-        """The path of the route, else "other": only known names, to bound label cardinality."""
+        """The path of the route, otherwise "other": only known names, to bound label cardinality."""
         return next((route.path for route in self.routes if route.path_regex.fullmatch(path)), "other")
 
     def suggestion(self, path: str) -> str:
@@ -100,7 +100,7 @@ class RequestMiddleware:
                 await self._send_error(
                     scope,
                     context,
-                    OverloadedError("the server is shutting down; try another or wait for it to be back"),
+                    OverloadedError("the server is shutting down; try another, or wait until it is back"),
                 )
             context.status, context.reason = context.status or CLIENT_GONE, "the server stops"
             raise

@@ -20,7 +20,7 @@ T = TypeVar("T")
 AT_ONCE = 256 << 10  # bytes; larger bodies are parsed in a thread
 READ_S = 60  # seconds for parsing one
 _PARSERS = ThreadPoolExecutor(8, "body")
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped surrogate; alone it is no text
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped surrogate; alone it is not valid text
 
 
 async def read_json(request: Request, read: Callable[[Any], T] = lambda value: value) -> T:
@@ -54,7 +54,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

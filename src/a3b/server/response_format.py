@@ -39,7 +39,7 @@ def read_schema(fields: Fields, own: Iterable[tuple[str, Mapping[str, Any] | Non
     for name, schema in found[1:]:
         if schema != found[0][1]:
             raise ApiError(
-                400, f"{name}: asks for another schema than {found[0][0]}; give only one of the two", field=name
+                400, f"{name}: asks for a different schema than {found[0][0]}; give only one of the two", field=name
             )
     return found[0][1] if found else None
 

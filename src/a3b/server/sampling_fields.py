@@ -21,8 +21,8 @@ TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 def read_numbers(fields: Fields, names: Collection[str] = NUMBERS, *, least_top_k: int = 0) -> dict[str, Any]:
-    """The numeric sampling fields that are given, by name. Raises ApiError for what is no number of the right kind;
-    ranges are checked by whoever makes SamplingParams of them."""
+    """The numeric sampling fields that are given, by name. Raises ApiError for values that are not numbers of the right
+    kind; SamplingParams checks the ranges."""
     found: dict[str, Any] = {}
     for name in names:
         limits = SAMPLING_FIELDS[name]

@@ -90,11 +90,11 @@ CHAT = FieldRules(
     harmless=HARMLESS,
 )
 STREAM_OPTIONS = FieldRules(
-    read=("include_usage",), harmless={"include_obfuscation": "pads against listeners, which TLS is for"}
+    read=("include_usage",), harmless={"include_obfuscation": "pads against eavesdroppers, which TLS is for"}
 )
 REASONING = FieldRules(
-    read=("effort", "max_tokens", "exclude", "enabled"), harmless={"summary": "the thinking is told in full"}
+    read=("effort", "max_tokens", "exclude", "enabled"), harmless={"summary": "the thinking is returned in full"}
 )
 THINKING = FieldRules(read=("type", "budget_tokens", "clear_thinking"))
-# marks of other servers on a last message that the model shall continue
+# marks of other servers on a last message that the model is to continue
 UNFINISHED = {"prefix": is_empty, "partial": is_empty}

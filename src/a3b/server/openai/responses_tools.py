@@ -28,7 +28,7 @@ TOOL = FieldRules(
 
 @dataclass(frozen=True)
 class ToolOrigin:
-    """The tool of this API behind a function of the chat."""
+    """The tool of this API that a function of the chat represents."""
 
     name: str
     namespace: str | None
