@@ -149,5 +149,5 @@ def strict_schema(schema: Mapping[str, Any], blank: str = JSON_BLANK) -> dict[st
 
 
 def document_grammar(schema: Mapping[str, Any]) -> str:
-    """Documents of `schema` with any white space between their parts."""
+    """Documents of `schema` with any whitespace between their parts."""
     return "%llguidance {}\nstart: " + json_value(strict_schema(schema, r"[ \t\r\n]+")) + "\n"

@@ -146,7 +146,7 @@ class TruncationPoint(NamedTuple):
 
     num_ids: int
     in_thinking: bool
-    num_chars: int  # of the thinking or, after it, of the text, with trailing white space
+    num_chars: int  # of the thinking or, after it, of the text, with trailing whitespace
     num_calls: int
 
 

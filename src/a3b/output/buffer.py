@@ -12,7 +12,7 @@ from collections import deque
 from a3b.output.json_text import JsonSpan
 from a3b.output.marks import END, MARKS, NAMES
 
-MAX_BLANK = 64  # characters of white space between two tags
+MAX_BLANK = 64  # characters of whitespace between two tags
 CHUNK = 2048  # characters looked at together; bounds the copying when a long text comes in one piece
 
 
@@ -32,7 +32,7 @@ def peek(text: str, at: int, *options: str) -> str:
 
 
 def skip_blank(text: str, at: int) -> int:
-    """The offset of what follows white space; after MAX_BLANK characters the rest counts as text."""
+    """The offset of what follows whitespace; after MAX_BLANK characters the rest counts as text."""
     for offset in range(at, at + MAX_BLANK):
         if offset == len(text):
             raise NeedMore

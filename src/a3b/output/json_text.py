@@ -143,7 +143,7 @@ class JsonText:
         return pos + 1
 
     def is_valid(self, text: str) -> bool:
-        """Whether the text, whose brackets are closed, is JSON. Ask once: only white space can follow."""
+        """Whether the text, whose brackets are closed, is JSON. Ask once: only whitespace can follow."""
         try:
             loads(text.strip(), bounded=True)
         except ValueError:

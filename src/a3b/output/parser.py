@@ -9,8 +9,8 @@ Rules, where the format leaves a choice:
 * Control tokens are tags; their spelled names are text. A control token with no meaning where it occurs is text as
   well: the opener of a call is one only if a call follows, so that prose may mention it; `<think>` and a second
   `</think>` count only where a block has no text yet.
-* Thinking and text come trimmed, as chat templates trim them: white space is held back until more follows. Around a
-  call (or a second block of thinking) the white space before it is kept; the white space after it only if there was
+* Thinking and text come trimmed, as chat templates trim them: whitespace is held back until more follows. Around a
+  call (or a second block of thinking) the whitespace before it is kept; the whitespace after it only if there was
   none before.
 * If the output ends inside a call, what is there becomes the call, marked incomplete; without a name it is text.
 * A call without its opener counts at the beginning of a line, if the dialect knows such calls; not within a block of
@@ -112,12 +112,12 @@ class OutputParser:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no tag and no call is open: everything but white space has been emitted."""
+        """Whether no tag and no call is open: everything but whitespace has been emitted."""
         return self._step == self._block and not self._buffer.text
 
     @property
     def num_held(self) -> int:
-        """Characters of white space held back at the end of the thinking or text that is being written."""
+        """Characters of whitespace held back at the end of the thinking or text that is being written."""
         return self._prose.num_held
 
     def push(self, piece: Control | str) -> list[Event]:

@@ -9,7 +9,7 @@ from a3b.output.line_starts import LineStarts
 
 
 class Prose:
-    """Alternating blocks of thinking and text. White space is held back until more follows.
+    """Alternating blocks of thinking and text. Whitespace is held back until more follows.
 
     thinking: whether the current block is thinking. blank: whether it has no text yet. lines: where its lines begin."""
 
@@ -18,13 +18,13 @@ class Prose:
         self.thinking, self.blank = thinking, True
         self._starts, self._fences = starts, fences
         self.lines = LineStarts(starts, fences)
-        self._gap = False  # whether white space was held back when the block began
-        self._held = {True: "", False: ""}  # white space by channel (thinking or not), emitted only if more follows
+        self._gap = False  # whether whitespace was held back when the block began
+        self._held = {True: "", False: ""}  # whitespace by channel (thinking or not), emitted only if more follows
         self._begun = {True: False, False: False}
 
     @property
     def num_held(self) -> int:
-        """Characters of white space held back at the end of the current channel."""
+        """Characters of whitespace held back at the end of the current channel."""
         return len(self._held[self.thinking])
 
     def enter(self, thinking: bool) -> None:

@@ -1,6 +1,6 @@
 """Whether what a client sends is a given turn of the model: as it was, stopped earlier, or with a stop string.
 
-A client may lose thinking, white space and ids; whatever else differs is an edit, and the turn is then the client's.
+A client may lose thinking, whitespace and ids; whatever else differs is an edit, and the turn is then the client's.
 Each function takes time in proportion to the texts. Does not know where turns are looked for;
 `a3b.thinking.turn_search` does. Enter at `is_same`, `truncated_as_sent`, `with_stop_string`."""
 
@@ -117,7 +117,7 @@ def _has_closed(turn: Turn) -> bool:
 
 
 def _num_kept(whole: str, part: str, num_without_note: int) -> float:
-    """How many characters of `whole` may be kept when a client has `part` of it: those, the white space after them
+    """How many characters of `whole` may be kept when a client has `part` of it: those, the whitespace after them
     and, if nothing else follows, whatever was sampled. A part with a note counts without it."""
     if not whole.startswith(part):
         return num_without_note

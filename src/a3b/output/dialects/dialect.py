@@ -106,7 +106,7 @@ class Dialect(ABC):
         return last is self
 
     def skip_between(self, text: str) -> int:
-        """The offset of what follows the white space, or what models write in its place, after a call."""
+        """The offset of what follows the whitespace, or what models write in its place, after a call."""
         return skip_blank(text, 0)
 
     def skip_closing(self, text: str, at: int) -> int:
