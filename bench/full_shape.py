@@ -1,4 +1,5 @@
-"""The real layer sizes of Qwen3.6-35B-A3B with random BF16 weights: a mapped checkpoint runs, how fast, in what memory.
+"""The real layer sizes of Qwen3.6-35B-A3B with random BF16 weights: a mapped checkpoint runs, how fast, and in how much
+memory.
 
     python -m bench.full_shape DIRECTORY [--layers 4] [--tokens 6] [--json]
 

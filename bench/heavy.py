@@ -1,11 +1,11 @@
-"""The heaviest requests a client can send, each beside a stream of the embedded model: what they are answered, cost and
-hold up.
+"""The heaviest requests a client can send, each alongside a stream of the embedded model: what they are answered, cost
+and hold up.
 
     python -m bench.heavy [--only TEXT] [--json]
 
 Starts `a3b serve` without a model directory and without a cache on disk. One client streams all the time. For each
 input: the status and the seconds of its answer, the peak of memory of the server with all its processes (above what it
-had before), and the longest time in which the stream got nothing. At the end the server is told to stop while the
+had before), and the longest time in which the stream got nothing. At the end the server is stopped while the
 heaviest of them run."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m bench.nano_speed [--model DIR] [--threads 1] [--isa NAME] [--json]
 
-Prefill: one prompt of 512 tokens into a fresh state, last logits only. Decode: greedy, one token at a time, behind a
+Prefill: one prompt of 512 tokens into a fresh state, last logits only. Decode: greedy, one token at a time, after a
 prompt of 1, 512 and 4,096 tokens. Medians of several runs.
 """
 

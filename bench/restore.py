@@ -70,7 +70,7 @@ def forget_files(directory: Path) -> int:
 
 
 def same(a: State, b: State) -> bool:
-    """Every byte of all full pages, and the recurrent state. What lies behind the last token means nothing."""
+    """Every byte of all full pages, and the recurrent state. What follows the last token means nothing."""
     if a.num_tokens != b.num_tokens or not (np.array_equal(a.conv, b.conv) and np.array_equal(a.delta, b.delta)):
         return False
     left = a.num_tokens // PAGE_LEN

@@ -71,7 +71,7 @@ def ask(server: Server, text: str) -> tuple[int, float]:
 
 
 def pauses(times: list[float], start: float, stop: float) -> list[float]:
-    """Those that lie, or begin, within [start, stop]."""
+    """Those that are, or begin, within [start, stop]."""
     return [b - a for a, b in zip(times, times[1:], strict=False) if a < stop and b > start]
 
 

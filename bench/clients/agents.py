@@ -23,7 +23,7 @@ from bench.clients.roster import Client
 from bench.clients.server import KEY, MODEL, Server
 
 STEP_S = 300.0
-TRIES = 6  # beside instructions far beyond it the embedded model may not stop; then the agent begins again
+TRIES = 6  # with instructions far beyond it the embedded model may not stop; then the agent begins again
 FIRST, SECOND = "Think of two numbers from 0 to 999. Tell me only the first.", "What was the other number?"
 LIMIT = 2000  # tokens of an answer, where an agent would ask for very many
 

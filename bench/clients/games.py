@@ -75,7 +75,7 @@ def lookup_game(index: int) -> Played:
 
 
 class Script:
-    """A process with players, fed game by game; whatever takes too long is ended."""
+    """A process with players, fed game by game; a game that takes too long is ended."""
 
     def __init__(self, client: Client, program: Path, url: str, log: Path):
         command = [str(program), "-m", f"bench.clients.{client.module}", client.player, url, KEY, MODEL]

@@ -73,7 +73,7 @@ class ChatStream(Chat):
 
 
 class ChatPolicyNone(Chat):
-    """The control: the same client, and the server told to leave earlier thinking out."""
+    """The control: the same client, with the server set to leave earlier thinking out."""
 
     extra = {"thinking_policy": "none"}
 

@@ -1,8 +1,9 @@
-"""Inside a client's environment: reads games as lines of JSON, lets the client play each, writes what it was told.
+"""Inside a client's environment: reads games as lines of JSON, lets the client play each, and writes the answers it
+got.
 
 Only the standard library; the judge is elsewhere. A player is made for each game and has `say(text, seed) -> text`: a
-turn of the user, sampled at temperature 1 if there is a seed, else greedy, with calls of tools answered on the way. Run
-as `python -m bench.clients.MODULE PLAYER URL KEY MODEL`; enter at `main`."""
+turn of the user, sampled at temperature 1 if there is a seed, otherwise greedy, with calls of tools answered on the
+way. Run as `python -m bench.clients.MODULE PLAYER URL KEY MODEL`; enter at `main`."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def play(player: Player, game: Game) -> list[str]:
 def main(players: Mapping[str, type[Player]]) -> None:
     name, url, key, model = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     for line in sys.stdin:
         game = Game(**json.loads(line))
         try:

@@ -84,11 +84,11 @@ class Reader:
         return self.begins_with(later, earlier) and later.cached >= len(earlier.prompt + self.body(earlier)) - SLACK
 
     def prove(self, answers: Sequence[Traced], is_chain: bool = False) -> Proof:
-        """is_chain: each answer goes on from the one before it, and all turns in its prompt are the model's.
+        """is_chain: each answer continues the one before it, and all turns in its prompt are the model's.
 
         Else turns count that say what the model said before, as agents invent some and leave some out; and an answer is
-        a later one of each before it whose first message and whose turn are in its prompt. What agents ask beside their
-        work begins otherwise."""
+        a later one of each before it whose first message and whose turn are in its prompt. What agents ask besides
+        their work begins otherwise."""
         proof = Proof()
         for i, answer in enumerate(answers):
             turns = self.turns(answer.prompt)
@@ -111,7 +111,7 @@ class Reader:
         return answer.prompt[: starts[1]] if len(starts) > 1 else answer.prompt
 
     def _says(self, turn: Sequence[int]) -> str:
-        """What stands behind the thinking, less white space: clients write calls in their own way."""
+        """What follows the thinking, less whitespace: clients write calls in their own way."""
         text = self.tokenizer.decode([token for token in turn if token not in (self._end, self._end_of_text)])
         return "".join(text.rpartition("</think>")[2].split())
 

@@ -51,7 +51,7 @@ def accepted() -> list[list[str]]:
 
 
 def gone(src: Path) -> list[str]:
-    """Which of those are no longer there to be planted."""
+    """Which of those can no longer be planted."""
     missing = []
     for path, function, was, _ in accepted():
         lines = (src / path).read_text().splitlines() if (src / path).exists() else []

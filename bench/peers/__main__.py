@@ -175,7 +175,9 @@ def main() -> int:
     parser.add_argument(
         "--threads", default=str(len(os.sched_getaffinity(0))), help="numbers to try with the peers, like 1,2"
     )
-    parser.add_argument("--only", default="", metavar="NAME", help="try the peers' settings whose names begin so")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="try the peers' settings whose names begin with this"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2, help="of each engine in a round")
     parser.add_argument("--json", action="store_true")

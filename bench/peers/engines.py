@@ -32,7 +32,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to run an engine: its own options, and environment variables beside them."""
+    """One way to run an engine: its own options and environment variables."""
 
     name: str
     options: tuple[str, ...] = ()
@@ -90,10 +90,10 @@ class Engine:
 
 
 def rest(files: list[Path], say: Callable[[str], None] = lambda _: None) -> None:
-    """Give back the memory that holds `files` or what lies in them as directories, then wait until the processors have
-    nothing to do.
+    """Give back the memory that holds `files`, or the files in them if they are directories, then wait until the
+    processors have nothing to do.
 
-    After an engine that filled the memory, the system tidies it for minutes, and whoever comes next would pay for
+    After an engine that filled the memory, the system tidies it for minutes, and the next engine would pay for
     that."""
     for path in files:
         for file in path.iterdir() if path.is_dir() else [path]:
@@ -178,7 +178,7 @@ def a3b_program() -> str:
 
 
 def pack(program: str, model: Path, packed: Path | None) -> Path:
-    """The packed form of a GGUF file, every stored integer kept: made beside it, or at `packed`, if it is not there
+    """The packed form of a GGUF file, every stored integer kept: made next to it, or at `packed`, if it is not there
     yet.
 
     Raises EngineError if it cannot be made."""
@@ -204,7 +204,7 @@ def _llama_bench(program: Path) -> Callable[[Path, tuple[str, ...], int], list[s
 
 
 def read_llama_bench(printed: str) -> Rates:
-    """The JSON of llama-bench, behind whatever stands before it."""
+    """The JSON of llama-bench, after whatever precedes it."""
     start = 0 if printed.startswith("[") else printed.index("\n[") + 1
     rates: Rates = {}
     for test in json.loads(printed[start:]):

@@ -77,7 +77,7 @@ def write_gguf(
 
 
 def header(metadata: dict[str, Any], tensors: list[Tensor]) -> bytes:
-    """All that stands before the data."""
+    """Everything before the data."""
     out = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         out += _text(key), _value(value)

@@ -23,7 +23,7 @@ def llama_logits(
 ) -> np.ndarray:
     """float32 [len(ids), V]. llama: the directory of build_llama.py. chunk: positions read at once.
 
-    exact: keys and values in float32 and attention without its fast path, which rounds to half precision; else the
+    exact: keys and values in float32 and attention without its fast path, which rounds to half precision; otherwise the
     defaults."""
     with tempfile.TemporaryDirectory(prefix="a3b-logits-") as scratch:
         source, target = Path(scratch, "ids"), Path(scratch, "logits")

@@ -3,10 +3,10 @@
     python -m bench.peers.oracle GGUF --llama DIR [--packed DIR] [--positions 64] [--reference FILE] [--json]
 
 The F32 evaluation is our NumPy reference, with every weight decoded to float32 where it is used and keys and values in
-float32: a few hundred MB beside the mapped file, and minutes at full size. It reads the file by itself, not through the
-loader it judges. a3b runs the packed form of the file, which `a3b pack` makes first if it is not there. FILE keeps the
-logits of the evaluation. Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's. Enter at `f32_model` and
-`kl`."""
+float32: a few hundred MB in addition to the mapped file, and minutes at full size. It reads the file by itself, not
+through the loader it judges. a3b runs the packed form of the file, which `a3b pack` makes first if it is not there.
+FILE keeps the logits of the evaluation. Exits with 1 if a3b fails or its KL is above BOUND times llama.cpp's. Enter at
+`f32_model` and `kl`."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--positions", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--reference", type=Path, help="logits of the F32 evaluation, read if there, else written (.npy)"
+        "--reference", type=Path, help="logits of the F32 evaluation, read if it exists, otherwise written (.npy)"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of llama.cpp")
     parser.add_argument("--json", action="store_true")
