@@ -1,4 +1,4 @@
-"""How well a3b-nano does its tasks: unseen cases, exact checkers, the engine that users run. `make nano-eval`.
+"""Measures how well a3b-nano does its tasks: unseen cases, exact checkers, the engine that users run. `make nano-eval`.
 
     python -m nano.evaluate [--model DIR] [--cases 200] [--families secret,lookup-2] [--json] [--show 2]
 

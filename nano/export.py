@@ -21,8 +21,8 @@ from nano.model import Nano, NanoShape
 from nano.quantise import FP8_NAMES, dequantise, quantise
 
 NATIVE_CONTEXT = 4096  # tokens; positions seen in training are fewer, see the model card
-SCALE = "_scale_inv"  # of an FP8 tensor, behind its name
-CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets behind the ranks
+SCALE = "_scale_inv"  # of an FP8 tensor, after its name
+CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets after the ranks
 
 
 def places(model: Nano) -> Iterator[tuple[str, Tensor, bool]]:
@@ -51,7 +51,7 @@ def places(model: Nano) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 def tensors_of(model: Nano) -> dict[str, Tensor]:
-    """Checkpoint names -> tensors: FP8 with `_scale_inv` beside it, everything else bfloat16."""
+    """Checkpoint names -> tensors: FP8 with `_scale_inv` next to it, everything else bfloat16."""
     out: dict[str, Tensor] = {}
     for name, value, fp8 in places(model):
         if fp8:

@@ -1,8 +1,8 @@
 """The training form of a3b-nano in PyTorch: forward pass and gradients, float32 masters, products in `COMPUTE`.
 
-Parameter names are those of the checkpoint, so export is a copy. Inference lives in src/a3b/model.py; nano/compare.py
-holds an exported checkpoint against `transformers`.
-Enter at `Nano.loss`. Axes: B sequences, T tokens, D hidden, H heads, C chunk, N chunks, E experts, K chosen, F width.
+Parameter names are those of the checkpoint, so export is a copy. Inference is in src/a3b/model; nano/compare.py
+compares an exported checkpoint with `transformers`. Enter at `Nano.loss`. Axes: B sequences, T tokens, D hidden, H
+heads, C chunk, N chunks, E experts, K chosen, F width.
 """
 
 from __future__ import annotations
