@@ -61,7 +61,7 @@ Tiles tiles_of_shape(Code code, const uint8_t* data, int rows, int n);
 // How activations are prepared for a format: int8 with one scale per `scale_group` columns, and per `group` columns one
 // offset:
 //   without minimums  int32, the start of the integer sum, which takes the zero point off the weights
-//   with minimums     the sum of the activations: int16 in super-blocks, else float32 and times the scale
+//   with minimums     the sum of the activations: int16 in super-blocks, otherwise float32 and times the scale
 // Float tiles read float32.
 struct ActivationLayout {
   int scale_group, group, zero;  // scale_group 0: floats

@@ -163,7 +163,7 @@ void hidden_item(const MoeCall& call, const HiddenHalf& half, int item, int thre
   }
 }
 
-// The router's logits, beside the first half of the shared expert.
+// The router's logits, together with the first half of the shared expert.
 void route_and_shared_hidden(const MoeCall& call) {
   const MoeOp& op = call.op;
   constexpr int TILES = TUNING.moe_columns / TILE_ROWS;
@@ -215,7 +215,7 @@ void sort_pairs(MoeCall& call) {
     }
 }
 
-// Items are whole experts where there are many, because an expert is one stream of memory; else parts of experts.
+// Items are whole experts where there are many, because an expert is one stream of memory; otherwise parts of experts.
 void expert_hidden(const MoeCall& call) {
   const MoeOp& op = call.op;
   const ExpertPairs& pairs = call.pairs;

@@ -23,7 +23,7 @@ struct TileRun {
   int column;              // of the output
 };
 
-// Ops as bound. They point to memory of whoever bound them.
+// Ops as bound. They point to memory of the code that bound them.
 struct LinearOp {
   const Tiles* parts;               // outputs side by side
   const ActivationLayout* layouts;  // the different ones among the parts

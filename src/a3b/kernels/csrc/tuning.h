@@ -8,7 +8,7 @@ namespace a3b {
 // How the bytes of tiles reach the cache before they are multiplied.
 enum PrefetchMode {
   PREFETCH_HEADER,  // only the header of the current unit; the rest is left to the processor
-  PREFETCH_STREAM,  // what lies `prefetch_distance` bytes ahead: for tiles that are walked once
+  PREFETCH_STREAM,  // what is `prefetch_distance` bytes ahead: for tiles that are walked once
   PREFETCH_NEXT,    // a share of the next tiles: for tiles that several blocks of tokens walk, cached after the first
 };
 
@@ -79,7 +79,7 @@ struct HostTuning {
   int spins = 1500;              // waits of 20 to 60 microseconds: longer than the gap between two ops of a layer
   size_t run_bytes = 128 << 10;  // of tiles in one run: a fraction of an L2 cache, so that later tokens find it there
   int max_run_tiles = 16;        // bounds the memory for the products of a run
-  size_t probe_item_bytes = 1 << 20;  // read by one thread at a time: starting an item costs nothing beside it
+  size_t probe_item_bytes = 1 << 20;  // read by one thread at a time: starting an item costs nothing in comparison
 };
 inline constexpr HostTuning HOST_TUNING;
 
