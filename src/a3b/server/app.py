@@ -1,7 +1,7 @@
 """The ASGI application: one middleware that every request passes, then the routes of the APIs.
 
 The middleware gives each request its id, asks for a key, limits the body, turns every error into JSON, writes one line
-to the log and counts. `a3b.server.connections` owns everything below a request. Knows no model and no wire format. Enter
+to the log and counts. `a3b.server.connections` owns what is below a request. Knows no model and no wire format. Enter
 at `create_app`."""
 
 from __future__ import annotations
