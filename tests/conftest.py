@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_test_writes_to_the_user_s_cache():
-    """Commands that keep something by default keep it in a directory that goes with the tests."""
+    """Commands that keep something by default keep it in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="a3b-tests-") as directory, pytest.MonkeyPatch.context() as patch:
         if "A3B_CACHE" not in os.environ:
             patch.setenv("A3B_CACHE", directory)

@@ -1,4 +1,4 @@
-"""Files that are not what their names promise are refused at once, and private ones are nobody else's, whatever was
+"""Files that are not what their names promise are refused at once, and private files are made private, whatever was
 there before."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cores and memory that a process may have, on machines built of files."""
+"""Cores and memory that a process may use, on fake machines made of files."""
 
 from __future__ import annotations
 

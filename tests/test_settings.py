@@ -80,7 +80,7 @@ def test_a_malformed_variable_is_quoted_in_part_if_it_is_long():
     assert len(str(error.value)) < 150
 
 
-def test_the_cache_lies_below_the_cache_home_unless_it_is_given():
+def test_the_cache_is_below_the_cache_home_unless_it_is_given():
     home = {"XDG_CACHE_HOME": "/home"}
     assert RuntimeConfig.from_env(home).cache == "/home/a3b"
     assert RuntimeConfig.from_env(home | {"A3B_CACHE": "/c"}).cache == "/c"

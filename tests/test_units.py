@@ -162,7 +162,7 @@ def test_a_malformed_variable_stops_what_uses_it_by_its_name_and_nothing_else(na
 
 
 @pytest.mark.parametrize("name", ["A3B_PORT_8080_TCP", "A3B_SPEED"])
-def test_an_unknown_variable_is_told_and_stops_nothing(name, capsys, monkeypatch):
+def test_an_unknown_variable_is_reported_and_stops_nothing(name, capsys, monkeypatch):
     monkeypatch.setenv(name, "1")
     assert cli.main(["cache", "list", "--dir", "/nonexistent"]) == 0
     err = capsys.readouterr().err

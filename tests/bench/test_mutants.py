@@ -38,7 +38,7 @@ class Door:
 
 @pytest.fixture(scope="module")
 def changes() -> dict[str, set[str]]:
-    """Line as it was: the lines that mutants have in its place."""
+    """Each original line: the lines that mutants have in its place."""
     found: dict[str, set[str]] = {}
     for mutant in mutants_of("door.py", CODE):
         was, now = mutant.change

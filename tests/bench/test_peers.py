@@ -110,7 +110,7 @@ def test_known_numbers_fill_every_tensor_of_the_shape():
 
 
 def fake(path, body: str):
-    """A program that stands for an engine; `body` is Python."""
+    """A program in place of an engine; `body` is Python."""
     path.write_text(f"#!{sys.executable}\nimport json, sys\nargs = sys.argv[1:]\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
     return path

@@ -1,4 +1,4 @@
-"""Damage to files and index: whatever byte is wrong, what is served is what was stored."""
+"""Damage to files and index: whichever byte is wrong, what is served is what was stored."""
 
 from __future__ import annotations
 

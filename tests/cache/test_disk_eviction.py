@@ -1,4 +1,4 @@
-"""Which nodes and records leave a disk that is full, and whose they are."""
+"""Which nodes and records are evicted from a full disk, and whose they are."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_states_used_longest_ago_go_first_however_much_came_before_them(empty):
     assert empty.shrink(8 * 150 - 100, now=20) == (set(), {old[0].id, old[1].id})
 
 
-def test_what_is_of_no_use_without_an_end_goes_with_it_whoever_used_it_since(empty):
+def test_what_is_useless_without_an_end_is_dropped_with_it_however_recently_used(empty):
     """The first two rows have no state any more, so without the last two nothing can start in that conversation."""
     old, other = row_chain(10, 10, 4, 4), row_chain(5, 5, seed=10)
     put(empty, *old, *other)

@@ -1,5 +1,5 @@
-"""The index of stored sessions, whatever its rows say and its file is: nothing loops, nothing is a traceback, others'
-sessions stay."""
+"""The index of stored sessions, whatever its rows and its file contain: no loop, no traceback, and the sessions of
+others stay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HUGE = 2**62
 
 
 def change(directory: Path, place: int = 1, /, **values: object) -> bytes:
-    """Give a row other values and the seal that belongs to them; its id. Callable values are given the row."""
+    """Give a row other values and their valid seal; returns its id. Callable values are given the row."""
     db = sqlite3.connect(directory / INDEX)
     rowid, *found = db.execute(
         f"SELECT rowid, {', '.join(SEALED)} FROM node ORDER BY start LIMIT 1 OFFSET ?", (place,)
@@ -68,7 +68,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
-def test_a_row_that_lies_under_a_right_seal_is_dropped_with_what_grew_from_it(copied, values, capsys):
+def test_a_false_row_with_a_valid_seal_is_dropped_with_its_descendants(copied, values, capsys):
     directory, ids, _ = copied
     id = change(directory, 1, **values)
     at = ["--dir", str(directory)]
@@ -119,7 +119,7 @@ def test_rows_that_are_each_other_s_parent_are_dropped(copied, capsys):
         assert reused(store, ids) == 40
 
 
-def test_a_row_above_itself_is_no_row_even_where_the_hash_of_its_tokens_is_right(copied):
+def test_a_row_that_is_its_own_parent_is_unsound_even_if_the_hash_of_its_tokens_is_right(copied):
     """Its tokens begin at the root, only the parent is wrong."""
     directory, ids, _ = copied
     change(directory, 0, parent=lambda row: row["id"])
@@ -207,7 +207,7 @@ def test_a_directory_in_place_of_what_is_not_written_back_is_refused(copied):
         Store(directory)
 
 
-def test_a_record_that_was_changed_is_none_of_ours(copied):
+def test_a_record_that_was_changed_is_ignored(copied):
     directory, _, _ = copied
     for column, value in (("value", b"other"), ("key", b"other"), ("created", 7), ("node", b"x"), ("namespace", "m")):
         with sqlite3.connect(directory / INDEX) as db:
@@ -230,7 +230,7 @@ def test_a_record_that_was_changed_is_none_of_ours(copied):
     ids=["gone", "shorter", "longer"],
 )
 def test_a_state_file_that_is_not_whole_costs_the_state_and_not_what_grew_from_it(copied, damage):
-    """Noticed when the server starts, so that the nodes are written again when they come again."""
+    """Noticed when the server starts, so that the nodes are written again when they are needed."""
     directory, ids, _ = copied
     index = Index.open(directory)
     rows = {row.num_tokens: row for row in index.rows()[0]}

@@ -1,5 +1,5 @@
-"""The prefix tree: what is reused equals what is computed, bit for bit; what leaves memory, why a prompt missed, who
-sees whom."""
+"""The prefix tree: what is reused equals what is computed, bit for bit; what is evicted from memory, why a prompt
+missed, and which namespace sees what."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_equal_tokens_are_one_node_whatever_was_between():
     assert other.add("n", ids, snapshot(ids), "turn") == late
 
 
-def test_an_end_gives_its_state_up_to_a_snapshot_just_behind_it():
+def test_an_end_gives_up_its_state_to_a_snapshot_just_after_it():
     cache, ids = memory(), numbers(110)
     talk(cache, ids, [100], kinds="end")
     talk(cache, ids, [104])

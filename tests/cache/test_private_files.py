@@ -1,4 +1,4 @@
-"""A session directory is private, and what is no regular file in it is refused."""
+"""A session directory is private, and anything in it that is not a regular file is refused."""
 
 from __future__ import annotations
 

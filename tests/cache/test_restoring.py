@@ -1,4 +1,4 @@
-"""Sessions read from disk while others write: nobody waits for the disk but who asked for it."""
+"""Sessions read from disk while others write: only the request that needs the disk waits for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def engine() -> Engine:
 
 
 class SlowDisk:
-    """A store whose reads wait until they are let go."""
+    """A store whose reads wait until they are released."""
 
     def __init__(self, store: Store):
         self.asked, self.go, self._load = threading.Event(), threading.Event(), store.load

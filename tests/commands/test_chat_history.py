@@ -1,5 +1,5 @@
-"""`a3b chat` over restarts: conversations go on token for token, lines come back, and neither is anybody else's or ever
-stops a chat."""
+"""`a3b chat` over restarts: conversations continue token for token, typed lines come back, both are private, and
+neither ever stops a chat."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def engine():
 
 @pytest.fixture
 def chat(engine, tmp_path):
-    """Begins a chat, or goes on with one, as `a3b chat` with these options does; `close` ends the process, so to
-    say."""
+    """Begins or continues a chat, as `a3b chat` with these options does; `close` simulates the end of the process."""
     open_chats = []
 
     def begin(*options: str) -> Chat:

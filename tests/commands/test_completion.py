@@ -24,7 +24,7 @@ echo "${COMPREPLY[@]}"
 
 @pytest.fixture
 def script(tmp_path, capsys):
-    """Writes the script of a shell; its path."""
+    """Writes the script of a shell; returns its path."""
 
     def write(shell: str) -> str:
         assert main(["completion", shell]) == 0

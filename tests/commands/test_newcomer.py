@@ -1,4 +1,4 @@
-"""What someone types who comes from another program, or has read only the README."""
+"""What users type who know another program, or have read only the README."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(
         (["run", "-p", "hi"], "PROMPT is a word in quotes"),
     ],
 )
-def test_words_of_other_programs_are_told_by_their_names_here(capsys, argv, told):
+def test_words_of_other_programs_are_answered_with_their_names_here(capsys, argv, told):
     assert told in said(capsys, *argv)
 
 
@@ -90,7 +90,7 @@ def test_options_of_serve_that_cannot_work_are_refused_in_words(capsys, argv, to
     assert told in text and "invalid" not in text
 
 
-def test_a_file_of_keys_that_is_missing_is_told_without_the_words_of_python(capsys):
+def test_a_missing_file_of_keys_is_reported_without_the_words_of_python(capsys):
     text = said(capsys, "serve", "--api-key-file", "nope.txt")
     assert (
         "--api-key-file nope.txt: No such file or directory; give a text file, a key in each line" in text
@@ -98,7 +98,7 @@ def test_a_file_of_keys_that_is_missing_is_told_without_the_words_of_python(caps
     )
 
 
-def test_a_directory_for_sessions_that_cannot_be_used_is_told_with_its_option(tmp_path):
+def test_a_directory_for_sessions_that_cannot_be_used_is_reported_with_its_option(tmp_path):
     from argparse import Namespace
 
     from a3b.commands.cache_directories import open_store

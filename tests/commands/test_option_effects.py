@@ -107,7 +107,7 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(files, watch, monkeypatch, capsys):
-    """Run a command in `files`, as far as the part that does the work."""
+    """Run a command in `files`, up to the part that does the work."""
 
     def start(words: str, stdin: str = "") -> Seen:
         watch.calls.clear()

@@ -153,8 +153,8 @@ def test_rates_and_the_shares_of_them_are_measured(model, quick, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
-def test_shares_are_of_what_is_measured_beside_the_work(quick, monkeypatch):
-    """Decode beside reading, prefill beside products, each with what a token of the sample takes."""
+def test_shares_are_of_what_is_measured_alongside_the_work(quick, monkeypatch):
+    """Decode against reading, prefill against products, each with what a token of the sample takes."""
     made = []
 
     class Beside(bench.Beside):

@@ -235,7 +235,7 @@ def test_a_pause_that_is_no_number_of_seconds_is_our_own(capsys, hub, pauses):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """Seconds between attempts, none of which are waited for."""
+    """Seconds between attempts; the test waits for none of them."""
     asked: list[float] = []
 
     class Hurried(threading.Event):

@@ -1,5 +1,5 @@
-"""The process behind `a3b serve`: it writes what waits when it is told to stop, also in the middle of an answer; two
-side by side."""
+"""The process behind `a3b serve`: it writes what is pending when it is stopped, even in the middle of an answer; two
+servers side by side."""
 
 from __future__ import annotations
 

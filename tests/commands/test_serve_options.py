@@ -1,4 +1,4 @@
-"""What each option of `a3b serve` does to the server, and where its sessions lie."""
+"""What each option of `a3b serve` does to the server, and where its sessions are kept."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_what_is_no_file_is_no_secret(make, tmp_path):
             serve.secret(store)
 
 
-def test_a_wrong_secret_is_told_before_anything_runs(started, capsys):
+def test_a_wrong_secret_is_reported_before_anything_runs(started, capsys):
     (started().sessions / "secret").write_bytes(b"short")
     assert "build" not in started(fails=True).made and "5 bytes; expected 32" in capsys.readouterr().err
 
@@ -228,7 +228,7 @@ def test_what_is_no_file_is_no_trace(make, tmp_path):
         serve.opened(str(tmp_path / "trace"))
 
 
-def test_more_connections_than_files_are_told_and_cut(monkeypatch, capsys):
+def test_more_connections_than_files_are_reported_and_cut(monkeypatch, capsys):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 400))
     raised = []
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
@@ -240,7 +240,7 @@ def test_more_connections_than_files_are_told_and_cut(monkeypatch, capsys):
 # -- the model, and where its sessions lie
 
 
-def test_a_missing_model_is_told_before_any_lock(started, tmp_path, capsys):
+def test_a_missing_model_is_reported_before_any_lock(started, tmp_path, capsys):
     with Store(cache_directories.root(str(tmp_path)) / "a3b-nano"):
         started(str(tmp_path / "nothing"), fails=True)
         assert "nothing' is not a directory" in capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_the_directory_of_earlier_versions_goes_on_being_used(started, tmp_path)
 
 
 @pytest.mark.parametrize("argv", ["list --json", "list", "verify", "prune --max-bytes 1", "forget ab"])
-def test_a_damaged_directory_beside_others_is_told(argv, started, tmp_path, capsys):
+def test_a_damaged_directory_among_others_is_reported(argv, started, tmp_path, capsys):
     for name in ("one", "two"):
         Store(tmp_path / "sessions" / name).close()
     (tmp_path / "sessions" / "one" / INDEX).write_bytes(b"nonsense" * 1000)

@@ -232,7 +232,7 @@ def test_a_text_that_may_be_json_holds_no_closing_tag_at_which_json_would_end(ki
         assert (feed(constraint, call_text("a", ("q", value))) is None) == allowed
 
 
-def test_the_branches_of_a_union_are_told_apart_by_a_property_that_then_must_be_there():
+def test_the_branches_of_a_union_are_told_apart_by_a_property_that_is_then_required():
     """As pydantic writes unions with a discriminator: with a default, which leaves the property out of `required`."""
     cat, dog = (
         shape({"kind": {"const": "cat", "default": "cat"}, "n": {"type": "integer"}}),

@@ -1,4 +1,4 @@
-"""Calls that the model begins of its own accord: text is free, and a call can only be one of a declared tool."""
+"""Calls that the model begins unprompted: text is free, and a call can only be one of a declared tool."""
 
 from __future__ import annotations
 

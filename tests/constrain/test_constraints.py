@@ -100,8 +100,8 @@ def test_random_schemas_give_valid_documents():
         ({"type": "string", "maxLength": 3}, '"é\\n"'),
     ],
 )
-def test_a_mask_is_what_some_document_goes_on_with(schema, text):
-    """Tokens are tried one by one: allowed are those whose bytes, behind the bytes so far, can still become a
+def test_a_mask_allows_what_continues_some_document(schema, text):
+    """Tokens are tried one by one: those are allowed whose bytes, after the bytes so far, can still become a
     document."""
     constraint = GRAMMARS.of(Request(schema=schema))
     judge = llguidance.LLMatcher(BYTES, answer_grammar(schema, None).text)

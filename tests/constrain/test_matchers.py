@@ -1,5 +1,5 @@
-"""Grammars have processes of their own: what is too large is refused by name, harms nobody, and ends with whoever
-asked."""
+"""Grammars run in their own processes: one that is too large is refused by name, harms no other request, and ends with
+its own."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_process_that_ends_before_it_compiles_is_not_the_fault_of_the_schema()
     grammars.close()
 
 
-def test_a_machine_without_a_process_to_give_is_told_from_a_schema_that_is_too_large(monkeypatch):
+def test_a_machine_out_of_processes_is_distinguished_from_a_schema_that_is_too_large(monkeypatch):
     def none(*_args, **_kwargs):
         raise BlockingIOError
 

@@ -167,7 +167,7 @@ def test_what_does_not_occur_is_what_python_does_not_find():
     "value", ["ab</parameter>\ncdefgh", "ab\n</parameter>\ncdefgh", "ab</parameter>cdefgh", "</parameter>\nabcdef"]
 )
 def test_a_restricted_string_never_holds_the_closing_tag(value):
-    """It could otherwise reach its least length, or its pattern, behind a tag that looks like its end."""
+    """It could otherwise reach its minimum length, or its pattern, after a tag that looks like its end."""
     assert allows({**TEXT, "minLength": 8}, "abcdefgh</param")[0]
     assert not allows({**TEXT, "minLength": 8}, value)[0]
 

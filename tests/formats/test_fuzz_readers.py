@@ -257,7 +257,7 @@ def test_gguf(tmp_path):
 
 
 def change_sealed(content: bytes, rng: random.Random) -> bytes:
-    """A manifest changed, with the checksum that whoever changed it would write."""
+    """A manifest changed, with the checksum that an attacker would write."""
     from a3b.formats.packed import _text_checksum
 
     text = json_or_bytes(content, rng)

@@ -1,5 +1,5 @@
-"""GGUF: files of the format's own writer are read, blocks decode to the very numbers of its own library, lies are
-refused."""
+"""GGUF: files of the format's own writer are read, blocks decode to exactly the numbers of its own library, false
+headers are refused."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_files_that_are_none_are_refused(tmp_path, content):
         read(tmp_path / "x.safetensors", content)
 
 
-def test_a_name_that_stands_twice_is_refused(tmp_path):
+def test_a_name_that_occurs_twice_is_refused(tmp_path):
     one = json.dumps(ONE)
     with pytest.raises(TensorError, match="'a' occurs twice"):
         read(tmp_path / "x.safetensors", with_header(f'{{"a":{one},"a":{one}}}'.encode(), b"\0" * 8))
@@ -114,7 +114,7 @@ def test_a_truncated_file_is_refused(tmp_path, original, cut):
 
 
 def survives(path, content: bytes) -> None:
-    """Either one of our errors, or tensors that lie inside the file."""
+    """Either one of our errors, or tensors that are inside the file."""
     try:
         file = read(path, content)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Tiles: every stored number comes back, lies where the layout says, and has the size it claims."""
+"""Tiles: every stored number comes back and is where the layout says, and sizes are as claimed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_what_is_packed_comes_back(format, rows: int):
 
 
 @pytest.mark.parametrize("format", ALL, ids=lambda f: f.name)
-def test_a_byte_lies_where_the_layout_says(format):
+def test_a_byte_is_where_the_layout_says(format):
     parts = random_parts(format, 32, 2 * format.unit)
     unit = pack(format, parts)[1, 1]  # rows 16 ..., the second unit
     row, column = 5, 22

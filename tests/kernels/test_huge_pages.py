@@ -1,4 +1,4 @@
-"""Weights move into huge pages while they are read, and nobody sees another byte."""
+"""Weights move into huge pages while they are read, and readers see the same bytes throughout."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def test_what_is_no_whole_huge_page_is_refused(address, size):
 
 
 def test_a_file_that_became_shorter_changes_nothing(mapped):
-    """Such a file cannot be read through its mapping either; what counts is that the process lives and is told."""
+    """Such a file cannot be read through its mapping either; what counts is that the process survives and gets an
+    error."""
     path, data, view = mapped
     with open(path, "r+b") as file:
         file.truncate(5 * _native.HUGE_PAGE)

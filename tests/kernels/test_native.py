@@ -122,7 +122,7 @@ def test_sums_stay_exact_at_the_edge_of_their_integers(isa: str):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("is_bf16", [True, False])
-def test_linear_over_floats_with_a_norm_before_it_and_a_sum_behind_it(isa: str, is_bf16: bool):
+def test_linear_over_floats_with_a_norm_before_it_and_a_sum_after_it(isa: str, is_bf16: bool):
     w = normal(37, 50)
     w = bf16(w) if is_bf16 else w
     norm = normal(50, scale=0.2, seed=1)
@@ -266,7 +266,7 @@ def test_attention_has_the_same_bits_however_it_is_cut(isa: str, kv_type: str):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kv_type", kv.KV_TYPES)
-def test_attention_ignores_what_lies_behind_its_tokens(isa: str, kv_type: str):
+def test_attention_ignores_what_follows_its_tokens(isa: str, kv_type: str):
     args, projected, (cos, sin) = attention_case(70, 4, 2, 32, 8)
     results = []
     for fill in (0, 77):

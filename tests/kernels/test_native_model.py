@@ -79,7 +79,7 @@ def test_a_restored_state_changes_no_bit(kind: str, isa: str, kv: str, at: int):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_tiles_agree_with_their_twin(isa: str):
-    """Rounding of activations to int8 sits behind float arithmetic: where that falls the other way, a step of 1/254
+    """Rounding of activations to int8 follows float arithmetic: where that falls the other way, a step of 1/254
     follows, no more."""
     twin = tiled_model("reference", kv="f32")
     expected = twin.forward(ids_of("tiled", 40), twin.new_state(), logits="all")

@@ -1,4 +1,4 @@
-"""config.json: exact counts, and refusal by name of whatever contradicts itself or is not implemented."""
+"""config.json: exact counts, and refusal by name of anything contradictory or not implemented."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ NUM_ATTENTION = 2
 
 
 def store(state: State, layer: int, keys: np.ndarray) -> None:
-    """What an attention op does: write behind the tokens that are there."""
+    """What an attention op does: write after the tokens that are there."""
     done = 0
     while done < len(keys):
         index, at = divmod(state.num_tokens + done, SEGMENT_LEN)

@@ -31,7 +31,7 @@ def model(name: str):
 
 
 def rounding_bound(name: str, ids: np.ndarray, num_draws: int = 3) -> np.ndarray:
-    """Per token, how far the logits of two cuts may lie apart: float64 [T, 1]."""
+    """Per token, how far the logits of two cuts may be apart: float64 [T, 1]."""
     exact, worst = model(name).forward(ids, model(name).new_state(), logits="all"), 0.0
     for seed in range(num_draws):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The list of tensors is the only place that knows what tensors are called."""
+"""The list of tensors is the only place that knows the names of tensors."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def test_every_tensor_of_the_list_is_a_weight_that_the_model_reads(sizes):
 
 
 @pytest.mark.parametrize("names", [lambda t: t.role, lambda t: t.name, lambda t: t.gguf or t.role])
-def test_no_name_stands_for_two_tensors(names):
+def test_no_name_belongs_to_two_tensors(names):
     found = [(names(tensor), tensor.place in (Place.HEAD, Place.MODEL)) for tensor in TENSORS]
     assert len(found) == len(set(found))

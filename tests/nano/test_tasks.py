@@ -181,7 +181,7 @@ def answered(case, text):
     return generate
 
 
-def test_calc_takes_the_exact_number_and_nothing_beside_it():
+def test_calc_takes_the_exact_number_and_nothing_else():
     for index in range(60):
         case = make_case("calc", index)
         assert case.play(answered(case, f"The result is {case.value}.")).ok

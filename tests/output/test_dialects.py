@@ -1,4 +1,4 @@
-"""A dialect is one object: what it writes the parser reads; and nobody else knows its tags."""
+"""A dialect is one object: what it writes the parser reads, and no other module knows its tags."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ TAGS = re.compile(r"</?tool_call|</?function\b|</?parameter\b|<arg_|\{\"name\": 
 
 
 def spelled(path):
-    """String constants of a source that spell a tag of a call; docstrings are no code."""
+    """String constants of a source that spell a tag of a call; docstrings are not code."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docs = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -1,4 +1,4 @@
-"""Where a JSON value of a call ends: strings inside it may hold any tag, and what is no JSON is read as before."""
+"""Where a JSON value of a call ends: strings inside it may hold any tag, and what is not JSON is read as before."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_whole_json_ends_at_its_tag_whatever_follows():
     assert calls == [("put", {"options": {"a": 1}, "count": 2})] and text == "note"
 
 
-def test_strings_stream_behind_json_as_before():
+def test_strings_stream_after_json_as_before():
     parser = OutputParser(TOOLS, in_thinking=False)
     parser.push(Control("<tool_call>"))
     parser.push('\n<function=put>\n<parameter=options>\n{"a": "</parameter></func')
@@ -175,7 +175,7 @@ def first_json(text):
     return None
 
 
-def test_a_value_ends_at_the_first_tag_behind_whole_json_and_else_as_if_it_could_not_be_json():
+def test_a_value_ends_at_the_first_tag_after_whole_json_and_otherwise_as_if_it_could_not_be_json():
     rng = random.Random(5)
     num_json = num_tags = num_other = 0
     never = [

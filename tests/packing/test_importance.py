@@ -45,7 +45,7 @@ def hidden_of(source, kernels, texts) -> np.ndarray:
 
 
 class Directly:
-    """In place of a pool of threads."""
+    """Replaces a pool of threads."""
 
     map = staticmethod(map)
 

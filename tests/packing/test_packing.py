@@ -266,7 +266,7 @@ def killed(tmp_path) -> Path:
 
 
 def resume(target: Path, preset: str = "balanced") -> list[str]:
-    """Go on; the shards that were written now."""
+    """Resume; returns the shards that were written now."""
     source = open_source(target.with_name("source"))
     before = {file.name: file.stat().st_mtime_ns for file in target.with_name("packed.part").glob("*.safetensors")}
     write(source, make_plan(source.config, source.weights, preset), target, shard_bytes=SHARD)

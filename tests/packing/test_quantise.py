@@ -118,8 +118,8 @@ def test_what_halves_cannot_hold_is_refused(name, value):
 
 
 def test_no_scale_of_a_super_block_is_cut_off_by_the_half_that_multiplies_its_codes():
-    """Groups of two values only, whose scale is beyond doubt; most multiples of 1/255 are no halves, and half of these
-    lie below."""
+    """Groups of two values only, whose scale is beyond doubt; most multiples of 1/255 are not half-precision numbers,
+    and half of these are below."""
     format = FORMATS["w6k32"]
     wanted = np.random.default_rng(8).uniform(0.001, 1, (200, 1)).astype(np.float32)
     row = np.where(np.arange(256) % 2, np.float32(63), np.float32(0)) * wanted

@@ -325,7 +325,7 @@ def test_what_is_no_list_of_objects_is_refused(messages):
         NANO.render(messages)
 
 
-def test_values_that_json_has_not_are_refused_by_place_and_type():
+def test_values_that_json_does_not_have_are_refused_by_place_and_type():
     with pytest.raises(ConversationError, match="messages.1.*bytes"):
         NANO.render([user(), user(b"x")])
     with pytest.raises(ConversationError, match="tools.*object"):

@@ -1,4 +1,4 @@
-"""`a3b render` of messages that no prompt can be made of: the error names what is at fault, with its place."""
+"""`a3b render` of messages that cannot be made into a prompt: the error names what is at fault, and where."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Histories as people and clients send them, made fit for the template: no list of objects is refused, no
-text is lost."""
+"""Histories as people and clients send them, made fit for the template: no list of objects is refused, and no text is
+lost."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_late_system_message_moves_to_the_front():
     assert [m["content"] for m in messages] == ["late", "u"] and "late system" in notes[0]
 
 
-def test_a_system_message_behind_a_turn_of_the_assistant_stays_in_its_place():
+def test_a_system_message_after_a_turn_of_the_assistant_stays_in_its_place():
     before = [{"role": "system", "content": "one"}, user("u"), assistant("a")]
     late = [{"role": "system", "content": " "}, {"role": "developer", "content": "two\n"}, user("v")]
     messages, notes = normalise_messages([*before, *late])
@@ -255,7 +255,7 @@ def test_what_is_no_call_stays_as_text_and_is_noted():
         ([{"role": "tool", "content": "5"}, user("x")], "user tool user"),
     ],
 )
-def test_a_conversation_without_a_question_gets_an_empty_one_behind_the_system_message(messages, roles):
+def test_a_conversation_without_a_question_gets_an_empty_one_after_the_system_message(messages, roles):
     done, notes = normalise_messages(messages)
     assert [m["role"] for m in done] == roles.split() and notes
     rendered = prompt_text(TEMPLATE.render(done))
@@ -282,7 +282,7 @@ def test_only_what_is_no_list_of_objects_is_refused(messages):
         normalise_messages(messages)
 
 
-def test_values_that_json_has_not_become_text_and_endless_nesting_is_refused():
+def test_values_that_json_does_not_have_become_text_and_endless_nesting_is_refused():
     assert normalised(user({(1, 2): b"x"}))["content"] == "{(1, 2): b'x'}"
     deep = []
     for _ in range(100_000):

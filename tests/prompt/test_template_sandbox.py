@@ -1,4 +1,4 @@
-"""What a template can do: look for control words in text, and neither escape, nor hang, nor eat the memory."""
+"""What a template can do: look for control words in text, but not escape, hang or exhaust memory."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_a_result_that_comes_twice_in_the_same_words_is_read_once(api):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_a_history_in_order_is_told_without_a_warning(api):
+def test_a_history_in_order_gives_no_warning(api):
     steps = [
         ASKED,
         ("calls", "ab"),

@@ -1,4 +1,4 @@
-"""The door of the server: ids, keys, limits, errors, the log; and what it tells about itself."""
+"""What every request passes: ids, keys, limits, errors, the log; and what the server says about itself."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_unknown_paths_and_methods_are_answered_in_json(path, method, status, to
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_the_service_refuses_is_told_with_a_status(error, status, code, stream):
+def test_what_the_service_refuses_is_reported_with_a_status(error, status, code, stream):
     reply = asked(body={**BODY, "stream": stream}, service=ScriptedService(error))
     found = reply.json()["error"]
     assert (reply.status, found["code"], found["message"]) == (status, code, str(error))
@@ -293,7 +293,7 @@ def test_what_the_service_refuses_is_told_with_a_status(error, status, code, str
 
 
 @pytest.mark.parametrize("error", [ValueError("the secret prompt"), StoreError("disk full: the secret prompt")])
-def test_the_unexpected_is_told_by_its_id_and_logged_without_its_words(error, caplog):
+def test_an_unexpected_error_is_reported_by_its_id_and_logged_without_its_message(error, caplog):
     reply = asked(body=BODY, headers={"x-request-id": "id7"}, service=ScriptedService(error))
     assert reply.status == 500 and "id7" in reply.json()["error"]["message"]
     assert "scripted_service.py" not in reply.body.decode() and PROMPT not in reply.body.decode()
@@ -441,7 +441,7 @@ def test_a_client_that_leaves_before_the_first_event_ends_the_work(caplog):
     assert " 499 " in caplog.text
 
 
-def test_a_client_that_leaves_within_its_body_is_nobody_to_answer():
+def test_a_client_that_leaves_within_its_body_gets_no_answer():
     service = ScriptedService(ANSWER)
     with served(create_app(service)) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:

@@ -1,5 +1,5 @@
-"""Heavy requests beside others: each is answered or refused by name, holds up nobody, and ends with its client or the
-server."""
+"""Heavy requests alongside others: each is answered or refused by name, holds up no other, and ends with its client or
+the server."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_long_conversation_renders_in_its_process_as_it_does_here(engine):
         found.close()
 
 
-def test_a_machine_without_a_process_to_give_is_told_from_a_conversation_that_is_too_long(engine, monkeypatch):
+def test_a_machine_out_of_processes_is_distinguished_from_a_conversation_that_is_too_long(engine, monkeypatch):
     def none(*_args, **_kwargs):
         raise BlockingIOError
 
@@ -259,7 +259,7 @@ def test_a_text_of_megabytes_is_refused_by_name(server, path, part, times):
 # -- the server
 
 
-def test_a_server_told_to_stop_ends_beside_heavy_work(tmp_path):
+def test_a_server_told_to_stop_ends_despite_heavy_work(tmp_path):
     pattern = "^" + "".join(f"(?=.*a.{{{n}}}b)" for n in range(1, 25)) + ".*$"
     tool = {
         "type": "function",

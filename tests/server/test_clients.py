@@ -1,4 +1,4 @@
-"""The clients that users have against a real server in a process of its own; the trace of token ids is the witness.
+"""The clients that users have against a real server in its own process; the trace of token ids is the evidence.
 
 More clients, each in its own environment: `python -m bench.clients`.
 """
@@ -139,7 +139,7 @@ FRAMEWORKS = [client for client in roster.ROSTER if client.module == "frameworks
 
 @pytest.mark.parametrize("client", FRAMEWORKS, ids=[client.name for client in FRAMEWORKS])
 def test_thinking_and_prefix_are_kept_through_a_framework(client, server, reader, tmp_path, monkeypatch):
-    """In a process of its own, as `python -m bench.clients` runs it."""
+    """In its own process, as `python -m bench.clients` runs it."""
     monkeypatch.setattr(games, "TOOL_GAMES", 1)
     program = client.home.program(tmp_path)
     if program is None:
@@ -149,7 +149,7 @@ def test_thinking_and_prefix_are_kept_through_a_framework(client, server, reader
     assert row.played == 1
 
 
-def test_a_wrong_key_is_told_so(server):
+def test_a_wrong_key_is_reported(server):
     import anthropic
     import openai
 

@@ -1,4 +1,4 @@
-"""The model sums up a conversation of the Responses API, and goes on with the summary in its place."""
+"""The model sums up a conversation of the Responses API, and continues with the summary in its place."""
 
 from __future__ import annotations
 

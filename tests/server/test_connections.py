@@ -1,4 +1,4 @@
-"""Connections that come slowly, in great number, half closed or not at all, at a real socket."""
+"""Connections that are slow, numerous, half closed or silent, over a real socket."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Server:
         return client
 
     def told(self, data: bytes) -> bytes:
-        """All that comes after `data` was sent and this side closed."""
+        """Everything received after `data` was sent and this side closed."""
         client = self.open(data)
         client.shutdown(socket.SHUT_WR)
         return rest(client)
@@ -85,7 +85,7 @@ def running(service=None, settings=None, **limits):
 
 
 def rest(client: socket.socket) -> bytes:
-    """All that comes until the server closes; a reset is an error of the test."""
+    """Everything received until the server closes; a reset fails the test."""
     data = b""
     while piece := client.recv(65536):
         data += piece

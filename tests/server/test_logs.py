@@ -1,4 +1,4 @@
-"""Lines of the log: when, who asked what, why it was refused, how far a long prompt is; and nothing that could pass for
+"""Lines of the log: when, who asked what, why it was refused, how far a long prompt is; and nothing that could forge
 another line."""
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def reading(times, monkeypatch, log):
     return log().splitlines()
 
 
-def test_the_progress_of_a_long_prompt_is_told_every_few_seconds(monkeypatch, log):
+def test_the_progress_of_a_long_prompt_is_logged_every_few_seconds(monkeypatch, log):
     lines = reading([0, 2, 4, 6, 8, 10, 12], monkeypatch, log)  # the first is when reading begins
     assert [line.split(" ", 1)[1] for line in lines] == [
         "req_x reading 1,536 of 50,120 tokens, 256 tokens/s, about 190 s left",
@@ -131,17 +131,17 @@ def test_the_progress_of_a_long_prompt_is_told_every_few_seconds(monkeypatch, lo
     ]
 
 
-def test_a_short_prompt_is_not_told(monkeypatch, log):
+def test_a_short_prompt_logs_no_progress(monkeypatch, log):
     assert reading([0, 1, 2, 3], monkeypatch, log) == []
 
 
-def test_time_in_the_queue_is_no_reading(monkeypatch, log):
+def test_time_in_the_queue_does_not_count_as_reading(monkeypatch, log):
     assert reading([100, 101, 102], monkeypatch, log) == []
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_progress_is_told_whatever_the_api(path, stream, monkeypatch, log):
+def test_the_progress_is_logged_whatever_the_api(path, stream, monkeypatch, log):
     monkeypatch.setattr(logs, "PROGRESS_S", 0.0)
     events = [STARTED, Reading(512, 1000), Finished("stop", USAGE)]
     body = {**BODY, "prompt": "hi", "input": "hi", "max_tokens": 9, "stream": stream}

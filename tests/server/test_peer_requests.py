@@ -1,6 +1,6 @@
 """Requests as the suites of llama.cpp, vLLM, ollama and lm-eval's client send them, with bodies of our own.
 
-`expected` is the status; "told" is an answer with a warning that names the field."""
+`expected` is the status; "told" means an answer with a warning that names the field."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every field of the clients' own request types is followed, refused, told or known to do nothing; nulls, numbers and
-names of models."""
+"""Every field of the clients' own request types is followed, refused, reported or known to do nothing; nulls, numbers
+and names of models."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_model_that_was_asked_for_comes_back(path):
 
 @pytest.mark.parametrize("path", TABLES)
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_not_followed_is_told_in_header_and_answer(path, stream):
+def test_what_is_not_followed_is_reported_in_header_and_answer(path, stream):
     service = ScriptedService([STARTED, TextDelta("ok"), Finished("stop", USAGE)])
     unknown = {"made_up_0": 0, "x" * 5000: 1} | {f"made_up_{i}": i for i in range(1, 1000)}
     options = {"stream_options": {"include_usage": True}} if stream and path in (CHAT, TEXT) else {}
@@ -169,7 +169,7 @@ def test_what_is_not_followed_is_told_in_header_and_answer(path, stream):
         (MESSAGES, {"thinking": {"type": "adaptive", "pace": 1}}, "thinking.pace: this server has no such field"),
     ],
 )
-def test_a_wish_that_the_model_cannot_follow_is_told(path, body, told):
+def test_a_setting_that_the_model_cannot_follow_is_reported(path, body, told):
     reply, _ = answered(path, body)
     assert len(reply["a3b"]["warnings"]) == 1 and reply["a3b"]["warnings"][0].startswith(told)
 

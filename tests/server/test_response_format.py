@@ -1,5 +1,4 @@
-"""The form that an answer is to have, in the words of all servers and clients, on all APIs; and warnings of what is not
-enforced."""
+"""The format of an answer, as any server or client spells it, on all APIs; and warnings about what is not enforced."""
 
 from __future__ import annotations
 
@@ -167,7 +166,7 @@ def test_a_strict_tool_may_say_so_beside_its_function():
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_not_enforced_is_told_in_a_header_and_in_the_answer(path, stream):
+def test_what_is_not_enforced_is_reported_in_a_header_and_in_the_answer(path, stream):
     usage = {"stream_options": {"include_usage": True}} if stream and "chat" in path else {}
     reply, _ = asked(path, stream=stream, **usage)
     assert reply.headers["x-a3b-warnings"] == "tools: a: parameter q: uniqueItems: not enforced; ?"

@@ -63,7 +63,7 @@ def test_nothing_is_found_by_another_namespace():
     assert server.send(None, f"{PATH}/{first['id']}", "alice", "GET")[0] == 200
 
 
-def test_what_shall_not_be_stored_is_not():
+def test_a_response_with_store_false_is_not_stored():
     server = Server()
     reply = server.create({"store": False})
     assert reply["store"] is False and server.send(None, f"{PATH}/{reply['id']}", method="GET")[0] == 404

@@ -1,4 +1,4 @@
-"""Checkpoint directories as they exist, written from the random models: layouts, dtypes, shards, tensors beside the
+"""Checkpoint directories as they exist, written from the random models: layouts, dtypes, shards, tensors outside the
 text model."""
 
 from __future__ import annotations

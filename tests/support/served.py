@@ -55,7 +55,7 @@ def app_of(module: Any, service: Any, **parts: Any) -> Starlette:
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
-    """The app behind a port of this machine, as a URL."""
+    """The URL of the app on a port of this machine."""
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     )

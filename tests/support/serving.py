@@ -21,7 +21,7 @@ from tests.support.scripted_service import ScriptedService
 
 @contextmanager
 def served(app: Any, connections: ConnectionManager | None = None) -> Iterator[int]:
-    """The port of a real server of `app`, on a thread of its own, with connections as `a3b serve` has them."""
+    """The port of a real server of `app`, on its own thread, with connections as in `a3b serve`."""
     config = uvicorn_config(app, connections or ConnectionManager(ServerLimits()), port=0, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

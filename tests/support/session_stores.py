@@ -35,7 +35,7 @@ def fill(store: Store, ids: list[int], stops: list[int], namespace: str = "n", k
 
 
 def reused(store: Store, ids: list[int], namespace: str = "n") -> int:
-    """Tokens restored for a prompt that goes on from `ids`, after a check of what they restored."""
+    """Tokens restored for a prompt that continues `ids`, after a check of what they restored."""
     match = cache_of(store).sync(namespace, [*ids, 1])
     assert content(match.state) == cold(tuple(ids[: match.reused]))
     return match.reused
@@ -50,7 +50,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # hundreds of s
 
 
 def forget(directory: Path, id: bytes) -> set[bytes]:
-    """Forget the session of a node as `a3b cache forget` does, beside a server; the ids that are gone."""
+    """Forget the session of a node as `a3b cache forget` does, next to a server; returns the ids that are gone."""
     with closing(Index.open(directory)) as index:
         return index.remove(index.session(id), with_records=True)
 

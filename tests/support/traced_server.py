@@ -29,7 +29,7 @@ TOOL = {
 
 
 class Server:
-    """A service with a cache of its own, and the trace of what it computed."""
+    """A service with its own cache, and the trace of what it computed."""
 
     def __init__(self, engine: Engine, settings: ServiceSettings | None = None, ram: int = 1 << 30, **scheduler):
         self.engine, self.trace = engine, io.StringIO()

@@ -34,7 +34,7 @@ def control(**options):
 
 
 def play(thinking, model, num):
-    """The first `num` tokens of an answer in which the model samples from `model` and the control puts in what it
+    """The first `num` tokens of an answer in which the model samples from `model` and the control inserts what it
     wants."""
     answer, forced, sampled = [], thinking.start(), iter(model)
     while len(answer) < num:
@@ -153,7 +153,7 @@ def test_a_block_opened_when_nothing_is_left_is_closed_at_once():
     ]
 
 
-def test_whether_the_model_may_think_again_is_told():
+def test_whether_the_model_may_think_again_is_reported():
     thinking = control(budget=3)
     told = []
     for token in [WORD, WORD, CLOSE, WORD, OPEN, WORD, CLOSE, WORD]:
@@ -236,7 +236,7 @@ def test_forced_tokens_come_out_of_the_parser_as_thinking_and_answer(budget):
 
 
 def words(text):
-    """Text as tokens, (id, bytes): words with the blank before them, marks, ends of lines."""
+    """Text as tokens, (id, bytes): words with the space before them, punctuation, line ends."""
     for piece in re.findall(r" ?\w+|\s+|[^\w\s]", text):
         yield hash(piece), piece.encode()
 
@@ -284,7 +284,7 @@ def test_lines_that_come_back_between_changing_ones_are_a_loop():
 
 
 def same_lines(line, wrap="{}"):
-    """The same line four times, one of its own, and so on: all but a fifth is stale, no period."""
+    """The same line four times, then a unique one, and so on: all but a fifth is stale, no period."""
     return num_until_found(piece for i in range(60) for piece in words(wrap.format(f"{line}\n" * 4 + f"x = {i}\n")))
 
 
@@ -389,7 +389,7 @@ def test_a_line_counts_from_its_least_length_and_its_least_number_on(num_bytes, 
 
 
 def found_after(*lines: bytes) -> int | None:
-    """Lines until a loop is found, each given as one token of its own; None if there is none."""
+    """Lines until a loop is found, each given as a single token; None if there is none."""
     loops = LoopDetector()
     for num, line in enumerate(lines, 1):
         loops.add(num, line + b"\n")

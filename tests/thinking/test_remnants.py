@@ -1,5 +1,4 @@
-"""Turns that clients send back mangled: what is left of our thinking is restored, what was edited stays the
-client's."""
+"""Turns that clients send back mangled: remnants of our thinking are restored, what was edited stays the client's."""
 
 from __future__ import annotations
 
@@ -255,7 +254,7 @@ def test_of_stopped_turns_the_one_with_the_whole_thinking_is_meant():
         "It is\nblue.\n\nRighte\u0301?",
     ],
 )
-def test_line_ends_blanks_before_them_and_composition_are_no_edit_of_the_content(content):
+def test_line_endings_trailing_spaces_and_composition_do_not_count_as_edits(content):
     written = answer("It is\nblue.\n\nRight\u00e9?", "Look.")
     history = [*BEFORE, answer(content), *AFTER]
     turns = remembered(BEFORE, written)

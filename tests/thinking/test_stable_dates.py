@@ -71,7 +71,7 @@ def test_dates_and_times_are_found_whole(date, around):
         ("11/25/2026, 5:05:12 PM", ["11/25/2026", "5:05:12 PM"]),
     ],
 )
-def test_what_says_little_alone_is_found_beside_what_tells(text, dates):
+def test_what_is_ambiguous_alone_is_found_next_to_context(text, dates):
     assert found(text) == dates
 
 

@@ -174,7 +174,7 @@ def test_of_more_equal_answers_on_disk_than_are_kept_the_newest_stay():
         assert recall(turns, [*BEFORE, answer("Done.", "thought 1")])[0][1][REPLAY_KEY] == (1, 99)
 
 
-def test_a_reminder_behind_the_message_before_may_come_and_go():
+def test_a_reminder_after_the_message_before_may_come_and_go():
     question = "Think of two numbers from 0 to 999. Tell me only the first."
     turns = remembered(
         [user("Before."), answer("Ok."), user(f"{question}\n\nReply in English.")],
@@ -213,7 +213,7 @@ def test_one_namespace_never_sees_the_turns_of_another():
     assert REPLAY_KEY not in messages[1] and not blocks and "reasoning_content" not in messages[1]
 
 
-def test_a_turn_without_thinking_is_replayed_behind_a_closed_block():
+def test_a_turn_without_thinking_is_replayed_after_a_closed_block():
     messages, blocks = recall(remembered(BEFORE, answer(thinking=""), closed=True), [*BEFORE, answer()])
     assert isinstance(messages[1][REPLAY_KEY], Closed) and not blocks
 
@@ -317,7 +317,7 @@ def test_calls_that_a_client_spread_over_messages_are_one_turn():
     assert len(messages) == 3 and messages[1][REPLAY_KEY] == IDS and messages[1]["tool_calls"] == calls
 
 
-def test_text_that_the_client_changed_does_not_come_back_with_the_calls_behind_it():
+def test_text_that_the_client_changed_does_not_come_back_with_the_calls_after_it():
     parts = [answer("I look away."), answer("", calls=LOOK["tool_calls"])]
     messages, blocks = recall(remembered(BEFORE, LOOK), [*BEFORE, *parts, RESULT])
     assert [message["content"] for message in messages] == ["What colour?", "I look away.", "", "x"]

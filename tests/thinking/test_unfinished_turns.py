@@ -222,7 +222,7 @@ async def leave_late(server: Server, ask: list, sampling: dict = GREEDY) -> str:
     return text
 
 
-def test_a_stopped_turn_is_never_cut_behind_its_stop_string(engine, monkeypatch):
+def test_a_stopped_turn_is_never_cut_after_its_stop_string(engine, monkeypatch):
     kept = []
     monkeypatch.setattr(TurnMemory, "remember", lambda self, namespace, before, turn, *_: kept.append(turn))
     with Server(engine) as server:
@@ -419,8 +419,8 @@ def test_a_turn_in_two_messages_is_read_once(engine):
 
 @pytest.mark.parametrize("is_thinking", [True, False])
 def test_a_turn_that_another_end_token_ended_is_replayed_too(engine, is_thinking, monkeypatch):
-    """As <|endoftext|> does, where the model takes its turn for a text. A budget of 3 tokens ends the thinking where a
-    tokenizer would not cut the same text."""
+    """As <|endoftext|> does, when the model takes its turn for plain text. A budget of 3 tokens ends the thinking where
+    a tokenizer would not cut the same text."""
     ask = user("Think of two numbers from 0 to 999. Tell me only the first.")
     budget = None if is_thinking else 3
     with Server(engine) as server:

@@ -129,7 +129,7 @@ def test_the_clients_stream_adds_up_to_the_same_message(url_of):
     assert (final.stop_reason, final.usage.input_tokens, final.usage.output_tokens) == ("tool_use", 40, 20)
 
 
-def test_reading_a_prompt_is_told_by_more_than_pings_if_thinking_is_next(url_of):
+def test_reading_a_prompt_sends_more_than_pings_if_thinking_is_next(url_of):
     """Claude Code leaves after 300 s of nothing but pings."""
     events = [STARTED, Reading(3, 40), Reading(9, 40), *ANSWER[2:]]
     url, _ = url_of(events)

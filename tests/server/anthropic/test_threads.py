@@ -98,7 +98,7 @@ def test_the_clients_tool_runner_gets_results_to_the_call_they_answer(client, st
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_is_held_as_soon_as_its_end_is_told(stream):
+def test_an_answer_is_held_as_soon_as_its_end_is_sent(stream):
     server = Server()
     reply = server.send("one", thread=CREATE, stream=stream)
     server.send("two", thread=after(reply[0][1]["message"]["id"] if stream else reply["id"]))

@@ -255,7 +255,7 @@ def test_logprobs_of_a_stream_come_with_their_text(service, client):
     assert found == [("hi", ["h", "i"]), ("", ["!"])]
 
 
-def test_the_choices_of_a_stream_run_beside_each_other():
+def test_the_choices_of_a_stream_run_concurrently():
     class Meeting(ScriptedService):
         """Each stream waits in its middle until the other is there too."""
 
@@ -282,12 +282,12 @@ def test_the_choices_of_a_stream_run_beside_each_other():
     assert [c["choices"][0]["finish_reason"] for c in chunks].count("stop") == 2
 
 
-def test_reading_of_the_prompt_is_told_in_comments_but_not_too_often():
+def test_reading_of_the_prompt_is_reported_in_comments_but_not_too_often():
     found = streamed(ScriptedService([STARTED, *(Reading(i, 4096) for i in range(50)), TextDelta("x"), FINISHED]))
     assert [line for line in found if isinstance(line, str)] == ["reading 0/4096", "[DONE]"]
 
 
-def test_reading_is_told_again_after_a_while(monkeypatch):
+def test_reading_is_reported_again_after_a_while(monkeypatch):
     monkeypatch.setattr(call, "READING_S", 0.0)
     found = streamed(ScriptedService([STARTED, Reading(1, 3), Reading(2, 3), FINISHED]))
     assert [line for line in found if isinstance(line, str)] == ["reading 1/3", "reading 2/3", "[DONE]"]

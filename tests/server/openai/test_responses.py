@@ -172,7 +172,7 @@ def test_an_answer_at_its_limit_is_incomplete(stream):
     assert "c9 is incomplete" in reply["a3b"]["warnings"][0]
 
 
-def test_probabilities_are_told_with_their_text():
+def test_probabilities_are_sent_with_their_text():
     def tokens(word):
         return TokenLogprobs(7, word, -0.5, ((7, word, -0.5), (8, b"\xf0", float("-inf"))))
 

@@ -17,7 +17,7 @@ from tests.support.served import SECRET
 
 
 def reasoning_of(item, key="alice", **server):
-    """(message of the second turn, warnings) when `item` stands before an assistant's message."""
+    """(message of the second turn, warnings) when `item` precedes an assistant's message."""
     server = server.get("server") or Server()
     reply = server.create(
         {"input": [item, {"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]}, key
