@@ -126,7 +126,7 @@ class Index:
         return out
 
     def num_bytes(self) -> int:
-        """Bytes of all files, as the index has them."""
+        """Bytes of all files, according to the index."""
         query = "SELECT coalesce(sum({0}), 0) FROM node WHERE {1} AND typeof({0}) = 'integer' AND {0} BETWEEN 0 AND ?"
         with self.lock:
             return sum(

@@ -261,7 +261,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def why(facts: dict[str, Any]) -> list[str]:
-    """Where the tokens a second come from, in two sentences."""
+    """Explain the tokens per second in two sentences."""
     speed, preset = facts["measured"], facts["presets"][SHOWN]
     if not speed:
         return []

@@ -28,11 +28,11 @@ from a3b.json_schema.pattern_search import byte_vocabulary
 from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
 
-COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # processor time and memory of one grammar
+COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # CPU time and memory of one grammar
 COMPILE_WALL_S = 60  # on a busy machine
-STEP_S = 2  # processor time of one token
+STEP_S = 2  # CPU time of one token
 STEP_WALL_S = 20
-MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # grammars that no answer uses, and their memory
+MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # unused grammars that are kept, and their memory
 # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_REFUSED, REFUSED_S = 256, 600
 MAX_COMPILING, MAX_COMPILING_EACH = 4, 2  # at the same time: in total, and per namespace

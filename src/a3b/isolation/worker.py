@@ -1,7 +1,7 @@
 """A process that forks another for each task, so that a task starts at once and can be killed on its own.
 
 `host` starts it. The first process computes what all tasks share, then only forks. A task has a socket to its caller
-and limits on its memory and, per unit of work, on its processor time, which the kernel enforces. When the server ends
+and limits on its memory and, per unit of work, on its CPU time, which the kernel enforces. When the server ends
 or closes the socket, everything here ends. Does not know what the tasks are. Enter at `main`."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def has_input(sock: socket.socket, seconds: float | None) -> bool:
 
 @contextmanager
 def processor_limit(seconds: float) -> Iterator[None]:
-    """Kills this process if the block uses more processor time."""
+    """Kills this process if the block uses more CPU time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield

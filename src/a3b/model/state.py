@@ -25,7 +25,7 @@ SEGMENT_LEN = SEGMENT_PAGES * PAGE_LEN
 class Segment:
     """Keys and values of SEGMENT_LEN positions of all attention layers, zero where not written."""
 
-    keys: np.ndarray  # uint8 [attention layers, SEGMENT_PAGES, Hkv, bytes], as a3b.kernels.kv has them
+    keys: np.ndarray  # uint8 [attention layers, SEGMENT_PAGES, Hkv, bytes], in the layout of a3b.kernels.kv
     values: np.ndarray  # the same, with bytes of their own
 
 

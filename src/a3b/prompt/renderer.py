@@ -20,7 +20,7 @@ from a3b.prompt.template_files import template_error
 
 MAX_VALUES_HERE = 1_000  # in a conversation that is rendered in this process
 MAX_CHARS_HERE = 1 << 20
-RENDER_S, RENDER_BYTES = 30, 768 << 20  # processor time and memory
+RENDER_S, RENDER_BYTES = 30, 768 << 20  # CPU time and memory
 RENDER_WALL_S = 60
 MAX_RENDERING, MAX_RENDERING_EACH = 4, 2  # processes at a time: in total, and per namespace
 BATCH = 2_000  # messages or segments sent in one piece

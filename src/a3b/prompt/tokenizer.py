@@ -161,7 +161,7 @@ class Tokenizer:
         return known
 
     def vocabulary(self) -> tuple[bytes | None, ...]:
-        """The bytes of each id, as `token_bytes` has them; None for an id without a token."""
+        """The bytes of each id, as `token_bytes` gives them; None for an id without a token."""
         return tuple(self._bytes)
 
     def decode(self, ids: Iterable[int], controls: bool = True) -> str:
@@ -178,7 +178,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Ids to text one by one: only whole characters, and none lost.
+    """Turns ids into text one by one: only whole characters, and none lost.
 
     All texts joined equal all bytes joined and decoded, with U+FFFD for what is not UTF-8."""
 

@@ -27,7 +27,7 @@ KNOWN = ("system", "user", "assistant", "tool")
 # other names of the known roles
 ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 NO_RESULT = "[no result was sent for this call]"
-NO_RESULT_KEY = "_no_result"  # in a message that was made up for a missing result
+NO_RESULT_KEY = "_no_result"  # in a message that was inserted for a missing result
 MAX_WARNINGS = 16
 
 Message = dict[str, Any]
@@ -35,7 +35,7 @@ Call = tuple[str, str]  # id, "" without one, and name
 
 
 def pair_results(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-    """(the messages with results in order, repeated ones left out and missing ones made up; warnings about them).
+    """(the messages with results in order, repeated ones left out and missing ones inserted; warnings about them).
 
     `messages` are of a chat as clients send them, or as `normalise_messages` gives them. Time and memory
     are linear in their number."""

@@ -19,7 +19,7 @@ def sse(data: Any, event: str | None = None) -> bytes:
 
 
 def comment(text: str) -> bytes:
-    """A line that clients skip; it keeps the connection alive."""
+    """A comment line: clients skip it, and it keeps the connection alive."""
     return f": {text}\n\n".encode()
 
 

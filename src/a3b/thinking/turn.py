@@ -33,7 +33,7 @@ class Turn:
     thinking_tokens: int
     content: str
     calls: Calls
-    cuts: tuple[TruncationPoint, ...] = ()  # of a stopped turn: where it can be cut, ascending
+    cuts: tuple[TruncationPoint, ...] = ()  # of a stopped turn: points where it can be cut, ascending
     dates: Dates = field(default_factory=dict, compare=False)  # at the beginning of the prompt
     stops: tuple[str, ...] = ()  # the stop strings of its request
 

@@ -29,7 +29,8 @@ def pyplot() -> Any:
 
 
 def draw_sparsity(facts: dict[str, Any], path: Path) -> None:
-    """Left: tokens a second by parameters held. Right: by bytes a token reads, with the line that bandwidth draws."""
+    """Left: tokens per second by parameters held. Right: by bytes that a token reads, with the line that bandwidth
+    draws."""
     plt = pyplot()
     figure, (held, read) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     rows = facts["shapes"]

@@ -35,7 +35,7 @@ class Rules(Protocol):
     """Writes the grammar of one tool's arguments; each method gives an expression of llguidance's Lark."""
 
     def raw_parameters(self) -> str:
-        """Parameters in any order, as the dialect's `raw` has them."""
+        """Parameters in any order, in the form of the dialect's `raw`."""
 
     def json_object(self) -> str:
         """All arguments as one JSON object."""

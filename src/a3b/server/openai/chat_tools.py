@@ -14,7 +14,7 @@ Tool = dict[str, Any]
 
 
 class ChatTools(NamedTuple):
-    """The tools on offer and the choice among them, as a Request has them."""
+    """The tools on offer and the choice among them, in the form of a Request."""
 
     tools: list[Tool]
     choice: ToolChoice

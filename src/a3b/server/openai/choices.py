@@ -111,7 +111,7 @@ def chat_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs]) -> dict[str,
 def text_logprobs(tokens: Iterable[TokenLogprobs | PromptLogprobs], offset: int = 0) -> dict[str, Any]:
     """The form of text completions. offset: where the first token starts in the text, in characters.
 
-    Of several tokens with the same text, the likeliest counts."""
+    Of several tokens with the same text, the most likely one counts."""
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for t in tokens:
         token = t.token.decode("utf-8", "replace")

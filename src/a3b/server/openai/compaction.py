@@ -1,4 +1,4 @@
-"""Compaction of a conversation: the model sums it up, the summary is encrypted into an item. Enter at
+"""Compaction of a conversation: the model summarises it, and the summary is encrypted into an item. Enter at
 `read_compaction` and `compacted`."""
 
 from __future__ import annotations

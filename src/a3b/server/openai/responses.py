@@ -11,8 +11,8 @@ Where it differs from what the published API suggests:
 * `truncation: auto` is treated as `disabled`: what does not fit is refused, not cut.
 * A response repeats its request, with the values used where the request gave none, so that it has every field of the
   published schema.
-* `/compact` lets the model sum up a conversation and encrypts the summary into an item that only this server can read,
-  and only for this key (`compaction`).
+* `/compact` lets the model summarise a conversation and encrypts the summary into an item that only this server can
+  read, and only for this key (`compaction`).
 
 `responses_request` says what happens to each field, `responses_input` and `responses_tools` read items and tools,
 `responses_builder` and `responses_output` make the answer."""
