@@ -136,6 +136,6 @@ def test_a_secret_or_trace_that_is_no_file_is_refused(tmp_path, kind):
             os.mkfifo(tmp_path / name) if kind == "named pipe" else (tmp_path / name).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(UsageError, match=rf"secret: is a {kind}; expected a regular file; remove it"):
             secret(store)
-        with pytest.raises(UsageError, match=rf"trace: is a {kind}; expected a regular file; give a file"):
+        with pytest.raises(UsageError, match=rf"trace: is a {kind}; expected a regular file; give a writable file"):
             opened(str(tmp_path / "trace"))
     assert not (tmp_path / "elsewhere").exists()
