@@ -25,20 +25,9 @@ from a3b.interface.events import (
     assistant_message,
 )
 from a3b.interface.request import Request
-from a3b.interface.sampling_params import SamplingParams, preset
+from a3b.interface.sampling_params import SAMPLING_FIELDS, SamplingParams, preset
 from a3b.printable import fit_for, say
 
-FIELDS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "max_tokens",
-)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -48,7 +37,7 @@ def check_sampling(args: Namespace) -> None:
 
 
 def _given(args: Namespace) -> dict[str, Any]:
-    given = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in SAMPLING_FIELDS if getattr(args, name) is not None}
     if args.stop:
         given["stop"] = tuple(args.stop)
     return given

@@ -76,6 +76,8 @@ def run(args: Namespace) -> int:
         stored.close()
         if store:
             store.close()
+        if trace:
+            trace.close()
     return 0
 
 

@@ -176,7 +176,7 @@ class Service:
         if len(ids) > self._most(request):
             raise ContextError(
                 f"prompt: {len(ids)} tokens do not fit the context of {self.context} with room to answer; "
-                "shorten the conversation or raise --context"
+                "shorten the conversation, or load the model with a larger context (--context)"
             )
         prepared = self.renderer.prepare(request, rendered, ids)
         return AnswerStream(self, prepared, self._generation(prepared))
