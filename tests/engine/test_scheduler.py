@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from a3b.engine import scheduler as scheduler_module
 from a3b.engine.backend import Job
 from a3b.engine.generation import Accepted, Sampled
 from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, MAX_SNAPSHOTS, SNAPSHOT_GAP, Scheduler, snapshot_points
+from a3b.errors import OverloadedError
 from a3b.interface.events import Reading
 
 WRITTEN = 40  # tokens of an answer
@@ -125,6 +127,24 @@ def run(cache: Cache, *asked: tuple[list[int], int], **options) -> tuple[Model, 
         may_begin.set()
         scheduler.close()
     return model, events, jobs
+
+
+def test_a_scheduler_that_fails_between_steps_leaves_nobody_waiting(monkeypatch, caplog):
+    def fail(self):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(Scheduler, "_drop_cancelled", fail)
+    scheduler, emitted = Scheduler(Model(), Cache()), queue.Queue()
+    try:
+        scheduler.submit(Job("n", [1, 2], Counting(3), lambda job: "started", lambda job: "finished", emitted.put))
+        while not isinstance(found := emitted.get(timeout=30), Exception):
+            pass
+        assert isinstance(found, OverloadedError) and "stopped after an error" in str(found)
+        with pytest.raises(OverloadedError):
+            scheduler.submit(Job("n", [1], Counting(1), lambda job: "", lambda job: "", emitted.put))
+        assert "planted" in caplog.text
+    finally:
+        scheduler.close()
 
 
 def test_a_prompt_alone_is_read_in_large_pieces():

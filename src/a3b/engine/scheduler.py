@@ -137,6 +137,19 @@ class Scheduler:
     # -- in the scheduler's thread
 
     def _run(self) -> None:
+        error = OverloadedError("the server is shutting down")
+        try:
+            self._loop()
+        except Exception:  # between two steps: not the fault of one answer
+            log.exception("the scheduler has stopped")
+            error = OverloadedError("the scheduler has stopped after an error; restart the server, its log says why")
+        with self._wake:
+            self._quit = True  # later requests are refused
+            left = [*self._active, *self._restoring, *self._waiting]
+        for run in left:
+            run.job.emit(error)
+
+    def _loop(self) -> None:
         while True:
             with self._wake:
                 while not (self._quit or self._may_admit or self._active or self._calls):
@@ -159,8 +172,6 @@ class Scheduler:
             if self.load()[0] < running:
                 with self._wake:
                     self._may_admit = True
-        for run in [*self._active, *self._restoring, *self._waiting]:
-            run.job.emit(OverloadedError("the server is shutting down"))
 
     def _guard(self, fn: Callable[[], None]) -> None:
         try:
