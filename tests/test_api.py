@@ -150,6 +150,12 @@ def test_other_libraries_names_are_understood(model):
         ({"think": "yes"}, "think"),
         ({"thinking_budget": -1}, "thinking_budget"),
         ({"thinking_policy": "some"}, "policy"),
+        ({"thinking_policy": 5}, "policy"),
+        ({"logit_bias": {5: "x"}}, "logit_bias"),
+        ({"logit_bias": {5: float("nan")}}, "logit_bias"),
+        ({"logit_bias": {5.5: 1.0}}, "logit_bias"),
+        ({"logit_bias": "ab"}, "logit_bias"),
+        ({"logit_bias": [(5,)]}, "logit_bias"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(model, options, told):

@@ -44,11 +44,12 @@ class Request:
     request_id: str = ""
 
 
-def check_policy(policy: str) -> str:
+def check_policy(policy: Any) -> str:
     """The policy, if it is one. Raises UsageError."""
-    name, _, number = policy.partition(":")
-    if (name in ("all", "current-task", "none") and not number) or (
-        name == "budget" and number.isdecimal() and len(number) < 10
-    ):
-        return policy
+    if isinstance(policy, str):
+        name, _, number = policy.partition(":")
+        if (name in ("all", "current-task", "none") and not number) or (
+            name == "budget" and number.isdecimal() and len(number) < 10
+        ):
+            return policy
     raise UsageError(f"thinking policy: {policy!r}; expected all, current-task, none or budget:N")

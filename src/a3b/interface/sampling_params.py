@@ -66,6 +66,22 @@ def _float(value: Any) -> float:
         return math.inf
 
 
+def _checked_bias(pairs: Any) -> tuple[tuple[int, float], ...]:
+    """The pairs as Python numbers. Raises UsageError that names the first that is none."""
+    expected = "expected pairs of a token id and a finite number"
+    if not isinstance(pairs, tuple | list):
+        raise UsageError(f"logit_bias: {pairs!r}; {expected}")
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UsageError(f"logit_bias: {pair!r}; {expected}")
+        token, bias = pair
+        if not _is_a(numbers.Integral, token) or not _is_a(numbers.Real, bias) or not math.isfinite(_float(bias)):
+            raise UsageError(f"logit_bias: {pair!r}; {expected}")
+        found.append((int(token), float(bias)))
+    return tuple(found)
+
+
 def _real(default: float, meaning: str, *, low: float, high: float = math.inf, excludes_low: bool = False) -> Any:
     limits = {"meaning": meaning, "low": low, "high": high, "excludes_low": excludes_low}
     return field(default=default, metadata=limits)
@@ -110,6 +126,7 @@ class SamplingParams:
         if refused := too_many_stops(stop):
             raise UsageError(f"stop: {refused}")
         object.__setattr__(self, "stop", tuple(stop))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
 
     def with_seed(self, seed: int) -> SamplingParams:
         """The same parameters with another seed."""
