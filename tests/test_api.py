@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -151,6 +155,8 @@ def test_other_libraries_names_are_understood(model):
         ({"thinking_budget": -1}, "thinking_budget"),
         ({"thinking_policy": "some"}, "policy"),
         ({"thinking_policy": 5}, "policy"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"stream": "yes"}, "stream"),
         ({"logit_bias": {5: "x"}}, "logit_bias"),
         ({"logit_bias": {5: float("nan")}}, "logit_bias"),
         ({"logit_bias": {5.5: 1.0}}, "logit_bias"),
@@ -187,9 +193,14 @@ def test_messages_that_cannot_be_used_are_named_by_their_place(model, messages, 
 def test_ids_that_are_no_tokens_are_refused(model):
     with pytest.raises(TokenizerError):
         model.detokenize([10**9])
+    for ids in ("x", 5, [1.5], None):
+        with pytest.raises(UsageError, match="ids"):
+            model.detokenize(ids)
 
 
-@pytest.mark.parametrize("options", [{"max_active": 0}, {"threads": 0}, {"kv": "q9"}, {"isa": "none"}, {"context": 0}])
+@pytest.mark.parametrize(
+    "options", [{"max_active": 0}, {"threads": 0}, {"kv": "q9"}, {"isa": "none"}, {"context": 0}, {"cache_dir": 5}]
+)
 def test_loading_refuses_what_it_cannot_do(options):
     with pytest.raises(A3BError):
         a3b.load(**options)
@@ -216,3 +227,50 @@ def test_leaving_a_stream_early_leaves_the_model_usable(model):
     with model.chat("hello", stream=True, temperature=3.0, max_tokens=3000) as stream:
         next(stream)
     assert model.chat("hello", **GREEDY).finish_reason == "stop"
+
+
+def test_a_model_that_was_not_closed_leaves_quietly():
+    code = (
+        "import a3b; model = a3b.load(); model.chat('hello', max_tokens=2); stream = model.chat('hello', stream=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # the fork of a process with threads
+def test_a_forked_process_is_told_to_load_its_own_model(model):
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        try:
+            model.chat("hello", max_tokens=2)
+        except UsageError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            model.close()  # its threads are the parent's
+            os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as told:
+        assert "load it in this process" in told.read()
+    os.waitpid(child, 0)
+    assert model.chat("hello", **GREEDY).finish_reason == "stop"
+
+
+def test_a_stream_that_was_cancelled_says_so(model):
+    with model.chat("hello", stream=True, max_tokens=3000) as stream:
+        next(stream)
+    with pytest.raises(UsageError, match="cancelled"):
+        stream.reply  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "conversations, options, told",
+    [
+        ("hello", {}, "chat_many"),
+        (None, {}, "chat_many"),
+        (["hello"], {"stream": True}, "chat_many"),
+    ],
+)
+def test_many_conversations_that_cannot_be_used_are_refused(model, conversations, options, told):
+    with pytest.raises(UsageError, match=told):
+        model.chat_many(conversations, **options, **GREEDY)

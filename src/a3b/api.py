@@ -10,7 +10,10 @@ Knows no HTTP and no terminal. Requests from several threads are computed togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import atexit
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -61,9 +64,9 @@ class Sampling(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     repetition_penalty: float
-    seed: int
+    seed: int | None
     stop: str | Sequence[str]
-    max_tokens: int
+    max_tokens: int | None
     logit_bias: Mapping[int, float]
     sampling_params: SamplingParams  # all of them at once; fields beside it win
 
@@ -95,11 +98,13 @@ class Reply:
 
 class ReplyStream:
     """The events of an answer while it is written: ThinkingDelta, TextDelta, ToolCallStart, ToolCallDelta, ToolCallEnd,
-    and Finished as the last. Leaving the iteration early cancels the answer."""
+    and Finished as the last, all of them in `a3b.interface.events`. `close`, the end of a `with` or the loss of the
+    last reference cancels an answer that is not complete; `break` alone does not: iterate again to go on."""
 
     def __init__(self, stream: AnswerStream):
         self._stream = stream
         self._events: list[Event] = []
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -113,8 +118,10 @@ class ReplyStream:
 
     @property
     def reply(self) -> Reply:
-        """The whole answer. Raises UsageError before the last event."""
+        """The whole answer. Raises UsageError before the last event, and for an answer that was cancelled."""
         if not self._events or not isinstance(finished := self._events[-1], Finished):
+            if self._is_closed:
+                raise UsageError("reply: the answer was cancelled before its end; read it before you close the stream")
             raise UsageError("reply: the answer is still being written; iterate to the end first")
         message = assistant_message(self._events)
         calls = tuple(
@@ -131,7 +138,8 @@ class ReplyStream:
         return self.reply
 
     def close(self) -> None:
-        """Cancel what is left of the answer."""
+        """Cancel what is left of the answer. Call it in the thread that iterates."""
+        self._is_closed = True
         self._stream.close()
 
     def __enter__(self) -> Self:
@@ -142,14 +150,18 @@ class ReplyStream:
 
 
 class LLM:
-    """A loaded model. Close it, or use it as a context manager. All methods may be called from several threads."""
+    """A loaded model. Close it, or use it as a context manager: nothing else gives its memory back before the process
+    ends. All methods may be called from several threads, but only in the process that loaded it, not in its forks."""
 
     def __init__(self, engine: Engine, service: Service, resources: ExitStack):
         """Use `load`. resources: closed after the service."""
         self._engine, self._service, self._resources, self._is_closed = engine, service, resources, False
+        self._process = os.getpid()
+        atexit.register(self.close)
 
     @property
     def name(self) -> str:
+        """What the model is called: the name of its directory, or a3b-nano."""
         return self._engine.name
 
     @property
@@ -196,18 +208,26 @@ class LLM:
         """Answer a conversation.
 
         messages: what the user says, or messages as OpenAI has them. tools: as OpenAI has them. tool_choice: "auto",
-        "none", "required", the name of a tool, or OpenAI's object. schema: a JSON schema that the text satisfies.
-        think: whether the model thinks first. thinking_budget: tokens of thinking. thinking_policy: which thinking of
-        earlier turns stays: "all", "current-task", "none" or "budget:N". stream: give a ReplyStream at once. Other
-        arguments are those of SamplingParams.
+        "none", "required", the name of a tool, or OpenAI's object. parallel_tool_calls: whether one answer may call
+        several times. schema: a JSON schema that the text satisfies. think: whether the model thinks first.
+        thinking_budget: most tokens of thinking. thinking_policy: which thinking of earlier turns stays: "all",
+        "current-task", "none" or "budget:N". stream: give a ReplyStream at once. Other arguments are the fields of
+        SamplingParams; what is left out is the model's recommendation. sampling_params: all of them at once; a field
+        beside it wins.
 
-        Raises A3BError: UsageError for arguments, ConversationError for messages, ContextError for a prompt that is
-        too long, LogitsError for damaged weights."""
+        Raises A3BError, of `a3b.errors`: UsageError for arguments, ConversationError for messages, ContextError for a
+        prompt that is too long, OverloadedError if the model is closed meanwhile, LogitsError for damaged weights."""
+        _check_bool("stream", stream)
         found = self._start(_chat_request(messages, **options))
         return found if stream else found.read()
 
     def chat_many(self, conversations: Sequence[Messages], **options: Any) -> list[Reply]:
-        """The replies to several conversations, computed together; options as for `chat`."""
+        """The replies to several conversations, computed together; options as for `chat`, without stream."""
+        if isinstance(conversations, str | bytes | Mapping) or not isinstance(conversations, Iterable):
+            found = type(conversations).__name__
+            raise UsageError(f"conversations: {found}; chat_many expects a list of them, and chat takes one")
+        if "stream" in options:
+            raise UsageError("stream: chat_many has no streams; use chat in several threads")
         requests = [_chat_request(messages, **options) for messages in conversations]
         with ExitStack() as stack:
             streams = [stack.enter_context(self._start(request)) for request in requests]
@@ -221,6 +241,7 @@ class LLM:
         """Continue a text as it is: no template, no thinking apart, no tool calls. Raises A3BError as `chat` does."""
         if not isinstance(text, str):
             raise UsageError(f"text: {type(text).__name__}; expected text to continue, or use chat for messages")
+        _check_bool("stream", stream)
         found = self._start(Request(prompt=text, sampling=_sampling(sampling, ())))
         return found if stream else found.read()
 
@@ -232,7 +253,13 @@ class LLM:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids. Raises TokenizerError for ids that the vocabulary does not have."""
-        return self._service.decode(list(ids))
+        if not isinstance(ids, Iterable):
+            raise UsageError(f"ids: {type(ids).__name__}; expected a list of token ids")
+        found: list[Any] = list(ids)
+        for one in found:
+            if isinstance(one, bool) or not isinstance(one, numbers.Integral):
+                raise UsageError(f"ids: {one!r}; expected whole numbers")
+        return self._service.decode([int(one) for one in found])
 
     def count_tokens(self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
         """Tokens of the prompt of a conversation, even if it is longer than the context."""
@@ -240,9 +267,11 @@ class LLM:
         return len(self._service.renderer.ids(request, self._service.renderer.render(request)))
 
     def close(self) -> None:
-        """Give the memory back; answers that are still being written end with an error."""
-        if not self._is_closed:
+        """Give the memory back; answers that are still being written end with OverloadedError. The end of the process
+        closes a model, too."""
+        if not self._is_closed and self._process == os.getpid():
             self._is_closed = True
+            atexit.unregister(self.close)
             self._service.close()
             self._resources.close()
 
@@ -257,6 +286,11 @@ class LLM:
     def _start(self, request: Request) -> ReplyStream:
         if self._is_closed:
             raise UsageError(f"{self.name}: the model is closed; load it again: a3b.load()")
+        if self._process != os.getpid():
+            raise UsageError(
+                f"{self.name}: loaded by process {self._process}, of which this is a fork without its threads; "
+                "load it in this process"
+            )
         return ReplyStream(self._service.answer(request))
 
 
@@ -280,6 +314,8 @@ def load(
     """
     if not isinstance(max_active, int) or isinstance(max_active, bool) or max_active < 1:
         raise UsageError(f"max_active: {max_active!r}; expected a whole number of at least 1")
+    if cache_dir is not None and not isinstance(cache_dir, str | Path):
+        raise UsageError(f"cache_dir: {type(cache_dir).__name__}; expected the name of a directory, or None")
     engine = Engine.load(name_or_directory, context=context, threads=threads, isa=isa, kv=kv)
     with ExitStack() as resources:
         settings = ServiceSettings(exact_dates=True)
@@ -309,8 +345,8 @@ def _chat_request(
 ) -> Request:
     known = ("tools", "tool_choice", "parallel_tool_calls", "schema", "think", "thinking_budget", "thinking_policy")
     choice, name = _tool_choice(tool_choice)
-    if not isinstance(think, bool):
-        raise UsageError(f"think: {think!r}; expected True or False")
+    _check_bool("think", think)
+    _check_bool("parallel_tool_calls", parallel_tool_calls)
     is_budget = isinstance(thinking_budget, int) and not isinstance(thinking_budget, bool) and thinking_budget >= 0
     if thinking_budget is not None and not is_budget:
         raise UsageError(f"thinking_budget: {thinking_budget!r}; expected a whole number of at least 0, or None")
@@ -328,6 +364,11 @@ def _chat_request(
         policy=thinking_policy,
         sampling=_sampling(sampling, ("stream", *known)),
     )
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: {value!r}; expected True or False")
 
 
 def _messages(given: Any) -> list[dict[str, Any]]:
@@ -360,7 +401,7 @@ def _sampling(given: dict[str, Any], others: Sequence[str]) -> dict[str, Any]:
     found = dict(vars(params)) if params is not None else {}
     for name, value in given.items():
         if name not in SAMPLING and name not in ALIASES:
-            known = (*SAMPLING, *ALIASES, *others)
+            known = (*SAMPLING, "sampling_params", *ALIASES, *others)
             raise UsageError(
                 f"argument {name!r} is unknown" + (did_you_mean(name, known) or f"; known: {', '.join(known)}")
             )
