@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from a3b.api import LLM, Reply, ReplyStream, ToolCall, load
-    from a3b.errors import A3BError
-    from a3b.interface.events import Finished, TextDelta, ThinkingDelta
+    from a3b.errors import A3BError, ContextError, ConversationError, UsageError
+    from a3b.interface.events import (
+        Finished,
+        TextDelta,
+        ThinkingDelta,
+        ToolCallDelta,
+        ToolCallEnd,
+        ToolCallStart,
+        Usage,
+    )
     from a3b.interface.sampling_params import SamplingParams
 
 try:
@@ -27,6 +35,8 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "LLM",
     "A3BError",
+    "ContextError",
+    "ConversationError",
     "Finished",
     "Reply",
     "ReplyStream",
@@ -34,17 +44,24 @@ __all__ = [
     "TextDelta",
     "ThinkingDelta",
     "ToolCall",
+    "ToolCallDelta",
+    "ToolCallEnd",
+    "ToolCallStart",
+    "Usage",
+    "UsageError",
     "__version__",
     "load",
 ]
 
 _PLACES = {
-    "A3BError": "a3b.errors",
-    "Finished": "a3b.interface.events",
     "SamplingParams": "a3b.interface.sampling_params",
-    "TextDelta": "a3b.interface.events",
-    "ThinkingDelta": "a3b.interface.events",
-} | dict.fromkeys(("LLM", "Reply", "ReplyStream", "ToolCall", "load"), "a3b.api")
+    **dict.fromkeys(("LLM", "Reply", "ReplyStream", "ToolCall", "load"), "a3b.api"),
+    **dict.fromkeys(("A3BError", "ContextError", "ConversationError", "UsageError"), "a3b.errors"),
+    **dict.fromkeys(
+        ("Finished", "TextDelta", "ThinkingDelta", "ToolCallDelta", "ToolCallEnd", "ToolCallStart", "Usage"),
+        "a3b.interface.events",
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,7 @@ class Sampling(TypedDict, total=False):
     stop: str | Sequence[str]
     max_tokens: int | None
     logit_bias: Mapping[int, float]
-    sampling_params: SamplingParams  # all of them at once; fields beside it win
+    sampling_params: SamplingParams  # all of them at once; fields given as well win
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,13 @@ class LLM:
     def chat(self, messages: Messages, *, stream: bool = False, **options: Any) -> Reply | ReplyStream:
         """Answer a conversation.
 
-        messages: what the user says, or messages as OpenAI has them. tools: as OpenAI has them. tool_choice: "auto",
+        messages: what the user says, or messages in OpenAI's form. tools: in OpenAI's form. tool_choice: "auto",
         "none", "required", the name of a tool, or OpenAI's object. parallel_tool_calls: whether one answer may call
         several times. schema: a JSON schema that the text satisfies. think: whether the model thinks first.
         thinking_budget: most tokens of thinking. thinking_policy: which thinking of earlier turns stays: "all",
         "current-task", "none" or "budget:N". stream: give a ReplyStream at once. Other arguments are the fields of
-        SamplingParams; what is left out is the model's recommendation. sampling_params: all of them at once; a field
-        beside it wins.
+        SamplingParams; what is left out is the model's recommendation. sampling_params: all of them at once; fields
+        given as well win.
 
         Raises A3BError, of `a3b.errors`: UsageError for arguments, ConversationError for messages, ContextError for a
         prompt that is too long, OverloadedError if the model is closed meanwhile, LogitsError for damaged weights."""
@@ -238,7 +238,7 @@ class LLM:
     @overload
     def generate(self, text: str, *, stream: Literal[True], **sampling: Unpack[Sampling]) -> ReplyStream: ...
     def generate(self, text: str, *, stream: bool = False, **sampling: Any) -> Reply | ReplyStream:
-        """Continue a text as it is: no template, no thinking apart, no tool calls. Raises A3BError as `chat` does."""
+        """Continue a text as it is: no template, thinking or tool calls. Raises A3BError as `chat` does."""
         if not isinstance(text, str):
             raise UsageError(f"text: {type(text).__name__}; expected text to continue, or use chat for messages")
         _check_bool("stream", stream)

@@ -1,7 +1,7 @@
 """Every option of every command: its name, how its text is read, its default and its help. Imports nothing that
 computes, so that help is quick.
 
-What the options of `serve` do stands in `a3b.commands.serve`. Enter at `COMMANDS`."""
+`a3b.commands.serve` says what the options of `serve` do. Enter at `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -402,8 +402,8 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
 EXAMPLES = {
     "chat": """
 a3b chat                        with a3b-nano
-a3b chat DIR --continue         go on with the last conversation
-a3b chat --resume               list conversations; --resume ID goes on with one""",
+a3b chat DIR --continue         continue the last conversation
+a3b chat --resume               list conversations; --resume ID continues one""",
     "run": """
 a3b run "What is recursion?"
 a3b run DIR "Name three birds." --no-think --json

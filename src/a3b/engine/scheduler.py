@@ -86,7 +86,7 @@ class Scheduler:
         """Raises OverloadedError when every place is taken, including those to wait in."""
         with self._wake:
             if self._quit:
-                raise OverloadedError("the server is shutting down; try another or wait for it to be back")
+                raise OverloadedError("the engine is shutting down; try another server, or wait until it is back")
             running = self.load()[0]
             if len(self._waiting) >= self.max_waiting + self.max_active - running:
                 raise OverloadedError(
@@ -137,7 +137,7 @@ class Scheduler:
     # -- in the scheduler's thread
 
     def _run(self) -> None:
-        error = OverloadedError("the server is shutting down")
+        error = OverloadedError("the engine is shutting down")
         try:
             self._loop()
         except Exception:  # between two steps: not the fault of one answer
