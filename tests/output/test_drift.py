@@ -180,7 +180,7 @@ def test_thinking_about_functions_takes_linear_time():
 def test_lines_of_text_take_linear_time(text):
     started = time.process_time()
     assert summary([text], in_thinking=False)[1] == text.strip()
-    assert time.process_time() - started < 6
+    assert time.process_time() - started < 30
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_values_full_of_closing_tags_take_linear_time(text):
     assert summary(call(param("path", text) + param("count", "5")), in_thinking=False)[2] == [
         ("put", {"path": text, "count": 5})
     ]
-    assert time.process_time() - started < 6
+    assert time.process_time() - started < 30
 
 
 # Calls as JSON

@@ -301,4 +301,4 @@ def test_hostile_values_take_linear_time(text, size):
     for start in range(0, len(text), size):
         parser.push(text[start : start + size])
     parser.finish()
-    assert time.process_time() - started < 6
+    assert time.process_time() - started < 30  # seconds of CPU, traced too; minutes if it were quadratic
