@@ -40,7 +40,14 @@ GROUPS = {  # globs below src/a3b; a file belongs to the first group that names 
     "output": ["output/**/*.py"],
     "server": ["server/**/*.py"],
     "packing": ["packing/*.py"],
-    "options": ["commands/serve.py", "commands/parser.py", "settings.py", "interface/sampling_params.py"],
+    "options": [
+        "commands/options.py",
+        "commands/argument_types.py",
+        "commands/serve.py",
+        "commands/parser.py",
+        "settings.py",
+        "interface/sampling_params.py",
+    ],
 }
 
 
