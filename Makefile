@@ -17,7 +17,7 @@ chat: $(VENV)/.installed
 	$(BIN)/a3b chat
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 quick: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "not slow" -n 2

@@ -14,6 +14,8 @@ import pytest
 import a3b
 from a3b.errors import A3BError, ContextError, ConversationError, TokenizerError, UsageError
 
+pytestmark = pytest.mark.slow  # loads the embedded model many times
+
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
 TOOL = {
     "type": "function",

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow  # loads the embedded model many times
+
 EXAMPLES = ROOT / "examples"
 SHAPES = {
     "chat.py": r"> Think of two .*\n.+\n\n> And the other number\?\n.+\n\n[1-9]\d* of \d+ tokens of the last prompt",

@@ -356,6 +356,7 @@ def prose(r):
     return f"Let me {r.choice(VERBS)} the {r.choice(NOUNS)}. The {r.choice(NOUNS)} has {r.randrange(100)} parts.\n"
 
 
+@pytest.mark.slow
 def test_10000_honest_texts_are_left_alone():
     r = random.Random(4)
     kinds = [code, fenced, table, numbers, listing, headings, grid, prose]
