@@ -381,3 +381,13 @@ def test_half_a_character_at_the_end_is_shown_unless_the_client_has_left(ends, t
 def test_an_answer_cannot_be_cut_within_a_character():
     generation, _ = half_written(*ids_of("</think>\n\na"))
     assert generation.cuts[-1].num_ids == len(generation.sampled) - 1
+
+
+def test_white_space_has_logprobs_within_a_text_and_not_before_it():
+    script = [*ids_of("x</think>"), *ids_of("\n\n"), *ids_of("one"), *ids_of("\n"), *ids_of("two"), EOS[0]]
+    generation, _ = generation_of(Case(script, "stop"))
+    events = list(generation.start())
+    for position, token in enumerate(script):
+        events += generation.accept([token], [logprobs_of(token, position)]).events
+    scored = b"".join(TOKENIZER.token_bytes(event.token_id) for event in events if isinstance(event, TokenLogprobs))
+    assert scored == b"one\ntwo"

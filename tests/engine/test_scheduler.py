@@ -16,7 +16,7 @@ from a3b.engine import scheduler as scheduler_module
 from a3b.engine.backend import Job
 from a3b.engine.generation import Accepted, Sampled
 from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, MAX_SNAPSHOTS, SNAPSHOT_GAP, Scheduler, snapshot_points
-from a3b.errors import OverloadedError
+from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Reading
 
 WRITTEN = 40  # tokens of an answer
@@ -207,6 +207,20 @@ def test_an_answer_goes_on_from_the_cold_state_if_the_cached_one_was_wrong(is_wr
     assert job.generation.sampled == [1, 1, 1]
     assert model.steps[:2] == [[(20, 10)], [(0, 30)]]
     assert cache.num_clears == is_wrong
+
+
+def test_a_verification_ends_with_its_client(monkeypatch):
+    cancels, forward = [], Model.forward
+
+    def leaves(self, ids, state, logits="last", cancel=None):
+        if len(ids) < 30:
+            return forward(self, ids, state, logits, cancel)
+        cancels.append(cancel)  # all of the prompt: the verification
+        raise Interrupted("its client is gone")
+
+    monkeypatch.setattr(Model, "forward", leaves)
+    _, _, (job,) = run(Cache(reused=29), (prompt(0, 30), 2), verify_every=1)
+    assert cancels == [job.cancelled.is_set] and job.generation.sampled == [1, 1]
 
 
 def test_one_in_so_many_hits_is_verified():
