@@ -36,6 +36,13 @@ def test_only_pages_that_the_parent_lacks_are_written(copied):
         assert [rows[n].kv_bytes // page for n in STOPS] == [1, 2, 1, 3, 3]
 
 
+def test_the_end_of_an_answer_gives_its_state_up_for_what_follows_right_after_it(tmp_path):
+    ids = numbers(50)
+    with Store(tmp_path) as store:
+        fill(store, ids, [40, 43], kind="end")
+        assert {row.num_tokens: row.has_state for row in cache_rows(store)} == {40: False, 43: True}
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 1), (0, 2)])
 def test_full_segments_of_a_relative_in_memory_are_shared_not_read(tmp_path, order):
     ids = numbers(SEGMENT_LEN + 200)
