@@ -57,6 +57,7 @@ def test_greedy_answers_are_equal_and_end_with_usage(service):
     assert merge_events(first)[:-1] == merge_events(second)[:-1]
     usage = first[-1].usage
     assert usage.cached_tokens == 0 and 0 < usage.completion_tokens <= 48 and usage.thinking_tokens > 0
+    assert usage.prefill_s > 0 and usage.decode_s > 0
 
 
 @pytest.mark.parametrize("end", [None, "<|endoftext|>"])
