@@ -11,6 +11,7 @@ import pytest
 from a3b.interface.events import ToolCallEnd
 from a3b.output.dialects.json_call import parse_json_calls
 from a3b.output.parser import OutputParser
+from tests.support.cpu_time import at_most
 from tests.support.outputs import TOOLS, call, param, parse, pieces, recut, summary
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -180,7 +181,7 @@ def test_thinking_about_functions_takes_linear_time():
 def test_lines_of_text_take_linear_time(text):
     started = time.process_time()
     assert summary([text], in_thinking=False)[1] == text.strip()
-    assert time.process_time() - started < 30
+    assert time.process_time() - started < at_most(6)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_values_full_of_closing_tags_take_linear_time(text):
     assert summary(call(param("path", text) + param("count", "5")), in_thinking=False)[2] == [
         ("put", {"path": text, "count": 5})
     ]
-    assert time.process_time() - started < 30
+    assert time.process_time() - started < at_most(6)
 
 
 # Calls as JSON
