@@ -50,6 +50,7 @@ def request(**given):
         ({}, "think", None),
         ({"temperature": 0, "top_p": 0.5, "min_p": 0.1}, "sampling", {"temperature": 0, "top_p": 0.5, "min_p": 0.1}),
         ({"top_k": -1, "seed": -5}, "sampling", {"top_k": 0, "seed": -5}),
+        ({"top_k": 10**400}, "sampling", {"top_k": 10**400}),  # as good as off
         (
             {"presence_penalty": 1.5, "frequency_penalty": -2, "repetition_penalty": 1.1},
             "sampling",
