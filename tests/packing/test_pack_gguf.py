@@ -23,7 +23,7 @@ from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
 from a3b.prompt.segments import Control, Text
 from a3b.prompt.tokenizer import Tokenizer
-from tests.support.gguf_files import END, SIZES, TOKENS, TYPE_OF, write_gguf
+from tests.support.gguf_files import DENSE, END, SIZES, TOKENS, TYPE_OF, write_gguf
 from tests.support.packing_files import ids_for, logits_of
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -50,6 +50,46 @@ def test_a_packed_gguf_computes_as_the_same_model_from_hugging_face(tmp_path):
     assert expected.std() > 0.1
     assert np.abs(found - expected).max() <= 1e-4 * expected.std()  # A_log and norms went through one more rounding
     assert verify(directory) == []
+
+
+def test_a_dense_file_computes_as_the_same_model_from_hugging_face(tmp_path):
+    directory, exact = packed(tmp_path, sizes=DENSE, types={**TYPE_OF, "attn_v": "Q8_0"})
+    config = read_config(directory)
+    assert config.dense and config.model_type == "qwen3_5_text"
+    weights = load_weights(Checkpoint.open(directory), config)
+    model = Model(config, dequantised(config, weights), open_kernels("reference"), "f32")
+    found, expected = model.forward(ids_for(DENSE), model.new_state(), logits="all"), logits_of(config, exact, DENSE)
+    assert expected.std() > 0.1
+    assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+
+
+def as_ollama_writes(kv, tensors):
+    """Heads listed layer by layer, three sections, a bias without its suffix, the other parts in the same file."""
+    kv["qwen35moe.attention.head_count_kv"] = [0, 0, 0, SIZES["Hkv"]]
+    kv["qwen35moe.rope.dimension_sections"] = kv["qwen35moe.rope.dimension_sections"][:3]
+    for i in range(SIZES["layers"]):
+        if (dt := tensors.pop(f"blk.{i}.ssm_dt.bias", None)) is not None:
+            tensors[f"blk.{i}.ssm_dt"] = dt
+    tensors["v.blk.0.attn_qkv.weight"] = tensors["mm.0.weight"] = (np.zeros((3, 2), np.float32), None)
+    tensors["mtp.fc.weight"] = (np.zeros((4, 8), np.float32), None)
+
+
+def test_a_file_as_ollama_writes_it_is_the_same_model_whatever_it_is_called(tmp_path):
+    one, _ = packed(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    blob = tmp_path / "blobs" / f"sha256-{'0' * 64}"
+    write_gguf(blob, gguf, change=as_ollama_writes)
+    source = open_source(blob)
+    other = write(source, make_plan(source.config, source.weights, None), tmp_path / "other", shard_bytes=1_000_000)
+    assert other.checksums == Manifest.read(one).checksums
+    assert other.skipped == {"vision": 12, "mtp": 32}
+
+
+@pytest.mark.parametrize("is_tiled", [True, False])
+def test_a_file_that_says_how_its_heads_are_ordered_is_believed(tmp_path, is_tiled):
+    write_gguf(tmp_path / "x.gguf", gguf, change=lambda kv, t: kv.update({"qwen35moe.ssm.v_head_reordered": is_tiled}))
+    source = open_source(tmp_path / "x.gguf")
+    assert source.weights.tiled_v_heads == is_tiled and not any("order" in note for note in source.notes)
 
 
 def test_kernels_on_tiles_know_the_order_of_the_heads(tmp_path):
@@ -143,6 +183,10 @@ CHANGES = {
         "'blk.0.new.weight' is unknown",
     ),
     "other sizes": (lambda kv, t: kv.update({"qwen35moe.expert_count": 6}), r"has shape \[5, 256\]; expected \[6, 256"),
+    "several numbers of heads": (
+        lambda kv, t: kv.update({"qwen35moe.attention.head_count_kv": [0, 1, 2, 3]}),
+        "expected one number, or zero",
+    ),
     "scaled positions": (
         lambda kv, t: kv.update({"qwen35moe.rope.scaling.type": "yarn"}),
         "rope.scaling.type is 'yarn'",

@@ -1,5 +1,5 @@
-"""A small GGUF file of architecture qwen35moe, written by the format's own library with every transform of its
-converter."""
+"""A small GGUF file of architecture qwen35moe or, if it has no experts, qwen35, written by the format's own library
+with every transform of its converter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from a3b.prompt.tokenizer import byte_alphabet
 from tests.support.random_model import AXES, random_tensors
 
 SIZES = dict(zip(AXES, (290, 256, 4, 4, 4, 2, 64, 16, 2, 6, 32, 128, 5, 2, 256, 64), strict=True))
+DENSE = {**SIZES, "E": 0, "K": 0, "Fs": 0, "F": 512}
 MERGES = ["h e", "l l", "he ll", "Ġ t"]
 LETTERS = [letter for letter, _ in sorted(byte_alphabet().items(), key=lambda pair: pair[1])]
 TOKENS = [*LETTERS, *("".join(merge.split()) for merge in MERGES), *CONTROL_NAMES, "[PAD]", "[PAD2]"]
@@ -33,6 +34,9 @@ TYPE_OF = {
     "ffn_gate_shexp": "Q8_0",
     "ffn_up_shexp": "Q8_0",
     "ffn_down_shexp": "Q8_0",
+    "ffn_gate": "Q4_K",
+    "ffn_up": "Q4_K",
+    "ffn_down": "Q6_K",
 }
 MINIMUMS = {"Q4_K": 7.5, "Q5_K": 15.5}  # in units of d, so that values lie around 0
 
@@ -123,6 +127,10 @@ def write_gguf(
             floats(b + "attn_q_norm.weight", exact[q + "q_norm.weight"] + 1)
             floats(b + "attn_k_norm.weight", exact[q + "k_norm.weight"] + 1)
         q, F = p + "mlp.", s["F"]
+        if not s["E"]:
+            for name in ("gate", "up", "down"):
+                matrix(f"{b}ffn_{name}.weight", f"{q}{name}_proj.weight")
+            continue
         floats(b + "ffn_gate_inp.weight", exact[q + "gate.weight"])
         floats(b + "ffn_gate_inp_shexp.weight", exact[q + "shared_expert_gate.weight"][0])
         matrix(b + "ffn_gate_exps.weight", q + "experts.gate_up_proj", part=slice(0, F))
@@ -136,9 +144,13 @@ def write_gguf(
     change(kv, tensors)
     writer = gguf.GGUFWriter(path, kv.pop("general.architecture"))
     for key, value in kv.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[
-            type(value)
-        ]
+        add = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }[type(value)]
         add(key, value)
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[kind] if kind else None)
@@ -163,10 +175,6 @@ def key_values(s: dict, mtp: bool) -> dict:
         "rope.freq_base": 10000.0,
         "rope.dimension_count": s["rotary"],
         "rope.dimension_sections": [half - 2 * (half // 3), half // 3, half // 3, 0],
-        "expert_count": s["E"],
-        "expert_used_count": s["K"],
-        "expert_feed_forward_length": s["F"],
-        "expert_shared_feed_forward_length": s["Fs"],
         "ssm.conv_kernel": 4,
         "ssm.state_size": s["Dk"],
         "ssm.group_count": s["Hk"],
@@ -174,6 +182,15 @@ def key_values(s: dict, mtp: bool) -> dict:
         "ssm.inner_size": s["Hv"] * s["Dv"],
         "full_attention_interval": s["every"],
     }
+    if s["E"]:
+        keys |= {
+            "expert_count": s["E"],
+            "expert_used_count": s["K"],
+            "expert_feed_forward_length": s["F"],
+            "expert_shared_feed_forward_length": s["Fs"],
+        }
+    else:
+        keys["feed_forward_length"] = s["F"]
     if mtp:
         keys["nextn_predict_layers"] = 1
     tokenizer = {
@@ -186,9 +203,10 @@ def key_values(s: dict, mtp: bool) -> dict:
         "bos_token_id": TOKENS.index("<|endoftext|>"),
         "padding_token_id": TOKENS.index("<|endoftext|>"),
     }
+    arch = "qwen35moe" if s["E"] else "qwen35"
     return {
-        "general.architecture": "qwen35moe",
-        **{f"qwen35moe.{key}": value for key, value in keys.items()},
+        "general.architecture": arch,
+        **{f"{arch}.{key}": value for key, value in keys.items()},
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
         "tokenizer.chat_template": "{{ messages[0].content }}",
     }

@@ -13,7 +13,7 @@ from typing import Any
 from a3b.engine.engine import resolve
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint, has_weights
-from a3b.formats.gguf import GgufFile, models_in
+from a3b.formats.gguf import GgufFile, is_gguf, models_in
 from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
@@ -75,7 +75,7 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
     if model and not path.exists() and (known := known_shape(model)):
         return path, shape(known), None, how_to_get(known)
     files = models_in(path) if model and path.is_dir() and not (path / "config.json").exists() else []
-    if path.suffix == ".gguf" and path.is_file() or len(files) == 1:
+    if is_gguf(path) or len(files) == 1:
         file = files[0] if files else path
         config, parts = describe_gguf(file)
         return file, config, gguf_weights(parts), f"pack it before it runs: a3b pack {file} DIR"

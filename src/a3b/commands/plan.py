@@ -32,7 +32,7 @@ from a3b.commands.sizes import (
 )
 from a3b.engine.engine import NANO_NAMES, resolve
 from a3b.errors import A3BError, UsageError
-from a3b.formats.gguf import models_in
+from a3b.formats.gguf import is_gguf, models_in
 from a3b.hub.client import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
 from a3b.machine import Machine
@@ -190,7 +190,7 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
             f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
             f"or one of nano, {', '.join(SHAPES)}{step}"
         )
-    files = [path] if path.is_file() and path.suffix == ".gguf" else []
+    files = [path] if is_gguf(path) else []
     if path.is_dir() and not (path / "config.json").exists():
         files = models_in(path)
     return (describe_gguf(files[0])[0] if len(files) == 1 else read_config(path)), name

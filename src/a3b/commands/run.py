@@ -13,6 +13,7 @@ from a3b.commands.dialogue import Dialogue, Printer, check_sampling, load, sampl
 from a3b.commands.piped_input import piped_text
 from a3b.engine.engine import NANO_NAMES
 from a3b.errors import UsageError
+from a3b.formats.gguf import is_gguf
 from a3b.model.known_shapes import SHAPES
 from a3b.printable import report, say
 from a3b.prompt.message_faults import check_tools
@@ -98,6 +99,6 @@ def is_path(word: str) -> bool:
     """Whether a word is the place of a model: a directory, or a file that could be packed."""
     try:
         path = Path(word).expanduser()
-        return path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+        return path.is_dir() or is_gguf(path)
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a home that is not known
         return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from a3b.errors import UsageError
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.gguf import listed, models_in
+from a3b.formats.gguf import is_gguf, listed, models_in
 from a3b.hub.client import is_repo
 from a3b.kernels import open_kernels
 from a3b.kernels.huge_pages import HugePages
@@ -65,7 +65,7 @@ def packing_of(files: list[Path]) -> str:
 
 def what_else(model: str, path: Path) -> str:
     """What a model argument that is not a directory is, and what to do, as the end of a sentence."""
-    if path.is_file() and path.suffix == ".gguf":
+    if is_gguf(path):
         return f"{model!r} is a GGUF file; pack it first: a3b pack {model} DIR"
     if path.exists():
         return f"{model!r} is a file; give the directory of a checkpoint, such as {str(path.parent)!r}"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
+from a3b.files import open_regular
 from a3b.formats.ggml_blocks import BLOCKS, TYPES
 from a3b.formats.mapped import map_file, release_pages
 
@@ -43,6 +44,19 @@ def models_in(directory: Path) -> list[Path]:
 def is_model(name: str) -> bool:
     """Whether a file of this name is a model or a part of one."""
     return name.endswith(".gguf") and not BESIDE.fullmatch(name)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that is called *.gguf, or begins as GGUF files do: Ollama names files by checksums."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".gguf":
+        return True
+    try:
+        with open_regular(path) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def listed(files: list[Path]) -> str:

@@ -133,9 +133,9 @@ TENSORS = (  # in the order of packed directories
     Tensor("delta_norm", Place.DELTA, "linear_attn.norm.weight", "Dv", "ssm_norm.weight"),  # around 1 everywhere
     Tensor("out_proj", Place.DELTA, "linear_attn.out_proj.weight", "D Hv*Dv", "ssm_out.weight", "delta_out"),
     Tensor("post_norm", Place.LAYER, "post_attention_layernorm.weight", "D", "post_attention_norm.weight", undo=_sub_1),
-    Tensor("gate", Place.DENSE, "mlp.gate_proj.weight", "F D", None, "experts"),
-    Tensor("up", Place.DENSE, "mlp.up_proj.weight", "F D", None, "experts"),
-    Tensor("down", Place.DENSE, "mlp.down_proj.weight", "D F", None, "down"),
+    Tensor("gate", Place.DENSE, "mlp.gate_proj.weight", "F D", "ffn_gate.weight", "experts"),
+    Tensor("up", Place.DENSE, "mlp.up_proj.weight", "F D", "ffn_up.weight", "experts"),
+    Tensor("down", Place.DENSE, "mlp.down_proj.weight", "D F", "ffn_down.weight", "down"),
     Tensor("router", Place.MOE, "mlp.gate.weight", "E D", "ffn_gate_inp.weight"),
     Tensor("shared_gate", Place.MOE, "mlp.shared_expert_gate.weight", "1 D", "ffn_gate_inp_shexp.weight", in_gguf="D"),
     Tensor("shared.gate", Place.MOE, "mlp.shared_expert.gate_proj.weight", "Fs D", "ffn_gate_shexp.weight", "shared"),

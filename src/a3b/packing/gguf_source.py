@@ -1,9 +1,11 @@
-"""A GGUF file of architecture qwen35moe as a source: its config, its matrices with their own integers, its tokenizer.
+"""A GGUF file of architecture qwen35moe, or qwen35, which is dense, as a source: its config, its matrices with their
+own integers, its tokenizer.
 
 What the converter did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the file
 (`tiled_v_heads`), so that wide matrices are kept bit for bit. Names, shapes and transforms come from
-`a3b.model.tensor_names`. Enter at `open_gguf`. Source of the transforms: Qwen3NextModel and Qwen3_5MoeModel of
-llama.cpp's converter."""
+`a3b.model.tensor_names`. Ollama's own files differ: they count key-value heads layer by layer, leave `.bias` out of a
+name, and hold the vision tower and the MTP module, which are skipped. Enter at `open_gguf`. Source of the transforms:
+Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
 from a3b.packing.source import Source, fingerprint, packed_config, side_files
 
-ARCH = "qwen35moe"
+ARCHS = ("qwen35moe", "qwen35")  # with experts, dense
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
+PARTS = {"mtp.": "mtp", "v.": "vision", "mm.": "vision"}  # beginnings of names in Ollama's files
+UNSAID = ".bias"  # Ollama leaves it out
 HEAD_ORDER_NOTE = (
     "value heads are taken to be in llama.cpp's tiled order; files converted before February 2026 may differ"
 )
@@ -76,7 +80,7 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     else:
         found, notes = side_files(tokenizer)
         side = {**found, **side}
-    notes += (HEAD_ORDER_NOTE,) if config.linear_num_value_heads != config.linear_num_key_heads else ()
+    notes += (HEAD_ORDER_NOTE,) if weights.tiled_v_heads and not reader.says_order else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source(
         "gguf",
@@ -102,8 +106,10 @@ def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
 def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
     files = _splits(GgufFile(path))
     arch = files[0].metadata.get("general.architecture")
-    if arch != ARCH:
-        raise FileFormatError(f"{path}: general.architecture is {str(arch)[:60]!r}; expected {ARCH!r}")
+    if arch not in ARCHS:
+        raise FileFormatError(
+            f"{path}: general.architecture is {str(arch)[:60]!r}; expected {' or '.join(map(repr, ARCHS))}"
+        )
     reader = _Reader(path, files)
     value = config_dict(path, files[0].metadata, reader)
     return value, config_from_dict(value, str(path)), reader
@@ -127,28 +133,39 @@ class _Metadata:
     """The metadata of a file's architecture, by keys without its name."""
 
     def __init__(self, path: Path, values: dict[str, Any]):
-        self.path, self.values = path, values
+        self.path, self.values, self.arch = path, values, values["general.architecture"]
 
     def optional(self, key: str, default: Any = None) -> Any:
-        return self.values.get(f"{ARCH}.{key}", default)
+        return self.values.get(f"{self.arch}.{key}", default)
 
     def get(self, key: str, default: Any = None) -> Any:
         found = self.optional(key, default)
         if found is None:
-            raise FileFormatError(f"{self.path}: key {ARCH}.{key} is missing")
+            raise FileFormatError(f"{self.path}: key {self.arch}.{key} is missing")
         return found
 
     def number(self, key: str, default: int | None = None) -> int:
         found = self.get(key, default)
         if type(found) is not int or not 0 <= found <= 1 << 24:
-            raise FileFormatError(f"{self.path}: {ARCH}.{key} is {str(found)[:60]}; expected a whole number")
+            raise FileFormatError(f"{self.path}: {self.arch}.{key} is {str(found)[:60]}; expected a whole number")
         return found
 
     def real(self, key: str) -> float:
         found = self.get(key)
         if type(found) not in (int, float) or not 0 < found < 1e30:
-            raise FileFormatError(f"{self.path}: {ARCH}.{key} is {str(found)[:60]!r}; expected a positive number")
+            raise FileFormatError(f"{self.path}: {self.arch}.{key} is {str(found)[:60]!r}; expected a positive number")
         return float(found)
+
+    def key_value_heads(self) -> int:
+        """Of a layer of attention. Ollama lists all layers, with 0 for the others."""
+        key = "attention.head_count_kv"
+        found = self.get(key)
+        if not isinstance(found, list):
+            return self.number(key)
+        count = max((n for n in found if type(n) is int), default=0)
+        if not 0 < count <= 1 << 24 or any(n not in (0, count) for n in found):
+            raise FileFormatError(f"{self.path}: {self.arch}.{key} is {str(found)[:60]}; expected one number, or zero")
+        return count
 
     def layer_types(self) -> list[str]:
         """The mixer of each layer, without the layers of multi-token prediction."""
@@ -177,6 +194,7 @@ class _Metadata:
 def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[str, Any]:
     """The config.json that a file's metadata amounts to, for the text model only."""
     given = _Metadata(path, metadata)
+    is_moe = given.arch == ARCHS[0]
     scaling = given.optional("rope.scaling.type", "none")
     if scaling != "none":
         raise FileFormatError(
@@ -192,15 +210,15 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
     if vocabulary is None:
         raise TensorError(f"{path}: tensor {embed!r} is missing")
     return {
-        "architectures": ["Qwen3_5MoeForCausalLM"],
-        "model_type": "qwen3_5_moe_text",
+        "architectures": ["Qwen3_5MoeForCausalLM" if is_moe else "Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_moe_text" if is_moe else "qwen3_5_text",
         "dtype": "bfloat16",
         "vocab_size": vocabulary[0],
         "hidden_size": given.number("embedding_length"),
         "num_hidden_layers": len(layer_types),
         "layer_types": layer_types,
         "num_attention_heads": given.number("attention.head_count"),
-        "num_key_value_heads": given.number("attention.head_count_kv"),
+        "num_key_value_heads": given.key_value_heads(),
         "head_dim": head_dim,
         "attn_output_gate": True,
         "attention_bias": False,
@@ -221,12 +239,18 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         "linear_value_head_dim": value_dim,
         "linear_conv_kernel_dim": given.number("ssm.conv_kernel"),
         "mamba_ssm_dtype": "float32",
+        **(_experts(given) if is_moe else {"intermediate_size": given.number("feed_forward_length")}),
+        "tie_word_embeddings": reader.shape(lm_head) is None,
+        "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
+    }
+
+
+def _experts(given: _Metadata) -> dict[str, int]:
+    return {
         "num_experts": given.number("expert_count"),
         "num_experts_per_tok": given.number("expert_used_count"),
         "moe_intermediate_size": given.number("expert_feed_forward_length"),
         "shared_expert_intermediate_size": given.number("expert_shared_feed_forward_length"),
-        "tie_word_embeddings": reader.shape(lm_head) is None,
-        "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
     }
 
 
@@ -237,6 +261,9 @@ class _Reader:
         self.path, self.files = path, files
         self.owner = {name: file for file in files for name in file.tensors}
         self.used: set[str] = set()
+        values = files[0].metadata
+        order = values.get(f"{values['general.architecture']}.ssm.v_head_reordered")
+        self.says_order, self.is_tiled = order is not None, order is not False
         self.complaints: list[str] = []
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -250,8 +277,8 @@ class _Reader:
     def model(self, config: ModelConfig) -> ModelWeights:
         """All tensors, checked by name and shape; small ones are read. Raises TensorError with what is wrong."""
         self.axes = config.axes
-        weights = assemble(config, self, "mapped", tiled_v_heads=self.axes.Hv != self.axes.Hk)
-        unknown = [name for name in self.owner if name not in self.used and not self.is_mtp(name, config)]
+        weights = assemble(config, self, "mapped", tiled_v_heads=self.axes.Hv != self.axes.Hk and self.is_tiled)
+        unknown = [name for name in self.owner if name not in self.used and not self.part_of(name, config)]
         self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
         if self.complaints:
             more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
@@ -289,6 +316,8 @@ class _Reader:
 
     def take(self, name: str, shape: tuple[int, ...]) -> GgufMatrix:
         """The tensor of that name; a complaint is kept if it is missing or has another shape."""
+        if name not in self.owner and name.removesuffix(UNSAID) in self.owner:
+            name = name.removesuffix(UNSAID)
         info = self.owner[name].tensors[name] if name in self.owner else None
         self.used.add(name)
         if info is None or info.shape != shape:
@@ -297,10 +326,16 @@ class _Reader:
             return GgufMatrix(name, "F32", shape, np.zeros((math.prod(shape[:-1]), 0), np.uint8))
         return GgufMatrix(name, info.dtype, info.shape, self.owner[name].array(name))
 
-    def is_mtp(self, name: str, c: ModelConfig) -> bool:
+    def part_of(self, name: str, c: ModelConfig) -> str | None:
+        """What a tensor belongs to that is not run yet; None if it is the text model."""
         layer = gguf_layer_of(name)
-        return layer is not None and layer >= c.num_layers
+        if layer is not None and layer >= c.num_layers:
+            return "mtp"
+        return next((part for prefix, part in PARTS.items() if name.startswith(prefix)), None)
 
     def skipped(self, c: ModelConfig) -> dict[str, int]:
-        count = sum(math.prod(file.tensors[name].shape) for name, file in self.owner.items() if self.is_mtp(name, c))
-        return {"mtp": count} if count else {}
+        counts: dict[str, int] = {}
+        for name, file in self.owner.items():
+            if name not in self.used and (part := self.part_of(name, c)):
+                counts[part] = counts.get(part, 0) + math.prod(file.tensors[name].shape)
+        return counts

@@ -11,7 +11,7 @@ import numpy as np
 from a3b.errors import UsageError
 from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
-from a3b.formats.gguf import listed, models_in
+from a3b.formats.gguf import is_gguf, listed, models_in
 from a3b.model.config_reader import read_config
 from a3b.model.known_shapes import SHAPES, how_to_get
 from a3b.model.loader import load_weights
@@ -22,7 +22,7 @@ from a3b.packing.source import Source, fingerprint, packed_config, side_files
 
 
 def open_source(path: Path, tokenizer: Path | None = None) -> Source:
-    """Open a directory or a .gguf file to be packed.
+    """Open a directory or a GGUF file to be packed.
 
     tokenizer: a directory to take tokenizer and template from. Raises CheckpointError for files that cannot be read,
     UsageError for a path that is no source."""
@@ -31,7 +31,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
         if len(files) > 1:
             raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {listed(files)}")
         return open_gguf(files[0], tokenizer) if files else _directory(path, tokenizer)
-    if path.is_file() and path.suffix == ".gguf":
+    if is_gguf(path):
         return open_gguf(path, tokenizer)
     if not path.exists() and str(path).lower() in SHAPES:
         raise UsageError(how_to_get(str(path).lower()))
