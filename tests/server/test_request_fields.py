@@ -199,11 +199,24 @@ def test_a_setting_that_the_model_cannot_follow_is_reported(path, body, told):
         ),
         (RESPONSES, {"tools": [{"type": "function", "name": "f", "async": True}]}, "tools[0].async"),
         (CHAT, {"moderation": {"model": "m"}}, "moderation"),
+        (CHAT, {"add_generation_prompt": 1}, "add_generation_prompt"),
+        (CHAT, {"typical_p": True}, "typical_p"),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(path, body, named):
     error, request = answered(path, body, status=400)
     assert error["error"]["message"].startswith(named) and request is None
+
+
+def test_a_refused_field_may_say_what_the_server_does_anyway():
+    harmless = {
+        "add_generation_prompt": True,
+        "typical_p": 1.0,
+        "top_n_sigma": -1,
+        "bad_words": [],
+        "modalities": ["text"],
+    }
+    assert answered(CHAT, harmless)[0]["a3b"]["warnings"] == []
 
 
 @pytest.mark.parametrize(

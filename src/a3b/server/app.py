@@ -46,10 +46,12 @@ def create_app(
     )
 
     async def health(_: Request) -> Response:
+        """Whether requests can be answered: 200, or 503; needs no key"""
         found = service.health()
         return json_response(found, 200 if found.get("status") == "ok" else 503)
 
     async def numbers(_: Request) -> Response:
+        """Counters and gauges for Prometheus"""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     routes = [Route("/health", health), Route("/metrics", numbers)]

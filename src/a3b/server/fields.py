@@ -6,7 +6,7 @@ about or harmless. Knows no particular API. Enter at `Fields` and `FieldRules`."
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
@@ -161,21 +161,40 @@ class Fields:
 
     def _asks_for_something(self, key: str, is_harmless: HarmlessIf) -> bool:
         value = self.body.get(key)
-        return value is not None and not (is_harmless and is_harmless(value))
+        return value is not None and not (is_harmless and is_harmless.holds(value))
 
 
-HarmlessIf = Callable[[Any], bool] | None  # which values ask for nothing; None: only null does
+@dataclass(frozen=True)
+class Harmless:
+    """Values with which a field asks for nothing. told: what docs/api.md calls them."""
+
+    told: str
+    holds: Callable[[Any], bool]
+
+
+EMPTY = Harmless("empty, `false` or `0`", lambda value: not value)
+HarmlessIf = Harmless | None  # None: only null asks for nothing
+
+
+def only(*values: Any) -> Harmless:
+    """These JSON values ask for nothing; true is not 1."""
+
+    def holds(value: Any) -> bool:
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
+
+    return Harmless(" or ".join(f"`{json.dumps(value)}`" for value in values), holds)
 
 
 @dataclass(frozen=True)
 class FieldRules:
     """What happens to each field of a kind of object: one line per field, in exactly one of four groups.
 
-    read: followed. refused: would change the answer and is not implemented, so it is an error unless the value is
-    harmless. warned: the answer stays right without it, so the client gets a warning unless the value is harmless.
-    harmless: no answer depends on it; the text says why. Any other field is ignored with a warning."""
+    read: followed; the text says what it does. refused: would change the answer and is not implemented, so it is an
+    error unless the value is harmless. warned: the answer stays right without it, so the client gets a warning unless
+    the value is harmless. harmless: no answer depends on it; the text says why. Any other field is ignored with a
+    warning. docs/api.md is made from these texts (`python -m tests.support.api_page`)."""
 
-    read: Collection[str]
+    read: Mapping[str, str]
     refused: Mapping[str, HarmlessIf] = field(default_factory=dict)
     warned: Mapping[str, tuple[HarmlessIf, str]] = field(default_factory=dict)
     harmless: Mapping[str, str] = field(default_factory=dict)
@@ -192,10 +211,6 @@ class FieldRules:
         if len(unknown) > MAX_UNKNOWN:
             warnings.append(f"{len(unknown) - MAX_UNKNOWN} more unknown fields ignored")
         return warnings
-
-
-def is_empty(value: Any) -> bool:
-    return not value
 
 
 def is_token_id(value: Any) -> bool:

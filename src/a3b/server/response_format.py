@@ -10,7 +10,7 @@ from typing import Any
 
 from a3b.isolation.bounded_json import TooMuchJSON, loads
 from a3b.server.errors import ApiError
-from a3b.server.fields import Fields, HarmlessIf, is_empty
+from a3b.server.fields import EMPTY, Fields, HarmlessIf
 
 OBJECT = {"type": "object"}
 _WRAPPER = {"name", "schema", "strict", "description"}
@@ -18,9 +18,15 @@ _WRAPPER = {"name", "schema", "strict", "description"}
 
 UNSUPPORTED: dict[str, HarmlessIf] = dict.fromkeys(  # of vLLM, SGLang and llama.cpp
     "guided_regex guided_choice guided_grammar guided_whitespace_pattern grammar regex ebnf structural_tag".split(),
-    is_empty,
+    EMPTY,
 )
-FIELDS = ("response_format", "json_schema", "guided_json", "structured_outputs", "format")
+FIELDS = {
+    "response_format": "`type` is `text`, `json_object` or `json_schema`; the `schema` in it or in its `json_schema`",
+    "json_schema": "a schema, alone or in OpenAI's wrapper",
+    "guided_json": "a schema, as an object or as text (vLLM)",
+    "structured_outputs": "`json` is a schema, or `json_object` is true (vLLM)",
+    "format": '`"json"` or a schema (Ollama)',
+}
 _OTHER_OUTPUTS = ("regex", "choice", "grammar", "structural_tag", "whitespace_pattern")
 
 

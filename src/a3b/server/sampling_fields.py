@@ -12,11 +12,21 @@ from a3b.errors import UsageError
 from a3b.interface.sampling_params import MAX_STOPS, SAMPLING_FIELDS, too_many_stops
 from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
+from a3b.server.shared_fields import STOPS
 
 NUMBERS = tuple(name for name in SAMPLING_FIELDS if name != "max_tokens")  # its name differs between the APIs
 TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")  # the first that is given counts
-COMPLETION_SAMPLING = (*NUMBERS, "repeat_penalty", *TOKEN_LIMITS, "stop", "logit_bias")
 MAX_BIASED = 1024
+BIAS = f"added to the logits of tokens, before the penalties: token id to a number from -100 to 100; up to {MAX_BIASED}"
+COMPLETION_SAMPLING = {
+    **{name: SAMPLING_FIELDS[name].meaning for name in NUMBERS},
+    "repeat_penalty": "llama.cpp's name for `repetition_penalty`",
+    "max_completion_tokens": SAMPLING_FIELDS["max_tokens"].meaning + "; -1 is no limit",
+    "max_tokens": "the same, if `max_completion_tokens` is absent",
+    "n_predict": "the same, llama.cpp's name",
+    "stop": "text, or " + STOPS,
+    "logit_bias": BIAS,
+}
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 

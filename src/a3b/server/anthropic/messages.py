@@ -48,6 +48,7 @@ def routes(api: ApiContext) -> list[Route]:
     threads = Threads(api.stored.recorder)
 
     async def create(request: HttpRequest) -> Response:
+        """The next message of a conversation (Anthropic messages)"""
         parsed = await read_json(request, lambda body: read_request(body, api, threads, request))
         builder = MessageBuilder(api.signer, parsed, threads)
         stream = recording_usage(request, api.service.stream(parsed.request))
@@ -65,6 +66,7 @@ def routes(api: ApiContext) -> list[Route]:
         return json_response(builder.whole(finished), headers=headers)
 
     async def count_tokens(request: HttpRequest) -> Response:
+        """The number of tokens of its prompt"""
         parsed = await read_json(request, lambda body: read_request(body, api, threads, request, is_count=True))
         num = await while_connected(request.receive, api.service.count_tokens(parsed.request))
         return json_response({"input_tokens": num}, headers=warning_headers(parsed.warnings))

@@ -5,31 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from a3b.interface.sampling_params import SAMPLING_FIELDS
 from a3b.server import response_format
-from a3b.server.fields import FieldRules, Fields, is_empty
+from a3b.server.fields import EMPTY, FieldRules, Fields
+from a3b.server.shared_fields import (
+    ANY_MODEL,
+    BUDGET,
+    CALLED_DIRECTLY,
+    CONVERSATION,
+    EFFORT,
+    POLICY,
+    STOPS,
+    STREAM,
+    TASK_BUDGET,
+)
 
+CLEARED_THINKING = "clear_thinking_20251015"
 NUMBERS = ("temperature", "top_p", "top_k")  # the sampling fields of this API
 MESSAGE = FieldRules(
-    read=(
-        "model",
-        "messages",
-        "system",
-        "max_tokens",
-        "stream",
-        "stop_sequences",
-        *NUMBERS,
-        "tools",
-        "tool_choice",
-        "thinking",
-        "thread",
-        "output_config",
-        "output_format",
-        "context_management",
-        "thinking_policy",
-        "task_thinking_budget",
-        *response_format.FIELDS,
-    ),
-    refused={"mcp_servers": is_empty, "container": is_empty, "compaction": None, **response_format.UNSUPPORTED},
+    read={
+        "model": ANY_MODEL,
+        "messages": "the conversation, the last message the user's; " + CONVERSATION,
+        "system": "text or blocks of text; lines that begin with `x-anthropic-billing-header:` are left out",
+        "max_tokens": "must be given; 0 reads the prompt into the cache and writes nothing",
+        "tools": "tools with an `input_schema`, which the client runs",
+        "tool_choice": "`auto`, `any`, `tool` or `none`",
+        **{name: SAMPLING_FIELDS[name].meaning for name in NUMBERS},
+        "stop_sequences": STOPS,
+        "stream": STREAM,
+        "thinking": "whether to think, for how long, and whether to show it: below",
+        "output_config": "`effort`, and `format`, a JSON schema that the answer follows",
+        "output_format": "the older form of `output_config.format`",
+        **response_format.FIELDS,
+        "thread": "the server holds the conversation; each request brings only what is new",
+        "context_management": f"edits of type `{CLEARED_THINKING}` choose the thinking that stays: `keep` is "
+        "`all` or one turn; other edits are reported and not done",
+        "thinking_policy": POLICY,
+        "task_thinking_budget": TASK_BUDGET,
+    },
+    refused={"mcp_servers": EMPTY, "container": EMPTY, "compaction": None, **response_format.UNSUPPORTED},
     harmless={
         "cache_control": "all prompts are cached",
         "diagnostics": "a3b.cache says where a prompt diverged",
@@ -46,20 +60,40 @@ MESSAGE = FieldRules(
     },
 )
 THINKING = FieldRules(
-    read=("type", "budget_tokens", "display"), harmless={"block_binding": "thinking that fails its check is left out"}
+    read={
+        "type": "`enabled`, `disabled` or `adaptive`",
+        "budget_tokens": BUDGET,
+        "display": "`omitted`: blocks of thinking are empty and their signature holds it, encrypted",
+    },
+    harmless={"block_binding": "thinking that fails its check is left out"},
 )
 OUTPUT = FieldRules(
-    read=("effort", "format"),
+    read={
+        "effort": EFFORT,
+        "format": "`json_schema` with a `schema`",
+    },
     warned={"task_budget": (None, "not told to the model; task_thinking_budget limits its thinking in a task")},
 )
 TOOL = FieldRules(
-    read=("type", "name", "description", "input_schema", "strict", "input_examples"),
-    refused={"allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value)},
-    warned={"defer_loading": (is_empty, "the tool is offered from the beginning")},
+    read={
+        "type": "`custom` or absent; tools of Anthropic's servers are refused",
+        "name": "what the model calls; not empty, not used twice",
+        "description": "shown to the model",
+        "input_schema": "JSON schema of the arguments",
+        "strict": "true: the arguments follow the schema",
+        "input_examples": "shown to the model after the description",
+    },
+    refused={"allowed_callers": CALLED_DIRECTLY},
+    warned={"defer_loading": (EMPTY, "the tool is offered from the beginning")},
     harmless={"cache_control": "all prompts are cached", "eager_input_streaming": "arguments are always streamed"},
 )
-CHOICE = FieldRules(read=("type", "name", "disable_parallel_tool_use"))
-CLEARED_THINKING = "clear_thinking_20251015"
+CHOICE = FieldRules(
+    read={
+        "type": "`auto`, `any` (some call), `tool` (this one) or `none`",
+        "name": "of the tool",
+        "disable_parallel_tool_use": "true: at most one call in an answer",
+    }
+)
 
 
 def check(fields: Fields) -> list[str]:

@@ -17,7 +17,10 @@ from a3b.server.fields import FieldRules, Fields
 from a3b.server.response_store import MAX_RECORD_BYTES, Recorder
 
 FIXED = ("system", "tools")  # of a thread, from its creation on
-CREATE, CONTINUE = FieldRules(read=("type",)), FieldRules(read=("type", "previous_message_id"))
+CREATE = FieldRules(read={"type": "`create`: this conversation is held from now on"})
+CONTINUE = FieldRules(
+    read={"type": "`continue`", "previous_message_id": "the answer after which `messages` go on; any, more than once"}
+)
 Thread = dict[str, Any]
 
 

@@ -19,6 +19,7 @@ from a3b.server.request_body import read_json
 
 def routes(api: ApiContext) -> list[Route]:
     async def chat_completions(http: HttpRequest) -> Response:
+        """The next message of a conversation (OpenAI chat completions)"""
         parsed = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
         return await _ChatResponder(http, parsed, api.service.model).respond(api.service)
 

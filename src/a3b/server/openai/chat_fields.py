@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 from a3b.server import response_format
-from a3b.server.fields import FieldRules, HarmlessIf, is_empty
+from a3b.server.fields import EMPTY, FieldRules, HarmlessIf, only
 from a3b.server.sampling_fields import COMPLETION_SAMPLING
+from a3b.server.shared_fields import ANY_MODEL, BUDGET, CONVERSATION, EFFORT, INCLUDE_USAGE, POLICY, STREAM, TASK_BUDGET
 
+MAX_CHOICES, MAX_LOGPROBS = 8, 20
 UNSUPPORTED: dict[str, HarmlessIf] = {
     "audio": None,
     "web_search_options": None,
     "moderation": None,
-    "modalities": lambda value: value == ["text"],
+    "modalities": only(["text"]),
     # of vLLM, SGLang and llama.cpp
-    "bad_words": is_empty,
-    "stop_token_ids": is_empty,
-    "min_tokens": is_empty,
-    "ignore_eos": is_empty,
-    "use_beam_search": is_empty,
-    "continue_final_message": is_empty,
-    "add_generation_prompt": lambda value: value is True,
-    "skip_special_tokens": lambda value: value is True,
+    "bad_words": EMPTY,
+    "stop_token_ids": EMPTY,
+    "min_tokens": EMPTY,
+    "ignore_eos": EMPTY,
+    "use_beam_search": EMPTY,
+    "continue_final_message": EMPTY,
+    "add_generation_prompt": only(True),
+    "skip_special_tokens": only(True),
     **dict.fromkeys(
         (
             "allowed_token_ids",
@@ -39,10 +41,10 @@ UNSUPPORTED: dict[str, HarmlessIf] = {
             "top_a",
             "smoothing_factor",
         ),
-        is_empty,
+        EMPTY,
     ),
-    **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), lambda value: value == 1),
-    **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), lambda value: value in (0, -1)),
+    **dict.fromkeys(("typical_p", "tfs_z", "length_penalty"), only(1)),
+    **dict.fromkeys(("top_n_sigma", "t_max_predict_ms"), only(0, -1)),
 }
 HARMLESS = {
     "user": "says who asks",
@@ -58,43 +60,56 @@ HARMLESS = {
 }
 SHORTER = "this model has no such setting; ask for short or long answers in the instructions"
 CHAT = FieldRules(
-    read=(
-        *COMPLETION_SAMPLING,
-        "model",
-        "messages",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "functions",
-        "function_call",
-        *response_format.FIELDS,
-        "n",
-        "logprobs",
-        "top_logprobs",
-        "stream",
-        "stream_options",
-        "reasoning_effort",
-        "reasoning",
-        "thinking",
-        "enable_thinking",
-        "include_reasoning",
-        "thinking_budget",
-        "thinking_token_budget",
-        "task_thinking_budget",
-        "preserve_thinking",
-        "thinking_policy",
-        "chat_template_kwargs",
-    ),
+    read={
+        "model": ANY_MODEL,
+        "messages": "the conversation, at least one message; " + CONVERSATION,
+        "tools": "functions that the model may call; `strict: true` enforces the schema of the arguments",
+        "tool_choice": "`auto`, `none`, `required`, one function, or `allowed_tools`",
+        "parallel_tool_calls": "false: at most one call in an answer; default true",
+        "functions": "the older form of `tools`; the answer then has `function_call`",
+        "function_call": "the older form of `tool_choice`",
+        **COMPLETION_SAMPLING,
+        **response_format.FIELDS,
+        "n": f"how many answers, up to {MAX_CHOICES}; a `seed` counts up from one to the next",
+        "logprobs": "true: the logarithm of each token's probability",
+        "top_logprobs": f"so many likely tokens in the place of each, up to {MAX_LOGPROBS}; needs `logprobs`",
+        "stream": STREAM,
+        "stream_options": "`include_usage`: " + INCLUDE_USAGE,
+        "reasoning_effort": EFFORT,
+        "reasoning": "OpenRouter's form: `effort`, `max_tokens`, `exclude`, `enabled`",
+        "thinking": "`type` is `enabled`, `disabled` or `adaptive`; `budget_tokens`; `clear_thinking`",
+        "enable_thinking": "whether to think; counts before all other fields that say so",
+        "include_reasoning": "false: the answer does not show the thinking; it is kept all the same",
+        "thinking_budget": BUDGET + "; -1 is no limit",
+        "thinking_token_budget": "the same, vLLM's name",
+        "task_thinking_budget": TASK_BUDGET,
+        "preserve_thinking": "true is the policy `all`, false `current-task`",
+        "thinking_policy": POLICY,
+        "chat_template_kwargs": "variables for the chat template; `enable_thinking` and `preserve_thinking` as above",
+    },
     refused={**UNSUPPORTED, **response_format.UNSUPPORTED},
-    warned={"verbosity": (lambda value: value == "medium", SHORTER)},
+    warned={"verbosity": (only("medium"), SHORTER)},
     harmless=HARMLESS,
 )
 STREAM_OPTIONS = FieldRules(
-    read=("include_usage",), harmless={"include_obfuscation": "pads against eavesdroppers, which TLS is for"}
+    read={"include_usage": INCLUDE_USAGE},
+    harmless={"include_obfuscation": "pads against eavesdroppers, which TLS is for"},
 )
 REASONING = FieldRules(
-    read=("effort", "max_tokens", "exclude", "enabled"), harmless={"summary": "the thinking is returned in full"}
+    read={
+        "effort": "as `reasoning_effort`",
+        "max_tokens": "as `thinking_budget`",
+        "exclude": "true: the answer does not show the thinking",
+        "enabled": "whether to think",
+    },
+    harmless={"summary": "the thinking is returned in full"},
 )
-THINKING = FieldRules(read=("type", "budget_tokens", "clear_thinking"))
+THINKING = FieldRules(
+    read={
+        "type": "`enabled`, `disabled` or `adaptive`",
+        "budget_tokens": "as `thinking_budget`",
+        "clear_thinking": "true is the policy `current-task`, false `all`",
+    }
+)
 # marks of other servers on a last message that the model is to continue
-UNFINISHED = {"prefix": is_empty, "partial": is_empty}
+UNFINISHED = {"prefix": EMPTY, "partial": EMPTY}

@@ -10,13 +10,18 @@ from a3b.interface.request import Request
 from a3b.prompt.chat_template import is_reserved
 from a3b.server.errors import ApiError
 from a3b.server.fields import Fields
-from a3b.server.openai.chat_fields import CHAT, REASONING, STREAM_OPTIONS, THINKING
+from a3b.server.openai.chat_fields import (
+    CHAT,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    REASONING,
+    STREAM_OPTIONS,
+    THINKING,
+)
 from a3b.server.openai.chat_messages import read_messages
 from a3b.server.openai.chat_tools import read_tools
 from a3b.server.response_format import read_schema
 from a3b.server.sampling_fields import check_number, read_completion_sampling
-
-MAX_CHOICES, MAX_LOGPROBS = 8, 20
 
 
 @dataclass(frozen=True)

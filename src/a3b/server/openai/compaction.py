@@ -22,7 +22,12 @@ from a3b.server.report import report
 from a3b.server.thinking_signatures import ThinkingSigner
 
 COMPACT = FieldRules(
-    read=("model", "input", "instructions", "previous_response_id"),
+    read={
+        "model": "must be given",
+        "input": "the conversation, as for a response",
+        "instructions": "a system message before everything",
+        "previous_response_id": "the stored conversation that the input follows",
+    },
     harmless={**RESPONSE.harmless, "prompt_cache_key": "all prompts are cached", "service_tier": "there is one"},
 )
 SUMMARISE = (

@@ -18,10 +18,9 @@ from a3b.interface.request import Request
 from a3b.server import response_format
 from a3b.server.context import ApiContext, namespace, request_id
 from a3b.server.errors import ApiError
-from a3b.server.fields import FieldRules, Fields, is_token_id
-from a3b.server.openai.chat_fields import HARMLESS, UNSUPPORTED
+from a3b.server.fields import FieldRules, Fields, is_token_id, only
+from a3b.server.openai.chat_fields import HARMLESS, MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED
 from a3b.server.openai.chat_request import (
-    MAX_LOGPROBS,
     CompletionRequest,
     expand_choices,
     read_count,
@@ -32,21 +31,32 @@ from a3b.server.openai.completion_base import CompletionResponder
 from a3b.server.request_body import read_json
 from a3b.server.sampling_fields import COMPLETION_SAMPLING, read_completion_sampling
 from a3b.server.service_protocol import ServiceProtocol
+from a3b.server.shared_fields import ANY_MODEL, INCLUDE_USAGE, STREAM
 
 MAX_ANSWERS = 128
 MAX_SCORES = 1 << 19  # characters or ids of prompts, times the logprobs of each
 DEFAULT_TOKENS = 16  # the API's own default
 TEXT = FieldRules(
-    read=(*COMPLETION_SAMPLING, "model", "prompt", "n", "stream", "stream_options", "logprobs", "echo"),
+    read={
+        "model": ANY_MODEL,
+        "prompt": "text or token ids (control tokens too), or a list of them; no chat template is applied",
+        "echo": "true: the answer begins with the prompt; with `logprobs`, the prompt has them too and is read whole",
+        **COMPLETION_SAMPLING,
+        "max_tokens": f"most tokens to write, {DEFAULT_TOKENS} by default; -1 is no limit, 0 writes nothing",
+        "n": f"how many answers to each prompt, up to {MAX_CHOICES}; {MAX_ANSWERS} answers in all",
+        "logprobs": f"so many likely tokens in the place of each, up to {MAX_LOGPROBS}",
+        "stream": STREAM,
+        "stream_options": "`include_usage`: " + INCLUDE_USAGE,
+    },
     refused={
         **UNSUPPORTED,
-        "suffix": lambda value: value == "",
-        "best_of": lambda value: value == 1,
+        "suffix": only(""),
+        "best_of": only(1),
         "prompt_embeds": None,
         "prompt_logprobs": None,
         **response_format.UNSUPPORTED,
         **dict.fromkeys(response_format.FIELDS),
-        "response_format": lambda value: value == {"type": "text"},
+        "response_format": only({"type": "text"}),
     },
     harmless=HARMLESS,
 )
@@ -54,6 +64,7 @@ TEXT = FieldRules(
 
 def routes(api: ApiContext) -> list[Route]:
     async def text_completions(http: HttpRequest) -> Response:
+        """Continues a text or token ids, or says how likely they are (OpenAI completions)"""
         parsed = await read_json(http, lambda body: read_completion(body, namespace(http), request_id(http)))
         echoes = await asyncio.to_thread(_echoes, api.service, parsed) if parsed.echo else None
         return await _TextResponder(http, parsed, api.service.model, echoes).respond(api.service)

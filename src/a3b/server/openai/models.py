@@ -15,31 +15,20 @@ from a3b import __version__
 from a3b.interface.request import Request
 from a3b.server.context import ApiContext, routes_at_both_roots
 from a3b.server.errors import ApiError
+from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.sse import json_response
 
 
 def routes(api: ApiContext) -> list[Route]:
     service, started = api.service, int(time.time())
 
-    def model() -> dict[str, Any]:
-        """With the fields of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM."""
-        return {
-            "id": service.model,
-            "object": "model",
-            "created": started,
-            "owned_by": "a3b",
-            "type": "model",
-            "display_name": service.model,
-            "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
-            "max_model_len": service.context,
-            "context_length": service.context,
-        }
-
     async def models(_: HttpRequest) -> Response:
+        """The served model, in the forms of OpenAI, Anthropic and vLLM"""
         ends = {"has_more": False, "first_id": service.model, "last_id": service.model}
-        return json_response({"object": "list", "data": [model()], **ends})
+        return json_response({"object": "list", "data": [_model(service, started)], **ends})
 
     async def one_model(http: HttpRequest) -> Response:
+        """The same; 404 for another name"""
         if (name := http.path_params["id"]) != service.model:
             raise ApiError(
                 404,
@@ -47,10 +36,10 @@ def routes(api: ApiContext) -> list[Route]:
                 "model_not_found",
                 "model",
             )
-        return json_response(model())
+        return json_response(_model(service, started))
 
     async def props(_: HttpRequest) -> Response:
-        """The properties that clients of llama.cpp's server read."""
+        """Properties that clients of llama.cpp's server read"""
         params = asdict(service.sampling(Request(messages=[])))
         settings = {"n_ctx": service.context, "params": {**params, "n_predict": -1, "max_tokens": -1}}
         return json_response(
@@ -66,6 +55,7 @@ def routes(api: ApiContext) -> list[Route]:
         )
 
     async def embeddings(_: HttpRequest) -> Response:
+        """404: this server makes no embeddings"""
         raise ApiError(
             404, "embeddings: this server writes text and makes no embeddings; use an embedding model", "not_supported"
         )
@@ -78,3 +68,18 @@ def routes(api: ApiContext) -> list[Route]:
             ("/embeddings", embeddings, "POST"),
         ]
     )
+
+
+def _model(service: ServiceProtocol, started: int) -> dict[str, Any]:
+    """With the fields of OpenAI (object, created), Anthropic (type, display_name, created_at) and vLLM."""
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": started,
+        "owned_by": "a3b",
+        "type": "model",
+        "display_name": service.model,
+        "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
+        "max_model_len": service.context,
+        "context_length": service.context,
+    }

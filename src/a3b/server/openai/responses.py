@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from a3b.server.context import ApiContext, recording_usage, routes_at_both_roots
 from a3b.server.errors import ApiError
-from a3b.server.event_streams import EventStream, collect, finish_of, prime_stream, warnings_of, while_connected
+from a3b.server.event_streams import EventStream, collect, prime_stream, warnings_of, while_connected
 from a3b.server.openai.compaction import compacted, read_compaction
 from a3b.server.openai.responses_builder import ResponseBuilder, server_sent
 from a3b.server.openai.responses_items import listed
@@ -43,6 +43,7 @@ def routes(api: ApiContext) -> list[Route]:
     """The routes of this API."""
 
     async def create(http: HttpRequest) -> Response:
+        """The next items of a conversation (OpenAI responses)"""
         parsed = await read_json(http, lambda body: read_response_request(body, api, http))
         builder = ResponseBuilder(api, parsed)
         stream = recording_usage(http, api.service.stream(parsed.request))
@@ -53,13 +54,10 @@ def routes(api: ApiContext) -> list[Route]:
         events = await collect(http.receive, stream)
         parsed.warnings.extend(warnings_of(events))
         headers = warning_headers(parsed.warnings)
-        finished = finish_of(events)
-        for event in events:
-            for _ in builder.output.push(event):
-                pass
-        return json_response(builder.end(finished), headers=headers)
+        return json_response(builder.whole(events), headers=headers)
 
     async def count_tokens(http: HttpRequest) -> Response:
+        """The number of tokens of the prompt of a response"""
         parsed = await read_json(http, lambda body: read_response_request(body, api, http))
         num = await while_connected(http.receive, api.service.count_tokens(parsed.request))
         return json_response(
@@ -67,23 +65,27 @@ def routes(api: ApiContext) -> list[Route]:
         )
 
     async def compact(http: HttpRequest) -> Response:
+        """A summary in place of a conversation"""
         parsed = read_compaction(await read_json(http), api, http)
         events = await collect(http.receive, recording_usage(http, api.service.stream(parsed.request)))
         compaction = compacted(parsed, events, api.signer)
         return json_response(compaction, headers=warning_headers(parsed.warnings))
 
     async def retrieve(http: HttpRequest) -> Response:
+        """A stored response"""
         if http.query_params.get("stream", "false") != "false":
             message = "stream: not supported for a response that is complete; leave it out"
             raise ApiError(400, message, "unsupported_parameter", "stream")
         return json_response(_find(api, http).response)
 
     async def delete(http: HttpRequest) -> Response:
+        """Forgets a stored response"""
         response_id = _find(api, http).response["id"]
         api.stored.delete(http.state.namespace, response_id)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     async def input_items(http: HttpRequest) -> Response:
+        """The conversation before a stored response; `limit`, `order`, `after`"""
         return json_response(_page(_find(api, http).items, http.query_params))
 
     return routes_at_both_roots(

@@ -7,10 +7,10 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from a3b.interface.events import Finished, Reading, Started, Usage
+from a3b.interface.events import Event, Finished, Reading, Started, Usage
 from a3b.server.context import ApiContext
 from a3b.server.errors import to_api_error
 from a3b.server.event_streams import PrimedStream, finish_of
@@ -50,6 +50,14 @@ class ResponseBuilder:
             **self.parsed.echo,
             **rest,
         }
+
+    def whole(self, events: Sequence[Event]) -> dict[str, Any]:
+        """The response to all events of an answer. Raises ApiError if it broke off."""
+        finished = finish_of(events)
+        for event in events:
+            for _ in self.output.push(event):
+                pass
+        return self.end(finished)
 
     def end(self, finished: Finished) -> dict[str, Any]:
         """The response after its last event. It is stored unless the request declined that."""

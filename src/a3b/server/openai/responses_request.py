@@ -10,59 +10,58 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from a3b.interface.request import Request
-from a3b.interface.sampling_params import SamplingParams
+from a3b.interface.sampling_params import SAMPLING_FIELDS, SamplingParams
 from a3b.prompt.tool_results import result_warnings
 from a3b.server import response_format
 from a3b.server.context import ApiContext
 from a3b.server.errors import ApiError
-from a3b.server.fields import FieldRules, Fields, is_empty
+from a3b.server.fields import EMPTY, FieldRules, Fields, only
 from a3b.server.openai.chat_fields import SHORTER, STREAM_OPTIONS
 from a3b.server.openai.responses_input import ConversationReader
 from a3b.server.openai.responses_tools import ToolTable, full_tool, read_choice, read_tools
 from a3b.server.response_format import read_form, read_schema
 from a3b.server.response_store import ResponseItem
-from a3b.server.sampling_fields import NUMBERS, read_bias, read_numbers
+from a3b.server.sampling_fields import BIAS, NUMBERS, read_bias, read_numbers
+from a3b.server.shared_fields import ANY_MODEL, BUDGET, CONVERSATION, EFFORT, POLICY, STREAM, TASK_BUDGET
 
 MAX_METADATA = 16  # keys, as in the published API
+ONLY_REPEATED = "comes back in the response and does nothing else"
 RESPONSE = FieldRules(
-    read=(
-        "model",
-        "input",
-        "instructions",
-        "previous_response_id",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning",
-        "text",
-        "include",
-        "stream",
-        "stream_options",
-        "store",
-        "max_output_tokens",
-        *NUMBERS,
-        "logit_bias",
-        "top_logprobs",
-        "truncation",
-        "thinking_policy",
-        "task_thinking_budget",
-        "metadata",
-        "user",
-        "safety_identifier",
-        "prompt_cache_key",
-        "max_tool_calls",
-        "service_tier",
-        *response_format.FIELDS,
-    ),
+    read={
+        "model": ANY_MODEL,
+        "input": "text, or a list of items; " + CONVERSATION,
+        "instructions": "a system message before everything; those of earlier responses do not carry over",
+        "previous_response_id": "the stored conversation that this one continues",
+        "tools": "`function`, `custom` and `namespace` tools, which the client runs; `web_search` only switched off",
+        "tool_choice": "`auto`, `none`, `required`, one `function` or `custom` tool, or `allowed_tools`",
+        "parallel_tool_calls": "false: at most one call in an answer; default true",
+        "reasoning": "`effort`, `summary`, `context`, `budget_tokens`: below",
+        "text": "`format`: the answer follows a JSON schema",
+        "include": "`reasoning.encrypted_content`, `message.output_text.logprobs`; other values do nothing",
+        "stream": STREAM,
+        "stream_options": "see chat completions",
+        "store": "false: the response is not kept; default true",
+        "max_output_tokens": SAMPLING_FIELDS["max_tokens"].meaning,
+        **{name: SAMPLING_FIELDS[name].meaning for name in NUMBERS},
+        "logit_bias": BIAS,
+        "top_logprobs": "so many likely tokens in the place of each",
+        "truncation": "`auto` or `disabled`: either way, what does not fit is refused and not cut",
+        **response_format.FIELDS,
+        "thinking_policy": POLICY,
+        "task_thinking_budget": TASK_BUDGET,
+        "metadata": f"comes back in the response; up to {MAX_METADATA} keys",
+        **dict.fromkeys(("user", "safety_identifier", "prompt_cache_key", "max_tool_calls"), ONLY_REPEATED),
+        "service_tier": "the response says `default`",
+    },
     refused={
-        "background": lambda value: value is False,
+        "background": only(False),
         "conversation": None,
         "prompt": None,
         "moderation": None,
         **response_format.UNSUPPORTED,
     },
     warned={
-        "context_management": (is_empty, "nothing is compacted here; the history stays whole"),
+        "context_management": (EMPTY, "nothing is compacted here; the history stays whole"),
         "personality": (None, "this model has no such setting; describe it in the instructions"),
     },
     harmless={
@@ -74,10 +73,19 @@ RESPONSE = FieldRules(
     },
 )
 REASONING = FieldRules(
-    read=("effort", "summary", "generate_summary", "context", "budget_tokens"),
-    refused={"mode": lambda value: value == "standard"},
+    read={
+        "effort": EFFORT,
+        "summary": "`auto`, `concise`, `detailed`: the thinking is shown as a summary too; `none`: it is not",
+        "generate_summary": "the older name of `summary`",
+        "context": "which earlier thinking stays: `all_turns` is the policy `all`, `current_turn` `current-task`",
+        "budget_tokens": BUDGET,
+    },
+    refused={"mode": only("standard")},
 )
-TEXT = FieldRules(read=("format",), warned={"verbosity": (lambda value: value == "medium", SHORTER)})
+TEXT = FieldRules(
+    read={"format": "`text`, `json_object`, or `json_schema` with a `schema`"},
+    warned={"verbosity": (only("medium"), SHORTER)},
+)
 SUMMARIES = ("auto", "concise", "detailed", "none")
 POLICIES = {"auto": None, "current_turn": "current-task", "all_turns": "all"}
 

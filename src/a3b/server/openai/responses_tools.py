@@ -11,17 +11,24 @@ from typing import Any
 
 from a3b.interface.request import ToolChoice
 from a3b.server.errors import ApiError
-from a3b.server.fields import FieldRules, Fields, is_empty
+from a3b.server.fields import EMPTY, FieldRules, Fields
+from a3b.server.shared_fields import CALLED_DIRECTLY
 
 TOOL = FieldRules(
-    read=("type", "name", "description", "parameters", "strict", "format", "tools", "external_web_access"),
-    refused={
-        "allowed_callers": lambda value: value == [] or (isinstance(value, list) and "direct" in value),
-        "async": is_empty,
+    read={
+        "type": "`function`, `custom` or `namespace`",
+        "name": "what the model calls; not empty, not used twice",
+        "description": "shown to the model",
+        "parameters": "JSON schema of a function's arguments",
+        "strict": "true: the arguments follow the schema",
+        "format": "of a custom tool: its grammar becomes part of the description and is not enforced",
+        "tools": "of a namespace: its functions and custom tools",
+        "external_web_access": "of `web_search`: false, as nothing is searched here",
     },
+    refused={"allowed_callers": CALLED_DIRECTLY, "async": EMPTY},
     warned={
-        "defer_loading": (is_empty, "the tool is offered from the beginning"),
-        "output_schema": (is_empty, "not told to the model; describe the output in the description"),
+        "defer_loading": (EMPTY, "the tool is offered from the beginning"),
+        "output_schema": (EMPTY, "not told to the model; describe the output in the description"),
     },
 )
 

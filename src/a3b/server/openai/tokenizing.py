@@ -28,6 +28,8 @@ def routes(api: ApiContext) -> list[Route]:
     service, threads = api.service, ThreadPoolExecutor(4, "tokens")
 
     async def tokenize(http: HttpRequest) -> Response:
+        """The token ids of a text, or of the prompt of a conversation"""
+
         def read(body: Any) -> tuple[list[str], Request | None]:
             fields = Fields(body)
             parsed = (
@@ -47,6 +49,7 @@ def routes(api: ApiContext) -> list[Route]:
         return json_response({"tokens": ids, "count": len(ids), "max_model_len": service.context})
 
     async def detokenize(http: HttpRequest) -> Response:
+        """The text of token ids"""
         fields = Fields(await read_json(http))
         ids = fields.items("tokens")
         if not all(map(is_token_id, ids)):
@@ -55,6 +58,7 @@ def routes(api: ApiContext) -> list[Route]:
         return json_response({"content": text, "prompt": text, "text": text})
 
     async def apply_template(http: HttpRequest) -> Response:
+        """The prompt of a conversation, as text"""
         parsed = await read_json(http, lambda body: read_chat(body, namespace(http), request_id(http)))
         ids = await while_connected(http.receive, service.render(parsed.requests[0]))
         prompt = await while_connected(http.receive, in_thread(threads, "tokens", WORK_S, service.decode, ids))
