@@ -401,9 +401,9 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
 }
 EXAMPLES = {
     "chat": """
-a3b chat                        with a3b-nano
-a3b chat DIR --continue         continue the last conversation
-a3b chat --resume               list conversations; --resume ID continues one""",
+a3b chat                        # with a3b-nano
+a3b chat DIR --continue         # continue the last conversation
+a3b chat --resume               # list conversations; --resume ID continues one""",
     "run": """
 a3b run "What is recursion?"
 a3b run DIR "Name three birds." --no-think --json
@@ -425,8 +425,9 @@ a3b pack model.gguf models/packed""",
 a3b cache list
 a3b cache prune --older-than 7d --max-bytes 2GiB""",
     "completion": """
+mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions
 a3b completion bash > ~/.local/share/bash-completion/completions/a3b
-a3b completion zsh > ~/.zfunc/_a3b       (a directory in $fpath, before compinit)
+a3b completion zsh > ~/.zfunc/_a3b       # a directory in $fpath, before compinit
 a3b completion fish > ~/.config/fish/completions/a3b.fish""",
     "help": """
 a3b help run
