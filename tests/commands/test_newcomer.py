@@ -10,7 +10,7 @@ from a3b.commands.chat import leaves
 from a3b.commands.parser import OTHERS
 from a3b.engine.engine import nano_directory, resolve
 from a3b.errors import StoreError, UsageError
-from a3b.model.known_shapes import REPOSITORIES, how_to_get
+from a3b.model.known_models import KNOWN_MODELS, how_to_get
 
 
 def said(capsys, *argv: str) -> str:
@@ -37,24 +37,33 @@ def test_a_directory_called_nano_with_a_model_is_that_model(tmp_path, monkeypatc
     assert resolve("nano").resolve() == tmp_path / "nano"
 
 
-@pytest.mark.parametrize("write", [str, str.lower])
-@pytest.mark.parametrize(("shape", "repository"), REPOSITORIES.items())
-def test_a_model_is_known_by_its_repository_wherever_it_is_known_by_name(
-    tmp_path, monkeypatch, shape, repository, write
-):
+@pytest.mark.parametrize("write", [str, str.lower, str.upper])
+@pytest.mark.parametrize("model", KNOWN_MODELS, ids=lambda model: model.name)
+def test_a_model_is_known_by_its_repositories_wherever_it_is_known_by_its_shape(tmp_path, monkeypatch, model, write):
     monkeypatch.chdir(tmp_path)
-    assert plan.find(write(repository)) == plan.find(shape)
-    assert info.find(write(repository))[1] == info.find(shape)[1]
-    with pytest.raises(UsageError) as refused:
-        resolve(write(repository))
-    assert how_to_get(shape) in str(refused.value)
+    for name in (*model.repositories, *model.names):
+        assert plan.find(write(name)) == plan.find(model.shape)
+        assert info.find(write(name))[1] == info.find(model.shape)[1]
+        with pytest.raises(UsageError) as refused:
+            resolve(write(name))
+        assert how_to_get(write(name)) in str(refused.value) and model.weights in str(refused.value)
+
+
+def test_a_name_like_a_known_one_is_answered_with_that(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean 'qwen3.6'?" in said(capsys, "chat", "qwen36")
+    assert "a3b list --available" in said(capsys, "serve", "qwen-3.6")
+    assert "Qwen3.6-35B-A3B has no 'blanced'; did you mean 'qwen3.6:balanced'?" in said(
+        capsys, "run", "qwen3.6:blanced", "hi"
+    )
 
 
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
         (["show", "nano"], "did you mean 'info'?"),
-        (["ls"], "did you mean 'cache'?"),
+        (["ls"], "did you mean 'list'?"),
+        (["delete", "x"], "did you mean 'rm'?"),
         (["download", "x"], "did you mean 'pull'?"),
         (["run", "hi", "--n-predict", "5"], "did you mean '--max-tokens'?"),
         (["serve", "-c", "4096"], "did you mean '--context'?"),

@@ -18,7 +18,8 @@ from a3b.kernels import open_kernels
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
-from a3b.model.known_shapes import how_to_get, known_shape, shape
+from a3b.model.known_models import how_to_get, known_shape
+from a3b.model.known_shapes import shape
 from a3b.model.loader import check_tensors
 from a3b.model.parameters import count_parameters
 from a3b.packing.gguf_source import describe_gguf
@@ -73,7 +74,7 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
     """(path, config, facts about the weights, what to do before it runs). Raises UsageError, CheckpointError."""
     path = Path(model or "").expanduser()
     if model and not path.exists() and (known := known_shape(model)):
-        return path, shape(known), None, how_to_get(known)
+        return path, shape(known), None, how_to_get(model)
     files = models_in(path) if model and path.is_dir() and not (path / "config.json").exists() else []
     if is_gguf(path) or len(files) == 1:
         file = files[0] if files else path

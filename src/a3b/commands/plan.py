@@ -39,7 +39,8 @@ from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.forward import CHUNK
-from a3b.model.known_shapes import SHAPES, known_shape, shape
+from a3b.model.known_models import known_shape
+from a3b.model.known_shapes import SHAPES, shape
 from a3b.model.parameters import count_parameters
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.presets import PRESETS

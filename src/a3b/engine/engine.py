@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from a3b.errors import UsageError
+from a3b.errors import UsageError, did_you_mean
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gguf import is_gguf, listed, models_in
 from a3b.hub.client import is_repo
@@ -20,7 +20,7 @@ from a3b.machine import Machine
 from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
-from a3b.model.known_shapes import how_to_get, known_shape
+from a3b.model.known_models import how_to_get, known_shape, short_names
 from a3b.model.loader import load_weights
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.segments import END_OF_TURN
@@ -69,8 +69,10 @@ def what_else(model: str, path: Path) -> str:
         return f"{model!r} is a GGUF file; pack it first: a3b pack {model} DIR"
     if path.exists():
         return f"{model!r} is a file; give the directory of a checkpoint, such as {str(path.parent)!r}"
-    if shape := known_shape(model):
-        return how_to_get(shape)
+    if known_shape(model):
+        return how_to_get(model)
+    if meant := did_you_mean(model, [*short_names(), *NANO_NAMES]):
+        return f"{model!r} is not a directory and no name of a model{meant} 'a3b list --available' shows all"
     expected = (
         "give the directory of a checkpoint (config.json, tokenizer.json, "
         "*.safetensors), or none for the embedded model"

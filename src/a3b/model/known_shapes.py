@@ -1,4 +1,6 @@
-"""Configs of published models by name, to plan and measure with before anything is downloaded. Enter at `shape`."""
+"""Configs of published models by the names of their shapes, to plan and measure with before anything is downloaded.
+
+Which models have them is in `known_models`. Enter at `shape`."""
 
 from __future__ import annotations
 
@@ -40,6 +42,14 @@ _COMMON = {
     "rope_parameters": {"rope_theta": 10_000_000, "partial_rotary_factor": 0.25, "mrope_section": [11, 11, 10]},
     "eos_token_id": 248044,
 }
+# from its card; they add up to the 122 B parameters and 10 B active ones of its name
+_LARGEST = {
+    "hidden_size": 3072,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "linear_num_value_heads": 64,
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "35b-a3b": {"model_type": "qwen3_5_moe_text", **_COMMON, **_SMALL, **_MOE},
     "27b": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 17408},
@@ -47,33 +57,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "3b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_SMALL, "intermediate_size": 4608},
     # for comparison; never trained
     "31b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 21504},
+    "122b-a10b": {
+        "model_type": "qwen3_5_moe_text",
+        **_COMMON,
+        **_LARGEST,
+        **_MOE,
+        "moe_intermediate_size": 1024,
+        "shared_expert_intermediate_size": 1024,
+    },
 }
-
-REPOSITORIES = {"35b-a3b": "Qwen/Qwen3.6-35B-A3B", "27b": "Qwen/Qwen3.6-27B"}  # of the trained shapes
-
-
-def known_shape(name: str) -> str | None:
-    """The name in SHAPES of a model, which may also be given by its repository; case does not matter."""
-    name = name.lower()
-    return next(
-        (shape for shape, repository in REPOSITORIES.items() if repository.lower() == name),
-        name if name in SHAPES else None,
-    )
-
-
-def how_to_get(name: str) -> str:
-    """What a name of SHAPES is, and the commands that get its weights."""
-    repository = REPOSITORIES.get(name)
-    if repository is None:
-        return (
-            f"{name!r} is a shape for planning and measuring that was never trained: "
-            f"a3b plan {name}, a3b bench speed --shape {name}"
-        )
-    packed = f"{name}-packed"
-    return (
-        f"{name!r} is known but not here; get it: a3b pull {repository} {name}, "
-        f"then a3b pack {name} {packed}, and give {packed}"
-    )
 
 
 def shape(name: str) -> ModelConfig:

@@ -13,7 +13,7 @@ from a3b.files import read_text
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gguf import is_gguf, listed, models_in
 from a3b.model.config_reader import read_config
-from a3b.model.known_shapes import SHAPES, how_to_get
+from a3b.model.known_models import how_to_get, known_shape
 from a3b.model.loader import load_weights
 from a3b.model.matrices import names_of
 from a3b.packing.gguf_source import open_gguf
@@ -33,8 +33,8 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
         return open_gguf(files[0], tokenizer) if files else _directory(path, tokenizer)
     if is_gguf(path):
         return open_gguf(path, tokenizer)
-    if not path.exists() and str(path).lower() in SHAPES:
-        raise UsageError(how_to_get(str(path).lower()))
+    if not path.exists() and known_shape(str(path)):
+        raise UsageError(how_to_get(str(path)))
     raise UsageError(f"{path}: neither a directory nor a .gguf file; give a model to pack")
 
 
