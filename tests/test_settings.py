@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from a3b.errors import UsageError
-from a3b.settings import VARIABLES, RuntimeConfig
+from a3b.settings import VARIABLES, RuntimeConfig, model_places
 
 DEFAULTS = {
     "model": None,
@@ -13,7 +13,8 @@ DEFAULTS = {
     "threads": None,
     "isa": None,
     "kv": "q8",
-    "cache": "~/.cache/a3b",
+    "home": "~/.cache/a3b",
+    "cache": None,
     "host": "127.0.0.1",
     "port": 8080,
     "api_key": (),
@@ -43,6 +44,7 @@ def test_a_variable_that_is_set_to_nothing_is_as_if_it_were_not_set(name):
         ("kv", "BF16", "bf16"),
         ("kv", "f32", "f32"),
         ("kv", "q8", "q8"),
+        ("home", "/c", "/c"),
         ("cache", "/c", "/c"),
         ("host", "::", "::"),
         ("port", "0", 0),
@@ -80,11 +82,36 @@ def test_a_malformed_variable_is_quoted_in_part_if_it_is_long():
     assert len(str(error.value)) < 150
 
 
-def test_the_cache_is_below_the_cache_home_unless_it_is_given():
+def test_the_home_is_below_the_cache_home_unless_it_is_given_by_its_name_or_the_older_one():
     home = {"XDG_CACHE_HOME": "/home"}
-    assert RuntimeConfig.from_env(home).cache == "/home/a3b"
-    assert RuntimeConfig.from_env(home | {"A3B_CACHE": "/c"}).cache == "/c"
+    assert RuntimeConfig.from_env(home).home == "/home/a3b"
+    assert RuntimeConfig.from_env(home | {"A3B_CACHE": "/c"}).home == "/c"
+    assert RuntimeConfig.from_env(home | {"A3B_CACHE": "/c", "A3B_HOME": "/h"}).home == "/h"
     assert RuntimeConfig.from_env(home).host == "127.0.0.1"
+
+
+def test_two_names_of_the_home_that_differ_are_told_apart():
+    differ = {"A3B_CACHE": "/c", "A3B_HOME": "/h"}
+    assert RuntimeConfig.from_env(differ).overruled == "A3B_HOME and its older name A3B_CACHE differ: A3B_HOME is used"
+    assert RuntimeConfig.from_env(differ | {"A3B_CACHE": "/h"}).overruled == ""
+    assert RuntimeConfig.from_env({"A3B_CACHE": "/c"}).overruled == ""
+
+
+@pytest.mark.parametrize(
+    ("environ", "program", "places"),
+    [
+        ({}, "hub cache", ("~/.cache/huggingface/hub", "~/.cache/llama.cpp")),
+        ({"XDG_CACHE_HOME": "/x"}, "hub cache", ("/x/huggingface/hub", "/x/llama.cpp")),
+        ({"XDG_CACHE_HOME": "/x", "HF_HOME": "/h"}, "hub cache", ("/h/hub", "/x/llama.cpp")),
+        ({"HF_HOME": "/h", "HF_HUB_CACHE": "/c", "LLAMA_CACHE": "/l"}, "hub cache", ("/c", "/l")),
+        ({"LLAMA_CACHE": "/l"}, "llama.cpp", ("/l",)),
+        ({}, "LM Studio", ("~/.lmstudio/models", "~/.cache/lm-studio/models")),
+        ({}, "Ollama", ("~/.ollama/models", "/usr/share/ollama/.ollama/models")),
+        ({"OLLAMA_MODELS": "/o"}, "Ollama", ("/o",)),
+    ],
+)
+def test_models_of_other_programs_are_looked_for_where_their_variables_say(environ, program, places):
+    assert model_places(environ)[program] == places
 
 
 def test_a_value_that_is_given_wins_over_its_variable_and_a_name_that_is_none_is_an_attribute_error():

@@ -171,11 +171,11 @@ def test_an_unknown_variable_is_reported_and_stops_nothing(name, capsys, monkeyp
 
 def test_an_empty_variable_is_none():
     runtime = RuntimeConfig.from_env({"A3B_CONTEXT": "", "A3B_CACHE": "", "XDG_CACHE_HOME": "/x"})
-    assert (runtime.context, runtime.cache, runtime.unknown) == (None, "/x/a3b", [])
+    assert (runtime.context, runtime.home, runtime.unknown) == (None, "/x/a3b", [])
 
 
 def test_values_may_be_given_by_name():
     runtime = RuntimeConfig(cache="/x", threads=3)
-    assert (runtime.cache, runtime.threads, runtime.port) == ("/x", 3, 8080)
+    assert (runtime.home, runtime.threads, runtime.port) == ("/x", 3, 8080)
     with pytest.raises(TypeError, match="speed"):
         RuntimeConfig(speed=1)

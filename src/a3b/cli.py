@@ -18,6 +18,7 @@ from a3b.printable import report, say
 from a3b.settings import VARIABLES, RuntimeConfig
 
 NO_HOME = "Could not determine home directory."  # the message of pathlib
+LOCAL = ("chat", "serve", "info", "render", "logits")  # commands whose MODEL may be a name in A3B_HOME
 FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
 
@@ -55,8 +56,12 @@ def command(argv: list[str] | None) -> int:
         if args.runtime.unknown:
             known = ", ".join(f"A3B_{name.upper()}" for name in VARIABLES)
             say(brief(f"environment: unknown and ignored: {', '.join(args.runtime.unknown)[:200]}; known: {known}"))
+        if args.runtime.overruled:
+            say(f"environment: {args.runtime.overruled}")
         if "model" in args and args.model is None:
             args.model = args.runtime.model
+        if args.command in LOCAL and args.model is not None:
+            args.model = local_model(args)
         if "context" in args:
             args.context = args.context or args.runtime.context
         return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
@@ -71,9 +76,16 @@ def command(argv: list[str] | None) -> int:
             raise
         say(
             f"a3b {args.command}: a path begins with '~', but the home directory is "
-            "not known; write it out, or set HOME or A3B_CACHE"
+            "not known; write it out, or set HOME or A3B_HOME"
         )
         return 2
+
+
+def local_model(args: argparse.Namespace) -> str | None:
+    """A name of a model in A3B_HOME as its directory."""
+    from a3b.commands import model_home, model_names  # what only some commands need
+
+    return model_names.local_model(args.model, model_home.ModelHome(args.runtime.home))
 
 
 def build_parser() -> Parser:
@@ -81,7 +93,7 @@ def build_parser() -> Parser:
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
         epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, "
-        "A3B_CONTEXT, A3B_THREADS, A3B_CACHE; for serve "
+        "A3B_CONTEXT, A3B_THREADS, A3B_HOME; for serve "
         "A3B_HOST, A3B_PORT, A3B_API_KEY, A3B_ALLOW_HOST, A3B_ALLOW_ORIGIN, A3B_LOG_LEVEL.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")

@@ -45,7 +45,8 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
     "threads": (_positive, None),  # of the kernels; None: every core this process may use
     "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
     "kv": (_one_of("q8", "bf16", "f32"), "q8"),  # keys and values in 8 bits, "bf16" or "f32"
-    "cache": (str, "~/.cache/a3b"),  # or below XDG_CACHE_HOME; for what can be recomputed
+    "home": (str, "~/.cache/a3b"),  # models, sessions and chats; or below XDG_CACHE_HOME
+    "cache": (str, None),  # the older name of home, which wins
     # for serve, as are all below; lists are separated by commas
     "host": (str, "127.0.0.1"),
     "port": (_port, 8080),
@@ -73,18 +74,43 @@ class Variables:
         """Variables that no command reads."""
         return sorted(f"A3B_{name.upper()}" for name in self.values.keys() - VARIABLES.keys())
 
+    @property
+    def overruled(self) -> str:
+        """What is said of two variables that mean the same and differ; "" if there is nothing to say."""
+        old, new = self.values.get("cache"), self.values.get("home")
+        return "A3B_HOME and its older name A3B_CACHE differ: A3B_HOME is used" if old and new and old != new else ""
+
     def __getattr__(self, name: str) -> Any:
         if name not in VARIABLES:
             raise AttributeError(name)
         if name in self._given:
             return self._given[name]
         read, default = VARIABLES[name]
-        if name == "cache" and self.cache_home:
-            default = os.path.join(self.cache_home, "a3b")
+        if name == "home" and name not in self.values:
+            return self.cache or (os.path.join(self.cache_home, "a3b") if self.cache_home else default)
         try:
             return read(self.values[name]) if name in self.values else default
         except UsageError as error:
             raise UsageError(f"environment variable A3B_{name.upper()}: {error}") from None
+
+
+def model_places(environ: Mapping[str, str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Directories in which other programs keep models, by program; "~" is the home directory.
+
+    Sources: the constants of huggingface_hub,
+    fs_get_cache_directory of llama.cpp, envconfig of Ollama, LM Studio's pages."""
+    given = os.environ if environ is None else environ
+    cache = given.get("XDG_CACHE_HOME") or "~/.cache"
+    hub_home = given.get("HF_HOME") or os.path.join(cache, "huggingface")
+    hub = given.get("HF_HUB_CACHE") or given.get("HUGGINGFACE_HUB_CACHE") or os.path.join(hub_home, "hub")
+    llama = given.get("LLAMA_CACHE") or os.path.join(cache, "llama.cpp")
+    ollama = given.get("OLLAMA_MODELS")
+    return {
+        "hub cache": tuple(dict.fromkeys((hub, llama))),  # newer versions of llama.cpp keep such a cache
+        "llama.cpp": (llama,),
+        "LM Studio": ("~/.lmstudio/models", "~/.cache/lm-studio/models"),
+        "Ollama": (ollama,) if ollama else ("~/.ollama/models", "/usr/share/ollama/.ollama/models"),
+    }
 
 
 class RuntimeConfig(Variables):

@@ -127,9 +127,10 @@ def test_a_user_without_a_home_is_told_so(capsys, monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("A3B_CACHE", raising=False)
+    monkeypatch.delenv("A3B_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
     status, line = said(capsys, "cache", "list")
-    assert status == 2 and "A3B_CACHE" in line
+    assert status == 2 and "A3B_HOME" in line
 
 
 def test_a_negative_number_in_powers_of_ten_is_a_value(capsys):

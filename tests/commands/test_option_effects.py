@@ -20,10 +20,12 @@ import pytest
 from a3b import cli
 from a3b.cache.disk_store import Store
 from a3b.commands import eval as eval_command
+from a3b.commands import list as list_command
 from a3b.commands import pack, pull
 from a3b.commands import run as run_command
 from a3b.commands.benchmarks import sparsity, speed
 from a3b.commands.benchmarks import start as start_command
+from a3b.commands.model_home import ModelHome, Record
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
 from a3b.errors import DownloadError
@@ -342,6 +344,35 @@ def test_an_option_of_pack_has_its_effect(row, command, watch):
     check(command, f"pack {NANO} packed", row)
 
 
+# -- models in A3B_HOME
+
+LIST = [
+    Row("--available", lambda s: "Qwen/Qwen3.6-35B-A3B-FP8" in s.out, True),
+    Row("--found", lambda s: "other programs" in s.out, True),
+    Row("--json", lambda s: s.is_json, True),
+]
+RM = [
+    Row("--yes", lambda s: (s.status, Path("cache/models/one-fast").exists()), (0, False)),
+    Row("--sessions", lambda s: "a3b rm one:fast --sessions --yes" in s.err, True),
+]
+
+
+@named(LIST)
+def test_an_option_of_list_has_its_effect(row, command, monkeypatch):
+    monkeypatch.setattr(list_command, "model_places", dict)
+    check(command, "list", row)
+
+
+@named(RM)
+def test_an_option_of_rm_has_its_effect(row, command):
+    home = ModelHome("cache")
+    folder = home.folder("one:fast")
+    home.remember(folder, Record("one:fast", "own/er"))
+    folder.mkdir()
+    (folder / "a3b.json").touch()
+    check(command, "rm one:fast", row)
+
+
 # -- sessions on disk
 
 CACHE = {
@@ -493,6 +524,8 @@ ROWS = {
     "run": [*RUN, Row("--preserve-thinking off", len, "one answer has no earlier thinking")],
     "info": INFO,
     "plan": [*PLAN, Row("--json", len, "in a test of its own")],
+    "list": LIST,
+    "rm": RM,
     "pull": PULL,
     "render": [*RENDER, Row("--fit", len, "in a test of its own")],
     "logits": LOGITS,

@@ -27,7 +27,7 @@ SHORT = 12  # digits of an id that are shown
 
 
 def run(args: Namespace) -> int:
-    parent = args.dir.expanduser() if args.dir else root(args.runtime.cache)
+    parent = args.dir.expanduser() if args.dir else root(args.runtime.home)
     check(args)
     directories = kept(parent)
     if len(directories) > 1:

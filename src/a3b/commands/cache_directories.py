@@ -58,7 +58,7 @@ def open_store(args: Namespace) -> Store:
             return Store(args.cache_dir, *limits)
         except StoreError as error:
             raise StoreError(f"--cache-dir {args.cache_dir}: {error}; or serve with --no-persist") from None
-    parent = root(args.runtime.cache)
+    parent = root(args.runtime.home)
     try:
         private_directory(parent)
     except OSError as error:

@@ -183,6 +183,24 @@ def _serve_sessions(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--available", action="store_true", help="the names of models that can be had, and their sizes")
+    parser.add_argument(
+        "--found",
+        action="store_true",
+        help="models that other programs keep on this disk: hub cache, llama.cpp, LM Studio, Ollama, a3b pull",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _rm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="as 'a3b list' shows it; also of one that stopped half way"
+    )
+    parser.add_argument("--sessions", action="store_true", help="remove the model's sessions too")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
@@ -289,7 +307,7 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     forget.add_argument("--all", action="store_true", help="every conversation and every remembered turn")
     for action in (listing, verify, prune, forget):
         action.add_argument(
-            "--dir", type=path, metavar="DIR", help="where they are kept (default: sessions below A3B_CACHE)"
+            "--dir", type=path, metavar="DIR", help="where they are kept (default: sessions below A3B_HOME)"
         )
 
 
@@ -388,6 +406,8 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
     "info": ("architecture, parameters, context, formats and size of a model", _info),
     "plan": ("which preset and context fit this machine, and how fast", _plan),
+    "list": ("models that are here, and what lies in A3B_HOME", _list),
+    "rm": ("remove models, also those that stopped half way", _rm),
     "pull": ("download a model, resumable and verified", _pull),
     "render": ("print the exact prompt that messages become", _render),
     "logits": ("write the logits of a list of token ids", _logits),
@@ -414,6 +434,13 @@ a3b serve DIR --port 8080
 a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
     "info": """
 a3b info DIR --context 500000""",
+    "list": """
+a3b list
+a3b list --available            names that can be had
+a3b list --found                models of other programs, such as Ollama""",
+    "rm": """
+a3b rm qwen3.6:fast
+a3b rm qwen3.6:fast --sessions --yes""",
     "pull": """
 a3b pull Qwen/Qwen3.6-35B-A3B models/35b""",
     "render": """

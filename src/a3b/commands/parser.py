@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, and their names here
-    "list": "cache",
-    "ls": "cache",
+    "ls": "list",
+    "models": "list",
     "ps": "cache",
-    "rm": "cache",
+    "remove": "rm",
+    "delete": "rm",
+    "uninstall": "rm",
     "show": "info",
     "download": "pull",
     "start": "serve",

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from a3b.commands.dialogue import Dialogue, Printer, check_sampling, load, sampling
+from a3b.commands.model_home import ModelHome
+from a3b.commands.model_names import local_model
 from a3b.commands.piped_input import piped_text
 from a3b.engine.engine import NANO_NAMES
 from a3b.errors import UsageError
 from a3b.formats.gguf import is_gguf
-from a3b.model.known_shapes import SHAPES
+from a3b.model.known_models import known_model, known_shape
 from a3b.printable import report, say
 from a3b.prompt.message_faults import check_tools
 
@@ -25,7 +27,7 @@ def run(args: Namespace) -> int:
     check_sampling(args)
     tools = check_tools(args.tools, "--tools")
     model, prompt = model_and_prompt(args.words, args.named, args.stdin_timeout)
-    args.model = model if model is not None else args.runtime.model
+    args.model = local_model(model if model is not None else args.runtime.model, ModelHome(args.runtime.home))
     engine = load(args)
     dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)
@@ -89,10 +91,18 @@ def is_model(word: str) -> bool:
     return (
         is_path(word)
         or looks_like_one
-        or name in SHAPES
+        or is_known(word)
         or name in NANO_NAMES
         or re.fullmatch(r"qwen/qwen[\w.-]+", name) is not None
     )
+
+
+def is_known(word: str) -> bool:
+    """Whether a word is a short name or that of a shape, also if its tag is wrong."""
+    try:
+        return known_shape(word) is not None or known_model(word) is not None
+    except UsageError:
+        return True
 
 
 def is_path(word: str) -> bool:

@@ -41,8 +41,8 @@ class Kept:
         except RuntimeError:  # no home
             if args.go_on or args.resume is not None:
                 raise
-            say("this chat is not kept: the home directory is not known; set HOME or A3B_CACHE")
-            place, args.no_history = Path(args.runtime.cache), True
+            say("this chat is not kept: the home directory is not known; set HOME or A3B_HOME")
+            place, args.no_history = Path(args.runtime.home), True
         kept = cls(Transcripts(place), model, identity, not args.no_history)
         if args.go_on and args.resume is not None:
             raise UsageError("--continue and --resume ID: expected one of them")
@@ -116,7 +116,7 @@ class Kept:
 
 def directory(args: Namespace) -> Path:
     """Where conversations are kept. Raises RuntimeError if that is below a home that is not known."""
-    return Path(args.runtime.cache).expanduser() / "chats"
+    return Path(args.runtime.home).expanduser() / "chats"
 
 
 def check_ids(transcript: Transcript, engine: Engine) -> None:

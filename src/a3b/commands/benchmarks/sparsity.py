@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
     schedule = replace(schedule, prompts=args.prefill or PROMPTS, depths=(0,))
     kernels = open_kernels(runtime.isa, args.threads or runtime.threads or machine.num_threads)
     probe.runtime_of(kernels)  # refuses the twins
-    parent = Path(args.dir or runtime.cache).expanduser()
+    parent = Path(args.dir or runtime.home).expanduser()
     rows = []
     for shape in COMPARED:
         num_layers = args.layers or layers_that_fit(parent, shape, args.preset, machine.memory_bytes)

@@ -102,7 +102,7 @@ def run(args: Namespace) -> None:
     threads = args.threads or runtime.threads or Machine.read().num_threads
     kernels = open_kernels(runtime.isa, threads)
     probe.runtime_of(kernels)  # refuses the twins
-    parent = Path(args.dir or runtime.cache).expanduser()
+    parent = Path(args.dir or runtime.home).expanduser()
     directory = (
         resolve(args.directory) if args.directory else random_directory(parent, args.shape, args.preset, args.layers)
     )

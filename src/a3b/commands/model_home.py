@@ -1,0 +1,248 @@
+"""Packed models below A3B_HOME, by name: what is there, what stopped half way, what is in use; and their removal.
+
+    models/FOLDER         a packed model
+    models/FOLDER.json    its name and source, written before the first byte of it; the file's time is the last use
+    models/FOLDER.part    what a stopped run left
+    models/FOLDER.lock    held by the process that makes it
+
+A process that runs a model holds a shared lock on its manifest, so a kill leaves nothing to clear. Enter at
+`ModelHome`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from a3b.errors import CheckpointError, UsageError
+from a3b.files import open_regular, read_text, regular
+from a3b.formats.packed import MANIFEST
+
+RECORD, PART, LOCK, GOING = ".json", ".part", ".lock", ".removed"
+FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
+MAX_RECORD_BYTES = 1 << 16
+MAX_MODELS = 10_000
+WRITTEN = ("*.safetensors", "*.json", "*.jinja", "*.part")  # of a packed directory
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model in A3B_HOME is: its name, and what makes it again."""
+
+    name: str  # as it is typed
+    source: str  # OWNER/NAME on the hub, or a path
+    file: str = ""  # in the repository, if one was chosen
+    preset: str = ""
+    model: str = ""  # the name without its tag
+    revision: str = ""  # commit
+    begun: float = 0.0
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in A3B_HOME, complete or not."""
+
+    folder: Path
+    record: Record
+    complete: bool
+    leaving: bool  # its removal was stopped
+    num_bytes: int
+    used: float  # seconds since 1970
+
+
+class ModelHome:
+    """The directory `models` of a home, which need not exist."""
+
+    def __init__(self, home: str | Path):
+        self.home = Path(home).expanduser()
+        self.models = self.home / "models"
+
+    def folder(self, name: str) -> Path:
+        """Where a model of that name belongs. Raises UsageError for a name that makes no folder."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "--")).strip("-.")[:200]
+        if not FOLDER.fullmatch(plain):
+            raise UsageError(f"{name[:80]!r}: cannot be the name of a model; expected letters and digits")
+        return self.models / plain
+
+    def stored(self) -> list[StoredModel]:
+        """All models, the last used first."""
+        try:
+            names = {name for entry in os.scandir(self.models) if (name := _stem(entry.name)) is not None}
+        except OSError:
+            return []
+        found = [self._stored(self.models / name) for name in sorted(names)[:MAX_MODELS]]
+        return sorted((model for model in found if model), key=lambda model: -model.used)
+
+    def find(self, name: str) -> StoredModel | None:
+        """The complete model of that name or, for a name without a tag, the one of its models used last."""
+        for model in self.stored():
+            if model.complete and name.lower() in (model.record.name.lower(), model.record.model.lower()):
+                return model
+        return None
+
+    def of_folder(self, folder: Path) -> StoredModel | None:
+        return self._stored(folder)
+
+    def remember(self, folder: Path, record: Record) -> None:
+        """Write what a model is, before anything of it is written. Raises OSError."""
+        self.models.mkdir(parents=True, exist_ok=True)
+        new = folder.with_name(folder.name + RECORD + ".new")
+        with open(new, "w", encoding="utf-8", opener=regular) as file:
+            json.dump(asdict(record), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, folder.with_name(folder.name + RECORD))
+
+    @contextmanager
+    def making(self, folder: Path) -> Iterator[None]:
+        """Let one process at a time make or remove a model. Raises UsageError while another one does."""
+        self.models.mkdir(parents=True, exist_ok=True)
+        path = folder.with_name(folder.name + LOCK)
+        with open(path, "a+", opener=regular) as file:
+            if not _locked(file, fcntl.LOCK_EX) or not _is_still(file, path):
+                file.seek(0)
+                who = f"process {file.read(20).strip() or 'unknown'}"
+                raise UsageError(f"{folder.name}: another a3b makes or removes it ({who}); wait for it, or stop it")
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def remove(self, model: StoredModel) -> list[Path]:
+        """Remove what a3b wrote of a model, whatever stage it is in; what others put there is left, and returned.
+
+        Raises UsageError if the model is in use, or is not a directory of its own."""
+        folder = model.folder
+        if folder.is_symlink():
+            raise UsageError(f"{folder}: is a link, and nothing that a3b made; remove it yourself")
+        with self.making(folder), _disk_errors(folder), in_use(folder):
+            going = folder.with_name(folder.name + GOING)
+            _clear(going)
+            if folder.is_dir():
+                os.replace(folder, going)  # from here on it is no model
+            left = _clear(going)
+            if left:
+                os.replace(going, folder)
+            part = folder.with_name(folder.name + PART)
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            for ending in (RECORD, LOCK):
+                folder.with_name(folder.name + ending).unlink(missing_ok=True)
+        return left
+
+    def _stored(self, folder: Path) -> StoredModel | None:
+        beside = {end: folder.with_name(folder.name + end) for end in (RECORD, PART, GOING)}
+        record, known = _read_record(beside[RECORD], folder.name), beside[RECORD].is_file()
+        complete = (folder / MANIFEST).is_file()
+        if not complete and not known:
+            return None
+        used = beside[RECORD] if known else folder / MANIFEST
+        num_bytes = sum(tree_bytes(place) for place in (folder, beside[PART], beside[GOING]))
+        return StoredModel(folder, record, complete, beside[GOING].is_dir(), num_bytes, used.stat().st_mtime)
+
+
+def used_now(folder: Path) -> BinaryIO | None:
+    """Note that a model is used, and hold it until the returned file is closed; None if that is not possible."""
+    with suppress(OSError):
+        os.utime(folder.with_name(folder.name + RECORD))
+    try:
+        file = open_regular(folder / MANIFEST)
+    except OSError:
+        return None
+    if not _locked(file, fcntl.LOCK_SH):
+        file.close()
+        return None
+    return file
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep others from using a model. Raises UsageError if somebody does."""
+    try:
+        file = open_regular(folder / MANIFEST)
+    except OSError:  # not complete
+        yield
+        return
+    with file:
+        if not _locked(file, fcntl.LOCK_EX):
+            raise UsageError(f"{folder.name}: a server or a chat uses it; stop that first")
+        yield
+
+
+def _stem(name: str) -> str | None:
+    for ending in (RECORD, PART, LOCK, GOING, RECORD + ".new"):
+        if name.endswith(ending):
+            name = name.removesuffix(ending)
+            break
+    return name if FOLDER.fullmatch(name) else None
+
+
+def _read_record(path: Path, name: str) -> Record:
+    """The record, or one with the name of the folder if it is missing or not readable."""
+    try:
+        value: Any = json.loads(read_text(path, MAX_RECORD_BYTES))
+        texts = {f.name: value[f.name] for f in fields(Record) if f.name != "begun" and f.name in value}
+        if not all(isinstance(text, str) and len(text) < 4096 for text in texts.values()):
+            raise ValueError
+        begun = value.get("begun")
+        return Record(**texts, begun=float(begun) if isinstance(begun, int | float) else 0.0)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return Record(name, "", begun=time.time())
+
+
+def _clear(directory: Path) -> list[Path]:
+    """Remove the files that packing writes, and the directory if nothing else is in it; the rest is returned."""
+    if not directory.is_dir():
+        return []
+    for pattern in WRITTEN:
+        for path in directory.glob(pattern):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
+    (directory / "lock").unlink(missing_ok=True)
+    left = sorted(directory.iterdir())
+    if not left:
+        directory.rmdir()
+    return left
+
+
+def tree_bytes(directory: Path) -> int:
+    """Bytes that the files below a directory take; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(place, name))
+                total += min(found.st_size, found.st_blocks * 512)  # a file with holes takes less
+    return total
+
+
+def _locked(file: Any, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_still(file: Any, path: Path) -> bool:
+    """Whether an open file is the one of that name: its last holder may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: {error.strerror or error}") from None
