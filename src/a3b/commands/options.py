@@ -436,8 +436,8 @@ a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
 a3b info DIR --context 500000""",
     "list": """
 a3b list
-a3b list --available            names that can be had
-a3b list --found                models of other programs, such as Ollama""",
+a3b list --available            # names that can be had
+a3b list --found                # models of other programs, such as Ollama""",
     "rm": """
 a3b rm qwen3.6:fast
 a3b rm qwen3.6:fast --sessions --yes""",
