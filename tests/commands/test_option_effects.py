@@ -313,6 +313,7 @@ PACK = [
     Row("--preset fast", lambda s: s.calls["write"].args[1].preset, "fast"),
     Row("--importance text.txt", lambda s: s.calls["write"].kwargs["importance"], {"from": "text.txt"}),
     Row("--tokenizer copied", lambda s: s.calls["open_source"].args[1], Path("copied")),
+    Row("--no-mtp", lambda s: s.calls["open_source"].args[2], False),
 ]
 
 

@@ -11,14 +11,14 @@ import pytest
 import a3b
 from a3b.model import tensor_names
 from a3b.model.config_reader import config_from_dict
-from a3b.model.tensor_names import TENSORS, Place, tensors_of
+from a3b.model.tensor_names import MTP_LAYER, TENSORS, Place, mtp_tensors, tensors_of
 from a3b.model.weights import by_role
 from tests.support.random_model import SIZES, config_dict, model_weights, random_tensors
 
 PACKAGE = Path(a3b.__file__).parent
 SPELT = re.compile(
     r"self_attn\.|linear_attn\.|mlp\.|embed_tokens|layernorm\.weight|lm_head\.weight|[a-z]_proj\.weight|"
-    r"\bblk\.|attn_q\b|attn_norm|\bssm_|ffn_|token_embd|output_norm|output\.weight"
+    r"\bmtp\.layers|pre_fc_norm|\bnextn\.|\bblk\.|attn_q\b|attn_norm|\bssm_|ffn_|token_embd|output_norm|output\.weight"
 )
 
 
@@ -35,10 +35,11 @@ def test_no_other_module_spells_the_name_of_a_tensor():
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_every_tensor_of_the_list_is_a_weight_that_the_model_reads(sizes):
     config = config_from_dict(config_dict(sizes))
-    weights = model_weights(config, random_tensors(sizes, 1))
+    weights = model_weights(config, random_tensors(sizes, 1, mtp=True))
     listed: dict[int | None, list[str]] = {}
-    for tensor, layer in tensors_of(config):
+    for tensor, layer in (*tensors_of(config), *mtp_tensors(config)):
         listed.setdefault(layer, []).append(tensor.role)
+    assert MTP_LAYER in listed
     for layer, roles in listed.items():
         assert sorted(roles) == sorted(by_role(weights, layer))
 

@@ -16,7 +16,9 @@ from a3b.model.config import ModelConfig
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.loader import check_tensors, load_weights
+from a3b.model.parameters import count_parameters
 from tests.support.checkpoint_files import write_checkpoint, write_shards
+from tests.support.mtp_files import loaded, numbers_of, written
 from tests.support.random_model import model_weights, random_ids
 
 LAYOUTS = {
@@ -52,7 +54,18 @@ def test_every_layout_gives_the_numbers_in_the_file(tmp_path, name, layout, expa
 
 def test_tensors_beside_the_text_model_are_counted(tmp_path):
     write_checkpoint(tmp_path, extras=True, wrapped=True)
-    assert check_tensors(Checkpoint.open(tmp_path), read_config(tmp_path)) == {"mtp": 84, "vision": 5}
+    config = read_config(tmp_path)
+    assert check_tensors(Checkpoint.open(tmp_path), config) == {"mtp": count_parameters(config).mtp, "vision": 5}
+
+
+@pytest.mark.parametrize("layout", [name for name, options in LAYOUTS.items() if options.get("extras")])
+@pytest.mark.parametrize("name", ["one", "two", "dense"])
+def test_every_layout_gives_the_numbers_of_the_mtp_module(tmp_path, name, layout):
+    exact = written(write_checkpoint(tmp_path, name, **LAYOUTS[layout]))
+    found = numbers_of(*loaded(tmp_path))
+    assert found.keys() == exact.keys()
+    for key, value in exact.items():
+        np.testing.assert_array_equal(found[key].reshape(value.shape), value, err_msg=key)
 
 
 def broken(tmp_path, change) -> str:

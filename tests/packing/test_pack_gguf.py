@@ -166,10 +166,6 @@ def test_the_tokenizer_comes_out_of_the_file(tmp_path):
     assert (directory / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
 
 
-def test_the_next_token_layer_is_left_out_and_counted(tmp_path):
-    assert Manifest.read(packed(tmp_path, mtp=True)[0]).skipped == {"mtp": 32}
-
-
 def drop(kv, tensors):
     del tensors["blk.2.ssm_a"], kv["tokenizer.chat_template"]
 

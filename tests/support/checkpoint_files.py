@@ -24,12 +24,13 @@ KEPT = (
     "conv1d",
     "dt_bias",
     "A_log",
+    "mtp.fc",
 )
 Stored = dict[str, tuple[str, np.ndarray]]
 
 
-def config_of(name: str, *, wrapped: bool = False, fp8: bool = False) -> dict:
-    config = config_dict(SIZES[name], YARN.get(name))
+def config_of(name: str, *, wrapped: bool = False, fp8: bool = False, mtp: bool = False) -> dict:
+    config = config_dict(SIZES[name], YARN.get(name)) | ({"mtp_num_hidden_layers": 1} if mtp else {})
     if wrapped:
         config = {
             "model_type": config["model_type"].removesuffix("_text"),
@@ -90,10 +91,11 @@ def write_checkpoint(
     A_log: str = "F32",
 ) -> dict[str, np.ndarray]:
     """Write config.json and weights; the float32 tensors that a reader must get, under the names of
-    `random_tensors`."""
+    `random_tensors`. extras: an MTP module, and a tensor of a vision tower."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config_of(name, wrapped=wrapped, fp8=dtype == "FP8")))
-    original = random_tensors(SIZES[name], SEEDS[name])
+    config = config_of(name, wrapped=wrapped, fp8=dtype == "FP8", mtp=extras)
+    (directory / "config.json").write_text(json.dumps(config))
+    original = random_tensors(SIZES[name], SEEDS[name], extras)
     entries: Stored = {}
     exact: dict[str, np.ndarray] = {}
     for key, value in (original if fused else one_by_one(original)).items():
@@ -101,8 +103,6 @@ def write_checkpoint(
         parts, exact[key] = stored(written, value, dtype, A_log)
         entries |= parts
     if extras:
-        entries["mtp.fc.weight"] = ("BF16", np.zeros((6, 12), np.uint16))
-        entries["mtp.layers.0.mlp.experts.0.up_proj.weight"] = ("BF16", np.zeros((2, 6), np.uint16))
         entries["model.visual.patch_embed.proj.bias"] = ("F32", np.zeros(5, np.float32))
     write_shards(directory, entries, num_shards)
     for key in original.keys() - exact.keys():  # put the experts together again

@@ -37,6 +37,7 @@ TYPE_OF = {
     "ffn_gate": "Q4_K",
     "ffn_up": "Q4_K",
     "ffn_down": "Q6_K",
+    "eh_proj": "Q8_0",
 }
 MINIMUMS = {"Q4_K": 7.5, "Q5_K": 15.5}  # in units of d, so that values lie around 0
 
@@ -76,7 +77,7 @@ def write_gguf(
 ) -> dict[str, np.ndarray]:
     """Write the file; the float32 tensors that a reader must get, in the names and the order of Hugging Face."""
     s, rng = sizes, np.random.default_rng(11)
-    exact = random_tensors(s, 5)
+    exact = random_tensors(s, 5, mtp)
     heads, tensors = heads_of(s), {}
     wide = (heads[:, None] * s["Dv"] + np.arange(s["Dv"])).ravel()
     keys = 2 * s["Hk"] * s["Dk"]
@@ -100,11 +101,11 @@ def write_gguf(
     matrix("token_embd.weight", "model.embed_tokens.weight")
     matrix("output.weight", "lm_head.weight")
     floats("output_norm.weight", exact["model.norm.weight"] + 1)
-    for i in range(s["layers"]):
-        b, p = f"blk.{i}.", f"model.layers.{i}."
+    for i in range(s["layers"] + mtp):
+        b, p = f"blk.{i}.", f"model.layers.{i}." if i < s["layers"] else "mtp.layers.0."
         floats(b + "attn_norm.weight", exact[p + "input_layernorm.weight"] + 1)
         floats(b + "post_attention_norm.weight", exact[p + "post_attention_layernorm.weight"] + 1)
-        if (i + 1) % s["every"]:
+        if (i + 1) % s["every"] and i < s["layers"]:
             q = p + "linear_attn."
             matrix(b + "attn_qkv.weight", q + "in_proj_qkv.weight", rows=channels)
             matrix(b + "attn_gate.weight", q + "in_proj_z.weight", rows=wide)
@@ -139,7 +140,11 @@ def write_gguf(
         for name in ("gate", "up", "down"):
             matrix(f"{b}ffn_{name}_shexp.weight", f"{q}shared_expert.{name}_proj.weight")
     if mtp:
-        floats(f"blk.{s['layers']}.nextn.eh_proj.weight", np.zeros((4, 8)))
+        b = f"blk.{s['layers']}.nextn."
+        matrix(b + "eh_proj.weight", "mtp.fc.weight")
+        floats(b + "enorm.weight", exact["mtp.pre_fc_norm_embedding.weight"] + 1)
+        floats(b + "hnorm.weight", exact["mtp.pre_fc_norm_hidden.weight"] + 1)
+        floats(b + "shared_head_norm.weight", exact["mtp.norm.weight"] + 1)
     kv = key_values(s, mtp)
     change(kv, tensors)
     writer = gguf.GGUFWriter(path, kv.pop("general.architecture"))

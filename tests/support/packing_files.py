@@ -20,22 +20,24 @@ BLOCK = (64, 64)
 TOKENIZER, TEMPLATE = b'{"not": "read here"}', b"{{ messages }}"
 
 
-def config_json(sizes: dict = SIZES, fp8: bool = False) -> dict:
-    value = config_dict(sizes)
+def config_json(sizes: dict = SIZES, fp8: bool = False, mtp: bool = False) -> dict:
+    value = config_dict(sizes) | ({"mtp_num_hidden_layers": 1} if mtp else {})
     if fp8:
         value["quantization_config"] = {"quant_method": "fp8", "weight_block_size": list(BLOCK)}
     return value
 
 
-def write_source(directory: Path, sizes: dict = SIZES, fp8: bool = False, seed: int = 5) -> dict[str, np.ndarray]:
+def write_source(
+    directory: Path, sizes: dict = SIZES, fp8: bool = False, seed: int = 5, mtp: bool = False
+) -> dict[str, np.ndarray]:
     """config.json, weights, tokenizer and template; the float32 numbers in the file under the names of
     `random_tensors`."""
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(config_json(sizes, fp8)))
+    (directory / "config.json").write_text(json.dumps(config_json(sizes, fp8, mtp)))
     (directory / "tokenizer.json").write_bytes(TOKENIZER)
     (directory / "chat_template.jinja").write_bytes(TEMPLATE)
     entries, exact = {}, {}
-    original = random_tensors(sizes, seed)
+    original = random_tensors(sizes, seed, mtp)
     for name, value in (one_by_one(original) if fp8 else original).items():
         if fp8 and not any(kept in name for kept in KEPT):
             bits, scale = f32_to_fp8(value, BLOCK)

@@ -14,7 +14,7 @@ from a3b.kernels import open_kernels
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.forward import Model
-from a3b.model.tensor_names import BY_ROLE, GATE_UP, Tensor, layer_name, places_of
+from a3b.model.tensor_names import BY_ROLE, GATE_UP, MTP_LAYER, Tensor, is_mtp, layer_name, places_of
 from a3b.model.weights import ModelWeights, assemble
 
 AXES = ("V", "D", "layers", "every", "Hq", "Hkv", "Dh", "rotary", "Hk", "Hv", "Dk", "Dv", "E", "K", "F", "Fs")
@@ -106,6 +106,9 @@ NORMALS = {  # mean and spread
     "delta_norm": (1, 0.3),
     "q_norm": (0.7, 0.3),
     "k_norm": (0, 0.3),
+    "mtp.embedding_norm": (0, 0.3),
+    "mtp.hidden_norm": (0, 0.3),
+    "mtp.norm": (0, 0.3),
 }
 DRAWN_ONCE = ("embed", "norm", "lm_head")  # the order in which the stream of numbers is used, which goldens depend on
 DRAWN_PER_LAYER = (
@@ -114,11 +117,13 @@ DRAWN_PER_LAYER = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"),
     *("gate", "up", "down"),
     *("router", "experts.gate", "experts.down", "shared.gate", "shared.up", "shared.down", "shared_gate"),
+    *("mtp.fc", "mtp.embedding_norm", "mtp.hidden_norm", "mtp.norm"),
 )
 
 
-def random_tensors(sizes: dict, seed: int) -> dict[str, np.ndarray]:
-    """Checkpoint name -> float32 array: text-only prefix `model.`, experts fused."""
+def random_tensors(sizes: dict, seed: int, mtp: bool = False) -> dict[str, np.ndarray]:
+    """Checkpoint name -> float32 array: text-only prefix `model.`, experts fused. mtp: with an MTP module; the other
+    numbers are the same without it."""
     config = config_from_dict(config_dict(sizes))
     rng, axes, out = np.random.Generator(np.random.PCG64(seed)), config.axes, {}
 
@@ -134,7 +139,7 @@ def random_tensors(sizes: dict, seed: int) -> dict[str, np.ndarray]:
 
     for role in DRAWN_ONCE:
         out[BY_ROLE[role].full_name(None)] = numbers(role, BY_ROLE[role].shape(axes))
-    for layer in range(config.num_layers):
+    for layer in (*range(config.num_layers), *((MTP_LAYER,) if mtp else ())):
         for tensor in (BY_ROLE[role] for role in DRAWN_PER_LAYER):
             name, shape = tensor.full_name(layer), tensor.shape(axes)
             if tensor.role == "experts.gate":  # drawn with up, as a checkpoint has them
@@ -164,7 +169,7 @@ class Tensors:
 
 def model_weights(config: ModelConfig, tensors: dict[str, np.ndarray]) -> ModelWeights:
     """Tensors of `random_tensors` as ModelWeights, without a file in between."""
-    return assemble(config, Tensors(config, tensors), "float32")
+    return assemble(config, Tensors(config, tensors), "float32", mtp=any(map(is_mtp, tensors)))
 
 
 def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):

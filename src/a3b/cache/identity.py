@@ -20,6 +20,7 @@ from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.kv import PAGE_LEN
 from a3b.model.config import ModelConfig
 from a3b.model.state import SEGMENT_PAGES
+from a3b.model.tensor_names import is_mtp
 
 ARITHMETIC_VERSION = 2  # incremented when a kernel or the forward pass produces different bits
 NUM_SAMPLES, SAMPLE_BYTES = 64, 4096  # samples hashed of a large weight file
@@ -67,7 +68,8 @@ def _joined(parts: Iterable[bytes]) -> bytes:
 def _weights(directory: Path) -> list[bytes]:
     if (directory / MANIFEST).exists():
         manifest = Manifest.read(directory)
-        tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in manifest.tensors.values()}
+        text = [t for t in manifest.tensors.values() if not is_mtp(t.name)]  # no state depends on the MTP module
+        tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in text}
         return [json.dumps({"tensors": tensors, "tiled_v_heads": manifest.tiled_v_heads}, sort_keys=True).encode()]
     files = sorted(path for pattern in ("*.safetensors", "*.gguf") for path in directory.glob(pattern))
     if not files:

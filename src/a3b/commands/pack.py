@@ -16,10 +16,10 @@ from a3b.errors import A3BError, UsageError
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
-from a3b.model.parameters import count_parameters
+from a3b.model.tensor_names import is_mtp
 from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.open_source import open_source
-from a3b.packing.plan import bytes_per_token, make_plan
+from a3b.packing.plan import bytes_per_token, make_plan, num_weights
 from a3b.packing.source import Source
 from a3b.packing.writer import check_room, check_target, write, write_side_files
 from a3b.printable import report, say
@@ -32,7 +32,7 @@ DEFAULT = "balanced"
 
 def run(args: Namespace) -> None:
     set_blas_threads(1)  # the workers run in parallel
-    source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser())
+    source = open_source(args.source.expanduser(), args.tokenizer and args.tokenizer.expanduser(), not args.no_mtp)
     plan = make_plan(source.config, source.weights, args.preset or (None if source.keeps_types else DEFAULT))
     if args.preset and not plan.num_chosen:
         raise UsageError(
@@ -42,6 +42,12 @@ def run(args: Namespace) -> None:
         say(note)
     for kind, count in source.skipped.items():
         say(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet")
+    drafts = [tensor for tensor in plan.tensors if is_mtp(tensor.name)]
+    if drafts:
+        say(
+            f"mtp: {num_weights(drafts) / MILLION:,.1f} M parameters are packed for drafts: "
+            f"{size(sum(tensor.num_bytes for tensor in drafts))} on disk, not read yet"
+        )
     read = bytes_per_token(source.config, plan.tensors)
     say(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token")
     target, importance = Path(os.path.abspath(args.target.expanduser())), None
@@ -53,7 +59,7 @@ def run(args: Namespace) -> None:
                 f"--importance: every matrix of {args.source} is quantised already and is kept; leave it out"
             )
         importance = _measured(source, args.importance, args.runtime)
-    total = count_parameters(source.config).total
+    total = num_weights(plan.tensors)
     with Progress("packing", total, "M weights", scale=MILLION) as progress:
         threads = args.runtime.threads or Machine.read().num_threads
         write(source, plan, target, threads=threads, done=progress.add, importance=importance)

@@ -21,7 +21,7 @@ from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
 from a3b.model.known_models import how_to_get, known_shape, short_names
-from a3b.model.loader import load_weights
+from a3b.model.loader import files_of_text, load_weights
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.segments import END_OF_TURN
 from a3b.prompt.tokenizer import Tokenizer
@@ -162,7 +162,8 @@ class Engine:
         mover = None
         if weights.residency == "packed" and kernels.isa != "reference":
             tune(kernels)
-            mover = HugePages([(file.path, file.mapped) for file in checkpoint.files], runtime_of(kernels).probe_read)
+            files = [(file.path, file.mapped) for file in files_of_text(checkpoint)]
+            mover = HugePages(files, runtime_of(kernels).probe_read)
         name = "a3b-nano" if nano else path.resolve().name
         return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes, mover)
 

@@ -212,9 +212,9 @@ class Shard:
         return len(self.header) + sum(t.num_bytes for t in self.tensors)
 
 
-def plan_shards(tensors: Iterable[PackedTensor], most: int = SHARD_BYTES) -> list[Shard]:
+def plan_shards(tensors: Iterable[PackedTensor], most: int = SHARD_BYTES, stem: str = "model") -> list[Shard]:
     """Tensors cut into files of at most `most` bytes (or one tensor), those in tiles first: they are whole cache
-    lines."""
+    lines. stem: what the names of the files begin with."""
     cuts: list[list[PackedTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -224,7 +224,7 @@ def plan_shards(tensors: Iterable[PackedTensor], most: int = SHARD_BYTES) -> lis
         cuts[-1].append(tensor)
         size += tensor.num_bytes
     return [
-        Shard(f"model-{i:05}-of-{len(cuts):05}.safetensors", tuple(sorted(cut, key=lambda t: t.format == F32)))
+        Shard(f"{stem}-{i:05}-of-{len(cuts):05}.safetensors", tuple(sorted(cut, key=lambda t: t.format == F32)))
         for i, cut in enumerate(cuts, 1)
     ]
 

@@ -126,7 +126,7 @@ class _Reader:
             tie_word_embeddings=self._tied(),
             rope=self._rope(head_dim, max_context),
             eos_token_ids=_ends(self.take("eos_token_id", None), vocab_size, self.where),
-            mtp_layers=self.size("mtp_num_hidden_layers", 0, least=0),
+            mtp_layers=self._mtp_layers(),
             vision=self._vision(),
             fp8=fp8,
             gptq=gptq,
@@ -193,6 +193,13 @@ class _Reader:
         if interval is not None and tuple(types) != regular:
             self.fail("layer_types", types, f"{ATTENTION} at every full_attention_interval, {interval}")
         return tuple(types)
+
+    def _mtp_layers(self) -> int:
+        count = self.size("mtp_num_hidden_layers", 0, least=0)
+        other = self.size("num_nextn_predict_layers", count, least=0)  # the name of other models and tools
+        if self.text.get("mtp_num_hidden_layers") is not None and other != count:
+            self.fail("num_nextn_predict_layers", other, f"the same as mtp_num_hidden_layers, {count}")
+        return other
 
     def _tied(self) -> bool:
         inner, outer = self.take("tie_word_embeddings", None), self.outer.get("tie_word_embeddings")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,17 +22,31 @@ from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.gptq import GptqMatrix
 from a3b.formats.packed import F32, Manifest
 from a3b.formats.quant import FLOATS, to_f32
-from a3b.formats.safetensors import TensorInfo
+from a3b.formats.safetensors import SafetensorsFile, TensorInfo
 from a3b.formats.tiles import FORMATS, Tiles
 from a3b.kernels import GateUp, Matrix
 from a3b.machine import Machine
 from a3b.model.config import ModelConfig
 from a3b.model.matrices import Decodable, StackedMatrix, StoredExperts, StoredMatrix, checked_finite, names_of
 from a3b.model.parameters import count_parameters
-from a3b.model.tensor_names import BY_ROLE, GATE_UP, TEXT, WRAPPED_TEXT, Shape, Tensor, layer_name, tensors_of
+from a3b.model.tensor_names import (
+    BY_ROLE,
+    GATE_UP,
+    MTP_LAYER,
+    TEXT,
+    WRAPPED_TEXT,
+    Shape,
+    Tensor,
+    is_mtp,
+    layer_name,
+    mtp_fault,
+    mtp_tensors,
+    num_mtp_layers,
+    tensors_of,
+)
 from a3b.model.weights import Floats, ModelWeights, assemble
 
-EXTRAS = {"mtp": ("mtp.",), "vision": ("model.visual.", "visual.")}
+VISION = ("model.visual.", "visual.")
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 SCALE = "_scale_inv"
 FP8 = "F8_E4M3"
@@ -39,42 +54,72 @@ MAX_COMPLAINTS = 5
 EXPAND_SHARE = 0.5  # of the free memory: what float32 weights may take by default
 
 
-def load_weights(checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None) -> ModelWeights:
+def load_weights(
+    checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None, mtp: bool | None = None
+) -> ModelWeights:
     """Check and load all weights.
 
     expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); packed weights stay
-    packed. Raises TensorError for a tensor that is missing, misshapen, of an unreadable dtype, or unknown.
+    packed, and an MTP module stays mapped. mtp: load that module if there is one (True), only check its tensors
+    (None), or pass over them (False). Raises TensorError for a tensor that is missing, misshapen, of an unreadable
+    dtype, or unknown.
     """
-    extra = check_tensors(checkpoint, config)
+    extra = check_tensors(checkpoint, config, mtp is not False)
+    loads = mtp is True and has_mtp(checkpoint, config)
+    if loads:
+        del extra["mtp"]
     if manifest := checkpoint.manifest:
-        return assemble(config, _PackedTensors(checkpoint, manifest, config), "packed", extra, manifest.tiled_v_heads)
+        source = _PackedTensors(checkpoint, manifest, config)
+        return assemble(config, source, "packed", extra, manifest.tiled_v_heads, loads)
     if expand is None:
         expand = 4 * count_parameters(config).total <= EXPAND_SHARE * Machine.read().memory_bytes
-    return assemble(config, _StoredTensors(checkpoint, config, expand), "float32" if expand else "mapped", extra)
+    stored = _StoredTensors(checkpoint, config, expand)
+    return assemble(config, stored, "float32" if expand else "mapped", extra, mtp=loads)
 
 
-def check_tensors(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]:
-    """Check every tensor against the config; the counts of weights beside the text model, by kind."""
+def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    """Whether there is an MTP module of the kind that can be loaded."""
+    return any(map(is_mtp, checkpoint.tensors)) and why_no_mtp(checkpoint, config) is None
+
+
+def files_of_text(checkpoint: Checkpoint) -> list[SafetensorsFile]:
+    """The files of a checkpoint that hold more than its MTP module."""
+    return [file for file in checkpoint.files if not all(map(is_mtp, file.tensors))]
+
+
+def why_no_mtp(checkpoint: Checkpoint, config: ModelConfig) -> str | None:
+    """What keeps the MTP module of a checkpoint from being loaded, as the end of a sentence; None: nothing."""
+    names = [name for name in checkpoint.tensors if is_mtp(name)]
+    return mtp_fault(max(num_mtp_layers(names), config.mtp_layers), names) if names else None
+
+
+def check_tensors(checkpoint: Checkpoint, config: ModelConfig, mtp: bool = True) -> dict[str, int]:
+    """Check every tensor against the config; the counts of weights beside the text model, by kind.
+
+    mtp: check also an MTP module that can be loaded."""
     if checkpoint.manifest:
-        _check_packed(checkpoint, checkpoint.manifest, config)
-        return {}
-    tensors = checkpoint.tensors
-    expected = {wanted.name: wanted for wanted in _expected(config, _text_prefix(checkpoint, config), tensors)}
+        return _check_packed(checkpoint, checkpoint.manifest, config)
+    tensors, module = checkpoint.tensors, mtp and has_mtp(checkpoint, config)
+    expected = {wanted.name: wanted for wanted in _expected(config, _text_prefix(checkpoint, config), tensors, module)}
     complaints: list[str] = []
     modules: set[str] = set()
     for name, wanted in expected.items():
         complaints += _complaints(wanted, tensors, config)
         if gptq.is_gptq(name, tensors):
             modules.update(gptq.names_of_module(name))
-    extra = dict.fromkeys(EXTRAS, 0)
+    extra = {"mtp": _mtp_count(config) if module else 0, "vision": 0}
     for name, info in tensors.items():
-        kind = next((k for k, starts in EXTRAS.items() if name.startswith(starts)), None)
-        if kind:
+        if name.startswith(VISION) or (is_mtp(name) and not module):
+            kind = "mtp" if is_mtp(name) else "vision"
             extra[kind] += math.prod(info.shape) if not name.endswith(SCALE) else 0
         elif name.removesuffix(SCALE) not in expected and name not in modules and not name.endswith(IGNORED_SUFFIXES):
             complaints.append(f"{name[:200]!r} is unknown; a {config.model_type} has no such tensor")
     _complain(checkpoint, complaints)
     return {kind: count for kind, count in extra.items() if count}
+
+
+def _mtp_count(config: ModelConfig) -> int:
+    return sum(math.prod(tensor.shape(config.axes)) for tensor, _ in mtp_tensors(config))
 
 
 class _Wanted(NamedTuple):
@@ -91,10 +136,10 @@ def _text_prefix(checkpoint: Checkpoint, config: ModelConfig) -> str:
     return next((text for text in usual if BY_ROLE["embed"].full_name(None, text) in checkpoint.tensors), usual[0])
 
 
-def _expected(config: ModelConfig, text: str, present: Container[str]) -> Iterator[_Wanted]:
-    """The text model; experts fused or one by one, whichever the checkpoint has."""
+def _expected(config: ModelConfig, text: str, present: Container[str], mtp: bool) -> Iterator[_Wanted]:
+    """The text model, and the MTP module; experts fused or one by one, whichever the checkpoint has."""
     axes = config.axes
-    for tensor, layer in tensors_of(config):
+    for tensor, layer in chain(tensors_of(config), mtp_tensors(config) if mtp else ()):
         name, shape = tensor.full_name(layer, text), tensor.shape(axes)
         if layer is None or not tensor.is_routed:
             yield _Wanted(name, shape, tensor)
@@ -106,9 +151,10 @@ def _expected(config: ModelConfig, text: str, present: Container[str]) -> Iterat
             yield _Wanted(fused, (shape[0], 2 * shape[1], shape[2]), tensor)
 
 
-def _check_packed(checkpoint: Checkpoint, manifest: Manifest, config: ModelConfig) -> None:
-    tensors, complaints = manifest.tensors, []
-    expected = {tensor.full_name(layer): tensor for tensor, layer in tensors_of(config)}
+def _check_packed(checkpoint: Checkpoint, manifest: Manifest, config: ModelConfig) -> dict[str, int]:
+    tensors, complaints, mtp = manifest.tensors, [], any(map(is_mtp, manifest.tensors))
+    listed = chain(tensors_of(config), mtp_tensors(config) if mtp else ())
+    expected = {tensor.full_name(layer): tensor for tensor, layer in listed}
     for name, tensor in expected.items():
         shape = tensor.shape(config.axes)
         if name not in tensors:
@@ -122,6 +168,7 @@ def _check_packed(checkpoint: Checkpoint, manifest: Manifest, config: ModelConfi
         for name in tensors.keys() - expected.keys()
     ]
     _complain(checkpoint, complaints)
+    return {"mtp": _mtp_count(config)} if mtp else {}
 
 
 def _complain(checkpoint: Checkpoint, complaints: list[str]) -> None:
@@ -183,21 +230,21 @@ class _StoredTensors:
 
     def matrix(self, tensor: Tensor, layer: int | None) -> Matrix:
         if layer is None or not tensor.is_routed or self._is_fused(layer):
-            return self._placed(self._stored(tensor.full_name(layer, self.text)))
+            return self._placed(self._stored(tensor.full_name(layer, self.text)), layer)
         experts = tuple(self._stored(tensor.expert_name(layer, e, self.text)) for e in range(self.config.num_experts))
-        return self._placed(StoredExperts(tensor.full_name(layer, self.text), experts))
+        return self._placed(StoredExperts(tensor.full_name(layer, self.text), experts), layer)
 
     def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> Matrix:
         name = gate.full_name(layer, self.text)
         if not gate.is_routed:
-            return self._placed(self._stacked(name, up.full_name(layer, self.text)))
+            return self._placed(self._stacked(name, up.full_name(layer, self.text)), layer)
         if self._is_fused(layer):
-            return self._placed(self._stored(layer_name(GATE_UP, layer, self.text)))
+            return self._placed(self._stored(layer_name(GATE_UP, layer, self.text)), layer)
         experts = (
             self._stacked(gate.expert_name(layer, e, self.text), up.expert_name(layer, e, self.text))
             for e in range(self.config.num_experts)
         )
-        return self._placed(StoredExperts(name, tuple(experts)))
+        return self._placed(StoredExperts(name, tuple(experts)), layer)
 
     def _is_fused(self, layer: int) -> bool:
         return layer_name(GATE_UP, layer, self.text) in self.checkpoint.tensors
@@ -215,9 +262,9 @@ class _StoredTensors:
         scale = to_f32(self.checkpoint.array(name + SCALE), tensors[name + SCALE].dtype)
         return StoredMatrix(name, dtype, stored, checked_finite(name + SCALE, scale), fp8.block)
 
-    def _placed(self, matrix: Decodable) -> Matrix:
+    def _placed(self, matrix: Decodable, layer: int | None) -> Matrix:
         """Decoded to float32 with its pages given back, or left where it is."""
-        if not self.expand:
+        if not self.expand or layer == MTP_LAYER:
             return matrix
         values = np.array(matrix.f32(), np.float32, order="C")
         for name in names_of(matrix):

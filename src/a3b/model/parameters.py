@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.model.config import MAX_SIZE, ModelConfig
-from a3b.model.tensor_names import BY_ROLE, Place, Tensor, tensors_of
+from a3b.model.tensor_names import Place, Tensor, mtp_tensors, tensors_of
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ def _part(tensor: Tensor) -> str:
 
 
 def _mtp_parameters(config: ModelConfig) -> int:
-    """Layers of attention and MLP, and once what joins embedding and hidden state [D, 2D] with three norms."""
+    """Of the MTP module: its layers, and once what joins embedding and hidden state."""
     if not config.mtp_layers:
         return 0
-    axes, D = config.axes, config.hidden_size
-    places = (Place.LAYER, Place.ATTENTION, Place.DENSE if config.dense else Place.MOE)
-    layer = sum(math.prod(tensor.shape(axes)) for tensor in BY_ROLE.values() if tensor.place in places)
-    return config.mtp_layers * layer + 2 * D * D + 3 * D
+    return sum(
+        math.prod(tensor.shape(config.axes)) * (1 if tensor.place is Place.MTP else config.mtp_layers)
+        for tensor, _ in mtp_tensors(config)
+    )
 
 
 def _vision_parameters(vision: dict[str, Any] | None) -> int:

@@ -2,15 +2,16 @@
 
 The loader (Hugging Face, FP8, GPTQ and packed directories), the packer, the GGUF source, random weights and all counts
 read `TENSORS`; no other module spells a tensor's name. To add a tensor, add a line here, and a field to
-`a3b.model.weights` if the forward pass reads it. The tensors of the MTP module, which are only counted today, will be
-lines with a `Place` of their own. Enter at `tensors_of`. Source of the names: Qwen3_5MoeModel of transformers; for GGUF
-files gguf-py/gguf/constants.py of llama.cpp."""
+`a3b.model.weights` if the forward pass reads it. The MTP module, which drafts tokens, is a layer of attention with the
+number `MTP_LAYER` and a few tensors of its own, `Place.MTP`. Enter at `tensors_of` and `mtp_tensors`. Source of the
+names: Qwen3_5MoeModel of transformers and Qwen3_5MultiTokenPredictor of vLLM; for GGUF files gguf-py/gguf/constants.py
+of llama.cpp."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby
@@ -25,6 +26,9 @@ TEXT, WRAPPED_TEXT = "model.", "model.language_model."  # before the names of a 
 ROUTED = ".experts."  # in the name of whatever belongs to the routed experts
 GATE_UP = "mlp.experts.gate_up_proj"  # of a checkpoint: gate and up of all experts in one, [E, 2F, D], gate rows first
 GGUF_GATE_UP = "ffn_gate_up_exps.weight"  # the same in a GGUF file
+MTP = "mtp."  # before the names of the MTP module
+MTP_LAYER = -1  # its one layer, wherever a layer has a number
+SHARED_WITH_TEXT = ("embed_tokens", "lm_head", "shared_head_head")  # in names of an MTP module that has its own
 
 
 class Place(Enum):
@@ -37,6 +41,7 @@ class Place(Enum):
     DELTA = auto()
     MOE = auto()
     DENSE = auto()
+    MTP = auto()  # once, in the MTP module, beside its layer
 
 
 def _sub_1(values: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
@@ -92,7 +97,7 @@ class Tensor:
 
     def full_name(self, layer: int | None, text: str = TEXT) -> str:
         """Its name where names of the text model begin with `text`. layer: None if it occurs once."""
-        if self.place is Place.HEAD:
+        if self.place in (Place.HEAD, Place.MTP):
             return self.name
         return text + self.name if layer is None else layer_name(self.name, layer, text)
 
@@ -146,14 +151,27 @@ TENSORS = (  # in the order of packed directories
     Tensor("experts.down", Place.MOE, "mlp.experts.down_proj", "E D F", "ffn_down_exps.weight", "down"),
     Tensor("norm", Place.MODEL, "norm.weight", "D", "output_norm.weight", undo=_sub_1),
     Tensor("lm_head", Place.HEAD, "lm_head.weight", "V D", "output.weight", "lm_head"),
+    # columns for the next token's embedding, then for the hidden state
+    Tensor("mtp.fc", Place.MTP, "mtp.fc.weight", "D 2*D", "nextn.eh_proj.weight", "attention_in"),
+    Tensor(
+        "mtp.embedding_norm",
+        Place.MTP,
+        "mtp.pre_fc_norm_embedding.weight",
+        "D",
+        "nextn.enorm.weight",
+        undo=_sub_1,
+    ),
+    Tensor("mtp.hidden_norm", Place.MTP, "mtp.pre_fc_norm_hidden.weight", "D", "nextn.hnorm.weight", undo=_sub_1),
+    Tensor("mtp.norm", Place.MTP, "mtp.norm.weight", "D", "nextn.shared_head_norm.weight", undo=_sub_1),
 )
 BY_ROLE = {tensor.role: tensor for tensor in TENSORS}
 
 
 def tensors_of(config: ModelConfig) -> Iterator[tuple[Tensor, int | None]]:
     """Every tensor of a model with the index of its layer (None: it occurs once), in the order of a packed
-    directory."""
-    for once, group in groupby(TENSORS, lambda tensor: tensor.place in (Place.HEAD, Place.MODEL)):
+    directory, without those of its MTP module."""
+    listed = (tensor for tensor in TENSORS if tensor.place is not Place.MTP)
+    for once, group in groupby(listed, lambda tensor: tensor.place in (Place.HEAD, Place.MODEL)):
         if once:
             yield from ((t, None) for t in group if t.role != "lm_head" or not config.tie_word_embeddings)
             continue
@@ -163,14 +181,41 @@ def tensors_of(config: ModelConfig) -> Iterator[tuple[Tensor, int | None]]:
             yield from ((tensor, layer) for tensor in per_layer if tensor.place in places)
 
 
-def places_of(config: ModelConfig, layer: int) -> tuple[Place, Place, Place]:
+def mtp_tensors(config: ModelConfig) -> Iterator[tuple[Tensor, int]]:
+    """Every tensor of the MTP module of such a model, with `MTP_LAYER`."""
+    places = places_of(config, MTP_LAYER)
+    yield from ((tensor, MTP_LAYER) for tensor in TENSORS if tensor.place in places)
+
+
+def places_of(config: ModelConfig, layer: int) -> tuple[Place, ...]:
     """The parts that a layer has."""
-    mixer = Place.ATTENTION if config.layer_types[layer] == ATTENTION else Place.DELTA
-    return Place.LAYER, mixer, Place.DENSE if config.dense else Place.MOE
+    mlp = Place.DENSE if config.dense else Place.MOE
+    if layer == MTP_LAYER:
+        return Place.LAYER, Place.ATTENTION, mlp, Place.MTP
+    return Place.LAYER, Place.ATTENTION if config.layer_types[layer] == ATTENTION else Place.DELTA, mlp
+
+
+def is_mtp(name: str) -> bool:
+    """Whether a tensor of a checkpoint or a packed directory belongs to the MTP module."""
+    return name.startswith(MTP)
+
+
+def num_mtp_layers(names: Iterable[str]) -> int:
+    """Layers of the MTP module by the names of a checkpoint's tensors; 0: none of them is of such a layer."""
+    found = (re.match(r"mtp\.layers\.(\d{1,5})\.", name, re.ASCII) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def mtp_fault(num_layers: int, names: Iterable[str]) -> str | None:
+    """Why an MTP module of so many layers cannot be used, as the end of a sentence. names: of its tensors."""
+    if num_layers > 1:
+        return f"it has {num_layers} layers; a3b uses one"
+    own = next((name for name in names if any(part in name for part in SHARED_WITH_TEXT)), None)
+    return f"it has an embedding or a head of its own ({own[:80]}); a3b shares the model's" if own else None
 
 
 def layer_name(name: str, layer: int, text: str = TEXT) -> str:
-    return f"{text}layers.{layer}.{name}"
+    return f"{MTP}layers.0.{name}" if layer == MTP_LAYER else f"{text}layers.{layer}.{name}"
 
 
 def gguf_layer_name(name: str, layer: int) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from a3b.kernels import GateUp, Matrix
 from a3b.model.config import ModelConfig
-from a3b.model.tensor_names import BY_ROLE, Place, Tensor, places_of
+from a3b.model.tensor_names import BY_ROLE, MTP_LAYER, Place, Tensor, places_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,6 +65,17 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
+class MtpWeights:
+    """What drafts the token after the next one; embedding and head are the model's. Nothing computes it yet."""
+
+    fc: Matrix  # [D, 2D]: columns for the next token's embedding, then for the hidden state after the final norm
+    embedding_norm: Floats  # [D], around 0
+    hidden_norm: Floats  # [D], around 0
+    layer: LayerWeights  # of attention
+    norm: Floats  # [D], around 0
+
+
+@dataclass(frozen=True)
 class ModelWeights:
     embed: Matrix  # [V, D]
     layers: tuple[LayerWeights, ...]
@@ -72,13 +83,15 @@ class ModelWeights:
     lm_head: Matrix  # [V, D]; the same object as embed if tied
     # "float32": decoded into memory; "mapped": in the file, decoded at each use; "packed": tiles in the file
     residency: str
-    extra: dict[str, int] = field(default_factory=dict)  # numbers counted and kept for later: mtp, vision
+    extra: dict[str, int] = field(default_factory=dict)  # numbers counted and not loaded: mtp, vision
     # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
     tiled_v_heads: bool = False
+    mtp: MtpWeights | None = None  # left in its file
 
 
 class TensorSource(Protocol):
-    """Where `assemble` takes weights from. layer: None for a tensor that occurs once."""
+    """Where `assemble` takes weights from. layer: None for a tensor that occurs once, MTP_LAYER for all of the MTP
+    module."""
 
     def vector(self, tensor: Tensor, layer: int | None) -> Floats:
         """A small tensor, in the shape that it has in memory."""
@@ -96,12 +109,25 @@ def assemble(
     residency: str,
     extra: dict[str, int] | None = None,
     tiled_v_heads: bool = False,
+    mtp: bool = False,
 ) -> ModelWeights:
+    """All weights of a source. mtp: also those of the MTP module, which it has."""
     embed = source.matrix(BY_ROLE["embed"], None)
     lm_head = embed if config.tie_word_embeddings else source.matrix(BY_ROLE["lm_head"], None)
     layers = tuple(_layer(config, source, layer) for layer in range(config.num_layers))
     norm = source.vector(BY_ROLE["norm"], None)
-    return ModelWeights(embed, layers, norm, lm_head, residency, extra or {}, tiled_v_heads)
+    module = _mtp(config, source) if mtp else None
+    return ModelWeights(embed, layers, norm, lm_head, residency, extra or {}, tiled_v_heads, module)
+
+
+def _mtp(config: ModelConfig, source: TensorSource) -> MtpWeights:
+    return MtpWeights(
+        fc=source.matrix(BY_ROLE["mtp.fc"], MTP_LAYER),
+        embedding_norm=source.vector(BY_ROLE["mtp.embedding_norm"], MTP_LAYER),
+        hidden_norm=source.vector(BY_ROLE["mtp.hidden_norm"], MTP_LAYER),
+        layer=_layer(config, source, MTP_LAYER),
+        norm=source.vector(BY_ROLE["mtp.norm"], MTP_LAYER),
+    )
 
 
 def _layer(config: ModelConfig, source: TensorSource, layer: int) -> LayerWeights:
@@ -153,10 +179,19 @@ def _layer(config: ModelConfig, source: TensorSource, layer: int) -> LayerWeight
 
 
 def by_role(weights: ModelWeights, layer: int | None) -> dict[str, GateUp]:
-    """The tensors of a layer, or (None) those that occur once, by role. Gate and up both give what holds both."""
+    """The tensors of a layer, or (None) those that occur once, by role; MTP_LAYER: of the MTP module. Gate and up both
+    give what holds both."""
     if layer is None:
         return {"embed": weights.embed, "norm": weights.norm, "lm_head": weights.lm_head}
-    of = weights.layers[layer]
+    if layer == MTP_LAYER:
+        if weights.mtp is None:
+            raise KeyError("the MTP module is not loaded")
+        once = {f"mtp.{f.name}": getattr(weights.mtp, f.name) for f in fields(weights.mtp) if f.name != "layer"}
+        return once | _roles_of(weights.mtp.layer)
+    return _roles_of(weights.layers[layer])
+
+
+def _roles_of(of: LayerWeights) -> dict[str, GateUp]:
     found: dict[str, GateUp] = {"input_norm": of.input_norm, "post_norm": of.post_norm}
     found |= {f.name: getattr(of.mixer, f.name) for f in fields(of.mixer)}
     if isinstance(of.mlp, DenseWeights):

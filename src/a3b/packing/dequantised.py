@@ -17,7 +17,8 @@ def dequantised(config: ModelConfig, weights: ModelWeights) -> ModelWeights:
     if weights.residency != "packed":
         return weights
     heads = _untiled_heads(config) if weights.tiled_v_heads else None
-    return assemble(config, _Dequantised(config, weights, heads), "float32", weights.extra)
+    source = _Dequantised(config, weights, heads)
+    return assemble(config, source, "float32", weights.extra, mtp=weights.mtp is not None)
 
 
 class _Dequantised:

@@ -4,8 +4,8 @@ own integers, its tokenizer.
 What the converter did to small tensors is undone (norms + 1, -exp(A_log)). Value heads stay in the order of the file
 (`tiled_v_heads`), so that wide matrices are kept bit for bit. Names, shapes and transforms come from
 `a3b.model.tensor_names`. Ollama's own files differ: they count key-value heads layer by layer, leave `.bias` out of a
-name, and hold the vision tower and the MTP module, which are skipped. Enter at `open_gguf`. Source of the transforms:
-Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter."""
+name, and hold the vision tower and, under other names, the MTP module, which are skipped. Enter at `open_gguf`. Source
+of the transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from a3b.kernels import GateUp
 from a3b.model.config import ATTENTION, DELTA, ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.matrices import checked_finite
-from a3b.model.tensor_names import BY_ROLE, GGUF_GATE_UP, Tensor, gguf_layer_name, gguf_layer_of
+from a3b.model.tensor_names import BY_ROLE, GGUF_GATE_UP, MTP_LAYER, Tensor, gguf_layer_name, gguf_layer_of, mtp_fault
 from a3b.model.weights import Floats, ModelWeights, assemble
 from a3b.packing.gguf_tokenizer import tokenizer_files
 from a3b.packing.plan import Half
-from a3b.packing.source import Source, fingerprint, packed_config, side_files
+from a3b.packing.source import Source, fingerprint, mtp_notes, packed_config, side_files
 
 ARCHS = ("qwen35moe", "qwen35")  # with experts, dense
 MAX_LAYERS, MAX_SPLITS = 4096, 1000
@@ -67,11 +67,12 @@ class GgufMatrix:
         return self.expert(e).f32_rows(0, self.shape[1])
 
 
-def open_gguf(path: Path, tokenizer: Path | None) -> Source:
-    """Open a file as a source. Raises CheckpointError for another model, missing tensors or an unusable tokenizer."""
+def open_gguf(path: Path, tokenizer: Path | None, mtp: bool = True) -> Source:
+    """Open a file as a source; mtp: with its MTP module. Raises CheckpointError for another model, missing tensors or
+    an unusable tokenizer."""
     value, config, reader = _opened(path)
     files, metadata = reader.files, reader.files[0].metadata
-    weights = reader.model(config)
+    weights = reader.model(config, mtp)
     skipped = reader.skipped(config)
     side: dict[str, bytes | Path] = {"config.json": packed_config(value)}
     notes: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ def open_gguf(path: Path, tokenizer: Path | None) -> Source:
     else:
         found, notes = side_files(tokenizer)
         side = {**found, **side}
+    notes += mtp_notes(weights, reader.why_no_mtp(config)) if mtp else ()
     notes += (HEAD_ORDER_NOTE,) if weights.tiled_v_heads and not reader.says_order else ()
     kept = any(name in FORMAT_OF for name in {info.dtype for file in files for info in file.tensors.values()})
     return Source(
@@ -202,6 +204,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         )
     layer_types = given.layer_types()
     value_heads, value_dim, head_dim = given.head_sizes()
+    drafts = given.number("nextn_predict_layers", 0)
     share = given.number("rope.dimension_count") / head_dim
     sections = given.get("rope.dimension_sections")
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "bos")]
@@ -242,6 +245,7 @@ def config_dict(path: Path, metadata: dict[str, Any], reader: _Reader) -> dict[s
         **(_experts(given) if is_moe else {"intermediate_size": given.number("feed_forward_length")}),
         "tie_word_embeddings": reader.shape(lm_head) is None,
         "eos_token_id": [token for i, token in enumerate(ends) if token is not None and token not in ends[:i]],
+        **({"mtp_num_hidden_layers": drafts} if drafts else {}),
     }
 
 
@@ -274,11 +278,15 @@ class _Reader:
         if isinstance(value, GgufMatrix):
             self.owner[value.name].release(value.name)
 
-    def model(self, config: ModelConfig) -> ModelWeights:
-        """All tensors, checked by name and shape; small ones are read. Raises TensorError with what is wrong."""
-        self.axes = config.axes
-        weights = assemble(config, self, "mapped", tiled_v_heads=self.axes.Hv != self.axes.Hk and self.is_tiled)
-        unknown = [name for name in self.owner if name not in self.used and not self.part_of(name, config)]
+    def model(self, config: ModelConfig, mtp: bool = True) -> ModelWeights:
+        """All tensors, checked by name and shape; small ones are read. mtp: with the MTP module, if there is one that
+        can be used. Raises TensorError with what is wrong."""
+        self.axes, self.num_layers = config.axes, config.num_layers
+        mtp = mtp and any(self.is_mtp(name, config) for name in self.owner) and self.why_no_mtp(config) is None
+        tiled = self.axes.Hv != self.axes.Hk and self.is_tiled
+        weights = assemble(config, self, "mapped", tiled_v_heads=tiled, mtp=mtp)
+        passed = {name for name in self.owner if (part := self.part_of(name, config)) and not (mtp and part == "mtp")}
+        unknown = [name for name in self.owner if name not in self.used and name not in passed]
         self.complaints += [f"tensor {name[:200]!r} is unknown" for name in unknown]
         if self.complaints:
             more = f" (and {len(self.complaints) - 5} more)" if len(self.complaints) > 5 else ""
@@ -291,10 +299,10 @@ class _Reader:
     def matrix(self, tensor: Tensor, layer: int | None) -> GgufMatrix | Floats:
         if tensor.kind is None:
             return self.floats(tensor, layer)
-        return self.take(tensor.gguf_name(layer), tensor.gguf_shape(self.axes))
+        return self.take(self.name(tensor, layer), tensor.gguf_shape(self.axes))
 
     def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> GateUp:
-        joined = gguf_layer_name(GGUF_GATE_UP, layer)
+        joined = gguf_layer_name(GGUF_GATE_UP, self.num_layers if layer == MTP_LAYER else layer)
         if gate.is_routed and joined in self.owner:
             E, F, D = gate.gguf_shape(self.axes)
             return self.take(joined, (E, 2 * F, D))
@@ -302,7 +310,7 @@ class _Reader:
 
     def floats(self, tensor: Tensor, layer: int | None) -> Floats:
         """In the shape it has in memory, with what the file's writer changed undone."""
-        name, shape = tensor.gguf_name(layer), tensor.memory_shape(self.axes)
+        name, shape = self.name(tensor, layer), tensor.memory_shape(self.axes)
         stored = self.take(name, tensor.gguf_shape(self.axes))
         if self.complaints:
             return np.zeros(shape, np.float32)
@@ -326,8 +334,24 @@ class _Reader:
             return GgufMatrix(name, "F32", shape, np.zeros((math.prod(shape[:-1]), 0), np.uint8))
         return GgufMatrix(name, info.dtype, info.shape, self.owner[name].array(name))
 
+    def name(self, tensor: Tensor, layer: int | None) -> str:
+        """A tensor's name in the file, which counts the MTP module as one layer more."""
+        return tensor.gguf_name(self.num_layers if layer == MTP_LAYER else layer)
+
+    def why_no_mtp(self, c: ModelConfig) -> str | None:
+        """What keeps the MTP module from being loaded, as the end of a sentence; None: nothing, or there is none."""
+        names = [name for name in self.owner if self.is_mtp(name, c)]
+        if any(gguf_layer_of(name) is None for name in names):
+            return "its tensors have the names of Ollama; a file of llama.cpp or the original checkpoint can be read"
+        if names and not c.mtp_layers:
+            return "the key nextn_predict_layers does not name it"
+        return mtp_fault(c.mtp_layers, names) if names else None
+
+    def is_mtp(self, name: str, c: ModelConfig) -> bool:
+        return self.part_of(name, c) == "mtp"
+
     def part_of(self, name: str, c: ModelConfig) -> str | None:
-        """What a tensor belongs to that is not run yet; None if it is the text model."""
+        """What a tensor belongs to beside the text model; None if it belongs to that."""
         layer = gguf_layer_of(name)
         if layer is not None and layer >= c.num_layers:
             return "mtp"

@@ -5,8 +5,10 @@ Knows no files. Enter at `make_plan`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from a3b.formats.packed import F32, PackedTensor
 from a3b.formats.tiles import FORMATS, Format, Parts
 from a3b.model.config import ModelConfig
 from a3b.model.matrices import StackedMatrix, StoredExperts
-from a3b.model.tensor_names import BY_ROLE, ROUTED, Tensor, tensors_of
+from a3b.model.tensor_names import BY_ROLE, ROUTED, Tensor, is_mtp, mtp_tensors, tensors_of
 from a3b.model.weights import ModelWeights, by_role
 from a3b.packing.presets import KEEP, PRESETS, format_for
 
@@ -91,15 +93,21 @@ class Plan:
 
 
 def bytes_per_token(config: ModelConfig, tensors: Iterable[PackedTensor]) -> int:
-    """Bytes of weights that decoding one token reads: all except idle experts and the embedding, of which it reads a
-    row."""
+    """Bytes of weights that decoding one token reads: all except idle experts, the MTP module, and the embedding, of
+    which it reads a row."""
     total = 0
     for tensor in tensors:
+        if is_mtp(tensor.name):
+            continue
         if ROUTED in tensor.name:
             total += tensor.num_bytes * config.num_experts_per_tok // config.num_experts
         elif tensor.name != EMBED or config.tie_word_embeddings:
             total += tensor.num_bytes
     return total
+
+
+def num_weights(tensors: Iterable[PackedTensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
 def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) -> Plan:
@@ -127,9 +135,10 @@ def make_plan(config: ModelConfig, weights: ModelWeights, preset: str | None) ->
 
 
 def tensor_values(config: ModelConfig, weights: ModelWeights) -> Iterator[tuple[Tensor, int | None, Any]]:
-    """(tensor, its layer, its numbers in the shape of a packed directory), in the order of packed directories."""
+    """(tensor, its layer, its numbers in the shape of a packed directory), in the order of packed directories; the MTP
+    module, if it is loaded, comes last."""
     axes, values, of = config.axes, by_role(weights, None), None
-    for tensor, layer in tensors_of(config):
+    for tensor, layer in chain(tensors_of(config), mtp_tensors(config) if weights.mtp else ()):
         if layer != of:
             values, of = by_role(weights, layer), layer
         value: Any = values[tensor.role]

@@ -24,7 +24,7 @@ from a3b.kernels import GateUp
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
-from a3b.model.tensor_names import Tensor, layer_name
+from a3b.model.tensor_names import MTP_LAYER, Tensor, layer_name
 from a3b.model.weights import Floats, assemble
 from a3b.packing.plan import Plan, make_plan
 from a3b.packing.presets import PRESETS
@@ -56,11 +56,15 @@ GAINS = {  # spread of a matrix, times the root of its inputs; of the embedding 
     "experts.gate": 1.0,
     "experts.up": 1.0,
     "experts.down": 0.5,
+    "mtp.fc": 1.0,
 }
 VECTORS = {  # mean and spread
     "input_norm": (0, 0.3),
     "post_norm": (0, 0.3),
     "norm": (0, 0.3),
+    "mtp.embedding_norm": (0, 0.3),
+    "mtp.hidden_norm": (0, 0.3),
+    "mtp.norm": (0, 0.3),
     "q_norm": (0.7, 0.3),
     "k_norm": (0, 0.3),
     "delta_norm": (1, 0.3),
@@ -201,9 +205,8 @@ def random_source(
     config = config_from_dict(value, shape)
     pools = "" if pool_bytes == POOL_BYTES else f", pools of {pool_bytes} bytes"
     identity = f"{shape}, {config.num_layers} layers, {preset}, seed {seed}, version {VERSION}{pools}"
-    weights = assemble(
-        config, _RandomTensors(config, preset if preset in MIXES else None, Pools(seed, pool_bytes)), "random"
-    )
+    tensors = _RandomTensors(config, preset if preset in MIXES else None, Pools(seed, pool_bytes))
+    weights = assemble(config, tensors, "random", mtp=config.mtp_layers == 1)
     source = Source(
         "random weights",
         Path(identity),
@@ -217,11 +220,14 @@ def random_source(
     return source, make_plan(config, weights, None if preset in MIXES else preset)
 
 
-def shape_config(shape: str, num_layers: int | None = None) -> dict[str, Any]:
-    """config.json of a shape, or of its first layers only."""
+def shape_config(shape: str, num_layers: int | None = None, mtp: bool = False) -> dict[str, Any]:
+    """config.json of a shape, or of its first layers only. mtp: with the MTP module, if the shape has one; nothing
+    that is measured reads it."""
     if shape not in SHAPES:
         raise UsageError(f"shape: {shape!r} is unknown; known: {', '.join(SHAPES)}")
     value, every = SHAPES[shape], SHAPES[shape]["full_attention_interval"]
+    if not mtp:
+        value = {key: v for key, v in value.items() if key != "mtp_num_hidden_layers"}
     if num_layers is None:
         return dict(value)
     if not 0 < num_layers <= value["num_hidden_layers"] or num_layers % every:
@@ -272,6 +278,8 @@ class _RandomTensors:
         """The first and last eighth of the layers, and every third of those between, have wider values and down."""
         layers = self.config.num_layers
         eighth = layers // 8
+        if layer == MTP_LAYER:  # the last of a GGUF file
+            return True
         return layer is not None and (layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2)
 
     def normal(self, name: str, mean: float, spread: float, shape: tuple[int, ...]) -> Floats:

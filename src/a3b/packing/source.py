@@ -46,6 +46,18 @@ def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...
     return found, missing
 
 
+def mtp_notes(weights: ModelWeights, why_not: str | None) -> tuple[str, ...]:
+    """What to tell of an MTP module that is not packed. why_not: as the end of a sentence; None: there is none."""
+    if weights.mtp is not None:
+        return ()
+    if why_not:
+        return (f"its MTP module is left out, so it will run without drafts of its own: {why_not}",)
+    return (
+        "it has no MTP tensors, so it will run without drafts of its own; "
+        "add those of the original model later: a3b pack --add-mtp SRC DIR",
+    )
+
+
 def packed_config(value: dict[str, Any]) -> bytes:
     """A config.json that says that the directory is packed."""
     value = {key: v for key, v in value.items() if key != "quantization_config"} | {

@@ -30,6 +30,7 @@ from a3b.formats.packed import (
     SHARD_BYTES,
     VERSION,
     Manifest,
+    PackedTensor,
     Shard,
     file_checksum,
     new_checksum,
@@ -37,6 +38,7 @@ from a3b.formats.packed import (
     shard_damage,
 )
 from a3b.formats.tiles import Format, Parts, pack
+from a3b.model.tensor_names import is_mtp
 from a3b.packing.plan import Item, Plan
 from a3b.packing.quantise import quantise
 from a3b.packing.source import Source
@@ -64,7 +66,7 @@ def write(
     that cannot be stored. Finished shards stay in `target`.part for the next run."""
     check_target(target)
     part = target.with_name(target.name + ".part")
-    shards = plan_shards((item.tensor for item in plan.items), shard_bytes)
+    shards = shards_of(plan, shard_bytes)
     items = {item.tensor.name: item for item in plan.items}
     with _disk_errors(part):
         part.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,14 @@ def write(
         os.rename(part, target)
         _sync(target.parent)
     return manifest
+
+
+def shards_of(plan: Plan, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+    """The files of a plan. The MTP module has its own, so that the others are the same with and without it."""
+    parts: dict[str, list[PackedTensor]] = {"model": [], "mtp": []}
+    for tensor in plan.tensors:
+        parts["mtp" if is_mtp(tensor.name) else "model"].append(tensor)
+    return [shard for stem, part in parts.items() if part for shard in plan_shards(part, shard_bytes, stem)]
 
 
 def check_target(target: Path) -> None:

@@ -37,9 +37,10 @@ from a3b.machine import Machine
 from a3b.model.config import ATTENTION, ModelConfig
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
-from a3b.model.loader import load_weights
+from a3b.model.loader import files_of_text, load_weights
 from a3b.model.parameters import count_parameters
 from a3b.model.state import SEGMENT_LEN, SEGMENT_PAGES, State, advancing
+from a3b.model.tensor_names import is_mtp
 from a3b.model.weights import ModelWeights
 from a3b.packing.plan import Half, bytes_per_token, tensor_values
 from a3b.printable import report
@@ -141,12 +142,12 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
     data, moved = None, {"moved_bytes": 0, "gain": None, "move_s": 0.0}
     if weights.residency == "packed":
         probe.tune(kernels)
-        files = [(file.path, file.mapped) for file in checkpoint.files]
+        files = [(file.path, file.mapped) for file in files_of_text(checkpoint)]
         mover = HugePages(files, probe.runtime_of(kernels).probe_read).start()
         mover.wait()
         moved = {"moved_bytes": mover.moved_bytes, "gain": mover.gain, "move_s": time.perf_counter() - began - load_s}
         data = max((mapped for _, mapped in files), key=len)
-    total = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
+    total = sum(tensor.num_bytes for name, tensor in checkpoint.tensors.items() if not is_mtp(name))
     facts = {
         "directory": str(directory),
         "isa": kernels.isa,

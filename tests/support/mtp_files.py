@@ -1,0 +1,63 @@
+"""The numbers of an MTP module, loaded or written by a test, by the names that packed directories use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.safetensors import write_safetensors
+from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
+from a3b.model.loader import load_weights
+from a3b.model.tensor_names import GATE_UP, MTP_LAYER, layer_name, mtp_tensors
+from a3b.model.weights import ModelWeights, by_role
+from a3b.packing.plan import halves
+
+ONE_EXPERT = re.compile(r"\.experts\.\d")
+
+
+def loaded(directory: Path) -> tuple[ModelConfig, ModelWeights]:
+    """A directory with its MTP module."""
+    config = read_config(directory)
+    return config, load_weights(Checkpoint.open(directory), config, mtp=True)
+
+
+def numbers_of(config: ModelConfig, weights: ModelWeights) -> dict[str, np.ndarray]:
+    """float32 of every tensor of the module."""
+    found, values = {}, by_role(weights, MTP_LAYER)
+    for tensor, layer in mtp_tensors(config):
+        value = values[tensor.role]
+        if tensor.half is not None:
+            value = halves(value)[tensor.half]
+        found[tensor.full_name(layer)] = decoded(value)
+    return found
+
+
+def decoded(value) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if len(value.shape) == 3:
+        return np.stack([value.expert(e).f32_rows(0, value.shape[1]) for e in range(value.shape[0])])
+    return value.f32_rows(0, value.shape[0])
+
+
+def written(exact: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The module among the tensors of `random_tensors`, gate and up apart."""
+    out = {name: value for name, value in exact.items() if name.startswith("mtp.") and not ONE_EXPERT.search(name)}
+    if (fused := out.pop(layer_name(GATE_UP, MTP_LAYER), None)) is not None:
+        out |= {
+            layer_name(f"mlp.experts.{part}_proj", MTP_LAYER): half
+            for part, half in zip(("gate", "up"), np.split(fused, 2, axis=1), strict=True)
+        }
+    return out
+
+
+def change_tensors(directory: Path, change) -> None:
+    """Write the one file of a checkpoint again after `change` was made to its tensors, (dtype, array) by name."""
+    held = Checkpoint.open(directory)
+    entries = {name: (info.dtype, held.array(name).copy()) for name, info in held.tensors.items()}
+    change(entries)
+    write_safetensors(directory / "model.safetensors", entries)
