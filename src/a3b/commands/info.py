@@ -22,6 +22,7 @@ from a3b.model.known_models import how_to_get, known_shape
 from a3b.model.known_shapes import shape
 from a3b.model.loader import check_tensors
 from a3b.model.parameters import count_parameters
+from a3b.model.tensor_names import is_mtp
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.plan import bytes_per_token
 from a3b.printable import printable, report
@@ -114,6 +115,7 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
             "bytes_per_token": bytes_per_token(config, manifest.tensors.values()),
             "source": manifest.source,
             "left_out": manifest.skipped,
+            "mtp_bytes": sum(tensor.num_bytes for name, tensor in manifest.tensors.items() if is_mtp(name)),
         }
         if manifest
         else None
@@ -169,12 +171,19 @@ def lines(facts: dict[str, Any]) -> list[str]:
                     f"a decoded token reads {size(packed['bytes_per_token'])}",
                 )
             )
+            rows.append(("drafts", drafts(packed["mtp_bytes"], facts["path"])))
     else:
         rows.append(("weights", "none here"))
     if facts["next_step"]:
         rows.append(("next", facts["next_step"]))
     rows.append(("runs on", facts["runs_on"]))
     return [f"{name:<13} {printable(value)}" for name, value in rows]
+
+
+def drafts(mtp_bytes: int, path: str) -> str:
+    if mtp_bytes:
+        return f"MTP module stored, {size(mtp_bytes)}; not run yet, so neither in memory nor read for a token"
+    return f"no MTP module stored; one of the original model can be added: a3b pack --add-mtp SRC {path}"
 
 
 def context_line(context: dict[str, Any]) -> str:

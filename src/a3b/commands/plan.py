@@ -206,6 +206,7 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
         needed = memory_bytes(config, found, context)
         presets[preset] = {
             "total_bytes": found.total_bytes,
+            "stored_bytes": found.stored_bytes,
             "token_bytes": found.token_bytes,
             "memory_bytes": needed,
             "fits": needed <= machine.memory_bytes,
@@ -221,6 +222,7 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
         "model": name,
         "model_type": config.model_type,
         "parameters": {"total": count.total, "active": count.active},
+        "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
         "operations_per_prompt_token": operations(config),
         "context": {"tokens": context, "kv_bytes": context * kv_bytes_per_token(config), "state_bytes": state},
         "machine": {**asdict(machine), "num_threads": machine.num_threads},
@@ -231,6 +233,7 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
 
 def lines(facts: dict[str, Any]) -> list[str]:
     machine, context, count = facts["machine"], facts["context"], facts["parameters"]
+    drafts = facts["beside_the_text_model"]["mtp"]
     quota = f", {machine['cpu_quota']:g} of them granted" if machine["cpu_quota"] else ""
     limit = f" (limit of {machine['memory_limit']})" if machine["memory_limit"] else ""
     free = f"{gb(machine['memory_bytes'])} of {gb(machine['total_memory_bytes'])} available{limit}"
@@ -239,6 +242,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         (
             f"model      {facts['model']}: {count['total'] / 1e9:.2f} B parameters, "
             f"{count['active'] / 1e9:.2f} B for each token"
+            + (f"; {drafts / 1e9:.2f} B for drafts are only stored" if drafts else "")
         ),
         (
             f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, "
@@ -255,7 +259,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         rates = [p["decode_tokens_per_s"], p["decode_tokens_per_s_at_context"], p["prefill_tokens_per_s"]]
         shown = ["-" if rate is None else f"{rate:.1f}" for rate in rates]
         out.append(
-            f"{name:<10} {gb(p['total_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
+            f"{name:<10} {gb(p['stored_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
             f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}"
         )
     return out + why(facts)

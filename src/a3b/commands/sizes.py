@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 
 from a3b.kernels.kv import PAGE_LEN, page_bytes
-from a3b.model.config import ATTENTION, ModelConfig
+from a3b.model.config import ATTENTION, Axes, ModelConfig
 from a3b.model.parameters import count_parameters
-from a3b.model.tensor_names import tensors_of
+from a3b.model.tensor_names import Tensor, mtp_tensors, tensors_of
 from a3b.packing.presets import format_for
 
 WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
@@ -18,10 +18,12 @@ WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a packed model: all of it, and what one token reads of it."""
+    """Bytes of a packed model: what is in memory when it runs, what one token reads of that, and all that is stored:
+    with the MTP module, which nothing reads yet."""
 
     total_bytes: int
     token_bytes: int
+    stored_bytes: int
 
 
 def sizes(config: ModelConfig, kinds: dict[str, str]) -> Sizes:
@@ -29,15 +31,20 @@ def sizes(config: ModelConfig, kinds: dict[str, str]) -> Sizes:
     axes = config.axes
     total = token = 0
     for tensor, _ in tensors_of(config):
-        *experts, rows, n = (1, *tensor.shape(axes))
-        format = format_for(kinds, tensor.kind, n) if tensor.kind else None
-        num_bytes = math.prod(experts) * (format.num_bytes(rows, n) if format else 4 * rows * n)
+        num_bytes = _num_bytes(tensor, axes, kinds)
         total += num_bytes
         if tensor.is_routed:
             token += num_bytes // axes.E * axes.K
         elif tensor.role != "embed" or config.tie_word_embeddings:  # untied, a token reads one row of it
             token += num_bytes
-    return Sizes(total, token)
+    drafts = sum(_num_bytes(tensor, axes, kinds) for tensor, _ in mtp_tensors(config)) if config.mtp_layers == 1 else 0
+    return Sizes(total, token, total + drafts)
+
+
+def _num_bytes(tensor: Tensor, axes: Axes, kinds: dict[str, str]) -> int:
+    *experts, rows, n = (1, *tensor.shape(axes))
+    format = format_for(kinds, tensor.kind, n) if tensor.kind else None
+    return math.prod(experts) * (format.num_bytes(rows, n) if format else 4 * rows * n)
 
 
 def kv_bytes_per_token(config: ModelConfig, kv: str = "q8") -> int:

@@ -51,8 +51,14 @@ _LARGEST = {
     "linear_num_value_heads": 64,
 }
 SHAPES: dict[str, dict[str, Any]] = {
-    "35b-a3b": {"model_type": "qwen3_5_moe_text", **_COMMON, **_SMALL, **_MOE},
-    "27b": {"model_type": "qwen3_5_text", **_COMMON, **_LARGE, "intermediate_size": 17408},
+    "35b-a3b": {"model_type": "qwen3_5_moe_text", **_COMMON, **_SMALL, **_MOE, "mtp_num_hidden_layers": 1},
+    "27b": {
+        "model_type": "qwen3_5_text",
+        **_COMMON,
+        **_LARGE,
+        "intermediate_size": 17408,
+        "mtp_num_hidden_layers": 1,
+    },
     # 35b-a3b's active size, no experts
     "3b-dense": {"model_type": "qwen3_5_text", **_COMMON, **_SMALL, "intermediate_size": 4608},
     # for comparison; never trained
@@ -64,6 +70,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         **_MOE,
         "moe_intermediate_size": 1024,
         "shared_expert_intermediate_size": 1024,
+        "mtp_num_hidden_layers": 1,
     },
 }
 
