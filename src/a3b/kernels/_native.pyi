@@ -218,3 +218,23 @@ class BoundAttention:
         projected [T, per query head: query, gate | k | v], cos and sin [T, rotary_half] -> out [T, Hq*Dh].
         segments: (keys, values) as bytes of whole pages, written at positions start .. start + T - 1.
         """
+
+class Sha256:
+    """SHA-256 whose state can be stored, and continued by another process."""
+
+    def __init__(self, state: bytes = ...) -> None:
+        """state: what `state` gave; empty: a new one."""
+
+    def update(
+        self, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)]
+    ) -> None: ...
+    def digest(self) -> bytes:
+        """The hash of all bytes so far."""
+
+    def state(self) -> bytes:
+        """104 bytes, in the byte order of this machine."""
+
+def sha256_plain(
+    data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
+) -> bytes:
+    """SHA-256 of bytes without the machine's own instructions, for tests."""

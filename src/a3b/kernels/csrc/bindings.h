@@ -79,5 +79,6 @@ void bind_embed(nb::module_& m);
 void bind_moe(nb::module_& m);
 void bind_delta(nb::module_& m);
 void bind_attention(nb::module_& m);
+void bind_sha256(nb::module_& m);
 
 }  // namespace a3b

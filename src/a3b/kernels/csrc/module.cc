@@ -82,4 +82,5 @@ NB_MODULE(_native, m) {
   bind_moe(m);
   bind_delta(m);
   bind_attention(m);
+  bind_sha256(m);
 }
