@@ -45,7 +45,14 @@ FORMAT_OF: dict[str, Format] = {
         "Q8_0": "w8s32",
     }.items()
 }
-TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
+TYPES = {  # their numbers in files; those without a name were given up
+    number: name
+    for number, name in enumerate(
+        "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S IQ4_NL "
+        "IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 - - - TQ1_0 TQ2_0 - - - MXFP4 NVFP4 Q1_0".split()
+    )
+    if name != "-"
+}
 
 
 def decode(dtype: str, rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,14 +81,27 @@ class GgufTensor:
         return self.stop - self.start
 
 
+class UnreadableTypes(TensorError):
+    """A file has tensors of types that a3b does not read: `types` counts them by the name of the type."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any], types: Mapping[str, int]):
+        listing = ", ".join(f"{name} ({count})" for name, count in sorted(types.items()))
+        super().__init__(
+            f"{path}: holds tensors of types that a3b does not read: {listing}; it reads {', '.join(BLOCKS)}: "
+            "take a file whose name has Q4_K_M, Q4_K_S, Q5_K_M, Q5_K_S, Q6_K, Q8_0, BF16 or F16 in it"
+        )
+        self.path, self.metadata, self.types = path, metadata, types
+
+
 class GgufFile:
     """A mapped file. `metadata` holds numbers, strings and lists; `tensors` maps names to places; `array` gives bytes.
 
     Raises FileFormatError for a file that is truncated or contradicts itself, TensorError for a tensor of a type that
     cannot be read, with a name that occurs twice, or with rows that are not whole blocks."""
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, arrive: Callable[[int], None] = lambda stop: None):
+        """arrive: called before bytes of the header up to `stop` are read, for a file that is still being fetched."""
+        self.path, self._arrive = Path(path), arrive
         self._map = map_file(self.path, "GGUF", least=24)
         self.num_bytes = len(self._map)
         self._at = 0
@@ -97,6 +112,11 @@ class GgufFile:
         info = self.tensors[name]
         rows = math.prod(info.shape[:-1])
         return np.frombuffer(self._map, np.uint8, info.num_bytes, info.start).reshape(rows, -1 if rows else 0)
+
+    @property
+    def mapped(self) -> np.ndarray:
+        """The whole file, uint8, read-only."""
+        return np.frombuffer(self._map, np.uint8)
 
     def release(self, name: str) -> None:
         """Let the system drop the pages of a tensor; views stay valid and are read again."""
@@ -122,6 +142,10 @@ class GgufFile:
                 raise FileFormatError(f"{self.path}: key {key[:200]!r} occurs twice")
             metadata[key] = self._value(self._number("<I"), ARRAY_DEPTH)
         infos = [self._info() for _ in range(num_tensors)]
+        self.header_bytes: int = self._at
+        unreadable = Counter(dtype for _, dtype, *_ in infos if dtype not in BLOCKS)
+        if unreadable:
+            raise UnreadableTypes(self.path, metadata, unreadable)
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
             raise FileFormatError(f"{self.path}: general.alignment is {str(alignment)[:40]}; expected a power of two")
@@ -136,9 +160,7 @@ class GgufFile:
             raise FileFormatError(f"{where}: {num_dims} axes; expected 1 to {MAX_DIMS}")
         shape = tuple(self._number("<Q") for _ in range(num_dims))[::-1]
         code, offset = self._number("<I"), self._number("<Q")
-        if code not in TYPES:
-            raise TensorError(f"{where}: type {code} cannot be read; expected one of {', '.join(BLOCKS)}")
-        return name, TYPES[code], shape, offset
+        return name, TYPES.get(code, f"number {code}"), shape, offset
 
     def _placed(
         self, infos: list[tuple[str, str, tuple[int, ...], int]], base: int, alignment: int
@@ -202,4 +224,5 @@ class GgufFile:
                 "end of the file: it is truncated; download it again"
             )
         self._at += size
+        self._arrive(self._at)
         return self._map[self._at - size : self._at]

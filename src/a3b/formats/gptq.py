@@ -141,12 +141,18 @@ def complaints(
             )
 
 
-def load(checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int) -> GptqMatrix:
-    """Load a module whose tensors were checked. Raises TensorError if its columns are reordered."""
+def load(
+    checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int, deferred: list[str] | None = None
+) -> GptqMatrix:
+    """Load a module whose tensors were checked. Raises TensorError if its columns are reordered.
+
+    deferred: if given, the order of the columns is not read yet, and its name is appended."""
     qweight, qzeros, scales, g_idx = names_of_module(weight_name)
     words = checkpoint.array(qweight)
     inner = 8 * len(words)
-    if g_idx in checkpoint.tensors:
+    if g_idx in checkpoint.tensors and deferred is not None:
+        deferred.append(g_idx)
+    elif g_idx in checkpoint.tensors:
         order = checkpoint.array(g_idx)
         if not np.array_equal(order.ravel(), np.arange(inner) // (inner if group == -1 else group)):
             raise TensorError(f"tensor {g_idx!r}: columns are reordered (desc_act); only plain groups can be read")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,12 @@ class SafetensorsFile:
     Raises FileFormatError for a truncated file or a header that does not describe it, TensorError for a tensor of an
     unknown dtype or of a size that its shape does not have."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, arrive: Callable[[int], None] = lambda stop: None):
+        """arrive: called before bytes of the header up to `stop` are read, for a file that is still being fetched."""
         self.path = Path(path)
         self._map = map_file(self.path, "safetensors", least=8)
         self.num_bytes = len(self._map)
-        self.metadata, self.tensors = self._header()
+        self.metadata, self.tensors = self._header(arrive)
 
     def array(self, name: str) -> np.ndarray:
         """A read-only view, shape as stored; BF16 comes as uint16, FP8 as uint8."""
@@ -87,7 +88,8 @@ class SafetensorsFile:
         info = self.tensors[name]
         release_pages(self._map, info.start, info.stop)
 
-    def _header(self) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    def _header(self, arrive: Callable[[int], None]) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+        arrive(8)
         length = struct.unpack("<Q", self._map[:8])[0]
         if length > min(self.num_bytes - 8, MAX_HEADER_BYTES):
             raise FileFormatError(
@@ -95,6 +97,8 @@ class SafetensorsFile:
                 f"a header at most {MAX_HEADER_BYTES}: "
                 "it is truncated or not a safetensors file; download it again"
             )
+        arrive(8 + length)
+        self.header_bytes: int = 8 + length
         try:
             header = json.loads(bytes(self._map[8 : 8 + length]).decode("utf-8"), object_pairs_hook=self._unique)
         except (UnicodeDecodeError, ValueError, RecursionError) as error:

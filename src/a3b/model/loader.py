@@ -55,14 +55,19 @@ EXPAND_SHARE = 0.5  # of the free memory: what float32 weights may take by defau
 
 
 def load_weights(
-    checkpoint: Checkpoint, config: ModelConfig, expand: bool | None = None, mtp: bool | None = None
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    expand: bool | None = None,
+    mtp: bool | None = None,
+    deferred: list[str] | None = None,
 ) -> ModelWeights:
     """Check and load all weights.
 
     expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); packed weights stay
     packed, and an MTP module stays mapped. mtp: load that module if there is one (True), only check its tensors
-    (None), or pass over them (False). Raises TensorError for a tensor that is missing, misshapen, of an unreadable
-    dtype, or unknown.
+    (None), or pass over them (False). deferred: if given, only the headers are here: with expand False no number is
+    read, vectors are zeros, and the names of tensors to be read later are appended. Raises TensorError for a tensor
+    that is missing, misshapen, of an unreadable dtype, or unknown.
     """
     extra = check_tensors(checkpoint, config, mtp is not False)
     loads = mtp is True and has_mtp(checkpoint, config)
@@ -73,7 +78,7 @@ def load_weights(
         return assemble(config, source, "packed", extra, manifest.tiled_v_heads, loads)
     if expand is None:
         expand = 4 * count_parameters(config).total <= EXPAND_SHARE * Machine.read().memory_bytes
-    stored = _StoredTensors(checkpoint, config, expand)
+    stored = _StoredTensors(checkpoint, config, expand, deferred)
     return assemble(config, stored, "float32" if expand else "mapped", extra, mtp=loads)
 
 
@@ -219,12 +224,15 @@ def _fp8_complaints(wanted: _Wanted, scale: TensorInfo | None, config: ModelConf
 class _StoredTensors:
     """What `assemble` asks a checkpoint for: Hugging Face names, numbers in floats, FP8 or GPTQ."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, expand: bool):
-        self.checkpoint, self.config, self.expand = checkpoint, config, expand
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, expand: bool, deferred: list[str] | None):
+        self.checkpoint, self.config, self.expand, self.deferred = checkpoint, config, expand, deferred
         self.text = _text_prefix(checkpoint, config)
 
     def vector(self, tensor: Tensor, layer: int | None) -> Floats:
         name = tensor.full_name(layer, self.text)
+        if self.deferred is not None:
+            self.deferred.append(name)
+            return np.zeros(tensor.memory_shape(self.config.axes), np.float32)
         values = np.array(to_f32(self.checkpoint.array(name), self.checkpoint.tensors[name].dtype), np.float32)
         return checked_finite(name, values).reshape(tensor.memory_shape(self.config.axes))
 
@@ -255,12 +263,15 @@ class _StoredTensors:
     def _stored(self, name: str) -> StoredMatrix | GptqMatrix:
         tensors, fp8 = self.checkpoint.tensors, self.config.fp8
         if self.config.gptq and gptq.is_gptq(name, tensors):
-            return gptq.load(self.checkpoint, name, self.config.gptq.group, self.config.gptq.zero_offset)
+            group, zero_offset = self.config.gptq.group, self.config.gptq.zero_offset
+            return gptq.load(self.checkpoint, name, group, zero_offset, self.deferred)
         dtype, stored = tensors[name].dtype, self.checkpoint.array(name)
         if dtype != FP8 or fp8 is None:
             return StoredMatrix(name, dtype, stored)
-        scale = to_f32(self.checkpoint.array(name + SCALE), tensors[name + SCALE].dtype)
-        return StoredMatrix(name, dtype, stored, checked_finite(name + SCALE, scale), fp8.block)
+        scale, scale_dtype = self.checkpoint.array(name + SCALE), tensors[name + SCALE].dtype
+        if self.deferred is None:
+            checked_finite(name + SCALE, to_f32(scale, scale_dtype))
+        return StoredMatrix(name, dtype, stored, scale, fp8.block, scale_dtype)
 
     def _placed(self, matrix: Decodable, layer: int | None) -> Matrix:
         """Decoded to float32 with its pages given back, or left where it is."""

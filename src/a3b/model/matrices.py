@@ -20,8 +20,9 @@ class StoredMatrix:
     name: str
     dtype: str
     stored: np.ndarray
-    scale: np.ndarray | None = None  # float32, one per block of the last two axes
+    scale: np.ndarray | None = None  # as stored, one per block of the last two axes
     block: tuple[int, int] = (1, 1)
+    scale_dtype: str = "F32"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,14 +45,15 @@ class StoredMatrix:
     def expert(self, e: int) -> StoredMatrix:
         """Expert e as a matrix: a view."""
         scale = None if self.scale is None else self.scale[e]
-        return StoredMatrix(f"{self.name}[{e}]", self.dtype, self.stored[e], scale, self.block)
+        return StoredMatrix(f"{self.name}[{e}]", self.dtype, self.stored[e], scale, self.block, self.scale_dtype)
 
     def _decode(self, bits: np.ndarray, scale: np.ndarray | None, start: int, stop: int) -> np.ndarray:
         if scale is None:
             return checked_finite(self.name, to_f32(bits[start:stop], self.dtype))
         first = start // self.block[0]  # whole blocks, then the rows asked for
         base = first * self.block[0]
-        decoded = fp8_to_f32(bits[base:stop], scale[first : -(-stop // self.block[0])], self.block)
+        scales = to_f32(scale[first : -(-stop // self.block[0])], self.scale_dtype)
+        decoded = fp8_to_f32(bits[base:stop], scales, self.block)
         return checked_finite(self.name, decoded[start - base :])
 
 

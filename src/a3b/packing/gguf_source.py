@@ -18,7 +18,7 @@ import numpy as np
 
 from a3b.errors import FileFormatError, TensorError
 from a3b.formats.ggml_blocks import FORMAT_OF, decode, unpack
-from a3b.formats.gguf import GgufFile
+from a3b.formats.gguf import GgufFile, UnreadableTypes
 from a3b.formats.tiles import Format, Parts
 from a3b.kernels import GateUp
 from a3b.model.config import ATTENTION, DELTA, ModelConfig
@@ -67,10 +67,13 @@ class GgufMatrix:
         return self.expert(e).f32_rows(0, self.shape[1])
 
 
-def open_gguf(path: Path, tokenizer: Path | None, mtp: bool = True) -> Source:
+def open_gguf(path: Path, tokenizer: Path | None, mtp: bool = True, deferred: list[str] | None = None) -> Source:
     """Open a file as a source; mtp: with its MTP module. Raises CheckpointError for another model, missing tensors or
-    an unusable tokenizer."""
+    an unusable tokenizer.
+
+    deferred: as `open_source` takes it."""
     value, config, reader = _opened(path)
+    reader.deferred = deferred
     files, metadata = reader.files, reader.files[0].metadata
     weights = reader.model(config, mtp)
     skipped = reader.skipped(config)
@@ -95,6 +98,7 @@ def open_gguf(path: Path, tokenizer: Path | None, mtp: bool = True) -> Source:
         reader.release,
         skipped,
         notes,
+        tuple(files),
     )
 
 
@@ -106,29 +110,50 @@ def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
-    files = _splits(GgufFile(path))
-    arch = files[0].metadata.get("general.architecture")
-    if arch not in ARCHS:
-        raise FileFormatError(
-            f"{path}: general.architecture is {str(arch)[:60]!r}; expected {' or '.join(map(repr, ARCHS))}"
-        )
+    files = _files(path)
     reader = _Reader(path, files)
     value = config_dict(path, files[0].metadata, reader)
     return value, config_from_dict(value, str(path)), reader
 
 
-def _splits(first: GgufFile) -> list[GgufFile]:
+def _files(path: Path) -> list[GgufFile]:
     """The file, or all files of the split model it is part of."""
-    count = first.metadata.get("split.count", 1)
+    unreadable: dict[str, int] = {}
+
+    def opened(each: Path) -> GgufFile | dict[str, Any]:
+        """The file, or its metadata if it has tensors that cannot be read."""
+        try:
+            return GgufFile(each)
+        except UnreadableTypes as error:
+            unreadable.update({name: unreadable.get(name, 0) + count for name, count in error.types.items()})
+            return error.metadata
+
+    first = opened(path)
+    metadata = first.metadata if isinstance(first, GgufFile) else first
+    arch = metadata.get("general.architecture")
+    if arch not in ARCHS:
+        raise FileFormatError(
+            f"{path}: general.architecture is {str(arch)[:60]!r}; expected {' or '.join(map(repr, ARCHS))}, "
+            "which is what a3b runs"
+        )
+    found = [first, *map(opened, _other_splits(path, metadata))]
+    if unreadable:
+        raise UnreadableTypes(path, metadata, unreadable)
+    return [file for file in found if isinstance(file, GgufFile)]
+
+
+def _other_splits(path: Path, metadata: dict[str, Any]) -> list[Path]:
+    """The files of a split model after its first one."""
+    count = metadata.get("split.count", 1)
     if type(count) is not int or not 0 <= count <= MAX_SPLITS:
-        raise FileFormatError(f"{first.path}: split.count is {str(count)[:40]}; expected at most {MAX_SPLITS}")
+        raise FileFormatError(f"{path}: split.count is {str(count)[:40]}; expected at most {MAX_SPLITS}")
     ending = f"-00001-of-{count:05}.gguf"
     if count <= 1:
-        return [first]
-    if not first.path.name.endswith(ending):
-        raise FileFormatError(f"{first.path}: is one of {count} files; give the one that ends in {ending}")
-    stem = first.path.name.removesuffix(ending)
-    return [first, *(GgufFile(first.path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf")) for i in range(2, count + 1))]
+        return []
+    if not path.name.endswith(ending):
+        raise FileFormatError(f"{path}: is one of {count} files; give the one that ends in {ending}")
+    stem = path.name.removesuffix(ending)
+    return [path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(2, count + 1)]
 
 
 class _Metadata:
@@ -269,6 +294,7 @@ class _Reader:
         order = values.get(f"{values['general.architecture']}.ssm.v_head_reordered")
         self.says_order, self.is_tiled = order is not None, order is not False
         self.complaints: list[str] = []
+        self.deferred: list[str] | None = None
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self.owner[name].tensors[name].shape if name in self.owner else None
@@ -312,7 +338,9 @@ class _Reader:
         """In the shape it has in memory, with what the file's writer changed undone."""
         name, shape = self.name(tensor, layer), tensor.memory_shape(self.axes)
         stored = self.take(name, tensor.gguf_shape(self.axes))
-        if self.complaints:
+        if self.deferred is not None:
+            self.deferred.append(stored.name)
+        if self.complaints or self.deferred is not None:
             return np.zeros(shape, np.float32)
         values = decode(stored.dtype, stored.rows)
         if tensor.undo:

@@ -45,7 +45,7 @@ class Half:
         return Half(self.whole.expert(e), self.second)
 
     def f32_rows(self, start: int, stop: int) -> np.ndarray:
-        rows: np.ndarray = self.whole.f32_rows(self._base + start, self._base + stop)
+        rows: np.ndarray = self.whole.f32_rows(self.base + start, self.base + stop)
         return rows
 
     @property
@@ -53,11 +53,12 @@ class Half:
         return getattr(self.whole, "format", None)
 
     def parts(self, start: int, stop: int) -> Parts:
-        parts: Parts = self.whole.parts(self._base + start, self._base + stop)
+        parts: Parts = self.whole.parts(self.base + start, self.base + stop)
         return parts
 
     @property
-    def _base(self) -> int:
+    def base(self) -> int:
+        """Its first row in the whole matrix."""
         return self.shape[-2] if self.second else 0
 
 

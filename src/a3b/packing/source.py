@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from a3b.formats.gguf import GgufFile
+from a3b.formats.safetensors import SafetensorsFile
 from a3b.model.config import PACKED, ModelConfig
 from a3b.model.weights import ModelWeights
 
@@ -37,6 +39,7 @@ class Source:
     release: Callable[[Any], None]
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    containers: tuple[SafetensorsFile | GgufFile, ...] = ()  # the mapped files
 
 
 def side_files(directory: Path) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
