@@ -315,6 +315,11 @@ PACK = [
     Row("--tokenizer copied", lambda s: s.calls["open_source"].args[1], Path("copied")),
     Row("--no-mtp", lambda s: s.calls["open_source"].args[2], False),
 ]
+PACK_FROM_HUB = [
+    Row("--revision v1", lambda s: s.calls["prepare"].kwargs["revision"], "v1"),
+    Row("--include *Q4*", lambda s: s.calls["prepare"].kwargs["include"], ["*Q4*"]),
+    Row("--keep-source kept", lambda s: "pulled" in s.calls and s.calls["pulled"].args[:2], ("own/er", Path("kept"))),
+]
 
 
 @named(PULL)
@@ -343,6 +348,16 @@ def test_an_option_of_pack_has_its_effect(row, command, watch):
     watch(pack, "_measured", lambda source, path, runtime: {"from": str(path)})
     watch(pack, "write", lambda *_, **__: None)
     check(command, f"pack {NANO} packed", row)
+
+
+@named(PACK_FROM_HUB)
+def test_an_option_of_packing_a_repository_has_its_effect(row, command, watch):
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise DownloadError("no further")
+
+    watch(pack, "prepare", unreachable)
+    watch(pack, "pulled", unreachable)
+    check(command, "pack own/er packed", row)
 
 
 # -- models in A3B_HOME
@@ -530,7 +545,7 @@ ROWS = {
     "pull": PULL,
     "render": [*RENDER, Row("--fit", len, "in a test of its own")],
     "logits": LOGITS,
-    "pack": PACK,
+    "pack": PACK + PACK_FROM_HUB,
     "verify": [],
     "cache list": CACHE["list"],
     "cache verify": CACHE["verify"],

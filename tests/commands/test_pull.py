@@ -20,7 +20,8 @@ import pytest
 from a3b.cli import main
 from a3b.hub import download
 from a3b.hub.client import Hub, TransientFailure, _first_position, checked_repo
-from tests.support.hub_server import COMMIT, REPO, FakeHub
+from tests.support.hub_fixture import fake_hub
+from tests.support.hub_server import COMMIT, REPO
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -70,19 +71,7 @@ def session():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The fake hub, as the one that huggingface_hub is set to; pauses between attempts are only counted."""
-    from huggingface_hub import constants
-
-    server = FakeHub(model_files())
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
-    monkeypatch.chdir(tmp_path)
-    yield server
-    server.close()
+    yield from fake_hub(monkeypatch, tmp_path, model_files())
 
 
 def pull(capsys, *argv: str) -> tuple[int, str]:

@@ -419,7 +419,7 @@ def test_tiles_that_lie_on_no_cache_line_and_floats_on_no_word_are_refused(tmp_p
 
 
 def test_two_processes_do_not_pack_into_one_directory(killed):
-    with writer._locked(killed.with_name("packed.part") / writer.LOCK):
+    with writer.locked(killed.with_name("packed.part") / writer.LOCK):
         with pytest.raises(UsageError, match="another process is packing"):
             resume(killed)
 

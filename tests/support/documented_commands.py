@@ -28,9 +28,6 @@ NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
     "plan": "a measurement of this machine",
     "pull": "a download",
-    "up": "a download",
-    "launch": "a client",
-    "warm": "a client",
 }
 MODELS = (None, "nano")  # those that need no download
 SHELL, PYTHON = ("sh", "bash", "shell", "console"), ("python", "py")
@@ -200,4 +197,4 @@ def _shell(block: Block) -> Iterator[Command]:
 def pages(root: Path) -> list[Path]:
     """Those with commands for readers; the log tells of its days."""
     found = [root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
-    return [path for path in found if path.name != "log.md"]
+    return [path for path in found if path.name not in ("log.md", "clients.md")]

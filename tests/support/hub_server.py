@@ -100,8 +100,12 @@ class FakeHub:
                     self.answer(401, {"X-Error-Message": "Invalid username or password."}, b"{}")
 
             def start(self) -> int:
-                match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
                 return int(match[1]) if match else 0
+
+            def stop(self, size: int) -> int:
+                match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                return min(int(match[2]) + 1, size) if match else size
 
             def resolve(self, path: str) -> None:
                 with hub.lock:
@@ -127,17 +131,19 @@ class FakeHub:
 
             def content(self, path: str) -> None:
                 body, start = hub.bodies.get(path, hub.files[path]), self.start()
+                stop = self.stop(len(body))
                 if hub.ignores_range:
-                    start = 0
+                    start, stop = 0, len(body)
                 if start and start >= len(body):
                     return self.answer(416, {"Content-Range": f"bytes */{len(body)}"}, b"")
                 headers = {"ETag": '"x"', "Accept-Ranges": "bytes"}
-                if start:
-                    headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                is_part = "Range" in self.headers and not hub.ignores_range
+                if is_part:
+                    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
                 with hub.lock:
                     limits = hub.break_after.get(path)
                     limit = limits.pop(0) if limits and self.command == "GET" else None
-                self.answer(206 if start else 200, headers, body[start:], limit)
+                self.answer(206 if is_part else 200, headers, body[start:stop], limit)
 
             def answer(self, status: int, headers: dict, body: bytes, limit: int | None = None) -> None:
                 self.send_response(status)

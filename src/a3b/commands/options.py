@@ -266,7 +266,9 @@ def _logits(parser: argparse.ArgumentParser) -> None:
 
 def _pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=path, metavar="SRC", help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file"
+        "source",
+        metavar="SRC",
+        help="directory (BF16, F16, F32, FP8 or GPTQ) or .gguf file; or OWNER/NAME on the hub, packed while it arrives",
     )
     parser.add_argument(
         "target", type=path, metavar="DST", help="directory to create; a stopped run is resumed from DST.part"
@@ -285,6 +287,13 @@ def _pack(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", type=path, metavar="DIR", help="directory to take tokenizer and template from")
     parser.add_argument("--no-mtp", action="store_true", help="leave out the MTP module, which later drafts need")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a repository; none means main")
+    parser.add_argument(
+        "--include", action="append", metavar="GLOB", help="which model of a repository that holds several; repeatable"
+    )
+    parser.add_argument(
+        "--keep-source", type=path, metavar="DIR", help="download a repository to DIR first, and keep it there"
+    )
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
@@ -448,7 +457,8 @@ a3b pull Qwen/Qwen3.6-35B-A3B models/35b""",
 echo '[{"role": "user", "content": "Hi"}]' | a3b render --messages -""",
     "pack": """
 a3b pack models/35b models/35b-balanced
-a3b pack model.gguf models/packed""",
+a3b pack model.gguf models/packed
+a3b pack Qwen/Qwen3.6-35B-A3B-FP8 models/35b-balanced""",
     "cache": """
 a3b cache list
 a3b cache prune --older-than 7d --max-bytes 2GiB""",

@@ -19,7 +19,7 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str = "tokens", scale: int = 1):
         """total: of what `add` counts; scale: how many of those one shown unit is."""
         self.label, self.total, self.unit, self.scale = printable(label), total // scale, unit, scale
-        self.counted = 0
+        self.counted = self.before = 0  # before: what was done when the clock began
         self.start = self.shown = time.monotonic()
         self.visible = False
 
@@ -38,7 +38,7 @@ class Progress:
             return
         self.shown, self.visible = now, True
         share = done / max(self.total, 1)
-        left = (now - self.start) * (1 - share) / max(share, 1e-9)
+        left = (now - self.start) * (self.total - done) / max(done - self.before, 1e-9)
         bar = ("#" * round(WIDTH * share)).ljust(WIDTH, ".")
         print(
             f"\r{self.label} [{bar}] {done}/{self.total} {self.unit}, {left:.0f} s left \x1b[K", end="", file=sys.stderr

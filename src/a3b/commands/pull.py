@@ -18,7 +18,7 @@ from a3b.commands.progress import Progress
 from a3b.errors import DownloadError, UsageError
 from a3b.files import read_text
 from a3b.formats.gguf import is_model
-from a3b.hub.client import Hub, HubFile, Listing
+from a3b.hub.client import Hub, HubFile, Listing, checked_repo
 from a3b.hub.download import DownloadEvent, Folder
 from a3b.model.config import MODEL_TYPES
 from a3b.printable import say
@@ -32,23 +32,42 @@ MAX_REVISION = 200  # characters
 
 
 def run(args: Namespace) -> None:
-    if args.revision is not None and not 0 < len(args.revision) <= MAX_REVISION:
+    checked_revision(args.revision)
+    directory = Path(args.dir or checked_repo(args.repo).split("/")[1]).expanduser()
+    chosen = _pull(args.repo, directory, args.revision, args.include)
+    say(f"next: {next_step(directory, chosen)}")
+
+
+def checked_revision(revision: str | None) -> str | None:
+    """The revision itself. Raises UsageError for one that cannot be."""
+    if revision is not None and not 0 < len(revision) <= MAX_REVISION:
         raise UsageError(
-            f"--revision: {len(args.revision)} characters; expected a branch, tag or commit of at most {MAX_REVISION}"
+            f"--revision: {len(revision)} characters; expected a branch, tag or commit of at most {MAX_REVISION}"
         )
-    hub = Hub(args.repo, args.revision)
-    directory = Path(args.dir or hub.repo.split("/")[1]).expanduser()
+    return revision
+
+
+def pulled(repo: str, directory: Path, revision: str | None, include: Sequence[str] | None) -> Path:
+    """Download a model to be packed; the directory, or the first file of its one GGUF model."""
+    chosen = _pull(repo, directory, checked_revision(revision), include)
+    ggufs = sorted(f.path for f in chosen if f.path.endswith(".gguf"))
+    return directory if any(f.path.endswith(".safetensors") for f in chosen) or not ggufs else directory / ggufs[0]
+
+
+def _pull(repo: str, directory: Path, revision: str | None, include: Sequence[str] | None) -> list[HubFile]:
+    """Download and verify files, with progress; which ones."""
+    hub = Hub(repo, revision)
     listing = hub.listing()
-    chosen = included(listing, args.include) if args.include else usable(listing)
+    chosen = included(listing, include) if include else usable(listing)
     say(f"{listing.repo} at {listing.commit[:12]}: {len(chosen)} files, {total(chosen)} into {directory}")
     with Folder.open(directory, listing) as folder:
         missing = folder.missing(chosen)
         config = next((file for file in missing if file.path == "config.json"), None)
         try:
-            if config and not args.include:
+            if config and not include:
                 folder.fetch(hub, [config], lambda event: None)
                 missing.remove(config)
-            if not args.include:
+            if not include:
                 check_architecture(directory, listing)
             folder.check_space(missing)
             with Meter(folder, missing) as meter:
@@ -58,7 +77,7 @@ def run(args: Namespace) -> None:
             say(f"\nstopped with {here / 1e9:.2f} GB here; the same command continues from there", end="")
             raise
     say(f"{len(chosen)} files complete, checksums right: {directory}")
-    say(f"next: {next_step(directory, chosen)}")
+    return chosen
 
 
 def usable(listing: Listing) -> list[HubFile]:

@@ -20,6 +20,7 @@ TIMEOUT_S = 30.0  # without a single byte
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attempt may not get
 MAX_WAIT_S = 60.0  # longest wait that a server may request; beyond that the user decides
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
+ADDRESS = re.compile(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/")  # of a page, before OWNER/NAME
 MAX_PATH = 1000  # characters of a file's name with its directories
 SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
 
@@ -111,17 +112,19 @@ class Hub:
         files = {path: self._file(path, num_bytes, sum) for path, num_bytes, sum in entries}
         return Listing(self.repo, commit, tuple(files.values()))
 
-    def read(self, file: HubFile, commit: str, start: int) -> Iterator[tuple[int, bytes]]:
+    def read(self, file: HubFile, commit: str, start: int, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
 
-        Raises TransientFailure for a failure that may pass, DownloadError for any other."""
+        stop: where the range that is asked for ends, None for the end of the file; the server may send more. Raises
+        TransientFailure for a failure that may pass, DownloadError for any other."""
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
             get_session,
             hf_raise_for_status,
         )
 
         url = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(file.path)}"
-        headers = {**self._headers, "Range": f"bytes={start}-"} if start else self._headers
+        end = "" if stop is None else stop - 1
+        headers = {**self._headers, "Range": f"bytes={start}-{end}"} if start or stop is not None else self._headers
         try:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
                 if response.status_code in TRANSIENT:
@@ -133,6 +136,7 @@ class Hub:
                     )
                 hf_raise_for_status(response)
                 position = _first_position(response, start)
+                self._check_total(response, file)
                 for piece in response.iter_bytes():  # as they arrive: nothing read is lost when the connection breaks
                     yield position, piece
                     position += len(piece)
@@ -147,6 +151,15 @@ class Hub:
             f"{self.endpoint} cannot be reached ({reason}); check the network, proxies and HF_ENDPOINT, "
             "then run the same command: it continues where it stopped"
         )
+
+    def _check_total(self, response: _Response, file: HubFile) -> None:
+        """Raises DownloadError if the server speaks of a file of another size than the list does."""
+        total = re.fullmatch(r"bytes \d{1,20}-\d{1,20}/(\d{1,20})", response.headers.get("Content-Range", ""))
+        if total and int(total[1]) != file.num_bytes:
+            raise DownloadError(
+                f"{file.path}: the server holds {int(total[1])} bytes, the hub's list says {file.num_bytes}; "
+                "try again later, or another --revision"
+            )
 
     def _file(self, path: Any, num_bytes: int | None, sum: str | None) -> HubFile:
         parts = path.split("/") if isinstance(path, str) else []
@@ -231,7 +244,7 @@ class Hub:
 
 def checked_repo(text: str) -> str:
     """OWNER/NAME, given as such or as the address of its page. Raises UsageError."""
-    repo = re.sub(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", "", text.strip()).removesuffix("/")
+    repo = ADDRESS.sub("", text.strip()).removesuffix("/")
     if ":" in repo:
         repo, _, tag = repo.partition(":")
         raise UsageError(
@@ -249,9 +262,9 @@ def is_repo(text: str) -> bool:
 
 def _first_position(response: _Response, start: int) -> int:
     """Where the body starts in the file."""
-    if not start or response.status_code == 200:
+    if response.status_code == 200 or (not start and not response.headers.get("Content-Range")):
         return 0
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    match = re.match(r"bytes (\d{1,20})-", response.headers.get("Content-Range", ""))
     if not match or int(match[1]) != start:
         raise TransientFailure("the server sent a different part of the file than requested")
     return start

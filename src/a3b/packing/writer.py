@@ -68,9 +68,9 @@ def write(
     part = target.with_name(target.name + ".part")
     shards = shards_of(plan, shard_bytes)
     items = {item.tensor.name: item for item in plan.items}
-    with _disk_errors(part):
+    with disk_errors(part):
         part.mkdir(parents=True, exist_ok=True)
-        with _locked(part / LOCK):
+        with locked(part / LOCK):
             journal = _Journal(part, _identity(source, plan, shards, importance))
             _check_space(part, shards, journal.finished(shards, done))
             files = write_side_files(source, part)
@@ -78,14 +78,15 @@ def write(
             for shard in shards:
                 if shard.file not in journal.shards:
                     journal.add(shard.file, writer.write(shard, part / shard.file))
-            manifest = _manifest(source, plan, shards, journal, files)
-            _write_file(part / MANIFEST, manifest.to_json().encode())
+            checksums = {name: sum for shard in shards for name, sum in journal.shards[shard.file].items()}
+            manifest = manifest_of(source, plan, shards, checksums, part, files)
+            write_file(part / MANIFEST, manifest.to_json().encode())
             (part / PROGRESS).unlink()
         (part / LOCK).unlink()
         if target.exists():
             target.rmdir()
         os.rename(part, target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     return manifest
 
 
@@ -153,10 +154,10 @@ class _ShardWriter:
         weights = self.importance.get(item.tensor.name)
         waiting: deque[tuple[Future[np.ndarray], int]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
-            for matrix, e, start, stop in _cuts(item):
+            for matrix, e, start, stop in cuts(item):
                 own = None if weights is None else weights[e]
                 waiting.append(
-                    (pool.submit(_packed, item, matrix, start, stop, own), (stop - start) * matrix.shape[-1])
+                    (pool.submit(packed_rows, item, matrix, start, stop, own), (stop - start) * matrix.shape[-1])
                 )
                 if len(waiting) > self.threads + 1:
                     yield self._next(waiting)
@@ -171,7 +172,7 @@ class _ShardWriter:
         return piece.data
 
 
-def _cuts(item: Item) -> Iterator[tuple[Any, int, int, int]]:
+def cuts(item: Item) -> Iterator[tuple[Any, int, int, int]]:
     """(matrix, its expert, first row, last row) of every piece, in the order of the file."""
     value, shape = item.value, item.tensor.shape
     if item.format is None:
@@ -184,7 +185,7 @@ def _cuts(item: Item) -> Iterator[tuple[Any, int, int, int]]:
             yield matrix, e, start, min(start + step, shape[-2])
 
 
-def _packed(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray | None) -> np.ndarray:
+def packed_rows(item: Item, matrix: Any, start: int, stop: int, weights: np.ndarray | None) -> np.ndarray:
     """Contiguous uint8 of rows [start, stop)."""
     try:
         if item.format is None:
@@ -252,7 +253,7 @@ class _Journal:
         self._save()
 
     def _save(self) -> None:
-        _write_file(self.path, json.dumps({"identity": self.identity, "shards": self.shards}).encode())
+        write_file(self.path, json.dumps({"identity": self.identity, "shards": self.shards}).encode())
 
 
 def _identity(source: Source, plan: Plan, shards: list[Shard], importance: dict[str, np.ndarray] | None) -> str:
@@ -281,18 +282,21 @@ def _check_free(place: Path, need: int) -> None:
 
 def write_side_files(source: Source, part: Path) -> list[str]:
     for name, content in source.files.items():
-        _write_file(part / name, read_bytes(content) if isinstance(content, Path) else content)
+        write_file(part / name, read_bytes(content) if isinstance(content, Path) else content)
     return list(source.files)
 
 
-def _manifest(source: Source, plan: Plan, shards: list[Shard], journal: _Journal, side_files: list[str]) -> Manifest:
+def manifest_of(
+    source: Source, plan: Plan, shards: list[Shard], checksums: dict[str, str], part: Path, side_files: list[str]
+) -> Manifest:
+    """The manifest of shards and side files that are written in `part`. checksums: by tensor."""
     files = {}
     for shard in shards:
         header = new_checksum()
         header.update(shard.header)
         files[shard.file] = (shard.num_bytes, header.hexdigest())
     for name in side_files:
-        files[name] = file_checksum(journal.path.with_name(name))
+        files[name] = file_checksum(part / name)
     tensors = {t.name: t for shard in shards for t in shard.tensors}
     return Manifest(
         preset=plan.preset,
@@ -300,13 +304,13 @@ def _manifest(source: Source, plan: Plan, shards: list[Shard], journal: _Journal
         tiled_v_heads=source.weights.tiled_v_heads,
         tensors=tensors,
         file_of={t.name: shard.file for shard in shards for t in shard.tensors},
-        checksums={name: checksum for shard in shards for name, checksum in journal.shards[shard.file].items()},
+        checksums=checksums,
         files=files,
         skipped=source.skipped,
     )
 
 
-def _write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "wb", opener=regular) as file:
         file.write(content)
@@ -315,7 +319,7 @@ def _write_file(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -324,7 +328,7 @@ def _sync(directory: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Let one process at a time pack into a directory; a kill frees the lock."""
     with open(path, "w", opener=regular) as file:
         try:
@@ -335,7 +339,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(part: Path) -> Iterator[None]:
+def disk_errors(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,0 +1,218 @@
+"""A repository of a hub as a packed directory, packed while it is downloaded.
+
+Headers and small files come first, and everything is judged before a large file is fetched. Enter at `prepare`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from a3b.commands.progress import MB, Progress
+from a3b.commands.pull import check_architecture, gguf_models, included, usable
+from a3b.errors import A3BError, CheckpointError, UsageError
+from a3b.formats.checkpoint import INDEX
+from a3b.formats.gguf import UnreadableTypes
+from a3b.formats.packed import Manifest
+from a3b.hub.client import Hub, HubFile, Listing
+from a3b.hub.download import Folder
+from a3b.hub.ranges import RangedFile
+from a3b.model.config import ModelConfig
+from a3b.packing.conductor import StreamProgress
+from a3b.packing.open_source import open_source
+from a3b.packing.plan import Plan, make_plan
+from a3b.packing.source import SIDE_FILES, Source
+from a3b.packing.stream import StreamedPack, clear
+from a3b.printable import say
+
+DEFAULT = "balanced"
+LINE_S = 30.0  # between two lines of progress where no terminal shows one that changes
+READABLE = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "BF16", "F16")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can be packed: what it is, and what it takes. Nothing large has been fetched yet."""
+
+    listing: Listing
+    target: Path
+    source: Source
+    plan: Plan
+    pack: StreamedPack
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.source.config
+
+    @property
+    def packed_bytes(self) -> int:
+        return self.plan.num_bytes
+
+    @property
+    def download_bytes(self) -> int:
+        """Of all files, those that are here included."""
+        return self.pack.download_bytes
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Of them, what an earlier run has fetched."""
+        return self.pack.arrived_bytes
+
+    @property
+    def spill_bytes(self) -> int:
+        """What waits on the disk beside the packed model, at most."""
+        return self.pack.spill_bytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.source.notes, *self.plan.notes)
+
+    def run(self, threads: int) -> Manifest:
+        """Fetch and pack, with a line of progress. Raises DownloadError, CheckpointError or KeyboardInterrupt; the same
+        command continues."""
+        with _Meter(self) as meter:
+            try:
+                with _called(self.listing.repo, self.pack.directory):
+                    return self.pack.run(threads, meter)
+            except KeyboardInterrupt:
+                meter.line.close()
+                say(
+                    f"\nstopped with {self.arrived_bytes / 1e9:.2f} of {self.download_bytes / 1e9:.2f} GB fetched and "
+                    f"{meter.packed_bytes / 1e9:.2f} GB packed; the same command continues from there",
+                    end="",
+                )
+                raise
+
+
+@contextmanager
+def prepare(
+    repo: str,
+    target: Path,
+    *,
+    revision: str | None = None,
+    include: Sequence[str] = (),
+    preset: str | None = None,
+    tokenizer: Path | None = None,
+    mtp: bool = True,
+) -> Iterator[Prepared]:
+    """Read headers and small files of a repository and judge them. DST.part is locked meanwhile, and removed at the end
+    unless `run` has begun.
+
+    include: patterns, to choose among several models. preset: None is "balanced" where nothing is quantised yet. mtp:
+    with the MTP module. Raises UsageError, DownloadError or CheckpointError for what cannot be packed, and for a disk
+    that is too small."""
+    hub = Hub(repo, revision)
+    listing = hub.listing()
+    chosen = model_files(listing, include)
+    with StreamedPack.open(target, listing.repo, listing.commit) as pack, _called(listing.repo, pack.directory):
+        weights = _fetch_small(hub, listing, chosen, pack.directory)
+        pack.expect([RangedFile(hub, file, listing.commit) for file in weights], listing.commit)
+        pack.fetch_headers(say)
+        ggufs = [file.path for file in pack.files if file.path.suffix == ".gguf"]
+
+        def opened(deferred: list[str] | None) -> Source:
+            return open_source(ggufs[0] if ggufs else pack.directory, tokenizer, mtp, deferred)
+
+        def planned(source: Source) -> Plan:
+            return make_plan(source.config, source.weights, preset or (None if source.keeps_types else DEFAULT))
+
+        try:
+            source, plan = pack.judge(opened, planned)
+        except UnreadableTypes as error:
+            raise CheckpointError(str(error) + _instead(listing)) from None
+        if preset and not plan.num_chosen:
+            raise UsageError(f"--preset {preset}: every matrix of {listing.repo} is quantised already; leave it out")
+        pack.check_disk()
+        yield Prepared(listing, target, source, plan, pack)
+
+
+def finished_earlier(target: Path) -> bool:
+    """Whether a packed directory was complete but for some cleaning, which is done now."""
+    return clear(target)
+
+
+def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
+    """The files of one model: a GGUF model's, or safetensors with what belongs to them. Raises UsageError if the choice
+    is not clear."""
+    chosen = included(listing, include) if include else usable(listing)
+    models = gguf_models(Listing(listing.repo, listing.commit, tuple(chosen)))
+    tensors = [file for file in chosen if file.path.endswith(".safetensors")]
+    if len(models) + bool(tensors) != 1:
+        found = ", ".join([*models, *(["safetensors"] if tensors else [])][:8]) or "no weights"
+        raise UsageError(f"--include: matches {found}; choose one model of {listing.repo}")
+    if models:
+        return sorted(next(iter(models.values())), key=lambda file: file.path)
+    beside = {file.path: file for file in listing.files if file.path in (*SIDE_FILES, "config.json", INDEX)}
+    return [*beside.values(), *sorted(tensors, key=lambda file: file.path)]
+
+
+def _fetch_small(hub: Hub, listing: Listing, chosen: Sequence[HubFile], directory: Path) -> list[HubFile]:
+    """Fetch what is needed whole before anything is judged; the files that remain."""
+    large = [file for file in chosen if file.path.endswith((".safetensors", ".gguf")) and file.algorithm == "sha256"]
+    small = [file for file in chosen if file not in large]
+    if not small:
+        return large
+    with Folder.open(directory, listing) as folder:
+        missing = folder.missing(small)
+        for file in sorted(missing, key=lambda file: file.path != "config.json"):
+            folder.fetch(hub, [file], lambda event: None)
+            if file.path == "config.json":
+                check_architecture(directory, listing)
+    return large
+
+
+def _instead(listing: Listing) -> str:
+    """The models of a repository whose name promises types that can be read."""
+    found = [name for name in gguf_models(listing) if any(kind in name.upper() for kind in READABLE)]
+    return f"; {listing.repo} also holds {', '.join(found[:6])}: --include takes one of them" if found else ""
+
+
+@contextmanager
+def _called(repo: str, directory: Path) -> Iterator[None]:
+    """Errors about files in a directory name the repository that they are fetched from."""
+    try:
+        yield
+    except A3BError as error:
+        error.args = (str(error).replace(f"{directory}/", f"{repo}/").replace(str(directory), repo),)
+        raise
+
+
+class _Meter:
+    """Progress: one changing line on a terminal, otherwise a line now and then."""
+
+    def __init__(self, prepared: Prepared):
+        self.prepared, self.packed_bytes = prepared, 0
+        self.first: int | None = None
+        self.start = self.said = time.monotonic()
+        self.line = Progress("fetching", prepared.download_bytes, "MB", scale=MB)
+        self.lines = not sys.stderr.isatty()
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.line.close()
+
+    def __call__(self, progress: StreamProgress) -> None:
+        arrived, self.packed_bytes = progress.arrived_bytes, progress.packed_bytes
+        if self.first is None:
+            self.first, self.start = arrived, time.monotonic()
+            self.line.before = arrived // MB
+        now = time.monotonic()
+        rate = max(arrived - self.first, 0) / MB / max(now - self.start, 1e-3)
+        if progress.note:
+            self.line.close()
+            say(progress.note)
+        packed = f"{self.packed_bytes / 1e9:.2f} of {self.prepared.packed_bytes / 1e9:.2f} GB packed"
+        if self.lines and now - self.said >= LINE_S:
+            self.said = now
+            left = (self.prepared.download_bytes - arrived) / MB / max(rate, 1e-3)
+            say(
+                f"fetched {arrived / 1e9:.2f} of {self.prepared.download_bytes / 1e9:.2f} GB, {rate:.1f} MB/s, "
+                f"{packed}, {left / 60:.0f} min left"
+            )
+        self.line.label = f"fetching and packing, {rate:.1f} MB/s, {packed}"
+        self.line(arrived // MB)
