@@ -86,7 +86,7 @@ def _used(read: Mapping[str, str]) -> list[tuple[str, str]]:
     for title, part in PARTS.items():
         if part.keys() & read.keys():
             link = f"[{title}](#{title.lower().replace(' ', '-')})"
-            rows.append((_names([name for name in read if name in part]), link))
+            rows.append((link, _names([name for name in read if name in part])))
     return rows
 
 
@@ -144,7 +144,7 @@ def endpoints() -> dict[str, tuple[list[str], str]]:
         twin = f"/v1{route.path}"
         if twin not in paths:
             meaning = " ".join((route.endpoint.__doc__ or "").split())
-            found[f"{method} {route.path}"] = ([route.path], meaning)
+            found[f"{method} {route.path.replace(':path', '')}"] = ([route.path], meaning)
     return found
 
 

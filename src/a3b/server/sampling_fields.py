@@ -17,7 +17,9 @@ from a3b.server.shared_fields import STOPS
 NUMBERS = tuple(name for name in SAMPLING_FIELDS if name != "max_tokens")  # its name differs between the APIs
 TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")  # the first that is given counts
 MAX_BIASED = 1024
-BIAS = f"added to the logits of tokens, before the penalties: token id to a number from -100 to 100; up to {MAX_BIASED}"
+BIAS = (
+    f"added to the logits of tokens, before the penalties: token id to a number from -100 to 100; up to {MAX_BIASED:,}"
+)
 COMPLETION_SAMPLING = {
     **{name: SAMPLING_FIELDS[name].meaning for name in NUMBERS},
     "repeat_penalty": "llama.cpp's name for `repetition_penalty`",
