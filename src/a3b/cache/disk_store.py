@@ -155,6 +155,11 @@ class Store:
         return id in self._pending
 
     @property
+    def num_pending(self) -> int:
+        """Nodes that wait for the writer."""
+        return len(self._pending)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all files; as last counted, while another thread uses the index."""
         if self._index.lock.acquire(blocking=False):

@@ -71,6 +71,7 @@ class Job:
     # (place of the first, logits [n, V]) of the prompt's tokens -> events
     score: Callable[[int, np.ndarray], list[Event]] | None = None
     only_reads: bool = False  # ends when the prompt is read
+    begins_many: bool = False  # the state at its end is kept like that at the end of a system turn
     cancelled: threading.Event = field(default_factory=threading.Event)
     # filled by the backend
     reuse: Reuse | None = None  # from `started` on

@@ -121,6 +121,7 @@ class Scheduler:
         store = self.cache.store
         found = {
             "store_trouble": float(bool(store and store.trouble)),
+            **({"store_pending": float(store.num_pending)} if store else {}),
             "cache_verified_total": float(self.num_verified),
             "cache_wrong_total": float(self.num_wrong),
         }
@@ -386,7 +387,8 @@ class Scheduler:
             if run.job.generation.reason is None:
                 run.job.emit(run.job.generation.stop(reason))
             if run.match is not None and run.state.num_tokens > run.reused and run.job.score is None:
-                self._remember(run, run.state.num_tokens, "end")
+                is_beginning = run.job.begins_many and not run.is_reading
+                self._remember(run, run.state.num_tokens, "system" if is_beginning else "end")
         except Exception:  # such as no memory for a snapshot: the answer is complete anyway
             log.exception("the end of an answer could not be kept")
         run.match = None  # the state is let go

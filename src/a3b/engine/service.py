@@ -46,6 +46,8 @@ TOTALS = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "prefill_tokens",  # of prompts, computed, not cached
+    "prefill_seconds",
     "thinking_tokens",
     "thinking_restored_tokens",
     "thinking_dropped_tokens",
@@ -87,7 +89,7 @@ class Service:
             self._helper.submit(self._grammars.prepare)
         self._begin = model.tokenizer.control_id("<|im_start|>")
         self._system = model.tokenizer.encode_text("system")[:1]  # tells a system turn from others
-        self.totals = dict.fromkeys(TOTALS, 0)
+        self.totals: dict[str, float] = dict.fromkeys(TOTALS, 0)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
@@ -295,6 +297,7 @@ class Service:
             label=self._label(prepared),
             persist=lambda num: persists_all or num <= first_thinking,
             only_reads=prepared.request.only_reads,
+            begins_many=prepared.request.begins_many,
             score=partial(generation.scores, ids) if prepared.request.scores_prompt else None,
         )
 
@@ -359,6 +362,9 @@ class Service:
         usage, totals = finished.usage, self.totals
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens"):
             totals[name] += getattr(usage, name)
+        if finished.reason != "cancelled":  # of which nobody knows how much was read
+            totals["prefill_tokens"] += usage.prompt_tokens - usage.cached_tokens
+            totals["prefill_seconds"] += usage.prefill_s
         totals["thinking_restored_tokens"] += usage.thinking.restored
         totals["thinking_dropped_tokens"] += usage.thinking.dropped
 

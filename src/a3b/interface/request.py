@@ -35,6 +35,7 @@ class Request:
     top_logprobs: int | None = None  # None: no logprobs; otherwise the number of alternatives
     scores_prompt: bool = False  # logprobs of the tokens of the prompt too
     only_reads: bool = False  # the prompt is read and nothing written
+    begins_many: bool = False  # its end is what many conversations begin with, and is kept as such
     think: bool | None = None  # None: the server's default
     thinking_budget: int | None = None  # tokens of thinking in this answer
     task_budget: int | None = None  # tokens of thinking since the last turn of the user

@@ -28,8 +28,17 @@ from a3b.server.response_store import ResponseStore
 from a3b.server.service_protocol import ServiceProtocol
 from a3b.server.sse import json_response
 from a3b.server.thinking_signatures import ThinkingSigner
+from a3b.server.warming import routes as warming_routes
 
-APIS = (chat.routes, completions.routes, responses.routes, messages.routes, models.routes, tokenizing.routes)
+APIS = (
+    chat.routes,
+    completions.routes,
+    responses.routes,
+    messages.routes,
+    models.routes,
+    tokenizing.routes,
+    warming_routes,
+)
 
 
 def create_app(

@@ -63,7 +63,8 @@ THINKING = FieldRules(
     read={
         "type": "`enabled`, `disabled` or `adaptive`",
         "budget_tokens": BUDGET,
-        "display": "`omitted`: blocks of thinking are empty and their signature holds it, encrypted",
+        "display": "`summarized` or `updates`: thinking is sent whole; `omitted`: its blocks are empty and "
+        "their signature holds it, encrypted",
     },
     harmless={"block_binding": "thinking that fails its check is left out"},
 )

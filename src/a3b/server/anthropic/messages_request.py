@@ -259,7 +259,7 @@ def _thinking(fields: Fields) -> tuple[bool | None, int | None, bool]:
         return think, budget, False
     thinking = Fields(given, "thinking")
     kind = thinking.one_of("type", ("enabled", "disabled", "adaptive"))
-    hide = thinking.one_of("display", ("summarized", "omitted")) == "omitted"
+    hide = thinking.one_of("display", ("summarized", "omitted", "updates")) == "omitted"
     match kind:
         case "disabled":
             return False, None, False
