@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,11 @@ def test_a3b_has_the_commands_and_options_that_are_written(where, command):
             parsed(words[1:])
             continue
         parser, known = build_parser(), set[str]()
-        for word in (word.strip("[]") for word in words[1:]):
+        for word in takewhile(lambda word: word != "--", (word.strip("[]") for word in words[1:])):
             below = commands_of(parser)
             if word in below:
                 parser = below[word]
-            elif word.startswith("-") and word != "--":
+            elif word.startswith("-"):
                 known = set(parser._option_string_actions)
                 assert word.partition("=")[0] in known
             elif below:

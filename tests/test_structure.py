@@ -24,6 +24,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "settings": "errors units",
     "interface": "errors",
     "hub": "errors files",
+    "clients": "errors files",
     "formats": "errors files",
     "json_schema": "errors",
     "kernels": "errors formats machine",
@@ -38,7 +39,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "api": "cache engine errors interface prompt",
     "server": "errors interface isolation printable prompt thinking",
     "commands": (
-        "cache engine errors files formats hub interface kernels machine model "
+        "cache clients engine errors files formats hub interface kernels machine model "
         "packing printable prompt server settings thinking units"
     ),
     "cli": "commands errors printable settings",

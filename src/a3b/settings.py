@@ -123,3 +123,8 @@ class RuntimeConfig(Variables):
             {k[4:].lower(): v for k, v in environ.items() if k.startswith("A3B_") and v},
             environ.get("XDG_CACHE_HOME", ""),
         )
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of all variables of this process, for programs that it starts."""
+    return dict(os.environ)

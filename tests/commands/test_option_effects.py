@@ -19,10 +19,12 @@ import pytest
 
 from a3b import cli
 from a3b.cache.disk_store import Store
+from a3b.commands import client_server, pack, pull
 from a3b.commands import eval as eval_command
+from a3b.commands import launch as launch_command
 from a3b.commands import list as list_command
-from a3b.commands import pack, pull
 from a3b.commands import run as run_command
+from a3b.commands import warm as warm_command
 from a3b.commands.benchmarks import sparsity, speed
 from a3b.commands.benchmarks import start as start_command
 from a3b.commands.model_home import ModelHome, Record
@@ -389,6 +391,37 @@ def test_an_option_of_rm_has_its_effect(row, command):
     check(command, "rm one:fast", row)
 
 
+# -- clients
+
+SERVED = [
+    Row("--model copied", lambda s: s.calls["run"].args[0].named, "copied"),
+    Row("--context 8k", lambda s: client_server.command(s.calls["run"].args[0])[-1], "8192"),
+    Row("--base-url http://box:1", lambda s: client_server.address(s.calls["run"].args[0]), "http://box:1"),
+    Row("--port 9", lambda s: client_server.address(s.calls["run"].args[0])[-2:], ":9"),
+    Row("--api-key k", lambda s: client_server.first_key(s.calls["run"].args[0]), "k"),
+    Row("--api-key-file text.txt", lambda s: client_server.first_key(s.calls["run"].args[0]), "Some text."),
+]
+LAUNCH = [
+    *SERVED,
+    Row("--print", lambda s: s.calls["run"].args[0].print, True),
+    Row("--yes", lambda s: s.calls["run"].args[0].yes, True),
+]
+WARM = [*SERVED, Row("--json", lambda s: s.calls["run"].args[0].json, True)]
+
+
+@named(LAUNCH)
+def test_an_option_of_launch_has_its_effect(row, command, watch):
+    """What they then do is in `test_launch`."""
+    watch(launch_command, "run", lambda _: 0)
+    check(command, "launch claude", row)
+
+
+@named(WARM)
+def test_an_option_of_warm_has_its_effect(row, command, watch):
+    watch(warm_command, "run", lambda _: 0)
+    check(command, "warm claude", row)
+
+
 # -- sessions on disk
 
 CACHE = {
@@ -542,6 +575,8 @@ ROWS = {
     "plan": [*PLAN, Row("--json", len, "in a test of its own")],
     "list": LIST,
     "rm": RM,
+    "launch": LAUNCH,
+    "warm": WARM,
     "pull": PULL,
     "render": [*RENDER, Row("--fit", len, "in a test of its own")],
     "logits": LOGITS,

@@ -28,6 +28,7 @@ NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
     "plan": "a measurement of this machine",
     "pull": "a download",
+    "warm": "a client that is installed",
 }
 MODELS = (None, "nano")  # those that need no download
 SHELL, PYTHON = ("sh", "bash", "shell", "console"), ("python", "py")
@@ -112,7 +113,8 @@ def _is_at_hand(arguments: list[str]) -> bool:
         args = parsed(arguments)
     except ValueError:  # which a test reports
         return False
-    return args.command not in NEEDS and getattr(args, "model", None) in MODELS
+    starts_client = args.command == "launch" and bool(args.client) and not args.print
+    return args.command not in NEEDS and not starts_client and getattr(args, "model", None) in MODELS
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:

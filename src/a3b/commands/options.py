@@ -9,6 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
+from a3b.commands import client_options
 from a3b.commands.argument_types import (
     byte_size,
     duration,
@@ -414,6 +415,8 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "chat": ("talk to a model", _chat),
     "run": ("answer one prompt and exit", _run),
     "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
+    "launch": ("start a coding agent on the served model: claude, qwen, codex, ...", client_options.launch),
+    "warm": ("read a coding agent's instructions ahead of time", client_options.warm),
     "info": ("architecture, parameters, context, formats and size of a model", _info),
     "plan": ("which preset and context fit this machine, and how fast", _plan),
     "list": ("models that are here, and what lies in A3B_HOME", _list),
@@ -442,6 +445,12 @@ a3b run DIR < question.txt""",
     "serve": """
 a3b serve DIR --port 8080
 a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
+    "launch": """
+a3b launch claude
+a3b launch qwen --model DIR -- -p "What does this project do?"
+a3b launch codex --print                   # only show how it is started""",
+    "warm": """
+a3b warm claude                            # once; then its first prompt takes seconds""",
     "info": """
 a3b info DIR --context 500000""",
     "list": """

@@ -69,6 +69,7 @@ class Parser(argparse.ArgumentParser):
             kwargs["epilog"] = "examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = NEGATIVE
+        self.passes_on = ""  # where what follows '--' goes as it is, for another program
 
     def error(self, message: str) -> NoReturn:
         self.exit(
@@ -84,7 +85,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, and unlike argparse refuse what is unknown here, where the options of the command are known."""
+        rest: list[str] = []
+        if self.passes_on and "--" in (args or ()):
+            place = args.index("--")
+            args, rest = args[:place], args[place + 1 :]
         found, unknown = super().parse_known_args(args, namespace)
+        if self.passes_on:
+            setattr(found, self.passes_on, rest)
         if unknown:
             name = unknown[0].partition("=")[0]
             if not name.startswith("-"):

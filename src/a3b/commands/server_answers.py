@@ -1,0 +1,141 @@
+"""What a server says over HTTP: whether it is a3b, which model it serves, how fast it reads.
+
+Everything in an answer may be wrong; what is read is bounded. Enter at `Asker`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from a3b.errors import A3BError, UsageError
+from a3b.server.limits import is_loopback
+
+ASK_S = 10.0  # for an answer that takes no computing
+MAX_ANSWER = 16 << 20  # bytes
+MOST_CONTEXT = 1 << 26  # tokens; more is a lie
+LEAST_READ = 256  # tokens that tell a speed
+WORDS = 300  # characters of an answer that an error quotes
+COUNTER = re.compile(r"^(a3b_prefill_(?:tokens|seconds)_total) ([0-9.e+]{1,32})$", re.MULTILINE)
+
+
+class NoServerError(A3BError):
+    """Nobody listens at an address."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    name: str
+    context: int  # tokens
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """a3b sends nobody elsewhere, and a key is for the server that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Asker:
+    """Asks one server. url: without /v1, with http or https."""
+
+    def __init__(self, url: str, key: str = ""):
+        self.url, self.key = checked_url(url), key
+        local = is_loopback(urlsplit(self.url).hostname or "")
+        direct = [urllib.request.ProxyHandler({})] if local else []  # a proxy has another loopback
+        self._opener = urllib.request.build_opener(_NoRedirects, *direct)
+
+    def model(self) -> ServedModel:
+        """What is served. Raises NoServerError if nobody listens, UsageError for anything but an a3b server."""
+        found = self.json("/v1/models")
+        data = found.get("data") if isinstance(found, dict) else None
+        first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+        name, context = first.get("id"), first.get("max_model_len")
+        if first.get("owned_by") != "a3b" or not isinstance(name, str) or not isinstance(context, int):
+            owner = str(first.get("owned_by"))[:60] if first else "no model"
+            raise UsageError(f"{self.url}: this is no a3b server (its models are of {owner!r}); {self._elsewhere()}")
+        if not 0 < context <= MOST_CONTEXT:
+            raise UsageError(f"{self.url}: says that its context is {context} tokens; {self._elsewhere()}")
+        return ServedModel(name, context)
+
+    def speed(self) -> float | None:
+        """Tokens of prompts that it read in a second so far; None if it read too few to tell."""
+        with self._open("/metrics") as answer:
+            counted = dict(COUNTER.findall(answer.read(MAX_ANSWER).decode(errors="replace")))
+        try:
+            tokens = float(counted["a3b_prefill_tokens_total"])
+            return tokens / float(counted["a3b_prefill_seconds_total"]) if tokens >= LEAST_READ else None
+        except (KeyError, ValueError, ZeroDivisionError):
+            return None
+
+    def json(self, path: str, body: Any = None, timeout: float = ASK_S) -> Any:
+        """The answer to a request, parsed. Raises NoServerError, UsageError."""
+        with self._open(path, body, timeout) as answer:
+            data = answer.read(MAX_ANSWER)
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            raise UsageError(f"{self.url}{path}: the answer is not JSON; {self._elsewhere()}") from None
+
+    def events(self, path: str, body: Any, timeout: float) -> Iterator[Any]:
+        """The events of a streamed answer, or the answer itself if it is not streamed. timeout: between two pieces."""
+        with self._open(path, body, timeout) as answer:
+            if "event-stream" not in (answer.headers.get("content-type") or ""):
+                yield json.loads(answer.read(MAX_ANSWER))
+                return
+            while line := answer.readline(MAX_ANSWER):
+                if line.startswith(b"data: {"):
+                    yield json.loads(line[6:])
+
+    @contextmanager
+    def _open(self, path: str, body: Any = None, timeout: float = ASK_S) -> Iterator[Any]:
+        data = None if body is None else json.dumps(body).encode(errors="surrogatepass")
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
+        try:
+            with self._opener.open(urllib.request.Request(self.url + path, data, headers), timeout=timeout) as answer:
+                yield answer
+        except urllib.error.HTTPError as error:
+            raise UsageError(self._refused(path, error)) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionRefusedError):
+                raise NoServerError(f"{self.url}: nobody listens there") from None
+            raise UsageError(f"{self.url}: {error.reason}; {self._elsewhere()}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UsageError(f"{self.url}: {error or type(error).__name__}; {self._elsewhere()}") from None
+
+    def _refused(self, path: str, error: urllib.error.HTTPError) -> str:
+        with error:
+            said = error.read(1 << 16)
+        try:
+            told = json.loads(said)["error"]["message"]
+            is_ours = isinstance(told, str) and bool(error.headers.get("x-request-id"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_ours = False
+        if is_ours and error.code == 401:
+            way = "another one" if self.key else "one"
+            return f"{self.url}: {told}; give {way} with --api-key-file or A3B_API_KEY"
+        if is_ours:
+            return f"{self.url}{path}: {told[:WORDS]}"
+        return f"{self.url}: this is no a3b server (it answers {path} with {error.code}); {self._elsewhere()}"
+
+    def _elsewhere(self) -> str:
+        return "give another address with --base-url or --port; --port 0 starts a server on a free one"
+
+
+def checked_url(url: str) -> str:
+    """The URL without its end. Raises UsageError."""
+    try:
+        parts = urlsplit(url.strip())
+        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"[\s\x00-\x1f\x7f]", url.strip()) or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"--base-url {url[:100]!r}: expected http://HOST:PORT")
+    return url.strip().rstrip("/").removesuffix("/v1")
