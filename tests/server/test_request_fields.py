@@ -119,6 +119,16 @@ def test_a_whole_number_may_be_spelled_with_a_point(path):
         assert error["error"]["message"].startswith(limit)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, {"logprobs": True, "top_logprobs": 21}), (TEXT, {"logprobs": 21}), (RESPONSES, {"top_logprobs": 21})],
+)
+def test_no_token_comes_with_more_likely_ones_than_the_apis_allow(path, body):
+    """With the whole vocabulary beside each token, an answer would fill the memory."""
+    error, request = answered(path, body, status=400)
+    assert "expected at most 20" in error["error"]["message"] and request is None
+
+
 @pytest.mark.parametrize("path", TABLES)
 def test_the_model_that_was_asked_for_comes_back(path):
     for asked, told in (("Some/Model-v1", "Some/Model-v1"), (None, "a3b-nano"), ("", "a3b-nano")):

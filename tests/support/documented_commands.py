@@ -28,6 +28,7 @@ NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
     "plan": "a measurement of this machine",
     "pull": "a download",
+    "up": "a download",
     "warm": "a client that is installed",
 }
 MODELS = (None, "nano")  # those that need no download
@@ -199,4 +200,4 @@ def _shell(block: Block) -> Iterator[Command]:
 def pages(root: Path) -> list[Path]:
     """Those with commands for readers; the log tells of its days."""
     found = [root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
-    return [path for path in found if path.name not in ("log.md", "clients.md")]
+    return [path for path in found if path.name != "log.md"]

@@ -16,7 +16,7 @@ from a3b.server import response_format
 from a3b.server.context import ApiContext
 from a3b.server.errors import ApiError
 from a3b.server.fields import EMPTY, FieldRules, Fields, only
-from a3b.server.openai.chat_fields import SHORTER, STREAM_OPTIONS
+from a3b.server.openai.chat_fields import MAX_LOGPROBS, SHORTER, STREAM_OPTIONS
 from a3b.server.openai.responses_input import ConversationReader
 from a3b.server.openai.responses_tools import ToolTable, full_tool, read_choice, read_tools
 from a3b.server.response_format import read_form, read_schema
@@ -44,7 +44,7 @@ RESPONSE = FieldRules(
         "max_output_tokens": SAMPLING_FIELDS["max_tokens"].meaning,
         **{name: SAMPLING_FIELDS[name].meaning for name in NUMBERS},
         "logit_bias": BIAS,
-        "top_logprobs": "so many likely tokens in the place of each",
+        "top_logprobs": f"so many likely tokens in the place of each, up to {MAX_LOGPROBS}",
         "truncation": "`auto` or `disabled`: either way, what does not fit is refused and not cut",
         **response_format.FIELDS,
         "thinking_policy": POLICY,
@@ -204,6 +204,8 @@ def _has_summary(reasoning: Fields) -> bool:
 
 def _top_logprobs(fields: Fields) -> int | None:
     top_logprobs = fields.integer("top_logprobs")
+    if top_logprobs is not None and top_logprobs > MAX_LOGPROBS:
+        raise fields.invalid("top_logprobs", f"at most {MAX_LOGPROBS}")
     if top_logprobs is None and "message.output_text.logprobs" in fields.items("include"):
         return 0
     return top_logprobs
