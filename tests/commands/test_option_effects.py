@@ -316,6 +316,7 @@ PACK = [
     Row("--importance text.txt", lambda s: s.calls["write"].kwargs["importance"], {"from": "text.txt"}),
     Row("--tokenizer copied", lambda s: s.calls["open_source"].args[1], Path("copied")),
     Row("--no-mtp", lambda s: s.calls["open_source"].args[2], False),
+    Row("--add-mtp", lambda s: "adding" in s.calls, True),
 ]
 PACK_FROM_HUB = [
     Row("--revision v1", lambda s: s.calls["prepare"].kwargs["revision"], "v1"),
@@ -349,6 +350,7 @@ def test_an_option_of_pack_has_its_effect(row, command, watch):
     watch(pack, "open_source")
     watch(pack, "_measured", lambda source, path, runtime: {"from": str(path)})
     watch(pack, "write", lambda *_, **__: None)
+    watch(pack.add_mtp, "from_disk", lambda args, path: None, "adding")
     check(command, f"pack {NANO} packed", row)
 
 

@@ -64,6 +64,16 @@ def no_group_divides(directory: Path) -> None:
     packing_files.write_source(directory, {**packing_files.SIZES, "F": 48})
 
 
+def with_mtp_in_shards(directory: Path) -> None:
+    packing_files.write_source(directory, mtp=True)
+    in_shards(directory, 3)
+
+
+def gguf_with_mtp(directory: Path) -> None:
+    directory.mkdir()
+    write_gguf(directory / "model-Q4_K_M.gguf", gguf, mtp=True)
+
+
 def gptq(directory: Path) -> None:
     gptq_files.write_source(directory, symmetric=False)
 
@@ -73,7 +83,7 @@ def one_gguf(directory: Path) -> None:
     write_gguf(directory / "model-Q4_K_M.gguf", gguf)
 
 
-KINDS = (bf16, fp8, fp8_in_shards, dense, no_group_divides, gptq, one_gguf)
+KINDS = (bf16, fp8, fp8_in_shards, dense, no_group_divides, with_mtp_in_shards, gptq, one_gguf, gguf_with_mtp)
 
 
 def packed_files(directory: Path) -> dict[str, bytes]:

@@ -288,6 +288,11 @@ def _pack(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", type=path, metavar="DIR", help="directory to take tokenizer and template from")
     parser.add_argument("--no-mtp", action="store_true", help="leave out the MTP module, which later drafts need")
+    parser.add_argument(
+        "--add-mtp",
+        action="store_true",
+        help="add the MTP module of SRC to DST, a packed directory of the same model; nothing else in it changes",
+    )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a repository; none means main")
     parser.add_argument(
         "--include", action="append", metavar="GLOB", help="which model of a repository that holds several; repeatable"
@@ -467,7 +472,8 @@ echo '[{"role": "user", "content": "Hi"}]' | a3b render --messages -""",
     "pack": """
 a3b pack models/35b models/35b-balanced
 a3b pack model.gguf models/packed
-a3b pack Qwen/Qwen3.6-35B-A3B-FP8 models/35b-balanced""",
+a3b pack Qwen/Qwen3.6-35B-A3B-FP8 models/35b-balanced
+a3b pack --add-mtp models/35b models/35b-balanced     what an older a3b left out""",
     "cache": """
 a3b cache list
 a3b cache prune --older-than 7d --max-bytes 2GiB""",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from a3b.commands import add_mtp
 from a3b.commands.calibration_text import read_text
 from a3b.commands.info import size
 from a3b.commands.progress import MILLION, Progress
@@ -36,11 +37,12 @@ from a3b.settings import RuntimeConfig
 def run(args: Namespace) -> None:
     set_blas_threads(1)  # the workers run in parallel
     if not is_here(args.source):
-        return _from_hub(args)
+        return add_mtp.from_hub(args) if args.add_mtp else _from_hub(args)
     for option in ("revision", "include", "keep_source"):
         if getattr(args, option):
             raise UsageError(f"--{option.replace('_', '-')}: is for repositories; {args.source} is on this disk")
-    _from_disk(args, Path(args.source).expanduser())
+    path = Path(args.source).expanduser()
+    return add_mtp.from_disk(args, path) if args.add_mtp else _from_disk(args, path)
 
 
 def is_here(source: str) -> bool:

@@ -75,7 +75,7 @@ class Prepared:
         command continues."""
         with _Meter(self) as meter:
             try:
-                with _called(self.listing.repo, self.pack.directory):
+                with called(self.listing.repo, self.pack.directory):
                     return self.pack.run(threads, meter)
             except KeyboardInterrupt:
                 meter.line.close()
@@ -107,8 +107,8 @@ def prepare(
     hub = Hub(repo, revision)
     listing = hub.listing()
     chosen = model_files(listing, include)
-    with StreamedPack.open(target, listing.repo, listing.commit) as pack, _called(listing.repo, pack.directory):
-        weights = _fetch_small(hub, listing, chosen, pack.directory)
+    with StreamedPack.open(target, listing.repo, listing.commit) as pack, called(listing.repo, pack.directory):
+        weights = fetch_small(hub, listing, chosen, pack.directory)
         pack.expect([RangedFile(hub, file, listing.commit) for file in weights], listing.commit)
         pack.fetch_headers(say)
         ggufs = [file.path for file in pack.files if file.path.suffix == ".gguf"]
@@ -149,7 +149,7 @@ def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
     return [*beside.values(), *sorted(tensors, key=lambda file: file.path)]
 
 
-def _fetch_small(hub: Hub, listing: Listing, chosen: Sequence[HubFile], directory: Path) -> list[HubFile]:
+def fetch_small(hub: Hub, listing: Listing, chosen: Sequence[HubFile], directory: Path) -> list[HubFile]:
     """Fetch what is needed whole before anything is judged; the files that remain."""
     large = [file for file in chosen if file.path.endswith((".safetensors", ".gguf")) and file.algorithm == "sha256"]
     small = [file for file in chosen if file not in large]
@@ -171,7 +171,7 @@ def _instead(listing: Listing) -> str:
 
 
 @contextmanager
-def _called(repo: str, directory: Path) -> Iterator[None]:
+def called(repo: str, directory: Path) -> Iterator[None]:
     """Errors about files in a directory name the repository that they are fetched from."""
     try:
         yield

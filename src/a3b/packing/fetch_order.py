@@ -31,14 +31,15 @@ def fetch_order(sizes: Sequence[int], pieces: Sequence[PackedPiece]) -> list[Rea
     planned, order = [Intervals() for _ in sizes], []
     for turn, size in enumerate(sizes):
         for file, wanted in sorted(ahead.get(turn, {}).items()):
-            for start, stop in _joined(wanted):
+            for start, stop in joined(wanted):
                 order += _planned(planned[file], file, start, stop)
         if size:
             order += _planned(planned[turn], turn, 0, size)
     return order
 
 
-def _joined(intervals: Intervals) -> list[tuple[int, int]]:
+def joined(intervals: Intervals) -> list[tuple[int, int]]:
+    """Intervals with the small gaps between them."""
     out: list[tuple[int, int]] = []
     for start, stop in intervals:
         if out and start - out[-1][1] <= GAP:

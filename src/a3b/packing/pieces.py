@@ -100,6 +100,11 @@ def _places(shards: Sequence[Shard]) -> dict[str, tuple[str, int]]:
     return found
 
 
+def places_in(containers: Sequence[SafetensorsFile | GgufFile], array: np.ndarray) -> Read:
+    """The bytes of the files that an array shows."""
+    return _FilePlaces(containers).of(array)
+
+
 class _FilePlaces:
     """Finds the bytes of a file that an array shows, by their address."""
 

@@ -11,13 +11,13 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from a3b.errors import CheckpointError, FileFormatError, UsageError
 from a3b.formats.gguf import GgufFile, UnreadableTypes
-from a3b.formats.packed import LAYOUT, MANIFEST, VERSION, Manifest, new_checksum, plan_shards
+from a3b.formats.packed import LAYOUT, MANIFEST, VERSION, Manifest, new_checksum
 from a3b.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile
 from a3b.packing.conductor import MAX_SPILL, BeginAgain, Conductor, Layout, StreamProgress, WrongChecksum
 from a3b.packing.fetch_order import fetch_order, largest_spill
@@ -35,6 +35,7 @@ from a3b.packing.writer import (
     locked,
     manifest_of,
     packed_rows,
+    shards_of,
     sync_directory,
     write_file,
     write_side_files,
@@ -97,11 +98,7 @@ class StreamedPack:
     def fetch_headers(self, tell: Callable[[str], None]) -> None:
         """Fetch the header of each file, and check that it describes the file. Raises FileFormatError, TensorError."""
         for file in self.files:
-            kind = GgufFile if file.path.suffix == ".gguf" else SafetensorsFile
-            try:
-                kind(file.path, _Header(file, tell).arrive)
-            except UnreadableTypes:
-                pass  # told when the model is opened, with the types of all its files
+            fetch_header(file, tell)
 
     def judge(self, opener: Opener, make_plan: Callable[[Source], Plan]) -> tuple[Source, Plan]:
         """Decide from the headers what will be packed. Raises CheckpointError for a model that cannot be."""
@@ -113,7 +110,7 @@ class StreamedPack:
         if set(by_path) != {file.path for file in self.files}:
             raise UsageError(f"{self.directory}: holds files that are not of this model; remove {self.part}")
         containers = [by_path[file.path] for file in self.files]
-        shards = plan_shards(plan.tensors)
+        shards = shards_of(plan)
         by_item = plan_pieces(plan, shards, containers)
         pieces = [piece for pieces in by_item for piece in pieces]
         first = [0]
@@ -219,6 +216,13 @@ class StreamedPack:
                 f"{self.part}: was begun with other options, such as another preset; give the same, or remove it"
             )
         self.journal.identity = identity
+
+
+def fetch_header(file: SparseFile, tell: Callable[[str], None]) -> None:
+    """Fetch the header of a file, and check that it describes the file. Raises FileFormatError, TensorError."""
+    kind = GgufFile if file.path.suffix == ".gguf" else SafetensorsFile
+    with suppress(UnreadableTypes):  # told when the model is opened, with the types of all its files
+        kind(file.path, _Header(file, tell).arrive)
 
 
 class _Header:

@@ -74,7 +74,7 @@ def write(
             journal = _Journal(part, _identity(source, plan, shards, importance))
             _check_space(part, shards, journal.finished(shards, done))
             files = write_side_files(source, part)
-            writer = _ShardWriter(items, source, threads, importance or {}, done)
+            writer = ShardWriter(items, source, threads, importance or {}, done)
             for shard in shards:
                 if shard.file not in journal.shards:
                     journal.add(shard.file, writer.write(shard, part / shard.file))
@@ -109,10 +109,10 @@ def check_room(target: Path, num_bytes: int) -> None:
     part = target.with_name(target.name + ".part")
     left = sum(file.stat().st_size for file in part.glob("*.safetensors*"))
     place = next(path for path in target.parents if path.is_dir())
-    _check_free(place, num_bytes - left)
+    check_free(place, num_bytes - left)
 
 
-class _ShardWriter:
+class ShardWriter:
     def __init__(
         self,
         items: dict[str, Item],
@@ -269,10 +269,10 @@ def _check_space(part: Path, shards: list[Shard], finished: set[str]) -> None:
     for file in part.glob("*.safetensors.part"):
         file.unlink()
     need = sum(shard.num_bytes for shard in shards if shard.file not in finished)
-    _check_free(part.parent, need)
+    check_free(part.parent, need)
 
 
-def _check_free(place: Path, need: int) -> None:
+def check_free(place: Path, need: int) -> None:
     need, free = need + SPARE_BYTES, shutil.disk_usage(place).free
     if free < need:
         raise CheckpointError(
