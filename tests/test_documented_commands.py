@@ -210,5 +210,11 @@ def test_a_command_that_a3b_does_not_have_is_found(line):
         parsed(line.split()[1:])
 
 
+def test_the_page_of_the_command_line_has_a_row_for_every_command():
+    page = PAGES["docs/cli.md"]
+    table = page[page.index("## Commands") : page.index("## `a3b run")]
+    assert set(commands_of(build_parser())) - set(re.findall(r"`a3b ([a-z]+)", table)) == set()
+
+
 def test_helps_have_examples():
     assert len(HELP) > 5
