@@ -1,22 +1,39 @@
-"""`a3b pack OWNER/NAME`: what is packed while it arrives is what packing the downloaded files gives."""
+"""`a3b pack OWNER/NAME`: what is packed while it arrives is what packing the downloaded files gives, whatever
+breaks."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import gguf
 import pytest
 
 from a3b.cli import main
-from tests.support import gptq_files, packing_files
-from tests.support.checkpoint_files import write_shards
-from tests.support.gguf_files import write_gguf
+from a3b.formats.packed import verify
+from a3b.hub import download
+from a3b.packing import conductor, sparse_file, stream
 from tests.support.hub_fixture import fake_hub
-from tests.support.hub_server import REPO
+from tests.support.hub_server import COMMIT, REPO
+from tests.support.streamed_packs import (
+    CHUNK,
+    KINDS,
+    NAME,
+    RANGE,
+    bf16,
+    fp8_in_shards,
+    in_shards,
+    journal,
+    local_pack,
+    one_gguf,
+    packed_files,
+    run_killed,
+    serve,
+    take_small_steps,
+)
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
-NAME = REPO.split("/")[1]
+SHARD = "model-00002-of-00003.safetensors"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,77 +47,35 @@ def session():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
+    take_small_steps(monkeypatch)
     yield from fake_hub(monkeypatch, tmp_path, {})
 
 
-def in_shards(directory: Path, num: int) -> None:
-    """Deal the tensors of a directory out to shards, so that a scale and its matrix may be far apart."""
-    from a3b.formats.safetensors import SafetensorsFile
-
-    file = SafetensorsFile(directory / "model.safetensors")
-    entries = {name: (info.dtype, file.array(name).copy()) for name, info in file.tensors.items()}
-    (directory / "model.safetensors").unlink()
-    write_shards(directory, entries, num)
+@pytest.fixture
+def shards(hub, tmp_path):
+    """A model in three shards on the hub, and what packing it gives."""
+    fp8_in_shards(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    return local_pack(tmp_path / NAME)
 
 
-def bf16(directory: Path) -> None:
-    packing_files.write_source(directory)
+def begin(hub) -> None:
+    """A run that was killed when a few tensors were complete."""
+    assert run_killed(hub, "journal", "save", 3, "pack", REPO, "streamed") == -9
 
 
-def fp8(directory: Path) -> None:
-    packing_files.write_source(directory, fp8=True)
+def pack(capsys, *options: str) -> tuple[int, str]:
+    status = main(["pack", REPO, "streamed", *options])
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return status, err
 
 
-def fp8_in_shards(directory: Path) -> None:
-    fp8(directory)
-    in_shards(directory, 3)
-
-
-def dense(directory: Path) -> None:
-    packing_files.write_source(directory, {**packing_files.SIZES, "E": 0, "K": 0, "F": 192, "Fs": 0})
-
-
-def no_group_divides(directory: Path) -> None:
-    packing_files.write_source(directory, {**packing_files.SIZES, "F": 48})
-
-
-def with_mtp_in_shards(directory: Path) -> None:
-    packing_files.write_source(directory, mtp=True)
-    in_shards(directory, 3)
-
-
-def gguf_with_mtp(directory: Path) -> None:
-    directory.mkdir()
-    write_gguf(directory / "model-Q4_K_M.gguf", gguf, mtp=True)
-
-
-def gptq(directory: Path) -> None:
-    gptq_files.write_source(directory, symmetric=False)
-
-
-def one_gguf(directory: Path) -> None:
-    directory.mkdir()
-    write_gguf(directory / "model-Q4_K_M.gguf", gguf)
-
-
-KINDS = (bf16, fp8, fp8_in_shards, dense, no_group_divides, with_mtp_in_shards, gptq, one_gguf, gguf_with_mtp)
-
-
-def packed_files(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def serve(hub, directory: Path) -> None:
-    """Let the hub have the files of a directory."""
-    hub.files.clear()
-    hub.files.update({path.name: path.read_bytes() for path in directory.iterdir()})
-
-
-def local_pack(directory: Path, *options: str) -> dict[str, bytes]:
-    """What packing a downloaded directory gives."""
-    ggufs = sorted(directory.glob("*.gguf"))
-    assert main(["pack", str(ggufs[0] if ggufs else directory), "local", *options]) == 0
-    return packed_files(Path("local"))
+def refused(capsys, *options: str, status: int = 1) -> str:
+    """The line of a refusal."""
+    found, err = pack(capsys, *options)
+    assert found == status, err
+    return err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("write", KINDS)
@@ -108,4 +83,217 @@ def test_the_result_is_that_of_packing_the_downloaded_files(hub, tmp_path, write
     write(tmp_path / NAME)
     serve(hub, tmp_path / NAME)
     assert main(["pack", REPO, "streamed"]) == 0
-    assert packed_files(Path("streamed")) == local_pack(tmp_path / NAME)
+    assert packed_files("streamed") == local_pack(tmp_path / NAME)
+    assert not Path("streamed.part").exists() and verify("streamed") == []
+
+
+KILLS = (
+    ("os", "pwrite", 3),
+    ("os", "pwrite", 60),
+    ("os", "fsync", 2),
+    ("os", "fsync", 16),
+    ("os", "replace", 8),
+    ("os", "replace", 12),
+    ("sparse_file", "punch", 1),
+    ("sparse_file", "punch", 4),
+    ("journal", "save", 20),
+    ("os", "rename", 0),
+    ("shutil", "rmtree", 0),
+)
+
+
+@pytest.mark.parametrize(("place", "call", "after"), KILLS, ids=lambda value: str(value))
+def test_a_kill_at_any_moment_is_continued(hub, shards, capsys, place, call, after):
+    assert run_killed(hub, place, call, after, "pack", REPO, "streamed") == -9
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards and not Path("streamed.part").exists()
+
+
+def test_many_kills_lose_little(hub, shards, capsys):
+    kills = 0
+    while run_killed(hub, "os", "pwrite", 90, "pack", REPO, "streamed") == -9:
+        kills += 1
+        assert kills < 60
+    assert kills > 2 and packed_files("streamed") == shards
+    sent = sum(1 for method, path, _ in hub.requests if method == "GET" and path.endswith(".safetensors"))
+    size = sum(len(body) for path, body in hub.files.items() if path.endswith(".safetensors"))
+    assert sent < 3 * (size / RANGE + 3 * kills)  # no run began again
+
+
+def test_broken_connections_are_continued(hub, shards, capsys):
+    hub.break_after[SHARD] = [20_000] * (3 * download.NUM_ATTEMPTS)
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards
+
+
+def test_a_server_that_goes_away_leaves_what_has_arrived(hub, shards, capsys):
+    calls = []
+
+    def gone(path: str, start: int):
+        calls.append(start)
+        return (503, {}) if len(calls) > 10 else None
+
+    hub.on_get = gone
+    assert "then run the same command: it continues where it stopped" in refused(capsys)
+    assert sum(len(file["arrived"]) for file in journal()["files"].values())
+    hub.on_get = lambda path, start: None
+    assert "GB of it here" in pack(capsys)[1]
+    assert packed_files("streamed") == shards
+
+
+def test_a_server_without_ranges_is_read_in_one_stream(hub, shards, capsys):
+    hub.ignores_range = True
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards
+    assert len(hub.got(SHARD)) <= 8  # a header, the first range of each connection, then one for the rest
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["in the header", "in a number"])
+def test_wrong_bytes_are_fetched_again(hub, shards, capsys, place):
+    good, gets = hub.files[SHARD], []
+    at = good.index(b"F8_E4M3") if place == 0 else len(good) - 20
+    bad = good[:at] + (b"F8_E5M2" if place == 0 else b"\x7f" * 7) + good[at + 7 :]
+    hub.bodies[SHARD] = bad if place else good
+
+    def heals(path: str, start: int) -> None:
+        gets.extend([start] if path == SHARD else [])
+        if gets.count(0) > 1:  # the first is for the header
+            hub.bodies[SHARD] = good
+
+    hub.on_get = heals
+    if place == 0:
+        hub.bodies[SHARD] = bad
+        assert "F8_E5M2" in refused(capsys)  # a header is judged as it comes; nothing stays
+        hub.bodies[SHARD] = good
+        assert not Path("streamed.part").exists()
+    status, err = pack(capsys)
+    assert status == 0 and packed_files("streamed") == shards
+    assert place == 0 or f"{SHARD}: its sha256 is" in err
+
+
+def test_a_checksum_that_is_wrong_twice_removes_the_result_and_names_the_file(hub, shards, capsys):
+    good = hub.files[SHARD]
+    hub.bodies[SHARD] = good[:-20] + bytes(20)
+    line = refused(capsys)
+    assert SHARD in line and "twice" in line and "removed" in line
+    assert not Path("streamed.part").exists() and not Path("streamed").exists()
+
+
+def test_a_number_that_cannot_be_is_named_once_the_file_is_known_to_be_right(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    in_shards(tmp_path / NAME, 3)
+    file = tmp_path / NAME / SHARD
+    file.write_bytes(file.read_bytes()[:-2] + b"\xc0\x7f")
+    serve(hub, tmp_path / NAME)
+    line = refused(capsys)
+    assert "holds nan" in line and not Path("streamed").exists()
+    assert refused(capsys) == line
+
+
+DAMAGES = (
+    (lambda text: text[:-3], "not readable"),
+    (lambda text: "[" * 100_000, "not readable"),
+    (lambda text: "{}", "not readable"),
+    (lambda text: text.replace('"hashed": ', '"hashed": 1'), "checksum is wrong"),
+    (lambda text: text.replace('"version": 1', '"version": 2'), "checksum is wrong"),
+)
+
+
+def test_a_damaged_journal_is_refused_with_the_next_step(hub, shards, capsys):
+    begin(hub)
+    path = Path("streamed.part/stream.json")
+    text = path.read_text()
+    for damage, says in DAMAGES:
+        path.write_text(damage(text))
+        line = refused(capsys, status=2)
+        assert says in line and "remove" in line and "pack again" in line
+
+
+@pytest.mark.parametrize("what", ["a packed byte", "a packed file", "a source"])
+def test_what_was_damaged_meanwhile_is_fetched_again(hub, shards, capsys, what):
+    begin(hub)
+    part = Path("streamed.part")
+    assert journal()["tensors"]
+    [packed] = part.glob("*.safetensors")
+    source = next((part / "source").rglob(SHARD))
+    if what == "a packed byte":
+        name = next(iter(journal()["tensors"]))
+        header = json.loads(packed.read_bytes()[8 : 8 + int.from_bytes(packed.read_bytes()[:8], "little")])
+        at = header[name]["data_offsets"][0] + 8 + int.from_bytes(packed.read_bytes()[:8], "little")
+        with open(packed, "r+b") as file:
+            file.seek(at)
+            file.write(b"\xff\xfe\xfd")
+    else:
+        (packed if what == "a packed file" else source).unlink()
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards
+
+
+def test_two_processes_do_not_pack_into_one_directory(hub, shards, capsys):
+    with stream.StreamedPack.open(Path("streamed").resolve(), REPO, COMMIT):
+        assert "another process is packing into it" in refused(capsys, status=2)
+
+
+def test_a_new_commit_with_the_same_weights_is_continued(hub, shards, capsys):
+    begin(hub)
+    hub.commit, hub.files["README.md"] = "f" * 40, b"# New\n"
+    assert "GB of it here" in pack(capsys)[1]
+    assert packed_files("streamed") == shards
+
+
+def test_a_new_commit_with_other_weights_is_refused_with_both_ways_on(hub, shards, capsys):
+    begin(hub)
+    hub.commit, hub.files[SHARD] = "f" * 40, hub.files[SHARD][:-1] + b"\1"
+    line = refused(capsys, status=2)
+    assert SHARD in line and f"--revision {COMMIT}" in line and "remove" in line
+
+
+def test_another_preset_than_that_of_the_run_before_is_refused(hub, shards, capsys):
+    begin(hub)
+    assert "was begun with other options" in refused(capsys, "--preset", "fast", status=2)
+
+
+def test_a_full_disk_is_said_and_continued(hub, shards, capsys, monkeypatch):
+    calls, pwrite = [], sparse_file.os.pwrite
+
+    def full(handle, data, at):
+        calls.append(at)
+        if len(calls) > 30:
+            raise OSError(28, "No space left on device")
+        return pwrite(handle, data, at)
+
+    monkeypatch.setattr(sparse_file.os, "pwrite", full)
+    assert "No space left on device; make room, then run the same command again" in refused(capsys)
+    monkeypatch.setattr(sparse_file.os, "pwrite", pwrite)
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards
+
+
+def test_an_interruption_says_how_much_is_there(hub, shards, capsys, monkeypatch):
+    monkeypatch.setattr(conductor.Conductor, "_balance", _interrupted)
+    status, err = pack(capsys)
+    assert status == 130 and "the same command continues from there" in err
+    assert Path("streamed.part/stream.json").exists()
+
+
+def _interrupted(self: conductor.Conductor) -> None:
+    raise KeyboardInterrupt
+
+
+def test_connections_wait_while_too_much_is_held(hub, tmp_path, monkeypatch, capsys):
+    one_gguf(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    monkeypatch.setattr(conductor, "MAX_SPILL", 1_000_000)
+    monkeypatch.setattr(conductor, "MARGIN", 0)
+    held = []
+    commit = conductor.Conductor._commit
+
+    def watched(self) -> None:
+        held.append(sum(file.num_present for file in self.files) * CHUNK)
+        commit(self)
+
+    monkeypatch.setattr(conductor.Conductor, "_commit", watched)
+    assert pack(capsys)[0] == 0
+    size = sum(map(len, hub.files.values()))
+    assert max(held) < 1_000_000 + 4 * RANGE + 32 * 5_000 < size / 2
+    assert packed_files("streamed") == local_pack(tmp_path / NAME)

@@ -31,7 +31,7 @@ class FakeHub:
     `on_get(path, start)` is called before each GET of content and may return a (status, headers) to answer instead."""
 
     def __init__(self, files: dict[str, bytes]):
-        self.files = files
+        self.files, self.commit = files, COMMIT
         self.bodies: dict[str, bytes] = {}  # served in place of what was announced
         self.sizes: dict[str, int] = {}  # announced in place of the true ones
         self.break_after: dict[str, list[int]] = {}  # per path: bytes sent until the connection closes, one per GET
@@ -68,7 +68,7 @@ class FakeHub:
             if len(content) >= LFS_BYTES:
                 entry["lfs"] = {"size": size, "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": REPO, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
+        return {"id": REPO, "sha": self.commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
 
     def _handler(hub):
         class Handler(BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ class FakeHub:
 
             def do_GET(self):
                 path = unquote(self.path.split("?")[0])
-                if path == f"/api/models/{REPO}/revision/main" or path == f"/api/models/{REPO}/revision/{COMMIT}":
+                if path in (f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/revision/{hub.commit}"):
                     with hub.lock:
                         hub.tokens.append(self.headers.get("Authorization"))
                     status, headers = hub.on_list() or (200, {})
@@ -92,7 +92,7 @@ class FakeHub:
                     )
                 elif match := re.fullmatch(f"/api/models/({REPO})/revision/.*", path):
                     self.answer(404, {"X-Error-Code": "RevisionNotFound"}, b'{"error":"no such revision"}')
-                elif match := re.fullmatch(f"/{REPO}/resolve/{COMMIT}/(.*)", path):
+                elif match := re.fullmatch(f"/{REPO}/resolve/{hub.commit}/(.*)", path):
                     self.resolve(match[1])
                 elif path.startswith("/cdn/"):
                     self.content(path.removeprefix("/cdn/"))
@@ -114,7 +114,7 @@ class FakeHub:
                 if other:
                     return self.answer(*other, b"{}")
                 if path not in hub.files:
-                    return self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"{}")
+                    return self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commit}, b"{}")
                 if len(hub.files[path]) < LFS_BYTES:
                     return self.content(path)
                 sum = hashlib.sha256(hub.files[path]).hexdigest()
@@ -122,7 +122,7 @@ class FakeHub:
                     302,
                     {
                         "Location": f"{hub.endpoint}/cdn/{quote(path)}",
-                        "X-Repo-Commit": COMMIT,
+                        "X-Repo-Commit": hub.commit,
                         "X-Linked-Size": str(len(hub.files[path])),
                         "X-Linked-ETag": f'"{sum}"',
                     },

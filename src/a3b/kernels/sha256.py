@@ -23,6 +23,8 @@ class Sha256:
             raise UsageError(f"the compiled kernels are missing ({error}); install a3b again") from None
         if len(state) not in (0, STATE_BYTES):
             raise ValueError(f"a state of {len(state)} bytes; expected {STATE_BYTES}")
+        if not hasattr(_native, "Sha256"):
+            raise UsageError("the compiled kernels are older than this a3b; install it again")
         self._native = _native.Sha256(state)
 
     def update(self, data: bytes | bytearray | memoryview) -> None:

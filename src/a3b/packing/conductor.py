@@ -167,6 +167,7 @@ class Conductor:
             self._check_sum(index)
         for index, item in enumerate(self.items):
             self._sum_if_done(index, item.tensor.name)
+        self._commit()
 
     def _is_complete(self) -> bool:
         return all(self.is_verified) and len(self.journal.tensors) == self.num_streamed

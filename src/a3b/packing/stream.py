@@ -157,6 +157,9 @@ class StreamedPack:
         """Fetch and pack what is missing. Raises CheckpointError, DownloadError; what is done stays for the next run,
         except after a wrong checksum that came twice."""
         with disk_errors(self.part):
+            for file in self.files:
+                file.sync()
+            self.journal.save()  # before there is a shard
             try:
                 while True:
                     try:
