@@ -102,6 +102,16 @@ def test_a_removed_model_is_gone_with_everything_beside_it(home, capsys):
     assert list(home.models.iterdir()) == []
 
 
+def test_what_adding_drafts_left_is_counted_and_leaves_with_the_model(home):
+    folder = put(home, "qwen3.6:balanced")
+    before = home.of_folder(folder).num_bytes
+    left = folder.with_name(folder.name + ".mtp.part")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"1234")
+    assert home.of_folder(folder).num_bytes == before + 4
+    assert main(["rm", "qwen3.6:balanced", "--yes"]) == 0 and not left.exists()
+
+
 def test_a_name_without_its_tag_is_enough_if_only_one_model_has_it(home, capsys):
     put(home, "qwen3.6:balanced")
     put(home, "qwen3.6:fast")

@@ -75,6 +75,19 @@ def test_packed_sizes_are_those_of_the_formats():
     assert 1.6e9 < found.token_bytes < 1.8e9  # 1.68 GB and the float32 router
 
 
+@pytest.mark.parametrize("name", ["35b-a3b", "27b", "122b-a10b", "3b-dense"])
+def test_the_module_for_drafts_is_stored_and_in_no_other_number(name):
+    config = shape(name)
+    found, without = (sizes.sizes(c, PRESETS["balanced"]) for c in (config, replace(config, mtp_layers=0)))
+    assert replace(found, stored_bytes=0) == replace(without, stored_bytes=0)
+    assert without.stored_bytes == without.total_bytes
+    drafts = found.stored_bytes - found.total_bytes
+    assert 0.55 * count_parameters(config).mtp <= drafts <= 0.85 * count_parameters(config).mtp
+    facts = plan.describe(config, name, 32768, MACHINE, SPEED)
+    assert facts["presets"]["balanced"]["stored_bytes"] == found.stored_bytes
+    assert ("for drafts are only stored" in "\n".join(plan.lines(facts))) == bool(drafts)
+
+
 def test_presets_order_by_size():
     totals = [sizes.sizes(shape("35b-a3b"), PRESETS[name]) for name in ("fast", "balanced", "faithful")]
     assert [s.total_bytes for s in totals] == sorted(s.total_bytes for s in totals)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -217,14 +216,14 @@ def test_a_file_that_a_stranger_left_in_the_place_of_a_temporary_one_is_not_writ
     assert victim.read_text() == "mine" and verify(older) == []
 
 
-def test_two_processes_do_not_add_at_once(older, tmp_path):
-    handle = os.open(older, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another process is adding to it"):
+@pytest.mark.parametrize("kind", [fcntl.LOCK_EX, fcntl.LOCK_SH], ids=["another that adds", "a server"])
+def test_nothing_is_added_while_another_process_uses_the_directory(older, tmp_path, kind):
+    before = content(older)
+    with open(older / MANIFEST, "rb") as file:
+        fcntl.flock(file, kind)
+        with pytest.raises(UsageError, match="uses it; stop that first"):
             added(tmp_path / "source", older)
-    finally:
-        os.close(handle)
+    assert content(older) == before
 
 
 def test_a_directory_that_changed_meanwhile_is_left_alone(older, tmp_path):

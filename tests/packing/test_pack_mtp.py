@@ -10,12 +10,14 @@ import pytest
 
 from a3b.cache.identity import cache_identity
 from a3b.cli import main
+from a3b.commands.sizes import sizes as predicted_sizes
 from a3b.errors import TensorError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, verify
 from a3b.formats.safetensors import write_safetensors
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.loader import check_tensors, files_of_text, load_weights
+from a3b.model.parameters import count_parameters
 from a3b.model.tensor_names import is_mtp, mtp_tensors
 from a3b.packing import random_weights
 from a3b.packing.open_source import open_source
@@ -115,6 +117,30 @@ def test_a_token_reads_nothing_of_the_module(tmp_path):
     config = read_config(tmp_path / "source")
     assert plans[0].num_bytes > plans[1].num_bytes
     assert bytes_per_token(config, plans[0].tensors) == bytes_per_token(config, plans[1].tensors)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, DENSE], ids=["experts", "dense"])
+def test_the_sizes_of_a_plan_are_those_of_the_files(tmp_path, sizes):
+    write_source(tmp_path / "source", sizes, mtp=True)
+    source = open_source(tmp_path / "source")
+    planned = predicted_sizes(source.config, PRESETS["balanced"])
+    plan = make_plan(source.config, source.weights, "balanced")
+    assert planned.stored_bytes == plan.num_bytes
+    mtp_bytes = sum(tensor.num_bytes for tensor in plan.tensors if is_mtp(tensor.name))
+    assert planned.total_bytes == plan.num_bytes - mtp_bytes
+
+
+def test_info_counts_the_module_beside_the_model(tmp_path, capsys):
+    write_source(tmp_path / "source", mtp=True)
+    directory = packed(tmp_path / "source", tmp_path / "packed")
+    module = count_parameters(read_config(directory)).mtp
+    for name in ("source", "packed"):
+        assert main(["info", "--json", str(tmp_path / name)]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["beside_the_text_model"]["mtp"] == module == facts["weights"]["kept_for_later"]["mtp"]
+        assert facts["parameters"]["total"] == count_parameters(read_config(directory)).total
+    assert main(["info", str(directory)]) == 0
+    assert "MTP module stored, " in capsys.readouterr().out
 
 
 def test_sessions_do_not_depend_on_the_module(tmp_path):

@@ -109,7 +109,7 @@ def available(model: KnownModel) -> dict[str, Any]:
         "download_gb": model.weights_gb,
         "gguf": model.gguf,
         "tags": list(model.tags),
-        "packed_bytes": {preset: sizes(config, kinds).total_bytes for preset, kinds in PRESETS.items()},
+        "packed_bytes": {preset: sizes(config, kinds).stored_bytes for preset, kinds in PRESETS.items()},
         "tried": model.tried,
         "unsure": model.unsure or None,
     }

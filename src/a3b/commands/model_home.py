@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from a3b.errors import CheckpointError, UsageError
 from a3b.files import open_regular, read_text, regular
 from a3b.formats.packed import MANIFEST
+from a3b.packing.fetch_mtp import PART as MTP_PART
 
 RECORD, PART, LOCK, GOING = ".json", ".part", ".lock", ".removed"
 FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
@@ -131,9 +132,9 @@ class ModelHome:
             left = _clear(going)
             if left:
                 os.replace(going, folder)
-            part = folder.with_name(folder.name + PART)
-            if part.is_dir() and not part.is_symlink():
-                shutil.rmtree(part)
+            for part in (folder.with_name(folder.name + ending) for ending in (PART, MTP_PART)):
+                if part.is_dir() and not part.is_symlink():
+                    shutil.rmtree(part)
             for ending in (RECORD, LOCK):
                 folder.with_name(folder.name + ending).unlink(missing_ok=True)
         return left
@@ -145,7 +146,8 @@ class ModelHome:
         if not complete and not known:
             return None
         used = beside[RECORD] if known else folder / MANIFEST
-        num_bytes = sum(tree_bytes(place) for place in (folder, beside[PART], beside[GOING]))
+        parts = beside[PART], beside[GOING], folder.with_name(folder.name + MTP_PART)
+        num_bytes = sum(map(tree_bytes, (folder, *parts)))
         return StoredModel(folder, record, complete, beside[GOING].is_dir(), num_bytes, used.stat().st_mtime)
 
 

@@ -473,7 +473,7 @@ echo '[{"role": "user", "content": "Hi"}]' | a3b render --messages -""",
 a3b pack models/35b models/35b-balanced
 a3b pack model.gguf models/packed
 a3b pack Qwen/Qwen3.6-35B-A3B-FP8 models/35b-balanced
-a3b pack --add-mtp models/35b models/35b-balanced     what an older a3b left out""",
+a3b pack --add-mtp models/35b models/35b-balanced""",
     "cache": """
 a3b cache list
 a3b cache prune --older-than 7d --max-bytes 2GiB""",

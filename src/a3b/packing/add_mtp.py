@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import UsageError
+from a3b.files import open_regular
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, SHARD_BYTES, Manifest, Shard, new_checksum
 from a3b.model.config import FIELD_OF, ModelConfig
@@ -187,13 +187,13 @@ def _header_checksum(shard: Shard) -> str:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Let one process at a time add to a directory; a kill frees the lock."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
+    """Let one process at a time add to a directory, and none while a server or a chat holds the manifest, which is
+    replaced. A kill frees the lock."""
+    with open_regular(directory / MANIFEST) as file:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"{directory}: another process is adding to it; wait for it, or stop it") from None
+            raise UsageError(
+                f"{directory}: a server, a chat or another process that adds to it uses it; stop that first"
+            ) from None
         yield
-    finally:
-        os.close(handle)

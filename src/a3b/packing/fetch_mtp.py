@@ -27,7 +27,7 @@ from a3b.packing.sparse_file import FileProgress, SparseFile
 from a3b.packing.stream import fetch_header
 from a3b.packing.writer import check_free, disk_errors, locked, shards_of
 
-LOCK, SOURCE = "lock", "source"
+PART, LOCK, SOURCE = ".mtp.part", "lock", "source"
 STEP = 32 << 20  # bytes of one request
 CONNECTIONS = 4
 
@@ -46,7 +46,7 @@ class MtpFetch:
         """Make and lock a place beside the packed directory. name: of the model, for people. Raises UsageError if
         another process uses it."""
         place = target.directory.resolve()
-        part = place.with_name(place.name + ".mtp.part")
+        part = place.with_name(place.name + PART)
         with disk_errors(part):
             part.mkdir(exist_ok=True)
             with locked(part / LOCK):
