@@ -4,14 +4,16 @@
 # make coverage   lines of src that the tests run, with the processes that they start
 # make sanitize   the kernels' tests under ASAN and UBSAN
 # make mutants    plant small faults and count how many the tests notice; GROUP=cache SAMPLE=40|all (docs/mutants.md)
-# All set up .venv themselves.
+# make wheel      wheels for Linux x86-64 that need no compiler, into dist; needs CPython 3.11 and one of 3.12 or newer
+# make wheel-check   those wheels and the sdist in empty environments: install, answer, kernels' tests, equal bits
+# Each sets up what it needs: .venv, or environments below build.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test quick test-all coverage mutants sanitize wheel nano-eval clean
+.PHONY: chat test quick test-all coverage mutants sanitize wheel wheel-check nano-eval clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
@@ -45,16 +47,20 @@ mutants: $(VENV)/.tested
 nano-eval: $(VENV)/.tested
 	$(BIN)/python -m nano.evaluate
 
-wheel: $(VENV)/.created
-	$(BIN)/pip wheel --no-deps -w dist .
+wheel:
+	@packaging/needed.sh $(PYTHON)
+	@$(PYTHON) packaging/make_wheels.py dist
+
+wheel-check: wheel
+	@$(PYTHON) packaging/check_wheels.py dist --kernel-tests $(KERNEL_TESTS)
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "a3b needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python lacks venv; on Debian: apt-get install python3-venv"; exit 1; }
+	@packaging/needed.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES)
+	@packaging/needed.sh $(BIN)/python
 	@echo "installing a3b into $(VENV) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check .
 	@touch $@

@@ -16,7 +16,7 @@ extern const Ops OPS;
 }
 #endif
 
-static bool is_supported(const Ops& ops) {
+static bool is_supported([[maybe_unused]] const Ops& ops) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
 #if defined(A3B_EMULATED)
