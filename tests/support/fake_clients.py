@@ -23,7 +23,7 @@ ASKING = """\
 import urllib.request
 url, body = os.environ["ANTHROPIC_BASE_URL"], {"model": "m", "max_tokens": 1}
 body["tools"] = [{"name": "look", "input_schema": {}}]
-body["system"] = "Be brief.\\nYou work in " + os.getcwd() + " in zone " + os.environ["TZ"]
+body["system"] = "Be brief.\\nYou work in " + os.getcwd() + " in zone " + os.environ.get("TZ", "of the user")
 body["messages"] = [{"role": "user", "content": sys.argv[-1]}]
 request = urllib.request.Request(url + "/v1/messages", json.dumps(body).encode())
 print(urllib.request.urlopen(request).read())
@@ -65,6 +65,7 @@ class FakeServer:
         self.answers: dict[str, Any] = {
             "/v1/models": MODELS,
             "/metrics": METRICS.encode(),
+            "/v1/messages": {},
             "/v1/warm": {**WARM, "seconds": 1.5},
         }
         self.asked: list[tuple[str, dict[str, str], Any]] = []

@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> dict[str, Any] | None:
         length = self.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= MAX_BODY):
             self.close_connection = True
             self._send({"error": {"type": "invalid_request_error", "message": "content-length"}}, 413)
             return None

@@ -14,10 +14,10 @@ DAY_S = 86_400  # for time-outs
 
 
 def aider(server: Endpoint, directory: Path) -> Setup:
-    """Its reminder stands below the newest question and leaves when there is a newer one; as a system message it
-    stays."""
+    """Its reminder stands below the newest question and leaves when there is a newer one, as a part of the question or
+    as a system message. It is also at the end of its system prompt, where it stays."""
     name = f"openai/{server.name}"
-    settings = [{"name": name, "reminder": "sys", "extra_params": {"max_tokens": server.most_output}}]
+    settings = [{"name": name, "reminder": None, "extra_params": {"max_tokens": server.most_output}}]
     costs = {"input_cost_per_token": 0, "output_cost_per_token": 0, "litellm_provider": "openai", "mode": "chat"}
     limits = {"max_input_tokens": server.context, "max_tokens": server.context, "max_output_tokens": server.most_output}
     return Setup(

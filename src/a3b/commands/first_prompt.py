@@ -21,7 +21,7 @@ from a3b.clients.capture import Captured
 from a3b.clients.setup import Client
 from a3b.commands.client_server import Served
 from a3b.errors import A3BError
-from a3b.files import open_private, read_text
+from a3b.files import open_private, private_directory, read_text
 
 MAX_RECORD = 64 << 20  # bytes
 LOOK_S = 60.0  # for the server to look into its store
@@ -132,6 +132,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Any) -> None:
+    private_directory(path.parent)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(fresh, "x", encoding="utf-8", opener=open_private) as file:
