@@ -1,9 +1,9 @@
-"""Agents of the command line, each given two turns: how it is told where the server is, and how a conversation is taken
+"""Agents of the command line, started as `a3b launch` starts them and each given two turns: how a conversation is taken
 up again.
 
 What the embedded model says to them is nonsense. They count as working if all they asked was answered and they ended as
-they should. Enter at `run_agent`; each agent is a function of `AGENTS` that writes its settings and gives the commands
-of its turns."""
+they should. Enter at `run_agent`; each agent is a function of `AGENTS` that gives the commands of its turns, and cuts
+answers short where an agent would wait for very long ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from a3b.clients.catalogue import CLIENTS
+from a3b.clients.directory import write
+from a3b.clients.setup import Endpoint, Setup, environment_of
 from bench.clients.games import Row
 from bench.clients.proof import Reader
-from bench.clients.roster import Client
+from bench.clients.roster import Client, node_of
 from bench.clients.server import KEY, MODEL, Server
 
 STEP_S = 300.0
@@ -30,19 +33,19 @@ LIMIT = 2000  # tokens of an answer, where an agent would ask for very many
 
 @dataclass(frozen=True)
 class Place:
-    """program: the agent; home, work: empty directories, for HOME and for the project; url: of the server, without /v1;
-    context: its tokens."""
+    """program: the agent; own: its directory, as `a3b launch` makes it; home, work: empty directories, for HOME and for
+    the project; setup: how `a3b launch` starts it."""
 
     program: Path
+    own: Path
     home: Path
     work: Path
-    url: str
-    context: int
+    setup: Setup
 
 
 @dataclass(frozen=True)
 class Step:
-    """One run of the agent."""
+    """One run of the agent: arguments after those of its setup."""
 
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -55,111 +58,60 @@ def mini_swe_agent(place: Place) -> list[Step]:
     back. What it wants to be run finds no programs."""
     options = {
         "agent.step_limit": 3,
-        "agent.cost_limit": 0,
         "environment.env.PATH": "/nowhere",
         "model.model_kwargs.max_tokens": 300,
         "model.model_kwargs.temperature": 0,
         "model.model_kwargs.tool_choice": "required",
     }
-    limits = ["-c", "mini.yaml", *(part for name, value in options.items() for part in ("-c", f"{name}={value}"))]
-    environment = {
-        "OPENAI_API_BASE": f"{place.url}/v1",
-        "OPENAI_API_KEY": KEY,
-        "MSWEA_COST_TRACKING": "ignore_errors",
-        "MSWEA_CONFIGURED": "true",
-        "MSWEA_SILENT_STARTUP": "1",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    }
-    return [Step(["--model", f"openai/{MODEL}", "--task", FIRST, "--yolo", "--exit-immediately", *limits], environment)]
+    limits = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    return [Step(["--task", FIRST, "--yolo", "--exit-immediately", *limits])]
 
 
 def aider(place: Place) -> list[Step]:
-    """One run, both turns typed. It writes a reminder below the newest question, and leaves it out when that is no
-    longer the newest: the model is to get it as a system message, which stays as it is."""
-    settings = place.home / "settings.yml"
-    settings.write_text(
-        json.dumps([{"name": f"openai/{MODEL}", "reminder": "sys", "extra_params": {"max_tokens": 300}}])
-    )
-    quiet = [
-        "--no-git",
-        "--no-pretty",
-        "--no-fancy-input",
-        "--no-show-model-warnings",
-        "--no-check-update",
-        "--analytics-disable",
-        "--no-auto-lint",
-        "--no-suggest-shell-commands",
-        "--map-tokens",
-        "0",
-        "--edit-format",
-        "ask",
-        "--yes-always",
-        "--model-settings-file",
-        str(settings),
+    """One run, both turns typed."""
+    (settings,) = json.loads((place.own / "model-settings.yml").read_text(encoding="utf-8"))
+    settings["extra_params"]["max_tokens"] = 300
+    (place.own / "model-settings.yml").write_text(json.dumps([settings]))
+    quiet = ["--no-git", "--no-pretty", "--no-fancy-input", "--no-auto-lint", "--no-suggest-shell-commands"]
+    return [
+        Step([*quiet, "--map-tokens", "0", "--edit-format", "ask", "--yes-always"], typed=f"{FIRST}\n{SECOND}\n/exit\n")
     ]
-    where = ["--openai-api-base", f"{place.url}/v1", "--openai-api-key", KEY, "--model", f"openai/{MODEL}"]
-    return [Step([*where, *quiet], {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}, f"{FIRST}\n{SECOND}\n/exit\n")]
 
 
 def qwen_code(place: Place) -> list[Step]:
-    environment = {
-        "OPENAI_BASE_URL": f"{place.url}/v1",
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_MODEL": MODEL,
-        "QWEN_TELEMETRY_ENABLED": "false",
-    }
-    arguments = ["--auth-type", "openai", "--chat-recording", "-o", "json"]
-    return [Step([*arguments, "-p", FIRST], environment), Step([*arguments, "--continue", "-p", SECOND], environment)]
+    """One run, both turns typed: what it records for `--continue` lacks the date that it adds to the first question."""
+    turns = [{"type": "user", "message": {"role": "user", "content": text}} for text in (FIRST, SECOND)]
+    typed = "".join(json.dumps(turn) + "\n" for turn in turns)
+    shown = ["--input-format", "stream-json", "-o", "stream-json"]
+    return [Step(shown, {"QWEN_CODE_MAX_OUTPUT_TOKENS": str(LIMIT)}, typed)]
 
 
 def opencode(place: Place) -> list[Step]:
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "a3b",
-        "options": {"baseURL": f"{place.url}/v1", "apiKey": KEY},
-        "models": {MODEL: {"name": MODEL, "reasoning": True, "limit": {"context": 131072, "output": 400}}},
-    }
-    config = {
-        "$schema": "https://opencode.ai/config.json",
-        "provider": {"a3b": provider},
-        "model": f"a3b/{MODEL}",
-        "autoupdate": False,
-        "share": "disabled",
-    }
-    (place.work / "opencode.json").write_text(json.dumps(config))
-    model = ["--model", f"a3b/{MODEL}"]
-    return [Step(["run", *model, FIRST]), Step(["run", *model, "--continue", SECOND])]
+    config = json.loads((place.own / "opencode.json").read_text(encoding="utf-8"))
+    config["provider"]["a3b"]["models"][MODEL]["limit"]["output"] = 400
+    (place.own / "opencode.json").write_text(json.dumps(config))
+    return [Step(["run", FIRST]), Step(["run", "--continue", SECOND])]
 
 
 def codex(place: Place) -> list[Step]:
-    """Speaks the Responses API only; keeps no state in the server, and sets no limit to an answer: the context is
-    one."""
-    settings = place.home / ".codex"
-    settings.mkdir()
-    (settings / "config.toml").write_text(
-        f'model = "{MODEL}"\nmodel_provider = "a3b"\nmodel_context_window = {place.context}\n'
-        f'[model_providers.a3b]\nname = "a3b"\nbase_url = "{place.url}/v1"\nwire_api '
-        '= "responses"\nenv_key = "A3B_API_KEY"\n'
-        "request_max_retries = 0\nstream_max_retries = 0\n"
-    )
-    environment = {"A3B_API_KEY": KEY, "CODEX_HOME": str(settings)}
-    first = ["exec", "--skip-git-repo-check", "-s", "read-only", FIRST]
-    return [Step(first, environment), Step(["exec", "resume", "--skip-git-repo-check", "--last", SECOND], environment)]
+    """Keeps no state in the server, and sets no limit to an answer: the context is one."""
+    return [
+        Step(["exec", "--skip-git-repo-check", "-s", "read-only", FIRST]),
+        Step(["exec", "resume", "--skip-git-repo-check", "--last", SECOND]),
+    ]
+
+
+def pi(place: Place) -> list[Step]:
+    return [Step(["-p", FIRST]), Step(["-p", "--continue", SECOND])]
 
 
 def claude_code(place: Place) -> list[Step]:
-    """Its second turn is made to call a tool, which the embedded model would not do: it lists its tasks, twice, as all
-    its answers must be that call, and ends at its limit of two."""
-    environment = {
-        "ANTHROPIC_BASE_URL": place.url,
-        "ANTHROPIC_AUTH_TOKEN": KEY,
-        "ANTHROPIC_MODEL": MODEL,
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(LIMIT),
-    }
-    forced = {"CLAUDE_CODE_EXTRA_BODY": json.dumps({"tool_choice": {"type": "tool", "name": "TaskList"}})}
+    """Its second turn is made to call a tool, which the embedded model would not do: it lists the agents that run,
+    twice, as all its answers must be that call, and ends at its limit of two."""
+    few = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(LIMIT)}
+    forced = {"CLAUDE_CODE_EXTRA_BODY": json.dumps({"tool_choice": {"type": "tool", "name": "ListAgents"}})}
     second = ["--continue", "-p", SECOND, "--max-turns", "2"]
-    return [Step(["-p", FIRST], environment), Step(second, environment | forced, status=1)]
+    return [Step(["-p", FIRST], few), Step(second, few | forced, status=1)]
 
 
 AGENTS: dict[str, Callable[[Place], list[Step]]] = {
@@ -168,8 +120,10 @@ AGENTS: dict[str, Callable[[Place], list[Step]]] = {
     "qwen-code": qwen_code,
     "opencode": opencode,
     "codex": codex,
+    "pi": pi,
     "claude-code": claude_code,
 }
+LAUNCHED = {"qwen-code": "qwen", "claude-code": "claude"}  # names for `a3b launch`, where they are others
 UNCUT = {"qwen-code", "codex", "claude-code"}  # have all their instructions
 
 
@@ -189,9 +143,14 @@ def run_once(client: Client, program: Path, server: Server, reader: Reader, log:
     row, is_cut = Row(client.name, works=True), False
     since, begin, start = len(server.answers()), server.log.stat().st_size, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="a3b-agent-", ignore_cleanup_errors=True) as directory:
-        place = Place(program, Path(directory, "home"), Path(directory, "work"), server.url, client.context)
-        place.home.mkdir()
-        place.work.mkdir()
+        home, work, own = (Path(directory, name) for name in ("home", "work", "own"))
+        home.mkdir()
+        work.mkdir()
+        setup = CLIENTS[LAUNCHED.get(client.player, client.player)].setup(
+            Endpoint(server.url, MODEL, client.context, KEY), own
+        )
+        write(setup, own)
+        place = Place(program, own, home, work, setup)
         for step in AGENTS[client.player](place):
             if problem := run_step(step, place, log):
                 row.works, row.note = False, problem
@@ -214,14 +173,10 @@ def run_step(step: Step, place: Place, log: Path) -> str | None:
     """What went wrong, if anything did. Its children end with it."""
     foreign = ("OPENAI_", "ANTHROPIC_", "CLAUDE", "A3B_", "PYTHON", "XDG_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    environment |= {
-        "HOME": str(place.home),
-        "PWD": str(place.work),
-        "TERM": "dumb",
-        "NO_COLOR": "1",
-        **step.environment,
-    }
-    command = [str(place.program), *step.arguments]
+    environment |= {"HOME": str(place.home), "PWD": str(place.work), "TERM": "dumb", "NO_COLOR": "1"}
+    environment |= {"PATH": f"{node_of(place.program)}{os.pathsep}{os.environ.get('PATH', '')}", **step.environment}
+    environment = environment_of(place.setup, environment)
+    command = [str(place.program), *place.setup.arguments, *step.arguments]
     with log.open("ab") as out:
         out.write(f"$ {' '.join(command)}\n".encode())
         out.flush()

