@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from a3b.packing.plan import make_plan
 from a3b.packing.writer import write
 from tests.support import gguf_files
 from tests.support.gguf_files import write_gguf
-from tests.support.mtp_files import change_tensors, loaded, numbers_of
+from tests.support.mtp_files import change_manifest, change_tensors, loaded, numbers_of
 from tests.support.packing_files import SIZES, write_source
 from tests.support.random_model import random_tensors
 
@@ -173,34 +174,23 @@ def test_a_directory_that_is_not_packed_is_refused(older, tmp_path):
             Target.open(directory)
 
 
-def with_manifest(directory: Path, change) -> None:
-    """Change the manifest and make its checksum right."""
-    from a3b.formats.packed import _text_checksum
-
-    value = json.loads((directory / MANIFEST).read_text())
-    del value["checksum"]
-    change(value)
-    (directory / MANIFEST).write_text(json.dumps({**value, "checksum": _text_checksum(value)}))
-
-
 def test_a_manifest_that_would_be_broken_by_it_is_refused_before_anything_is_written(older, tmp_path):
     before = content(older)
-    with_manifest(older, lambda value: value.update(preset="q2"))
+    change_manifest(older, lambda value: value.update(preset="q2"))
     with pytest.raises(UsageError, match="its preset 'q2' is unknown"):
         added(tmp_path / "source", older)
     (older / MANIFEST).write_bytes(before[MANIFEST])
-    name = "mtp-00001-of-00004.safetensors"
     target, source = Target.open(older), open_source(tmp_path / "source")
     names = [shard.file for shard in writer.shards_of(planned(target, source), SHARD)]
-    with_manifest(older, lambda value: value["files"].update({names[0]: {"bytes": 1, "checksum": "0" * 32}}))
+    change_manifest(older, lambda value: value["files"].update({names[0]: {"bytes": 1, "checksum": "0" * 32}}))
     (older / names[0]).write_bytes(b"x")
     with pytest.raises(UsageError, match=f"{MANIFEST} names a file {names[0]} already"):
         added(tmp_path / "source", older)
-    assert (older / names[0]).read_bytes() == b"x", name
+    assert (older / names[0]).read_bytes() == b"x"
 
 
 def test_many_facts_about_the_source_leave_the_manifest_readable(older, tmp_path):
-    with_manifest(older, lambda value: value["source"].update({f"fact {i}": i for i in range(18)}))
+    change_manifest(older, lambda value: value["source"].update({f"fact {i}": i for i in range(18)}))
     added(tmp_path / "source", older)
     assert verify(older) == []
 
@@ -269,6 +259,25 @@ def test_a_kill_leaves_a_directory_that_is_whole_with_or_without_the_module(olde
     if not has_module:
         added(tmp_path / "source", older)
         assert verify(older) == [] and not list(older.glob("*.part"))
+
+
+def test_new_files_are_durable_before_the_manifest_names_them(older, tmp_path, monkeypatch):
+    order, replace, sync = [], os.replace, os.fsync
+
+    def replacing(old, new):
+        order.append(Path(new).name)
+        replace(old, new)
+
+    def syncing(handle):
+        order.append("directory" if os.path.samestat(os.fstat(handle), older.stat()) else "file")
+        sync(handle)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(os, "fsync", syncing)
+    added(tmp_path / "source", older)
+    names = sorted(file.name for file in older.glob("mtp-*"))
+    expected = [step for name in names for step in ("file", name)]
+    assert order == [*expected, "directory", "file", MANIFEST, "directory"]
 
 
 def test_a_full_disk_leaves_the_directory_as_it_was(older, tmp_path, monkeypatch):

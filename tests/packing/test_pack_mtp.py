@@ -11,9 +11,10 @@ import pytest
 from a3b.cache.identity import cache_identity
 from a3b.cli import main
 from a3b.commands.sizes import sizes as predicted_sizes
-from a3b.errors import TensorError
+from a3b.errors import CheckpointError, TensorError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.formats.packed import MANIFEST, Manifest, verify
+from a3b.formats.quant import f32_to_bf16
 from a3b.formats.safetensors import write_safetensors
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.loader import check_tensors, files_of_text, load_weights
@@ -25,12 +26,16 @@ from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.presets import PRESETS, format_for
 from a3b.packing.quantise import quantise
 from a3b.packing.writer import write
+from tests.support import gptq_files
+from tests.support.checkpoint_files import one_by_one
 from tests.support.gguf_files import DENSE as GGUF_DENSE
 from tests.support.gguf_files import SIZES as GGUF_SIZES
 from tests.support.gguf_files import write_gguf
-from tests.support.mtp_files import change_tensors, loaded, numbers_of, written
+from tests.support.mtp_files import change_manifest, change_tensors, loaded, numbers_of, written
 from tests.support.packing_files import SIZES, write_source
-from tests.support.random_model import config_dict
+from tests.support.random_model import config_dict, random_tensors
+
+pytestmark = pytest.mark.slow  # packs many small models
 
 DENSE = {**SIZES, "E": 0, "K": 0, "F": 192, "Fs": 0}
 SHARD = 100_000  # bytes: several shards
@@ -247,32 +252,68 @@ def test_packing_says_what_the_module_takes_and_can_leave_it_out(tmp_path, capsy
     assert not any(map(is_mtp, Manifest.read(tmp_path / "without").tensors))
 
 
-def damaged(directory: Path, change) -> None:
-    """Rewrite the manifest after `change` was made to it, with a right checksum."""
-    value = json.loads((directory / MANIFEST).read_text())
-    change(value["tensors"])
-    manifest = {k: v for k, v in value.items() if k != "checksum"}
-    from a3b.formats.packed import _text_checksum
-
-    (directory / MANIFEST).write_text(json.dumps({**manifest, "checksum": _text_checksum(manifest)}))
-
-
 def test_a_packed_directory_whose_module_is_not_whole_is_refused(tmp_path):
     write_source(tmp_path / "source", mtp=True)
     directory = packed(tmp_path / "source", tmp_path / "packed")
-    damaged(directory, lambda tensors: tensors["mtp.fc.weight"].update(shape=[128, 64]))
+    change_manifest(directory, lambda value: value["tensors"]["mtp.fc.weight"].update(shape=[128, 64]))
     with pytest.raises(TensorError, match="'mtp.fc.weight'"):
         check_tensors(Checkpoint.open(directory), read_config(directory))
 
 
-def test_random_weights_have_the_module_where_their_config_has_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(random_weights, "POOL_BYTES", 200_000)
+def test_random_weights_have_the_module_where_their_config_has_it(tmp_path):
+    value = config_dict(SIZES) | {"mtp_num_hidden_layers": 1}
     for preset in ("balanced", "Q4_K_M"):
-        source, plan = random_weights.random_source("tiny", config_dict(SIZES) | {"mtp_num_hidden_layers": 1}, preset)
+        source, plan = random_weights.random_source("tiny", value, preset, pool_bytes=50_000)
         write(source, plan, tmp_path / preset, shard_bytes=1_000_000)
         assert verify(tmp_path / preset) == []
         config, weights = loaded(tmp_path / preset)
         assert all(np.isfinite(value).all() for value in numbers_of(config, weights).values())
+
+
+def test_a_module_in_gptq_integers_keeps_them(tmp_path):
+    module = {n: value for n, value in random_tensors(gptq_files.SIZES, 5, mtp=True).items() if is_mtp(n)}
+
+    def add(entries, quantisation):
+        for name, value in one_by_one(module).items():
+            if "expert" in name and name.endswith("_proj.weight"):
+                tensors, module[name] = gptq_files.gptq(value, 128, True, 1)
+                entries |= {name.removesuffix("weight") + suffix: tensor for suffix, tensor in tensors.items()}
+            else:
+                entries[name] = ("BF16", f32_to_bf16(value))
+
+    gptq_files.write_source(tmp_path / "source", change=add)
+    directory = packed(tmp_path / "source", tmp_path / "packed", None)
+    down = "mtp.layers.0.mlp.experts.down_proj"
+    assert Manifest.read(directory).tensors[down].format == "w4m64"
+    expected = [module[f"mtp.layers.0.mlp.experts.{e}.down_proj.weight"] for e in range(gptq_files.SIZES["E"])]
+    np.testing.assert_array_equal(numbers_of(*loaded(directory))[down], np.stack(expected))
+
+
+def test_a_module_in_floats_beside_gptq_gets_eight_bits(tmp_path):
+    exact = random_tensors(gptq_files.SIZES, 5, mtp=True)
+    module = {name: value for name, value in exact.items() if is_mtp(name)}
+
+    def add(entries, quantisation):
+        entries |= {name: ("BF16", f32_to_bf16(value)) for name, value in one_by_one(module).items()}
+
+    gptq_files.write_source(tmp_path / "source", change=add)
+    directory = packed(tmp_path / "source", tmp_path / "packed", None)
+    assert verify(directory) == []
+    formats = {name: t.format for name, t in Manifest.read(directory).tensors.items() if is_mtp(name)}
+    assert set(formats.values()) == {"w8s32", "f32"} and formats["mtp.layers.0.mlp.experts.down_proj"] == "w8s32"
+    found, expected = numbers_of(*loaded(directory)), written(module)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(found[name].reshape(value.shape) - value).max() < 0.01 * np.abs(value).max(), name
+
+
+def test_a_gguf_of_the_module_alone_is_refused_as_what_it_is(tmp_path):
+    def change(kv, tensors):
+        for name in [name for name in tensors if name.startswith("blk.") and not name.startswith(LAST)]:
+            del tensors[name]
+
+    with pytest.raises(CheckpointError, match="holds only the MTP module of a model"):
+        open_source(gguf_with(tmp_path, change))
 
 
 @pytest.mark.parametrize("sizes", [GGUF_SIZES, GGUF_DENSE], ids=["experts", "dense"])

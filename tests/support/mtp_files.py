@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from a3b.formats.checkpoint import Checkpoint
+from a3b.formats.packed import MANIFEST, _text_checksum
 from a3b.formats.safetensors import write_safetensors
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import read_config
@@ -53,6 +55,14 @@ def written(exact: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             for part, half in zip(("gate", "up"), np.split(fused, 2, axis=1), strict=True)
         }
     return out
+
+
+def change_manifest(directory: Path, change) -> None:
+    """Write a manifest again after `change` was made to its value, with a right checksum."""
+    value = json.loads((directory / MANIFEST).read_text())
+    del value["checksum"]
+    change(value)
+    (directory / MANIFEST).write_text(json.dumps({**value, "checksum": _text_checksum(value)}))
 
 
 def change_tensors(directory: Path, change) -> None:

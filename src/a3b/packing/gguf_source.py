@@ -309,6 +309,10 @@ class _Reader:
         can be used. Raises TensorError with what is wrong."""
         self.axes, self.num_layers = config.axes, config.num_layers
         mtp = mtp and any(self.is_mtp(name, config) for name in self.owner) and self.why_no_mtp(config) is None
+        if mtp and {gguf_layer_of(name) for name in self.owner} == {None, config.num_layers}:
+            raise FileFormatError(
+                f"{self.path}: holds only the MTP module of a model; give a file that holds the model too"
+            )
         tiled = self.axes.Hv != self.axes.Hk and self.is_tiled
         weights = assemble(config, self, "mapped", tiled_v_heads=tiled, mtp=mtp)
         passed = {name for name in self.owner if (part := self.part_of(name, config)) and not (mtp and part == "mtp")}
