@@ -1,7 +1,7 @@
 """Packs a model from a hub on this machine while it is downloaded, broken off with kill -9 on the way.
 
     python -m bench.peers.random_gguf model.gguf --shape 35b-a3b --mix Q4_K_M
-    python -m bench.streamed_pack model.gguf packed [--kills 3] [--rate MB/S] [-- OPTIONS OF a3b pack]
+    python -m bench.streamed_pack model.gguf packed [--kills 3] [--rate MB/S] [OPTIONS OF a3b pack]
 
 Prints for each run what had arrived, its time and its peak memory, then the peak of the disk below `packed.part`, and
 what `a3b verify` says of the result. SOURCE may also be a directory of safetensors."""
@@ -147,14 +147,13 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--rate", type=float, help="of the connections together, in MB/s")
-    parser.add_argument("options", nargs="*", help="of a3b pack")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     hub = Hub(args.source, args.rate and args.rate * 1e6)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     size = sum(path.stat().st_size for path in hub.paths.values())
     print(f"{len(hub.paths)} files, {size / 1e9:.2f} GB")
     environment = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "a3b.cli", "pack", REPO, str(args.target), *args.options]
+    command = [sys.executable, "-m", "a3b.cli", "pack", REPO, str(args.target), *options]
     part, runs = args.target.with_name(args.target.name + ".part"), []
     for kill in range(args.kills + 1):
         until = size * (kill + 1) // (args.kills + 1) if kill < args.kills else None

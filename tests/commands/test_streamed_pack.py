@@ -283,7 +283,7 @@ def _interrupted(self: conductor.Conductor) -> None:
 def test_connections_wait_while_too_much_is_held(hub, tmp_path, monkeypatch, capsys):
     one_gguf(tmp_path / NAME)
     serve(hub, tmp_path / NAME)
-    monkeypatch.setattr(conductor, "MAX_SPILL", 1_000_000)
+    monkeypatch.setattr(stream, "RESERVE", 700_000)
     monkeypatch.setattr(conductor, "MARGIN", 0)
     held = []
     commit = conductor.Conductor._commit
@@ -295,5 +295,5 @@ def test_connections_wait_while_too_much_is_held(hub, tmp_path, monkeypatch, cap
     monkeypatch.setattr(conductor.Conductor, "_commit", watched)
     assert pack(capsys)[0] == 0
     size = sum(map(len, hub.files.values()))
-    assert max(held) < 1_000_000 + 4 * RANGE + 32 * 5_000 < size / 2
+    assert max(held) < 1_000_000 + 4 * RANGE + 32 * 5_000 < size / 2  # 0.3 MB must be held
     assert packed_files("streamed") == local_pack(tmp_path / NAME)

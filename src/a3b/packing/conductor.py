@@ -26,10 +26,9 @@ from a3b.packing.pieces import PackedPiece, Read
 from a3b.packing.plan import Plan
 from a3b.packing.sparse_file import SparseFile, write_all
 from a3b.packing.stream_journal import StreamJournal
-from a3b.packing.writer import packed_rows
+from a3b.packing.writer import packed_rows, sync_directory
 
-MAX_SPILL = 2 << 30  # bytes of sources on the disk
-MARGIN = 128 << 20  # of them, for what is written before the conductor has noticed
+MARGIN = 128 << 20  # bytes of sources on the disk that are written before the conductor has noticed
 COMMIT_BYTES = 256 << 20  # given back together
 COMMIT_S = 2.0  # between two journals; a kill costs so much
 LOOK_S = 0.1  # between two looks at the balance
@@ -45,6 +44,7 @@ class Layout:
     first: Sequence[int]  # of each item, the index of its first piece; then the number of all
     kept: Sequence[Read]  # needed until the end
     order: Sequence[Read]  # of all bytes
+    spill_bytes: int  # of sources on the disk at a time
 
     def item_pieces(self, item: int) -> range:
         return range(self.first[item], self.first[item + 1])
@@ -130,6 +130,8 @@ class Conductor:
                 files[file].need(start, stop, 1)
         for file, start, stop in layout.kept:
             files[file].need(start, stop, 1)
+        size = sum(file.remote.num_bytes for file in files)
+        self.limit = size if layout.spill_bytes >= size else layout.spill_bytes - MARGIN
         self.sizes = np.array([piece.num_bytes for piece in self.pieces], np.int64)
         self.num_streamed = sum(bool(self.pieces[i].reads) for i in layout.first[:-1])  # tensors
         self.fetching = Fetching(files, layout.order, self.events)
@@ -352,11 +354,11 @@ class Conductor:
         now = self.looked = time.monotonic()
         held = CHUNK * sum(file.num_present for file in self.files)
         free = CHUNK * sum(int(np.count_nonzero(file.free_chunks())) for file in self.files)
-        is_full = held > MAX_SPILL - MARGIN
+        is_full = held > self.limit
         if free >= COMMIT_BYTES or (is_full and free) or now - self.saved >= COMMIT_S:
             self._commit()
             held -= free
-            is_full = held > MAX_SPILL - MARGIN
+            is_full = held > self.limit
         if is_full and self.num_running:
             self.fetching.room.clear()
         else:
@@ -371,6 +373,7 @@ class Conductor:
         for file in self.files:
             file.sync()
         self.journal.save()
+        sync_directory(self.part)  # the journal is there before what it speaks of goes
         for file, chunks in zip(self.files, free, strict=True):
             file.give_back(chunks)
         self.saved = 2 * time.monotonic() - began  # a slow disk is asked less often

@@ -19,7 +19,7 @@ from a3b.errors import CheckpointError, FileFormatError, UsageError
 from a3b.formats.gguf import GgufFile, UnreadableTypes
 from a3b.formats.packed import LAYOUT, MANIFEST, VERSION, Manifest, new_checksum
 from a3b.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile
-from a3b.packing.conductor import MAX_SPILL, BeginAgain, Conductor, Layout, StreamProgress, WrongChecksum
+from a3b.packing.conductor import BeginAgain, Conductor, Layout, StreamProgress, WrongChecksum
 from a3b.packing.fetch_order import fetch_order, largest_spill
 from a3b.packing.pieces import kept_ranges, plan_pieces
 from a3b.packing.plan import Plan
@@ -42,7 +42,8 @@ from a3b.packing.writer import (
 )
 
 SOURCE = "source"
-RESERVE = 512 << 20  # of the spill, for what arrives out of order and what is given back late
+MAX_SPILL = 2 << 30  # bytes of sources on the disk at a time
+RESERVE = 512 << 20  # of them, for what arrives out of order and what is given back late
 HEADER_STEP = 1 << 20  # bytes of a header fetched at least
 Opener = Callable[[list[str] | None], Source]  # opens the files; a list: only their headers, see `open_source`
 
@@ -117,8 +118,8 @@ class StreamedPack:
         for each in by_item:
             first.append(first[-1] + len(each))
         kept, sizes = list(kept_ranges(deferred, containers)), [file.remote.num_bytes for file in self.files]
-        self.layout = Layout(plan, shards, pieces, first, kept, fetch_order(sizes, pieces))
         self.spill_bytes = min(largest_spill(sizes, pieces, kept) + RESERVE, sum(sizes))
+        self.layout = Layout(plan, shards, pieces, first, kept, fetch_order(sizes, pieces), self.spill_bytes)
         self._check_identity()
         return source, plan
 
