@@ -111,10 +111,10 @@ def test_a_kill_at_any_moment_is_continued(hub, shards, capsys, place, call, aft
 
 def test_many_kills_lose_little(hub, shards, capsys):
     kills = 0
-    while run_killed(hub, "os", "pwrite", 90, "pack", REPO, "streamed") == -9:
+    while run_killed(hub, "journal", "save", 5, "pack", REPO, "streamed") == -9:
         kills += 1
         assert kills < 60
-    assert kills > 2 and packed_files("streamed") == shards
+    assert kills and packed_files("streamed") == shards
     sent = sum(1 for method, path, _ in hub.requests if method == "GET" and path.endswith(".safetensors"))
     size = sum(len(body) for path, body in hub.files.items() if path.endswith(".safetensors"))
     assert sent < 3 * (size / RANGE + 3 * kills)  # no run began again

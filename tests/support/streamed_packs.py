@@ -37,13 +37,14 @@ from tests.support.streamed_packs import take_small_steps
 from a3b.packing import sparse_file, stream
 constants.ENDPOINT = sys.argv[1]
 where = {"shutil": stream.shutil, "sparse_file": sparse_file, "journal": stream.StreamJournal, "os": os}[sys.argv[2]]
-call, left = sys.argv[3], int(sys.argv[4])
+call, left, first = sys.argv[3], int(sys.argv[4]), None
 done = getattr(where, call)
 def counted(*args, **kwargs):
-    global left
+    global left, first
     if call == "save":
         done(*args)
-        if len(args[0].tensors) >= left:
+        first = len(args[0].tensors) if first is None else first
+        if len(args[0].tensors) >= first + left:
             os.kill(os.getpid(), signal.SIGKILL)
         return
     left -= 1
@@ -68,7 +69,7 @@ def take_small_steps(monkeypatch=None) -> None:
 def run_killed(hub: FakeHub, place: str, call: str, after: int, *argv: str) -> int:
     """Run a command in a process of its own that kills itself at a call of a function; its exit status.
 
-    after: so many calls; of `save`, once the journal holds so many tensors."""
+    after: so many calls; of `save`, once the journal holds so many tensors more than in the beginning."""
     command = [sys.executable, "-c", KILLED, hub.endpoint, place, call, str(after), *argv]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
