@@ -91,11 +91,13 @@ class Installed:
 
 
 def find_interpreters() -> dict[str, str]:
-    """Interpreters with a GIL that are here, by version."""
+    """Interpreters with a GIL and venv that are here, by version."""
     found = {}
     for version in VERSIONS:
         paths = [path for path in candidates(version) if facts(path).startswith(f"cpython {version} with GIL")]
-        found |= {version: paths[0]} if paths else {}
+        has_venv = [subprocess.run([path, "-c", "import ensurepip"], stderr=subprocess.DEVNULL) for path in paths]
+        usable = [path for path, done in zip(paths, has_venv, strict=True) if done.returncode == 0]
+        found |= {version: usable[0]} if usable else {}
     return found
 
 
