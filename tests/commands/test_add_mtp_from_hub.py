@@ -91,6 +91,11 @@ def test_little_more_than_the_module_is_fetched(hub, tmp_path, capsys):
     told = re.search(r"([\d.]+) MB of ([\d.]+) MB to fetch", capsys.readouterr().err)
     fetched, total = map(float, told.groups())
     assert fetched < 0.35 * total
+    assert {path for _, path, _ in hub.requests} == {
+        "config.json",
+        "model.safetensors.index.json",
+        *(path for path in hub.files if path.endswith(".safetensors")),
+    }
 
 
 def test_a_connection_that_breaks_is_continued(hub, tmp_path):

@@ -67,6 +67,14 @@ def test_the_dense_27b_model_is_counted_exactly():
     assert sum(count.breakdown.values()) == count.total
 
 
+def test_the_layers_for_drafts_may_be_counted_under_the_name_of_other_models():
+    text = {key: value for key, value in REAL["text_config"].items() if key != "mtp_num_hidden_layers"}
+    assert config_from_dict({**REAL, "text_config": {**text, "num_nextn_predict_layers": 1}}).mtp_layers == 1
+    both = {**text, "mtp_num_hidden_layers": 1, "num_nextn_predict_layers": 2}
+    with pytest.raises(ConfigError, match="num_nextn_predict_layers is 2; expected the same as mtp_num_hidden_layers"):
+        config_from_dict({**REAL, "text_config": both})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

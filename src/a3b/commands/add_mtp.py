@@ -12,6 +12,7 @@ from a3b.commands.progress import MB, MILLION, Progress
 from a3b.commands.streamed_pack import called, fetch_small, model_files
 from a3b.engine.engine import resolve
 from a3b.errors import UsageError
+from a3b.formats.checkpoint import INDEX
 from a3b.hub.client import Hub
 from a3b.hub.ranges import RangedFile
 from a3b.machine import Machine
@@ -24,6 +25,8 @@ from a3b.printable import report, say
 
 USELESS = ("preset", "importance", "tokenizer", "no_mtp", "keep_source")  # options of a whole packing
 
+NEEDED = ("config.json", INDEX, ".safetensors", ".gguf")  # ends of the names of files that are looked into
+
 
 def from_disk(args: Namespace, path: Path) -> None:
     target = _target(args)
@@ -34,7 +37,7 @@ def from_hub(args: Namespace) -> None:
     target = _target(args)
     hub = Hub(args.source, args.revision)
     listing = hub.listing()
-    chosen = model_files(listing, args.include or ())
+    chosen = [file for file in model_files(listing, args.include or ()) if file.path.endswith(NEEDED)]
     name = listing.repo.rpartition("/")[2]
     with MtpFetch.open(target, name) as fetch, called(listing.repo, fetch.directory):
         weights = fetch_small(hub, listing, chosen, fetch.directory)
