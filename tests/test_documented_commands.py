@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from a3b.cli import build_parser, commands_of
-from a3b.commands.options import EXAMPLES
+from a3b.commands.examples import EXAMPLES
 from tests.support.documented_commands import AT_HAND, ELSEWHERE, Command, commands, pages, parsed
 from tests.support.paths import ROOT
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from contextlib import ExitStack
 
 from a3b import __version__
-from a3b.commands.options import COMMANDS, EXAMPLES
+from a3b.commands.examples import EXAMPLES
+from a3b.commands.options import COMMANDS
 from a3b.commands.parser import Parser, brief
 from a3b.commands.standard_streams import all_written, terminable, usable_streams
 from a3b.errors import A3BError, UsageError
@@ -22,12 +24,11 @@ LOCAL = ("chat", "serve", "info", "render", "logits")  # commands whose MODEL ma
 FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
 
-    a3b chat                        talk to a3b-nano
-    a3b run "What is recursion?"    one answer
-    a3b plan                        what the 35B model takes here, and how fast it will be
-    a3b pull OWNER/NAME DIR         download a model
-    a3b pack DIR PACKED             make it fast
-    a3b serve PACKED                speak the OpenAI and Anthropic APIs
+    a3b up                  get the 35B model in the form that suits this machine, and serve it; asks first
+    a3b launch claude       a coding agent on that server; also qwen, codex, opencode, pi, aider ...
+    a3b chat                talk to a3b-nano, which needs no download; a3b chat qwen3.6 once that is here
+    a3b run "Why is the sky blue?"
+    a3b list                models that are here, and where everything is kept
 
 'a3b help COMMAND' explains a command. All of them: """
 
@@ -60,11 +61,12 @@ def command(argv: list[str] | None) -> int:
             say(f"environment: {args.runtime.overruled}")
         if "model" in args and args.model is None:
             args.model = args.runtime.model
-        if args.command in LOCAL and args.model is not None:
-            args.model = local_model(args)
         if "context" in args:
             args.context = args.context or args.runtime.context
-        return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
+        with ExitStack() as args.held:  # what the command keeps from others until it ends
+            if args.command in LOCAL and args.model is not None:
+                args.model = model_here(args)
+            return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
     except A3BError as error:
         say(brief(f"a3b {args.command}: {error}"))
         return 2 if isinstance(error, UsageError) else 1
@@ -81,11 +83,11 @@ def command(argv: list[str] | None) -> int:
         return 2
 
 
-def local_model(args: argparse.Namespace) -> str | None:
-    """A name of a model in A3B_HOME as its directory."""
-    from a3b.commands import model_home, model_names  # what only some commands need
+def model_here(args: argparse.Namespace) -> str | None:
+    """A name of a model as the directory it is in."""
+    from a3b.commands import model_here  # what only some commands need
 
-    return model_names.local_model(args.model, model_home.ModelHome(args.runtime.home))
+    return model_here.model_here(args)
 
 
 def build_parser() -> Parser:

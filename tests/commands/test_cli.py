@@ -178,16 +178,16 @@ def test_logits_refuses_what_are_no_token_ids(tmp_path, capsys, value):
         (["info", "/no/such/model"], "not a directory"),
         (
             ["run", "35b-a3b", "hi"],
-            "get it: a3b pull Qwen/Qwen3.6-35B-A3B-FP8 qwen3.6, then a3b pack qwen3.6 qwen3.6-packed",
+            "get it: a3b up qwen3.6",
         ),
-        (["logits", "27B", "--ids", "{messages}", "--out", "x.npy"], "a3b pull Qwen/Qwen3.6-27B-FP8 qwen3.6-27b"),
+        (["logits", "27B", "--ids", "{messages}", "--out", "x.npy"], "a3b up qwen3.6-27b"),
         (["render", "3b-dense", "--messages", "{messages}"], "never trained: a3b plan 3b-dense"),
-        (["chat", "someone/Model-35B"], "a3b pull someone/Model-35B DIR"),
+        (["chat", "someone/Model-35B"], "a3b up someone/Model-35B"),
         (["plan", "someone/Model-35B"], "a3b pull someone/Model-35B DIR --include config.json"),
-        (["bench", "speed", "--model", "35b-a3b"], "a3b pull Qwen/Qwen3.6-35B-A3B"),
-        (["eval", "quality", "35b-a3b"], "a3b pull Qwen/Qwen3.6-35B-A3B"),
-        (["verify", "35b-a3b"], "a3b pull Qwen/Qwen3.6-35B-A3B"),
-        (["pack", "35b-a3b", "x"], "a3b pull Qwen/Qwen3.6-35B-A3B-FP8 qwen3.6"),
+        (["bench", "speed", "--model", "35b-a3b"], "a3b up qwen3.6"),
+        (["eval", "quality", "35b-a3b"], "a3b up qwen3.6"),
+        (["verify", "35b-a3b"], "a3b up qwen3.6"),
+        (["pack", "35b-a3b", "x"], "a3b up qwen3.6"),
         (["info", f"{NANO}/tokenizer.json/"], "tokenizer.json"),
         (["run", f"{NANO}/config.json", "hi"], "is a file; give the directory of a checkpoint"),
         (["render", "--messages", "/no/such/file"], "cannot read"),
@@ -203,9 +203,7 @@ def test_refusals_name_what_was_wrong(capsys, messages, argv, told):
 def test_info_describes_a_name_that_plan_knows_and_says_how_to_get_it(capsys):
     assert main(["info", "35B-A3B"]) == 0
     out = capsys.readouterr().out
-    assert (
-        "34,660,610,688 in total" in out and "none here" in out and "a3b pull Qwen/Qwen3.6-35B-A3B-FP8 qwen3.6" in out
-    )
+    assert "34,660,610,688 in total" in out and "none here" in out and "a3b up qwen3.6" in out
 
 
 def test_a_directory_without_a_config_is_refused(capsys, tmp_path):

@@ -50,7 +50,7 @@ def said(capsys, *argv: str) -> tuple[int, str]:
         (["run", "hi", "--preset", "codng"], "did you mean 'coding'?"),
         (["pack", "a", "b", "--preset", "fsat"], "did you mean 'fast'?"),
         (["run", "hi", "--preserve-thinking", "onn"], "did you mean 'on'?"),
-        (["zzzzzz"], "expected one of chat, run"),
+        (["zzzzzz"], "expected one of up, chat, run"),
         (["help", "chta"], "did you mean 'chat'?"),
     ],
 )

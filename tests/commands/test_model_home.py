@@ -12,7 +12,7 @@ from a3b.cache.directory_lock import lock_directory
 from a3b.cli import main
 from a3b.commands import model_home
 from a3b.commands.cache_directories import name_of
-from a3b.commands.model_home import ModelHome, Record, used_now
+from a3b.commands.model_home import ModelHome, Record, used
 from a3b.engine.engine import nano_directory
 from a3b.errors import UsageError
 from tests.support.model_places import checkpoint, in_hub_cache, in_ollama
@@ -134,7 +134,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_removed(home, capsys):
 
 def test_a_model_in_use_is_not_removed(home, capsys):
     folder = put(home, "qwen3.6:balanced")
-    with used_now(folder):
+    with used(folder):
         assert "a server or a chat uses it" in refused(capsys, "rm", "qwen3.6", "--yes")
     assert main(["rm", "qwen3.6", "--yes"]) == 0
 
@@ -210,7 +210,8 @@ def test_the_model_used_last_is_the_one_of_a_name_without_tag(home):
     for folder, at in ((first, 200), (second, 100)):
         os.utime(folder.with_name(folder.name + ".json"), (at, at))
     assert home.find("qwen3.6").folder == first
-    used_now(second).close()
+    with used(second):
+        pass
     assert home.find("qwen3.6").folder == second
 
 

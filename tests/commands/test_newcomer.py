@@ -46,7 +46,7 @@ def test_a_model_is_known_by_its_repositories_wherever_it_is_known_by_its_shape(
         assert info.find(write(name))[1] == info.find(model.shape)[1]
         with pytest.raises(UsageError) as refused:
             resolve(write(name))
-        assert how_to_get(write(name)) in str(refused.value) and model.weights in str(refused.value)
+        assert how_to_get(write(name)) in str(refused.value)
 
 
 def test_a_name_like_a_known_one_is_answered_with_that(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ import pytest
 
 from a3b import cli
 from a3b.cache.disk_store import Store
-from a3b.commands import client_server, pack, pull
+from a3b.commands import client_server, pack, pull, up
 from a3b.commands import eval as eval_command
 from a3b.commands import launch as launch_command
 from a3b.commands import list as list_command
@@ -366,6 +366,12 @@ def test_an_option_of_packing_a_repository_has_its_effect(row, command, watch):
 
 # -- models in A3B_HOME
 
+UP = [
+    Row("--preset fast", lambda s: s.calls["obtain"].args[1].preset, "fast"),
+    Row("--download", lambda s: s.calls["obtain"].args[1].download, True),
+    Row("--yes", lambda s: s.calls["obtain"].args[1].yes, True),
+]
+
 LIST = [
     Row("--available", lambda s: "Qwen/Qwen3.6-35B-A3B-FP8" in s.out, True),
     Row("--found", lambda s: "other programs" in s.out, True),
@@ -375,6 +381,17 @@ RM = [
     Row("--yes", lambda s: (s.status, Path("cache/models/one-fast").exists()), (0, False)),
     Row("--sessions", lambda s: "a3b rm one:fast --sessions --yes" in s.err, True),
 ]
+
+
+@named(UP)
+def test_an_option_of_up_has_its_effect(row, command, watch):
+    watch(up, "obtain", lambda *_: None)
+    check(command, "up", row)
+
+
+def test_what_up_gives_to_serve_is_what_serve_takes():
+    found = options_of(cli.build_parser())
+    assert found["up"] - {"--preset", "--download"} == found["serve"]
 
 
 @named(LIST)
@@ -571,7 +588,8 @@ def test_an_option_of_bench_start_has_its_effect(row, measured, watch):
 # -- the table is complete
 
 ROWS = {
-    "chat": CHAT,
+    "up": UP,
+    "chat": [*CHAT, Row("--yes", len, "in test_up")],
     "run": [*RUN, Row("--preserve-thinking off", len, "one answer has no earlier thinking")],
     "info": INFO,
     "plan": [*PLAN, Row("--json", len, "in a test of its own")],
@@ -598,7 +616,8 @@ ROWS = {
 
 
 def test_every_option_of_every_command_has_a_row():
-    found = {name: options for name, options in options_of(cli.build_parser()).items() if name != "serve"}
+    found = options_of(cli.build_parser())
+    found["up"] -= found.pop("serve") - {"--yes"}
     rows = {
         name: {word for row in rows for word in row.options.split() if word[:2] == "--"} for name, rows in ROWS.items()
     }

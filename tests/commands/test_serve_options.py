@@ -130,6 +130,7 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--port 0", lambda s: s.address[1], 0),
     ("--log-level error", lambda s: s.level, "error"),
     ("--context 2k", lambda s: s.made["load", "given"][0][0].context, 2048),
+    ("--yes", lambda s: s.made["load", "given"][0][0].yes, True),  # test_up has what it does
 ]
 
 

@@ -89,7 +89,7 @@ def lines(home: ModelHome, facts: dict[str, Any]) -> list[str]:
                 f"{model['state']}{printable(step)}"
             )
     else:
-        out.append("no models yet; 'a3b list --available' shows those that can be had")
+        out.append("no models yet; 'a3b up' gets the one for this machine, 'a3b list --available' shows all names")
     out.append("")
     out.append(f"models    {printable(home.models)}, {size(facts['free_bytes'])} free on that disk")
     for kind in ("sessions", "chats", "clients"):
@@ -130,7 +130,8 @@ def available_lines(models: list[dict[str, Any]]) -> list[str]:
     return [
         *out,
         "",
-        "a3b pull REPOSITORY DIR gets one.",
+        "a3b up NAME or NAME:TAG gets one. It also takes a repository of the hub (OWNER/NAME, OWNER/NAME:TAG), a file",
+        "in one (OWNER/NAME/FILE.gguf), and what is on this disk: a .gguf file, a directory.",
     ]
 
 
@@ -141,4 +142,4 @@ def found_lines(found: list[FoundModel]) -> list[str]:
     return [
         f"{model.program:<9}  {printable(model.name):<{width}}  {size(model.num_bytes):>9}  {printable(model.path)}"
         for model in found
-    ] + ["", "a3b pack PATH DIR packs one of them; they are only read"]
+    ] + ["", "a3b up PATH packs one of them without a download; they are only read"]

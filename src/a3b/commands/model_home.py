@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from a3b.errors import CheckpointError, UsageError
 from a3b.files import open_regular, read_text, regular
@@ -151,18 +151,21 @@ class ModelHome:
         return StoredModel(folder, record, complete, beside[GOING].is_dir(), num_bytes, used.stat().st_mtime)
 
 
-def used_now(folder: Path) -> BinaryIO | None:
-    """Note that a model is used, and hold it until the returned file is closed; None if that is not possible."""
+@contextmanager
+def used(place: str | Path) -> Iterator[None]:
+    """Note that a model is used, and hold it meanwhile, so that it is not removed. What cannot be held is used anyway:
+    it may be on a disk that is only read."""
+    folder = Path(place)
     with suppress(OSError):
         os.utime(folder.with_name(folder.name + RECORD))
     try:
         file = open_regular(folder / MANIFEST)
     except OSError:
-        return None
-    if not _locked(file, fcntl.LOCK_SH):
-        file.close()
-        return None
-    return file
+        yield
+        return
+    with file:
+        _locked(file, fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager

@@ -1,14 +1,87 @@
-"""What a NAME of a model means where a model is to be run: a packed model of A3B_HOME by its name, or what it says.
+"""What a NAME of a model means: a short name, a repository of the hub or a file in one, a place on this disk, or nano.
 
-Enter at `local_model`."""
+    qwen3.6, qwen3.6:fast, qwen3.6:q4_k_m         known_models
+    OWNER/NAME, OWNER/NAME:TAG, OWNER/NAME/FILE.gguf, or an address of these on the hub
+    a directory, a file
+
+Every command that takes a MODEL reads it here. Enter at `meaning`, or at `local_model` where it must be on this
+disk."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from a3b.commands.model_home import ModelHome, StoredModel
+from a3b.engine.engine import NANO_NAMES
+from a3b.errors import UsageError, did_you_mean
 from a3b.formats.gguf import is_gguf
-from a3b.model.known_models import ShortName, by_repository, known_model
+from a3b.hub.client import is_repo
+from a3b.model.known_models import PRESETS, KnownModel, ShortName, by_repository, known_model, short_names
+
+ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+VIEWS = ("blob", "resolve", "tree", "raw")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A NAME that was understood. Exactly one of nano, place and repo is given."""
+
+    text: str
+    nano: bool = False
+    place: Path | None = None  # on this disk
+    repo: str | None = None  # where its weights are on the hub
+    file: str = ""  # in the repository
+    quant: str = ""  # or the types of the file: a tag
+    preset: str | None = None
+    known: KnownModel | None = None
+    revision: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.known.title if self.known else str(self.place or self.repo)
+
+
+def meaning(text: str) -> NamedModel:
+    """What a NAME means. Raises UsageError for a name of nothing."""
+    lower = text.lower()
+    if is_place(text):
+        return NamedModel(text, place=Path(text).expanduser())
+    if lower in NANO_NAMES:
+        return NamedModel(text, nano=True)
+    if found := _of_hub(text):
+        return found
+    if short := known_model(text):
+        repo = short.model.gguf if short.quant else short.model.weights
+        return NamedModel(text, repo=repo, quant=short.quant or "", preset=short.preset, known=short.model)
+    if Path(text).suffix == ".gguf" or text.startswith(("/", "./", "../", "~")):
+        raise UsageError(f"{text[:200]!r}: there is no such file or directory")
+    meant = did_you_mean(text, [*short_names(), *NANO_NAMES])
+    raise UsageError(
+        f"{text[:80]!r} is no model{meant or ';'} expected a short name ('a3b list --available' shows them), "
+        "OWNER/NAME on the hub, a directory or a .gguf file"
+    )
+
+
+def _of_hub(text: str) -> NamedModel | None:
+    """A repository, with a tag or the path of a file in it; None if the text has no such form."""
+    parts = ADDRESS.sub("", text.strip(), count=1).strip("/").split("/")
+    if len(parts) < 2 or text.startswith(("/", ".", "~")):
+        return None
+    owner, (name, _, tag), inner = parts[0], parts[1].partition(":"), parts[2:]
+    revision = None
+    if len(inner) >= 2 and inner[0] in VIEWS:
+        revision, inner = None if inner[1] == "main" else inner[1], inner[2:]
+    file, repo = "/".join(inner), f"{owner}/{name}"
+    if not is_repo(repo) or (file and not file.endswith(".gguf")) or (file and tag):
+        return None
+    tag = tag.lower().replace("-", "_")
+    preset = tag if tag in PRESETS else None
+    quant = "" if preset or tag == "latest" else tag
+    return NamedModel(
+        text, repo=repo, file=file, quant=quant, preset=preset, known=by_repository(repo), revision=revision
+    )
 
 
 def local_model(name: str | None, home: ModelHome) -> str | None:
@@ -20,20 +93,20 @@ def local_model(name: str | None, home: ModelHome) -> str | None:
     return str(found.folder) if found else name
 
 
-def stored_model(name: str, home: ModelHome) -> StoredModel | None:
-    """The complete model of A3B_HOME that a name means; of several, the one used last."""
-    if found := home.find(name):
-        return found
+def stored_model(name: str, home: ModelHome, complete: bool = True) -> StoredModel | None:
+    """The model of A3B_HOME that a name means; of several, the one used last. complete: or one that stopped."""
+    candidates = [model for model in home.stored() if model.complete == complete and not model.leaving]
+    lower = ADDRESS.sub("", name.lower(), count=1)
+    for model in candidates:
+        if lower in (model.record.name.lower(), model.record.model.lower()):
+            return model
     short = short_name(name)
-    for stored in home.stored() if short else ():
-        if stored.complete and _fits(stored, short):
-            return stored
-    return None
+    return next((model for model in candidates if short and _fits(model, short)), None)
 
 
 def short_name(name: str) -> ShortName | None:
     """A short name, or a repository of a known model with its tag, as the short name of that model."""
-    repo, _, tag = name.removeprefix("hf.co/").partition(":")
+    repo, _, tag = ADDRESS.sub("", name, count=1).partition(":")
     model = by_repository(repo)
     return known_model(f"{model.name}:{tag}") if model else known_model(name)
 
@@ -42,17 +115,15 @@ def is_place(name: str) -> bool:
     """Whether a name is that of a directory with a model, or of a file."""
     try:
         path = Path(name).expanduser()
-        return (
-            path.is_file()
-            or (path.is_dir() and any((path / f).exists() for f in ("config.json", "a3b.json")))
-            or (path.is_dir() and any(is_gguf(file) for file in path.glob("*.gguf")))
-        )
+        if not path.is_dir():
+            return path.is_file()
+        return (path / "config.json").exists() or any(is_gguf(file) for file in path.glob("*.gguf"))
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a home that is not known
         return False
 
 
-def _fits(stored: StoredModel, short: ShortName | None) -> bool:
-    if short is None or stored.record.model != short.model.name:
+def _fits(stored: StoredModel, short: ShortName) -> bool:
+    if stored.record.model != short.model.name:
         return False
     if short.preset:
         return stored.record.preset == short.preset

@@ -27,13 +27,15 @@ from a3b.commands.argument_types import (
     whole,
 )
 from a3b.interface.sampling_params import SAMPLING_FIELDS, SamplingField
+from a3b.model.known_models import PRESETS
 from a3b.settings import LOG_LEVELS
 
-MODEL_HELP = "directory of a checkpoint; none means the embedded a3b-nano"
+MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embedded a3b-nano"
 
 
 def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--yes", action="store_true", help="get a model that is not here without asking (see a3b up)")
     group = parser.add_argument_group("earlier conversations")
     group.add_argument(
         "--continue", dest="go_on", action="store_true", help="continue the last conversation with this model"
@@ -75,8 +77,28 @@ def _run(parser: argparse.ArgumentParser) -> None:
     _generation(parser)
 
 
+def _up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a short name with or without a tag (a3b list --available), OWNER/NAME, OWNER/NAME:TAG or "
+        "OWNER/NAME/FILE.gguf on the hub, a directory, a .gguf file, or nano (default A3B_MODEL or qwen3.6)",
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="default: the best that fits memory, with a useful context, and disk"
+    )
+    parser.add_argument("--download", action="store_true", help="download, also if the model is on this disk")
+    _serve_options(parser)
+
+
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    _serve_options(parser)
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="get a model that is not here without asking (see a3b up)")
     parser.add_argument(
         "--host", metavar="ADDRESS", help="where to listen (default A3B_HOST or 127.0.0.1: this machine only)"
     )
@@ -276,7 +298,7 @@ def _pack(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        choices=("fast", "balanced", "faithful"),
+        choices=PRESETS,
         help="default balanced; integers of GGUF and GPTQ are kept",
     )
     parser.add_argument(
@@ -417,6 +439,7 @@ def _completion(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {  # name: (what it does, what fills its parser), in the order of the help
+    "up": ("get a model that suits this machine, and serve it", _up),
     "chat": ("talk to a model", _chat),
     "run": ("answer one prompt and exit", _run),
     "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
@@ -436,53 +459,4 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "bench": ("measure speed: of a model, of a start, of the sparse shape against dense ones", _bench),
     "completion": ("print a script that completes commands and options in a shell", _completion),
     "help": ("explain a command", _help),
-}
-EXAMPLES = {
-    "chat": """
-a3b chat                        # with a3b-nano
-a3b chat DIR --continue         # continue the last conversation
-a3b chat --resume               # list conversations; --resume ID continues one""",
-    "run": """
-a3b run "What is recursion?"
-a3b run DIR "Name three birds." --no-think --json
-git diff | a3b run DIR "Write a commit message for this."
-a3b run DIR < question.txt""",
-    "serve": """
-a3b serve DIR --port 8080
-a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
-    "launch": """
-a3b launch claude
-a3b launch qwen --model DIR -- -p "What does this project do?"
-a3b launch codex --print                   # only show how it is started""",
-    "warm": """
-a3b warm claude                            # once; then its first prompt takes seconds""",
-    "info": """
-a3b info DIR --context 500000""",
-    "list": """
-a3b list
-a3b list --available            # names that can be had
-a3b list --found                # models of other programs, such as Ollama""",
-    "rm": """
-a3b rm qwen3.6:fast
-a3b rm qwen3.6:fast --sessions --yes""",
-    "pull": """
-a3b pull Qwen/Qwen3.6-35B-A3B models/35b""",
-    "render": """
-echo '[{"role": "user", "content": "Hi"}]' | a3b render --messages -""",
-    "pack": """
-a3b pack models/35b models/35b-balanced
-a3b pack model.gguf models/packed
-a3b pack Qwen/Qwen3.6-35B-A3B-FP8 models/35b-balanced
-a3b pack --add-mtp models/35b models/35b-balanced""",
-    "cache": """
-a3b cache list
-a3b cache prune --older-than 7d --max-bytes 2GiB""",
-    "completion": """
-mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions
-a3b completion bash > ~/.local/share/bash-completion/completions/a3b
-a3b completion zsh > ~/.zfunc/_a3b       # a directory in $fpath, before compinit
-a3b completion fish > ~/.config/fish/completions/a3b.fish""",
-    "help": """
-a3b help run
-a3b help cache prune""",
 }

@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from a3b.commands.dialogue import Dialogue, Printer, check_sampling, load, sampling
-from a3b.commands.model_home import ModelHome
-from a3b.commands.model_names import local_model
+from a3b.commands.model_here import model_here
 from a3b.commands.piped_input import piped_text
 from a3b.engine.engine import NANO_NAMES
 from a3b.errors import UsageError
@@ -27,7 +26,8 @@ def run(args: Namespace) -> int:
     check_sampling(args)
     tools = check_tools(args.tools, "--tools")
     model, prompt = model_and_prompt(args.words, args.named, args.stdin_timeout)
-    args.model = local_model(model if model is not None else args.runtime.model, ModelHome(args.runtime.home))
+    args.model = model if model is not None else args.runtime.model
+    args.model = model_here(args)
     engine = load(args)
     dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)

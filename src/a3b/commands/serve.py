@@ -47,7 +47,8 @@ HOST = re.compile(r"([a-z0-9._-]+|\*)(?::[0-9]+)?|\[([0-9a-f:.]+)\](?::[0-9]+)?|
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
-def run(args: Namespace) -> int:
+def run(args: Namespace, next_step: str = "") -> int:
+    """next_step: said after the banner."""
     import uvicorn
 
     logs.configure_logging(args.log_level or args.runtime.log_level)
@@ -68,6 +69,8 @@ def run(args: Namespace) -> int:
     stored = responses(args, store)
     app = create_app(service, settings, stored, connections)
     say(banner(engine, sock, store))
+    if next_step:
+        say(next_step)
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it is done: the sessions must still be written
     try:
         uvicorn.Server(uvicorn_config(app, connections, timeout_graceful_shutdown=GRACE_S)).run([sock])

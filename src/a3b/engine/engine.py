@@ -77,8 +77,8 @@ def what_else(model: str, path: Path) -> str:
         "give the directory of a checkpoint (config.json, tokenizer.json, "
         "*.safetensors), or none for the embedded model"
     )
-    if is_repo(model):
-        expected = f"if it is a repository of the hub, get it: a3b pull {model} DIR; or " + expected
+    if is_repo(model.partition(":")[0]):
+        expected = f"if it is a repository of the hub, get it: a3b up {model}; or " + expected
     return f"{model!r} is not a directory; {expected}"
 
 

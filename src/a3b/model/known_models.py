@@ -175,22 +175,22 @@ class ShortName:
         return f"{self.model.name}:{tag}" if tag else self.model.name
 
 
-def known_model(text: str, models: tuple[KnownModel, ...] = KNOWN_MODELS) -> ShortName | None:
+def known_model(text: str) -> ShortName | None:
     """What a short name with its tag means, in any case and however its parts are joined; None if it is none.
 
     `qwen3.6:35b-a3b-q4_K_M`, `qwen3.6-35b:q4_k_m` and `Qwen3.6-35B-A3B-UD-Q4_K_M` are the same. Raises UsageError for a
     known name with a tag that is none of its own."""
     flat = _flat(text)
-    keys = {_flat(name): model for model in models for name in model.names}
+    keys = {_flat(name): model for model in KNOWN_MODELS for name in model.names}
     for key in sorted(keys, key=len, reverse=True):
         if flat == key or flat.startswith(key + "-"):
-            return _with_tag(text, keys[key], flat[len(key) :].strip("-").replace("-", "_"), models)
+            return _with_tag(text, keys[key], flat[len(key) :].strip("-").replace("-", "_"))
     return None
 
 
-def by_repository(repo: str, models: tuple[KnownModel, ...] = KNOWN_MODELS) -> KnownModel | None:
+def by_repository(repo: str) -> KnownModel | None:
     """The model that a repository of the hub holds, in whatever form."""
-    return next((m for m in models if repo.lower() in (r.lower() for r in m.repositories)), None)
+    return next((m for m in KNOWN_MODELS if repo.lower() in (r.lower() for r in m.repositories)), None)
 
 
 def by_shape(shape: str) -> KnownModel | None:
@@ -198,8 +198,8 @@ def by_shape(shape: str) -> KnownModel | None:
     return next((model for model in KNOWN_MODELS if model.shape == shape), None)
 
 
-def short_names(models: tuple[KnownModel, ...] = KNOWN_MODELS) -> list[str]:
-    return [name for model in models for name in model.names]
+def short_names() -> list[str]:
+    return [name for model in KNOWN_MODELS for name in model.names]
 
 
 def known_shape(name: str) -> str | None:
@@ -216,22 +216,18 @@ def known_shape(name: str) -> str | None:
 
 
 def how_to_get(name: str) -> str:
-    """What a name of a shape or a model is, and the commands that get its weights."""
+    """What a name of a shape or a model is, and the command that gets its weights."""
     short = None if name.lower() in SHAPES else known_model(name)
-    model = by_repository(name) or by_shape(name.lower()) or (short and short.model)
-    if not model:
+    if short is None and not (by_repository(name) or by_shape(name.lower())):
         return (
             f"{name!r} is a shape for planning and measuring that was never trained: "
             f"a3b plan {name}, a3b bench speed --shape {name}"
         )
-    here, packed = model.name, f"{model.name}-packed"
-    return (
-        f"{name!r} is known but not here; get it: a3b pull {model.weights} {here}, "
-        f"then a3b pack {here} {packed}, and give {packed}"
-    )
+    model = by_shape(name.lower())
+    return f"{name!r} is known but not here; get it: a3b up {model.name if model else name}"
 
 
-def _with_tag(text: str, model: KnownModel, tag: str, models: tuple[KnownModel, ...]) -> ShortName:
+def _with_tag(text: str, model: KnownModel, tag: str) -> ShortName:
     if tag in PLAIN:
         return ShortName(model)
     if tag in PRESETS:
@@ -242,9 +238,9 @@ def _with_tag(text: str, model: KnownModel, tag: str, models: tuple[KnownModel, 
     if OTHER_QUANT.search(tag):
         raise UsageError(f"{text[:80]!r}: types of {tag!r} cannot be read; take one of {', '.join(names)}")
     if re.fullmatch(r"\d+b(?:_\w*)?", tag):
-        names = [other.name for other in models if other.name.partition("-")[0] == model.name.partition("-")[0]]
+        names = [other.name for other in KNOWN_MODELS if other.name.partition("-")[0] == model.name.partition("-")[0]]
         raise UsageError(f"{text[:80]!r}: there is no such size; expected one of {', '.join(names)}")
-    meant = did_you_mean(text, [*names, *short_names(models)]) or f"; expected one of {', '.join(names)}"
+    meant = did_you_mean(text, [*names, *short_names()]) or f"; expected one of {', '.join(names)}"
     raise UsageError(f"{text[:80]!r}: {model.title} has no {tag[:40]!r}{meant}")
 
 
