@@ -101,7 +101,7 @@ def test_a_server_for_others_has_keys(name):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_targets_and_files_that_are_named_exist(name):
-    targets = re.findall(r"(?:^|`|run: |# +|&& )make ([a-z][a-z-]*)(?=[` ]| &&|$)", TEXTS[name], re.MULTILINE)
+    targets = re.findall(r"(?:^ *|`|run: |# +|&& )make ([a-z][a-z-]*)(?=[` ]| &&|$)", TEXTS[name], re.MULTILINE)
     assert set(targets) <= TARGETS
     files = re.findall(r"(?<![\w./-])((?:packaging|tests|docs)/[\w./-]+\.\w+)", TEXTS[name])
     assert [file for file in files if not (ROOT / file).exists()] == []
