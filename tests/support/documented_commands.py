@@ -28,6 +28,7 @@ NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
     "plan": "a measurement of this machine",
     "pull": "a download",
+    "pack": "a model to pack",
     "up": "a download",
     "warm": "a client that is installed",
 }
