@@ -109,6 +109,12 @@ def test_a_kill_at_any_moment_is_continued(hub, shards, capsys, place, call, aft
     assert packed_files("streamed") == shards and not Path("streamed.part").exists()
 
 
+def test_a_directory_that_only_lacked_cleaning_is_not_that_of_another_request(hub, shards, capsys):
+    assert run_killed(hub, "shutil", "rmtree", 0, "pack", REPO, "streamed") == -9
+    assert "exists; give a new directory" in refused(capsys, "--preset", "fast", status=2)
+    assert packed_files("streamed") == shards
+
+
 def test_many_kills_lose_little(hub, shards, capsys):
     kills = 0
     while run_killed(hub, "journal", "save", 5, "pack", REPO, "streamed") == -9:

@@ -12,6 +12,7 @@ import pytest
 
 from a3b.cli import main
 from a3b.packing import stream
+from tests.support import gptq_files
 from tests.support.gguf_files import write_gguf
 from tests.support.hub_fixture import fake_hub
 from tests.support.hub_server import REPO
@@ -184,6 +185,26 @@ def test_a_foreign_architecture_is_named_with_what_runs(hub, tmp_path, capsys):
     hub.files["config.json"] = b'{"model_type": "llama"}'
     line = refused(capsys)
     assert 'model_type is "llama"; a3b runs' in line and not hub.got(WEIGHTS)
+
+
+def test_reordered_columns_of_gptq_are_refused_before_the_download(hub, tmp_path, capsys):
+    def reorder(entries, quantisation) -> None:
+        for name, (_, values) in entries.items():
+            if name.endswith("g_idx"):
+                values[:2] = [1, 0]
+
+    gptq_files.write_source(tmp_path / NAME, group=64, change=reorder)
+    serve(hub, tmp_path / NAME)
+    assert "columns are reordered (desc_act)" in refused(capsys)
+    assert len(hub.got(WEIGHTS)) < HEADER_REQUESTS
+
+
+def test_safetensors_in_a_folder_are_refused_with_the_way_that_works(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    hub.files[f"folder/{WEIGHTS}"] = hub.files.pop(WEIGHTS)
+    line = refused(capsys, "--include", "folder/*", status=2)
+    assert f"a3b pull {REPO} --include 'folder/*'" in line
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_download(hub, tmp_path, capsys, monkeypatch):

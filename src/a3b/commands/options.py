@@ -353,7 +353,9 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
     quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    quality.add_argument("--against", metavar="DIR", help="the reference model; none means the embedded a3b-nano")
+    quality.add_argument(
+        "--against", metavar="DIR", help="the reference: what pack --keep-source kept; none means a3b-nano"
+    )
     quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
     quality.add_argument(
         "--tokens", type=tokens, default=8192, metavar="N", help="read at most this many (default 8192)"

@@ -57,7 +57,7 @@ def looks_like_repo(source: str) -> bool:
 
 def _from_hub(args: Namespace) -> None:
     target = Path(os.path.abspath(args.target.expanduser()))
-    if finished_earlier(target):
+    if finished_earlier(target, args.source, args.preset):
         return report(f"{args.target}: packed")
     if args.importance and not args.keep_source:
         raise UsageError(

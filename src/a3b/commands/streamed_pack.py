@@ -17,7 +17,7 @@ from a3b.errors import A3BError, CheckpointError, UsageError
 from a3b.formats.checkpoint import INDEX
 from a3b.formats.gguf import UnreadableTypes
 from a3b.formats.packed import Manifest
-from a3b.hub.client import Hub, HubFile, Listing
+from a3b.hub.client import Hub, HubFile, Listing, checked_repo
 from a3b.hub.download import Folder
 from a3b.hub.ranges import RangedFile
 from a3b.model.config import ModelConfig
@@ -129,9 +129,10 @@ def prepare(
         yield Prepared(listing, target, source, plan, pack)
 
 
-def finished_earlier(target: Path) -> bool:
-    """Whether a packed directory was complete but for some cleaning, which is done now."""
-    return clear(target)
+def finished_earlier(target: Path, repo: str, preset: str | None = None) -> bool:
+    """Whether a run over this repository was killed when all was packed but for some cleaning, which is done now."""
+    found = clear(target)
+    return found == checked_repo(repo) and (preset is None or Manifest.read(target).preset == preset)
 
 
 def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
@@ -145,6 +146,12 @@ def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
         raise UsageError(f"--include: matches {found}; choose one model of {listing.repo}")
     if models:
         return sorted(next(iter(models.values())), key=lambda file: file.path)
+    folder = next((file.path.rpartition("/")[0] for file in tensors if "/" in file.path), None)
+    if folder:
+        raise UsageError(
+            f"{folder}: safetensors in a folder of a repository cannot be packed while they arrive; fetch them with "
+            f"a3b pull {listing.repo} --include '{folder}/*', then pack that folder"
+        )
     beside = {file.path: file for file in listing.files if file.path in (*SIDE_FILES, "config.json", INDEX)}
     return [*beside.values(), *sorted(tensors, key=lambda file: file.path)]
 

@@ -141,6 +141,19 @@ def complaints(
             )
 
 
+def is_order(name: str) -> bool:
+    """Whether a tensor says how columns are ordered."""
+    return name.endswith("g_idx")
+
+
+def check_order(name: str, order: np.ndarray, group: int | None = None) -> None:
+    """Raises TensorError if columns are reordered. group: None if it is not known."""
+    flat = order.ravel()
+    is_plain = (np.diff(flat) >= 0).all() if group is None else np.array_equal(flat, np.arange(flat.size) // group)
+    if not is_plain:
+        raise TensorError(f"tensor {name!r}: columns are reordered (desc_act); only plain groups can be read")
+
+
 def load(
     checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int, deferred: list[str] | None = None
 ) -> GptqMatrix:
@@ -154,8 +167,9 @@ def load(
         deferred.append(g_idx)
     elif g_idx in checkpoint.tensors:
         order = checkpoint.array(g_idx)
-        if not np.array_equal(order.ravel(), np.arange(inner) // (inner if group == -1 else group)):
-            raise TensorError(f"tensor {g_idx!r}: columns are reordered (desc_act); only plain groups can be read")
+        if order.size != inner:
+            raise TensorError(f"tensor {g_idx!r} has {order.size} numbers; expected {inner}")
+        check_order(g_idx, order, inner if group == -1 else group)
     return GptqMatrix(
         weight_name,
         words,

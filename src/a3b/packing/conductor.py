@@ -321,7 +321,7 @@ class Conductor:
     def _check_written(self) -> None:
         """Read back the tensors that an earlier run has completed; begin the files of damaged ones again."""
         if self.journal.tensors:
-            self._show("checking what is packed already")
+            self._show(f"checking the {self.sizes[self.done].sum() / 1e9:.2f} GB that are packed already")
         complete = [i for i, item in enumerate(self.items) if item.tensor.name in self.journal.tensors]
         found = self.pool.map(self._checksum, complete)
         damaged = [i for i, sum in zip(complete, found, strict=True) if sum != self._recorded(i)]

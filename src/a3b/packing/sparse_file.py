@@ -9,6 +9,8 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +77,13 @@ class SparseFile:
     def num_present(self) -> int:
         """Chunks that occupy the disk."""
         return int(np.count_nonzero(self.present))
+
+    def fetch(self, start: int, stop: int, tell: Callable[[str], None] = lambda note: None) -> None:
+        """Fetch a small range here and now."""
+        for piece in self.remote.read(start, stop, threading.Event(), tell):
+            self.write(start, piece)
+            self.arrive(start, start + len(piece))
+            start += len(piece)
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         """Put bytes at their place; any thread may."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from a3b.errors import CheckpointError, FileFormatError, UsageError
+from a3b.files import read_text
 from a3b.formats.gguf import GgufFile, UnreadableTypes
+from a3b.formats.gptq import check_order, is_order
 from a3b.formats.packed import LAYOUT, MANIFEST, VERSION, Manifest, new_checksum
 from a3b.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile
 from a3b.packing.conductor import BeginAgain, Conductor, Layout, StreamProgress, WrongChecksum
@@ -111,6 +112,7 @@ class StreamedPack:
         if set(by_path) != {file.path for file in self.files}:
             raise UsageError(f"{self.directory}: holds files that are not of this model; remove {self.part}")
         containers = [by_path[file.path] for file in self.files]
+        self._check_order(deferred, containers)
         shards = shards_of(plan)
         by_item = plan_pieces(plan, shards, containers)
         pieces = [piece for pieces in by_item for piece in pieces]
@@ -122,6 +124,16 @@ class StreamedPack:
         self.layout = Layout(plan, shards, pieces, first, kept, fetch_order(sizes, pieces), self.spill_bytes)
         self._check_identity()
         return source, plan
+
+    def _check_order(self, deferred: Sequence[str], containers: Sequence[SafetensorsFile | GgufFile]) -> None:
+        """Look at one of the orders of columns that come with GPTQ: all of them are plain, or the model is refused."""
+        for file, container in zip(self.files, containers, strict=True):
+            for name in filter(is_order, deferred):
+                if isinstance(container, SafetensorsFile) and name in container.tensors:
+                    info = container.tensors[name]
+                    for start, stop in file.progress.arrived.missing(info.start, info.stop):
+                        file.fetch(start, stop)
+                    return check_order(name, container.array(name))
 
     def check_disk(self) -> None:
         """Raises CheckpointError if the disk cannot hold what is packed and what waits."""
@@ -244,10 +256,8 @@ class _Header:
                 "bytes at most"
             )
         stop = min(max(stop, 2 * self.here, HEADER_STEP), self.file.remote.num_bytes)
-        for piece in self.file.remote.read(self.here, stop, threading.Event(), self.tell):
-            self.file.write(self.here, piece)
-            self.file.arrive(self.here, self.here + len(piece))
-            self.here += len(piece)
+        self.file.fetch(self.here, stop, self.tell)
+        self.here = stop
 
 
 def header_sums(source: Source) -> list[str]:
@@ -260,11 +270,14 @@ def header_sums(source: Source) -> list[str]:
     return found
 
 
-def clear(target: Path) -> bool:
-    """Remove what a run that was killed after its last step has left in a packed directory; whether there was any."""
+def clear(target: Path) -> str | None:
+    """Remove what a run that was killed after its last step has left in a packed directory; the repository of it."""
     if not (target / JOURNAL).exists() or not (target / MANIFEST).exists():
-        return False
+        return None
+    repo = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        repo = str(json.loads(read_text(target / JOURNAL))["repo"])
     shutil.rmtree(target / SOURCE, ignore_errors=True)
     (target / LOCK).unlink(missing_ok=True)
     (target / JOURNAL).unlink()
-    return True
+    return repo
