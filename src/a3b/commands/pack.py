@@ -18,7 +18,8 @@ from a3b.commands.progress import MILLION, Progress
 from a3b.commands.pull import pulled
 from a3b.commands.streamed_pack import DEFAULT, finished_earlier, prepare
 from a3b.errors import A3BError, UsageError
-from a3b.hub.client import ADDRESS, is_repo
+from a3b.formats.packed import Manifest
+from a3b.hub.client import ADDRESS, checked_repo, is_repo
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
@@ -57,7 +58,7 @@ def looks_like_repo(source: str) -> bool:
 
 def _from_hub(args: Namespace) -> None:
     target = Path(os.path.abspath(args.target.expanduser()))
-    if finished_earlier(target, args.source, args.preset):
+    if finished_earlier(target) == checked_repo(args.source) and args.preset in (None, Manifest.read(target).preset):
         return report(f"{args.target}: packed")
     if args.importance and not args.keep_source:
         raise UsageError(

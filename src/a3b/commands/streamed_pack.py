@@ -17,7 +17,7 @@ from a3b.errors import A3BError, CheckpointError, UsageError
 from a3b.formats.checkpoint import INDEX
 from a3b.formats.gguf import UnreadableTypes
 from a3b.formats.packed import Manifest
-from a3b.hub.client import Hub, HubFile, Listing, checked_repo
+from a3b.hub.client import Hub, HubFile, Listing
 from a3b.hub.download import Folder
 from a3b.hub.ranges import RangedFile
 from a3b.model.config import ModelConfig
@@ -129,10 +129,9 @@ def prepare(
         yield Prepared(listing, target, source, plan, pack)
 
 
-def finished_earlier(target: Path, repo: str, preset: str | None = None) -> bool:
-    """Whether a run over this repository was killed when all was packed but for some cleaning, which is done now."""
-    found = clear(target)
-    return found == checked_repo(repo) and (preset is None or Manifest.read(target).preset == preset)
+def finished_earlier(target: Path) -> str | None:
+    """Clean up after a run that was killed when all was packed; the repository that it had packed, None without one."""
+    return clear(target)
 
 
 def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
