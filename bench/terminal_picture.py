@@ -1,7 +1,7 @@
 """docs/terminal.svg: a picture of a session in a terminal, from its recording.
 
     python -m bench.terminal_picture            draws docs/terminal.ansi
-    python -m bench.terminal_picture --record   types `SESSION` into a shell first and records what is on the screen
+    python -m bench.terminal_picture --record   types `SESSION`, or the LINEs given, into a shell and records it first
 
 A recording is the text of the screen with codes for colours and nothing else. To record takes pyte, a terminal in
 Python (the extra `bench`). Enter at `record` and `draw`."""
@@ -30,7 +30,7 @@ SESSION = (
     "And the other number?",
     "/exit",
 )
-PROMPTS = ("$", ">")  # of the shell and of a3b: what the line of the cursor says when another line may be typed
+PROMPTS = ("$", ">", "]", "?")  # ends of the line of the cursor when another line may be typed
 SILENT_S, LONGEST_S = 0.5, 60  # after a prompt; of one answer
 CELL, LINE, PAD = 7.8, 18, 16  # pixels of a letter and of a line at 13 px
 COLOURS = {"90": "dim", "1": "bold", "32": "green", "36": "cyan", "33": "yellow", "31": "red"}
@@ -53,7 +53,7 @@ def record(lines: tuple[str, ...] = SESSION) -> str:
         if child == 0:
             os.chdir(home)
             env = {"PATH": os.environ["PATH"], "HOME": home, "TERM": "xterm-256color", "PS1": "$ ", "LANG": "C.UTF-8"}
-            env |= {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}
+            env |= {name: value for name, value in os.environ.items() if name.startswith(("PYTHONPATH", "A3B_", "HF_"))}
             env |= {"COLUMNS": str(COLUMNS), "LINES": str(ROWS), "PROMPT_TOOLKIT_NO_CPR": "1"}
             os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], env)
         subprocess.run(["stty", "rows", str(ROWS), "cols", str(COLUMNS)], stdin=descriptor, check=True)
@@ -65,7 +65,7 @@ def record(lines: tuple[str, ...] = SESSION) -> str:
                     stream.feed(
                         os.read(descriptor, 1 << 16).replace(b"\x1b[2m", b"\x1b[90m")
                     )  # pyte knows no faint text
-                elif screen.display[screen.cursor.y].strip() in PROMPTS:
+                elif screen.display[screen.cursor.y].rstrip().endswith(PROMPTS):
                     break
         os.close(descriptor)
         os.waitpid(child, 0)
@@ -113,13 +113,13 @@ def _spans(line: str) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="type the session again")
+    parser.add_argument("--record", nargs="*", metavar="LINE", help="type these lines, or the session")
     args = parser.parse_args()
     source = DOCS / "terminal.ansi"
-    if args.record:
+    if args.record is not None:
         if shutil.which("a3b") is None:
             sys.exit("a3b is not on the path; activate the environment that it is installed in")
-        source.write_text(record(), encoding="utf-8")
+        source.write_text(record(tuple(args.record) or SESSION), encoding="utf-8")
     (DOCS / "terminal.svg").write_text(draw(source.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
