@@ -65,6 +65,13 @@ def test_bash_completes_commands_options_choices_and_files(script, tmp_path):
     assert completed("run", "--tempe") == ["--temperature"]
     assert completed("cache", "") == ["forget", "list", "prune", "verify"]
     assert completed("pack", "--preset", "") == ["balanced", "faithful", "fast"]
+    assert completed("up", "qwen3.6") == [
+        "qwen3.6",
+        "qwen3.6-27b",
+        "qwen3.6-27b-dense",
+        "qwen3.6-35b",
+        "qwen3.6-35b-a3b",
+    ]
     assert completed("info", "mo") == ["model"]  # a directory, so messages.json of `me` is none
     assert completed("info", "me") == []
     assert completed("render", "--messages", "me") == ["messages.json"]

@@ -177,6 +177,14 @@ def test_directories_that_are_no_models_are_neither_listed_nor_removed(home, cap
     assert (home.models / "other" / "x.safetensors").exists()
 
 
+def test_what_a_run_left_before_it_had_a_name_is_listed_and_removed(home, capsys):
+    part = home.models / "o--n-fast.part"
+    part.mkdir(parents=True)
+    (part / "lock").touch()
+    assert listed(capsys)["o--n-fast"]["next"] == "a3b rm o--n-fast"
+    assert main(["rm", "o--n-fast", "--yes"]) == 0 and list(home.models.iterdir()) == []
+
+
 def test_a_removal_that_was_stopped_is_listed_and_ended(home, capsys, monkeypatch):
     folder = put(home, "qwen3.6:balanced")
     monkeypatch.setattr(model_home, "_clear", lambda place: [][1] if place.is_dir() else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def home(tmp_path, monkeypatch, machine):
         monkeypatch.setenv(name, str(tmp_path / name))
     home = ModelHome(tmp_path / "home")
     home.served = []
+    monkeypatch.setenv("A3B_PORT", "0")
     monkeypatch.setattr(up.serve, "run", lambda args, after: home.served.append((args, after)) or 0)
     return home
 
@@ -403,6 +405,22 @@ def test_a_home_that_cannot_be_written_is_named(home, capsys, monkeypatch, tmp_p
 
 
 # -- other commands that are given a name
+
+
+def test_pack_takes_a_short_name_and_a_tag(home, hub, known, capsys):
+    assert main(["pack", "tiny:fast", "out"]) == 0
+    assert Manifest.read(Path("out")).preset == "fast" and verify(Path("out")) == [] and home.stored() == []
+
+
+def test_pack_takes_a_file_of_a_repository_by_its_types(home, ggufs, capsys):
+    assert main(["pack", f"{REPO}:Q4_K_M", "out"]) == 0
+    assert {path for method, path, _ in ggufs.requests if method == "GET"} == {"m-UD-Q4_K_M.gguf"}
+
+
+def test_a_port_that_is_taken_is_told_before_a_download(home, hub, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = ups(capsys, REPO, "--yes", "--port", str(taken.getsockname()[1]), status=2)
+    assert "cannot listen on 127.0.0.1" in told and hub.requests == []
 
 
 def test_serve_gets_a_model_that_is_not_here_if_told_to(home, hub, known, capsys, monkeypatch):

@@ -74,8 +74,13 @@ def address(args: Namespace) -> str:
 
 
 def model_of(args: Namespace) -> str | None:
-    """What a server is started with: a directory, or None for the embedded model."""
-    return local_model(args.named or args.runtime.model, ModelHome(args.runtime.home))
+    """What a server is started with: the model that is named, or else the one of A3B_HOME that was used last; None is
+    the embedded model."""
+    home = ModelHome(args.runtime.home)
+    if name := args.named or args.runtime.model:
+        return local_model(name, home)
+    last = next((model for model in home.stored() if model.complete), None)
+    return str(last.folder) if last else None
 
 
 def served_name(model: str | None) -> str:

@@ -65,7 +65,7 @@ def model_facts(model: StoredModel) -> dict[str, Any]:
         "used": int(model.used),
         "path": str(model.folder),
         "next": {
-            "stopped": f"a3b up {record.name}",
+            "stopped": f"a3b up {record.name}" if record.source else f"a3b rm {record.name}",
             "being removed": f"a3b rm {record.name}",
         }.get(state),
     }
@@ -79,7 +79,7 @@ def lines(home: ModelHome, facts: dict[str, Any]) -> list[str]:
         out.append(f"{'NAME':<{width}}  {'PRESET':<9}  {'SIZE':>9}  {'USED':>8}  STATE")
         for model in models:
             step = (
-                f"; {model['next']} {'continues' if model['state'] == 'stopped' else 'ends it'}"
+                f"; {model['next']} {'continues' if model['next'].startswith('a3b up') else 'removes it'}"
                 if model["next"]
                 else ""
             )

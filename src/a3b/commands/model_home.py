@@ -26,6 +26,10 @@ from a3b.errors import CheckpointError, UsageError
 from a3b.files import open_regular, read_text, regular
 from a3b.formats.packed import MANIFEST
 from a3b.packing.fetch_mtp import PART as MTP_PART
+from a3b.packing.stream import clear
+from a3b.packing.stream_journal import JOURNAL
+from a3b.packing.writer import LOCK as WRITERS_LOCK
+from a3b.packing.writer import PROGRESS
 
 RECORD, PART, LOCK, GOING = ".json", ".part", ".lock", ".removed"
 FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
@@ -128,6 +132,7 @@ class ModelHome:
             going = folder.with_name(folder.name + GOING)
             _clear(going)
             if folder.is_dir():
+                clear(folder)  # what a run that was killed in its last step has left
                 os.replace(folder, going)  # from here on it is no model
             left = _clear(going)
             if left:
@@ -143,9 +148,9 @@ class ModelHome:
         beside = {end: folder.with_name(folder.name + end) for end in (RECORD, PART, GOING)}
         record, known = _read_record(beside[RECORD], folder.name), beside[RECORD].is_file()
         complete = (folder / MANIFEST).is_file()
-        if not complete and not known:
+        if not complete and not known and not _was_begun(beside[PART]):
             return None
-        used = beside[RECORD] if known else folder / MANIFEST
+        used = beside[RECORD] if known else folder / MANIFEST if complete else beside[PART]
         parts = beside[PART], beside[GOING], folder.with_name(folder.name + MTP_PART)
         num_bytes = sum(map(tree_bytes, (folder, *parts)))
         return StoredModel(folder, record, complete, beside[GOING].is_dir(), num_bytes, used.stat().st_mtime)
@@ -180,6 +185,11 @@ def in_use(folder: Path) -> Iterator[None]:
         if not _locked(file, fcntl.LOCK_EX):
             raise UsageError(f"{folder.name}: a server or a chat uses it; stop that first")
         yield
+
+
+def _was_begun(part: Path) -> bool:
+    """Whether a directory is what a stopped run of a3b left, by the files that only that writes."""
+    return not part.is_symlink() and any((part / name).is_file() for name in (PROGRESS, JOURNAL, WRITERS_LOCK))
 
 
 def _stem(name: str) -> str | None:

@@ -182,7 +182,7 @@ def from_hub(named: NamedModel, setting: Setting, record: Record | None = None) 
     if record:
         include, preset = [record.file] if record.file else [], record.preset or None
         return _streamed(named, setting, include, preset, record)
-    include = _chosen_files(named, setting)
+    include = chosen_files(named, setting.room())
     preset = named.preset
     if named.known and not include:  # what does not fit is refused without a word to the hub
         config, room = shape(named.known.shape), setting.room(MAX_SPILL)
@@ -231,7 +231,7 @@ def _streamed(
     return ModelJob(record, folder, lines, lambda: prepared.run(setting.threads))
 
 
-def _chosen_files(named: NamedModel, setting: Setting) -> list[str]:
+def chosen_files(named: NamedModel, room: Room) -> list[str]:
     """A pattern for the GGUF model that is meant, if the repository holds any that must be chosen; else nothing."""
     assert named.repo is not None
     if named.file:
@@ -250,7 +250,6 @@ def _chosen_files(named: NamedModel, setting: Setting) -> list[str]:
             held = ", ".join(list(models)[:12]) or "none"
             raise UsageError(f"{named.repo} holds no file of types {named.quant[:40]!r}; it holds {held}")
         return [min(found, key=len)]
-    room = setting.room()
     for quant in PREFERRED:
         for name in sorted((name for name in models if _types_in(name, quant)), key=len):
             if sizes[name] + WORK_BYTES <= room.memory and sizes[name] <= room.disk:

@@ -13,7 +13,10 @@ import numpy as np
 
 from a3b.commands import add_mtp
 from a3b.commands.calibration_text import read_text
+from a3b.commands.choice import Room
 from a3b.commands.info import size
+from a3b.commands.model_names import NamedModel, meaning
+from a3b.commands.model_sources import chosen_files
 from a3b.commands.progress import MILLION, Progress
 from a3b.commands.pull import pulled
 from a3b.commands.streamed_pack import DEFAULT, finished_earlier, prepare
@@ -23,6 +26,7 @@ from a3b.hub.client import ADDRESS, checked_repo, is_repo
 from a3b.kernels import open_kernels
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
+from a3b.model.known_models import known_model
 from a3b.model.tensor_names import is_mtp
 from a3b.packing.importance import MAX_TOKENS, measure
 from a3b.packing.open_source import open_source
@@ -37,6 +41,9 @@ from a3b.settings import RuntimeConfig
 
 def run(args: Namespace) -> None:
     set_blas_threads(1)  # the workers run in parallel
+    if not Path(args.source).expanduser().exists() and (named := _named(args.source)):
+        args.source, args.preset = named.repo, args.preset or named.preset
+        args.include = args.include or chosen_files(named, Room(1 << 62, 1 << 62))
     if not is_here(args.source):
         return add_mtp.from_hub(args) if args.add_mtp else _from_hub(args)
     for option in ("revision", "include", "keep_source"):
@@ -44,6 +51,15 @@ def run(args: Namespace) -> None:
             raise UsageError(f"--{option.replace('_', '-')}: is for repositories; {args.source} is on this disk")
     path = Path(args.source).expanduser()
     return add_mtp.from_disk(args, path) if args.add_mtp else _from_disk(args, path)
+
+
+def _named(source: str) -> NamedModel | None:
+    """A short name, or a repository with a tag or a file."""
+    try:
+        named = meaning(source)
+    except UsageError:
+        return None  # told with the path
+    return named if named.repo and (named.quant or named.preset or named.file or known_model(source)) else None
 
 
 def is_here(source: str) -> bool:

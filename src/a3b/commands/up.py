@@ -18,7 +18,6 @@ from a3b.commands.choice import serving
 from a3b.commands.model_home import ModelHome, Record, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
-from a3b.commands.streamed_pack import finished_earlier
 from a3b.engine.engine import nano_directory
 from a3b.errors import CheckpointError, UsageError
 from a3b.formats.packed import MANIFEST, Manifest
@@ -27,6 +26,7 @@ from a3b.machine import Machine
 from a3b.model.config_reader import read_config
 from a3b.model.known_models import KNOWN_MODELS, by_repository
 from a3b.model.tensor_names import is_mtp
+from a3b.packing.stream import clear
 from a3b.printable import say
 from a3b.settings import RuntimeConfig
 
@@ -47,6 +47,8 @@ class Wish:
 def run(args: Namespace) -> int:
     name = args.name or args.runtime.model or DEFAULT
     words = ["a3b up", name, *([f"--preset {args.preset}"] if args.preset else []), "--yes"]
+    # a port that is taken is told now, and not after the download
+    serve.bound(args.host or args.runtime.host, args.runtime.port if args.port is None else args.port).close()
     wish = Wish(args.yes, args.preset, args.context, args.download, " ".join(words))
     directory = obtain(name, wish, args.runtime)
     if directory is None:
@@ -87,7 +89,7 @@ def obtain(name: str, wish: Wish, runtime: RuntimeConfig) -> Path | None:
     if named.place and (named.place / MANIFEST).is_file():
         return named.place
     if here := listed if listed and listed.complete else stored(named, home, complete=True):
-        finished_earlier(here.folder)
+        clear(here.folder)  # what a run that was killed in its last step has left
         return here.folder
     set_blas_threads(1)  # the workers run in parallel
     with disk_errors(home.models), ExitStack() as stack:
