@@ -15,6 +15,7 @@ from a3b.commands.cache_directories import name_of
 from a3b.commands.model_home import ModelHome, Record, used
 from a3b.engine.engine import nano_directory
 from a3b.errors import UsageError
+from a3b.packing.writer import locked
 from tests.support.model_places import checkpoint, in_hub_cache, in_ollama
 
 SHARD = "model-00001-of-00001.safetensors"
@@ -58,6 +59,13 @@ def test_models_are_listed_with_what_they_are_and_how_to_go_on(home, capsys):
     out = capsys.readouterr().out
     assert "qwen3.6:fast      fast " in out and "stopped; a3b up qwen3.6:fast continues" in out
     assert f"{home.models}, " in out and " free on that disk" in out
+
+
+def test_what_else_lies_in_the_home_is_listed_with_its_size(home, capsys):
+    (home.home / "random-35b").mkdir(parents=True)
+    (home.home / "random-35b" / "weights").write_bytes(b"x" * 3_000_000)
+    assert main(["list"]) == 0
+    assert f"others    3.0 MB in {home.home / 'random-35b'}" in capsys.readouterr().out
 
 
 def test_an_empty_home_says_what_can_be_had(home, capsys):
@@ -144,6 +152,13 @@ def test_a_model_that_is_being_made_is_not_removed(home, capsys):
     with home.making(folder):
         assert f"another a3b makes or removes it (process {os.getpid()})" in refused(capsys, "rm", "qwen3.6", "--yes")
     assert list(listed(capsys)) == ["qwen3.6:fast"]
+
+
+def test_a_model_that_pack_writes_into_is_not_removed(home, capsys):
+    folder = put(home, "qwen3.6:fast", complete=False)
+    with locked(folder.with_name(folder.name + ".part") / "lock"):
+        assert "is being packed" in refused(capsys, "rm", "qwen3.6", "--yes")
+    assert main(["rm", "qwen3.6", "--yes"]) == 0
 
 
 def test_what_a3b_did_not_write_stays(home, capsys):

@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,24 +17,36 @@ from a3b.cli import main
 from a3b.commands import model_sources, up
 from a3b.commands.model_home import ModelHome, Record
 from a3b.commands.plan import Speed
+from a3b.commands.sizes import memory_bytes, sizes
 from a3b.engine.engine import nano_directory
 from a3b.formats.packed import Manifest, verify
 from a3b.machine import Machine
 from a3b.model import known_models
 from a3b.model.known_models import KNOWN_MODELS
-from a3b.model.known_shapes import SHAPES
+from a3b.model.known_shapes import SHAPES, shape
+from a3b.packing.presets import PRESETS
 from tests.support.gguf_files import SIZES as GGUF_SIZES
 from tests.support.gguf_files import TYPE_OF, write_gguf
 from tests.support.hub_fixture import fake_hub
 from tests.support.hub_server import REPO
 from tests.support.model_places import in_hub_cache, in_ollama
+from tests.support.packing_files import write_source
 from tests.support.random_model import config_dict
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
 GB = 1_000_000_000
-NANO = {path.name: path.read_bytes() for path in nano_directory().iterdir() if path.is_file()}
 ALL_READABLE = {**TYPE_OF, "attn_v": "Q8_0"}  # so that nothing is left to a preset
+
+
+def small_model() -> dict[str, bytes]:
+    """The files of a random model that is packed in a moment."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_source(Path(directory) / "m", fp8=True)
+        return {path.name: path.read_bytes() for path in (Path(directory) / "m").iterdir()}
+
+
+FILES = small_model()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,14 +91,14 @@ def home(tmp_path, monkeypatch, machine):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, home):
-    """The embedded model as a repository."""
-    yield from fake_hub(monkeypatch, tmp_path, dict(NANO))
+    """A small model as a repository."""
+    yield from fake_hub(monkeypatch, tmp_path, dict(FILES))
 
 
 @pytest.fixture
 def known(monkeypatch):
     """The repository in the table of names, as `tiny`: its weights and its GGUF files."""
-    config = json.loads(NANO["config.json"])
+    config = json.loads(FILES["config.json"])
     monkeypatch.setitem(SHAPES, "tiny-shape", config.get("text_config", config))
     entry = replace(
         KNOWN_MODELS[0],
@@ -147,10 +160,10 @@ def test_a_repository_is_fetched_packed_and_served_after_three_lines(home, hub, 
     ((args, after),) = home.served
     assert args.model == str(model.folder) and "a3b launch claude" in after
     first = next(i for i, line in enumerate(lines) if line.startswith(f"{REPO}, faithful: "))
-    assert lines[first].endswith("24.00 GB of memory have room for 4,096 tokens beside it")
-    assert lines[first + 1].startswith(f"downloads 25.9 MB from {REPO}, packing meanwhile, into {home.models}")
-    assert lines[first + 1].endswith("about 2 s on a line of 100 Mbit/s")
-    assert lines[first + 2].startswith("then about ") and "a first prompt of 4,096 tokens" in lines[first + 2]
+    assert lines[first].endswith("24.00 GB of memory have room for 1,024 tokens beside it")
+    assert lines[first + 1].startswith(f"downloads 0.6 MB from {REPO}, packing meanwhile, into {home.models}")
+    assert lines[first + 1].endswith("about 1 s")
+    assert lines[first + 2].startswith("then about ") and "a first prompt of 1,024 tokens" in lines[first + 2]
 
 
 def test_run_again_it_neither_asks_nor_fetches(home, hub, capsys):
@@ -269,6 +282,14 @@ def test_too_little_disk_is_refused_before_a_download(home, hub, known, capsys, 
     assert "more disk" in told and "1.00 GB of disk" in told and hub.requests == []
 
 
+def test_the_first_line_says_why_not_a_better_preset(home, hub, known, capsys, machine):
+    config = shape("tiny-shape")
+    machine.memory = memory_bytes(config, sizes(config, PRESETS["faithful"]), config.max_context) - 1
+    told = ups(capsys, "tiny", "--yes")
+    assert "Tiny-1B, balanced: " in told and "beside it; faithful needs 0.0 MB more memory" in told
+    assert only(home).record.preset == "balanced"
+
+
 def test_a_preset_that_does_not_fit_is_told_which_one_does(home, capsys, machine):
     machine.memory = 23 * GB
     told = ups(capsys, "qwen3.6:faithful", "--yes", status=1)
@@ -285,7 +306,7 @@ def test_a_machine_that_is_too_small_is_told_which_model_would_fit(home, capsys,
 
 
 def test_a_snapshot_in_the_hub_cache_is_used_in_place_of_a_download(home, hub, tmp_path, capsys):
-    snapshot = in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, NANO)
+    snapshot = in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, FILES)
     before = sorted((str(p), p.lstat().st_mtime_ns) for p in (tmp_path / "HF_HUB_CACHE").rglob("*"))
     told = ups(capsys, REPO, "--yes")
     assert f"hub cache has {REPO} on this disk: {snapshot}" in told and f"packs {snapshot}, which is only read" in told
@@ -294,7 +315,7 @@ def test_a_snapshot_in_the_hub_cache_is_used_in_place_of_a_download(home, hub, t
 
 
 def test_who_does_not_want_the_file_on_the_disk_is_asked_about_the_download(home, hub, tmp_path, capsys, typed):
-    in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, NANO)
+    in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, FILES)
     typed("n\ny\n")
     told = ups(capsys, REPO)
     assert told.index("Use it, without a download? [Y/n]") < told.index("Go ahead? [Y/n]")
@@ -302,7 +323,7 @@ def test_who_does_not_want_the_file_on_the_disk_is_asked_about_the_download(home
 
 
 def test_a_download_can_be_asked_for_although_the_model_is_here(home, hub, tmp_path, capsys):
-    in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, NANO)
+    in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, FILES)
     ups(capsys, REPO, "--yes", "--download")
     assert only(home).record.source == REPO
 
@@ -320,7 +341,7 @@ def test_a_blob_of_ollama_is_used_with_the_template_of_its_repository(home, hub,
     told = ups(capsys, "tiny", "--yes")
     assert f"Ollama has tiny:1b on this disk: {blob}" in told
     assert only(home).record.name == "tiny:q4_k_m"
-    assert (only(home).folder / "chat_template.jinja").read_bytes() == NANO["chat_template.jinja"]
+    assert (only(home).folder / "chat_template.jinja").read_bytes() == FILES["chat_template.jinja"]
     assert blob.read_bytes() == content
 
 
@@ -344,7 +365,7 @@ def test_a_file_that_only_has_the_name_is_offered_and_not_taken_unasked(home, hu
 
 
 def test_a_file_on_the_disk_that_cannot_be_used_is_named_with_the_reason(home, hub, tmp_path, capsys):
-    snapshot = in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, {**NANO, "config.json": b'{"model_type": "llama"}'})
+    snapshot = in_hub_cache(tmp_path / "HF_HUB_CACHE", REPO, {**FILES, "config.json": b'{"model_type": "llama"}'})
     told = ups(capsys, REPO, "--yes")
     assert f"hub cache has {REPO} ({snapshot}), which is of no use: " in told and "llama" in told
     assert only(home).record.source == REPO
@@ -357,7 +378,7 @@ def test_a_gguf_file_and_a_directory_are_packed_and_served(home, tmp_path, capsy
     path = small_gguf(tmp_path / "a")
     other = tmp_path / "checkpoint"
     other.mkdir()
-    for name, content in NANO.items():
+    for name, content in FILES.items():
         (other / name).write_bytes(content)
     for place in (path, other):
         ups(capsys, str(place), "--yes")

@@ -24,6 +24,9 @@ from a3b.packing.presets import PRESETS
 from a3b.printable import printable, report
 from a3b.settings import model_places
 
+OWN = ("models", "sessions", "chats", "clients")
+MOST_OTHERS = 20
+
 
 def run(args: Namespace) -> None:
     home = ModelHome(args.runtime.home)
@@ -49,8 +52,18 @@ def describe(home: ModelHome, place: str) -> dict[str, Any]:
         "sessions_bytes": tree_bytes(sessions_root(place)),
         "chats_bytes": tree_bytes(home.home / "chats"),
         "clients_bytes": tree_bytes(home.home / "clients"),
+        "others": {path.name: tree_bytes(path) for path in others(home.home)},
         "free_bytes": free,
     }
+
+
+def others(home: Path) -> list[Path]:
+    """Directories of the home that have no line of their own, such as the random weights of `a3b bench`."""
+    try:
+        found = sorted(path for path in home.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+    return [path for path in found if path.name not in OWN][:MOST_OTHERS]
 
 
 def model_facts(model: StoredModel) -> dict[str, Any]:
@@ -95,6 +108,8 @@ def lines(home: ModelHome, facts: dict[str, Any]) -> list[str]:
     for kind in ("sessions", "chats", "clients"):
         if facts[f"{kind}_bytes"]:
             out.append(f"{kind:<9} {size(facts[f'{kind}_bytes'])} in {printable(home.home / kind)}")
+    for name, num_bytes in facts["others"].items():
+        out.append(f"others    {size(num_bytes)} in {printable(home.home / name)}")
     out.append(f"nano      {size(tree_bytes(nano_directory()))} inside the package: the demonstration model")
     return out
 

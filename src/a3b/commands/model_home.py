@@ -128,7 +128,7 @@ class ModelHome:
         folder = model.folder
         if folder.is_symlink():
             raise UsageError(f"{folder}: is a link, and nothing that a3b made; remove it yourself")
-        with self.making(folder), _disk_errors(folder), in_use(folder):
+        with self.making(folder), _disk_errors(folder), in_use(folder), _not_packed_into(folder):
             going = folder.with_name(folder.name + GOING)
             _clear(going)
             if folder.is_dir():
@@ -190,6 +190,20 @@ def in_use(folder: Path) -> Iterator[None]:
 def _was_begun(part: Path) -> bool:
     """Whether a directory is what a stopped run of a3b left, by the files that only that writes."""
     return not part.is_symlink() and any((part / name).is_file() for name in (PROGRESS, JOURNAL, WRITERS_LOCK))
+
+
+@contextmanager
+def _not_packed_into(folder: Path) -> Iterator[None]:
+    """Raises UsageError while a process packs into a directory, as `a3b pack` does without the lock of its name."""
+    try:
+        file = open_regular(folder.with_name(folder.name + PART) / WRITERS_LOCK)
+    except OSError:
+        yield
+        return
+    with file:
+        if not _locked(file, fcntl.LOCK_EX):
+            raise UsageError(f"{folder.name}: is being packed; wait for it, or stop it")
+        yield
 
 
 def _stem(name: str) -> str | None:

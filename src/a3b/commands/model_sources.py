@@ -164,8 +164,11 @@ def small_file(hub: Hub, listing: Listing, path: str) -> bytes:
     file = next((file for file in listing.files if file.path == path), None)
     if file is None or file.num_bytes > MAX_TEMPLATE_BYTES:
         raise DownloadError(f"{listing.repo}: holds no {path} of at most {MAX_TEMPLATE_BYTES:,} bytes")
-    content = b"".join(piece for _, piece in hub.read(file, listing.commit, 0))
-    digest = file.digest()
+    content, digest = b"", file.digest()
+    for _, piece in hub.read(file, listing.commit, 0):
+        content += piece
+        if len(content) > file.num_bytes:
+            break
     digest.update(content)
     if digest.hexdigest() != file.sum:
         raise DownloadError(f"{listing.repo}: {path} is not what the hub announces; try again")
@@ -191,8 +194,14 @@ def from_hub(named: NamedModel, setting: Setting, record: Record | None = None) 
 
 
 def _streamed(
-    named: NamedModel, setting: Setting, include: list[str], preset: str | None, record: Record | None
+    named: NamedModel,
+    setting: Setting,
+    include: list[str],
+    preset: str | None,
+    record: Record | None,
+    may_change: bool = True,
 ) -> ModelJob:
+    """may_change: whether another preset may be taken once the headers have said what the model is."""
     assert named.repo is not None
     revision = record.revision or None if record else named.revision
     name = record.name if record else _hub_name(named, include, preset)
@@ -206,10 +215,11 @@ def _streamed(
     lines: list[str] = []
     if record is None:
         room = setting.room(prepared.spill_bytes)
-        choice = choice_for(prepared.source, named.title, room, preset, setting.context)
+        asked = named.preset if may_change else preset
+        choice = choice_for(prepared.source, named.title, room, asked, setting.context)
         if choice.preset != prepared.plan.preset:  # another one suits this machine better than what was assumed
             setting.stack.close()
-            return _streamed(named, setting, include, choice.preset, None)
+            return _streamed(named, setting, include, choice.preset, None, may_change=False)
         task = PackingWork(
             named.title,
             named.repo,
