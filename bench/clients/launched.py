@@ -108,10 +108,10 @@ class Bench:
         with Server(cold, model, "--thinking-budget", "64") as server:
             work = cold / "project"
             self.a3b(server, ["launch", name, "--", *first], work, "UTC")
+            row.cold = max(len(answer.prompt) for answer in server.answers())
             if second:
                 self.a3b(server, ["launch", name, "--", *second], work, "UTC", typed)
             answers = [answer for answer in server.answers() if len(answer.prompt) > 64]
-        row.cold = len(answers[0].prompt)
         self._second_turn(row, answers)
         self._warmed(row, self.root / f"{name}-warm", model, first)
         return row
@@ -137,8 +137,8 @@ class Bench:
         with server:  # again, on the same store
             since = len(server.answers())
             self.a3b(server, ["launch", row.name, "--", *turn], directory / "other" / "place", "Etc/GMT-14")
-            found = [answer for answer in server.answers(since) if len(answer.prompt) > 64]
-        row.cached = found[0].cached
+            found = server.answers(since)
+        row.cached = next(answer.cached for answer in found if len(answer.prompt) > row.cold // 2)  # titles are shorter
         row.warmed = min((one["shared_tokens"] for one in told), key=lambda num: abs(num - row.cached), default=0)
 
 

@@ -22,7 +22,7 @@ from a3b.cli import build_parser, commands_of
 AT_HAND = {"a3b", "curl", "export", "mkdir", "cat", "echo", "printf"}
 ELSEWHERE = {  # what a command installs first, or what needs a checkout, a network or a system of its own
     *"python python3 pytest make pip pipx uv uvx npm npx node apt-get sudo docker podman systemctl loginctl".split(),
-    *"git cp . pre-commit claude codex qwen opencode pi aider mini lm_eval llm".split(),
+    *"git cp . pre-commit claude codex qwen opencode pi aider mini little-coder lm_eval llm".split(),
 }
 NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
