@@ -297,12 +297,14 @@ def test_a_place_that_cannot_be_written_is_named(server, client, tmp_path, capsy
 def test_a_link_in_place_of_a_settings_file_is_replaced_and_its_target_stays(server, client, tmp_path):
     client("pi")
     precious = tmp_path / "precious"
-    precious.write_text("mine")
-    path = tmp_path / "a3b/clients/pi/models.json"
-    path.parent.mkdir(parents=True, mode=0o700)
-    path.symlink_to(precious)
     started("pi", server)
-    assert precious.read_text() == "mine" and "providers" in json.loads(path.read_text())
+    path = tmp_path / "a3b/clients/pi/models.json"
+    for text in ("mine", path.read_text()):  # also one that has the right text today
+        precious.write_text(text)
+        path.unlink()
+        path.symlink_to(precious)
+        started("pi", server)
+        assert precious.read_text() == text and not path.is_symlink() and "providers" in json.loads(path.read_text())
 
 
 def test_opencode_s_commands_get_the_user_s_directories_back(server, client, monkeypatch):

@@ -4,6 +4,7 @@ Enter at `serving`."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from a3b.settings import process_environment
 LOOK_S = 0.1
 TOLD_S = 5.0  # between two words about a server that is starting
 STOP_S = 90.0  # for a server to write its sessions
+LAST_LOG = "serve.log"
 LOG_BYTES = 1 << 16  # of a log that are searched
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:(\d{1,5}))/v1 ", re.MULTILINE)
 
@@ -104,13 +106,15 @@ def first_key(args: Namespace) -> str:
 
 @contextmanager
 def serving(args: Namespace) -> Iterator[Served]:
-    """The running server, or one that ends with the block. Raises A3BError with its last words if it does not start."""
+    """The running server, or one that ends with the block. Raises A3BError with its last words if it does not start.
+
+    The log of the last one that ended stays."""
     running = found(args)
     if running is not None:
         yield running
         return
     directory = clients_directory(args)
-    log = directory / "serve.log"
+    log = directory / f"serve.{os.getpid()}.log"
     try:
         private_directory(directory)
         file = open(log, "w+b", opener=open_private)
@@ -130,6 +134,8 @@ def serving(args: Namespace) -> Iterator[Served]:
         yield Served(asker, asker.model(), log)
     finally:
         _stop(process)
+        with suppress(OSError):
+            log.replace(directory / LAST_LOG)
 
 
 def command(args: Namespace) -> list[str]:
@@ -151,7 +157,8 @@ def _ready(process: subprocess.Popen[bytes], args: Namespace, log: Path) -> str:
             return ready[1]
         if process.poll() is not None:
             words = " / ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]
-            raise A3BError(f"a3b serve did not start (status {process.returncode}): {words or 'it said nothing'}")
+            said = f"{words or 'it said nothing'}; its log: {log.with_name(LAST_LOG)}"
+            raise A3BError(f"a3b serve did not start (status {process.returncode}): {said}")
         if time.monotonic() - told >= TOLD_S:
             told = time.monotonic()
             say(f"a3b {args.command}: the model is being loaded, {told - begun:.0f} s so far")
