@@ -162,7 +162,7 @@ def test_a_repository_is_fetched_packed_and_served_after_three_lines(home, hub, 
     first = next(i for i, line in enumerate(lines) if line.startswith(f"{REPO}, faithful: "))
     assert lines[first].endswith("24.00 GB of memory have room for 1,024 tokens beside it")
     assert lines[first + 1].startswith(f"downloads 0.6 MB from {REPO}, packing meanwhile, into {home.models}")
-    assert lines[first + 1].endswith("about 1 s")
+    assert lines[first + 1].endswith("about 1 s on a line of 100 Mbit/s")
     assert lines[first + 2].startswith("then about ") and "a first prompt of 1,024 tokens" in lines[first + 2]
 
 
