@@ -298,6 +298,15 @@ def test_a_server_that_speaks_of_another_size_is_named(hub, tmp_path, capsys, mo
     assert f"the server holds {len(body) + more} bytes, the hub's list says {len(body)}" in line
 
 
+def test_a_directory_that_is_in_the_way_is_left_alone(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    Path("streamed.part").mkdir()
+    Path("streamed.part/mine").write_text("x")
+    assert main(["pack", REPO, "streamed"]) == 2
+    assert "streamed.part: holds mine" in capsys.readouterr().err and Path("streamed.part/mine").read_text() == "x"
+
+
 def test_what_is_neither_here_nor_on_the_hub_says_both(hub, capsys):
     assert main(["pack", "owner/nothing", "streamed"]) == 1
     err = capsys.readouterr().err

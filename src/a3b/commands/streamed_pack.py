@@ -114,7 +114,7 @@ def prepare(
         ggufs = [file.path for file in pack.files if file.path.suffix == ".gguf"]
 
         def opened(deferred: list[str] | None) -> Source:
-            return open_source(ggufs[0] if ggufs else pack.directory, tokenizer, mtp, deferred)
+            return open_source(ggufs[0] if ggufs else pack.directory, tokenizer, mtp, deferred, late=True)
 
         def planned(source: Source) -> Plan:
             return make_plan(source.config, source.weights, preset or (None if source.keeps_types else DEFAULT))

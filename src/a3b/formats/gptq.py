@@ -33,6 +33,7 @@ class GptqMatrix:
     scales: np.ndarray  # [in/group, out], as stored
     scale_dtype: str  # one of FLOATS
     zero_offset: int  # 1 in the first version, which stores zero - 1
+    order: np.ndarray | None = None  # the group of each column, if it must still be checked
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,6 +79,8 @@ class GptqMatrix:
 
     def _stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """q uint8 [rows, in]; scale, zero float32 [rows, in/group]."""
+        if self.order is not None:
+            check_order(self.name, self.order, self.group)
         words = np.ascontiguousarray(self.qweight[:, start:stop].T).view(np.uint32)  # [rows, in/8]
         q = (words[..., None] >> NIBBLES & 15).astype(np.uint8).reshape(stop - start, -1)
         first = start // 8
@@ -141,35 +144,26 @@ def complaints(
             )
 
 
-def is_order(name: str) -> bool:
-    """Whether a tensor says how columns are ordered."""
-    return name.endswith("g_idx")
-
-
-def check_order(name: str, order: np.ndarray, group: int | None = None) -> None:
-    """Raises TensorError if columns are reordered. group: None if it is not known."""
-    flat = order.ravel()
-    is_plain = (np.diff(flat) >= 0).all() if group is None else np.array_equal(flat, np.arange(flat.size) // group)
-    if not is_plain:
+def check_order(name: str, order: np.ndarray, group: int) -> None:
+    """Raises TensorError if columns are reordered."""
+    if not np.array_equal(order.ravel(), np.arange(order.size) // group):
         raise TensorError(f"tensor {name!r}: columns are reordered (desc_act); only plain groups can be read")
 
 
-def load(
-    checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int, deferred: list[str] | None = None
-) -> GptqMatrix:
+def load(checkpoint: Checkpoint, weight_name: str, group: int, zero_offset: int, late: bool = False) -> GptqMatrix:
     """Load a module whose tensors were checked. Raises TensorError if its columns are reordered.
 
-    deferred: if given, the order of the columns is not read yet, and its name is appended."""
+    late: check the order when rows are decoded, not now."""
     qweight, qzeros, scales, g_idx = names_of_module(weight_name)
     words = checkpoint.array(qweight)
     inner = 8 * len(words)
-    if g_idx in checkpoint.tensors and deferred is not None:
-        deferred.append(g_idx)
-    elif g_idx in checkpoint.tensors:
-        order = checkpoint.array(g_idx)
+    order = checkpoint.array(g_idx) if g_idx in checkpoint.tensors else None
+    if order is not None:
         if order.size != inner:
             raise TensorError(f"tensor {g_idx!r} has {order.size} numbers; expected {inner}")
-        check_order(g_idx, order, inner if group == -1 else group)
+        if not late:
+            check_order(g_idx, order, inner if group == -1 else group)
+            order = None
     return GptqMatrix(
         weight_name,
         words,
@@ -177,4 +171,5 @@ def load(
         checkpoint.array(scales),
         checkpoint.tensors[scales].dtype,
         zero_offset,
+        order,
     )

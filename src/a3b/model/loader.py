@@ -60,13 +60,15 @@ def load_weights(
     expand: bool | None = None,
     mtp: bool | None = None,
     deferred: list[str] | None = None,
+    late: bool = False,
 ) -> ModelWeights:
     """Check and load all weights.
 
     expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); packed weights stay
     packed, and an MTP module stays mapped. mtp: load that module if there is one (True), only check its tensors
     (None), or pass over them (False). deferred: if given, only the headers are here: with expand False no number is
-    read, vectors are zeros, and the names of tensors to be read later are appended. Raises TensorError for a tensor
+    read, vectors are zeros, and the names of tensors to be read later are appended. late: with expand False, scales and
+    orders of matrices are checked at use, as they are then. Raises TensorError for a tensor
     that is missing, misshapen, of an unreadable dtype, or unknown.
     """
     extra = check_tensors(checkpoint, config, mtp is not False)
@@ -78,7 +80,7 @@ def load_weights(
         return assemble(config, source, "packed", extra, manifest.tiled_v_heads, loads)
     if expand is None:
         expand = 4 * count_parameters(config).total <= EXPAND_SHARE * Machine.read().memory_bytes
-    stored = _StoredTensors(checkpoint, config, expand, deferred)
+    stored = _StoredTensors(checkpoint, config, expand, deferred, late or deferred is not None)
     return assemble(config, stored, "float32" if expand else "mapped", extra, mtp=loads)
 
 
@@ -224,8 +226,11 @@ def _fp8_complaints(wanted: _Wanted, scale: TensorInfo | None, config: ModelConf
 class _StoredTensors:
     """What `assemble` asks a checkpoint for: Hugging Face names, numbers in floats, FP8 or GPTQ."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, expand: bool, deferred: list[str] | None):
-        self.checkpoint, self.config, self.expand, self.deferred = checkpoint, config, expand, deferred
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, expand: bool, deferred: list[str] | None, late: bool
+    ):
+        self.checkpoint, self.config, self.expand = checkpoint, config, expand
+        self.deferred, self.late = deferred, late
         self.text = _text_prefix(checkpoint, config)
 
     def vector(self, tensor: Tensor, layer: int | None) -> Floats:
@@ -264,12 +269,12 @@ class _StoredTensors:
         tensors, fp8 = self.checkpoint.tensors, self.config.fp8
         if self.config.gptq and gptq.is_gptq(name, tensors):
             group, zero_offset = self.config.gptq.group, self.config.gptq.zero_offset
-            return gptq.load(self.checkpoint, name, group, zero_offset, self.deferred)
+            return gptq.load(self.checkpoint, name, group, zero_offset, self.late)
         dtype, stored = tensors[name].dtype, self.checkpoint.array(name)
         if dtype != FP8 or fp8 is None:
             return StoredMatrix(name, dtype, stored)
         scale, scale_dtype = self.checkpoint.array(name + SCALE), tensors[name + SCALE].dtype
-        if self.deferred is None:
+        if not self.late:
             checked_finite(name + SCALE, to_f32(scale, scale_dtype))
         return StoredMatrix(name, dtype, stored, scale, fp8.block, scale_dtype)
 

@@ -136,4 +136,4 @@ class MtpFetch:
 
     def _opened(self, deferred: list[str] | None) -> Source:
         ggufs = [file.path for file in self.files if file.path.suffix == ".gguf"]
-        return open_source(ggufs[0] if ggufs else self.directory, None, True, deferred)
+        return open_source(ggufs[0] if ggufs else self.directory, None, True, deferred, late=True)

@@ -22,19 +22,21 @@ from a3b.packing.source import Source, fingerprint, mtp_notes, packed_config, si
 
 
 def open_source(
-    path: Path, tokenizer: Path | None = None, mtp: bool = True, deferred: list[str] | None = None
+    path: Path, tokenizer: Path | None = None, mtp: bool = True, deferred: list[str] | None = None, late: bool = False
 ) -> Source:
     """Open a directory or a GGUF file to be packed.
 
     tokenizer: a directory to take tokenizer and template from. mtp: with the MTP module, if it has one. deferred: for
     files of which only the headers are here; no number is read then, vectors are zeros, and the names of tensors to be
-    read later are appended. Raises
+    read later are appended. late: look at the numbers of a matrix when it is used, not now. Raises
     CheckpointError for files that cannot be read, UsageError for a path that is no source."""
     if path.is_dir():
         files = [] if (path / "config.json").exists() else models_in(path)
         if len(files) > 1:
             raise UsageError(f"{path}: holds {len(files)} GGUF models; give one of its files: {listed(files)}")
-        return open_gguf(files[0], tokenizer, mtp, deferred) if files else _directory(path, tokenizer, mtp, deferred)
+        return (
+            open_gguf(files[0], tokenizer, mtp, deferred) if files else _directory(path, tokenizer, mtp, deferred, late)
+        )
     if is_gguf(path):
         return open_gguf(path, tokenizer, mtp, deferred)
     if not path.exists() and known_shape(str(path)):
@@ -42,12 +44,12 @@ def open_source(
     raise UsageError(f"{path}: neither a directory nor a .gguf file; give a model to pack")
 
 
-def _directory(path: Path, tokenizer: Path | None, mtp: bool, deferred: list[str] | None) -> Source:
+def _directory(path: Path, tokenizer: Path | None, mtp: bool, deferred: list[str] | None, late: bool) -> Source:
     config = read_config(path)
     checkpoint = Checkpoint.open(path)
     if checkpoint.manifest:
         raise UsageError(f"{path}: is packed already; give the model that it was packed from")
-    weights = load_weights(checkpoint, config, expand=False, mtp=mtp, deferred=deferred)
+    weights = load_weights(checkpoint, config, expand=False, mtp=mtp, deferred=deferred, late=late)
     files, notes = side_files(tokenizer or path)
     notes += mtp_notes(weights, why_no_mtp(checkpoint, config)) if mtp else ()
     files["config.json"] = packed_config(json.loads(read_text(path / "config.json")))

@@ -42,7 +42,7 @@ def plan_pieces(
     plan: Plan, shards: Sequence[Shard], containers: Sequence[SafetensorsFile | GgufFile]
 ) -> list[list[PackedPiece]]:
     """The pieces of each item of a plan, in the order of the packed tensor."""
-    places, place = _places(shards), _FilePlaces(containers)
+    places, place = _places(shards), FilePlaces(containers)
     out = []
     for index, item in enumerate(plan.items):
         file, at = places[item.tensor.name]
@@ -71,7 +71,8 @@ def arrays_of(matrix: Any, start: int, stop: int) -> list[np.ndarray]:
     if isinstance(matrix, GgufMatrix):
         return [matrix.rows[start:stop]]
     if isinstance(matrix, GptqMatrix):
-        return [matrix.qweight, matrix.qzeros, matrix.scales]
+        order = [] if matrix.order is None else [matrix.order]
+        return [matrix.qweight, matrix.qzeros, matrix.scales, *order]
     if isinstance(matrix, StoredMatrix):
         if matrix.scale is None:
             return [matrix.stored[start:stop]]
@@ -102,10 +103,10 @@ def _places(shards: Sequence[Shard]) -> dict[str, tuple[str, int]]:
 
 def places_in(containers: Sequence[SafetensorsFile | GgufFile], array: np.ndarray) -> Read:
     """The bytes of the files that an array shows."""
-    return _FilePlaces(containers).of(array)
+    return FilePlaces(containers).of(array)
 
 
-class _FilePlaces:
+class FilePlaces:
     """Finds the bytes of a file that an array shows, by their address."""
 
     def __init__(self, containers: Sequence[SafetensorsFile | GgufFile]):

@@ -23,6 +23,7 @@ from a3b.packing.intervals import Intervals
 from a3b.packing.remote import RemoteFile
 
 KEEP_SIZE, PUNCH_HOLE = 1, 2  # of fallocate
+HOLE = "hole"  # file in which holes are tried
 BUFFER = 1 << 20  # bytes hashed at a time
 
 
@@ -52,6 +53,8 @@ class SparseFile:
         with open(path, "ab", opener=regular):
             pass
         self.handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if not progress.arrived.total:
+            os.ftruncate(self.handle, 0)
         os.ftruncate(self.handle, remote.num_bytes)
         self.sha = Sha256(progress.state)
         num = -(-remote.num_bytes // CHUNK)
@@ -151,7 +154,7 @@ def punch(handle: int, start: int, size: int) -> None:
 
 def makes_holes(directory: Path) -> bool:
     """Whether files in a directory give blocks back when holes are made in them."""
-    path = directory / "hole"
+    path = directory / HOLE
     try:
         with open(path, "wb+", buffering=0, opener=regular) as file:
             file.write(b"\1" * 4 * CHUNK)

@@ -17,17 +17,17 @@ from pathlib import Path
 from a3b.errors import CheckpointError, FileFormatError, UsageError
 from a3b.files import read_text
 from a3b.formats.gguf import GgufFile, UnreadableTypes
-from a3b.formats.gptq import check_order, is_order
+from a3b.formats.gptq import GptqMatrix, check_order
 from a3b.formats.packed import LAYOUT, MANIFEST, VERSION, Manifest, new_checksum
 from a3b.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile
 from a3b.packing.conductor import BeginAgain, Conductor, Layout, StreamProgress, WrongChecksum
 from a3b.packing.fetch_order import fetch_order, largest_spill
-from a3b.packing.pieces import kept_ranges, plan_pieces
+from a3b.packing.pieces import FilePlaces, kept_ranges, plan_pieces
 from a3b.packing.plan import Plan
 from a3b.packing.remote import RemoteFile
 from a3b.packing.source import Source
 from a3b.packing.sparse_file import FileProgress, SparseFile, makes_holes, write_all
-from a3b.packing.stream_journal import JOURNAL, StreamJournal
+from a3b.packing.stream_journal import JOURNAL, SOURCE, StreamJournal
 from a3b.packing.writer import (
     LOCK,
     SPARE_BYTES,
@@ -42,7 +42,6 @@ from a3b.packing.writer import (
     write_side_files,
 )
 
-SOURCE = "source"
 MAX_SPILL = 2 << 30  # bytes of sources on the disk at a time
 RESERVE = 512 << 20  # of them, for what arrives out of order and what is given back late
 HEADER_STEP = 1 << 20  # bytes of a header fetched at least
@@ -112,7 +111,7 @@ class StreamedPack:
         if set(by_path) != {file.path for file in self.files}:
             raise UsageError(f"{self.directory}: holds files that are not of this model; remove {self.part}")
         containers = [by_path[file.path] for file in self.files]
-        self._check_order(deferred, containers)
+        self._check_order(plan, FilePlaces(containers))
         shards = shards_of(plan)
         by_item = plan_pieces(plan, shards, containers)
         pieces = [piece for pieces in by_item for piece in pieces]
@@ -125,15 +124,15 @@ class StreamedPack:
         self._check_identity()
         return source, plan
 
-    def _check_order(self, deferred: Sequence[str], containers: Sequence[SafetensorsFile | GgufFile]) -> None:
-        """Look at one of the orders of columns that come with GPTQ: all of them are plain, or the model is refused."""
-        for file, container in zip(self.files, containers, strict=True):
-            for name in filter(is_order, deferred):
-                if isinstance(container, SafetensorsFile) and name in container.tensors:
-                    info = container.tensors[name]
-                    for start, stop in file.progress.arrived.missing(info.start, info.stop):
-                        file.fetch(start, stop)
-                    return check_order(name, container.array(name))
+    def _check_order(self, plan: Plan, place: FilePlaces) -> None:
+        """Fetch one of the orders of columns that come with GPTQ: if it is not plain, none is. Raises TensorError."""
+        for item in plan.items:
+            matrix = item.value.expert(0) if item.kind and len(item.tensor.shape) == 3 else item.value
+            if isinstance(matrix, GptqMatrix) and matrix.order is not None:
+                file, start, stop = place.of(matrix.order)
+                for low, high in self.files[file].progress.arrived.missing(start, stop):
+                    self.files[file].fetch(low, high)
+                return check_order(matrix.name, matrix.order, matrix.group)
 
     def check_disk(self) -> None:
         """Raises CheckpointError if the disk cannot hold what is packed and what waits."""

@@ -15,10 +15,12 @@ from a3b.files import read_text
 from a3b.formats.packed import new_checksum
 from a3b.kernels.sha256 import STATE_BYTES, Sha256
 from a3b.packing.intervals import Intervals
-from a3b.packing.sparse_file import FileProgress
-from a3b.packing.writer import PROGRESS, write_file
+from a3b.packing.sparse_file import HOLE, FileProgress
+from a3b.packing.writer import LOCK, write_file
 
 JOURNAL, VERSION = "stream.json", 1
+SOURCE = "source"
+OWN = (LOCK, SOURCE, HOLE, f"{JOURNAL}.part")  # what a run leaves that was killed before there was a journal
 MAX_BYTES = 64_000_000
 
 
@@ -39,8 +41,10 @@ class StreamJournal:
         """The journal of a directory, or a new one. Raises UsageError for one that is damaged or of another model."""
         path = part / JOURNAL
         if not path.exists():
-            if (part / PROGRESS).exists() or any(file.suffix == ".safetensors" for file in part.iterdir()):
-                raise UsageError(f"{part}: was begun by another way of packing; remove it and pack again")
+            if foreign := sorted(file.name for file in part.iterdir() if file.name not in OWN):
+                raise UsageError(
+                    f"{part}: holds {foreign[0][:200]}, so another command has begun it; move it or remove it"
+                )
             return cls(path, repo, commit)
         try:
             journal = cls._read(path)
