@@ -20,6 +20,7 @@ import pytest
 from a3b.cli import main
 from a3b.clients.catalogue import CLIENTS
 from a3b.commands import client_server, launch
+from a3b.commands.model_home import ModelHome, Record
 from tests.support.fake_clients import MODELS, FakeClient, FakeServer, fake_server
 
 NAMES = tuple(CLIENTS)
@@ -373,6 +374,33 @@ def test_a_context_that_the_instructions_do_not_fit_is_refused_before_the_client
     assert "about 9,100 tokens" in said and "4,096" in said and "--context" in said and not program.was_started
 
 
+def test_the_embedded_model_is_refused_before_it_is_served_with_the_way_to_a_larger_one(client, capsys):
+    program = client("claude")
+    assert main(["launch", "claude", "--port", str(free_port())]) == 1
+    said = capsys.readouterr().err
+    assert "a3b-nano has a context of 4,096" in said and "a3b up" in said
+    assert "starting" not in said and not program.was_started
+
+
+def test_a_model_that_is_not_here_is_named_with_the_command_that_gets_it(client, capsys):
+    client("claude")
+    assert main(["launch", "claude", "--model", "qwen3.6", "--port", str(free_port())]) in (1, 2)
+    assert "a3b up qwen3.6" in capsys.readouterr().err
+
+
+def test_the_model_used_last_is_served_where_none_is_named(home, tmp_path):
+    stored = ModelHome(str(tmp_path / "a3b"))
+    for name, used in (("old:fast", 1000), ("new:fast", 2000)):
+        folder = stored.folder(name)
+        stored.remember(folder, Record(name, "own/er"))
+        folder.mkdir()
+        (folder / "a3b.json").touch()
+        os.utime(folder.with_name(folder.name + ".json"), (used, used))
+    args = launch.Namespace(named=None, context=None, port=0, runtime=launch_runtime())
+    said = client_server.command(args)
+    assert said[4] == "up" and said[5].endswith("new-fast")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_client_that_is_missing_is_named_with_the_line_that_installs_it(name, server, home, capsys):
     assert started(name, server) == 2
@@ -486,6 +514,7 @@ def test_a_proxy_is_not_asked_for_this_machine(server, client, monkeypatch):
 
 def test_a_server_that_does_not_start_is_told_with_its_last_words(client, capsys, monkeypatch):
     program = client("claude")
+    monkeypatch.setattr(client_server, "planned", lambda args: client_server.ServedModel("m", 100_000))
     broken = [sys.executable, "-c", "print('boom \\x1b[2J'); raise SystemExit(3)"]
     monkeypatch.setattr(client_server, "command", lambda args: broken)
     assert main(["launch", "claude", "--port", str(free_port())]) == 1

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import local_model
 from a3b.commands.serve import api_keys
 from a3b.commands.server_answers import Asker, NoServerError, ServedModel
-from a3b.engine.engine import nano_directory, resolve
+from a3b.engine.engine import load_config, nano_directory, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.files import open_private, private_directory
+from a3b.formats.packed import MANIFEST
 from a3b.printable import say
 from a3b.settings import process_environment
 
@@ -85,6 +86,13 @@ def model_of(args: Namespace) -> str | None:
     return str(last.folder) if last else None
 
 
+def planned(args: Namespace) -> ServedModel:
+    """What a server that is started would serve. Raises A3BError for a model that is not here."""
+    model = model_of(args)
+    config, _ = load_config(resolve(model), args.context)
+    return ServedModel(served_name(model), args.context or config.max_context)
+
+
 def served_name(model: str | None) -> str:
     """The name under which a model is served."""
     path = resolve(model).resolve()
@@ -105,14 +113,16 @@ def first_key(args: Namespace) -> str:
 
 
 @contextmanager
-def serving(args: Namespace) -> Iterator[Served]:
-    """The running server, or one that ends with the block. Raises A3BError with its last words if it does not start.
+def serving(args: Namespace, check: Callable[[ServedModel], None]) -> Iterator[Served]:
+    """The running server, or one that ends with the block. check: raises what speaks against a model.
 
-    The log of the last one that ended stays."""
+    Raises A3BError with its last words if it does not start. The log of the last one that ended stays."""
     running = found(args)
     if running is not None:
+        check(running.model)
         yield running
         return
+    check(planned(args))
     directory = clients_directory(args)
     log = directory / f"serve.{os.getpid()}.log"
     try:
@@ -131,7 +141,9 @@ def serving(args: Namespace) -> Iterator[Served]:
         )
     try:
         asker = Asker(_ready(process, args, log), first_key(args))
-        yield Served(asker, asker.model(), log)
+        served = Served(asker, asker.model(), log)
+        check(served.model)
+        yield served
     finally:
         _stop(process)
         with suppress(OSError):
@@ -142,9 +154,11 @@ def command(args: Namespace) -> list[str]:
     """How the server is started. -P: the current directory is somebody's project, and holds no module of ours."""
     named = model_of(args)
     model = [named] if named else []
+    # of a packed model, as much context as the memory has room for
+    verb = "up" if named and (Path(named) / MANIFEST).is_file() else "serve"
     context = ["--context", str(args.context)] if args.context else []
     listens = ["--host", "127.0.0.1", "--port", str(wanted_port(args))]
-    return [sys.executable, "-P", "-m", "a3b", "serve", *model, *listens, *context]
+    return [sys.executable, "-P", "-m", "a3b", verb, *model, *listens, *context]
 
 
 def _ready(process: subprocess.Popen[bytes], args: Namespace, log: Path) -> str:

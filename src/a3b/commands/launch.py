@@ -13,6 +13,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -28,18 +29,18 @@ from a3b.commands.client_server import (
     clients_directory,
     first_key,
     found,
-    model_of,
-    served_name,
+    planned,
     serving,
     wanted_port,
 )
 from a3b.commands.first_prompt import cost_line, first_prompt, known_speed, remember_speed
 from a3b.commands.installed_client import installed
-from a3b.engine.engine import load_config, resolve
+from a3b.commands.server_answers import ServedModel
 from a3b.errors import A3BError
 from a3b.printable import printable, report, say
 from a3b.settings import process_environment
 
+NANO = "a3b-nano"
 ROOM = 1024  # tokens of the context for a question and an answer
 ASK_AFTER_S = 180.0  # of reading before the first answer
 NO_PROXY = ("127.0.0.1", "localhost", "::1")
@@ -55,8 +56,7 @@ def run(args: Namespace) -> int:
         report(printed(args, client, directory))
         return 0
     program = installed(client, process_environment())
-    with serving(args) as served:
-        check_context(client, served)
+    with serving(args, partial(check_context, client)) as served:
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
         prompt = first_prompt(client, served, directory, program.command, terminal)
         speed = known_speed(served, directory.parent)
@@ -82,12 +82,13 @@ def endpoint(served: Served, key: str) -> Endpoint:
     return Endpoint(served.asker.url, served.model.name, served.model.context, key)
 
 
-def check_context(client: Client, served: Served) -> None:
+def check_context(client: Client, model: ServedModel) -> None:
     """Raises A3BError if the client's instructions do not fit."""
-    if served.model.context < client.tokens + ROOM:
+    if model.context < client.tokens + ROOM:
+        way = "get a larger model with 'a3b up'" if model.name == NANO else "serve it with --context 32k or more"
         raise A3BError(
-            f"{client.title}'s first prompt has about {client.tokens:,} tokens, and {printable(served.model.name)} is "
-            f"served with a context of {served.model.context:,}; serve a model with --context 32k or more"
+            f"{client.title}'s first prompt has about {client.tokens:,} tokens, and {printable(model.name)} has a "
+            f"context of {model.context:,}; {way}"
         )
 
 
@@ -137,12 +138,10 @@ def printed(args: Namespace, client: Client, directory: Path) -> str:
         server, first = endpoint(running, key), f"# {client.title} on {running.model.name} at {running.asker.url}"
     else:
         port = wanted_port(args) or args.runtime.port
-        named = model_of(args)
-        config, _ = load_config(resolve(named), args.context)
-        context = args.context or config.max_context
-        server = Endpoint(address(args), served_name(named), context, key)
-        model = f" {args.named}" if args.named else ""
-        first = f"# {client.title}; before it: a3b serve{model} --port {port}"
+        model = planned(args)
+        server = Endpoint(address(args), model.name, model.context, key)
+        named = f" {args.named}" if args.named else ""
+        first = f"# {client.title}; before it: a3b serve{named} --port {port}"
     setup = client.setup(server, directory)
     check_no_nul(setup.environment)
     lines = script(setup, directory, client.program, args.arguments, shell_key(args))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from a3b.clients.capture import Captured
 from a3b.clients.catalogue import CLIENTS
@@ -32,8 +33,7 @@ def run(args: Namespace) -> int:
         raise UsageError(f"{client.title} was not tried here and cannot be warmed; 'a3b launch {client.name}' works")
     program = installed(client, process_environment())
     directory = clients_directory(args) / client.name
-    with serving(args) as served:
-        check_context(client, served)
+    with serving(args, partial(check_context, client)) as served:
         done = []
         for way in client.ways:
             say(f"a3b warm: running {client.title} ({way.name}) to see what it sends first")
