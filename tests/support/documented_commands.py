@@ -200,5 +200,5 @@ def _shell(block: Block) -> Iterator[Command]:
 
 def pages(root: Path) -> list[Path]:
     """Those with commands for readers; the log tells of its days."""
-    found = [root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    found = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
     return [path for path in found if path.name != "log.md"]
