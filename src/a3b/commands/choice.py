@@ -5,8 +5,9 @@ nothing is asked or fetched here. Enter at `choose` and `promise`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from a3b.clients.catalogue import CLIENTS
 from a3b.commands.info import size
 from a3b.commands.plan import Speed as MachineSpeed
 from a3b.commands.plan import decode_seconds, prefill_seconds
@@ -21,7 +22,8 @@ from a3b.packing.presets import PRESETS
 
 USEFUL_CONTEXT = 65_536  # tokens: the first prompt of a coding agent, and some turns of work
 LEAST_CONTEXT = 16_384
-FIRST_PROMPT = 27_000  # tokens of a coding agent's instructions and tools, see docs/clients.md
+USUAL = "balanced"  # a larger preset is chosen unasked only if it leaves the share SPARE_SHARE of the memory
+SPARE_SHARE = 0.2  # for an editor, a browser and what the agent runs
 LINE_BYTES_PER_S = 100e6 / 8
 PACKED_WEIGHTS_PER_S = 16e6  # quantised by a thread, from docs/log.md; integers that are kept are copied
 COPIED_BYTES_PER_S = 90e6
@@ -57,11 +59,17 @@ def choose(config: ModelConfig, title: str, room: Room, preset: str | None, cont
     asked = {preset: all_found[preset]} if preset else all_found
     needs = [context] if context else [min(need, config.max_context) for need in (USEFUL_CONTEXT, LEAST_CONTEXT)]
     for need in needs:
-        fitting = [name for name, found in asked.items() if not lacking(config, found, need, room)]
+        wanting = {name: lacking(config, found, need, _share(room, name, preset)) for name, found in asked.items()}
+        fitting = [name for name, missing in wanting.items() if not missing]
         if fitting:
             best = fitting[-1]  # presets grow in size and quality
-            better = next((name for name in list(all_found)[list(all_found).index(best) + 1 :]), None)
-            why = f"{better} needs {lacking(config, all_found[better], need, room)}" if better and not preset else ""
+            better = next(iter(list(wanting)[list(wanting).index(best) + 1 :]), None)
+            why = ""
+            if better:
+                missing = lacking(config, all_found[better], need, room)
+                why = (
+                    f"{better} needs {missing}" if missing else f"{better} would leave little memory to other programs"
+                )
             return PresetChoice(best, all_found[best], longest_context(config, all_found[best], room.memory), why)
     smallest = next(iter(asked))
     missing = lacking(config, asked[smallest], needs[-1], room)
@@ -72,6 +80,12 @@ def choose(config: ModelConfig, title: str, room: Room, preset: str | None, cont
         if preset is None
         else f"{title}: {preset} needs {missing} for {needs[-1]:,} tokens{others or '; ' + what_fits(room)}"
     )
+
+
+def _share(room: Room, name: str, asked: str | None) -> Room:
+    """What a preset may take of a machine."""
+    is_larger = list(PRESETS).index(name) > list(PRESETS).index(USUAL)
+    return replace(room, memory=int(room.memory * (1 - SPARE_SHARE))) if is_larger and asked is None else room
 
 
 def check_own_types(config: ModelConfig, title: str, found: Sizes, room: Room, context: int | None) -> PresetChoice:
@@ -156,9 +170,10 @@ def _speed(choice: PresetChoice, config: ModelConfig, speed: MachineSpeed | None
         return "then as fast as this machine allows, which could not be measured"
     line = f"then about {_rate(1 / decode_seconds(config, choice.found, 0, speed))} tokens/s here"
     if speed.int8_operations:
-        first = min(FIRST_PROMPT, config.max_context)
+        client = CLIENTS["claude"]
+        first = min(client.tokens, config.max_context)
         seconds = first / CHUNK * prefill_seconds(config, choice.found, CHUNK, speed)
-        line += f"; a first prompt of {first:,} tokens, as coding agents send, is read in about {_span(seconds)}, once"
+        line += f"; {client.title}'s first prompt of {first:,} tokens is read in about {_span(seconds)}, once"
     return line
 
 
