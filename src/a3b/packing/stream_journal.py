@@ -61,7 +61,7 @@ class StreamJournal:
         if value["version"] != VERSION or claimed != _checksum(value):
             raise ValueError("its checksum is wrong")
         files = {str(name): _progress(entry) for name, entry in value["files"].items()}
-        pieces = {str(name): Intervals(map(tuple, pairs)) for name, pairs in value["pieces"].items()}
+        pieces = {str(name): _intervals(pairs) for name, pairs in value["pieces"].items()}
         return cls(path, value["repo"], value["commit"], value["identity"], files, pieces, dict(value["tensors"]))
 
     def save(self) -> None:
@@ -89,14 +89,20 @@ class StreamJournal:
         write_file(self.path, json.dumps(value).encode())
 
 
+def _intervals(pairs: list[list[int]]) -> Intervals:
+    """Raises ValueError for what is no interval."""
+    if not all(type(start) is int and type(stop) is int and 0 <= start < stop < 1 << 62 for start, stop in pairs):
+        raise ValueError("an interval that ends before it starts")
+    return Intervals((start, stop) for start, stop in pairs)
+
+
 def _progress(entry: dict[str, Any]) -> FileProgress:
     """Raises ValueError for numbers that contradict each other."""
-    arrived = Intervals((start, stop) for start, stop in entry["arrived"])
+    arrived = _intervals(entry["arrived"])
     progress = FileProgress(
         entry["sum"], entry["bytes"], arrived, entry["hashed"], bytes.fromhex(entry["state"]), entry["failures"]
     )
-    pairs = list(arrived)
-    if pairs and not 0 <= pairs[0][0] < pairs[-1][1] <= progress.num_bytes:
+    if arrived.stops and arrived.stops[-1] > progress.num_bytes:
         raise ValueError("bytes outside of a file have arrived")
     if progress.hashed > arrived.end_of(0) or len(progress.state) not in (0, STATE_BYTES):
         raise ValueError("a checksum of bytes that have not arrived")
