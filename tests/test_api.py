@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import a3b
-from a3b.errors import A3BError, ContextError, ConversationError, TokenizerError, UsageError
+from a3b.engine.engine import nano_directory
+from a3b.errors import A3BError, CheckpointError, ContextError, ConversationError, TokenizerError, UsageError
 
 pytestmark = pytest.mark.slow  # loads the embedded model many times
 
@@ -256,6 +258,20 @@ def test_a_forked_process_is_told_to_load_its_own_model(model):
         assert "load it in this process" in told.read()
     os.waitpid(child, 0)
     assert model.chat("hello", **GREEDY).finish_reason == "stop"
+
+
+def test_a_model_is_loaded_by_the_name_that_it_is_kept_under(tmp_path, monkeypatch):
+    folder = tmp_path / "models" / "tiny-fast"
+    shutil.copytree(nano_directory(), folder)
+    (folder / "a3b.json").write_text("{}")
+    (tmp_path / "models" / "tiny-fast.json").write_text('{"name": "tiny:fast", "source": "o/n", "model": "tiny"}')
+    monkeypatch.setenv("A3B_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "Tiny:Fast"):
+        with pytest.raises(CheckpointError, match="tiny-fast/a3b.json"):  # it is found, and its manifest is none
+            a3b.load(name)
+    with pytest.raises(UsageError, match="'tiny:slow' is not a directory"):
+        a3b.load("tiny:slow")
 
 
 def test_a_stream_that_was_cancelled_says_so(model):

@@ -35,8 +35,10 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "thinking": "interface isolation output prompt",
     "cache": "errors files formats interface kernels model",
     "packing": "errors files formats kernels model prompt",
-    "engine": "cache constrain errors formats hub interface isolation kernels machine model output prompt thinking",
-    "api": "cache engine errors interface prompt",
+    "engine": (
+        "cache constrain errors files formats hub interface isolation kernels machine model output prompt thinking"
+    ),
+    "api": "cache engine errors interface prompt settings",
     "server": "errors interface isolation printable prompt thinking",
     "commands": (
         "cache clients engine errors files formats hub interface kernels machine model "

@@ -26,6 +26,7 @@ from a3b.engine.engine import Engine, resolve
 from a3b.engine.local import local_service
 from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.service import AnswerStream, Service, random_call_id
+from a3b.engine.stored_models import packed_model
 from a3b.errors import ConversationError, UsageError, did_you_mean
 from a3b.interface.events import (
     Event,
@@ -41,6 +42,7 @@ from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.chat_template import check_messages
 from a3b.prompt.message_faults import check_tools, missing_fault
 from a3b.prompt.tool_results import KNOWN, ROLES
+from a3b.settings import RuntimeConfig
 
 Message = Mapping[str, Any]
 Messages = str | Sequence[Message]
@@ -304,7 +306,8 @@ def load(
     cache_dir: str | Path | None = None,
     max_active: int = 4,
 ) -> LLM:
-    """Load a model: a directory of a checkpoint, or None for the embedded miniature.
+    """Load a model: a directory of a checkpoint, the name of a model that `a3b list` shows, or None for the embedded
+    miniature.
 
     context: tokens wanted, beyond the native length with YaRN. threads: None is what this process may use. isa: the
     instruction set of the kernels, None the best one here. kv: how keys and values are kept ("q8", "bf16", "f32").
@@ -316,6 +319,8 @@ def load(
         raise UsageError(f"max_active: {max_active!r}; expected a whole number of at least 1")
     if cache_dir is not None and not isinstance(cache_dir, str | Path):
         raise UsageError(f"cache_dir: {type(cache_dir).__name__}; expected the name of a directory, or None")
+    if isinstance(name_or_directory, str) and not os.path.isdir(name_or_directory):
+        name_or_directory = packed_model(name_or_directory, RuntimeConfig.from_env().home) or name_or_directory
     engine = Engine.load(name_or_directory, context=context, threads=threads, isa=isa, kv=kv)
     with ExitStack() as resources:
         settings = ServiceSettings(exact_dates=True)

@@ -20,7 +20,11 @@ from a3b.printable import report, say
 from a3b.settings import VARIABLES, RuntimeConfig
 
 NO_HOME = "Could not determine home directory."  # the message of pathlib
-LOCAL = ("chat", "serve", "info", "render", "logits")  # commands whose MODEL may be a name in A3B_HOME
+MODELS = {  # fields that may be a name in A3B_HOME, by command
+    **dict.fromkeys(("chat", "serve", "info", "render", "logits"), ("model",)),
+    **dict.fromkeys(("verify", "bench"), ("directory",)),
+    "eval": ("model", "against"),
+}
 FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
 
@@ -64,8 +68,7 @@ def command(argv: list[str] | None) -> int:
         if "context" in args:
             args.context = args.context or args.runtime.context
         with ExitStack() as args.held:  # what the command keeps from others until it ends
-            if args.command in LOCAL and args.model is not None:
-                args.model = model_here(args)
+            find_models(args)
             return importlib.import_module(f"a3b.commands.{args.command}").run(args) or 0
     except A3BError as error:
         say(brief(f"a3b {args.command}: {error}"))
@@ -83,11 +86,13 @@ def command(argv: list[str] | None) -> int:
         return 2
 
 
-def model_here(args: argparse.Namespace) -> str | None:
-    """A name of a model as the directory it is in."""
-    from a3b.commands import model_here  # what only some commands need
+def find_models(args: argparse.Namespace) -> None:
+    """Put directories in the place of the names of models."""
+    from a3b.commands.model_here import model_here  # what only some commands need
 
-    return model_here.model_here(args)
+    for field in MODELS.get(args.command, ()):
+        if (given := getattr(args, field, None)) is not None:
+            setattr(args, field, model_here(str(given), args))
 
 
 def build_parser() -> Parser:

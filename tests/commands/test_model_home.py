@@ -12,8 +12,9 @@ from a3b.cache.directory_lock import lock_directory
 from a3b.cli import main
 from a3b.commands import model_home
 from a3b.commands.cache_directories import name_of
-from a3b.commands.model_home import ModelHome, Record, used
+from a3b.commands.model_home import ModelHome, used
 from a3b.engine.engine import nano_directory
+from a3b.engine.stored_models import Record
 from a3b.errors import UsageError
 from a3b.packing.writer import locked
 from tests.support.model_places import checkpoint, in_hub_cache, in_ollama
@@ -246,8 +247,9 @@ def test_commands_take_the_name_of_a_model_that_is_here(home, capsys, name):
     for file in nano_directory().iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "a3b.json").write_text("{}")
-    assert main(["info", name]) == 1  # it is found, and its manifest is no manifest
-    assert str(folder / "a3b.json") in capsys.readouterr().err
+    for words in (["info"], ["verify"], ["eval", "quality"], ["bench", "start", "--model"]):
+        assert main([*words, name]) == 1  # it is found, and its manifest is no manifest
+        assert str(folder / "a3b.json") in capsys.readouterr().err
 
 
 def test_a_name_that_makes_no_folder_is_refused(home):

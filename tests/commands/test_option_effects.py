@@ -27,9 +27,10 @@ from a3b.commands import run as run_command
 from a3b.commands import warm as warm_command
 from a3b.commands.benchmarks import sparsity, speed
 from a3b.commands.benchmarks import start as start_command
-from a3b.commands.model_home import ModelHome, Record
+from a3b.commands.model_home import ModelHome
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
+from a3b.engine.stored_models import Record
 from a3b.errors import DownloadError
 from a3b.hub.client import HubFile, Listing
 from a3b.prompt.chat_template import prompt_text

@@ -15,10 +15,11 @@ import pytest
 
 from a3b.cli import main
 from a3b.commands import model_sources, up
-from a3b.commands.model_home import ModelHome, Record
+from a3b.commands.model_home import ModelHome
 from a3b.commands.plan import Speed
 from a3b.commands.sizes import memory_bytes, sizes
 from a3b.engine.engine import nano_directory
+from a3b.engine.stored_models import Record
 from a3b.formats.packed import Manifest, verify
 from a3b.machine import Machine
 from a3b.model import known_models

@@ -14,11 +14,10 @@ from a3b.errors import UsageError
 ASKING = ("serve", "chat")  # commands that may offer to get a model
 
 
-def model_here(args: Namespace) -> str | None:
-    """The directory of `args.model`, which may be a name; it is held until the command ends, so that nobody removes it.
+def model_here(name: str | None, args: Namespace) -> str | None:
+    """The directory of a MODEL, which may be a name; it is held until the command ends, so that nobody removes it.
 
     What is no name of a model stays as it is. Raises UsageError for a model that is not here, with what gets it."""
-    name: str | None = args.model
     if name is None or is_place(name):
         return name
     found = local_model(name, ModelHome(args.runtime.home))

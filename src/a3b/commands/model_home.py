@@ -15,15 +15,15 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from a3b.engine.stored_models import MAX_MODELS, RECORD, Record, read_record
 from a3b.errors import CheckpointError, UsageError
-from a3b.files import open_regular, read_text, regular
+from a3b.files import open_regular, regular
 from a3b.formats.packed import MANIFEST
 from a3b.packing.fetch_mtp import PART as MTP_PART
 from a3b.packing.stream import clear
@@ -31,24 +31,9 @@ from a3b.packing.stream_journal import JOURNAL
 from a3b.packing.writer import LOCK as WRITERS_LOCK
 from a3b.packing.writer import PROGRESS
 
-RECORD, PART, LOCK, GOING = ".json", ".part", ".lock", ".removed"
+PART, LOCK, GOING = ".part", ".lock", ".removed"  # after the name of a folder, as RECORD
 FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
-MAX_RECORD_BYTES = 1 << 16
-MAX_MODELS = 10_000
 WRITTEN = ("*.safetensors", "*.json", "*.jinja", "*.part")  # of a packed directory
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a model in A3B_HOME is: its name, and what makes it again."""
-
-    name: str  # as it is typed
-    source: str  # OWNER/NAME on the hub, or a path
-    file: str = ""  # in the repository, if one was chosen
-    preset: str = ""
-    model: str = ""  # the name without its tag
-    revision: str = ""  # commit
-    begun: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +131,7 @@ class ModelHome:
 
     def _stored(self, folder: Path) -> StoredModel | None:
         beside = {end: folder.with_name(folder.name + end) for end in (RECORD, PART, GOING)}
-        record, known = _read_record(beside[RECORD], folder.name), beside[RECORD].is_file()
+        record, known = read_record(beside[RECORD], folder.name), beside[RECORD].is_file()
         complete = (folder / MANIFEST).is_file()
         if not complete and not known and not _was_begun(beside[PART]):
             return None
@@ -212,19 +197,6 @@ def _stem(name: str) -> str | None:
             name = name.removesuffix(ending)
             break
     return name if FOLDER.fullmatch(name) else None
-
-
-def _read_record(path: Path, name: str) -> Record:
-    """The record, or one with the name of the folder if it is missing or not readable."""
-    try:
-        value: Any = json.loads(read_text(path, MAX_RECORD_BYTES))
-        texts = {f.name: value[f.name] for f in fields(Record) if f.name != "begun" and f.name in value}
-        if not all(isinstance(text, str) and len(text) < 4096 for text in texts.values()):
-            raise ValueError
-        begun = value.get("begun")
-        return Record(**texts, begun=float(begun) if isinstance(begun, int | float) else 0.0)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        return Record(name, "", begun=time.time())
 
 
 def _clear(directory: Path) -> list[Path]:

@@ -9,18 +9,17 @@ disk."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from a3b.commands.model_home import ModelHome, StoredModel
 from a3b.engine.engine import NANO_NAMES
+from a3b.engine.stored_models import short_name
 from a3b.errors import UsageError, did_you_mean
 from a3b.formats.gguf import is_gguf
-from a3b.hub.client import is_repo
-from a3b.model.known_models import PRESETS, KnownModel, ShortName, by_repository, known_model, short_names
+from a3b.hub.client import ADDRESS, is_repo
+from a3b.model.known_models import PRESETS, KnownModel, by_repository, known_model, short_names
 
-ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 VIEWS = ("blob", "resolve", "tree", "raw")
 
 
@@ -66,7 +65,7 @@ def meaning(text: str) -> NamedModel:
 
 def _of_hub(text: str) -> NamedModel | None:
     """A repository, with a tag or the path of a file in it; None if the text has no such form."""
-    parts = ADDRESS.sub("", text.strip(), count=1).strip("/").split("/")
+    parts = ADDRESS.sub("", text.strip()).strip("/").split("/")
     if len(parts) < 2 or text.startswith(("/", ".", "~")):
         return None
     owner, (name, _, tag), inner = parts[0], parts[1].partition(":"), parts[2:]
@@ -89,26 +88,15 @@ def local_model(name: str | None, home: ModelHome) -> str | None:
     does not have."""
     if name is None or is_place(name):
         return name
+    short_name(name)  # which refuses a wrong tag, also if no model is here
     found = stored_model(name, home)
     return str(found.folder) if found else name
 
 
 def stored_model(name: str, home: ModelHome, complete: bool = True) -> StoredModel | None:
     """The model of A3B_HOME that a name means; of several, the one used last. complete: or one that stopped."""
-    candidates = [model for model in home.stored() if model.complete == complete and not model.leaving]
-    lower = ADDRESS.sub("", name.lower(), count=1)
-    for model in candidates:
-        if lower in (model.record.name.lower(), model.record.model.lower()):
-            return model
-    short = short_name(name)
-    return next((model for model in candidates if short and _fits(model, short)), None)
-
-
-def short_name(name: str) -> ShortName | None:
-    """A short name, or a repository of a known model with its tag, as the short name of that model."""
-    repo, _, tag = ADDRESS.sub("", name, count=1).partition(":")
-    model = by_repository(repo)
-    return known_model(f"{model.name}:{tag}") if model else known_model(name)
+    candidates = (model for model in home.stored() if model.complete == complete and not model.leaving)
+    return next((model for model in candidates if model.record.is_called(name)), None)
 
 
 def is_place(name: str) -> bool:
@@ -120,11 +108,3 @@ def is_place(name: str) -> bool:
         return (path / "config.json").exists() or any(is_gguf(file) for file in path.glob("*.gguf"))
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a home that is not known
         return False
-
-
-def _fits(stored: StoredModel, short: ShortName) -> bool:
-    if stored.record.model != short.model.name:
-        return False
-    if short.preset:
-        return stored.record.preset == short.preset
-    return not short.quant or stored.record.name == short.text

@@ -18,11 +18,12 @@ from pathlib import Path
 from a3b.commands import plan as machine_plan
 from a3b.commands.choice import PackingWork, PresetChoice, Room, choose, promise
 from a3b.commands.local_sources import best_source, choice_for, quant_of, with_template
-from a3b.commands.model_home import ModelHome, Record
+from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import NamedModel
 from a3b.commands.progress import MILLION, Progress
 from a3b.commands.pull import gguf_models
 from a3b.commands.streamed_pack import prepare
+from a3b.engine.stored_models import Record
 from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
 from a3b.formats.gguf import is_gguf
 from a3b.hub.client import Hub, Listing

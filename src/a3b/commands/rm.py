@@ -11,7 +11,7 @@ from a3b.commands.ask import agreed
 from a3b.commands.cache_directories import name_of, root
 from a3b.commands.info import size
 from a3b.commands.model_home import ModelHome, StoredModel, tree_bytes
-from a3b.commands.model_names import short_name
+from a3b.engine.stored_models import short_name
 from a3b.errors import UsageError, did_you_mean
 from a3b.printable import report, say
 

@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
     tools = check_tools(args.tools, "--tools")
     model, prompt = model_and_prompt(args.words, args.named, args.stdin_timeout)
     args.model = model if model is not None else args.runtime.model
-    args.model = model_here(args)
+    args.model = model_here(args.model, args)
     engine = load(args)
     dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)

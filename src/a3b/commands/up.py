@@ -15,10 +15,11 @@ from pathlib import Path
 from a3b.commands import serve
 from a3b.commands.ask import agreed
 from a3b.commands.choice import serving
-from a3b.commands.model_home import ModelHome, Record, StoredModel, used
+from a3b.commands.model_home import ModelHome, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
 from a3b.engine.engine import nano_directory
+from a3b.engine.stored_models import Record
 from a3b.errors import CheckpointError, UsageError
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.threads import set_blas_threads
