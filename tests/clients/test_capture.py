@@ -24,8 +24,8 @@ def endpoint() -> Iterator[Capture]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_sdks_understand_the_answers_of_every_api(stream, endpoint):
-    openai = OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0)
-    anthropic = Anthropic(base_url=endpoint.url, api_key="none", max_retries=0)
+    openai = OpenAI(base_url=f"{endpoint.url}/v1", api_key=endpoint.key, max_retries=0)
+    anthropic = Anthropic(base_url=endpoint.url, api_key=endpoint.key, max_retries=0)
     if stream:
         chunks = list(openai.chat.completions.create(model="m", messages=HELLO, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
@@ -45,7 +45,7 @@ def test_the_sdks_understand_the_answers_of_every_api(stream, endpoint):
 def asked(endpoint: Capture, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=10)
     try:
-        connection.request(method, path, body or None, headers)
+        connection.request(method, path, body or None, {"x-api-key": endpoint.key, **headers})
         reply = connection.getresponse()
         return reply.status, reply.read()
     finally:
@@ -77,6 +77,12 @@ def test_only_so_many_requests_are_kept(endpoint, monkeypatch):
     for number in range(4):
         asked(endpoint, "POST", "/v1/messages", json.dumps({"number": number}).encode())
     assert [found.body["number"] for found in endpoint.requests] == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["", "another", "\xe9"])
+def test_only_the_client_that_was_started_is_kept(key, endpoint):
+    assert asked(endpoint, "POST", "/v1/messages", b"{}", **{"x-api-key": key})[0] == 401
+    assert endpoint.requests == []
 
 
 def test_paths_work_without_v1(endpoint):

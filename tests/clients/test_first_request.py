@@ -31,7 +31,11 @@ time.sleep(60)
 
 def setup(server: Endpoint, directory: Path) -> Setup:
     return Setup(
-        environment={"ANTHROPIC_BASE_URL": server.url, "OWN": str(directory)},
+        environment={
+            "ANTHROPIC_BASE_URL": server.url,
+            "ANTHROPIC_AUTH_TOKEN": server.token,
+            "OWN": str(directory),
+        },
         files={"settings.json": JsonFile({"model": server.name}, {"theme": "dark"})},
     )
 

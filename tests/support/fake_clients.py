@@ -25,7 +25,8 @@ url, body = os.environ["ANTHROPIC_BASE_URL"], {"model": "m", "max_tokens": 1}
 body["tools"] = [{"name": "look", "input_schema": {}}]
 body["system"] = "Be brief.\\nYou work in " + os.getcwd() + " in zone " + os.environ.get("TZ", "of the user")
 body["messages"] = [{"role": "user", "content": sys.argv[-1]}]
-request = urllib.request.Request(url + "/v1/messages", json.dumps(body).encode())
+key = {"x-api-key": os.environ["ANTHROPIC_AUTH_TOKEN"]}
+request = urllib.request.Request(url + "/v1/messages", json.dumps(body).encode(), key)
 print(urllib.request.urlopen(request).read())
 """
 

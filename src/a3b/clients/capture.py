@@ -6,6 +6,7 @@ at `Capture`."""
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Capture:
 
     def __init__(self, model: str, context: int):
         self.model, self.context = model, context
+        self.key = secrets.token_urlsafe(16)  # without it nobody on this machine can add to what is kept
         self.requests: list[Captured] = []
         self.refused: list[str] = []  # paths that were not understood
         self._lock = threading.Lock()
@@ -84,6 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path, body = _path(self.path), self._body()
         if body is None:
+            return
+        given = self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(errors="replace"), self.capture.key.encode()):
+            self._send({"error": {"type": "authentication_error", "message": "another key"}}, 401)
             return
         if path == "/v1/messages/count_tokens":
             self._send({"input_tokens": len(json.dumps(body)) // 4})

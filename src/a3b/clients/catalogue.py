@@ -75,7 +75,7 @@ CLIENTS = {
             "aider",
             "uv tool install --python 3.12 aider-chat",
             python_agents.aider,
-            tokens=700,
+            tokens=500,
             version="0.86.2",
             ways=(Way("aider", ("--message", QUESTION, "--yes-always", "--no-git")),),
         ),

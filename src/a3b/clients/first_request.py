@@ -75,7 +75,7 @@ def _first_request(
     ):
         work, own = Path(parent, "project").resolve(), Path(parent, "settings")
         work.mkdir()
-        setup = program.client.setup(Endpoint(to.url, model, context), own)
+        setup = program.client.setup(Endpoint(to.url, model, context, to.key), own)
         _carry([*program.client.carried, *setup.files], directory, own)
         write(setup, own)
         write(Setup(files=way.trusts(work)), own)
