@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from a3b.cli import main
 from a3b.clients.catalogue import CLIENTS
 from a3b.commands import client_server, launch
 from a3b.commands.model_home import ModelHome, Record
+from a3b.engine.engine import nano_directory
 from tests.support.fake_clients import MODELS, FakeClient, FakeServer, fake_server
 
 NAMES = tuple(CLIENTS)
@@ -534,22 +537,45 @@ def launch_runtime():
     return RuntimeConfig.from_env()
 
 
-@pytest.mark.slow
-def test_a_server_is_started_for_a_client_and_ends_with_it(client, tmp_path, monkeypatch):
-    """At full length: a copy of the embedded model whose context holds the instructions."""
+@pytest.fixture
+def long_model(tmp_path: Path) -> Path:
+    """A copy of the embedded model whose context holds the instructions."""
     model = tmp_path / "long"
-    model.mkdir()
-    from a3b.engine.engine import nano_directory
-
-    for path in nano_directory().iterdir():
-        (model / path.name).symlink_to(path)
+    shutil.copytree(nano_directory(), model)
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").unlink()
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32_768}))
+    return model
+
+
+def listens(url: str) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) == 0
+
+
+@pytest.mark.slow
+def test_a_server_is_started_for_a_client_and_ends_with_it(client, long_model):
     asks = "import urllib.request as r; print(r.urlopen(os.environ['ANTHROPIC_BASE_URL'] + '/health').read())"
     program = client("claude", f"{asks}\nsys.exit(5)")
-    assert main(["launch", "claude", "--model", str(model), "--port", "0"]) == 5
-    url = program.record["env"]["ANTHROPIC_BASE_URL"]
-    with socket.socket() as sock:
-        assert sock.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) != 0
+    assert main(["launch", "claude", "--model", str(long_model), "--port", "0"]) == 5
+    assert not listens(program.record["env"]["ANTHROPIC_BASE_URL"])
     assert program.record["env"]["ANTHROPIC_MODEL"] == "long"
+
+
+@pytest.mark.slow
+def test_a_server_ends_when_the_launch_is_killed(client, long_model):
+    program = client("claude", "sys.stdin.read()")
+    command = [sys.executable, "-m", "a3b", "launch", "claude", "--model", str(long_model), "--port", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any("first prompt" in line for line in process.stderr)
+        wait_for(lambda: program.was_started)
+        url = program.record["env"]["ANTHROPIC_BASE_URL"]
+        assert listens(url)
+        process.kill()
+        wait_for(lambda: not listens(url))
+
+
+def wait_for(holds) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -15,8 +15,9 @@ PROGRAM = """\
 #!{python}
 import json, os, sys
 record = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "typed": None}}
-with open({noted!r}, "w") as file:
+with open({noted!r} + ".new", "w") as file:
     json.dump(record, file)
+os.replace(file.name, {noted!r})
 {then}
 """
 ASKING = """\

@@ -4,6 +4,7 @@ Enter at `serving`."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ from a3b.settings import process_environment
 LOOK_S = 0.1
 TOLD_S = 5.0  # between two words about a server that is starting
 STOP_S = 90.0  # for a server to write its sessions
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 LAST_LOG = "serve.log"
 LOG_BYTES = 1 << 16  # of a log that are searched
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:(\d{1,5}))/v1 ", re.MULTILINE)
@@ -138,6 +140,7 @@ def serving(args: Namespace, check: Callable[[ServedModel], None]) -> Iterator[S
             stdout=file,
             stderr=file,
             start_new_session=True,  # Ctrl-C is for the client
+            preexec_fn=_end_with_parent,
         )
     try:
         asker = Asker(_ready(process, args, log), first_key(args))
@@ -148,6 +151,11 @@ def serving(args: Namespace, check: Callable[[ServedModel], None]) -> Iterator[S
         _stop(process)
         with suppress(OSError):
             log.replace(directory / LAST_LOG)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process with its parent, even if that is killed: nobody else would end the server."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def command(args: Namespace) -> list[str]:
