@@ -96,15 +96,22 @@ class ModelHome:
         """Let one process at a time make or remove a model. Raises UsageError while another one does."""
         self.models.mkdir(parents=True, exist_ok=True)
         path = folder.with_name(folder.name + LOCK)
-        with open(path, "a+", opener=regular) as file:
-            if not _locked(file, fcntl.LOCK_EX) or not _is_still(file, path):
-                file.seek(0)
-                who = f"process {file.read(20).strip() or 'unknown'}"
-                raise UsageError(f"{folder.name}: another a3b makes or removes it ({who}); wait for it, or stop it")
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        while True:
+            with open(path, "a+", opener=regular) as file:
+                if not _locked(file, fcntl.LOCK_EX):
+                    file.seek(0)
+                    who = f"process {file.read(20).strip() or 'unknown'}"
+                    raise UsageError(f"{folder.name}: another a3b makes or removes it ({who}); wait for it, or stop it")
+                if not _is_still(file, path):  # its last holder has removed it in between
+                    continue
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
     def remove(self, model: StoredModel) -> list[Path]:
         """Remove what a3b wrote of a model, whatever stage it is in; what others put there is left, and returned.
@@ -125,8 +132,7 @@ class ModelHome:
             for part in (folder.with_name(folder.name + ending) for ending in (PART, MTP_PART)):
                 if part.is_dir() and not part.is_symlink():
                     shutil.rmtree(part)
-            for ending in (RECORD, LOCK):
-                folder.with_name(folder.name + ending).unlink(missing_ok=True)
+            folder.with_name(folder.name + RECORD).unlink(missing_ok=True)
         return left
 
     def _stored(self, folder: Path) -> StoredModel | None:

@@ -211,8 +211,6 @@ def _streamed(
     prepared = setting.stack.enter_context(
         prepare(named.repo, folder, revision=revision, include=include, preset=preset)
     )
-    for note in prepared.notes:
-        say(note)
     lines: list[str] = []
     if record is None:
         room = setting.room(prepared.spill_bytes)
@@ -239,6 +237,8 @@ def _streamed(
             prepared.listing.commit,
             time.time(),
         )
+    for note in prepared.notes:
+        say(note)
     return ModelJob(record, folder, lines, lambda: prepared.run(setting.threads))
 
 
