@@ -124,3 +124,11 @@ def test_a_client_that_was_not_tried_is_refused_with_what_works(server, claude, 
 )
 def test_a_time_is_told_as_people_say_it(seconds, told):
     assert first_prompt.duration(seconds) == told
+
+
+def test_how_much_is_read_and_for_how_long_is_told_while_the_server_reads(server, claude, capsys):
+    lines = [{"object": "warm.progress", "read": 512, "of": 8400}, {**WARM, "seconds": 1.0}]
+    stream = "".join(f"data: {json.dumps(line)}\n\n" for line in lines).encode()
+    server.answers["/v1/warm"] = (200, stream, {"content-type": "text/event-stream"})
+    assert main(["warm", "claude", "--base-url", server.url]) == 0
+    assert "8,400 tokens are to be read, about 84 s" in capsys.readouterr().err

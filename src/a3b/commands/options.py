@@ -445,7 +445,7 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "chat": ("talk to a model", _chat),
     "run": ("answer one prompt and exit", _run),
     "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
-    "launch": ("start a coding agent on the served model: claude, qwen, codex, ...", client_options.launch),
+    "launch": ("start a coding agent on the served model, such as claude or qwen", client_options.launch),
     "warm": ("read a coding agent's instructions ahead of time", client_options.warm),
     "info": ("architecture, parameters, context, formats and size of a model", _info),
     "plan": ("which preset and context fit this machine, and how fast", _plan),

@@ -41,6 +41,7 @@ OTHERS = {  # commands and options of ollama, llama.cpp and vLLM, and their name
     "--ctx-size": "--context",
     "--num-ctx": "--context",
     "--max-model-len": "--context",
+    "--config": "--print",
     "--repeat-penalty": "--repetition-penalty",
     "-np": "--parallel",
     "-sys": "--system",

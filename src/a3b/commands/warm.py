@@ -61,8 +61,9 @@ def read(served: Served, way: Way, requests: Sequence[Captured], args: Namespace
     with Progress("reading", 0) as progress:
         for event in served.asker.events("/v1/warm", body, READING_S):
             if isinstance(event, dict) and event.get("object") == "warm.progress":
-                if not progress.total and speed:
-                    say(f"a3b warm: {event['of']:,} tokens, {duration(event['of'] / speed)}")
+                if not progress.total:
+                    long = f", {duration(event['of'] / speed)}" if speed else ""
+                    say(f"a3b warm: {event['of']:,} tokens are to be read{long}")
                 progress.total = int(event["of"])
                 progress(int(event["read"]))
             last = event
