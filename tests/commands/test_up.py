@@ -397,6 +397,27 @@ def test_a_stopped_model_whose_file_is_gone_says_so(home, tmp_path, capsys):
     assert "gone.gguf, which is gone; a3b rm gone:q4_k_m removes what is here" in ups(capsys, "gone:q4_k_m", status=1)
 
 
+@pytest.mark.parametrize(("said", "tag"), [(15, "q4_k_m"), (7, "q8_0"), (99, "gguf"), ([1, 2], "gguf"), ("x", "gguf")])
+def test_a_file_is_called_after_the_types_that_it_says_it_has(home, tmp_path, capsys, said, tag):
+    path = small_gguf(tmp_path / "a", "own.gguf", change=lambda kv, tensors: kv.update({"general.file_type": said}))
+    ups(capsys, str(path), "--yes")
+    assert only(home).record.name == f"own:{tag}"
+
+
+def test_a_file_without_a_template_is_refused_before_it_is_packed(home, tmp_path, capsys):
+    path = small_gguf(tmp_path / "a", change=lambda kv, tensors: kv.pop("tokenizer.chat_template"))
+    assert "has no chat template; a3b up with the short name" in ups(capsys, str(path), "--yes", status=1)
+    assert home.stored() == []
+
+
+@pytest.mark.parametrize("option", [["--preset", "fast"], ["--download"]])
+def test_an_option_that_can_have_no_effect_is_refused(home, hub, tmp_path, capsys, option):
+    packed = tmp_path / "packed"
+    assert main(["pack", REPO, str(packed)]) == 0
+    for name in ("nano", str(packed)):
+        assert "is on this disk, as it is; leave the option out" in ups(capsys, name, *option, "--yes", status=2)
+
+
 def test_nano_needs_nothing(home, capsys):
     ups(capsys, "nano")
     ((args, _),) = home.served

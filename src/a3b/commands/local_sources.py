@@ -96,7 +96,8 @@ def quant_of(path: Path) -> str:
     """What the types of a GGUF file are called, by its metadata; "gguf" if it does not say."""
     from a3b.formats.gguf import GgufFile
 
-    return FILE_TYPES.get(GgufFile(path).metadata.get("general.file_type", -1), "gguf")
+    found = GgufFile(path).metadata.get("general.file_type")
+    return FILE_TYPES.get(found, "gguf") if isinstance(found, int) else "gguf"
 
 
 def with_template(source: Source, template: bytes) -> Source:

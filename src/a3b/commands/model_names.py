@@ -86,7 +86,7 @@ def _of_hub(text: str) -> NamedModel | None:
 def local_model(name: str | None, home: ModelHome) -> str | None:
     """The directory of a model of A3B_HOME; any other name stays as it is. Raises UsageError for a tag that its model
     does not have."""
-    if name is None or is_place(name):
+    if name is None or is_place(name) or name.lower() in NANO_NAMES:
         return name
     short_name(name)  # which refuses a wrong tag, also if no model is here
     found = stored_model(name, home)

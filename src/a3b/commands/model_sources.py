@@ -121,7 +121,12 @@ def from_disk(
     does not fit."""
     path = Path(os.path.abspath(path))
     source = source or open_source(path)
-    if TEMPLATE not in source.files and named.known:
+    if source.kind == "gguf" and TEMPLATE not in source.files:  # as in most of Ollama's
+        if named.known is None:
+            raise CheckpointError(
+                f"{path}: has no chat template; a3b up with the short name of its model takes that of the model's "
+                f"repository, or pack it yourself: a3b pack {path} DIR --tokenizer DIR"
+            )
         source = with_template(source, template_of(named.known.weights, path))
     if record:
         packed = make_plan(source.config, source.weights, record.preset or None)

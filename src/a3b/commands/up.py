@@ -85,10 +85,12 @@ def obtain(name: str, wish: Wish, runtime: RuntimeConfig) -> Path | None:
     home = ModelHome(runtime.home)
     listed = next((m for m in home.stored() if name.lower() == m.record.name.lower() and not m.leaving), None)
     named = with_preset(of_record(name, listed.record) if listed else meaning(name), wish.preset)
-    if named.nano:
-        return nano_directory()
-    if named.place and (named.place / MANIFEST).is_file():
-        return named.place
+    ready = nano_directory() if named.nano else named.place
+    if ready and (wish.download or (wish.preset and (named.nano or (ready / MANIFEST).is_file()))):
+        option = "--download" if wish.download else f"--preset {wish.preset}"
+        raise UsageError(f"{option}: {name} is on this disk, as it is; leave the option out")
+    if ready and (named.nano or (ready / MANIFEST).is_file()):
+        return ready
     if here := listed if listed and listed.complete else stored(named, home, complete=True):
         clear(here.folder)  # what a run that was killed in its last step has left
         return here.folder
