@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,12 @@ def arrived(part: Path) -> int:
     return 0
 
 
+def cpu_seconds() -> float:
+    """Of processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def peak_memory(process: int) -> int:
     with suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
@@ -158,16 +165,19 @@ def main() -> None:
     for kill in range(args.kills + 1):
         until = size * (kill + 1) // (args.kills + 1) if kill < args.kills else None
         before = arrived(part)
+        used = cpu_seconds()
         runs.append(run(command, environment, args.target, until))
         seconds, memory, disk = runs[-1]
         here = "complete" if until is None else f"killed with {arrived(part) / 1e9:.2f} GB here"
         print(
-            f"from {before / 1e9:.2f} GB: {seconds:.0f} s, memory {memory / 1e9:.2f} GB at most, "
+            f"from {before / 1e9:.2f} GB: {seconds:.0f} s ({cpu_seconds() - used:.0f} s of processors), "
+            f"memory {memory / 1e9:.2f} GB at most, "
             f"disk {disk / 1e9:.2f} GB at most; {here}"
         )
     packed = bytes_on_disk(args.target)
     print(
-        f"{sum(run[0] for run in runs):.0f} s in all, memory {max(run[1] for run in runs) / 1e9:.2f} GB at most, disk "
+        f"{sum(run[0] for run in runs):.0f} s in all, {cpu_seconds():.0f} s of processors, "
+        f"memory {max(run[1] for run in runs) / 1e9:.2f} GB at most, disk "
         f"{max(run[2] for run in runs) / 1e9:.2f} GB at most for {packed / 1e9:.2f} GB packed"
     )
     subprocess.run([sys.executable, "-m", "a3b.cli", "verify", str(args.target)], check=True)
