@@ -185,6 +185,16 @@ def test_a_checksum_that_is_wrong_twice_removes_the_result_and_names_the_file(hu
     assert not Path("streamed.part").exists() and not Path("streamed").exists()
 
 
+def test_a_kill_after_a_wrong_checksum_is_continued(hub, shards, capsys):
+    good = hub.files[SHARD]
+    hub.bodies[SHARD] = good[:-20] + bytes(20)
+    assert run_killed(hub, "file", "empty", 0, "pack", REPO, "streamed") == -9
+    assert {name: file["failures"] for name, file in journal()["files"].items() if file["failures"]} == {SHARD: 1}
+    del hub.bodies[SHARD]
+    assert pack(capsys)[0] == 0
+    assert packed_files("streamed") == shards
+
+
 def test_a_number_that_cannot_be_is_named_once_the_file_is_known_to_be_right(hub, tmp_path, capsys):
     bf16(tmp_path / NAME)
     in_shards(tmp_path / NAME, 3)

@@ -36,7 +36,8 @@ from huggingface_hub import constants
 from tests.support.streamed_packs import take_small_steps
 from a3b.packing import sparse_file, stream
 constants.ENDPOINT = sys.argv[1]
-where = {"shutil": stream.shutil, "sparse_file": sparse_file, "journal": stream.StreamJournal, "os": os}[sys.argv[2]]
+PLACES = {"shutil": stream.shutil, "sparse_file": sparse_file, "os": os}
+where = {"journal": stream.StreamJournal, "file": sparse_file.SparseFile, **PLACES}[sys.argv[2]]
 call, left, first = sys.argv[3], int(sys.argv[4]), None
 done = getattr(where, call)
 def counted(*args, **kwargs):

@@ -29,7 +29,7 @@ from a3b.packing.stream_journal import StreamJournal
 from a3b.packing.writer import packed_rows, sync_directory
 
 MARGIN = 128 << 20  # bytes of sources on the disk that are written before the conductor has noticed
-COMMIT_BYTES = 256 << 20  # given back together
+COMMIT_BYTES, FULL_COMMIT_BYTES = 256 << 20, 32 << 20  # given back together; while connections wait for room
 COMMIT_S = 2.0  # between two journals; a kill costs so much
 LOOK_S = 0.1  # between two looks at the balance
 
@@ -304,10 +304,10 @@ class Conductor:
         self.fetching.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
         for file in wrong:
-            self.files[file].progress.forget()
-        self.journal.save()
+            self.files[file].forget()
+        self._save()
         for file in wrong:
-            self.files[file].restart()
+            self.files[file].empty()
         raise BeginAgain
 
     def _forget_pieces(self, item: int, name: str, wrong: set[int]) -> None:
@@ -355,7 +355,10 @@ class Conductor:
         held = CHUNK * sum(file.num_present for file in self.files)
         free = CHUNK * sum(int(np.count_nonzero(file.free_chunks())) for file in self.files)
         is_full = held > self.limit
-        if free >= COMMIT_BYTES or (is_full and free) or now - self.saved >= COMMIT_S:
+        is_worth_it = free >= (FULL_COMMIT_BYTES if is_full else COMMIT_BYTES) or (
+            is_full and free and not self.num_running
+        )
+        if is_worth_it or now - self.saved >= COMMIT_S:
             self._commit()
             held -= free
             is_full = held > self.limit
@@ -368,15 +371,19 @@ class Conductor:
     def _commit(self) -> None:
         free = [file.free_chunks() for file in self.files]
         began = time.monotonic()
+        self._save()
+        for file, chunks in zip(self.files, free, strict=True):
+            file.give_back(chunks)
+        self.saved = 2 * time.monotonic() - began  # a slow disk is asked less often
+
+    def _save(self) -> None:
+        """Write the journal, after what it speaks of is on the disk."""
         for handle in self.handles.values():
             os.fsync(handle)
         for file in self.files:
             file.sync()
         self.journal.save()
-        sync_directory(self.part)  # the journal is there before what it speaks of goes
-        for file, chunks in zip(self.files, free, strict=True):
-            file.give_back(chunks)
-        self.saved = 2 * time.monotonic() - began  # a slow disk is asked less often
+        sync_directory(self.part)  # it is there before the bytes go that it calls packed
 
     def _show(self, note: str) -> None:
         arrived = sum(file.progress.arrived.total for file in self.files)

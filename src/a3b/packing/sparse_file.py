@@ -66,11 +66,15 @@ class SparseFile:
     def close(self) -> None:
         os.close(self.handle)
 
-    def restart(self) -> None:
-        """Make it one hole again."""
+    def forget(self) -> None:
+        """Begin again, as far as the journal is concerned."""
+        self.progress.forget()
+        self.sha = Sha256()
+
+    def empty(self) -> None:
+        """Make it one hole."""
         punch(self.handle, 0, self.remote.num_bytes)
         self.present[:] = False
-        self.sha = Sha256()
 
     @property
     def is_hashed(self) -> bool:
@@ -128,7 +132,7 @@ class SparseFile:
 
     def sync(self) -> None:
         os.fsync(self.handle)
-        self.progress.state = self.sha.state
+        self.progress.state, self.progress.hashed = self.sha.state, self.sha.num_bytes  # whatever was interrupted
 
 
 def _chunks(start: int, stop: int) -> slice:
