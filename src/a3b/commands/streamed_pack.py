@@ -204,16 +204,15 @@ class _Meter:
 
     def __call__(self, progress: StreamProgress) -> None:
         arrived, self.packed_bytes = progress.arrived_bytes, progress.packed_bytes
-        if self.first is None:
-            self.first, self.start = arrived, time.monotonic()
-            self.line.before = arrived // MB
         now = time.monotonic()
+        if self.first is None or arrived <= self.first:  # the clock begins with the first byte
+            self.first, self.start, self.line.start, self.line.before = arrived, now, now, arrived // MB
         rate = max(arrived - self.first, 0) / MB / max(now - self.start, 1e-3)
         if progress.note:
             self.line.close()
             say(progress.note)
         packed = f"{self.packed_bytes / 1e9:.2f} of {self.prepared.packed_bytes / 1e9:.2f} GB packed"
-        if self.lines and now - self.said >= LINE_S:
+        if self.lines and now - self.said >= LINE_S and arrived > self.first:
             self.said = now
             left = (self.prepared.download_bytes - arrived) / MB / max(rate, 1e-3)
             say(
