@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from a3b.errors import UsageError
 from a3b.settings import VARIABLES, RuntimeConfig, model_places
+from tests.support.paths import ROOT
 
 DEFAULTS = {
     "model": None,
@@ -120,3 +123,9 @@ def test_a_value_that_is_given_wins_over_its_variable_and_a_name_that_is_none_is
     assert runtime.unknown == ["A3B_AGE", "A3B_SPEED"]
     with pytest.raises(AttributeError):
         runtime.speed  # noqa: B018
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_a_page_tells_users_to_set_no_variable_that_a3b_would_warn_of(page):
+    exported = re.findall(r"(?:export |env_key = \")A3B_([A-Z_]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert {name.lower() for name in exported} <= VARIABLES.keys()
