@@ -11,6 +11,7 @@ from a3b.clients.catalogue import CLIENTS
 from a3b.commands.info import size
 from a3b.commands.plan import Speed as MachineSpeed
 from a3b.commands.plan import decode_seconds, prefill_seconds
+from a3b.commands.progress import span
 from a3b.commands.sizes import Sizes, longest_context, memory_bytes, sizes
 from a3b.errors import A3BError
 from a3b.model.config import ModelConfig
@@ -161,8 +162,8 @@ def _takes(task: PackingWork, choice: PresetChoice, config: ModelConfig) -> str:
         packing = count_parameters(config).total / (PACKED_WEIGHTS_PER_S * task.threads)
     fetching = max(task.fetched_bytes - task.arrived_bytes, 0) / LINE_BYTES_PER_S
     if fetching > packing:
-        return f"about {_span(fetching)} on a line of 100 Mbit/s"
-    return f"about {_span(packing)}"
+        return f"about {span(fetching)} on a line of 100 Mbit/s"
+    return f"about {span(packing)}"
 
 
 def _speed(choice: PresetChoice, config: ModelConfig, speed: MachineSpeed | None) -> str:
@@ -173,18 +174,12 @@ def _speed(choice: PresetChoice, config: ModelConfig, speed: MachineSpeed | None
         client = CLIENTS["claude"]
         first = min(client.tokens, config.max_context)
         seconds = first / CHUNK * prefill_seconds(config, choice.found, CHUNK, speed)
-        line += f"; {client.title}'s first prompt of {first:,} tokens is read in about {_span(seconds)}, once"
+        line += f"; {client.title}'s first prompt of {first:,} tokens is read in about {span(seconds)}, once"
     return line
 
 
 def _rate(per_second: float) -> str:
     return f"{per_second:.1f}" if per_second < 100 else f"{per_second:,.0f}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def serving(config: ModelConfig, total_bytes: int, memory: int) -> tuple[int | None, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 
@@ -10,7 +11,7 @@ from a3b.printable import printable
 MILLION = MB = 1_000_000
 FIRST_AFTER_S = 1.0
 EVERY_S = 0.2
-WIDTH = 24
+WIDTH, LEAST_WIDTH = 24, 8  # of the bar
 
 
 class Progress:
@@ -32,17 +33,22 @@ class Progress:
         self(self.counted // self.scale)
 
     def __call__(self, done: int) -> None:
+        left = (time.monotonic() - self.start) * (self.total - done) / max(done - self.before, 1e-9)
+        self.draw(f"{self.label} {done}/{self.total} {self.unit}", done / max(self.total, 1), left)
+
+    def draw(self, text: str, share: float, left: float | None) -> None:
+        """Show a line, with a bar if the terminal has room for one. left: seconds; None if nobody knows."""
         now = time.monotonic()
         due = FIRST_AFTER_S if not self.visible else EVERY_S
         if not sys.stderr.isatty() or now - self.shown < due:
             return
         self.shown, self.visible = now, True
-        share = done / max(self.total, 1)
-        left = (now - self.start) * (self.total - done) / max(done - self.before, 1e-9)
-        bar = ("#" * round(WIDTH * share)).ljust(WIDTH, ".")
-        print(
-            f"\r{self.label} [{bar}] {done}/{self.total} {self.unit}, {left:.0f} s left \x1b[K", end="", file=sys.stderr
-        )
+        line = text if left is None else f"{text}, {span(left)} left"
+        columns = shutil.get_terminal_size().columns - 1  # a full line would wrap, and stay
+        if (width := min(WIDTH, columns - len(line) - 3)) >= LEAST_WIDTH:
+            bar = ("#" * round(width * min(max(share, 0), 1))).ljust(width, ".")
+            line = f"[{bar}] {line}"
+        print(f"\r{line[:columns]}\x1b[K", end="", file=sys.stderr)
         sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:
@@ -52,3 +58,10 @@ class Progress:
         if self.visible:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self.visible = False
+
+
+def span(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from a3b.commands.progress import MB, Progress
+from a3b.commands.progress import MB, Progress, span
 from a3b.commands.pull import check_architecture, gguf_models, included, usable
 from a3b.errors import A3BError, CheckpointError, UsageError
 from a3b.formats.checkpoint import INDEX
@@ -187,13 +187,13 @@ def called(repo: str, directory: Path) -> Iterator[None]:
 
 
 class _Meter:
-    """Progress: one changing line on a terminal, otherwise a line now and then."""
+    """Progress of both fetching and packing: one changing line on a terminal, otherwise a line now and then."""
 
     def __init__(self, prepared: Prepared):
         self.prepared, self.packed_bytes = prepared, 0
-        self.first: int | None = None
+        self.first: StreamProgress | None = None
         self.start = self.said = time.monotonic()
-        self.line = Progress("fetching", prepared.download_bytes, "MB", scale=MB)
+        self.line = Progress("fetching", prepared.download_bytes)
         self.lines = not sys.stderr.isatty()
 
     def __enter__(self) -> _Meter:
@@ -205,19 +205,37 @@ class _Meter:
     def __call__(self, progress: StreamProgress) -> None:
         arrived, self.packed_bytes = progress.arrived_bytes, progress.packed_bytes
         now = time.monotonic()
-        if self.first is None or arrived <= self.first:  # the clock begins with the first byte
-            self.first, self.start, self.line.start, self.line.before = arrived, now, now, arrived // MB
-        rate = max(arrived - self.first, 0) / MB / max(now - self.start, 1e-3)
+        is_waiting = self.first is not None and self.first.arrived_bytes >= arrived < self.prepared.download_bytes
+        if self.first is None or is_waiting:  # the clock begins with the first byte
+            self.first, self.start = progress, now
         if progress.note:
             self.line.close()
             say(progress.note)
-        packed = f"{self.packed_bytes / 1e9:.2f} of {self.prepared.packed_bytes / 1e9:.2f} GB packed"
-        if self.lines and now - self.said >= LINE_S and arrived > self.first:
+        text, share, left = progress_line(self.prepared, self.first, progress, now - self.start)
+        if self.lines and now - self.said >= LINE_S and left is not None:
             self.said = now
-            left = (self.prepared.download_bytes - arrived) / MB / max(rate, 1e-3)
-            say(
-                f"fetched {arrived / 1e9:.2f} of {self.prepared.download_bytes / 1e9:.2f} GB, {rate:.1f} MB/s, "
-                f"{packed}, {left / 60:.0f} min left"
-            )
-        self.line.label = f"fetching and packing, {rate:.1f} MB/s, {packed}"
-        self.line(arrived // MB)
+            say(f"{text}, {span(left)} left")
+        self.line.draw(text, share, left)
+
+
+def progress_line(
+    task: Prepared, first: StreamProgress, now: StreamProgress, seconds: float
+) -> tuple[str, float, float | None]:
+    """(text, share of the work done, seconds left) since `first`, `seconds` ago. The end of the slower of both counts:
+    packing goes on when all has been fetched."""
+    fetched = f"fetched {now.arrived_bytes / 1e9:.2f} of {task.download_bytes / 1e9:.2f} GB"
+    fetching = _left(first.arrived_bytes, now.arrived_bytes, task.download_bytes, seconds)
+    if now.arrived_bytes >= task.download_bytes:
+        fetched, fetching = f"fetched {task.download_bytes / 1e9:.2f} GB", 0.0
+    elif now.arrived_bytes > first.arrived_bytes:
+        fetched += f", {(now.arrived_bytes - first.arrived_bytes) / MB / max(seconds, 1e-3):.1f} MB/s"
+    packing = _left(first.packed_bytes, now.packed_bytes, task.packed_bytes, seconds)
+    known = [left for left in (fetching, packing) if left is not None]
+    share = (now.arrived_bytes + now.packed_bytes) / max(task.download_bytes + task.packed_bytes, 1)
+    packed = f"packed {now.packed_bytes / 1e9:.2f} of {task.packed_bytes / 1e9:.2f} GB"
+    return f"{fetched}, {packed}", share, max(known) if any(known) else None
+
+
+def _left(first: int, now: int, total: int, seconds: float) -> float | None:
+    """How long the rest takes at the rate until now; None before anything has happened."""
+    return max(total - now, 0) * seconds / (now - first) if now > first else None
