@@ -221,7 +221,24 @@ def test_the_hub_refuses_by_name(home, hub, capsys):
     assert "Owner/None does not exist on" in ups(capsys, "Owner/None", "--yes", status=1)
     hub.close()
     assert "cannot be reached" in ups(capsys, REPO, "--yes", status=1)
-    assert list(home.models.iterdir()) == []
+    assert list(home.models.glob("*")) == []
+
+
+def test_a_no_leaves_nothing_on_the_disk(home, hub, capsys, typed):
+    typed("n\n")
+    ups(capsys, REPO, status=1)
+    assert list(home.models.glob("*")) == []
+
+
+def test_notes_on_a_source_are_said_once_after_the_three_lines(home, hub, capsys, tmp_path):
+    (tmp_path / "made").mkdir()
+    for name, content in FILES.items():
+        (tmp_path / "made" / name).write_bytes(content)
+    for source in (REPO, str(tmp_path / "made")):
+        lines = ups(capsys, source, "--yes").splitlines()
+        third = next(i for i, line in enumerate(lines) if line.startswith("then about "))
+        notes = [i for i, line in enumerate(lines) if "has no MTP tensors" in line]
+        assert notes == [third + 1], lines
 
 
 # -- GGUF files in a repository

@@ -49,7 +49,7 @@ WORK_BYTES = 2 << 30  # of memory beside the weights
 
 @dataclass(frozen=True)
 class ModelJob:
-    """A model to be made in A3B_HOME. lines: what it takes, for the user."""
+    """A model to be made in A3B_HOME. lines: what it takes and how it differs from others of its kind, for the user."""
 
     record: Record
     folder: Path
@@ -142,7 +142,7 @@ def from_disk(
         )
         packed = make_plan(source.config, source.weights, choice.preset)
         task = PackingWork(named.title, str(path), 0, 0, str(setting.home.models), setting.threads)
-        lines = setting.lines(task, choice, source.config)
+        lines = [*setting.lines(task, choice, source.config), *source.notes, *packed.notes]
     folder, opened = setting.home.folder(_folder_name(record)), source
     setting.lock(folder)
 
@@ -232,7 +232,7 @@ def _streamed(
             str(setting.home.models),
             setting.threads,
         )
-        lines = setting.lines(task, choice, prepared.config)
+        lines = [*setting.lines(task, choice, prepared.config), *prepared.notes]
         record = Record(
             name,
             named.repo,
@@ -242,8 +242,6 @@ def _streamed(
             prepared.listing.commit,
             time.time(),
         )
-    for note in prepared.notes:
-        say(note)
     return ModelJob(record, folder, lines, lambda: prepared.run(setting.threads))
 
 
