@@ -231,7 +231,7 @@ def test_a_client_is_shown_where_neither_it_nor_a_server_is(name, home, capsys, 
     monkeypatch.setenv("A3B_PORT", str(free_port()))
     assert main(["launch", name, "--print"]) == 0
     said = capsys.readouterr().out
-    assert "a3b serve" in said and CLIENTS[name].install in said and "a3b-nano" in said.replace("qwen3.6", "a3b-nano")
+    assert "a3b up" in said and CLIENTS[name].install in said and "a3b-nano" in said.replace("qwen3.6", "a3b-nano")
 
 
 def test_a_printed_script_reads_a_key_from_where_it_was_given(server, client, capsys, tmp_path, monkeypatch):
@@ -379,10 +379,21 @@ def test_a_context_that_the_instructions_do_not_fit_is_refused_before_the_client
 
 def test_the_embedded_model_is_refused_before_it_is_served_with_the_way_to_a_larger_one(client, capsys):
     program = client("claude")
-    assert main(["launch", "claude", "--port", str(free_port())]) == 1
+    assert main(["launch", "claude", "--model", "nano", "--port", str(free_port())]) == 1
     said = capsys.readouterr().err
     assert "a3b-nano has a context of 4,096" in said and "a3b up" in said
     assert "starting" not in said and not program.was_started
+
+
+@pytest.mark.parametrize("name", ["claude", "aider"])
+def test_where_no_model_is_here_and_none_is_named_the_command_that_gets_one_is(name, client, capsys):
+    program = client(name)
+    assert main(["launch", name, "--port", str(free_port())]) == 1
+    said = capsys.readouterr().err
+    assert "no model is here yet" in said and "a3b up" in said
+    assert "starting" not in said and not program.was_started
+    assert main(["launch", name, "--print", "--port", str(free_port())]) == 0
+    assert "no model is here yet, a3b up gets one" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_a_model_that_is_not_here_is_named_with_the_command_that_gets_it(client, capsys):
@@ -518,6 +529,7 @@ def test_a_proxy_is_not_asked_for_this_machine(server, client, monkeypatch):
 def test_a_server_that_does_not_start_is_told_with_its_last_words(client, capsys, monkeypatch):
     program = client("claude")
     monkeypatch.setattr(client_server, "planned", lambda args: client_server.ServedModel("m", 100_000))
+    monkeypatch.setattr(client_server, "model_of", lambda args: "m")
     broken = [sys.executable, "-c", "print('boom \\x1b[2J'); raise SystemExit(3)"]
     monkeypatch.setattr(client_server, "command", lambda args: broken)
     assert main(["launch", "claude", "--port", str(free_port())]) == 1

@@ -34,6 +34,10 @@ STOP_S = 90.0  # for a server to write its sessions
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 LAST_LOG = "serve.log"
 LOG_BYTES = 1 << 16  # of a log that are searched
+NO_MODEL = (
+    "no model is here yet, and no server runs; a3b up gets a model that suits this machine, and --model NAME takes one "
+    "of your choice"
+)
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:(\d{1,5}))/v1 ", re.MULTILINE)
 
 
@@ -124,6 +128,8 @@ def serving(args: Namespace, check: Callable[[ServedModel], None]) -> Iterator[S
         check(running.model)
         yield running
         return
+    if model_of(args) is None:
+        raise A3BError(NO_MODEL)
     check(planned(args))
     directory = clients_directory(args)
     log = directory / f"serve.{os.getpid()}.log"

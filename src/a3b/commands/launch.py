@@ -29,6 +29,7 @@ from a3b.commands.client_server import (
     clients_directory,
     first_key,
     found,
+    model_of,
     planned,
     serving,
     wanted_port,
@@ -142,6 +143,8 @@ def printed(args: Namespace, client: Client, directory: Path) -> str:
         server = Endpoint(address(args), model.name, model.context, key)
         named = f" {args.named}" if args.named else ""
         first = f"# {client.title}; before it: a3b serve{named} --port {port}"
+        if model_of(args) is None:
+            first = f"# {client.title}; no model is here yet, a3b up gets one; shown for a3b-nano"
     setup = client.setup(server, directory)
     check_no_nul(setup.environment)
     lines = script(setup, directory, client.program, args.arguments, shell_key(args))
