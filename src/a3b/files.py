@@ -40,6 +40,15 @@ def regular(path: str | Path, flags: int) -> int:
     return handle
 
 
+def not_linked(path: str | Path, flags: int) -> int:
+    """As `regular`, but a link is refused as well: for files that only a3b makes, in places where others may put one.
+
+    Raises OSError."""
+    with suppress(FileNotFoundError):
+        _check_kind(os.lstat(path), path)
+    return regular(path, flags | os.O_NOFOLLOW)
+
+
 def check_regular(path: str | Path) -> None:
     """Raises OSError if the path exists and is neither a regular file nor a link to one."""
     with suppress(FileNotFoundError):

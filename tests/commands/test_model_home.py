@@ -185,6 +185,27 @@ def test_links_are_not_followed(home, capsys, tmp_path):
     assert (outside / SHARD).read_text() == "precious"
 
 
+def test_a_link_in_place_of_what_a_removal_left_is_not_followed(home, capsys, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "package.json").write_text("precious")
+    folder = put(home, "qwen3.6:balanced")
+    folder.with_name(folder.name + ".removed").symlink_to(outside)
+    assert ".removed: is a link" in refused(capsys, "rm", "qwen3.6", "--yes")
+    assert (outside / "package.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("ending", [".lock", ".json.new"])
+def test_nothing_is_written_through_a_link(home, tmp_path, ending):
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    folder = put(home, "qwen3.6:balanced")
+    folder.with_name(folder.name + ending).symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"), home.making(folder):
+        home.remember(folder, Record("qwen3.6:balanced", ""))
+    assert outside.read_text() == "precious"
+
+
 def test_directories_that_are_no_models_are_neither_listed_nor_removed(home, capsys):
     (home.models / "other").mkdir(parents=True)
     (home.models / "other" / "x.safetensors").touch()

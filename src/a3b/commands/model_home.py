@@ -23,7 +23,7 @@ from typing import Any
 
 from a3b.engine.stored_models import MAX_MODELS, RECORD, Record, read_record
 from a3b.errors import CheckpointError, UsageError
-from a3b.files import open_regular, regular
+from a3b.files import not_linked, open_regular
 from a3b.formats.packed import MANIFEST
 from a3b.packing.fetch_mtp import PART as MTP_PART
 from a3b.packing.stream import clear
@@ -85,7 +85,7 @@ class ModelHome:
         """Write what a model is, before anything of it is written. Raises OSError."""
         self.models.mkdir(parents=True, exist_ok=True)
         new = folder.with_name(folder.name + RECORD + ".new")
-        with open(new, "w", encoding="utf-8", opener=regular) as file:
+        with open(new, "w", encoding="utf-8", opener=not_linked) as file:
             json.dump(asdict(record), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
@@ -97,7 +97,7 @@ class ModelHome:
         self.models.mkdir(parents=True, exist_ok=True)
         path = folder.with_name(folder.name + LOCK)
         while True:
-            with open(path, "a+", opener=regular) as file:
+            with open(path, "a+", opener=not_linked) as file:
                 if not _locked(file, fcntl.LOCK_EX):
                     file.seek(0)
                     who = f"process {file.read(20).strip() or 'unknown'}"
@@ -118,10 +118,11 @@ class ModelHome:
 
         Raises UsageError if the model is in use, or is not a directory of its own."""
         folder = model.folder
-        if folder.is_symlink():
-            raise UsageError(f"{folder}: is a link, and nothing that a3b made; remove it yourself")
-        with self.making(folder), _disk_errors(folder), in_use(folder), _not_packed_into(folder):
-            going = folder.with_name(folder.name + GOING)
+        going = folder.with_name(folder.name + GOING)
+        for place in (folder, going):
+            if place.is_symlink():
+                raise UsageError(f"{place}: is a link, and nothing that a3b made; remove it yourself")
+        with _disk_errors(folder), self.making(folder), in_use(folder), _not_packed_into(folder):
             _clear(going)
             if folder.is_dir():
                 clear(folder)  # what a run that was killed in its last step has left

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from a3b.errors import CheckpointError, TensorError, UsageError
-from a3b.files import read_bytes, read_text, regular
+from a3b.files import not_linked, read_bytes, read_text, regular
 from a3b.formats.packed import (
     LAYOUT,
     MANIFEST,
@@ -329,13 +329,23 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time pack into a directory; a kill frees the lock."""
-    with open(path, "w", opener=regular) as file:
+    """Let one process at a time pack into a directory; a kill frees the lock. Raises UsageError for a directory that
+    others have prepared: packing makes no links, and writing through one would destroy what it points to."""
+    check_no_links(path.parent)
+    with open(path, "w", opener=not_linked) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(f"{path.parent}: another process is packing into it; wait for it, or stop it") from None
         yield
+
+
+def check_no_links(directory: Path) -> None:
+    """Raises UsageError if a directory, or anything in it, is a symbolic link."""
+    found = [Path(place, name) for place, *names in os.walk(directory) for name in (*names[0], *names[1])]
+    link = next((path for path in (directory, *found) if path.is_symlink()), None)
+    if link:
+        raise UsageError(f"{link}: is a symbolic link, and nothing that packing made; remove it")
 
 
 @contextmanager
