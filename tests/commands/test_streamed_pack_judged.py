@@ -311,3 +311,66 @@ def test_what_is_neither_here_nor_on_the_hub_says_both(hub, capsys):
     assert main(["pack", "owner/nothing", "streamed"]) == 1
     err = capsys.readouterr().err
     assert "not a path here" in err and "does not exist on" in err
+
+
+def test_files_that_the_index_does_not_name_are_not_fetched(hub, tmp_path, capsys):
+    fp8_in_shards(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    bf16(tmp_path / "other")
+    hub.files["consolidated.safetensors"] = hub.files["model.safetensors"] = (tmp_path / "other" / WEIGHTS).read_bytes()
+    assert main(["pack", REPO, "streamed"]) == 0
+    assert packed_files("streamed") == local_pack(tmp_path / NAME)
+    assert hub.got("consolidated.safetensors") == hub.got("model.safetensors") == []
+
+
+@pytest.mark.parametrize("num_bytes", [1 << 51, 1 << 70])
+def test_a_size_that_cannot_be_is_not_believed(hub, tmp_path, capsys, num_bytes):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    hub.sizes[WEIGHTS] = num_bytes
+    assert "gives no size and checksum for model.safetensors" in refused(capsys)
+
+
+def test_a_side_file_that_would_fill_the_disk_is_refused(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    hub.sizes["tokenizer.json"] = 10**12
+    assert "tokenizer.json has 1,000,000,000,000 bytes; expected" in refused(capsys)
+    assert hub.requests == []
+
+
+def test_more_files_than_can_be_held_open_are_refused(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    weights = hub.files.pop(WEIGHTS)
+    hub.files |= {f"model-{i:05}.safetensors": weights for i in range(401)}
+    assert "401 files of weights; expected 400 at most" in refused(capsys, status=2)
+
+
+def test_weights_without_a_sha256_are_refused_with_the_other_way(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    hub.files["model-2.safetensors"] = b"few bytes"  # so no LFS file
+    assert "no SHA-256 for model-2.safetensors" in refused(capsys, status=2)
+
+
+def test_a_config_that_nests_without_end_is_refused(hub, tmp_path, capsys):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    hub.files["config.json"] = b'{"a":' * 100_000
+    assert "model_type is null" in refused(capsys)
+
+
+@pytest.mark.parametrize("planted", ["lock", "source", f"source/{NAME}", f"source/{NAME}/{WEIGHTS}", "hole", ""])
+def test_a_link_that_was_planted_is_refused_and_what_it_points_to_stays(hub, tmp_path, capsys, planted):
+    bf16(tmp_path / NAME)
+    serve(hub, tmp_path / NAME)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    link = tmp_path / "streamed.part" / planted
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside if planted in ("", "source", f"source/{NAME}") else outside / "precious")
+    assert main(["pack", REPO, "streamed"]) == 2
+    assert "is a symbolic link, and nothing that packing made" in capsys.readouterr().err
+    assert [path.read_text() for path in outside.iterdir()] == ["precious"]

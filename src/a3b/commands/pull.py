@@ -140,7 +140,7 @@ def check_architecture(directory: Path, listing: Listing) -> None:
         return
     try:
         kind = json.loads(read_text(file)).get("model_type")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         kind = None
     if kind not in MODEL_TYPES:
         raise DownloadError(

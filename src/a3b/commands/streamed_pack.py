@@ -13,8 +13,8 @@ from pathlib import Path
 
 from a3b.commands.progress import MB, Progress, span
 from a3b.commands.pull import check_architecture, gguf_models, included, usable
-from a3b.errors import A3BError, CheckpointError, UsageError
-from a3b.formats.checkpoint import INDEX
+from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
+from a3b.formats.checkpoint import INDEX, SINGLE, shards_in
 from a3b.formats.gguf import UnreadableTypes
 from a3b.formats.packed import Manifest
 from a3b.hub.client import Hub, HubFile, Listing
@@ -30,6 +30,8 @@ from a3b.printable import say
 
 DEFAULT = "balanced"
 LINE_S = 30.0  # between two lines of progress where no terminal shows one that changes
+MAX_FILES = 400  # of weights; each is held open. The largest models have 200
+MAX_SMALL = 256 << 20  # bytes of a file that is read whole
 READABLE = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "BF16", "F16")
 
 
@@ -108,7 +110,7 @@ def prepare(
     listing = hub.listing()
     chosen = model_files(listing, include)
     with StreamedPack.open(target, listing.repo, listing.commit) as pack, called(listing.repo, pack.directory):
-        weights = fetch_small(hub, listing, chosen, pack.directory)
+        weights = indexed(fetch_small(hub, listing, chosen, pack.directory), pack.directory)
         pack.expect([RangedFile(hub, file, listing.commit) for file in weights], listing.commit)
         pack.fetch_headers(say)
         ggufs = [file.path for file in pack.files if file.path.suffix == ".gguf"]
@@ -138,6 +140,12 @@ def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
     """The files of one model: a GGUF model's, or safetensors with what belongs to them. Raises UsageError if the choice
     is not clear."""
     chosen = included(listing, include) if include else usable(listing)
+    for file in chosen:
+        if is_weights(file) and file.algorithm != "sha256":
+            raise UsageError(
+                f"{listing.repo}: the hub gives no SHA-256 for {file.path}, so it cannot be packed while it arrives; "
+                "--keep-source DIR downloads it first"
+            )
     models = gguf_models(Listing(listing.repo, listing.commit, tuple(chosen)))
     tensors = [file for file in chosen if file.path.endswith(".safetensors")]
     if len(models) + bool(tensors) != 1:
@@ -157,8 +165,12 @@ def model_files(listing: Listing, include: Sequence[str]) -> list[HubFile]:
 
 def fetch_small(hub: Hub, listing: Listing, chosen: Sequence[HubFile], directory: Path) -> list[HubFile]:
     """Fetch what is needed whole before anything is judged; the files that remain."""
-    large = [file for file in chosen if file.path.endswith((".safetensors", ".gguf")) and file.algorithm == "sha256"]
-    small = [file for file in chosen if file not in large]
+    large, small = [file for file in chosen if is_weights(file)], [file for file in chosen if not is_weights(file)]
+    for file in small:
+        if file.num_bytes > MAX_SMALL:
+            raise DownloadError(
+                f"{listing.repo}: {file.path} has {file.num_bytes:,} bytes; expected {MAX_SMALL:,} at most"
+            )
     if not small:
         return large
     with Folder.open(directory, listing) as folder:
@@ -168,6 +180,20 @@ def fetch_small(hub: Hub, listing: Listing, chosen: Sequence[HubFile], directory
             if file.path == "config.json":
                 check_architecture(directory, listing)
     return large
+
+
+def is_weights(file: HubFile) -> bool:
+    return file.path.endswith((".safetensors", ".gguf"))
+
+
+def indexed(weights: list[HubFile], directory: Path) -> list[HubFile]:
+    """The files that the index names: others are of no use, such as the same weights in another form. Without a usable
+    index all of them. Raises UsageError for too many."""
+    named = set(shards_in(directory)) or {SINGLE}
+    found = [file for file in weights if file.path in named] or weights
+    if len(found) > MAX_FILES:
+        raise UsageError(f"{len(found):,} files of weights; expected {MAX_FILES} at most; --include takes some of them")
+    return found
 
 
 def _instead(listing: Listing) -> str:

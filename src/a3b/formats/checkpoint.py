@@ -137,6 +137,12 @@ class Checkpoint:
         self._owner[name].release(name)
 
 
+def shards_in(directory: Path) -> list[str]:
+    """The files that the index of a directory names; none without one. Raises CheckpointError, FileFormatError."""
+    index = directory / INDEX
+    return list(dict.fromkeys(_read_index(index)[0].values())) if index.exists() else []
+
+
 def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)

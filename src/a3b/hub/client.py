@@ -21,6 +21,7 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attemp
 MAX_WAIT_S = 60.0  # longest wait that a server may request; beyond that the user decides
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 ADDRESS = re.compile(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/")  # of a page, before OWNER/NAME
+MAX_FILE = 1 << 50  # bytes; a larger file is a lie
 MAX_PATH = 1000  # characters of a file's name with its directories
 SUMS = {"sha256": 64, "git-sha1": 40}  # hex digits of each
 
@@ -175,7 +176,7 @@ class Hub:
             )
         digits = sum if isinstance(sum, str) else ""
         algorithm = next((name for name, num in SUMS.items() if re.fullmatch(f"[0-9a-f]{{{num}}}", digits)), None)
-        if type(num_bytes) is not int or num_bytes < 0 or algorithm is None:
+        if type(num_bytes) is not int or not 0 <= num_bytes <= MAX_FILE or algorithm is None:
             raise DownloadError(
                 f"{self.repo}: the hub gives no size and checksum for {path}; nothing could be verified"
             )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.errors import DownloadError
-from a3b.files import open_regular, read_text, regular
+from a3b.files import not_linked, open_regular, read_text
 from a3b.hub.client import MAX_WAIT_S, Hub, HubFile, Listing, TransientFailure
 
 NUM_WORKERS = 4  # files at a time: one stream rarely fills a fast line
@@ -32,6 +32,7 @@ NUM_ATTEMPTS = 6  # in a row without a new byte
 FIRST_WAIT_S = 1.0  # doubled after each attempt that brings nothing
 SPARE_BYTES = 64 << 20  # left free in addition to the files
 NOTED_BYTES = 1 << 30  # checking a larger part takes so long that the user is notified
+SAVE_S = 1.0  # between two records, which grow with the number of files
 INNER = ".a3b-pull"
 
 
@@ -56,7 +57,7 @@ class Folder:
 
     def __init__(self, path: Path, listing: Listing):
         self.path, self.listing, self.inner = path, listing, path / INNER
-        self.record = self._read_record()
+        self.record, self.saved = self._read_record(), 0.0
 
     @classmethod
     @contextmanager
@@ -64,7 +65,7 @@ class Folder:
         """Make and lock a directory. Raises DownloadError if it cannot be used, or holds another repository."""
         try:
             (path / INNER).mkdir(parents=True, exist_ok=True)
-            lock = open(path / INNER / "lock", "ab", opener=regular)
+            lock = open(path / INNER / "lock", "ab", opener=not_linked)
         except OSError as error:
             raise DownloadError(f"{path}: {error.strerror}; give a writable directory") from None
         with lock:
@@ -81,7 +82,9 @@ class Folder:
 
         Raises DownloadError for a file of that name that no pull has written, or that cannot be read."""
         try:
-            return self._missing(files)
+            found = self._missing(files)
+            self._save()
+            return found
         except OSError as error:
             raise DownloadError(
                 f"{error.filename or self.path}: {error.strerror}; files of an earlier pull must be readable"
@@ -168,6 +171,7 @@ class Folder:
             deadline = time.monotonic() + 1.0
             for worker in workers:
                 worker.join(timeout=max(deadline - time.monotonic(), 0))
+            self._save()
 
     def _fetch_one(self, hub: Hub, file: HubFile, tell: Callable[[DownloadEvent], Any], stop: threading.Event) -> None:
         """Complete the part of a file, verify it and give it its name."""
@@ -175,7 +179,7 @@ class Folder:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             for last_chance in (False, True):
-                with open(part, "ab+", buffering=0, opener=regular) as out:
+                with open(part, "ab+", buffering=0, opener=not_linked) as out:
                     found = self._fill(hub, file, out, tell, stop)
                 if found == file.sum:
                     break
@@ -260,11 +264,17 @@ class Folder:
     def _remember(self, file: HubFile) -> None:
         self.record["files"][file.path] = self._entry(file, self.path / file.path)
         self.record["commit"] = self.listing.commit
+        if time.monotonic() - self.saved >= SAVE_S:
+            self._save()
+
+    def _save(self) -> None:
+        """Write the record. Without it files count as verified only once they were read again."""
         new = self.inner / "record.new"
         try:
-            with open(new, "w", encoding="utf-8", opener=regular) as out:
+            with open(new, "w", encoding="utf-8", opener=not_linked) as out:
                 out.write(json.dumps(self.record, indent=1))
             os.replace(new, self.inner / "record.json")
+            self.saved = time.monotonic()
         except OSError as error:
             raise self._cannot_write(self.path, error) from None
 
