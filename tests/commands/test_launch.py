@@ -16,6 +16,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
@@ -199,7 +201,9 @@ def own_variables(record: dict[str, Any]) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_printed_does_in_a_shell_what_a_launch_does(name, server, client, capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("A3B_HOME", str(tmp_path / "a 'strange' $place"))
+    monkeypatch.setenv("A3B_HOME", str(tmp_path / "a 'strange' $place\n#1%41"))
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.lan:3128")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
     program = client(name)
     args = ("-p", 'it\'s "here" $HOME')
     started(name, server, args=args)
@@ -210,9 +214,7 @@ def test_what_is_printed_does_in_a_shell_what_a_launch_does(name, server, client
     done = shell(capsys.readouterr().out)
     assert done.returncode == 0, done.stderr
     assert program.record["argv"] == by_launch["argv"]
-    assert {k: v for k, v in own_variables(program.record).items() if k != "USERS_npm_config_cache" and v} == {
-        k: v for k, v in own_variables(by_launch).items() if v
-    }
+    assert own_variables(program.record) == own_variables(by_launch)
     assert told(name, program.record) == told(name, by_launch)
 
 
@@ -353,6 +355,32 @@ def test_a_launch_says_what_the_first_prompt_costs(server, client, capsys):
     client("claude")
     started("claude", server)
     assert "first prompt: about 9,100 tokens, about 2 minutes, once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "tokens, seconds", [("1e999", "1.0"), ("1e999", "1e999"), ("1000.0", "1e300"), ("1e9", "1e9.")]
+)
+def test_a_speed_that_cannot_be_is_left_out(tokens, seconds, server, client, capsys):
+    client("claude")
+    counted = f"a3b_prefill_tokens_total {tokens}\na3b_prefill_seconds_total {seconds}\n"
+    server.answers["/metrics"] = counted.encode()
+    assert started("claude", server) == 0
+    assert "about 9,100 tokens, once" in capsys.readouterr().err
+
+
+def test_opencode_finds_its_plugin_below_a_place_with_any_name(server, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("A3B_HOME", str(tmp_path / "a b#c?%41"))
+    program = client("opencode")
+    started("opencode", server)
+    config = json.loads(Path(program.record["env"]["OPENCODE_CONFIG"]).read_text())
+    assert Path(url2pathname(urlsplit(config["plugin"][0]).path)).is_file()
+
+
+def test_a_client_is_told_a_place_that_no_change_of_directory_alters(server, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("A3B_HOME", "beside")
+    program = client("claude")
+    started("claude", server)
+    assert program.record["env"]["CLAUDE_CONFIG_DIR"] == str(tmp_path / "project/beside/clients/claude")
 
 
 def test_a_speed_that_nobody_knows_is_left_out_and_one_from_an_earlier_launch_used(server, client, capsys):
@@ -591,3 +619,18 @@ def wait_for(holds) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("place", ["a\x1b[2Jb", "a\udcffb", "a\rb"])
+def test_lines_that_a_terminal_would_change_are_not_printed(place, server, client, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("A3B_HOME", str(tmp_path / place))
+    client("claude")
+    assert started("claude", server, "--print") == 1
+    assert "characters that no terminal shows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_place_whose_name_is_no_text_is_no_obstacle(name, server, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("A3B_HOME", str(tmp_path / "a\udcffb\n"))
+    client(name)
+    assert started(name, server) == 0

@@ -75,12 +75,27 @@ def test_a_record_that_is_broken_counts_as_none(record, server, claude, capsys, 
     assert "first prompt: about 9,100 tokens" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("answer", [{}, [], {"prompt_tokens": "x", "cached_tokens": 1}, (500, {}, {}), b"{"])
+NUMBERS = (
+    {"prompt_tokens": [], "cached_tokens": 1},
+    {"prompt_tokens": [1e400], "cached_tokens": 1},
+    {"prompt_tokens": [10**4000], "cached_tokens": 1},
+    {"prompt_tokens": [-5], "cached_tokens": 1},
+)
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"prompt_tokens": "x", "cached_tokens": 1}, (500, {}, {}), b"{", *NUMBERS])
 def test_a_server_that_cannot_tell_what_it_has_does_not_keep_the_client_from_starting(answer, server, claude, capsys):
     main(["warm", "claude", "--base-url", server.url])
     server.answers["/v1/warm"] = answer
     assert main(["launch", "claude", "--base-url", server.url]) == 0
     assert "first prompt: about 9,100 tokens" in capsys.readouterr().err
+
+
+STREAMED = {"content-type": "text/event-stream"}
+EVENTS = b"".join(
+    b"data: " + json.dumps({"object": "warm.progress", "read": read, "of": of}).encode() + b"\n"
+    for read, of in [(1, None), ("x", 2), (1, 10**400), (1e400, [1])]
+)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +104,10 @@ def test_a_server_that_cannot_tell_what_it_has_does_not_keep_the_client_from_sta
         ((404, {"error": {"message": "POST /v1/warm: no such path"}}, {"x-request-id": "r"}), "no such path"),
         ({"object": "other"}, "broke off"),
         ({"object": "warm", "prompt_tokens": 7}, "not understood"),
+        ({"object": "warm", "prompt_tokens": [], "shared_tokens": 10**400}, "not understood"),
+        (b"[" * 100_000, "recursion"),
+        ((200, EVENTS + b"data: {" + b'"a":{' * 100_000, STREAMED), "recursion"),
+        ((200, EVENTS, STREAMED), "broke off"),
         ({"error": {"message": "a \x1b[2J refusal"}}, "refusal"),
     ],
 )

@@ -126,7 +126,7 @@ def opencode(server: Endpoint, directory: Path) -> Setup:
         "enabled_providers": ["a3b"],
         "model": f"a3b/{server.name}",
         "small_model": f"a3b/{server.name}",
-        "plugin": [f"file://{directory}/shell.js"],
+        "plugin": [(directory / "shell.js").as_uri()],
         "compaction": {"prune": False},
         "autoupdate": False,
         "share": "disabled",

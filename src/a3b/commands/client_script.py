@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from a3b.clients.directory import rendered
@@ -13,12 +13,21 @@ END = "END_OF_FILE"
 SECRET = ("ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "LLAMACPP_API_KEY", KEY_VARIABLE)
 
 
-def script(setup: Setup, directory: Path, program: str, arguments: Sequence[str], key: str = "") -> str:
+def script(
+    setup: Setup,
+    directory: Path,
+    program: str,
+    arguments: Sequence[str],
+    key: str = "",
+    changed: Mapping[str, str] | None = None,
+) -> str:
     """Lines that make the client's files and start it, in a shell of their own, so that no variable stays.
 
-    key: what the shell is to read the key from, quoted; "" writes the key itself."""
+    key: what the shell is to read the key from, quoted; "" writes the key itself. changed: variables of the user's that
+    a launch gives other values."""
     lines = [*_files(setup, directory), "("]
-    lines += [f'  export {saved}="${{{name}-}}"' for name, saved in setup.kept.items()]
+    lines += [f"  export {name}={shlex.quote(value)}" for name, value in (changed or {}).items()]
+    lines += [f'  if [ "${{{name}+set}}" ]; then export {saved}="${name}"; fi' for name, saved in setup.kept.items()]
     if setup.unset:
         lines.append(f"  unset {' '.join(setup.unset)}")
     for name, value in setup.environment.items():

@@ -52,7 +52,7 @@ class Served:
 
 def clients_directory(args: Namespace) -> Path:
     """Where each client has a directory of its own."""
-    return Path(args.runtime.home).expanduser() / "clients"
+    return Path(os.path.abspath(Path(args.runtime.home).expanduser())) / "clients"
 
 
 def found(args: Namespace) -> Served | None:

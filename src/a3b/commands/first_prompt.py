@@ -20,6 +20,7 @@ from typing import Any
 from a3b.clients.capture import Captured
 from a3b.clients.setup import Client
 from a3b.commands.client_server import Served
+from a3b.commands.server_answers import is_count
 from a3b.errors import A3BError
 from a3b.files import open_private, private_directory, read_text
 
@@ -42,10 +43,11 @@ class FirstPrompt:
 def first_prompt(client: Client, served: Served, directory: Path, program: str, terminal: bool) -> FirstPrompt:
     """What the server knows of the client's first prompt, or what the recipe says."""
     for requests in _known(directory, program, terminal):
-        with suppress(A3BError, KeyError, TypeError, ValueError):
+        with suppress(A3BError, LookupError, TypeError):
             told = served.asker.json("/v1/warm", {"requests": requests, "read": False}, LOOK_S)
-            tokens, cached = int(told["prompt_tokens"][0]), int(told["cached_tokens"])
-            return FirstPrompt(tokens, max(tokens - cached, 0), True)
+            tokens, cached = told["prompt_tokens"][0], told["cached_tokens"]
+            if is_count(tokens) and is_count(cached):
+                return FirstPrompt(tokens, max(tokens - cached, 0), True)
     return FirstPrompt(client.tokens, client.tokens, False)
 
 

@@ -147,7 +147,14 @@ def printed(args: Namespace, client: Client, directory: Path) -> str:
             first = f"# {client.title}; no model is here yet, a3b up gets one; shown for a3b-nano"
     setup = client.setup(server, directory)
     check_no_nul(setup.environment)
-    lines = script(setup, directory, client.program, args.arguments, shell_key(args))
+    users = process_environment()
+    changed = {k: v for k, v in without_proxy(users, server.url).items() if users.get(k) != v}
+    lines = script(setup, directory, client.program, args.arguments, shell_key(args), changed)
+    if printable(lines, lines=True) != lines:
+        raise A3BError(
+            "--print: a place or an argument holds characters that no terminal shows, so the lines would do something "
+            "else; give another A3B_HOME or argument"
+        )
     return "\n".join([printable(first), f"# to install it: {client.install}", lines])
 
 

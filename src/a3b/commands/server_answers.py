@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from a3b.errors import A3BError, UsageError
@@ -22,6 +22,7 @@ ASK_S = 10.0  # for an answer that takes no computing
 MAX_ANSWER = 16 << 20  # bytes
 MOST_CONTEXT = 1 << 26  # tokens; more is a lie
 LEAST_READ = 256  # tokens that tell a speed
+MOST_SPEED = 1e7  # tokens a second; more is a lie
 WORDS = 300  # characters of an answer that an error quotes
 COUNTER = re.compile(r"^(a3b_prefill_(?:tokens|seconds)_total) ([0-9.e+]{1,32})$", re.MULTILINE)
 
@@ -43,6 +44,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value of an answer can be a number of tokens."""
+    return type(value) is int and 0 <= value <= MOST_CONTEXT
+
+
 class Asker:
     """Asks one server. url: without /v1, with http or https."""
 
@@ -58,7 +64,7 @@ class Asker:
         data = found.get("data") if isinstance(found, dict) else None
         first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
         name, context = first.get("id"), first.get("max_model_len")
-        if first.get("owned_by") != "a3b" or not isinstance(name, str) or not isinstance(context, int):
+        if first.get("owned_by") != "a3b" or not isinstance(name, str) or type(context) is not int:
             owner = str(first.get("owned_by"))[:60] if first else "no model"
             raise UsageError(f"{self.url}: this is no a3b server (its models are of {owner!r}); {self._elsewhere()}")
         if not 0 < context <= MOST_CONTEXT:
@@ -71,7 +77,8 @@ class Asker:
             counted = dict(COUNTER.findall(answer.read(MAX_ANSWER).decode(errors="replace")))
         try:
             tokens = float(counted["a3b_prefill_tokens_total"])
-            return tokens / float(counted["a3b_prefill_seconds_total"]) if tokens >= LEAST_READ else None
+            speed = tokens / float(counted["a3b_prefill_seconds_total"])
+            return speed if tokens >= LEAST_READ and 1 / MOST_SPEED < speed < MOST_SPEED else None
         except (KeyError, ValueError, ZeroDivisionError):
             return None
 
@@ -85,7 +92,9 @@ class Asker:
             raise UsageError(f"{self.url}{path}: the answer is not JSON; {self._elsewhere()}") from None
 
     def events(self, path: str, body: Any, timeout: float) -> Iterator[Any]:
-        """The events of a streamed answer, or the answer itself if it is not streamed. timeout: between two pieces."""
+        """The events of a streamed answer, or the answer itself if it is not streamed. timeout: between two pieces.
+
+        Raises UsageError."""
         with self._open(path, body, timeout) as answer:
             if "event-stream" not in (answer.headers.get("content-type") or ""):
                 yield json.loads(answer.read(MAX_ANSWER))
@@ -107,7 +116,7 @@ class Asker:
             if isinstance(error.reason, ConnectionRefusedError):
                 raise NoServerError(f"{self.url}: nobody listens there") from None
             raise UsageError(f"{self.url}: {error.reason}; {self._elsewhere()}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise UsageError(f"{self.url}: {error or type(error).__name__}; {self._elsewhere()}") from None
 
     def _refused(self, path: str, error: urllib.error.HTTPError) -> str:

@@ -20,6 +20,7 @@ from a3b.commands.first_prompt import duration, known_speed, remember_requests, 
 from a3b.commands.installed_client import installed
 from a3b.commands.launch import check_context
 from a3b.commands.progress import Progress
+from a3b.commands.server_answers import is_count
 from a3b.errors import A3BError, UsageError
 from a3b.printable import report, say
 from a3b.settings import process_environment
@@ -61,11 +62,13 @@ def read(served: Served, way: Way, requests: Sequence[Captured], args: Namespace
     with Progress("reading", 0) as progress:
         for event in served.asker.events("/v1/warm", body, READING_S):
             if isinstance(event, dict) and event.get("object") == "warm.progress":
-                if not progress.total:
-                    long = f", {duration(event['of'] / speed)}" if speed else ""
-                    say(f"a3b warm: {event['of']:,} tokens are to be read{long}")
-                progress.total = int(event["of"])
-                progress(int(event["read"]))
+                done, total = event.get("read"), event.get("of")
+                if is_count(done) and is_count(total):
+                    if not progress.total:
+                        long = f", {duration(total / speed)}" if speed else ""
+                        say(f"a3b warm: {total:,} tokens are to be read{long}")
+                    progress.total = total
+                    progress(done)
             last = event
     if not isinstance(last, dict) or last.get("object") != "warm":
         error = last.get("error") if isinstance(last, dict) else None
@@ -78,9 +81,9 @@ def said(program: Program, way: Way, told: dict[str, object]) -> str:
     """One line about what is in the store now."""
     prompts, shared = told.get("prompt_tokens"), told.get("shared_tokens")
     whole = prompts[0] if isinstance(prompts, list) and prompts else 0
-    if not isinstance(shared, int) or not isinstance(whole, int):
+    if not is_count(shared) or not is_count(whole):
         raise A3BError("the server's answer about what it read is not understood; it may be of another version")
     kept = told.get("on_disk")
     where = "there already" if kept is None else "kept on the disk" if kept is True else "kept in memory only"
     share = f"{shared:,} of {whole:,} tokens of its first prompt ({shared / max(whole, 1):.0%})"
-    return f"{program.client.title} ({way.name}): {share} are {where}; {told.get('seconds')} s"
+    return f"{program.client.title} ({way.name}): {share} are {where}; {str(told.get('seconds'))[:12]} s"
