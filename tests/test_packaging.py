@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -193,3 +194,18 @@ def test_make_wheel_names_the_interpreter_that_is_missing_in_one_line(machine):
     machine.add("g++")
     (line,) = machine.make("wheel", f"PYTHON={sys.executable}", "PYTHON312=/nowhere/python3.12", HOME="/nowhere")
     assert re.fullmatch(r"make wheel: needs CPython 3\.1[12].* try: make wheel PYTHON31[12]=/path/.*", line)
+
+
+def test_make_wheel_leaves_out_the_wheel_whose_python_is_not_here(monkeypatch, capsys):
+    make_wheels = runpy.run_path(str(ROOT / "packaging" / "make_wheels.py"))
+    for name in make_wheels["BUILDERS"]:
+        monkeypatch.delenv(name, raising=False)
+    functions = make_wheels["interpreters"].__globals__
+    monkeypatch.setitem(functions, "candidates", lambda version: ["/usr/bin/python3.11"] if version == "3.11" else [])
+    monkeypatch.setitem(functions, "facts", lambda path: "cpython 3.11 with GIL, with headers")
+    assert make_wheels["interpreters"]() == {"PYTHON311": "/usr/bin/python3.11"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out" in line and "PYTHON312=" in line and "PYTHON311" not in line
+    monkeypatch.setitem(functions, "candidates", lambda version: [])
+    with pytest.raises(SystemExit, match="make wheel: needs CPython 3"):
+        make_wheels["interpreters"]()
