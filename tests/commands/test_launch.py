@@ -111,6 +111,16 @@ def told(name: str, record: dict[str, Any]) -> tuple[str, str, str]:
             return env["OPENAI_API_BASE"], model, env["OPENAI_API_KEY"]
 
 
+@pytest.mark.parametrize("word", ["-p", "--continue", "-c", "exec"])
+def test_a_word_for_the_client_is_answered_with_where_it_goes(word, capsys):
+    with pytest.raises(SystemExit):
+        main(["launch", "claude", word, "hello"])
+    assert f"comes after '--': a3b launch CLIENT -- {word}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["launch", "claude", "--modle", "x"])
+    assert "did you mean '--model'?" in capsys.readouterr().err
+
+
 # -- every client
 
 

@@ -95,6 +95,12 @@ class Parser(argparse.ArgumentParser):
             setattr(found, self.passes_on, rest)
         if unknown:
             name = unknown[0].partition("=")[0]
+            if self.passes_on:
+                near = did_you_mean(name, self._option_string_actions) or ";"
+                self.error(
+                    f"{name[:80]!r} is no option of a3b{near} what is for the client comes after '--': {self.prog} "
+                    f"CLIENT -- {name[:80]}"
+                )
             if not name.startswith("-"):
                 self.error(f"unexpected argument {name[:80]!r}")
             after = "text that begins with '-' comes after '--'"
