@@ -273,6 +273,14 @@ def test_commands_take_the_name_of_a_model_that_is_here(home, capsys, name):
         assert str(folder / "a3b.json") in capsys.readouterr().err
 
 
+def test_a_plan_is_made_for_the_name_of_a_model_that_is_here(home, capsys):
+    folder = put(home, "Owner/Model:own")
+    (folder / "config.json").unlink(missing_ok=True)
+    (folder / "config.json").symlink_to(nano_directory() / "config.json")
+    assert main(["plan", "owner/model:own", "--bandwidth", "40", "--operations", "100"]) == 0
+    assert f"{folder}: 0.02 B parameters" in capsys.readouterr().out
+
+
 def test_a_name_that_makes_no_folder_is_refused(home):
     assert home.folder("Owner/Model:Q4_K_M").name == "Owner--Model-Q4_K_M"
     for name in ("..", "", "///", "\x1b"):

@@ -26,6 +26,7 @@ from a3b.model import known_models
 from a3b.model.known_models import KNOWN_MODELS
 from a3b.model.known_shapes import SHAPES, shape
 from a3b.packing.presets import PRESETS
+from tests.support.fake_clients import fake_server
 from tests.support.gguf_files import SIZES as GGUF_SIZES
 from tests.support.gguf_files import TYPE_OF, write_gguf
 from tests.support.hub_fixture import fake_hub
@@ -239,6 +240,14 @@ def test_notes_on_a_source_are_said_once_after_the_three_lines(home, hub, capsys
         third = next(i for i, line in enumerate(lines) if line.startswith("then about "))
         notes = [i for i, line in enumerate(lines) if "has no MTP tensors" in line]
         assert notes == [third + 1], lines
+
+
+def test_a_port_that_another_a3b_has_is_told_with_what_it_serves(home, hub, capsys):
+    with fake_server() as server:
+        port = server.url.rpartition(":")[2]
+        assert f"m is served at {server.url} already, where a3b launch" in ups(capsys, REPO, "--port", port, status=2)
+        server.answers["/v1/models"] = {"data": []}
+        assert "cannot listen on 127.0.0.1" in ups(capsys, REPO, "--port", port, status=2)
 
 
 # -- GGUF files in a repository

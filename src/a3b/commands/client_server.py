@@ -20,7 +20,7 @@ from pathlib import Path
 from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import local_model
 from a3b.commands.serve import api_keys
-from a3b.commands.server_answers import Asker, NoServerError, ServedModel
+from a3b.commands.server_answers import Asker, NoServerError, ServedModel, url_of
 from a3b.engine.engine import load_config, nano_directory, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.files import open_private, private_directory
@@ -78,8 +78,7 @@ def address(args: Namespace) -> str:
     """The address that was given, or the one at which a3b serve can be reached from this machine."""
     if args.base_url is not None:
         return str(args.base_url)
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(args.runtime.host, args.runtime.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{wanted_port(args)}"
+    return url_of(args.runtime.host, wanted_port(args))
 
 
 def model_of(args: Namespace) -> str | None:

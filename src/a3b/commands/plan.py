@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from a3b.commands.benchmarks import speed as bench
+from a3b.commands.model_home import ModelHome
+from a3b.commands.model_names import local_model
 from a3b.commands.progress import Progress
 from a3b.commands.sizes import (
     Sizes,
@@ -83,7 +85,8 @@ class Speed:
 
 
 def run(args: Namespace) -> None:
-    config, name = find(args.shape)
+    is_shape = args.shape is None or known_shape(args.shape)
+    config, name = find(args.shape if is_shape else local_model(args.shape, ModelHome(args.runtime.home)))
     context = args.context or min(32768, config.max_context)
     with_context(config, context)  # refuses what no RoPE scaling reaches
     for option, rate in (("--bandwidth", args.bandwidth), ("--operations", args.operations)):

@@ -37,6 +37,12 @@ class ServedModel:
     context: int  # tokens
 
 
+def url_of(host: str, port: int) -> str:
+    """Where a server that listens on a host can be reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """a3b sends nobody elsewhere, and a key is for the server that was named."""
 

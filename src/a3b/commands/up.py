@@ -18,9 +18,10 @@ from a3b.commands.choice import serving
 from a3b.commands.model_home import ModelHome, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
+from a3b.commands.server_answers import Asker, url_of
 from a3b.engine.engine import nano_directory
 from a3b.engine.stored_models import Record
-from a3b.errors import CheckpointError, UsageError
+from a3b.errors import A3BError, CheckpointError, UsageError
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.threads import set_blas_threads
 from a3b.machine import Machine
@@ -48,8 +49,7 @@ class Wish:
 def run(args: Namespace) -> int:
     name = args.name or args.runtime.model or DEFAULT
     words = ["a3b up", name, *([f"--preset {args.preset}"] if args.preset else []), "--yes"]
-    # a port that is taken is told now, and not after the download
-    serve.bound(args.host or args.runtime.host, args.runtime.port if args.port is None else args.port).close()
+    check_port(args.host or args.runtime.host, args.runtime.port if args.port is None else args.port)
     wish = Wish(args.yes, args.preset, args.context, args.download, " ".join(words))
     directory = obtain(name, wish, args.runtime)
     if directory is None:
@@ -58,6 +58,22 @@ def run(args: Namespace) -> int:
     args.held.enter_context(used(directory))
     fit_to_memory(args, directory)
     return serve.run(args, next_step(name))
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken, before a download and not after it. Raises UsageError, which names the model that
+    another a3b serves there."""
+    try:
+        serve.bound(host, port).close()
+    except UsageError as error:
+        try:
+            served = Asker(url_of(host, port)).model().name
+        except A3BError:
+            raise error from None
+        raise UsageError(
+            f"{served} is served at {url_of(host, port)} already, where a3b launch claude finds it; "
+            "stop that first, or give another --port"
+        ) from None
 
 
 def next_step(name: str) -> str:
