@@ -280,6 +280,26 @@ def test_a_file_of_a_repository_is_chosen_by_tag_by_name_or_by_what_fits(home, g
     assert len(home.served) == 2
 
 
+def test_the_only_model_of_a_repository_gives_its_types_to_the_name(home, hub, tmp_path, capsys):
+    hub.files.clear()
+    hub.files["m-Q4_K_M.gguf"] = small_gguf(tmp_path / "made").read_bytes()
+    ups(capsys, REPO, "--yes")
+    assert only(home).record.name == f"{REPO}:q4_k_m" and only(home).record.preset == ""
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "chat template"])
+def test_a_repository_that_could_not_answer_is_refused_before_the_download(home, hub, tmp_path, capsys, missing):
+    if missing == "tokenizer.json":
+        del hub.files[missing]
+    else:
+        hub.files.clear()
+        without = small_gguf(tmp_path / "made", change=lambda kv, tensors: kv.pop("tokenizer.chat_template"))
+        hub.files["m-Q4_K_M.gguf"] = without.read_bytes()
+    told = ups(capsys, REPO, "--yes", status=1)
+    assert f"{REPO}: holds no {missing}, so it could not answer" in told and "--tokenizer DIR" in told
+    assert not home.stored()
+
+
 def test_a_tag_that_no_file_has_is_told_what_there_is(home, ggufs, capsys):
     told = ups(capsys, f"{REPO}:Q6_K", "--yes", status=2)
     assert "holds no file of types 'q6_k'; it holds m-UD-Q4_K_M.gguf, m-Q8_0.gguf" in told and "mmproj" not in told

@@ -5,6 +5,7 @@ A `ModelJob` says what will be done and does it; nothing large is read or fetche
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from a3b.commands.pull import gguf_models
 from a3b.commands.streamed_pack import prepare
 from a3b.engine.stored_models import Record
 from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
+from a3b.files import read_text
 from a3b.formats.gguf import is_gguf
 from a3b.hub.client import Hub, Listing
 from a3b.hub.on_disk import found_models
@@ -184,6 +186,20 @@ def small_file(hub: Hub, listing: Listing, path: str) -> bytes:
 # -- a repository of the hub
 
 
+def lacks(source: Source) -> str:
+    """What a model cannot be served without and does not have, in words."""
+    if "tokenizer.json" not in source.files:
+        return "tokenizer.json"
+    if TEMPLATE in source.files or "chat_template.json" in source.files:
+        return ""
+    settings = source.files.get("tokenizer_config.json", b"{}")
+    try:
+        value = json.loads(read_text(settings) if isinstance(settings, Path) else settings)
+    except (OSError, ValueError, RecursionError):
+        value = None
+    return "" if isinstance(value, dict) and value.get("chat_template") else "chat template"
+
+
 def from_hub(named: NamedModel, setting: Setting, record: Record | None = None) -> ModelJob:
     """A job for a repository. record: that of a stopped run, whose commit and choice are kept. Raises A3BError for what
     cannot be had or packed, or does not fit."""
@@ -218,6 +234,11 @@ def _streamed(
     )
     lines: list[str] = []
     if record is None:
+        if missing := lacks(prepared.source):
+            raise CheckpointError(
+                f"{named.repo}: holds no {missing}, so it could not answer; pack it with those of the model that it "
+                f"was made from: a3b pack {named.repo} DIR --tokenizer DIR"
+            )
         room = setting.room(prepared.spill_bytes)
         asked = named.preset if may_change else preset
         choice = choice_for(prepared.source, named.title, room, asked, setting.context)
@@ -255,8 +276,11 @@ def chosen_files(named: NamedModel, room: Room) -> list[str]:
         return []
     listing = Hub(named.repo, named.revision).listing()
     models = gguf_models(listing)
-    if not named.quant and (len(models) <= 1 or any(file.path.endswith(".safetensors") for file in listing.files)):
-        return []
+    if not named.quant:
+        if not models or any(file.path.endswith(".safetensors") for file in listing.files):
+            return []
+        if len(models) == 1:
+            return list(models)
     sizes = {name: sum(file.num_bytes for file in files) for name, files in models.items()}
     if named.quant:
         found = [name for name in models if _types_in(name, named.quant)]
