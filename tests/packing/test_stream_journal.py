@@ -18,9 +18,9 @@ def written(part) -> StreamJournal:
     """A journal with a file of 1000 bytes, 100 of them in its checksum and 50 more here."""
     total = Sha256()
     total.update(bytes(100))
-    progress = FileProgress("0" * 64, 1000, Intervals([(0, 100), (300, 350)]), 100, total.state)
+    progress = FileProgress("0" * 64, 1000, Intervals([(0, 100), (300, 350)]), 100, total.state, {0: 7})
     journal = StreamJournal(part / JOURNAL, "own/er", "1" * 40, "x", {"a.gguf": progress})
-    journal.pieces, journal.tensors = {"t": Intervals([(0, 3)])}, {"u": "2" * 32}
+    journal.pieces, journal.tensors = {"t": {0: 5, 3: (1 << 32) - 1}}, {"u": "2" * 32}
     journal.save()
     return journal
 
@@ -29,7 +29,7 @@ def test_what_was_written_is_read(tmp_path):
     expected = written(tmp_path)
     found = StreamJournal.open(tmp_path, "own/er", "9" * 40)
     assert (found.commit, found.identity, found.tensors) == (expected.commit, "x", expected.tensors)
-    assert list(found.pieces["t"]) == [(0, 3)]
+    assert found.pieces == expected.pieces and found.files["a.gguf"].sums == {0: 7}
     file = found.files["a.gguf"]
     assert (list(file.arrived), file.hashed, file.failures) == ([(0, 100), (300, 350)], 100, 0)
     assert file.state == expected.files["a.gguf"].state
@@ -43,6 +43,8 @@ CONTRADICTIONS = {
     "another checksum": lambda file: file.update(hashed=99),
     "half a state": lambda file: file.update(state=file["state"][:-2]),
     "no hex": lambda file: file.update(state="zz"),
+    "a sum of more than 32 bits": lambda file: file.update(sums=[[0, 1 << 32]]),
+    "a sum of nothing": lambda file: file.update(sums=[[-1, 0]]),
     "no files": lambda file: file.clear(),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +22,6 @@ from a3b.files import regular
 from a3b.formats.packed import READ, Shard, new_checksum
 from a3b.packing.fetch_order import CHUNK
 from a3b.packing.fetching import Arrived, Fetching, Note
-from a3b.packing.intervals import Intervals
 from a3b.packing.pieces import PackedPiece, Read
 from a3b.packing.plan import Plan
 from a3b.packing.sparse_file import SparseFile, write_all
@@ -62,7 +62,8 @@ class StreamProgress:
 @dataclass(frozen=True)
 class _Packed:
     piece: int
-    error: BaseException | None
+    sum: int = 0  # CRC-32
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class Conductor:
         for index, item in enumerate(self.items):
             pieces = layout.item_pieces(index)
             whole = item.tensor.name in journal.tensors
-            for start, stop in [(0, len(pieces))] if whole else journal.pieces.get(item.tensor.name, ()):
-                self.done[pieces.start + start : min(pieces.start + stop, pieces.stop)] = True
+            for i in range(len(pieces)) if whole else journal.pieces.get(item.tensor.name, ()):
+                if i < len(pieces):
+                    self.done[pieces[i]] = True
         self.waiting = np.array([len(piece.reads) for piece in self.pieces], np.int32)
         self.reads = [self._reads_of(file) for file in range(len(files))]
         for piece in (self.pieces[i] for i in np.flatnonzero(~self.done).tolist()):
@@ -224,8 +226,8 @@ class Conductor:
                 raise TensorError(f"{item.tensor.name}: packed into {data.nbytes} bytes; expected {piece.num_bytes}")
             write_all(self.handles[piece.file], piece.at, data.data)
         except BaseException as error:
-            return _Packed(index, error)
-        return _Packed(index, None)
+            return _Packed(index, error=error)
+        return _Packed(index, zlib.crc32(data.data))
 
     def _packed(self, event: _Packed) -> None:
         self.num_running -= 1
@@ -238,7 +240,7 @@ class Conductor:
             return
         self.done[event.piece] = True
         name, first = self.items[piece.item].tensor.name, self.layout.first[piece.item]
-        self.journal.pieces.setdefault(name, Intervals()).add(event.piece - first, event.piece - first + 1)
+        self.journal.pieces.setdefault(name, {})[event.piece - first] = event.sum
         for file, start, stop in piece.reads:
             self.files[file].need(start, stop, -1)
         self._sum_if_done(piece.item, name)
@@ -312,14 +314,14 @@ class Conductor:
 
     def _forget_pieces(self, item: int, name: str, wrong: set[int]) -> None:
         pieces = self.layout.item_pieces(item)
-        left = Intervals()
-        for i in pieces:
-            if self.done[i] and not any(file in wrong for file, *_ in self.pieces[i].reads):
-                left.add(i - pieces.start, i - pieces.start + 1)
-        self.journal.pieces[name] = left
+        self.journal.pieces[name] = {
+            i - pieces.start: self._piece_sum(i)
+            for i in pieces
+            if self.done[i] and not any(file in wrong for file, *_ in self.pieces[i].reads)
+        }
 
     def _check_written(self) -> None:
-        """Read back the tensors that an earlier run has completed; begin the files of damaged ones again."""
+        """Read back what an earlier run has packed, and what waits; begin the files of what is damaged again."""
         if self.journal.tensors:
             self._show(f"checking the {self.sizes[self.done].sum() / 1e9:.2f} GB that are packed already")
         complete = [i for i, item in enumerate(self.items) if item.tensor.name in self.journal.tensors]
@@ -328,11 +330,25 @@ class Conductor:
         damaged += [
             piece.item for piece, done in zip(self.pieces, self.done, strict=True) if done and piece.file in self.made
         ]
+        parts = [i for i in np.flatnonzero(self.done).tolist() if self._name(i) not in self.journal.tensors]
+        sums = self.pool.map(self._piece_sum, parts)
+        damaged += [self.pieces[i].item for i, sum in zip(parts, sums, strict=True) if sum != self._recorded_sum(i)]
         wrong = {file for i in damaged for j in self.layout.item_pieces(i) for file, *_ in self.pieces[j].reads}
+        wrong |= {i for i, file in enumerate(self.files) if not file.is_intact()}
         if wrong:
             names = ", ".join(sorted(self.files[file].remote.path for file in wrong))
-            self._show(f"some of what was packed is damaged; fetching again: {names}")
+            self._show(f"some of what was packed or waits is damaged; fetching again: {names}")
             self._forget(wrong)
+
+    def _name(self, piece: int) -> str:
+        return self.items[self.pieces[piece].item].tensor.name
+
+    def _piece_sum(self, index: int) -> int:
+        piece = self.pieces[index]
+        return zlib.crc32(os.pread(self.handles[piece.file], piece.num_bytes, piece.at))
+
+    def _recorded_sum(self, piece: int) -> int:
+        return self.journal.pieces[self._name(piece)][piece - self.layout.first[self.pieces[piece].item]]
 
     def _recorded(self, item: int) -> str:
         return self.journal.tensors[self.items[item].tensor.name]

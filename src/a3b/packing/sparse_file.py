@@ -10,6 +10,7 @@ import ctypes.util
 import errno
 import os
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,11 @@ class FileProgress:
     arrived: Intervals = field(default_factory=Intervals)
     hashed: int = 0  # bytes from the start on
     state: bytes = b""  # of the checksum after them
+    sums: dict[int, int] = field(default_factory=dict)  # CRC-32 by chunk, of what of it is in the checksum and here
     failures: int = 0  # complete, with a wrong checksum
 
     def forget(self) -> None:
-        self.arrived, self.hashed, self.state = Intervals(), 0, b""
+        self.arrived, self.hashed, self.state, self.sums = Intervals(), 0, b"", {}
 
 
 class SparseFile:
@@ -114,7 +116,25 @@ class SparseFile:
             if not size:
                 raise OSError(errno.EIO, "became shorter", str(self.path))
             self.sha.update(buffer[:size])
+            self._add_sums(buffer[:size])
             self.progress.hashed += size
+
+    def _add_sums(self, data: memoryview) -> None:
+        """Continue the sums of chunks with the bytes that are next in the checksum."""
+        at, sums = self.progress.hashed, self.progress.sums
+        while data:
+            chunk, inside = divmod(at, CHUNK)
+            part = data[: CHUNK - inside]
+            sums[chunk] = zlib.crc32(part, sums.get(chunk, 0) if inside else 0)
+            at, data = at + len(part), data[len(part) :]
+
+    def is_intact(self) -> bool:
+        """Whether the bytes that pieces still need are those that went into the checksum, which passes them once."""
+        for chunk in np.flatnonzero(self.needed[: -(-self.progress.hashed // CHUNK)]).tolist():
+            size = min(CHUNK, self.progress.hashed - chunk * CHUNK)
+            if zlib.crc32(os.pread(self.handle, size, chunk * CHUNK)) != self.progress.sums.get(chunk):
+                return False
+        return True
 
     def free_chunks(self) -> np.ndarray:
         """Truth values: chunks that are here, in the checksum, and needed by nobody."""
@@ -129,6 +149,8 @@ class SparseFile:
         for first, last in edges.reshape(-1, 2):
             punch(self.handle, int(first) * CHUNK, int(last - first) * CHUNK)
         self.present &= ~free
+        for chunk in np.flatnonzero(free).tolist():
+            self.progress.sums.pop(chunk, None)
 
     def sync(self) -> None:
         os.fsync(self.handle)

@@ -18,7 +18,7 @@ from a3b.packing.intervals import Intervals
 from a3b.packing.sparse_file import HOLE, FileProgress
 from a3b.packing.writer import LOCK, write_file
 
-JOURNAL, VERSION = "stream.json", 1
+JOURNAL, VERSION = "stream.json", 2
 SOURCE = "source"
 OWN = (LOCK, SOURCE, HOLE, f"{JOURNAL}.part")  # what a run leaves that was killed before there was a journal
 MAX_BYTES = 64_000_000
@@ -33,7 +33,7 @@ class StreamJournal:
     commit: str
     identity: str = ""  # of the plan; empty: not begun
     files: dict[str, FileProgress] = field(default_factory=dict)  # by the path in the repository
-    pieces: dict[str, Intervals] = field(default_factory=dict)  # written pieces, by tensor
+    pieces: dict[str, dict[int, int]] = field(default_factory=dict)  # CRC-32 of written pieces, by tensor
     tensors: dict[str, str] = field(default_factory=dict)  # checksums of tensors that are complete
 
     @classmethod
@@ -61,7 +61,7 @@ class StreamJournal:
         if value["version"] != VERSION or claimed != _checksum(value):
             raise ValueError("its checksum is wrong")
         files = {str(name): _progress(entry) for name, entry in value["files"].items()}
-        pieces = {str(name): _intervals(pairs) for name, pairs in value["pieces"].items()}
+        pieces = {str(name): _sums(pairs) for name, pairs in value["pieces"].items()}
         return cls(path, value["repo"], value["commit"], value["identity"], files, pieces, dict(value["tensors"]))
 
     def save(self) -> None:
@@ -78,11 +78,12 @@ class StreamJournal:
                     "arrived": list(file.arrived),
                     "hashed": file.hashed,
                     "state": file.state.hex(),
+                    "sums": list(file.sums.items()),
                     "failures": file.failures,
                 }
                 for name, file in self.files.items()
             },
-            "pieces": {name: list(pairs) for name, pairs in self.pieces.items()},
+            "pieces": {name: list(sums.items()) for name, sums in self.pieces.items()},
             "tensors": self.tensors,
         }
         value["checksum"] = _checksum(value)
@@ -96,12 +97,18 @@ def _intervals(pairs: list[list[int]]) -> Intervals:
     return Intervals((start, stop) for start, stop in pairs)
 
 
+def _sums(pairs: list[tuple[int, int]]) -> dict[int, int]:
+    """Raises ValueError for what are no numbers with a CRC-32 each."""
+    if not all(type(i) is int and type(sum) is int and 0 <= i < 1 << 62 and 0 <= sum < 1 << 32 for i, sum in pairs):
+        raise ValueError("a sum of 32 bits that is none")
+    return dict(pairs)
+
+
 def _progress(entry: dict[str, Any]) -> FileProgress:
     """Raises ValueError for numbers that contradict each other."""
     arrived = _intervals(entry["arrived"])
-    progress = FileProgress(
-        entry["sum"], entry["bytes"], arrived, entry["hashed"], bytes.fromhex(entry["state"]), entry["failures"]
-    )
+    state, sums = bytes.fromhex(entry["state"]), _sums(entry["sums"])
+    progress = FileProgress(entry["sum"], entry["bytes"], arrived, entry["hashed"], state, sums, entry["failures"])
     if arrived.stops and arrived.stops[-1] > progress.num_bytes:
         raise ValueError("bytes outside of a file have arrived")
     if progress.hashed > arrived.end_of(0) or len(progress.state) not in (0, STATE_BYTES):
