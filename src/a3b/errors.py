@@ -22,14 +22,19 @@ A message names the thing, what was found, what was expected and what to do next
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'X'?" for the nearest known word, "" if none is close."""
-    names = {name.lower(): name for name in known}
-    found = get_close_matches(word[:80].lower(), names, n=1)
-    return f"; did you mean {names[found[0]]!r}?" if found else ""
+    """ "; did you mean 'X'?" for the nearest known word, of equals the first, "" if none is close."""
+    names, word = {name.lower(): name for name in known}, word[:80].lower()
+    near = get_close_matches(word, names, n=8)
+    found = max((name for name in names if name in near), key=lambda name: _likeness(name, word), default=None)
+    return f"; did you mean {names[found]!r}?" if found else ""
+
+
+def _likeness(name: str, word: str) -> float:
+    return SequenceMatcher(None, name, word).ratio()
 
 
 class A3BError(Exception):

@@ -53,6 +53,7 @@ def test_a_name_like_a_known_one_is_answered_with_that(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert "did you mean 'qwen3.6'?" in said(capsys, "chat", "qwen36")
     assert "a3b list --available" in said(capsys, "serve", "qwen-3.6")
+    assert "did you mean 'qwen3.6'?" in said(capsys, "up", "qwen", "--port", "0")  # of names as near, the first
     assert "Qwen3.6-35B-A3B has no 'blanced'; did you mean 'qwen3.6:balanced'?" in said(
         capsys, "run", "qwen3.6:blanced", "hi"
     )
