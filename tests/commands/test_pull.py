@@ -477,3 +477,16 @@ def test_a_variable_that_huggingface_hub_cannot_read_is_one_line():
 def test_other_commands_do_not_load_the_hub_library():
     code = "import sys, a3b.cli, a3b.commands.pull, a3b.commands.info; print('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_short_name_is_told_the_command_that_takes_it(capsys):
+    assert main(["pull", "qwen3.6"]) == 2
+    told = capsys.readouterr().err
+    assert "such as Qwen/Qwen3.6-35B-A3B-FP8" in told and "a3b up qwen3.6 fetches that model" in told
+
+
+def test_an_address_of_the_hub_that_is_set_to_nothing_counts_as_unset(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "")
+    assert Hub(REPO).endpoint == "https://huggingface.co"

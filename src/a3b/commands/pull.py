@@ -21,6 +21,7 @@ from a3b.formats.gguf import is_model
 from a3b.hub.client import Hub, HubFile, Listing, checked_repo
 from a3b.hub.download import DownloadEvent, Folder
 from a3b.model.config import MODEL_TYPES
+from a3b.model.known_models import known_model
 from a3b.printable import say
 
 # at the top of a repository
@@ -33,6 +34,11 @@ MAX_REVISION = 200  # characters
 
 def run(args: Namespace) -> None:
     checked_revision(args.revision)
+    if named := known_model(args.repo):
+        raise UsageError(
+            f"REPO is {args.repo!r}; expected OWNER/NAME, such as {named.model.weights}. a3b up {args.repo} fetches that "
+            "model, packs it meanwhile and serves it"
+        )
     directory = Path(args.dir or checked_repo(args.repo).split("/")[1]).expanduser()
     chosen = _pull(args.repo, directory, args.revision, args.include)
     say(f"next: {next_step(directory, chosen)}")

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from a3b.errors import DownloadError, UsageError
 
+DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_S = 30.0  # without a single byte
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attempt may not get
 MAX_WAIT_S = 60.0  # longest wait that a server may request; beyond that the user decides
@@ -78,14 +79,15 @@ class Hub:
         revision: a branch, tag or commit; None is main. endpoint: None is that of huggingface_hub (HF_ENDPOINT)."""
         self.repo, self.revision = checked_repo(repo), revision or "main"
         try:
-            from huggingface_hub import HfApi
+            from huggingface_hub import HfApi, constants
             from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported lazily
         except ValueError as error:  # it reads the environment when it is imported
             raise DownloadError(
                 f"huggingface_hub cannot start ({_reason(error)}); check the variables that begin with HF_"
             ) from None
 
-        self._api = HfApi(endpoint=endpoint, library_name="a3b")
+        # a variable that is set to nothing counts as unset
+        self._api = HfApi(endpoint=endpoint or constants.ENDPOINT or DEFAULT_ENDPOINT, library_name="a3b")
         self.endpoint = self._api.endpoint.rstrip("/")
         headers = build_hf_headers(library_name="a3b")
         self._headers = {
