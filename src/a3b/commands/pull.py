@@ -36,8 +36,8 @@ def run(args: Namespace) -> None:
     checked_revision(args.revision)
     if named := known_model(args.repo):
         raise UsageError(
-            f"REPO is {args.repo!r}; expected OWNER/NAME, such as {named.model.weights}. a3b up {args.repo} fetches that "
-            "model, packs it meanwhile and serves it"
+            f"REPO is {args.repo!r}; expected OWNER/NAME, such as {named.model.weights}. a3b up {args.repo} "
+            "fetches that model, packs it meanwhile and serves it"
         )
     directory = Path(args.dir or checked_repo(args.repo).split("/")[1]).expanduser()
     chosen = _pull(args.repo, directory, args.revision, args.include)
