@@ -185,6 +185,8 @@ class Conductor:
             self.fetching.taken()
             around = self.files[event.file].arrive(event.start, event.stop)
             self._complete(event.file, event.start, event.stop, *around)
+            if self._held() > self.limit and self.num_running:  # at once: much can arrive between two looks
+                self.fetching.room.clear()
             self.files[event.file].hash()
             self._check_sum(event.file)
         elif isinstance(event, _Packed):
@@ -368,7 +370,7 @@ class Conductor:
     def _balance(self) -> None:
         """Write the journal and give bytes back when it is time, and let connections wait while too much is held."""
         now = self.looked = time.monotonic()
-        held = CHUNK * sum(file.num_present for file in self.files)
+        held = self._held()
         free = CHUNK * sum(int(np.count_nonzero(file.free_chunks())) for file in self.files)
         is_full = held > self.limit
         is_worth_it = free >= (FULL_COMMIT_BYTES if is_full else COMMIT_BYTES) or (
@@ -383,6 +385,10 @@ class Conductor:
         else:
             self.fetching.room.set()
         self._show("")
+
+    def _held(self) -> int:
+        """Bytes of the files that arrive, on the disk."""
+        return CHUNK * sum(file.num_present for file in self.files)
 
     def _commit(self) -> None:
         free = [file.free_chunks() for file in self.files]
