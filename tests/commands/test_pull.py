@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from a3b.cli import main
-from a3b.hub import download
+from a3b.hub import client, download
 from a3b.hub.client import Hub, TransientFailure, _first_position, checked_repo
 from tests.support.hub_fixture import fake_hub
 from tests.support.hub_server import COMMIT, REPO
@@ -490,3 +490,16 @@ def test_an_address_of_the_hub_that_is_set_to_nothing_counts_as_unset(monkeypatc
 
     monkeypatch.setattr(constants, "ENDPOINT", "")
     assert Hub(REPO).endpoint == "https://huggingface.co"
+
+
+def test_a_list_of_files_that_does_not_end_is_given_up(hub, monkeypatch, capsys):
+    monkeypatch.setattr(client, "MAX_LISTING_BYTES", 1 << 20)
+    hub.listing = {"id": REPO, "sha": COMMIT, "siblings": [], "padding": "x" * (2 << 20)}
+    assert main(["pull", REPO]) == 1
+    assert "the hub's list of its files does not end within 1 MiB" in capsys.readouterr().err
+
+
+def test_a_list_of_files_that_comes_too_slowly_is_given_up(hub, monkeypatch, capsys):
+    monkeypatch.setattr(client, "LISTING_S", -1.0)
+    assert main(["pull", REPO]) == 1
+    assert "the hub's list of its files does not end" in capsys.readouterr().err

@@ -8,7 +8,9 @@ at `Hub`."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from a3b.errors import DownloadError, UsageError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_S = 30.0  # without a single byte
+LISTING_S, MAX_LISTING_BYTES = 120.0, 64 << 20  # for the list of a repository's files: some hundred bytes each
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses that the next attempt may not get
 MAX_WAIT_S = 60.0  # longest wait that a server may request; beyond that the user decides
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
@@ -99,11 +102,13 @@ class Hub:
     def listing(self) -> Listing:
         """The files at the revision, each with size and checksum. Raises DownloadError."""
         try:
-            info = self._api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=TIMEOUT_S)
-            commit, siblings = info.sha, info.siblings or []
-            entries = [
-                (s.rfilename, s.lfs.size if s.lfs else s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in siblings
-            ]
+            info = json.loads(self._listed())
+            commit, siblings = info.get("sha"), info.get("siblings") or []
+            entries = []
+            for one in siblings:
+                lfs = one.get("lfs")
+                sizes = (lfs["size"], lfs["sha256"]) if lfs else (one.get("size"), one.get("blobId"))
+                entries.append((one["rfilename"], *sizes))
         except (OSError, self._http_error()) as error:
             raise self._refusal(error) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -114,6 +119,28 @@ class Hub:
             raise DownloadError(f"{self.repo}: the hub names no commit for revision {self.revision!r}; try again later")
         files = {path: self._file(path, num_bytes, sum) for path, num_bytes, sum in entries}
         return Listing(self.repo, commit, tuple(files.values()))
+
+    def _listed(self) -> bytes:
+        """What the hub says of the repository. The library's own call would take an answer without an end."""
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+            get_session,
+            hf_raise_for_status,
+        )
+
+        url = f"{self.endpoint}/api/models/{self.repo}/revision/{quote(self.revision, safe='')}"
+        answer, deadline = bytearray(), time.monotonic() + LISTING_S
+        with get_session().stream(
+            "GET", url, headers=self._headers, params={"blobs": True}, timeout=TIMEOUT_S
+        ) as response:
+            hf_raise_for_status(response)
+            for piece in response.iter_bytes():
+                answer += piece
+                if len(answer) > MAX_LISTING_BYTES or time.monotonic() > deadline:
+                    raise DownloadError(
+                        f"{self.repo}: the hub's list of its files does not end within "
+                        f"{MAX_LISTING_BYTES >> 20} MiB and {LISTING_S:.0f} s; check HF_ENDPOINT and proxies"
+                    )
+        return bytes(answer)
 
     def read(self, file: HubFile, commit: str, start: int, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Pieces (position, bytes) of a file; the first position is `start`, or 0 if the server cannot start there.
