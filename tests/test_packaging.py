@@ -18,6 +18,8 @@ from a3b.settings import VARIABLES
 from tests.support.documented_commands import parsed
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGING = ROOT / "packaging"
 TEXTS = {

@@ -13,6 +13,8 @@ from openai import OpenAI
 from a3b.clients import capture
 from a3b.clients.capture import TEXT, Capture
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 HELLO = [{"role": "user", "content": "Hello"}]
 
 

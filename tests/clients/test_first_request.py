@@ -15,6 +15,8 @@ from a3b.clients.first_request import ZONES, ClientError, Program, first_request
 from a3b.clients.setup import Client, Endpoint, JsonFile, Setup, Way
 from tests.support.fake_clients import ASKING, FakeClient
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 TERMINAL = f"""\
 if not (os.isatty(0) and os.isatty(1)):
     sys.exit("no terminal")

@@ -28,6 +28,8 @@ from a3b.commands.model_home import ModelHome, Record
 from a3b.engine.engine import nano_directory
 from tests.support.fake_clients import MODELS, FakeClient, FakeServer, fake_server
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 NAMES = tuple(CLIENTS)
 SECRET = "key-of-the-tests"
 

@@ -19,6 +19,8 @@ from a3b.errors import UsageError
 from a3b.packing.writer import locked
 from tests.support.model_places import checkpoint, in_hub_cache, in_ollama
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 SHARD = "model-00001-of-00001.safetensors"
 
 

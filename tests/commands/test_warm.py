@@ -14,6 +14,8 @@ from a3b.clients import first_request
 from a3b.commands import first_prompt
 from tests.support.fake_clients import ASKING, WARM, FakeClient, FakeServer, fake_server
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:

@@ -15,6 +15,8 @@ from a3b.server.app import create_app
 from a3b.server.middleware import ServerSettings
 from tests.support.serving import Reply, ask
 
+pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+
 INSTRUCTIONS = "".join(f"Rule {i}: read the file before you change it, and say what you did.\n" for i in range(20))
 TOOL = {"name": "look", "description": "Look at a file.", "input_schema": {"type": "object", "properties": {}}}
 
