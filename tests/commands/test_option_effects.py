@@ -431,7 +431,7 @@ WARM = [*SERVED, Row("--json", lambda s: s.calls["run"].args[0].json, True)]
 
 @named(LAUNCH)
 def test_an_option_of_launch_has_its_effect(row, command, watch):
-    """What they then do is in `test_launch`."""
+    """What they then do is in `tests/commands/launch`."""
     watch(launch_command, "run", lambda _: 0)
     check(command, "launch claude", row)
 
