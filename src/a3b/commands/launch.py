@@ -37,7 +37,8 @@ from a3b.commands.client_server import (
 from a3b.commands.first_prompt import cost_line, first_prompt, known_speed, remember_speed
 from a3b.commands.installed_client import installed
 from a3b.commands.server_answers import ServedModel
-from a3b.errors import A3BError
+from a3b.errors import A3BError, UsageError
+from a3b.files import read_given
 from a3b.printable import printable, report, say
 from a3b.settings import process_environment
 
@@ -159,12 +160,22 @@ def printed(args: Namespace, client: Client, directory: Path) -> str:
 
 
 def shell_key(args: Namespace) -> str:
-    """How a shell reads the key, quoted; "" if it is no secret or was typed."""
-    if args.api_key is not None or not first_key(args):
+    """How a shell reads the key, quoted; "" if it is no secret or was typed.
+
+    Raises UsageError for one that a shell would read differently."""
+    key = first_key(args)
+    if args.api_key is not None or not key:
         return ""
     if args.api_key_file:
-        return f'"$(grep -m 1 . {quoted_path(args.api_key_file)})"'
-    return '"${A3B_API_KEY%%,*}"'
+        lines = read_given(args.api_key_file).splitlines()
+        read, place = next(filter(None, lines)), f"--api-key-file {args.api_key_file}"
+        shown = f'"$(grep -m 1 . {quoted_path(args.api_key_file)})"'
+    else:
+        read, place = process_environment().get("A3B_API_KEY", "").partition(",")[0], "A3B_API_KEY"
+        shown = '"${A3B_API_KEY%%,*}"'
+    if read != key:
+        raise UsageError(f"--print: {place} has blanks or a comma around its first key; expected the key alone there")
+    return shown
 
 
 def quoted_path(path: Path) -> str:

@@ -229,6 +229,8 @@ def _streamed(
     name = record.name if record else _hub_name(named, include, preset)
     folder = setting.home.folder(_folder_name(record) if record else name)
     setting.lock(folder)
+    if may_change and not record:
+        say(f"reading what {named.repo} holds")
     prepared = setting.stack.enter_context(
         prepare(named.repo, folder, revision=revision, include=include, preset=preset)
     )

@@ -91,3 +91,15 @@ def test_a_place_whose_name_is_no_text_is_no_obstacle(name, server, client, tmp_
     monkeypatch.setenv("A3B_HOME", str(tmp_path / "a\udcffb\n"))
     client(name)
     assert started(name, server) == 0
+
+
+@pytest.mark.parametrize("kept", [",second", " first", "first ,second"])
+def test_a_key_that_a_shell_would_read_differently_is_not_printed(kept, server, client, capsys, tmp_path, monkeypatch):
+    client("claude")
+    monkeypatch.setenv("A3B_API_KEY", kept)
+    assert started("claude", server, "--print") == 2
+    assert "A3B_API_KEY has blanks or a comma around its first key" in capsys.readouterr().err
+    monkeypatch.delenv("A3B_API_KEY")
+    (tmp_path / "keys").write_text((kept.partition(",")[0] or " third") + "\n")
+    assert started("claude", server, "--print", "--api-key-file", str(tmp_path / "keys")) == 2
+    assert "blanks or a comma" in capsys.readouterr().err
