@@ -25,6 +25,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "interface": "errors",
     "hub": "errors files",
     "clients": "errors files",
+    "agent": "",
     "formats": "errors files",
     "json_schema": "errors",
     "kernels": "errors formats machine",

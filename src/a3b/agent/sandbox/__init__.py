@@ -1,0 +1,1 @@
+"""Where commands of the agent run: what they may read, write, reach and use up."""
