@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "key-of-the-clients"
 MODEL = "a3b-nano"
 EMBEDDED = Path(a3b.__file__).parent / "nano_model"
-START_S = 60.0
+START_S = 600.0  # the large model takes its time
 
 
 class ServerError(Exception):
@@ -70,8 +71,9 @@ def stretched_model(directory: Path, context: int) -> Path:
 class Server:
     """Keeps its sessions and its trace in `directory`; may be stopped and started again, on the same port."""
 
-    def __init__(self, directory: Path, *options: str, key: str = KEY):
-        self.directory, self.options, self.key = directory, options, key
+    def __init__(self, directory: Path, *options: str, key: str = KEY, command: Sequence[str] = ("a3b.cli", "serve")):
+        """command: a module that serves, and what comes before its options."""
+        self.directory, self.options, self.key, self.command = directory, options, key, command
         self.trace, self.log = directory / "trace.jsonl", directory / "server.log"
         self.port = 0  # a free one, taken at the first start
         self._process: subprocess.Popen | None = None
@@ -85,8 +87,7 @@ class Server:
         command = [
             sys.executable,
             "-m",
-            "a3b.cli",
-            "serve",
+            *self.command,
             "--port",
             str(self.port),
             "--api-key",
