@@ -13,11 +13,13 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class ToolResult:
-    """text: what the model reads, before it is cut; diff: what changed, in unified form, for people."""
+    """text: what the model reads, before it is cut; diff: what changed, in unified form, for people; is_cut: the tool
+    has kept the text within its bounds by itself, so that nobody cuts it again."""
 
     text: str
     is_error: bool = False
     diff: str = ""
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,24 @@ class ToolCallContext:
     emit: Callable[[str], None] = field(default=lambda text: None)
 
 
-class Tool(Protocol):
-    """One tool. parameters is a JSON schema; its property order is the order in which the model writes them.
+class ToolText(Protocol):
+    """What the model is told of a tool. parameters is a JSON schema; its property order is the order in which the
+    model writes them."""
 
-    changes_files: whether a call may change the workspace, so that the journal has to look before and after.
-    """
+    @property
+    def name(self) -> str: ...
 
-    name: str
-    description: str
-    parameters: dict[str, Any]
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+
+class Tool(ToolText, Protocol):
+    """One tool. changes_files: whether a call may change the workspace, so that the journal has to look before and
+    after."""
+
     changes_files: bool
 
     def summary(self, arguments: dict[str, Any]) -> str:
@@ -48,7 +59,12 @@ class Tool(Protocol):
         ...
 
 
-def function_schema(tool: Tool) -> dict[str, Any]:
+def function_schema(tool: ToolText) -> dict[str, Any]:
     """The tool as `tools` of a chat completion has it."""
     function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
     return {"type": "function", "function": function}
+
+
+def error_text(message: object) -> str:
+    """What the model reads of a call that did nothing."""
+    return f"Error: {message}"
