@@ -13,6 +13,7 @@
     ├── ContextError          more tokens than the context holds
     ├── OverloadedError       a server with no room for another request
     ├── StoreError            a session store that cannot be opened or written
+    ├── SandboxUnavailable    nothing on this machine can hold the agent's commands
     ├── LogitsError           logits that no token can be drawn from
     └── Interrupted           a computation that was cancelled
 
@@ -87,6 +88,10 @@ class ContextError(A3BError):
 
 class OverloadedError(A3BError):
     """The server is at capacity; the same request may succeed later."""
+
+
+class SandboxUnavailable(A3BError):
+    """No sandbox can be set up, or not for this directory; the text names the command that helps."""
 
 
 class LogitsError(A3BError):

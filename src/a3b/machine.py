@@ -44,20 +44,37 @@ class Machine:
         return max(1, min(self.num_cores, granted))
 
 
-def memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
-    """(group, bytes below its limit that are not in use) for every level that has a limit."""
+@dataclass(frozen=True)
+class MemoryGroup:
+    """A control group with a limit, in bytes: files that say what is used, and what of it the kernel can drop."""
+
+    path: str
+    limit: int
+    used: str
+    stat: str
+    droppable: tuple[str, ...]  # rows of `stat`
+
+
+def memory_groups(root: Path = Path("/")) -> Iterator[MemoryGroup]:
+    """Every level that has a limit."""
     for version, group in _groups(root, "memory"):
         limit_name, used_name, prefix = (
             ("memory.max", "memory.current", "")
             if version == 2
             else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         )
-        limit, used = _number(group / limit_name), _number(group / used_name)
-        if limit is None or used is None or limit >= NO_LIMIT:
-            continue
-        stat = _table(group / "memory.stat")
-        droppable = stat.get(prefix + "inactive_file", 0) + stat.get(prefix + "active_file", 0)
-        yield group, limit - max(used - droppable, 0)
+        limit, used = _number(group / limit_name), group / used_name
+        if limit is not None and limit < NO_LIMIT and _number(used) is not None:
+            rows = prefix + "inactive_file", prefix + "active_file"
+            yield MemoryGroup(str(group), limit, str(used), str(group / "memory.stat"), rows)
+
+
+def memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """(group, bytes below its limit that are not in use) for every level that has a limit."""
+    for group in memory_groups(root):
+        stat = _table(Path(group.stat))
+        droppable = sum(stat.get(row, 0) for row in group.droppable)
+        yield Path(group.path), group.limit - max((_number(Path(group.used)) or 0) - droppable, 0)
 
 
 def cpu_quotas(root: Path) -> Iterator[float]:

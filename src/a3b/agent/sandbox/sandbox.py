@@ -13,20 +13,27 @@ GiB = 1 << 30
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one command may use up, with all its children. Bytes, seconds of wall clock, processes."""
+    """What one command may use up, with all its children. Bytes, seconds of wall clock, processes.
 
-    memory: int = 4 * GiB
-    seconds: float = 120.0
+    memory: None for what the machine has free, less a reserve; seconds: None for no limit, as background jobs have it.
+    output: of stdout and stderr together, None for no limit; file: of one file; disk: of what is written to the
+    private home and /tmp.
+    """
+
+    memory: int | None = None
+    seconds: float | None = 120.0
     processes: int = 256
-    output: int = 16 << 20
+    output: int | None = 16 << 20
     file: int = 2 * GiB
+    disk: int = 8 * GiB
 
 
 @dataclass(frozen=True)
 class SandboxPolicy:
     """What commands may touch. Everything outside is readable but for homes and secrets, and nothing of it writable.
 
-    writable, readable: further directories, beside the workspace; hosts: names that the network proxy lets through.
+    writable, readable: further directories, beside the workspace; hosts: names that the network proxy lets through,
+    "host" or "host:port"; permitted: protected paths that may be changed, relative to the workspace.
     """
 
     workspace: Path
@@ -34,15 +41,21 @@ class SandboxPolicy:
     readable: tuple[Path, ...] = ()
     hosts: tuple[str, ...] = ()
     limits: SandboxLimits = field(default_factory=SandboxLimits)
+    permitted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """How a command ended. ended_by: "exit", "time", "memory", "output" or "stop"; status: the exit status or
-    minus the signal."""
+    """How a command ended.
+
+    status: as a shell reports it, with 128 + the signal where one ended the command, or -9 where the sandbox did;
+    ended_by: "exit", "time", "memory", "processes", "output", "disk", "protected" or "stop"; detail: for the model and
+    the user, what the limit was or which path is protected.
+    """
 
     status: int
     ended_by: str = "exit"
+    detail: str = ""
 
 
 class SandboxProcess(Protocol):
@@ -53,11 +66,11 @@ class SandboxProcess(Protocol):
     stderr: asyncio.StreamReader | None
 
     async def wait(self) -> CommandOutcome:
-        """Waits until the command and all it started have ended, also those that went to the background."""
+        """Waits until the command has ended. What it left in the background is killed then, and gone on return."""
         ...
 
     async def stop(self) -> None:
-        """Ends the command with all it started."""
+        """Ends the command with all it started, and returns once everything is gone."""
         ...
 
 
@@ -68,7 +81,8 @@ class Sandbox(Protocol):
     policy: SandboxPolicy
 
     def argv(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> list[str]:
-        """A command line that runs `command` in the sandbox, wherever it is started from."""
+        """A command line that runs `command` in the sandbox, wherever it is started from, for as long as the sandbox
+        is open. It has all limits but those on time and output."""
         ...
 
     async def start(
@@ -82,4 +96,12 @@ class Sandbox(Protocol):
         has_stdin: bool = False,
     ) -> SandboxProcess:
         """Starts a command; env: added to the plain environment that all commands get."""
+        ...
+
+    def permit(self, path: str) -> None:
+        """Lets commands that start from now on change a protected path, relative to the workspace."""
+        ...
+
+    def close(self) -> None:
+        """Ends what belongs to the sandbox and removes its private files."""
         ...

@@ -1,0 +1,166 @@
+"""Which places of the machine commands see: what is hidden, and which toolchains below a home are shown after all.
+
+All paths are resolved. Enter at `Places.of`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from a3b.errors import SandboxUnavailable
+from a3b.files import read_text
+
+MAX_LINKS = 4096  # looked at in one directory of programs
+SYSTEM = ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
+          "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp")  # fmt: skip
+KERNEL = ("/dev", "/proc", "/sys", "/run")
+SECRETS = """
+    /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/sudoers /etc/sudoers.d /etc/security/opasswd
+    /etc/ssl/private /etc/pki/tls/private /etc/letsencrypt /etc/kubernetes /etc/rancher /etc/docker /etc/wireguard
+    /etc/openvpn /etc/ipsec.secrets /etc/ppp /etc/krb5.keytab /etc/netrc /etc/NetworkManager/system-connections
+    /etc/wpa_supplicant /etc/cron.d /var/spool /var/mail /var/lib/docker /var/lib/kubelet /var/lib/containerd
+    /var/lib/systemd /var/lib/NetworkManager /var/log/journal /var/backups
+""".split()
+SECRET_PATTERNS = ("/etc/ssh/ssh_host_*_key", "/mnt/?/Users", "/var/lib/*/.ssh", "/*/.ssh")
+SHOWN_OF_RUN = ("/run/current-system", "/run/opengl-driver", "/run/wrappers")  # NixOS keeps its programs there
+SECRET_VARIABLES = """
+    XDG_RUNTIME_DIR GNUPGHOME AWS_CONFIG_FILE AWS_SHARED_CREDENTIALS_FILE KUBECONFIG DOCKER_CONFIG
+    GOOGLE_APPLICATION_CREDENTIALS CLOUDSDK_CONFIG AZURE_CONFIG_DIR HF_HOME HF_TOKEN_PATH NETRC PGPASSFILE
+    XAUTHORITY ICEAUTHORITY SSH_AUTH_SOCK VAULT_CONFIG_PATH NPM_CONFIG_USERCONFIG PASSWORD_STORE_DIR
+""".split()
+INSTALLED = ("lib", "lib64", "libexec", "versions", "pyvenv.cfg", "toolchains", "installs")  # marks of a prefix
+BROAD = ("", ".local", ".config", ".cache", ".local/share", ".local/state", "Library")  # of a home: never shown whole
+RELATED = {  # what programs in a directory below a home need beside it
+    ".cargo/bin": (".rustup/toolchains", ".rustup/settings.toml"),
+    ".local/bin": (".local/lib",),
+}
+CREDENTIALS = """
+    credentials credentials.toml credentials.json .npmrc .netrc .pypirc .yarnrc .yarnrc.yml .env auth.json token
+    .git-credentials pip.conf uv.toml hosts.yml .ssh .gnupg .aws
+""".split()
+
+
+@dataclass(frozen=True)
+class Places:
+    """home: the directory behind which commands find their private one; hidden: directories and files in whose place
+    commands find nothing; shown: what lies below them and is readable all the same; masked: files within `shown`."""
+
+    home: Path
+    hidden: tuple[Path, ...]
+    shown: tuple[Path, ...]
+    masked: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], state: Path, workspace: Path) -> Places:
+        """state: A3B_HOME."""
+        home = Path(environment.get("HOME") or "/root").resolve()
+        hidden = tuple(_outermost(_hidden(environment, home, state.resolve())))
+        shown = tuple(_outermost(_shown(environment, home, hidden, workspace)))
+        return cls(home, hidden, shown, tuple(_credentials_in(shown)))
+
+
+def check_workspace(workspace: Path, home: Path, state: Path) -> None:
+    """Raises SandboxUnavailable for a directory that cannot be given to commands without giving them what is secret."""
+    reason = ""
+    if str(workspace) in SYSTEM or any(workspace.is_relative_to(place) for place in KERNEL):
+        reason = "belongs to the system"
+    elif home.is_relative_to(workspace):
+        reason = f"contains the home directory {home}" if home != workspace else "is the home directory"
+    elif state.is_relative_to(workspace) or workspace.is_relative_to(state):
+        reason = f"and the state of a3b in {state} contain each other"
+    if reason:
+        raise SandboxUnavailable(
+            f"no sandbox for {workspace}: it {reason}, and commands may write in the whole directory. "
+            "Start in the directory of one project, or without a sandbox by --yolo"
+        )
+
+
+def _hidden(environment: Mapping[str, str], home: Path, state: Path) -> Iterator[Path]:
+    yield home
+    for place in ("/root", "/home", "/run", "/var/run", *SECRETS, *(n for p in SECRET_PATTERNS for n in glob(p))):
+        if os.path.lexists(place):
+            yield Path(place).resolve()
+    if os.path.exists(state):
+        yield state
+    for name in SECRET_VARIABLES:
+        path = Path(environment.get(name, ""))
+        if path.is_absolute() and str(path.resolve()) not in SYSTEM and os.path.exists(path):
+            yield path.resolve()
+    yield from _other_homes()
+
+
+def _other_homes() -> Iterator[Path]:
+    """Homes of people, of which /etc/passwd may put some elsewhere than in /home."""
+    with suppress(OSError, UnicodeDecodeError):
+        for line in read_text("/etc/passwd").splitlines():
+            fields = line.split(":")
+            if len(fields) == 7 and fields[2].isdigit() and 1000 <= int(fields[2]) < 65534:
+                path = Path(fields[5])
+                if path.is_absolute() and os.path.isdir(path) and str(path.resolve()) not in SYSTEM:
+                    yield path.resolve()
+
+
+def _shown(environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...], workspace: Path) -> Iterator[Path]:
+    programs = [Path(part) for part in environment.get("PATH", "").split(":") if part.startswith("/")]
+    programs += [workspace / name / "bin" for name in (".venv", "venv", "env")]
+    own = (sys.prefix, sys.base_prefix, sys.exec_prefix, Path(os.path.realpath(sys.executable)).parent.parent)
+    found = [Path(place) for place in own] + [Path(__file__).resolve().parents[2]]
+    for directory in programs:
+        found += [directory, *_link_targets(directory)]
+    for place in found:
+        place = place.resolve()
+        below = any(place.is_relative_to(cover) for cover in hidden)
+        if below and os.path.exists(place) and not place.is_relative_to(workspace):
+            yield from (path for path in _prefix(place, home) if not workspace.is_relative_to(path))
+    for place in map(Path, SHOWN_OF_RUN):
+        if os.path.exists(place):
+            yield place
+
+
+def _link_targets(directory: Path) -> Iterator[Path]:
+    """Where links in a directory of programs lead: `~/.local/bin/tool` to the tool's own environment."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        for _, entry in zip(range(MAX_LINKS), entries, strict=False):
+            if entry.is_symlink():
+                target = Path(os.path.realpath(entry.path))
+                if target.parent != directory:
+                    yield target.parent if target.parent.name in ("bin", "shims") else target
+
+
+def _prefix(place: Path, home: Path) -> list[Path]:
+    """What has to be readable so that programs in `place` run: where it looks like one, the whole installation."""
+    inside = str(place.relative_to(home)) if place.is_relative_to(home) else None
+    related = [home / name for name in RELATED.get(inside or "", ()) if os.path.exists(home / name)]
+    parent = place.parent
+    is_broad = parent == home or (parent.is_relative_to(home) and str(parent.relative_to(home)) in BROAD)
+    if (
+        place.name in ("bin", "shims", ".bin")
+        and not is_broad
+        and any(os.path.exists(parent / mark) for mark in INSTALLED)
+    ):
+        return [parent, *related]
+    if inside is not None and inside.removeprefix(".") in BROAD:
+        return related
+    return [place, *related]
+
+
+def _credentials_in(shown: Iterable[Path]) -> Iterator[Path]:
+    for place in shown:
+        for directory in (place, *(Path(entry) for entry in glob(f"{place}/*/") if not entry.endswith("/bin/"))):
+            for name in CREDENTIALS:
+                if os.path.lexists(directory / name) and not (directory / name).is_symlink():
+                    yield directory / name
+
+
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that lie below another."""
+    kept: list[Path] = []
+    for path in sorted(set(paths)):
+        if not any(path.is_relative_to(other) for other in kept):
+            kept.append(path)
+    return kept

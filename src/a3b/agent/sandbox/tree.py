@@ -1,0 +1,90 @@
+"""A tree of processes: who belongs to it, what memory it takes, and how all of it is killed. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def descendants(root: int, most: int = 1 << 20) -> tuple[list[int], int]:
+    """Processes below `root`, without itself, and the number of their threads; stops beyond `most` processes."""
+    found: list[int] = []
+    waiting, num_threads = [root], -1
+    while waiting and len(found) <= most:
+        children, threads = _children(waiting.pop())
+        found += children
+        waiting += children
+        num_threads += threads
+    return found, num_threads
+
+
+def _children(pid: int) -> tuple[list[int], int]:
+    found: list[int] = []
+    tasks: list[str] = []
+    with suppress(OSError, ValueError):
+        tasks = os.listdir(f"/proc/{pid}/task")
+        for task in tasks:
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
+    return found, len(tasks)
+
+
+def resident(pids: list[int]) -> int:
+    """Bytes of memory; what several processes share is counted for each."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+            total += int(file.read().split()[1]) * PAGE
+    return total
+
+
+def proportional(pids: list[int]) -> int:
+    """Bytes of memory, what is shared counted once; slower."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                total += next((int(line.split()[1]) for line in file if line.startswith(b"Pss:")), 0) * 1024
+        except (OSError, ValueError):
+            total += resident([pid])
+    return total
+
+
+def kill_all(seconds: float = 5.0) -> bool:
+    """Kills all processes below this one, which has to be the reaper of orphans. True if all died.
+
+    They are stopped first, since what is stopped cannot fork. The kernel's lists of children may leave some out while
+    others end, so only the lack of children to wait for counts."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stopped: set[int] = set()
+        while (new := set(descendants(os.getpid())[0]) - stopped) and time.monotonic() < deadline:
+            for pid in new:
+                _signal(pid, signal.SIGSTOP)
+            stopped |= new
+        for pid in stopped:
+            _signal(pid, signal.SIGKILL)
+        if reap()[1]:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def reap() -> tuple[dict[int, int], bool]:
+    """Wait statuses of all children that have ended, and whether no others are left."""
+    ended = {}
+    try:
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = found[1]
+    except ChildProcessError:
+        return ended, True
+    return ended, False
