@@ -14,12 +14,14 @@ from a3b.interface.events import (
     Finished,
     PromptLogprobs,
     Reading,
+    Started,
     TextDelta,
     ThinkingDelta,
     TokenLogprobs,
     ToolCallDelta,
     ToolCallEnd,
     ToolCallStart,
+    Usage,
 )
 from a3b.server import event_streams
 from a3b.server.app import create_app
@@ -291,6 +293,16 @@ def test_reading_is_reported_again_after_a_while(monkeypatch):
     monkeypatch.setattr(call, "READING_S", 0.0)
     found = streamed(ScriptedService([STARTED, Reading(1, 3), Reading(2, 3), FINISHED]))
     assert [line for line in found if isinstance(line, str)] == ["reading 1/3", "reading 2/3", "[DONE]"]
+
+
+def test_reading_is_reported_in_chunks_of_llama_cpps_form_if_asked_for(monkeypatch):
+    monkeypatch.setattr(call, "READING_S", 0.0)
+    begun = Started(Usage(prompt_tokens=47, cached_tokens=7))
+    service = ScriptedService([begun, Reading(9, 40), Reading(40, 40), TextDelta("x"), FINISHED])
+    found = [chunk for chunk in streamed(service, return_progress=True) if "prompt_progress" in chunk]
+    told = [{key: chunk["prompt_progress"][key] for key in ("total", "cache", "processed")} for chunk in found]
+    assert told == [{"total": 47, "cache": 7, "processed": 16}, {"total": 47, "cache": 7, "processed": 47}]
+    assert all(chunk["choices"][0]["delta"] == {} and chunk["prompt_progress"]["time_ms"] >= 0 for chunk in found)
 
 
 class Slow(ScriptedService):

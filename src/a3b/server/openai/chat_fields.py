@@ -75,6 +75,8 @@ CHAT = FieldRules(
         "top_logprobs": f"so many likely tokens in the place of each, up to {MAX_LOGPROBS}; needs `logprobs`",
         "stream": STREAM,
         "stream_options": "`include_usage`: " + INCLUDE_USAGE,
+        "return_progress": "true: while a prompt is read, chunks of a stream say how far it is; llama.cpp's "
+        "`prompt_progress`, with `total`, `cache` and `processed` tokens and `time_ms`",
         "reasoning_effort": EFFORT,
         "reasoning": "OpenRouter's form: `effort`, `max_tokens`, `exclude`, `enabled`",
         "thinking": "`type` is `enabled`, `disabled` or `adaptive`; `budget_tokens`; `clear_thinking`",

@@ -33,6 +33,7 @@ class CompletionRequest:
     include_usage: bool
     show_thinking: bool = True
     legacy_functions: bool = False  # the caller reads `function_call`, not `tool_calls`
+    return_progress: bool = False  # chunks say how much of the prompt was read
     prompts: int = 1  # different ones, each with the same number of choices
     echo: bool = False  # answers begin with their prompt
     model: str = ""  # the name that was asked for
@@ -68,6 +69,7 @@ def read_chat(body: Any, namespace: str = "", request_id: str = "") -> Completio
         include_usage,
         show_thinking=fields.boolean("include_reasoning", True) and not reasoning.boolean("exclude"),
         legacy_functions=tools.is_legacy,
+        return_progress=fields.boolean("return_progress"),
         model=fields.model(""),
         warnings=tuple(warnings),
     )

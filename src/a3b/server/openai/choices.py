@@ -14,6 +14,7 @@ from a3b.interface.events import (
     Event,
     Finished,
     PromptLogprobs,
+    Started,
     TextDelta,
     ThinkingDelta,
     TokenLogprobs,
@@ -47,6 +48,7 @@ class Choice:
     calls: dict[int, StreamedToolCall] = field(default_factory=dict)
     logprobs: list[TokenLogprobs | PromptLogprobs] = field(default_factory=list)  # of tokens not sent yet
     finished: Finished | None = None
+    cached: int = 0  # tokens of the prompt that were not computed
 
     def add(self, event: Event) -> None:
         match event:
@@ -60,6 +62,8 @@ class Choice:
                 self.calls[event.index].pieces.append(event.text)
             case TokenLogprobs() | PromptLogprobs():
                 self.logprobs.append(event)
+            case Started():
+                self.cached = event.usage.cached_tokens
             case Finished():
                 self.finished = event
 

@@ -46,6 +46,7 @@ class CompletionResponder:
         """model: the name in the response if the request gave none."""
         self.http, self.parsed = http, parsed
         self.choices = [Choice() for _ in parsed.requests]
+        self.begun = time.monotonic()
         self.warnings = list(parsed.warnings)
         self.with_logprobs = parsed.requests[0].top_logprobs is not None
         self.head = {
@@ -91,10 +92,10 @@ class CompletionResponder:
                     match item:
                         case None:
                             yield comment("waiting")
-                        case (_, Reading(done, total_)):
+                        case (i, Reading(done, total_)):
                             if (now := time.monotonic()) - told >= READING_S:
                                 told = now
-                                yield comment(f"reading {done}/{total_}")
+                                yield self._progress(i, done, total_)
                         case (i, event):
                             self.choices[i].add(event)
                             for piece in self.pieces(i, self.choices[i], event):
@@ -106,6 +107,21 @@ class CompletionResponder:
                 id = request_id(self.http)
                 yield sse(error_body(to_api_error(error, id), self.http.url.path, id))
         yield sse("[DONE]")
+
+    def _progress(self, index: int, done: int, total_: int) -> bytes:
+        """How much of a prompt was read: a comment, or a chunk in llama.cpp's form, where `processed` has the cached
+        tokens, too."""
+        if not self.parsed.return_progress:
+            return comment(f"reading {done}/{total_}")
+        cached = self.choices[index].cached
+        progress = {
+            "total": cached + total_,
+            "cache": cached,
+            "processed": cached + done,
+            "time_ms": round((time.monotonic() - self.begun) * 1e3),
+        }
+        piece = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+        return self._chunk([piece], prompt_progress=progress)
 
     def _chunk(self, choices: list[dict[str, Any]], **cost: Any) -> bytes:
         usage = {"usage": None} if self.parsed.include_usage else {}
