@@ -25,7 +25,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "interface": "errors",
     "hub": "errors files",
     "clients": "errors files",
-    "agent": "errors files machine settings",
+    "agent": "errors files machine printable settings",
     "formats": "errors files",
     "json_schema": "errors",
     "kernels": "errors formats machine",
@@ -42,7 +42,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "api": "cache engine errors interface prompt settings",
     "server": "errors interface isolation printable prompt thinking",
     "commands": (
-        "cache clients engine errors files formats hub interface kernels machine model "
+        "agent cache clients engine errors files formats hub interface kernels machine model "
         "packing printable prompt server settings thinking units"
     ),
     "cli": "commands errors printable settings",

@@ -20,6 +20,7 @@ import pytest
 from a3b import cli
 from a3b.cache.disk_store import Store
 from a3b.commands import client_server, pack, pull, up
+from a3b.commands import code as code_command
 from a3b.commands import eval as eval_command
 from a3b.commands import launch as launch_command
 from a3b.commands import list as list_command
@@ -426,6 +427,29 @@ LAUNCH = [
     Row("--print", lambda s: s.calls["run"].args[0].print, True),
     Row("--yes", lambda s: s.calls["run"].args[0].yes, True),
 ]
+CODE = [
+    *SERVED,
+    Row("--prompt words", lambda s: s.calls["run"].args[0].prompt, "words"),
+    Row("--json", lambda s: s.calls["run"].args[0].json, True),
+    Row("--continue", lambda s: s.calls["run"].args[0].go_on, True),
+    Row("--resume 2026", lambda s: s.calls["run"].args[0].resume, "2026"),
+    *(
+        Row(f"{option} {given}", lambda s, name=name: getattr(agent_options(s), name), value)
+        for option, given, name, value in (
+            ("--max-turns", "7", "max_turns", 7),
+            ("--max-tokens", "8k", "max_tokens", 8192),
+            ("--max-time", "90", "max_seconds", 90.0),
+            ("--tools", "read,bash", "tools", ("read", "bash")),
+            ("--allow-host", "pypi.org", "hosts", ("pypi.org",)),
+            ("--yolo", "", "yolo", True),
+            ("--think", "", "think", True),
+            ("--no-think", "", "think", False),
+            ("--compact-at", "20k", "compact_at", 20480),
+            ("--temperature", "0.5", "sampling", {"temperature": 0.5}),
+            ("--seed", "3", "sampling", {"seed": 3}),
+        )
+    ),
+]
 WARM = [*SERVED, Row("--json", lambda s: s.calls["run"].args[0].json, True)]
 
 
@@ -434,6 +458,17 @@ def test_an_option_of_launch_has_its_effect(row, command, watch):
     """What they then do is in `tests/commands/launch`."""
     watch(launch_command, "run", lambda _: 0)
     check(command, "launch claude", row)
+
+
+def agent_options(seen):
+    return code_command.agent_options(seen.calls["run"].args[0], Path(), Path(), "http://box:1", None)
+
+
+@named(CODE)
+def test_an_option_of_code_has_its_effect(row, command, watch):
+    """What they then do is in `tests/agent`."""
+    watch(code_command, "run", lambda _: 0)
+    check(command, "code", row)
 
 
 @named(WARM)
@@ -596,6 +631,7 @@ ROWS = {
     "plan": [*PLAN, Row("--json", len, "in a test of its own")],
     "list": LIST,
     "rm": RM,
+    "code": CODE,
     "launch": LAUNCH,
     "warm": WARM,
     "pull": PULL,

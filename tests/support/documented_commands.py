@@ -116,6 +116,7 @@ def _is_at_hand(arguments: list[str]) -> bool:
     except ValueError:  # which a test reports
         return False
     starts_client = args.command == "launch" and bool(args.client) and not args.print
+    starts_client |= args.command == "code" and not args.words
     return args.command not in NEEDS and not starts_client and getattr(args, "model", None) in MODELS
 
 

@@ -1,3 +1,3 @@
 """The coding agent: a client over HTTP that acts through tools, in a sandbox. It never imports the engine.
 
-Enter at `loop.Agent`; `events` says what a front end (terminal, headless, editor) is told."""
+Enter at `session.open_session`; `events` says what a front end (terminal, headless, editor) is told."""

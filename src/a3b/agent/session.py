@@ -9,12 +9,26 @@ Enter at `open_session`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from a3b.agent.events import AgentEvent, Notice, SessionOpened
+from a3b.agent.client import ModelClient
+from a3b.agent.compaction import Compactor
+from a3b.agent.control import TaskControl, TaskHalted, TaskLimits
+from a3b.agent.events import AgentEvent, Notice, SessionOpened, TaskFinished
+from a3b.agent.loop import LoopParts, TaskLoop
 from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
+from a3b.agent.project_files import Project, first_message, read_project
+from a3b.agent.prompt import system_prompt
+from a3b.agent.requests import RequestMaker
+from a3b.agent.resuming import close_calls, resume_note
+from a3b.agent.sessions import ProjectSessions
+from a3b.agent.tools.tool import Tool
+from a3b.agent.transcript import AgentTranscript
+from a3b.agent.workshop import Workshop, open_workshop
+from a3b.errors import A3BError, UsageError
 
 
 class AgentSession:
@@ -23,73 +37,247 @@ class AgentSession:
     opened: the first event, for front ends that show it; notices: what the user should hear before the first task (a
     second session here, no exact replay, how files changed since a session that is resumed)."""
 
-    opened: SessionOpened
-    notices: list[Notice]
+    def __init__(
+        self,
+        options: AgentOptions,
+        sessions: ProjectSessions,
+        transcript: AgentTranscript,
+        requests: RequestMaker,
+        workshop: Workshop,
+        project: Project,
+    ):
+        self.options, self.opened = options, _opened(options, transcript, requests, workshop)
+        self.notices: list[Notice] = []
+        self._sessions, self._transcript, self._requests = sessions, transcript, requests
+        self._workshop, self._project = workshop, project
+        self._compactor = Compactor(requests, transcript, self._emit, workshop.notes, options.compact_at)
+        self._events: asyncio.Queue[AgentEvent | None] = asyncio.Queue()
+        self._control: TaskControl | None = None
+        self._news: list[str] = []  # for the model, with the next task
 
     @property
     def id(self) -> str:
         """Names the session: for --resume, and for session ids of editors."""
-        raise NotImplementedError
+        return self._transcript.head.id
 
     @property
     def is_running(self) -> bool:
         """Whether a task or a compaction runs."""
-        raise NotImplementedError
+        return self._control is not None
 
     def run(self, task: str) -> AsyncIterator[AgentEvent]:
         """Works on a task to its end; the last event is TaskFinished, whatever happens. Leaving the iteration stops it.
 
         Raises UsageError if a task runs already."""
-        raise NotImplementedError
+        limits = TaskLimits(self.options.max_turns, self.options.max_tokens, self.options.max_seconds)
+        control = self._begun(limits)
+        return self._worked(self._task(task, control), control)
+
+    async def _task(self, task: str, control: TaskControl) -> None:
+        try:
+            self._say_task(task)
+        except A3BError as error:  # a full disk
+            self._emit(TaskFinished("failed", str(error), 0, control.usage))
+            return
+        parts = LoopParts(
+            self._requests,
+            self._workshop.toolbox,
+            self._transcript,
+            self._emit,
+            lambda size: self._compactor.make_room(size, control),
+            self._workshop.around_call,
+            self._workshop.reports,
+        )
+        self._emit(await TaskLoop(parts, control).run())
+
+    def _say_task(self, task: str) -> None:
+        messages = self._transcript.messages
+        if not messages:
+            tools = [tool.name for tool in self._workshop.toolbox]
+            self._transcript.say({"role": "system", "content": system_prompt(tools)}, tools=tools)
+        is_first = len(messages) <= 1
+        text = first_message(self.options.directory, self._project, task) if is_first else task
+        news = "".join(f"<notice>\n{note}\n</notice>\n\n" for note in self._news)
+        self._news.clear()
+        self._transcript.say({"role": "user", "content": news + text}, task=task)
 
     def steer(self, text: str) -> None:
         """Adds a message of the user at the next step of the running task, after the results of its tools."""
-        raise NotImplementedError
+        if self._control is None:
+            raise UsageError("no task runs; give the text as a task")
+        self._control.steering.append(text)
 
     def stop(self) -> None:
         """Stops the running task: finished calls keep their results, others get "aborted". The iteration of `run` goes
         on to its TaskFinished (status "stopped")."""
-        raise NotImplementedError
+        if self._control is not None:
+            self._control.stop()
 
     def compact(self) -> AsyncIterator[AgentEvent]:
         """Begins anew from a summary that the model writes; events are those of a turn, then Compacted or a Notice."""
-        raise NotImplementedError
+        control = self._begun(TaskLimits())
+        return self._worked(self._compaction(control), control)
+
+    async def _compaction(self, control: TaskControl) -> None:
+        if sum(message["role"] == "assistant" for message in self._transcript.messages) < 2:
+            self._emit(Notice("The conversation is short: there is nothing to begin anew from.", "info"))
+            return
+        try:
+            await self._compactor.compact(await self._requests.size(self._transcript.state), control)
+        except TaskHalted as halted:
+            self._emit(Notice(f"{halted}: the conversation is as it was", "info"))
+        except A3BError as error:
+            self._emit(Notice(str(error), "error"))
 
     async def undo(self) -> str:
         """Puts files back as they were before the last turn that changed some; says which, in lines for people. The
         model is told at its next step."""
-        raise NotImplementedError
+        raise UsageError("undo: nothing keeps earlier states of files here")
 
     def fork(self, turn: int | None = None) -> str:
         """The id of a new session that has this one's conversation up to the end of `turn` (None: all of it). Open it
         with `replace(session.options, resume=id)`; files stay as they are."""
-        raise NotImplementedError
+        return self._sessions.fork(self.id, turn)
 
     def tree(self) -> list[SessionNode]:
         """The sessions of this directory that belong together with this one, parents first."""
-        raise NotImplementedError
+        nodes = {node.id: node for node in self._sessions.nodes()}
+
+        def root(id: str) -> str:
+            seen = {id}
+            while (node := nodes.get(id)) and node.parent and node.parent in nodes and node.parent not in seen:
+                seen.add(id := node.parent)
+            return id
+
+        own = root(self.id)
+        return sorted((node for id, node in nodes.items() if root(id) == own), key=lambda node: node.id)
 
     def tools(self) -> list[ToolLine]:
         """What the agent can do here."""
-        raise NotImplementedError
+        return [ToolLine(tool.name, tool.description) for tool in self._workshop.toolbox]
 
     def cost(self) -> SessionCost:
         """Turns, tokens and seconds so far."""
-        raise NotImplementedError
+        state = self._transcript.state
+        return SessionCost(
+            state.turn,
+            state.usage,
+            (state.prompt or 0) + (state.written or 0),
+            self._requests.facts.context,
+            self._compactor.compact_at,
+            state.recomputed,
+            state.seconds,
+        )
 
     def history(self) -> list[dict[str, Any]]:
         """The conversation as messages of a chat completion, for front ends that show a resumed session."""
-        raise NotImplementedError
+        return list(self._transcript.messages)
 
     def set_thinking(self, think: bool | None) -> None:
         """Whether the model thinks from the next turn on; None leaves it to the server."""
-        raise NotImplementedError
+        self._requests.think = think
+
+    # -- how work runs
+
+    def _emit(self, event: AgentEvent) -> None:
+        self._events.put_nowait(event)
+
+    def _begun(self, limits: TaskLimits) -> TaskControl:
+        if self._control is not None:
+            raise UsageError("a task runs already; steer or stop it")
+        self._control = TaskControl(limits)
+        return self._control
+
+    async def _worked(self, work: Coroutine[Any, Any, None], control: TaskControl) -> AsyncGenerator[AgentEvent, None]:
+        """What is emitted until the work has ended."""
+        self._events = asyncio.Queue()
+        worker = asyncio.ensure_future(work)
+        worker.add_done_callback(lambda _: self._events.put_nowait(None))
+        try:
+            while (event := await self._events.get()) is not None:
+                yield event
+            worker.result()
+        finally:
+            control.stop()  # if the front end has left
+            with suppress(asyncio.CancelledError, Exception):
+                await worker
+            self._control = None
+
+    def _resumed(self, problem: str) -> None:
+        """What is to be said of a session that is resumed, to the user and to the model."""
+        if problem:
+            self.notices.append(Notice(problem, "warning"))
+        close_calls(self._transcript)
+        self._news.append(resume_note(self._transcript, ()))
+
+
+def _opened(
+    options: AgentOptions, transcript: AgentTranscript, requests: RequestMaker, workshop: Workshop
+) -> SessionOpened:
+    facts = requests.facts
+    return SessionOpened(
+        transcript.head.id,
+        str(options.directory),
+        facts.model,
+        requests.client.root,
+        facts.context,
+        workshop.sandbox,
+        facts.replays_exactly,
+        bool(transcript.messages),
+    )
 
 
 @asynccontextmanager
-async def open_session(options: AgentOptions, approver: Any) -> AsyncIterator[AgentSession]:
-    """Opens a session, new or resumed; all that it started ends with the block.
+async def open_session(options: AgentOptions, approver: Any, tools: Sequence[Tool] = ()) -> AsyncIterator[AgentSession]:
+    """Opens a session, new or resumed; all that it started ends with the block. tools: beside the built-in ones.
 
     Raises A3BError if the server does not answer, the sandbox does not work here, or the session cannot be resumed."""
-    raise NotImplementedError
-    yield
+    client = ModelClient(options.base_url, options.api_key, options.model)
+    sessions = ProjectSessions(options.home, options.directory)
+    transcript: AgentTranscript | None = None
+    try:
+        facts = await client.facts()
+        project = read_project(options.directory, options.home)
+        elsewhere = sessions.open_elsewhere()
+        problem = ""
+        if options.resume is None:
+            transcript = sessions.create(model=facts.model)
+        else:
+            transcript, problem = sessions.load(options.resume)
+        with sessions.held(transcript.head.id):
+            async with open_workshop(options, project, approver, tuple(tools)) as workshop:
+                requests = RequestMaker(client, facts, workshop.toolbox.schemas(), options.sampling)
+                requests.think = options.think
+                session = AgentSession(options, sessions, transcript, requests, workshop, project)
+                session.notices += [
+                    Notice(f"another session works in this directory: {other.id}, process {other.pid}", "warning")
+                    for other in elsewhere
+                ]
+                session.notices += _server_notices(session)
+                if transcript.messages:
+                    session._resumed(problem)
+                yield session
+                session.stop()
+    finally:
+        if transcript is not None:
+            transcript.close()
+            if not transcript.messages:
+                transcript.path.unlink(missing_ok=True)
+        await client.aclose()
+
+
+def _server_notices(session: AgentSession) -> list[Notice]:
+    facts, notices = session._requests.facts, []
+    if not facts.replays_exactly:
+        notices.append(
+            Notice(
+                f"{session.opened.base_url} is no a3b server: thinking goes back as text, so a turn may cost more than "
+                "its new tokens",
+                "info",
+            )
+        )
+    if not facts.is_known:
+        notices.append(Notice(f"the server does not say its context; {facts.context:,} tokens are assumed", "warning"))
+    if facts.kind == "other" and session.options.think is not None:
+        notices.append(Notice("--think and --no-think have no effect on this server", "warning"))
+    return notices

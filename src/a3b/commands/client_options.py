@@ -1,4 +1,4 @@
-"""The options of `launch` and `warm`: which client, and which server. Enter at `launch`, `warm`."""
+"""The options of `launch` and `warm`: which client, which server. Enter at `launch`, `warm`; `server` for others."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def _client(parser: argparse.ArgumentParser, required: bool) -> None:
         metavar="CLIENT",
         help=f"{', '.join(names)} or {last}" + ("" if required else "; none lists them"),
     )
+    server(parser)
+
+
+def server(parser: argparse.ArgumentParser) -> None:
+    """Which server a client talks to."""
     parser.add_argument(
         "--model", dest="named", metavar="MODEL", help="what is served: a directory or a name of 'a3b list'"
     )

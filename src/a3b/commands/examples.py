@@ -20,6 +20,12 @@ a3b run DIR < question.txt""",
     "serve": """
 a3b serve DIR --port 8080
 a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
+    "code": """
+a3b code                                   # in a project's directory
+a3b code -p "Fix the failing test." --max-turns 30
+a3b code -p "Why does this fail?" --json < log.txt
+a3b code --continue
+a3b code sessions""",
     "launch": """
 a3b launch claude
 a3b launch qwen --model DIR -- -p "What does this project do?"

@@ -9,7 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
-from a3b.commands import client_options
+from a3b.commands import client_options, code_options
 from a3b.commands.argument_types import (
     byte_size,
     duration,
@@ -445,6 +445,7 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "chat": ("talk to a model", _chat),
     "run": ("answer one prompt and exit", _run),
     "serve": ("speak the OpenAI and Anthropic APIs over HTTP", _serve),
+    "code": ("work on the project in this directory: the coding agent", code_options.code),
     "launch": ("start a coding agent on the served model, such as claude or qwen", client_options.launch),
     "warm": ("read a coding agent's instructions ahead of time", client_options.warm),
     "info": ("architecture, parameters, context, formats and size of a model", _info),

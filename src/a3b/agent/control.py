@@ -1,0 +1,106 @@
+"""What holds a task back: its limits, the user's stop, and what the user types meanwhile. Enter at `TaskControl`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from a3b.agent.events import TokenUsage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """Of one task; None is no limit. tokens: computed of prompts, and written."""
+
+    turns: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+class TaskHalted(Exception):
+    """A task ends before it is done. status: "stopped", "limit", "stuck" or "failed"; the text says why."""
+
+    def __init__(self, status: str, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class TaskControl:
+    """Of one task, with the sub-agents that work for it."""
+
+    def __init__(self, limits: TaskLimits | None = None):
+        self.limits = limits or TaskLimits()
+        self.steering: deque[str] = deque()
+        self.turns = 0
+        self.usage = TokenUsage(0, 0, 0)
+        self._stop = asyncio.Event()
+        self._begun = time.monotonic()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def spend(self, usage: TokenUsage) -> None:
+        """Counts what a request cost."""
+        self.usage = add(self.usage, usage)
+
+    @property
+    def tokens_left(self) -> int | None:
+        if self.limits.tokens is None:
+            return None
+        return self.limits.tokens - self.usage.read - self.usage.written
+
+    def check(self) -> None:
+        """Raises TaskHalted if the task may not go on."""
+        if self.is_stopped:
+            raise TaskHalted("stopped", "stopped by the user")
+        if self.limits.turns is not None and self.turns >= self.limits.turns:
+            raise TaskHalted("limit", f"stopped after {self.turns} turns (--max-turns)")
+        if self.tokens_left is not None and self.tokens_left <= 0:
+            raise TaskHalted("limit", f"stopped at the limit of {self.limits.tokens:,} tokens (--max-tokens)")
+        if self._seconds_left() == 0:
+            raise self._out_of_time()
+
+    async def until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`; it is cancelled, and TaskHalted raised, when the user stops or the time is over."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stop), timeout=self._seconds_left(), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise TaskHalted("stopped", "stopped by the user") if self.is_stopped else self._out_of_time()
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    def _seconds_left(self) -> float | None:
+        if self.limits.seconds is None:
+            return None
+        return max(self.limits.seconds - (time.monotonic() - self._begun), 0.0)
+
+    def _out_of_time(self) -> TaskHalted:
+        return TaskHalted("limit", f"stopped after {self.limits.seconds:g} s (--max-time)")
+
+
+def add(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    return TokenUsage(
+        one.read + other.read,
+        one.cached + other.cached,
+        one.written + other.written,
+        one.thinking + other.thinking,
+        round(one.prefill_s + other.prefill_s, 3),
+        round(one.decode_s + other.decode_s, 3),
+    )

@@ -1,0 +1,127 @@
+"""From a conversation to a request, and how much of the context it takes. Enter at `RequestMaker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from a3b.agent.answer import ModelAnswer
+from a3b.agent.client import ModelClient, ModelServerError, ServerFacts
+from a3b.agent.events import AgentEvent, TextChunk
+from a3b.agent.loop_guard import repeated_from
+from a3b.agent.transcript import TranscriptState
+
+ANSWER_TOKENS = 32_768  # most of one answer
+RESERVE = 8_192  # tokens that stay free for an answer and a summary
+LEAST_ANSWER = 256
+BYTES_A_TOKEN = 3  # an estimate on the safe side; text has about 4
+MESSAGE_TOKENS = 12  # of a message's marks
+MAX_CALL = 64_000  # characters of one call: many times the 300 lines of a write
+LOOK_EVERY = 1_000  # characters of text between two looks for repetition
+
+
+class AnswerCutShort(Exception):
+    """An answer that was stopped here, since it would only go on and on. message: its useful beginning, if any;
+    advice: for the model."""
+
+    def __init__(self, message: dict[str, Any] | None, advice: str):
+        super().__init__(advice)
+        self.message, self.advice = message, advice
+
+
+class RequestMaker:
+    """Requests of one session; its tools and its model stay the same."""
+
+    def __init__(
+        self, client: ModelClient, facts: ServerFacts, tools: Sequence[dict[str, Any]], sampling: Mapping[str, Any]
+    ):
+        self.client, self.facts, self.tools, self.sampling = client, facts, list(tools), dict(sampling)
+        self.think: bool | None = None
+
+    @property
+    def reserve(self) -> int:
+        return min(RESERVE, self.facts.context // 4)
+
+    def body(self, messages: Sequence[dict[str, Any]], max_tokens: int) -> dict[str, Any]:
+        """A request. What a server does with thinking is asked for in its own words; a server that is not known gets
+        nothing but OpenAI's fields."""
+        body: dict[str, Any] = {"model": self.facts.model, "messages": list(messages)}
+        if self.tools:
+            body["tools"] = self.tools
+        body |= {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": max_tokens}
+        template: dict[str, Any] = {"preserve_thinking": True}  # or what was read before would have to be read again
+        if self.think is not None:
+            template["enable_thinking"] = self.think
+        if self.facts.kind in ("a3b", "llama.cpp", "vllm", "sglang"):
+            body["chat_template_kwargs"] = template
+        if self.facts.kind in ("a3b", "llama.cpp"):
+            body["return_progress"] = True
+        return body | self.sampling
+
+    async def size(self, state: TranscriptState, extra: Sequence[dict[str, Any]] = ()) -> int:
+        """Tokens of the prompt of the next request. Counted by the server where it can and where it matters, or else
+        what it counted the last time and an estimate of what has come since."""
+        known = state.prompt is not None
+        new = [*(state.messages[state.counted :] if known else state.messages), *extra]
+        guess = (state.prompt or 0) + (state.written or 0) if known else sum(map(_estimate, self.tools))
+        guess += sum(map(_estimate, new))
+        if guess + self.reserve < self.facts.context * 3 // 4 and known:
+            return guess
+        counted = await self.client.count(self.body([*state.messages, *extra], 1))
+        return guess if counted is None else counted
+
+    def answer_tokens(self, size: int, most: int | None = None) -> int:
+        """How long the answer to a prompt may be."""
+        room = min(self.facts.context - size, ANSWER_TOKENS, ANSWER_TOKENS if most is None else most)
+        return max(room, LEAST_ANSWER)
+
+    async def ask(
+        self,
+        messages: Sequence[dict[str, Any]],
+        max_tokens: int,
+        used_ids: set[str],
+        emit: Callable[[AgentEvent], None],
+    ) -> ModelAnswer:
+        """One answer; what comes meanwhile is emitted. Raises ModelServerError, AnswerCutShort."""
+        text, looked = "", 0
+        async with aclosing(self.client.answer(self.body(messages, max_tokens), used_ids)) as items:
+            async for item in items:
+                if isinstance(item, ModelAnswer):
+                    return item
+                emit(item)
+                if isinstance(item, TextChunk):
+                    text += item.text
+                    if len(text) - looked >= LOOK_EVERY:
+                        looked = len(text)
+                        self._check_repetition(text)
+                if self.client.reader.longest_call > MAX_CALL:
+                    raise AnswerCutShort(
+                        self.client.reader.beginning(),
+                        f"Your call was stopped after {MAX_CALL:,} characters of arguments, and nothing was done. Go "
+                        "on in parts: write at most 300 lines a call, then continue the file with append.",
+                    )
+        raise ModelServerError(f"{self.client.root}: the answer has no end")
+
+    def _check_repetition(self, text: str) -> None:
+        at = repeated_from(text)
+        if at is None:
+            return
+        message = self.client.reader.beginning() or {"role": "assistant"}
+        raise AnswerCutShort(
+            {**message, "content": text[:at]},
+            "Your answer repeated itself and was stopped. Do not go on with it: say in other words what is to be said, "
+            "or call a tool.",
+        )
+
+
+def _estimate(value: dict[str, Any]) -> int:
+    """Tokens of a message or a tool, rather too many."""
+    texts = [str(value.get(key) or "") for key in ("content", "reasoning_content", "reasoning")]
+    texts += [str(value[key]) for key in ("tool_calls", "function") if key in value]
+    return sum(len(text.encode(errors="replace")) for text in texts) // BYTES_A_TOKEN + MESSAGE_TOKENS
+
+
+def used_ids(messages: Sequence[dict[str, Any]]) -> set[str]:
+    """Ids of the calls of a conversation."""
+    return {call["id"] for message in messages for call in message.get("tool_calls", ())}

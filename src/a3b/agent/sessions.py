@@ -1,0 +1,190 @@
+"""Where sessions lie, which there are, and which are open.
+
+    A3B_HOME/agent/projects/NAME-HASH/     mode 0700; NAME and HASH of the directory's path
+        ID.jsonl                           a transcript, mode 0600
+        ID.lock                            held, with the process's number in it, while the session is open
+
+Nothing of this lies in the workspace, and commands in the sandbox do not see it. Enter at `ProjectSessions`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from a3b.agent.options import SessionNode
+from a3b.agent.transcript import AgentTranscript, TranscriptHead, read_transcript
+from a3b.errors import A3BError, UsageError
+from a3b.files import open_private, private_directory
+
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+SUFFIX, LOCK = ".jsonl", ".lock"
+MAX_LISTED = 200  # sessions that are read for a list
+MAX_LISTED_BYTES = 64 << 20  # of one of them
+
+
+@dataclass(frozen=True)
+class OpenElsewhere:
+    """A session that another process has open."""
+
+    id: str
+    pid: int
+
+
+class ProjectSessions:
+    """The sessions of one directory. home: A3B_HOME."""
+
+    def __init__(self, home: Path, workspace: Path):
+        self.workspace = workspace.resolve()
+        path = os.fsencode(self.workspace)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.workspace.name).strip("-.")[:40]
+        self.place = home / "agent" / "projects" / f"{name or 'root'}-{hashlib.sha256(path).hexdigest()[:16]}"
+
+    def create(
+        self, kind: str = "session", parent: str | None = None, parent_turn: int | None = None, model: str = ""
+    ) -> AgentTranscript:
+        """A new transcript. Raises UsageError for a place that cannot be written."""
+        now = time.time()
+        id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+        head = TranscriptHead(id, kind, str(self.workspace), now, parent, parent_turn, model)
+        try:
+            private_directory(self.place)
+            return AgentTranscript.create(self.place / f"{id}{SUFFIX}", head)
+        except OSError as error:
+            raise UsageError(
+                f"{self.place}: {error.strerror}; sessions are kept there, give another A3B_HOME"
+            ) from None
+
+    def load(self, id: str) -> tuple[AgentTranscript, str]:
+        """A session to go on with, and what is to be said of its file. Raises UsageError."""
+        path = self.path(self.find(id))
+        try:
+            transcript, problem = AgentTranscript.load(path)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from None
+        if transcript.head.directory != str(self.workspace):
+            transcript.close()
+            raise UsageError(f"{path}: is of {transcript.head.directory!r}; go there, or move the file back")
+        return transcript, problem
+
+    def fork(self, id: str, turn: int | None = None) -> str:
+        """The id of a new session with the conversation of another up to the end of `turn`. Raises UsageError."""
+        found = self.find(id)
+        try:
+            head, state, _, _ = read_transcript(self.path(found), turn)
+        except OSError as error:
+            raise UsageError(f"{self.path(found)}: {error.strerror or error}") from None
+        if turn is not None and not 0 < turn <= state.turn:
+            raise UsageError(f"turn {turn}: session {found} has turns 1 to {state.turn}")
+        copy = self.create("fork", found, state.turn, head.model)
+        try:
+            copy.begin_anew(state.messages, task=state.words, turn=state.turn)
+        finally:
+            copy.close()
+        return copy.head.id
+
+    def path(self, id: str) -> Path:
+        return self.place / f"{id}{SUFFIX}"
+
+    def ids(self) -> list[str]:
+        """Of all sessions, the latest begun first."""
+        try:
+            names = [entry.name.removesuffix(SUFFIX) for entry in os.scandir(self.place) if entry.name.endswith(SUFFIX)]
+        except OSError:
+            return []
+        return sorted(filter(ID.fullmatch, names), reverse=True)
+
+    def find(self, given: str) -> str:
+        """The id that begins or ends with what was given. Raises UsageError."""
+        ids = self.ids()
+        found = [id for id in ids if given and (id.startswith(given) or id.endswith(given))]
+        if given in ids or len(found) == 1:
+            return given if given in ids else found[0]
+        if found:
+            raise UsageError(f"session {given[:40]!r}: may be {', '.join(found[:5])}; give more of it")
+        raise UsageError(f"session {given[:40]!r}: not among those of {self.workspace}; a3b code sessions lists them")
+
+    def latest(self) -> str:
+        """The session that was used last. Raises UsageError."""
+        nodes = [node for node in self.nodes() if node.kind != "sub-agent"]
+        if not nodes:
+            raise UsageError(f"no session of {self.workspace} yet; a3b code begins one")
+        return nodes[0].id
+
+    def nodes(self) -> list[SessionNode]:
+        """The sessions that can be read, the last used first."""
+        found = (self._node(id) for id in self.ids()[:MAX_LISTED])
+        return sorted((node for node in found if node), key=lambda node: -node.changed)
+
+    def _node(self, id: str) -> SessionNode | None:
+        path = self.path(id)
+        try:
+            status = os.lstat(path)
+            if status.st_size > MAX_LISTED_BYTES:
+                return SessionNode(id, "session", None, None, "(too long to be read)", 0, 0, status.st_mtime)
+            head, state, _, _ = read_transcript(path)
+        except (OSError, A3BError):
+            return None
+        tokens = (state.prompt or 0) + (state.written or 0)
+        words = " ".join(state.words.split())[:120]
+        return SessionNode(
+            id,
+            head.kind,
+            head.parent,
+            head.parent_turn,
+            words,
+            state.turn,
+            tokens,
+            status.st_mtime,
+            self._holder(id) is not None,
+        )
+
+    # -- which are open
+
+    @contextmanager
+    def held(self, id: str) -> Iterator[None]:
+        """Keeps a session from other processes while the block runs. Raises UsageError if another has it."""
+        path = self.place / f"{id}{LOCK}"
+        file = open(path, "r+b", buffering=0, opener=lambda name, _: open_private(name, os.O_RDWR | os.O_CREAT))
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = self._holder(id)
+                raise UsageError(
+                    f"session {id} is open in process {holder.pid if holder else '?'}; end it there, or begin from it "
+                    "with /fork"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            yield
+        finally:
+            file.close()
+
+    def open_elsewhere(self) -> list[OpenElsewhere]:
+        """Sessions of this directory that other processes have open."""
+        try:
+            ids = [entry.name.removesuffix(LOCK) for entry in os.scandir(self.place) if entry.name.endswith(LOCK)]
+        except OSError:
+            return []
+        holders = (self._holder(id) for id in sorted(filter(ID.fullmatch, ids))[-MAX_LISTED:])
+        return [holder for holder in holders if holder and holder.pid != os.getpid()]
+
+    def _holder(self, id: str) -> OpenElsewhere | None:
+        try:
+            with open(self.place / f"{id}{LOCK}", "rb", opener=open_private) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return None
+                except BlockingIOError:
+                    said = file.read(20)
+                    return OpenElsewhere(id, int(said) if said.isdigit() else 0)
+        except OSError:
+            return None

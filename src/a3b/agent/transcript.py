@@ -1,0 +1,285 @@
+"""A conversation, and its file: one JSON object a line, only ever appended to.
+
+    {"a3b": "transcript", "version": 1, "id": ..., "kind": ..., "parent": ..., "created": ...}   first
+    {"turn": 3, "message": {...}}                  a message, as it is sent; the user's belong to the turn to come
+    {"turn": 3, "usage": {...}, "prompt": ...}     what the turn cost
+    {"turn": 3, "call": "call_1"}                  the call is about to run: it may have an effect from here on
+    {"turn": 3, "begin": [...], "summary": ...}    the conversation begins anew with these messages
+
+A record is on the disk before the agent goes on, so a kill loses at most what was being written. Anything may stand in
+a file that was changed by others: it is read with bounds, up to the first line that is no record. Enter at
+`AgentTranscript.create`, `AgentTranscript.load`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from a3b.agent.events import TokenUsage
+from a3b.errors import StoreError, UsageError
+from a3b.files import open_private
+
+MAX_FILE = 512 << 20  # bytes
+MAX_RECORD = 64 << 20
+MAX_MESSAGES = 200_000
+VERSION = 1
+ROLES = ("system", "user", "assistant", "tool")
+KINDS = ("session", "fork", "sub-agent")
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TranscriptHead:
+    """The first line. parent: the session this one began as a copy of, up to the end of `parent_turn`."""
+
+    id: str
+    kind: str
+    directory: str
+    created: float
+    parent: str | None = None
+    parent_turn: int | None = None
+    model: str = ""
+
+
+@dataclass
+class TranscriptState:
+    """What the records amount to. prompt: tokens of the last request, written: of its answer, None if unknown;
+    begun: ids of calls that were about to run; turn: finished ones."""
+
+    messages: list[Message] = field(default_factory=list)
+    turn: int = 0
+    usage: TokenUsage = field(default_factory=lambda: TokenUsage(0, 0, 0))
+    recomputed: int | None = None
+    seconds: float = 0.0
+    prompt: int | None = None
+    written: int | None = None
+    counted: int = 0  # messages that the last request and its answer had
+    begun: set[str] = field(default_factory=set)
+    compactions: int = 0
+    words: str = ""  # the first task
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Raises ValueError for what is no record."""
+        turn = record.get("turn")
+        if type(turn) is not int or not 0 <= turn < 1 << 31:
+            raise ValueError("has no turn")
+        if "message" in record:
+            self.messages.append(checked_message(record["message"]))
+        elif "begin" in record:
+            begin = record["begin"]
+            if not isinstance(begin, list):
+                raise ValueError("begin is no list")
+            self.messages = [checked_message(message) for message in begin]
+            self.prompt = self.written = None
+            self.compactions += 1
+        elif "usage" in record:
+            self._add_usage(record)
+        elif isinstance(call := record.get("call"), str):
+            self.begun.add(call)
+        if isinstance(task := record.get("task"), str):
+            self.words = self.words or task
+        self.turn = max(self.turn, turn if "usage" in record or "begin" in record else 0)
+        if len(self.messages) > MAX_MESSAGES:
+            raise ValueError(f"more than {MAX_MESSAGES:,} messages")
+
+    def _add_usage(self, record: dict[str, Any]) -> None:
+        usage = record["usage"]
+        if not isinstance(usage, dict):
+            raise ValueError("usage is none")
+        numbers = [usage.get(key, 0) for key in asdict(self.usage)]
+        if any(type(n) not in (int, float) or not 0 <= n < 1 << 50 for n in numbers):
+            raise ValueError("usage is none")
+        self.usage = TokenUsage(*(a + b for a, b in zip(asdict(self.usage).values(), numbers, strict=True)))
+        self.seconds += numbers[-1] + numbers[-2]
+        prompt, recomputed = record.get("prompt"), record.get("recomputed")
+        if not record.get("beside"):  # of a request that the conversation does not go on from
+            self.prompt = prompt if type(prompt) is int and prompt >= 0 else None
+            self.written = numbers[2]
+            self.counted = len(self.messages)
+        if type(recomputed) is int and recomputed >= 0:
+            self.recomputed = (self.recomputed or 0) + recomputed
+
+
+class AgentTranscript:
+    """The messages of one session, and the file that they are kept in. One process has it open (see `sessions`)."""
+
+    def __init__(self, path: Path, head: TranscriptHead, state: TranscriptState, file: FileIO):
+        self.path, self.head, self.state = path, head, state
+        self._file = file
+
+    @classmethod
+    def create(cls, path: Path, head: TranscriptHead) -> AgentTranscript:
+        """A new file. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        file = FileIO(path, "x+", opener=lambda name, _: open_private(name, flags))
+        made = cls(path, head, TranscriptState(), file)
+        made._write({"a3b": "transcript", "version": VERSION, **asdict(head)})
+        return made
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[AgentTranscript, str]:
+        """An existing file, to go on with, and what is to be said of it: a damaged rest is kept in PATH.damaged.
+
+        Raises OSError, and UsageError for a file that is no transcript."""
+        head, state, good, problem = read_transcript(path)
+        if problem:
+            data = _bytes_of(path)[good:]
+            rest = path.with_suffix(".damaged")
+            with open(rest, "wb", opener=lambda name, flags: open_private(name, flags)) as kept:
+                kept.write(data)
+            problem = f"{path.name}: {problem}; what follows it is left out, and kept in {rest}"
+        file = FileIO(path, "r+", opener=open_private)
+        file.truncate(good)
+        file.seek(good)
+        return cls(path, head, state, file), problem
+
+    @property
+    def messages(self) -> list[Message]:
+        return self.state.messages
+
+    @property
+    def turn(self) -> int:
+        return self.state.turn
+
+    def say(self, message: Message, **told: Any) -> None:
+        """Adds a message of the user or a tool, or the system prompt; it belongs to the turn to come, results of tools
+        to the last one. told: task, what the user typed."""
+        turn = self.turn if message["role"] == "tool" else self.turn + 1
+        self._add({"turn": turn, "message": message, **told})
+
+    def answer(self, message: Message, usage: TokenUsage, **told: Any) -> None:
+        """Adds an answer of the model with its cost: a turn is complete. told: prompt, recomputed, reason."""
+        turn = self.turn + 1
+        self._add({"turn": turn, "message": message}, {"turn": turn, "usage": asdict(usage), "at": time.time(), **told})
+
+    def spent(self, usage: TokenUsage, **told: Any) -> None:
+        """The cost of a request that the conversation does not go on from, such as one for a summary."""
+        self._add({"turn": self.turn, "usage": asdict(usage), "at": time.time(), "beside": True, **told})
+
+    def begun(self, call: str) -> None:
+        """A call is about to run."""
+        self._add({"turn": self.turn, "call": call})
+
+    def begin_anew(self, messages: list[Message], **told: Any) -> None:
+        """The conversation goes on from these messages instead of those before."""
+        self._add({"turn": self.turn, "begin": messages, **told})
+
+    def note(self, **told: Any) -> None:
+        """A record that changes nothing, such as how a task ended."""
+        self._add({"turn": self.turn, **told})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, *records: dict[str, Any]) -> None:
+        self._write(*records)
+        for record in records:
+            self.state.add(record)
+
+    def _write(self, *records: dict[str, Any]) -> None:
+        """Appends whole records or nothing. Raises StoreError."""
+        data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        end = self._file.tell()
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) or 0 :]
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+                self._file.seek(end)
+            raise StoreError(f"{self.path}: {error.strerror}; the session is kept up to the turn before") from None
+
+
+def read_transcript(path: Path, turn: int | None = None) -> tuple[TranscriptHead, TranscriptState, int, str]:
+    """(head, state at the end of `turn` or of the file, bytes up to there, what is wrong after that or "").
+
+    A last line without its end was being written when its process died; nothing is said of it. Raises OSError, and
+    UsageError for a file that is no transcript."""
+    state, good, problem = TranscriptState(), 0, ""
+    head: TranscriptHead | None = None
+    for number, line in enumerate(_lines(_bytes_of(path)), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("is no JSON object")
+            if head is None:
+                head = _head(record)
+            elif turn is not None and record.get("turn", 0) > turn:
+                break
+            else:
+                state.add(record)
+        except (ValueError, RecursionError, TypeError) as error:
+            problem = f"line {number} {error if not isinstance(error, json.JSONDecodeError) else 'is not JSON'}"
+            break
+        good += len(line)
+    if head is None:
+        raise UsageError(f"{path}: no transcript of a3b code ({problem or 'it is empty'})")
+    return head, state, good, problem
+
+
+def _bytes_of(path: Path) -> bytes:
+    with open(path, "rb", opener=open_private) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_FILE:
+            raise UsageError(f"{path}: {size >> 20} MiB; expected a transcript of at most {MAX_FILE >> 20}")
+        return file.read(MAX_FILE)
+
+
+def _lines(data: bytes) -> Iterator[bytes]:
+    """Whole lines, with their ends."""
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        if end - at > MAX_RECORD:
+            return
+        yield data[at : end + 1]
+        at = end + 1
+
+
+def _head(record: Any) -> TranscriptHead:
+    if not isinstance(record, dict) or record.get("a3b") != "transcript":
+        raise ValueError("is no head of a transcript")
+    if record.get("version") != VERSION:
+        raise ValueError(f"is of version {str(record.get('version'))[:20]}; expected {VERSION}")
+    id, kind, directory = (record.get(key) for key in ("id", "kind", "directory"))
+    if not isinstance(id, str) or kind not in KINDS or not isinstance(directory, str):
+        raise ValueError("is no head of a transcript")
+    created, parent, turn = record.get("created"), record.get("parent"), record.get("parent_turn")
+    return TranscriptHead(
+        id,
+        kind,
+        directory,
+        created=float(created) if isinstance(created, int | float) else 0.0,
+        parent=parent if isinstance(parent, str) else None,
+        parent_turn=turn if type(turn) is int else None,
+        model=str(record.get("model", ""))[:200],
+    )
+
+
+def checked_message(message: Any) -> Message:
+    """A message that can be sent. Raises ValueError."""
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        raise ValueError("is no message")
+    if not isinstance(message.get("content"), str):
+        raise ValueError("has a message without text")
+    for key in ("reasoning_content", "reasoning", "tool_call_id"):
+        if key in message and not isinstance(message[key], str):
+            raise ValueError(f"has a message whose {key} is no text")
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(map(_is_call, calls)):
+        raise ValueError("has a call that is none")
+    return message
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return False
+    return all(isinstance(text, str) for text in (call.get("id"), function.get("name"), function.get("arguments")))

@@ -1,0 +1,164 @@
+"""`a3b code`: the coding agent on the project in this directory, at a terminal or, with -p, without one.
+
+The server is one that runs, or is started and ends with the agent. Exit status with -p: 0 the task is done, 1 it is not
+(the model gave up, a limit, a loop, a server that failed), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. Enter at `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from a3b.agent.options import AgentOptions, SessionNode
+from a3b.agent.sessions import ProjectSessions
+from a3b.commands.client_server import first_key, serving
+from a3b.commands.piped_input import piped_text
+from a3b.commands.server_answers import ServedModel, checked_url
+from a3b.errors import A3BError, UsageError
+from a3b.printable import printable, report, say
+
+ROOM = 2_048  # tokens of the context, besides the instructions
+INSTRUCTIONS = 1_500
+STDIN_S = 1.0  # for text that is piped besides -p
+TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall")
+
+
+def run(args: Namespace) -> int:
+    home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
+    here = Path.cwd()
+    sessions = ProjectSessions(home, here)
+    if args.words:
+        if args.words != ["sessions"]:
+            raise UsageError(f'{" ".join(args.words)[:80]!r}: expected sessions; a task is given with -p "TASK"')
+        report(listing(sessions))
+        return 0
+    if args.resume == "":
+        report(listing(sessions))
+        return 0
+    if args.json and args.prompt is None and sys.stdin.isatty():
+        raise UsageError("--json: needs a task; give one with -p TASK")
+    resume = sessions.latest() if args.go_on else sessions.find(args.resume) if args.resume else None
+    task = given_task(args)
+    with chosen_server(args) as url:
+        options = agent_options(args, here, home, url, resume)
+        if task is None:
+            raise UsageError('no terminal yet: give a task with -p "TASK"')
+        return headless(options, task, args.json)
+
+
+def headless(options: AgentOptions, task: str, as_json: bool) -> int:
+    from a3b.agent.headless import run_headless  # HTTP is loaded only here
+    from a3b.agent.session import open_session
+
+    async def work() -> int:
+        async with open_session(options, None) as session:
+            return await run_headless(session, task, as_json)
+
+    return asyncio.run(work())
+
+
+def given_task(args: Namespace) -> str | None:
+    """The task of -p with what is piped, or what is piped alone; None at a terminal. Raises UsageError."""
+    if args.prompt is None:
+        if sys.stdin.isatty():
+            return None
+        text = piped_text()
+        if not text.strip():
+            raise UsageError('no task: give one with -p "TASK" or on stdin, or start a3b code at a terminal')
+        return text
+    piped = ""
+    if not sys.stdin.isatty():
+        try:
+            comes = bool(select.select([sys.stdin], [], [], STDIN_S)[0])
+        except (OSError, ValueError):
+            comes = False
+        if comes:
+            piped = piped_text()
+        else:
+            say(
+                "a3b code: stdin is open, but nothing comes: it is left unread; '</dev/null' says so from the beginning"
+            )
+    if not args.prompt.strip() and not piped.strip():
+        raise UsageError("-p: the task is empty")
+    return f"{args.prompt}\n\n{piped}" if piped.strip() else str(args.prompt)
+
+
+@contextmanager
+def chosen_server(args: Namespace) -> Iterator[str]:
+    """The address of the server: any that was named, or one of a3b's own."""
+    if args.base_url is not None:
+        yield checked_url(args.base_url)
+        return
+    with serving(args, check_context) as served:
+        yield served.asker.url
+
+
+def check_context(model: ServedModel) -> None:
+    """Raises A3BError if the agent's instructions do not fit."""
+    if model.context < INSTRUCTIONS + ROOM:
+        raise A3BError(
+            f"the agent needs a context of {INSTRUCTIONS + ROOM:,} tokens, and {printable(model.name)} has "
+            f"{model.context:,}; serve it with --context 32k or more"
+        )
+
+
+def agent_options(args: Namespace, here: Path, home: Path, url: str, resume: str | None) -> AgentOptions:
+    sampling = {name: getattr(args, name) for name in ("temperature", "seed") if getattr(args, name) is not None}
+    return AgentOptions(
+        directory=here,
+        home=home,
+        base_url=url,
+        api_key=first_key(args),
+        model=args.named if args.base_url is not None else None,
+        tools=tool_names(args.tools),
+        resume=resume,
+        max_turns=args.max_turns,
+        max_tokens=args.max_tokens,
+        max_seconds=args.max_time,
+        compact_at=args.compact_at,
+        hosts=tuple(args.allow_host or ()),
+        yolo=args.yolo,
+        think=args.think,
+        sampling=sampling,
+    )
+
+
+def tool_names(given: str | None) -> tuple[str, ...] | None:
+    """Names of built-in tools, from a list between commas. Raises UsageError."""
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names:
+        if name not in TOOLS:
+            raise UsageError(f"--tools: {name[:40]!r} is no built-in tool; expected some of {', '.join(TOOLS)}")
+    if not names:
+        raise UsageError(f"--tools: names no tool; expected some of {', '.join(TOOLS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def listing(sessions: ProjectSessions) -> str:
+    """The sessions of a directory, the last used first."""
+    nodes = [node for node in sessions.nodes() if node.kind != "sub-agent"]
+    if not nodes:
+        return f"no session of {sessions.workspace} yet; a3b code begins one"
+    lines = [f"{'session':<20} {'age':>6} {'turns':>5} {'tokens':>8}  first words"]
+    return "\n".join([*lines, *(session_line(node) for node in nodes), "", "a3b code --resume ID goes on with one"])
+
+
+def session_line(node: SessionNode) -> str:
+    marks = (" (open)" if node.is_open else "") + (f" (fork of {node.parent})" if node.kind == "fork" else "")
+    words = printable(node.words[:60])
+    return f"{node.id:<20} {age(time.time() - node.changed):>6} {node.turns:>5} {node.tokens:>8,}  {words}{marks}"
+
+
+def age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(int(seconds), 0)} s"
