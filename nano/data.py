@@ -20,8 +20,10 @@ from nano.render import Renderer
 from nano.tasks import FAMILIES, mixed
 
 MULTIPLE = 32
-MAX_TOKENS = 768  # longest conversation in training
-SHARES = {"secret": 0.20, "lookup": 0.30, "calc": 0.15, "needle": 0.15, "chat": 0.08, "mixed": 0.12}
+SHORT = 768  # longest conversation of the families without files, in the first runs the longest of all
+MAX_TOKENS = 4096  # longest conversation in training
+SHARES = {"secret": 0.18, "lookup": 0.24, "calc": 0.12, "needle": 0.13, "chat": 0.10, "mixed": 0.11, "revise": 0.12}
+FIX_SHARE = 0.7  # of the tokens of conversations
 
 
 def library_text(limit_bytes: int = 24_000_000) -> list[str]:
@@ -55,7 +57,7 @@ def lengths_at(progress: float) -> tuple[int, int]:
 
 
 def longest_at(progress: float) -> int:
-    return 384 if progress < 0.25 else 576 if progress < 0.4 else MAX_TOKENS
+    return 384 if progress < 0.25 else 576 if progress < 0.4 else SHORT
 
 
 def text_share(progress: float) -> float:
@@ -65,11 +67,19 @@ def text_share(progress: float) -> float:
 class Source:
     """Draws single examples: (ids, weights)."""
 
-    def __init__(self, model_dir: Path, cache: Path):
-        self.render = Renderer(model_dir)
+    def __init__(self, model_dir: Path, cache: Path, fix_share: float = FIX_SHARE):
+        self.render, self.fix_share = Renderer(model_dir), fix_share
         self.text = text_tokens(model_dir, cache)
 
+    def repair(self, rng: random.Random, progress: float) -> tuple[list[int], list[float]]:
+        """A conversation of *fix*, one to four repairs."""
+        while True:
+            ids, weights = self.render.supervised(FAMILIES["fix"].example(rng), preserve=rng.random() > 0.04)
+            if len(ids) <= MAX_TOKENS + 1:
+                return ids, weights
+
     def conversation(self, rng: random.Random, progress: float) -> tuple[list[int], list[float]]:
+        """A conversation of another family."""
         name = rng.choices(list(SHARES), list(SHARES.values()))[0]
         if name == "mixed":
             example = mixed(rng)
@@ -88,18 +98,20 @@ class Source:
 
     def batches(self, rng: random.Random, progress: float, tokens: int):
         """A handful of batches of about `tokens` tokens: a pool is drawn, sorted by length and cut."""
-        for draw, share in ((self.crop, text_share(progress)), (self.conversation, 1 - text_share(progress))):
+        text, rest = text_share(progress), 1 - text_share(progress)
+        shares = {"text": text, "fix": rest * self.fix_share, "tasks": rest * (1 - self.fix_share)}
+        for (kind, share), draw in zip(shares.items(), (self.crop, self.repair, self.conversation), strict=True):
             pool, total = [], 0
             while total < share * tokens * 16:
                 ids, weight = draw(rng, progress)
-                if len(ids) <= longest_at(progress) + 1:
+                if kind == "fix" or len(ids) <= longest_at(progress) + 1:
                     pool.append((ids, weight))
                     total += len(ids)
             pool.sort(key=lambda e: len(e[0]))
             while pool:
                 size = padded(len(pool[-1][0]) - 1)
                 count = max(1, tokens // size)
-                yield collate(pool[-count:], size)
+                yield kind, *collate(pool[-count:], size)
                 del pool[-count:]
 
 
@@ -115,8 +127,8 @@ def collate(examples: list, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return ids, weight, np.array([len(tokens) - 1 for tokens, _ in examples])
 
 
-def _produce(queue, progress, model_dir: Path, cache: Path, tokens: int, seed: int, start: int) -> None:
-    source, pool_index = Source(model_dir, cache), start
+def _produce(queue, progress, source: tuple, tokens: int, seed: int, start: int) -> None:
+    source, pool_index = Source(*source), start
     while True:
         rng = random.Random(f"train/{seed}/{pool_index}")
         batches = list(source.batches(rng, progress.value, tokens))
@@ -127,15 +139,15 @@ def _produce(queue, progress, model_dir: Path, cache: Path, tokens: int, seed: i
 
 
 class Batches:
-    """Iterator over (pool index, batch) from a background process; `progress.value` in [0, 1] sets lengths and
+    """Iterator over (pool index, (kind, *batch)) from a background process; `progress.value` in [0, 1] sets lengths and
     shares."""
 
-    def __init__(self, model_dir: Path, cache: Path, tokens: int, seed: int, start: int):
+    def __init__(self, model_dir: Path, cache: Path, fix_share: float, tokens: int, seed: int, start: int):
         text_tokens(model_dir, cache)
         context = mp.get_context("spawn")
         self.progress = context.Value("d", 0.0)
         self.queue = context.Queue(maxsize=24)
-        args = (self.queue, self.progress, model_dir, cache, tokens, seed, start)
+        args = (self.queue, self.progress, (model_dir, cache, fix_share), tokens, seed, start)
         context.Process(target=_produce, args=args, daemon=True).start()
 
     def __iter__(self):

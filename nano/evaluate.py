@@ -24,11 +24,12 @@ from a3b.engine.service import Service
 from a3b.interface.events import assistant_message
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
-from nano.data import MAX_TOKENS
+from nano.data import SHORT
 from nano.tasks import FAMILIES, secret
 from nano.tasks.common import Message, Outcome, rng_for
+from nano.tasks.fix_functions import UNSEEN_KINDS
 
-MAX_ANSWER = 120  # tokens; the longest answer in training is shorter
+MAX_ANSWER = 500  # tokens; the longest answer in training is shorter
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_ANSWER)
 GOALS = {"secret": 0.9, "lookup-2": 0.8, "calc": 0.8, "needle": 0.8}
 FORM_GOAL = 0.98
@@ -40,8 +41,11 @@ def rows() -> dict[str, Callable]:
     for hops in (1, 2, 3, 4):
         table[f"lookup-{hops}"] = partial(FAMILIES["lookup"].case, hops=hops)
     table["calc"] = FAMILIES["calc"].case
-    table["needle"] = partial(FAMILIES["needle"].case, length=MAX_TOKENS // 2)
+    table["needle"] = partial(FAMILIES["needle"].case, length=SHORT // 2)
     table["chat"] = FAMILIES["chat"].case
+    table["revise"] = FAMILIES["revise"].case
+    table["fix"] = FAMILIES["fix"].case
+    table["fix-unseen-kinds"] = partial(FAMILIES["fix"].case, kinds=list(UNSEEN_KINDS))
     return table
 
 

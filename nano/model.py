@@ -223,10 +223,11 @@ def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> 
     carry = last.exp().unsqueeze(-1)
     state = q.new_zeros(B * H, Dk, v.shape[-1])
     outs = []
-    for n in range(N):
-        fresh = torch.baddbmm(u[:, n], w[:, n], state, alpha=-1)
-        outs.append(torch.baddbmm(torch.bmm(scores[:, n], fresh), q_in[:, n], state))
-        state = torch.baddbmm(state * carry[:, n], k_out[:, n], fresh)
+    # unbind, not an index per block: the gradient of an index is as large as the whole tensor
+    for u_n, w_n, s_n, q_n, k_n, c_n in zip(*(x.unbind(1) for x in (u, w, scores, q_in, k_out, carry)), strict=True):
+        fresh = torch.baddbmm(u_n, w_n, state, alpha=-1)
+        outs.append(torch.baddbmm(torch.bmm(s_n, fresh), q_n, state))
+        state = torch.baddbmm(state * c_n, k_n, fresh)
     o = torch.stack(outs, 1)  # [BH, N, C, Dv]
     return o.view(B, H, T, -1).transpose(1, 2)
 

@@ -53,7 +53,10 @@ class Renderer:
         opener = "<|im_start|>assistant\n<think>\n" + ("\n</think>\n\n" if closed else "")
         ids: list[int] = []
         weights: list[float] = []
-        for index, part in enumerate(text.split(opener)):
+        pieces = text.split(opener)
+        own = [0.0 if m.get("untaught") else 1.0 for m in example.messages if m["role"] == "assistant"]
+        own = [0.0, *own[len(own) - len(pieces) + 1 :]]  # the turns that keep their thinking are the last ones
+        for index, part in enumerate(pieces):
             if index == 0:
                 ids += self.encode(part)
                 weights += [0.0] * len(ids)
@@ -62,7 +65,8 @@ class Renderer:
             answer, end, rest = part.partition("<|im_end|>")
             body, tail = self.encode(answer + end), self.encode(rest)
             ids += head + body + tail
-            weights += [0.0] * len(head) + [1.0] * len(body) + [0.0] * len(tail)
+            other = example.context_weight if "def " in rest else 0.0
+            weights += [0.0] * len(head) + [own[index]] * len(body) + [other] * len(tail)
         return ids, weights
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from nano.data import Batches
+from nano.data import FIX_SHARE, Batches
 from nano.export import read_back
 from nano.model import Nano, NanoShape
 from nano.optimiser import Optimiser
@@ -52,12 +52,12 @@ def main() -> None:
         seen, step, pool = state["seen"], state["step"], state["pool"] + 1
     elif args.init:
         read_back(model, args.init)
-    batches = Batches(args.model, args.out / "text.npy", args.batch, args.seed, pool)
+    batches = Batches(args.model, args.out / "text.npy", args.fix_share, args.batch, args.seed, pool)
     batches.progress.value = seen / args.tokens
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     log, last_save, window = (args.out / "log.jsonl").open("a"), time.time(), []
-    for pool, (ids, weight, length) in batches:
+    for pool, (kind, ids, weight, length) in batches:
         progress, start = seen / args.tokens, time.time()
         if progress >= 1 or stop:
             break
@@ -70,8 +70,7 @@ def main() -> None:
         optimiser.step(schedule(progress, step, args.decay))
         num = int(length.sum())
         seen, step = seen + num, step + 1
-        is_text = bool(weight[:, 0].sum() > 0)
-        window.append((is_text, float(loss.detach()), float(balance.detach()), num, time.time() - start))
+        window.append((kind, float(loss.detach()), float(balance.detach()), num, time.time() - start))
         if step % 20 == 0:
             log_line(log, window, step=step, seen=seen, norm=round(float(norm), 3))
             window = []
@@ -82,8 +81,8 @@ def main() -> None:
 
 
 def log_line(log, window: list, **fields) -> None:
-    for name, kind in (("text", True), ("tasks", False)):
-        losses = [loss for is_text, loss, *_ in window if is_text == kind]
+    for name in ("text", "fix", "tasks"):
+        losses = [loss for kind, loss, *_ in window if kind == name]
         fields[name] = round(sum(losses) / len(losses), 4) if losses else None
     fields["balance"] = round(sum(w[2] for w in window) / len(window), 3)
     fields["tokens_per_s"] = round(sum(w[3] for w in window) / sum(w[4] for w in window))
@@ -100,6 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=float, default=0.0, help="progress at which a fresh run starts")
     parser.add_argument("--tokens", type=float, default=40e6)
     parser.add_argument("--batch", type=int, default=8192, help="tokens per step")
+    parser.add_argument("--fix-share", type=float, default=FIX_SHARE, help="share of *fix* among the conversations")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--muon-lr", type=float, default=0.02)

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import random
 
-from nano.tasks import calc, chat, lookup, needle, secret
+from nano.tasks import calc, chat, fix, lookup, needle, revise, secret
 from nano.tasks.common import Conversation, system_prompt, tool_set
 
-FAMILIES = {"secret": secret, "lookup": lookup, "calc": calc, "needle": needle, "chat": chat}
+FAMILIES = {
+    "secret": secret,
+    "lookup": lookup,
+    "calc": calc,
+    "needle": needle,
+    "chat": chat,
+    "fix": fix,
+    "revise": revise,
+}
 
 
 def mixed(rng: random.Random) -> Conversation:

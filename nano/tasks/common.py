@@ -13,11 +13,13 @@ Generate = Callable[..., Message]  # generate(messages, tools, sample=False) -> 
 
 @dataclass
 class Conversation:
-    """A training conversation in the chat template's own vocabulary; every assistant turn is to be learnt."""
+    """A training conversation in the chat template's own vocabulary; every assistant turn is to be learnt but those
+    marked "untaught". context_weight: how much is to be learnt of the code that tools show."""
 
     messages: list[Message]
     tools: list[dict] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    context_weight: float = 0.0
 
 
 @dataclass
@@ -130,14 +132,17 @@ def calls_of(message: Message) -> list[tuple[str, dict]]:
 
 
 def legal(message: Message, tools: list[dict] | None) -> bool:
-    """One assistant turn: thinking closed, and either an answer or calls of known tools with exactly their
-    arguments."""
+    """One assistant turn: thinking closed, and either an answer or calls of known tools with the arguments that
+    they require and no unknown ones."""
     if message.get("unfinished"):
         return False
-    schemas = {t["function"]["name"]: set(t["function"]["parameters"]["properties"]) for t in tools or []}
+    schemas = {t["function"]["name"]: t["function"]["parameters"] for t in tools or []}
     calls = calls_of(message)
-    if any(name not in schemas or set(arguments) != schemas[name] for name, arguments in calls):
-        return False
+    for name, arguments in calls:
+        if name not in schemas or not set(schemas[name]["required"]) <= set(arguments) <= set(
+            schemas[name]["properties"]
+        ):
+            return False
     return bool(calls) or bool(said(message).strip())
 
 

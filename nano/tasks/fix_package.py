@@ -1,0 +1,275 @@
+"""Generated packages for *fix*: two modules of two functions, a test script, one bug. Enter at `make_package`.
+
+Function names, module names and parameters of the test split never occur in training. The tests run in this process:
+`run_tests` prints what `python3 test.py` prints."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, field
+
+from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS, Pattern
+
+NOUNS = (
+    "item count size length width height total number value name word line point time page book card file room "
+    "box part list key step order game user group cost day hour year house light water food land field form case "
+    "code data text level mark model place power state test type view work base block board body call cell change "
+    "class color core date event frame head home host image index limit link load lock main map menu mode move "
+    "net node note object path play pool port process range rule scale search section set shape side source space "
+    "stack start store stream style table task title top track tree window world"
+).split()
+MODULES = (
+    "base board body book box change check class code color core count data date day event field file form group "
+    "head host image index item key land level light line link list load lock main map mark model move name node "
+    "object order page path place play point port search section set side size source start state stream style "
+    "table text time title top type unit user value view width word work year length height number room items "
+    "values users label message"
+).split()
+NUMBERS = (
+    "a b c n m x y z width height price count size start end limit amount step base length cost level left".split()
+)
+LISTS = "items values list data points files results users days times".split()
+TEXTS = "text word name line label title key path part message string".split()
+TEST_PARAMS = set("y height amount cost results days data label string message".split())
+LOCALS = "result total out found best current".split()
+ITEMS = "item value v e one it".split()
+WORDS = "red house light water word list code one table open left new".split()
+TEST_FILE = """import sys
+
+sys.dont_write_bytecode = True
+{imports}
+
+CASES = [
+{cases}
+]
+
+failed = set()
+for function, args, expected in CASES:
+    if function in failed:
+        continue
+    try:
+        got = repr(function(*args))
+    except Exception as error:
+        got = type(error).__name__
+    if got != repr(expected):
+        failed.add(function)
+        call = ", ".join(map(repr, args))
+        print(f"{{function.__module__}}.py: FAIL {{function.__name__}}({{call}}): expected {{expected!r}}, got {{got}}")
+if not failed:
+    print("ok")
+sys.exit(1 if failed else 0)
+"""
+COMMAND = "python3 test.py"
+
+
+def is_kept(name: str, split: str) -> bool:
+    """Whether a name belongs to the split; an eighth of all names is for tests."""
+    return (zlib.crc32(name.encode()) % 8 == 0) == (split == "test")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of a package. right, broken: its text; args: calls of its tests, with what the right one returns."""
+
+    name: str
+    doc: str
+    right: str
+    broken: str
+    kind: str
+    tests: list[tuple[tuple, object]]
+
+
+@dataclass
+class Package:
+    """files: path -> text, with the bug; functions: by module; bug: the broken one, in `module`."""
+
+    files: dict[str, str]
+    right: dict[str, str]
+    modules: dict[str, list[Function]]
+    module: str
+    bug: Function
+    tests: list[tuple[str, str, tuple, object]] = field(default_factory=list)
+
+
+def a_value(rng: random.Random, kind: str) -> object:
+    """An argument of a kind: n number, z signed, p positive, big, few, l list, l0 maybe empty, s word, S capitals."""
+    if kind in ("n", "p", "few", "big", "z"):
+        low, high = {"n": (0, 12), "p": (1, 5), "few": (2, 4), "big": (5, 40), "z": (-9, 9)}[kind]
+        return rng.choice((0, 1, -1)) if kind == "z" and rng.random() < 0.4 else rng.randint(low, high)
+    if kind in ("l", "l0"):
+        if kind == "l0" and rng.random() < 0.35:
+            return []
+        return [rng.randint(0, 12) for _ in range(rng.choice((2, 3, 3, 4)))]
+    word = rng.choice(WORDS)
+    if kind == "c":
+        return rng.choice((word[0], word[-1], word[:2], word[-2:]))
+    if kind == "text":
+        return " ".join(rng.choice(WORDS) for _ in range(rng.choice((1, 2, 3))))
+    return word.upper() if kind == "S" else word
+
+
+def filled(pattern: Pattern, rng: random.Random, split: str, taken: set[str]) -> tuple[str, dict[str, str]]:
+    """(function name, what stands for the braces)."""
+    while True:
+        name = f"{rng.choice(pattern.verbs)}_{rng.choice(NOUNS)}"
+        if name not in taken and is_kept(name, split):
+            break
+    taken.add(name)
+    used: set[str] = set()
+
+    def draw(pool: list[str], is_param: bool) -> str:
+        while True:
+            word = rng.choice(pool)
+            if word not in used and (not is_param or (word in TEST_PARAMS) == (split == "test")):
+                used.add(word)
+                return word
+
+    words = {}
+    for param, kind, _ in pattern.params:
+        words[param] = draw(
+            LISTS if kind in ("l", "l0") else TEXTS if kind in ("s", "S", "text", "c") else NUMBERS, True
+        )
+    k, m = rng.sample(range(2, 10), 2)
+    return name, words | {"t": draw(LOCALS, False), "i": draw(ITEMS, False), "k": str(k), "m": str(m)}
+
+
+def written(name: str, code: str, doc: str) -> str:
+    """The text of a function; the first line of `code` is its signature."""
+    first, *rest = code.split("\n")
+    return "\n".join([first, f'    """{doc}"""', *("    " + line for line in rest)]) + "\n"
+
+
+def called(text: str, name: str, args: tuple) -> str:
+    """repr of what the function in `text` returns, or the name of its error."""
+    space: dict = {}
+    exec(text, space)
+    try:
+        return repr(space[name](*args))
+    except Exception as error:
+        return type(error).__name__
+
+
+def make_function(rng: random.Random, split: str, taken: set[str], kinds: list[str] | None) -> Function | None:
+    """One function; with `kinds` given it has a bug of one of them that its tests find, else none."""
+    pattern = rng.choice(FUNCTIONS)
+    name, words = filled(pattern, rng, split, taken)
+    signature = ", ".join(words[p] + ("=" + words["k"] if default else "") for p, _, default in pattern.params)
+    code = f"def {name}({signature}):\n{pattern.code.format(**words)}"
+    doc = rng.choice(pattern.docs).format(**words)
+    right = broken = written(name, code, doc)
+    kind = ""
+    if kinds is not None:
+        fitting = [bug for bug in pattern.bugs if bug[0] in kinds]
+        if not fitting:
+            return None
+        kind, good, bad = rng.choice(fitting)
+        good, bad = good.format(**words), bad.format(**words)
+        if code.count(good) != 1:
+            return None
+        broken = written(name, code.replace(good, bad), doc)
+    tests = some_tests(rng, pattern, name, right, broken, kind)
+    return Function(name, doc, right, broken, kind, tests) if tests else None
+
+
+def some_tests(rng: random.Random, pattern: Pattern, name: str, right: str, broken: str, kind: str) -> list | None:
+    """Two or three calls with what they must return; None if no call tells the broken function from the right one."""
+    spaces: list[dict] = [{}, {}]
+    for text, space in zip((right, broken), spaces, strict=True):
+        exec(text, space)
+    failing, passing = [], []
+    for _ in range(40):
+        params = [p for p in pattern.params if not (p[2] and (kind == "default" or rng.random() < 0.3))]
+        args = tuple(a_value(rng, p[1]) for p in params)
+        results = []
+        for space in spaces:
+            try:
+                results.append(space[name](*args))
+            except Exception as error:
+                results.append(type(error))
+        if isinstance(results[0], type):
+            continue
+        good = results[0]
+        same = repr(results[0]) == repr(results[1])
+        (passing if same else failing).append((args, good))
+        if len(passing) >= 3 and (failing or not kind):
+            break
+    if kind and not failing:
+        return None
+    tests = failing[:2] + passing[:2] if kind else passing[:3]
+    return tests if tests else None
+
+
+def make_package(rng: random.Random, split: str = "train", kinds: list[str] | None = None) -> Package:
+    """A package with one bug, of one of `kinds`; by default of any kind but those kept from training."""
+    if kinds is None:
+        every = {bug[0] for p in FUNCTIONS for bug in p.bugs}
+        kinds = sorted(every - set(UNSEEN_KINDS))
+    while True:
+        taken: set[str] = set()
+        modules: list[str] = []
+        while len(modules) < 2:
+            module = rng.choice(MODULES)
+            if module not in modules and is_kept(module, split):
+                modules.append(module)
+        kind = rng.choice(kinds)
+        at = rng.randrange(4)
+        functions: list[Function] = []
+        while len(functions) < 4:
+            if made := make_function(rng, split, taken, [kind] if len(functions) == at else None):
+                functions.append(made)
+        package = assembled(rng, dict(zip(modules, (functions[:2], functions[2:]), strict=True)), functions[at])
+        old, _ = change_of(package.bug)
+        if package.files[package.module + ".py"].count(old) == 1:
+            return package
+
+
+def assembled(rng: random.Random, modules: dict[str, list[Function]], bug: Function) -> Package:
+    files, right = {}, {}
+    for module, functions in modules.items():
+        files[f"{module}.py"] = "\n\n".join(f.broken for f in functions)
+        right[f"{module}.py"] = "\n\n".join(f.right for f in functions)
+    tests = [(m, f.name, args, good) for m, functions in modules.items() for f in functions for args, good in f.tests]
+    cases = "\n".join(f"    ({m}.{name}, {args!r}, {good!r})," for m, name, args, good in tests)
+    files["test.py"] = right["test.py"] = TEST_FILE.format(
+        imports="\n".join(f"import {m}" for m in sorted(modules)), cases=cases
+    )
+    module = next(m for m, functions in modules.items() if bug in functions)
+    return Package(files, right, modules, module, bug, tests)
+
+
+def change_of(function: Function) -> tuple[str, str]:
+    """(old, new): the lines that an edit has to replace, whole, without the last newline."""
+    wrong, right = function.broken.split("\n"), function.right.split("\n")
+    start = next(i for i, (a, b) in enumerate(zip(wrong, right, strict=False)) if a != b)
+    tail = 0
+    while tail < min(len(wrong), len(right)) - start and wrong[-1 - tail] == right[-1 - tail]:
+        tail += 1
+    if len(wrong) - tail <= start:  # lines are missing: the one after them stays
+        tail = len(wrong) - start - 1
+    return "\n".join(wrong[start : len(wrong) - tail]), "\n".join(right[start : len(right) - tail])
+
+
+def run_tests(files: dict[str, str], tests: list[tuple[str, str, tuple, object]]) -> str:
+    """What `bash` answers to COMMAND."""
+    spaces: dict[str, dict] = {}
+    for module in sorted({t[0] for t in tests}):
+        space: dict = {"__name__": module}
+        try:
+            exec(compile(files[f"{module}.py"], f"{module}.py", "exec"), space)
+        except Exception as error:
+            return f"{type(error).__name__} in {module}.py\n[exit status 1]"
+        spaces[module] = space
+    lines, failed = [], set()
+    for module, name, args, expected in tests:
+        if (module, name) in failed:
+            continue
+        try:
+            got = repr(spaces[module][name](*args))
+        except Exception as error:
+            got = type(error).__name__
+        if got != repr(expected):
+            failed.add((module, name))
+            call = ", ".join(map(repr, args))
+            lines.append(f"{module}.py: FAIL {name}({call}): expected {expected!r}, got {got}")
+    return "\n".join([*lines, "[exit status 1]"]) if lines else "ok"
