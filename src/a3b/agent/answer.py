@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.agent.event_lines import BadStreamError
-from a3b.agent.events import PromptProgress, TextChunk, ThinkingChunk, TokenUsage
+from a3b.agent.events import CallProgress, PromptProgress, TextChunk, ThinkingChunk, TokenUsage
 
 MAX_CALLS = 64  # of one answer
 MAX_NAME = 200
@@ -81,7 +81,7 @@ class AnswerReader:
         """Characters of arguments."""
         return max((call.size for call in self._calls), default=0)
 
-    def add(self, chunk: dict[str, Any]) -> Iterator[PromptProgress | ThinkingChunk | TextChunk]:
+    def add(self, chunk: dict[str, Any]) -> Iterator[PromptProgress | ThinkingChunk | TextChunk | CallProgress]:
         """Takes a chunk; what there is to show of it. Raises BadStreamError for an error that the server tells."""
         if chunk.get("error") is not None or chunk.get("object") == "error":
             raise BadStreamError(f"the server broke off: {error_text(chunk)}")
@@ -102,7 +102,7 @@ class AnswerReader:
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
             self.finish = reason
 
-    def _delta(self, delta: dict[str, Any]) -> Iterator[ThinkingChunk | TextChunk]:
+    def _delta(self, delta: dict[str, Any]) -> Iterator[ThinkingChunk | TextChunk | CallProgress]:
         for key in ("reasoning_content", "reasoning"):
             if isinstance(piece := delta.get(key), str) and piece:
                 self._thinking_key = key if not self._thinking else self._thinking_key
@@ -115,9 +115,10 @@ class AnswerReader:
         calls = delta.get("tool_calls")
         for given in calls if isinstance(calls, list) else ():
             if isinstance(given, dict):
-                self._call(given)
+                call = self._call(given)
+                yield CallProgress(call.name, call.size)
 
-    def _call(self, given: dict[str, Any]) -> None:
+    def _call(self, given: dict[str, Any]) -> _Call:
         index = given["index"] if type(given.get("index")) is int else None
         id = given["id"] if isinstance(given.get("id"), str) else ""
         call = self._found(index, id)
@@ -137,6 +138,7 @@ class AnswerReader:
         if isinstance(arguments, str):
             call.pieces.append(arguments)
             call.size += len(arguments)
+        return call
 
     def _found(self, index: int | None, id: str) -> _Call | None:
         """The call that a piece belongs to: another id is another call, also at the same index."""

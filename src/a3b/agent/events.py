@@ -50,6 +50,14 @@ class TextChunk:
 
 
 @dataclass(frozen=True)
+class CallProgress:
+    """The model is writing a call of a tool; so many characters of its arguments have come."""
+
+    tool: str
+    characters: int
+
+
+@dataclass(frozen=True)
 class TokenUsage:
     """Cost of one turn. read: prompt tokens that were computed; cached: that were not; written: of the answer, with
     `thinking` of them; seconds for the prompt and for the answer, 0 where the server does not say."""
@@ -144,6 +152,7 @@ AgentEvent = (
     | PromptProgress
     | ThinkingChunk
     | TextChunk
+    | CallProgress
     | TurnFinished
     | ToolStarted
     | ToolOutput
