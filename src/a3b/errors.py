@@ -14,6 +14,7 @@
     ├── OverloadedError       a server with no room for another request
     ├── StoreError            a session store that cannot be opened or written
     ├── SandboxUnavailable    nothing on this machine can hold the agent's commands
+    ├── JournalError          the record of what the agent changed, or an undo that is not possible
     ├── LogitsError           logits that no token can be drawn from
     └── Interrupted           a computation that was cancelled
 
@@ -100,6 +101,10 @@ class LogitsError(A3BError):
 
 class StoreError(A3BError):
     """The session store cannot be opened or written."""
+
+
+class JournalError(A3BError):
+    """The record of what the agent changed cannot be used, or there is nothing to undo."""
 
 
 class Interrupted(A3BError):

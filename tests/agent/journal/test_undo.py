@@ -1,0 +1,206 @@
+"""What `/undo` brings back, what it leaves alone, and what it says."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from a3b.agent.journal.journal import Journal, forget_journal
+from a3b.agent.journal.scan import entry_of, is_unchanged
+from a3b.errors import JournalError
+from tests.support.file_trees import shell, tree_of
+
+
+@pytest.fixture
+def work(tmp_path):
+    directory = tmp_path / "work"
+    (directory / "src").mkdir(parents=True)
+    (directory / "src/calc.py").write_text("def add(a, b):\n    return a - b\n")
+    (directory / "notes").write_text("mine\n")
+    return directory
+
+
+@pytest.fixture
+def journal(tmp_path, work):
+    journal = Journal(tmp_path / "journal", work)
+    yield journal
+    journal.close()
+
+
+def step(journal, work, script, **named):
+    journal.begin(f"bash: {script}", **named)
+    shell(work, script)
+    return [str(change) for change in journal.finish().changes]
+
+
+def test_finish_says_what_changed(journal, work):
+    shell(work, "mkdir moved empty; echo 1 > moved/one; echo 2 > two; ln -s two link")
+    assert step(journal, work, "mv moved here; echo 3 > two; ln -sf notes link; chmod 700 notes; rm src/calc.py") == [
+        "moved -> here",
+        "changed link",
+        "mode notes",
+        "removed src/calc.py",
+        "changed two",
+    ]
+
+
+def test_a_call_that_changes_nothing_is_no_step(journal, work):
+    assert step(journal, work, "cat notes; touch notes") == []
+    assert journal.steps() == []
+
+
+def test_a_new_directory_where_one_was_removed_is_not_called_a_move(journal, work):
+    shell(work, "mkdir one")
+    assert step(journal, work, "rmdir one; mkdir two") == ["removed one", "created two"]
+
+
+def test_undo_takes_back_the_calls_of_the_last_turn(journal, work):
+    step(journal, work, "echo 1 > one", turn=1)
+    before = tree_of(work)
+    step(journal, work, "echo 2 > one", turn=2)
+    step(journal, work, "echo 3 > two", turn=2)
+    outcome = journal.undo()
+    assert [s.label for s in outcome.steps] == ["bash: echo 3 > two", "bash: echo 2 > one"]
+    assert tree_of(work) == before
+
+
+def test_a_file_that_the_user_changed_since_stays_and_is_told(journal, work):
+    step(journal, work, "echo agent > notes; echo agent > src/new")
+    (work / "notes").write_text("agent, and more of mine\n")
+    outcome = journal.undo()
+    assert [str(trouble) for trouble in outcome.conflicts] == ["notes: changed since by somebody else"]
+    assert (work / "notes").read_text() == "agent, and more of mine\n"
+    assert not (work / "src/new").exists()
+
+
+def test_force_overwrites_and_can_itself_be_taken_back(journal, work):
+    step(journal, work, "echo agent > notes")
+    (work / "notes").write_text("more of mine\n")
+    assert journal.undo().conflicts
+    assert not journal.undo(force=True).conflicts
+    assert (work / "notes").read_text() == "mine\n"
+    journal.redo()
+    assert (work / "notes").read_text() == "more of mine\n"
+
+
+def test_what_the_user_wrote_between_two_steps_survives_their_undo(journal, work):
+    step(journal, work, "echo one > notes")
+    (work / "notes").write_text("typed\n")
+    step(journal, work, "echo two > notes")
+    outcome = journal.undo(2)
+    assert [trouble.path for trouble in outcome.conflicts] == ["notes"]
+    assert (work / "notes").read_text() == "typed\n"
+
+
+def test_a_preview_changes_nothing(journal, work):
+    step(journal, work, "echo agent > notes")
+    before = tree_of(work)
+    assert [str(change) for change in journal.preview().restored] == ["changed notes"]
+    assert tree_of(work) == before
+
+
+def test_undo_leaves_the_files_of_a_user_in_a_directory_of_the_agent(journal, work):
+    step(journal, work, "mkdir made; echo 1 > made/one")
+    (work / "made/mine").write_text("typed")
+    outcome = journal.undo()
+    assert [trouble.path for trouble in outcome.troubles] == ["made"]
+    assert os.listdir(work / "made") == ["mine"]
+
+
+def test_git_s_own_files_move_back_with_their_directory(journal, work):
+    shell(work, "mkdir -p lib/.git; echo ref > lib/.git/HEAD; echo 1 > lib/one")
+    before = tree_of(work)
+    step(journal, work, "mv lib other; echo 2 > other/one; echo 3 > other/three")
+    assert not journal.undo().troubles
+    assert tree_of(work) == before
+
+
+def test_git_s_own_files_are_never_taken_back(journal, work):
+    shell(work, "mkdir .git; echo old > .git/HEAD")
+    step(journal, work, "echo new > .git/HEAD; echo 1 > one")
+    journal.undo()
+    assert (work / ".git/HEAD").read_text() == "new\n"
+    assert not (work / "one").exists()
+
+
+def test_the_session_is_asked_for(tmp_path, journal, work):
+    step(journal, work, "echo 1 > one")
+    other = Journal(tmp_path / "journal", work, session="other")
+    step(other, work, "echo 2 > two")
+    assert [s.session for s in journal.steps()] == ["", "other"]
+    journal.undo(session="")
+    assert not (work / "one").exists()
+    assert (work / "two").exists()
+    other.close()
+
+
+def test_a_call_of_another_session_that_runs_is_left_open(tmp_path, journal, work):
+    journal.begin("slow")
+    other = Journal(tmp_path / "journal", work, session="other")
+    step(other, work, "echo 2 > two")
+    other.close()
+    shell(work, "echo 1 > one")
+    assert [str(change) for change in journal.finish().changes] == ["created one"]
+
+
+def test_background_jobs_get_a_step_of_their_own(journal, work):
+    step(journal, work, "echo 1 > one")
+    shell(work, "echo 2 > two")
+    journal.begin("read", is_background=True)
+    journal.finish()
+    assert [s.label for s in journal.steps()] == ["bash: echo 1 > one", "between calls, while background jobs ran"]
+    journal.undo()
+    assert not (work / "two").exists()
+
+
+def test_undo_is_refused_while_a_call_runs(journal, work):
+    step(journal, work, "echo 1 > one")
+    journal.begin("slow")
+    with pytest.raises(JournalError, match="a call is running"):
+        journal.undo()
+
+
+def test_changed_since_compares_with_what_is_there_now(journal, work):
+    step(journal, work, "echo 1 > one; echo x > notes")
+    number = journal.steps()[0].number
+    (work / "notes").write_text("mine\n")
+    assert [str(change) for change in journal.changed_since(number)] == ["created one"]
+
+
+def test_a_link_out_of_the_workspace_is_not_followed(tmp_path, journal, work):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("theirs")
+    step(journal, work, f"echo 1 > src/one; ln -s {outside} out")
+    shell(work, f"rm -r src; ln -s {outside} src; echo 1 > {outside}/one")
+    journal.undo(force=True)
+    assert sorted(os.listdir(outside)) == ["file", "one"]
+
+
+def test_a_directory_without_write_permission_is_put_back_as_it_was(journal, work):
+    shell(work, "mkdir closed; echo 1 > closed/one; chmod 555 closed")
+    before = tree_of(work)
+    step(journal, work, "chmod 755 closed; rm closed/one; chmod 555 closed")
+    journal.undo()
+    assert tree_of(work) == before
+
+
+def test_a_file_that_changed_right_before_a_look_is_read_again(work):
+    state = os.stat(work / "notes")  # a further change may leave it the same times
+    assert not is_unchanged(entry_of("f", state, "!large"), state)
+
+
+def test_forgetting_removes_everything_that_was_kept(tmp_path, work):
+    journal = Journal(tmp_path / "journal", work)
+    step(journal, work, "echo 1 > one")
+    journal.close()
+    forget_journal(tmp_path / "journal")
+    assert not (tmp_path / "journal").exists()
+
+
+def test_what_is_kept_is_private(tmp_path, journal, work):
+    step(journal, work, "echo 1 > one")
+    for directory, _, files in os.walk(tmp_path / "journal"):
+        assert os.stat(directory).st_mode & 0o777 == 0o700
+        assert {os.stat(os.path.join(directory, name)).st_mode & 0o777 for name in files} <= {0o600}
