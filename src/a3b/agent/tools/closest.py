@@ -9,6 +9,7 @@ import time
 import unicodedata
 
 BLANKS = " \t\r\f\v"
+NO_BLANKS = dict.fromkeys(map(ord, BLANKS))
 MAX_SHOWN = 12  # lines of the region
 MAX_LINE = 160  # characters of a line in a message
 MAX_LOOKED_AT = 200  # lines of the text that was not found
@@ -54,11 +55,11 @@ def _plain(line: str) -> str:
 
 def _difference(number: int, old: str, found: str | None) -> str:
     if found is None:
-        return f"The file ends before line {number}, where old has: {_short(old)}"
-    if "".join(old.split()) == "".join(found.split()) and old.strip(BLANKS) != "":
+        return "old goes on beyond the end of the file."
+    if old.translate(NO_BLANKS) == found.translate(NO_BLANKS) != "":
         return f"Line {number} differs only in blanks (tab →, space ·):\nold:  {visible(old)}\nfile: {visible(found)}"
-    if _plain(old) == _plain(found):
-        a, b = next((a, b) for a, b in zip(old + "\0", found + "\0", strict=False) if a != b)
+    a, b = next((a, b) for a, b in zip(old + "\0", found + "\0", strict=False) if a != b)
+    if _plain(old) == _plain(found) or (len(old) == len(found) and a.isascii() != b.isascii()):
         return f"Line {number}: old has {_named(a)}, the file {_named(b)}."
     return f"Line {number} differs, old has: {_short(old)}"
 

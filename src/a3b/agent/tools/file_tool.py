@@ -1,4 +1,4 @@
-"""The work of read, write, edit and search: plain functions on paths, and the script that runs them in the sandbox.
+"""The work of read, write and edit: plain functions on paths, and the script that runs them in the sandbox.
 
 As a script, `python -I -S file_tool.py` reads one call as JSON from stdin, {"call": "read", "arguments": {...}}, works
 in its current directory and prints the outcome as a line of JSON; once a changed file is checked, a second one follows,
@@ -15,6 +15,7 @@ if not __package__:  # as a script: its siblings are found without loading the p
         sys.modules[_name] = ModuleType(_name)
     sys.modules["a3b.agent.tools"].__path__ = [__file__.rpartition("/")[0]]
 
+import errno
 import json
 import os
 import re
@@ -61,7 +62,7 @@ def read_file(path: str, offset: int = 1, limit: int = READ_LINES, root: str = "
             file.seek(0)
             seal = text_file.seal(file.read(text_file.MAX_BYTES)) if found.st_size <= text_file.MAX_BYTES else ""
         except OSError as error:
-            raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}.") from None
+            raise FileToolError(f"{path}: {text_file.reason(error)}.") from None
     if not total:
         text = f"[{path} is empty]"
     elif not lines:
@@ -101,8 +102,6 @@ def _window(file: BinaryIO, offset: int, limit: int) -> tuple[list[str], int, bo
             room -= len(shown) + 1
             if room >= 0 or not lines:
                 lines.append(shown)
-        if number % 1024 == 0 and time.monotonic() > deadline:
-            return lines, number, False
     return lines, number, time.monotonic() <= deadline
 
 
@@ -113,7 +112,10 @@ def _lines(file: BinaryIO, deadline: float) -> Iterator[tuple[bytes, int]]:
         while is_open and time.monotonic() < deadline and (more := file.readline(text_file.PIECE)):
             length += len(more)
             is_open = not more.endswith(b"\n")
+            length -= not is_open
         yield (piece[:-1], length - 1) if piece.endswith(b"\n") else (piece, length)
+        if time.monotonic() > deadline:
+            return
 
 
 def _listing(path: str, root: str) -> str:
@@ -125,7 +127,7 @@ def _listing(path: str, root: str) -> str:
                 for _, entry in zip(range(text_file.MAX_WALKED), entries, strict=False)
             )
     except OSError as error:
-        raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}.") from None
+        raise FileToolError(f"{path}: {text_file.reason(error)}.") from None
     if not names:
         return f"[{path} is an empty directory]"
     count = f"{len(names):,}" if len(names) < text_file.MAX_WALKED else f"at least {len(names):,}"
@@ -153,13 +155,20 @@ def write_file(path: str, content: str, append: bool = False, seal: str = "", ro
     start = before + ("\n" if before and not before.endswith("\n") else "") if append else ""
     data = _encoded(path, start + content, old.has_bom if old and append else False)
     try:
-        os.makedirs(os.path.dirname(real), exist_ok=True)
+        _make_directory(os.path.dirname(real))
         text_file.save(real, data, old.mode if old else None)
     except OSError as error:
-        raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}. Nothing was written.") from None
+        raise FileToolError(f"{path}: {text_file.reason(error)}. Nothing was written.") from None
     done = f"Appended {_lines_of(lines)} to {path}." if append and before else f"Wrote {path}, {_lines_of(lines)}."
     changed = CHANGED if old and seal and seal != old.seal else ""
     return FileOutcome(done + changed, _whole_diff(path, before, start + content), text_file.seal(data))
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
 
 def _replaced(path: str, root: str, append: bool) -> text_file.TextFile:
@@ -203,7 +212,7 @@ def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") ->
     try:
         text_file.save(file.real, data, file.mode)
     except OSError as error:
-        raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}. Nothing was changed.") from None
+        raise FileToolError(f"{path}: {text_file.reason(error)}. Nothing was changed.") from None
     same = len(os.path.commonprefix([file.text[place.start : place.end], into]))
     line = file.text.count("\n", 0, place.start + same) + 1
     done = f"Edited {path}, line {line}.{CHANGED if is_changed else ''}{' ' if place.said else ''}{place.said}"
@@ -244,7 +253,7 @@ def _place_diff(path: str, text: str, start: int, end: int, new: str) -> str:
     for _ in range(4):
         last = at if (at := text.find("\n", last + 1)) >= 0 else len(text)
     a, b = text[first:last], text[first:start] + new + text[end:last]
-    return _diff(path, a.split("\n"), b.split("\n"), text.count("\n", 0, first))
+    return _diff(path, a.removesuffix("\n").split("\n"), b.removesuffix("\n").split("\n"), text.count("\n", 0, first))
 
 
 def _diff(path: str, a: list[str], b: list[str], offset: int) -> str:
@@ -262,7 +271,12 @@ def main() -> None:
     """Runs one call of the tools; see the beginning of this file."""
     call = json.load(sys.stdin)
     arguments: dict[str, Any] = call["arguments"]
-    calls: dict[str, Callable[..., FileOutcome]] = {"read": read_file, "write": write_file, "edit": edit_file}
+    calls: dict[str, Callable[..., FileOutcome]] = {
+        "read": read_file,
+        "write": write_file,
+        "edit": edit_file,
+        "search": _search,
+    }
     try:
         _say(asdict(calls[call["call"]](**arguments)))
     except FileToolError as error:
@@ -275,6 +289,12 @@ def main() -> None:
 
             file = text_file.load(arguments["path"], ".")
             _say({"syntax": syntax_of(file.real, file.text)})
+
+
+def _search(**arguments: Any) -> FileOutcome:
+    from a3b.agent.tools.search_files import search_files
+
+    return FileOutcome(search_files(**arguments))
 
 
 def _say(answer: dict[str, Any]) -> None:

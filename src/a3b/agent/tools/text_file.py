@@ -52,6 +52,13 @@ class TextFile:
         return "\r\n" if 2 * self.text.count("\r\n") > self.text.count("\n") else "\n"
 
 
+def reason(error: OSError) -> str:
+    """What went wrong, without the path."""
+    if error.errno == errno.EROFS:
+        return "may not be written here; the workspace may, but for protected files such as those in .git"
+    return os.strerror(error.errno or 0)
+
+
 def located(path: str, root: str) -> str:
     """The path below `root`. Raises FileToolError for one that names no file."""
     if not path or "\0" in path:
@@ -79,7 +86,7 @@ def opened(path: str, root: str) -> tuple[BinaryIO, os.stat_result]:
     except FileNotFoundError:
         raise FileToolError(missing(path, root)) from None
     except OSError as error:
-        raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}.") from None
+        raise FileToolError(f"{path}: {reason(error)}.") from None
     if stat.S_ISDIR(found.st_mode):
         raise FileToolError(f"{path} is a directory.")
     raise FileToolError(f"{path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a text file.")
@@ -100,7 +107,7 @@ def load(path: str, root: str) -> TextFile:
         try:
             data = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise FileToolError(f"{path}: {os.strerror(error.errno or 0)}.") from None
+            raise FileToolError(f"{path}: {reason(error)}.") from None
     if len(data) > MAX_BYTES:
         raise FileToolError(f"{path} has more than {MAX_BYTES >> 20} MiB. Change it in bash, with sed or a script.")
     refuse_binary(path, data, len(data))

@@ -68,3 +68,9 @@ def function_schema(tool: ToolText) -> dict[str, Any]:
 def error_text(message: object) -> str:
     """What the model reads of a call that did nothing."""
     return f"Error: {message}"
+
+
+def one_line(*words: object) -> str:
+    """Words on one line of bounded length, for people."""
+    text = " ".join(" ".join(str(word)[:400].split()) for word in words if word != "")
+    return text if len(text) <= 200 else f"{text[:197]}..."

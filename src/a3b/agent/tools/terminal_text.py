@@ -1,0 +1,64 @@
+"""What commands print, made plain text: no terminal sequences, no control characters, and of a line that is written
+over again and again only its last state. Enter at `TerminalText`."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+MAX_LINE = 64 << 10  # characters that are held back for the end of their line
+SEQUENCES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles, links, pictures
+    r"|\x1b[ -/]+[0-~]"  # character sets
+    r"|\x1b[0-~]"
+)
+UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)\Z")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+OVERSTRUCK = re.compile("[^\b\n]\b")
+
+
+class TerminalText:
+    """Takes bytes as they come, gives text up to the last whole line; `finish` gives the rest.
+
+    Bytes that are not UTF-8 become U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._open = ""  # a line without its end
+
+    def feed(self, data: bytes) -> str:
+        lines = (self._open + self._decoder.decode(data)).split("\n")
+        self._open = lines.pop()
+        text = "".join(plain_line(line) + "\n" for line in lines)
+        if len(self._open) > MAX_LINE:
+            text += self._give_way()
+        return text
+
+    def finish(self) -> str:
+        rest, self._open = self._open + self._decoder.decode(b"", final=True), ""
+        return "\n".join(map(plain_line, rest.split("\n")))
+
+    def _give_way(self) -> str:
+        """Makes room in a line that does not end: what is written over goes, else its beginning is given out."""
+        last = self._open.rfind("\r", 0, len(self._open) - 1)
+        if last >= 0:
+            self._open = self._open[last + 1 :]
+            return ""
+        unfinished = UNFINISHED.search(self._open)
+        at = unfinished.start() if unfinished and unfinished.start() > MAX_LINE // 2 else len(self._open)
+        done, self._open = self._open[:at], self._open[at:]
+        return plain_line(done)
+
+
+def plain_line(line: str) -> str:
+    """One line, without its end."""
+    if line.isprintable():
+        return line
+    if "\x1b" in line:
+        line = SEQUENCES.sub("", line)
+    if "\r" in line:
+        line = next((part for part in reversed(line.split("\r")) if part.strip()), "")
+    while "\b" in line and (shorter := OVERSTRUCK.sub("", line)) != line:
+        line = shorter
+    return CONTROL.sub("", line)
