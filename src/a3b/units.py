@@ -1,7 +1,7 @@
 """Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
 
-A single letter means 1024s, as for llama-server, ollama and docker; KB and MB are 1000s, KiB and MiB 1024s. Every
-function raises UsageError that says what was expected. Enter at `byte_size`, `token_count` and `duration`.
+A single letter means 1024s, as for llama-server, ollama and docker; KB and MB are 1000s, KiB and MiB 1024s. What reads
+a text raises UsageError that says what was expected. Enter at `byte_size`, `token_count`, `duration` and `span`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ def token_count(text: str) -> int:
 def duration(text: str) -> int:
     """An age in seconds; the unit is required."""
     return min(_amount(text, SECONDS, "an age, such as 7d or 12h"), MOST)
+
+
+def span(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _amount(text: str, units: dict[str, int], expected: str) -> int:

@@ -11,7 +11,6 @@ from a3b.clients.catalogue import CLIENTS
 from a3b.commands.info import size
 from a3b.commands.plan import Speed as MachineSpeed
 from a3b.commands.plan import decode_seconds, prefill_seconds
-from a3b.commands.progress import span
 from a3b.commands.sizes import Sizes, longest_context, memory_bytes, sizes
 from a3b.errors import A3BError
 from a3b.model.config import ModelConfig
@@ -20,6 +19,7 @@ from a3b.model.known_models import KNOWN_MODELS
 from a3b.model.known_shapes import shape
 from a3b.model.parameters import count_parameters
 from a3b.packing.presets import PRESETS
+from a3b.units import span
 
 USEFUL_CONTEXT = 65_536  # tokens: the first prompt of a coding agent, and some turns of work
 LEAST_CONTEXT = 16_384

@@ -7,6 +7,7 @@ import sys
 import time
 
 from a3b.printable import printable
+from a3b.units import span
 
 MILLION = MB = 1_000_000
 FIRST_AFTER_S = 1.0
@@ -58,10 +59,3 @@ class Progress:
         if self.visible:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self.visible = False
-
-
-def span(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

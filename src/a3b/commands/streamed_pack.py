@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from a3b.commands.progress import MB, Progress, span
+from a3b.commands.progress import MB, Progress
 from a3b.commands.pull import check_architecture, gguf_models, included, usable
 from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
 from a3b.formats.checkpoint import INDEX, SINGLE, shards_in
@@ -27,6 +27,7 @@ from a3b.packing.plan import Plan, make_plan
 from a3b.packing.source import SIDE_FILES, Source
 from a3b.packing.stream import StreamedPack, clear
 from a3b.printable import say
+from a3b.units import span
 
 DEFAULT = "balanced"
 LINE_S = 30.0  # between two lines of progress where no terminal shows one that changes
