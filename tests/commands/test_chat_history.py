@@ -23,8 +23,8 @@ from a3b.engine.engine import Engine
 from a3b.errors import A3BError, StoreError, UsageError
 from a3b.prompt.segments import Control
 from a3b.settings import RuntimeConfig
-from tests.commands.test_cli import Terminal
 from tests.support.checkpoint_files import write_checkpoint
+from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -346,14 +346,14 @@ def test_typed_lines_keep_the_latest_and_refuse_what_is_no_file(tmp_path):
 
 def test_lines_and_the_conversation_come_back_at_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("A3B_CACHE", str(tmp_path))
-    first = Terminal("--seed", "1")
+    first = Terminal([*COMMAND, "--seed", "1"])
     first.expect("Ctrl-D leaves.*>")
     first.type("hello there\r")
     first.expect(r"tokens/s.*>")
     first.type("\x04")
     first.expect("a3b chat --resume .* continues")
     first.leave()
-    second = Terminal("--continue", "--seed", "1")
+    second = Terminal([*COMMAND, "--continue", "--seed", "1"])
     second.expect("conversation .*, 1 answer.*> hello there.*Ctrl-D leaves.*>")
     second.type("\x1b[A")
     second.expect("hello there")

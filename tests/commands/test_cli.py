@@ -6,13 +6,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
-import re
 import select
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from a3b.engine.engine import nano_directory
 from a3b.interface.events import TextDelta, ThinkingDelta
 from tests.support.checkpoint_files import write_checkpoint
 from tests.support.paths import DATA
+from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
 
@@ -248,9 +246,6 @@ def test_piped_chat_answers_each_line_when_it_comes_and_obeys_commands():
     assert process.returncode == 1
 
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x08|\r")
-
-
 def test_a_terminal_gets_no_control_characters_from_the_model():
     class Fake(io.StringIO):
         def isatty(self):
@@ -264,44 +259,9 @@ def test_a_terminal_gets_no_control_characters_from_the_model():
     assert aside.getvalue() == "\x1b[31m"  # a file gets what was written
 
 
-class Terminal:
-    """A chat in a pseudo-terminal."""
-
-    def __init__(self, *argv: str):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, command("chat", *argv))
-        self.seen = ""
-
-    def expect(self, pattern: str, timeout_s: float = 60) -> None:
-        """Wait until what came since the last match holds the pattern."""
-        end = time.monotonic() + timeout_s
-        while not (match := re.search(pattern, self.seen, re.S)):
-            left = end - time.monotonic()
-            assert left > 0, f"no {pattern!r} in {self.seen!r}"
-            if select.select([self.fd], [], [], left)[0]:
-                data = os.read(self.fd, 65536).decode(errors="replace")
-                if "\x1b[6n" in data:  # where is the cursor?
-                    os.write(self.fd, b"\x1b[1;1R")
-                self.seen += ESCAPES.sub("", data)
-        self.seen = self.seen[match.end() :]
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def leave(self) -> int:
-        self.type("\x04")
-        try:
-            while os.read(self.fd, 65536):
-                pass
-        except OSError:
-            pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 def test_chat_at_a_terminal_streams_obeys_commands_and_survives_ctrl_c():
-    chat = Terminal("--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1", "--max-tokens", "1000")
+    hot = ("--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1", "--max-tokens", "1000")
+    chat = Terminal(command("chat", *hot))
     chat.expect("M parameters.*Ctrl-D leaves.*>")
     chat.type("/help\r")
     chat.expect("/preserve on")
