@@ -177,6 +177,14 @@ class AgentSession:
         """Whether the model thinks from the next turn on; None leaves it to the server."""
         self._requests.think = think
 
+    def set_thinking_budget(self, tokens: int | None) -> None:
+        """After how many tokens the model has to end a thought, from the next turn on; None is no limit.
+
+        Raises UsageError for a server that knows no such limit."""
+        if self._requests.facts.kind != "a3b":
+            raise UsageError(f"{self.opened.base_url} is no a3b server, which alone limits thinking; use /think off")
+        self._requests.sampling["thinking_budget"] = -1 if tokens is None else tokens
+
     # -- how work runs
 
     def _emit(self, event: AgentEvent) -> None:

@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     with chosen_server(args) as url:
         options = agent_options(args, here, home, url, resume)
         if task is None:
-            raise UsageError('no terminal yet: give a task with -p "TASK"')
+            return at_terminal(options, sessions)
         return headless(options, task, args.json)
 
 
@@ -61,6 +61,18 @@ def headless(options: AgentOptions, task: str, as_json: bool) -> int:
             return await run_headless(session, task, as_json)
 
     return asyncio.run(work())
+
+
+def at_terminal(options: AgentOptions, sessions: ProjectSessions) -> int:
+    from a3b.agent.terminal.run import run_terminal
+    from a3b.commands.typed_lines import TypedLines
+
+    try:
+        history = TypedLines(sessions.place / "lines")
+    except OSError as error:
+        say(f"typed lines are not kept: {error.filename}: {error.strerror or error}")
+        history = None
+    return asyncio.run(run_terminal(options, history=history))
 
 
 def given_task(args: Namespace) -> str | None:

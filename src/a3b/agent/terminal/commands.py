@@ -1,0 +1,212 @@
+"""What lines that begin with a slash do. Enter at `COMMANDS`, `command_of`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from a3b.agent.options import SessionCost, SessionNode
+from a3b.agent.terminal.figures import short
+from a3b.agent.terminal.lines import fit_line
+from a3b.errors import A3BError, UsageError, did_you_mean
+from a3b.units import span, token_count
+
+if TYPE_CHECKING:
+    from a3b.agent.terminal.front import TerminalFront
+
+FORM = re.compile(r"/([a-z?][a-z-]*)(?:\s+(.*))?", re.DOTALL)  # "/etc/hosts is wrong" is no command
+KEYS = """\
+Enter        send; while the agent works: joins at its next step
+Alt+Enter    a new line, as Ctrl-J
+Esc          stop the agent; Ctrl-C too
+Ctrl-C twice leave, as Ctrl-D
+Ctrl-T       show or fold thinking
+Ctrl-O       show all of the last tool call
+Tab          complete /commands and @paths"""
+MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class TerminalCommand:
+    """run: gets what follows the name. while_working: whether it may run beside a task."""
+
+    form: str
+    help: str
+    run: Callable[[TerminalFront, str], Awaitable[None]]
+    while_working: bool = True
+
+
+def command_of(text: str) -> tuple[str, str] | None:
+    """The command and the rest of a line; None if it is for the model."""
+    found = FORM.fullmatch(text.strip())
+    return (found[1], (found[2] or "").strip()) if found else None
+
+
+async def run_command(front: TerminalFront, name: str, rest: str) -> None:
+    """Says what is wrong instead of raising."""
+    name = ALIASES.get(name, name)
+    command = COMMANDS.get(name)
+    if command is None:
+        near = did_you_mean(f"/{name}", [f"/{known}" for known in COMMANDS])
+        front.say(f"no command /{name}{near or '; /help lists them'}", "yellow")
+    elif front.is_working and not command.while_working:
+        front.say(f"/{name} has to wait until the agent is done; Esc stops it", "yellow")
+    else:
+        try:
+            await command.run(front, rest)
+        except A3BError as error:
+            front.say(str(error), "red")
+
+
+async def _help(front: TerminalFront, rest: str) -> None:
+    width = max(len(command.form) for command in COMMANDS.values()) + 2
+    lines = [f"{command.form:{width}}{command.help}" for command in COMMANDS.values()]
+    front.say("\n".join([*lines, "", *KEYS.split("\n")]))
+
+
+async def _undo(front: TerminalFront, rest: str) -> None:
+    front.say(await front.session.undo())
+
+
+async def _fork(front: TerminalFront, rest: str) -> None:
+    turn = _number(rest, "/fork") if rest else None
+    id = front.session.fork(turn)
+    front.say(f"session {front.session.id} is left as it is; files stay as they are")
+    front.switch(replace(front.options, resume=id))
+
+
+async def _tree(front: TerminalFront, rest: str) -> None:
+    front.say("\n".join(tree_lines(front.session.tree(), front.session.id, time.time())))
+
+
+async def _compact(front: TerminalFront, rest: str) -> None:
+    front.start(front.session.compact(), can_be_steered=False)
+
+
+async def _tools(front: TerminalFront, rest: str) -> None:
+    tools = front.session.tools()
+    width = min(max((len(tool.name) for tool in tools), default=0), 40) + 2
+    front.say("\n".join(f"{fit_line(t.name, 38):{width}}{_first_line(t.description)} ({t.origin})" for t in tools))
+
+
+async def _cost(front: TerminalFront, rest: str) -> None:
+    front.say("\n".join(cost_lines(front.session.cost())))
+
+
+async def _think(front: TerminalFront, rest: str) -> None:
+    word, _, value = rest.partition(" ")
+    if word in ("on", "off", "auto"):
+        front.session.set_thinking({"on": True, "off": False, "auto": None}[word])
+        front.say({"on": "the model thinks", "off": "the model does not think", "auto": "the server decides"}[word])
+    elif word == "budget":
+        tokens = None if value.strip() in ("", "none") else token_count(value)
+        front.session.set_thinking_budget(tokens)
+        if front.figures is not None:
+            front.figures.budget = tokens
+        front.say("thinking has no limit" if tokens is None else f"a thought ends after {tokens:,} tokens")
+    elif word == "show" and value.strip():
+        front.view.show_thought(_number(value.strip(), "/think show"))
+    elif word == "show":
+        thoughts = list(enumerate(front.view.thoughts, 1))[-MOST_LISTED:]
+        lines = [f"[{number}] {thought.line}: {_first_line(thought.text.strip())}" for number, thought in thoughts]
+        front.say("\n".join(lines) + "\n/think show NUMBER shows one" if lines else "no thinking yet")
+    else:
+        raise UsageError("/think takes on, off, auto, budget TOKENS or show [NUMBER]; Ctrl-T folds and unfolds")
+
+
+async def _sessions(front: TerminalFront, rest: str) -> None:
+    if rest:
+        front.switch(replace(front.options, resume=front.find_session(rest)))
+        return
+    nodes = [node for node in front.list_sessions() if node.kind != "sub-agent"][:MOST_LISTED]
+    lines = [node_line(node, front.session.id, time.time()) for node in nodes]
+    front.say("\n".join([*lines, "/resume ID goes on with one"]) if lines else "no earlier session here")
+
+
+async def _new(front: TerminalFront, rest: str) -> None:
+    front.switch(replace(front.options, resume=None))
+
+
+async def _show(front: TerminalFront, rest: str) -> None:
+    front.view.show_call(_number(rest, "/show") if rest else None)
+
+
+async def _exit(front: TerminalFront, rest: str) -> None:
+    front.switch(None)
+
+
+COMMANDS = {
+    "help": TerminalCommand("/help", "this list", _help),
+    "undo": TerminalCommand(
+        "/undo", "put files back as they were before the last turn that changed some", _undo, False
+    ),
+    "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
+    "tree": TerminalCommand("/tree", "the sessions that belong together with this one", _tree),
+    "compact": TerminalCommand("/compact", "begin anew from a summary", _compact, False),
+    "tools": TerminalCommand("/tools", "what the agent can do", _tools),
+    "cost": TerminalCommand("/cost", "turns, tokens and seconds so far", _cost),
+    "think": TerminalCommand(
+        "/think on|off|auto|budget|show", "whether and how long the model thinks; show earlier thinking", _think
+    ),
+    "show": TerminalCommand("/show [NUMBER]", "all that a tool call printed", _show),
+    "new": TerminalCommand("/new", "begin a new session", _new, False),
+    "resume": TerminalCommand("/resume [ID]", "list earlier sessions, or go on with one", _sessions, False),
+    "exit": TerminalCommand("/exit", "leave (or Ctrl-D)", _exit),
+}
+ALIASES = {"quit": "exit", "bye": "exit", "sessions": "resume", "clear": "new", "?": "help"}
+
+
+def _number(text: str, command: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        raise UsageError(f"{command} takes a number, not {text[:40]!r}")
+    return int(text)
+
+
+def _first_line(text: str) -> str:
+    return fit_line(text.partition("\n")[0], 100)
+
+
+def node_line(node: SessionNode, current: str, now: float) -> str:
+    """A session in one line."""
+    mark = "*" if node.id == current else "+" if node.is_open else " "
+    kind = "" if node.kind == "session" else f" {node.kind}"
+    kind += f" from turn {node.parent_turn}" if node.parent_turn else ""
+    figures = f"{node.turns} turns, {short(node.tokens)} tokens, {span(max(now - node.changed, 0))} ago"
+    return f"{mark} {node.id}{kind}, {figures}: {fit_line(node.words, 60)}"
+
+
+def tree_lines(nodes: Sequence[SessionNode], current: str, now: float) -> list[str]:
+    """Sessions below those that they were forked from."""
+    known = {node.id for node in nodes}
+    lines: list[str] = []
+    rest = [(node, 0) for node in reversed(nodes) if node.parent not in known]
+    seen: set[str] = set()
+    while rest:
+        node, depth = rest.pop()
+        if node.id in seen:
+            continue
+        seen.add(node.id)
+        lines.append("  " * min(depth, 10) + node_line(node, current, now))
+        rest += [(child, depth + 1) for child in reversed(nodes) if child.parent == node.id]
+    return lines
+
+
+def cost_lines(cost: SessionCost) -> list[str]:
+    """What a session has cost, in lines for people."""
+    usage = cost.usage
+    share = f" ({100 * usage.cached / total:.0f} % cached)" if (total := usage.read + usage.cached) else ""
+    lines = [
+        f"turns      {cost.turns:,} in {span(cost.seconds)}",
+        f"read       {usage.read:,} tokens, {usage.cached:,} more were cached{share}",
+        f"written    {usage.written:,} tokens, {usage.thinking:,} of them thinking",
+        f"context    {cost.in_context:,} of {cost.context:,} tokens; compacted at {cost.compact_at:,}",
+    ]
+    if cost.recomputed is not None:
+        lines.append(f"read again {cost.recomputed:,} tokens of the history")
+    for word, tokens, seconds in (("reading", usage.read, usage.prefill_s), ("writing", usage.written, usage.decode_s)):
+        if seconds > 0:
+            lines.append(f"{word}    {tokens / seconds:,.1f} tokens/s")
+    return lines
