@@ -69,12 +69,10 @@ class McpServers:
         """Asks for approval one by one, then starts all at once; those that fail are told and left out."""
         for config in configs:
             if not config.url or config.origin == "project":
-                decision = await self._approver.ask(start_request(config))
-                if decision == "no":
+                request = start_request(config)
+                if await self._approver.ask(request) == "no":
                     self.absent[config.name] = "was not approved"
-                    self._tell(
-                        f"MCP server {config.name!r} of {config.file} was not approved and does not run.", "warning"
-                    )
+                    self._tell(f"MCP server {config.name!r} was not approved: {refusal(request)}.", "warning")
                     continue
             self.connections[config.name] = ServerConnection(
                 config,

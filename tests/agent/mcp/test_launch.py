@@ -1,0 +1,93 @@
+"""Servers outside of the sandbox run nothing that the agent can change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from a3b.agent.mcp.config import McpServerConfig
+from a3b.agent.mcp.guard import ServerFault
+from a3b.agent.mcp.launch import ServerLauncher, fetch_hint
+from a3b.agent.sandbox.sandbox import SandboxPolicy
+from tests.support.unconfined import Unconfined
+
+
+@pytest.fixture
+def places(tmp_path):
+    """(workspace, home), with a program and a script in the workspace."""
+    workspace, home = tmp_path / "work", tmp_path / "home"
+    (workspace / "bin").mkdir(parents=True)
+    home.mkdir()
+    for name in ("bin/server", "server.js"):
+        (workspace / name).write_text("#!/bin/sh\n", encoding="utf-8")
+        (workspace / name).chmod(0o755)
+    (home / "link").symlink_to(workspace / "bin" / "server")
+    return workspace, home
+
+
+def refused(places, *command, env=(), cwd="", path="/usr/bin:/bin", is_sandboxed=False):
+    """What is said of a server that does not start; nothing may have been started."""
+    workspace, home = places
+    sandbox = Unconfined(SandboxPolicy(workspace))
+    launcher = ServerLauncher(sandbox.policy, sandbox.make, {"HOME": str(home), "PATH": path})
+    server = McpServerConfig(
+        "s", Path("mcp.json"), "user", "d", command=command, env=dict(env), cwd=cwd, is_sandboxed=is_sandboxed
+    )
+    with pytest.raises(ServerFault) as caught:
+        asyncio.run(launcher.start(server))
+    assert sandbox.started == []
+    return str(caught.value)
+
+
+def test_a_program_of_the_workspace_is_refused(places):
+    workspace, home = places
+    assert "with the program" in refused(places, str(workspace / "bin" / "server"))
+    assert "with the program" in refused(places, "server", path=str(workspace / "bin"))
+    assert "with the program" in refused(places, str(home / "link"))
+
+
+@pytest.mark.parametrize("form", ["{}", "--require={}"])
+def test_a_script_of_the_workspace_is_refused(places, form):
+    assert "with the file" in refused(places, "/bin/sh", form.format(places[0] / "server.js"))
+
+
+def test_starting_in_the_workspace_is_refused(places):
+    assert "with the directory" in refused(places, "/bin/true", cwd=str(places[0] / "bin"))
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "NODE_PATH", "LD_PRELOAD"])
+def test_loading_code_from_the_workspace_is_refused(places, name):
+    assert "with the directory of code" in refused(places, "/bin/true", env={name: f"/x:{places[0]}/lib"})
+
+
+def test_the_workspace_as_data_is_fine(places):
+    workspace, home = places
+
+    async def run():
+        sandbox = Unconfined(SandboxPolicy(workspace))
+        launcher = ServerLauncher(sandbox.policy, sandbox.make, {"HOME": str(home), "PATH": "/usr/bin:/bin"})
+        server = McpServerConfig(
+            "s", Path("mcp.json"), "user", "d", command=("true", str(workspace)), is_sandboxed=False
+        )
+        return await (await launcher.start(server)).wait()
+
+    assert asyncio.run(run()).status == 0
+
+
+@pytest.mark.parametrize("is_sandboxed", [True, False])
+def test_a_program_that_is_not_there_is_named(places, is_sandboxed):
+    assert "there is no program 'nowhere'" in refused(places, "nowhere", is_sandboxed=is_sandboxed)
+
+
+def test_a_command_line_in_one_text_is_explained(places):
+    assert '; put its arguments into "args"' in refused(places, "npx -y server", is_sandboxed=True)
+
+
+def test_programs_that_fetch_what_they_run_are_explained():
+    server = McpServerConfig("s", Path("mcp.json"), "user", "d", command=(os.path.join("/usr/bin", "npx"), "x"))
+    assert "npx needs the network" in fetch_hint(server)
+    assert fetch_hint(McpServerConfig("s", Path("mcp.json"), "user", "d", command=("node", "x"))) == ""
+    assert fetch_hint(McpServerConfig("s", Path("mcp.json"), "user", "d", url="https://x.test")) == ""
