@@ -52,6 +52,7 @@ class ServerConnection:
         self._end = ""  # why the last connection ended
         self._num_late, self._is_stale = 0, False
         self._asked: set[str] = set()
+        self._trouble = HttpTrouble()
 
     listing: ServerListing | None
 
@@ -88,7 +89,7 @@ class ServerConnection:
         from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
         client = await self._running()
-        name = self.server.name
+        name, self._trouble.text = self.server.name, ""
         try:
             async with asyncio.timeout(self.server.call_seconds):
                 answer = await send(client)
@@ -103,6 +104,8 @@ class ServerConnection:
         except MCPError as error:
             if error.code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT) and not self._close.is_set():
                 self._num_late = 0
+                if self._trouble.text:
+                    raise ToolError(f"MCP server {name!r} {self._trouble.text}.") from None
                 raise
             await self._stop()
             self._tell(f"MCP server {name!r} {self._end or 'ended'} during a call ({what}).")
@@ -163,7 +166,7 @@ class ServerConnection:
             logger.addHandler(logging.NullHandler())
             logger.propagate = False
         guard = MessageGuard(self._changed, self._on_asked)
-        trouble = HttpTrouble()
+        trouble = self._trouble = HttpTrouble()
         process: ServerProcess | None = None
         why, num_lists = "", 0
         try:

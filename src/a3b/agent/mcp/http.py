@@ -11,6 +11,7 @@ from typing import Any
 
 from a3b.agent.mcp.config import McpServerConfig, is_loopback
 from a3b.agent.mcp.guard import MAX_MESSAGE, GuardedStream, MessageGuard
+from a3b.agent.mcp.schemas import clean_text
 
 CONNECT_SECONDS = 10.0
 
@@ -55,7 +56,8 @@ def _trouble(response: Any, server: McpServerConfig) -> str:
             f'refuses access (HTTP {status}); headers sent from its entry: {named}. Expected a valid key in "headers"'
         )
     if response.has_redirect_location:
-        return f"leads elsewhere (HTTP {status} to {response.headers.get('location', '')[:200]}), which is not followed"
+        place = clean_text(response.headers.get("location", ""), 200)
+        return f"leads elsewhere (HTTP {status} to {place}), which is not followed"
     if status >= 500 or status == 429:
         return f"answers HTTP {status}"
     return ""
