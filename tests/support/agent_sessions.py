@@ -52,17 +52,17 @@ def session_of(
     tmp_path: Path,
     model: ScriptedModel,
     use: Callable[[AgentSession, NotesTool], Any],
-    tools: Sequence[Any] | None = None,
+    more: Sequence[Any] | None = None,
     **options: Any,
 ) -> Any:
-    """What `use` gives, of a session in tmp_path/project with no tool but `note`."""
+    """What `use` gives, of a session in tmp_path/project with no built-in tools; more: others than `note`."""
     project = tmp_path / "project"
     project.mkdir(exist_ok=True)
     note = NotesTool()
 
     async def work(url: str) -> Any:
         given = AgentOptions(project, tmp_path / "home", url, **{"tools": (), **options})
-        async with open_session(given, None, [note] if tools is None else tools) as session:
+        async with open_session(given, None, [note] if more is None else more) as session:
             return await use(session, note)
 
     with model.serving() as url:

@@ -25,8 +25,8 @@ Script = Callable[[dict[str, Any], int], Any]
 
 @dataclass
 class Says:
-    """An answer. calls: (name, arguments as an object or as text); pause: seconds before each piece; breaks: whether the
-    connection ends before the answer does."""
+    """An answer. calls: (name, arguments as an object or as text); pause: seconds before each piece; breaks: whether
+    the connection ends before the answer does."""
 
     text: str = ""
     thinking: str = ""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from a3b.agent.events import TokenUsage
@@ -42,6 +42,13 @@ class TaskControl:
         self.usage = TokenUsage(0, 0, 0)
         self._stop = asyncio.Event()
         self._begun = time.monotonic()
+        self._parent: TaskControl | None = None
+
+    def child(self, turns: int) -> TaskControl:
+        """Of a part of the task: with a limit of its own on turns; stop, time and tokens are those of the whole."""
+        made = TaskControl(replace(self.limits, turns=turns))
+        made._stop, made._begun, made._parent = self._stop, self._begun, self
+        return made
 
     def stop(self) -> None:
         self._stop.set()
@@ -53,9 +60,13 @@ class TaskControl:
     def spend(self, usage: TokenUsage) -> None:
         """Counts what a request cost."""
         self.usage = add(self.usage, usage)
+        if self._parent is not None:
+            self._parent.spend(usage)
 
     @property
     def tokens_left(self) -> int | None:
+        if self._parent is not None:
+            return self._parent.tokens_left
         if self.limits.tokens is None:
             return None
         return self.limits.tokens - self.usage.read - self.usage.written

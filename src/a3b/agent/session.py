@@ -25,6 +25,7 @@ from a3b.agent.prompt import system_prompt
 from a3b.agent.requests import RequestMaker
 from a3b.agent.resuming import close_calls, resume_note
 from a3b.agent.sessions import ProjectSessions
+from a3b.agent.sub_agent import SubAgents
 from a3b.agent.tools.tool import Tool
 from a3b.agent.transcript import AgentTranscript
 from a3b.agent.workshop import Workshop, open_workshop
@@ -88,6 +89,7 @@ class AgentSession:
             self._workshop.around_call,
             self._workshop.reports,
         )
+        self._workshop.spawn = SubAgents(self._sessions, parts, control).spawn
         self._emit(await TaskLoop(parts, control).run())
 
     def _say_task(self, task: str) -> None:
@@ -141,16 +143,7 @@ class AgentSession:
 
     def tree(self) -> list[SessionNode]:
         """The sessions of this directory that belong together with this one, parents first."""
-        nodes = {node.id: node for node in self._sessions.nodes()}
-
-        def root(id: str) -> str:
-            seen = {id}
-            while (node := nodes.get(id)) and node.parent and node.parent in nodes and node.parent not in seen:
-                seen.add(id := node.parent)
-            return id
-
-        own = root(self.id)
-        return sorted((node for id, node in nodes.items() if root(id) == own), key=lambda node: node.id)
+        return self._sessions.family(self.id)
 
     def tools(self) -> list[ToolLine]:
         """What the agent can do here."""

@@ -85,7 +85,8 @@ class ProjectSessions:
             raise UsageError(f"turn {turn}: session {found} has turns 1 to {state.turn}")
         copy = self.create("fork", found, state.turn, head.model)
         try:
-            copy.begin_anew(state.messages, task=state.words, turn=state.turn)
+            cost = {"prompt": state.prompt, "written": state.written, "counted": state.counted}
+            copy.begin_anew(state.messages, task=state.words, turn=state.turn, **cost)
         finally:
             copy.close()
         return copy.head.id
@@ -122,6 +123,21 @@ class ProjectSessions:
         """The sessions that can be read, the last used first."""
         found = (self._node(id) for id in self.ids()[:MAX_LISTED])
         return sorted((node for node in found if node), key=lambda node: -node.changed)
+
+    def family(self, id: str) -> list[SessionNode]:
+        """The sessions that were forked from one another, parents first."""
+        nodes = {node.id: node for node in self.nodes()}
+
+        def line(id: str) -> list[str]:
+            """From the root down to a session."""
+            found = [id]
+            while (node := nodes.get(found[0])) and node.parent in nodes and node.parent not in found:
+                found.insert(0, str(node.parent))
+            return found
+
+        own = line(id)[0]
+        members = [node for node in nodes.values() if line(node.id)[0] == own]
+        return sorted(members, key=lambda node: (len(line(node.id)), node.id))
 
     def _node(self, id: str) -> SessionNode | None:
         path = self.path(id)

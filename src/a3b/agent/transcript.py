@@ -2,9 +2,9 @@
 
     {"a3b": "transcript", "version": 1, "id": ..., "kind": ..., "parent": ..., "created": ...}   first
     {"turn": 3, "message": {...}}                  a message, as it is sent; the user's belong to the turn to come
-    {"turn": 3, "usage": {...}, "prompt": ...}     what the turn cost
+    {"turn": 3, "message": {...}, "usage": {...}}  an answer, and what the turn cost
     {"turn": 3, "call": "call_1"}                  the call is about to run: it may have an effect from here on
-    {"turn": 3, "begin": [...], "summary": ...}    the conversation begins anew with these messages
+    {"turn": 3, "begin": [...], "summary": ...}    the conversation begins anew, or as a copy, with these messages
 
 A record is on the disk before the agent goes on, so a kill loses at most what was being written. Anything may stand in
 a file that was changed by others: it is read with bounds, up to the first line that is no record. Enter at
@@ -72,16 +72,18 @@ class TranscriptState:
             raise ValueError("has no turn")
         if "message" in record:
             self.messages.append(checked_message(record["message"]))
-        elif "begin" in record:
+        if "begin" in record:
             begin = record["begin"]
             if not isinstance(begin, list):
                 raise ValueError("begin is no list")
             self.messages = [checked_message(message) for message in begin]
-            self.prompt = self.written = None
+            told = [record.get(key) for key in ("prompt", "written", "counted")]  # of the session it is a copy of
+            prompt, written, counted = (n if type(n) is int and n >= 0 else None for n in told)
+            self.prompt, self.written, self.counted = prompt, written, counted or 0
             self.compactions += 1
-        elif "usage" in record:
+        if "usage" in record:
             self._add_usage(record)
-        elif isinstance(call := record.get("call"), str):
+        if isinstance(call := record.get("call"), str):
             self.begun.add(call)
         if isinstance(task := record.get("task"), str):
             self.words = self.words or task
@@ -157,7 +159,7 @@ class AgentTranscript:
     def answer(self, message: Message, usage: TokenUsage, **told: Any) -> None:
         """Adds an answer of the model with its cost: a turn is complete. told: prompt, recomputed, reason."""
         turn = self.turn + 1
-        self._add({"turn": turn, "message": message}, {"turn": turn, "usage": asdict(usage), "at": time.time(), **told})
+        self._add({"turn": turn, "message": message, "usage": asdict(usage), "at": time.time(), **told})
 
     def spent(self, usage: TokenUsage, **told: Any) -> None:
         """The cost of a request that the conversation does not go on from, such as one for a summary."""
@@ -178,14 +180,13 @@ class AgentTranscript:
     def close(self) -> None:
         self._file.close()
 
-    def _add(self, *records: dict[str, Any]) -> None:
-        self._write(*records)
-        for record in records:
-            self.state.add(record)
+    def _add(self, record: dict[str, Any]) -> None:
+        self._write(record)
+        self.state.add(record)
 
-    def _write(self, *records: dict[str, Any]) -> None:
-        """Appends whole records or nothing. Raises StoreError."""
-        data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    def _write(self, record: dict[str, Any]) -> None:
+        """Appends a whole record or nothing. Raises StoreError."""
+        data = json.dumps(record).encode() + b"\n"
         end = self._file.tell()
         try:
             view = memoryview(data)
