@@ -28,9 +28,9 @@ def note(text):
     return Says(thinking="I note it.", calls=[("note", {"text": text})])
 
 
-def first_session(tmp_path, answers=(note("a"), note("b"), DONE)):
+def first_session(tmp_path):
     """The id of a session with a finished task, and the messages of its last request."""
-    model = ScriptedModel(list(answers))
+    model = ScriptedModel([note("a"), note("b"), DONE])
 
     async def use(session, tool):
         await events_of(session, "Note letters.")

@@ -83,10 +83,9 @@ class Compactor:
         if not summary:
             self.emit(Notice(f"No summary could be written ({why}); a list of the calls takes its place.", "warning"))
             summary = listed_calls(self.transcript.messages, why)
-        if notes := self.notes():
-            summary += NOTES.format(notes=notes)
-        new = self._beginning(summary)
-        self.transcript.begin_anew(new.messages, summary=summary, before=size)
+        notes = self.notes()
+        new = self._beginning(summary + (NOTES.format(notes=notes) if notes else ""))
+        self.transcript.begin_anew(new.messages, summary=summary, notes=notes, before=size)
         after = await self.requests.size(self.transcript.state)
         self.emit(Compacted(size, after, summary))
 

@@ -24,7 +24,6 @@ MAX_LOOKED = 200  # entries of a directory of skills
 MAX_LINE = 240
 MAX_FRONT = 8_000
 BRANCH = re.compile(r"ref: refs/heads/([^\s\x00-\x1f\x7f~^:?*\[\\]{1,200})\n?")
-TEST_LINE = re.compile(r"^[ \t]*(?:[-*][ \t]+)?tests?:[ \t]*`?([^`\n]{1,300}?)`?[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,18 @@ class Skill:
 
 @dataclass(frozen=True)
 class Project:
-    """What a directory says. test: the command that AGENTS.md names in a line "test: COMMAND", "" if none."""
+    """What a directory says."""
 
     instructions: tuple[ProjectFile, ...]
     skills: tuple[Skill, ...]
     branch: str
-    test: str
 
 
 def read_project(workspace: Path, home: Path) -> Project:
     """Reads what is there; whatever cannot be read is left out. home: A3B_HOME, with skills of the user."""
     root = git_root(workspace)
     instructions = tuple(_instructions(workspace, root))
-    tests = [found[1] for file in reversed(instructions) if (found := TEST_LINE.search(file.text))]
-    return Project(instructions, tuple(_skills(workspace, home)), _branch(root), tests[0].strip() if tests else "")
+    return Project(instructions, tuple(_skills(workspace, home)), _branch(root))
 
 
 def first_message(workspace: Path, project: Project, task: str, today: date | None = None) -> str:

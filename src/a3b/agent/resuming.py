@@ -1,11 +1,13 @@
 """Goes on with a session that ended or broke off: calls get results, and the model is told what it cannot know.
 
-Files are never put back by this. Enter at `close_calls`, `resume_note`."""
+Files are never put back by this. Enter at `close_calls`, `resume_note`, `plan_of`."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from a3b.agent.transcript import AgentTranscript
 
@@ -46,3 +48,18 @@ def resume_note(transcript: AgentTranscript, changed: Sequence[str]) -> str:
         return text + "; read what you need again."
     more = f"\nand {len(changed) - LISTED} more" if len(changed) > LISTED else ""
     return f"{text}. Changed since:\n" + "\n".join(changed[:LISTED]) + more
+
+
+def plan_of(transcript: AgentTranscript) -> str:
+    """The notes that the agent took last."""
+    found = transcript.state.notes
+    asked: dict[str, str] = {}
+    for message in transcript.messages:
+        for call in message.get("tool_calls", ()):
+            if call["function"]["name"] == "plan":
+                asked[call["id"]] = call["function"]["arguments"]
+        given = asked.get(message.get("tool_call_id", ""))
+        if given is not None and not message["content"].startswith("Error"):
+            with suppress(ValueError, RecursionError, AttributeError):
+                found = str(json.loads(given).get("text", ""))
+    return found

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from a3b.agent.approvals import Approver
 from a3b.agent.client import ModelClient
 from a3b.agent.compaction import Compactor
 from a3b.agent.control import TaskControl, TaskHalted, TaskLimits
@@ -23,7 +24,7 @@ from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
 from a3b.agent.project_files import Project, first_message, read_project
 from a3b.agent.prompt import system_prompt
 from a3b.agent.requests import RequestMaker
-from a3b.agent.resuming import close_calls, resume_note
+from a3b.agent.resuming import close_calls, plan_of, resume_note
 from a3b.agent.sessions import ProjectSessions
 from a3b.agent.sub_agent import SubAgents
 from a3b.agent.tools.tool import Tool
@@ -87,10 +88,24 @@ class AgentSession:
             self._emit,
             lambda size: self._compactor.make_room(size, control),
             self._workshop.around_call,
-            self._workshop.reports,
+            self._reports,
         )
         self._workshop.spawn = SubAgents(self._sessions, parts, control).spawn
         self._emit(await TaskLoop(parts, control).run())
+
+    def _reports(self) -> list[str]:
+        self._take_told()
+        return self._workshop.reports()
+
+    def _take_told(self) -> None:
+        """Passes on what parts of the workshop have to say to the user."""
+        told = self._workshop.told
+        while told:
+            notice = told.pop(0)
+            if self._control is None:
+                self.notices.append(notice)
+            else:
+                self._emit(notice)
 
     def _say_task(self, task: str) -> None:
         messages = self._transcript.messages
@@ -134,7 +149,11 @@ class AgentSession:
     async def undo(self) -> str:
         """Puts files back as they were before the last turn that changed some; says which, in lines for people. The
         model is told at its next step."""
-        raise UsageError("undo: nothing keeps earlier states of files here")
+        if self._control is not None:
+            raise UsageError("a task runs; stop it first")
+        told = await self._workshop.undo()
+        self._news.append(f"The user took changes of files back. {told}")
+        return told
 
     def fork(self, turn: int | None = None) -> str:
         """The id of a new session that has this one's conversation up to the end of `turn` (None: all of it). Open it
@@ -204,12 +223,15 @@ class AgentSession:
                 await worker
             self._control = None
 
-    def _resumed(self, problem: str) -> None:
+    async def _resumed(self, problem: str) -> None:
         """What is to be said of a session that is resumed, to the user and to the model."""
         if problem:
             self.notices.append(Notice(problem, "warning"))
         close_calls(self._transcript)
-        self._news.append(resume_note(self._transcript, ()))
+        head = self._transcript.head
+        since = (head.parent, head.parent_turn) if head.kind == "fork" else (head.id, self._transcript.turn)
+        changed = await self._workshop.changed_since(since[0] or head.id, since[1] or 0)
+        self._news.append(resume_note(self._transcript, changed))
 
 
 def _opened(
@@ -222,15 +244,19 @@ def _opened(
         facts.model,
         requests.client.root,
         facts.context,
-        workshop.sandbox,
+        workshop.sandbox.name,
         facts.replays_exactly,
         bool(transcript.messages),
     )
 
 
 @asynccontextmanager
-async def open_session(options: AgentOptions, approver: Any, tools: Sequence[Tool] = ()) -> AsyncIterator[AgentSession]:
-    """Opens a session, new or resumed; all that it started ends with the block. tools: beside the built-in ones.
+async def open_session(
+    options: AgentOptions, approver: Approver | None, tools: Sequence[Tool] = ()
+) -> AsyncIterator[AgentSession]:
+    """Opens a session, new or resumed; all that it started ends with the block.
+
+    approver: asks the user; None says no to everything; tools: beside the built-in ones.
 
     Raises A3BError if the server does not answer, the sandbox does not work here, or the session cannot be resumed."""
     client = ModelClient(options.base_url, options.api_key, options.model)
@@ -246,7 +272,10 @@ async def open_session(options: AgentOptions, approver: Any, tools: Sequence[Too
         else:
             transcript, problem = sessions.load(options.resume)
         with sessions.held(transcript.head.id):
-            async with open_workshop(options, project, approver, tuple(tools)) as workshop:
+            plan = plan_of(transcript)
+            async with open_workshop(
+                options, project, sessions.place, transcript.head.id, approver, tools, plan
+            ) as workshop:
                 requests = RequestMaker(client, facts, workshop.toolbox.schemas(), options.sampling)
                 requests.think = options.think
                 session = AgentSession(options, sessions, transcript, requests, workshop, project)
@@ -255,8 +284,9 @@ async def open_session(options: AgentOptions, approver: Any, tools: Sequence[Too
                     for other in elsewhere
                 ]
                 session.notices += _server_notices(session)
+                session._take_told()
                 if transcript.messages:
-                    session._resumed(problem)
+                    await session._resumed(problem)
                 yield session
                 session.stop()
     finally:

@@ -64,6 +64,7 @@ class TranscriptState:
     begun: set[str] = field(default_factory=set)
     compactions: int = 0
     words: str = ""  # the first task
+    notes: str = ""  # the agent's plan at the last new beginning
 
     def add(self, record: dict[str, Any]) -> None:
         """Raises ValueError for what is no record."""
@@ -81,6 +82,7 @@ class TranscriptState:
             prompt, written, counted = (n if type(n) is int and n >= 0 else None for n in told)
             self.prompt, self.written, self.counted = prompt, written, counted or 0
             self.compactions += 1
+            self.notes = record["notes"] if isinstance(record.get("notes"), str) else self.notes
         if "usage" in record:
             self._add_usage(record)
         if isinstance(call := record.get("call"), str):

@@ -2,57 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals
+from a3b.agent.events import Notice
+from a3b.agent.journal.journal import Journal
 from a3b.agent.options import AgentOptions
 from a3b.agent.project_files import Project
+from a3b.agent.sandbox.opening import open_sandbox
+from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy
 from a3b.agent.tools.agent import AgentTool, Spawn
+from a3b.agent.tools.built_in import BuiltInTools
+from a3b.agent.tools.files import readable_paths
+from a3b.agent.tools.kept_output import KeptOutput, sweep
 from a3b.agent.tools.tool import Tool, ToolCallContext, ToolError, ToolResult
 from a3b.agent.tools.toolbox import Toolbox
+from a3b.errors import JournalError
+
+LISTED = 20  # files that an undo names
 
 
 @dataclass
 class Workshop:
-    """toolbox: empty until `open_workshop` fills it; sandbox: its name, for people; spawn: starts a sub-agent, where a
-    task runs."""
+    """toolbox: filled by `open_workshop`; journal: None where it cannot be kept; told: what the user is to hear, until
+    the owner takes it; spawn: starts a sub-agent, while a task runs."""
 
-    toolbox: Toolbox
-    sandbox: str = "none"
+    sandbox: Sandbox
+    built_in: BuiltInTools
+    kept: KeptOutput
+    approvals: Approver
+    toolbox: Toolbox = field(default_factory=lambda: Toolbox(()))
+    journal: Journal | None = None
+    told: list[Notice] = field(default_factory=list)
     spawn: Spawn | None = None
 
     def notes(self) -> str:
         """The agent's plan."""
-        return ""
+        return self.built_in.plan.text
 
     def reports(self) -> list[str]:
         """What background jobs have to tell, once."""
-        return []
+        return self.built_in.drain_reports()
 
     async def around_call(
         self, tool: str, turn: int, run: Callable[[], Awaitable[ToolResult]]
     ) -> tuple[ToolResult, bool]:
-        """Runs a call; whether it changed files."""
-        result = await run()
-        return result, self.toolbox.tool(tool).changes_files
+        """Runs a call, and cuts its result; whether it changed files."""
+        journal = self.journal if self.toolbox.tool(tool).changes_files else None
+        if journal is None:
+            return self._cut(await run()), False
+        changes: Sequence[object] = ()
+        await asyncio.to_thread(journal.begin, tool, turn)
+        try:
+            result = await run()
+        finally:
+            changes = (await asyncio.to_thread(journal.finish)).changes
+        return self._cut(result), bool(changes)
+
+    def _cut(self, result: ToolResult) -> ToolResult:
+        return result if result.is_cut else replace(result, text=self.kept.cut(result.text), is_cut=True)
 
     async def start_agent(self, task: str, context: ToolCallContext) -> ToolResult:
         if self.spawn is None:
             raise ToolError("no task runs")
         return await self.spawn(task, context)
 
+    async def undo(self) -> str:
+        """Takes back what the newest turn changed; what was done, in lines. Raises JournalError."""
+        if self.journal is None:
+            raise JournalError("undo: no journal is kept in this session")
+        done = await asyncio.to_thread(self.journal.undo)
+        lines = [f"Taken back: {', '.join(step.label for step in done.steps)}."]
+        lines += [f"  {change}" for change in done.restored[:LISTED]]
+        lines += [f"  and {more} more" for more in [len(done.restored) - LISTED] if more > 0]
+        lines += [f"  left as it is: {trouble}" for trouble in (*done.conflicts, *done.troubles)[:LISTED]]
+        return "\n".join(lines)
+
+    async def changed_since(self, session: str, turn: int) -> list[str]:
+        """Files that calls changed after a turn of a session, as lines."""
+        if self.journal is None:
+            return []
+        journal = self.journal
+        steps = await asyncio.to_thread(journal.steps)
+        later = [step.number for step in steps if step.session != session or step.turn > turn]
+        own = [step.number for step in steps if step.session == session and step.turn <= turn]
+        first = min((number for number in later if number > max(own, default=0)), default=None)
+        return [] if first is None else [str(c) for c in await asyncio.to_thread(journal.changed_since, first)]
+
 
 @asynccontextmanager
 async def open_workshop(
-    options: AgentOptions, project: Project, approver: Any, tools: tuple[Tool, ...] = ()
+    options: AgentOptions,
+    project: Project,
+    place: Path,
+    session: str,
+    approver: Approver | None,
+    tools: Sequence[Tool] = (),
+    plan: str = "",
 ) -> AsyncIterator[Workshop]:
-    """Ends all that was started with the block. tools: beside the built-in ones.
+    """Ends all that was started with the block.
 
-    Raises A3BError if the sandbox does not work here."""
-    shop = Workshop(Toolbox(()))
-    built_in: list[Tool] = [AgentTool(shop.start_agent)]
-    wanted = [tool for tool in built_in if options.tools is None or tool.name in options.tools]
-    shop.toolbox = Toolbox([*wanted, *tools])
-    yield shop
+    place: where what is kept of the project lies; session: its id; approver: None says no; tools: beside the built-in
+    ones; plan: the agent's notes. Raises A3BError if the sandbox does not work here."""
+    sweep()
+    kept = KeptOutput()
+    skills = options.home / "skills"
+    policy = SandboxPolicy(
+        options.directory,
+        readable=(*readable_paths(), kept.directory, *([skills] if skills.is_dir() else [])),
+        hosts=options.hosts,
+    )
+    shop: Workshop | None = None
+    try:
+        sandbox = await asyncio.to_thread(open_sandbox, policy, yolo=options.yolo, home=options.home)
+        try:
+            agents_md = "\n".join(file.text for file in reversed(project.instructions))
+            built_in = BuiltInTools(sandbox, kept, agents_md, plan)
+            asking = RememberedApprovals(place / "approvals.json", approver or DenyingApprover())
+            shop = Workshop(sandbox, built_in, kept, asking)
+            await _open_journal(shop, place / "journal", options.directory, session)
+            offered: list[Tool] = [*built_in.all, AgentTool(shop.start_agent)]
+            wanted = [tool for tool in offered if options.tools is None or tool.name in options.tools]
+            shop.toolbox = Toolbox([*wanted, *tools])
+            yield shop
+            await built_in.close()
+        finally:
+            if shop is not None and shop.journal is not None:
+                await asyncio.to_thread(shop.journal.close)
+            sandbox.close()
+    finally:
+        kept.close()
+
+
+async def _open_journal(shop: Workshop, directory: Path, workspace: Path, session: str) -> None:
+    def tell(text: str) -> None:
+        shop.told.append(Notice(text, "info"))
+
+    try:
+        shop.journal = await asyncio.to_thread(Journal, directory, workspace, session, None, tell)
+    except JournalError as error:
+        shop.told.append(Notice(f"{error}; this session has no undo", "warning"))
