@@ -22,7 +22,7 @@ from nano.tasks import FAMILIES, mixed
 MULTIPLE = 32
 SHORT = 768  # longest conversation of the families without files, in the first runs the longest of all
 MAX_TOKENS = 4096  # longest conversation in training
-SHARES = {"secret": 0.18, "lookup": 0.24, "calc": 0.12, "needle": 0.13, "chat": 0.10, "mixed": 0.11, "revise": 0.12}
+SHARES = {"secret": 0.18, "lookup": 0.24, "calc": 0.12, "needle": 0.13, "chat": 0.10, "mixed": 0.11, "revise": 0.16}
 FIX_SHARE = 0.7  # of the tokens of conversations
 
 

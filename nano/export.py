@@ -20,7 +20,7 @@ from torch import Tensor
 from nano.model import Nano, NanoShape
 from nano.quantise import FP8_NAMES, dequantise, quantise
 
-NATIVE_CONTEXT = 4096  # tokens; positions seen in training are fewer, see the model card
+NATIVE_CONTEXT = 8192  # tokens; positions seen in training are fewer, see the model card
 SCALE = "_scale_inv"  # of an FP8 tensor, after its name
 CONTROL = {"<|endoftext|>": 0, "<|im_end|>": 2}  # offsets after the ranks
 

@@ -1,7 +1,7 @@
 """Generated packages for *fix*: two modules of two functions, a test script, one bug. Enter at `make_package`.
 
-Function names, module names and parameters of the test split never occur in training. The tests run in this process:
-`run_tests` prints what `python3 test.py` prints."""
+Names of functions and modules and texts of documentation of the test split never occur in training; the words that
+they consist of do. The tests run in this process: `run_tests` prints what `python3 test.py` prints."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from dataclasses import dataclass, field
 
 from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS, Pattern
 
-NOUNS = (
-    "item count size length width height total number value name word line point time page book card file room "
-    "box part list key step order game user group cost day hour year house light water food land field form case "
-    "code data text level mark model place power state test type view work base block board body call cell change "
-    "class color core date event frame head home host image index limit link load lock main map menu mode move "
-    "net node note object path play pool port process range rule scale search section set shape side source space "
-    "stack start store stream style table task title top track tree window world"
-).split()
-MODULES = (
-    "base board body book box change check class code color core count data date day event field file form group "
-    "head host image index item key land level light line link list load lock main map mark model move name node "
-    "object order page path place play point port search section set side size source start state stream style "
-    "table text time title top type unit user value view width word work year length height number room items "
-    "values users label message"
+PARTS = (
+    "name file value read line key path end data mod other default code time string error result context option "
+    "image part user field item level head test source number root message current valid state base load record "
+    "place index action form local server node host child event word group parent width request response select "
+    "order section position col main press day box point content age work letter top search date length air year "
+    "type update row thing status body move meet color bar view table way enter change show leg client label "
+    "style height ear title side control location dev public query author auto cover button post light fore "
+    "template turn web face product model page private click book center team admin room play player check log "
+    "note link map rule shape size space step store task text token track unit water week world"
 ).split()
 NUMBERS = (
-    "a b c n m x y z width height price count size start end limit amount step base length cost level left".split()
-)
-LISTS = "items values list data points files results users days times".split()
-TEXTS = "text word name line label title key path part message string".split()
-TEST_PARAMS = set("y height amount cost results days data label string message".split())
-LOCALS = "result total out found best current".split()
-ITEMS = "item value v e one it".split()
+    "a b c d n m x y z width height price count size start end limit amount number step base length cost level left "
+    "right top age day year point place position"
+).split()
+LISTS = (
+    "items values users data points files results days args params names lines pages rows words keys nodes scores "
+    "prices sizes cards counts"
+).split()
+TEXTS = "text word name line label title key path part message string body content query file url code".split()
+LOCALS = "result total out found best current res val answer".split()
+ITEMS = "item value v e one it x entry".split()
 WORDS = "red house light water word list code one table open left new".split()
 TEST_FILE = """import sys
 
@@ -112,26 +110,22 @@ def a_value(rng: random.Random, kind: str) -> object:
 def filled(pattern: Pattern, rng: random.Random, split: str, taken: set[str]) -> tuple[str, dict[str, str]]:
     """(function name, what stands for the braces)."""
     while True:
-        name = f"{rng.choice(pattern.verbs)}_{rng.choice(NOUNS)}"
+        name = f"{rng.choice(pattern.verbs)}_{rng.choice(PARTS)}"
         if name not in taken and is_kept(name, split):
             break
-    taken.add(name)
     used: set[str] = set()
 
-    def draw(pool: list[str], is_param: bool) -> str:
-        while True:
-            word = rng.choice(pool)
-            if word not in used and (not is_param or (word in TEST_PARAMS) == (split == "test")):
-                used.add(word)
-                return word
+    def draw(pool: list[str]) -> str:
+        word = rng.choice([word for word in pool if word not in used])
+        used.add(word)
+        return word
 
     words = {}
     for param, kind, _ in pattern.params:
-        words[param] = draw(
-            LISTS if kind in ("l", "l0") else TEXTS if kind in ("s", "S", "text", "c") else NUMBERS, True
-        )
+        pool = LISTS if kind in ("l", "l0") else TEXTS if kind in ("s", "S", "text", "c") else NUMBERS
+        words[param] = draw(pool)
     k, m = rng.sample(range(2, 10), 2)
-    return name, words | {"t": draw(LOCALS, False), "i": draw(ITEMS, False), "k": str(k), "m": str(m)}
+    return name, words | {"t": draw(LOCALS), "i": draw(ITEMS), "k": str(k), "m": str(m)}
 
 
 def written(name: str, code: str, doc: str) -> str:
@@ -157,6 +151,8 @@ def make_function(rng: random.Random, split: str, taken: set[str], kinds: list[s
     signature = ", ".join(words[p] + ("=" + words["k"] if default else "") for p, _, default in pattern.params)
     code = f"def {name}({signature}):\n{pattern.code.format(**words)}"
     doc = rng.choice(pattern.docs).format(**words)
+    if not is_kept(doc, split):
+        return None
     right = broken = written(name, code, doc)
     kind = ""
     if kinds is not None:
@@ -209,7 +205,7 @@ def make_package(rng: random.Random, split: str = "train", kinds: list[str] | No
         taken: set[str] = set()
         modules: list[str] = []
         while len(modules) < 2:
-            module = rng.choice(MODULES)
+            module = "_".join(rng.sample(PARTS, 2))
             if module not in modules and is_kept(module, split):
                 modules.append(module)
         kind = rng.choice(kinds)
@@ -218,6 +214,7 @@ def make_package(rng: random.Random, split: str = "train", kinds: list[str] | No
         while len(functions) < 4:
             if made := make_function(rng, split, taken, [kind] if len(functions) == at else None):
                 functions.append(made)
+                taken.add(made.name)
         package = assembled(rng, dict(zip(modules, (functions[:2], functions[2:]), strict=True)), functions[at])
         old, _ = change_of(package.bug)
         if package.files[package.module + ".py"].count(old) == 1:
