@@ -260,7 +260,7 @@ async def open_session(
 
     Raises A3BError if the server does not answer, the sandbox does not work here, or the session cannot be resumed."""
     client = ModelClient(options.base_url, options.api_key, options.model)
-    sessions = ProjectSessions(options.home, options.directory)
+    sessions = ProjectSessions(options.home, options.directory, options.api_key)
     transcript: AgentTranscript | None = None
     try:
         facts = await client.facts()

@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from a3b.agent.options import SessionNode
-from a3b.agent.transcript import AgentTranscript, TranscriptHead, read_transcript
+from a3b.agent.transcript import AgentTranscript, TranscriptHead, read_head, read_transcript
 from a3b.errors import A3BError, UsageError
 from a3b.files import open_private, private_directory
 
@@ -38,10 +39,17 @@ class OpenElsewhere:
     pid: int
 
 
-class ProjectSessions:
-    """The sessions of one directory. home: A3B_HOME."""
+def key_digest(api_key: str) -> str:
+    """The name under which sessions of an API key are kept, "" without a key: what a3b's server calls its namespace."""
+    key = api_key.encode(errors="surrogateescape")
+    return blake2b(key, digest_size=8, person=b"a3b namespace").hexdigest() if key else ""
 
-    def __init__(self, home: Path, workspace: Path):
+
+class ProjectSessions:
+    """The sessions of one directory. home: A3B_HOME; api_key: sessions that were made with another are not shown."""
+
+    def __init__(self, home: Path, workspace: Path, api_key: str = ""):
+        self.key = key_digest(api_key)
         self.workspace = workspace.resolve()
         path = os.fsencode(self.workspace)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.workspace.name).strip("-.")[:40]
@@ -53,7 +61,7 @@ class ProjectSessions:
         """A new transcript. Raises UsageError for a place that cannot be written."""
         now = time.time()
         id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
-        head = TranscriptHead(id, kind, str(self.workspace), now, parent, parent_turn, model)
+        head = TranscriptHead(id, kind, str(self.workspace), now, parent, parent_turn, model, self.key)
         try:
             private_directory(self.place)
             return AgentTranscript.create(self.place / f"{id}{SUFFIX}", head)
@@ -105,12 +113,19 @@ class ProjectSessions:
     def find(self, given: str) -> str:
         """The id that begins or ends with what was given. Raises UsageError."""
         ids = self.ids()
-        found = [id for id in ids if given and (id.startswith(given) or id.endswith(given))]
-        if given in ids or len(found) == 1:
-            return given if given in ids else found[0]
+        found = [id for id in ids if given and (id.startswith(given) or id.endswith(given)) and self.is_own(id)]
+        if given in found or len(found) == 1:
+            return given if given in found else found[0]
         if found:
             raise UsageError(f"session {given[:40]!r}: may be {', '.join(found[:5])}; give more of it")
         raise UsageError(f"session {given[:40]!r}: not among those of {self.workspace}; a3b code sessions lists them")
+
+    def is_own(self, id: str) -> bool:
+        """Whether a session was made with this key. A file that cannot be read is: its reader says what is wrong."""
+        try:
+            return read_head(self.path(id)).key == self.key
+        except (OSError, A3BError):
+            return True
 
     def latest(self) -> str:
         """The session that was used last. Raises UsageError."""
@@ -144,9 +159,13 @@ class ProjectSessions:
         try:
             status = os.lstat(path)
             if status.st_size > MAX_LISTED_BYTES:
+                if not self.is_own(id):
+                    return None
                 return SessionNode(id, "session", None, None, "(too long to be read)", 0, 0, status.st_mtime)
             head, state, _, _ = read_transcript(path)
         except (OSError, A3BError):
+            return None
+        if head.key != self.key:
             return None
         tokens = (state.prompt or 0) + (state.written or 0)
         words = " ".join(state.words.split())[:120]

@@ -29,6 +29,7 @@ from a3b.files import open_private
 MAX_FILE = 512 << 20  # bytes
 MAX_RECORD = 64 << 20
 MAX_MESSAGES = 200_000
+MAX_HEAD = 64 << 10
 VERSION = 1
 ROLES = ("system", "user", "assistant", "tool")
 KINDS = ("session", "fork", "sub-agent")
@@ -37,7 +38,8 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class TranscriptHead:
-    """The first line. parent: the session this one began as a copy of, up to the end of `parent_turn`."""
+    """The first line. parent: the session this one began as a copy of, up to the end of `parent_turn`; key: a digest of
+    the API key it was made with, "" without one."""
 
     id: str
     kind: str
@@ -46,6 +48,7 @@ class TranscriptHead:
     parent: str | None = None
     parent_turn: int | None = None
     model: str = ""
+    key: str = ""
 
 
 @dataclass
@@ -229,6 +232,16 @@ def read_transcript(path: Path, turn: int | None = None) -> tuple[TranscriptHead
     return head, state, good, problem
 
 
+def read_head(path: Path) -> TranscriptHead:
+    """The first line alone. Raises OSError, and UsageError for a file that is no transcript."""
+    with open(path, "rb", opener=open_private) as file:
+        line = file.readline(MAX_HEAD)
+    try:
+        return _head(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: no transcript of a3b code ({error})") from None
+
+
 def _bytes_of(path: Path) -> bytes:
     with open(path, "rb", opener=open_private) as file:
         if (size := os.fstat(file.fileno()).st_size) > MAX_FILE:
@@ -263,6 +276,7 @@ def _head(record: Any) -> TranscriptHead:
         parent=parent if isinstance(parent, str) else None,
         parent_turn=turn if type(turn) is int else None,
         model=str(record.get("model", ""))[:200],
+        key=str(record.get("key", ""))[:64],
     )
 
 

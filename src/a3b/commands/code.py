@@ -32,7 +32,7 @@ TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall")
 def run(args: Namespace) -> int:
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     here = Path.cwd()
-    sessions = ProjectSessions(home, here)
+    sessions = ProjectSessions(home, here, first_key(args))
     if args.words:
         if args.words != ["sessions"]:
             raise UsageError(f'{" ".join(args.words)[:80]!r}: expected sessions; a task is given with -p "TASK"')

@@ -172,11 +172,11 @@ class TerminalFront:
             self._next.set_result(options)
 
     def list_sessions(self) -> list[SessionNode]:
-        return ProjectSessions(self.options.home, self.options.directory).nodes()
+        return ProjectSessions(self.options.home, self.options.directory, self.options.api_key).nodes()
 
     def find_session(self, given: str) -> str:
         """Raises UsageError."""
-        return ProjectSessions(self.options.home, self.options.directory).find(given)
+        return ProjectSessions(self.options.home, self.options.directory, self.options.api_key).find(given)
 
     def start(self, events: AsyncIterator[AgentEvent], can_be_steered: bool = True) -> None:
         """Shows what a task or a compaction does, beside which the user can type."""

@@ -1,6 +1,6 @@
 """What the model is told of the built-in tools. Short on purpose: each request begins with it.
 
-Enter at `READ` ... `PLAN`, with `function_schema`. nano is trained on the texts of read, edit and bash: a change here
+Enter at `READ` ... `RECALL`, with `function_schema`. nano is trained on the texts of read, edit and bash: a change here
 needs a new training."""
 
 from __future__ import annotations
@@ -61,4 +61,9 @@ PLAN = ToolSchema(
     "plan",
     "Keep notes on goal, decisions and open steps. Replaces earlier notes.",
     _arguments("text", text=("string", "")),
+)
+RECALL = ToolSchema(
+    "recall",
+    "Search earlier sessions here: tasks, thinking, answers, tool results.",
+    _arguments("query", query=("string", "words")),
 )
