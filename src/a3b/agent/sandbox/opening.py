@@ -1,37 +1,41 @@
-"""Opens the sandbox that works on this machine. Enter at `open_sandbox`."""
+"""Opens the sandbox that works on this machine: bubblewrap, else Landlock, else none. Enter at `open_sandbox`."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from a3b.agent.sandbox.bubblewrap import MountPlan, find_program, mount_arguments
-from a3b.agent.sandbox.environment import plain_environment
-from a3b.agent.sandbox.launching import Command, Launcher
-from a3b.agent.sandbox.places import Places, check_workspace
+from a3b.agent.approvals import Approver
+from a3b.agent.sandbox.addresses import HostRule
+from a3b.agent.sandbox.bubblewrap import find_programs
+from a3b.agent.sandbox.help import way_to_bubblewrap
+from a3b.agent.sandbox.kinds import BubblewrapSandbox, LandlockSandbox, NoSandbox, Surroundings
+from a3b.agent.sandbox.places import check_workspace
 from a3b.agent.sandbox.private_directory import PrivateDirectory
-from a3b.agent.sandbox.protection import Protection
-from a3b.agent.sandbox.sandbox import Sandbox, SandboxLimits, SandboxPolicy
-from a3b.agent.sandbox.seccomp import filter_program
+from a3b.agent.sandbox.restrictions import LEAST_VERSION, landlock_version
+from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy
 from a3b.errors import SandboxUnavailable
 from a3b.settings import RuntimeConfig, process_environment
 
-PREFLIGHT_SECONDS = 20
+KINDS = ("bubblewrap", "landlock")  # best first
+_failed: dict[str, str] = {}  # what did not work in this process, and why
 
 
 def open_sandbox(
     policy: SandboxPolicy,
     *,
     yolo: bool = False,
+    approver: Approver | None = None,
     home: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    kinds: tuple[str, ...] = KINDS,
 ) -> Sandbox:
-    """The sandbox for a policy; close it at the end.
+    """The best sandbox that works here; close it at the end.
 
-    yolo: none at all; home: A3B_HOME; environment: of the user, of which commands get a plain part. Raises
-    SandboxUnavailable if nothing can hold commands here, or not in this workspace, and OSError."""
+    yolo: none at all; approver: is asked about hosts that the policy does not name; home: A3B_HOME; environment: of
+    the user, of which commands get a plain part; kinds: to choose from. Raises SandboxUnavailable if nothing can hold
+    commands here, or not in this workspace, UsageError for a host that is none, and OSError."""
     environment = process_environment() if environment is None else environment
     state = (home or Path(RuntimeConfig.from_env(environment).home)).expanduser().resolve()
     policy = replace(
@@ -40,103 +44,46 @@ def open_sandbox(
         writable=tuple(path.resolve() for path in policy.writable),
         readable=tuple(path.resolve() for path in policy.readable),
     )
-    if yolo:
-        return NoSandbox(policy, PrivateDirectory.make(state, environment), environment)
+    rules = tuple(HostRule.parse(host) for host in policy.hosts)
+    if not policy.workspace.is_dir():
+        raise SandboxUnavailable(f"{policy.workspace} is no directory")
     user_home = Path(environment.get("HOME") or "/root").resolve()
-    for path in (policy.workspace, *policy.writable):
+    for path in () if yolo else (policy.workspace, *policy.writable):
         check_workspace(path, user_home, state)
-    program = find_program(environment.get("PATH", ""))
-    if program is None:
-        raise SandboxUnavailable("no bwrap")
-    return BubblewrapSandbox(policy, PrivateDirectory.make(state, environment), environment, state, program)
+    private = PrivateDirectory.make(state, environment)
+    around = Surroundings(environment, state, private)
+    try:
+        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, approver, kinds)
+    except BaseException:
+        private.close()
+        raise
 
 
-class _LaunchingSandbox:
-    """What all sandboxes have in common: a launcher, and a private directory."""
-
-    name = ""
-
-    def __init__(self, policy: SandboxPolicy, private: PrivateDirectory, launcher: Launcher):
-        self.policy, self._private, self._launcher = policy, private, launcher
-
-    def argv(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> list[str]:
-        """A command line that runs `command` here, wherever it is started from, while the sandbox is open."""
-        return self._launcher.argv(command, cwd, env, replace(self.policy.limits, seconds=None, output=None))[0]
-
-    async def start(
-        self,
-        command: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str] | None = None,
-        limits: SandboxLimits | None = None,
-        merge: bool = True,
-        has_stdin: bool = False,
-    ) -> Command:
-        """Starts a command. Raises OSError if not even its supervisor can be started."""
-        return await Command.start(self._launcher, command, cwd, env, limits or self.policy.limits, merge, has_stdin)
-
-    def permit(self, path: str) -> None:
-        """Lets commands that start from now on change a protected path, relative to the workspace."""
-        self.policy = replace(self.policy, permitted=(*self.policy.permitted, path))
-        self._configure()
-
-    def close(self) -> None:
-        """Removes the private files."""
-        self._private.close()
-
-    def _configure(self) -> None:
-        raise NotImplementedError
-
-
-class NoSandbox(_LaunchingSandbox):
-    """Commands as the user himself would run them, but for limits on time, memory, processes and output."""
-
-    name = "none"
-
-    def __init__(self, policy: SandboxPolicy, private: PrivateDirectory, environment: Mapping[str, str]):
-        super().__init__(policy, private, Launcher(private, "none", environment))
-        self._configure()
-
-    def _configure(self) -> None:
-        self._launcher.settings = {"namespaces": None}
-
-
-class BubblewrapSandbox(_LaunchingSandbox):
-    """Commands in namespaces of their own, with mounts that show and hide."""
-
-    name = "bubblewrap"
-
-    def __init__(
-        self,
-        policy: SandboxPolicy,
-        private: PrivateDirectory,
-        environment: Mapping[str, str],
-        state: Path,
-        program: str,
-    ):
-        self._program = program
-        self._places = Places.of(environment, state, policy.workspace)
-        plain = plain_environment(environment, environment.get("HOME") or "/root", "/tmp")
-        super().__init__(policy, private, Launcher(private, "bubblewrap", plain))
-        (private.path / "seccomp").write_bytes(filter_program(has_own_network=True))
-        self._configure()
-        self._preflight()
-
-    def _configure(self) -> None:
-        roots = (self.policy.workspace, *self.policy.writable)
-        protection = Protection.of(roots, self.policy.permitted)
-        layout = MountPlan(roots, self.policy.readable, self._places, protection, self._private.path)
-        self._launcher.settings = {
-            "program": self._program,
-            "arguments": [*mount_arguments(layout), "--unshare-net"],
-            "seccomp": str(self._private.path / "seccomp"),
-            "namespaces": None,
-            "roots": [str(root) for root in roots],
-        }
-
-    def _preflight(self) -> None:
-        command = self.argv(["true"], cwd=self.policy.workspace)
-        done = subprocess.run(command, capture_output=True, timeout=PREFLIGHT_SECONDS, check=False, cwd="/")
-        if done.returncode:
-            raise SandboxUnavailable(f"bubblewrap does not work here: {done.stderr.decode(errors='replace')[:500]}")
+def _best(
+    policy: SandboxPolicy,
+    around: Surroundings,
+    rules: tuple[HostRule, ...],
+    approver: Approver | None,
+    kinds: tuple[str, ...],
+) -> Sandbox:
+    programs = find_programs(around.environment.get("PATH", ""))
+    for program in programs if "bubblewrap" in kinds else ():
+        if program not in _failed:
+            try:
+                return BubblewrapSandbox(policy, around, program, rules, approver)
+            except SandboxUnavailable as error:
+                _failed[program] = str(error)
+    obstacle, command = way_to_bubblewrap(programs[0] if programs else None)
+    if said := "; ".join(f"{program}: {_failed[program]}" for program in programs if program in _failed):
+        obstacle = f"{obstacle} ({said})"
+    if "landlock" in kinds and "landlock" not in _failed:
+        try:
+            if landlock_version() < LEAST_VERSION:
+                raise SandboxUnavailable("the kernel has no Landlock of version 3, which came with Linux 6.2")
+            return LandlockSandbox(policy, around, rules, f"{obstacle}; for the full sandbox: {command}")
+        except SandboxUnavailable as error:
+            _failed["landlock"] = str(error)
+    raise SandboxUnavailable(
+        f"no sandbox works here: {obstacle}; {_failed.get('landlock', '')}. "
+        f"What helps: {command}\nOr run without a sandbox: --yolo"
+    )

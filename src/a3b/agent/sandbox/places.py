@@ -64,6 +64,12 @@ class Places:
         return cls(home, hidden, shown, tuple(_credentials_in(shown)))
 
 
+def own_code() -> tuple[Path, ...]:
+    """What the running agent loads code from: its interpreter, its environment and its package."""
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable)))
+    return (*(Path(prefix).resolve() for prefix in prefixes), Path(__file__).resolve().parents[2])
+
+
 def check_workspace(workspace: Path, home: Path, state: Path) -> None:
     """Raises SandboxUnavailable for a directory that cannot be given to commands without giving them what is secret."""
     reason = ""
@@ -108,8 +114,7 @@ def _other_homes() -> Iterator[Path]:
 def _shown(environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...], workspace: Path) -> Iterator[Path]:
     programs = [Path(part) for part in environment.get("PATH", "").split(":") if part.startswith("/")]
     programs += [workspace / name / "bin" for name in (".venv", "venv", "env")]
-    own = (sys.prefix, sys.base_prefix, sys.exec_prefix, Path(os.path.realpath(sys.executable)).parent.parent)
-    found = [Path(place) for place in own] + [Path(__file__).resolve().parents[2]]
+    found = list(own_code())
     for directory in programs:
         found += [directory, *_link_targets(directory)]
     for place in found:
@@ -164,3 +169,26 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
         if not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
     return kept
+
+
+def open_places(places: Places) -> list[Path]:
+    """The largest directories and files that contain nothing hidden or masked: for rules that can only allow.
+
+    What a user cannot read anyhow is not hidden from him by leaving out the directory above it."""
+    hidden = [path for path in places.hidden if os.access(path, os.R_OK)]
+    found = list(_without(Path("/"), hidden))
+    for place in places.shown:
+        found += _without(place, list(places.masked))
+    return found
+
+
+def _without(place: Path, covers: list[Path]) -> Iterator[Path]:
+    if place in covers:
+        return
+    if not any(cover.is_relative_to(place) for cover in covers):
+        yield place
+        return
+    with suppress(OSError):
+        for child in place.iterdir():
+            if not child.is_symlink():
+                yield from _without(child, covers)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from a3b.files import private_directory
 
-CODE = ("tree", "supervisor", "restrictions", "watchlist")
+CODE = ("holder", "repositories", "restrictions", "supervisor", "tree", "watchlist")
 PACKAGES = ("a3b", "a3b/agent", "a3b/agent/sandbox")
+HOLDER = f"{PACKAGES[-1]}/holder.py"  # beside the program above each command
 LOCK = "lock"
 GIT_IDENTITY = r"^(user\.(name|email)|init\.defaultbranch|core\.autocrlf|pull\.(rebase|ff)|push\.default)$"
 
@@ -39,7 +40,7 @@ class PrivateDirectory:
         path.mkdir(mode=0o700)
         lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in ("home", "tmp", "launches", "code", "kept"):
+        for name in ("home", "tmp", "launches", "code"):
             (path / name).mkdir(mode=0o700)
         (path / "tmp").chmod(0o1777)
         made = cls(path, lock)
@@ -54,8 +55,7 @@ class PrivateDirectory:
             (self.path / "code" / package).mkdir()
             (self.path / "code" / package / "__init__.py").touch()
         for name in CODE:
-            if (here / f"{name}.py").exists():
-                shutil.copyfile(here / f"{name}.py", self.path / "code" / PACKAGES[-1] / f"{name}.py")
+            shutil.copyfile(here / f"{name}.py", self.path / "code" / PACKAGES[-1] / f"{name}.py")
         self.code.write_text(
             "import sys\n"
             f"sys.path.insert(0, {str(self.path / 'code')!r})\n"

@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from a3b.files import read_text
 
@@ -55,7 +57,7 @@ class Protection:
             wanted += [root / name for name in NAMES]
             git, outside = _git_directories(root)
             writable += outside
-            wanted += [root / ".git"] if (root / ".git").is_file() else []
+            wanted += [root / ".git"] if (root / ".git").is_symlink() or (root / ".git").is_file() else []
             for directory in git:
                 wanted += _of_git(directory, root)
         wanted += [path for path in own if any(path.is_relative_to(root) for root in roots)]
@@ -80,6 +82,21 @@ class Protection:
         writable = list(dict.fromkeys(writable))
         return cls(tuple(dict.fromkeys(fixed)), tuple(frozen), tuple(absent), tuple(writable))
 
+    def watched(self, roots: Iterable[Path], has_mounts: bool) -> list[dict[str, Any]]:
+        """What `Watchlist` has to look at. has_mounts: whether mounts protect all that exists."""
+        paths = list(self.absent) + ([] if has_mounts else list(self.frozen))
+        fixed = [] if has_mounts else list(self.fixed)
+        roots = [*roots, *self.writable]
+        found: dict[str, dict[str, Any]] = {
+            str(root): {"root": str(root), "paths": [], "fixed": [], "repositories": []} for root in roots
+        }
+        config = [path.parent for path in (*self.frozen, *self.absent) if path.name == "config"]
+        for kind, places in ("paths", paths), ("fixed", fixed), ("repositories", config):
+            for path in places:
+                root = max((root for root in roots if path.is_relative_to(root)), key=lambda root: len(root.parts))
+                found[str(root)][kind].append("" if path == root else str(path.relative_to(root)))
+        return list(found.values())
+
 
 def _git_directories(root: Path) -> tuple[list[Path], list[Path]]:
     """Directories of git that belong to a work tree, and which of them lie outside of it.
@@ -88,7 +105,8 @@ def _git_directories(root: Path) -> tuple[list[Path], list[Path]]:
     could have written the file."""
     git = root / ".git"
     if git.is_symlink():
-        return [], []
+        real = git.resolve()
+        return ([real, *_modules(real)] if real.is_dir() and real.is_relative_to(root) else []), []
     if git.is_dir():
         return [git, *_modules(git)], []
     with suppress(OSError, UnicodeDecodeError):
@@ -146,6 +164,16 @@ def git_setting(config: Path, name: str) -> str:
 
 def git_settings(config: Path, pattern: str) -> list[str]:
     """Values of a git configuration file; the file is only parsed, nothing in it is obeyed."""
+    try:
+        found = os.stat(config)
+    except OSError:
+        return []
+    return list(_git_settings(config, pattern, (found.st_dev, found.st_ino, found.st_ctime_ns)))
+
+
+@lru_cache(maxsize=256)
+def _git_settings(config: Path, pattern: str, seal: tuple[int, ...]) -> tuple[str, ...]:
+    """seal: of the file, so that an answer is kept for as long as the file is the same."""
     command = ["git", "config", "--file", str(config), "--no-includes", "-z", "--get-regexp", pattern]
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
@@ -158,8 +186,8 @@ def git_settings(config: Path, pattern: str) -> list[str]:
             env=_git_environment(),
         )
         entries = done.stdout.decode("utf-8", "surrogateescape").split("\0")
-        return [entry.partition("\n")[2] for entry in entries if entry]
-    return []
+        return tuple(entry.partition("\n")[2] for entry in entries if entry)
+    return ()
 
 
 def _git_environment() -> dict[str, str]:

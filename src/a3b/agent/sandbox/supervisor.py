@@ -17,7 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from a3b.agent.sandbox import tree
+from a3b.agent.sandbox import repositories, tree
+from a3b.agent.sandbox.restrictions import restrict
+from a3b.agent.sandbox.watchlist import Watchlist
 
 TICK = 0.05  # seconds between two looks at the tree
 DISK_TICK = 1.0
@@ -55,6 +57,8 @@ class Supervisor:
         self.ended: int | None = None
         self.disk_at_start = {path: _disk_used(path) for path in config["disk_paths"]}
         self.next_disk_look = 0.0
+        self.watched = [Watchlist(entry["root"], entry["paths"], entry["fixed"]) for entry in config["watch"]]
+        self.began = time.time()
 
     def run(self) -> dict[str, Any]:
         """The outcome: status, ended_by and detail."""
@@ -83,7 +87,23 @@ class Supervisor:
             with suppress(BlockingIOError):
                 os.read(wake, 4096)
         tree.kill_all()
-        return {"status": self._status() if reason == "exit" else -signal.SIGKILL, "ended_by": reason, "detail": detail}
+        status = self._status() if reason == "exit" else -signal.SIGKILL
+        if put_back := self._put_back():
+            reason, detail = (
+                ("protected", put_back) if reason in ("exit", "protected") else (reason, f"{detail}; {put_back}")
+            )
+        return {"status": status, "ended_by": reason, "detail": detail}
+
+    def _put_back(self) -> str:
+        """Undoes changes of what acts outside of the sandbox; says what it undid, "" if nothing."""
+        displaced = self.config["displaced"]
+        done = [path for watchlist in self.watched for path in watchlist.restore(displaced)]
+        for entry in self.config["watch"]:
+            done += repositories.tame(entry["root"], self.began, displaced, entry["repositories"])
+        if not done:
+            return ""
+        kept = f"; what stood there is in {displaced}" if os.path.isdir(displaced) else ""
+        return f"put back, since it acts outside of the sandbox and is protected: {', '.join(done[:10])}{kept}"
 
     def _status(self) -> int:
         code = os.waitstatus_to_exitcode(self.ended) if self.ended is not None else START_FAILED
@@ -132,6 +152,8 @@ class Supervisor:
             return "memory", f"it took more than {_size(memory)} of memory"
         if _memory_free(self.config["memory_groups"]) < self.config["memory_floor"]:
             return "memory", f"it left less than {_size(self.config['memory_floor'])} of this machine's memory"
+        if any(watchlist.changed() for watchlist in self.watched):
+            return "protected", ""
         if time.monotonic() > self.next_disk_look:
             self.next_disk_look = time.monotonic() + DISK_TICK
             return self._look_at_disks()
@@ -154,6 +176,7 @@ class Entry:
 
     def __init__(self, config: dict[str, Any], command: list[str], info: int, block: int):
         self.config, self.command, self.info, self.block = config, command, info, block
+        self.supervisor = os.getppid()
 
     def enter(self) -> None:
         """Becomes the command. Raises OSError."""
@@ -162,9 +185,13 @@ class Entry:
         if self.config["namespaces"] is not None:
             _join(self.config["namespaces"])
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1 and self.config["supervisor_is_not_init"]:
+        if os.getppid() != self.supervisor:
             os._exit(START_FAILED)
-        modes: dict[str, Callable[[], None]] = {"bubblewrap": self._bubblewrap, "none": self._plain}
+        modes: dict[str, Callable[[], None]] = {
+            "bubblewrap": self._bubblewrap,
+            "landlock": self._landlock,
+            "none": self._plain,
+        }
         modes[self.config["mode"]]()
 
     def _restore_signals(self) -> None:
@@ -199,6 +226,12 @@ class Entry:
         handle = _memory_file(b"".join(os.fsencode(word) + b"\0" for word in arguments))
         _close_others({self.info, self.block, handle, int(arguments[arguments.index("--seccomp") + 1])})
         os.execve(self.config["program"], ["bwrap", "--args", str(handle), "--", *self.command], {})
+
+    def _landlock(self) -> None:
+        with open(self.config["seccomp"], "rb") as file:
+            program = file.read()
+        restrict(self.config["readable"], self.config["writable"], self.config["devices"], program)
+        self._plain()
 
     def _plain(self) -> None:
         os.setsid()
