@@ -51,6 +51,7 @@ def one_long_line() -> None:
 
 
 def tools_changed() -> None:
+    TOOLS["change-tools"] = lambda: [tool("echo"), tool("shout")]
     send({"method": "notifications/tools/list_changed"})
 
 

@@ -183,15 +183,17 @@ def test_a_server_that_asks_for_roots_is_told_the_workspace(tmp_path):
     assert f'"uri": "{tmp_path.as_uri()}"' in play("asks-roots", tmp_path)[0]
 
 
-def test_a_change_of_tools_is_told_and_what_is_offered_is_asked_again(tmp_path):
+def test_a_change_of_tools_is_told_with_their_names(tmp_path):
     async def run():
         heard = Heard()
         async with connected(hostile("change-tools"), tmp_path, heard) as connection:
-            before = connection.listing
-            await call(connection, text="hi")
-            return heard.changed, before is not await connection.offered()
+            for _ in range(2):
+                await call(connection, text="hi")
+                await connection.looked()
+            return heard.changed, [tool.name for tool in (await connection.offered()).tools]
 
-    assert asyncio.run(run()) == (["tools"], True)
+    changed, names = asyncio.run(run())
+    assert changed == ["tools (new: shout)", "tools (with the same names)"] and names == ["echo", "shout"]
 
 
 @pytest.mark.parametrize("mode", ["no-object", "invalid-schema", "huge-schema", "recursive", "control-names"])

@@ -287,11 +287,18 @@ def test_changed_tools_are_told_at_the_end_and_leave_the_prompt_alone(tmp_path):
         async with opened(tmp_path, hostile("change-tools"), told=told) as servers:
             before = servers.tools[0].description
             await use(servers, "mcp__bad__echo", text="hi")
+            await servers.connections["bad"].looked()
             return before == servers.tools[0].description, servers.take_news(), servers.take_news(), told.texts
 
     is_same, news, later, texts = asyncio.run(run())
     assert is_same and later == []
-    assert news == ["MCP server 'bad' says that its tools changed."] and news[0] in texts[0]
+    assert (
+        news
+        == [
+            "MCP server 'bad' says that something changed: tools (new: shout). New tools can be called in a new session."
+        ]
+        and news[0] in texts[0]
+    )
 
 
 def test_descriptions_reach_the_model_without_control_characters(tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from a3b.agent.mcp.config import McpServerConfig
 from a3b.agent.mcp.guard import MessageGuard, ServerFault
 from a3b.agent.mcp.http import HttpTrouble, http_transport
-from a3b.agent.mcp.listing import ServerListing, read_listing
+from a3b.agent.mcp.listing import ServerListing, difference, read_listing
 from a3b.agent.mcp.schemas import clean_text
 from a3b.agent.mcp.stdio import ServerProcess, stdio_transport
 from a3b.agent.sandbox.sandbox import SandboxProcess
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from mcp import Client
 
 T = TypeVar("T")
-SUBSCRIBE_SECONDS, END_SECONDS, MAX_LISTS = 5.0, 15.0, 3
+SUBSCRIBE_SECONDS, END_SECONDS, MAX_LISTS, MAX_LOOKS = 5.0, 15.0, 3, 20
 LOGGERS = ("mcp", "client", "httpx2")  # quote what servers send, with control characters and all
 
 
 class ServerConnection:
     """launch: starts the process of a stdio server; roots: the directories that a server may be told; tell: gets a
-    sentence for the user; on_change: gets "tools", "resources" or "prompts".
+    sentence for the user; on_change: gets what changed, such as "tools (new: add)".
 
-    listing: what the server offered when it was last started; None before that."""
+    listing: what the server offered when it was last started; None before that. version: as the server says."""
 
     def __init__(
         self,
@@ -43,16 +43,17 @@ class ServerConnection:
         tell: Callable[[str], None],
         on_change: Callable[[str], None],
     ):
-        self.server, self.listing = server, None
+        self.server, self.listing, self.version = server, None, ""
         self._launch, self._roots, self._tell, self._on_change = launch, roots, tell, on_change
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._client: Client | None = None
         self._close = asyncio.Event()
         self._end = ""  # why the last connection ended
-        self._num_late, self._is_stale = 0, False
+        self._num_late, self._num_looks, self._is_stale = 0, 0, False
         self._asked: set[str] = set()
         self._trouble = HttpTrouble()
+        self._look: asyncio.Task[None] | None = None
 
     listing: ServerListing | None
 
@@ -149,6 +150,8 @@ class ServerConnection:
 
     async def _stop(self) -> None:
         task, self._task = self._task, None
+        if self._look is not None and self._look is not asyncio.current_task():
+            self._look.cancel()
         if task is not None and not self.is_running:
             task.cancel()  # it may wait for a server that says nothing
         self._client = None
@@ -177,6 +180,7 @@ class ServerConnection:
                 transport = http_transport(self.server, guard, trouble)
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(self._client_of(transport))
+                self.version = clean_text(client.server_info.version, 40) if client.server_info else ""
                 await self._subscribe(client, stack)
                 self._is_stale = True
                 while (
@@ -239,8 +243,20 @@ class ServerConnection:
 
     def _changed(self, what: str) -> None:
         self._is_stale = True
-        if self.is_running:
-            self._on_change(what)
+        if self.is_running and (self._look is None or self._look.done()) and self._num_looks < MAX_LOOKS:
+            self._num_looks += 1  # a server may change for ever
+            self._look = asyncio.create_task(self._look_again(what))
+
+    async def looked(self) -> None:
+        """Waits until changes that the server told of have been looked at."""
+        if self._look is not None:
+            await asyncio.wait({self._look})
+
+    async def _look_again(self, what: str) -> None:
+        """Tells how a server that said that something changed differs from before."""
+        before = self.listing or ServerListing()
+        with suppress(ToolError):
+            self._on_change(what + difference(before, await self.offered()))
 
     def _on_asked(self, what: str) -> None:
         if what not in self._asked:

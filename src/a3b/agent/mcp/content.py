@@ -62,8 +62,8 @@ def _not_shown(kind: str, mime_type: str, base64: str) -> str:
 
 
 def _says_the_same(texts: list[str], structured: Any) -> bool:
-    """Whether the text blocks are the structured content once more; the SDK wraps what is no object as "result"."""
-    bare = structured["result"] if isinstance(structured, dict) and structured.keys() == {"result"} else structured
+    """Whether the text blocks are the structured content once more; servers wrap what is no object in one."""
+    bare = next(iter(structured.values())) if isinstance(structured, dict) and len(structured) == 1 else structured
     read = [_read(text) for text in texts]
     wanted = bare if isinstance(bare, list) else [bare]
     return read in ([structured], [bare], wanted) or texts == [bare] or texts == wanted

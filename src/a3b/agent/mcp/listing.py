@@ -12,7 +12,7 @@ from a3b.agent.mcp.schemas import clean_text, plain_schema
 if TYPE_CHECKING:
     from mcp import Client
 
-MAX_TOOLS, MAX_OTHERS, MAX_PAGES, MAX_NAME = 500, 500, 50, 128
+MAX_TOOLS, MAX_OTHERS, MAX_PAGES, MAX_NAME, MAX_NAMED = 500, 500, 50, 128, 10
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,21 @@ async def read_listing(client: Client, server: McpServerConfig) -> ServerListing
         tuple(thing for thing in prompts if thing in fit)[:MAX_OTHERS],
         tuple(left_out),
     )
+
+
+def difference(before: ServerListing, after: ServerListing) -> str:
+    """How two listings differ, in brackets behind a word; their names only."""
+    names = [{*map(_name, one.tools), *map(_name, (*one.resources, *one.prompts))} for one in (before, after)]
+    parts = [
+        f"{word}: {', '.join(sorted(found)[:MAX_NAMED])}{' ...' * (len(found) > MAX_NAMED)}"
+        for word, found in (("new", names[1] - names[0]), ("gone", names[0] - names[1]))
+        if found
+    ]
+    return f" ({'; '.join(parts) or 'with the same names'})"
+
+
+def _name(thing: ServerTool | ServerThing) -> str:
+    return thing.name
 
 
 async def _pages(ask: Callable[..., Awaitable[Any]], attribute: str, left_out: list[str]) -> list[Any]:

@@ -34,6 +34,7 @@ class McpServers:
         self.surface = ToolSurface()
         self._approver, self._tell = approver, tell
         self._news: list[str] = []
+        self._told: set[str] = set()
         self._asking = asyncio.Lock()
 
     @property
@@ -118,8 +119,11 @@ class McpServers:
         await asyncio.gather(*(connection.close() for connection in self.connections.values()))
 
     def _changed(self, server: str, what: str) -> None:
-        text = f"MCP server {server!r} says that its {what} changed."
-        if text not in self._news and len(self._news) < MAX_NEWS:
+        text = f"MCP server {server!r} says that something changed: {what}."
+        if META_NAME not in {tool.name for tool in self.surface.tools}:
+            text += " New tools can be called in a new session."
+        if text not in self._told and len(self._told) < MAX_NEWS:
+            self._told.add(text)
             self._news.append(text)
             self._tell(f"{text} The tools in the prompt stay as they are.", "info")
 
