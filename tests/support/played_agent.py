@@ -86,8 +86,8 @@ class PlayedSession(AgentSession):
     def stop(self) -> None:
         self.tell("stop")
 
-    async def undo(self) -> str:
-        self.tell("undo")
+    async def undo(self, force: bool = False, earlier: bool = False) -> str:
+        self.tell("undo", force, earlier)
         return "calc.py is as it was"
 
     def fork(self, turn: int | None = None) -> str:

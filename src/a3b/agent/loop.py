@@ -47,7 +47,9 @@ class LoopParts:
     transcript: AgentTranscript
     emit: Callable[[AgentEvent], None]
     make_room: Callable[[int], Awaitable[None]]
-    around_call: Callable[[str, int, Callable[[], Awaitable[ToolResult]]], Coroutine[Any, Any, tuple[ToolResult, bool]]]
+    around_call: Callable[
+        [str, str, int, Callable[[], Awaitable[ToolResult]]], Coroutine[Any, Any, tuple[ToolResult, bool]]
+    ]
     reports: Callable[[], list[str]]
 
 
@@ -190,7 +192,9 @@ class TaskLoop:
         context = ToolCallContext(call.id, lambda text: self.emit(ToolOutput(call.id, text)))
         try:
             result, changed = await self.control.until_stopped(
-                self.parts.around_call(tool.name, self.transcript.turn, lambda: tool.run(arguments, context))
+                self.parts.around_call(
+                    tool.name, tool.summary(arguments), self.transcript.turn, lambda: tool.run(arguments, context)
+                )
             )
         except ToolError as error:
             text = str(error)

@@ -146,12 +146,13 @@ class AgentSession:
         except A3BError as error:
             self._emit(Notice(str(error), "error"))
 
-    async def undo(self) -> str:
+    async def undo(self, force: bool = False, earlier: bool = False) -> str:
         """Puts files back as they were before the last turn that changed some; says which, in lines for people. The
-        model is told at its next step."""
+        model is told at its next step. force: also files that others changed since; earlier: the last turn of a session
+        that has ended. Raises JournalError."""
         if self._control is not None:
             raise UsageError("a task runs; stop it first")
-        told = await self._workshop.undo()
+        told = await self._workshop.undo(force, earlier)
         self._news.append(f"The user took changes of files back. {told}")
         return told
 
@@ -273,9 +274,7 @@ async def open_session(
             transcript, problem = sessions.load(options.resume)
         with sessions.held(transcript.head.id):
             plan = plan_of(transcript)
-            async with open_workshop(
-                options, project, sessions.place, transcript.head.id, approver, tools, plan
-            ) as workshop:
+            async with open_workshop(options, project, sessions, transcript.head.id, approver, tools, plan) as workshop:
                 requests = RequestMaker(client, facts, workshop.toolbox.schemas(), options.sampling)
                 requests.think = options.think
                 session = AgentSession(options, sessions, transcript, requests, workshop, project)

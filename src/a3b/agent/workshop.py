@@ -13,12 +13,15 @@ from a3b.agent.events import Notice
 from a3b.agent.journal.journal import Journal
 from a3b.agent.options import AgentOptions
 from a3b.agent.project_files import Project
+from a3b.agent.recall.search_index import SearchIndex
 from a3b.agent.sandbox.opening import open_sandbox
 from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy
+from a3b.agent.sessions import ProjectSessions
 from a3b.agent.tools.agent import AgentTool, Spawn
 from a3b.agent.tools.built_in import BuiltInTools
 from a3b.agent.tools.files import readable_paths
 from a3b.agent.tools.kept_output import KeptOutput, sweep
+from a3b.agent.tools.recall import RecallTool
 from a3b.agent.tools.tool import Tool, ToolCallContext, ToolError, ToolResult
 from a3b.agent.tools.toolbox import Toolbox
 from a3b.errors import JournalError
@@ -39,6 +42,7 @@ class Workshop:
     journal: Journal | None = None
     told: list[Notice] = field(default_factory=list)
     spawn: Spawn | None = None
+    _had_jobs: bool = False  # jobs ran when the last call that may change files ended
 
     def notes(self) -> str:
         """The agent's plan."""
@@ -49,17 +53,18 @@ class Workshop:
         return self.built_in.drain_reports()
 
     async def around_call(
-        self, tool: str, turn: int, run: Callable[[], Awaitable[ToolResult]]
+        self, tool: str, summary: str, turn: int, run: Callable[[], Awaitable[ToolResult]]
     ) -> tuple[ToolResult, bool]:
-        """Runs a call, and cuts its result; whether it changed files."""
+        """Runs a call, and cuts its result; whether it changed files. summary: names the call, for an undo."""
         journal = self.journal if self.toolbox.tool(tool).changes_files else None
         if journal is None:
             return self._cut(await run()), False
         changes: Sequence[object] = ()
-        await asyncio.to_thread(journal.begin, tool, turn)
+        await asyncio.to_thread(journal.begin, summary, turn, self._had_jobs)
         try:
             result = await run()
         finally:
+            self._had_jobs = self.built_in.bash.jobs.has_running
             changes = (await asyncio.to_thread(journal.finish)).changes
         return self._cut(result), bool(changes)
 
@@ -71,15 +76,18 @@ class Workshop:
             raise ToolError("no task runs")
         return await self.spawn(task, context)
 
-    async def undo(self) -> str:
-        """Takes back what the newest turn changed; what was done, in lines. Raises JournalError."""
+    async def undo(self, force: bool = False, earlier: bool = False) -> str:
+        """Takes back what the newest turn changed; what was done, in lines. force: also over changes of others since;
+        earlier: of a session that has ended. Raises JournalError."""
         if self.journal is None:
             raise JournalError("undo: no journal is kept in this session")
-        done = await asyncio.to_thread(self.journal.undo)
+        done = await asyncio.to_thread(self.journal.undo, None, force, earlier)
         lines = [f"Taken back: {', '.join(step.label for step in done.steps)}."]
         lines += [f"  {change}" for change in done.restored[:LISTED]]
         lines += [f"  and {more} more" for more in [len(done.restored) - LISTED] if more > 0]
         lines += [f"  left as it is: {trouble}" for trouble in (*done.conflicts, *done.troubles)[:LISTED]]
+        if done.conflicts:
+            lines.append("'/undo force' overwrites what others changed since; what it overwrites is kept.")
         return "\n".join(lines)
 
     async def changed_since(self, session: str, turn: int) -> list[str]:
@@ -98,7 +106,7 @@ class Workshop:
 async def open_workshop(
     options: AgentOptions,
     project: Project,
-    place: Path,
+    sessions: ProjectSessions,
     session: str,
     approver: Approver | None,
     tools: Sequence[Tool] = (),
@@ -106,7 +114,7 @@ async def open_workshop(
 ) -> AsyncIterator[Workshop]:
     """Ends all that was started with the block.
 
-    place: where what is kept of the project lies; session: its id; approver: None says no; tools: beside the built-in
+    sessions: of the project, session: the id of this one; approver: None says no; tools: beside the built-in
     ones; plan: the agent's notes. Raises A3BError if the sandbox does not work here."""
     sweep()
     kept = KeptOutput()
@@ -122,10 +130,14 @@ async def open_workshop(
         try:
             agents_md = "\n".join(file.text for file in reversed(project.instructions))
             built_in = BuiltInTools(sandbox, kept, agents_md, plan)
-            asking = RememberedApprovals(place / "approvals.json", approver or DenyingApprover())
+            asking = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
             shop = Workshop(sandbox, built_in, kept, asking)
-            await _open_journal(shop, place / "journal", options.directory, session)
-            offered: list[Tool] = [*built_in.all, AgentTool(shop.start_agent)]
+            await _open_journal(shop, sessions.place / "journal", options.directory, session)
+            offered: list[Tool] = [
+                *built_in.all,
+                AgentTool(shop.start_agent),
+                RecallTool(SearchIndex(sessions), session),
+            ]
             wanted = [tool for tool in offered if options.tools is None or tool.name in options.tools]
             shop.toolbox = Toolbox([*wanted, *tools])
             yield shop

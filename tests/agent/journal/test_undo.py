@@ -124,15 +124,29 @@ def test_git_s_own_files_are_never_taken_back(journal, work):
     assert not (work / "one").exists()
 
 
-def test_the_session_is_asked_for(tmp_path, journal, work):
+def test_each_session_undoes_its_own_steps(tmp_path, journal, work):
     step(journal, work, "echo 1 > one")
     other = Journal(tmp_path / "journal", work, session="other")
     step(other, work, "echo 2 > two")
     assert [s.session for s in journal.steps()] == ["", "other"]
-    journal.undo(session="")
+    journal.undo()
     assert not (work / "one").exists()
     assert (work / "two").exists()
+    with pytest.raises(JournalError, match="nothing to undo"):
+        journal.undo(earlier=True)  # the other session is open
     other.close()
+
+
+def test_steps_of_an_earlier_session_are_named_and_undone_on_demand(tmp_path, work):
+    earlier = Journal(tmp_path / "journal", work, session="earlier")
+    step(earlier, work, "echo 1 > one")
+    earlier.close()
+    journal = Journal(tmp_path / "journal", work, session="now")
+    with pytest.raises(JournalError, match="'bash: echo 1 > one' of .*; '/undo earlier' takes it back"):
+        journal.undo()
+    journal.undo(earlier=True)
+    assert not (work / "one").exists()
+    journal.close()
 
 
 def test_a_call_of_another_session_that_runs_is_left_open(tmp_path, journal, work):

@@ -48,8 +48,17 @@ def test_a_path_at_the_beginning_is_a_task(terminal):
 
 def test_undo_says_which_files_came_back(terminal):
     terminal.type("/undo\r")
-    terminal.told("undo")
+    terminal.told("undo", False, False)
     terminal.shows("calc.py is as it was")
+
+
+def test_undo_may_be_forced_and_may_reach_earlier_sessions(terminal):
+    terminal.type("/undo force\r")
+    terminal.told("undo", True, False)
+    terminal.type("/undo earlier\r")
+    terminal.told("undo", False, True)
+    terminal.type("/undo all\r")
+    terminal.shows("/undo all: expected nothing, force or earlier")
 
 
 def test_undo_and_others_wait_until_the_agent_is_done(terminal):

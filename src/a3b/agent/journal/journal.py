@@ -8,6 +8,7 @@ own files are never looked at. Enter at `Journal`."""
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,15 +152,15 @@ class Journal:
 
     # undo
 
-    def undo(self, steps: int | None = None, force: bool = False, session: str | None = None) -> UndoOutcome:
-        """Takes back the newest steps that stand, None: those of the newest turn; session: only steps of this one. An
-        undo is a step too, so that `redo` takes it back.
+    def undo(self, steps: int | None = None, force: bool = False, earlier: bool = False) -> UndoOutcome:
+        """Takes back the newest steps of this session that stand, None: those of its newest turn; earlier: of sessions
+        that have ended. An undo is a step too, so that `redo` takes it back.
 
         A path that somebody else changed since stays as it is, and is told; `force` overwrites it, also in steps that
         were taken back but for such paths. Raises JournalError if there is nothing to take back, or a call runs."""
         with self._used() as tree:
             self._ledger.see(tree)
-            return self._undo(tree, self._chosen(steps, force, session), force)
+            return self._undo(tree, self._chosen(steps, force, earlier), force)
 
     def redo(self, force: bool = False) -> UndoOutcome:
         """Takes back the last undo. Raises JournalError if a call has changed files since, or there was none."""
@@ -175,27 +176,29 @@ class Journal:
                 raise JournalError("nothing to redo: no undo came last")
             return self._undo(tree, [standing[-1]], force)
 
-    def preview(self, steps: int | None = None, force: bool = False, session: str | None = None) -> UndoOutcome:
+    def preview(self, steps: int | None = None, force: bool = False, earlier: bool = False) -> UndoOutcome:
         """What `undo` would do. Changes no file."""
         with self._used() as tree:
             self._ledger.see(tree)
-            chosen = self._chosen(steps, force, session)
+            chosen = self._chosen(steps, force, earlier)
             plan = make_plan([step.items for step in chosen], self._ledger.state.files, force)
             return UndoOutcome(tuple(chosen), tuple(changes_of(plan.items)), plan.conflicts)
 
-    def _chosen(self, steps: int | None, force: bool, session: str | None) -> list[JournalStep]:
+    def _chosen(self, steps: int | None, force: bool, earlier: bool) -> list[JournalStep]:
         if self._open is not None:
             raise JournalError("a call is running; stop it, or wait until it is done, then undo")
+        states = ("", "partly") if force else ("",)
         standing = [
             step
             for step in self._ledger.state.steps.values()
-            if step.kind != UNDO
-            and not step.is_open
-            and step.undone in (("", "partly") if force else ("",))
-            and session in (None, step.session)
+            if step.kind != UNDO and not step.is_open and step.undone in states
         ]
+        mark = self._ledger.mark
+        own = [step for step in standing if step.session == self.session]
+        others = [step for step in standing if step.session != self.session and not mark.lives(step.writer)]
+        standing = others if earlier else own
         if not standing or (steps is not None and steps < 1):
-            raise JournalError("nothing to undo: no call has changed files, or all of it is taken back")
+            raise JournalError(_nothing(earlier, others))
         last = standing[-1]
         if steps is None:
             turn = [s for s in standing if s.turn and (s.session, s.turn) == (last.session, last.turn)]
@@ -215,6 +218,17 @@ class Journal:
         ledger.trim()
         others = tuple(t for t in troubles if t.why != CHANGED_SINCE)
         return UndoOutcome(tuple(chosen), tuple(step.changes), conflicts, others)
+
+
+def _nothing(earlier: bool, others: Sequence[JournalStep]) -> str:
+    if earlier or not others:
+        return "nothing to undo: no call has changed files, or all of it is taken back"
+    last = others[-1]
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.started))
+    return (
+        "nothing to undo: this session has changed no files, or all of it is taken back. The last change of an earlier "
+        f"session is {last.label[:80]!r} of {when}; '/undo earlier' takes it back"
+    )
 
 
 def forget_journal(directory: Path) -> None:

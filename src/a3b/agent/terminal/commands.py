@@ -68,7 +68,10 @@ async def _help(front: TerminalFront, rest: str) -> None:
 
 
 async def _undo(front: TerminalFront, rest: str) -> None:
-    front.say(await front.session.undo())
+    words = set(rest.split())
+    if words - {"force", "earlier"}:
+        raise UsageError(f"/undo {rest[:40]}: expected nothing, force or earlier")
+    front.say(await front.session.undo("force" in words, "earlier" in words))
 
 
 async def _fork(front: TerminalFront, rest: str) -> None:
@@ -141,7 +144,7 @@ async def _exit(front: TerminalFront, rest: str) -> None:
 COMMANDS = {
     "help": TerminalCommand("/help", "this list", _help),
     "undo": TerminalCommand(
-        "/undo", "put files back as they were before the last turn that changed some", _undo, False
+        "/undo [force] [earlier]", "put files back as they were before the last turn that changed some", _undo, False
     ),
     "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
     "tree": TerminalCommand("/tree", "the sessions that belong together with this one", _tree),

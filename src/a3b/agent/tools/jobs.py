@@ -55,6 +55,11 @@ class Jobs:
     def __iter__(self) -> Iterator[_Job]:
         return iter(self._jobs.values())
 
+    @property
+    def has_running(self) -> bool:
+        """Whether a job runs."""
+        return any(not job.task.done() for job in self)
+
     def check_room(self) -> None:
         """Raises ToolError if no further job may start."""
         running = [job for job in self if not job.task.done()]

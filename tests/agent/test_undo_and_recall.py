@@ -1,0 +1,90 @@
+"""Undo and recall in a session: what the model and the user get of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from a3b.agent.sessions import ProjectSessions
+from a3b.errors import JournalError
+from tests.support.agent_sessions import events_of, session_of
+from tests.support.past_sessions import past_session
+from tests.support.scripted_model import Says, ScriptedModel
+
+pytestmark = pytest.mark.slow  # starts sandboxes
+
+
+def bash(command, **more):
+    return Says(calls=[("bash", {"command": command, **more})])
+
+
+def test_undo_takes_back_what_a_command_did_and_the_model_hears_it(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes; mkdir made"), Says("Done."), Says("I see.")])
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "notes").write_text("mine\n")
+
+    async def use(session, note):
+        await events_of(session)
+        told = await session.undo()
+        await events_of(session, "Go on.")
+        return told
+
+    told = session_of(tmp_path, model, use, tools=("bash",))
+    assert told.splitlines()[1:] == ["  removed made", "  changed notes"]
+    assert "Taken back: " in told and "echo agent" in told
+    assert (project / "notes").read_text() == "mine\n"
+    assert not (project / "made").exists()
+    assert "The user took changes of files back." in model.bodies[-1]["messages"][-1]["content"]
+
+
+def test_a_file_that_the_user_changed_stays_until_undo_is_forced(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes"), Says("Done.")])
+
+    async def use(session, note):
+        await events_of(session)
+        (tmp_path / "project/notes").write_text("mine\n")
+        told = await session.undo()
+        assert (tmp_path / "project/notes").read_text() == "mine\n"
+        await session.undo(force=True)
+        return told
+
+    told = session_of(tmp_path, model, use, tools=("bash",))
+    assert "left as it is: notes: changed since by somebody else" in told
+    assert "'/undo force' overwrites" in told
+    assert not (tmp_path / "project/notes").exists()
+
+
+def test_a_session_that_changed_nothing_names_what_an_earlier_one_changed(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes"), Says("Done.")])
+    session_of(tmp_path, model, lambda session, note: events_of(session), tools=("bash",))
+
+    async def use(session, note):
+        with pytest.raises(JournalError, match="echo agent"):
+            await session.undo()
+        return await session.undo(earlier=True)
+
+    assert "removed notes" in session_of(tmp_path, ScriptedModel([]), use)
+
+
+def test_what_a_background_job_changes_between_calls_can_be_undone(tmp_path):
+    command = "until [ -e go ]; do sleep 0.02; done; echo 1 > late; until [ -e end ]; do sleep 0.02; done"
+    wait = "touch go; until [ -e late ]; do sleep 0.02; done"
+    model = ScriptedModel([bash(command, background=True), bash(wait), Says("Done.")])
+
+    async def use(session, note):
+        await events_of(session)
+        return await session.undo()
+
+    assert "removed late" in session_of(tmp_path, model, use, tools=("bash",))
+    assert not (tmp_path / "project/late").exists()
+
+
+def test_the_model_recalls_the_thinking_of_an_earlier_session(tmp_path):
+    (tmp_path / "project").mkdir()
+    sessions = ProjectSessions(tmp_path / "home", tmp_path / "project")
+    id = past_session(sessions, {"task": "Speed", "thinking": "A trampoline would help."})
+    model = ScriptedModel([Says(calls=[("recall", {"query": "trampoline"})]), Says("Done.")])
+    session_of(tmp_path, model, lambda session, note: events_of(session), tools=("recall",))
+    result = [m["content"] for m in model.bodies[-1]["messages"] if m["role"] == "tool"][0]
+    assert result.startswith(f"session {id}, turn 1, ")
+    assert "| A trampoline would help." in result
