@@ -23,14 +23,27 @@ class BareProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     async def wait(self):
-        with suppress(ChildProcessError):
-            await asyncio.to_thread(os.waitid, os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        await self.has_ended()
         if self.timer:
             self.timer.cancel()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         status = await self.process.wait()
         return self.outcome or CommandOutcome(status if status >= 0 else 128 - status)
+
+    async def has_ended(self):
+        """asyncio's own `wait` also waits for the pipes, which children may hold open."""
+        try:
+            handle = os.pidfd_open(self.process.pid)
+        except ProcessLookupError:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(handle, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
 
     async def stop(self):
         self.end("stop")

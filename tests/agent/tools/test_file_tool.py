@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import a3b.agent.tools.file_tool as file_tool
 from a3b.agent.tools.edit import changed_text
+from a3b.agent.tools.search_files import search_files
+from a3b.agent.tools.text_file import FileToolError
 
 TOOLS = Path(file_tool.__file__).parent
 
@@ -64,3 +69,38 @@ def test_what_runs_in_the_sandbox_needs_the_standard_library_alone(name):
 )
 def test_a_changed_file_is_told_with_its_syntax_and_the_tests_to_run(syntax, tests, text):
     assert changed_text("Edited a, line 1.", syntax, tests) == text
+
+
+PATHS = st.sampled_from(["", ".", "a.py", "a.py/x", "pipe", "\0", "~", "-rf", "\ud800", "new/x", "link"]) | st.text(
+    "ab/."
+)
+TEXTS = st.sampled_from(["", "x", "\n", "x = 1", "\ud800", "\0", "[", "(?P<", "x" * 3000]) | st.text(
+    "x=1 \t\r\n", max_size=9
+)
+NUMBERS = st.integers() | st.integers(-1, 3)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    path = tmp_path_factory.mktemp("workspace")
+    (path / "a.py").write_text("x = 1\n")
+    (path / "link").symlink_to("link")
+    os.mkfifo(path / "pipe")
+    return path
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_no_arguments_lead_to_anything_but_a_result_or_a_reason(workspace, data):
+    path = data.draw(PATHS.filter(lambda path: ".." not in path and not path.startswith("/")))
+    calls = [
+        lambda: file_tool.read_file(path, data.draw(NUMBERS), data.draw(NUMBERS), root=str(workspace)).text,
+        lambda: file_tool.write_file(path, data.draw(TEXTS), data.draw(st.booleans()), root=str(workspace)).text,
+        lambda: file_tool.edit_file(path, data.draw(TEXTS), data.draw(TEXTS), root=str(workspace)).text,
+        lambda: search_files(data.draw(TEXTS), path, data.draw(TEXTS), root=str(workspace)),
+    ]
+    try:
+        text = data.draw(st.sampled_from(calls))()
+    except FileToolError as error:
+        text = str(error)
+    assert 0 < len(text) < 20_000

@@ -17,6 +17,7 @@ from typing import Any
 
 from a3b.agent.sandbox.sandbox import CommandOutcome, Sandbox, SandboxLimits, SandboxProcess
 from a3b.agent.tools import file_tool
+from a3b.agent.tools.cut import cut
 from a3b.agent.tools.tool import ToolError
 
 MAX_ANSWER = 8 << 20  # bytes
@@ -65,7 +66,7 @@ class FileCalls:
         if not answers:
             raise ToolError(_broken(name, complaint, outcome))
         if "error" in answers[0]:
-            raise ToolError(_clean(answers[0]["error"]))
+            raise ToolError(cut(_clean(answers[0]["error"]), ""))
         if answers[0].get("seal"):
             self._seals[key] = answers[0]["seal"]
         syntax = answers[1]["syntax"] if len(answers) > 1 else None

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from a3b.agent.tools import text_file
@@ -39,12 +40,29 @@ def search_files(pattern: str, path: str = ".", glob: str = "", rg: str = "", ro
         raise FileToolError(f"{path}: {text_file.reason(error)}.") from None
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise FileToolError(f"{path} is neither a file nor a directory.")
-    if "\n" in pattern or "\0" in pattern + glob or not pattern:
+    is_text = (pattern + glob).encode("utf-8", "ignore").decode() == pattern + glob
+    if "\n" in pattern or "\0" in pattern + glob or not pattern or not is_text:
         raise FileToolError("pattern has to be a regex for one line.")
-    glob = glob.removeprefix("./")
     search = _Search(time.monotonic() + SECONDS)
-    matches = _with_ripgrep(rg, pattern, path, glob, root, search) if rg and os.access(rg, os.X_OK) else None
-    return search.text(_by_itself(pattern, path, glob, root, search) if matches is None else matches)
+    by = _with_ripgrep if rg and os.access(rg, os.X_OK) else None
+    matches = by(rg, pattern, path, root, search) if by else _by_itself(pattern, path, root, search)
+    return search.text(_chosen(matches, glob.removeprefix("./"), root) if glob else matches)
+
+
+def _chosen(matches: Iterator[Match], glob: str, root: str) -> Iterator[Match]:
+    """Matches in files that fit a glob. ripgrep's own option would take in what .gitignore leaves out."""
+    try:
+        wanted = _glob_regex(glob.removeprefix("!"))
+    except re.error as error:
+        raise FileToolError(f"glob is none: {error}.") from None
+    fits: dict[str, bool] = {}
+    for match in matches:
+        name = match[0]
+        if name not in fits:
+            relative = os.path.relpath(os.path.join(root, name), root)
+            fits = {name: bool(wanted.search(relative)) != glob.startswith("!")}
+        if fits[name]:
+            yield match
 
 
 @dataclass
@@ -79,11 +97,10 @@ class _Search:
         return "\n".join([*shown, f"[{number} match{'' if number == '1' else 'es'}]"])
 
 
-def _with_ripgrep(rg: str, pattern: str, path: str, glob: str, root: str, search: _Search) -> Iterator[Match]:
+def _with_ripgrep(rg: str, pattern: str, path: str, root: str, search: _Search) -> Iterator[Match]:
     command = [rg, "--no-config", "--color=never", "--no-heading", "--with-filename", "--line-number", "--null"]
     command += ["--hidden", "--no-require-git", "--no-messages", "--sort=path", "--engine=auto"]
-    command += [f"--max-columns={4 * MAX_LINE}", "--max-columns-preview", *(["--glob", glob] if glob else [])]
-    command += ["--glob=!.git", "-e", pattern, "--", path]
+    command += [f"--max-columns={4 * MAX_LINE}", "--max-columns-preview", "--glob=!.git", "-e", pattern, "--", path]
     process = subprocess.Popen(
         command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -103,8 +120,6 @@ def _with_ripgrep(rg: str, pattern: str, path: str, glob: str, root: str, search
         if process.returncode == 2 and ("regex" in complaint or "PCRE2" in complaint):
             why = complaint.strip().rpartition("\n")[2].removeprefix("error: ")
             raise FileToolError(_no_regex(pattern, why))
-        if process.returncode == 2 and "glob" in complaint:
-            raise FileToolError(f"glob: {complaint.strip()[-300:]}")
     finally:
         timer.cancel()
         process.kill()
@@ -115,15 +130,12 @@ def _no_regex(pattern: str, why: str) -> str:
     return f"pattern is no regex: {why[:300]}. To find the text itself, search for {cut_line(re.escape(pattern), 200)}"
 
 
-def _by_itself(pattern: str, path: str, glob: str, root: str, search: _Search) -> Iterator[Match]:
+def _by_itself(pattern: str, path: str, root: str, search: _Search) -> Iterator[Match]:
     try:
         regex = re.compile(pattern.encode("utf-8", "surrogateescape"))
     except (re.error, RecursionError, OverflowError) as error:
         raise FileToolError(_no_regex(pattern, str(error))) from None
-    wanted = _glob_regex(glob.removeprefix("!")) if glob else None
     for name in _names(path, root, search):
-        if wanted and bool(wanted.search(name.removeprefix("./"))) == glob.startswith("!"):
-            continue
         yield from _matches(regex, name, root, search)
         if search.is_over():
             return
@@ -202,9 +214,8 @@ def _ignore_rules(directory: str) -> list[_IgnoreRule]:
             if not line or line.startswith("#") or len(line) > 1000:
                 continue
             negated, line = line.startswith("!"), line.removeprefix("!").removeprefix("\\")
-            if line.strip("/"):
-                rule = _IgnoreRule(directory, _glob_regex(line.rstrip("/")), negated, line.endswith("/"))
-                found.append(rule)
+            with suppress(re.error):
+                found.append(_IgnoreRule(directory, _glob_regex(line.rstrip("/")), negated, line.endswith("/")))
     return found
 
 

@@ -7,6 +7,7 @@ import codecs
 import re
 
 MAX_LINE = 64 << 10  # characters that are held back for the end of their line
+MAX_REWRITTEN = 4 << 10  # characters of a line after which its earlier states are forgotten
 SEQUENCES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles, links, pictures
@@ -31,6 +32,8 @@ class TerminalText:
         lines = (self._open + self._decoder.decode(data)).split("\n")
         self._open = lines.pop()
         text = "".join(plain_line(line) + "\n" for line in lines)
+        if len(self._open) > MAX_REWRITTEN:
+            self._drop_rewritten()
         if len(self._open) > MAX_LINE:
             text += self._give_way()
         return text
@@ -39,12 +42,17 @@ class TerminalText:
         rest, self._open = self._open + self._decoder.decode(b"", final=True), ""
         return "\n".join(map(plain_line, rest.split("\n")))
 
+    def _drop_rewritten(self) -> None:
+        """Forgets the earlier states of a progress bar."""
+        end = len(self._open)
+        while (at := self._open.rfind("\r", 0, end)) >= 0:
+            if plain_line(self._open[at:end]).strip():
+                self._open = self._open[at + 1 :]
+                return
+            end = at
+
     def _give_way(self) -> str:
-        """Makes room in a line that does not end: what is written over goes, else its beginning is given out."""
-        last = self._open.rfind("\r", 0, len(self._open) - 1)
-        if last >= 0:
-            self._open = self._open[last + 1 :]
-            return ""
+        """Gives out the beginning of a line that does not end."""
         unfinished = UNFINISHED.search(self._open)
         at = unfinished.start() if unfinished and unfinished.start() > MAX_LINE // 2 else len(self._open)
         done, self._open = self._open[:at], self._open[at:]
