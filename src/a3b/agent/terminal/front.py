@@ -106,14 +106,20 @@ class TerminalFront:
             self.view.user(text)
             self._aside(self._run_command(*command))
         elif not self.is_working:
-            self.view.user(text)
-            self.start(self._session.run(text))
-        elif self._can_be_steered and not self._is_stopping:
+            self._run(text)
+        elif self._can_be_steered and not self._is_stopping and self._session.is_running:
             self._session.steer(text)
             self._steered.append(text)
         else:
             self._waiting.append(text)
         self.screen.refresh()
+
+    def _run(self, text: str) -> None:
+        self.view.user(text)
+        try:
+            self.start(self.session.run(text))
+        except A3BError as error:
+            self.say(str(error), "red")
 
     def key(self, name: str) -> None:
         """stop, interrupt, leave, fold or expand."""
@@ -224,9 +230,7 @@ class TerminalFront:
         """What was said too late to join becomes the next task; if the user stopped, it returns to the line."""
         said, self._steered, self._waiting = self._steered + self._waiting, [], []
         if said and status == "done" and self._session is not None and not self._next.done():
-            text = "\n".join(said)
-            self.view.user(text)
-            self.start(self._session.run(text))
+            self._run("\n".join(said))
         elif said:
             self.screen.put_back("\n".join(said))
         if not self.is_working:
