@@ -431,6 +431,7 @@ CODE = [
     *SERVED,
     Row("--prompt words", lambda s: s.calls["run"].args[0].prompt, "words"),
     Row("--json", lambda s: s.calls["run"].args[0].json, True),
+    Row("--acp", lambda s: s.calls["run"].args[0].acp, True),
     Row("--continue", lambda s: s.calls["run"].args[0].go_on, True),
     Row("--resume 2026", lambda s: s.calls["run"].args[0].resume, "2026"),
     *(

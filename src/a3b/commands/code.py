@@ -43,6 +43,8 @@ def run(args: Namespace) -> int:
         return 0
     if args.json and args.prompt is None and sys.stdin.isatty():
         raise UsageError("--json: needs a task; give one with -p TASK")
+    if args.acp:
+        return for_editor(args, here, home)
     resume = sessions.latest() if args.go_on else sessions.find(args.resume) if args.resume else None
     task = given_task(args)
     with chosen_server(args) as url:
@@ -50,6 +52,20 @@ def run(args: Namespace) -> int:
         if task is None:
             return at_terminal(options, sessions)
         return headless(options, task, args.json)
+
+
+def for_editor(args: Namespace, here: Path, home: Path) -> int:
+    """Serves an editor, which names directories, sessions and tasks itself. Raises UsageError for options that do."""
+    given = {"-p": args.prompt, "--json": args.json, "--resume": args.resume, "--continue": args.go_on}
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--acp: {name} has no place there; the editor gives tasks and names sessions")
+    from a3b.agent.acp.server import run_acp
+
+    if sys.stdin.isatty():
+        say("a3b code --acp: speaks with an editor on stdin and stdout; docs/agent.md says how editors start it")
+    with chosen_server(args) as url:
+        return asyncio.run(run_acp(agent_options(args, here, home, url, None)))
 
 
 def headless(options: AgentOptions, task: str, as_json: bool) -> int:

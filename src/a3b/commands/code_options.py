@@ -19,6 +19,9 @@ def code(parser: argparse.ArgumentParser) -> None:
         "-p", "--prompt", metavar="TASK", help="work on this task without a terminal, and exit; piped text is added"
     )
     parser.add_argument("--json", action="store_true", help="with -p: print each event as a line of JSON")
+    parser.add_argument(
+        "--acp", action="store_true", help="serve an editor on stdin and stdout (Agent Client Protocol)"
+    )
     server(parser)
     group = parser.add_argument_group("earlier sessions")
     group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last session here")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from a3b.agent.events import (
+    CallProgress,
     PromptProgress,
     SessionOpened,
     TaskFinished,
@@ -97,6 +98,9 @@ def test_what_happens_now_is_said_and_nothing_once_the_task_is_over(figures, clo
     figures.take(ThinkingChunk("b"))
     clock.now += 12
     assert figures.doing() == "thinking for 12 s, about 2 tokens"
+    figures.take(CallProgress("edit", 1200))
+    assert figures.doing() == "writing a call of edit, 1,200 characters"
+    figures.take(ThinkingChunk("c"))
     figures.take(ToolStarted("1", "bash", {}, "bash \x1b[31mmake"))
     clock.now += 3
     assert figures.doing() == "bash \\u001b[31mmake, 3 s"

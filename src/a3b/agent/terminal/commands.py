@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from a3b.agent.options import SessionCost, SessionNode
+from a3b.agent.cost import cost_lines
+from a3b.agent.options import SessionNode
 from a3b.agent.terminal.figures import short
 from a3b.agent.terminal.lines import fit_line
 from a3b.errors import A3BError, UsageError, did_you_mean
@@ -194,22 +195,4 @@ def tree_lines(nodes: Sequence[SessionNode], current: str, now: float) -> list[s
         seen.add(node.id)
         lines.append("  " * min(depth, 10) + node_line(node, current, now))
         rest += [(child, depth + 1) for child in reversed(nodes) if child.parent == node.id]
-    return lines
-
-
-def cost_lines(cost: SessionCost) -> list[str]:
-    """What a session has cost, in lines for people."""
-    usage = cost.usage
-    share = f" ({100 * usage.cached / total:.0f} % cached)" if (total := usage.read + usage.cached) else ""
-    lines = [
-        f"turns      {cost.turns:,} in {span(cost.seconds)}",
-        f"read       {usage.read:,} tokens, {usage.cached:,} more were cached{share}",
-        f"written    {usage.written:,} tokens, {usage.thinking:,} of them thinking",
-        f"context    {cost.in_context:,} of {cost.context:,} tokens; compacted at {cost.compact_at:,}",
-    ]
-    if cost.recomputed is not None:
-        lines.append(f"read again {cost.recomputed:,} tokens of the history")
-    for word, tokens, seconds in (("reading", usage.read, usage.prefill_s), ("writing", usage.written, usage.decode_s)):
-        if seconds > 0:
-            lines.append(f"{word}    {tokens / seconds:,.1f} tokens/s")
     return lines

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from a3b.agent.events import (
     AgentEvent,
+    CallProgress,
     Compacted,
     PromptProgress,
     SessionOpened,
@@ -48,6 +49,7 @@ class SessionFigures:
         self._state, self._since, self._chunks = "", clock(), 0
         self._progress: tuple[PromptProgress, float] | None = None  # the first of a turn, and when it came
         self._latest: PromptProgress | None = None
+        self._call = ""
         self._tools: dict[str, tuple[str, float]] = {}
 
     @property
@@ -73,6 +75,9 @@ class SessionFigures:
                 self._chunks += 1
                 if (elapsed := self.clock() - self._since) > LEAST_S and self._chunks > 1:
                     self.writing = (self._chunks - 1) / elapsed
+            case CallProgress(tool=tool, characters=characters):
+                self._enter("calling")
+                self._call = f"writing a call of {fit_line(tool, 40)}, {characters:,} characters"
             case TurnFinished(usage=usage):
                 self._finish(usage)
             case ToolStarted(call=call, summary=summary):
@@ -107,6 +112,8 @@ class SessionFigures:
             return self._reading(self._latest, now)
         if self._state == "thinking":
             return f"thinking for {span(now - self._since)}, about {self._chunks:,} tokens"
+        if self._state == "calling":
+            return self._call
         return f"{self._state}, {span(now - self._since)}" if self._state else ""
 
     def _reading(self, latest: PromptProgress, now: float) -> str:
