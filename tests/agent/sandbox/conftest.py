@@ -1,6 +1,8 @@
-"""A sandbox of each kind, with a user's home that has secrets in it."""
+"""A sandbox of each kind, with a user's home that has secrets in it. Both serve all tests of a file."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 
@@ -10,7 +12,7 @@ SECRET = "hunter2-and-more"
 ENVIRONMENT = {"HF_TOKEN": SECRET, "OPENAI_API_KEY": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET, "A3B_API_KEY": SECRET}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base():
     """A directory with home/, in which lie secrets and the workspace src/project, and other/, which is nobody's."""
     with user_directory() as path:
@@ -23,8 +25,16 @@ def base():
         yield path
 
 
-@pytest.fixture(params=["bubblewrap", "landlock"])
-def sandbox(request, base):
+@pytest.fixture(scope="module", params=["bubblewrap", "landlock"])
+def opened_sandbox(request, base):
     sandbox = opened(base, ENVIRONMENT, request.param)
     yield sandbox
     sandbox.close()
+
+
+@pytest.fixture
+def sandbox(opened_sandbox):
+    """With an empty workspace."""
+    yield opened_sandbox
+    for path in opened_sandbox.policy.workspace.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -86,7 +86,7 @@ class Supervisor:
             select.select([wake], [], [], TICK)
             with suppress(BlockingIOError):
                 os.read(wake, 4096)
-        tree.kill_all()
+        tree.kill_all(child)
         status = self._status() if reason == "exit" else -signal.SIGKILL
         if put_back := self._put_back():
             reason, detail = (
@@ -122,6 +122,8 @@ class Supervisor:
             os._exit(START_FAILED)
         os.close(info_writer)
         os.close(block_reader)
+        with suppress(OSError):  # what runs above has to keep up with what it ends
+            os.setpriority(os.PRIO_PROCESS, 0, -10)
         if self.config["mode"] == "bubblewrap":
             self._limit_processes(info_reader)
         with suppress(OSError):
@@ -147,8 +149,10 @@ class Supervisor:
         pids, threads = tree.descendants(self.root, most + 2)
         if len(pids) > most + 2 or threads > most * THREADS_A_PROCESS:  # bubblewrap itself is two
             return "processes", f"it started more than {most} processes"
-        memory = self.limits["memory"]
-        if tree.resident(pids) > memory and (len(pids) == 1 or tree.proportional(pids) > memory):
+        memory, taken = self.limits["memory"], tree.resident(pids)
+        if taken > memory // 4:
+            tree.offer_to_the_kernel(pids)
+        if taken > memory and (len(pids) == 1 or tree.proportional(pids) > memory):
             return "memory", f"it took more than {_size(memory)} of memory"
         if _memory_free(self.config["memory_groups"]) < self.config["memory_floor"]:
             return "memory", f"it left less than {_size(self.config['memory_floor'])} of this machine's memory"
@@ -213,8 +217,7 @@ class Entry:
             hard = resource.getrlimit(kind)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(kind, (most, most))
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # short of memory, the kernel takes this first
+        tree.offer_to_the_kernel([os.getpid()])
 
     def _bubblewrap(self) -> None:
         arguments = [*self.config["arguments"], "--info-fd", str(self.info), "--block-fd", str(self.block)]

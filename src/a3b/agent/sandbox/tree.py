@@ -54,24 +54,33 @@ def proportional(pids: list[int]) -> int:
     return total
 
 
-def kill_all(seconds: float = 5.0) -> bool:
-    """Kills all processes below this one, which has to be the reaper of orphans. True if all died.
+def offer_to_the_kernel(pids: list[int]) -> None:
+    """Short of memory, the kernel takes these first; they may have asked for the contrary meanwhile."""
+    for pid in pids:
+        with suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
+            if file.read() != "1000\n":
+                file.write("1000")
 
-    They are stopped first, since what is stopped cannot fork. The kernel's lists of children may leave some out while
-    others end, so only the lack of children to wait for counts."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+def kill_all(first: int) -> None:
+    """Kills all processes below this one, which has to be the reaper of orphans; returns when none is left.
+
+    first: its child, whose group is killed in one step, as no process can fork meanwhile. Of the others, each is
+    stopped before any is killed, since what is stopped cannot fork. The kernel's lists of children may leave some out
+    while others end, so only the lack of children to wait for counts."""
+    while True:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(first, signal.SIGKILL)
         stopped: set[int] = set()
-        while (new := set(descendants(os.getpid())[0]) - stopped) and time.monotonic() < deadline:
+        while new := set(descendants(os.getpid())[0]) - stopped:
             for pid in new:
                 _signal(pid, signal.SIGSTOP)
             stopped |= new
         for pid in stopped:
             _signal(pid, signal.SIGKILL)
         if reap()[1]:
-            return True
+            return
         time.sleep(0.002)
-    return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
