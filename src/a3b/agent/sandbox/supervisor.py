@@ -213,6 +213,9 @@ class Entry:
             resource.RLIMIT_NOFILE: limits["open_files"],
             resource.RLIMIT_MEMLOCK: 64 << 20,
         }
+        if self.config["mode"] == "landlock":  # without namespaces, all that the user runs counts; root is not bound
+            most = limits["processes"] * THREADS_A_PROCESS
+            bounds[resource.RLIMIT_NPROC] = tree.threads_of(os.getuid()) + most
         for kind, most in bounds.items():
             hard = resource.getrlimit(kind)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)

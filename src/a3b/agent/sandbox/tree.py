@@ -65,12 +65,13 @@ def offer_to_the_kernel(pids: list[int]) -> None:
 def kill_all(first: int) -> None:
     """Kills all processes below this one, which has to be the reaper of orphans; returns when none is left.
 
-    first: its child, whose group is killed in one step, as no process can fork meanwhile. Of the others, each is
+    first: its child, whose group is killed in one step, in which no process of it can fork. Of the others, each is
     stopped before any is killed, since what is stopped cannot fork. The kernel's lists of children may leave some out
     while others end, so only the lack of children to wait for counts."""
     while True:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(first, signal.SIGKILL)
+        if any(_group(pid) == first for pid in descendants(os.getpid(), 1000)[0]):  # else the number may be another's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(first, signal.SIGKILL)
         stopped: set[int] = set()
         while new := set(descendants(os.getpid())[0]) - stopped:
             for pid in new:
@@ -81,6 +82,22 @@ def kill_all(first: int) -> None:
         if reap()[1]:
             return
         time.sleep(0.002)
+
+
+def _group(pid: int) -> int:
+    with suppress(OSError):
+        return os.getpgid(pid)
+    return 0
+
+
+def threads_of(user: int) -> int:
+    """How many threads a user has."""
+    count = 0
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == user:
+                count += len(os.listdir(f"/proc/{name}/task"))
+    return count
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
