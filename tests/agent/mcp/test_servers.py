@@ -292,13 +292,9 @@ def test_changed_tools_are_told_at_the_end_and_leave_the_prompt_alone(tmp_path):
 
     is_same, news, later, texts = asyncio.run(run())
     assert is_same and later == []
-    assert (
-        news
-        == [
-            "MCP server 'bad' says that something changed: tools (new: shout). New tools can be called in a new session."
-        ]
-        and news[0] in texts[0]
-    )
+    told = "MCP server 'bad' says that something changed: tools (new: shout)."
+    assert news == [f"{told} New tools can be called in a new session."]
+    assert news[0] in texts[0]
 
 
 def test_descriptions_reach_the_model_without_control_characters(tmp_path):
