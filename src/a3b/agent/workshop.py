@@ -126,12 +126,13 @@ async def open_workshop(
     )
     shop: Workshop | None = None
     try:
-        sandbox = await asyncio.to_thread(open_sandbox, policy, yolo=options.yolo, home=options.home)
+        asking = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
+        sandbox = await asyncio.to_thread(open_sandbox, policy, yolo=options.yolo, approver=asking, home=options.home)
         try:
             agents_md = "\n".join(file.text for file in reversed(project.instructions))
             built_in = BuiltInTools(sandbox, kept, agents_md, plan)
-            asking = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
             shop = Workshop(sandbox, built_in, kept, asking)
+            shop.told += [Notice(note, "warning") for note in sandbox.notes]
             await _open_journal(shop, sessions.place / "journal", options.directory, session)
             offered: list[Tool] = [
                 *built_in.all,

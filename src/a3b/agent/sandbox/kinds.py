@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from a3b.agent.approvals import Approver
+from a3b.agent.approvals import ApprovalRequest, Approver
 from a3b.agent.sandbox.addresses import HostRule
 from a3b.agent.sandbox.bubblewrap import MountPlan, mount_arguments
+from a3b.agent.sandbox.describing import YOLO
 from a3b.agent.sandbox.environment import plain_environment
 from a3b.agent.sandbox.launching import Command, Launcher
 from a3b.agent.sandbox.network import SandboxNetwork
@@ -28,11 +30,13 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
 
 @dataclass(frozen=True)
 class Surroundings:
-    """environment: the user's variables; state: A3B_HOME; private: the sandbox's own directory."""
+    """environment: the user's variables; state: A3B_HOME; private: the sandbox's own directory; approver: None if
+    there is nobody to ask."""
 
     environment: Mapping[str, str]
     state: Path
     private: PrivateDirectory
+    approver: Approver | None = None
 
     @property
     def home(self) -> str:
@@ -47,7 +51,7 @@ class LaunchingSandbox:
     notes: tuple[str, ...] = ()
 
     def __init__(self, policy: SandboxPolicy, around: Surroundings, environment: Mapping[str, str]):
-        self.policy, self._around = policy, around
+        self.policy, self._around, self._approver = policy, around, around.approver
         self._launcher = Launcher(around.private, self.mode, environment)
 
     def argv(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> list[str]:
@@ -69,9 +73,31 @@ class LaunchingSandbox:
         self._launcher.settings = self._settings()
         return await Command.start(self._launcher, command, cwd, env, limits or self.policy.limits, merge, has_stdin)
 
-    def permit(self, path: str) -> None:
-        """Lets commands that start from now on change a protected path, relative to the workspace."""
-        self.policy = replace(self.policy, permitted=(*self.policy.permitted, path))
+    async def ask_to_change(self, path: str) -> str:
+        """Asks the user if a path is protected. "" if it may be changed from now on, else what the model is told."""
+        workspace = self.policy.workspace
+        real = Path(os.path.realpath(workspace / path))
+        protected = self._protection().covering(real) or self._protection().covering(
+            Path(os.path.abspath(workspace / path))
+        )
+        if protected is None or not protected.is_relative_to(workspace):
+            return ""
+        name = str(protected.relative_to(workspace))
+        request = ApprovalRequest(
+            "protected_path",
+            name,
+            f"The agent changes {name}",
+            why="it acts outside of the sandbox: on git, CI, editors, shells or agents",
+            where=str(workspace),
+            option="the answer to this question in a terminal, or --yolo,",
+        )
+        if self._approver is None or await self._approver.ask(request) == "no":
+            return f"{name} is protected, since {request.why}; the user has not allowed to change it."
+        self.policy = replace(self.policy, permitted=(*self.policy.permitted, name))
+        return ""
+
+    def _protection(self) -> Protection:
+        return Protection((), (), ())
 
     def close(self) -> None:
         """Removes the private files."""
@@ -81,10 +107,12 @@ class LaunchingSandbox:
         """Of the next launch: files of the workspace may have come and gone since the last."""
         return {"namespaces": None, "watch": [], "displaced": "", "roots": [str(self.policy.workspace)]}
 
+    def _roots(self) -> tuple[Path, ...]:
+        return (self.policy.workspace, *self.policy.writable)
+
     def _enclosing(self, has_mounts: bool) -> tuple[tuple[Path, ...], Protection, dict[str, Any]]:
         """The writable directories, what is protected in them, and settings to watch over it."""
-        roots = (self.policy.workspace, *self.policy.writable)
-        protection = Protection.of(roots, self.policy.permitted, own_code())
+        roots, protection = self._roots(), Protection.of(self._roots(), self.policy.permitted, own_code())
         settings = {
             "namespaces": None,
             "roots": [str(root) for root in roots],
@@ -117,7 +145,7 @@ class NoSandbox(LaunchingSandbox):
     """Commands as the user himself would run them, but for limits on time, memory, processes and output."""
 
     name = mode = "none"
-    notes = ("no sandbox: commands can read, change, delete and send all that you can",)
+    notes = (YOLO,)
 
     def __init__(self, policy: SandboxPolicy, around: Surroundings):
         super().__init__(policy, around, around.environment)
@@ -134,12 +162,11 @@ class BubblewrapSandbox(LaunchingSandbox):
         around: Surroundings,
         program: str,
         rules: tuple[HostRule, ...],
-        approver: Approver | None,
     ):
         """Raises SandboxUnavailable if `program` cannot make what it has to."""
         self._program = program
         self._places = Places.of(around.environment, around.state, policy.workspace)
-        self._network = SandboxNetwork(program, around.private.code.parent / HOLDER, rules, approver)
+        self._network = SandboxNetwork(program, around.private.code.parent / HOLDER, rules, around.approver)
         plain = plain_environment(around.environment, around.home, "/tmp")
         super().__init__(policy, around, {**plain, **self._network.environment()})
         (around.private.path / "seccomp").write_bytes(filter_program(has_own_network=True))
@@ -148,6 +175,9 @@ class BubblewrapSandbox(LaunchingSandbox):
         except BaseException:
             self._network.close()
             raise
+
+    def _protection(self) -> Protection:
+        return Protection.of(self._roots(), self.policy.permitted, own_code())
 
     def _settings(self) -> dict[str, Any]:
         roots, protection, settings = self._enclosing(has_mounts=True)
@@ -196,6 +226,9 @@ class LandlockSandbox(LaunchingSandbox):
             "other processes, can be seen",
         )
         self._preflight()
+
+    def _protection(self) -> Protection:
+        return Protection.of(self._roots(), self.policy.permitted, own_code())
 
     def _settings(self) -> dict[str, Any]:
         roots, protection, settings = self._enclosing(has_mounts=False)

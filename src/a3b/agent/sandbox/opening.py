@@ -33,9 +33,10 @@ def open_sandbox(
 ) -> Sandbox:
     """The best sandbox that works here; close it at the end.
 
-    yolo: none at all; approver: is asked about hosts that the policy does not name; home: A3B_HOME; environment: of
-    the user, of which commands get a plain part; kinds: to choose from. Raises SandboxUnavailable if nothing can hold
-    commands here, or not in this workspace, UsageError for a host that is none, and OSError."""
+    yolo: none at all; approver: is asked about hosts that the policy does not name, and about protected files; home:
+    A3B_HOME; environment: of the user, of which commands get a plain part; kinds: to choose from. Raises
+    SandboxUnavailable if nothing can hold commands here, or not in this workspace, UsageError for a host that is none,
+    and OSError."""
     environment = process_environment() if environment is None else environment
     state = (home or Path(RuntimeConfig.from_env(environment).home)).expanduser().resolve()
     policy = replace(
@@ -51,9 +52,9 @@ def open_sandbox(
     for path in () if yolo else (policy.workspace, *policy.writable):
         check_workspace(path, user_home, state)
     private = PrivateDirectory.make(state, environment)
-    around = Surroundings(environment, state, private)
+    around = Surroundings(environment, state, private, approver)
     try:
-        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, approver, kinds)
+        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds)
     except BaseException:
         private.close()
         raise
@@ -63,14 +64,13 @@ def _best(
     policy: SandboxPolicy,
     around: Surroundings,
     rules: tuple[HostRule, ...],
-    approver: Approver | None,
     kinds: tuple[str, ...],
 ) -> Sandbox:
     programs = find_programs(around.environment.get("PATH", ""))
     for program in programs if "bubblewrap" in kinds else ():
         if program not in _failed:
             try:
-                return BubblewrapSandbox(policy, around, program, rules, approver)
+                return BubblewrapSandbox(policy, around, program, rules)
             except SandboxUnavailable as error:
                 _failed[program] = str(error)
     obstacle, command = way_to_bubblewrap(programs[0] if programs else None)

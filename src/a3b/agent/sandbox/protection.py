@@ -82,6 +82,10 @@ class Protection:
         writable = list(dict.fromkeys(writable))
         return cls(tuple(dict.fromkeys(fixed)), tuple(frozen), tuple(absent), tuple(writable))
 
+    def covering(self, path: Path) -> Path | None:
+        """The protected path that a path is or lies in."""
+        return next((found for found in (*self.frozen, *self.absent) if path.is_relative_to(found)), None)
+
     def watched(self, roots: Iterable[Path], has_mounts: bool) -> list[dict[str, Any]]:
         """What `Watchlist` has to look at. has_mounts: whether mounts protect all that exists."""
         paths = list(self.absent) + ([] if has_mounts else list(self.frozen))

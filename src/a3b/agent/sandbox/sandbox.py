@@ -98,8 +98,14 @@ class Sandbox(Protocol):
         """Starts a command; env: added to the plain environment that all commands get."""
         ...
 
-    def permit(self, path: str) -> None:
-        """Lets commands that start from now on change a protected path, relative to the workspace."""
+    @property
+    def notes(self) -> Sequence[str]:
+        """What this sandbox does not hold, for the user; nothing if it holds all."""
+        ...
+
+    async def ask_to_change(self, path: str) -> str:
+        """Asks the user if `path`, absolute or relative to the workspace, is protected. "" if it may be changed from
+        now on, else what the model is told."""
         ...
 
     def close(self) -> None:

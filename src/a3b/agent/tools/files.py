@@ -57,13 +57,15 @@ class FileCalls:
         """One call in the workspace. Raises ToolError."""
         key = os.path.normpath(os.path.join(self._sandbox.policy.workspace, str(arguments.get("path", ""))))
         if name in ("write", "edit"):
+            if refusal := await self._sandbox.ask_to_change(str(arguments.get("path", ""))):
+                raise ToolError(refusal)
             arguments = {**arguments, "seal": self._seals.get(key, "")}
         printed, complaint, outcome = await self._run(json.dumps({"call": name, "arguments": arguments}).encode())
         answers = []
         for line in printed.splitlines():
             with suppress(ValueError):
                 answers.append(json.loads(line))
-        if not answers:
+        if not answers or outcome.ended_by != "exit":  # also what was done, and undone from outside
             raise ToolError(_broken(name, complaint, outcome))
         if "error" in answers[0]:
             raise ToolError(cut(_clean(answers[0]["error"]), ""))
