@@ -59,6 +59,9 @@ class BareSandbox:
         self.policy = SandboxPolicy(workspace)
         self.started = []
 
+    async def ask_to_change(self, path):
+        return ""
+
     async def start(self, command, *, cwd, env=None, limits=None, merge=True, has_stdin=False):
         process = await asyncio.create_subprocess_exec(
             *command,
