@@ -16,13 +16,14 @@ from a3b.agent.answer import ModelAnswer
 from a3b.agent.client import ModelServerError
 from a3b.agent.control import TaskControl
 from a3b.agent.events import AgentEvent, Compacted, Notice
-from a3b.agent.requests import AnswerCutShort, RequestMaker, used_ids
-from a3b.agent.transcript import AgentTranscript, Message
+from a3b.agent.requests import MOST_MARKS, AnswerCutShort, PromptSize, RequestMaker, used_ids
+from a3b.agent.transcript import AgentTranscript, Message, TranscriptState
 
 SUMMARY_TOKENS = 4_096
 LEAST_SUMMARY = 40  # characters
 KEPT_TURNS = 3  # the last ones stay as they were
 KEPT_SHARE = 4  # ... if they take at most a quarter of what is allowed
+MOST_LISTED = 8_000  # characters of a list of calls
 SHORT_RESULT = 400  # characters of a result that a summary without a model keeps
 ASKED = """\
 <notice>
@@ -67,34 +68,38 @@ class Compactor:
         self.requests, self.transcript, self.emit, self.notes = requests, transcript, emit, notes
         self.compact_at = min(compact_at, requests.facts.context - requests.reserve)
 
-    async def make_room(self, size: int, control: TaskControl) -> None:
-        """Compacts if a prompt of so many tokens is too long. Raises TaskHalted."""
-        if size >= self.compact_at and self._can_shrink():
-            await self.compact(size, control)
+    async def make_room(self, size: PromptSize, control: TaskControl) -> bool:
+        """Compacts if a prompt of that size is too long; whether it did. Raises TaskHalted."""
+        if size.tokens < self.compact_at or not self._can_shrink():
+            return False
+        await self.compact(size, control)
+        return True
 
     def _can_shrink(self) -> bool:
         """Whether there are turns that a summary could stand for."""
         return len([m for m in self.transcript.messages if m["role"] == "assistant"]) > KEPT_TURNS
 
-    async def compact(self, size: int, control: TaskControl) -> None:
+    async def compact(self, size: PromptSize, control: TaskControl) -> None:
         """Raises TaskHalted if the user stops it; the conversation is then as it was."""
-        self.emit(Notice(f"The conversation has {size:,} tokens: it begins anew from a summary.", "info"))
+        self.emit(Notice(f"The conversation has {size.tokens:,} tokens: it begins anew from a summary.", "info"))
         summary, why = await self._summary(size, control)
         if not summary:
             self.emit(Notice(f"No summary could be written ({why}); a list of the calls takes its place.", "warning"))
-            summary = listed_calls(self.transcript.messages, why)
+            summary = listed_calls(self.transcript.messages, why, self.compact_at // 2)
         notes = self.notes()
         new = self._beginning(summary + (NOTES.format(notes=notes) if notes else ""))
-        self.transcript.begin_anew(new.messages, summary=summary, notes=notes, before=size)
-        after = await self.requests.size(self.transcript.state)
-        self.emit(Compacted(size, after, summary))
+        after = (await self.requests.size(TranscriptState(new.messages))).tokens
+        self.transcript.begin_anew(new.messages, summary=summary, notes=notes, before=size.tokens)
+        self.emit(Compacted(size.tokens, after, summary))
 
-    async def _summary(self, size: int, control: TaskControl) -> tuple[str, str]:
+    async def _summary(self, size: PromptSize, control: TaskControl) -> tuple[str, str]:
         """(what the model wrote, "") or ("", why there is none)."""
-        if size + LEAST_SUMMARY_ROOM > self.requests.facts.context:
+        if size.tokens + LEAST_SUMMARY_ROOM > self.requests.facts.context:
             return "", "the context has no room for it"
         asked = [*self.transcript.messages, {"role": "user", "content": ASKED}]
-        most = self.requests.answer_tokens(size + LEAST_SUMMARY_ROOM // 2, SUMMARY_TOKENS)
+        room = max(min(SUMMARY_TOKENS, self.compact_at // KEPT_SHARE), LEAST_SUMMARY_ROOM // 2)
+        at = size.most + len(ASKED) + MOST_MARKS  # a token has at least a byte
+        most = self.requests.answer_tokens(PromptSize(at, at), room)
         try:
             answer = await control.until_stopped(self.requests.ask(asked, most, used_ids(asked), self.emit))
         except (ModelServerError, AnswerCutShort) as error:
@@ -134,8 +139,9 @@ def usable(answer: ModelAnswer) -> tuple[str, str]:
     return text, ""
 
 
-def listed_calls(messages: Sequence[dict[str, Any]], why: str) -> str:
-    """What stands for a summary that could not be written: the user's words, the calls and how each result ends."""
+def listed_calls(messages: Sequence[dict[str, Any]], why: str, most: int) -> str:
+    """What stands for a summary that could not be written: the user's words, the calls and how each result ends; the
+    last ones, in at most so many characters."""
     lines = [FALLBACK.format(why=why)]
     for message in messages[2:]:
         text = " ".join(message["content"].split())
@@ -145,7 +151,8 @@ def listed_calls(messages: Sequence[dict[str, Any]], why: str) -> str:
             lines.append(f"  -> {text[-SHORT_RESULT // 4 :]}")
         for call in message.get("tool_calls", ()):
             lines.append(f"{call['function']['name']} {call['function']['arguments'][: SHORT_RESULT // 2]}")
-    kept, room = [], 8_000
+    kept: list[str] = []
+    room = min(most, MOST_LISTED)
     for line in reversed(lines[1:]):
         room -= len(line)
         if room < 0:

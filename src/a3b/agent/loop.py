@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from a3b.agent.answer import ModelAnswer, WrittenCall
+from a3b.agent.client import ModelServerError
 from a3b.agent.control import TaskControl, TaskHalted
 from a3b.agent.events import (
     AgentEvent,
@@ -24,7 +25,7 @@ from a3b.agent.events import (
     TurnStarted,
 )
 from a3b.agent.loop_guard import LoopGuard
-from a3b.agent.requests import BYTES_A_TOKEN, AnswerCutShort, RequestMaker, used_ids
+from a3b.agent.requests import BYTES_A_TOKEN, AnswerCutShort, PromptSize, RequestMaker, used_ids
 from a3b.agent.tools.tool import ToolCallContext, ToolError, ToolResult
 from a3b.agent.tools.toolbox import Toolbox
 from a3b.agent.transcript import AgentTranscript
@@ -32,13 +33,17 @@ from a3b.errors import A3BError
 
 MAX_NUDGES = 3  # answers in a row that lead nowhere
 KEPT_CALL = 4_000  # characters of a cut call that stay in the conversation
+TOO_LONG = (
+    "the conversation has {:,} tokens, and the server's context {:,}: a message in it is too long to begin anew from; "
+    "put long texts into a file, and go on from an earlier turn (/fork) or in a new session"
+)
 ABORTED = "Error: aborted by the user {when}."
 NOT_BEGUN, BEGUN = "before it ran; nothing was done", "while it ran; it may have had an effect in part"
 
 
 @dataclass
 class LoopParts:
-    """What a loop acts through. make_room: called before each request with the tokens that it would have; may begin
+    """What a loop acts through. make_room: called before each request with its size; may begin
     the conversation anew. around_call: runs a call, and says beside its result whether files changed. reports: what
     background jobs have to tell."""
 
@@ -46,7 +51,7 @@ class LoopParts:
     toolbox: Toolbox
     transcript: AgentTranscript
     emit: Callable[[AgentEvent], None]
-    make_room: Callable[[int], Awaitable[None]]
+    make_room: Callable[[PromptSize], Awaitable[object]]
     around_call: Callable[
         [str, str, int, Callable[[], Awaitable[ToolResult]]], Coroutine[Any, Any, tuple[ToolResult, bool]]
     ]
@@ -62,6 +67,7 @@ class TaskLoop:
         self._guard = LoopGuard()
         self._notices: list[str] = []  # for the model, after the results
         self._nudges = 0
+        self._made_room = False
 
     async def run(self) -> TaskFinished:
         """Goes on with a conversation whose last message is the user's. Never raises but for errors of this program."""
@@ -106,6 +112,8 @@ class TaskLoop:
         self.control.turns += 1
         self.emit(TurnStarted(transcript.turn + 1))
         size = await requests.size(transcript.state)
+        if size.is_exact and size.tokens >= requests.facts.context:
+            raise TaskHalted("failed", TOO_LONG.format(size.tokens, requests.facts.context))
         most = requests.answer_tokens(size, self.control.tokens_left)
         try:
             answer = await self.control.until_stopped(
@@ -115,11 +123,18 @@ class TaskLoop:
             if (begun := requests.client.reader.beginning()) is not None and not requests.client.reader.finish:
                 transcript.answer(begun, TokenUsage(0, 0, 0), reason="stopped")
             raise
+        except ModelServerError as error:
+            if not error.is_length or self._made_room:
+                raise
+            self._made_room = True  # once: a server whose context is smaller than it says
+            await self.parts.make_room(PromptSize(requests.facts.context, requests.facts.context))
+            return None
         except AnswerCutShort as cut:
             if cut.message is not None:
                 transcript.answer(cut.message, TokenUsage(0, 0, 0), reason="cut short")
             self._nudge(cut.advice)
             return None
+        self._made_room = False
         return self._recorded(answer)
 
     def _recorded(self, answer: ModelAnswer) -> ModelAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from a3b.agent.answer import ModelAnswer
@@ -14,9 +15,9 @@ from a3b.agent.transcript import TranscriptState
 
 ANSWER_TOKENS = 32_768  # most of one answer
 RESERVE = 8_192  # tokens that stay free for an answer and a summary
-LEAST_ANSWER = 256
+MARGIN = 16  # tokens
 BYTES_A_TOKEN = 3  # an estimate on the safe side; text has about 4
-MESSAGE_TOKENS = 12  # of a message's marks
+MESSAGE_TOKENS, MOST_MARKS = 12, 100  # of a message's marks, usually and at most
 MAX_CALL = 64_000  # characters of one call: many times the 300 lines of a write
 LOOK_EVERY = 1_000  # characters of text between two looks for repetition
 
@@ -28,6 +29,15 @@ class AnswerCutShort(Exception):
     def __init__(self, message: dict[str, Any] | None, advice: str):
         super().__init__(advice)
         self.message, self.advice = message, advice
+
+
+@dataclass(frozen=True)
+class PromptSize:
+    """tokens: as well as is known; most: surely not more, where the server counts; is_exact: counted just now."""
+
+    tokens: int
+    most: int
+    is_exact: bool = False
 
 
 class RequestMaker:
@@ -59,22 +69,23 @@ class RequestMaker:
             body["return_progress"] = True
         return body | self.sampling
 
-    async def size(self, state: TranscriptState, extra: Sequence[dict[str, Any]] = ()) -> int:
-        """Tokens of the prompt of the next request. Counted by the server where it can and where it matters, or else
+    async def size(self, state: TranscriptState) -> PromptSize:
+        """How long the prompt of the next request is. Counted by the server where it can and where it matters, or else
         what it counted the last time and an estimate of what has come since."""
         known = state.prompt is not None
-        new = [*(state.messages[state.counted :] if known else state.messages), *extra]
-        guess = (state.prompt or 0) + (state.written or 0) if known else sum(map(_estimate, self.tools))
-        guess += sum(map(_estimate, new))
-        if guess + self.reserve < self.facts.context * 3 // 4 and known:
-            return guess
-        counted = await self.client.count(self.body([*state.messages, *extra], 1))
-        return guess if counted is None else counted
+        new: Sequence[dict[str, Any]] = state.messages[state.counted :] if known else [*self.tools, *state.messages]
+        base, num_bytes = (state.prompt or 0) + (state.written or 0) if known else 0, sum(map(_num_bytes, new))
+        guess = base + num_bytes // BYTES_A_TOKEN + MESSAGE_TOKENS * len(new)
+        most = base + num_bytes + MOST_MARKS * len(new)  # a token has at least a byte
+        if most + self.reserve < self.facts.context * 3 // 4:
+            return PromptSize(guess, most)
+        counted = await self.client.count(self.body(state.messages, 1))
+        return PromptSize(guess, guess) if counted is None else PromptSize(counted, counted, is_exact=True)
 
-    def answer_tokens(self, size: int, most: int | None = None) -> int:
-        """How long the answer to a prompt may be."""
-        room = min(self.facts.context - size, ANSWER_TOKENS, ANSWER_TOKENS if most is None else most)
-        return max(room, LEAST_ANSWER)
+    def answer_tokens(self, size: PromptSize, most: int | None = None) -> int:
+        """How long the answer to a prompt may be, so that both fit."""
+        room = self.facts.context - size.most - MARGIN
+        return max(min(room, ANSWER_TOKENS, ANSWER_TOKENS if most is None else most), 1)
 
     async def ask(
         self,
@@ -115,11 +126,11 @@ class RequestMaker:
         )
 
 
-def _estimate(value: dict[str, Any]) -> int:
-    """Tokens of a message or a tool, rather too many."""
+def _num_bytes(value: dict[str, Any]) -> int:
+    """Of the text of a message or a tool."""
     texts = [str(value.get(key) or "") for key in ("content", "reasoning_content", "reasoning")]
     texts += [str(value[key]) for key in ("tool_calls", "function") if key in value]
-    return sum(len(text.encode(errors="replace")) for text in texts) // BYTES_A_TOKEN + MESSAGE_TOKENS
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def used_ids(messages: Sequence[dict[str, Any]]) -> set[str]:

@@ -10,7 +10,7 @@ Enter at `open_session`."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,12 +18,13 @@ from a3b.agent.approvals import Approver
 from a3b.agent.client import ModelClient
 from a3b.agent.compaction import Compactor
 from a3b.agent.control import TaskControl, TaskHalted, TaskLimits
-from a3b.agent.events import AgentEvent, Notice, SessionOpened, TaskFinished
+from a3b.agent.events import AgentEvent, Compacted, Notice, SessionOpened, TaskFinished
+from a3b.agent.idle import IdleWork, read_ahead
 from a3b.agent.loop import LoopParts, TaskLoop
 from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
 from a3b.agent.project_files import Project, first_message, read_project
 from a3b.agent.prompt import system_prompt
-from a3b.agent.requests import RequestMaker
+from a3b.agent.requests import PromptSize, RequestMaker
 from a3b.agent.resuming import close_calls, plan_of, resume_note
 from a3b.agent.sessions import ProjectSessions
 from a3b.agent.sub_agent import SubAgents
@@ -31,6 +32,8 @@ from a3b.agent.tools.tool import Tool
 from a3b.agent.transcript import AgentTranscript
 from a3b.agent.workshop import Workshop, open_workshop
 from a3b.errors import A3BError, UsageError
+
+SETTLE_S = 1.0  # after a task, before something is computed that nobody asked for
 
 
 class AgentSession:
@@ -55,6 +58,7 @@ class AgentSession:
         self._compactor = Compactor(requests, transcript, self._emit, workshop.notes, options.compact_at)
         self._events: asyncio.Queue[AgentEvent | None] = asyncio.Queue()
         self._control: TaskControl | None = None
+        self._idle = IdleWork()
         self._news: list[str] = []  # for the model, with the next task
 
     @property
@@ -76,6 +80,7 @@ class AgentSession:
         return self._worked(self._task(task, control), control)
 
     async def _task(self, task: str, control: TaskControl) -> None:
+        await self._idle.end()
         try:
             self._say_task(task)
         except A3BError as error:  # a full disk
@@ -86,12 +91,27 @@ class AgentSession:
             self._workshop.toolbox,
             self._transcript,
             self._emit,
-            lambda size: self._compactor.make_room(size, control),
+            self._make_room(control),
             self._workshop.around_call,
             self._reports,
         )
         self._workshop.spawn = SubAgents(self._sessions, parts, control).spawn
-        self._emit(await TaskLoop(parts, control).run())
+        finished = await TaskLoop(parts, control).run()
+        if finished.status == "done":
+            self._idle.begin(self._settled())
+        self._emit(finished)
+
+    async def _settled(self) -> None:
+        """What is done while the user reads: a conversation that has become long begins anew."""
+        await asyncio.sleep(SETTLE_S)
+        size = await self._requests.size(self._transcript.state)
+        mark = self._compactor.compact_at
+        compactor = Compactor(self._requests, self._transcript, self._emit_later, self._workshop.notes, mark)
+        if await compactor.make_room(size, TaskControl()):
+            await read_ahead(self._requests, self._transcript)
+
+    def _make_room(self, control: TaskControl) -> Callable[[PromptSize], Awaitable[object]]:
+        return lambda size: self._compactor.make_room(size, control)
 
     def _reports(self) -> list[str]:
         self._take_told()
@@ -136,6 +156,7 @@ class AgentSession:
         return self._worked(self._compaction(control), control)
 
     async def _compaction(self, control: TaskControl) -> None:
+        await self._idle.end()
         if sum(message["role"] == "assistant" for message in self._transcript.messages) < 2:
             self._emit(Notice("The conversation is short: there is nothing to begin anew from.", "info"))
             return
@@ -145,6 +166,8 @@ class AgentSession:
             self._emit(Notice(f"{halted}: the conversation is as it was", "info"))
         except A3BError as error:
             self._emit(Notice(str(error), "error"))
+            return
+        self._idle.begin(read_ahead(self._requests, self._transcript))
 
     async def undo(self, force: bool = False, earlier: bool = False) -> str:
         """Puts files back as they were before the last turn that changed some; says which, in lines for people. The
@@ -203,6 +226,11 @@ class AgentSession:
     def _emit(self, event: AgentEvent) -> None:
         self._events.put_nowait(event)
 
+    def _emit_later(self, event: AgentEvent) -> None:
+        """For the beginning of the next task: what became of the conversation meanwhile."""
+        if isinstance(event, Compacted) or isinstance(event, Notice) and event.level != "info":
+            self._emit(event)
+
     def _begun(self, limits: TaskLimits) -> TaskControl:
         if self._control is not None:
             raise UsageError("a task runs already; steer or stop it")
@@ -211,7 +239,6 @@ class AgentSession:
 
     async def _worked(self, work: Coroutine[Any, Any, None], control: TaskControl) -> AsyncGenerator[AgentEvent, None]:
         """What is emitted until the work has ended."""
-        self._events = asyncio.Queue()
         worker = asyncio.ensure_future(work)
         worker.add_done_callback(lambda _: self._events.put_nowait(None))
         try:
@@ -288,6 +315,7 @@ async def open_session(
                     await session._resumed(problem)
                 yield session
                 session.stop()
+                await session._idle.end()
     finally:
         if transcript is not None:
             transcript.close()
