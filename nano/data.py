@@ -24,6 +24,7 @@ SHORT = 768  # longest conversation of the families without files, in the first 
 MAX_TOKENS = 4096  # longest conversation in training
 SHARES = {"secret": 0.18, "lookup": 0.24, "calc": 0.12, "needle": 0.13, "chat": 0.10, "mixed": 0.11, "revise": 0.16}
 FIX_SHARE = 0.7  # of the tokens of conversations
+BARE_UNTIL = 0.88  # progress
 
 
 def library_text(limit_bytes: int = 24_000_000) -> list[str]:
@@ -61,7 +62,7 @@ def longest_at(progress: float) -> int:
 
 
 def text_share(progress: float) -> float:
-    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.08
+    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.04
 
 
 class Source:
@@ -72,9 +73,13 @@ class Source:
         self.text = text_tokens(model_dir, cache)
 
     def repair(self, rng: random.Random, progress: float) -> tuple[list[int], list[float]]:
-        """A conversation of *fix*, one to four repairs."""
+        """A conversation of *fix*, one to four repairs; early on half of them come without the agent's instructions,
+        which are as long as a repair and the same every time."""
         while True:
-            ids, weights = self.render.supervised(FAMILIES["fix"].example(rng), preserve=rng.random() > 0.04)
+            example = FAMILIES["fix"].example(rng)
+            if progress < BARE_UNTIL and rng.random() < 0.5:
+                example.messages, example.tools = example.messages[1:], None
+            ids, weights = self.render.supervised(example, preserve=rng.random() > 0.04)
             if len(ids) <= MAX_TOKENS + 1:
                 return ids, weights
 

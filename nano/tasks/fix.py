@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from a3b.agent.prompt import system_prompt
@@ -80,7 +81,8 @@ MOST_TURNS = 16
 
 def environment(rng: random.Random, split: str) -> str:
     """The block that begins the first message, as the agent writes it."""
-    directory = f"{rng.choice(PLACES[split])}/{rng.choice(DIRECTORIES[split])}"
+    suffix = "-" + "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789_", k=8)) if rng.random() < 0.3 else ""
+    directory = f"{rng.choice(PLACES[split])}/{rng.choice(DIRECTORIES[split])}{suffix}"
     date = f"{rng.randint(2025, 2028)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
     git = "git: branch main\n" if rng.random() < 0.3 else ""
     return f"<environment>\ndirectory: {directory}\ndate: {date}\n{git}</environment>\n\n"
@@ -257,8 +259,9 @@ class Case:
         return Outcome(ok, valid, f"{self.package.bug.kind}, {turns} turns: {why}", messages)
 
 
-def judge(package: Package, files: dict[str, str]) -> tuple[bool, str]:
-    """Whether the tests pass and nothing but the broken function has changed."""
+def judge(package: Package, files: dict[str, str], tests: Callable[[], str] | None = None) -> tuple[bool, str]:
+    """Whether the tests pass and nothing but the broken function has changed. tests: runs them; default, in this
+    process."""
     path, bug = package.module + ".py", package.bug
     if set(files) != set(package.files):
         return False, "files were added or removed"
@@ -275,7 +278,7 @@ def judge(package: Package, files: dict[str, str]) -> tuple[bool, str]:
         return False, "syntax error"
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef) or body[0].name != bug.name:
         return False, "something else was added"
-    result = run_tests(files, package.tests).split("\n")[0]
+    result = (tests() if tests else run_tests(files, package.tests)).split("\n")[0]
     return result == "ok", "repaired" if result == "ok" else result
 
 
