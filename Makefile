@@ -46,6 +46,7 @@ mutants: $(VENV)/.tested
 
 nano-eval: $(VENV)/.tested
 	$(BIN)/python -m nano.evaluate
+	$(BIN)/python -m nano.fix_agent
 
 wheel:
 	@packaging/needed.sh $(PYTHON)
