@@ -434,6 +434,10 @@ CODE = [
     Row("--acp", lambda s: s.calls["run"].args[0].acp, True),
     Row("--continue", lambda s: s.calls["run"].args[0].go_on, True),
     Row("--resume 2026", lambda s: s.calls["run"].args[0].resume, "2026"),
+    Row("--from-turn 3", lambda s: s.calls["run"].args[0].from_turn, 3),
+    Row("--search words", lambda s: s.calls["run"].args[0].search, "words"),
+    Row("--all", lambda s: s.calls["run"].args[0].all, True),
+    Row("--forks", lambda s: s.calls["run"].args[0].forks, True),
     *(
         Row(f"{option} {given}", lambda s, name=name: getattr(agent_options(s), name), value)
         for option, given, name, value in (

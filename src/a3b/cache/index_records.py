@@ -6,6 +6,7 @@ bounded, and shared fairly between namespaces. Does not know what the values mea
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from a3b.cache.index_database import Database
 from a3b.cache.index_rows import record_of, seal
@@ -56,6 +57,18 @@ class RecordTable:
         """Drop all records."""
         with self._database.transaction() as db:
             db.execute("DELETE FROM record")
+
+    def take(self, namespaces: Iterable[str], keys: Iterable[bytes]) -> set[bytes]:
+        """Drop the records of these keys, and others of the same value; returns the nodes that they belong to."""
+        nodes: set[bytes] = set()
+        with self._database.transaction() as db:
+            for pair in ((namespace, key) for namespace in namespaces for key in keys):
+                found = db.execute("SELECT node, value FROM record WHERE namespace = ? AND key = ?", pair).fetchall()
+                nodes |= {node for node, _ in found if isinstance(node, bytes) and node}
+                same = [(pair[0], value, node) for node, value in found]
+                db.executemany("DELETE FROM record WHERE namespace = ? AND value IS ? AND node IS ?", same)
+            self._size = None
+        return nodes
 
     def drop_changed(self) -> int:
         """Drop records that were altered; returns how many."""

@@ -9,15 +9,15 @@ import asyncio
 import os
 import select
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from a3b.agent.options import AgentOptions, SessionNode
+from a3b.agent.options import AgentOptions
 from a3b.agent.sessions import ProjectSessions
 from a3b.commands.client_server import first_key, serving
+from a3b.commands.code_sessions import check_words, listing, resumed, run_words
 from a3b.commands.piped_input import piped_text
 from a3b.commands.server_answers import ServedModel, checked_url
 from a3b.errors import A3BError, UsageError
@@ -34,10 +34,8 @@ def run(args: Namespace) -> int:
     here = Path.cwd()
     sessions = ProjectSessions(home, here, first_key(args))
     if args.words:
-        if args.words != ["sessions"]:
-            raise UsageError(f'{" ".join(args.words)[:80]!r}: expected sessions; a task is given with -p "TASK"')
-        report(listing(sessions))
-        return 0
+        return run_words(args, sessions, home)
+    check_words(args)
     if args.resume == "":
         report(listing(sessions))
         return 0
@@ -45,8 +43,8 @@ def run(args: Namespace) -> int:
         raise UsageError("--json: needs a task; give one with -p TASK")
     if args.acp:
         return for_editor(args, here, home)
-    resume = sessions.latest() if args.go_on else sessions.find(args.resume) if args.resume else None
     task = given_task(args)
+    resume = resumed(args, sessions)
     with chosen_server(args) as url:
         options = agent_options(args, here, home, url, resume)
         if task is None:
@@ -56,7 +54,13 @@ def run(args: Namespace) -> int:
 
 def for_editor(args: Namespace, here: Path, home: Path) -> int:
     """Serves an editor, which names directories, sessions and tasks itself. Raises UsageError for options that do."""
-    given = {"-p": args.prompt, "--json": args.json, "--resume": args.resume, "--continue": args.go_on}
+    given = {
+        "-p": args.prompt,
+        "--json": args.json,
+        "--resume": args.resume,
+        "--continue": args.go_on,
+        "--from-turn": args.from_turn,
+    }
     for name, value in given.items():
         if value:
             raise UsageError(f"--acp: {name} has no place there; the editor gives tasks and names sessions")
@@ -168,25 +172,3 @@ def tool_names(given: str | None) -> tuple[str, ...] | None:
     if not names:
         raise UsageError(f"--tools: names no tool; expected some of {', '.join(TOOLS)}")
     return tuple(dict.fromkeys(names))
-
-
-def listing(sessions: ProjectSessions) -> str:
-    """The sessions of a directory, the last used first."""
-    nodes = [node for node in sessions.nodes() if node.kind != "sub-agent"]
-    if not nodes:
-        return f"no session of {sessions.workspace} yet; a3b code begins one"
-    lines = [f"{'session':<20} {'age':>6} {'turns':>5} {'tokens':>8}  first words"]
-    return "\n".join([*lines, *(session_line(node) for node in nodes), "", "a3b code --resume ID goes on with one"])
-
-
-def session_line(node: SessionNode) -> str:
-    marks = (" (open)" if node.is_open else "") + (f" (fork of {node.parent})" if node.kind == "fork" else "")
-    words = printable(node.words[:60])
-    return f"{node.id:<20} {age(time.time() - node.changed):>6} {node.turns:>5} {node.tokens:>8,}  {words}{marks}"
-
-
-def age(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{max(int(seconds), 0)} s"

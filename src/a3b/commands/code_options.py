@@ -11,9 +11,12 @@ COMPACT_AT = 50_000  # as a3b.agent.options, which help does not load
 
 
 def code(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "a3b code [options] | a3b code sessions"
+    parser.usage = "a3b code [options] | a3b code sessions [--search WORDS] | a3b code forget ID ...|--all"
     parser.add_argument(
-        "words", nargs="*", metavar="sessions", help="sessions: list the sessions of this directory, and exit"
+        "words",
+        nargs="*",
+        metavar="sessions|forget",
+        help="sessions: list the sessions of this directory; forget ID ...: remove all that is kept of some",
     )
     parser.add_argument(
         "-p", "--prompt", metavar="TASK", help="work on this task without a terminal, and exit; piped text is added"
@@ -26,6 +29,14 @@ def code(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("earlier sessions")
     group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last session here")
     group.add_argument("--resume", nargs="?", const="", metavar="ID", help="go on with this one; without ID, list them")
+    group.add_argument(
+        "--from-turn", type=positive, metavar="N", help="with one of these: go on from the end of turn N, in a copy"
+    )
+    group.add_argument(
+        "--search", metavar="WORDS", help="with sessions: what they say of these words, thinking included"
+    )
+    group.add_argument("--all", action="store_true", help="with forget: every session of this directory")
+    group.add_argument("--forks", action="store_true", help="with forget: also sessions that began as a copy of one")
     group = parser.add_argument_group("limits of one task (default: none)")
     group.add_argument("--max-turns", type=positive, metavar="N", help="answers of the model")
     group.add_argument("--max-tokens", type=tokens, metavar="N", help="tokens that are computed: read and written")

@@ -209,8 +209,27 @@ def test_forgetting_removes_everything_that_was_kept(tmp_path, work):
     journal = Journal(tmp_path / "journal", work)
     step(journal, work, "echo 1 > one")
     journal.close()
-    forget_journal(tmp_path / "journal")
+    assert forget_journal(tmp_path / "journal", work) == 1
     assert not (tmp_path / "journal").exists()
+
+
+def test_forgetting_a_session_leaves_the_steps_of_others(tmp_path, work):
+    for name in ("one", "two"):
+        journal = Journal(tmp_path / "journal", work, session=name)
+        step(journal, work, f"echo words-of-{name} > {name}; echo {name}-changed > notes")
+        journal.close()
+    shell(work, "rm one")
+    assert forget_journal(tmp_path / "journal", work, {"one"}) == 1
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "journal").rglob("*") if path.is_file())
+    assert b"words-of-one" not in kept
+    journal = Journal(tmp_path / "journal", work, session="three")
+    assert [s.session for s in journal.steps()] == ["two"]
+    assert step(journal, work, "echo 3 > three") == ["created three"]
+    journal.undo()
+    journal.undo(earlier=True)
+    assert (work / "notes").read_text() == "one-changed\n"
+    assert not (work / "two").exists()
+    journal.close()
 
 
 def test_what_is_kept_is_private(tmp_path, journal, work):

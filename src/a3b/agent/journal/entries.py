@@ -22,6 +22,7 @@ NOT_KEPT = {  # a mark in place of a digest, and what it means
     "!generated": "generated files are not kept",
     "!mount": "other file systems are not looked into",
     "!deep": "it lies too deep",
+    "!forgotten": "it was forgotten",
     "!own": "a3b's own files are not kept",
 }
 FILE, DIRECTORY, LINK, SPECIAL, UNWATCHED = "f", "d", "l", "o", "u"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from a3b.agent.journal.steps import BETWEEN, CALL, UNDO, JournalStep
 from a3b.agent.journal.undo_plan import CHANGED_SINCE, Trouble, make_plan
 from a3b.agent.journal.undoing import carry_out, end_undo, plan_records
 from a3b.errors import JournalError
+from a3b.files import read_bytes
 
 BACKGROUND = "between calls, while background jobs ran"
 
@@ -231,7 +232,25 @@ def _nothing(earlier: bool, others: Sequence[JournalStep]) -> str:
     )
 
 
-def forget_journal(directory: Path) -> None:
-    """Removes a journal with all that it keeps; the workspace stays as it is."""
-    if directory.is_dir() and not directory.is_symlink():
+def forget_journal(directory: Path, workspace: Path, sessions: Container[str] | None = None) -> int:
+    """Removes what a journal has of sessions, None: all of it; the workspace stays as it is. Returns how many
+    steps are gone. Raises JournalError."""
+    if directory.is_symlink() or not directory.is_dir():
+        return 0
+    if sessions is None:
+        num = _num_steps(directory / "records")
         shutil.rmtree(directory)
+        return num
+    ledger = Ledger(directory, workspace, JournalBounds(), lambda text: None)
+    try:
+        with ledger.used():
+            return ledger.forget(sessions)
+    finally:
+        ledger.mark.close()
+
+
+def _num_steps(records: Path) -> int:
+    try:
+        return read_bytes(records).count(b'{"type":"begin",')
+    except OSError:
+        return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -188,18 +188,35 @@ class Ledger:
     def _rewrite(self, first: int) -> None:
         gone = [s for s in self.state.steps.values() if s.number < first and not s.is_open]
         self._write_anew(first)
-        state, self._shortest = self.state, self._log.num_bytes
-        needed = {entry.content for entry in state.files.values()}
-        needed |= {
-            entry.content
-            for step in state.steps.values()
-            for item in (*step.items, *step.plan)
-            for entry in item[1:]
-            if entry
-        }
-        self.contents.sweep(needed)
+        self._shortest = self._log.num_bytes
+        self.contents.sweep(self._of_steps() | {entry.content for entry in self.state.files.values()})
         if gone:
             self.tell(f"The oldest {len(gone):,} steps can no longer be undone: the journal has reached its bounds.")
+
+    def _of_steps(self) -> set[str]:
+        """Contents that the steps need."""
+        steps = self.state.steps.values()
+        items = [item for step in steps for item in (*step.items, *step.plan)]
+        return {entry.content for item in items for entry in item[1:] if entry}
+
+    def forget(self, sessions: Container[str]) -> int:
+        """Removes the steps of sessions, their undos and what was kept for them alone, also of what is in the workspace
+        now: the next look reads it again. Returns the number of steps."""
+        steps = self.state.steps
+        gone = {step.number for step in steps.values() if step.session in sessions}
+        for step in steps.values():  # in their order: an undo comes after what it undoes
+            if gone.intersection(step.undoes):
+                gone.add(step.number)
+        for number in gone:
+            del steps[number]
+        needed = self._of_steps()
+        for path, entry in self.state.files.items():
+            if entry.kind == FILE and entry.is_kept and entry.content not in needed:
+                self.state.files[path] = entry._replace(content="!forgotten", ctime=0)
+        self._write_anew(0)
+        self.contents.sweep(needed)
+        shutil.rmtree(self.directory / DAMAGED, ignore_errors=True)
+        return len(gone)
 
 
 def _own_places(directory: Path, workspace: Path) -> frozenset[tuple[int, int]]:

@@ -1,0 +1,86 @@
+"""`a3b code sessions` and `a3b code forget`: earlier sessions of this directory. Enter at `run_words`, `resumed`."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from a3b.agent.options import SessionNode
+from a3b.agent.sessions import ProjectSessions
+from a3b.errors import UsageError
+from a3b.printable import printable, report
+
+MATCHES = 10
+
+
+def run_words(args: Namespace, sessions: ProjectSessions, home: Path) -> int:
+    """Runs what stands behind `a3b code`. Raises UsageError."""
+    what, *rest = args.words
+    if what not in ("sessions", "forget"):
+        raise UsageError(f'{" ".join(args.words)[:80]!r}: expected sessions or forget; a task is given with -p "TASK"')
+    check_words(args, what)
+    if what == "forget":
+        from a3b.commands.code_forget import forget  # loads what reads the files of servers
+
+        return forget(sessions, home, rest, args.all, args.forks)
+    if rest:
+        raise UsageError(f"sessions: {rest[0][:40]!r} is not expected; --search WORDS finds some, --resume ID goes on")
+    report(listing(sessions) if args.search is None else found(sessions, args.search))
+    return 0
+
+
+def check_words(args: Namespace, what: str = "") -> None:
+    """Raises UsageError for an option that belongs to another word than `what`."""
+    for option, is_given, owner in (
+        ("--search", args.search is not None, "sessions"),
+        ("--all", args.all, "forget"),
+        ("--forks", args.forks, "forget"),
+    ):
+        if is_given and owner != what:
+            raise UsageError(f"{option}: belongs to 'a3b code {owner}'")
+
+
+def resumed(args: Namespace, sessions: ProjectSessions) -> str | None:
+    """The session to go on with, a copy of it if a turn was named. Raises UsageError."""
+    id = sessions.latest() if args.go_on else sessions.find(args.resume) if args.resume else None
+    if args.from_turn is None:
+        return id
+    if id is None:
+        raise UsageError("--from-turn: expected --resume ID or --continue with it")
+    return sessions.fork(id, args.from_turn)
+
+
+def listing(sessions: ProjectSessions) -> str:
+    """The sessions of a directory, the last used first."""
+    nodes = [node for node in sessions.nodes() if node.kind != "sub-agent"]
+    others = sum(not sessions.is_own(id) for id in sessions.ids())
+    hidden = f"{others:,} more were made with another API key; --api-key shows them" if others else ""
+    if not nodes:
+        return f"no session of {sessions.workspace} yet; a3b code begins one" + (f"\n{hidden}" if hidden else "")
+    lines = [f"{'session':<20} {'age':>6} {'turns':>5} {'tokens':>8}  first words"]
+    lines += [session_line(node) for node in nodes]
+    return "\n".join([*lines, *([hidden] if hidden else ()), "", "a3b code --resume ID goes on with one"])
+
+
+def session_line(node: SessionNode) -> str:
+    marks = (" (open)" if node.is_open else "") + (f" (fork of {node.parent})" if node.kind == "fork" else "")
+    words = printable(node.words[:60])
+    return f"{node.id:<20} {age(time.time() - node.changed):>6} {node.turns:>5} {node.tokens:>8,}  {words}{marks}"
+
+
+def age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def found(sessions: ProjectSessions, words: str) -> str:
+    """What earlier sessions said of some words, each with where it stands. Raises StoreError, UsageError."""
+    from a3b.agent.recall.search_index import SearchIndex
+    from a3b.agent.tools.recall import recalled
+
+    if not any(character.isalnum() for character in words):
+        raise UsageError(f"--search: {words[:40]!r} has no word")
+    return printable(recalled(SearchIndex(sessions).search(words, MATCHES)), lines=True)
