@@ -20,7 +20,9 @@ class AgentOptions:
     model: None takes the first that the server names; tools: names of built-in tools, None is all; resume: id of a
     session of this directory; max_turns, max_tokens (written and computed), max_seconds: of one task, None is no limit;
     hosts: that commands may reach; yolo: no sandbox and no questions; think: None leaves it to the server;
-    sampling: further fields of each request, such as temperature."""
+    sampling: further fields of each request, such as temperature; mcp_config: a further file of MCP servers;
+    mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question.
+    """
 
     directory: Path
     home: Path
@@ -37,6 +39,9 @@ class AgentOptions:
     yolo: bool = False
     think: bool | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    mcp_config: Path | None = None
+    mcp_servers: Mapping[str, Any] = field(default_factory=dict)
+    mcp_allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

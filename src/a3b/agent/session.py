@@ -190,7 +190,7 @@ class AgentSession:
 
     def tools(self) -> list[ToolLine]:
         """What the agent can do here."""
-        return [ToolLine(tool.name, tool.description) for tool in self._workshop.toolbox]
+        return self._workshop.tool_lines()
 
     def cost(self) -> SessionCost:
         """Turns, tokens and seconds so far."""
@@ -301,7 +301,12 @@ async def open_session(
             transcript, problem = sessions.load(options.resume)
         with sessions.held(transcript.head.id):
             plan = plan_of(transcript)
-            async with open_workshop(options, project, sessions, transcript.head.id, approver, tools, plan) as workshop:
+            mcp = transcript.mcp_tools
+            async with open_workshop(
+                options, project, sessions, transcript.head.id, approver, tools, plan, mcp
+            ) as workshop:
+                if mcp is None and workshop.servers is not None and workshop.servers.tools:
+                    transcript.note(mcp=workshop.servers.surface.record())
                 requests = RequestMaker(client, facts, workshop.toolbox.schemas(), options.sampling)
                 requests.think = options.think
                 session = AgentSession(options, sessions, transcript, requests, workshop, project)

@@ -94,7 +94,7 @@ class ProjectSessions:
         copy = self.create("fork", found, state.turn, head.model)
         try:
             cost = {"prompt": state.prompt, "written": state.written, "counted": state.counted}
-            copy.begin_anew(state.messages, task=state.words, turn=state.turn, **cost)
+            copy.begin_anew(state.messages, task=state.words, turn=state.turn, mcp=state.mcp, **cost)
         finally:
             copy.close()
         return copy.head.id

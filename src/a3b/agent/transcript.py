@@ -67,6 +67,7 @@ class TranscriptState:
     begun: set[str] = field(default_factory=set)
     compactions: int = 0
     words: str = ""  # the first task
+    mcp: list[Any] | None = None  # tools of MCP servers, as the session began with them
     notes: str = ""  # the agent's plan at the last new beginning
 
     def add(self, record: dict[str, Any]) -> None:
@@ -90,6 +91,8 @@ class TranscriptState:
             self._add_usage(record)
         if isinstance(call := record.get("call"), str):
             self.begun.add(call)
+        if isinstance(tools := record.get("mcp"), list):
+            self.mcp = tools
         if isinstance(task := record.get("task"), str):
             self.words = self.words or task
         self.turn = max(self.turn, turn if "usage" in record or "begin" in record else 0)
@@ -154,6 +157,11 @@ class AgentTranscript:
     @property
     def turn(self) -> int:
         return self.state.turn
+
+    @property
+    def mcp_tools(self) -> list[Any] | None:
+        """Tools of MCP servers in every request of the session; None if that is still open."""
+        return [] if self.state.mcp is None and self.messages else self.state.mcp
 
     def say(self, message: Message, **told: Any) -> None:
         """Adds a message of the user or a tool, or the system prompt; it belongs to the turn to come, results of tools

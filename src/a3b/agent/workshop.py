@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals
 from a3b.agent.events import Notice
 from a3b.agent.journal.journal import Journal
-from a3b.agent.options import AgentOptions
+from a3b.agent.mcp.opening import session_servers
+from a3b.agent.mcp.servers import McpServers
+from a3b.agent.options import AgentOptions, ToolLine
 from a3b.agent.project_files import Project
 from a3b.agent.recall.search_index import SearchIndex
 from a3b.agent.sandbox.opening import open_sandbox
@@ -32,7 +35,7 @@ LISTED = 20  # files that an undo names
 @dataclass
 class Workshop:
     """toolbox: filled by `open_workshop`; journal: None where it cannot be kept; told: what the user is to hear, until
-    the owner takes it; spawn: starts a sub-agent, while a task runs."""
+    the owner takes it; spawn: starts a sub-agent, while a task runs; servers: of MCP."""
 
     sandbox: Sandbox
     built_in: BuiltInTools
@@ -42,7 +45,12 @@ class Workshop:
     journal: Journal | None = None
     told: list[Notice] = field(default_factory=list)
     spawn: Spawn | None = None
+    servers: McpServers | None = None
     _had_jobs: bool = False  # jobs ran when the last call that may change files ended
+
+    def tell(self, text: str, level: str = "info") -> None:
+        """Something for the user to hear."""
+        self.told.append(Notice(text, level))
 
     def notes(self) -> str:
         """The agent's plan."""
@@ -50,7 +58,14 @@ class Workshop:
 
     def reports(self) -> list[str]:
         """What background jobs have to tell, once."""
-        return self.built_in.drain_reports()
+        news = self.servers.take_news() if self.servers is not None else []
+        return [*self.built_in.drain_reports(), *news]
+
+    def tool_lines(self) -> list[ToolLine]:
+        """What the agent can do here, for people; also tools that the model sees only by name."""
+        of_servers = {tool.name for tool in self.servers.tools} if self.servers is not None else set()
+        lines = [ToolLine(tool.name, tool.description) for tool in self.toolbox if tool.name not in of_servers]
+        return [*lines, *(self.servers.lines() if self.servers is not None else ())]
 
     async def around_call(
         self, tool: str, summary: str, turn: int, run: Callable[[], Awaitable[ToolResult]]
@@ -111,11 +126,13 @@ async def open_workshop(
     approver: Approver | None,
     tools: Sequence[Tool] = (),
     plan: str = "",
+    mcp: list[Any] | None = None,
 ) -> AsyncIterator[Workshop]:
     """Ends all that was started with the block.
 
     sessions: of the project, session: the id of this one; approver: None says no; tools: beside the built-in
-    ones; plan: the agent's notes. Raises A3BError if the sandbox does not work here."""
+    ones; plan: the agent's notes; mcp: tools of MCP servers that the session began with, None for a new one. Raises
+    A3BError if the sandbox does not work here."""
     sweep()
     kept = KeptOutput()
     skills = options.home / "skills"
@@ -140,8 +157,9 @@ async def open_workshop(
                 RecallTool(SearchIndex(sessions), session),
             ]
             wanted = [tool for tool in offered if options.tools is None or tool.name in options.tools]
-            shop.toolbox = Toolbox([*wanted, *tools])
-            yield shop
+            async with session_servers(options, asking, shop.tell, mcp) as shop.servers:
+                shop.toolbox = Toolbox([*wanted, *tools, *shop.servers.tools])
+                yield shop
             await built_in.close()
         finally:
             if shop is not None and shop.journal is not None:

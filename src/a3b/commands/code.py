@@ -26,7 +26,7 @@ from a3b.printable import printable, report, say
 ROOM = 2_048  # tokens of the context, besides the instructions
 INSTRUCTIONS = 1_500
 STDIN_S = 1.0  # for text that is piped besides -p
-TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall")
+TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall", "mcp")
 
 
 def run(args: Namespace) -> int:
@@ -158,6 +158,8 @@ def agent_options(args: Namespace, here: Path, home: Path, url: str, resume: str
         yolo=args.yolo,
         think=args.think,
         sampling=sampling,
+        mcp_config=Path(os.path.abspath(args.mcp_config)) if args.mcp_config else None,
+        mcp_allowed=tuple(args.allow_mcp or ()),
     )
 
 

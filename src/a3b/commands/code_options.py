@@ -49,6 +49,10 @@ def code(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a host that commands may reach; repeatable (default none)",
     )
+    group.add_argument("--mcp-config", metavar="FILE", help="MCP servers besides .mcp.json here and A3B_HOME/mcp.json")
+    group.add_argument(
+        "--allow-mcp", action="append", metavar="NAME", help="start this MCP server without a question; repeatable"
+    )
     group.add_argument(
         "--yolo", action="store_true", help="no sandbox and no questions: commands may do whatever you may"
     )

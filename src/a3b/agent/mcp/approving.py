@@ -11,6 +11,7 @@ from typing import Any
 from a3b.agent.approvals import ApprovalRequest
 from a3b.agent.mcp.config import McpServerConfig
 
+START, CALL = "mcp_server", "mcp_call"
 LONGEST = 2_000  # characters of a command line or of arguments that a question shows
 
 
@@ -18,13 +19,18 @@ def start_request(server: McpServerConfig) -> ApprovalRequest:
     """The question before a server starts. Its subject changes with every character of the entry."""
     what = f"start the MCP server {server.name!r}: {_cut(server.target)}"
     return ApprovalRequest(
-        kind="mcp_server",
+        kind=START,
         subject=f"{server.name} of {server.file}: {server.target[:500]} [{server.digest[:16]}]",
         what=what,
         why="; ".join(_powers(server)),
         where=str(server.file),
-        option=f"--allow-mcp {shlex.quote(server.name)}",
+        option=allow_option(server.name),
     )
+
+
+def allow_option(name: str) -> str:
+    """The option that lets a server start without a question."""
+    return f"--allow-mcp {shlex.quote(name)}"
 
 
 def call_request(server: McpServerConfig, tool: str, arguments: dict[str, Any]) -> ApprovalRequest:
@@ -32,7 +38,7 @@ def call_request(server: McpServerConfig, tool: str, arguments: dict[str, Any]) 
     shown = json.dumps(arguments, ensure_ascii=False, default=str)
     place = f"at {server.target}" if server.url else "outside of the sandbox"
     return ApprovalRequest(
-        kind="mcp_call",
+        kind=CALL,
         subject=f"{server.name} {tool} of {server.file} [{server.digest[:16]}]",
         what=f"call {tool} of the MCP server {server.name!r} with {_cut(shown)}",
         why=f"it works {place}",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from a3b.agent.mcp.config_file import JsonObject, read_config_file
+from a3b.agent.mcp.config_file import JsonObject, as_objects, read_config_file
 from a3b.agent.mcp.fields import read_fields
 from a3b.agent.mcp.variables import Expansion
 from a3b.errors import UsageError, did_you_mean
@@ -72,16 +72,24 @@ class ConfiguredServers:
 
 
 def configured_servers(
-    workspace: Path, home: Path, given: Path | None, environment: Mapping[str, str]
+    workspace: Path,
+    home: Path,
+    given: Path | None,
+    environment: Mapping[str, str],
+    others: Mapping[str, Any] | None = None,
 ) -> ConfiguredServers:
-    """The servers of all files. Of two with one name, that of the option's file is used, else that of the project; one
-    that the user's own file disables is off everywhere. Raises nothing for bad files."""
+    """The servers of all files, and others that an editor named, as entries of a file would be.
+
+    Of two with one name, the editor's is used, else that of the option's file, else that of the project; one that the
+    user's own file disables is off everywhere. Raises nothing for bad files."""
     user_file = home / "mcp.json"
     places = [("user", user_file), ("project", workspace / ".mcp.json")]
     if given is not None:
         places.append(("option", given))
     problems: list[str] = []
     read = [(origin, path, _read(path, problems, is_needed=origin == "option")) for origin, path in places]
+    if others:
+        read.append(("option", Path("editor"), as_objects({"mcpServers": dict(others)})))
     listed = _listed_variables(user_file, next((top for origin, _, top in read if origin == "user"), None), problems)
     expansion = Expansion(environment, listed, workspace, str(user_file))
     servers: dict[str, McpServerConfig] = {}

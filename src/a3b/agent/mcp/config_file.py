@@ -47,6 +47,13 @@ def read_config_file(path: Path) -> JsonObject:
     return found
 
 
+def as_objects(value: dict[str, Any]) -> JsonObject:
+    """JSON that came another way, as a file would give it."""
+    found = _parse(json.dumps(value))
+    assert isinstance(found, JsonObject)
+    return found
+
+
 def _parse(text: str) -> Any:
     try:
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)

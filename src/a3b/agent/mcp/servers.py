@@ -98,14 +98,15 @@ class McpServers:
             self._tell(f"MCP server {config.name!r}: left out {'; '.join(left_out[:3])}{more}.", "warning")
 
     def show(self, record: Any | None) -> None:
-        """Settles what the model sees: what a record of the session says, or else what the servers offer now.
-
-        Raises ValueError for a record that was never written."""
+        """Settles what the model sees: what a record of the session says, or else what the servers offer now."""
         listings = {name: c.listing for name, c in self.connections.items() if c.listing is not None}
         if record is None:
             self.surface = new_surface(listings)
             return
-        self.surface = ToolSurface.from_record(record)
+        try:
+            self.surface = ToolSurface.from_record(record)
+        except ValueError as error:
+            self._tell(f"{error}; this session goes on without them.", "warning")
         shown = {tool.server for tool in self.surface.tools}
         if META_NAME not in {tool.name for tool in self.surface.tools} and (new := listings.keys() - shown):
             self._tell(
@@ -139,7 +140,7 @@ async def open_servers(
     """The servers of a session, which all end with the block.
 
     tell: takes a sentence for the user and its level; record: what `ToolSurface.record` gave when the session began.
-    Raises ValueError for a broken record; servers that do not start are told and left out."""
+    Servers that do not start are told and left out."""
     servers = McpServers(approver, tell)
     for problem in configured.problems:
         tell(problem, "warning")
