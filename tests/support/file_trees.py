@@ -50,7 +50,7 @@ def random_script(rng: random.Random, root: Path, length: int) -> str:
                     f"mv './{one}' './{new}'",
                     f"mv './{one}' './{other}'",
                     f"mkdir -p './{new}'",
-                    f"ln -sf '{rng.choice([one, '/etc/passwd', '../..', 'nowhere'])}' './{new}'",
+                    f"ln -sf '{rng.choice([one, '/proc/version', '../..', 'nowhere'])}' './{new}'",
                     f"chmod {rng.choice(['600', '755', '700', '640'])} './{one}'",
                     f"cp -r './{one}' './{new}'",
                     f"rm -rf './{one}' && mkdir './{one}'",
