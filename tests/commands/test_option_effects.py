@@ -446,6 +446,7 @@ CODE = [
             ("--max-time", "90", "max_seconds", 90.0),
             ("--tools", "read,bash", "tools", ("read", "bash")),
             ("--allow-host", "pypi.org", "hosts", ("pypi.org",)),
+            ("--allow-path", ".github", "paths", (".github",)),
             ("--mcp-config", "/srv/mcp.json", "mcp_config", Path("/srv/mcp.json")),
             ("--allow-mcp", "git", "mcp_allowed", ("git",)),
             ("--yolo", "", "yolo", True),

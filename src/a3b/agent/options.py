@@ -19,7 +19,8 @@ class AgentOptions:
     directory: the workspace; home: A3B_HOME; base_url: of an OpenAI-compatible server, with or without /v1;
     model: None takes the first that the server names; tools: names of built-in tools, None is all; resume: id of a
     session of this directory; max_turns, max_tokens (written and computed), max_seconds: of one task, None is no limit;
-    hosts: that commands may reach; yolo: no sandbox and no questions; think: None leaves it to the server;
+    hosts: that commands may reach; paths: protected files and directories, relative to the directory, that may
+    change; yolo: no sandbox and no questions; think: None leaves it to the server;
     sampling: further fields of each request, such as temperature; mcp_config: a further file of MCP servers;
     mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question.
     """
@@ -36,6 +37,7 @@ class AgentOptions:
     max_seconds: float | None = None
     compact_at: int = COMPACT_AT
     hosts: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     yolo: bool = False
     think: bool | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,7 @@ async def open_workshop(
         options.directory,
         readable=(*readable_paths(), kept.directory, *([skills] if skills.is_dir() else [])),
         hosts=options.hosts,
+        permitted=tuple(map(os.path.normpath, options.paths)),
     )
     shop: Workshop | None = None
     try:

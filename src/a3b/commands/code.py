@@ -155,6 +155,7 @@ def agent_options(args: Namespace, here: Path, home: Path, url: str, resume: str
         max_seconds=args.max_time,
         compact_at=args.compact_at,
         hosts=tuple(args.allow_host or ()),
+        paths=tuple(args.allow_path or ()),
         yolo=args.yolo,
         think=args.think,
         sampling=sampling,

@@ -41,21 +41,7 @@ def code(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-turns", type=positive, metavar="N", help="answers of the model")
     group.add_argument("--max-tokens", type=tokens, metavar="N", help="tokens that are computed: read and written")
     group.add_argument("--max-time", type=seconds, metavar="S", help="seconds")
-    group = parser.add_argument_group("what it may do")
-    group.add_argument("--tools", metavar="NAME,...", help="only these tools, such as read,edit,bash")
-    group.add_argument(
-        "--allow-host",
-        action="append",
-        metavar="NAME",
-        help="a host that commands may reach; repeatable (default none)",
-    )
-    group.add_argument("--mcp-config", metavar="FILE", help="MCP servers besides .mcp.json here and A3B_HOME/mcp.json")
-    group.add_argument(
-        "--allow-mcp", action="append", metavar="NAME", help="start this MCP server without a question; repeatable"
-    )
-    group.add_argument(
-        "--yolo", action="store_true", help="no sandbox and no questions: commands may do whatever you may"
-    )
+    _permissions(parser)
     group = parser.add_argument_group("the model")
     group.add_argument("--think", action="store_const", const=True, help="think (default: as the server is set)")
     group.add_argument("--no-think", dest="think", action="store_const", const=False, help="answer without thinking")
@@ -68,3 +54,27 @@ def code(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--temperature", type=real, metavar="X", help="of sampling (default: the server's)")
     group.add_argument("--seed", type=whole, metavar="N", help="of sampling")
+
+
+def _permissions(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it may do")
+    group.add_argument("--tools", metavar="NAME,...", help="only these tools, such as read,edit,bash")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a host that commands may reach; repeatable (default none)",
+    )
+    group.add_argument(
+        "--allow-path",
+        action="append",
+        metavar="PATH",
+        help="a protected file or directory that may change, such as .github; repeatable (default none)",
+    )
+    group.add_argument("--mcp-config", metavar="FILE", help="MCP servers besides .mcp.json here and A3B_HOME/mcp.json")
+    group.add_argument(
+        "--allow-mcp", action="append", metavar="NAME", help="start this MCP server without a question; repeatable"
+    )
+    group.add_argument(
+        "--yolo", action="store_true", help="no sandbox and no questions: commands may do whatever you may"
+    )

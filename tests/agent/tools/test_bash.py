@@ -35,6 +35,11 @@ def printed(workspace, *commands):
         ),
         ("", CommandOutcome(-9, "memory", "it took more than 4 GiB"), "[killed: it took more than 4 GiB]"),
         ("", CommandOutcome(-9, "stop"), "[stopped]"),
+        (
+            "a",
+            CommandOutcome(0, "protected", "put back: .github"),
+            "a\n[put back: .github. The tools write and edit ask the user for it]",
+        ),
     ],
 )
 def test_the_end_of_a_command_is_said_unless_all_is_well(text, outcome, read):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from a3b.agent.approvals import DenyingApprover
 from a3b.agent.sandbox.opening import open_sandbox
 from a3b.agent.sandbox.sandbox import SandboxPolicy
 from a3b.agent.tools.built_in import BuiltInTools
@@ -24,9 +25,10 @@ def workspace(tmp_path):
 
 
 @contextmanager
-def sandboxed_tools(workspace):
+def sandboxed_tools(workspace, approver=None, permitted=()):
     kept = KeptOutput()
-    sandbox = open_sandbox(SandboxPolicy(workspace, readable=(*readable_paths(), kept.directory)))
+    policy = SandboxPolicy(workspace, readable=(*readable_paths(), kept.directory), permitted=permitted)
+    sandbox = open_sandbox(policy, approver=approver)
     try:
         yield BuiltInTools(sandbox, kept)
     finally:
@@ -34,11 +36,11 @@ def sandboxed_tools(workspace):
         kept.close()
 
 
-def results(workspace, *calls):
+def results(workspace, *calls, **options):
     """The texts of calls (tool, arguments), one after another; errors begin with "Error: "."""
 
     async def go():
-        with sandboxed_tools(workspace) as tools:
+        with sandboxed_tools(workspace, **options) as tools:
             by_name = {tool.name: tool for tool in tools.all}
             texts = []
             for name, arguments in calls:
@@ -96,6 +98,23 @@ def test_files_outside_the_workspace_cannot_be_changed(workspace):
 def test_a_place_that_may_not_be_written_is_said(workspace):
     (text,) = results(workspace, ("write", {"path": "/etc/new", "content": "x"}))
     assert text.startswith("Error: /etc/new: may not be written here; the workspace may")
+
+
+CI = ("write", {"path": ".github/ci.yml", "content": "new\n"})
+
+
+def test_the_option_that_allows_a_protected_change_is_named(workspace):
+    denying = DenyingApprover()
+    (text,) = results(workspace, CI, approver=denying)
+    assert "--allow-path .github allows it" in text
+    assert denying.report() == ["Not allowed: The agent changes .github; --allow-path .github would allow it"]
+    assert not (workspace / ".github").exists()
+
+
+def test_an_allowed_path_changes_without_a_question(workspace):
+    denying = DenyingApprover()
+    assert results(workspace, CI, approver=denying, permitted=(".github",)) == ["Wrote .github/ci.yml, 1 line."]
+    assert denying.refused == []
 
 
 def test_ripgrep_is_found_in_the_sandbox(workspace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,10 +90,13 @@ class LaunchingSandbox:
             f"The agent changes {name}",
             why="it acts outside of the sandbox: on git, CI, editors, shells or agents",
             where=str(workspace),
-            option="the answer to this question in a terminal, or --yolo,",
+            option=f"--allow-path {shlex.quote(name)}",
         )
         if self._approver is None or await self._approver.ask(request) == "no":
-            return f"{name} is protected, since {request.why}; the user has not allowed to change it."
+            return (
+                f"{name} is protected, since {request.why}; the user has not allowed a change. "
+                f"Tell the user what you would change; {request.option} allows it."
+            )
         self.policy = replace(self.policy, permitted=(*self.policy.permitted, name))
         return ""
 

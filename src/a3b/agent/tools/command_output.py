@@ -27,6 +27,8 @@ def ended_text(outcome: CommandOutcome) -> str:
         return f"[stopped: {outcome.detail or 'out of time'}; a longer timeout or background lets it go on]"
     if outcome.ended_by == "stop":
         return "[stopped]"
+    if outcome.ended_by == "protected":
+        return f"[{outcome.detail}. The tools write and edit ask the user for it]"
     if outcome.ended_by != "exit":
         return f"[killed: {outcome.detail or f'too much {outcome.ended_by}'}]"
     if outcome.status == 0:
