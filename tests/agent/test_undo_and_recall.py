@@ -37,6 +37,19 @@ def test_undo_takes_back_what_a_command_did_and_the_model_hears_it(tmp_path):
     assert "The user took changes of files back." in model.bodies[-1]["messages"][-1]["content"]
 
 
+def test_redo_takes_an_undo_back(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes"), Says("Done.")])
+
+    async def use(session, note):
+        await events_of(session)
+        await session.undo()
+        assert not (tmp_path / "project/notes").exists()
+        return await session.redo()
+
+    assert session_of(tmp_path, model, use, tools=("bash",)).startswith("Done again: ")
+    assert (tmp_path / "project/notes").read_text() == "agent\n"
+
+
 def test_a_file_that_the_user_changed_stays_until_undo_is_forced(tmp_path):
     model = ScriptedModel([bash("echo agent > notes"), Says("Done.")])
 

@@ -86,6 +86,12 @@ class PlayedSession(AgentSession):
     def stop(self) -> None:
         self.tell("stop")
 
+    num_jobs = 2  # type: ignore[assignment]
+
+    async def redo(self, force: bool = False) -> str:
+        self.tell("redo", force)
+        return "calc.py is as it had become"
+
     async def undo(self, force: bool = False, earlier: bool = False) -> str:
         self.tell("undo", force, earlier)
         return "calc.py is as it was"

@@ -179,6 +179,19 @@ class AgentSession:
         self._news.append(f"The user took changes of files back. {told}")
         return told
 
+    async def redo(self, force: bool = False) -> str:
+        """Takes the last undo back, as `undo` tells it. Raises JournalError."""
+        if self._control is not None:
+            raise UsageError("a task runs; stop it first")
+        told = await self._workshop.redo(force)
+        self._news.append(f"The user took an undo of files back. {told}")
+        return told
+
+    @property
+    def num_jobs(self) -> int:
+        """Commands that run in the background."""
+        return self._workshop.built_in.bash.jobs.num_running
+
     def fork(self, turn: int | None = None) -> str:
         """The id of a new session that has this one's conversation up to the end of `turn` (None: all of it). Open it
         with `replace(session.options, resume=id)`; files stay as they are."""

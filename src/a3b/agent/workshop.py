@@ -12,7 +12,7 @@ from typing import Any
 
 from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals
 from a3b.agent.events import Notice
-from a3b.agent.journal.journal import Journal
+from a3b.agent.journal.journal import Journal, UndoOutcome
 from a3b.agent.mcp.opening import session_servers
 from a3b.agent.mcp.servers import McpServers
 from a3b.agent.options import AgentOptions, ToolLine
@@ -97,14 +97,13 @@ class Workshop:
         earlier: of a session that has ended. Raises JournalError."""
         if self.journal is None:
             raise JournalError("undo: no journal is kept in this session")
-        done = await asyncio.to_thread(self.journal.undo, None, force, earlier)
-        lines = [f"Taken back: {', '.join(step.label for step in done.steps)}."]
-        lines += [f"  {change}" for change in done.restored[:LISTED]]
-        lines += [f"  and {more} more" for more in [len(done.restored) - LISTED] if more > 0]
-        lines += [f"  left as it is: {trouble}" for trouble in (*done.conflicts, *done.troubles)[:LISTED]]
-        if done.conflicts:
-            lines.append("'/undo force' overwrites what others changed since; what it overwrites is kept.")
-        return "\n".join(lines)
+        return _undo_lines("Taken back", await asyncio.to_thread(self.journal.undo, None, force, earlier))
+
+    async def redo(self, force: bool = False) -> str:
+        """Takes the last undo back; what was done, in lines. Raises JournalError."""
+        if self.journal is None:
+            raise JournalError("redo: no journal is kept in this session")
+        return _undo_lines("Done again", await asyncio.to_thread(self.journal.redo, force))
 
     async def changed_since(self, session: str, turn: int) -> list[str]:
         """Files that calls changed after a turn of a session, as lines."""
@@ -116,6 +115,16 @@ class Workshop:
         own = [step.number for step in steps if step.session == session and step.turn <= turn]
         first = min((number for number in later if number > max(own, default=0)), default=None)
         return [] if first is None else [str(c) for c in await asyncio.to_thread(journal.changed_since, first)]
+
+
+def _undo_lines(word: str, done: UndoOutcome) -> str:
+    lines = [f"{word}: {', '.join(step.label for step in done.steps)}."]
+    lines += [f"  {change}" for change in done.restored[:LISTED]]
+    lines += [f"  and {more} more" for more in [len(done.restored) - LISTED] if more > 0]
+    lines += [f"  left as it is: {trouble}" for trouble in (*done.conflicts, *done.troubles)[:LISTED]]
+    if done.conflicts:
+        lines.append("'/undo force' overwrites what others changed since; what it overwrites is kept.")
+    return "\n".join(lines)
 
 
 @asynccontextmanager

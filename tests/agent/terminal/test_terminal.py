@@ -75,7 +75,7 @@ def test_a_task_is_shown_with_its_figures_and_the_session_to_go_on_with(agent):
     terminal.shows(r"reading 2,048 of 8,000 tokens \(2,000 cached\)")
     terminal.play(ThinkingChunk("Hm.\n"), TextChunk("I fixed\n\nthe [red]sign"), TurnFinished(1, "stop", USAGE), DONE)
     terminal.shows(r"context 7.2k/8.2k 88% \| turn 1.2k read 6.0k cached\nsession 1.2k read 6.0k cached \| read 120/s")
-    terminal.shows(r"write 10/s \| bubblewrap")
+    terminal.shows(r"write 10/s \| bubblewrap \| 2 jobs")
     assert (
         "> fix it\n\nthought for 1 s, about 1 token (Ctrl-T shows it)\n\nI fixed\n\nthe [red]sign\n"
         in terminal.screen.text

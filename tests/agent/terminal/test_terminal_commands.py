@@ -61,6 +61,14 @@ def test_undo_may_be_forced_and_may_reach_earlier_sessions(terminal):
     terminal.shows("/undo all: expected nothing, force or earlier")
 
 
+def test_redo_takes_the_undo_back(terminal):
+    terminal.type("/redo\r")
+    terminal.told("redo", False)
+    terminal.shows("calc.py is as it had become")
+    terminal.type("/redo all\r")
+    terminal.shows("/redo all: expected nothing or force")
+
+
 def test_undo_and_others_wait_until_the_agent_is_done(terminal):
     terminal.type("work\r")
     terminal.told("run", "work")

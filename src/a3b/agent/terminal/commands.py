@@ -75,6 +75,12 @@ async def _undo(front: TerminalFront, rest: str) -> None:
     front.say(await front.session.undo("force" in words, "earlier" in words))
 
 
+async def _redo(front: TerminalFront, rest: str) -> None:
+    if rest not in ("", "force"):
+        raise UsageError(f"/redo {rest[:40]}: expected nothing or force")
+    front.say(await front.session.redo(rest == "force"))
+
+
 async def _fork(front: TerminalFront, rest: str) -> None:
     turn = _number(rest, "/fork") if rest else None
     id = front.session.fork(turn)
@@ -147,6 +153,7 @@ COMMANDS = {
     "undo": TerminalCommand(
         "/undo [force] [earlier]", "put files back as they were before the last turn that changed some", _undo, False
     ),
+    "redo": TerminalCommand("/redo [force]", "take the last undo back", _redo, False),
     "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
     "tree": TerminalCommand("/tree", "the sessions that belong together with this one", _tree),
     "compact": TerminalCommand("/compact", "begin anew from a summary", _compact, False),

@@ -151,6 +151,8 @@ class TerminalFront:
     def toolbar(self) -> tuple[str, list[str]]:
         if self.figures is None:
             return "opening", []
+        if self._session is not None:
+            self.figures.jobs = self._session.num_jobs
         doing = self.figures.doing()
         if self._is_stopping:
             doing = "stopping" + (f": {doing}" if doing else "")

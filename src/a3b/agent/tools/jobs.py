@@ -60,6 +60,10 @@ class Jobs:
         """Whether a job runs."""
         return any(not job.task.done() for job in self)
 
+    @property
+    def num_running(self) -> int:
+        return sum(not job.task.done() for job in self)
+
     def check_room(self) -> None:
         """Raises ToolError if no further job may start."""
         running = [job for job in self if not job.task.done()]
