@@ -9,7 +9,8 @@ are computed as if they had been sampled. SCRIPT is JSON:
 
     {"thinking": "the next part", "commands": ["cat a.txt", "cat b.txt"], "answer": "Done."}
 
-Requests without such a tool, as for titles, get the answer at once."""
+A command may also be the call of another tool, {"tool": "read", "path": "a.txt"}; thinking may be a list, one for each
+answer. Requests without such a tool, as for titles, get the answer at once."""
 
 from __future__ import annotations
 
@@ -48,8 +49,8 @@ class Dictated(Generation):
 class Script:
     def __init__(self, path: Path):
         found = json.loads(path.read_text(encoding="utf-8"))
-        self.thinking: str = found["thinking"]
-        self.commands: list[str] = found["commands"]
+        self.thinking: str | list[str] = found["thinking"]
+        self.commands: list[str | dict[str, Any]] = found["commands"]
         self.answer: str = found["answer"]
 
     def text(self, request: Request) -> str:
@@ -57,15 +58,19 @@ class Script:
         tools = {tool["function"]["name"]: tool["function"] for tool in request.tools}
         shell = next((name for name in SHELLS if name in tools), None)
         turn = sum(bool(message.get("tool_calls")) for message in request.messages)
+        several = isinstance(self.thinking, list)
+        thinking = self.thinking[min(turn, len(self.thinking) - 1)] if several else self.thinking
         if shell is None or turn >= len(self.commands):
-            return f"{self.thinking}\n</think>\n\n{self.answer}<|im_end|>"
-        arguments = {"command": self.commands[turn]}
+            return f"{thinking}\n</think>\n\n{self.answer}<|im_end|>"
+        command = self.commands[turn]
+        arguments = dict(command) if isinstance(command, dict) else {"command": command}
+        shell = arguments.pop("tool", shell)
         parameters = tools[shell].get("parameters") or {}
         for name in parameters.get("required", ()):  # some tools ask for more than the command
             arguments.setdefault(name, filler(parameters["properties"][name]))
         given = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in arguments.items())
         call = f"<tool_call>\n<function={shell}>\n{given}</function>\n</tool_call>"
-        return f"{self.thinking}\n</think>\n\n{call}<|im_end|>"
+        return f"{thinking}\n</think>\n\n{call}<|im_end|>"
 
 
 def filler(schema: dict[str, Any]) -> str:

@@ -69,11 +69,11 @@ def record(lines: tuple[str, ...] = SESSION) -> str:
                     break
         os.close(descriptor)
         os.waitpid(child, 0)
-    rows = [_coded(screen.buffer[y], COLUMNS) for y in range(screen.cursor.y)]  # without the last prompt
+    rows = [coded(screen.buffer[y], COLUMNS) for y in range(screen.cursor.y)]  # without the last prompt
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _coded(row: object, columns: int) -> str:
+def coded(row: object, columns: int) -> str:
     """A row of a pyte screen as text with codes."""
     names = {"brightblack": "90", "green": "32", "cyan": "36", "brown": "33", "red": "31"}
     told, now = "", ""
