@@ -66,7 +66,8 @@ class BareSandbox:
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=cwd,
-            env={"PATH": os.environ["PATH"], **(env or {})},
+            # a file may change twice within a second, which compiled files would not notice
+            env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
             stdin=asyncio.subprocess.PIPE if has_stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if merge else asyncio.subprocess.PIPE,

@@ -135,6 +135,24 @@ def test_sockets_that_hidden_places_hold_cannot_be_reached(base, kind):
     assert "connected" not in text
 
 
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_sockets_that_programs_listen_on_elsewhere_cannot_be_reached(base, kind):
+    place = base / "open"
+    place.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        (place / f"{kind} db.sock").unlink(missing_ok=True)
+        listener.bind(str(place / f"{kind} db.sock"))
+        listener.listen()
+        (place / "file").write_text("readable")
+        sandbox = opened(base, {}, kind)
+        code = f"import socket\nprint(open({str(place / 'file')!r}).read())\n"
+        code += f"socket.socket(socket.AF_UNIX).connect({str(place / f'{kind} db.sock')!r})\nprint('connected')"
+        text, _ = ran(sandbox, python(code))
+        sandbox.close()
+    assert "readable" in text
+    assert "connected" not in text
+
+
 def test_abstract_sockets_of_other_programs_cannot_be_reached(sandbox):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0a3b-test-abstract")
@@ -183,6 +201,16 @@ def test_a_fork_bomb_ends_and_takes_nothing_along(sandbox, outsider, leave):
     assert outcome.ended_by == "processes"
     assert outsider.poll() is None
     assert "time.sleep(30)" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may put a process before all others")
+def test_a_command_has_an_ordinary_claim_to_the_processor_and_what_watches_it_the_first(sandbox):
+    code = "import os\nprint(os.sched_getscheduler(0) == os.SCHED_OTHER)"
+    text, _ = ran(sandbox, python(code))
+    assert text == "True\n"
+    if sandbox.name != "bubblewrap":  # which hides the processes above
+        text, _ = ran(sandbox, python("import os\nprint(os.sched_getscheduler(os.getppid()) & 7 == os.SCHED_FIFO)"))
+        assert text == "True\n"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
+from itertools import islice
 from pathlib import Path
 
 from a3b.errors import SandboxUnavailable
 from a3b.files import read_text
 
 MAX_LINKS = 4096  # looked at in one directory of programs
+MAX_SOCKETS = 16_384  # lines of the kernel's list
+PRIVATE = ("/tmp", "/var/tmp", "/dev", "/proc")  # of which commands have their own
 SYSTEM = ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
           "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp")  # fmt: skip
 KERNEL = ("/dev", "/proc", "/sys", "/run")
@@ -98,6 +101,19 @@ def _hidden(environment: Mapping[str, str], home: Path, state: Path) -> Iterator
         if path.is_absolute() and str(path.resolve()) not in SYSTEM and os.path.exists(path):
             yield path.resolve()
     yield from _other_homes()
+    yield from _sockets()
+
+
+def _sockets() -> Iterator[Path]:
+    """Sockets that programs of this machine listen on. A namespace of the network does not keep commands from them, nor
+    does a mount that is read-only."""
+    with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+        for line in islice(file, MAX_SOCKETS):
+            fields = line.rstrip("\n").split(maxsplit=7)  # the last is the path, as it was given
+            if len(fields) == 8 and fields[7].startswith("/"):
+                path = Path(fields[7]).resolve()
+                if not any(path.is_relative_to(place) for place in PRIVATE) and path.is_socket():
+                    yield path
 
 
 def _other_homes() -> Iterator[Path]:

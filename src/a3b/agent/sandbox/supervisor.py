@@ -63,6 +63,8 @@ class Supervisor:
     def run(self) -> dict[str, Any]:
         """The outcome: status, ended_by and detail."""
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        with suppress(OSError):  # root may: what it watches must never leave it without a processor
+            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         wake, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         stops: list[int] = []
