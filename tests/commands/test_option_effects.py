@@ -432,6 +432,7 @@ CODE = [
     Row("--prompt words", lambda s: s.calls["run"].args[0].prompt, "words"),
     Row("--json", lambda s: s.calls["run"].args[0].json, True),
     Row("--acp", lambda s: s.calls["run"].args[0].acp, True),
+    Row("--demo", lambda s: s.calls["run"].args[0].demo, True),
     Row("--continue", lambda s: s.calls["run"].args[0].go_on, True),
     Row("--resume 2026", lambda s: s.calls["run"].args[0].resume, "2026"),
     Row("--from-turn 3", lambda s: s.calls["run"].args[0].from_turn, 3),

@@ -33,6 +33,10 @@ def run(args: Namespace) -> int:
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     here = Path.cwd()
     sessions = ProjectSessions(home, here, first_key(args))
+    if args.demo:
+        from a3b.commands.code_demo import demo
+
+        return demo(args, check_context)
     if args.words:
         return run_words(args, sessions, home)
     check_words(args)

@@ -25,6 +25,9 @@ def code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acp", action="store_true", help="serve an editor on stdin and stdout (Agent Client Protocol)"
     )
+    parser.add_argument(
+        "--demo", action="store_true", help="see the embedded model repair a small package in a scratch directory"
+    )
     server(parser)
     group = parser.add_argument_group("earlier sessions")
     group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last session here")
