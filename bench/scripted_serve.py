@@ -10,7 +10,8 @@ are computed as if they had been sampled. SCRIPT is JSON:
     {"thinking": "the next part", "commands": ["cat a.txt", "cat b.txt"], "answer": "Done."}
 
 A command may also be the call of another tool, {"tool": "read", "path": "a.txt"}; thinking may be a list, one for each
-answer. Requests without such a tool, as for titles, get the answer at once."""
+answer. A sub-agent of `a3b code` gets "agent_commands" instead, and a conversation that is to begin anew "summary".
+Requests without such a tool, as for titles, get the answer at once."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from a3b.agent.compaction import ASKED
+from a3b.agent.sub_agent import BOUNDARY
 from a3b.cli import main as a3b
 from a3b.commands import serve
 from a3b.engine.generation import Generation, Sampled
@@ -31,6 +34,8 @@ from a3b.interface.request import Request
 from a3b.prompt.tokenizer import Tokenizer
 
 SHELLS = ("bash", "run_shell_command", "Bash", "shell")  # what agents call the tool
+SUB_AGENT = BOUNDARY.splitlines()[0]
+Command = str | dict[str, Any]
 CONTROL = re.compile(r"(</?think>|</?tool_call>|<\|im_end\|>)")
 
 
@@ -50,19 +55,28 @@ class Script:
     def __init__(self, path: Path):
         found = json.loads(path.read_text(encoding="utf-8"))
         self.thinking: str | list[str] = found["thinking"]
-        self.commands: list[str | dict[str, Any]] = found["commands"]
+        self.commands: list[Command] = found["commands"]
         self.answer: str = found["answer"]
+        self.summary: str = found.get("summary", self.answer)
+        self.agent_commands: list[Command] = found.get("agent_commands", [])
 
     def text(self, request: Request) -> str:
         """What follows the opening of the thinking."""
         tools = {tool["function"]["name"]: tool["function"] for tool in request.tools}
         shell = next((name for name in SHELLS if name in tools), None)
-        turn = sum(bool(message.get("tool_calls")) for message in request.messages)
+        commands, messages = self.commands, list(request.messages)
+        for i, message in enumerate(messages):
+            if message["role"] == "tool" and str(message["content"]).startswith(SUB_AGENT):
+                commands, messages = self.agent_commands, messages[i:]
+                break
+        turn = sum(bool(message.get("tool_calls")) for message in messages)
         several = isinstance(self.thinking, list)
         thinking = self.thinking[min(turn, len(self.thinking) - 1)] if several else self.thinking
-        if shell is None or turn >= len(self.commands):
+        if request.messages[-1]["content"] == ASKED:
+            return f"{thinking}\n</think>\n\n{self.summary}<|im_end|>"
+        if shell is None or turn >= len(commands):
             return f"{thinking}\n</think>\n\n{self.answer}<|im_end|>"
-        command = self.commands[turn]
+        command = commands[turn]
         arguments = dict(command) if isinstance(command, dict) else {"command": command}
         shell = arguments.pop("tool", shell)
         parameters = tools[shell].get("parameters") or {}
