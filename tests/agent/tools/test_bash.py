@@ -46,6 +46,10 @@ def test_the_end_of_a_command_is_said_unless_all_is_well(text, outcome, read):
     assert bash_text(text, outcome) == read
 
 
+def test_a_command_that_had_all_the_time_there_is_is_not_told_to_take_more():
+    assert "longer timeout" not in bash_text("", CommandOutcome(-9, "time", "it took longer than 600 s"), False)
+
+
 def test_both_streams_come_in_order(tmp_path):
     assert printed(tmp_path, "echo 1; echo 2 >&2; echo 3") == ["1\n2\n3"]
 

@@ -119,6 +119,7 @@ def test_a_guess_that_breaks_the_syntax_is_not_made(root):
     (root / "a.py").write_text("def f():\n    if a:\n        b()\n")
     message = error_of("a.py", "if a:\n    b()", "if a:\nb()")
     assert message.startswith("old is in a.py only with other indentation")
+    assert "Closest, lines 2-3:" in message
     assert (root / "a.py").read_text() == "def f():\n    if a:\n        b()\n"
 
 

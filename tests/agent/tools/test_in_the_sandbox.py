@@ -100,6 +100,10 @@ def test_a_place_that_may_not_be_written_is_said(workspace):
     assert text.startswith("Error: /etc/new: may not be written here; the workspace may")
 
 
+def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(workspace):
+    assert results(workspace, ("read", {"path": "/etc/shadow"})) == ["Error: /etc/shadow is hidden by the sandbox."]
+
+
 CI = ("write", {"path": ".github/ci.yml", "content": "new\n"})
 
 

@@ -80,7 +80,7 @@ class BashTool:
         record, ending = OutputRecord(self._kept), EndMark(mark)
         outcome = await collect(process, ending, record, context.emit)
         self._directory = ending.directory or self._directory
-        text = bash_text(record.text(), outcome)
+        text = bash_text(record.text(), outcome, seconds < MAX_SECONDS)
         if ending.left_behind:
             text += "\n[what it left in the background has ended with it; background true keeps a command running]"
         return ToolResult(text, is_cut=True)

@@ -15,16 +15,18 @@ from a3b.agent.tools.terminal_text import TerminalText
 MAX_DIRECTORY = 4096  # bytes of a path
 
 
-def bash_text(printed: str, outcome: CommandOutcome) -> str:
-    """What the model reads of a command. printed: its clean output, cut."""
+def bash_text(printed: str, outcome: CommandOutcome, can_be_longer: bool = True) -> str:
+    """What the model reads of a command. printed: its clean output, cut; can_be_longer: whether a call may take more
+    time than this one had."""
     printed = printed.removesuffix("\n")
-    return "\n".join(part for part in (printed, ended_text(outcome)) if part) or "[no output]"
+    return "\n".join(part for part in (printed, ended_text(outcome, can_be_longer)) if part) or "[no output]"
 
 
-def ended_text(outcome: CommandOutcome) -> str:
+def ended_text(outcome: CommandOutcome, can_be_longer: bool = True) -> str:
     """How a command ended, in brackets; "" for one that succeeded."""
     if outcome.ended_by == "time":
-        return f"[stopped: {outcome.detail or 'out of time'}; a longer timeout or background lets it go on]"
+        way_out = "a longer timeout or background lets it go on" if can_be_longer else "background lets it go on"
+        return f"[stopped: {outcome.detail or 'out of time'}; {way_out}]"
     if outcome.ended_by == "stop":
         return "[stopped]"
     if outcome.ended_by == "protected":

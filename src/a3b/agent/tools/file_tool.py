@@ -188,6 +188,7 @@ def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") ->
     FileToolError.
 
     seal: of the file when it was last read or written, "" if it never was."""
+    from a3b.agent.tools.closest import explain_miss
     from a3b.agent.tools.replace import place_of
 
     if not old:
@@ -207,7 +208,10 @@ def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") ->
     if not file.is_utf8 and not new.isascii():
         raise FileToolError(f"{path} is not UTF-8, so new can only be ASCII. Convert the file in bash first: iconv")
     if place.said and _breaks(file.real, file.text, text):
-        raise FileToolError(f"old is in {path} only with other indentation, and with new there it would not parse.")
+        raise FileToolError(
+            f"old is in {path} only with other indentation, and with new there it would not parse. "
+            + explain_miss(file.text, old)
+        )
     data = _encoded(path, text, file.has_bom)
     try:
         text_file.save(file.real, data, file.mode)

@@ -24,6 +24,7 @@ KINDS = {
 }
 MAX_WALKED = 20_000  # names that are looked through for one that resembles a missing one
 FOREIGN = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as lone surrogates
+NULL = os.makedev(1, 3)  # /dev/null
 BOM = b"\xef\xbb\xbf"
 
 
@@ -55,7 +56,7 @@ class TextFile:
 def reason(error: OSError) -> str:
     """What went wrong, without the path."""
     if error.errno == errno.EROFS:
-        return "may not be written here; the workspace may, but for protected files such as those in .git"
+        return "may not be written here; the workspace may, but for protected files such as .git/hooks"
     return os.strerror(error.errno or 0)
 
 
@@ -89,6 +90,8 @@ def opened(path: str, root: str) -> tuple[BinaryIO, os.stat_result]:
         raise FileToolError(f"{path}: {reason(error)}.") from None
     if stat.S_ISDIR(found.st_mode):
         raise FileToolError(f"{path} is a directory.")
+    if found.st_rdev == NULL and not full.startswith("/dev/"):  # what the sandbox puts over a file
+        raise FileToolError(f"{path} is hidden by the sandbox.")
     raise FileToolError(f"{path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a text file.")
 
 
