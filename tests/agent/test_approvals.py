@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from a3b.agent.approvals import ApprovalRequest, DenyingApprover, RememberedApprovals
+from a3b.agent.approvals import ApprovalRequest, DenyingApprover, RememberedApprovals, TellingApprover
 from a3b.errors import StoreError
 
 REQUEST = ApprovalRequest("network", "pypi.org:443", "Commands connect to pypi.org:443", option="--allow-host pypi.org")
@@ -101,3 +101,19 @@ def test_where_nobody_can_be_asked_the_option_is_named():
     approver = DenyingApprover()
     assert [asked(approver), asked(approver)] == ["no", "no"]
     assert approver.report() == ["Not allowed: Commands connect to pypi.org:443; --allow-host pypi.org would allow it"]
+
+
+def test_refused_hosts_are_told_to_the_model_once():
+    async def run():
+        telling = TellingApprover(DenyingApprover())
+        host = ApprovalRequest("network", "a.org:443", "Commands connect to a.org:443", option="--allow-host a.org")
+        for request in (host, host, ApprovalRequest("mcp_server", "x", "start x")):
+            assert await telling.ask(request) == "no"
+        first = telling.take_news()
+        await telling.ask(host)
+        return first, telling.take_news()
+
+    assert asyncio.run(run()) == (
+        ["[The user has not allowed this: Commands connect to a.org:443; --allow-host a.org would allow it]"],
+        [],
+    )

@@ -17,6 +17,7 @@ from a3b.files import open_private, private_directory, read_bytes
 
 Decision = Literal["once", "always", "no"]
 MAX_BYTES = 1 << 20
+MAX_SAID = 50  # hosts
 MAX_TEXT = 10_000  # characters of one kind or subject
 
 
@@ -128,6 +129,27 @@ class RememberedApprovals:
                 f"{self.file} has an approval whose kind or subject is no text; remove it to be asked again"
             )
         return found
+
+
+class TellingApprover:
+    """Passes questions on, and keeps in mind which hosts the user refused: a program that is refused a connection says
+    little more than "403"."""
+
+    def __init__(self, approver: Approver):
+        self._approver = approver
+        self._said: dict[str, bool] = {}  # what to tell the model, and whether that is done
+
+    async def ask(self, request: ApprovalRequest) -> Decision:
+        decision = await self._approver.ask(request)
+        if decision == "no" and request.kind == "network" and len(self._said) < MAX_SAID:
+            self._said.setdefault(f"[The user has not allowed this: {refusal(request)}]", False)
+        return decision
+
+    def take_news(self) -> list[str]:
+        """A sentence for each host that was refused since the last call; each is given once."""
+        news = [text for text, is_told in self._said.items() if not is_told]
+        self._said |= dict.fromkeys(news, True)
+        return news
 
 
 def refusal(request: ApprovalRequest) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals
+from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals, TellingApprover
 from a3b.agent.events import Notice
 from a3b.agent.journal.journal import Journal, UndoOutcome
 from a3b.agent.mcp.opening import session_servers
@@ -41,7 +41,7 @@ class Workshop:
     sandbox: Sandbox
     built_in: BuiltInTools
     kept: KeptOutput
-    approvals: Approver
+    approvals: TellingApprover
     toolbox: Toolbox = field(default_factory=lambda: Toolbox(()))
     journal: Journal | None = None
     told: list[Notice] = field(default_factory=list)
@@ -58,9 +58,9 @@ class Workshop:
         return self.built_in.plan.text
 
     def reports(self) -> list[str]:
-        """What background jobs have to tell, once."""
+        """What the model is to hear of background jobs, refused hosts and MCP servers, once."""
         news = self.servers.take_news() if self.servers is not None else []
-        return [*self.built_in.drain_reports(), *news]
+        return [*self.built_in.drain_reports(), *self.approvals.take_news(), *news]
 
     def tool_lines(self) -> list[ToolLine]:
         """What the agent can do here, for people; also tools that the model sees only by name."""
@@ -154,7 +154,8 @@ async def open_workshop(
     )
     shop: Workshop | None = None
     try:
-        asking = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
+        remembered = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
+        asking = TellingApprover(remembered)
         sandbox = await asyncio.to_thread(open_sandbox, policy, yolo=options.yolo, approver=asking, home=options.home)
         try:
             agents_md = "\n".join(file.text for file in reversed(project.instructions))
