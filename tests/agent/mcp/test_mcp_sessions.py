@@ -25,7 +25,8 @@ OPTIONS = {"tools": ("mcp",), "mcp_allowed": ("one", "two", "own"), "more": ()}
 
 
 def entry(mode="", *more):
-    return {"command": sys.executable, "args": ["-I", "-S", str(HOSTILE), mode, *more]}
+    command = {"command": sys.executable, "args": ["-I", "-S", str(HOSTILE), mode, *more]}
+    return {**command, "startTimeout": 300_000}  # a busy machine is no fault
 
 
 def configure(tmp_path, **servers):
