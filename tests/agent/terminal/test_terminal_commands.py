@@ -115,6 +115,13 @@ def test_lines_typed_while_it_compacts_come_afterwards(terminal):
     terminal.told("run", "next task")
 
 
+def test_after_a_compaction_the_summary_stands_above_and_nothing_is_said_to_go_on(terminal):
+    terminal.type("/compact\r")
+    terminal.told("compact")
+    terminal.play(ThinkingChunk("hm"), TextChunk("the summary"), Compacted(6000, 800, "the summary"))
+    terminal.shows(r"the summary\n\ncompacted: 6,000 tokens became 800.*\n> *\nready\n")
+
+
 def test_think_switches_thinking_and_shows_earlier_thoughts(terminal):
     for word, value in (("on", True), ("off", False), ("auto", None)):
         terminal.type(f"/think {word}\r")

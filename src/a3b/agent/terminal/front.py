@@ -153,7 +153,7 @@ class TerminalFront:
             return "opening", []
         if self._session is not None:
             self.figures.jobs = self._session.num_jobs
-        doing = self.figures.doing()
+        doing = self.figures.doing() if self.is_working else ""
         if self._is_stopping:
             doing = "stopping" + (f": {doing}" if doing else "")
         elif self.is_working:
@@ -211,6 +211,7 @@ class TerminalFront:
         finally:
             ticker.cancel()
             self._work, self._is_stopping = None, False
+            self.view.end()
             self._account()
         self._go_on(status)
 

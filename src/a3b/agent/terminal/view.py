@@ -107,6 +107,8 @@ class TerminalView:
             case Notice(text=text, level=level):
                 self.notice(text, NOTICE_STYLES.get(level, "dim"))
             case Compacted(before=before, after=after):
+                self._end_thinking()
+                self._end_answer()
                 self.notice(f"compacted: {before:,} tokens became {after:,}; /think show and /show still have the rest")
             case TaskFinished():
                 self._end(event)
@@ -297,11 +299,15 @@ class TerminalView:
         if most is not None and len(lines) > most:
             self._write(f"    ... {len(lines) - most:,} more lines, /show {number} has all", "dim")
 
-    def _end(self, event: TaskFinished) -> None:
+    def end(self) -> None:
+        """Nothing more comes of what has begun."""
         self._end_thinking()
         self._end_answer()
         self._numbers.clear()
         self._outputs.clear()
+
+    def _end(self, event: TaskFinished) -> None:
+        self.end()
         usage = event.usage
         words = f"{event.turns} turn{'' if event.turns == 1 else 's'}, {usage.read:,} tokens read"
         words += f" and {usage.cached:,} cached" if usage.cached else ""
