@@ -65,7 +65,7 @@ def use(sessions, path):
     finally:
         transcript.close()
     sessions.family(path.stem)
-    sessions.fork(path.stem)
+    sessions.path(sessions.fork(path.stem)).unlink()
 
 
 def test_any_value_in_any_place_of_a_transcript_is_read_or_refused(sessions, path):
@@ -73,11 +73,11 @@ def test_any_value_in_any_place_of_a_transcript_is_read_or_refused(sessions, pat
     tried = 0
     for i, line in enumerate(lines):
         bad = {json.dumps(body).encode() + b"\n" for noise in NOISE for body in changed(json.loads(line), noise)}
-        for other in random.Random(i).sample(sorted(bad), min(len(bad), 40)):
+        for other in random.Random(i).sample(sorted(bad), min(len(bad), 25)):
             path.write_bytes(b"".join([*lines[:i], other, *lines[i + 1 :]]))
             use(sessions, path)
             tried += 1
-    assert tried > 200
+    assert tried > 100
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\0" * 5000, b"[" * 200_000 + b"\n", b'{"a3b": "transcript"}\n'])
