@@ -25,6 +25,7 @@ MAX_TOKENS = 4096  # longest conversation in training
 SHARES = {"secret": 0.18, "lookup": 0.24, "calc": 0.12, "needle": 0.13, "chat": 0.10, "mixed": 0.11, "revise": 0.16}
 FIX_SHARE = 0.7  # of the tokens of conversations
 BARE_UNTIL = 0.88  # progress
+ONLY_ANSWERS_FROM = 0.94  # progress; before, text and, a little, the code that tools show are taught too
 
 
 def library_text(limit_bytes: int = 24_000_000) -> list[str]:
@@ -62,7 +63,7 @@ def longest_at(progress: float) -> int:
 
 
 def text_share(progress: float) -> float:
-    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.04
+    return 0.45 if progress < 0.12 else 0.25 if progress < 0.4 else 0.04 if progress < ONLY_ANSWERS_FROM else 0.0
 
 
 class Source:
@@ -79,6 +80,8 @@ class Source:
             example = FAMILIES["fix"].example(rng)
             if progress < BARE_UNTIL and rng.random() < 0.5:
                 example.messages, example.tools = example.messages[1:], None
+            if progress >= ONLY_ANSWERS_FROM:
+                example.context_weight = 0.0
             ids, weights = self.render.supervised(example, preserve=rng.random() > 0.04)
             if len(ids) <= MAX_TOKENS + 1:
                 return ids, weights

@@ -185,7 +185,7 @@ def test_an_argument_that_cannot_be_used_is_named(model, options, told):
         ([user("a"), {"role": "foo", "content": "x"}], ConversationError, "messages[1].role: 'foo'"),
         ([{"role": "user"}], ConversationError, "messages[0].content: missing"),
         ([user([{"type": "image_url", "image_url": {"url": "x"}}])], UsageError, "image"),
-        ([user("word " * 5000)], ContextError, "4096"),
+        ([user("word " * 9000)], ContextError, "8192"),
     ],
 )
 def test_messages_that_cannot_be_used_are_named_by_their_place(model, messages, error, told):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from a3b.agent.prompt import system_prompt
+from a3b.agent.tools.closest import explain_miss
 from a3b.agent.tools.edit import changed_text
 from a3b.agent.tools.replace import place_of
 from a3b.agent.tools.schemas import BASH, EDIT, READ
@@ -125,7 +126,8 @@ class Workspace:
         after = before[: place.start] + place.new + before[place.end :]
         syntax = parsed(path, after)
         if place.said and syntax:
-            return f"Error: old is in {path} only with other indentation, and with new there it would not parse."
+            why = f"old is in {path} only with other indentation, and with new there it would not parse."
+            return f"Error: {why} {explain_miss(before, old)}"
         self.files[path] = after
         same = len(os.path.commonprefix([before[place.start : place.end], place.new]))
         line = before.count("\n", 0, place.start + same) + 1

@@ -136,7 +136,7 @@ def test_info_of_nano_is_about_twelve_to_one_and_small(capsys):
     assert facts["weights"]["bytes"] <= 30e6
 
 
-@pytest.mark.parametrize(("context", "factor"), [(4096, 1.0), (4097, 2.0), (8192, 2.0), (8193, 4.0), (16384, 4.0)])
+@pytest.mark.parametrize(("context", "factor"), [(8192, 1.0), (8193, 2.0), (16384, 2.0), (16385, 4.0), (32768, 4.0)])
 def test_context_beyond_native_says_which_yarn_factor(capsys, context, factor):
     assert main(["info", "--context", str(context), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -145,7 +145,7 @@ def test_context_beyond_native_says_which_yarn_factor(capsys, context, factor):
 
 
 def test_context_beyond_four_times_native_is_refused(capsys):
-    assert "16384" in refused(capsys, "info", "--context", "16385").replace(",", "")
+    assert "32768" in refused(capsys, "info", "--context", "32769").replace(",", "")
 
 
 def test_logits_writes_float32_for_every_position(tmp_path, capsys):
@@ -190,7 +190,7 @@ def test_logits_refuses_what_are_no_token_ids(tmp_path, capsys, value):
         (["run", f"{NANO}/config.json", "hi"], "is a file; give the directory of a checkpoint"),
         (["render", "--messages", "/no/such/file"], "cannot read"),
         (["run", "hi", "--context", "0"], "positive"),
-        (["run", "word " * 5000], "context"),
+        (["run", "word " * 9000], "context"),
     ],
 )
 def test_refusals_name_what_was_wrong(capsys, messages, argv, told):
@@ -312,7 +312,7 @@ def test_output_survives_a_terminal_that_knows_only_ascii(messages):
 
 def test_info_of_a_scaled_config_names_its_own_limit(capsys, tmp_path):
     config = json.loads((nano_directory() / "config.json").read_text())
-    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["info", str(tmp_path)]) == 0
-    assert "context       4,096 tokens, YaRN factor 4" in capsys.readouterr().out
+    assert "context       8,192 tokens, YaRN factor 4" in capsys.readouterr().out

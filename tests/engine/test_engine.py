@@ -170,8 +170,8 @@ def test_an_error_in_a_step_ends_that_answer_alone(engine, service, monkeypatch)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(service):
-    with pytest.raises(ContextError, match="4096"):
-        ask(service, user("word " * 5000))
+    with pytest.raises(ContextError, match="8192"):
+        ask(service, user("word " * 9000))
 
 
 def test_images_are_refused(service):

@@ -208,14 +208,14 @@ def test_a_template_beyond_its_limits_is_an_error(source, monkeypatch):
 
 
 def test_more_messages_than_tokens_fit_are_refused_at_once_and_counted_all_the_same(server, monkeypatch):
-    messages = [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(5001)]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(9001)]
 
     async def both() -> int:
-        with pytest.raises(ContextError, match="at least 5001 tokens > 4095"):
+        with pytest.raises(ContextError, match="at least 9001 tokens > 8191"):
             await anext(server.service.stream(Request(messages=messages)))
         return await server.service.count_tokens(Request(messages=messages))
 
-    assert asyncio.run(both()) > 5001
+    assert asyncio.run(both()) > 9001
 
 
 def test_a_request_is_prepared_while_others_still_are(server, monkeypatch):
