@@ -115,6 +115,15 @@ def test_a_small_context_is_never_exceeded(run):
     assert all(len(prompt_of(body)) + body["max_tokens"] <= 6000 for body in model.bodies)
 
 
+def test_an_answer_that_fills_the_context_leaves_with_a_new_beginning(tmp_path):
+    def answer(body, number):
+        return Says(" ".join(map(str, range(1300))), reason="length") if number == 1 else DONE
+
+    model = ScriptedModel([answer], context=8000)
+    events = session_of(tmp_path, model, lambda session, _: events_of(session))
+    assert end_of(events).status == "done" and of(events, Compacted)
+
+
 def test_compaction_on_demand_leaves_a_conversation_that_goes_on(tmp_path):
     model = Forgetful(5)
 

@@ -77,7 +77,8 @@ class Compactor:
 
     def _can_shrink(self) -> bool:
         """Whether there are turns that a summary could stand for."""
-        return len([m for m in self.transcript.messages if m["role"] == "assistant"]) > KEPT_TURNS
+        rest = self.transcript.messages[2:]
+        return any(message["role"] == "assistant" and message not in self._last_turns(rest) for message in rest)
 
     async def compact(self, size: PromptSize, control: TaskControl) -> None:
         """Raises TaskHalted if the user stops it; the conversation is then as it was."""
