@@ -257,7 +257,7 @@ def test_an_option_of_chat_has_its_effect(row, talk, earlier, known):
 # -- models and prompts
 
 INFO = [
-    Row("--context 8k", lambda s: "YaRN factor 2" in s.out, True),
+    Row("--context 16k", lambda s: "YaRN factor 2" in s.out, True),
     Row("--json", lambda s: s.is_json, True),
 ]
 PLAN = [
