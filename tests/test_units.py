@@ -179,3 +179,7 @@ def test_values_may_be_given_by_name():
     assert (runtime.home, runtime.threads, runtime.port) == ("/x", 3, 8080)
     with pytest.raises(TypeError, match="speed"):
         RuntimeConfig(speed=1)
+
+
+def test_what_is_counted_is_named_once_or_in_the_plural():
+    assert [units.counted(n, "turn") for n in (0, 1, 1200)] == ["0 turns", "1 turn", "1,200 turns"]

@@ -1,7 +1,8 @@
 """Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
 
 A single letter means 1024s, as for llama-server, ollama and docker; KB and MB are 1000s, KiB and MiB 1024s. What reads
-a text raises UsageError that says what was expected. Enter at `byte_size`, `token_count`, `duration` and `span`.
+a text raises UsageError that says what was expected. Enter at `byte_size`, `token_count`, `duration`, `span`
+and `counted`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MOST = (1 << 63) - 1
 MOST_TOKENS = (1 << 31) - 1
 NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+|\d{1,3}(?:_\d{3})+)(\.\d+)?\s*([a-z]*)")  # 131072, 131,072, 1.5
+
+
+def counted(number: int, thing: str) -> str:
+    """A number and what it counts: "1 turn", "1,200 turns"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def byte_size(text: str) -> int:

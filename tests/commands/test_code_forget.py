@@ -48,7 +48,7 @@ def test_words_and_states_of_a_forgotten_session_are_gone_and_those_of_others_st
     assert main(["code", "sessions", "--search", WORD]) == 0
     assert f"session {id}, turn 1" in capsys.readouterr().out
     assert main(["code", "forget", id]) == 0
-    assert "Forgotten: 1 sessions" in capsys.readouterr().out
+    assert "Forgotten: 1 session," in capsys.readouterr().out
     kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert WORD.encode() not in kept and b"Say hello." in kept
     assert conversations(home, capsys) == 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from a3b.agent.events import TokenUsage
+from a3b.units import counted
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class TaskControl:
         if self.is_stopped:
             raise TaskHalted("stopped", "stopped by the user")
         if self.limits.turns is not None and self.turns >= self.limits.turns:
-            raise TaskHalted("limit", f"stopped after {self.turns} turns (--max-turns)")
+            raise TaskHalted("limit", f"stopped after {counted(self.turns, 'turn')} (--max-turns)")
         if self.tokens_left is not None and self.tokens_left <= 0:
             raise TaskHalted("limit", f"stopped at the limit of {self.limits.tokens:,} tokens (--max-tokens)")
         if self._seconds_left() == 0:

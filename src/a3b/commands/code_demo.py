@@ -15,6 +15,7 @@ from a3b.commands.client_server import first_key, serving
 from a3b.commands.server_answers import ServedModel
 from a3b.errors import A3BError, UsageError
 from a3b.printable import report, say
+from a3b.units import counted
 
 MAX_TURNS = 20
 INDENT = "    "
@@ -86,7 +87,7 @@ async def _work(options: AgentOptions, task: str) -> None:
             case TaskFinished(status, text, turns, usage):
                 _show(text, "  says: " if status == "done" else f"  {status}: ")
                 read, cached = f"{usage.read:,} tokens read", f"{usage.cached:,} cached"
-                _show(f"{turns} turns: {read}, {cached}, {usage.written:,} written.")
+                _show(f"{counted(turns, 'turn')}: {read}, {cached}, {usage.written:,} written.")
             case Notice(text, level):
                 say(f"a3b code: {text}" if level == "info" else f"a3b code: {level}: {text}")
 

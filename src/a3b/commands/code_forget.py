@@ -21,6 +21,7 @@ from a3b.prompt.normalise_messages import normalise_messages
 from a3b.thinking.conversation_key import ConversationKey, key_of_parts
 from a3b.thinking.stable_dates import undated
 from a3b.thinking.turn import call_ids, calls_of, text_of
+from a3b.units import counted
 
 
 def forget(sessions: ProjectSessions, home: Path, given: list[str], everything: bool, with_forks: bool) -> int:
@@ -33,7 +34,10 @@ def forget(sessions: ProjectSessions, home: Path, given: list[str], everything: 
             pass
     states = forget_states(root(str(home)), {"", sessions.key}, [sessions.path(id) for id in chosen])
     gone = forget_sessions(sessions, None if everything else chosen)
-    report(f"Forgotten: {len(gone.ids):,} sessions, {gone.steps:,} steps of the journal, {states:,} states of servers.")
+    report(
+        f"Forgotten: {counted(len(gone.ids), 'session')}, {counted(gone.steps, 'step')} of the journal, "
+        f"{counted(states, 'state')} of servers."
+    )
     if gone.ids:
         say(
             "What a server on another machine or with a --cache-dir of its own keeps of them is not reached: use "

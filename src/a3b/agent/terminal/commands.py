@@ -13,7 +13,7 @@ from a3b.agent.options import SessionNode
 from a3b.agent.terminal.figures import short
 from a3b.agent.terminal.lines import fit_line
 from a3b.errors import A3BError, UsageError, did_you_mean
-from a3b.units import span, token_count
+from a3b.units import counted, span, token_count
 
 if TYPE_CHECKING:
     from a3b.agent.terminal.front import TerminalFront
@@ -185,7 +185,7 @@ def node_line(node: SessionNode, current: str, now: float) -> str:
     mark = "*" if node.id == current else "+" if node.is_open else " "
     kind = "" if node.kind == "session" else f" {node.kind}"
     kind += f" from turn {node.parent_turn}" if node.parent_turn else ""
-    figures = f"{node.turns} turns, {short(node.tokens)} tokens, {span(max(now - node.changed, 0))} ago"
+    figures = f"{counted(node.turns, 'turn')}, {short(node.tokens)} tokens, {span(max(now - node.changed, 0))} ago"
     return f"{mark} {node.id}{kind}, {figures}: {fit_line(node.words, 60)}"
 
 
