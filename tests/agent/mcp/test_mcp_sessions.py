@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -162,17 +161,21 @@ asyncio.run(main())
 @pytest.mark.parametrize("is_sandboxed", [True, False])
 def test_servers_end_when_the_agent_is_killed(tmp_path, is_sandboxed):
     word = f"unique-{os.getpid()}-{time.monotonic_ns()}"
-    script = tmp_path / "server.py"  # outside of the workspace
+    # the sandbox shows what is in the workspace; what runs outside of it must not lie there
+    script = tmp_path / ("project" if is_sandboxed else "outside") / "server.py"
+    script.parent.mkdir()
     script.write_text(HOSTILE.read_text(encoding="utf-8"), encoding="utf-8")
     server = {**entry("", word), "sandbox": is_sandboxed}
+    server["args"] = [str(script) if part == str(HOSTILE) else part for part in server["args"]]
     configure(tmp_path, one=server, two=server)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "HOME": str(tmp_path)}
     command = [sys.executable, "-c", KILLED, str(tmp_path / "project"), str(tmp_path / "home")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as agent:
-        assert agent.stdout.readline() == "ready 2\n"
-        assert processes_with(word)
-        agent.send_signal(signal.SIGKILL)
-        agent.wait()
+        try:
+            assert agent.stdout.readline() == "ready 2\n"
+            assert processes_with(word)
+        finally:
+            agent.kill()
         deadline = time.monotonic() + 30
         while processes_with(word) and time.monotonic() < deadline:
             time.sleep(0.05)

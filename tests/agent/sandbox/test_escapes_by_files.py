@@ -154,6 +154,21 @@ def test_no_path_into_the_workspace_leaves_it_when_hidden_places_are_linked(sand
     assert SECRET not in text
 
 
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_programs_on_path_work_also_below_tmp(base, tmp_path, kind):
+    """Of which commands have their own: an environment that was made there is shown all the same."""
+    program = tmp_path / "env" / "bin" / "tool"
+    program.parent.mkdir(parents=True)
+    (tmp_path / "secret").write_text("hidden")
+    program.write_text("#!/bin/sh\necho works\n")
+    program.chmod(0o755)
+    sandbox = opened(base, {"PATH": f"{program.parent}:/usr/bin:/bin"}, kind)
+    text, _ = ran(sandbox, f"tool; cat {tmp_path / 'secret'}")
+    sandbox.close()
+    assert text.startswith("works\n")
+    assert kind == "landlock" or "hidden" not in text
+
+
 def test_programs_of_the_home_work_and_their_credentials_do_not_show(base):
     cargo = base / "home/.cargo/bin"
     cargo.mkdir(parents=True)

@@ -135,7 +135,7 @@ def _shown(environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...],
         found += [directory, *_link_targets(directory)]
     for place in found:
         place = place.resolve()
-        below = any(place.is_relative_to(cover) for cover in hidden)
+        below = any(place.is_relative_to(cover) for cover in (*hidden, *PRIVATE))
         if below and os.path.exists(place) and not place.is_relative_to(workspace):
             yield from (path for path in _prefix(place, home) if not workspace.is_relative_to(path))
     for place in map(Path, SHOWN_OF_RUN):
