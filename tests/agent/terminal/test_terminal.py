@@ -255,7 +255,8 @@ def test_a_terminal_that_goes_away_stops_the_agent_and_closes_the_session(workin
     working.told("stop")
     working.play(STOPPED)
     working.told("close", OPENED.session)
-    assert os.waitstatus_to_exitcode(os.waitpid(working.pid, 0)[1]) == 0
+    # Python's own status is 120 if its last flush finds no terminal
+    assert os.waitstatus_to_exitcode(os.waitpid(working.pid, 0)[1]) in (0, 120)
 
 
 def test_a_dumb_terminal_gets_lines_and_no_control_sequence(agent, tmp_path):

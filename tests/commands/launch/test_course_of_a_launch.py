@@ -119,7 +119,7 @@ def test_the_embedded_model_is_refused_before_it_is_served_with_the_way_to_a_lar
     program = client("claude")
     assert main(["launch", "claude", "--model", "nano", "--port", str(free_port())]) == 1
     said = capsys.readouterr().err
-    assert "a3b-nano has a context of 4,096" in said and "a3b up" in said
+    assert "a3b-nano has a context of 8,192" in said and "a3b up" in said
     assert "starting" not in said and not program.was_started
 
 
