@@ -36,6 +36,19 @@ def num_changes(tmp_path_factory):
     return int(done.stdout)
 
 
+@pytest.mark.parametrize("place", range(24, 40, 2))
+def test_an_undo_that_is_killed_while_it_works_in_directories_is_completed(tmp_path, num_changes, place):
+    """With the permissions that it gave itself there."""
+    work, before, done = run(tmp_path, num_changes - place)
+    assert done.returncode == -9, done.stderr
+    journal = Journal(tmp_path / "journal", work)
+    with pytest.raises(JournalError):
+        for _ in range(9):
+            assert not journal.undo().conflicts
+    assert tree_of(work) == before
+    journal.close()
+
+
 @pytest.mark.parametrize("place", range(20))
 def test_after_a_kill_all_steps_can_be_undone(tmp_path, num_changes, place):
     at = random.Random(place).randint(1, num_changes)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from a3b.agent.journal.beneath import Beneath
+from a3b.agent.journal.beneath import Beneath, split
 from a3b.agent.journal.changes import PathChange
-from a3b.agent.journal.entries import PathState, is_same
+from a3b.agent.journal.entries import DIRECTORY, PathState, is_same
 from a3b.agent.journal.ledger import Ledger
 from a3b.agent.journal.restore import Restorer
+from a3b.agent.journal.scan import MODES
 from a3b.agent.journal.steps import JournalStep, begin_record, item_records, renames_record
 from a3b.agent.journal.undo_plan import CHANGED_SINCE, Rename, Trouble, UndoPlan
 
@@ -27,13 +30,14 @@ def carry_out(ledger: Ledger, tree: Beneath, step: JournalStep) -> list[Trouble]
     expected = _moved(ledger.state.files, step.renames)
     work.rename(step.renames)
     tree.forget()
+    _close(tree, expected, [item.path for item in step.plan])
     ledger.see(tree, step.number)
     left = []
     for path, after in _wanted(step, ledger.state.files):
         now = ledger.state.files.get(path)
         if is_same(now, after):
             continue
-        if now is None or is_same(now, expected.get(path)):
+        if now is None or is_same(now, expected.get(path)) or _is_opened(now, after):
             left.append(PathChange(path, now, after))
         else:
             work.troubles.append(Trouble(path, CHANGED_SINCE))
@@ -41,6 +45,24 @@ def carry_out(ledger: Ledger, tree: Beneath, step: JournalStep) -> list[Trouble]
     tree.forget()
     ledger.see(tree, step.number)
     return work.troubles
+
+
+def _is_opened(now: PathState, after: PathState | None) -> bool:
+    """Whether this is a directory whose permissions a kill left as they were while files in it went back. All else of a
+    directory is what is in it, and that is looked at by itself."""
+    return now.kind == DIRECTORY and (after is None or after.kind == DIRECTORY)
+
+
+def _close(tree: Beneath, expected: Mapping[str, PathState], paths: Iterable[str]) -> None:
+    """Takes from directories above the paths the permissions that an undo had given itself before a kill."""
+    for parent in {split(path)[0] for path in paths}:
+        known = expected.get(parent)
+        if known is None or known.kind != DIRECTORY:
+            continue
+        with suppress(OSError):
+            found = os.fstat(handle := tree.directory(parent))
+            if found.st_ino == known.inode and found.st_mode & MODES == known.mode | 0o700:
+                os.fchmod(handle, known.mode)
 
 
 def _wanted(step: JournalStep, files: Mapping[str, PathState]) -> list[tuple[str, PathState | None]]:
