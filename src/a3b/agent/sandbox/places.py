@@ -18,7 +18,7 @@ from a3b.files import read_text
 
 MAX_LINKS = 4096  # looked at in one directory of programs
 MAX_SOCKETS = 16_384  # lines of the kernel's list
-PRIVATE = ("/tmp", "/var/tmp", "/dev", "/proc")  # of which commands have their own
+PRIVATE = (Path("/tmp"), Path("/var/tmp"), Path("/dev"), Path("/proc"))  # of which commands have their own
 SYSTEM = ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
           "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp")  # fmt: skip
 KERNEL = ("/dev", "/proc", "/sys", "/run")
