@@ -9,6 +9,7 @@ import random
 import zlib
 from dataclasses import dataclass, field
 
+from a3b.agent.demo import RUN_CASES
 from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS, Pattern
 
 PARTS = (
@@ -33,7 +34,7 @@ TEXTS = "text word name line label title key path part message string body conte
 LOCALS = "result total out found best current res val answer".split()
 ITEMS = "item value v e one it x entry".split()
 WORDS = "red house light water word list code one table open left new".split()
-TEST_FILE = """import sys
+TEST_HEAD = """import sys
 
 sys.dont_write_bytecode = True
 {imports}
@@ -42,21 +43,6 @@ CASES = [
 {cases}
 ]
 
-failed = set()
-for function, args, expected in CASES:
-    if function in failed:
-        continue
-    try:
-        got = repr(function(*args))
-    except Exception as error:
-        got = type(error).__name__
-    if got != repr(expected):
-        failed.add(function)
-        call = ", ".join(map(repr, args))
-        print(f"{{function.__module__}}.py: FAIL {{function.__name__}}({{call}}): expected {{expected!r}}, got {{got}}")
-if not failed:
-    print("ok")
-sys.exit(1 if failed else 0)
 """
 COMMAND = "python3 test.py"
 
@@ -228,9 +214,8 @@ def assembled(rng: random.Random, modules: dict[str, list[Function]], bug: Funct
         right[f"{module}.py"] = "\n\n".join(f.right for f in functions)
     tests = [(m, f.name, args, good) for m, functions in modules.items() for f in functions for args, good in f.tests]
     cases = "\n".join(f"    ({m}.{name}, {args!r}, {good!r})," for m, name, args, good in tests)
-    files["test.py"] = right["test.py"] = TEST_FILE.format(
-        imports="\n".join(f"import {m}" for m in sorted(modules)), cases=cases
-    )
+    head = TEST_HEAD.format(imports="\n".join(f"import {m}" for m in sorted(modules)), cases=cases)
+    files["test.py"] = right["test.py"] = head + RUN_CASES
     module = next(m for m, functions in modules.items() if bug in functions)
     return Package(files, right, modules, module, bug, tests)
 

@@ -8,7 +8,7 @@ import sys
 
 from a3b.agent import demo
 from nano.tasks import fix
-from nano.tasks.fix_package import TEST_FILE, is_kept
+from nano.tasks.fix_package import TEST_HEAD, is_kept
 
 
 def run(directory):
@@ -47,7 +47,6 @@ def test_nothing_of_the_demo_occurs_in_training():
 
 
 def test_the_demo_has_the_test_script_of_training():
-    head, tail = demo.FILES["test.py"].split("CASES = [")
-    body = tail.split("\n]\n")[1]
-    assert TEST_FILE.split("\n]\n")[1].format() == body
-    assert head == TEST_FILE.format(imports="import book_list\nimport room_check", cases="").split("CASES = [")[0]
+    cases = demo.FILES["test.py"].partition("CASES = [\n")[2].partition("\n]\n")[0]
+    head = TEST_HEAD.format(imports="import book_list\nimport room_check", cases=cases)
+    assert demo.FILES["test.py"] == head + demo.RUN_CASES

@@ -12,6 +12,23 @@ MODEL = "nano"
 TOOLS = ("read", "edit", "bash")
 TASK = "Please fix the bug so that all tests pass."
 BROKEN, MENDED = "        if value < 6:\n", "        if value > 6:\n"
+RUN_CASES = '''\
+failed = set()
+for function, args, expected in CASES:
+    if function in failed:
+        continue
+    try:
+        got = repr(function(*args))
+    except Exception as error:
+        got = type(error).__name__
+    if got != repr(expected):
+        failed.add(function)
+        call = ", ".join(map(repr, args))
+        print(f"{function.__module__}.py: FAIL {function.__name__}({call}): expected {expected!r}, got {got}")
+if not failed:
+    print("ok")
+sys.exit(1 if failed else 0)
+'''  # prints a line for each function that fails, as in nano's training
 FILES = {
     "book_list.py": f'''def best_value(prices):
     """Return the largest of prices."""
@@ -53,22 +70,8 @@ CASES = [
     (room_check.get_page, (3, 4), 12),
 ]
 
-failed = set()
-for function, args, expected in CASES:
-    if function in failed:
-        continue
-    try:
-        got = repr(function(*args))
-    except Exception as error:
-        got = type(error).__name__
-    if got != repr(expected):
-        failed.add(function)
-        call = ", ".join(map(repr, args))
-        print(f"{function.__module__}.py: FAIL {function.__name__}({call}): expected {expected!r}, got {got}")
-if not failed:
-    print("ok")
-sys.exit(1 if failed else 0)
-""",
+"""
+    + RUN_CASES,
 }
 
 

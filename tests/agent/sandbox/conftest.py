@@ -14,7 +14,7 @@ ENVIRONMENT = {"HF_TOKEN": SECRET, "OPENAI_API_KEY": SECRET, "AWS_SECRET_ACCESS_
 
 @pytest.fixture(scope="module")
 def base():
-    """A directory with home/, in which lie secrets and the workspace src/project, and other/, which is nobody's."""
+    """A directory with home/, which holds secrets and the workspace src/project, and other/, outside of both."""
     with user_directory() as path:
         for name in (".ssh/id_ed25519", ".aws/credentials", ".config/gh/hosts.yml", "src/other-project/.env"):
             file = path / "home" / name
