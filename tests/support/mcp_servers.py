@@ -12,8 +12,9 @@ from a3b.agent.mcp.config import McpServerConfig
 from a3b.agent.mcp.connection import ServerConnection
 from a3b.agent.mcp.launch import ServerLauncher
 from a3b.agent.sandbox.sandbox import SandboxPolicy
+from tests.support.bare_sandbox import BareProcess
 from tests.support.paths import ROOT
-from tests.support.unconfined import Unconfined, UnconfinedProcess
+from tests.support.unconfined import Unconfined
 
 HOSTILE = ROOT / "tests" / "support" / "hostile_mcp.py"
 
@@ -37,12 +38,12 @@ async def connected(
     server: McpServerConfig,
     workspace: Path,
     heard: Heard | None = None,
-    processes: list[UnconfinedProcess] | None = None,
+    processes: list[BareProcess] | None = None,
 ) -> AsyncIterator[ServerConnection]:
     """A connection to a server that has started. processes: gets those of the server."""
     heard = heard or Heard()
     sandbox = Unconfined(SandboxPolicy(workspace))
-    sandbox.processes = sandbox.processes if processes is None else processes
+    sandbox.started = sandbox.started if processes is None else processes
     launcher = ServerLauncher(sandbox.policy, sandbox.make, {})
     connection = ServerConnection(server, launcher.start, (workspace,), heard.told.append, heard.changed.append)
     try:

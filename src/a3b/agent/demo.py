@@ -12,7 +12,7 @@ MODEL = "nano"
 TOOLS = ("read", "edit", "bash")
 TASK = "Please fix the bug so that all tests pass."
 BROKEN, MENDED = "        if value < 6:\n", "        if value > 6:\n"
-RUN_CASES = '''\
+RUN_CASES = """\
 failed = set()
 for function, args, expected in CASES:
     if function in failed:
@@ -28,7 +28,7 @@ for function, args, expected in CASES:
 if not failed:
     print("ok")
 sys.exit(1 if failed else 0)
-'''  # prints a line for each function that fails, as in nano's training
+"""  # prints a line for each function that fails, as in nano's training
 FILES = {
     "book_list.py": f'''def best_value(prices):
     """Return the largest of prices."""

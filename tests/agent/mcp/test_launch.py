@@ -38,7 +38,7 @@ def refused(places, *command, env=(), cwd="", path="/usr/bin:/bin", is_sandboxed
     )
     with pytest.raises(ServerFault) as caught:
         asyncio.run(launcher.start(server))
-    assert sandbox.started == []
+    assert sandbox.commands == []
     return str(caught.value)
 
 

@@ -85,7 +85,7 @@ def test_a_server_starts_only_after_its_command_line_was_approved(tmp_path):
     async def run():
         person, told = Person("no"), Told()
         async with opened(tmp_path, replace(hostile(), target="python x.py"), approver=person, told=told) as servers:
-            return servers.sandbox.started, person.asked, told.texts, servers.tools
+            return servers.sandbox.commands, person.asked, told.texts, servers.tools
 
     started, (request,), (text,), tools = asyncio.run(run())
     assert started == [] and tools == []
@@ -96,7 +96,7 @@ def test_a_server_starts_only_after_its_command_line_was_approved(tmp_path):
 def test_without_a_person_no_server_starts(tmp_path):
     async def run():
         async with opened(tmp_path, hostile(), approver=DenyingApprover()) as servers:
-            return servers.sandbox.started
+            return servers.sandbox.commands
 
     assert asyncio.run(run()) == []
 
@@ -143,7 +143,7 @@ def test_a_sandboxed_server_gets_its_policy_and_its_variables(tmp_path):
 
     async def run():
         async with opened(tmp_path, server) as servers:
-            return servers.sandbox.made, servers.sandbox.started
+            return servers.sandbox.made, servers.sandbox.commands
 
     ((policy, is_outside, _),), ((command, cwd, env),) = asyncio.run(run())
     assert not is_outside and cwd == tmp_path and env == {"A": "b"} and command[1:] == list(server.command[1:])
@@ -158,7 +158,7 @@ def test_a_server_outside_gets_the_listed_environment_only(tmp_path):
         launcher = ServerLauncher(sandbox.policy, sandbox.make, environment)
         server = replace(OWN, is_sandboxed=False, command=("/usr/bin/env",), env={"A": "b"})
         await (await launcher.start(server)).wait()
-        return sandbox.made, sandbox.started
+        return sandbox.made, sandbox.commands
 
     ((_, is_outside, environment),), ((_, cwd, env),) = asyncio.run(run())
     assert is_outside and cwd == tmp_path and env == {"A": "b"}
@@ -318,7 +318,7 @@ def test_tools_are_told_one_by_one_for_people(tmp_path):
 def test_all_servers_end_with_the_session(tmp_path):
     async def run():
         async with opened(tmp_path, hostile("", "one"), hostile("", "two")) as servers:
-            processes = servers.sandbox.processes
+            processes = servers.sandbox.started
         return [process.process.returncode for process in processes]
 
     assert asyncio.run(run()) == [0, 0]

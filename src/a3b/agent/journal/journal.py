@@ -107,8 +107,10 @@ class Journal:
     # steps
 
     def begin(self, label: str, turn: int = 0, is_background: bool = False) -> int:
-        """Records that a call begins; returns the number of its step. Changes since the last look belong to no step, or,
-        if background jobs of this session run (`is_background`), to a step of their own."""
+        """Records that a call begins; returns the number of its step.
+
+        Changes since the last look belong to no step, or, if background jobs of this session run (`is_background`), to
+        a step of their own."""
         self.finish()
         with self._used() as tree:
             ledger = self._ledger
