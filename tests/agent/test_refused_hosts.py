@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from a3b.agent.approvals import DenyingApprover
+from a3b.agent.headless import run_headless
+from a3b.agent.options import AgentOptions
+from a3b.agent.session import open_session
 from tests.support.agent_sessions import task_of
 from tests.support.scripted_model import Says, ScriptedModel
 
@@ -23,3 +28,20 @@ def test_a_refused_host_is_told_to_the_model_with_its_option(tmp_path):
     result, told = model.bodies[-1]["messages"][-2:]
     assert result["role"] == "tool" and "403" in result["content"]
     assert "a3b.invalid:443; --allow-host a3b.invalid would allow it]" in json.dumps(told)
+
+
+def test_without_a_terminal_the_user_hears_before_the_end_what_was_refused(tmp_path, capsys):
+    model = ScriptedModel([Says(calls=[("bash", {"command": FETCH})]), Says("Not allowed.")])
+    (tmp_path / "project").mkdir()
+
+    async def work(url):
+        approver = DenyingApprover()
+        options = AgentOptions(tmp_path / "project", tmp_path / "home", url, tools=("bash",))
+        async with open_session(options, approver) as session:
+            return await run_headless(session, "Fetch it.", True, approver)
+
+    with model.serving() as url:
+        assert asyncio.run(work(url)) == 0
+    *_, refused, finished = map(json.loads, capsys.readouterr().out.splitlines())
+    assert finished["type"] == "task_finished"
+    assert refused["type"] == "notice" and "--allow-host a3b.invalid would allow it" in refused["text"]

@@ -109,6 +109,9 @@ class PlayedSession(AgentSession):
     def tools(self) -> list[ToolLine]:
         return [ToolLine("read", "Read a text file."), ToolLine("git_log", "Shows\n\x1b]0;evil\x07", "git")]
 
+    def allowed(self) -> list[str]:
+        return ["sandbox: bubblewrap", "writes: /project\x1b[2J"]
+
     def cost(self) -> SessionCost:
         return SessionCost(self._turns, self._usage, 900, 8192, 6000, 0, 12.5)
 

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 
+from a3b.agent.approvals import DenyingApprover
 from a3b.agent.events import (
     AgentEvent,
     Compacted,
@@ -25,8 +26,10 @@ from a3b.printable import fit_for, say
 STATUS = {"done": 0, "failed": 1, "stuck": 1, "limit": 1, "stopped": 130}  # exit status
 
 
-async def run_headless(session: AgentSession, task: str, as_json: bool) -> int:
-    """Returns the exit status. Ctrl-C and SIGTERM stop the task, and what is finished stays; twice, they end all."""
+async def run_headless(session: AgentSession, task: str, as_json: bool, approver: DenyingApprover) -> int:
+    """Returns the exit status. approver: of the session; what it refused is told before the end.
+
+    Ctrl-C and SIGTERM stop the task, and what is finished stays; twice, they end all."""
     stopped_by: list[int] = []
 
     def stop(number: int) -> None:
@@ -46,8 +49,11 @@ async def run_headless(session: AgentSession, task: str, as_json: bool) -> int:
             show(notice)
         finished = None
         async for event in session.run(task):
+            if isinstance(event, TaskFinished):
+                finished = event
+                for line in approver.report():
+                    show(Notice(line, "warning"))
             show(event)
-            finished = event if isinstance(event, TaskFinished) else finished
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)

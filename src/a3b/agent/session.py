@@ -205,6 +205,10 @@ class AgentSession:
         """What the agent can do here."""
         return self._workshop.tool_lines()
 
+    def allowed(self) -> list[str]:
+        """What commands may do here, in lines."""
+        return self._workshop.allowed()
+
     def cost(self) -> SessionCost:
         """Turns, tokens and seconds so far."""
         state = self._transcript.state

@@ -18,6 +18,7 @@ from a3b.agent.mcp.servers import McpServers
 from a3b.agent.options import AgentOptions, ToolLine
 from a3b.agent.project_files import Project
 from a3b.agent.recall.search_index import SearchIndex
+from a3b.agent.sandbox.describing import describe
 from a3b.agent.sandbox.opening import open_sandbox
 from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy
 from a3b.agent.sessions import ProjectSessions
@@ -61,6 +62,10 @@ class Workshop:
         """What the model is to hear of background jobs, refused hosts and MCP servers, once."""
         news = self.servers.take_news() if self.servers is not None else []
         return [*self.built_in.drain_reports(), *self.approvals.take_news(), *news]
+
+    def allowed(self) -> list[str]:
+        """What commands may do, in lines for people."""
+        return describe(self.sandbox)
 
     def tool_lines(self) -> list[ToolLine]:
         """What the agent can do here, for people; also tools that the model sees only by name."""

@@ -77,12 +77,14 @@ def for_editor(args: Namespace, here: Path, home: Path) -> int:
 
 
 def headless(options: AgentOptions, task: str, as_json: bool) -> int:
+    from a3b.agent.approvals import DenyingApprover
     from a3b.agent.headless import run_headless  # HTTP is loaded only here
     from a3b.agent.session import open_session
 
     async def work() -> int:
-        async with open_session(options, None) as session:
-            return await run_headless(session, task, as_json)
+        approver = DenyingApprover()
+        async with open_session(options, approver) as session:
+            return await run_headless(session, task, as_json, approver)
 
     return asyncio.run(work())
 

@@ -93,13 +93,6 @@ def test_what_the_user_wrote_between_two_steps_survives_their_undo(journal, work
     assert (work / "notes").read_text() == "typed\n"
 
 
-def test_a_preview_changes_nothing(journal, work):
-    step(journal, work, "echo agent > notes")
-    before = tree_of(work)
-    assert [str(change) for change in journal.preview().restored] == ["changed notes"]
-    assert tree_of(work) == before
-
-
 def test_undo_leaves_the_files_of_a_user_in_a_directory_of_the_agent(journal, work):
     step(journal, work, "mkdir made; echo 1 > made/one")
     (work / "made/mine").write_text("typed")

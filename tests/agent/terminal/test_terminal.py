@@ -316,6 +316,7 @@ def test_no_text_of_models_tools_servers_or_files_acts_on_the_terminal(agent):
     terminal.shows("1,200 tokens read")
     terminal.type("\x14/show 1\r/think show\r/think show 1\r/tools\r/tree\r")
     terminal.shows(r"git_log")
+    terminal.shows(r"writes: /project\\u001b\[2J")
     terminal.shows(r"\* 20261130")
     shown = "".join(terminal.screen.text.split())
     for text in (r"\u001b]52;c;", r"\u202egnp.exe\u2066", "[red]markup[/red]:smile:<b>html</b>"):

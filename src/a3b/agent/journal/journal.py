@@ -179,14 +179,6 @@ class Journal:
                 raise JournalError("nothing to redo: no undo came last")
             return self._undo(tree, [standing[-1]], force)
 
-    def preview(self, steps: int | None = None, force: bool = False, earlier: bool = False) -> UndoOutcome:
-        """What `undo` would do. Changes no file."""
-        with self._used() as tree:
-            self._ledger.see(tree)
-            chosen = self._chosen(steps, force, earlier)
-            plan = make_plan([step.items for step in chosen], self._ledger.state.files, force)
-            return UndoOutcome(tuple(chosen), tuple(changes_of(plan.items)), plan.conflicts)
-
     def _chosen(self, steps: int | None, force: bool, earlier: bool) -> list[JournalStep]:
         if self._open is not None:
             raise JournalError("a call is running; stop it, or wait until it is done, then undo")

@@ -99,7 +99,8 @@ async def _compact(front: TerminalFront, rest: str) -> None:
 async def _tools(front: TerminalFront, rest: str) -> None:
     tools = front.session.tools()
     width = min(max((len(tool.name) for tool in tools), default=0), 40) + 2
-    front.say("\n".join(f"{fit_line(t.name, 38):{width}}{_first_line(t.description)} ({t.origin})" for t in tools))
+    lines = [f"{fit_line(t.name, 38):{width}}{_first_line(t.description)} ({t.origin})" for t in tools]
+    front.say("\n".join([*lines, "", *(fit_line(line, 400) for line in front.session.allowed())]))
 
 
 async def _cost(front: TerminalFront, rest: str) -> None:
@@ -157,7 +158,7 @@ COMMANDS = {
     "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
     "tree": TerminalCommand("/tree", "the sessions that belong together with this one", _tree),
     "compact": TerminalCommand("/compact", "begin anew from a summary", _compact, False),
-    "tools": TerminalCommand("/tools", "what the agent can do", _tools),
+    "tools": TerminalCommand("/tools", "what the agent can do, and what it may", _tools),
     "cost": TerminalCommand("/cost", "turns, tokens and seconds so far", _cost),
     "think": TerminalCommand(
         "/think on|off|auto|budget|show", "whether and how long the model thinks; show earlier thinking", _think
