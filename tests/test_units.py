@@ -183,3 +183,9 @@ def test_values_may_be_given_by_name():
 
 def test_what_is_counted_is_named_once_or_in_the_plural():
     assert [units.counted(n, "turn") for n in (0, 1, 1200)] == ["0 turns", "1 turn", "1,200 turns"]
+
+
+@pytest.mark.parametrize("value", [None, "1", float("nan"), float("inf"), -1, 10**400, [1], 1e300])
+def test_what_is_no_time_is_the_beginning_of_time(value):
+    assert units.moment(value) == 0.0
+    assert units.moment(1_790_000_000) == 1_790_000_000.0

@@ -1,8 +1,8 @@
 """Sizes, numbers of tokens and ages as people type them: 256M, 2GiB, 128k, 7d.
 
 A single letter means 1024s, as for llama-server, ollama and docker; KB and MB are 1000s, KiB and MiB 1024s. What reads
-a text raises UsageError that says what was expected. Enter at `byte_size`, `token_count`, `duration`, `span`
-and `counted`.
+a text raises UsageError that says what was expected. Enter at `byte_size`, `token_count`, `duration`, `span`,
+`counted` and `moment`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ NUMBER = re.compile(r"(\d+|\d{1,3}(?:,\d{3})+|\d{1,3}(?:_\d{3})+)(\.\d+)?\s*([a-
 def counted(number: int, thing: str) -> str:
     """A number and what it counts: "1 turn", "1,200 turns"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def moment(value: object) -> float:
+    """Seconds since 1970, as a record of any origin has them; 0 for what is no time that a calendar has."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 << 40 else 0.0
 
 
 def byte_size(text: str) -> int:

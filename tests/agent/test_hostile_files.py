@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 
 import pytest
 
@@ -16,6 +17,7 @@ from a3b.agent.requests import RequestMaker, used_ids
 from a3b.agent.resuming import close_calls, plan_of, resume_note
 from a3b.agent.sessions import ProjectSessions
 from a3b.agent.sub_agent import forked
+from a3b.commands.code_sessions import found, listing
 from a3b.errors import A3BError
 from tests.support.served import NOISE, changed
 
@@ -78,6 +80,16 @@ def test_any_value_in_any_place_of_a_transcript_is_read_or_refused(sessions, pat
             use(sessions, path)
             tried += 1
     assert tried > 100
+
+
+@pytest.mark.parametrize("time", ["1e999", "NaN", "-1e308", "1e300", "1" + "0" * 400, '"now"'])
+def test_a_time_that_no_calendar_has_hides_no_session(sessions, path, time):
+    text = path.read_text(encoding="utf-8")
+    changed_text = re.sub(r'("(?:created|at)": ?)[0-9.]+', rf"\g<1>{time}", text)
+    assert changed_text != text
+    path.write_text(changed_text, encoding="utf-8")
+    assert path.stem in listing(sessions)
+    assert path.stem in found(sessions, "u")
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\0" * 5000, b"[" * 200_000 + b"\n", b'{"a3b": "transcript"}\n'])

@@ -276,9 +276,10 @@ def _refusal(where: str, response: httpx2.Response, said: bytes) -> ModelServerE
 
 def _retry_after(given: str | None) -> float:
     try:
-        return min(max(float(given or 1.0), 0.0), MAX_WAIT_S)
+        wait = float(given or 1.0)
     except ValueError:  # a date: a server that is so exact can wait
         return 5.0
+    return min(wait, MAX_WAIT_S) if wait >= 0 else 1.0  # "nan" is a float, too
 
 
 def _context(props: Mapping[str, Any], model: Mapping[str, Any]) -> int | None:

@@ -25,6 +25,7 @@ from typing import Any
 from a3b.agent.events import TokenUsage
 from a3b.errors import StoreError, UsageError
 from a3b.files import open_private
+from a3b.units import moment
 
 MAX_FILE = 512 << 20  # bytes
 MAX_RECORD = 64 << 20
@@ -280,7 +281,7 @@ def _head(record: Any) -> TranscriptHead:
         id,
         kind,
         directory,
-        created=float(created) if isinstance(created, int | float) else 0.0,
+        created=moment(created),
         parent=parent if isinstance(parent, str) else None,
         parent_turn=turn if type(turn) is int else None,
         model=str(record.get("model", ""))[:200],

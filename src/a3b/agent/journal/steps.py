@@ -10,6 +10,7 @@ from typing import Any
 from a3b.agent.journal.changes import FileChange, PathChange, changes_of, real
 from a3b.agent.journal.entries import KINDS, PathState, checked_entry, checked_path
 from a3b.agent.journal.undo_plan import Rename
+from a3b.units import moment
 
 CALL, BETWEEN, UNDO = "call", "between", "undo"
 STEP_KINDS = (CALL, BETWEEN, UNDO)
@@ -110,7 +111,7 @@ class JournalState:
         started = record.get("started")
         if not isinstance(started, int | float):
             raise ValueError(f"{started!r:.40} is no time")
-        step.started = float(started)
+        step.started = moment(started)
         step.undone = _undone(record.get("undone"))
         step.undoes = tuple(_number(value) for value in _list(record.get("undoes"), 0))
         self.steps[number] = step

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from a3b.units import moment
+
 USER, THINKING, ANSWER, TOOL, SUMMARY = "user", "thinking", "answer", "tool", "summary"
 PASSAGE_KINDS = (USER, THINKING, ANSWER, TOOL, SUMMARY)
 LENGTH = 1_200  # characters of a passage
@@ -40,8 +42,7 @@ class PassageReader:
         turn, at = record.get("turn"), record.get("at")
         if type(turn) is not int or not 0 <= turn < 1 << 31:
             return []
-        if isinstance(at, int | float) and 0 <= at < 1 << 40:
-            self.at = float(at)
+        self.at = moment(at) or self.at
         if isinstance(summary := record.get("summary"), str) and "begin" in record:
             self.begun = turn
             return self._cut(turn, SUMMARY, summary)

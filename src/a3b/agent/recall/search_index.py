@@ -23,6 +23,7 @@ from a3b.agent.recall.queries import clean, excerpt, queries_of, searchable
 from a3b.agent.sessions import ProjectSessions
 from a3b.errors import StoreError
 from a3b.files import make_private, open_private
+from a3b.units import moment
 
 NAME, LOCK = "recall.sqlite", "recall.lock"
 BESIDE = ("", "-journal", "-wal", "-shm")
@@ -194,7 +195,7 @@ class SearchIndex:
         _, _, size, _, at, begun = known or (0, 0, 0, "", 0.0, 0)
         file.seek(0)
         digest = _digest(file, size)
-        reader = PassageReader(float(at), int(begun))
+        reader = PassageReader(moment(at), int(begun))
         rows: list[tuple[Any, ...]] = []
         head: dict[str, Any] | None = None
         while (line := file.readline(MAX_LINE + 1)).endswith(b"\n") and size < MAX_FILE and len(rows) < MAX_PASSAGES:
@@ -206,7 +207,7 @@ class SearchIndex:
                 break
             if size == 0:
                 head = record
-                reader.at = float(head["created"]) if isinstance(head.get("created"), int | float) else 0.0
+                reader.at = moment(head.get("created"))
             for passage in reader.read(record):
                 text, words = clean(passage.text), searchable(clean(passage.text))
                 rows.append((words, "" if text == words else text, id, passage.turn, passage.at, passage.kind))
@@ -246,7 +247,7 @@ def _match(row: tuple[Any, ...], words: str) -> RecallMatch | None:
         return None
     if not (isinstance(at, int | float) and 0 <= at < 1 << 40):
         return None
-    return RecallMatch(session, turn, float(at), kind, excerpt(text, words))
+    return RecallMatch(session, turn, moment(at), kind, excerpt(text, words))
 
 
 def _distinct(matches: list[RecallMatch]) -> list[RecallMatch]:
