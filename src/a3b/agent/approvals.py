@@ -17,7 +17,7 @@ from a3b.files import open_private, private_directory, read_bytes
 
 Decision = Literal["once", "always", "no"]
 MAX_BYTES = 1 << 20
-MAX_SAID = 50  # hosts
+MAX_SAID = 50  # refusals: a command can ask for any number of hosts
 MAX_TEXT = 10_000  # characters of one kind or subject
 
 
@@ -47,13 +47,13 @@ class Approver(Protocol):
 
 
 class DenyingApprover:
-    """Says no, as nobody is there to ask. refused: the requests, so that the end of a task can tell them."""
+    """Says no, as nobody is there to ask. refused: the first requests, so that the end of a task can tell them."""
 
     def __init__(self) -> None:
         self.refused: list[ApprovalRequest] = []
 
     async def ask(self, request: ApprovalRequest) -> Decision:
-        if request not in self.refused:
+        if len(self.refused) < MAX_SAID and request not in self.refused:
             self.refused.append(request)
         return "no"
 

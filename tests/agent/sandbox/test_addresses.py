@@ -59,3 +59,15 @@ def test_names_are_compared_in_one_form():
     assert normal_name("BÜCHER.example.") == "xn--bcher-kva.example"
     assert normal_name("0:0:0:0:0:0:0:1") == "::1"
     assert normal_name("a\r\nb") == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 252 + "!", "a." * 126 + "!", "a-" * 126 + "!", "é" * 4000, "a" * 254, "a..b", ".a"]
+)
+def test_what_is_no_name_is_told_without_trying_all_ways_to_read_it(text):
+    assert normal_name(text) == ""
+
+
+@pytest.mark.parametrize("text", ["a" * 63 + ".b", "x_y.pypi.org", "*.npmjs.org", "xn--9ca.fr", "a-b.c-d"])
+def test_a_name_is_its_own_normal_form(text):
+    assert normal_name(text) == text

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from a3b.agent.sandbox.network import MAX_REFUSED
 from a3b.errors import UsageError
 from tests.support.sandboxes import opened, ran
 
@@ -78,6 +79,20 @@ def test_the_user_is_asked_once_about_a_host(base):
     approver = Answering("no")
     fetched(base, "curl -sS http://example.com/; curl -sS http://example.com/b", approver=approver)
     assert approver.asked == ["example.com:80"]
+
+
+def test_a_command_cannot_bury_the_user_in_questions(base):
+    approver = Answering("no")
+    hosts = "for i in $(seq 60); do curl -sS http://h$i.example/; done; curl -sS http://last.example/"
+    text = fetched(base, hosts, approver=approver)
+    assert len(approver.asked) == MAX_REFUSED
+    assert "last.example:80 is not allowed" in text
+
+
+def test_a_name_that_is_no_name_is_refused_at_once(base):
+    code = "import socket, sys\ns = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20)\ns.settimeout(20)\n"
+    code += "s.sendall(b'CONNECT ' + b'a' * 250 + b'!:443 HTTP/1.1\\r\\n\\r\\n')\nprint(s.recv(99))"
+    assert "400 Bad Request" in fetched(base, f'python3 -c "{code}" "${{HTTPS_PROXY##*:}}"')
 
 
 def test_landlock_has_no_network_and_says_so(base):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from a3b.errors import UsageError
 
 WEB_PORTS = (80, 443)
-LABELS = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]{0,62}\.?)*[a-z0-9_]?", re.ASCII)
+# one way to match each name: commands choose what is matched here
+LABELS = re.compile(r"(?:\*\.)?[a-z0-9_][a-z0-9_-]{0,62}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
 MAX_NAME = 253
 NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,6 +46,8 @@ class HostRule:
 def normal_name(text: str) -> str:
     """A host's name in lower case and ASCII, or its address in normal form; "" if it is neither."""
     text = text.strip().rstrip(".").lower()
+    if len(text) > MAX_NAME:
+        return ""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -53,7 +56,7 @@ def normal_name(text: str) -> str:
         name = text if text.isascii() else text.encode("idna").decode("ascii")
     except UnicodeError:
         return ""
-    return name if len(name) <= MAX_NAME and ".." not in name and LABELS.fullmatch(name) else ""
+    return name if len(name) <= MAX_NAME and LABELS.fullmatch(name) else ""
 
 
 def is_public(text: str) -> bool:

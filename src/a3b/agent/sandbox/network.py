@@ -21,6 +21,8 @@ from a3b.errors import SandboxUnavailable
 START_SECONDS = 20
 ASK_SECONDS = 300
 REFUSED_SECONDS = 60  # for which a no is not asked again
+MAX_REFUSED = 50  # hosts: after so many, a session asks about no other; a command can think of any number
+MAX_ASKED = 32  # questions that wait for an answer
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_FORWARDS = 32
 
@@ -32,6 +34,7 @@ class SandboxNetwork:
         """program: bubblewrap; code: `holder.py`. Raises SandboxUnavailable with what bubblewrap said."""
         self._approver, self._asking_loop = approver, _running_loop()
         self._answers: dict[str, asyncio.Future[bool]] = {}
+        self._num_open = self._num_refused = 0  # questions without an answer; answers that were no
         ports = [rule.port for rule in rules if rule.name in LOOPBACK and rule.port][:MAX_FORWARDS]
         self._socket, listeners, ports = self._start_holder(program, code, ports)
         self.port = ports[0]
@@ -108,6 +111,8 @@ class SandboxNetwork:
         """Asks once for all connections to a host."""
         subject = f"{host}:{port}"
         if subject not in self._answers:
+            if self._num_refused >= MAX_REFUSED or self._num_open >= MAX_ASKED:
+                return False
             self._answers[subject] = asyncio.ensure_future(self._ask_user(host, port))
         return await asyncio.shield(self._answers[subject])
 
@@ -122,10 +127,15 @@ class SandboxNetwork:
                 why="a command asked for it, and no option names it",
                 option=f"--allow-host {host if port in WEB_PORTS else subject}",
             )
-            with suppress(RuntimeError, TimeoutError, asyncio.CancelledError):
-                answer = asyncio.run_coroutine_threadsafe(self._approver.ask(request), self._asking_loop)
-                allowed = await asyncio.wait_for(asyncio.wrap_future(answer), ASK_SECONDS) != "no"
+            self._num_open += 1
+            try:
+                with suppress(RuntimeError, TimeoutError, asyncio.CancelledError):
+                    answer = asyncio.run_coroutine_threadsafe(self._approver.ask(request), self._asking_loop)
+                    allowed = await asyncio.wait_for(asyncio.wrap_future(answer), ASK_SECONDS) != "no"
+            finally:
+                self._num_open -= 1
         if not allowed:
+            self._num_refused += 1
             self._loop.call_later(REFUSED_SECONDS, self._answers.pop, subject, None)
         return allowed
 
