@@ -15,6 +15,7 @@ from a3b.agent.events import CallProgress, PromptProgress, TextChunk, ThinkingCh
 
 MAX_CALLS = 64  # of one answer
 MAX_NAME = 200
+MAX_ANSWER = 8 << 20  # characters; the longest answer that is asked for has some 150,000
 MOST = 1 << 40  # more tokens or milliseconds are a lie
 CUT_KEY = "arguments"  # where arguments go that are no JSON object, as the server itself keeps them
 
@@ -70,6 +71,7 @@ class AnswerReader:
         self._usage: dict[str, Any] = {}
         self._report: dict[str, Any] = {}
         self._thinking_stop = ""
+        self._size = 0  # characters so far
         self.finish: str | None = None
 
     @property
@@ -106,17 +108,24 @@ class AnswerReader:
         for key in ("reasoning_content", "reasoning"):
             if isinstance(piece := delta.get(key), str) and piece:
                 self._thinking_key = key if not self._thinking else self._thinking_key
-                self._thinking.append(piece)
+                self._thinking.append(self._bounded(piece))
                 yield ThinkingChunk(piece)
                 break
         if isinstance(piece := delta.get("content"), str) and piece:
-            self._text.append(piece)
+            self._text.append(self._bounded(piece))
             yield TextChunk(piece)
         calls = delta.get("tool_calls")
         for given in calls if isinstance(calls, list) else ():
             if isinstance(given, dict):
                 call = self._call(given)
                 yield CallProgress(call.name, call.size)
+
+    def _bounded(self, piece: str) -> str:
+        """The piece. Raises BadStreamError if the answer has become endless."""
+        self._size += len(piece)
+        if self._size > MAX_ANSWER:
+            raise BadStreamError(f"an answer has more than {MAX_ANSWER >> 20} MiB of text")
+        return piece
 
     def _call(self, given: dict[str, Any]) -> _Call:
         index = given["index"] if type(given.get("index")) is int else None
@@ -136,7 +145,7 @@ class AnswerReader:
         if isinstance(arguments, dict):  # some servers send the object
             arguments = json.dumps(arguments, ensure_ascii=False)
         if isinstance(arguments, str):
-            call.pieces.append(arguments)
+            call.pieces.append(self._bounded(arguments))
             call.size += len(arguments)
         return call
 
