@@ -66,8 +66,7 @@ class BareSandbox:
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=cwd,
-            # a file may change twice within a second, which compiled files would not notice
-            env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+            env={"PATH": os.environ["PATH"], **(env or {})},
             stdin=asyncio.subprocess.PIPE if has_stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if merge else asyncio.subprocess.PIPE,

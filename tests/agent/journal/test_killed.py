@@ -51,7 +51,7 @@ def test_an_undo_that_is_killed_while_it_works_in_directories_is_completed(tmp_p
 
 @pytest.mark.parametrize("place", range(20))
 def test_after_a_kill_all_steps_can_be_undone(tmp_path, num_changes, place):
-    at = random.Random(place).randint(1, num_changes)
+    at = random.Random(place).randint(1, num_changes * 9 // 10)  # another run may have some fewer
     work, before, done = run(tmp_path, at)
     assert done.returncode == -9, done.stderr
     told = []

@@ -31,6 +31,9 @@ def entry(mode="", *more):
 def configure(tmp_path, **servers):
     project = tmp_path / "project"
     project.mkdir(exist_ok=True)
+    for server in servers.values():  # a checkout below /tmp or a home is hidden
+        if server.get("sandbox", True):
+            server.setdefault("readable", [str(ROOT)])
     (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
 
 

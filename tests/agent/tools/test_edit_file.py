@@ -36,6 +36,15 @@ def edited(before, old, new, name="a"):
         return said, file.read()
 
 
+def test_python_takes_an_edit_within_the_same_second_for_new(root):
+    """Its compiled files know a source by size and second."""
+    for before, after in ("a - b", "a * b"), ("a * b", "a + b"):
+        old = os.stat("calc.py")
+        edit_file("calc.py", f"def add(a, b):\n    return {before}", f"def add(a, b):\n    return {after}")
+        new = os.stat("calc.py")
+        assert (new.st_size, int(new.st_mtime)) != (old.st_size, int(old.st_mtime))
+
+
 def test_the_one_place_is_replaced_and_the_changed_line_said(root):
     outcome = edit_file("calc.py", "def add(a, b):\n    return a - b", "def add(a, b):\n    return a + b")
     assert outcome.text == "Edited calc.py, line 5."

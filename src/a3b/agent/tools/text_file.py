@@ -133,6 +133,8 @@ def save(real: str, data: bytes, mode: int | None) -> None:
 
     mode: permissions; None for a new file. Raises OSError. A file whose directory cannot take a second one, such as a
     mounted file, is written in place."""
+    if real.endswith(".py"):
+        _outlast_compiled(real, len(data))
     directory, name = os.path.split(real)
     part = os.path.join(directory, f".{name[:100]}.a3b-part")
     try:
@@ -154,6 +156,18 @@ def save(real: str, data: bytes, mode: int | None) -> None:
         with open(real, "r+b") as file:
             file.truncate(0)
             file.write(data)
+
+
+def _outlast_compiled(real: str, size: int) -> None:
+    """Waits where Python would take the old file for the new one: its compiled files know a source by its size and the
+    second in which it was written."""
+    try:
+        old = os.stat(real)
+    except OSError:
+        return
+    now = time.time()
+    if old.st_size == size and int(old.st_mtime) == int(now):
+        time.sleep(int(now) + 1.01 - now)  # the clock of files is a little behind
 
 
 def missing(path: str, root: str) -> str:
