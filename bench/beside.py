@@ -8,6 +8,8 @@ what it printed. So the work is equal, and what differs is the agent: the size o
 makes the server read again. MODEL: a packed directory; default the embedded model with a longer context, whose counts
 of tokens are those of a small vocabulary. DIR is where `python -m bench.clients.install` put the agents.
 
+The server has read its weights before an agent starts: it answers one question of other words first.
+
 Columns: tokens of the first prompt; requests; tokens of all prompts, how many of them were computed, and how many had
 been read or written before; tokens written; seconds from start to end of the agent."""
 
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,6 +99,16 @@ def environment(root: Path, installed: Path) -> dict[str, str]:
     }
 
 
+def wake(server: Server) -> None:
+    """Have the server read a long question, so that the first agent's turn does not wait for the disk."""
+    words = " ".join(random.Random(8).choices(WORDS, k=600))
+    body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
+    head = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode(), head)
+    with urllib.request.urlopen(request, timeout=RUN_S) as answer:
+        answer.read()
+
+
 def measured(name: str, model: str, root: Path, installed: Path, parts: int, lines: int) -> Row:
     root.mkdir()
     project(root / "project", parts, lines)
@@ -105,6 +118,7 @@ def measured(name: str, model: str, root: Path, installed: Path, parts: int, lin
         words = ["code", "-p", TASK, "--base-url", server.url]
         if name != "a3b":
             words = ["launch", name, "--base-url", server.url, "--", *LAUNCHED[name]]
+        wake(server)
         begin = time.monotonic()
         with (root / "agent.log").open("wb") as log:
             done = subprocess.run(
@@ -116,7 +130,7 @@ def measured(name: str, model: str, root: Path, installed: Path, parts: int, lin
                 stderr=log,
                 timeout=RUN_S,
             )
-        row, answers = Row(name, seconds=round(time.monotonic() - begin, 1)), server.answers()
+        row, answers = Row(name, seconds=round(time.monotonic() - begin, 1)), server.answers()[1:]
     if done.returncode or not answers:
         print(f"{name}: exit status {done.returncode}; see {root / 'agent.log'}", file=sys.stderr)
     long = [answer for answer in answers if len(answer.prompt) > 64]

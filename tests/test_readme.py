@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from a3b.commands.choice import Room, choose, serving
+from a3b.commands.choice import Room, choose
+from a3b.commands.memory_fit import room_to_serve
 from a3b.errors import A3BError
 from a3b.model.known_shapes import shape
 from tests.support.paths import ROOT
@@ -25,7 +26,7 @@ def test_a_row_of_memory_is_what_up_would_choose_there(row):
             choose(config, "the model", room, None, None)
         return
     found = choose(config, "the model", room, None, None)
-    served, _ = serving(config, found.found.total_bytes, room.memory)
+    served, _ = room_to_serve(config, found.found.total_bytes, room.memory)
     assert (found.preset, f"{found.found.stored_bytes / 1e9:.1f}") == (preset, stored)
     told, fits = int(context.replace(",", "")), served or config.max_context
     assert fits * 0.95 < told <= fits

@@ -13,7 +13,6 @@ from a3b.commands.choice import (
     check_own_types,
     choose,
     promise,
-    serving,
 )
 from a3b.commands.plan import Speed
 from a3b.commands.sizes import Sizes, memory_bytes, sizes
@@ -99,11 +98,3 @@ def test_what_takes_longer_is_the_time_that_is_said():
         promise(work, choice, CONFIG, room, None)[2]
         == "then as fast as this machine allows, which could not be measured"
     )
-
-
-def test_a_server_leaves_memory_for_sessions_and_no_more_context_than_fits():
-    packed = FOUND["balanced"].total_bytes
-    assert serving(CONFIG, packed, PLENTY) == (None, 4 << 30)
-    context, sessions = serving(CONFIG, packed, memory_bytes(CONFIG, FOUND["balanced"], USEFUL_CONTEXT) + (256 << 20))
-    assert context % 1024 == 0 and LEAST_CONTEXT < context <= USEFUL_CONTEXT and sessions >= 256 << 20
-    assert serving(CONFIG, packed, packed)[0] == LEAST_CONTEXT

@@ -29,7 +29,6 @@ LINE_BYTES_PER_S = 100e6 / 8
 PACKED_WEIGHTS_PER_S = 16e6  # quantised by a thread, from docs/log.md; integers that are kept are copied
 COPIED_BYTES_PER_S = 90e6
 SPARE_BYTES = 64_000_000
-LEAST_SESSIONS, MOST_SESSIONS = 256 << 20, 4 << 30  # bytes of memory for snapshots
 
 
 @dataclass(frozen=True)
@@ -180,13 +179,3 @@ def _speed(choice: PresetChoice, config: ModelConfig, speed: MachineSpeed | None
 
 def _rate(per_second: float) -> str:
     return f"{per_second:.1f}" if per_second < 100 else f"{per_second:,.0f}"
-
-
-def serving(config: ModelConfig, total_bytes: int, memory: int) -> tuple[int | None, int]:
-    """(context, bytes for sessions) that a server of a packed model has room for; None is the native length."""
-    found = Sizes(total_bytes, 0, total_bytes)
-    left = memory - memory_bytes(config, found, 0)
-    sessions = min(MOST_SESSIONS, max(LEAST_SESSIONS, left // 4))
-    fits = longest_context(config, found, memory - sessions)
-    least = min(LEAST_CONTEXT, config.max_context)
-    return None if fits >= config.max_context else max(fits // 1024 * 1024, least), sessions

@@ -20,14 +20,15 @@ from a3b.cache.identity import cache_identity
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands.cache_directories import open_store
 from a3b.commands.dialogue import load
+from a3b.commands.memory_fit import fit_to_memory
 from a3b.engine.engine import Engine, load_config, resolve
+from a3b.engine.local import cache_bytes
 from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
 from a3b.interface.request import check_policy
-from a3b.machine import Machine
 from a3b.printable import printable, say
 from a3b.server import logs
 from a3b.server.app import create_app
@@ -37,8 +38,6 @@ from a3b.server.middleware import ServerSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import TurnMemory
 
-MOST_CACHE = 4 << 30  # bytes of memory for snapshots, unless asked for more
-LEAST_CACHE = 256 << 20
 SWITCH_S = 0.001  # how long a thread that prepares a request may hold up the one that computes
 GRACE_S = 3  # for running answers when the server is told to stop
 OWN_FILES = 256  # files that the process needs besides connections
@@ -56,6 +55,7 @@ def run(args: Namespace, next_step: str = "") -> int:
     settings, connections = app_settings(args), ConnectionManager(limits(args))
     check_policy(args.preserve_thinking)
     load_config(resolve(args.model), args.context)  # a wrong model is refused before anything is taken or made
+    fit_to_memory(args, resolve(args.model))
     trace = opened(args.trace) if args.trace else None
     sys.setswitchinterval(SWITCH_S)
     sock = bound(args.host, args.port)
@@ -92,8 +92,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     """Cache, scheduler and memory of turns around an engine."""
     directory = resolve(args.model)
     identity = cache_identity(engine.config, directory, engine.model.kv, engine.model.isa)
-    free = Machine.read().memory_bytes
-    ram = args.cache_ram if args.cache_ram is not None else min(MOST_CACHE, max(LEAST_CACHE, free // 4))
+    ram = cache_bytes(engine) if args.cache_ram is None else args.cache_ram
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
     scheduler = Scheduler(
         engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from a3b.commands import serve
 from a3b.commands.ask import agreed
-from a3b.commands.choice import serving
 from a3b.commands.model_home import ModelHome, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
@@ -22,12 +21,9 @@ from a3b.commands.server_answers import Asker, url_of
 from a3b.engine.engine import nano_directory
 from a3b.engine.stored_models import Record
 from a3b.errors import A3BError, CheckpointError, UsageError
-from a3b.formats.packed import MANIFEST, Manifest
+from a3b.formats.packed import MANIFEST
 from a3b.kernels.threads import set_blas_threads
-from a3b.machine import Machine
-from a3b.model.config_reader import read_config
 from a3b.model.known_models import KNOWN_MODELS, by_repository
-from a3b.model.tensor_names import is_mtp
 from a3b.packing.stream import clear
 from a3b.printable import say
 from a3b.settings import RuntimeConfig
@@ -56,7 +52,6 @@ def run(args: Namespace) -> int:
         return 1
     args.model = str(directory)
     args.held.enter_context(used(directory))
-    fit_to_memory(args, directory)
     return serve.run(args, next_step(name))
 
 
@@ -79,19 +74,6 @@ def check_port(host: str, port: int) -> None:
 def next_step(name: str) -> str:
     again = "" if name == DEFAULT else f" {name}"
     return f"Next, in another terminal: a3b launch claude   (again another day: a3b up{again})"
-
-
-def fit_to_memory(args: Namespace, directory: Path) -> None:
-    """Leave context and sessions the room that the memory has, unless options say otherwise."""
-    if not (directory / MANIFEST).is_file():
-        return
-    config, memory = read_config(directory), Machine.read().memory_bytes
-    packed = sum(t.num_bytes for t in Manifest.read(directory).tensors.values() if not is_mtp(t.name))
-    context, sessions = serving(config, packed, memory)
-    args.cache_ram = sessions if args.cache_ram is None else args.cache_ram
-    if args.context is None and context is not None:
-        args.context = context
-        say(f"context {context:,} of {config.max_context:,} tokens, as {memory / 1e9:.1f} GB of memory are available")
 
 
 def obtain(name: str, wish: Wish, runtime: RuntimeConfig) -> Path | None:

@@ -25,9 +25,10 @@ MAX_WAITING = 1 << 12  # requests: callers of this process wait for a place and 
 TERMINAL = ServiceSettings(exact_dates=True, guards_output=False)
 
 
-def cache_bytes() -> int:
-    """Memory for snapshots on this machine: a quarter of what is free, within limits."""
-    return min(MAX_CACHE, max(MIN_CACHE, Machine.read().memory_bytes // 4))
+def cache_bytes(engine: Engine) -> int:
+    """Memory for snapshots on this machine: a quarter of what the weights will leave free, within limits."""
+    mapped = engine.huge_pages.total_bytes if engine.huge_pages else 0  # counts as free until it is read
+    return min(MAX_CACHE, max(MIN_CACHE, (Machine.read().memory_bytes - mapped) // 4))
 
 
 def local_service(
@@ -41,6 +42,6 @@ def local_service(
 ) -> Service:
     """A service for callers in this process. store: where sessions outlive it, which stays the caller's to close;
     identity is then that of the weights."""
-    cache = PrefixCache(identity, engine.model.new_state, cache_bytes(), store)
+    cache = PrefixCache(identity, engine.model.new_state, cache_bytes(engine), store)
     scheduler = Scheduler(engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING)
     return Service(engine, scheduler, TurnMemory(store), settings, call_id=call_id)

@@ -1,0 +1,50 @@
+"""What a server of a packed model may take, so that it lives on the machine it is started on.
+
+Weights are mapped and count as free memory until they are read, so the sum is made beforehand. Enter at
+`fit_to_memory`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from a3b.commands.choice import LEAST_CONTEXT
+from a3b.commands.sizes import Sizes, gb, longest_context, memory_bytes
+from a3b.engine.local import MAX_CACHE, MIN_CACHE
+from a3b.formats.packed import MANIFEST, Manifest
+from a3b.machine import Machine
+from a3b.model.config import ModelConfig
+from a3b.model.config_reader import read_config
+from a3b.model.tensor_names import is_mtp
+from a3b.printable import say
+
+
+def fit_to_memory(args: Namespace, directory: Path) -> None:
+    """Leave context and sessions the room that the memory has, unless options say otherwise; tell what does not fit."""
+    if not (directory / MANIFEST).is_file():
+        return
+    config, memory = read_config(directory), Machine.read().memory_bytes
+    packed = sum(t.num_bytes for t in Manifest.read(directory).tensors.values() if not is_mtp(t.name))
+    context, sessions = room_to_serve(config, packed, memory)
+    args.cache_ram = sessions if args.cache_ram is None else args.cache_ram
+    if args.context is None and context is not None:
+        args.context = context
+        say(f"context {context:,} of {config.max_context:,} tokens, as {memory / 1e9:.1f} GB of memory are available")
+    wanted = args.context or config.max_context
+    needed = memory_bytes(config, Sizes(packed, 0, packed), wanted) + args.cache_ram
+    if needed > memory:
+        say(
+            f"warning: weights, {wanted:,} tokens and {gb(args.cache_ram)} of sessions take {gb(needed)}, and "
+            f"{gb(memory)} are available: the system may end this server; end other programs, or give a smaller "
+            "--context or --cache-ram, or pack a smaller preset (a3b plan)"
+        )
+
+
+def room_to_serve(config: ModelConfig, total_bytes: int, memory: int) -> tuple[int | None, int]:
+    """(context, bytes for sessions) that a server of a packed model has room for; None is the native length."""
+    found = Sizes(total_bytes, 0, total_bytes)
+    left = memory - memory_bytes(config, found, 0)
+    sessions = min(MAX_CACHE, max(MIN_CACHE, left // 4))
+    fits = longest_context(config, found, memory - sessions)
+    least = min(LEAST_CONTEXT, config.max_context)
+    return None if fits >= config.max_context else max(fits // 1024 * 1024, least), sessions

@@ -1,0 +1,102 @@
+"""What a server takes of the memory: weights that are mapped and not read yet are not free."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from a3b import cli
+from a3b.commands import memory_fit, serve
+from a3b.commands.choice import LEAST_CONTEXT, USEFUL_CONTEXT
+from a3b.commands.memory_fit import fit_to_memory, room_to_serve
+from a3b.commands.sizes import memory_bytes, sizes
+from a3b.engine.local import MAX_CACHE, MIN_CACHE, cache_bytes
+from a3b.machine import Machine
+from a3b.model.known_shapes import shape
+from a3b.packing.presets import PRESETS
+
+CONFIG = shape("35b-a3b")
+BALANCED = sizes(CONFIG, PRESETS["balanced"])
+GB = 10**9
+
+
+def given(monkeypatch, memory):
+    plain = Machine.read()
+    monkeypatch.setattr(Machine, "read", lambda *_: replace(plain, memory_bytes=memory))
+
+
+def test_a_server_leaves_memory_for_sessions_and_no_more_context_than_fits():
+    packed = BALANCED.total_bytes
+    assert room_to_serve(CONFIG, packed, 64 * GB) == (None, 4 << 30)
+    context, sessions = room_to_serve(CONFIG, packed, memory_bytes(CONFIG, BALANCED, USEFUL_CONTEXT) + (256 << 20))
+    assert context % 1024 == 0 and LEAST_CONTEXT < context <= USEFUL_CONTEXT and sessions >= 256 << 20
+    assert room_to_serve(CONFIG, packed, packed)[0] == LEAST_CONTEXT
+
+
+@pytest.mark.parametrize("memory", [23, 24, 26, 28, 32, 48])
+def test_weights_context_and_sessions_fit_into_the_memory_together(memory):
+    context, sessions = room_to_serve(CONFIG, BALANCED.total_bytes, memory * GB)
+    assert memory_bytes(CONFIG, BALANCED, context or CONFIG.max_context) + sessions <= memory * GB
+
+
+def test_weights_that_are_mapped_and_not_yet_read_are_not_free_for_snapshots(monkeypatch):
+    given(monkeypatch, 24 * GB)
+    engine = SimpleNamespace(huge_pages=SimpleNamespace(total_bytes=21 * GB))
+    assert cache_bytes(engine) == 3 * GB // 4
+    assert cache_bytes(SimpleNamespace(huge_pages=SimpleNamespace(total_bytes=30 * GB))) == MIN_CACHE
+    assert cache_bytes(SimpleNamespace(huge_pages=None)) == MAX_CACHE
+
+
+@pytest.fixture
+def packed(monkeypatch, tmp_path):
+    """A directory that says it is the packed 35B model."""
+    tensors = {"weights": SimpleNamespace(name="weights", num_bytes=BALANCED.total_bytes)}
+    monkeypatch.setattr(memory_fit, "read_config", lambda _: CONFIG)
+    monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=tensors))
+    (tmp_path / memory_fit.MANIFEST).touch()
+    return tmp_path
+
+
+def fitted(directory, **options):
+    args = Namespace(**({"context": None, "cache_ram": None} | options))
+    fit_to_memory(args, directory)
+    return args
+
+
+def test_a_server_takes_the_context_that_fits_and_says_so(monkeypatch, packed, capsys):
+    given(monkeypatch, 24 * GB)
+    args = fitted(packed)
+    assert (args.context, args.cache_ram) == room_to_serve(CONFIG, BALANCED.total_bytes, 24 * GB)
+    said = capsys.readouterr().err
+    assert said == f"context {args.context:,} of 262,144 tokens, as 24.0 GB of memory are available\n"
+
+
+@pytest.mark.parametrize("options", [{"context": 262_144}, {"cache_ram": 4 << 30}, {"context": 1_010_000}])
+def test_options_that_exceed_the_memory_are_kept_and_warned_of(monkeypatch, packed, capsys, options):
+    given(monkeypatch, 24 * GB)
+    args = fitted(packed, **options)
+    assert vars(args) | options == vars(args)
+    assert "warning: weights, " in (said := capsys.readouterr().err) and "--context or --cache-ram" in said
+    given(monkeypatch, 64 * GB)
+    fitted(packed, **options)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_smallest_context_is_warned_of_where_the_weights_alone_fill_the_memory(monkeypatch, packed, capsys):
+    given(monkeypatch, 20 * GB)
+    assert fitted(packed).context == LEAST_CONTEXT
+    assert "pack a smaller preset" in capsys.readouterr().err
+
+
+def test_serve_fits_its_options_before_it_loads(monkeypatch, tmp_path):
+    def fit(args, directory):
+        raise RuntimeError(f"fitted {directory.name}")
+
+    monkeypatch.setattr(serve, "fit_to_memory", fit)
+    monkeypatch.setattr(serve, "load", lambda *_: pytest.fail("loaded first"))
+    monkeypatch.setenv("A3B_HOME", str(tmp_path))
+    with pytest.raises(RuntimeError, match="fitted nano_model"):
+        cli.main(["serve", "--port", "0"])
