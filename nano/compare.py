@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
 from a3b.engine.engine import Engine, nano_directory
+from a3b.evals.families.common import rng_for
 from nano.tasks import mixed
-from nano.tasks.common import rng_for
 
 BOUND = 1e-4  # of the standard deviation of the logits
 NUM_GREEDY = 100

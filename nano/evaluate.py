@@ -21,13 +21,14 @@ from functools import partial
 from a3b.engine.engine import Engine
 from a3b.engine.local import TERMINAL, local_service
 from a3b.engine.service import Service
+from a3b.evals.families import secret
+from a3b.evals.families.common import CaseOutcome, Message, rng_for
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS
 from a3b.interface.events import assistant_message
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from nano.data import SHORT
-from nano.tasks import FAMILIES, secret
-from nano.tasks.common import Message, Outcome, rng_for
-from nano.tasks.fix_functions import UNSEEN_KINDS
+from nano.tasks import FAMILIES
 
 MAX_ANSWER = 500  # tokens; the longest answer in training is shorter
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_ANSWER)
@@ -76,7 +77,7 @@ class Player:
         return message
 
 
-def play(service: Service, name: str, make_case: Callable, cases: int, preserve: bool = True) -> list[Outcome]:
+def play(service: Service, name: str, make_case: Callable, cases: int, preserve: bool = True) -> list[CaseOutcome]:
     outcomes = []
     for index in range(cases):
         case = make_case(rng_for("test", name.split("-")[0], index))
@@ -88,7 +89,7 @@ def play(service: Service, name: str, make_case: Callable, cases: int, preserve:
     return outcomes
 
 
-def table_baseline(outcomes: list[Outcome]) -> float:
+def table_baseline(outcomes: list[CaseOutcome]) -> float:
     """Both halves of the games predict the other's hidden numbers from the told ones."""
     pairs = []
     for outcome in outcomes:

@@ -22,37 +22,18 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from a3b.agent.events import TaskFinished, ToolFinished, ToolStarted, TurnFinished
-from a3b.agent.options import AgentOptions
-from a3b.agent.session import open_session
-from nano.tasks.common import rng_for
-from nano.tasks.fix import ASK, judge
-from nano.tasks.fix_functions import UNSEEN_KINDS
-from nano.tasks.fix_package import Package, change_of, make_package, run_tests
+from a3b.evals.agent_run import AgentRun
+from a3b.evals.families.common import rng_for
+from a3b.evals.families.fix import judge
+from a3b.evals.families.fix_package import Package, change_of, make_package, run_tests
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS
+from a3b.evals.repairs import Repair, cases, repair
 
-TOOLS = ("read", "edit", "bash")
-MOST_TURNS = 16
-TEST_S = 20
 FITTED = 2000  # packages of training from which the rule is made
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:\d+)/v1 ", re.MULTILINE)
-
-
-@dataclass
-class Repair:
-    """How one package ended. why: the verdict in words; log: the calls and their results."""
-
-    ok: bool
-    why: str
-    kind: str
-    turns: int = 0
-    read: int = 0
-    written: int = 0
-    recomputed: int = 0
-    log: str = ""
 
 
 @contextmanager
@@ -78,54 +59,6 @@ def server(model: str | None, home: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-
-
-def cases(count: int, kinds: list[str] | None = None) -> list[tuple[Package, str]]:
-    """Packages of the test split, and how the user asks."""
-    out = []
-    for index in range(count):
-        rng = rng_for("test", "fix-agent", index)
-        out.append((make_package(rng, "test", kinds), rng.choice(ASK["test"])))
-    return out
-
-
-async def repair(url: str, home: Path, package: Package, task: str, fields: dict[str, Any]) -> Repair:
-    """One session of the agent in a directory of its own."""
-    with tempfile.TemporaryDirectory(prefix="project-", dir=home.parent) as name:
-        directory = Path(name)
-        for path, text in package.files.items():
-            (directory / path).write_text(text, encoding="utf-8")
-        sampling = {"temperature": 0.0, **fields}
-        options = AgentOptions(directory, home, url, tools=TOOLS, max_turns=MOST_TURNS, sampling=sampling)
-        found, log = Repair(False, "", package.bug.kind), []
-        async with open_session(options, None) as session:
-            async for event in session.run(task):
-                match event:
-                    case ToolStarted(arguments=arguments, tool=tool):
-                        log.append(f"> {tool} {json.dumps(arguments)}")
-                    case ToolFinished(text=text):
-                        log.append(text)
-                    case TurnFinished(usage=usage, recomputed=recomputed):
-                        found.turns += 1
-                        found.read, found.written = found.read + usage.read, found.written + usage.written
-                        found.recomputed += recomputed or 0
-                    case TaskFinished(status=status, text=text):
-                        log.append(f"{status}: {text}")
-        found.log = "\n".join(log)
-        files = {str(p.relative_to(directory)): p.read_text("utf-8") for p in directory.rglob("*") if p.is_file()}
-        found.ok, found.why = judge(package, files, lambda: outcome_of_tests(directory))
-        return found
-
-
-def outcome_of_tests(directory: Path) -> str:
-    """What the test script prints, in a process of its own."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "test.py"], cwd=directory, capture_output=True, text=True, timeout=TEST_S
-        )
-    except subprocess.TimeoutExpired:
-        return "the tests do not end"
-    return done.stdout.strip() or "the tests end with an error"
 
 
 def substitutions() -> list[tuple[str, str]]:
@@ -154,8 +87,8 @@ def by_rule(package: Package, table: list[tuple[str, str]], attempts: int) -> Re
         files = package.files | {path: package.files[path].replace(text, head + '"""\n' + changed)}
         ok, why = judge(package, files, lambda files=files: run_tests(files, package.tests))
         if ok or tried == attempts:
-            return Repair(ok, why, package.bug.kind, tried)
-    return Repair(False, "no substitution fits", package.bug.kind, tried)
+            return Repair(ok, why, package.bug.kind, AgentRun(turns=tried))
+    return Repair(False, "no substitution fits", package.bug.kind, AgentRun(turns=tried))
 
 
 def summary(repairs: list[Repair]) -> dict[str, Any]:
@@ -163,10 +96,10 @@ def summary(repairs: list[Repair]) -> dict[str, Any]:
     kinds = sorted({r.kind for r in repairs})
     return {
         "repaired": sum(r.ok for r in repairs) / count,
-        "turns": sum(r.turns for r in repairs) / count,
-        "read": sum(r.read for r in repairs) / count,
-        "written": sum(r.written for r in repairs) / count,
-        "recomputed": sum(r.recomputed for r in repairs),
+        "turns": sum(r.run.turns for r in repairs) / count,
+        "read": sum(r.run.cost.computed for r in repairs) / count,
+        "written": sum(r.run.cost.written for r in repairs) / count,
+        "recomputed": sum(r.run.recomputed for r in repairs),
         "kinds": {k: [sum(r.ok for r in repairs if r.kind == k), sum(r.kind == k for r in repairs)] for k in kinds},
     }
 
@@ -184,7 +117,7 @@ async def measure(url: str, home: Path, rows: list[str], count: int, show: int) 
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr)
         for failed in [r for r in repairs if not r.ok][:show]:
-            print(f"--- {row}: {failed.kind}: {failed.why}\n{failed.log}\n", file=sys.stderr)
+            print(f"--- {row}: {failed.kind}: {failed.why}\n{failed.run.log}\n", file=sys.stderr)
         result[row] = summary(repairs)
     return result
 

@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
+from a3b.evals.families.common import rng_for
 from nano.tasks import FAMILIES, mixed
-from nano.tasks.common import rng_for
 
 
 def conversations(count: int) -> list[dict]:

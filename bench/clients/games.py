@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from a3b.evals.families import lookup, secret
+from a3b.evals.families.common import rng_for
 from bench.clients.proof import Proof, Reader, recalls
 from bench.clients.roster import Client
 from bench.clients.server import KEY, MODEL, ROOT, Server
-from nano.tasks import lookup, secret
-from nano.tasks.common import rng_for
 
 GAME_S = 120.0  # for one game; the start of the client is in the first
 TOOL_GAMES = 2

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from a3b.evals.families import secret
 from a3b.prompt.tokenizer import Tokenizer
 from bench.clients.server import EMBEDDED, Traced
-from nano.tasks import secret
 
 SLACK = 16  # tokens at the end of a turn that may be computed again
 

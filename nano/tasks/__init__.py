@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 
-from nano.tasks import calc, chat, fix, lookup, needle, revise, secret
-from nano.tasks.common import Conversation, system_prompt, tool_set
+from a3b.evals.families import fix, lookup, needle, revise
+from a3b.evals.families.common import Conversation, system_prompt, tool_set
+from nano.tasks import calc, chat, secret
 
 FAMILIES = {
     "secret": secret,

@@ -7,12 +7,12 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from nano.tasks.common import (
+from a3b.evals.families.common import (
     CALC_TOOLS,
+    CaseOutcome,
     Conversation,
     Generate,
     Message,
-    Outcome,
     assistant,
     call_form,
     play_tools,
@@ -84,7 +84,7 @@ class Case:
     value: int
     ask: str
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         name, param = call_form(self.schema)
         asked: list[str] = []
 
@@ -96,7 +96,8 @@ class Case:
         last, valid = play_tools(messages, self.tools, answer, generate, 4)
         found = re.findall(r"-?\d+", said(last).replace(self.text, "", 1))
         ok = asked == [self.text] and found == [str(self.value)]
-        return Outcome(ok, valid, f"asked for {asked}, expected {self.text} = {self.value}: {said(last)!r}", messages)
+        detail = f"asked for {asked}, expected {self.text} = {self.value}: {said(last)!r}"
+        return CaseOutcome(ok, valid, detail, messages)
 
 
 def case(rng: random.Random) -> Case:

@@ -6,12 +6,12 @@ import random
 import re
 from dataclasses import dataclass
 
-from nano.tasks.common import (
+from a3b.evals.families.common import (
     OTHER_TOOLS,
+    CaseOutcome,
     Conversation,
     Generate,
     Message,
-    Outcome,
     assistant,
     legal,
     said,
@@ -304,9 +304,9 @@ class Case:
     messages: list[Message]
     answers: list[str]
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         message = generate(self.messages, None)
-        return Outcome(
+        return CaseOutcome(
             said(message).strip() in self.answers, legal(message, None), f"{said(message)!r}", [*self.messages, message]
         )
 

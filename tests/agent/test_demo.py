@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from a3b.agent import demo
-from nano.tasks import fix
-from nano.tasks.fix_package import TEST_HEAD, is_kept
+from a3b.evals.families import fix
+from a3b.evals.families.fix_package import TEST_HEAD, is_kept
 
 
 def run(directory):

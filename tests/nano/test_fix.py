@@ -19,12 +19,14 @@ from a3b.agent.tools.file_tool import edit_file, read_file
 from a3b.agent.tools.known_tests import runs_tests
 from a3b.agent.tools.syntax import syntax_of
 from a3b.agent.tools.text_file import FileToolError
+from a3b.evals.families import fix
+from a3b.evals.families.common import assistant, calls_of, rng_for
+from a3b.evals.families.fix_functions import FUNCTIONS
+from a3b.evals.families.fix_package import COMMAND, change_of, make_package, run_tests
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS
 from nano.data import MAX_TOKENS
 from nano.render import Renderer
-from nano.tasks import FAMILIES, fix
-from nano.tasks.common import assistant, calls_of, rng_for
-from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS
-from nano.tasks.fix_package import COMMAND, change_of, make_package, run_tests
+from nano.tasks import FAMILIES
 
 MODEL = Path(a3b.__file__).with_name("nano_model")
 MOST_PROMPT = 700  # tokens of nano for the system prompt and the three tools

@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from nano.fix_agent import Repair, by_rule, cases, repair, report, summary
-from nano.tasks.fix_functions import UNSEEN_KINDS
-from nano.tasks.fix_package import COMMAND, change_of
+from a3b.evals.agent_run import AgentRun
+from a3b.evals.families.fix_package import COMMAND, change_of
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS
+from a3b.evals.records import CaseCost
+from a3b.evals.repairs import Repair, cases, repair
+from nano.fix_agent import by_rule, report, summary
 from tests.support.scripted_model import Says, ScriptedModel
 
 SPOIL = ("bash", {"command": "echo 'print(\"ok\")' > test.py"})
@@ -33,8 +36,8 @@ def repair_by(tmp_path, calls):
 @pytest.mark.slow
 def test_the_edit_that_mends_the_function_is_a_repair(tmp_path):
     found, model = repair_by(tmp_path, [RUN, edit_of, RUN])
-    assert found.ok, found.log
-    assert found.turns == 4 and found.written > 0
+    assert found.ok, found.run.log
+    assert found.run.turns == 4 and found.run.cost.written > 0
     assert [body["thinking_policy"] for body in model.bodies] == ["none"] * 4
     assert [tool["function"]["name"] for tool in model.bodies[0]["tools"]] == ["read", "edit", "bash"]
 
@@ -50,7 +53,7 @@ def test_the_rule_tries_the_commonest_fix_first_and_no_more_than_it_may():
     table = [("no such word", "x"), ("1", "2"), ("1", "0"), ("2", "0")]
     assert by_rule(package, table, 3).ok
     assert not by_rule(package, [("return", "retur")] * 3 + table, 2).ok
-    assert by_rule(package, [("return", "retur")] * 3 + table, 2).turns == 2
+    assert by_rule(package, [("return", "retur")] * 3 + table, 2).run.turns == 2
 
 
 def test_cases_are_of_the_kinds_that_are_asked_for():
@@ -59,7 +62,8 @@ def test_cases_are_of_the_kinds_that_are_asked_for():
 
 
 def test_the_report_counts_repairs_by_kind():
-    row = summary([Repair(True, "", "slice", 4, 100, 50), Repair(False, "", "slice", 6, 300, 70, 5)])
+    runs = AgentRun(turns=4, cost=CaseCost(100, 0, 50)), AgentRun(turns=6, cost=CaseCost(300, 0, 70), recomputed=5)
+    row = summary([Repair(True, "", "slice", runs[0]), Repair(False, "", "slice", runs[1])])
     assert row["repaired"] == 0.5 and row["turns"] == 5 and row["recomputed"] == 5
     text = report({"all": row})
     assert "50.0%" in text and "all: slice 1/2" in text

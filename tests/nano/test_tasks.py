@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import a3b
+from a3b.evals.families import needle, revise, secret
+from a3b.evals.families.common import assistant, call_form, calls_of, legal, rng_for, said
 from nano.render import Renderer
-from nano.tasks import FAMILIES, calc, mixed, needle, revise, secret
-from nano.tasks.common import assistant, call_form, calls_of, legal, rng_for, said
+from nano.tasks import FAMILIES, calc, mixed
+from nano.tasks import secret as taught_secret
 
 MODEL = Path(a3b.__file__).with_name("nano_model")
 NAMES = [name for name in FAMILIES if name != "fix"]  # which has tests of its own
@@ -27,7 +29,7 @@ def perfect(case):
     """A player that solves `case` from what the messages say."""
 
     def generate(messages, tools, sample=False):
-        if isinstance(case, secret.Case):
+        if isinstance(case, secret.SecretCase):
             if sample:
                 number = 417 if case.told == "first" else 83
                 return assistant(f"The {case.told} number is {number}.", "first: 417\nsecond: 83")
@@ -43,9 +45,9 @@ def perfect(case):
             name, param = call_form(case.schema)
             done = [m["content"] for m in messages if m["role"] == "tool"]
             return assistant(f"{case.text} = {done[0]}.") if done else assistant("", call=(name, {param: case.text}))
-        if isinstance(case, needle.Case):
+        if isinstance(case, needle.NeedleCase):
             return assistant(f"The number is {case.value}.")
-        if isinstance(case, revise.Case):
+        if isinstance(case, revise.ReviseCase):
             return assistant(revise.answer(case.game, sum(m["role"] == "assistant" for m in messages)))
         return assistant(case.answers[0])
 
@@ -75,7 +77,7 @@ def test_one_wrong_digit_or_word_at_the_end_fails(name):
             text = said(message)
             if sample or not text:
                 return message
-            if isinstance(case, revise.Case):
+            if isinstance(case, revise.ReviseCase):
                 return assistant(f"{text} Or in {' or '.join(case.game.possible[0])}.")
             digits = list(re.finditer(r"\d", text))
             if not digits:
@@ -113,7 +115,7 @@ def test_secret_fails_when_the_hidden_number_is_told_at_once():
 def test_secret_numbers_of_training_are_uniform_and_independent():
     pairs = []
     for index in range(2000):
-        game = secret.game(rng_for("train", "secret", index))
+        game = taught_secret.game(rng_for("train", "secret", index))
         pairs.append(secret.thought(game[1]))
     assert all(0 <= n <= 999 for pair in pairs for n in pair)
     # 20 bins of 100 expected each; chi-square with 19 degrees exceeds 50 once in 7,000 draws

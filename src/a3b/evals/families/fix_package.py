@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from a3b.agent.demo import RUN_CASES
-from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS, Pattern
+from a3b.evals.families.fix_functions import FUNCTIONS
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS, Pattern
 
 PARTS = (
     "name file value read line key path end data mod other default code time string error result context option "
@@ -45,6 +47,8 @@ CASES = [
 
 """
 COMMAND = "python3 test.py"
+FunctionTest = tuple[tuple[object, ...], object]  # a call, and what it returns
+PackageTest = tuple[str, str, tuple[object, ...], object]  # module and function before them
 
 
 def is_kept(name: str, split: str) -> bool:
@@ -53,7 +57,7 @@ def is_kept(name: str, split: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Function:
+class PackageFunction:
     """A function of a package. right, broken: its text; args: calls of its tests, with what the right one returns."""
 
     name: str
@@ -61,7 +65,7 @@ class Function:
     right: str
     broken: str
     kind: str
-    tests: list[tuple[tuple, object]]
+    tests: list[FunctionTest]
 
 
 @dataclass
@@ -70,10 +74,10 @@ class Package:
 
     files: dict[str, str]
     right: dict[str, str]
-    modules: dict[str, list[Function]]
+    modules: dict[str, list[PackageFunction]]
     module: str
-    bug: Function
-    tests: list[tuple[str, str, tuple, object]] = field(default_factory=list)
+    bug: PackageFunction
+    tests: list[PackageTest] = field(default_factory=list)
 
 
 def a_value(rng: random.Random, kind: str) -> object:
@@ -120,9 +124,9 @@ def written(name: str, code: str, doc: str) -> str:
     return "\n".join([first, f'    """{doc}"""', *("    " + line for line in rest)]) + "\n"
 
 
-def called(text: str, name: str, args: tuple) -> str:
+def called(text: str, name: str, args: tuple[object, ...]) -> str:
     """repr of what the function in `text` returns, or the name of its error."""
-    space: dict = {}
+    space: dict[str, Any] = {}
     exec(text, space)
     try:
         return repr(space[name](*args))
@@ -130,7 +134,7 @@ def called(text: str, name: str, args: tuple) -> str:
         return type(error).__name__
 
 
-def make_function(rng: random.Random, split: str, taken: set[str], kinds: list[str] | None) -> Function | None:
+def make_function(rng: random.Random, split: str, taken: set[str], kinds: list[str] | None) -> PackageFunction | None:
     """One function; with `kinds` given it has a bug of one of them that its tests find, else none."""
     pattern = rng.choice(FUNCTIONS)
     name, words = filled(pattern, rng, split, taken)
@@ -151,15 +155,18 @@ def make_function(rng: random.Random, split: str, taken: set[str], kinds: list[s
             return None
         broken = written(name, code.replace(good, bad), doc)
     tests = some_tests(rng, pattern, name, right, broken, kind)
-    return Function(name, doc, right, broken, kind, tests) if tests else None
+    return PackageFunction(name, doc, right, broken, kind, tests) if tests else None
 
 
-def some_tests(rng: random.Random, pattern: Pattern, name: str, right: str, broken: str, kind: str) -> list | None:
+def some_tests(
+    rng: random.Random, pattern: Pattern, name: str, right: str, broken: str, kind: str
+) -> list[FunctionTest] | None:
     """Two or three calls with what they must return; None if no call tells the broken function from the right one."""
-    spaces: list[dict] = [{}, {}]
+    spaces: list[dict[str, Any]] = [{}, {}]
     for text, space in zip((right, broken), spaces, strict=True):
         exec(text, space)
-    failing, passing = [], []
+    failing: list[FunctionTest] = []
+    passing: list[FunctionTest] = []
     for _ in range(40):
         params = [p for p in pattern.params if not (p[2] and (kind == "default" or rng.random() < 0.3))]
         args = tuple(a_value(rng, p[1]) for p in params)
@@ -196,7 +203,7 @@ def make_package(rng: random.Random, split: str = "train", kinds: list[str] | No
                 modules.append(module)
         kind = rng.choice(kinds)
         at = rng.randrange(4)
-        functions: list[Function] = []
+        functions: list[PackageFunction] = []
         while len(functions) < 4:
             if made := make_function(rng, split, taken, [kind] if len(functions) == at else None):
                 functions.append(made)
@@ -207,7 +214,7 @@ def make_package(rng: random.Random, split: str = "train", kinds: list[str] | No
             return package
 
 
-def assembled(rng: random.Random, modules: dict[str, list[Function]], bug: Function) -> Package:
+def assembled(rng: random.Random, modules: dict[str, list[PackageFunction]], bug: PackageFunction) -> Package:
     files, right = {}, {}
     for module, functions in modules.items():
         files[f"{module}.py"] = "\n\n".join(f.broken for f in functions)
@@ -220,7 +227,7 @@ def assembled(rng: random.Random, modules: dict[str, list[Function]], bug: Funct
     return Package(files, right, modules, module, bug, tests)
 
 
-def change_of(function: Function) -> tuple[str, str]:
+def change_of(function: PackageFunction) -> tuple[str, str]:
     """(old, new): the lines that an edit has to replace, whole, without the last newline."""
     wrong, right = function.broken.split("\n"), function.right.split("\n")
     start = next(i for i, (a, b) in enumerate(zip(wrong, right, strict=False)) if a != b)
@@ -232,11 +239,11 @@ def change_of(function: Function) -> tuple[str, str]:
     return "\n".join(wrong[start : len(wrong) - tail]), "\n".join(right[start : len(right) - tail])
 
 
-def run_tests(files: dict[str, str], tests: list[tuple[str, str, tuple, object]]) -> str:
+def run_tests(files: dict[str, str], tests: list[PackageTest]) -> str:
     """What `bash` answers to COMMAND."""
-    spaces: dict[str, dict] = {}
+    spaces: dict[str, dict[str, Any]] = {}
     for module in sorted({t[0] for t in tests}):
-        space: dict = {"__name__": module}
+        space: dict[str, Any] = {"__name__": module}
         try:
             exec(compile(files[f"{module}.py"], f"{module}.py", "exec"), space)
         except Exception as error:

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from a3b.agent.prompt import system_prompt
 from a3b.agent.tools.closest import explain_miss
@@ -18,19 +19,20 @@ from a3b.agent.tools.replace import place_of
 from a3b.agent.tools.schemas import BASH, EDIT, READ
 from a3b.agent.tools.syntax import parsed
 from a3b.agent.tools.text_file import FileToolError
-from nano.tasks.common import (
+from a3b.evals.families.common import (
+    CaseOutcome,
     Conversation,
     Generate,
     Message,
-    Outcome,
     assistant,
     calls_of,
     legal,
     tool_result,
     user,
 )
-from nano.tasks.fix_functions import FUNCTIONS, UNSEEN_KINDS
-from nano.tasks.fix_package import COMMAND, Package, change_of, make_package, run_tests
+from a3b.evals.families.fix_functions import FUNCTIONS
+from a3b.evals.families.fix_package import COMMAND, Package, change_of, make_package, run_tests
+from a3b.evals.families.fix_patterns import UNSEEN_KINDS
 
 TOOLS = [
     {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
@@ -95,7 +97,7 @@ class Workspace:
     def __init__(self, package: Package):
         self.package, self.files, self.has_run = package, dict(package.files), False
 
-    def answer(self, name: str, arguments: dict) -> str:
+    def answer(self, name: str, arguments: dict[str, Any]) -> str:
         path = str(arguments.get("path", ""))
         if name == "bash":
             return self.bash(str(arguments.get("command", "")))
@@ -148,7 +150,8 @@ class Episode:
     """One repair as a conversation that grows by calls and their answers."""
 
     def __init__(self, package: Package):
-        self.package, self.space, self.messages = package, Workspace(package), []
+        self.package, self.space = package, Workspace(package)
+        self.messages: list[Message] = []
 
     def call(self, thinking: str, name: str, taught: bool = True, **arguments: str) -> str:
         message = assistant("", thinking, (name, arguments))
@@ -242,11 +245,11 @@ def example(rng: random.Random, repairs: int | None = None) -> Conversation:
 
 
 @dataclass
-class Case:
+class FixCase:
     package: Package
     messages: list[Message]
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         space, messages, valid = Workspace(self.package), list(self.messages), True
         for _ in range(MOST_TURNS):
             message = generate(messages, TOOLS)
@@ -258,7 +261,7 @@ class Case:
             messages.extend(tool_result(space.answer(name, arguments)) for name, arguments in calls)
         ok, why = judge(self.package, space.files)
         turns = sum(m["role"] == "assistant" for m in messages)
-        return Outcome(ok, valid, f"{self.package.bug.kind}, {turns} turns: {why}", messages)
+        return CaseOutcome(ok, valid, f"{self.package.bug.kind}, {turns} turns: {why}", messages)
 
 
 def judge(package: Package, files: dict[str, str], tests: Callable[[], str] | None = None) -> tuple[bool, str]:
@@ -284,10 +287,10 @@ def judge(package: Package, files: dict[str, str], tests: Callable[[], str] | No
     return result == "ok", "repaired" if result == "ok" else result
 
 
-def case(rng: random.Random, kinds: list[str] | None = None) -> Case:
+def case(rng: random.Random, kinds: list[str] | None = None) -> FixCase:
     package = make_package(rng, "test", kinds)
     text = environment(rng, "test") + rng.choice(ASK["test"])
-    return Case(package, [{"role": "system", "content": system_prompt(["read", "edit", "bash"])}, user(text)])
+    return FixCase(package, [{"role": "system", "content": system_prompt(["read", "edit", "bash"])}, user(text)])
 
 
 def kinds_of_training() -> list[str]:

@@ -6,7 +6,17 @@ import random
 import re
 from dataclasses import dataclass
 
-from nano.tasks.common import Conversation, Generate, Message, Outcome, assistant, legal, said, system_prompt, user
+from a3b.evals.families.common import (
+    CaseOutcome,
+    Conversation,
+    Generate,
+    Message,
+    assistant,
+    legal,
+    said,
+    system_prompt,
+    user,
+)
 
 COLOURS = "red blue green black white gray pink gold dark big small old new long open round".split()
 THINGS = "box door file key room list book car table ball card page line code tree cup map bag".split()
@@ -74,14 +84,14 @@ def example(rng: random.Random, length: int) -> Conversation:
 
 
 @dataclass
-class Case:
+class NeedleCase:
     messages: list[Message]
     value: int
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         message = generate(self.messages, None)
         found = re.findall(r"\d+", said(message))
-        return Outcome(
+        return CaseOutcome(
             found == [str(self.value)],
             legal(message, None),
             f"expected {self.value}: {said(message)!r}",
@@ -89,6 +99,6 @@ class Case:
         )
 
 
-def case(rng: random.Random, length: int = 256) -> Case:
+def case(rng: random.Random, length: int = 256) -> NeedleCase:
     before, question, _, value = build(rng, length)
-    return Case([*system_prompt(rng), *before, user(question)], value)
+    return NeedleCase([*system_prompt(rng), *before, user(question)], value)

@@ -6,13 +6,15 @@ import random
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from nano.tasks.common import (
+from a3b.evals.families.common import (
     LOOKUP_TOOLS,
+    CaseOutcome,
     Conversation,
     Generate,
     Message,
-    Outcome,
+    Tool,
     assistant,
     call_form,
     play_tools,
@@ -41,7 +43,7 @@ def key(rng: random.Random) -> str:
     return rng.choice(LETTERS) + rng.choice(DIGITS) + rng.choice(LETTERS) + rng.choice(DIGITS)
 
 
-def lookup_tool(rng: random.Random) -> dict:
+def lookup_tool(rng: random.Random) -> Tool:
     name, param = rng.choice(LOOKUP_TOOLS)
     return tool(name, f"Get the value of one {param}.", param)
 
@@ -58,7 +60,7 @@ def question(rng: random.Random, start: str, hops: int) -> str:
     return rng.choice(ASK).format(key=start, n=hops, steps="step" if hops == 1 else "steps")
 
 
-def task(rng: random.Random, schema: dict, hops: int) -> list[Message]:
+def task(rng: random.Random, schema: Tool, hops: int) -> list[Message]:
     name, param = call_form(schema)
     keys = chain(rng, hops)
     messages = [user(question(rng, keys[0], hops))]
@@ -76,19 +78,19 @@ def example(rng: random.Random) -> Conversation:
 
 
 @dataclass
-class Case:
+class LookupCase:
     opening: list[Message]
-    tools: list[dict]
-    schema: dict
+    tools: list[Tool]
+    schema: Tool
     keys: list[str]
     ask: str
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         name, param = call_form(self.schema)
         table = dict(pairwise(self.keys))
         wrong: list[str] = []
 
-        def answer(called: str, arguments: dict) -> str:
+        def answer(called: str, arguments: dict[str, Any]) -> str:
             value = table.get(str(arguments.get(param))) if called == name else None
             if value is None:
                 wrong.append(f"{called}({arguments})")
@@ -100,9 +102,9 @@ class Case:
         end = self.keys[-1]
         found = re.findall(r"\w*\d\w*", said(last))
         ok = not wrong and num_calls == len(self.keys) - 1 and found == [end]
-        return Outcome(ok, valid, f"{num_calls} calls, wrong {wrong}, expected {end}: {said(last)!r}", messages)
+        return CaseOutcome(ok, valid, f"{num_calls} calls, wrong {wrong}, expected {end}: {said(last)!r}", messages)
 
 
-def case(rng: random.Random, hops: int = 2) -> Case:
+def case(rng: random.Random, hops: int = 2) -> LookupCase:
     schema, keys = lookup_tool(rng), chain(rng, hops)
-    return Case(system_prompt(rng), tool_set(rng, [schema]), schema, keys, question(rng, keys[0], hops))
+    return LookupCase(system_prompt(rng), tool_set(rng, [schema]), schema, keys, question(rng, keys[0], hops))

@@ -9,7 +9,17 @@ import random
 import re
 from dataclasses import dataclass
 
-from nano.tasks.common import Conversation, Generate, Message, Outcome, assistant, legal, said, system_prompt, user
+from a3b.evals.families.common import (
+    CaseOutcome,
+    Conversation,
+    Generate,
+    Message,
+    assistant,
+    legal,
+    said,
+    system_prompt,
+    user,
+)
 
 COLOURS = "red blue green black white gray pink gold dark big small old new long open round".split()
 PLACES = "box door room bag card cup".split()
@@ -82,11 +92,11 @@ def example(rng: random.Random) -> Conversation:
 
 
 @dataclass
-class Case:
+class ReviseCase:
     opening: list[Message]
     game: Game
 
-    def play(self, generate: Generate) -> Outcome:
+    def play(self, generate: Generate) -> CaseOutcome:
         messages, valid, detail, ok = list(self.opening), True, "", True
         for index, text in enumerate(self.game.texts):
             messages.append(user(text))
@@ -97,13 +107,13 @@ class Case:
             if len(named) != 1 or named[0] not in self.game.possible[index]:
                 ok, detail = False, f"round {index + 1}: {said(message)!r}, possible {self.game.possible[index]}"
                 break
-        return Outcome(ok, valid, detail, messages)
+        return CaseOutcome(ok, valid, detail, messages)
 
 
-def case(rng: random.Random) -> Case:
+def case(rng: random.Random) -> ReviseCase:
     """At least three rounds, in which a guess is ruled out."""
     while True:
         game = make_game(rng)
         was_wrong = any(guess not in game.possible[-1] for guess in game.guesses)
         if len(game.texts) >= 3 and was_wrong:
-            return Case(system_prompt(rng), game)
+            return ReviseCase(system_prompt(rng), game)

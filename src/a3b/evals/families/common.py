@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
+Tool = dict[str, Any]  # as OpenAI's API has it
 Generate = Callable[..., Message]  # generate(messages, tools, sample=False) -> assistant message
 
 
@@ -17,13 +18,13 @@ class Conversation:
     marked "untaught". context_weight: how much is to be learnt of the code that tools show."""
 
     messages: list[Message]
-    tools: list[dict] | None = None
+    tools: list[Tool] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     context_weight: float = 0.0
 
 
 @dataclass
-class Outcome:
+class CaseOutcome:
     """How a model did in one case: `ok` is the checker's verdict, `valid` whether every turn had a legal form."""
 
     ok: bool
@@ -52,13 +53,13 @@ def assistant(text: str, thinking: str = "", call: tuple[str, dict[str, Any]] | 
     return message
 
 
-def tool(name: str, description: str, *params: str) -> dict:
+def tool(name: str, description: str, *params: str) -> Tool:
     properties = {p: {"type": "string"} for p in params}
     schema = {"type": "object", "properties": properties, "required": list(params)}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
-def call_form(schema: dict) -> tuple[str, str]:
+def call_form(schema: Tool) -> tuple[str, str]:
     """(name, only parameter) of a tool with one parameter."""
     function = schema["function"]
     return function["name"], next(iter(function["parameters"]["properties"]))
@@ -114,7 +115,7 @@ def system_prompt(rng: random.Random) -> list[Message]:
     return [{"role": "system", "content": " ".join(rng.sample(SYSTEMS, rng.choice((1, 1, 2))))}]
 
 
-def tool_set(rng: random.Random, needed: list[dict], most_others: int = 2) -> list[dict]:
+def tool_set(rng: random.Random, needed: list[Tool], most_others: int = 2) -> list[Tool]:
     """The needed tools among up to `most_others` that are of no use here, in any order."""
     names = {t["function"]["name"] for t in needed}
     others = [t for t in OTHER_TOOLS if t["function"]["name"] not in names]
@@ -127,11 +128,11 @@ def said(message: Message) -> str:
     return message.get("content") or ""
 
 
-def calls_of(message: Message) -> list[tuple[str, dict]]:
+def calls_of(message: Message) -> list[tuple[str, dict[str, Any]]]:
     return [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or []]
 
 
-def legal(message: Message, tools: list[dict] | None) -> bool:
+def legal(message: Message, tools: list[Tool] | None) -> bool:
     """One assistant turn: thinking closed, and either an answer or calls of known tools with the arguments that
     they require and no unknown ones."""
     if message.get("unfinished"):
@@ -147,7 +148,11 @@ def legal(message: Message, tools: list[dict] | None) -> bool:
 
 
 def play_tools(
-    messages: list[Message], tools: list[dict], answer: Callable[[str, dict], str], generate: Generate, most_turns: int
+    messages: list[Message],
+    tools: list[Tool],
+    answer: Callable[[str, dict[str, Any]], str],
+    generate: Generate,
+    most_turns: int,
 ) -> tuple[Message, bool]:
     """Let the model call tools until it answers; (last message, whether every turn was legal). Appends to
     `messages`."""

@@ -1,0 +1,70 @@
+"""What a benchmark is: where it comes from, what is published about it, what it needs, and the task that runs it.
+
+Enter at `Benchmark`. Tasks are inspect-ai's, which only `make_task` imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from a3b.evals.options import EvalOptions
+
+if TYPE_CHECKING:
+    from inspect_ai import Task
+
+QWEN, GEMMA = "Qwen3.6-35B-A3B", "Gemma 4 31B (dense)"  # the models of the published scores
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that must be there. provided_by: the command or file that brings it; is_here: looks, without asking
+    the network; it gets the options, or None for `a3b eval list`."""
+
+    what: str
+    provided_by: str
+    is_here: Callable[[EvalOptions | None], bool]
+
+
+@dataclass(frozen=True)
+class CaseTokens:
+    """What a case costs on average, for `a3b eval plan`. prompt: tokens that are read for the first time; written: of
+    the answers, thinking included; cached: tokens of prompts that a server with a prefix cache does not compute again.
+
+    source: where the figures are from."""
+
+    prompt: float
+    written: float
+    cached: float
+    source: str
+
+
+def nothing_to_check(options: EvalOptions) -> None:
+    """For benchmarks that need nothing but the harness."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    cases: how many there are, None if as many as one likes; published: scores in percent by model; protocol: how those
+    were measured, as far as is stated; differs: what is done otherwise here; needs: what must be there;
+    make_task: the task for inspect-ai, its scorers valued 1 or 0 (or "C" and "I"), shares are allowed; check: raises
+    UsageError that names the next step if something is missing; epochs: how often each case is tried by default;
+    extra: its own options for --set, with their meaning.
+    """
+
+    name: str
+    summary: str
+    source: str
+    licence: str
+    make_task: Callable[[EvalOptions], Task]
+    protocol: str = ""
+    differs: str = ""
+    published: Mapping[str, float] = field(default_factory=dict)
+    needs: tuple[Need, ...] = ()
+    check: Callable[[EvalOptions], None] = nothing_to_check
+    tokens_per_case: CaseTokens | None = None
+    cases: int | None = None
+    epochs: int = 1
+    extra: Mapping[str, str] = field(default_factory=dict)

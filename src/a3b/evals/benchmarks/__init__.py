@@ -1,0 +1,1 @@
+"""One module for each benchmark; `a3b.evals.roster` names them."""

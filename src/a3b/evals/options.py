@@ -1,0 +1,66 @@
+"""What a run is asked for: the endpoint, how many cases, seeds, policy. Enter at `EvalOptions`, `case_seed`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from a3b.errors import UsageError
+
+POLICIES = "all, current-task, none or budget:TOKENS"
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `Benchmark.make_task` needs.
+
+    base_url: of an OpenAI-compatible server, without /v1; model: the name that it serves; home: A3B_HOME;
+    limit: the first N cases, None is all; epochs: how often each case is tried; seed: of the run, from which each case
+    and epoch gets its own (`case_seed`); policy: which earlier thinking the server keeps (`thinking_policy` of a3b's
+    server), None leaves it to the server; parallel: cases at once; data: a file or directory of the user's; sampling:
+    fields of each request that the user set, over the benchmark's own; extra: options of the benchmark by name, as
+    texts.
+    """
+
+    base_url: str
+    model: str
+    home: Path
+    api_key: str = ""
+    limit: int | None = None
+    epochs: int = 1
+    seed: int = 0
+    policy: str | None = None
+    parallel: int = 1
+    data: Path | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, name: str, default: int, least: int = 1, most: int = 1 << 31) -> int:
+        """One of the benchmark's own options, as a whole number. Raises UsageError."""
+        text = self.extra.get(name)
+        if text is None:
+            return default
+        if not (re.fullmatch(r"\d{1,10}", text) and least <= int(text) <= most):
+            raise UsageError(f"--set {name}={text[:40]!r}: expected a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    def fields(self) -> dict[str, Any]:
+        """What a request says besides messages and sampling, in the words of a3b's server."""
+        return {} if self.policy is None else {"thinking_policy": self.policy}
+
+
+def case_seed(seed: int, case: str | int, epoch: int) -> int:
+    """The seed of one try of one case: the same under every policy and model, so that runs can be paired."""
+    digest = hashlib.sha256(f"{seed}/{case}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1  # fits into an int32
+
+
+def checked_policy(text: str | None) -> str | None:
+    """Raises UsageError for what is no policy."""
+    if text is None or text in ("all", "current-task", "none") or re.fullmatch(r"budget:\d{1,9}", text):
+        return text
+    raise UsageError(f"--policy {text[:40]!r}: expected {POLICIES}")

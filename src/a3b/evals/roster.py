@@ -1,0 +1,24 @@
+"""The benchmarks by name. A module is imported when its benchmark is looked up. Enter at `BENCHMARKS`, `benchmark`."""
+
+from __future__ import annotations
+
+import importlib
+
+from a3b.errors import UsageError, did_you_mean
+from a3b.evals.benchmark import Benchmark
+
+BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module below a3b.evals.benchmarks)
+    "secret": ("a number that only earlier thinking knows", "secret"),
+    "lookup": ("chains of tool calls", "lookup"),
+    "revise": ("a wrong earlier thought must be dropped", "revise"),
+    "fix": ("packages with one bug, repaired by a3b code", "fix"),
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of a name. Its module has it as `BENCHMARK`. Raises UsageError."""
+    if name not in BENCHMARKS:
+        hint = did_you_mean(name, BENCHMARKS) or f"; expected one of {', '.join(BENCHMARKS)}"
+        raise UsageError(f"{name[:40]!r} is no benchmark{hint}")
+    found: Benchmark = importlib.import_module(f"a3b.evals.benchmarks.{BENCHMARKS[name][1]}").BENCHMARK
+    return found
