@@ -6,6 +6,7 @@
 # make mutants    plant small faults and count how many the tests notice; GROUP=cache SAMPLE=40|all (docs/mutants.md)
 # make wheel      wheels for Linux x86-64 that need no compiler, into dist: for CPython 3.11, and for 3.12 and newer
 # make wheel-check   those wheels and the sdist in empty environments: install, answer, kernels' tests, equal bits
+# make receipt    run what the pages claim and write docs/receipts; an hour, goes on where it was stopped at the same commit
 # Each sets up what it needs: .venv, or environments below build.
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
-.PHONY: chat test quick test-all coverage mutants sanitize wheel wheel-check nano-eval clean
+.PHONY: chat test quick test-all coverage mutants sanitize wheel wheel-check nano-eval receipt clean
 
 chat: $(VENV)/.installed
 	$(BIN)/a3b chat
@@ -47,6 +48,9 @@ mutants: $(VENV)/.tested
 nano-eval: $(VENV)/.tested
 	$(BIN)/python -m nano.evaluate
 	$(BIN)/python -m nano.fix_agent
+
+receipt: $(VENV)/.tested
+	$(BIN)/python -m bench.receipt --resume
 
 wheel:
 	@packaging/needed.sh $(PYTHON)

@@ -1,0 +1,212 @@
+"""Reads what a command printed: the figure of a line of the receipt, and whether it holds what is claimed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from a3b.evals.intervals import wilson
+
+PASSED = re.compile(r"^(?:=+ )?((?:\d+ \w+(?:, )?)+) in [\d.]+s", re.MULTILINE)
+
+
+class Finding(NamedTuple):
+    """figure: what came out, in words; holds: whether that is what is claimed."""
+
+    figure: str
+    holds: bool
+
+
+Judge = Callable[[str], Finding]  # of stdout; raises ValueError or LookupError if that is not what was expected
+
+
+def outcome(printed: str) -> Any:
+    """The last JSON value of what was printed."""
+    start = min((at for at in (printed.find("\n{"), printed.find("\n[")) if at >= 0), default=-1)
+    return json.loads(printed if printed[:1] in ("{", "[") else printed[start + 1 :])
+
+
+def tests_pass(printed: str) -> Finding:
+    """pytest's last line. Skipped tests are named, not hidden."""
+    found = PASSED.findall(printed)
+    if not found:
+        raise ValueError("pytest printed no summary")
+    return Finding(found[-1], "passed" in found[-1] and "failed" not in found[-1] and "error" not in found[-1])
+
+
+def largest_difference(bound: float) -> Judge:
+    """Of tests that print 'difference 1.2e-05 std'."""
+
+    def judge(printed: str) -> Finding:
+        values = [float(text) for text in re.findall(r"difference ([\d.e+-]+) std", printed)]
+        if not values:
+            raise ValueError("no differences were printed")
+        counted = tests_pass(printed)
+        return Finding(
+            f"{max(values):.1e} std at most of {len(values)} comparisons", counted.holds and max(values) <= bound
+        )
+
+    return judge
+
+
+def divergence(bound: float) -> Judge:
+    """Of `a3b eval quality --json`: mean KL of what the assistant writes; that of all positions stands beside it."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)
+        kl, own = facts["mean_kl_all"], facts["mean_kl"]
+        figure = (
+            f"{own:.4f} nats over {facts['tokens']:,} tokens; {kl:.4f} over all {facts['tokens_all']:,}, with prompts"
+        )
+        return Finding(figure, own <= bound)
+
+    return judge
+
+
+def family(name: str, claimed: float, cases: int) -> Judge:
+    """Of `nano.evaluate --json`: what is claimed is within the interval of what was found, or below it."""
+
+    def judge(printed: str) -> Finding:
+        row = outcome(printed)[name]
+        figure = f"{row['right']:.1%} of {cases}"
+        if "without_thinking" in row:
+            figure += f"; without earlier thinking {row['without_thinking']:.1%}"
+        return Finding(
+            figure.replace("%", " %"), reaches(row["right"] * cases, cases, claimed) and row["legal"] >= 0.98
+        )
+
+    return judge
+
+
+def repaired(claimed: float, cases: int) -> Judge:
+    """Of `nano.fix_agent --rows all --json`."""
+
+    def judge(printed: str) -> Finding:
+        row = outcome(printed)["all"]
+        ok = round(row["repaired"] * cases)
+        return Finding(f"{ok} of {cases}; {row['recomputed']:,} tokens recomputed", reaches(ok, cases, claimed))
+
+    return judge
+
+
+def reaches(successes: float, cases: int, claimed: float) -> bool:
+    """Whether so many successes agree with a claimed share, or are more."""
+    return wilson(round(successes), cases)[1] >= claimed
+
+
+def turns(computed: int) -> Judge:
+    """Of `bench.turns --json` with 20 turns: tokens computed in all of them, the one after kill -9 among them."""
+
+    def judge(printed: str) -> Finding:
+        rows = [row for row in outcome(printed)["a3b"] if re.match(r"turn \d+(,|$)", row["what"])]
+        warm = [row for row in rows if "cold" not in row["what"]]
+        restarted = next(row for row in warm if "restart" in row["what"])
+        total, all_of_them = sum(r["computed"] for r in warm), sum(r["prompt_tokens"] for r in warm)
+        after = f"after kill -9 {restarted['computed']:,} of {restarted['prompt_tokens']:,}"
+        figure = f"{total:,} computed of {all_of_them:,} tokens of {len(warm)} prompts; {after}"
+        return Finding(figure, total <= computed * 1.1 and restarted["computed"] < restarted["prompt_tokens"] / 4)
+
+    return judge
+
+
+def agent_turns(printed: str) -> Finding:
+    """Of `bench.agent_turns --json`."""
+    facts = outcome(printed)
+    again = sum(row["recomputed"] for row in facts["turns"] + facts["forks"])
+    first, computed = facts["turns"][0]["prompt"], sum(row["computed"] for row in facts["turns"])
+    prompts = sum(row["prompt"] for row in facts["turns"])
+    figure = (
+        f"{computed:,} computed of {prompts:,} in {len(facts['turns'])} turns, first prompt {first:,}; {again} again"
+    )
+    return Finding(figure, again == 0)
+
+
+def kills(printed: str) -> Finding:
+    """Of `bench.agent_crashes`: its last lines."""
+    last = [line for line in printed.splitlines() if line.strip()][-2:]
+    return Finding(" ".join(last), "No command ran twice" in last[-1] and "; 0 tokens computed again" in last[0])
+
+
+def clients(printed: str) -> Finding:
+    """Of `bench.clients --json`."""
+    rows = outcome(printed)["clients"]
+    tried = [row for row in rows if row["works"] is not None]
+    good = [row for row in tried if not row["failed"]]
+    missing = [row["name"] for row in rows if row["works"] is None]
+    figure = f"{len(good)} of {len(tried)} rows good" + (f"; not installed: {', '.join(missing)}" if missing else "")
+    return Finding(figure, bool(tried) and len(good) == len(tried))
+
+
+def instructions(most: int) -> Judge:
+    """Of `bench.prompt_size`."""
+
+    def judge(printed: str) -> Finding:
+        found = re.search(r"^\| all \| ([\d,]+) \|", printed, re.MULTILINE)
+        if not found:
+            raise ValueError("no row 'all'")
+        return Finding(f"{found[1]} tokens", int(found[1].replace(",", "")) <= most)
+
+    return judge
+
+
+def speed(prefill: float, decode: float) -> Judge:
+    """Of `a3b bench speed --json`; a machine may be a fifth slower than the one of the claim."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)
+        found = facts["prefill_tokens_per_s"], facts["decode_tokens_per_s"]
+        return Finding(
+            f"prefill {found[0]:.1f}, decode {found[1]:.1f} tokens/s",
+            found[0] >= 0.8 * prefill and found[1] >= 0.8 * decode,
+        )
+
+    return judge
+
+
+def nano_speed(prefill: float, decode: float) -> Judge:
+    """Of `bench.nano_speed --json`. No bound below a third: other work on the machine halves these."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)
+        found = facts["prefill_512_tok_s"], facts["decode_at_1_tok_s"]
+        figure = f"prefill {found[0]:,}, decode {found[1]:,} tokens/s"
+        return Finding(figure, found[0] >= prefill / 3 and found[1] >= decode / 3)
+
+    return judge
+
+
+def restored(seconds: float) -> Judge:
+    """Of `bench.restore --json`. The command compares every byte itself."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)
+        found = facts["restore_s"]
+        return Finding(f"{facts['tokens']:,} tokens in {found:.1f} s, every byte compared", found <= 3 * seconds)
+
+    return judge
+
+
+def ratio(printed: str) -> Finding:
+    """Of `bench.peers --json`: a3b to each peer."""
+    facts = outcome(printed)["ratios"]
+    parts = [
+        f"{name}: {', '.join(f'{kind} {value:.2f}×' for kind, value in kinds.items())}" for name, kinds in facts.items()
+    ]
+    return Finding("; ".join(parts), all(kinds for kinds in facts.values()))
+
+
+def sparse(wanted: float) -> Judge:
+    """Of `a3b bench sparsity --json`: decode of 35b-a3b beside 31b-dense."""
+
+    def judge(printed: str) -> Finding:
+        found = outcome(printed)["decode_to_large"]
+        return Finding(f"{found:.1f} times 31b-dense", found >= 0.8 * wanted)
+
+    return judge
+
+
+def last_line(printed: str) -> Finding:
+    """Of a command whose exit status says it all."""
+    return Finding([line for line in printed.splitlines() if line.strip()][-1][:200], True)
