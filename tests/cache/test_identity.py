@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from a3b.cache.identity import NUM_SAMPLES, SAMPLE_BYTES, cache_identity, path_hash, root_id
 from a3b.engine.engine import nano_directory
+from a3b.model.config import with_context
 from a3b.model.config_reader import read_config
 
+CONSTANTS = (
+    {"attention_factor": 1.0},
+    {"beta_fast": 16.0},
+    {"beta_slow": 2.0},
+    {"original_context": 4096},
+    {"factor": 3.0},
+)
 LARGEST_READ_WHOLE = 2 * NUM_SAMPLES * SAMPLE_BYTES
 
 
@@ -45,6 +55,16 @@ def test_of_a_larger_file_the_size_the_header_and_samples_up_to_the_end_count(id
 
 def test_the_name_of_a_file_counts_and_the_same_bytes_in_gguf_are_other_weights(identity):
     assert len({identity(b"w"), identity(b"w", "other.safetensors"), identity(b"w", "model.gguf")}) == 3
+
+
+def test_each_scaling_of_positions_has_states_of_its_own():
+    """Native, YaRN 2 and 4 by the context, and other constants in config.json; equal ones share theirs."""
+    native = read_config(nano_directory())
+    scaled = [with_context(native, factor * native.max_context)[0] for factor in (1, 2, 4)]
+    told = [replace(scaled[1], rope=replace(scaled[1].rope, **change)) for change in CONSTANTS]
+    ids = [cache_identity(config, nano_directory(), "q8", "avx2") for config in (*scaled, *told)]
+    assert len(set(ids)) == 3 + len(CONSTANTS)
+    assert ids[1] == cache_identity(with_context(native, native.max_context + 1)[0], nano_directory(), "q8", "avx2")
 
 
 def test_ids_depend_on_the_identity_the_namespace_and_where_one_ends():

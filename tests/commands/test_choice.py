@@ -98,3 +98,9 @@ def test_what_takes_longer_is_the_time_that_is_said():
         promise(work, choice, CONFIG, room, None)[2]
         == "then as fast as this machine allows, which could not be measured"
     )
+
+
+def test_a_context_beyond_the_native_one_is_what_there_is_room_for_if_it_was_asked_for():
+    assert chosen(PLENTY).context == CONFIG.max_context
+    assert chosen(PLENTY, context=1 << 20).context == 1 << 20
+    assert check_own_types(CONFIG, "Model", FOUND["balanced"], Room(PLENTY, PLENTY), 1 << 20).context == 1 << 20

@@ -78,6 +78,7 @@ def test_health_says_what_is_served_and_whether_it_still_computes(engine):
         assert found == {
             "status": "ok",
             "model": server.service.model,
+            "positions": "native positions",
             "context": server.service.context,
             "active": 0,
             "waiting": 0,

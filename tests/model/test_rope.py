@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
 
+from a3b.engine.engine import nano_directory
 from a3b.errors import UsageError
 from a3b.kernels.ref.ops import rope_apply
 from a3b.model.config import with_context
-from a3b.model.config_reader import config_from_dict
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.rope import Rope, inverse_frequencies, mrope_axis, yarn_range
+from tests.support.paths import DATA
 from tests.support.random_model import SIZES, config_dict
 
 U = 2.0**-24
@@ -63,6 +66,48 @@ def test_yarn_in_the_config_has_the_numbers_of_yarn_by_the_context_where_it_name
     native = config_from_dict(config_dict(SIZES["one"]))
     written = config_from_dict(config_dict(SIZES["one"], {"rope_type": "yarn", "factor": 2.0}))
     assert written.rope == with_context(native, 2 * native.max_context)[0].rope
+
+
+def published_yarn(dim: int, base: float, native: int, factor: float) -> tuple[list[float], float]:
+    """Frequencies and the factor of cos and sin by the formulas of Peng et al. 2023 as transformers has them
+    (modeling_rope_utils.py), written out number by number."""
+
+    def index_of(turns: float) -> float:
+        return dim * math.log(native / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(math.floor(index_of(32)), 0), min(math.ceil(index_of(1)), dim - 1)
+    found = []
+    for i in range(dim // 2):
+        plain = 1 / base ** (2 * i / dim)
+        kept = 1 - min(max((i - low) / (high - low), 0), 1)  # of the frequency that extrapolates
+        found.append(plain / factor * (1 - kept) + plain * kept)
+    return found, 0.1 * math.log(factor) + 1
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+@pytest.mark.parametrize("directory", [DATA / "config-35b-a3b.json", nano_directory()], ids=["35b-a3b", "nano"])
+def test_yarn_by_the_context_is_the_published_formula(directory, factor: float):
+    native = read_config(directory)
+    rope = with_context(native, int(factor * native.max_context))[0].rope
+    expected, attention_factor = published_yarn(rope.rotary_dim, native.rope.theta, native.max_context, factor)
+    np.testing.assert_allclose(inverse_frequencies(rope), expected, rtol=1e-13)
+    assert rope.attention_factor == pytest.approx(attention_factor, rel=1e-15)
+    assert (inverse_frequencies(rope) != inverse_frequencies(native.rope)).any()
+
+
+@pytest.mark.parametrize(
+    ("context", "factor"), [(262_144, None), (262_145, 2), (524_288, 2), (524_289, 4), (1 << 20, 4)]
+)
+def test_the_smaller_sufficient_factor_is_taken_and_said(context: int, factor: int | None):
+    scaled, note = with_context(read_config(DATA / "config-35b-a3b.json"), context)
+    assert scaled.rope.type == ("yarn" if factor else "default")
+    assert note is None if factor is None else f"YaRN factor {factor}" in note
+    assert scaled.rope.scaling == (f"YaRN factor {factor}" if factor else "native positions")
+
+
+def test_beyond_four_times_the_native_length_a_context_is_refused():
+    with pytest.raises(UsageError, match="1048577 tokens; at most 1048576"):
+        with_context(read_config(DATA / "config-35b-a3b.json"), (1 << 20) + 1)
 
 
 def test_a_limit_between_two_tokens_is_the_lower_one():
@@ -117,6 +162,22 @@ def test_angles_of_far_positions_keep_their_accuracy():
     cos, _ = Rope(rope_config())(np.array([position]))
     frequency = 10.0 ** (-7 * 2 / 64)
     assert abs(float(cos[0, 1]) - math.cos(math.fmod(position * frequency, 2 * math.pi))) <= U + position * 2.0**-50
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("position", [262_143, 524_287, 1_009_999, (1 << 20) - 1, (1 << 24) + 1])
+def test_angles_of_every_frequency_are_right_up_to_the_last_bits(position: int, factor: float):
+    """Against a reduction by 2 pi in 60 digits of the float64 frequency; (1 << 24) + 1 is no float32."""
+    rope = Rope(rope_config() if factor == 1 else yarn(factor))
+    cos, sin = rope(np.array([position]))
+    with localcontext() as context:
+        context.prec = 60
+        turn = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+        for i, frequency in enumerate(rope.frequencies):
+            angle = float(position * Decimal(float(frequency)) % turn)
+            bound = rope.factor * (2 * U + position * float(frequency) * 2.0**-51)
+            assert abs(float(cos[0, i]) - rope.factor * math.cos(angle)) <= bound
+            assert abs(float(sin[0, i]) - rope.factor * math.sin(angle)) <= bound
 
 
 def test_rope_turns_pairs_half_the_rotary_size_apart_and_leaves_the_rest():

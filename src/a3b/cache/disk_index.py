@@ -107,6 +107,13 @@ class Index:
         query = f"SELECT {COLUMNS} FROM node WHERE namespace = ? AND root != ? AND parent = root"
         return [row.ids for row in map(row_of, self._select(query, (namespace, root))) if row]
 
+    def num_ends(self, identity: bytes) -> int:
+        """How many nodes of an identity end a conversation."""
+        query = (
+            "SELECT count(*) FROM node AS n WHERE identity = ? AND NOT EXISTS (SELECT 1 FROM node WHERE parent = n.id)"
+        )
+        return int(self._select(query, (identity,))[0][0])
+
     def below(self, ids: Iterable[bytes]) -> set[bytes]:
         """These nodes and all below them."""
         return _below(ids, self._select("SELECT id, parent FROM node"))

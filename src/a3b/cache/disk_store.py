@@ -180,6 +180,10 @@ class Store:
         """The tokens that conversations of this namespace begin with under other identities than that of `root`."""
         return self._guard.run(lambda: self._index.tops(namespace, root)) or []
 
+    def num_conversations(self, identity: bytes) -> int:
+        """How many conversations are stored under an identity."""
+        return self._guard.run(lambda: self._index.num_ends(identity)) or 0
+
     def gone(self) -> set[bytes]:
         """Nodes that expired or that another process dropped since the last call."""
         with self._index.lock:

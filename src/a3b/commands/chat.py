@@ -64,6 +64,7 @@ def run(args: Namespace) -> int:
 class Chat:
     def __init__(self, args: Namespace, engine: Engine, kept: Kept):
         self.args, self.engine, self.kept = args, engine, kept
+        kept.positions = engine.positions
         self.dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on")
         self.show_thinking = not args.hide_thinking
         self.params = sampling(args, engine, has_tools=False)

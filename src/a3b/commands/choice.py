@@ -70,7 +70,8 @@ def choose(config: ModelConfig, title: str, room: Room, preset: str | None, cont
                 why = (
                     f"{better} needs {missing}" if missing else f"{better} would leave little memory to other programs"
                 )
-            return PresetChoice(best, all_found[best], longest_context(config, all_found[best], room.memory), why)
+            most = max(config.max_context, context or 0)  # beyond the native length if that was asked for
+            return PresetChoice(best, all_found[best], longest_context(config, all_found[best], room.memory, most), why)
     smallest = next(iter(asked))
     missing = lacking(config, asked[smallest], needs[-1], room)
     others = "" if preset is None else _presets_that_fit(config, all_found, needs[-1], room)
@@ -93,7 +94,8 @@ def check_own_types(config: ModelConfig, title: str, found: Sizes, room: Room, c
     need = context or min(LEAST_CONTEXT, config.max_context)
     if missing := lacking(config, found, need, room):
         raise A3BError(f"{title}: needs {missing} for {need:,} tokens; {what_fits(room)}")
-    return PresetChoice(None, found, longest_context(config, found, room.memory), "")
+    most = max(config.max_context, context or 0)
+    return PresetChoice(None, found, longest_context(config, found, room.memory, most), "")
 
 
 def lacking(config: ModelConfig, found: Sizes, context: int, room: Room) -> str:

@@ -71,6 +71,11 @@ def found(args: Namespace) -> Served | None:
         raise UsageError(
             f"{asker.url} serves {model.name!r}; expected {wanted!r}. Stop it, or give another --port for a new one"
         )
+    if args.context and args.context > model.context:
+        raise UsageError(
+            f"--context {args.context:,}: {asker.url} runs with a context of {model.context:,}. "
+            "Stop it, or give another --port for a new one"
+        )
     return Served(asker, model)
 
 
@@ -94,7 +99,9 @@ def model_of(args: Namespace) -> str | None:
 def planned(args: Namespace) -> ServedModel:
     """What a server that is started would serve. Raises A3BError for a model that is not here."""
     model = model_of(args)
-    config, _ = load_config(resolve(model), args.context)
+    config, note = load_config(resolve(model), args.context)
+    if note:
+        say(note)
     return ServedModel(served_name(model), args.context or config.max_context)
 
 

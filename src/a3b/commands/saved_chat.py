@@ -28,6 +28,7 @@ LISTED = 50
 class Kept:
     def __init__(self, transcripts: Transcripts, model: str, identity: str, writes: bool):
         self.transcripts, self.model, self.identity, self.writes = transcripts, model, identity, writes
+        self.positions = ""  # how they are read, known once the model is loaded
         self.transcript: Transcript | None = None
 
     @classmethod
@@ -81,6 +82,9 @@ class Kept:
         dialogue.resume(transcript.head.system, transcript.messages, transcript.turns)
         num = len(transcript.messages) // 2
         say(f"conversation {transcript.id}, {num} answer{'s' * (num != 1)}")
+        before = transcript.head.positions
+        if before and before != self.positions:
+            say(f"it began with {before}; all of it is now read with {self.positions} (--context, A3B_CONTEXT)")
         if num:
             say(f"> {shortened(transcript.messages[-2]['content'])}\n{shortened(transcript.messages[-1]['content'])}")
         if transcript.unanswered is not None:
@@ -89,7 +93,9 @@ class Kept:
     def asked(self, text: str, system: str | None) -> None:
         def write() -> None:
             if self.transcript is None:
-                self.transcript = self.transcripts.begin(Head(self.model, self.identity, system or None))
+                self.transcript = self.transcripts.begin(
+                    Head(self.model, self.identity, system or None, self.positions)
+                )
             self.transcript.asked(text)
 
         self._try(write)

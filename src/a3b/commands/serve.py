@@ -12,7 +12,9 @@ import signal
 import socket
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TextIO
 
 from a3b.cache.disk_store import Store
@@ -29,6 +31,8 @@ from a3b.engine.service import Service
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
 from a3b.interface.request import check_policy
+from a3b.model.config import YARN_FACTORS, ModelConfig, with_context
+from a3b.model.config_reader import read_config
 from a3b.printable import printable, say
 from a3b.server import logs
 from a3b.server.app import create_app
@@ -37,6 +41,7 @@ from a3b.server.limits import MiB, ServerLimits, is_loopback
 from a3b.server.middleware import ServerSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import TurnMemory
+from a3b.units import counted
 
 SWITCH_S = 0.001  # how long a thread that prepares a request may hold up the one that computes
 GRACE_S = 3  # for running answers when the server is told to stop
@@ -93,6 +98,9 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     directory = resolve(args.model)
     identity = cache_identity(engine.config, directory, engine.model.kv, engine.model.isa)
     ram = cache_bytes(engine) if args.cache_ram is None else args.cache_ram
+    if store:
+        for line in read_otherwise(engine.config, directory, engine.model.kv, engine.model.isa, store):
+            say(line)
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
     scheduler = Scheduler(
         engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache
@@ -107,6 +115,22 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
         exact_dates=args.exact_dates,
     )
     return Service(engine, scheduler, turns, settings, trace)
+
+
+def read_otherwise(config: ModelConfig, directory: Path, kv: str, isa: str, store: Store) -> Iterator[str]:
+    """What is said of kept sessions whose positions were read with another scaling of RoPE: none of their states is
+    used, since their keys are those of other positions."""
+    native = read_config(directory)
+    if native.rope.type != "default":
+        return
+    for factor in (1, *map(int, YARN_FACTORS)):
+        other = replace(config, rope=with_context(native, factor * native.max_context)[0].rope)
+        num = store.num_conversations(cache_identity(other, directory, kv, isa)) if other.rope != config.rope else 0
+        if num:
+            yield (
+                f"{counted(num, 'conversation')} on disk: read with {other.rope.scaling}, so kept but not used by this "
+                f"server, which reads with {config.rope.scaling} (--context)"
+            )
 
 
 def responses(args: Namespace, store: Store | None) -> ResponseStore:
@@ -252,8 +276,9 @@ def banner(engine: Engine, sock: socket.socket, store: Store | None) -> str:
     host, port = sock.getsockname()[:2]
     at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     kept = f"sessions are kept in {printable(store.directory)}" if store else "sessions are not kept"
+    scaled = "" if engine.config.rope.type == "default" else f" ({engine.positions})"
     lines = [
-        f"{printable(engine.name)}, context {engine.context:,}, {engine.model.isa} kernels; {kept}",
+        f"{printable(engine.name)}, context {engine.context:,}{scaled}, {engine.model.isa} kernels; {kept}",
         f"OpenAI: {at}/v1   Anthropic: {at}   metrics: {at}/metrics   Ctrl-C stops",
     ]
     if engine.is_nano:

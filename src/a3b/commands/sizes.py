@@ -63,24 +63,28 @@ def state_bytes(config: ModelConfig) -> int:
     return 4 * (c.num_layers - c.layer_types.count(ATTENTION)) * (a.Hv * a.Dk * a.Dv + (a.conv_len - 1) * a.C)
 
 
-def memory_bytes(config: ModelConfig, found: Sizes, context: int) -> int:
+def memory_bytes(config: ModelConfig, found: Sizes, context: int, kv: str = "q8") -> int:
     """Resident bytes of one conversation of `context` tokens."""
-    return found.total_bytes + state_bytes(config) + context * kv_bytes_per_token(config) + WORK_BYTES
+    return found.total_bytes + state_bytes(config) + context * kv_bytes_per_token(config, kv) + WORK_BYTES
 
 
-def longest_context(config: ModelConfig, found: Sizes, memory: int) -> int:
-    """Tokens that fit into `memory`, at most the native context; 0 if none fits."""
-    left = memory - memory_bytes(config, found, 0)
-    return (
-        max(0, min(config.max_context, left // kv_bytes_per_token(config)))
-        if kv_bytes_per_token(config)
-        else config.max_context
-    )
+def longest_context(config: ModelConfig, found: Sizes, memory: int, most: int | None = None, kv: str = "q8") -> int:
+    """Tokens that fit into `memory`, at most `most` or the native context; 0 if none fits."""
+    left, most = memory - memory_bytes(config, found, 0), most or config.max_context
+    each = kv_bytes_per_token(config, kv)
+    return max(0, min(most, left // each)) if each else most
 
 
 def operations(config: ModelConfig) -> int:
     """Integer multiplications and additions of a prompt token; lm_head computes for the last one only."""
     return 2 * (count_parameters(config).active - config.vocab_size * config.hidden_size)
+
+
+def attention_operations(config: ModelConfig, num_tokens: int, start: int = 0) -> int:
+    """Multiplications and additions of attention over keys and values, for `num_tokens` after `start` others: each
+    meets all before it and itself."""
+    met = num_tokens * start + num_tokens * (num_tokens + 1) // 2
+    return 4 * config.layer_types.count(ATTENTION) * config.num_attention_heads * config.head_dim * met
 
 
 def gb(num_bytes: int) -> str:

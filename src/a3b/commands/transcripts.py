@@ -28,11 +28,12 @@ SHOWN_BYTES = 1 << 16  # read of a conversation to list it
 @dataclass(frozen=True)
 class Head:
     """What identifies the model of a conversation. identity: of the weights, hexadecimal; model: their name, for
-    display."""
+    display; positions: how they were read, "" if it was not noted."""
 
     model: str
     identity: str
     system: str | None
+    positions: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,13 @@ class Transcripts:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             transcript._append(
-                {"a3b_chat": FORMAT, "model": head.model, "identity": head.identity, "system": head.system}
+                {
+                    "a3b_chat": FORMAT,
+                    "model": head.model,
+                    "identity": head.identity,
+                    "system": head.system,
+                    "positions": head.positions,
+                }
             )
         except BaseException:
             os.close(handle)
@@ -226,7 +233,10 @@ def _as_head(record: dict[str, Any]) -> Head | None:
     model, identity, system = (record.get(key) for key in ("model", "identity", "system"))
     if record.get("a3b_chat") != FORMAT or not isinstance(model, str) or not isinstance(identity, str):
         return None
-    return Head(model, identity, system) if system is None or isinstance(system, str) else None
+    positions = record.get("positions", "")
+    if not isinstance(positions, str) or not (system is None or isinstance(system, str)):
+        return None
+    return Head(model, identity, system, positions)
 
 
 def _as_answer(record: dict[str, Any]) -> tuple[dict[str, Any], TurnIds | None] | None:

@@ -29,6 +29,10 @@ class ModelInfo(Protocol):
         """Tokens, prompt and answer together."""
 
     @property
+    def positions(self) -> str:
+        """How positions are read, in words: native, or scaled."""
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
     @property
     def tokenizer(self) -> Tokenizer: ...

@@ -172,6 +172,10 @@ class Engine:
         return self.model.config
 
     @property
+    def positions(self) -> str:
+        return self.config.rope.scaling
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.config.eos_token_ids
 
@@ -188,7 +192,7 @@ def check_kind(name: str, value: Any, *kinds: type) -> None:
 def load_config(path: Path, context: int | None) -> tuple[ModelConfig, str | None]:
     """config.json of a directory, with RoPE scaling for `context` tokens and a note if that scaling is on."""
     config = read_config(path)
-    return with_context(config, context) if context is not None else (config, None)
+    return with_context(config, config.max_context if context is None else context)
 
 
 def with_end_of_turn(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -73,7 +73,7 @@ class Service:
         index in the answer. The service closes the backend."""
         self.info, self.backend, self._trace, self._call_id = model, backend, trace, call_id
         self.settings = settings = settings or ServiceSettings()
-        self.model, self.context = model.name, model.context
+        self.model, self.context, self.positions = model.name, model.context, model.positions
         self.places, self.template = backend.max_active, model.template.source
         self.renderer = RequestRenderer(model, turns, settings)
         self.recorder = TurnRecorder(self.renderer)
@@ -200,7 +200,8 @@ class Service:
     def health(self) -> dict[str, Any]:
         active, waiting = self.backend.load()
         status = "ok" if self.backend.is_alive() else "stopped"
-        return {"status": status, "model": self.model, "context": self.context, "active": active, "waiting": waiting}
+        served = {"model": self.model, "context": self.context, "positions": self.positions}
+        return {"status": status, **served, "active": active, "waiting": waiting}
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges, flat."""

@@ -38,6 +38,11 @@ class RopeConfig:
     beta_slow: float = 1.0
     attention_factor: float = 1.0  # multiplies cos and sin
 
+    @property
+    def scaling(self) -> str:
+        """How positions are read, in words."""
+        return "native positions" if self.type == "default" else f"YaRN factor {self.factor:g}"
+
 
 @dataclass(frozen=True)
 class Fp8Config:
@@ -167,7 +172,7 @@ def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str
         most = max(native, math.floor(rope.factor * rope.original_context))
         if num_tokens > most:
             raise UsageError(f"context: {num_tokens} tokens; config.json scales RoPE for at most {most}")
-        return config, f"context {num_tokens}: YaRN factor {rope.factor:g}, as config.json says"
+        return config, f"context {num_tokens:,}: positions are read with {rope.scaling}, as config.json says"
     if num_tokens <= native:
         return config, None
     for factor in YARN_FACTORS:
@@ -176,8 +181,8 @@ def with_context(config: ModelConfig, num_tokens: int) -> tuple[ModelConfig, str
                 rope, type="yarn", factor=factor, original_context=native, attention_factor=0.1 * math.log(factor) + 1
             )
             note = (
-                f"context {num_tokens} is beyond the native {native}: RoPE scaled with YaRN factor {factor:g}; "
-                "short prompts may lose a little quality"
+                f"context {num_tokens:,} is beyond the native {native:,}: positions are read with {scaled.scaling}, "
+                "those of short prompts too, which can lose quality by it; sessions are kept apart from native ones"
             )
             return replace(config, rope=scaled), note
     raise UsageError(
