@@ -43,7 +43,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "api": "cache engine errors interface prompt settings",
     "server": "errors interface isolation printable prompt thinking",
     "commands": (
-        "agent cache clients engine errors files formats hub interface kernels machine model "
+        "agent cache clients engine errors evals files formats hub interface kernels machine model "
         "packing printable prompt server settings thinking units"
     ),
     "cli": "commands errors printable settings",

@@ -9,7 +9,7 @@ import pytest
 
 from a3b.cli import main
 from a3b.commands.calibration_text import conversation, read_text
-from a3b.commands.eval import log_softmax
+from a3b.commands.eval_quality import log_softmax
 from a3b.engine.engine import Engine, nano_directory
 from a3b.errors import UsageError
 from nano.quality_text import conversations

@@ -10,7 +10,8 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ import pytest
 
 from a3b import cli
 from a3b.cache.disk_store import Store
-from a3b.commands import client_server, pack, pull, up
+from a3b.commands import client_server, eval_run, pack, pull, up
 from a3b.commands import code as code_command
-from a3b.commands import eval as eval_command
+from a3b.commands import eval_quality as eval_command
 from a3b.commands import launch as launch_command
 from a3b.commands import list as list_command
 from a3b.commands import run as run_command
@@ -33,6 +34,7 @@ from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
 from a3b.engine.stored_models import Record
 from a3b.errors import DownloadError
+from a3b.evals.roster import BENCHMARKS, benchmark
 from a3b.hub.client import HubFile, Listing
 from a3b.prompt.chat_template import prompt_text
 from a3b.prompt.tokenizer import Tokenizer
@@ -586,6 +588,45 @@ def test_an_option_of_eval_quality_has_its_effect(row, command, watch):
     check(command, "eval quality", row)
 
 
+EVAL = [
+    Row("--limit 3", lambda s: s.calls["options"].limit, 3),
+    Row("--epochs 2", lambda s: s.calls["options"].epochs, 2),
+    Row("--seed 7", lambda s: s.calls["options"].seed, 7),
+    Row("--policy budget:1k", lambda s: s.calls["options"].policy, "budget:1024"),
+    Row("--data here", lambda s: s.calls["options"].data and s.calls["options"].data.name, "here"),
+    Row("--set hops=3", lambda s: s.calls["options"].extra, {"hops": "3"}),
+    Row("--temperature 0.5", lambda s: s.calls["options"].sampling, {"temperature": 0.5}),
+    Row("--top-p 0.5", lambda s: s.calls["options"].sampling, {"top_p": 0.5}),
+    Row("--max-tokens 9", lambda s: s.calls["options"].sampling, {"max_tokens": 9}),
+    Row("--parallel 3", lambda s: s.calls["options"].parallel, 3),
+    Row("--out elsewhere", lambda s: s.calls["lines"].args[1].path, Path("elsewhere")),
+    Row("--json", lambda s: s.is_json, True),
+    Row("--api-key secret", lambda s: s.calls["options"].api_key, "secret"),
+    Row("--api-key-file keys.txt", lambda s: s.calls["options"].api_key, "from-a-file"),
+    Row("--model nano", lambda s: s.calls["_endpoint"].args[0].named, "nano"),
+    Row("--context 4k", lambda s: s.calls["_endpoint"].args[0].context, 4096),
+    Row("--base-url http://x", lambda s: s.calls["_endpoint"].args[0].base_url, "http://x"),
+    Row("--port 9", lambda s: s.calls["_endpoint"].args[0].port, 9),
+]
+
+
+@named(EVAL)
+def test_an_option_of_eval_has_its_effect(row, command, watch, monkeypatch):
+    monkeypatch.setattr(eval_run, "check_installed", lambda: None)
+    Path("keys.txt").write_text("from-a-file\n", encoding="utf-8")
+
+    def make_task(options):
+        watch.calls["options"] = options
+
+    monkeypatch.setattr(eval_run, "benchmark", lambda name: replace(benchmark(name), make_task=make_task))
+    server = eval_run.Answering("http://localhost", "nano", "a3b", 8192, 4)
+    watch(eval_run, "_endpoint", lambda args: nullcontext(server))
+    watch(eval_run, "planned_tries", lambda *_: {})
+    watch(eval_run, "run_tries", lambda *_: None)
+    watch(eval_run, "lines", lambda *_: ["a line"])
+    check(command, "eval lookup", row)
+
+
 @pytest.fixture
 def measured(command, watch):
     """Benchmarks whose measuring is left out."""
@@ -653,6 +694,8 @@ ROWS = {
     "cache prune": CACHE["prune --max-bytes 1G"],
     "cache forget": CACHE["forget"] + CACHE["forget --all"],
     "eval quality": QUALITY,
+    **{f"eval {name}": [*EVAL, Row("--resume x", len, "in test_eval_run")] for name in BENCHMARKS},
+    "eval list": [Row("--json", len, "in test_eval_list")],
     "bench speed": SPEED,
     "bench start": START,
     "bench sparsity": SPARSITY,

@@ -122,6 +122,11 @@ class ModelClient:
             return {}
         return found if isinstance(found, dict) and "default_generation_settings" in found else {}
 
+    async def slots(self) -> int | None:
+        """How many answers the server writes at once, where it says so: a3b and llama.cpp."""
+        found = count((await self._props()).get("total_slots"))
+        return found or None
+
     async def count(self, body: Mapping[str, Any]) -> int | None:
         """The tokens of a prompt, from a server that can tell: a3b and vLLM."""
         if (await self.facts()).kind not in ("a3b", "vllm"):

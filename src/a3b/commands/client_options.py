@@ -41,7 +41,7 @@ def _client(parser: argparse.ArgumentParser, required: bool) -> None:
     server(parser)
 
 
-def server(parser: argparse.ArgumentParser) -> None:
+def server(parser: argparse._ActionsContainer) -> None:
     """Which server a client talks to."""
     parser.add_argument(
         "--model", dest="named", metavar="MODEL", help="what is served: a directory or a name of 'a3b list'"

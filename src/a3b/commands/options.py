@@ -9,7 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
-from a3b.commands import client_options, code_options
+from a3b.commands import client_options, code_options, eval_options
 from a3b.commands.argument_types import (
     byte_size,
     duration,
@@ -349,23 +349,6 @@ def _cache(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _eval(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    quality = kinds.add_parser("quality", help="mean KL divergence per token against another model")
-    quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    quality.add_argument(
-        "--against", metavar="DIR", help="the reference: what pack --keep-source kept; none means a3b-nano"
-    )
-    quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
-    quality.add_argument(
-        "--tokens", type=tokens, default=8192, metavar="N", help="read at most this many (default 8192)"
-    )
-    quality.add_argument(
-        "--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost"
-    )
-    quality.add_argument("--json", action="store_true", help="print one JSON object")
-
-
 def _bench(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     speed = kinds.add_parser("speed", help="prefill, decode, start and memory, against the limits of this machine")
@@ -458,7 +441,7 @@ COMMANDS = {  # name: (what it does, what fills its parser), in the order of the
     "pack": ("write a model as the packed weights that the kernels read", _pack),
     "verify": ("check every byte of a packed model", _verify),
     "cache": ("sessions kept on disk: list, verify, prune, forget", _cache),
-    "eval": ("what packing costs: KL divergence, agreement, bytes per token", _eval),
+    "eval": ("benchmarks of any endpoint; what packing costs in quality", eval_options.fill),
     "bench": ("measure speed: of a model, of a start, of the sparse shape against dense ones", _bench),
     "completion": ("print a script that completes commands and options in a shell", _completion),
     "help": ("explain a command", _help),

@@ -1,0 +1,71 @@
+"""The options of `eval`. Enter at `fill`."""
+
+from __future__ import annotations
+
+import argparse
+
+from a3b.commands.argument_types import path, policy, positive, real, tokens, whole
+from a3b.commands.client_options import server
+from a3b.evals.options import POLICIES
+from a3b.evals.roster import BENCHMARKS
+
+MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embedded a3b-nano"
+
+
+def fill(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for name, (summary, _) in BENCHMARKS.items():
+        _benchmark(kinds.add_parser(name, help=summary, description=f"{name}: {summary}."))
+    listing = kinds.add_parser("list", help="the benchmarks: what each needs, and what of it is here")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    _quality(kinds.add_parser("quality", help="what packing costs: mean KL divergence per token against another model"))
+
+
+def _benchmark(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is run")
+    group.add_argument("--limit", type=positive, metavar="N", help="only the first N cases")
+    group.add_argument("--epochs", type=positive, metavar="N", help="try each case N times (default: the benchmark's)")
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="of the run; each try gets its own from it")
+    group.add_argument(
+        "--policy", type=policy, metavar="POLICY", help=f"of earlier thinking: {POLICIES} (default: the server's)"
+    )
+    group.add_argument(
+        "--data", type=path, metavar="PATH", help="the benchmark's data, where it needs some (a3b eval list)"
+    )
+    group.add_argument(
+        "--set", action="append", metavar="NAME=VALUE", help="an option of the benchmark (a3b eval list); repeatable"
+    )
+    group.add_argument("--temperature", type=real, metavar="X", help="of sampling (default: the benchmark's)")
+    group.add_argument("--top-p", type=real, metavar="X", help="of sampling (default: the benchmark's)")
+    group.add_argument("--max-tokens", type=tokens, metavar="N", help="most of one answer (default: the benchmark's)")
+    group = parser.add_argument_group("how it is run")
+    group.add_argument(
+        "--parallel", type=positive, metavar="N", help="cases at once (default: answers that the server writes at once)"
+    )
+    group.add_argument(
+        "--out", type=path, metavar="DIR", help="where the results go (default: a new directory below A3B_HOME/evals)"
+    )
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with a run; without DIR, the last one of this benchmark",
+    )
+    group.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    server(parser.add_argument_group("the endpoint (default: a3b's server, started if none runs)"))
+
+
+def _quality(quality: argparse.ArgumentParser) -> None:
+    quality.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    quality.add_argument(
+        "--against", metavar="DIR", help="the reference: what pack --keep-source kept; none means a3b-nano"
+    )
+    quality.add_argument("--text", type=path, metavar="FILE", help="text to read; none means generated conversations")
+    quality.add_argument(
+        "--tokens", type=tokens, default=8192, metavar="N", help="read at most this many (default 8192)"
+    )
+    quality.add_argument(
+        "--weights-only", action="store_true", help="compute in floats, to see what the weights alone cost"
+    )
+    quality.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,0 +1,247 @@
+"""`a3b eval NAME`: runs a benchmark against an endpoint, into a directory from which a killed run goes on.
+
+Exit status: 0 the run is complete, 1 tries ended with errors or are left, 2 wrong usage, 130 Ctrl-C. Enter at `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a3b.commands.client_server import first_key, serving
+from a3b.commands.progress import Progress
+from a3b.commands.server_answers import checked_url
+from a3b.errors import A3BError, UsageError, did_you_mean
+from a3b.evals.benchmark import Benchmark
+from a3b.evals.harness import RunStopped, check_installed, planned_tries, run_tries
+from a3b.evals.options import EvalOptions, checked_policy
+from a3b.evals.records import CaseRecord, RecordFile, total_cost
+from a3b.evals.roster import benchmark
+from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run
+from a3b.printable import printable, report, say
+from a3b.units import span
+
+ASSUMED_PARALLEL, MOST_PARALLEL = 4, 256
+SAVED = ("limit", "epochs", "seed", "policy", "data", "set", "temperature", "top_p", "max_tokens")
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A server that answers. kind: "a3b", "llama.cpp", "vllm", "sglang" or "other"; slots: answers at once, None where
+    it does not say."""
+
+    url: str
+    model: str
+    kind: str
+    context: int | None
+    slots: int | None
+
+    def facts(self) -> dict[str, Any]:
+        return {"base_url": self.url, "kind": self.kind, "context": self.context, "slots": self.slots}
+
+
+def run(args: Namespace) -> int:
+    chosen = benchmark(args.kind)
+    home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
+    earlier = None if args.resume is None else _earlier(args, home / "evals")
+    asked = _asked(args, chosen) if earlier is None else dict(earlier.config["options"])
+    check_installed()
+    with _endpoint(args) as server:
+        if earlier is not None and earlier.config["model"] != server.model:
+            raise UsageError(
+                f"--resume {earlier.path}: ran with the model {earlier.config['model']!r}, and {server.url} serves "
+                f"{server.model!r}; start the same model, or begin a new run"
+            )
+        options = _options(asked, server, home, first_key(args), args.parallel)
+        chosen.check(options)
+        task = chosen.make_task(options)
+        tries = planned_tries(task, options)
+        if earlier is None:
+            config = config_of(chosen.name, {"model": server.model, **asked}, server.facts())
+            found = new_run(home / "evals", chosen.name, config, args.out)
+        else:
+            found = earlier
+        found = found.note(tries=len(tries))
+        return _course(args, chosen, task, tries, options, found)
+
+
+def _course(
+    args: Namespace,
+    chosen: Benchmark,
+    task: Any,
+    tries: Mapping[str, Any],
+    options: EvalOptions,
+    found: RunDirectory,
+) -> int:
+    """Runs what is missing, and says what came out; the exit status."""
+    say(f"a3b eval {chosen.name}: results go to {found.path}")
+    stopped = ""
+    with closing(RecordFile(found.cases_file)) as records:
+        done = found.records()
+        left = {k: v for k, v in tries.items() if _is_left(done.get((v[0].case, v[0].epoch)))}
+        if len(left) < len(tries):
+            say(f"a3b eval {chosen.name}: {len(tries) - len(left)} of {len(tries)} are done already")
+        try:
+            if left:
+                with _Shown(chosen.name, len(tries), done) as shown:
+                    run_tries(chosen, task, left, options, found.logs, records, shown.tell)
+        except RunStopped as error:
+            stopped = str(error)
+        finally:
+            summary = found.write_results()
+    if args.json:
+        report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
+    else:
+        report("\n".join(lines(chosen, found, summary)))
+    if not summary.is_complete:
+        say(f"a3b eval {chosen.name}: {stopped or 'some tries are left'}; a3b eval {chosen.name} --resume {found.path}")
+    return 0 if summary.is_complete else 1
+
+
+def _is_left(record: CaseRecord | None) -> bool:
+    return record is None or record.score is None
+
+
+def _asked(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
+    """The options that make a run what it is. Raises UsageError."""
+    extra: dict[str, str] = {}
+    for text in args.set or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text[:60]!r}: expected NAME=VALUE")
+        if name not in chosen.extra:
+            known = f"; {chosen.name} has {', '.join(chosen.extra)}" if chosen.extra else f"; {chosen.name} has none"
+            raise UsageError(f"--set {name[:40]!r} is no option{did_you_mean(name, chosen.extra) or known}")
+        extra[name] = value
+    sampling = {n: getattr(args, n) for n in ("temperature", "top_p", "max_tokens") if getattr(args, n) is not None}
+    return {
+        "limit": args.limit,
+        "epochs": args.epochs or chosen.epochs,
+        "seed": args.seed,
+        "policy": checked_policy(args.policy),
+        "data": None if args.data is None else str(Path(os.path.abspath(args.data.expanduser()))),
+        "sampling": sampling,
+        "extra": extra,
+    }
+
+
+def _options(asked: Mapping[str, Any], server: Answering, home: Path, key: str, parallel: int | None) -> EvalOptions:
+    """Raises A3BError for a config that no run has written."""
+    try:
+        return EvalOptions(
+            base_url=server.url,
+            model=server.model,
+            home=home,
+            api_key=key,
+            limit=asked["limit"],
+            epochs=asked["epochs"],
+            seed=asked["seed"],
+            policy=checked_policy(asked["policy"]),
+            parallel=min(parallel or server.slots or ASSUMED_PARALLEL, MOST_PARALLEL),
+            data=None if asked["data"] is None else Path(asked["data"]),
+            sampling=dict(asked["sampling"]),
+            extra=dict(asked["extra"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise A3BError(f"{CONFIG} of the run lacks an option or has a wrong one ({error}); begin a new run") from None
+
+
+def _earlier(args: Namespace, parent: Path) -> RunDirectory:
+    """The run of --resume. Raises UsageError for options that would make it another one."""
+    given = [name for name in SAVED if getattr(args, name) not in (None, 0)]
+    if given or args.out is not None:
+        name = (given or ["out"])[0].replace("_", "-")
+        raise UsageError(
+            f"--resume: goes on as the run was begun, so --{name} has no place there; begin a new run for it"
+        )
+    if args.resume:
+        found = open_run(Path(args.resume).expanduser())
+    else:
+        runs = [path.parent for path in parent.glob(f"*/{CONFIG}")] if parent.is_dir() else []
+        runs = [path for path in runs if path.name.startswith(f"{args.kind}-")]
+        if not runs:
+            raise UsageError(f"--resume: no run of {args.kind} is in {parent}; name one with --resume DIR")
+        found = open_run(max(runs, key=lambda path: (path / CONFIG).stat().st_mtime))
+    if found.benchmark != args.kind:
+        raise UsageError(
+            f"--resume {found.path}: is a run of {found.benchmark!r}; a3b eval {found.benchmark[:40]} --resume DIR"
+        )
+    return found
+
+
+@contextmanager
+def _endpoint(args: Namespace) -> Iterator[Answering]:
+    """The server: any that was named, or one of a3b's own. Raises A3BError."""
+    if args.base_url is not None:
+        yield asyncio.run(_ask(checked_url(args.base_url), first_key(args), args.named))
+        return
+    with serving(args, lambda _: None) as served:
+        yield asyncio.run(_ask(served.asker.url, first_key(args), None))
+
+
+async def _ask(url: str, key: str, model: str | None) -> Answering:
+    from a3b.agent.client import ModelClient
+
+    client = ModelClient(url, key, model)
+    try:
+        facts = await client.facts()
+        slots = await client.slots()
+    finally:
+        await client.aclose()
+    return Answering(client.root, facts.model, facts.kind, facts.context if facts.is_known else None, slots)
+
+
+class _Shown:
+    """The line that says how far a run is."""
+
+    def __init__(self, name: str, total: int, done: Mapping[Any, CaseRecord]):
+        good = [record.score for record in done.values() if record.score is not None]
+        self._name, self._total, self._done, self._sum, self._errors = name, total, len(good), sum(good), 0
+        self._before = self._done
+
+    def __enter__(self) -> _Shown:
+        self._progress = Progress(self._name, self._total, "tries")
+        self._progress.before = self._before
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+
+    def tell(self, record: CaseRecord) -> None:
+        if record.score is None:
+            self._errors += 1
+            self._progress.close()
+            say(f"a3b eval {self._name}: {printable(record.case)}: {printable(record.error)[:300]}")
+        else:
+            self._done, self._sum = self._done + 1, self._sum + record.score
+        solved = f"{self._sum / self._done:.0%} so far" if self._done else "none so far"
+        self._progress.label = f"{self._name}: {solved}{f', {self._errors} errors' if self._errors else ''},"
+        self._progress(self._done)
+
+
+def lines(chosen: Benchmark, found: RunDirectory, summary: RunSummary) -> list[str]:
+    """What came out of a run, for people."""
+    cost, share = total_cost(found.records().values()), summary.share
+    out = [f"{chosen.name} with {printable(str(found.config['model']))}"]
+    if share.cases:
+        out.append(
+            f"score      {share.mean:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%} "
+            f"({share.cases} cases, {share.method})"
+        )
+    if summary.errors or summary.missing:
+        out.append(
+            f"left       {summary.errors} ended with an error, {summary.missing} were not run; neither is counted"
+        )
+    out += [
+        f"tokens     {cost.computed:,} computed, {cost.cached:,} cached, {cost.written:,} written, "
+        f"{cost.thinking:,} of them thinking",
+        f"time       {span(summary.seconds)}, {cost.requests:,} requests",
+        f"results    {found.path}",
+    ]
+    return out
