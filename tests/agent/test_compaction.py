@@ -12,6 +12,8 @@ from a3b.agent.transcript import read_transcript
 from tests.support.agent_sessions import end_of, events_of, of, session_of
 from tests.support.scripted_model import Says, ScriptedModel, prompt_of
 
+pytestmark = pytest.mark.slow  # whole sessions of the agent
+
 DONE = Says("All done.")
 LONG = Says("All done.", thinking="Well. " * 500)
 SUMMARY = Says("Task: note letters. Done so far: a to e. Next: f. Nothing was forbidden.", thinking="What matters?")

@@ -21,6 +21,8 @@ from a3b.commands.code_sessions import found, listing
 from a3b.errors import A3BError
 from tests.support.served import NOISE, changed
 
+pytestmark = pytest.mark.slow  # thousands of damaged files
+
 CALL = {"id": "c1", "type": "function", "function": {"name": "plan", "arguments": '{"text": "a"}'}}
 USAGE = TokenUsage(5, 0, 3)
 

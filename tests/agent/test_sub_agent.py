@@ -11,6 +11,8 @@ from a3b.agent.transcript import read_transcript
 from tests.support.agent_sessions import end_of, events_of, of, session_of
 from tests.support.scripted_model import Says, ScriptedModel
 
+pytestmark = pytest.mark.slow  # whole sessions of the agent
+
 DONE = Says("All done.")
 
 

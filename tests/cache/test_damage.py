@@ -16,6 +16,8 @@ from a3b.cli import main
 from tests.support.cached_states import content, feed, numbers
 from tests.support.session_stores import STOPS, cache_of, cache_rows, cold, fill, forget, reused
 
+pytestmark = pytest.mark.slow  # thousands of damaged files
+
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_wrong_byte_in_a_file_is_never_served(copied, seed):

@@ -54,6 +54,7 @@ def repaired(package):
     return package.files | {path: package.files[path].replace(old, new)}
 
 
+@pytest.mark.slow
 def test_every_bug_makes_its_function_fail_and_no_other():
     for package in packages("train", 150) + packages("test", 150):
         lines = run_tests(package.files, package.tests).split("\n")
@@ -61,6 +62,7 @@ def test_every_bug_makes_its_function_fail_and_no_other():
         assert lines[1] == "[exit status 1]"
 
 
+@pytest.mark.slow
 def test_one_exact_edit_mends_every_package():
     for package in packages("train", 150) + packages("test", 150, list(UNSEEN_KINDS)):
         assert repaired(package) == package.right
@@ -73,6 +75,7 @@ def test_all_kinds_occur_and_those_kept_back_only_when_asked_for():
     assert {p.bug.kind for p in packages("test", 60, list(UNSEEN_KINDS))} == set(UNSEEN_KINDS)
 
 
+@pytest.mark.slow
 def test_every_pattern_and_every_bug_of_it_can_be_drawn():
     wanted = {(p.docs[0], bug) for p in FUNCTIONS for bug in p.bugs}
     for pattern, bug in wanted:
@@ -87,6 +90,7 @@ def names_of(package):
     return {f.name for f in functions}, set(package.modules), {f.doc for f in functions}
 
 
+@pytest.mark.slow
 def test_names_and_texts_of_tests_never_occur_in_training():
     train = [set().union(*sets) for sets in zip(*map(names_of, packages("train", 600)), strict=True)]
     test = [set().union(*sets) for sets in zip(*map(names_of, packages("test", 300)), strict=True)]
@@ -117,6 +121,7 @@ def test_the_test_script_prints_what_training_shows(tmp_path):
         assert sorted(os.listdir(directory)) == sorted(package.files)
 
 
+@pytest.mark.slow
 def test_training_and_the_file_tools_answer_alike(tmp_path):
     for index in range(40):
         rng = random.Random(index)

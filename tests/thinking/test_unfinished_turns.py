@@ -19,6 +19,8 @@ from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
 
+pytestmark = pytest.mark.slow  # computes for seconds
+
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
