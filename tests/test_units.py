@@ -54,6 +54,14 @@ def test_numbers_of_tokens_are_read_as_people_type_them(text, number):
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h"), (172_799, "48.0 h"), (172_800, "2.0 days")],
+)
+def test_times_are_said_in_the_unit_that_people_would_use(seconds, text):
+    assert units.span(seconds) == text
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"), [("7d", 604800), ("12h", 43200), ("90s", 90), ("2w", 1209600), ("1.5m", 90)]
 )
 def test_ages_are_read_as_people_type_them(text, seconds):

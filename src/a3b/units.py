@@ -55,7 +55,9 @@ def span(seconds: float) -> str:
     """A time as people say it."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
 def _amount(text: str, units: dict[str, int], expected: str) -> int:

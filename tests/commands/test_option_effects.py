@@ -29,6 +29,7 @@ from a3b.commands import run as run_command
 from a3b.commands import warm as warm_command
 from a3b.commands.benchmarks import sparsity, speed
 from a3b.commands.benchmarks import start as start_command
+from a3b.commands.cost import Price
 from a3b.commands.model_home import ModelHome
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
@@ -266,6 +267,9 @@ PLAN = [
     Row("--context 2k", lambda s: s.json["context"]["tokens"], 2048),
     Row("--bandwidth 20", lambda s: s.json["measured"]["read_bytes"], 20e9),
     Row("--operations 200", lambda s: s.json["measured"]["int8_operations"], 200e9),
+    Row("--price-per-hour 2", lambda s: s.json["cost"] and s.json["cost"]["per_hour"], 2.0),
+    Row("--watts 500 --price-per-kwh 0.5", lambda s: s.json["cost"] and s.json["cost"]["per_hour"], 0.25),
+    Row("--task 1k,9 --price-per-hour 2", lambda s: s.json["cost"] and s.json["cost"]["task"], [1024, 9]),
 ]
 RENDER = [
     Row("--messages others.json", lambda s: "Good evening" in s.out, True),
@@ -558,7 +562,13 @@ SPEED = [
     Row("--shape 27b", lambda s: s.calls["random_directory"].args[1], "27b"),
     Row("--depths 0,1k", lambda s: s.calls["measure"].args[1].depths, (0, 1024)),
 ]
-SPARSITY = [*MEASURING, Row("--keep", lambda s: s.calls["measure"].args[2], True)]
+SPARSITY = [
+    *MEASURING,
+    Row("--keep", lambda s: s.calls["measure"].args[2], True),
+    Row("--price-per-hour 2", lambda s: s.calls["cost"].args[1], Price(2.0, "the machine")),
+    Row("--watts 500 --price-per-kwh 0.5", lambda s: s.calls["cost"].args[1], Price(0.25, "500 W at 0.5 a kWh")),
+    Row("--task 5,6 --price-per-hour 2", lambda s: s.calls["cost"].args[1], Price(2.0, "the machine", (5, 6))),
+]
 START = [
     Row("--model copied", lambda s: s.calls["resolve"].args[0], "copied"),
     Row("--threads 3", lambda s: s.calls["open_kernels"].args[1], 3),
@@ -659,6 +669,7 @@ def test_an_option_of_bench_sparsity_has_its_effect(row, measured, watch):
     watch(sparsity, "layers_that_fit", lambda *_: 8)
     watch(sparsity, "ratios", lambda _: {})
     watch(sparsity, "lines", lambda _: [])
+    watch(sparsity, "cost", lambda *_: None)
     watch(sparsity.plots, "pyplot", lambda: None)
     watch(sparsity.plots, "draw_sparsity", lambda *_: None, called="draw")
     check(measured, "bench sparsity", row)

@@ -132,6 +132,61 @@ def test_prefill_is_bound_by_arithmetic_or_by_reading():
     assert one == pytest.approx(found.total_bytes / (80e9 * SPEED.read_share))
 
 
+def test_attention_counts_every_pair_of_a_token_and_one_before_it_or_itself():
+    config = shape("35b-a3b")
+    pair = 10 * 4 * 16 * 256  # ten layers: a product with a key, one with a value, for each of 16 heads
+    assert sizes.attention_operations(config, 1) == pair
+    assert sizes.attention_operations(config, 5) == 15 * pair
+    assert sizes.attention_operations(config, 3, start=5) == (6 + 7 + 8) * pair
+    whole = sizes.attention_operations(config, 1_010_000)
+    assert whole == pytest.approx(8.4e16, rel=0.01)
+
+
+def test_the_share_of_attention_is_that_of_the_products_by_the_operations_and_the_time_of_each():
+    config, deep = shape("35b-a3b"), plan.SAMPLE_DEPTH
+    products = 100 * sizes.operations(config)
+    attention = sizes.attention_operations(config, 100, deep) - sizes.attention_operations(config, 100)
+    seconds = attention / products  # at the same rate
+    for slower in (1.0, 2.0):
+        found = plan.attention_share(config, 100, [1.0], [1.0 + slower * seconds], 0.5, 0.9)
+        assert found == pytest.approx(0.5 / slower)
+    assert plan.attention_share(config, 100, [1.0], [1.0], 0.5, 0.9) == 0.9  # the times say nothing
+
+
+def test_reading_a_long_context_is_its_products_and_attention_that_grows_with_the_square():
+    config = shape("35b-a3b")
+    found = sizes.sizes(config, PRESETS["balanced"])
+    short, long = (plan.reading(config, found, context, SPEED) for context in (1 << 18, 1 << 20))
+    assert long["products_s"] == pytest.approx(4 * short["products_s"])
+    assert long["attention_s"] == pytest.approx(16 * short["attention_s"], rel=1e-4)
+    assert long["s"] == long["products_s"] + long["attention_s"]
+    rate = 1900e9 * SPEED.attention_share
+    assert long["attention_s"] == pytest.approx(sizes.attention_operations(config, 1 << 20) / rate)
+    assert 1 / long["last_tokens_per_s"] == pytest.approx(
+        plan.prefill_seconds(config, found, 512, SPEED) / 512 + (1 << 20) * 163_840 / rate, rel=1e-3
+    )
+
+
+def test_a_million_tokens_are_said_to_take_days_and_what_yarn_costs_short_prompts_is_quoted(capsys):
+    assert main(["plan", "--context", "1M", "--bandwidth", "40", "--operations", "900"]) == 0
+    out = capsys.readouterr().out
+    assert "1,048,576 tokens are read once, in 3.0 days on" in out and "2.9 days for attention" in out
+    assert "YaRN factor 4 beyond the native 262,144 tokens, for short prompts too" in out
+    flat = " ".join(out.split())
+    assert "11 of 20 facts at 50,000 tokens with factor 2 and 16 without" in flat
+    assert "serve without --context" in flat
+    assert main(["plan", "--context", "262144", "--bandwidth", "40", "--operations", "900"]) == 0
+    assert "YaRN" not in capsys.readouterr().out
+
+
+def test_a_context_beyond_the_native_one_fits_if_the_memory_has_room_for_it():
+    large = replace(MACHINE, memory_bytes=64 * GIB)
+    for context, longest in ((32768, 262_144), (1 << 20, 1 << 20)):
+        facts = plan.describe(shape("35b-a3b"), "35b-a3b", context, large, SPEED)
+        assert facts["presets"]["balanced"]["longest_context"] == longest
+        assert facts["context"]["positions"] == ("YaRN factor 4" if longest > 262_144 else "native positions")
+
+
 def test_the_description_holds_together():
     facts = plan.describe(shape("35b-a3b"), "35b-a3b", 32768, MACHINE, SPEED)
     balanced = facts["presets"]["balanced"]
@@ -184,7 +239,8 @@ def test_shares_are_of_what_is_measured_alongside_the_work(quick, monkeypatch):
     monkeypatch.setattr(bench, "Beside", Beside)
     kernels = plan.open_kernels(None, 1)
     found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, plan.probe.huge_buffer(1 << 20), Progress("", 1))
-    assert found == replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
+    expected = replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
+    assert found == replace(expected, attention_share=found.attention_share) and 0 < found.attention_share <= 1
     config = config_from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)
     (reading, traffic), (computing, work) = made
     assert reading.told == 8 and computing.told == plan.SAMPLE.prompt

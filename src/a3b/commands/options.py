@@ -249,7 +249,18 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         metavar="GOPS",
         help="int8 operations of this machine, in billions a second; none means measure them",
     )
+    _price(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _price(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cost (in any currency)")
+    group.add_argument("--price-per-hour", type=real, metavar="P", help="of this machine: adds what tokens cost")
+    group.add_argument("--watts", type=real, metavar="W", help="power of this machine while it computes")
+    group.add_argument("--price-per-kwh", type=real, metavar="P", help="of electricity, beside --watts")
+    group.add_argument(
+        "--task", type=numbers, metavar="READ,WRITTEN", help="tokens of a task (default 30000,8000), beside a price"
+    )
 
 
 def _pull(parser: argparse.ArgumentParser) -> None:
@@ -361,6 +372,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--model", dest="directory", metavar="DIR", help=MODEL_HELP)
     sparsity = kinds.add_parser("sparsity", help="35b-a3b against dense models of its active and of its whole size")
     sparsity.add_argument("--keep", action="store_true", help="do not remove the random weights written for this")
+    _price(sparsity)
     for kind, text in (
         (speed, "only the first N layers"),
         (sparsity, "of each shape, scaled to all; none means as many as fit"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import statistics
 import tempfile
+import textwrap
 from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,11 +21,15 @@ from typing import Any
 import numpy as np
 
 from a3b.commands.benchmarks import speed as bench
+from a3b.commands.benchmarks.sparsity import COMPARED
+from a3b.commands.cost import Price, costs, given_price
+from a3b.commands.cost import table as cost_table
 from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import local_model
 from a3b.commands.progress import Progress
 from a3b.commands.sizes import (
     Sizes,
+    attention_operations,
     gb,
     kv_bytes_per_token,
     longest_context,
@@ -50,10 +56,16 @@ from a3b.packing.random_weights import random_source, shape_config
 from a3b.packing.writer import write
 from a3b.printable import report, say
 from a3b.settings import RuntimeConfig
+from a3b.units import counted, span
 
 DEFAULT, SHOWN = "35b-a3b", "balanced"
 PROBE_S, BESIDE_S = 1.5, 0.05  # for each rate; for a look at it between two pieces of work
 LONGEST_SAMPLE_S, SPARE_BYTES = 20.0, 1 << 29
+SAMPLE_DEPTH = 16_384  # tokens before a prompt whose attention is measured
+MEASURED_LOSS = (
+    "the one public measurement with Qwen3.6-35B-A3B found 11 of 20 facts at 50,000 tokens with factor 2 and 16 "
+    "without, 19 and 20 of them at 250,000, and 20 at 500,000 (pull request 259 of eugr/spark-vllm-docker)"
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ class Speed:
     int8_operations: float | None = None  # a multiply and an add are two
     read_share: float = 0.8
     operations_share: float = 0.5
+    attention_share: float = 0.4  # of the integer operations too: keys and values are integers, or slower
     shares_measured: bool = False
 
 
@@ -88,7 +101,7 @@ def run(args: Namespace) -> None:
     is_shape = args.shape is None or known_shape(args.shape)
     config, name = find(args.shape if is_shape else local_model(args.shape, ModelHome(args.runtime.home)))
     context = args.context or min(32768, config.max_context)
-    with_context(config, context)  # refuses what no RoPE scaling reaches
+    price = given_price(args)
     for option, rate in (("--bandwidth", args.bandwidth), ("--operations", args.operations)):
         if rate is not None and not 0 < rate < math.inf:
             raise UsageError(f"{option} {rate:g}: expected a positive number")
@@ -96,8 +109,9 @@ def run(args: Namespace) -> None:
     speed, note = measure(
         args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE
     )
-    facts = describe(config, name, context, machine, speed)
-    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    facts = describe(config, name, context, machine, speed) | {"cost": cost(config, name, speed, price)}
+    table = ["", *cost_table(price, facts["cost"]["shapes"])] if price and facts["cost"] else []
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts) + table))
     if note:
         say(note)
 
@@ -172,10 +186,28 @@ def shares(
     bench.decode(loaded, 0, sample.tokens, sample.runs, reading.add)
     progress(4)
     computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))
-    bench.prefill(loaded, sample.prompt, sample.runs, computing.add)
+    flat = bench.prefill(loaded, sample.prompt, sample.runs, computing.add)
+    deep = bench.prefill(loaded, sample.prompt, sample.runs, after=bench.state_at(loaded, SAMPLE_DEPTH))
+    share = min(computing.share, 1.0)
     return replace(
-        speed, read_share=min(reading.share, 1.0), operations_share=min(computing.share, 1.0), shares_measured=True
+        speed,
+        read_share=min(reading.share, 1.0),
+        operations_share=share,
+        attention_share=attention_share(loaded.config, sample.prompt, flat, deep, share, speed.attention_share),
+        shares_measured=True,
     )
+
+
+def attention_share(
+    config: ModelConfig, num: int, flat: list[float], deep: list[float], share: float, typical: float
+) -> float:
+    """The share of the integer operations that attention reaches, when products reach `share`; `typical` if the times
+    say nothing. flat, deep: seconds of `num` tokens of a prompt at depths 0 and SAMPLE_DEPTH."""
+    products, both = statistics.median(flat), statistics.median(deep)
+    if both <= 1.02 * products:
+        return typical
+    more = attention_operations(config, num, SAMPLE_DEPTH) - attention_operations(config, num)
+    return min(1.0, share * more / (both - products) * products / (num * operations(config)))
 
 
 def find(model: str | None) -> tuple[ModelConfig, str]:
@@ -201,9 +233,11 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
 
 
 def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:
-    """Everything the command says, as plain JSON values."""
-    count, state = count_parameters(config), state_bytes(config)
-    presets = {}
+    """Everything the command says but the cost, as plain JSON values. Raises UsageError beyond what RoPE scaling
+    reaches."""
+    count, state, scaled = count_parameters(config), state_bytes(config), with_context(config, context)[0]
+    presets: dict[str, Any] = {}
+    reads = speed is not None and speed.int8_operations is not None
     for preset, kinds in PRESETS.items():
         found = sizes(config, kinds)
         needed = memory_bytes(config, found, context)
@@ -213,13 +247,12 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
             "token_bytes": found.token_bytes,
             "memory_bytes": needed,
             "fits": needed <= machine.memory_bytes,
-            "longest_context": longest_context(config, found, machine.memory_bytes),
+            "longest_context": longest_context(config, found, machine.memory_bytes, max(context, config.max_context)),
             "decode_tokens_per_s": 1 / decode_seconds(config, found, 0, speed) if speed else None,
             "decode_tokens_per_s_at_context": 1 / decode_seconds(config, found, context, speed) if speed else None,
-            "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed)
-            if speed and speed.int8_operations
-            else None,
-            "prefill_bound_by": prefill_bound(config, found, CHUNK, speed) if speed and speed.int8_operations else None,
+            "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed) if speed and reads else None,
+            "prefill_bound_by": prefill_bound(config, found, CHUNK, speed) if speed and reads else None,
+            "reading_context": reading(config, found, context, speed) if speed and reads else None,
         }
     return {
         "model": name,
@@ -227,7 +260,13 @@ def describe(config: ModelConfig, name: str, context: int, machine: Machine, spe
         "parameters": {"total": count.total, "active": count.active},
         "beside_the_text_model": {"mtp": count.mtp, "vision": count.vision},
         "operations_per_prompt_token": operations(config),
-        "context": {"tokens": context, "kv_bytes": context * kv_bytes_per_token(config), "state_bytes": state},
+        "context": {
+            "tokens": context,
+            "kv_bytes": context * kv_bytes_per_token(config),
+            "state_bytes": state,
+            "native": config.max_context,
+            "positions": scaled.rope.scaling,
+        },
         "machine": {**asdict(machine), "num_threads": machine.num_threads},
         "measured": asdict(speed) if speed else None,
         "presets": presets,
@@ -265,7 +304,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
             f"{name:<10} {gb(p['stored_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
             f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}"
         )
-    return out + why(facts)
+    return out + why(facts) + long_context(facts)
 
 
 def why(facts: dict[str, Any]) -> list[str]:
@@ -299,6 +338,27 @@ def why(facts: dict[str, Any]) -> list[str]:
     return out
 
 
+def long_context(facts: dict[str, Any]) -> list[str]:
+    """How long a conversation of the whole context takes to read, and what positions beyond the native length cost."""
+    context, found = facts["context"], facts["presets"][SHOWN]["reading_context"]
+    out = []
+    if found:
+        parts = f"{span(found['products_s'])} for products with weights, {span(found['attention_s'])} for attention"
+        out += [
+            f"reading    {context['tokens']:,} tokens are read once, in {span(found['s'])} "
+            f"on {counted(facts['machine']['num_threads'], 'thread')}: {parts},",
+            f"           which grows with the square of the length; the last are read at "
+            f"{found['last_tokens_per_s']:.1f} tokens/s",
+        ]
+    if context["positions"] != "native positions":
+        text = (
+            f"{context['positions']} beyond the native {context['native']:,} tokens, for short prompts too: "
+            f"{MEASURED_LOSS}. For work that fits {context['native']:,}, serve without --context"
+        )
+        out += [f"{'' if i else 'positions':<11}{line}" for i, line in enumerate(textwrap.wrap(text, 100))]
+    return out
+
+
 def int8_rate(speed: Speed) -> float:
     if speed.int8_operations is None:
         raise TypeError("this speed says nothing of arithmetic")
@@ -314,6 +374,45 @@ def decode_seconds(config: ModelConfig, found: Sizes, depth: int, speed: Speed) 
 def prefill_seconds(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> float:
     """A chunk of a prompt, without its attention: the products, or the reading of all weights, whichever is longer."""
     return max(_prefill_parts(config, found, num_tokens, speed).values())
+
+
+def attention_seconds(config: ModelConfig, num_tokens: int, start: int, speed: Speed) -> float:
+    """Attention of `num_tokens` of a prompt over themselves and `start` tokens before them."""
+    return attention_operations(config, num_tokens, start) / (int8_rate(speed) * speed.attention_share)
+
+
+def reading(config: ModelConfig, found: Sizes, context: int, speed: Speed) -> dict[str, float]:
+    """Seconds of reading a conversation of the whole context, and the speed at its end."""
+    chunk = prefill_seconds(config, found, CHUNK, speed)
+    last = chunk + attention_seconds(config, CHUNK, max(context - CHUNK, 0), speed)
+    products, attention = context / CHUNK * chunk, attention_seconds(config, context, 0, speed)
+    return {
+        "products_s": products,
+        "attention_s": attention,
+        "s": products + attention,
+        "last_tokens_per_s": CHUNK / last,
+    }
+
+
+def task_seconds(config: ModelConfig, found: Sizes, task: tuple[int, int], speed: Speed) -> float:
+    """A task: its tokens are read, then its answers written, over a conversation that grows by both."""
+    read, written = task
+    seconds = read / CHUNK * prefill_seconds(config, found, CHUNK, speed) + attention_seconds(config, read, 0, speed)
+    return seconds + written * decode_seconds(config, found, (read + written) // 2, speed)
+
+
+def cost(config: ModelConfig, name: str, speed: Speed | None, price: Price | None) -> dict[str, Any] | None:
+    """What tokens and a task cost, for this model and for the shapes that it is compared with, all in one preset."""
+    if price is None:
+        return None
+    if speed is None or speed.int8_operations is None:
+        raise UsageError("cost: needs the speed of this machine; give --bandwidth GB/S and --operations GOPS")
+    rows = {}
+    for shown, one in {name: config, **{other: shape(other) for other in COMPARED}}.items():
+        found = sizes(one, PRESETS[SHOWN])
+        read_s, task_s = prefill_seconds(one, found, CHUNK, speed) / CHUNK, task_seconds(one, found, price.task, speed)
+        rows[shown] = costs(price, read_s, decode_seconds(one, found, 0, speed), task_s)
+    return {"per_hour": price.per_hour, "price": price.words, "task": price.task, "preset": SHOWN, "shapes": rows}
 
 
 def prefill_bound(config: ModelConfig, found: Sizes, num_tokens: int, speed: Speed) -> str:

@@ -21,6 +21,8 @@ import numpy as np
 
 from a3b.commands.benchmarks import plots, speed
 from a3b.commands.benchmarks.random_model import directory_name, random_directory
+from a3b.commands.cost import Price, costs, given_price
+from a3b.commands.cost import table as cost_table
 from a3b.commands.sizes import state_bytes
 from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST
@@ -40,8 +42,9 @@ PROMPTS, HEAD_RUNS = (512,), 20
 
 
 def run(args: Namespace) -> None:
+    price = given_price(args)  # refused before anything is measured, as is a plot
     if args.plot:
-        plots.pyplot()  # refused before anything is measured
+        plots.pyplot()
     runtime, machine = args.runtime, Machine.read()
     schedule = speed.Schedule.of(args)
     schedule = replace(schedule, prompts=args.prefill or PROMPTS, depths=(0,))
@@ -54,9 +57,11 @@ def run(args: Namespace) -> None:
         rows.append(compare(kernels, parent, shape, args.preset, num_layers, schedule, args.keep))
         gc.collect()  # the weights of this shape, before those of the next
     facts = {"isa": kernels.isa, "threads": kernels.num_threads, "preset": args.preset, "shapes": rows} | ratios(rows)
+    facts["cost"] = cost(rows, price)
     if args.plot:
         plots.draw_sparsity(facts, args.plot)
-    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    table = ["", *cost_table(price, facts["cost"]["shapes"])] if price and facts["cost"] else []
+    report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts) + table))
 
 
 def compare(
@@ -161,6 +166,20 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         "decode_to_small_at_one_bandwidth": per_byte[SPARSE] / per_byte[SMALL],
         "decode_to_large_at_one_bandwidth": per_byte[SPARSE] / per_byte[LARGE],
     }
+
+
+def cost(rows: list[dict[str, Any]], price: Price | None) -> dict[str, Any] | None:
+    """What tokens and a task cost at the speeds measured: of the longest prompt, and of decoding after none, so without
+    what attention takes in a conversation that grows."""
+    if price is None:
+        return None
+    found = {}
+    for row in rows:
+        read_s = 1 / row["prefill"][max(row["prefill"], key=int)]["tokens_per_s"]
+        written_s = 1 / row["decode"]["tokens_per_s"]
+        read, written = price.task
+        found[row["shape"]] = costs(price, read_s, written_s, read * read_s + written * written_s)
+    return {"per_hour": price.per_hour, "price": price.words, "task": price.task, "shapes": found}
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

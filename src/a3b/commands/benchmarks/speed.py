@@ -237,12 +237,19 @@ def _untold(num: int, seconds: float) -> None:
     pass
 
 
-def prefill(loaded: Loaded, num: int, runs: int, told: Callable[[int, float], None] = _untold) -> list[float]:
-    """Seconds of reading `num` random ids into an empty state, run by run; `told` is called after each with tokens and
-    seconds."""
+def prefill(
+    loaded: Loaded,
+    num: int,
+    runs: int,
+    told: Callable[[int, float], None] = _untold,
+    after: State | None = None,
+) -> list[float]:
+    """Seconds of reading `num` random ids into an empty state, or `after` another, run by run; `told` is called after
+    each with tokens and seconds."""
     times = []
     for i in range(runs):
-        ids, state, began = random_ids(loaded.config, num, i), loaded.model.new_state(), time.perf_counter()
+        ids, state = random_ids(loaded.config, num, i), after.fork() if after else loaded.model.new_state()
+        began = time.perf_counter()
         loaded.model.forward(ids, state)
         times.append(time.perf_counter() - began)
         told(num, times[-1])
