@@ -20,7 +20,7 @@ import pytest
 
 from a3b import cli
 from a3b.cache.disk_store import Store
-from a3b.commands import client_server, eval_run, pack, pull, up
+from a3b.commands import client_server, eval_run, eval_thinking, pack, pull, up
 from a3b.commands import code as code_command
 from a3b.commands import eval_quality as eval_command
 from a3b.commands import launch as launch_command
@@ -31,11 +31,15 @@ from a3b.commands.benchmarks import sparsity, speed
 from a3b.commands.benchmarks import start as start_command
 from a3b.commands.cost import Price
 from a3b.commands.model_home import ModelHome
+from a3b.commands.server_answers import ServedModel
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
 from a3b.engine.stored_models import Record
 from a3b.errors import DownloadError
+from a3b.evals.compare import Comparison
+from a3b.evals.intervals import share
 from a3b.evals.roster import BENCHMARKS, benchmark
+from a3b.evals.runs import RunSummary
 from a3b.hub.client import HubFile, Listing
 from a3b.prompt.chat_template import prompt_text
 from a3b.prompt.tokenizer import Tokenizer
@@ -613,10 +617,10 @@ EVAL = [
     Row("--json", lambda s: s.is_json, True),
     Row("--api-key secret", lambda s: s.calls["options"].api_key, "secret"),
     Row("--api-key-file keys.txt", lambda s: s.calls["options"].api_key, "from-a-file"),
-    Row("--model nano", lambda s: s.calls["_endpoint"].args[0].named, "nano"),
-    Row("--context 4k", lambda s: s.calls["_endpoint"].args[0].context, 4096),
-    Row("--base-url http://x", lambda s: s.calls["_endpoint"].args[0].base_url, "http://x"),
-    Row("--port 9", lambda s: s.calls["_endpoint"].args[0].port, 9),
+    Row("--model nano", lambda s: s.calls["endpoint"].args[0].named, "nano"),
+    Row("--context 4k", lambda s: s.calls["endpoint"].args[0].context, 4096),
+    Row("--base-url http://x", lambda s: s.calls["endpoint"].args[0].base_url, "http://x"),
+    Row("--port 9", lambda s: s.calls["endpoint"].args[0].port, 9),
 ]
 
 
@@ -630,11 +634,40 @@ def test_an_option_of_eval_has_its_effect(row, command, watch, monkeypatch):
 
     monkeypatch.setattr(eval_run, "benchmark", lambda name: replace(benchmark(name), make_task=make_task))
     server = eval_run.Answering("http://localhost", "nano", "a3b", 8192, 4)
-    watch(eval_run, "_endpoint", lambda args: nullcontext(server))
+    watch(eval_run, "endpoint", lambda args: nullcontext(server))
     watch(eval_run, "planned_tries", lambda *_: {})
     watch(eval_run, "run_tries", lambda *_: None)
     watch(eval_run, "lines", lambda *_: ["a line"])
     check(command, "eval lookup", row)
+
+
+OWN_SERVER = ("--policy", "--out", "--api-key", "--api-key-file", "--port")
+THINKING = [
+    *(row for row in EVAL if row.options.split()[0] not in OWN_SERVER),
+    Row("--out elsewhere", lambda s: s.calls["new_run"].args[3].parent, Path("elsewhere")),
+    Row("--policies none,all", lambda s: s.calls["options"].policy, "all"),  # the last one that ran
+    Row("--port 9 --api-key secret", lambda s: s.calls["options"].api_key, "secret"),
+    Row("--port 9 --api-key-file keys.txt", lambda s: s.calls["options"].api_key, "from-a-file"),
+]
+
+
+@named(THINKING)
+def test_an_option_of_eval_thinking_has_its_effect(row, command, watch, monkeypatch):
+    monkeypatch.setattr(eval_thinking, "check_installed", lambda: None)
+    Path("keys.txt").write_text("from-a-file\n", encoding="utf-8")
+
+    def make_task(options):
+        watch.calls["options"] = options
+
+    monkeypatch.setattr(eval_thinking, "benchmark", lambda name: replace(benchmark(name), make_task=make_task))
+    server = eval_run.Answering("http://localhost", "nano", "a3b", 8192, 4)
+    watch(eval_thinking, "endpoint", lambda args: nullcontext(server))
+    watch(eval_thinking, "planned", lambda args: ServedModel("a3b-nano", 8192))
+    watch(eval_thinking, "planned_tries", lambda *_: {})
+    watch(eval_thinking, "new_run")
+    watch(eval_thinking, "conduct", lambda *_: RunSummary(share([]), 0, 0, 0, 0.0))
+    watch(eval_thinking, "compare", lambda *_, **__: Comparison(0, 0, (), {}, {}, ()))
+    check(command, "eval thinking lookup", row)
 
 
 @pytest.fixture
@@ -706,6 +739,7 @@ ROWS = {
     "cache forget": CACHE["forget"] + CACHE["forget --all"],
     "eval quality": QUALITY,
     **{f"eval {name}": [*EVAL, Row("--resume x", len, "in test_eval_run")] for name in BENCHMARKS},
+    "eval thinking": [*THINKING, Row("--resume x", len, "in test_eval_thinking")],
     "eval list": [Row("--json", len, "in test_eval_list")],
     "bench speed": SPEED,
     "bench start": START,

@@ -16,6 +16,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for name, (summary, _) in BENCHMARKS.items():
         _benchmark(kinds.add_parser(name, help=summary, description=f"{name}: {summary}."))
+    _thinking(kinds.add_parser("thinking", help="benchmarks under several policies of thinking, compared case by case"))
     listing = kinds.add_parser("list", help="the benchmarks: what each needs, and what of it is here")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     _quality(kinds.add_parser("quality", help="what packing costs: mean KL divergence per token against another model"))
@@ -23,12 +24,42 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
 def _benchmark(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is run")
-    group.add_argument("--limit", type=positive, metavar="N", help="only the first N cases")
-    group.add_argument("--epochs", type=positive, metavar="N", help="try each case N times (default: the benchmark's)")
-    group.add_argument("--seed", type=whole, default=0, metavar="N", help="of the run; each try gets its own from it")
     group.add_argument(
         "--policy", type=policy, metavar="POLICY", help=f"of earlier thinking: {POLICIES} (default: the server's)"
     )
+    _cases(group)
+    group = parser.add_argument_group("how it is run")
+    _course(group)
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with a run; without DIR, the last one of this benchmark",
+    )
+    server(parser.add_argument_group("the endpoint (default: a3b's server, started if none runs)"))
+
+
+def _thinking(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(policy=None)  # each run gets its own
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (a3b eval list), such as secret or tau2")
+    group = parser.add_argument_group("what is run")
+    group.add_argument(
+        "--policies",
+        metavar="POLICY,...",
+        help=f"of {POLICIES}, at least two (default: all,current-task,budget:8192,none; for a3b-nano budget:32)",
+    )
+    _cases(group)
+    group = parser.add_argument_group("how it is run")
+    _course(group)
+    group.add_argument("--resume", metavar="DIR", help="go on with a test, and compare again")
+    server(parser.add_argument_group("the endpoint (default: a server of a3b's own for each policy)"))
+
+
+def _cases(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--limit", type=positive, metavar="N", help="only the first N cases")
+    group.add_argument("--epochs", type=positive, metavar="N", help="try each case N times (default: the benchmark's)")
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="of the run; each try gets its own from it")
     group.add_argument(
         "--data", type=path, metavar="PATH", help="the benchmark's data, where it needs some (a3b eval list)"
     )
@@ -38,22 +69,16 @@ def _benchmark(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=real, metavar="X", help="of sampling (default: the benchmark's)")
     group.add_argument("--top-p", type=real, metavar="X", help="of sampling (default: the benchmark's)")
     group.add_argument("--max-tokens", type=tokens, metavar="N", help="most of one answer (default: the benchmark's)")
-    group = parser.add_argument_group("how it is run")
+
+
+def _course(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--parallel", type=positive, metavar="N", help="cases at once (default: answers that the server writes at once)"
     )
     group.add_argument(
         "--out", type=path, metavar="DIR", help="where the results go (default: a new directory below A3B_HOME/evals)"
     )
-    group.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="go on with a run; without DIR, the last one of this benchmark",
-    )
     group.add_argument("--json", action="store_true", help="print the results as one JSON object")
-    server(parser.add_argument_group("the endpoint (default: a3b's server, started if none runs)"))
 
 
 def _quality(quality: argparse.ArgumentParser) -> None:

@@ -50,15 +50,15 @@ def run(args: Namespace) -> int:
     chosen = benchmark(args.kind)
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     earlier = None if args.resume is None else _earlier(args, home / "evals")
-    asked = _asked(args, chosen) if earlier is None else dict(earlier.config["options"])
+    asked = asked_of(args, chosen) if earlier is None else dict(earlier.config["options"])
     check_installed()
-    with _endpoint(args) as server:
+    with endpoint(args) as server:
         if earlier is not None and earlier.config["model"] != server.model:
             raise UsageError(
                 f"--resume {earlier.path}: ran with the model {earlier.config['model']!r}, and {server.url} serves "
                 f"{server.model!r}; start the same model, or begin a new run"
             )
-        options = _options(asked, server, home, first_key(args), args.parallel)
+        options = options_of(asked, server, home, first_key(args), args.parallel)
         chosen.check(options)
         task = chosen.make_task(options)
         tries = planned_tries(task, options)
@@ -81,7 +81,21 @@ def _course(
 ) -> int:
     """Runs what is missing, and says what came out; the exit status."""
     say(f"a3b eval {chosen.name}: results go to {found.path}")
-    stopped = ""
+    summary = conduct(chosen, task, tries, options, found)
+    if args.json:
+        report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
+    else:
+        report("\n".join(lines(chosen, found, summary)))
+    if not summary.is_complete:
+        say(f"a3b eval {chosen.name}: some tries are left; a3b eval {chosen.name} --resume {found.path}")
+    return 0 if summary.is_complete else 1
+
+
+def conduct(
+    chosen: Benchmark, task: Any, tries: Mapping[str, Any], options: EvalOptions, found: RunDirectory
+) -> RunSummary:
+    """Runs the tries that a run lacks, with progress, and writes its results. A server that fails again and again ends
+    it, and is told of."""
     with closing(RecordFile(found.cases_file)) as records:
         done = found.records()
         left = {k: v for k, v in tries.items() if _is_left(done.get((v[0].case, v[0].epoch)))}
@@ -92,23 +106,17 @@ def _course(
                 with _Shown(chosen.name, len(tries), done) as shown:
                     run_tries(chosen, task, left, options, found.logs, records, shown.tell)
         except RunStopped as error:
-            stopped = str(error)
+            say(f"a3b eval {chosen.name}: {error}")
         finally:
             summary = found.write_results()
-    if args.json:
-        report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
-    else:
-        report("\n".join(lines(chosen, found, summary)))
-    if not summary.is_complete:
-        say(f"a3b eval {chosen.name}: {stopped or 'some tries are left'}; a3b eval {chosen.name} --resume {found.path}")
-    return 0 if summary.is_complete else 1
+    return summary
 
 
 def _is_left(record: CaseRecord | None) -> bool:
     return record is None or record.score is None
 
 
-def _asked(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
+def asked_of(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
     """The options that make a run what it is. Raises UsageError."""
     extra: dict[str, str] = {}
     for text in args.set or ():
@@ -131,7 +139,7 @@ def _asked(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
     }
 
 
-def _options(asked: Mapping[str, Any], server: Answering, home: Path, key: str, parallel: int | None) -> EvalOptions:
+def options_of(asked: Mapping[str, Any], server: Answering, home: Path, key: str, parallel: int | None) -> EvalOptions:
     """Raises A3BError for a config that no run has written."""
     try:
         return EvalOptions(
@@ -176,7 +184,7 @@ def _earlier(args: Namespace, parent: Path) -> RunDirectory:
 
 
 @contextmanager
-def _endpoint(args: Namespace) -> Iterator[Answering]:
+def endpoint(args: Namespace) -> Iterator[Answering]:
     """The server: any that was named, or one of a3b's own. Raises A3BError."""
     if args.base_url is not None:
         yield asyncio.run(_ask(checked_url(args.base_url), first_key(args), args.named))
