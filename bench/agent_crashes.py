@@ -37,6 +37,7 @@ from bench.clients.server import KEY, Server, stretched_model
 
 EVENTS = "turn_started thinking_chunk call_progress turn_finished tool_started tool_finished".split()
 MOST_EVENTS = 4  # of the kind that was chosen
+MARKS = 2  # tokens with which any two messages begin: what follows an answer that came too late has them again
 PAUSE_S = 0.3  # at most; none after every second
 RUN_S = 600.0
 COMMAND = "sleep 0.1; echo {number} >> done.txt; sleep 0.1; echo did {number}"
@@ -136,7 +137,7 @@ def main() -> int:
     aborted = ", ".join(f"{times} {when}" for when, times in found.aborted.items())
     print(f"\n{found.turns} turns; calls told as aborted: {aborted}; {found.again:,} tokens computed again.")
     print("\n".join(found.problems) or "No command ran twice, and every call has one result.")
-    return 1 if found.problems or found.again else 0
+    return 1 if found.problems or found.again > MARKS * args.points else 0
 
 
 if __name__ == "__main__":

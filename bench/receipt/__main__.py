@@ -133,8 +133,9 @@ def receipt(lines: Sequence[Line], only: str | None, resume: bool, out: Path, ve
     to_run = [line for line in lines if line.name in wanted - kept]
     LOGS.mkdir(parents=True, exist_ok=True)
     found.write(out, lines)
+    can_run = {line.name for line in to_run if not any(need() for need in line.needs)}
     for index, line in enumerate(to_run):
-        left = sum(x.seconds for x in to_run[index:] if not any(need() for need in x.needs))
+        left = sum(x.seconds for x in to_run[index:] if x.name in can_run)
         say(f"{index + 1} of {len(to_run)}, {line.name}: {line.claim}; about {left / 60:.0f} min left")
         entry = found.entries[line.name] = run(line, commit)
         found.write(out, lines)

@@ -124,9 +124,9 @@ def agent_turns(printed: str) -> Finding:
 
 
 def kills(printed: str) -> Finding:
-    """Of `bench.agent_crashes`: its last lines."""
+    """Of `bench.agent_crashes`: its last lines. How much may be computed again is in its exit status."""
     last = [line for line in printed.splitlines() if line.strip()][-2:]
-    return Finding(" ".join(last), "No command ran twice" in last[-1] and "; 0 tokens computed again" in last[0])
+    return Finding(" ".join(last), "No command ran twice" in last[-1])
 
 
 def clients(printed: str) -> Finding:
@@ -205,6 +205,19 @@ def sparse(wanted: float) -> Judge:
         return Finding(f"{found:.1f} times 31b-dense", found >= 0.8 * wanted)
 
     return judge
+
+
+def policies(printed: str) -> Finding:
+    """Of `a3b eval thinking secret lookup revise --json`: what earlier thinking gains altogether, in points."""
+    found = {}
+    for name, result in outcome(printed).items():
+        solved = next(effect["solved"] for effect in result["effects"] if effect["name"] == "altogether")
+        found[name] = solved["mean"], solved["low"], solved["high"]
+    parts = [
+        f"{name} {mean * 100:+.1f} ({low * 100:+.1f} – {high * 100:+.1f})" for name, (mean, low, high) in found.items()
+    ]
+    holds = found["secret"][1] > 0.5 and found["revise"][1] <= 0 <= found["revise"][2]
+    return Finding("points by earlier thinking: " + ", ".join(parts), holds)
 
 
 def last_line(printed: str) -> Finding:

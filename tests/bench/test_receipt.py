@@ -12,7 +12,7 @@ import pytest
 
 from a3b.errors import A3BError, UsageError
 from bench.receipt import __main__ as program
-from bench.receipt import judges
+from bench.receipt import judges, lines
 from bench.receipt.judges import Finding
 from bench.receipt.lines import LINES, Line
 from bench.receipt.page import FAIL, NOT_RUN, PASS, Receipt
@@ -167,6 +167,26 @@ def test_a_share_holds_if_the_claim_is_not_above_what_so_few_cases_can_tell():
     assert judges.family("calc", 0.995, 200)(said(0.995)).holds
     assert judges.family("calc", 0.995, 200)(said(0.99)).holds
     assert not judges.family("calc", 0.995, 200)(said(0.9)).holds
+
+
+def test_policies_hold_if_thinking_solves_what_only_it_knows_and_changes_nothing_else():
+    def said(secret: float, revise: tuple[float, float]) -> str:
+        def result(mean: float, low: float, high: float) -> dict:
+            return {"effects": [{"name": "altogether", "solved": {"mean": mean, "low": low, "high": high}}]}
+
+        return json.dumps({"secret": result(secret, secret, secret), "revise": result(0.0, *revise)})
+
+    assert judges.policies(said(0.98, (-0.05, 0.05))).holds
+    assert not judges.policies(said(0.1, (-0.05, 0.05))).holds
+    assert not judges.policies(said(0.98, (0.01, 0.05))).holds
+
+
+@pytest.mark.parametrize(("worked", "said"), [(0.0, ""), (10_000.0, "needs an idle machine")])
+def test_a_speed_is_not_taken_on_a_busy_machine(monkeypatch, worked, said):
+    seconds = iter((0.0, worked))
+    monkeypatch.setattr(lines, "busy_s", lambda: next(seconds))
+    monkeypatch.setattr(lines.time, "sleep", lambda _: None)
+    assert lines.idle()[:21] == said
 
 
 def test_tests_without_a_summary_are_no_pass():
