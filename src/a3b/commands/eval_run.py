@@ -23,7 +23,7 @@ from a3b.evals.harness import RunStopped, check_installed, planned_tries, run_tr
 from a3b.evals.options import EvalOptions, checked_policy
 from a3b.evals.records import CaseRecord, RecordFile, total_cost
 from a3b.evals.roster import benchmark
-from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run
+from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run, scores_by_case
 from a3b.printable import printable, report, say
 from a3b.units import span
 
@@ -235,13 +235,15 @@ class _Shown:
 
 def lines(chosen: Benchmark, found: RunDirectory, summary: RunSummary) -> list[str]:
     """What came out of a run, for people."""
-    cost, share = total_cost(found.records().values()), summary.share
+    records = found.records()
+    cost, share = total_cost(records.values()), summary.share
     out = [f"{chosen.name} with {printable(str(found.config['model']))}"]
     if share.cases:
         out.append(
             f"score      {share.mean:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%} "
             f"({share.cases} cases, {share.method})"
         )
+    out += chosen.more(scores_by_case(list(records.values())))
     if summary.errors or summary.missing:
         out.append(
             f"left       {summary.errors} ended with an error, {summary.missing} were not run; neither is counted"

@@ -4,7 +4,7 @@ Enter at `Benchmark`. Tasks are inspect-ai's, which only `make_task` imports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,11 @@ def nothing_to_check(options: EvalOptions) -> None:
     """For benchmarks that need nothing but the harness."""
 
 
+def nothing_more(tries: Mapping[str, Sequence[float]]) -> list[str]:
+    """For benchmarks whose score is the share of cases."""
+    return []
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
@@ -51,7 +56,8 @@ class Benchmark:
     were measured, as far as is stated; differs: what is done otherwise here; needs: what must be there;
     make_task: the task for inspect-ai, its scorers valued 1 or 0 (or "C" and "I"), shares are allowed; check: raises
     UsageError that names the next step if something is missing; epochs: how often each case is tried by default;
-    extra: its own options for --set, with their meaning.
+    extra: its own options for --set, with their meaning; more: further lines of the result, from the scores of the
+    tries of each case.
     """
 
     name: str
@@ -68,3 +74,4 @@ class Benchmark:
     cases: int | None = None
     epochs: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
+    more: Callable[[Mapping[str, Sequence[float]]], list[str]] = nothing_more
