@@ -44,6 +44,10 @@ async def run_agent(options: AgentOptions, task: str, tools: tuple[Any, ...] = (
     opened."""
     found, log = AgentRun(), []
     async with open_session(options, None, tools) as session:
+        offered = {line.origin for line in session.tools()}
+        if absent := [name for name in options.mcp_servers if f"MCP server {name}" not in offered]:
+            told = "; ".join(notice.text for notice in session.notices)
+            raise AgentServerError(f"MCP server {', '.join(absent)} does not run: {told}")
         async for event in session.run(task):
             match event:
                 case ToolStarted(arguments=arguments, tool=tool):
