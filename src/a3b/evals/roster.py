@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module belo
     "lookup": ("chains of tool calls", "lookup"),
     "revise": ("a wrong earlier thought must be dropped", "revise"),
     "fix": ("packages with one bug, repaired by a3b code", "fix"),
+    "mcpmark": ("an agent with the tools of one MCP server", "mcpmark.entry"),
 }
 
 

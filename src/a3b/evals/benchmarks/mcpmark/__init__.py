@@ -1,0 +1,1 @@
+"""MCPMark. Its benchmark is in `entry`."""

@@ -1,0 +1,118 @@
+"""What a run of MCPMark does, from its options. Enter at `plan_of`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a3b.errors import UsageError, did_you_mean
+from a3b.evals.benchmarks.mcpmark.states import missing_state
+from a3b.evals.benchmarks.mcpmark.tasks import (
+    SOURCE,
+    SUITES,
+    TREES,
+    McpMarkTask,
+    check_official,
+    chosen_tasks,
+    read_tasks,
+)
+from a3b.evals.options import EvalOptions
+from a3b.files import read_text
+from a3b.printable import printable, say
+
+TURNS, SECONDS = 100, 3600  # of MCPMark's own agent
+OTHER_SERVICES = {
+    "github": "33 tasks, which need GitHub accounts with tokens and repositories that MCPMark makes there",
+    "notion": "38 tasks, which need a Notion workspace with MCPMark's pages, and its integration key",
+    "playwright": "4 tasks, which need the public web and MCPMark's own site",
+    "playwright_webarena": "31 tasks, which need WebArena's shops and forum in Docker, some 100 GB of images",
+    "supabase": "the tasks of postgres on Supabase, which need its command line and Docker",
+    "insforge": "the tasks of postgres on InsForge, which need its server in Docker",
+}
+
+
+@dataclass(frozen=True)
+class McpMarkPlan:
+    """What a run does. servers: entries of mcpServers that the user named, None for those of the kit."""
+
+    clone: Path
+    tasks: tuple[McpMarkTask, ...]
+    services: tuple[str, ...]
+    solver: Path | None
+    servers: Mapping[str, Any] | None
+    postgres: Path | None
+    turns: int
+    seconds: int
+
+
+def plan_of(options: EvalOptions, tell: bool = False) -> McpMarkPlan:
+    """What the options ask for; with `tell`, says which tasks are left out since their state is not here.
+
+    Raises UsageError with the next step."""
+    if options.data is None:
+        raise UsageError(f"mcpmark: needs a clone of MCPMark: {SOURCE}; then --data DIR")
+    services = tuple(_service(word.strip()) for word in options.extra.get("service", "postgres").split(","))
+    suite, wanted = options.extra.get("suite", "standard"), options.extra.get("tasks")
+    if suite not in SUITES:
+        raise UsageError(f"--set suite={suite[:40]!r}: expected {' or '.join(SUITES)}")
+    every = [task for service in services for task in read_tasks(options.data, service, suite)]
+    chosen = chosen_tasks(every, wanted)
+    missing = {task.id: why for task in chosen if (why := missing_state(options.data, task))}
+    there = tuple(task for task in chosen if task.id not in missing)
+    if missing and (wanted is not None or not there):
+        name, why = next(iter(missing.items()))
+        raise UsageError(f"{name}: {why}" + (f"; {len(missing) - 1} more lack theirs" if len(missing) > 1 else ""))
+    if tell:
+        _tell(options, services, missing, len(chosen))
+    solver = options.extra.get("solver", "agent")
+    return McpMarkPlan(
+        options.data,
+        there,
+        services,
+        None if solver == "agent" else _file("solver", solver),
+        _read_servers(_file("mcp", options.extra["mcp"])) if "mcp" in options.extra else None,
+        Path(options.extra["postgres"]).expanduser() if "postgres" in options.extra else None,
+        options.number("turns", TURNS),
+        options.number("seconds", SECONDS),
+    )
+
+
+def _tell(options: EvalOptions, services: tuple[str, ...], missing: Mapping[str, str], count: int) -> None:
+    assert options.data is not None
+    for service in services:
+        if said := check_official(options.data, service):
+            say(f"mcpmark: {printable(said)}")
+    if missing:
+        say(f"mcpmark: {len(missing)} of {count} tasks are left out, since what they begin from is not here:")
+        for why in dict.fromkeys(missing.values()):
+            say(f"  {printable(why)} ({sum(other == why for other in missing.values())} tasks)")
+
+
+def _service(word: str) -> str:
+    if word in TREES:
+        return word
+    if word in OTHER_SERVICES:
+        raise UsageError(f"--set service={word}: not run by a3b eval: {OTHER_SERVICES[word]}")
+    hint = did_you_mean(word, [*TREES, *OTHER_SERVICES]) or f"; expected {' or '.join(TREES)}"
+    raise UsageError(f"--set service={word[:40]!r}: no service of MCPMark{hint}")
+
+
+def _file(name: str, text: str) -> Path:
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    if not path.is_file():
+        raise UsageError(f"--set {name}={text[:200]}: there is no such file")
+    return path
+
+
+def _read_servers(path: Path) -> Mapping[str, Any]:
+    try:
+        servers = json.loads(read_text(path, 1 << 20))["mcpServers"]
+        if not isinstance(servers, dict) or not servers or not all(isinstance(e, dict) for e in servers.values()):
+            raise ValueError("mcpServers names no server")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(f'--set mcp={path}: {error}; expected {{"mcpServers": {{"NAME": {{...}}}}}}') from None
+    return servers
