@@ -22,7 +22,8 @@ class AgentOptions:
     hosts: that commands may reach; paths: protected files and directories, relative to the directory, that may
     change; yolo: no sandbox and no questions; think: None leaves it to the server;
     sampling: further fields of each request, such as temperature; mcp_config: a further file of MCP servers;
-    mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question.
+    mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question;
+    environment: variables of which commands get the plain ones, such as PATH; None is the process's.
     """
 
     directory: Path
@@ -44,6 +45,7 @@ class AgentOptions:
     mcp_config: Path | None = None
     mcp_servers: Mapping[str, Any] = field(default_factory=dict)
     mcp_allowed: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

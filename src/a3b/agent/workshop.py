@@ -161,7 +161,14 @@ async def open_workshop(
     try:
         remembered = RememberedApprovals(sessions.place / "approvals.json", approver or DenyingApprover())
         asking = TellingApprover(remembered)
-        sandbox = await asyncio.to_thread(open_sandbox, policy, yolo=options.yolo, approver=asking, home=options.home)
+        sandbox = await asyncio.to_thread(
+            open_sandbox,
+            policy,
+            yolo=options.yolo,
+            approver=asking,
+            home=options.home,
+            environment=options.environment,
+        )
         try:
             agents_md = "\n".join(file.text for file in reversed(project.instructions))
             built_in = BuiltInTools(sandbox, kept, agents_md, plan)
