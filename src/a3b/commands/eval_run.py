@@ -9,7 +9,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,20 +46,23 @@ class Answering:
         return {"base_url": self.url, "kind": self.kind, "context": self.context, "slots": self.slots}
 
 
+NOBODY = Answering("", "nobody", "none", None, 1)  # for what asks no model
+
+
 def run(args: Namespace) -> int:
     chosen = benchmark(args.kind)
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     earlier = None if args.resume is None else _earlier(args, home / "evals")
     asked = asked_of(args, chosen) if earlier is None else dict(earlier.config["options"])
     check_installed()
-    with endpoint(args) as server:
+    chosen.check(options_of(asked, NOBODY, home, "", args.parallel))  # before a model is loaded for minutes
+    with endpoint(args) if chosen.asks_model(asked["extra"]) else nullcontext(NOBODY) as server:
         if earlier is not None and earlier.config["model"] != server.model:
             raise UsageError(
                 f"--resume {earlier.path}: ran with the model {earlier.config['model']!r}, and {server.url} serves "
                 f"{server.model!r}; start the same model, or begin a new run"
             )
         options = options_of(asked, server, home, first_key(args), args.parallel)
-        chosen.check(options)
         task = chosen.make_task(options)
         tries = planned_tries(task, options)
         if earlier is None:
@@ -82,10 +85,11 @@ def _course(
     """Runs what is missing, and says what came out; the exit status."""
     say(f"a3b eval {chosen.name}: results go to {found.path}")
     summary = conduct(chosen, task, tries, options, found)
+    added = chosen.finish(found)
     if args.json:
         report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
     else:
-        report("\n".join(lines(chosen, found, summary)))
+        report("\n".join([*lines(chosen, found, summary), *added]))
     if not summary.is_complete:
         say(f"a3b eval {chosen.name}: some tries are left; a3b eval {chosen.name} --resume {found.path}")
     return 0 if summary.is_complete else 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from a3b.evals.options import EvalOptions
+from a3b.evals.runs import RunDirectory
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -48,6 +49,16 @@ def nothing_more(tries: Mapping[str, Sequence[float]]) -> list[str]:
     return []
 
 
+def always(extra: Mapping[str, str]) -> bool:
+    """For benchmarks that ask a model whatever is chosen."""
+    return True
+
+
+def nothing_to_add(found: RunDirectory) -> list[str]:
+    """For benchmarks whose results are those of all."""
+    return []
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
@@ -57,7 +68,8 @@ class Benchmark:
     make_task: the task for inspect-ai, its scorers valued 1 or 0 (or "C" and "I"), shares are allowed; check: raises
     UsageError that names the next step if something is missing; epochs: how often each case is tried by default;
     extra: its own options for --set, with their meaning; more: further lines of the result, from the scores of the
-    tries of each case.
+    tries of each case; asks_model: whether a server is needed, by what is set of `extra`; finish: adds files to the
+    directory of a run when it ends, and says what, in lines.
     """
 
     name: str
@@ -75,3 +87,5 @@ class Benchmark:
     epochs: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
     more: Callable[[Mapping[str, Sequence[float]]], list[str]] = nothing_more
+    asks_model: Callable[[Mapping[str, str]], bool] = always
+    finish: Callable[[RunDirectory], list[str]] = nothing_to_add

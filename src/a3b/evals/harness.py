@@ -189,7 +189,8 @@ class _Course:
         except A3BError as trouble:
             self.trouble = trouble
             return
-        self._failed, self._worked = (self._failed + 1, self._worked) if record.error else (0, True)
+        if sample.error is not None or not record.error:  # a case that cannot be tried here says nothing of the server
+            self._failed, self._worked = (self._failed + 1, self._worked) if record.error else (0, True)
         if self._failed >= MOST_FAILED:
             self.stopped = self.stopped or error or record.error
         self._tell(record)
@@ -231,7 +232,8 @@ def _register() -> None:
 
 def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) -> CaseRecord:
     """The record of a sample that has ended. The figures of a solver of ours are in its metadata, under "a3b": `cost`
-    (a CaseCost as a dict), `facts`, `detail`; those of requests through inspect-ai are added.
+    (a CaseCost as a dict), `facts`, `detail`, and `error` if the case cannot be tried on this machine; the figures of
+    requests through inspect-ai are added.
 
     Raises A3BError for a score of an unknown kind."""
     ours = sample.metadata.get("a3b") if isinstance(sample.metadata, dict) else None
@@ -245,6 +247,7 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
         cost += CaseCost(read, cached, usage.output_tokens, thinking, requests)
     cost = CaseCost(cost.computed, cost.cached, cost.written, cost.thinking, cost.requests, round(finished - begun, 3))
     error = "" if sample.error is None else sample.error.message[:KEPT_DETAIL] or "an error without a word"
+    error = error or str(ours.get("error") or "")
     score, detail = (None, "") if error else score_of(sample)
     if sample.limit is not None:
         detail = f"{sample.limit.type} limit: {detail}"
