@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module belo
     "revise": ("a wrong earlier thought must be dropped", "revise"),
     "fix": ("packages with one bug, repaired by a3b code", "fix"),
     "mcpmark": ("an agent with the tools of one MCP server", "mcpmark.entry"),
+    "swebench": ("SWE-bench Verified: issues of Python projects", "swebench.benchmark"),
 }
 
 
