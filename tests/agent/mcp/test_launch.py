@@ -58,9 +58,26 @@ def test_starting_in_the_workspace_is_refused(places):
     assert "with the directory" in refused(places, "/bin/true", cwd=str(places[0] / "bin"))
 
 
-@pytest.mark.parametrize("name", ["PYTHONPATH", "NODE_PATH", "LD_PRELOAD"])
+@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "NODE_PATH", "LD_PRELOAD"])
 def test_loading_code_from_the_workspace_is_refused(places, name):
     assert "with the directory of code" in refused(places, "/bin/true", env={name: f"/x:{places[0]}/lib"})
+
+
+def test_programs_of_the_workspace_are_not_found_by_what_runs_outside(places):
+    workspace, home = places
+    (workspace / "bin" / "true").write_text("#!/bin/sh\n", encoding="utf-8")
+    (workspace / "bin" / "true").chmod(0o755)
+    sandbox = Unconfined(SandboxPolicy(workspace))
+    variables = {"HOME": str(home), "PATH": f"{workspace}/bin:bin:/usr/bin:/bin"}
+    launcher = ServerLauncher(sandbox.policy, sandbox.make, variables)
+    server = McpServerConfig("s", Path("mcp.json"), "user", "d", command=("true",), is_sandboxed=False)
+
+    async def run():
+        await (await launcher.start(server)).wait()
+
+    asyncio.run(run())
+    assert sandbox.commands[0][0] == ["/usr/bin/true"]
+    assert sandbox.made[0][2]["PATH"] == "/usr/bin:/bin"
 
 
 def test_the_workspace_as_data_is_fine(places):

@@ -53,3 +53,17 @@ def test_closing_removes_the_private_files(tmp_path):
 def test_a_home_is_no_workspace(tmp_path):
     with pytest.raises(SandboxUnavailable, match="is the home directory"):
         opened(tmp_path, {"HOME": str(tmp_path / "home/src/project")})
+
+
+def test_programs_of_the_workspace_are_not_run_outside(tmp_path):
+    programs = tmp_path / "home/src/project/.venv/bin"
+    programs.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(programs)
+    for name in ("git", "bwrap"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/ran\n")
+        (programs / name).chmod(0o755)
+    sandbox = opened(tmp_path, {"PATH": f"{programs}:{tmp_path}/link:/usr/bin:/bin"})
+    text, _ = ran(sandbox, "command -v git")
+    sandbox.close()
+    assert not (tmp_path / "ran").exists()
+    assert text == f"{programs}/git\n"  # commands find them

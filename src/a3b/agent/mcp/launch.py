@@ -16,11 +16,12 @@ from pathlib import Path
 
 from a3b.agent.mcp.config import McpServerConfig
 from a3b.agent.mcp.guard import ServerFault
+from a3b.agent.sandbox.environment import path_outside
 from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy, SandboxProcess
 from a3b.errors import A3BError
 
 BASE_VARIABLES = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TMPDIR")  # as the SDK gives them
-LOADED_FROM = ("PYTHONPATH", "PYTHONSTARTUP", "NODE_PATH", "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH")
+LOADED_FROM = ("PATH", "PYTHONPATH", "PYTHONSTARTUP", "NODE_PATH", "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH")
 FETCHERS = ("npx", "uvx", "pipx", "bunx", "pnpm", "docker", "podman")  # fetch what they run, or need a daemon
 MakeSandbox = Callable[[SandboxPolicy, bool, Mapping[str, str]], Sandbox]
 
@@ -43,7 +44,11 @@ class ServerLauncher:
         limits = replace(self._policy.limits, seconds=None, output=None)  # it lives as long as the session
         policy = replace(self._policy, hosts=server.hosts, limits=limits)
         try:
-            program = shutil.which(server.command[0], path=env.get("PATH", os.defpath)) or server.command[0]
+            path = env.get("PATH", os.defpath)
+            if not server.is_sandboxed:  # also for what the program starts by itself, as npx does node
+                env["PATH"] = path_outside(path, (self.workspace.resolve(),))
+            places = env.get("PATH", os.defpath), path
+            program = next(filter(None, (shutil.which(server.command[0], path=p) for p in places)), server.command[0])
             if server.is_sandboxed:
                 env, cwd = dict(self._environment), self.workspace / server.cwd
                 policy = replace(

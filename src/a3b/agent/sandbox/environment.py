@@ -1,9 +1,13 @@
-"""The variables that commands get: an allow-list, so that no token goes in. Enter at `plain_environment`."""
+"""The variables that commands get: an allow-list, so that no token goes in. Enter at `plain_environment`.
+
+What a3b runs outside of the sandbox is found with `path_outside`."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 KEPT = re.compile(
     r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|USER|LOGNAME|SHELL"
@@ -34,3 +38,15 @@ def plain_environment(environment: Mapping[str, str], home: str, temporary: str)
     kept.setdefault("PATH", SYSTEM_PATH)
     kept.setdefault("LANG", "C.UTF-8")
     return {**kept, **ALWAYS, "HOME": home, "TMPDIR": temporary}
+
+
+def path_outside(path: str, roots: Iterable[Path]) -> str:
+    """PATH without the directories that commands can write, such as a virtual environment's in the workspace, and
+    without relative ones. roots: resolved."""
+    roots = tuple(roots)
+
+    def is_outside(part: str) -> bool:
+        places = Path(os.path.normpath(part)), Path(os.path.realpath(part))
+        return not any(place.is_relative_to(root) for place in places for root in roots)
+
+    return ":".join(part for part in path.split(":") if part.startswith("/") and is_outside(part))

@@ -9,6 +9,7 @@ from pathlib import Path
 from a3b.agent.approvals import Approver
 from a3b.agent.sandbox.addresses import HostRule
 from a3b.agent.sandbox.bubblewrap import find_programs
+from a3b.agent.sandbox.environment import path_outside
 from a3b.agent.sandbox.help import way_to_bubblewrap
 from a3b.agent.sandbox.kinds import BubblewrapSandbox, LandlockSandbox, NoSandbox, Surroundings
 from a3b.agent.sandbox.places import check_workspace
@@ -51,10 +52,11 @@ def open_sandbox(
     user_home = Path(environment.get("HOME") or "/root").resolve()
     for path in () if yolo else (policy.workspace, *policy.writable):
         check_workspace(path, user_home, state)
-    private = PrivateDirectory.make(state, environment)
+    path = path_outside(environment.get("PATH", ""), (policy.workspace, *policy.writable))
+    private = PrivateDirectory.make(state, {**environment, "PATH": path})
     around = Surroundings(environment, state, private, approver)
     try:
-        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds)
+        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds, path)
     except BaseException:
         private.close()
         raise
@@ -65,8 +67,10 @@ def _best(
     around: Surroundings,
     rules: tuple[HostRule, ...],
     kinds: tuple[str, ...],
+    path: str,
 ) -> Sandbox:
-    programs = find_programs(around.environment.get("PATH", ""))
+    """path: where bubblewrap may be, which runs outside of it."""
+    programs = find_programs(path)
     for program in programs if "bubblewrap" in kinds else ():
         if program not in _failed:
             try:
