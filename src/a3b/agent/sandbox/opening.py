@@ -52,11 +52,11 @@ def open_sandbox(
     user_home = Path(environment.get("HOME") or "/root").resolve()
     for path in () if yolo else (policy.workspace, *policy.writable):
         check_workspace(path, user_home, state)
-    path = path_outside(environment.get("PATH", ""), (policy.workspace, *policy.writable))
-    private = PrivateDirectory.make(state, {**environment, "PATH": path})
+    programs = path_outside(environment.get("PATH", ""), (policy.workspace, *policy.writable))
+    private = PrivateDirectory.make(state, {**environment, "PATH": programs})
     around = Surroundings(environment, state, private, approver)
     try:
-        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds, path)
+        return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds, programs)
     except BaseException:
         private.close()
         raise

@@ -18,16 +18,18 @@ from a3b.files import read_text
 
 NAMES = """
     .github .gitlab .gitlab-ci.yml .circleci .travis.yml .forgejo .gitea .buildkite .drone.yml .woodpecker
-    .woodpecker.yml .cirrus.yml .teamcity .azure-pipelines azure-pipelines.yml Jenkinsfile bitbucket-pipelines.yml
+    .woodpecker.yml .woodpecker.yaml .drone.yaml .semaphore .build.yml .builds .tekton buildspec.yml codemagic.yaml
+    .cirrus.yml .teamcity .azure-pipelines azure-pipelines.yml Jenkinsfile bitbucket-pipelines.yml
     appveyor.yml .appveyor.yml cloudbuild.yaml
     .vscode .idea .cursor .zed .fleet .devcontainer .devcontainer.json .exrc .vimrc .nvimrc .nvim.lua .lvimrc
-    .dir-locals.el .sublime-project
+    .dir-locals.el .sublime-project .vim .lazy.lua .helix .gdbinit .lldbinit
     AGENTS.md AGENTS.override.md CLAUDE.md CLAUDE.local.md GEMINI.md QWEN.md .a3b .agents .claude .codex .gemini
     .qwen .pi .opencode opencode.json .mcp.json .cursorrules .windsurf .windsurfrules .clinerules .roo
-    .aider.conf.yml
+    .aider.conf.yml .kiro .junie .continue .amazonq .kilocode .augment
     .bashrc .bash_profile .bash_login .bash_logout .profile .zshrc .zshenv .zprofile .zlogin .inputrc .envrc
-    .mise.toml mise.toml
-    .gitconfig .husky .pre-commit-config.yaml lefthook.yml .lefthook.yml
+    .mise.toml mise.toml .mise.local.toml mise.local.toml .mise
+    .gitconfig .husky .pre-commit-config.yaml .overcommit.yml lefthook.yml .lefthook.yml lefthook.yaml lefthook.toml
+    lefthook.json lefthook-local.yml .lefthook-local.yml
 """.split()
 IN_GIT = ("config", "hooks")
 NEVER_IN_GIT = ("config.worktree", "commondir")  # each sends git to other settings

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-MAX_DEPTH = 4
-MAX_DIRECTORIES = 3000
-SECONDS = 0.5
+MAX_DEPTH = 32
+MAX_DIRECTORIES = 3_000  # of those that did not change
+SECONDS, FRESH_SECONDS = 0.5, 5.0  # for all, and for those that changed
 MAX_CONFIG = 1 << 20
 SKIPPED = {"node_modules", ".venv", "venv", "__pycache__", "target", ".tox"}
+SKIPPED_IN_GIT = {"objects", "refs", "logs", "hooks"}
 REDIRECTIONS = ("commondir", "config.worktree")
 SECTION = re.compile(r'\s*\[\s*([A-Za-z][A-Za-z0-9-]*)\s*(?:"([^"\\]*)")?\s*\]\s*')
 SETTING = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*)\s*(?:=\s*(.*[^\\\\])?)?")
@@ -33,37 +36,84 @@ def tame(root: str, since: float, displaced: str, skipped: list[str]) -> list[st
 
     skipped: directories of git, relative to root, that are protected otherwise, and may change from outside."""
     found: list[str] = []
-    deadline = time.monotonic() + SECONDS
-    waiting = [("", os.open(root, DIRECTORY), 0)]
-    count = 0
-    while waiting:
-        path, handle, depth = waiting.pop(0)
+    top = os.open(root, DIRECTORY)
+    try:
+        for path, handle, names in _walk(top, since):
+            places = [path, *(_elsewhere(top, path, handle) if ".git" in names else ())]
+            for place in places if len(places) > 1 or is_git(names) else ():
+                with suppress(OSError):
+                    if place.removesuffix("/") not in skipped:
+                        found += _tame_place(top, place, since, displaced)
+    finally:
+        os.close(top)
+    return list(dict.fromkeys(found))
+
+
+def is_git(names: set[str]) -> bool:
+    """Whether a directory with these names in it is one of git's, under whatever name of its own."""
+    return names >= {"HEAD", "objects", "refs"} or "commondir" in names
+
+
+def _walk(top: int, since: float) -> Iterator[tuple[str, int, set[str]]]:
+    """Directories below an open one, each as a path with a slash at its end, a handle, and the names in it: first those
+    that changed after `since` with all that is new in them, then others, as many as a short time allows."""
+    fresh, others, count, began = deque([""]), deque[str](), 0, time.monotonic()
+    while fresh or (others and count < MAX_DIRECTORIES and time.monotonic() < began + SECONDS):
+        if time.monotonic() > began + FRESH_SECONDS:
+            return
+        count += not fresh
+        path = (fresh or others).popleft()
+        with suppress(OSError):
+            handle = _opened(top, path)
+            try:
+                with os.scandir(handle) as entries:
+                    inner = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+                yield path, handle, set(inner)
+                left_out = SKIPPED | SKIPPED_IN_GIT if is_git(set(inner)) else SKIPPED
+                for name in sorted(n for n, is_directory in inner.items() if is_directory and n not in left_out):
+                    if path.count("/") < MAX_DEPTH:
+                        (fresh if _is_new(handle, name, since) else others).append(f"{path}{name}/")
+            finally:
+                os.close(handle)
+
+
+def _opened(top: int, path: str) -> int:
+    """A handle of a directory below another, through no link. Raises OSError."""
+    handle = os.dup(top)
+    for part in path.split("/")[:-1]:
         try:
-            with suppress(OSError):
-                if path.removesuffix("/") not in skipped:
-                    found += _tame_one(handle, path, since, displaced)
-            if depth < MAX_DEPTH and count < MAX_DIRECTORIES and time.monotonic() < deadline:
-                for name, inner in _directories(handle):
-                    waiting.append((f"{path}{name}/", inner, depth + 1))
-                    count += 1
+            inner = os.open(part, DIRECTORY, dir_fd=handle)
         finally:
             os.close(handle)
-    return found
+        handle = inner
+    return handle
 
 
-def _directories(handle: int) -> Iterator[tuple[str, int]]:
-    with os.scandir(handle) as entries:
-        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for name in names:
-        if name not in SKIPPED:
-            with suppress(OSError):
-                yield name, os.open(name, DIRECTORY, dir_fd=handle)
+def _elsewhere(top: int, path: str, handle: int) -> Iterator[str]:
+    """Where below the top a link or a file named .git leads, which may be a directory that is not walked through."""
+    with suppress(OSError, ValueError):
+        kind = stat.S_IFMT(os.stat(".git", dir_fd=handle, follow_symlinks=False).st_mode)
+        if kind not in (stat.S_IFLNK, stat.S_IFREG):
+            return
+        said = _read(handle, ".git").removeprefix("gitdir:").strip() if kind == stat.S_IFREG else ".git"
+        root = os.path.realpath(f"/proc/self/fd/{top}")
+        target = os.path.relpath(os.path.realpath(os.path.join(root, path, said)), root)
+        if target.split("/")[0] not in ("..", "."):
+            yield target + "/"
+
+
+def _tame_place(top: int, path: str, since: float, displaced: str) -> list[str]:
+    handle = _opened(top, path)
+    try:
+        return _tame_one(handle, path, since, displaced)
+    finally:
+        os.close(handle)
 
 
 def _tame_one(handle: int, path: str, since: float, displaced: str) -> list[str]:
-    """If a directory is one of git's, under whatever name."""
+    """If a directory is one of git's."""
     names = set(os.listdir(handle))
-    if not {"HEAD", "objects", "refs"} <= names and "commondir" not in names:
+    if not is_git(names):
         return []
     taken = [name for name in REDIRECTIONS if name in names and _is_new(handle, name, since)]
     if "commondir" in taken and "/worktrees/" in path and _read(handle, "commondir").strip() == "../..":
