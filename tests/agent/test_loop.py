@@ -124,6 +124,33 @@ def test_an_answer_that_repeats_itself_is_stopped(tmp_path):
     assert "repeated itself" in model.bodies[1]["messages"][3]["content"]
 
 
+def test_thinking_that_repeats_itself_is_stopped_and_goes_back_without_the_repetition(tmp_path):
+    model = ScriptedModel([Says(thinking="First this. " + "Wait, maybe not. " * 600), DONE], owner="llama.cpp")
+    assert end_of(task_of(tmp_path, model)).status == "done"
+    assert len(model.bodies[1]["messages"][2]["reasoning_content"]) < 100
+    assert "thinking repeated itself" in model.bodies[1]["messages"][3]["content"]
+
+
+def test_calls_that_are_cut_off_end_a_task_as_stuck_after_a_few(tmp_path):
+    cut = Says(thinking="Very long.", calls=[("note", '{"text": "abc')], reason="length")
+    events = task_of(tmp_path, ScriptedModel([cut]))
+    assert end_of(events).status == "stuck" and end_of(events).turns == 4
+
+
+def test_what_the_user_asks_for_again_is_no_circle(tmp_path):
+    model = ScriptedModel([*[note("a")] * 8, DONE])
+
+    async def use(session, tool):
+        events = []
+        async for event in session.run("Do it."):
+            events.append(event)
+            if isinstance(event, ToolFinished):
+                session.steer("Again.")
+        return events
+
+    assert end_of(session_of(tmp_path, model, use)).status == "done"
+
+
 def test_empty_answers_end_a_task_as_stuck_after_a_few(tmp_path):
     model = ScriptedModel([Says(thinking="Hm.")])
     events = task_of(tmp_path, model)

@@ -101,6 +101,7 @@ class TaskLoop:
         self._notices.clear()
         while self.control.steering:
             text = self.control.steering.popleft()
+            self._guard = LoopGuard()  # he may want the same again
             self.transcript.say({"role": "user", "content": text})
             self.emit(Steered(text))
 
@@ -171,10 +172,13 @@ class TaskLoop:
 
     def _nudge(self, text: str) -> None:
         """Has the model try again, a few times in a row."""
+        self._count_nudge(text)
+        self._notices.append(f"<notice>\n{text}\n</notice>")
+
+    def _count_nudge(self, text: str) -> None:
         self._nudges += 1
         if self._nudges > MAX_NUDGES:
             raise TaskHalted("stuck", f"{MAX_NUDGES + 1} answers in a row led nowhere; the last: {text}")
-        self._notices.append(f"<notice>\n{text}\n</notice>")
 
     # -- calls
 
@@ -184,6 +188,7 @@ class TaskLoop:
                 self._finish(call, ToolResult(ABORTED.format(when=NOT_BEGUN), is_error=True))
             elif answer.is_cut and i == len(answer.calls) - 1:
                 self._finish(call, ToolResult(f"Error: {self._cut_call(call)}", is_error=True))
+                self._count_nudge(self._cut_call(call))
             else:
                 try:
                     await self._run_call(call)
@@ -219,15 +224,16 @@ class TaskLoop:
             self._finish(call, ToolResult(text.format(when=BEGUN), is_error=True), begun)
             raise
         self._finish(call, self._fitting(result), begun)
-        self._watch(tool.name, arguments, result.text, changed and not result.is_error)
+        seconds = time.monotonic() - begun
+        self._watch(tool.name, arguments, result.text, changed and not result.is_error, seconds)
 
     def _finish(self, call: WrittenCall, result: ToolResult, begun: float | None = None) -> None:
         self.transcript.say({"role": "tool", "tool_call_id": call.id, "content": result.text})
         seconds = 0.0 if begun is None else round(time.monotonic() - begun, 3)
         self.emit(ToolFinished(call.id, call.name, result.text, result.is_error, result.diff, seconds))
 
-    def _watch(self, tool: str, arguments: dict[str, object], result: str, changed: bool) -> None:
-        found = self._guard.seen(tool, arguments, result, changed)
+    def _watch(self, tool: str, arguments: dict[str, object], result: str, changed: bool, seconds: float = 0.0) -> None:
+        found = self._guard.seen(tool, arguments, result, changed, seconds)
         if found is None:
             return
         if found.is_over:

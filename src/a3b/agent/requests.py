@@ -9,7 +9,7 @@ from typing import Any
 
 from a3b.agent.answer import ModelAnswer
 from a3b.agent.client import ModelClient, ModelServerError, ServerFacts
-from a3b.agent.events import AgentEvent, TextChunk
+from a3b.agent.events import AgentEvent, TextChunk, ThinkingChunk
 from a3b.agent.loop_guard import repeated_from
 from a3b.agent.transcript import TranscriptState
 
@@ -95,17 +95,16 @@ class RequestMaker:
         emit: Callable[[AgentEvent], None],
     ) -> ModelAnswer:
         """One answer; what comes meanwhile is emitted. Raises ModelServerError, AnswerCutShort."""
-        text, looked = "", 0
+        text, thought = _Watched(), _Watched()
         async with aclosing(self.client.answer(self.body(messages, max_tokens), used_ids)) as items:
             async for item in items:
                 if isinstance(item, ModelAnswer):
                     return item
                 emit(item)
-                if isinstance(item, TextChunk):
-                    text += item.text
-                    if len(text) - looked >= LOOK_EVERY:
-                        looked = len(text)
-                        self._check_repetition(text)
+                if isinstance(item, TextChunk | ThinkingChunk):
+                    watched = text if isinstance(item, TextChunk) else thought
+                    if (at := watched.add(item.text)) is not None:
+                        raise self._cut(watched.text[:at], watched is thought)
                 if self.client.reader.longest_call > MAX_CALL:
                     raise AnswerCutShort(
                         self.client.reader.beginning(),
@@ -114,16 +113,32 @@ class RequestMaker:
                     )
         raise ModelServerError(f"{self.client.root}: the answer has no end")
 
-    def _check_repetition(self, text: str) -> None:
-        at = repeated_from(text)
-        if at is None:
-            return
-        message = self.client.reader.beginning() or {"role": "assistant"}
-        raise AnswerCutShort(
-            {**message, "content": text[:at]},
-            "Your answer repeated itself and was stopped. Do not go on with it: say in other words what is to be said, "
-            "or call a tool.",
+    def _cut(self, text: str, is_thinking: bool) -> AnswerCutShort:
+        """text: what came of an answer, or of its thinking, before it repeated itself."""
+        message = self.client.reader.beginning() or {"role": "assistant", "content": ""}
+        keys = [key for key in ("reasoning_content", "reasoning") if key in message] if is_thinking else ["content"]
+        what = "thinking" if is_thinking else "answer"
+        return AnswerCutShort(
+            {**message, **dict.fromkeys(keys, text)},
+            f"Your {what} repeated itself and was stopped. Do not go on with it: say in other words what is to be "
+            "said, or call a tool.",
         )
+
+
+@dataclass
+class _Watched:
+    """Text that comes in pieces, and may begin to repeat itself."""
+
+    text: str = ""
+    looked: int = 0
+
+    def add(self, piece: str) -> int | None:
+        """Where the text begins to be nothing but repetition."""
+        self.text += piece
+        if len(self.text) - self.looked < LOOK_EVERY:
+            return None
+        self.looked = len(self.text)
+        return repeated_from(self.text)
 
 
 def _num_bytes(value: dict[str, Any]) -> int:
