@@ -17,10 +17,10 @@ from typing import Any
 from a3b.commands.client_server import first_key, serving
 from a3b.commands.progress import Progress
 from a3b.commands.server_answers import checked_url
-from a3b.errors import A3BError, UsageError, did_you_mean
+from a3b.errors import StoreError, UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark
 from a3b.evals.harness import RunStopped, check_installed, planned_tries, run_tries
-from a3b.evals.options import EvalOptions, checked_policy
+from a3b.evals.options import SAMPLING, EvalOptions, checked_options
 from a3b.evals.records import CaseRecord, RecordFile, total_cost
 from a3b.evals.roster import benchmark
 from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run, scores_by_case
@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
     chosen = benchmark(args.kind)
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     earlier = None if args.resume is None else _earlier(args, home / "evals")
-    asked = asked_of(args, chosen) if earlier is None else dict(earlier.config["options"])
+    asked = asked_of(args, chosen) if earlier is None else _kept(earlier)
     check_installed()
     chosen.check(options_of(asked, NOBODY, home, "", args.parallel))  # before a model is loaded for minutes
     with endpoint(args) if chosen.asks_model(asked["extra"]) else nullcontext(NOBODY) as server:
@@ -131,37 +131,37 @@ def asked_of(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
             known = f"; {chosen.name} has {', '.join(chosen.extra)}" if chosen.extra else f"; {chosen.name} has none"
             raise UsageError(f"--set {name[:40]!r} is no option{did_you_mean(name, chosen.extra) or known}")
         extra[name] = value
-    sampling = {n: getattr(args, n) for n in ("temperature", "top_p", "max_tokens") if getattr(args, n) is not None}
-    return {
+    sampling = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    asked = {
         "limit": args.limit,
         "epochs": args.epochs or chosen.epochs,
         "seed": args.seed,
-        "policy": checked_policy(args.policy),
+        "policy": args.policy,
         "data": None if args.data is None else str(Path(os.path.abspath(args.data.expanduser()))),
         "sampling": sampling,
         "extra": extra,
     }
+    return checked_options(asked)
+
+
+def _kept(earlier: RunDirectory) -> dict[str, Any]:
+    """The options of a run that goes on. Raises StoreError."""
+    try:
+        return checked_options(earlier.config["options"])
+    except UsageError as error:
+        raise StoreError(f"{earlier.path / CONFIG}: {error}; was it edited? Begin a new run") from None
 
 
 def options_of(asked: Mapping[str, Any], server: Answering, home: Path, key: str, parallel: int | None) -> EvalOptions:
-    """Raises A3BError for a config that no run has written."""
-    try:
-        return EvalOptions(
-            base_url=server.url,
-            model=server.model,
-            home=home,
-            api_key=key,
-            limit=asked["limit"],
-            epochs=asked["epochs"],
-            seed=asked["seed"],
-            policy=checked_policy(asked["policy"]),
-            parallel=min(parallel or server.slots or ASSUMED_PARALLEL, MOST_PARALLEL),
-            data=None if asked["data"] is None else Path(asked["data"]),
-            sampling=dict(asked["sampling"]),
-            extra=dict(asked["extra"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise A3BError(f"{CONFIG} of the run lacks an option or has a wrong one ({error}); begin a new run") from None
+    data = None if asked["data"] is None else Path(asked["data"])
+    return EvalOptions(
+        server.url,
+        server.model,
+        home,
+        key,
+        **{**asked, "data": data},
+        parallel=min(parallel or server.slots or ASSUMED_PARALLEL, MOST_PARALLEL),
+    )
 
 
 def _earlier(args: Namespace, parent: Path) -> RunDirectory:

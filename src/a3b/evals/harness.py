@@ -7,17 +7,20 @@ after kill -9, for any part of the epochs, and however inspect's log looks then.
 from __future__ import annotations
 
 import io
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from a3b.errors import A3BError, UsageError
 from a3b.evals.benchmark import Benchmark
 from a3b.evals.options import EvalOptions, case_seed
 from a3b.evals.records import CaseCost, CaseRecord, RecordFile
-from a3b.evals.tries import CaseTry, begin_try
+from a3b.evals.tries import CaseTry, begin_try, current_try
+from a3b.printable import printable
 
 if TYPE_CHECKING:
     from inspect_ai import Task
@@ -30,6 +33,7 @@ REQUEST_S = 6 * 3600  # of one request; a model on a CPU may write for hours
 RETRIES = 5  # of a request that the server did not answer
 MOST_FAILED = 5  # tries in a row that end with an error, and none that does not: the run stops
 KEPT_DETAIL = 400  # characters
+REPR = re.compile(r"""\w+\((["'])(.*)\1,?\)""", re.DOTALL)
 
 Tell = Callable[[CaseRecord], None]
 
@@ -81,11 +85,16 @@ def run_tries(
     from inspect_ai import task_with
     from inspect_ai.dataset import MemoryDataset
 
-    course = _Course({key: found for key, (found, _) in tries.items()}, records, tell)
+    def told(record: CaseRecord) -> None:
+        with redirect_stderr(terminal):
+            tell(record)
+
+    terminal = sys.stderr
+    course = _Course({key: found for key, (found, _) in tries.items()}, records, told)
     samples = [sample.model_copy(update={"id": key}, deep=True) for key, (_, sample) in tries.items()]
     setup = [course.setup(), *([] if task.setup is None else _listed(task.setup))]
     dataset = MemoryDataset(samples, name=task.dataset.name)
-    with _Observed(course), redirect_stdout(io.StringIO()):  # what inspect-ai and benchmarks print is nobody's business
+    with _Observed(course), redirect_stdout(io.StringIO()), redirect_stderr(EscapedStream(sys.stderr)):
         found = inspect_eval(
             task_with(task, dataset=dataset, setup=setup, epochs=1, name=benchmark.name),
             model=endpoint(options),
@@ -100,6 +109,7 @@ def run_tries(
             max_tasks=1,
             score_display=False,
             tags=["a3b"],
+            **options.sampling,  # over what the task says
         )
     if course.trouble is not None:
         raise course.trouble
@@ -122,8 +132,6 @@ def endpoint(options: EvalOptions) -> Model:
         max_retries=RETRIES,
         attempt_timeout=REQUEST_S,
         max_connections=options.parallel,
-        extra_body=options.fields() or None,
-        **options.sampling,
     )
     model = get_model(
         f"openai-api/a3b/{options.model}",
@@ -137,11 +145,10 @@ def endpoint(options: EvalOptions) -> Model:
     plain = model.api.generate
 
     async def seeded(input: Any, tools: Any, tool_choice: Any, config: GenerateConfig) -> Any:
-        from a3b.evals.tries import current_try
-
+        ours: dict[str, Any] = {"extra_body": {**(config.extra_body or {}), **options.fields()}}
         with suppress(LookupError):
-            config = config.model_copy(update={"seed": current_try().seed})
-        return await plain(input, tools, tool_choice, config)
+            ours["seed"] = current_try().seed
+        return await plain(input, tools, tool_choice, config.model_copy(update=ours))
 
     model.api.generate = seeded
     return model
@@ -196,6 +203,20 @@ class _Course:
         self._tell(record)
 
 
+class EscapedStream(io.TextIOBase):
+    """What libraries print beside the progress, such as errors that quote a model, with control characters escaped."""
+
+    def __init__(self, to: TextIO):
+        self._to = to
+
+    def write(self, text: str) -> int:
+        self._to.write(printable(text, lines=True))
+        return len(text)
+
+    def flush(self) -> None:
+        self._to.flush()
+
+
 class NotRun(A3BError):
     """A try that was not begun."""
 
@@ -246,8 +267,8 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
         requests = sum(event.event == "model" for event in sample.events)
         cost += CaseCost(read, cached, usage.output_tokens, thinking, requests)
     cost = CaseCost(cost.computed, cost.cached, cost.written, cost.thinking, cost.requests, round(finished - begun, 3))
-    error = "" if sample.error is None else sample.error.message[:KEPT_DETAIL] or "an error without a word"
-    error = error or str(ours.get("error") or "")
+    error = "" if sample.error is None else plain_error(sample.error.message)
+    error = error or str(ours.get("error") or "")[:KEPT_DETAIL]
     score, detail = (None, "") if error else score_of(sample)
     if sample.limit is not None:
         detail = f"{sample.limit.type} limit: {detail}"
@@ -255,6 +276,12 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
     facts = ours.get("facts") if isinstance(ours.get("facts"), dict) else {}
     times = {"begun": round(begun, 3), "finished": round(finished, 3), "session": round(session, 3)}
     return CaseRecord(found.case, found.epoch, found.seed, score, error, detail, cost, facts or {}, **times)
+
+
+def plain_error(text: str) -> str:
+    """What an exception says, from its repr, as inspect-ai keeps it."""
+    found = REPR.fullmatch(text.strip())
+    return ((found[2] if found else text)[:KEPT_DETAIL]).strip() or "an error without a word"
 
 
 def score_of(sample: EvalSample) -> tuple[float, str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from a3b.errors import UsageError
 
+MOST_CASES, MOST_EPOCHS, MOST_SEED = 100_000, 1_000, 1 << 62
+SAMPLING = ("temperature", "top_p", "max_tokens")
 POLICIES = "all, current-task, none or budget:TOKENS"
 
 
@@ -51,6 +53,28 @@ class EvalOptions:
     def fields(self) -> dict[str, Any]:
         """What a request says besides messages and sampling, in the words of a3b's server."""
         return {} if self.policy is None else {"thinking_policy": self.policy}
+
+
+def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run as they are kept in its config: limit, epochs, seed, policy, data, sampling, extra.
+
+    Raises UsageError for values that no run can have."""
+    found = {name: asked.get(name) for name in ("limit", "epochs", "seed", "policy", "data", "sampling", "extra")}
+    for name, least, most in (("limit", 1, MOST_CASES), ("epochs", 1, MOST_EPOCHS), ("seed", -MOST_SEED, MOST_SEED)):
+        value = found[name]
+        if not (name == "limit" and value is None) and (type(value) is not int or not least <= value <= most):
+            raise UsageError(f"{name}: {str(value)[:40]!r} is not a whole number from {least:,} to {most:,}")
+    for name in ("policy", "data"):
+        if not isinstance(found[name], str | None):
+            raise UsageError(f"{name}: {str(found[name])[:40]!r} is no text")
+    checked_policy(found["policy"])
+    for name, kinds in (("sampling", (int, float)), ("extra", (str,))):
+        value = found[name]
+        if not isinstance(value, dict) or not all(type(v) in kinds for v in value.values()):
+            raise UsageError(f"{name}: {str(value)[:40]!r} is no object of {kinds[-1].__name__}")
+        if name == "sampling" and (unknown := value.keys() - set(SAMPLING)):
+            raise UsageError(f"sampling: {min(unknown)[:40]!r} is none of {', '.join(SAMPLING)}")
+    return found
 
 
 def case_seed(seed: int, case: str | int, epoch: int) -> int:

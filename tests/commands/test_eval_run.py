@@ -1,0 +1,153 @@
+"""`a3b eval NAME`: a run that is killed goes on, one that is complete is not repeated, what is no run is refused."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from a3b.agent import client as agent_client
+from a3b.cli import main
+from a3b.evals.records import read_records
+from a3b.evals.runs import CASES, CONFIG, RESULTS
+from tests.support.lookup_player import asked, solved
+from tests.support.scripted_model import Says, ScriptedModel
+
+pytestmark = [
+    pytest.mark.slow,  # starts servers or commands, or computes for seconds
+    # inspect-ai leaves streams of anyio to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("A3B_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("A3B_CACHE", raising=False)
+    monkeypatch.setattr(agent_client, "TRIES", 1)
+    yield
+    gc.collect()
+
+
+def outcome(directory):
+    """What a run says, without its times and what the server's cache had; ids of calls count as tokens here, and as the
+    server numbers its answers."""
+    records = read_records(directory / CASES).values()
+    return {r.key: (r.score, r.detail, r.seed, r.cost.requests, r.cost.written) for r in records}
+
+
+def some_wrong(body):
+    """A player that gives up on every chain that begins with an a, b, c, d or e."""
+    return Says("No idea.") if asked(body)[0][0] in "abcde" else solved(body)
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path, capfd):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    words = ["eval", "lookup", "--limit", "6", "--epochs", "2", "--parallel", "1", "--temperature", "0"]
+    processes: list[subprocess.Popen] = []
+
+    def until_the_eighth_try(body, number):
+        if len(read_records(killed / CASES)) == 7:
+            processes[0].kill()
+        return some_wrong(body)
+
+    with ScriptedModel([until_the_eighth_try]).serving() as url:
+        command = [sys.executable, "-m", "a3b.cli", *words, "--out", str(killed), "--base-url", url]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        assert processes[0].wait(120) == -signal.SIGKILL
+    assert len(outcome(killed)) == 7
+    server = ScriptedModel([lambda body, _: some_wrong(body)])
+    with server.serving() as url:
+        assert main(["eval", "lookup", "--resume", str(killed), "--base-url", url, "--parallel", "1"]) == 0
+        said = capfd.readouterr()
+        assert "7 of 12 are done already" in said.err and "score" in said.out
+        resumed = len(server.bodies)
+        assert main([*words, "--out", str(whole), "--base-url", url, "--json"]) == 0
+        said_as_json = capfd.readouterr().out
+        assert resumed < len(server.bodies) - resumed
+        asked_before = len(server.bodies)
+        assert main(["eval", "lookup", "--resume", str(whole), "--base-url", url]) == 0
+        assert len(server.bodies) == asked_before
+    assert outcome(killed) == outcome(whole)
+    results = json.loads((whole / RESULTS).read_text("utf-8"))
+    assert json.loads(said_as_json) == results
+    assert 0 < results["score"]["mean"] < 1 and results["score"]["cases"] == 6 and results["missing"] == 0
+
+
+def test_a_server_that_is_gone_is_said_and_counts_nothing_wrong(tmp_path, capsys):
+    out = tmp_path / "out"
+    server = ScriptedModel([lambda body, _: 503 if len(server.bodies) > 3 else solved(body)])
+    with server.serving() as url:
+        assert main(["eval", "lookup", "--limit", "9", "--parallel", "1", "--base-url", url, "--out", str(out)]) == 1
+        said = capsys.readouterr()
+        assert "score      100.0%" in said.out and "5 ended with an error, 3 were not run" in said.out
+        assert "refused with 503" in said.err and f"a3b eval lookup --resume {out}" in said.err
+    assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) == 1
+    assert "nobody answers there" in capsys.readouterr().err
+
+
+def test_what_an_endpoint_says_reaches_a_terminal_escaped(tmp_path, capsys):
+    server = ScriptedModel([lambda body, _: b'data: {"error": {"message": "\\u001b]0;x\\u0007"}}\n\n'])
+    with server.serving() as url:
+        assert main(["eval", "lookup", "--limit", "1", "--base-url", url, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.err + said.out
+    assert "lookup-0: http://127.0.0.1:" in said.err and "the server broke off: \\x1b]0;x\\x07\n" in said.err
+
+
+def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        first = ["eval", "lookup", "--limit", "1", "--base-url", url, "--out", str(out)]
+        assert main(first) == 0
+        assert main(first) == 2
+        assert "--resume DIR goes on with a run" in capsys.readouterr().err
+        for words, said in (
+            (["lookup", "--limit", "3"], "--limit has no place there"),
+            (["lookup", "--policy", "none"], "--policy has no place there"),
+            (["secret"], "is a run of 'lookup'"),
+        ):
+            assert main(["eval", words[0], "--resume", str(out), "--base-url", url, *words[1:]]) == 2
+            assert said in capsys.readouterr().err
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url, "--model", "other"]) == 2
+        assert "ran with the model 'scripted'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"limit": "x"}, {"epochs": -1}, {"limit": 1 << 40}, {"policy": "all; rm"}, None])
+def test_a_config_that_was_edited_is_refused(options, tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        assert main(["eval", "lookup", "--limit", "1", "--base-url", url, "--out", str(out)]) == 0
+        config = json.loads((out / CONFIG).read_text("utf-8"))
+        config["options"] = {} if options is None else config["options"] | options
+        (out / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        capsys.readouterr()
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("a3b eval: ") and said.count("\n") == 1
+
+
+def test_without_a_directory_the_last_run_goes_on(tmp_path, capsys):
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        assert main(["eval", "lookup", "--resume", "--base-url", url]) == 2
+        assert "no run of lookup is in" in capsys.readouterr().err
+        assert main(["eval", "lookup", "--limit", "1", "--base-url", url]) == 0
+        (run,) = (tmp_path / "home" / "evals").iterdir()
+        assert main(["eval", "lookup", "--resume", "--base-url", url]) == 0
+        assert str(run) in capsys.readouterr().err
+
+
+def test_no_key_is_kept(tmp_path):
+    out = tmp_path / "out"
+    server = ScriptedModel([lambda body, _: solved(body)])
+    with server.serving() as url:
+        words = ["eval", "lookup", "--limit", "1", "--base-url", url, "--out", str(out), "--api-key", "sk-hidden"]
+        assert main(words) == 0
+    assert server.headers[0]["authorization"] == "Bearer sk-hidden"
+    for parent, _, names in os.walk(out):
+        assert all(b"sk-hidden" not in open(os.path.join(parent, name), "rb").read() for name in names)

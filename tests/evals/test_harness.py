@@ -1,0 +1,101 @@
+"""Runs against a scripted server: what is recorded, what a failing server leaves, and what --resume repeats."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from a3b.agent import client as agent_client
+from a3b.errors import UsageError
+from a3b.evals import harness
+from a3b.evals.benchmarks.lookup import BENCHMARK as LOOKUP
+from a3b.evals.harness import RunStopped, planned_tries, run_tries
+from a3b.evals.options import EvalOptions, case_seed
+from a3b.evals.records import RecordFile, read_records
+from tests.support.lookup_player import asked, solved
+from tests.support.scripted_model import Says, ScriptedModel
+
+pytestmark = [
+    pytest.mark.slow,  # starts servers or commands, or computes for seconds
+    # inspect-ai leaves streams of anyio to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_second_try(monkeypatch):
+    monkeypatch.setattr(agent_client, "TRIES", 1)
+    yield
+    gc.collect()
+
+
+def options_of(url, tmp_path, **given):
+    return EvalOptions(url, "scripted", tmp_path, **{"limit": 4, **given})
+
+
+def run(script, tmp_path, **given):
+    """The records after a run, and the server that was asked."""
+    server = ScriptedModel([lambda body, number: script(body)])
+    with server.serving() as url:
+        options = options_of(url, tmp_path, **given)
+        task = LOOKUP.make_task(options)
+        tries = planned_tries(task, options)
+        done = read_records(tmp_path / "cases")
+        left = {k: v for k, v in tries.items() if (v[0].case, v[0].epoch) not in done}
+        left |= {k: v for k, v in tries.items() if (r := done.get((v[0].case, v[0].epoch))) and r.score is None}
+        records = RecordFile(tmp_path / "cases")
+        try:
+            run_tries(LOOKUP, task, left, options, tmp_path / "logs", records, lambda _: None)
+        finally:
+            records.close()
+    return read_records(tmp_path / "cases"), server
+
+
+def test_each_try_is_recorded_with_its_cost_and_its_seed(tmp_path, capfd):
+    found, server = run(solved, tmp_path, epochs=2, policy="none", seed=5)
+    assert len(found) == 8 and {record.score for record in found.values()} == {1.0}
+    assert {key: record.seed for key, record in found.items()} == {
+        (f"lookup-{i}", epoch): case_seed(5, f"lookup-{i}", epoch) for i in range(4) for epoch in (1, 2)
+    }
+    cost = found["lookup-0", 1].cost
+    assert cost.requests == 3 and cost.written > 0 and cost.cached > 0 and cost.seconds > 0
+    assert {body["seed"] for body in server.bodies} == {record.seed for record in found.values()}
+    assert {body["thinking_policy"] for body in server.bodies} == {"none"}
+    assert len(list((tmp_path / "logs").glob("*.eval"))) == 1
+    assert capfd.readouterr().out == ""
+
+
+def test_a_wrong_answer_is_wrong_and_a_failing_server_is_an_error(tmp_path):
+    keys = []
+
+    def script(body):
+        key = asked(body)[0]
+        keys.append(key) if key not in keys else None
+        if keys.index(key) == 1:
+            return 500
+        if keys.index(key) == 2:
+            return b"data: {not json\n\n"
+        return Says("No idea.") if keys.index(key) == 3 else solved(body)
+
+    found, _ = run(script, tmp_path)
+    assert [record.score for record in found.values()] == [1.0, None, None, 0.0]
+    errors = [record.error for record in found.values()]
+    assert "500: refused with 500" in errors[1] and "not JSON" in errors[2]
+    again, server = run(solved, tmp_path)
+    assert [record.score for record in again.values()] == [1.0, 1.0, 1.0, 0.0]
+    assert len({body["seed"] for body in server.bodies}) == 2
+
+
+def test_a_server_that_fails_again_and_again_stops_the_run(tmp_path):
+    with pytest.raises(RunStopped, match=r"stopped after 5 errors in a row \(.*refused with 503"):
+        run(lambda body: 503, tmp_path, limit=20)
+    left = read_records(tmp_path / "cases")
+    assert len(left) == harness.MOST_FAILED and all(record.score is None for record in left.values())
+
+
+def test_two_cases_of_one_id_are_refused(tmp_path):
+    task = LOOKUP.make_task(options_of("http://localhost:1", tmp_path))
+    task.dataset[1].id = task.dataset[0].id
+    with pytest.raises(UsageError, match="two cases have the id 'lookup-0'"):
+        planned_tries(task, options_of("http://localhost:1", tmp_path))

@@ -1,0 +1,81 @@
+"""Directories of runs: what makes one, what is refused, and what a run amounts to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from a3b.errors import StoreError, UsageError
+from a3b.evals.records import RecordFile
+from a3b.evals.runs import CONFIG, RESULTS, config_of, new_run, open_run, slug
+from tests.evals.test_records import GOOD
+
+CONFIGURED = config_of("lookup", {"model": "m\x1b[31m/x"}, {"kind": "a3b"})
+
+
+def test_a_run_gets_a_directory_of_its_own(tmp_path):
+    paths = [new_run(tmp_path, "lookup", CONFIGURED).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(path.parent == tmp_path and path.name.startswith("lookup-m-31m-x-") for path in paths)
+    assert open_run(paths[0]).config == json.loads(json.dumps(CONFIGURED))
+
+
+def test_a_directory_with_files_is_not_taken(tmp_path):
+    run = new_run(tmp_path, "lookup", CONFIGURED, tmp_path / "out")
+    with pytest.raises(UsageError, match="there are files in it; .*--resume DIR goes on"):
+        new_run(tmp_path, "lookup", CONFIGURED, run.path)
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UsageError, match="--out DIR"):
+        new_run(tmp_path, "lookup", CONFIGURED, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "'format' is missing or no int"),
+        (json.dumps(CONFIGURED | {"benchmark": 3}), "'benchmark' is missing or no str"),
+        (json.dumps(CONFIGURED | {"format": 99}), "has format 99, this a3b reads 1"),
+        (json.dumps(CONFIGURED | {"versions": "x" * (1 << 20)}), "has more than"),
+    ],
+)
+def test_what_is_no_config_of_a_run_is_refused(text, found, tmp_path):
+    (tmp_path / CONFIG).write_text(text, encoding="utf-8")
+    with pytest.raises(StoreError, match=found):
+        open_run(tmp_path)
+
+
+def test_an_empty_directory_is_no_run(tmp_path):
+    with pytest.raises(StoreError, match="there is no config.json, so this is no run of a3b eval"):
+        open_run(tmp_path)
+
+
+def test_errors_and_what_was_not_run_are_no_wrong_answers(tmp_path):
+    run = new_run(tmp_path, "lookup", CONFIGURED).note(tries=5)
+    file = RecordFile(run.cases_file)
+    for record in (GOOD, replace(GOOD, case="b", score=0.0), replace(GOOD, case="c", score=None, error="broke")):
+        file.add(record)
+    file.close()
+    summary = run.write_results()
+    assert (summary.share.mean, summary.share.cases) == (0.5, 2)
+    assert (summary.tries, summary.errors, summary.missing, summary.is_complete) == (2, 1, 2, False)
+    results = json.loads((run.path / RESULTS).read_text("utf-8"))
+    assert results["score"]["mean"] == 0.5 and [case["case"] for case in results["cases"]] == ["a", "b", "c"]
+    assert results["cost"]["thinking"] == 15
+
+
+def test_tries_of_one_case_are_one_draw(tmp_path):
+    run = new_run(tmp_path, "lookup", CONFIGURED)
+    file = RecordFile(run.cases_file)
+    for case, epoch, score in (("a", 1, 1.0), ("a", 2, 0.0), ("b", 1, 1.0), ("b", 2, 1.0)):
+        file.add(replace(GOOD, case=case, epoch=epoch, score=score))
+    file.close()
+    share = run.summary().share
+    assert (share.mean, share.cases, share.method) == (0.75, 2, "clustered by case")
+
+
+def test_a_model_s_name_is_no_path():
+    assert slug("../../etc/passwd\n\0") == "etc-passwd" and slug("///") == "model"
