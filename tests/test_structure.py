@@ -26,7 +26,7 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
     "hub": "errors files",
     "clients": "errors files",
     "agent": "errors files machine printable settings units",
-    "evals": "agent errors files machine printable settings",
+    "evals": "agent errors files machine printable settings units",
     "formats": "errors files",
     "json_schema": "errors",
     "kernels": "errors formats machine",

@@ -68,7 +68,7 @@ def verdict() -> Any:
     def checker() -> Any:
         async def score(state: Any, target: Any) -> Any:
             outcome = state.metadata["outcome"]
-            return Score(value=1 if outcome["ok"] else 0, explanation=outcome["detail"])
+            return Score(value=float(outcome["ok"]), explanation=outcome["detail"])
 
         return score
 

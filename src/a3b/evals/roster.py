@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module belo
     "secret": ("a number that only earlier thinking knows", "secret"),
     "lookup": ("chains of tool calls", "lookup"),
     "revise": ("a wrong earlier thought must be dropped", "revise"),
+    "needle": ("facts in a long text, by depth and length", "needle"),
     "fix": ("packages with one bug, repaired by a3b code", "fix"),
     "mcpmark": ("an agent with the tools of one MCP server", "mcpmark.entry"),
     "swebench": ("SWE-bench Verified: issues of Python projects", "swebench.benchmark"),
