@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from a3b.evals.benchmarks.mcpmark.states import StateFailed, open_workplace, tem
 from a3b.evals.benchmarks.mcpmark.tasks import chosen_tasks, read_tasks
 from a3b.evals.benchmarks.mcpmark.verdicts import VerifierBroken, verdict_of
 from tests.support.mcpmark_clone import SERVERS, make_clone, own_kit
+from tests.support.scripted_model import Says, ScriptedModel
 
 pytestmark = pytest.mark.slow  # starts servers in sandboxes, and a PostgreSQL
 
@@ -253,3 +255,36 @@ def test_a_script_that_fails_to_prepare_is_an_error_with_its_words(clone):
     script.write_text("import sys\nsys.exit('no shop today')\n")
     with pytest.raises(StateFailed, match="prepare_environment.py: no shop today"):
         judged(clone, "prices", postgres=programs())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # inspect's
+def test_the_agent_works_with_the_tools_of_the_server_alone_and_its_cost_is_recorded(clone, tmp_path, monkeypatch):
+    pytest.importorskip("inspect_ai", reason="the extra eval is not installed")
+    from a3b.evals.benchmarks.mcpmark import entry, solving
+    from a3b.evals.harness import planned_tries, run_tries
+    from a3b.evals.options import EvalOptions
+    from a3b.evals.records import RecordFile
+
+    monkeypatch.setattr(solving, "install", lambda *_: own_kit())
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": SERVERS}))
+    extra = {"service": "filesystem", "tasks": "count,rename", "mcp": str(tmp_path / "servers.json")}
+    calls = Says("There are two.", calls=[("mcp__files__write_file", {"path": "answer.txt", "content": "2"})])
+    model = ScriptedModel([lambda body, _: Says("Done.") if body["messages"][-1]["role"] == "tool" else calls])
+    with model.serving() as url:
+        options = EvalOptions(url, "scripted", HOME, data=clone, extra=extra, epochs=2, policy="none")
+        entry.check(options)
+        task = entry.make_task(options)
+        file, told = RecordFile(tmp_path / "cases.jsonl"), []
+        with closing(file):
+            run_tries(
+                entry.BENCHMARK, task, planned_tries(task, options), options, tmp_path / "logs", file, told.append
+            )
+    scores = {(record.case.rpartition("/")[2], record.epoch): record.score for record in told}
+    assert scores == {("count", 1): 1.0, ("count", 2): 1.0, ("rename", 1): 0.0, ("rename", 2): 0.0}
+    assert all(record.cost.requests == 2 and record.cost.computed > 0 and record.error == "" for record in told)
+    assert all(record.facts["turns"] == 2 and record.facts["official"] is False for record in told)
+    sent = model.bodies[0]
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["mcp__files__write_file"]
+    assert sent["thinking_policy"] == "none" and "how many notes" in sent["messages"][1]["content"]
+    seeds = {record.seed for record in told}
+    assert len(seeds) == 4 and {body["seed"] for body in model.bodies} == seeds

@@ -68,13 +68,21 @@ class Cluster:
         """Runs statements as the superuser. Raises ClusterFailed."""
         await self._psql(["-c", text], database, SQL_SECONDS, ())
 
-    async def restore(self, dump: Path, database: str) -> None:
-        """Fills a database from a dump in SQL or of pg_dump's own form. Raises ClusterFailed."""
+    async def restore(self, dump: Path, database: str) -> str:
+        """Fills a database from a dump in SQL or of pg_dump's own form. "", or what pg_restore could not do: MCPMark
+        goes on then too. Raises ClusterFailed."""
         if dump.suffix == ".sql":
             await self._psql(["-f", str(dump)], database, RESTORE_SECONDS, (dump,))
-            return
+            return ""
         words = [str(self._programs.bin / "pg_restore"), *self._where(database), "--no-owner", str(dump)]
-        await self._run(words, RESTORE_SECONDS, (dump,))
+        try:
+            await self._run(words, RESTORE_SECONDS, (dump,))
+        except ClusterFailed as error:
+            if "errors ignored on restore" in str(error):
+                return str(error)
+            hint = "; --set postgres=DIR takes a newer PostgreSQL" if "unsupported version" in str(error) else ""
+            raise ClusterFailed(f"{dump}: {error}{hint}") from None
+        return ""
 
     async def _psql(self, words: list[str], database: str, seconds: float, readable: tuple[Path, ...]) -> None:
         program = [str(self._programs.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
@@ -143,7 +151,8 @@ class ClusterMaker:
         async with self._running(data, new) as cluster:
             for name, dump in dumps.items():
                 await cluster.sql(f'CREATE DATABASE "{name}"')
-                await cluster.restore(dump, name)
+                if said := await cluster.restore(dump, name):
+                    self._tell(f"{name}: {said}")
             await cluster.sql("CHECKPOINT")
         shutil.rmtree(new / "socket")
 

@@ -73,7 +73,7 @@ BENCHMARK = Benchmark(
             lambda options: _has_tasks(options) and _is_there(options, "test_environments"),
         ),
         *(
-            Need(f"{name}: not run by a3b eval", f"MCPMark's own runner: {needs}", lambda options: False)
+            Need(f"for {name}, which a3b eval does not run, MCPMark's own runner", needs, lambda options: False)
             for name, needs in OTHER_SERVICES.items()
         ),
     ),
@@ -81,7 +81,7 @@ BENCHMARK = Benchmark(
         24_000,
         11_000,
         200_000,
-        "16 turns a task, as MCPMark's authors report; 1,500 tokens of results and 700 written a turn are assumed",
+        "16.2 turns a task (arXiv 2509.24002); 1,500 tokens of results and 700 written in each are assumed",
     ),
     cases=127,
     epochs=4,

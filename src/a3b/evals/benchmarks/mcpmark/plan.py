@@ -26,22 +26,24 @@ from a3b.printable import printable, say
 
 TURNS, SECONDS = 100, 3600  # of MCPMark's own agent
 OTHER_SERVICES = {
-    "github": "33 tasks, which need GitHub accounts with tokens and repositories that MCPMark makes there",
-    "notion": "38 tasks, which need a Notion workspace with MCPMark's pages, and its integration key",
-    "playwright": "4 tasks, which need the public web and MCPMark's own site",
-    "playwright_webarena": "31 tasks, which need WebArena's shops and forum in Docker, some 100 GB of images",
-    "supabase": "the tasks of postgres on Supabase, which need its command line and Docker",
-    "insforge": "the tasks of postgres on InsForge, which need its server in Docker",
+    "github": "GitHub accounts with tokens, for repositories that MCPMark makes there (23 tasks, 10 easy ones)",
+    "notion": "a Notion workspace with MCPMark's pages, and its integration key (28 tasks, 10 easy ones)",
+    "playwright": "the public web and MCPMark's own site (4 tasks)",
+    "playwright_webarena": "WebArena's shops and forum in Docker (21 tasks, 10 easy ones)",
+    "supabase": "Supabase's command line and Docker (the tasks of postgres once more)",
+    "insforge": "InsForge's server in Docker (the tasks of postgres once more)",
 }
 
 
 @dataclass(frozen=True)
 class McpMarkPlan:
-    """What a run does. servers: entries of mcpServers that the user named, None for those of the kit."""
+    """What a run does. unofficial: services whose files differ from MCPMark's commit; servers: entries of
+    mcpServers that the user named, None for those of the kit."""
 
     clone: Path
     tasks: tuple[McpMarkTask, ...]
     services: tuple[str, ...]
+    unofficial: tuple[str, ...]
     solver: Path | None
     servers: Mapping[str, Any] | None
     postgres: Path | None
@@ -66,13 +68,17 @@ def plan_of(options: EvalOptions, tell: bool = False) -> McpMarkPlan:
     if missing and (wanted is not None or not there):
         name, why = next(iter(missing.items()))
         raise UsageError(f"{name}: {why}" + (f"; {len(missing) - 1} more lack theirs" if len(missing) > 1 else ""))
+    changed = {service: said for service in services if (said := check_official(options.data, service))}
+    if "mcp" in options.extra and len(services) > 1:
+        raise UsageError("--set mcp: is for the tasks of one service; run each by itself with --set service=NAME")
     if tell:
-        _tell(options, services, missing, len(chosen))
+        _tell(changed, missing, len(chosen))
     solver = options.extra.get("solver", "agent")
     return McpMarkPlan(
         options.data,
         there,
         services,
+        tuple(changed),
         None if solver == "agent" else _file("solver", solver),
         _read_servers(_file("mcp", options.extra["mcp"])) if "mcp" in options.extra else None,
         Path(options.extra["postgres"]).expanduser() if "postgres" in options.extra else None,
@@ -81,11 +87,9 @@ def plan_of(options: EvalOptions, tell: bool = False) -> McpMarkPlan:
     )
 
 
-def _tell(options: EvalOptions, services: tuple[str, ...], missing: Mapping[str, str], count: int) -> None:
-    assert options.data is not None
-    for service in services:
-        if said := check_official(options.data, service):
-            say(f"mcpmark: {printable(said)}")
+def _tell(changed: Mapping[str, str], missing: Mapping[str, str], count: int) -> None:
+    for said in changed.values():
+        say(f"mcpmark: {printable(said)}")
     if missing:
         say(f"mcpmark: {len(missing)} of {count} tasks are left out, since what they begin from is not here:")
         for why in dict.fromkeys(missing.values()):
@@ -96,7 +100,9 @@ def _service(word: str) -> str:
     if word in TREES:
         return word
     if word in OTHER_SERVICES:
-        raise UsageError(f"--set service={word}: not run by a3b eval: {OTHER_SERVICES[word]}")
+        raise UsageError(
+            f"--set service={word}: not run by a3b eval; MCPMark's own runner needs {OTHER_SERVICES[word]}"
+        )
     hint = did_you_mean(word, [*TREES, *OTHER_SERVICES]) or f"; expected {' or '.join(TREES)}"
     raise UsageError(f"--set service={word[:40]!r}: no service of MCPMark{hint}")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from typing import Any
 
 import psycopg2  # type: ignore[import-untyped, unused-ignore]  # of the benchmark's environment
@@ -21,8 +22,9 @@ server = MCPServer("postgres")
 
 def rows_of(query: str, arguments: tuple[Any, ...] | None = None) -> str:
     """The rows of a query as JSON objects, or what else it did. Raises ToolError."""
+    options = f"-c statement_timeout={STATEMENT_MS}"
     try:
-        with psycopg2.connect(sys.argv[1], options=f"-c statement_timeout={STATEMENT_MS}") as connection:
+        with closing(psycopg2.connect(sys.argv[1], options=options)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(query, arguments)

@@ -41,10 +41,11 @@ async def solve_by_program(program: Path, task: McpMarkTask, state: McpMarkState
             name for name in names if name not in servers.connections or not servers.connections[name].listing
         ]:
             raise ServersFailed(f"MCP server {', '.join(missing)} does not run: {'; '.join(told)}")
+        owner = {tool.name: name for name in names for tool in (await servers.connections[name].offered()).tools}
         for tool, arguments in calls:
             log.append(f"> {tool} {json.dumps(arguments)}")
             try:
-                log.append((await call_tool(servers, names[0], tool, arguments)).text)
+                log.append((await call_tool(servers, owner.get(tool, names[0]), tool, arguments)).text)
             except ToolError as error:
                 log.append(f"Error: {error}")
     return "\n".join(log)

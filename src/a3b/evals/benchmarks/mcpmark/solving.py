@@ -45,7 +45,8 @@ def make_task(options: EvalOptions) -> Task:
                 began = time.monotonic()
                 judged = await verdict_of(place, task, begun)
         seconds = {"verify_seconds": round(time.monotonic() - began, 1)}
-        facts = {"service": task.service, "suite": task.suite, **solved.pop("facts", {}), **seconds}
+        which = {"service": task.service, "suite": task.suite, "official": task.service not in plan.unofficial}
+        facts = {**which, **solved.pop("facts", {}), **seconds}
         detail = judged.why or ("" if judged.passed else judged.reason)
         state.messages = [shown(message) for message in solved.pop("messages", ())] or state.messages
         state.metadata["a3b"] = {"detail": detail, "facts": facts, **solved}
