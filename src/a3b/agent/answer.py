@@ -57,6 +57,16 @@ class _Call:
     pieces: list[str] = field(default_factory=list)
     size: int = 0  # characters
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its arguments are whole."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(json.loads("".join(self.pieces)), dict)
+        except (ValueError, RecursionError):
+            return False
+
 
 class AnswerReader:
     """Collects one answer."""
@@ -73,6 +83,7 @@ class AnswerReader:
         self._thinking_stop = ""
         self._size = 0  # characters so far
         self.finish: str | None = None
+        self.is_ended = False  # as the server says; not all give a reason for the end
 
     @property
     def has_begun(self) -> bool:
@@ -96,28 +107,29 @@ class AnswerReader:
                 place.update(found)
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        delta = choice.get("delta", choice.get("message"))
+        message = choice.get("message")
+        delta = choice.get("delta", message)
         if isinstance(delta, dict):
-            yield from self._delta(delta)
+            yield from self._delta(delta, is_whole=delta is message)
         if isinstance(stop := choice.get("thinking_stop_reason"), str):
             self._thinking_stop = stop
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
             self.finish = reason
 
-    def _delta(self, delta: dict[str, Any]) -> Iterator[ThinkingChunk | TextChunk | CallProgress]:
+    def _delta(self, delta: dict[str, Any], is_whole: bool) -> Iterator[ThinkingChunk | TextChunk | CallProgress]:
         for key in ("reasoning_content", "reasoning"):
-            if isinstance(piece := delta.get(key), str) and piece:
+            if piece := _text_of(delta.get(key)):
                 self._thinking_key = key if not self._thinking else self._thinking_key
                 self._thinking.append(self._bounded(piece))
                 yield ThinkingChunk(piece)
                 break
-        if isinstance(piece := delta.get("content"), str) and piece:
+        if piece := _text_of(delta.get("content")):
             self._text.append(self._bounded(piece))
             yield TextChunk(piece)
         calls = delta.get("tool_calls")
         for given in calls if isinstance(calls, list) else ():
             if isinstance(given, dict):
-                call = self._call(given)
+                call = self._call(given, is_whole)
                 yield CallProgress(call.name, call.size)
 
     def _bounded(self, piece: str) -> str:
@@ -127,40 +139,42 @@ class AnswerReader:
             raise BadStreamError(f"an answer has more than {MAX_ANSWER >> 20} MiB of text")
         return piece
 
-    def _call(self, given: dict[str, Any]) -> _Call:
+    def _call(self, given: dict[str, Any], is_whole: bool) -> _Call:
         index = given["index"] if type(given.get("index")) is int else None
         id = given["id"] if isinstance(given.get("id"), str) else ""
-        call = self._found(index, id)
+        function = given.get("function")
+        function = function if isinstance(function, dict) else {}
+        name = function["name"] if isinstance(function.get("name"), str) else ""
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # some servers send the object
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        call = None if is_whole else self._found(index, id, bool(name))
         if call is None:
             if len(self._calls) >= MAX_CALLS:
                 raise BadStreamError(f"more than {MAX_CALLS} calls in one answer")
             call = _Call(index)
             self._calls.append(call)
-        function = given.get("function")
-        function = function if isinstance(function, dict) else {}
         call.id = call.id or id[:MAX_NAME]
-        if isinstance(name := function.get("name"), str):
-            call.name = call.name or name[:MAX_NAME]
-        arguments = function.get("arguments")
-        if isinstance(arguments, dict):  # some servers send the object
-            arguments = json.dumps(arguments, ensure_ascii=False)
+        call.name = call.name or name[:MAX_NAME]
         if isinstance(arguments, str):
             call.pieces.append(self._bounded(arguments))
             call.size += len(arguments)
         return call
 
-    def _found(self, index: int | None, id: str) -> _Call | None:
-        """The call that a piece belongs to: another id is another call, also at the same index."""
-        for call in reversed(self._calls):
-            if index is not None and call.index == index:
-                return call if not id or not call.id or call.id == id else None
-            if index is None and (call.id == id if id else call is self._calls[-1]):
-                return call
-        return None
+    def _found(self, index: int | None, id: str, has_name: bool) -> _Call | None:
+        """The call that a piece belongs to. Another id, or a name after arguments that are whole, begins another call,
+        also at the same index; a piece without a name goes on with one, also under another id."""
+        same = [call for call in self._calls if index is None or call.index == index]
+        same = [call for call in same if call.id == id] or same if id else same
+        if not same:
+            return None
+        call = same[-1]
+        is_other = (call.id != id if id and call.id else call.is_complete) and has_name and bool(call.name)
+        return None if is_other else call
 
     def answer(self) -> ModelAnswer:
         """What came. Raises BadStreamError for an answer that broke off."""
-        if self.finish is None and not (self.has_begun and self._usage):
+        if self.finish is None and not (self.has_begun and (self._usage or self.is_ended)):
             raise BadStreamError("the connection broke off in the middle of an answer")
         return self._made(self.finish or ("tool_calls" if self._calls else "stop"))
 
@@ -218,6 +232,13 @@ class AnswerReader:
             if isinstance(value, int | float) and 0 <= value < MOST:
                 return round(float(value) * scale, 3)
         return 0.0
+
+
+def _text_of(content: Any) -> str:
+    """Text, also where a server sends it in parts: {"type": "text", "text": ...}."""
+    if isinstance(content, list):
+        return "".join(_text_of(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
 
 
 def count(value: object) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from a3b.agent.answer import AnswerReader, ModelAnswer, count, error_text
-from a3b.agent.event_lines import BadStreamError, Heartbeat, json_events
+from a3b.agent.event_lines import END, BadStreamError, Heartbeat, StreamEnd, json_events
 from a3b.agent.events import AgentEvent, Notice
 from a3b.errors import A3BError
 
@@ -32,6 +33,8 @@ ASSUMED_CONTEXT = 32_768
 TRIES = 6
 MAX_WAIT_S = 120.0  # that a server may ask for
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # the same request may succeed later
+FIELDS = ("max_tokens", "stream_options")  # of a request, which may be left out
+VERSION = re.compile(r"/v\d+[a-z]*\d*(?:/openai)?$")  # at the end of a path: nothing has to be added
 LENGTH_WORDS = ("context", "too long", "maximum length", "tokens")
 KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -40,14 +43,16 @@ KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8),
 ]
 
+StreamItem = dict[str, Any] | Heartbeat | StreamEnd
+
 
 class ModelServerError(A3BError):
     """A server that cannot be reached or refuses. is_length: the prompt does not fit; retry_s: when to try again, None
-    if that is of no use."""
+    if that is of no use; field: of the request, one that can be left out and that the server does not like."""
 
-    def __init__(self, text: str, retry_s: float | None = None, is_length: bool = False):
+    def __init__(self, text: str, retry_s: float | None = None, is_length: bool = False, field: str = ""):
         super().__init__(text)
-        self.retry_s, self.is_length = retry_s, is_length
+        self.retry_s, self.is_length, self.field = retry_s, is_length, field
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,13 @@ class ServerFacts:
 
 
 class ModelClient:
-    """One server. url: with or without /v1."""
+    """One server. url: with or without /v1, or with the version of its own that some have; context: tokens, of a server
+    that does not say how many, or fewer than it says."""
 
-    def __init__(self, url: str, key: str = "", model: str | None = None):
+    def __init__(self, url: str, key: str = "", model: str | None = None, context: int | None = None):
         self.root = url.strip().rstrip("/").removesuffix("/v1")
-        self._named = model
+        self.api = "" if VERSION.search(urlsplit(self.root).path) else "/v1"
+        self._named, self._context = model, context
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.AsyncClient(
             headers=headers,
@@ -94,7 +101,7 @@ class ModelClient:
 
     async def _ask_facts(self) -> ServerFacts:
         try:
-            listed = await self._json("GET", "/v1/models")
+            listed = await self._json("GET", f"{self.api}/models")
         except ModelServerError as error:
             if self._named is None or error.retry_s is not None:
                 raise
@@ -107,12 +114,12 @@ class ModelClient:
         first = next(iter(named or models), {})
         name = self._named or first.get("id")
         if not name:
-            raise ModelServerError(f"{self.root}/v1/models names no model; give one with --model")
+            raise ModelServerError(f"{self.root}{self.api}/models names no model; give one with --model")
         owner = str(first.get("owned_by", ""))
         props = await self._props() if owner != "a3b" else {}
         kind = owner if owner in ("a3b", "vllm", "sglang") else "llama.cpp" if props else "other"
-        context = _context(props, first)
-        return ServerFacts(str(name)[:200], context or ASSUMED_CONTEXT, kind, context is not None)
+        known = [n for n in (_context(props, first), self._context) if n is not None]
+        return ServerFacts(str(name)[:200], min(known, default=ASSUMED_CONTEXT), kind, bool(known))
 
     async def _props(self) -> dict[str, Any]:
         """What llama.cpp's server says of itself; {} for others."""
@@ -176,7 +183,7 @@ class ModelClient:
         self.reader = reader
         silence = SILENCE_S if (await self.facts()).kind == "a3b" else None
         try:
-            async with self._open("POST", "/v1/chat/completions", body, silence) as response:
+            async with self._open("POST", f"{self.api}/chat/completions", body, silence) as response:
                 if "event-stream" not in response.headers.get("content-type", ""):
                     events = _only(json.loads(await _whole(response)))
                 else:
@@ -185,6 +192,7 @@ class ModelClient:
                     if isinstance(chunk, dict):
                         for event in reader.add(chunk):
                             yield event
+                    reader.is_ended |= isinstance(chunk, StreamEnd)
             yield reader.answer()
         except BadStreamError as error:
             raise ModelServerError(f"{self.root}: {error}", retry_s=1.0) from None
@@ -240,16 +248,15 @@ async def _whole(response: httpx2.Response) -> bytes:
     return bytes(data)
 
 
-async def _only(chunk: Any) -> AsyncIterator[dict[str, Any] | Heartbeat]:
+async def _only(chunk: Any) -> AsyncIterator[StreamItem]:
     """An answer that was not streamed."""
     if not isinstance(chunk, dict):
         raise BadStreamError("the answer is no JSON object")
     yield chunk
+    yield END
 
 
-async def _while_heard(
-    events: AsyncIterator[dict[str, Any] | Heartbeat], silence: float | None
-) -> AsyncIterator[dict[str, Any] | Heartbeat]:
+async def _while_heard(events: AsyncIterator[StreamItem], silence: float | None) -> AsyncIterator[StreamItem]:
     """The same events. Raises TimeoutError after that many seconds without one."""
     while True:
         async with asyncio.timeout(silence):
@@ -271,11 +278,12 @@ def _refusal(where: str, response: httpx2.Response, said: bytes) -> ModelServerE
         return ModelServerError(f"{where}: sends elsewhere ({status}); give the address itself with --base-url")
     if status == 404:
         return ModelServerError(f"{where}: not found ({told}); is this an OpenAI-compatible server?")
-    is_length = status in (400, 413, 422) and any(word in told.lower() for word in LENGTH_WORDS)
+    is_wrong = status in (400, 413, 422)
     return ModelServerError(
         f"{where}: {status}: {told}",
         _retry_after(response.headers.get("retry-after")) if status in BUSY else None,
-        is_length,
+        is_wrong and any(word in told.lower() for word in LENGTH_WORDS),
+        next((field for field in FIELDS if is_wrong and field in told), ""),
     )
 
 

@@ -21,7 +21,11 @@ class Heartbeat:
     """A comment line: the server lives, and has nothing to say."""
 
 
-HEARTBEAT = Heartbeat()
+class StreamEnd:
+    """The server says that this was all."""
+
+
+HEARTBEAT, END = Heartbeat(), StreamEnd()
 
 
 async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -40,8 +44,8 @@ async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
         yield rest.rstrip(b"\r").decode(errors="replace")
 
 
-async def json_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] | Heartbeat]:
-    """The JSON objects of a stream up to [DONE], and HEARTBEAT for each comment.
+async def json_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] | Heartbeat | StreamEnd]:
+    """The JSON objects of a stream up to [DONE], which is END, and HEARTBEAT for each comment.
 
     Raises BadStreamError for data that is no JSON object."""
     data: list[str] = []
@@ -57,12 +61,12 @@ async def json_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, A
         elif not line and data:
             text, data, size = "\n".join(data).strip(), [], 0
             if text == DONE:
+                yield END
                 return
             if text:
                 yield parsed(text)
     if text := "\n".join(data).strip():  # the blank line at the end is missing
-        if text != DONE:
-            yield parsed(text)
+        yield END if text == DONE else parsed(text)
 
 
 def parsed(text: str) -> dict[str, Any]:

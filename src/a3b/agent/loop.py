@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from a3b.agent.answer import ModelAnswer, WrittenCall
@@ -136,11 +136,13 @@ class TaskLoop:
             self._nudge(cut.advice)
             return None
         self._made_room = False
-        return self._recorded(answer)
+        return self._recorded(answer, size)
 
-    def _recorded(self, answer: ModelAnswer) -> ModelAnswer:
+    def _recorded(self, answer: ModelAnswer, size: PromptSize) -> ModelAnswer:
         state = self.transcript.state
         recomputed = recomputed_tokens(state.prompt, state.written, answer.cached)
+        if answer.prompt is None and self.control.tokens_left is not None:
+            answer = replace(answer, usage=self.parts.requests.estimated(size, answer.message))
         self.control.spend(answer.usage)
         message, calls = answer.message, answer.calls
         if answer.is_cut and len(calls[-1].arguments) > KEPT_CALL:

@@ -17,7 +17,8 @@ class AgentOptions:
     """What `open_session` needs. Everything but the first three has a default that suits a person at a terminal.
 
     directory: the workspace; home: A3B_HOME; base_url: of an OpenAI-compatible server, with or without /v1;
-    model: None takes the first that the server names; tools: names of built-in tools, None is all; resume: id of a
+    model: None takes the first that the server names; context: tokens that the server holds, if it does
+    not say; tools: names of built-in tools, None is all; resume: id of a
     session of this directory; max_turns, max_tokens (written and computed), max_seconds: of one task, None is no limit;
     hosts: that commands may reach; paths: protected files and directories, relative to the directory, that may
     change; yolo: no sandbox and no questions; think: None leaves it to the server;
@@ -31,6 +32,7 @@ class AgentOptions:
     base_url: str
     api_key: str = ""
     model: str | None = None
+    context: int | None = None
     tools: tuple[str, ...] | None = None
     resume: str | None = None
     max_turns: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from a3b.agent.answer import ModelAnswer
 from a3b.agent.client import ModelClient, ModelServerError, ServerFacts
-from a3b.agent.events import AgentEvent, TextChunk, ThinkingChunk
+from a3b.agent.events import AgentEvent, Notice, TextChunk, ThinkingChunk, TokenUsage
 from a3b.agent.loop_guard import repeated_from
 from a3b.agent.transcript import TranscriptState
 
@@ -48,6 +48,7 @@ class RequestMaker:
     ):
         self.client, self.facts, self.tools, self.sampling = client, facts, list(tools), dict(sampling)
         self.think: bool | None = None
+        self._refused: set[str] = set()  # fields that the server does not like
 
     @property
     def reserve(self) -> int:
@@ -67,7 +68,7 @@ class RequestMaker:
             body["chat_template_kwargs"] = template
         if self.facts.kind in ("a3b", "llama.cpp"):
             body["return_progress"] = True
-        return body | self.sampling
+        return {key: value for key, value in (body | self.sampling).items() if key not in self._refused}
 
     async def size(self, state: TranscriptState) -> PromptSize:
         """How long the prompt of the next request is. Counted by the server where it can and where it matters, or else
@@ -82,6 +83,10 @@ class RequestMaker:
         counted = await self.client.count(self.body(state.messages, 1))
         return PromptSize(guess, guess) if counted is None else PromptSize(counted, counted, is_exact=True)
 
+    def estimated(self, size: PromptSize, message: dict[str, Any]) -> TokenUsage:
+        """What a request may have cost, where the server does not say."""
+        return TokenUsage(size.tokens, 0, _num_bytes(message) // BYTES_A_TOKEN)
+
     def answer_tokens(self, size: PromptSize, most: int | None = None) -> int:
         """How long the answer to a prompt may be, so that both fit."""
         room = self.facts.context - size.most - MARGIN
@@ -94,7 +99,24 @@ class RequestMaker:
         used_ids: set[str],
         emit: Callable[[AgentEvent], None],
     ) -> ModelAnswer:
-        """One answer; what comes meanwhile is emitted. Raises ModelServerError, AnswerCutShort."""
+        """One answer; what comes meanwhile is emitted. A request that a server refuses for a field that it can do
+        without is sent again, without it. Raises ModelServerError, AnswerCutShort."""
+        while True:
+            try:
+                return await self._asked(messages, max_tokens, used_ids, emit)
+            except ModelServerError as error:
+                if not error.field or error.field in self._refused:
+                    raise
+                self._refused.add(error.field)
+                emit(Notice(f"{error}; {error.field} is left out from now on", "info"))
+
+    async def _asked(
+        self,
+        messages: Sequence[dict[str, Any]],
+        max_tokens: int,
+        used_ids: set[str],
+        emit: Callable[[AgentEvent], None],
+    ) -> ModelAnswer:
         text, thought = _Watched(), _Watched()
         async with aclosing(self.client.answer(self.body(messages, max_tokens), used_ids)) as items:
             async for item in items:

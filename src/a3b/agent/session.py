@@ -304,7 +304,7 @@ async def open_session(
     approver: asks the user; None says no to everything; tools: beside the built-in ones.
 
     Raises A3BError if the server does not answer, the sandbox does not work here, or the session cannot be resumed."""
-    client = ModelClient(options.base_url, options.api_key, options.model)
+    client = ModelClient(options.base_url, options.api_key, options.model, options.context)
     sessions = ProjectSessions(options.home, options.directory, options.api_key)
     transcript: AgentTranscript | None = None
     try:
@@ -357,7 +357,12 @@ def _server_notices(session: AgentSession) -> list[Notice]:
             )
         )
     if not facts.is_known:
-        notices.append(Notice(f"the server does not say its context; {facts.context:,} tokens are assumed", "warning"))
+        said = f"the server does not say its context; {facts.context:,} tokens are assumed, --context N says how many"
+        notices.append(Notice(said, "warning"))
+    if facts.kind == "other" and session.options.max_tokens is not None:
+        notices.append(
+            Notice("where this server does not tell what it computes, --max-tokens counts estimates", "info")
+        )
     if facts.kind == "other" and session.options.think is not None:
         notices.append(Notice("--think and --no-think have no effect on this server", "warning"))
     return notices

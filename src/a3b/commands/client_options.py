@@ -46,7 +46,9 @@ def server(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--model", dest="named", metavar="MODEL", help="what is served: a directory or a name of 'a3b list'"
     )
-    parser.add_argument("--context", type=tokens, metavar="N", help="context of a server that is started, in tokens")
+    parser.add_argument(
+        "--context", type=tokens, metavar="N", help="tokens of context: of a server that is started, or does not say"
+    )
     parser.add_argument("--base-url", metavar="URL", help="a running server, such as http://box.lan:8080")
     parser.add_argument(
         "--port", type=whole, metavar="N", help="default A3B_PORT or 8080; 0 starts a server on a free one"

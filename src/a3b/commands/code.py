@@ -154,6 +154,7 @@ def agent_options(args: Namespace, here: Path, home: Path, url: str, resume: str
         base_url=url,
         api_key=first_key(args),
         model=args.named if args.base_url is not None else None,
+        context=args.context if args.base_url is not None else None,
         tools=tool_names(args.tools),
         resume=resume,
         max_turns=args.max_turns,
