@@ -17,6 +17,7 @@ from a3b.engine.local import MAX_CACHE, MIN_CACHE, cache_bytes
 from a3b.machine import Machine
 from a3b.model.known_shapes import shape
 from a3b.packing.presets import PRESETS
+from a3b.settings import RuntimeConfig
 
 CONFIG = shape("35b-a3b")
 BALANCED = sizes(CONFIG, PRESETS["balanced"])
@@ -61,7 +62,8 @@ def packed(monkeypatch, tmp_path):
 
 
 def fitted(directory, **options):
-    args = Namespace(**({"context": None, "cache_ram": None} | options))
+    runtime = RuntimeConfig(kv=options.pop("kv", "q8"))
+    args = Namespace(**({"context": None, "cache_ram": None, "runtime": runtime} | options))
     fit_to_memory(args, directory)
     return args
 
@@ -83,6 +85,17 @@ def test_options_that_exceed_the_memory_are_kept_and_warned_of(monkeypatch, pack
     given(monkeypatch, 64 * GB)
     fitted(packed, **options)
     assert "warning" not in capsys.readouterr().err
+
+
+def test_keys_and_values_count_in_the_format_that_they_are_kept_in(monkeypatch, packed, capsys):
+    given(monkeypatch, 26 * GB)
+    assert fitted(packed, kv="bf16").context < (fitted(packed).context or CONFIG.max_context)
+    given(monkeypatch, 40 * GB)
+    capsys.readouterr()
+    fitted(packed, context=1_010_000)
+    assert capsys.readouterr().err == ""
+    fitted(packed, context=1_010_000, kv="bf16")
+    assert "warning: weights, 1,010,000 tokens" in capsys.readouterr().err
 
 
 def test_the_smallest_context_is_warned_of_where_the_weights_alone_fill_the_memory(monkeypatch, packed, capsys):

@@ -25,13 +25,14 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
         return
     config, memory = read_config(directory), Machine.read().memory_bytes
     packed = sum(t.num_bytes for t in Manifest.read(directory).tensors.values() if not is_mtp(t.name))
-    context, sessions = room_to_serve(config, packed, memory)
+    kv = args.runtime.kv
+    context, sessions = room_to_serve(config, packed, memory, kv)
     args.cache_ram = sessions if args.cache_ram is None else args.cache_ram
     if args.context is None and context is not None:
         args.context = context
         say(f"context {context:,} of {config.max_context:,} tokens, as {memory / 1e9:.1f} GB of memory are available")
     wanted = args.context or config.max_context
-    needed = memory_bytes(config, Sizes(packed, 0, packed), wanted) + args.cache_ram
+    needed = memory_bytes(config, Sizes(packed, 0, packed), wanted, kv) + args.cache_ram
     if needed > memory:
         say(
             f"warning: weights, {wanted:,} tokens and {gb(args.cache_ram)} of sessions take {gb(needed)}, and "
@@ -40,11 +41,13 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
         )
 
 
-def room_to_serve(config: ModelConfig, total_bytes: int, memory: int) -> tuple[int | None, int]:
-    """(context, bytes for sessions) that a server of a packed model has room for; None is the native length."""
+def room_to_serve(config: ModelConfig, total_bytes: int, memory: int, kv: str = "q8") -> tuple[int | None, int]:
+    """(context, bytes for sessions) that a server of a packed model has room for; None is the native length.
+
+    kv: how keys and values are kept."""
     found = Sizes(total_bytes, 0, total_bytes)
     left = memory - memory_bytes(config, found, 0)
     sessions = min(MAX_CACHE, max(MIN_CACHE, left // 4))
-    fits = longest_context(config, found, memory - sessions)
+    fits = longest_context(config, found, memory - sessions, kv=kv)
     least = min(LEAST_CONTEXT, config.max_context)
     return None if fits >= config.max_context else max(fits // 1024 * 1024, least), sessions
