@@ -20,14 +20,15 @@ import pytest
 
 from a3b import cli
 from a3b.cache.disk_store import Store
-from a3b.commands import client_server, eval_run, eval_thinking, pack, pull, up
+from a3b.commands import client_server, eval_plot, eval_run, eval_thinking, pack, pull, up
 from a3b.commands import code as code_command
 from a3b.commands import eval_quality as eval_command
 from a3b.commands import launch as launch_command
 from a3b.commands import list as list_command
+from a3b.commands import plan as plan_command
 from a3b.commands import run as run_command
 from a3b.commands import warm as warm_command
-from a3b.commands.benchmarks import sparsity, speed
+from a3b.commands.benchmarks import plots, sparsity, speed
 from a3b.commands.benchmarks import start as start_command
 from a3b.commands.cost import Price
 from a3b.commands.model_home import ModelHome
@@ -39,7 +40,7 @@ from a3b.errors import DownloadError
 from a3b.evals.compare import Comparison
 from a3b.evals.intervals import share
 from a3b.evals.roster import BENCHMARKS, benchmark
-from a3b.evals.runs import RunSummary
+from a3b.evals.runs import RunSummary, config_of, new_run
 from a3b.hub.client import HubFile, Listing
 from a3b.prompt.chat_template import prompt_text
 from a3b.prompt.tokenizer import Tokenizer
@@ -670,6 +671,38 @@ def test_an_option_of_eval_thinking_has_its_effect(row, command, watch, monkeypa
     check(command, "eval thinking lookup", row)
 
 
+REPORT = [
+    Row("--markdown", lambda s: s.out.startswith("| benchmark |"), True),
+    Row("--json", lambda s: s.is_json, True),
+    Row("--plot p.png", lambda s: "draw_scores" in s.calls and s.calls["draw_scores"].args[1], Path("p.png")),
+]
+PLANNED = [
+    Row("--shape 27b", lambda s: s.calls["find"].args[0], "27b"),
+    Row("--preset fast", lambda s: "balanced" in s.out, False),
+    Row("--rates 9,9", lambda s: "given: 9 read, 9 written" in s.out, True),
+    Row("--from nowhere", lambda s: "nowhere: there is no config.json" in s.err, True),
+    Row("--limit 3", lambda s: s.out.splitlines()[4].split()[1], "12"),
+    Row("--epochs 2", lambda s: s.out.splitlines()[4].split()[1], "254"),
+    Row("--json", lambda s: s.is_json, True),
+]
+
+
+@named(REPORT)
+def test_an_option_of_eval_report_has_its_effect(row, command, watch):
+    watch(plots, "pyplot", lambda: None)
+    watch(eval_plot, "draw_scores", lambda *_: None)
+    if not Path("run").exists():
+        new_run(Path(), "lookup", config_of("lookup", {"model": "m"}, {}), Path("run"))
+    check(command, "eval report run", row)
+
+
+@named(PLANNED)
+def test_an_option_of_eval_plan_has_its_effect(row, command, watch):
+    watch(plan_command, "measure", lambda *_: (plan_command.Speed(20e9, 1e12), ""))
+    watch(plan_command, "find")
+    check(command, "eval plan mcpmark", row)
+
+
 @pytest.fixture
 def measured(command, watch):
     """Benchmarks whose measuring is left out."""
@@ -741,6 +774,8 @@ ROWS = {
     **{f"eval {name}": [*EVAL, Row("--resume x", len, "in test_eval_run")] for name in BENCHMARKS},
     "eval thinking": [*THINKING, Row("--resume x", len, "in test_eval_thinking")],
     "eval list": [Row("--json", len, "in test_eval_list")],
+    "eval report": REPORT,
+    "eval plan": PLANNED,
     "bench speed": SPEED,
     "bench start": START,
     "bench sparsity": SPARSITY,

@@ -6,7 +6,13 @@ from __future__ import annotations
 import importlib
 from argparse import Namespace
 
-OWN = ("quality", "list", "thinking")  # what has a module of its own; the rest are names of benchmarks
+OWN = (
+    "quality",
+    "list",
+    "report",
+    "plan",
+    "thinking",
+)  # what has a module of its own; the rest are names of benchmarks
 
 
 def run(args: Namespace) -> int | None:

@@ -8,6 +8,7 @@ from a3b.commands.argument_types import path, policy, positive, real, tokens, wh
 from a3b.commands.client_options import server
 from a3b.evals.options import POLICIES
 from a3b.evals.roster import BENCHMARKS
+from a3b.model.known_models import PRESETS
 
 MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embedded a3b-nano"
 
@@ -19,6 +20,8 @@ def fill(parser: argparse.ArgumentParser) -> None:
     _thinking(kinds.add_parser("thinking", help="benchmarks under several policies of thinking, compared case by case"))
     listing = kinds.add_parser("list", help="the benchmarks: what each needs, and what of it is here")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
+    _report(kinds.add_parser("report", help="results of runs beside published scores, with protocols and costs"))
+    _plan(kinds.add_parser("plan", help="how many hours a benchmark takes, at this machine's speed or at given rates"))
     _quality(kinds.add_parser("quality", help="what packing costs: mean KL divergence per token against another model"))
 
 
@@ -79,6 +82,42 @@ def _course(group: argparse._ArgumentGroup) -> None:
         "--out", type=path, metavar="DIR", help="where the results go (default: a new directory below A3B_HOME/evals)"
     )
     group.add_argument("--json", action="store_true", help="print the results as one JSON object")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directories", nargs="+", type=path, metavar="DIR", help="runs, or directories of runs")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')"
+    )
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all whose tokens are known)")
+    parser.add_argument(
+        "--shape", default="35b-a3b", metavar="MODEL", help="as for a3b plan: a shape, or a directory (default 35b-a3b)"
+    )
+    parser.add_argument("--preset", default="balanced", choices=PRESETS, help="of the weights (default balanced)")
+    parser.add_argument(
+        "--rates",
+        type=rates,
+        metavar="PREFILL,DECODE",
+        help="tokens a second, of prompts and of answers (default: measured, as a3b plan does)",
+    )
+    parser.add_argument(
+        "--from", dest="measured", type=path, metavar="DIR", help="take the tokens of a case from this run"
+    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N cases")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="tries of each case (default: the benchmark's)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def rates(text: str) -> tuple[float, float]:
+    parts = [real(part) for part in text.split(",")]
+    if len(parts) != 2 or not all(0 < part < 1e9 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not two positive numbers, such as 110,9.5")
+    return parts[0], parts[1]
 
 
 def _quality(quality: argparse.ArgumentParser) -> None:

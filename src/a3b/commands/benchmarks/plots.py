@@ -57,7 +57,7 @@ def draw_sparsity(facts: dict[str, Any], path: Path) -> None:
         axes.margins(0.25)
         _plain(axes)
     held.set_ylabel("decode, tokens/s")
-    _save(plt, figure, path)
+    save(plt, figure, path)
 
 
 def draw_roofline(facts: dict[str, Any], path: Path) -> None:
@@ -98,7 +98,7 @@ def draw_roofline(facts: dict[str, Any], path: Path) -> None:
             axes.annotate(label, (x, y / 1e9), place, textcoords="offset points", color=colour, fontsize=9)
     axes.set(xscale="log", yscale="log", xlabel="integer operations per byte read", ylabel="10⁹ integer operations/s")
     _plain(axes)
-    _save(plt, figure, path)
+    save(plt, figure, path)
 
 
 def _plain(axes: Any) -> None:
@@ -115,7 +115,8 @@ def _plain(axes: Any) -> None:
     axes.tick_params(colors=INK)
 
 
-def _save(plt: Any, figure: Any, path: Path) -> None:
+def save(plt: Any, figure: Any, path: Path) -> None:
+    """Writes a PNG and closes the figure. Raises UsageError."""
     figure.tight_layout()
     try:
         figure.savefig(path, dpi=150, format="png", metadata={"Software": None})

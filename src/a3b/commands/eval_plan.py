@@ -1,0 +1,152 @@
+"""`a3b eval plan NAME...`: how long a benchmark takes, from the tokens of a case and the speed of this machine.
+
+Tokens of a case are from a stated source, or from a run (--from DIR). The speed is the roofline of `a3b plan` over
+rates measured here, or two given rates. One case at a time: answers that are written together take less. Enter at
+`run`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from a3b.commands import plan
+from a3b.commands.model_home import ModelHome
+from a3b.commands.model_names import local_model
+from a3b.commands.sizes import sizes
+from a3b.errors import UsageError
+from a3b.evals.benchmark import Benchmark, CaseTokens
+from a3b.evals.options import MOST_CASES
+from a3b.evals.records import total_cost
+from a3b.evals.roster import BENCHMARKS, benchmark
+from a3b.evals.runs import open_run
+from a3b.machine import Machine
+from a3b.model.known_models import known_shape
+from a3b.packing.presets import PRESETS
+from a3b.printable import printable, report, say
+from a3b.units import span
+
+Seconds = Callable[[float, float], float]  # of a case, from tokens that are read and written
+
+
+@dataclass(frozen=True)
+class PlannedBenchmark:
+    """seconds: of the whole benchmark; uncached_seconds: on a server that computes every prompt anew."""
+
+    name: str
+    cases: int
+    epochs: int
+    tokens: CaseTokens
+    seconds: float
+    uncached_seconds: float
+
+
+def run(args: Namespace) -> int:
+    names = [*dict.fromkeys(args.names)] or [n for n in BENCHMARKS if benchmark(n).tokens_per_case]
+    measured = None if args.measured is None else _from_run(args)
+    if measured is not None:
+        names = [measured[0]] if not args.names else names
+        if names != [measured[0]]:
+            raise UsageError(f"--from {args.measured}: is a run of {measured[0]!r}; give that name, or none")
+    chosen = [(benchmark(name), _tokens(benchmark(name), measured)) for name in names]
+    seconds, source = _seconds(args)
+    planned = [_planned(args, found, tokens, seconds) for found, tokens in chosen]
+    if args.json:
+        report(json.dumps({"speed": source, "benchmarks": [_value(row) for row in planned]}, indent=2))
+    else:
+        report("\n".join(lines(planned, source)))
+    return 0
+
+
+def _tokens(found: Benchmark, measured: tuple[str, CaseTokens] | None) -> CaseTokens:
+    if measured is not None:
+        return measured[1]
+    if found.tokens_per_case is None:
+        raise UsageError(
+            f"{found.name}: nobody has stated what a case costs; run some and give them: "
+            f"a3b eval {found.name} --limit 5, then a3b eval plan --from DIR"
+        )
+    return found.tokens_per_case
+
+
+def _from_run(args: Namespace) -> tuple[str, CaseTokens]:
+    """The benchmark of a run, and the mean cost of its tries. Raises UsageError."""
+    found = open_run(args.measured)
+    records = [record for record in found.records().values() if record.score is not None]
+    if not records:
+        raise UsageError(f"--from {args.measured}: no try of this run has ended")
+    cost, count = total_cost(records), len(records)
+    source = f"mean of {count} tries with {printable(str(found.config['model']))}"
+    return found.benchmark, CaseTokens(cost.computed / count, cost.written / count, cost.cached / count, source)
+
+
+def _seconds(args: Namespace) -> tuple[Seconds, str]:
+    """How long a case takes, and where the speed is from. Raises UsageError where it cannot be measured."""
+    if args.rates is not None:
+        read, write = args.rates
+        return (
+            lambda prompt, written: prompt / read + written / write,
+            f"given: {read:g} read, {write:g} written a second",
+        )
+    is_shape = known_shape(args.shape)
+    config, name = plan.find(args.shape if is_shape else local_model(args.shape, ModelHome(args.runtime.home)))
+    machine, sample = Machine.read(), plan.DENSE_SAMPLE if config.dense else plan.SAMPLE
+    speed, note = plan.measure(args.runtime, machine, None, None, sample)
+    if note:
+        say(note)
+    if speed is None or speed.int8_operations is None:
+        raise UsageError("this machine's speed is not known; give --rates PREFILL,DECODE")
+    found = sizes(config, PRESETS[args.preset])
+    read, write = (
+        1 / (plan.task_seconds(config, found, (512, 0), speed) / 512),
+        1 / plan.decode_seconds(config, found, 0, speed),
+    )
+    source = (
+        f"{name} in {args.preset}, expected on this machine: {read:.0f} read, {write:.1f} written a second at first"
+    )
+    return lambda prompt, written: plan.task_seconds(config, found, (round(prompt), round(written)), speed), source
+
+
+def _planned(args: Namespace, found: Benchmark, tokens: CaseTokens, seconds: Seconds) -> PlannedBenchmark:
+    cases = min(n for n in (args.limit, found.cases, MOST_CASES) if n is not None)
+    if args.limit is None and found.cases is None:
+        raise UsageError(f"{found.name} has any number of cases; say how many with --limit N")
+    epochs = args.epochs or found.epochs
+    tries = cases * epochs
+    one, anew = seconds(tokens.prompt, tokens.written), seconds(tokens.prompt + tokens.cached, tokens.written)
+    return PlannedBenchmark(found.name, cases, epochs, tokens, tries * one, tries * anew)
+
+
+def _value(row: PlannedBenchmark) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "cases": row.cases,
+        "epochs": row.epochs,
+        "tokens_per_case": vars(row.tokens),
+        "hours": row.seconds / 3600,
+        "hours_without_cache": row.uncached_seconds / 3600,
+    }
+
+
+def lines(planned: list[PlannedBenchmark], source: str) -> list[str]:
+    out = [
+        f"speed      {source}",
+        "           one case at a time; a server writes several answers in less time than one by one",
+        "",
+        f"{'benchmark':<14} {'tries':>6} {'read':>9} {'cached':>10} {'written':>8} {'a try':>8} {'in all':>9} "
+        f"{'no cache':>10}",
+    ]
+    for row in planned:
+        tries, tokens = row.cases * row.epochs, row.tokens
+        out.append(
+            f"{row.name:<14} {tries:>6,} {tokens.prompt:>9,.0f} {tokens.cached:>10,.0f} {tokens.written:>8,.0f} "
+            f"{span(row.seconds / tries):>8} {long_span(row.seconds):>9} {long_span(row.uncached_seconds):>10}"
+        )
+    return [*out, "", *(f"{row.name}: tokens of a case: {row.tokens.source}" for row in planned)]
+
+
+def long_span(seconds: float) -> str:
+    """A time that may be days."""
+    return span(seconds) if seconds < 48 * 3600 else f"{seconds / 86_400:,.1f} days"
