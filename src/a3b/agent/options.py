@@ -24,7 +24,8 @@ class AgentOptions:
     change; yolo: no sandbox and no questions; think: None leaves it to the server;
     sampling: further fields of each request, such as temperature; mcp_config: a further file of MCP servers;
     mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question;
-    environment: variables of which commands get the plain ones, such as PATH; None is the process's.
+    environment: variables of which commands get the plain ones, such as PATH; None is the process's; hidden: places
+    in which commands find nothing.
     """
 
     directory: Path
@@ -48,6 +49,7 @@ class AgentOptions:
     mcp_servers: Mapping[str, Any] = field(default_factory=dict)
     mcp_allowed: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,7 @@ async def open_workshop(
     policy = SandboxPolicy(
         options.directory,
         readable=(*readable_paths(), kept.directory, *([skills] if skills.is_dir() else [])),
+        hidden=options.hidden,
         hosts=options.hosts,
         permitted=tuple(map(os.path.normpath, options.paths)),
     )

@@ -169,6 +169,23 @@ def test_programs_on_path_work_also_below_tmp(base, tmp_path, kind):
     assert kind == "landlock" or "hidden" not in text
 
 
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_places_that_a_policy_hides_hold_nothing_but_what_it_shows_in_them(base, kind):
+    answers = base / "other" / "answers"
+    for name in ("mine/file", "theirs/file"):
+        (answers / name).parent.mkdir(parents=True, exist_ok=True)
+        (answers / name).write_text(f"{name} was read\n")
+    (base / "other" / "solution").write_text("the solution was read\n")
+    hidden = (answers, base / "other" / "solution", base / "not-there")
+    sandbox = opened(base, {}, kind, hidden=hidden, readable=(answers / "mine",))
+    text, _ = ran(
+        sandbox, f"cat {answers}/mine/file; cat {answers}/theirs/file {base}/other/solution {base}/other/file"
+    )
+    sandbox.close()
+    assert "mine/file was read" in text and "outside" in text
+    assert "theirs/file was read" not in text and "solution was read" not in text
+
+
 def test_programs_of_the_home_work_and_their_credentials_do_not_show(base):
     cargo = base / "home/.cargo/bin"
     cargo.mkdir(parents=True)

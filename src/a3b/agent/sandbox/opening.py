@@ -45,6 +45,7 @@ def open_sandbox(
         workspace=policy.workspace.resolve(),
         writable=tuple(path.resolve() for path in policy.writable),
         readable=tuple(path.resolve() for path in policy.readable),
+        hidden=tuple(path.resolve() for path in policy.hidden),
     )
     rules = tuple(HostRule.parse(host) for host in policy.hosts)
     if not policy.workspace.is_dir():

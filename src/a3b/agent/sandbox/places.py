@@ -59,10 +59,11 @@ class Places:
     masked: tuple[Path, ...]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], state: Path, workspace: Path) -> Places:
-        """state: A3B_HOME."""
+    def of(cls, environment: Mapping[str, str], state: Path, workspace: Path, further: tuple[Path, ...] = ()) -> Places:
+        """state: A3B_HOME; further: places that are hidden too."""
         home = Path(environment.get("HOME") or "/root").resolve()
-        hidden = tuple(_outermost(_hidden(environment, home, state.resolve())))
+        asked = [path for path in further if os.path.exists(path)]
+        hidden = tuple(_outermost([*_hidden(environment, home, state.resolve()), *asked]))
         shown = tuple(_outermost(_shown(environment, home, hidden, workspace)))
         return cls(home, hidden, shown, tuple(_credentials_in(shown)))
 

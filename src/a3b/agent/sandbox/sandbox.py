@@ -32,13 +32,15 @@ class SandboxLimits:
 class SandboxPolicy:
     """What commands may touch. Everything outside is readable but for homes and secrets, and nothing of it writable.
 
-    writable, readable: further directories, beside the workspace; hosts: names that the network proxy lets through,
-    "host" or "host:port"; permitted: protected paths that may be changed, relative to the workspace.
+    writable, readable: further directories, beside the workspace; hidden: further places in which commands find
+    nothing but what these name; hosts: names that the network proxy lets through, "host" or "host:port"; permitted:
+    protected paths that may be changed, relative to the workspace.
     """
 
     workspace: Path
     writable: tuple[Path, ...] = ()
     readable: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
     hosts: tuple[str, ...] = ()
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     permitted: tuple[str, ...] = ()
