@@ -105,7 +105,7 @@ class MadeInstances:
         self.base, self.home, self.data = base, base / "home", base / "rows.jsonl"
         self.repository = base / "clones" / "acme__words"
         self.commit, self.fix = make_repository(self.repository)
-        self.places = SwePlaces(base / "work", base / "clones")
+        self.places = SwePlaces(base / "work", base / "clones", (self.data,))
         self.write()
 
     def write(self, *rows: dict[str, Any]) -> Path:
@@ -129,7 +129,8 @@ class MadeInstances:
         """The verdict on a patch for the instance."""
         async with self.images().opened(self.instance(**changes)) as image:
             table = OfficialTable(self.places)
-            return await judge(image, patch, table, self.home, runs_empty=runs_empty, test_s=test_s)
+            hidden = self.places.hidden
+            return await judge(image, patch, table, self.home, hidden, runs_empty=runs_empty, test_s=test_s)
 
 
 def diff_of(path: str, old: str, new: str) -> str:

@@ -17,6 +17,7 @@ from a3b.evals.benchmarks.swebench.places import SweEnvironmentError
 from a3b.evals.benchmarks.swebench.verdicts import EMPTY, NOT_APPLIED, RESOLVED, TOO_LARGE, UNRESOLVED
 from a3b.evals.options import EvalOptions
 from tests.support.fake_mini import fake_mini
+from tests.support.sandboxes import user_directory
 from tests.support.scripted_model import Says, ScriptedModel
 from tests.support.swe_instances import SPEC, MadeInstances
 
@@ -26,8 +27,9 @@ EDIT = {"path": "words.py", "old": "split()[1]", "new": "split()[0]"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return MadeInstances(tmp_path_factory.mktemp("swe"))
+def made():
+    with user_directory() as path:  # not below /tmp, of which commands have their own
+        yield MadeInstances(path)
 
 
 def options_of(made, url="", **extra):
@@ -80,6 +82,22 @@ def test_the_agent_s_python_is_that_of_the_environment_and_the_fix_is_not_to_be_
     assert "instances/acme__words-7/venv/bin/python" in result
     assert "Count words" in result and "Give the first word" not in result
     assert "Read-only file system" in result or "Permission denied" in result
+
+
+@pytest.mark.parametrize("scaffold", ["a3b", "mini-swe-agent"])
+def test_neither_clones_nor_rows_nor_other_instances_can_be_read_by_a_solver(made, tmp_path, scaffold):
+    other = made.places.instances / "acme__words-70" / "patches"
+    other.mkdir(parents=True, exist_ok=True)
+    (other / "tests.diff").write_text("SECRET")
+    look = f"cat {made.data} {other}/tests.diff {made.places.work}/instances/acme__words-7/patches/tests.diff; "
+    look += f"git --git-dir={made.repository}/.git log --all; ls {made.places.work}/instances {made.base}/clones"
+    if scaffold == "a3b":
+        result = by_agent(made, [bash(look)])[2].bodies[1]["messages"][-1]["content"]
+    else:
+        solution, _ = by_mini(made, tmp_path, [look])
+        (result,) = [m["content"] for m in solution.messages if m["role"] == "tool"]
+    for secret in ("SECRET", "test_first", "Give the first word", "acme__words-70\n", "acme__words\n"):
+        assert secret not in result.replace(look, "")
 
 
 def test_no_change_is_an_empty_patch(made):

@@ -18,6 +18,7 @@ from a3b.evals.benchmarks.swebench.verdicts import (
     TOO_LARGE,
     UNRESOLVED,
 )
+from tests.support.sandboxes import user_directory
 from tests.support.swe_instances import BROKEN, FIXED, NEW_TESTS, OLD_TESTS, MadeInstances, diff_of, new_file
 
 pytestmark = pytest.mark.slow  # starts sandboxes in numbers
@@ -27,8 +28,9 @@ OTHER = BROKEN.replace("len(text.split())", "0")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return MadeInstances(tmp_path_factory.mktemp("swe"))
+def made():
+    with user_directory() as path:  # not below /tmp, of which commands have their own
+        yield MadeInstances(path)
 
 
 def verdict(made, patch, **options):

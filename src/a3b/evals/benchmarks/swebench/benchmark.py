@@ -61,8 +61,10 @@ EXTRA = {
 
 def places_of(options: EvalOptions) -> SwePlaces:
     """Where the run of some options has its clones and environments."""
-    work, clones = (Path(options.extra[name]) if name in options.extra else None for name in ("work", "clones"))
-    return SwePlaces.beside(options.home, work, clones)
+    work, clones, given = (
+        Path(options.extra[name]) if name in options.extra else None for name in ("work", "clones", "predictions")
+    )
+    return SwePlaces.beside(options.home, work, clones, [path for path in (options.data, given) if path is not None])
 
 
 def check(options: EvalOptions) -> None:
@@ -163,7 +165,8 @@ class SweTrial:
         return solution, found
 
     async def _judged(self, image: SweImage, patch: str, runs_empty: bool = False) -> SweVerdict:
-        return await judge(image, patch, self.table, self.options.home, runs_empty=runs_empty, test_s=self.test_s)
+        home, hidden = self.options.home, self.places.hidden
+        return await judge(image, patch, self.table, home, hidden, runs_empty=runs_empty, test_s=self.test_s)
 
     async def _see_gold(self, image: SweImage) -> None:
         """The project's own fix has to resolve an instance here before a solver is judged on it."""

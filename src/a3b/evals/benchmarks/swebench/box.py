@@ -88,15 +88,17 @@ async def open_box(
     environment: Path | None = None,
     *,
     readable: Sequence[Path] = (),
+    hidden: Sequence[Path] = (),
     hosts: Sequence[str] = (),
 ) -> AsyncIterator[Box]:
     """directory: what scripts may write; home: A3B_HOME; environment: a virtual environment, which they may not;
-    readable: further places; hosts: that they may reach. Nothing in the directory is protected but git's settings: it
-    is thrown away. Raises SandboxUnavailable."""
+    readable, hidden: further places, of which the readable ones may lie in hidden ones; hosts: that they may reach.
+    Nothing in the directory is protected but git's settings: it is thrown away. Raises SandboxUnavailable."""
     places = [path for path in (*readable, *([environment] if environment else [])) if str(path) not in SHARED_PREFIXES]
     policy = SandboxPolicy(
         directory,
         readable=tuple(places),
+        hidden=tuple(hidden),
         hosts=tuple(hosts),
         limits=SandboxLimits(processes=PROCESSES),
         permitted=tuple(NAMES),

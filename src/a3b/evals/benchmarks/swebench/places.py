@@ -9,7 +9,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,25 @@ class SweEnvironmentError(A3BError):
 
 @dataclass(frozen=True)
 class SwePlaces:
-    """work: the directory; clones: of the user, looked at first."""
+    """work: the directory; clones: of the user, looked at first; answers: files that have the fixes in them."""
 
     work: Path
     clones: Path | None = None
+    answers: tuple[Path, ...] = ()
 
     @classmethod
-    def beside(cls, home: Path, work: Path | None = None, clones: Path | None = None) -> SwePlaces:
+    def beside(
+        cls, home: Path, work: Path | None = None, clones: Path | None = None, answers: Sequence[Path] = ()
+    ) -> SwePlaces:
         """home: A3B_HOME; work: None for a directory beside it."""
         chosen = work or home.with_name(home.name + "-swebench")
-        return cls(chosen.expanduser().absolute(), clones.expanduser().absolute() if clones else None)
+        above = clones.expanduser().absolute() if clones else None
+        return cls(chosen.expanduser().absolute(), above, tuple(path.expanduser().absolute() for path in answers))
+
+    @property
+    def hidden(self) -> tuple[Path, ...]:
+        """What a solver must not see: the future of clones, the fixes, other instances."""
+        return (self.work, *([self.clones] if self.clones else []), *self.answers)
 
     @property
     def environments(self) -> Path:

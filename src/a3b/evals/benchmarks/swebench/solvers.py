@@ -85,7 +85,13 @@ async def solve(solver: Solver, image: SweImage, options: EvalOptions, seed: int
         return await _by_a3b(solver, image, options, seed)
     if solver.mini is None:
         raise UsageError("mini-swe-agent was not looked for")
-    async with open_box(image.testbed, options.home, image.venv, readable=[image.environment.prefix]) as box:
+    async with open_box(
+        image.testbed,
+        options.home,
+        image.venv,
+        readable=[image.environment.prefix],
+        hidden=solver.places.hidden,
+    ) as box:
         limits = solver.max_turns, solver.seconds
         done = await run_mini(solver.mini, box, image, options, {**CARD, **options.sampling}, seed, limits)
     return Solution(done.submission, done.cost, done.facts, done.messages)
@@ -104,6 +110,7 @@ async def _by_a3b(solver: Solver, image: SweImage, options: EvalOptions, seed: i
         paths=tuple(NAMES),
         sampling={**CARD, **options.sampling, **options.fields(), "seed": seed},
         environment=box_environment(image.venv),
+        hidden=solver.places.hidden,
     )
     run = await run_agent(agent, TASK.format(statement=image.instance.statement))
     patch = await changes_of(image, options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -56,9 +57,17 @@ class SweVerdict:
 
 
 async def judge(
-    image: SweImage, patch: str, table: OfficialTable, home: Path, *, runs_empty: bool = False, test_s: float = TEST_S
+    image: SweImage,
+    patch: str,
+    table: OfficialTable,
+    home: Path,
+    hidden: Sequence[Path] = (),
+    *,
+    runs_empty: bool = False,
+    test_s: float = TEST_S,
 ) -> SweVerdict:
-    """Tests a patch. home: A3B_HOME; runs_empty: test also without any change, which is no solution without a run.
+    """Tests a patch. home: A3B_HOME; hidden: places that tests do not see; runs_empty: test also without any change,
+    which is no solution without a run.
 
     Raises SweEnvironmentError if the tests themselves cannot be put in place."""
     instance = image.instance
@@ -71,7 +80,9 @@ async def judge(
     own, tests = image.patches / "solver.diff", image.patches / "tests.diff"
     own.write_bytes(data)
     tests.write_bytes(instance.test_patch.encode())
-    async with open_box(image.testbed, home, image.venv, readable=[image.patches, image.environment.prefix]) as box:
+    async with open_box(
+        image.testbed, home, image.venv, readable=[image.patches, image.environment.prefix], hidden=hidden
+    ) as box:
         if patch.strip():
             applied = await box.run(APPLY, [str(own)], seconds=APPLY_S)
             if not applied.went_well:
