@@ -8,11 +8,14 @@ import json
 import os
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from a3b.agent.options import AgentOptions
 from a3b.errors import UsageError
+from a3b.evals.agent_run import run_agent
 from a3b.evals.benchmarks.mcpmark.kit import PostgresPrograms
 from a3b.evals.benchmarks.mcpmark.scripted import ServersFailed, solve_by_program
 from a3b.evals.benchmarks.mcpmark.states import StateFailed, open_workplace, temporary_directory
@@ -255,6 +258,19 @@ def test_a_script_that_fails_to_prepare_is_an_error_with_its_words(clone):
     script.write_text("import sys\nsys.exit('no shop today')\n")
     with pytest.raises(StateFailed, match="prepare_environment.py: no shop today"):
         judged(clone, "prices", postgres=programs())
+
+
+def test_a_task_that_does_not_fit_into_the_context_is_not_solved_and_no_error(clone):
+    (clone / "tasks/filesystem/standard/notes/count/description.md").write_text("word " * 20_000)
+    model = ScriptedModel([Says("Done.")], context=8_000)
+
+    async def use(place, task, state):
+        options = AgentOptions(state.workspace, place.agent_home, url, tools=("mcp",), mcp_servers=state.servers)
+        return await run_agent(replace(options, mcp_allowed=("files",)), task.description)
+
+    with model.serving() as url:
+        run = asyncio.run(in_try(clone, "count", use))
+    assert (run.status, run.turns) == ("context", 0) and "and the server's context 8,000" in run.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # inspect's

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a3b.agent.events import Notice, TaskFinished, ToolFinished, ToolStarted, TurnFinished
+from a3b.agent.loop import TOO_LONG
 from a3b.agent.options import AgentOptions
 from a3b.agent.session import open_session
 from a3b.errors import A3BError
@@ -19,8 +20,8 @@ MAX_LOG = 4 << 20  # characters that are kept of calls and results
 
 @dataclass
 class AgentRun:
-    """How a task went. status: of TaskFinished; messages: the conversation; log: calls and results as text; recomputed:
-    tokens of the history that were read again."""
+    """How a task went. status: of TaskFinished, or "context" if the task does not fit into the server's; messages: the
+    conversation; log: calls and results as text; recomputed: tokens of the history that were read again."""
 
     status: str = ""
     text: str = ""
@@ -65,6 +66,8 @@ async def run_agent(options: AgentOptions, task: str, tools: tuple[Any, ...] = (
                     log.append(f"{status}: {text}")
         found.messages = session.history()
     found.log = "\n".join(log)[:MAX_LOG]
+    if found.text.startswith(TOO_LONG.partition("{")[0]):
+        found.status = "context"  # the model cannot do it: no error of the run
     if found.status == "failed":
         raise AgentServerError(found.text or "the agent's server failed")
     return found
