@@ -30,9 +30,9 @@ def note(text):
     return Says(thinking="I note it.", calls=[("note", {"text": text})])
 
 
-def first_session(tmp_path):
+def first_session(tmp_path, **served):
     """The id of a session with a finished task, and the messages of its last request."""
-    model = ScriptedModel([note("a"), note("b"), DONE])
+    model = ScriptedModel([note("a"), note("b"), DONE], **served)
 
     async def use(session, tool):
         await events_of(session, "Note letters.")
@@ -263,3 +263,22 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
 
     with pytest.raises(Exception, match="nobody answers there"):
         asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "told"),
+    [
+        ("native positions", "YaRN factor 2", True),
+        ("YaRN factor 2", "native positions", True),
+        ("native positions", "native positions", False),
+        ("", "YaRN factor 2", False),  # of an earlier version, or another server
+        ("YaRN factor 2", "", False),
+    ],
+)
+def test_a_session_that_goes_on_with_other_positions_is_told(tmp_path, begun, now, told):
+    async def notices(session, _):
+        return [notice.text for notice in session.notices if "this session began with" in notice.text]
+
+    id, _ = first_session(tmp_path, positions=begun)
+    said = session_of(tmp_path, ScriptedModel([DONE], positions=now), notices, resume=id)
+    assert said == [f"this session began with {begun}, and the server now has {now}: all of it is read again"] * told

@@ -58,6 +58,7 @@ class ScriptedModel:
     answers: Sequence[Says | int | bytes | Script]
     context: int = 100_000
     owner: str = "a3b"
+    positions: str = ""  # how they are read, if it says so
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     left: int = 0  # answers that a client did not hear to the end
@@ -80,6 +81,7 @@ class ScriptedModel:
 
     async def _models(self, http: Request) -> Response:
         model = {"id": "scripted", "object": "model", "owned_by": self.owner, "max_model_len": self.context}
+        model |= {"positions": self.positions} if self.positions else {}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _tokenize(self, http: Request) -> Response:

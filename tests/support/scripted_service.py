@@ -14,6 +14,7 @@ class ScriptedService:
     """Gives `events` (or, if it is an error, raises it) to every request, and remembers the requests."""
 
     model, context, places, template = "a3b-nano", 8192, 4, "{{ messages }}"
+    positions = "native positions"
     status = "ok"
 
     def __init__(self, events: Iterable[Event] | Exception):

@@ -80,7 +80,7 @@ def served(app: Any) -> Iterator[str]:
 class ChosenService:
     """Answers from the script that a test chose last."""
 
-    model, context = "a3b-nano", 8192
+    model, context, positions = "a3b-nano", 8192, "native positions"
 
     def __init__(self) -> None:
         self.script = ScriptedService([])

@@ -58,12 +58,13 @@ class ModelServerError(A3BError):
 @dataclass(frozen=True)
 class ServerFacts:
     """What a server serves. kind: "a3b", "llama.cpp", "vllm", "sglang" or "other"; context: tokens; is_known: whether
-    the server said how many."""
+    the server said how many; positions: how it reads them, in words, "" if it does not say."""
 
     model: str
     context: int
     kind: str
     is_known: bool = True
+    positions: str = ""
 
     @property
     def replays_exactly(self) -> bool:
@@ -119,7 +120,9 @@ class ModelClient:
         props = await self._props() if owner != "a3b" else {}
         kind = owner if owner in ("a3b", "vllm", "sglang") else "llama.cpp" if props else "other"
         known = [n for n in (_context(props, first), self._context) if n is not None]
-        return ServerFacts(str(name)[:200], min(known, default=ASSUMED_CONTEXT), kind, bool(known))
+        positions = first.get("positions")
+        said = positions[:80] if isinstance(positions, str) else ""
+        return ServerFacts(str(name)[:200], min(known, default=ASSUMED_CONTEXT), kind, bool(known), said)
 
     async def _props(self) -> dict[str, Any]:
         """What llama.cpp's server says of itself; {} for others."""

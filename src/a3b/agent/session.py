@@ -272,6 +272,10 @@ class AgentSession:
         """What is to be said of a session that is resumed, to the user and to the model."""
         if problem:
             self.notices.append(Notice(problem, "warning"))
+        before, now = self._transcript.head.positions, self._requests.facts.positions
+        if before and now and before != now:
+            said = f"this session began with {before}, and the server now has {now}: all of it is read again"
+            self.notices.append(Notice(said, "warning"))
         close_calls(self._transcript)
         head = self._transcript.head
         since = (head.parent, head.parent_turn) if head.kind == "fork" else (head.id, self._transcript.turn)
@@ -313,7 +317,7 @@ async def open_session(
         elsewhere = sessions.open_elsewhere()
         problem = ""
         if options.resume is None:
-            transcript = sessions.create(model=facts.model)
+            transcript = sessions.create(model=facts.model, positions=facts.positions)
         else:
             transcript, problem = sessions.load(options.resume)
         with sessions.held(transcript.head.id):

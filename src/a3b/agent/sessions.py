@@ -56,12 +56,17 @@ class ProjectSessions:
         self.place = home / "agent" / "projects" / f"{name or 'root'}-{hashlib.sha256(path).hexdigest()[:16]}"
 
     def create(
-        self, kind: str = "session", parent: str | None = None, parent_turn: int | None = None, model: str = ""
+        self,
+        kind: str = "session",
+        parent: str | None = None,
+        parent_turn: int | None = None,
+        model: str = "",
+        positions: str = "",
     ) -> AgentTranscript:
         """A new transcript. Raises UsageError for a place that cannot be written."""
         now = time.time()
         id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
-        head = TranscriptHead(id, kind, str(self.workspace), now, parent, parent_turn, model, self.key)
+        head = TranscriptHead(id, kind, str(self.workspace), now, parent, parent_turn, model, self.key, positions)
         try:
             private_directory(self.place)
             return AgentTranscript.create(self.place / f"{id}{SUFFIX}", head)
@@ -91,7 +96,7 @@ class ProjectSessions:
             raise UsageError(f"{self.path(found)}: {error.strerror or error}") from None
         if turn is not None and not 0 < turn <= state.turn:
             raise UsageError(f"turn {turn}: session {found} has turns 1 to {state.turn}")
-        copy = self.create("fork", found, state.turn, head.model)
+        copy = self.create("fork", found, state.turn, head.model, head.positions)
         try:
             cost = {"prompt": state.prompt, "written": state.written, "counted": state.counted}
             copy.begin_anew(state.messages, task=state.words, turn=state.turn, mcp=state.mcp, **cost)

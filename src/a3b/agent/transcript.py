@@ -40,7 +40,7 @@ Message = dict[str, Any]
 @dataclass(frozen=True)
 class TranscriptHead:
     """The first line. parent: the session this one began as a copy of, up to the end of `parent_turn`; key: a digest of
-    the API key it was made with, "" without one."""
+    the API key it was made with, "" without one; positions: how the server read them, in its words."""
 
     id: str
     kind: str
@@ -50,6 +50,7 @@ class TranscriptHead:
     parent_turn: int | None = None
     model: str = ""
     key: str = ""
+    positions: str = ""
 
 
 @dataclass
@@ -286,6 +287,7 @@ def _head(record: Any) -> TranscriptHead:
         parent_turn=turn if type(turn) is int else None,
         model=str(record.get("model", ""))[:200],
         key=str(record.get("key", ""))[:64],
+        positions=str(record.get("positions", ""))[:80],
     )
 
 

@@ -15,6 +15,7 @@ class ServiceProtocol(Protocol):
 
     model: str  # the name that clients use
     context: int  # tokens
+    positions: str  # how they are read, in words: native, or scaled
     places: int  # answers written at the same time
     template: str  # of prompts, in Jinja
 

@@ -82,4 +82,5 @@ def _model(service: ServiceProtocol, started: int) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(started, UTC).isoformat(),
         "max_model_len": service.context,
         "context_length": service.context,
+        "positions": service.positions,
     }
