@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from a3b.agent.tools.terminal_text import MAX_LINE, TerminalText
+from tests.support.cpu_time import at_most
 
 
 def plain(*pieces: bytes) -> str:
@@ -62,3 +65,9 @@ def test_a_progress_bar_without_a_newline_takes_bounded_memory():
     out = "".join(text.feed(b"\r%d of 100000" % i) for i in range(100_000))
     assert len(text._open) <= MAX_LINE
     assert out + text.finish() == "99999 of 100000"
+
+
+def test_backspaces_without_end_take_linear_time():
+    begun = time.process_time()
+    assert plain(b"a" * 30_000 + b"\b" * 30_000 + b"b\n") == "b\n"
+    assert time.process_time() - begun < at_most(2.0)

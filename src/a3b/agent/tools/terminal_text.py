@@ -16,7 +16,6 @@ SEQUENCES = re.compile(
 )
 UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)\Z")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-OVERSTRUCK = re.compile("[^\b\n]\b")
 
 
 class TerminalText:
@@ -67,6 +66,17 @@ def plain_line(line: str) -> str:
         line = SEQUENCES.sub("", line)
     if "\r" in line:
         line = next((part for part in reversed(line.split("\r")) if part.strip()), "")
-    while "\b" in line and (shorter := OVERSTRUCK.sub("", line)) != line:
-        line = shorter
+    if "\b" in line:
+        line = _overstruck(line)
     return CONTROL.sub("", line)
+
+
+def _overstruck(line: str) -> str:
+    """A line of which each backspace has taken the character before it."""
+    kept: list[str] = []
+    for character in line:
+        if character != "\b":
+            kept.append(character)
+        elif kept:
+            kept.pop()
+    return "".join(kept)
