@@ -43,7 +43,7 @@ async def run_headless(session: AgentSession, task: str, as_json: bool, approver
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
     try:
-        show = _print_json if as_json else _print_line
+        show = print_json if as_json else _print_line
         show(session.opened)
         for notice in session.notices:
             show(notice)
@@ -64,7 +64,8 @@ async def run_headless(session: AgentSession, task: str, as_json: bool, approver
     return 128 + stopped_by[0] if stopped_by else STATUS.get(finished.status, 1)
 
 
-def _print_json(event: AgentEvent) -> None:
+def print_json(event: AgentEvent) -> None:
+    """An event as a line."""
     print(json.dumps(event_json(event)), flush=True)
 
 

@@ -18,14 +18,14 @@ from a3b.agent.options import AgentOptions
 from a3b.agent.sessions import ProjectSessions
 from a3b.commands.client_server import first_key, serving
 from a3b.commands.code_sessions import check_words, listing, resumed, run_words
-from a3b.commands.piped_input import piped_text
+from a3b.commands.piped_input import piped_text, writer_of
 from a3b.commands.server_answers import ServedModel, checked_url
 from a3b.errors import A3BError, UsageError
 from a3b.printable import printable, report, say
 
 ROOM = 2_048  # tokens of the context, besides the instructions
 INSTRUCTIONS = 1_500
-STDIN_S = 1.0  # for text that is piped besides -p
+STDIN_S = 1.0  # for text that is piped besides -p, of a program that is not seen to write there
 TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall", "mcp")
 
 
@@ -78,7 +78,8 @@ def for_editor(args: Namespace, here: Path, home: Path) -> int:
 
 def headless(options: AgentOptions, task: str, as_json: bool) -> int:
     from a3b.agent.approvals import DenyingApprover
-    from a3b.agent.headless import run_headless  # HTTP is loaded only here
+    from a3b.agent.events import Notice
+    from a3b.agent.headless import print_json, run_headless  # HTTP is loaded only here
     from a3b.agent.session import open_session
 
     async def work() -> int:
@@ -86,7 +87,12 @@ def headless(options: AgentOptions, task: str, as_json: bool) -> int:
         async with open_session(options, approver) as session:
             return await run_headless(session, task, as_json, approver)
 
-    return asyncio.run(work())
+    try:
+        return asyncio.run(work())
+    except A3BError as error:
+        if as_json:
+            print_json(Notice(str(error), "error"))
+        raise
 
 
 def at_terminal(options: AgentOptions, sessions: ProjectSessions) -> int:
@@ -116,6 +122,9 @@ def given_task(args: Namespace) -> str | None:
             comes = bool(select.select([sys.stdin], [], [], STDIN_S)[0])
         except (OSError, ValueError):
             comes = False
+        if not comes and (writer := writer_of(sys.stdin)) is not None:
+            say(f"a3b code: waiting for text on stdin from process {writer}")
+            comes = True
         if comes:
             piped = piped_text()
         else:

@@ -21,7 +21,9 @@ def code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--prompt", metavar="TASK", help="work on this task without a terminal, and exit; piped text is added"
     )
-    parser.add_argument("--json", action="store_true", help="with -p: print each event as a line of JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="with -p: print each event as a line of JSON; with sessions: each session"
+    )
     parser.add_argument(
         "--acp", action="store_true", help="serve an editor on stdin and stdout (Agent Client Protocol)"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from a3b.agent.options import SessionNode
@@ -26,12 +28,16 @@ def run_words(args: Namespace, sessions: ProjectSessions, home: Path) -> int:
         return forget(sessions, home, rest, args.all, args.forks)
     if rest:
         raise UsageError(f"sessions: {rest[0][:40]!r} is not expected; --search WORDS finds some, --resume ID goes on")
-    report(listing(sessions) if args.search is None else found(sessions, args.search))
+    if args.json:
+        for node in sessions.nodes():
+            print(json.dumps(asdict(node)))
+    else:
+        report(listing(sessions) if args.search is None else found(sessions, args.search))
     return 0
 
 
 def check_words(args: Namespace, what: str = "") -> None:
-    """Raises UsageError for an option that belongs to another word than `what`."""
+    """Raises UsageError for an option that belongs to another word than `what`, or not to this one."""
     for option, is_given, owner in (
         ("--search", args.search is not None, "sessions"),
         ("--all", args.all, "forget"),
@@ -39,10 +45,26 @@ def check_words(args: Namespace, what: str = "") -> None:
     ):
         if is_given and owner != what:
             raise UsageError(f"{option}: belongs to 'a3b code {owner}'")
+    lists = args.resume == "" and not what
+    if what or lists:
+        for option, is_given in (
+            ("-p", args.prompt is not None),
+            ("--acp", args.acp),
+            ("--continue", args.go_on),
+            ("--resume", args.resume is not None and not lists),
+            ("--from-turn", args.from_turn is not None),
+            ("--json", args.json and (what != "sessions" or args.search is not None)),
+        ):
+            if is_given and lists:
+                raise UsageError(f"--resume: expected the ID of a session with {option}; a3b code sessions lists them")
+            if is_given:
+                raise UsageError(f"{option}: has no place with 'a3b code {what}'")
 
 
 def resumed(args: Namespace, sessions: ProjectSessions) -> str | None:
     """The session to go on with, a copy of it if a turn was named. Raises UsageError."""
+    if args.go_on and args.resume:
+        raise UsageError("--continue and --resume ID: each names a session; expected one of them")
     id = sessions.latest() if args.go_on else sessions.find(args.resume) if args.resume else None
     if args.from_turn is None:
         return id

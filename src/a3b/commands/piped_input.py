@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
+import stat
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 from a3b.errors import UsageError
@@ -37,6 +40,41 @@ def piped_text(timeout_s: float | None = None) -> str:
             return ""
         raise UsageError(f"stdin: {error.strerror}; give text, or </dev/null for none") from None
     return _text(data)
+
+
+def writer_of(stream: TextIO) -> int | None:
+    """The number of a process that has the other end of a pipe open, as the program before a bar in a shell has; None
+    for what is no pipe, or has no writer but the processes above this one, which may never write and never end."""
+    with suppress(OSError, ValueError):
+        own = os.fstat(stream.fileno())
+        if stat.S_ISFIFO(own.st_mode):
+            above = _processes_above(os.getpid())
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+                if pid not in above and _writes(pid, own):
+                    return pid
+    return None
+
+
+def _processes_above(pid: int) -> set[int]:
+    """A process and its parents."""
+    found: set[int] = set()
+    with suppress(OSError, ValueError, IndexError):
+        while pid > 0 and pid not in found:
+            found.add(pid)
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+    return found
+
+
+def _writes(pid: int, pipe: os.stat_result) -> bool:
+    with suppress(OSError):  # ended, or another user's
+        for handle in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{handle}")
+                if (found.st_dev, found.st_ino) == (pipe.st_dev, pipe.st_ino):
+                    if os.lstat(f"/proc/{pid}/fd/{handle}").st_mode & stat.S_IWUSR:
+                        return True
+    return False
 
 
 def _replaced(stream: TextIO) -> bytes | str:
