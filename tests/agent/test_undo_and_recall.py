@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from a3b.agent.events import Notice
+from a3b.agent.journal.journal import Journal
 from a3b.agent.sessions import ProjectSessions
 from a3b.errors import JournalError
-from tests.support.agent_sessions import events_of, session_of
+from tests.support.agent_sessions import end_of, events_of, of, session_of, task_of
 from tests.support.past_sessions import past_session
 from tests.support.scripted_model import Says, ScriptedModel
 
@@ -101,3 +103,33 @@ def test_the_model_recalls_the_thinking_of_an_earlier_session(tmp_path):
     result = [m["content"] for m in model.bodies[-1]["messages"] if m["role"] == "tool"][0]
     assert result.startswith(f"session {id}, turn 1, ")
     assert "| A trampoline would help." in result
+
+
+def test_a_journal_that_fails_is_told_once_and_keeps_nobody_from_working(tmp_path, monkeypatch):
+    def full(journal, *args):
+        raise JournalError("records: No space left on device")
+
+    monkeypatch.setattr(Journal, "begin", full)
+    model = ScriptedModel([bash("echo one"), bash("echo two"), Says("Done.")])
+    events = task_of(tmp_path, model, tools=("bash",))
+    assert end_of(events).status == "done"
+    assert [notice.text for notice in of(events, Notice)] == [
+        "records: No space left on device; what this call changes cannot be undone"
+    ]
+
+
+def test_a_session_goes_on_after_a_task_that_failed_in_the_middle_of_its_calls(tmp_path):
+    calls = [("bash", {"command": "echo one"}), ("bash", {"command": "echo two"})]
+    model = ScriptedModel([Says(calls=calls), Says("Done.")])
+    project = tmp_path / "project"
+
+    async def use(session, note):
+        project.rmdir()
+        gone = await events_of(session)
+        project.mkdir()
+        return end_of(gone), end_of(await events_of(session, "Go on."))
+
+    gone, done = session_of(tmp_path, model, use, tools=("bash",))
+    assert gone.status == "failed" and "is gone" in gone.text
+    assert done.status == "done"
+    assert [message["role"] for message in model.bodies[-1]["messages"][2:]] == ["assistant", "tool", "tool", "user"]

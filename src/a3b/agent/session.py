@@ -82,6 +82,7 @@ class AgentSession:
     async def _task(self, task: str, control: TaskControl) -> None:
         await self._idle.end()
         try:
+            close_calls(self._transcript)  # of a task that failed in the middle of them
             self._say_task(task)
         except A3BError as error:  # a full disk
             self._emit(TaskFinished("failed", str(error), 0, control.usage))

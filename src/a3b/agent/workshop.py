@@ -48,6 +48,7 @@ class Workshop:
     told: list[Notice] = field(default_factory=list)
     spawn: Spawn | None = None
     servers: McpServers | None = None
+    _said: set[str] = field(default_factory=set)
     _had_jobs: bool = False  # jobs ran when the last call that may change files ended
 
     def tell(self, text: str, level: str = "info") -> None:
@@ -80,14 +81,26 @@ class Workshop:
         journal = self.journal if self.toolbox.tool(tool).changes_files else None
         if journal is None:
             return self._cut(await run()), False
+        try:
+            await asyncio.to_thread(journal.begin, summary, turn, self._had_jobs)
+        except JournalError as error:  # such as a full disk: no reason not to work
+            self._tell_once(f"{error}; what this call changes cannot be undone")
+            return self._cut(await run()), False
         changes: Sequence[object] = ()
-        await asyncio.to_thread(journal.begin, summary, turn, self._had_jobs)
         try:
             result = await run()
         finally:
             self._had_jobs = self.built_in.bash.jobs.has_running
-            changes = (await asyncio.to_thread(journal.finish)).changes
+            try:
+                changes = (await asyncio.to_thread(journal.finish)).changes
+            except JournalError as error:
+                self._tell_once(f"{error}; what this call changed may not be undone")
         return self._cut(result), bool(changes)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.tell(text, "warning")
 
     def _cut(self, result: ToolResult) -> ToolResult:
         return result if result.is_cut else replace(result, text=self.kept.cut(result.text), is_cut=True)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from a3b.agent.journal.git_head import git_head
 from a3b.agent.journal.journal import Journal, forget_journal
 from a3b.agent.journal.scan import entry_of, is_unchanged
 from a3b.errors import JournalError
@@ -230,3 +231,37 @@ def test_what_is_kept_is_private(tmp_path, journal, work):
     for directory, _, files in os.walk(tmp_path / "journal"):
         assert os.stat(directory).st_mode & 0o777 == 0o700
         assert {os.stat(os.path.join(directory, name)).st_mode & 0o777 for name in files} <= {0o600}
+
+
+GIT = "git -c user.name=a -c user.email=a@b "
+
+
+@pytest.mark.parametrize(
+    ("script", "named"),
+    [
+        ("git checkout -q other", "was on main at {main} and is on other at {other}"),
+        (GIT + "commit -qam second", "was on main at {main} and is on main at "),
+        ("git pack-refs --all; git checkout -q --detach other", "is on no branch at {other}"),
+        ("git switch -q other; git switch -q main; rm -r src", ""),
+    ],
+)
+def test_undo_says_where_git_is_now_since_it_moves_no_branch_back(tmp_path, work, script, named):
+    shell(work, f"git init -q -b main; git add .; {GIT}commit -qm first; git checkout -qb other; echo x > notes")
+    shell(work, f"git add .; {GIT}commit -qm other; git checkout -q main; echo more >> notes; git stash -q 2>&1; true")
+    commits = {name: (work / ".git/refs/heads" / name).read_text()[:8] for name in ("main", "other")}
+    journal = Journal(tmp_path / "journal", work)
+    journal.begin("bash", turn=1)
+    shell(work, f"echo again >> src/calc.py; {script}")
+    journal.finish()
+    told = [trouble.why for trouble in journal.undo().troubles if trouble.path == ".git"]
+    journal.close()
+    assert len(told) == bool(named) and named.format(**commits) in "".join(told)
+
+
+def test_where_git_is_is_never_read_out_of_a_secret(tmp_path, work):
+    (tmp_path / "secret").write_text("hunter2hunter2")
+    (work / ".git/refs/heads").mkdir(parents=True)
+    (work / ".git/refs/heads/main").symlink_to(tmp_path / "secret")
+    for head in ("ref: refs/heads/main", "ref: refs/../../../secret"):
+        (work / ".git/HEAD").write_text(head)
+        assert git_head(work) == ""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from a3b.agent.journal.beneath import Beneath
 from a3b.agent.journal.changes import FileChange, changes_of, joined, real
+from a3b.agent.journal.git_head import git_head
 from a3b.agent.journal.ledger import Ledger
 from a3b.agent.journal.scan import JournalBounds
 from a3b.agent.journal.steps import BETWEEN, CALL, UNDO, JournalStep
@@ -122,6 +123,7 @@ class Journal:
             else:
                 ledger.see(tree)
             step = ledger.new_step(label, self.session, turn, CALL)
+            step.head = git_head(ledger.workspace)
             ledger.begin(step)
             self._open = step.number
         return step.number
@@ -211,8 +213,11 @@ class Journal:
         conflicts = (*plan.conflicts, *(t for t in troubles if t.why == CHANGED_SINCE))
         end_undo(ledger, step.number, not conflicts)
         ledger.trim()
-        others = tuple(t for t in troubles if t.why != CHANGED_SINCE)
-        return UndoOutcome(tuple(chosen), tuple(step.changes), conflicts, others)
+        others = [t for t in troubles if t.why != CHANGED_SINCE]
+        before, now = chosen[-1].head, git_head(ledger.workspace)
+        if before and before != now:
+            others.append(Trouble(".git", f"was on {before} and is on {now or 'none'}; git can take that back"))
+        return UndoOutcome(tuple(chosen), tuple(step.changes), conflicts, tuple(others))
 
 
 def _nothing(earlier: bool, others: Sequence[JournalStep]) -> str:

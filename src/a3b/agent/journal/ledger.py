@@ -59,6 +59,8 @@ class Ledger:
             yield
         except OSError as error:
             where = error.filename or self.directory
+            if not os.path.isdir(self.workspace):
+                raise JournalError(f"{self.workspace} is gone: it is no directory any more") from None
             raise JournalError(
                 f"{where}: {error.strerror or error}; the journal that undo needs cannot be kept there"
             ) from None

@@ -24,7 +24,7 @@ class JournalStep:
     """What one call changed. kind: "call", "between" (seen between calls, while background jobs ran) or "undo";
     session, turn: who called; started: seconds since 1970; is_open: no end was recorded; was_cut: it ended by a kill,
     and what changed until the next start counts to it; undone: "" (it stands), "partly" or "undone"; undoes: steps that
-    an undo took back."""
+    an undo took back; head: the commit of git before it, as `git_head` has it."""
 
     number: int
     label: str
@@ -37,6 +37,7 @@ class JournalStep:
     was_cut: bool = False
     undone: str = ""
     undoes: tuple[int, ...] = ()
+    head: str = ""
     by_path: dict[str, PathChange] = field(default_factory=dict)
     plan: list[PathChange] = field(default_factory=list)
     renames: list[Rename] = field(default_factory=list)
@@ -112,7 +113,7 @@ class JournalState:
         if not isinstance(started, int | float):
             raise ValueError(f"{started!r:.40} is no time")
         step.started = moment(started)
-        step.undone = _undone(record.get("undone"))
+        step.undone, step.head = _undone(record.get("undone")), _text(record.get("head", ""), 300)
         step.undoes = tuple(_number(value) for value in _list(record.get("undoes"), 0))
         self.steps[number] = step
         self.last = max(self.last, number)
@@ -181,6 +182,7 @@ def begin_record(step: JournalStep) -> dict[str, Any]:
         "writer": step.writer,
         "undoes": list(step.undoes),
         "undone": step.undone,
+        "head": step.head,
     }
 
 

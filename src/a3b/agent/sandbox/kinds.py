@@ -70,7 +70,10 @@ class LaunchingSandbox:
         merge: bool = True,
         has_stdin: bool = False,
     ) -> Command:
-        """Starts a command. Raises OSError if not even the process above it can be started."""
+        """Starts a command. Raises OSError if not even the process above it can be started, and SandboxUnavailable if
+        the workspace is gone."""
+        if not self.policy.workspace.is_dir():
+            raise SandboxUnavailable(f"{self.policy.workspace} is gone: it is no directory any more")
         self._launcher.settings = self._settings()
         return await Command.start(self._launcher, command, cwd, env, limits or self.policy.limits, merge, has_stdin)
 
