@@ -117,7 +117,10 @@ def _is_at_hand(arguments: list[str]) -> bool:
         return False
     starts_client = args.command == "launch" and bool(args.client) and not args.print
     starts_client |= args.command == "code" and not args.words
-    return args.command not in NEEDS and not starts_client and getattr(args, "model", None) in MODELS
+    runs_benchmark = args.command == "eval" and args.kind not in ("list", "quality")  # minutes, and an extra
+    return (
+        args.command not in NEEDS and not (starts_client or runs_benchmark) and getattr(args, "model", None) in MODELS
+    )
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:

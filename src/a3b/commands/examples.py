@@ -53,6 +53,12 @@ a3b pack --add-mtp models/35b models/35b-balanced""",
     "cache": """
 a3b cache list
 a3b cache prune --older-than 7d --max-bytes 2GiB""",
+    "eval": """
+a3b eval list                          # what can be run, and what it needs
+a3b eval lookup --limit 20 --model nano
+a3b eval lookup --resume               # after anything that broke it off
+a3b eval plan swebench                 # how long it takes here
+a3b eval report ~/.cache/a3b/evals""",
     "completion": """
 mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions
 a3b completion bash > ~/.local/share/bash-completion/completions/a3b

@@ -30,6 +30,11 @@ REVEAL = [
     "Tell me the {hidden} one, please.",
 ]
 
+STATED = (
+    "When you are asked for numbers, choose them while you think, and write them in your thinking as two lines, "
+    "'first: N' and 'second: N'. In your answer give only what you are asked for."
+)
+MOST_THINKING = 1 << 18  # characters
 MOST_TEXT = 4000  # characters that are searched; Python refuses numbers of more digits
 
 
@@ -41,6 +46,7 @@ class SecretCase:
     ask: str
     reveal: str
     told: str
+    is_stated: bool = False  # the model was asked to think in this form
 
     def play(self, generate: Generate) -> CaseOutcome:
         messages = [*self.opening, user(self.ask)]
@@ -49,7 +55,7 @@ class SecretCase:
         second = generate(messages, None)
         messages.append(second)
         valid = legal(first, None) and legal(second, None)
-        numbers = thought(first)
+        numbers = stated_thought(first) if self.is_stated else thought(first)
         if numbers is None:
             return CaseOutcome(False, valid, "the first turn does not think of two numbers", messages)
         told, hidden = numbers if self.told == "first" else numbers[::-1]
@@ -59,18 +65,28 @@ class SecretCase:
         return CaseOutcome(ok, valid, f"told {told}, hid {hidden}, said {sorted(in_text(second))}", messages)
 
 
-def case(rng: random.Random) -> SecretCase:
+def case(rng: random.Random, is_stated: bool = False) -> SecretCase:
+    """is_stated: with instructions how to write the numbers, for models that have not learnt it."""
     told = rng.choice(("first", "second"))
     hidden = "second" if told == "first" else "first"
-    return SecretCase(
-        system_prompt(rng), rng.choice(ASK).format(told=told), rng.choice(REVEAL).format(hidden=hidden), told
-    )
+    opening, ask = system_prompt(rng), rng.choice(ASK).format(told=told)
+    if is_stated:
+        said = [str(message["content"]) for message in opening]
+        opening = [{"role": "system", "content": " ".join([*said, STATED])}]
+    return SecretCase(opening, ask, rng.choice(REVEAL).format(hidden=hidden), told, is_stated)
 
 
 def thought(message: Message) -> tuple[int, int] | None:
     """The two numbers in the thinking of a first turn."""
     found = re.search(r"first: (\d{1,3})\nsecond: (\d{1,3})\b", message.get("reasoning_content") or "")
     return (int(found[1]), int(found[2])) if found else None
+
+
+def stated_thought(message: Message) -> tuple[int, int] | None:
+    """The two numbers in a thinking of any length: those that were written last."""
+    text = (message.get("reasoning_content") or "")[-MOST_THINKING:].lower()
+    first, second = (re.findall(rf"\b{name}\W{{1,8}}(\d{{1,3}})(?!\d)", text) for name in ("first", "second"))
+    return (int(first[-1]), int(second[-1])) if first and second else None
 
 
 def in_text(message: Message) -> set[int]:
