@@ -9,6 +9,7 @@ import pytest
 from a3b.errors import UsageError
 from a3b.evals.benchmarks.swebench.instances import load_instances
 from a3b.evals.benchmarks.swebench.official import directives
+from a3b.evals.benchmarks.swebench.verdicts import runner_files
 
 ROW = {
     "repo": "acme/words",
@@ -82,6 +83,8 @@ def test_rows_are_read_from_parquet(tmp_path):
         ({"FAIL_TO_PASS": []}, "FAIL_TO_PASS of acme__words-7 is empty"),
         ({"PASS_TO_PASS": {"a": 1}}, "PASS_TO_PASS is no list"),
         ({"spec": "x"}, "spec is a str"),
+        ({"problem_statement": "\ud800"}, "problem_statement has half a surrogate pair"),
+        ({"PASS_TO_PASS": ["\udcff"]}, "PASS_TO_PASS has half a surrogate pair"),
     ],
     ids=str,
 )
@@ -116,6 +119,13 @@ def test_ids_choose_instances_in_their_order(tmp_path):
     assert [found.id for found in load_instances(path, ["c", "a"])] == ["c", "a"]
     with pytest.raises(UsageError, match="has 3 instances, but not d"):
         load_instances(path, ["d"])
+
+
+def test_files_that_decide_what_tests_say_are_told():
+    patch = "".join(
+        f"diff --git a/{name} b/{name}\n" for name in ("a.py", "tests/conftest.py", "bin/test", "test/a.py")
+    )
+    assert runner_files(patch) == ["tests/conftest.py", "bin/test"]
 
 
 def test_the_tests_of_a_patch_are_arguments_and_its_data_is_not(tmp_path):

@@ -129,6 +129,13 @@ def test_endless_output_of_tests_is_ended(made):
     assert verdict(made, patch).outcome == NO_TIME
 
 
+def test_output_that_is_no_text_is_escaped(made):
+    patch = diff_of("words.py", BROKEN, "import os\nos.write(1, b'\\xff\\n')\n" + FIXED)
+    found = verdict(made, patch)
+    assert found.outcome == RESOLVED
+    assert "udcff" in found.log.encode().decode()
+
+
 def test_what_tests_start_ends_with_them(made):
     mark = f"a3b-left-{os.getpid()}"
     start = f"import subprocess\nsubprocess.Popen(['sleep', '600'], env={{'NAME': '{mark}'}})\n"

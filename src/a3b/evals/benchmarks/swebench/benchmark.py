@@ -19,7 +19,7 @@ from a3b.evals.benchmarks.swebench.instances import DATASET, SweInstance, load_i
 from a3b.evals.benchmarks.swebench.mini import find_mini
 from a3b.evals.benchmarks.swebench.official import VERSION as OFFICIAL
 from a3b.evals.benchmarks.swebench.official import OfficialTable
-from a3b.evals.benchmarks.swebench.places import SweEnvironmentError, SwePlaces
+from a3b.evals.benchmarks.swebench.places import SweEnvironmentError, SwePlaces, legible
 from a3b.evals.benchmarks.swebench.predictions import read_predictions, write_predictions
 from a3b.evals.benchmarks.swebench.solvers import (
     MAX_TURNS,
@@ -30,7 +30,7 @@ from a3b.evals.benchmarks.swebench.solvers import (
     given_solution,
     solve,
 )
-from a3b.evals.benchmarks.swebench.verdicts import TEST_S, TOO_LARGE, SweVerdict, judge
+from a3b.evals.benchmarks.swebench.verdicts import TEST_S, TOO_LARGE, SweVerdict, judge, runner_files
 from a3b.evals.family_task import shown, verdict
 from a3b.evals.options import EvalOptions
 from a3b.evals.runs import RunDirectory
@@ -107,11 +107,11 @@ def make_task(options: EvalOptions) -> Task:
             state.metadata["outcome"] = {"ok": False, "detail": "not tried"}
             return state
         state.messages = [shown(message) for message in solution.messages]
-        state.output.completion = solution.patch or ""
+        state.output.completion = legible(solution.patch or "")
         state.metadata["a3b"] = {
             "cost": asdict(solution.cost),
             "detail": detail_of(found),
-            "facts": {**solution.facts, **facts_of(found), "patch_bytes": len((solution.patch or "").encode())},
+            "facts": {**solution.facts, **facts_of(found), **facts_of_patch(solution.patch or "")},
         }
         state.metadata["outcome"] = {"ok": found.resolved, "detail": detail_of(found)}
         state.metadata["tests"] = found.log
@@ -195,6 +195,11 @@ def detail_of(found: SweVerdict) -> str:
     (mended, broken), (kept, passing) = found.fail_to_pass, found.pass_to_pass
     failed = f"; fails: {', '.join(found.failed[:3])}"[:300] if found.failed else ""
     return f"{found.outcome}: mends {mended} of {broken}, keeps {kept} of {passing}{failed}"
+
+
+def facts_of_patch(patch: str) -> dict[str, Any]:
+    """runner_files: files that decide how tests run, or what they say."""
+    return {"patch_bytes": len(patch.encode(errors="surrogatepass")), "runner_files": runner_files(patch)[:20]}
 
 
 def facts_of(found: SweVerdict) -> dict[str, Any]:

@@ -131,6 +131,8 @@ def _text(place: str, row: dict[str, Any], name: str, form: re.Pattern[str] | No
     value = row.get(name)
     if not isinstance(value, str) or not value:
         raise UsageError(f"{place}: {name} is {json.dumps(value)[:80]}; expected a text, as in the rows of {DATASET}")
+    if not _can_be_written(value):
+        raise UsageError(f"{place}: {name} has half a surrogate pair in it; expected text")
     if form is not None and not form.fullmatch(value):
         raise UsageError(f"{place}: {name} is {json.dumps(value)[:120]}; expected the form {form.pattern}")
     return value
@@ -146,4 +148,10 @@ def _tests(place: str, row: dict[str, Any], name: str) -> tuple[str, ...]:
             value = None
     if not isinstance(value, list) or len(value) > MAX_TESTS or not all(isinstance(test, str) for test in value):
         raise UsageError(f"{place}: {name} is no list of test names, nor the JSON of one")
+    if not all(map(_can_be_written, value)):
+        raise UsageError(f"{place}: {name} has half a surrogate pair in it; expected text")
     return tuple(value)
+
+
+def _can_be_written(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)

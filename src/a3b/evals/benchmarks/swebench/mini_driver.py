@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ class SandboxEnvironment:
         """Runs action["command"]. Raises minisweagent's Submitted when the agent hands in."""
         command = str(action.get("command", ""))
         if cwd:
-            command = f"cd -- '{cwd}' && {command}"
+            command = f"cd -- {shlex.quote(cwd)} && {command}"
         status, output, trouble = self._run(command, timeout or self.seconds)
         lines = output.lstrip().splitlines(keepends=True)
         if lines and lines[0].strip() == DONE and status == 0:

@@ -117,4 +117,9 @@ def remove_tree(path: Path) -> None:
 def last_lines(text: str) -> str:
     """The end of a log, for an error."""
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
-    return "\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:] or "it printed nothing"
+    return legible("\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:]) or "it printed nothing"
+
+
+def legible(text: str) -> str:
+    """A text with escapes for what no encoding can write, so that logs can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

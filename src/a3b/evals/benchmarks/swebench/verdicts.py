@@ -15,13 +15,15 @@ from shlex import quote
 from a3b.evals.benchmarks.swebench.box import Ran, open_box
 from a3b.evals.benchmarks.swebench.images import SweImage
 from a3b.evals.benchmarks.swebench.official import FAILED, PASSED, OfficialTable, directives
-from a3b.evals.benchmarks.swebench.places import SweEnvironmentError, last_lines
+from a3b.evals.benchmarks.swebench.places import SweEnvironmentError, last_lines, legible
 
 TEST_S = 1800  # as in the official harness
 APPLY_S = 300
 MAX_PATCH = 10 << 20
 LISTED = 20
 LOG_TAIL = 20_000
+RUNNER = ("conftest.py", "sitecustomize.py", "usercustomize.py", "pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml",
+          "runtests.py", "test")  # fmt: skip
 RESOLVED, UNRESOLVED, EMPTY = "resolved", "unresolved", "empty patch"
 TOO_LARGE, NOT_APPLIED, NO_TIME = "patch too large", "patch does not apply", "tests ran out of bounds"
 APPLY = (  # as the official harness tries it
@@ -110,13 +112,18 @@ def _test_script(image: SweImage) -> str:
 
 async def _verdict(image: SweImage, ran: Ran, table: OfficialTable) -> SweVerdict:
     if ran.ended_by != "exit":
-        return SweVerdict(NO_TIME, seconds=ran.seconds, log=f"{ran.output[-LOG_TAIL:]}\n[{ran.detail}]")
+        return SweVerdict(NO_TIME, seconds=ran.seconds, log=legible(f"{ran.output[-LOG_TAIL:]}\n[{ran.detail}]"))
     found = await asyncio.to_thread(table.statuses, image.instance, ran.output)
     mended = _counted(image.instance.fail_to_pass, found)
     kept = _counted(image.instance.pass_to_pass, found)
     failed = [*mended[2], *kept[2]]
     return SweVerdict(
-        UNRESOLVED if failed else RESOLVED, mended[:2], kept[:2], failed[:LISTED], ran.seconds, ran.output[-LOG_TAIL:]
+        UNRESOLVED if failed else RESOLVED,
+        mended[:2],
+        kept[:2],
+        failed[:LISTED],
+        ran.seconds,
+        legible(ran.output[-LOG_TAIL:]),
     )
 
 
@@ -124,6 +131,11 @@ def _counted(tests: tuple[str, ...], found: dict[str, str]) -> tuple[int, int, l
     """(passed, of, those that failed). A test that was skipped is neither, as in the official harness."""
     failed = [test for test in tests if found.get(test, FAILED[0]) in FAILED]
     return sum(found.get(test) in PASSED for test in tests), len(tests), failed
+
+
+def runner_files(patch: str) -> list[str]:
+    """Files of a patch that decide how tests run, or what they say: a verdict on it is worth a look."""
+    return [name for name in files_of(patch) if name.rsplit("/", 1)[-1] in RUNNER]
 
 
 def files_of(patch: str) -> list[str]:
