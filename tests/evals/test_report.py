@@ -20,7 +20,13 @@ PLAIN = Benchmark("plain", "", "", "", make_task=lambda _: None)
 KNOWN = {
     "plain": PLAIN,
     "famous": replace(
-        PLAIN, name="famous", cases=10, published={QWEN: 73.4, GEMMA: 52.0}, protocol="theirs", differs="ours"
+        PLAIN,
+        name="famous",
+        cases=10,
+        published={QWEN: 73.4, GEMMA: 52.0},
+        protocol="theirs",
+        differs="ours",
+        unsaid=("work",),
     ),
 }
 
@@ -62,6 +68,12 @@ def test_why_a_score_does_not_compare_is_said(tmp_path):
     text = as_text(reported(a_run(tmp_path, "famous", "m", "110e..", limit=6, epochs=2)))
     assert "famous: Published: theirs" in text and "famous: Here: ours" in text
     assert "famous: m: the first 6 of 10, 1 errors, not counted, 2 tries not run, 2 tries a case" in text
+
+
+def test_a_choice_of_cases_is_said_and_places_on_disk_are_not(tmp_path):
+    text = as_text(reported(a_run(tmp_path, "famous", "m", "110", extra={"work": "/mnt", "hops": "3"})))
+    assert "famous: m (hops 3): 3 of 10 cases" in text
+    assert "/mnt" not in text
 
 
 def test_runs_with_other_settings_have_rows_of_their_own(tmp_path):

@@ -69,7 +69,8 @@ class Benchmark:
     UsageError that names the next step if something is missing; epochs: how often each case is tried by default;
     extra: its own options for --set, with their meaning; more: further lines of the result, from the scores of the
     tries of each case; asks_model: whether a server is needed, by what is set of `extra`; finish: adds files to the
-    directory of a run when it ends, and says what, in lines.
+    directory of a run when it ends, and says what, in lines; unsaid: those of `extra` that do not change what is
+    measured, such as places on disk.
     """
 
     name: str
@@ -89,3 +90,4 @@ class Benchmark:
     more: Callable[[Mapping[str, Sequence[float]]], list[str]] = nothing_more
     asks_model: Callable[[Mapping[str, str]], bool] = always
     finish: Callable[[RunDirectory], list[str]] = nothing_to_add
+    unsaid: tuple[str, ...] = ()

@@ -99,7 +99,7 @@ def build_report(runs: Sequence[RunDirectory], known: Sequence[str], look_up: Ca
     for run in sorted(runs, key=lambda r: (order.get(r.benchmark, len(order)), r.benchmark)):
         model = str(run.config["model"])
         found = look_up(run.benchmark) if run.benchmark in order else None
-        settings, number = settings_of(run), 1
+        settings, number = settings_of(run, found), 1
         while (key := (run.benchmark, settings, number)) in rows and model in rows[key].cells:
             number += 1
         if key not in rows:
@@ -118,13 +118,15 @@ def _row(name: str, settings: str, found: Benchmark | None) -> ReportRow:
     return ReportRow(name, settings, dict(found.published), found.protocol, found.differs)
 
 
-def settings_of(run: RunDirectory) -> str:
-    """What was set for a run, beside its seed, in words."""
+def settings_of(run: RunDirectory, found: Benchmark | None = None) -> str:
+    """What was set for a run, beside its seed and its places on disk, in words."""
     options = run.config["options"]
     said = [f"policy {options['policy']}"] if options.get("policy") else []
     for name in ("sampling", "extra"):
         values = options.get(name)
-        said += [f"{key} {value}" for key, value in values.items()] if isinstance(values, dict) else []
+        unsaid = found.unsaid if found is not None and name == "extra" else ()
+        shown = values.items() if isinstance(values, dict) else ()
+        said += [f"{key} {value}" for key, value in shown if key not in unsaid]
     return ", ".join(said)[:200]
 
 
@@ -136,6 +138,8 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
     limit, of = options.get("limit"), found.cases if found else None
     if isinstance(limit, int) and (of is None or limit < of):
         notes.append(f"the first {limit} of {of}" if of else f"{limit} cases")
+    elif of is not None and 0 < (planned := _planned(run)) < of:
+        notes.append(f"{planned} of {of} cases")
     if summary.errors:
         notes.append(f"{summary.errors} errors, not counted")
     if summary.missing:
@@ -155,6 +159,12 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
         tuple(notes),
         run.path.name,
     )
+
+
+def _planned(run: RunDirectory) -> int:
+    """How many cases a run has."""
+    tries, epochs = run.config.get("tries"), run.config["options"].get("epochs")
+    return tries // epochs if isinstance(tries, int) and isinstance(epochs, int) and epochs > 0 else 0
 
 
 def score_text(cell: ReportCell | None) -> str:

@@ -311,4 +311,5 @@ BENCHMARK = Benchmark(
     extra=EXTRA,
     asks_model=asks_model,
     finish=finish,
+    unsaid=("instances", "harness", "clones", "work", "keep", "mini"),
 )
