@@ -26,7 +26,6 @@ ELSEWHERE = {  # what a command installs first, or what needs a checkout, a netw
 }
 NEEDS = {  # commands of a3b that are only checked, and what they would need
     "bench": "minutes, and gigabytes of random weights",
-    "eval": "inspect-ai, and minutes",
     "plan": "a measurement of this machine",
     "pull": "a download",
     "pack": "a model to pack",
