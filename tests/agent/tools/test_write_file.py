@@ -7,7 +7,7 @@ import os
 import pytest
 
 from a3b.agent.tools import text_file
-from a3b.agent.tools.file_tool import FileToolError, read_file, write_file
+from a3b.agent.tools.file_tool import FileToolError, edit_file, read_file, write_file
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +145,29 @@ def test_the_part_file_never_follows_a_link(root):
     os.symlink("outside", ".a.a3b-part")
     text_file.save(str(root / "a"), b"x", None)
     assert (root / "outside").read_text() == "mine\n"
+
+
+def test_what_is_appended_gets_the_line_ends_of_the_file(root):
+    (root / "a").write_bytes(b"1\r\n2")
+    write_file("a", "3\n4\n", append=True)
+    assert (root / "a").read_bytes() == b"1\r\n2\r\n3\r\n4\r\n"
+
+
+def test_a_name_as_long_as_names_can_be_is_written(root):
+    for name in ("x" * 255, "語" * 85):
+        write_file(name, "1\n")
+        write_file(name, "2\n")
+        assert (root / name).read_text() == "2\n"
+
+
+def test_a_directory_is_no_file_to_write(root):
+    assert "names a directory" in error_of("new/", "x")
+    assert os.listdir(root) == []
+
+
+def test_a_read_only_file_is_named_as_one(root):
+    (root / "a").write_text("old\n")
+    (root / "a").chmod(0o444)
+    assert write_file("a", "new\n").text == "Wrote a, 1 line. It is marked read-only, and stays so."
+    assert edit_file("a", "new", "newer").text.endswith("It is marked read-only, and stays so.")
+    assert (root / "a").stat().st_mode & 0o777 == 0o444

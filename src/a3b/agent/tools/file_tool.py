@@ -147,12 +147,17 @@ def write_file(path: str, content: str, append: bool = False, seal: str = "", ro
             "go on in parts with append."
         )
     full = text_file.located(path, root)
+    if path.endswith("/"):
+        raise FileToolError(f"{path} names a directory; give a file. Directories above it are made.")
     real = os.path.realpath(full)
     old: text_file.TextFile | None = None
     if os.path.lexists(real):
         old = _replaced(path, root, append)
     before = old.text if old else ""
-    start = before + ("\n" if before and not before.endswith("\n") else "") if append else ""
+    newline = old.newline if old and append else "\n"
+    if newline == "\r\n":
+        content = content.replace("\r\n", "\n").replace("\n", newline)
+    start = before + (newline if before and not before.endswith("\n") else "") if append else ""
     data = _encoded(path, start + content, old.has_bom if old and append else False)
     try:
         _make_directory(os.path.dirname(real))
@@ -161,7 +166,11 @@ def write_file(path: str, content: str, append: bool = False, seal: str = "", ro
         raise FileToolError(f"{path}: {text_file.reason(error)}. Nothing was written.") from None
     done = f"Appended {_lines_of(lines)} to {path}." if append and before else f"Wrote {path}, {_lines_of(lines)}."
     changed = CHANGED if old and seal and seal != old.seal else ""
-    return FileOutcome(done + changed, _whole_diff(path, before, start + content), text_file.seal(data))
+    return FileOutcome(done + changed + _guarded(old), _whole_diff(path, before, start + content), text_file.seal(data))
+
+
+def _guarded(old: text_file.TextFile | None) -> str:
+    return " It is marked read-only, and stays so." if old and not old.mode & 0o222 else ""
 
 
 def _make_directory(path: str) -> None:
@@ -220,6 +229,7 @@ def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") ->
     same = len(os.path.commonprefix([file.text[place.start : place.end], into]))
     line = file.text.count("\n", 0, place.start + same) + 1
     done = f"Edited {path}, line {line}.{CHANGED if is_changed else ''}{' ' if place.said else ''}{place.said}"
+    done += _guarded(file)
     diff = _place_diff(path, file.text, place.start, place.end, into)
     return FileOutcome(done, diff, text_file.seal(data))
 

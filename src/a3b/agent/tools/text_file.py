@@ -136,7 +136,7 @@ def save(real: str, data: bytes, mode: int | None) -> None:
     if real.endswith(".py"):
         _outlast_compiled(real, len(data))
     directory, name = os.path.split(real)
-    part = os.path.join(directory, f".{name[:100]}.a3b-part")
+    part = os.path.join(directory, f".{os.fsdecode(os.fsencode(name)[:100])}.a3b-part")
     try:
         try:
             handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -153,9 +153,9 @@ def save(real: str, data: bytes, mode: int | None) -> None:
             os.unlink(part)
         if mode is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS):
             raise
-        with open(real, "r+b") as file:
-            file.truncate(0)
+        with open(real, "r+b") as file:  # cut at the end, so that a full disk leaves as much as it can
             file.write(data)
+            file.truncate()
 
 
 def _outlast_compiled(real: str, size: int) -> None:
