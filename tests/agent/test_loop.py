@@ -18,7 +18,9 @@ from a3b.agent.events import (
     TurnFinished,
     TurnStarted,
 )
-from tests.support.agent_sessions import end_of, events_of, of, session_of, task_of
+from a3b.agent.transcript import AgentTranscript
+from a3b.errors import StoreError
+from tests.support.agent_sessions import NotesTool, end_of, events_of, of, session_of, task_of
 from tests.support.scripted_model import Says, ScriptedModel
 
 pytestmark = pytest.mark.slow  # whole sessions of the agent
@@ -149,6 +151,30 @@ def test_what_the_user_asks_for_again_is_no_circle(tmp_path):
         return events
 
     assert end_of(session_of(tmp_path, model, use)).status == "done"
+
+
+@pytest.mark.parametrize("after", [4, 5, 6])
+def test_a_full_disk_ends_a_task_as_failed_with_its_last_event(tmp_path, monkeypatch, after):
+    written = []
+
+    def write(transcript, record):
+        written.append(record)
+        if len(written) > after:
+            raise StoreError("no space left")
+
+    monkeypatch.setattr(AgentTranscript, "_write", write)
+    end = end_of(task_of(tmp_path, ScriptedModel([note("a"), DONE])))
+    assert (end.status, end.text) == ("failed", "no space left")
+
+
+def test_a_tool_that_the_system_does_not_let_run_is_told_to_the_model(tmp_path, monkeypatch):
+    def run(tool, arguments, context):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(NotesTool, "run", run)
+    model = ScriptedModel([note("a"), DONE])
+    assert end_of(task_of(tmp_path, model)).status == "done"
+    assert results(model) == ["Error: [Errno 28] No space left on device"]
 
 
 def test_empty_answers_end_a_task_as_stuck_after_a_few(tmp_path):

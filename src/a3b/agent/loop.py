@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +78,8 @@ class TaskLoop:
             status, text = halted.status, str(halted)
         except A3BError as error:
             status, text = "failed", str(error)
-        self.transcript.note(end=status, words=text[:2000])
+        with suppress(A3BError):  # a full disk, which is the reason then
+            self.transcript.note(end=status, words=text[:2000])
         return TaskFinished(status, text, self.control.turns, self.control.usage)
 
     async def _work(self) -> tuple[str, str]:
@@ -218,7 +220,7 @@ class TaskLoop:
                     tool.name, tool.summary(arguments), self.transcript.turn, lambda: tool.run(arguments, context)
                 )
             )
-        except ToolError as error:
+        except (ToolError, OSError) as error:  # OSError: a full disk, no more processes
             text = str(error)
             result = ToolResult(text if text.startswith("Error: ") else f"Error: {text}", is_error=True)
         except TaskHalted as halted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 
 import pytest
@@ -67,3 +68,12 @@ def test_programs_of_the_workspace_are_not_run_outside(tmp_path):
     sandbox.close()
     assert not (tmp_path / "ran").exists()
     assert text == f"{programs}/git\n"  # commands find them
+
+
+def test_a_full_disk_is_named_with_the_place_that_is_full(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", source)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(SandboxUnavailable, match=f"{tmp_path}/state: No space left on device; .* another A3B_HOME"):
+        opened(tmp_path, {})

@@ -36,8 +36,8 @@ def open_sandbox(
 
     yolo: none at all; approver: is asked about hosts that the policy does not name, and about protected files; home:
     A3B_HOME; environment: of the user, of which commands get a plain part; kinds: to choose from. Raises
-    SandboxUnavailable if nothing can hold commands here, or not in this workspace, UsageError for a host that is none,
-    and OSError."""
+    SandboxUnavailable if nothing can hold commands here, or not in this workspace, and UsageError for a host that is
+    none."""
     environment = process_environment() if environment is None else environment
     state = (home or Path(RuntimeConfig.from_env(environment).home)).expanduser().resolve()
     policy = replace(
@@ -54,7 +54,12 @@ def open_sandbox(
     for path in () if yolo else (policy.workspace, *policy.writable):
         check_workspace(path, user_home, state)
     programs = path_outside(environment.get("PATH", ""), (policy.workspace, *policy.writable))
-    private = PrivateDirectory.make(state, {**environment, "PATH": programs})
+    try:
+        private = PrivateDirectory.make(state, {**environment, "PATH": programs})
+    except OSError as error:
+        raise SandboxUnavailable(
+            f"{state}: {error.strerror or error}; commands get their files there, give another A3B_HOME"
+        ) from None
     around = Surroundings(environment, state, private, approver)
     try:
         return NoSandbox(policy, around) if yolo else _best(policy, around, rules, kinds, programs)
