@@ -418,7 +418,14 @@ def table(log: Log, config: ModelConfig) -> list[str]:
     steps, machine = log.steps, log.steps["machine"]
     pair = attention_operations(config, 1)
     base, each = fitted(steps, pair)
+    read = max((s["depth"] + s["tokens"] // 2 for name, s in steps.items() if name.startswith("read ")), default=0)
     out = [
+        "# Long context at the full width",
+        "",
+        f"`python -m bench.long_context DIR`, {machine['at']}, {machine['threads']} threads, {machine['isa']}; random "
+        f"weights of 35b-a3b, {LAYERS} layers, {machine['weights_bytes'] / 1e9:.2f} GB. Positions really read so far: "
+        f"{read:,} of 262,144. Times are of the processor, all threads together.",
+        "",
         f"A token takes {1e3 * base:.2f} ms of processor time at depth 0, and {pair * each * 1e6:.3f} µs more for each "
         f"token before it: attention computes {1e-9 / each:.0f} GOP/s a core.",
         "",
@@ -441,12 +448,29 @@ def table(log: Log, config: ModelConfig) -> list[str]:
             f"{s['depth']:,} | {s['tokens']:,} | {1e3 * s['cpu_s'] / s['tokens']:.1f} | "
             f"{f'{expected:.1f}' if expected else ''} | {s['peak_bytes'] / 1e9:.2f} GB | {parts / 1e9:.2f} GB |"
         )
+    out += [
+        "",
+        "Checked, by step; a wrong result would have ended the run. At each placed depth the last 128 tokens, read in",
+        "other pieces and by one thread, also gave the same bits of state and logits.",
+        "",
+    ]
+    for name, s in steps.items():
+        if "away" in s:
+            away = ", ".join(f"{what} {value:.1e}" for what, value in s["away"].items())
+            out.append(f"- {name}: largest differences {away}; planted keys at {s['planted']}")
+        elif name.endswith(" again"):
+            out.append(f"- {name}: the same bits for pieces of {s['cuts']} tokens and for one thread")
+        elif name.endswith(" restored"):
+            out.append(
+                f"- {name}: {s['kv_bytes'] / 1e9:.2f} GB of keys and values back from disk in {s['s']:.1f} s, every "
+                f"byte, {DECODED} decoded tokens and the last logits the same; digest {s['digest']}"
+            )
     return out
 
 
 def _is_shown(stop: int) -> bool:
-    """Of the pieces that were read, those whose end is a power of two."""
-    return stop >= PIECE and stop & (stop - 1) == 0
+    """Of the pieces that were read, those whose end is a power of two, or a quarter of one more."""
+    return stop >= PIECE and (stop & (stop - 1) == 0 or stop % 32_768 == 0)
 
 
 def describe(log: Log, models: Models) -> None:
