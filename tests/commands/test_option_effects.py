@@ -397,7 +397,8 @@ RM = [
 
 
 @named(UP)
-def test_an_option_of_up_has_its_effect(row, command, watch):
+def test_an_option_of_up_has_its_effect(row, command, watch, monkeypatch):
+    monkeypatch.setenv("A3B_PORT", "0")  # a server of this machine at the usual port is no matter
     watch(up, "obtain", lambda *_: None)
     check(command, "up", row)
 
@@ -450,6 +451,7 @@ CODE = [
     Row("--search words", lambda s: s.calls["run"].args[0].search, "words"),
     Row("--all", lambda s: s.calls["run"].args[0].all, True),
     Row("--forks", lambda s: s.calls["run"].args[0].forks, True),
+    Row("--yes", lambda s: s.calls["run"].args[0].yes, True),
     *(
         Row(f"{option} {given}", lambda s, name=name: getattr(agent_options(s), name), value)
         for option, given, name, value in (

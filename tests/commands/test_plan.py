@@ -322,3 +322,10 @@ def test_a_model_that_is_not_there_is_refused(capsys):
     for rate in ("-1", "0", "nan", "inf"):
         assert main(["plan", f"--bandwidth={rate}"]) == 2
     assert main(["plan", "--context", "2000000"]) == 2
+
+
+def test_where_nothing_fits_the_next_step_is_said():
+    small = replace(MACHINE, memory_bytes=8 * GIB)
+    said = "\n".join(plan.lines(plan.describe(shape("35b-a3b"), "35b-a3b", 32768, small, SPEED)))
+    assert "no preset fits with 32,768 tokens: fast needs" in said and "which use 17.18 GB" in said
+    assert "no preset" not in "\n".join(plan.lines(plan.describe(shape("35b-a3b"), "35b-a3b", 32768, MACHINE, SPEED)))

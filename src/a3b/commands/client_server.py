@@ -35,8 +35,8 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 LAST_LOG = "serve.log"
 LOG_BYTES = 1 << 16  # of a log that are searched
 NO_MODEL = (
-    "no model is here yet, and no server runs; a3b up gets a model that suits this machine, and --model NAME takes one "
-    "of your choice"
+    "no model is here yet, and no server runs; a3b up gets a model that suits this machine, --model NAME takes one of "
+    "your choice, and --model nano the small one inside this package (a3b code --demo shows what that can do)"
 )
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:(\d{1,5}))/v1 ", re.MULTILINE)
 

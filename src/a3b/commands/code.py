@@ -46,7 +46,9 @@ def run(args: Namespace) -> int:
     if args.json and args.prompt is None and sys.stdin.isatty():
         raise UsageError("--json: needs a task; give one with -p TASK")
     if args.acp:
+        check_mcp(args)
         return for_editor(args, here, home)
+    check_mcp(args)
     task = given_task(args)
     resume = resumed(args, sessions)
     with chosen_server(args) as url:
@@ -54,6 +56,18 @@ def run(args: Namespace) -> int:
         if task is None:
             return at_terminal(options, sessions)
         return headless(options, task, args.json)
+
+
+def check_mcp(args: Namespace) -> None:
+    """Raises UsageError for a file of MCP servers that was named and cannot be used."""
+    if not args.mcp_config:
+        return
+    from a3b.agent.mcp.config_file import read_config_file
+
+    try:
+        read_config_file(Path(os.path.abspath(args.mcp_config)))
+    except OSError as error:
+        raise UsageError(f"--mcp-config {args.mcp_config}: {error.strerror}; expected a file of MCP servers") from None
 
 
 def for_editor(args: Namespace, here: Path, home: Path) -> int:

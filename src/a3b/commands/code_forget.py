@@ -5,6 +5,7 @@ A server keeps a conversation by its tokens, and its turns by keys that the conv
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,10 @@ from a3b.agent.recall.forgetting import all_of, answers_of, forget_sessions
 from a3b.agent.sessions import ProjectSessions
 from a3b.cache.disk_index import Index
 from a3b.cache.index_database import FAILURES
+from a3b.commands.ask import agreed
 from a3b.commands.cache_directories import kept, root
 from a3b.errors import A3BError, StoreError, UsageError
-from a3b.printable import report, say
+from a3b.printable import printable, report, say
 from a3b.prompt.normalise_messages import normalise_messages
 from a3b.thinking.conversation_key import ConversationKey, key_of_parts
 from a3b.thinking.stable_dates import undated
@@ -24,11 +26,17 @@ from a3b.thinking.turn import call_ids, calls_of, text_of
 from a3b.units import counted
 
 
-def forget(sessions: ProjectSessions, home: Path, given: list[str], everything: bool, with_forks: bool) -> int:
-    """The exit status."""
+def forget(
+    sessions: ProjectSessions, home: Path, given: list[str], everything: bool, with_forks: bool, yes: bool = False
+) -> int:
+    """The exit status. yes: everything goes without a question, which only a terminal asks."""
     if bool(given) == everything:
         raise UsageError("forget: expected the ID of a session, as 'a3b code sessions' shows it, or --all")
     chosen = sessions.ids() if everything else all_of(sessions, [sessions.find(id) for id in given], with_forks)
+    if everything and chosen and sys.stdin.isatty():
+        what = f"{counted(len(chosen), 'session')} of {printable(str(sessions.workspace))}"
+        if not agreed(f"Forget {what}, with their thinking and what /undo needs?", yes, ""):
+            return 1
     for id in chosen:
         with sessions.held(id):  # raises UsageError if it is open, before anything is removed
             pass

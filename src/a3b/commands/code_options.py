@@ -42,6 +42,7 @@ def code(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--all", action="store_true", help="with forget: every session of this directory")
     group.add_argument("--forks", action="store_true", help="with forget: also sessions that began as a copy of one")
+    group.add_argument("--yes", action="store_true", help="with forget --all: do not ask")
     group = parser.add_argument_group("limits of one task (default: none)")
     group.add_argument("--max-turns", type=positive, metavar="N", help="answers of the model")
     group.add_argument("--max-tokens", type=tokens, metavar="N", help="tokens that are computed: read and written")

@@ -25,7 +25,7 @@ def run_words(args: Namespace, sessions: ProjectSessions, home: Path) -> int:
     if what == "forget":
         from a3b.commands.code_forget import forget  # loads what reads the files of servers
 
-        return forget(sessions, home, rest, args.all, args.forks)
+        return forget(sessions, home, rest, args.all, args.forks, args.yes)
     if rest:
         raise UsageError(f"sessions: {rest[0][:40]!r} is not expected; --search WORDS finds some, --resume ID goes on")
     if args.json:
@@ -42,6 +42,7 @@ def check_words(args: Namespace, what: str = "") -> None:
         ("--search", args.search is not None, "sessions"),
         ("--all", args.all, "forget"),
         ("--forks", args.forks, "forget"),
+        ("--yes", args.yes, "forget"),
     ):
         if is_given and owner != what:
             raise UsageError(f"{option}: belongs to 'a3b code {owner}'")

@@ -24,7 +24,7 @@ from a3b.packing.presets import PRESETS
 from a3b.printable import printable, report
 from a3b.settings import model_places
 
-OWN = ("models", "sessions", "chats", "clients")
+OWN = ("models", "sessions", "chats", "clients", "agent", "evals")
 MOST_OTHERS = 20
 
 
@@ -51,7 +51,7 @@ def describe(home: ModelHome, place: str) -> dict[str, Any]:
         "models": [model_facts(model) for model in home.stored()],
         "sessions_bytes": tree_bytes(sessions_root(place)),
         "chats_bytes": tree_bytes(home.home / "chats"),
-        "clients_bytes": tree_bytes(home.home / "clients"),
+        **{f"{kind}_bytes": tree_bytes(home.home / kind) for kind in OWN[3:]},
         "others": {path.name: tree_bytes(path) for path in others(home.home)},
         "free_bytes": free,
     }
@@ -105,7 +105,7 @@ def lines(home: ModelHome, facts: dict[str, Any]) -> list[str]:
         out.append("no models yet; 'a3b up' gets the one for this machine, 'a3b list --available' shows all names")
     out.append("")
     out.append(f"models    {printable(home.models)}, {size(facts['free_bytes'])} free on that disk")
-    for kind in ("sessions", "chats", "clients"):
+    for kind in OWN[1:]:
         if facts[f"{kind}_bytes"]:
             out.append(f"{kind:<9} {size(facts[f'{kind}_bytes'])} in {printable(home.home / kind)}")
     for name, num_bytes in facts["others"].items():
@@ -135,7 +135,7 @@ def available_lines(models: list[dict[str, Any]]) -> list[str]:
     for model in models:
         packed = ", ".join(f":{preset} {num / 1e9:.0f} GB" for preset, num in model["packed_bytes"].items())
         out += [
-            f"{model['name']:<14} {model['title']}; also {', '.join(model['other_names']) or 'no other name'}",
+            f"{model['name']:<14} {'; also '.join(filter(None, (model['title'], ', '.join(model['other_names']))))}",
             f"               {packed}, packed from {model['download_gb']} GB of {model['repository']}",
             f"               :{', :'.join(model['tags'])} of {model['gguf']}",
             f"               tried: {model['tried']}",

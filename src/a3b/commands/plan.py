@@ -224,7 +224,7 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
         )
         raise UsageError(
             f"MODEL is {name!r}; expected a directory with a config.json, such a file, a .gguf file, "
-            f"or one of nano, {', '.join(SHAPES)}{step}"
+            f"or one of nano, {', '.join(SHAPES)}{step}; a3b list --available names what can be had"
         )
     files = [path] if is_gguf(path) else []
     if path.is_dir() and not (path / "config.json").exists():
@@ -304,7 +304,22 @@ def lines(facts: dict[str, Any]) -> list[str]:
             f"{name:<10} {gb(p['stored_bytes']):>9} {gb(p['token_bytes']):>9} {gb(p['memory_bytes']):>9}  {fits:<24} "
             f"{shown[0]:>9} {shown[1]:>11} {shown[2]:>9}"
         )
-    return out + why(facts) + long_context(facts)
+    return out + why(facts) + what_is_missing(facts) + long_context(facts)
+
+
+def what_is_missing(facts: dict[str, Any]) -> list[str]:
+    """The next step where no preset fits."""
+    if any(p["fits"] for p in facts["presets"].values()):
+        return []
+    machine, context = facts["machine"], facts["context"]["tokens"]
+    name, least = min(((name, p["memory_bytes"]) for name, p in facts["presets"].items()), key=lambda found: found[1])
+    used = machine["total_memory_bytes"] - machine["memory_bytes"]
+    return [
+        "",
+        f"no preset fits with {context:,} tokens: {name} needs {gb(least - machine['memory_bytes'])} more than is "
+        "available. End other programs,",
+        f"which use {gb(used)}, or take a shorter --context; a3b list --available names smaller models",
+    ]
 
 
 def why(facts: dict[str, Any]) -> list[str]:

@@ -71,8 +71,7 @@ class Asker:
         first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
         name, context = first.get("id"), first.get("max_model_len")
         if first.get("owned_by") != "a3b" or not isinstance(name, str) or type(context) is not int:
-            owner = str(first.get("owned_by"))[:60] if first else "no model"
-            raise UsageError(f"{self.url}: this is no a3b server (its models are of {owner!r}); {self._elsewhere()}")
+            raise UsageError(f"{self.url}: this is no a3b server; {self._elsewhere()}")
         if not 0 < context <= MOST_CONTEXT:
             raise UsageError(f"{self.url}: says that its context is {context} tokens; {self._elsewhere()}")
         return ServedModel(name, context)
@@ -141,7 +140,7 @@ class Asker:
         return f"{self.url}: this is no a3b server (it answers {path} with {error.code}); {self._elsewhere()}"
 
     def _elsewhere(self) -> str:
-        return "give another address with --base-url or --port; --port 0 starts a server on a free one"
+        return "give the address of one with --base-url or --port; --port 0 starts one on a free port"
 
 
 def checked_url(url: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from a3b.agent.mcp.config import McpServerConfig
 from a3b.agent.mcp.guard import ServerFault
-from a3b.agent.mcp.launch import ServerLauncher, fetch_hint
+from a3b.agent.mcp.launch import ServerLauncher, start_hint
 from a3b.agent.sandbox.sandbox import SandboxPolicy
 from tests.support.unconfined import Unconfined
 
@@ -105,6 +105,21 @@ def test_a_command_line_in_one_text_is_explained(places):
 
 def test_programs_that_fetch_what_they_run_are_explained():
     server = McpServerConfig("s", Path("mcp.json"), "user", "d", command=(os.path.join("/usr/bin", "npx"), "x"))
-    assert "npx needs the network" in fetch_hint(server)
-    assert fetch_hint(McpServerConfig("s", Path("mcp.json"), "user", "d", command=("node", "x"))) == ""
-    assert fetch_hint(McpServerConfig("s", Path("mcp.json"), "user", "d", url="https://x.test")) == ""
+    assert "npx needs the network" in start_hint(server, Path("/w"), Path("/h"))
+    for config in ({"command": ("node", "x")}, {"url": "https://x.test"}):
+        assert start_hint(McpServerConfig("s", Path("mcp.json"), "user", "d", **config), Path("/w"), Path("/h")) == ""
+
+
+def test_a_file_of_the_home_that_the_sandbox_hides_is_named_with_what_shows_it(tmp_path):
+    home, workspace, script = tmp_path / "home", tmp_path / "home" / "work", tmp_path / "home" / "servers" / "one.py"
+    for file in (script, workspace / "two.py"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+
+    def hint(file, **more):
+        server = McpServerConfig("s", Path("mcp.json"), "user", "d", command=("python3", str(file)), **more)
+        return start_hint(server, workspace, home)
+
+    assert f"hides {script} from it" in hint(script) and f'"readable": ["{script.parent}"]' in hint(script)
+    shown = hint(script, readable=(str(script.parent),))
+    assert shown == hint(workspace / "two.py") == hint(home / "nowhere.py") == hint(script, is_sandboxed=False) == ""

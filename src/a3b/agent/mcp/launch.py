@@ -78,14 +78,22 @@ class ServerLauncher:
                 self._opened.pop().close()
 
 
-def fetch_hint(server: McpServerConfig) -> str:
-    """What to do when a program that fetches what it runs fails in the sandbox; "" for others."""
-    if not server.is_sandboxed or not server.command or Path(server.command[0]).name not in FETCHERS:
+def start_hint(server: McpServerConfig, workspace: Path, home: Path) -> str:
+    """What to do when a program does not start in the sandbox that fetches what it runs, or is given a file of the
+    user's home; "" for others."""
+    if not server.is_sandboxed or not server.command:
         return ""
-    return (
-        f"{Path(server.command[0]).name} needs the network, which the sandbox does not allow: install the server first "
-        'and name its program, or set "sandbox": false'
-    )
+    if (program := Path(server.command[0]).name) in FETCHERS:
+        return (
+            f"{program} needs the network, which the sandbox does not allow: install the server first and name its "
+            'program, or set "sandbox": false'
+        )
+    shown = [workspace, *(Path(path).expanduser() for path in (*server.readable, *server.writable))]
+    for path in map(Path, server.command):
+        in_home = path.is_absolute() and path.is_relative_to(home) and os.path.exists(path)
+        if in_home and not any(path.is_relative_to(place) for place in shown):
+            return f'the sandbox hides {path} from it, as the rest of your home: "readable": ["{path.parent}"] shows it'
+    return ""
 
 
 def _check_outside(server: McpServerConfig, program: str, cwd: Path, env: Mapping[str, str], workspace: Path) -> None:

@@ -15,6 +15,7 @@ from a3b.agent.mcp.servers import McpServers, Tell, open_servers
 from a3b.agent.options import AgentOptions
 from a3b.agent.sandbox.opening import open_sandbox
 from a3b.agent.sandbox.sandbox import Sandbox, SandboxPolicy
+from a3b.errors import did_you_mean
 from a3b.settings import process_environment
 
 
@@ -37,6 +38,10 @@ async def session_servers(
     def make(policy: SandboxPolicy, is_outside: bool, variables: Mapping[str, str]) -> Sandbox:
         return open_sandbox(policy, yolo=is_outside or options.yolo, home=options.home, environment=variables)
 
+    names = [server.name for server in configured.servers]
+    for name in options.mcp_allowed:
+        if name not in names:
+            tell(f"--allow-mcp {name}: there is no such MCP server{did_you_mean(name, names)}", "warning")
     launcher = ServerLauncher(SandboxPolicy(Path(options.directory)), make, environment)
     asking = _Granted(approver, options)
     try:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from a3b.agent.approvals import Approver, refusal
@@ -13,7 +14,7 @@ from a3b.agent.mcp.approving import call_request, start_request
 from a3b.agent.mcp.config import ConfiguredServers, McpServerConfig
 from a3b.agent.mcp.connection import ServerConnection
 from a3b.agent.mcp.guard import ServerFault
-from a3b.agent.mcp.launch import ServerLauncher, fetch_hint
+from a3b.agent.mcp.launch import ServerLauncher, start_hint
 from a3b.agent.mcp.surface import META_NAME, ToolSurface, new_surface
 from a3b.agent.mcp.tools import McpMetaTool, McpTool
 from a3b.agent.options import ToolLine
@@ -73,7 +74,7 @@ class McpServers:
                 request = start_request(config)
                 if await self._approver.ask(request) == "no":
                     self.absent[config.name] = "was not approved"
-                    self._tell(f"MCP server {config.name!r} was not approved: {refusal(request)}.", "warning")
+                    self._tell(f"MCP server {config.name!r} was not approved and is left out.", "warning")
                     continue
             self.connections[config.name] = ServerConnection(
                 config,
@@ -82,15 +83,16 @@ class McpServers:
                 lambda text: self._tell(text, "warning"),
                 partial(self._changed, config.name),
             )
-        await asyncio.gather(*(self._start(connection) for connection in list(self.connections.values())))
+        await asyncio.gather(*(self._start(found, launcher.workspace) for found in list(self.connections.values())))
 
-    async def _start(self, connection: ServerConnection) -> None:
+    async def _start(self, connection: ServerConnection, workspace: Path) -> None:
         config = connection.server
         try:
             await connection.start()
         except ServerFault as error:
-            hint = fetch_hint(config)
-            self._tell(f"MCP server {config.name!r} {error}.{hint and f' {hint}.'} It is left out.", "warning")
+            hint = start_hint(config, workspace, Path.home())
+            said = f"MCP server {config.name!r} {str(error).rstrip(',')}; it is left out."
+            self._tell(said + (hint and f" {hint[0].upper()}{hint[1:]}."), "warning")
             return
         if connection.listing is not None and connection.listing.left_out:
             left_out = connection.listing.left_out
