@@ -85,7 +85,6 @@ def test_a_misspelt_word_gets_the_nearest_one(capsys, argv, told):
         (["code", "-p", "hi", "--mcp-config", "/no/such/file"], "expected a file of MCP servers"),
         (["code", "-p", "hi", "--mcp-config", NANO + "/model.safetensors"], "expected"),
         (["code", "--acp", "--mcp-config", "/no/such/file"], "expected a file of MCP servers"),
-        (["code", "-p", "hi", "--continue", "--resume", "xyz"], "expected one of them"),
         (["code", "-p", "hi", "--yes"], "belongs to 'a3b code forget'"),
     ],
 )
