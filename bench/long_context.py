@@ -305,7 +305,8 @@ def plant(model: Model, state: State, queries: np.ndarray, rng: np.random.Genera
     a, num = model.config.axes, state.num_tokens
     planted = []
     for i in range(NEEDLES):
-        t, head, position = i % len(queries), (5 * i + 2) % a.Hq, LAST + (num - LAST - 1) * i // (NEEDLES - 1)
+        t, head = i % len(queries), (3 * i + i // len(queries)) % a.Hq  # a pair of its own
+        position = LAST + (num - LAST - 1) * i // (NEEDLES - 1)
         q, group = queries[t, head], head // (a.Hq // a.Hkv)
         key = q * np.float32(STRENGTH * np.sqrt(a.Dh) / (q @ q))
         value = rng.standard_normal(a.Dh, np.float32)
