@@ -42,6 +42,14 @@ def test_an_option_that_would_be_ignored_is_refused(id, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
+def test_a_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["code", "-p", "hi"]) == 2
+    assert "the current directory is gone" in capsys.readouterr().err
+
+
 def test_sessions_are_listed_for_programs(id, capsys):
     assert main(["code", "sessions", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()

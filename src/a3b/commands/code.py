@@ -31,7 +31,10 @@ TOOLS = ("bash", "read", "write", "edit", "search", "plan", "agent", "recall", "
 
 def run(args: Namespace) -> int:
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone; go to one that is there") from None
     sessions = ProjectSessions(home, here, first_key(args))
     if args.demo:
         from a3b.commands.code_demo import demo

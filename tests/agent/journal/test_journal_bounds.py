@@ -8,6 +8,7 @@ import pytest
 
 from a3b.agent.journal.journal import Journal
 from a3b.agent.journal.scan import JournalBounds
+from a3b.errors import JournalError
 from tests.support.file_trees import shell, tree_of
 
 
@@ -155,4 +156,28 @@ def test_a_disk_without_room_is_told_and_nothing_is_restored_wrongly(tmp_path, w
     journal.finish()
     assert "there was no room on the disk to keep it" in told[0]
     assert [trouble.path for trouble in journal.undo().troubles] == ["one"]
+    journal.close()
+
+
+def test_files_for_which_there_was_no_room_are_never_taken_for_new_ones(tmp_path, work):
+    shell(work, "mkdir a z; echo 1 > a/one; echo 2 > a/two; echo mine > z/mine; echo mine > z/other")
+    before = tree_of(work / "z")
+    journal, _ = journal_of(tmp_path, work, entries=4)  # z is looked into, and has no room
+    step(journal, work, "rm a/one a/two")
+    journal.begin("next", is_background=True)
+    journal.finish()
+    journal.undo()
+    with pytest.raises(JournalError, match="nothing to undo"):
+        journal.undo()
+    assert tree_of(work / "z") == before
+    assert (work / "a/one").exists()
+    journal.close()
+
+
+def test_that_nothing_can_be_undone_is_said_with_what_is_not_covered(tmp_path, work):
+    shell(work, "touch a b c")
+    journal, _ = journal_of(tmp_path, work, entries=2)
+    step(journal, work, "echo 1 > new")
+    with pytest.raises(JournalError, match="nothing to undo: .*; 2 paths are not covered, the workspace has too many"):
+        journal.undo()
     journal.close()

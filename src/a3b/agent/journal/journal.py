@@ -195,7 +195,8 @@ class Journal:
         others = [step for step in standing if step.session != self.session and not mark.lives(step.writer)]
         standing = others if earlier else own
         if not standing or (steps is not None and steps < 1):
-            raise JournalError(_nothing(earlier, others))
+            more = f"; {n:,} paths are not covered, the workspace has too many" if (n := self._ledger.left_out) else ""
+            raise JournalError(_nothing(earlier, others) + more)
         last = standing[-1]
         if steps is None:
             turn = [s for s in standing if s.turn and (s.session, s.turn) == (last.session, last.turn)]

@@ -37,6 +37,7 @@ class Ledger:
     def __init__(self, directory: Path, workspace: Path, bounds: JournalBounds, tell: Callable[[str], None]):
         self.directory, self.workspace, self.bounds, self.tell = directory, workspace, bounds, tell
         self._told: set[str] = set()
+        self.left_out = 0  # paths for which the last look had no room
         self._shortest = 0  # bytes of the records when they were last written anew
         self._lock = JournalLock(directory / LOCK)
         self._log, self.state = RecordLog(directory / RECORDS), JournalState(str(workspace))
@@ -118,12 +119,18 @@ class Ledger:
             self.state.take(record)
 
     def see(self, tree: Beneath, step: int = 0) -> None:
-        """Looks at the workspace; what changed counts to `step`, 0: to nobody."""
+        """Looks at the workspace; what changed counts to `step`, 0: to nobody.
+
+        Where a look left paths out, what was removed since makes room for them at the next, and they look like new
+        ones: an undo would remove them. So nothing new counts to a step then."""
+        was_left_out = self.left_out
         found = look(tree, self.state.files, self.contents, self.bounds, self._own, self._announce)
         items = difference(self.state.files, found.files)
+        self.left_out = found.left_out
         self._tell_what_is_not_kept(found.left_out, found.example)
         if step:
-            counted = real(items)
+            is_certain = not (was_left_out or found.left_out)
+            counted = [item for item in real(items) if is_certain or item.before is not None]
             self.add(item_records("items", step, counted))
             paths = {item.path for item in counted}
             items = [item for item in items if item.path not in paths]
