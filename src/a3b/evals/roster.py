@@ -15,6 +15,12 @@ BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module belo
     "fix": ("packages with one bug, repaired by a3b code", "fix"),
     "mcpmark": ("an agent with the tools of one MCP server", "mcpmark.entry"),
     "swebench": ("SWE-bench Verified: issues of Python projects", "swebench.benchmark"),
+    "gpqa": ("GPQA Diamond: questions of graduate level", "gpqa"),
+    "aime": ("AIME 2026: problems with whole numbers as answers", "aime"),
+    "bfcl": ("BFCL v4: the right function with the right arguments", "bfcl"),
+    "tau2": ("tau2-bench: customer service with tools", "tau2"),
+    "humaneval": ("HumanEval: Python functions, judged by tests", "humaneval"),
+    "reasoning-gym": ("puzzles made from a seed, verified by code", "reasoning_gym"),
 }
 
 
