@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ from tests.support.scripted_model import Says, ScriptedModel
 pytestmark = pytest.mark.slow  # starts servers in sandboxes, and a PostgreSQL
 
 LACKING = [name for name in ("pgserver", "psycopg2", "mcp") if importlib.util.find_spec(name) is None]
+VERIFIER = "tasks/filesystem/standard/notes/count/verify.py"
 needs_postgres = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 
 
@@ -108,6 +110,18 @@ def test_a_call_that_fails_is_recorded_and_the_next_is_made(clone):
     assert "has no tool 'write'; did you mean 'write_file'?" in log and verdict.passed
 
 
+def test_servers_do_not_see_what_is_hidden_from_them(clone):
+    place_to_hide = Path("/usr/share")  # a clone of these tests lies where servers see nothing anyhow
+    look = {"tool": "is_there", "arguments": {"path": str(next(place_to_hide.iterdir()))}}
+    program = solver(clone.parent, look)
+
+    async def use(place, task, state):
+        hidings = ((), (place_to_hide,))
+        return [await solve_by_program(program, task, state, place.agent_home, hidden) for hidden in hidings]
+
+    assert [log.splitlines()[-1] for log in asyncio.run(in_try(clone, "count", use))] == ["True", "False"]
+
+
 def test_a_server_that_does_not_start_is_an_error_and_no_wrong_answer(clone):
     with pytest.raises(ServersFailed, match="files does not run: .*there is no program"):
         verdict_after(clone, "count", servers={"files": {"command": "/nowhere/server"}})
@@ -123,9 +137,6 @@ def test_a_program_that_prints_no_calls_is_refused(clone, printed):
 
     with pytest.raises(UsageError, match=r"notes/count it did not print a list of calls.*expected \[\{"):
         asyncio.run(in_try(clone, "count", use))
-
-
-VERIFIER = "tasks/filesystem/standard/notes/count/verify.py"
 
 
 LOOKING = """\
@@ -300,7 +311,9 @@ def test_the_agent_works_with_the_tools_of_the_server_alone_and_its_cost_is_reco
     assert all(record.cost.requests == 2 and record.cost.computed > 0 and record.error == "" for record in told)
     assert all(record.facts["turns"] == 2 and record.facts["official"] is False for record in told)
     sent = model.bodies[0]
-    assert [tool["function"]["name"] for tool in sent["tools"]] == ["mcp__files__write_file"]
+    names = [tool["function"]["name"] for tool in sent["tools"]]
+    assert names == ["mcp__files__write_file", "mcp__files__is_there"]
     assert sent["thinking_policy"] == "none" and "how many notes" in sent["messages"][1]["content"]
+    gc.collect()  # what inspect-ai has not closed is told while this test still ignores it
     seeds = {record.seed for record in told}
     assert len(seeds) == 4 and {body["seed"] for body in model.bodies} == seeds

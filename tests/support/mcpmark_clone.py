@@ -109,6 +109,11 @@ def main() -> None:
         (Path(os.environ["FILES_ROOT"]) / path).write_text(content, encoding="utf-8")
         return f"wrote {path}"
 
+    @server.tool()
+    def is_there(path: str) -> str:
+        """Whether a file is there."""
+        return str(Path(path).exists())
+
     server.run("stdio")
 
 

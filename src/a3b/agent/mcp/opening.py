@@ -42,7 +42,7 @@ async def session_servers(
     for name in options.mcp_allowed:
         if name not in names:
             tell(f"--allow-mcp {name}: there is no such MCP server{did_you_mean(name, names)}", "warning")
-    launcher = ServerLauncher(SandboxPolicy(Path(options.directory)), make, environment)
+    launcher = ServerLauncher(SandboxPolicy(Path(options.directory), hidden=options.hidden), make, environment)
     asking = _Granted(approver, options)
     try:
         async with open_servers(configured, launcher, asking, tell, record) as servers:

@@ -27,14 +27,17 @@ class ServersFailed(A3BError):
     """An MCP server does not start: an error of the run, not a wrong answer."""
 
 
-async def solve_by_program(program: Path, task: McpMarkTask, state: McpMarkState, home: Path) -> str:
-    """Makes the calls of a program one by one; what they gave, for the record. home: A3B_HOME of the try.
+async def solve_by_program(
+    program: Path, task: McpMarkTask, state: McpMarkState, home: Path, hidden: tuple[Path, ...] = ()
+) -> str:
+    """Makes the calls of a program one by one; what they gave, for the record. home: A3B_HOME of the try; hidden:
+    places that servers do not see.
 
     Raises UsageError if the program prints anything else than calls, ServersFailed."""
     calls = await asyncio.to_thread(planned_calls, program, task, state.workspace)
     told: list[str] = []
     names = tuple(state.servers)
-    options = AgentOptions(state.workspace, home, "", mcp_servers=state.servers, mcp_allowed=names)
+    options = AgentOptions(state.workspace, home, "", mcp_servers=state.servers, mcp_allowed=names, hidden=hidden)
     log = []
     async with session_servers(options, DenyingApprover(), lambda text, _: told.append(text), None) as servers:
         if missing := [

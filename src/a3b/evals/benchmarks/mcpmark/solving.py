@@ -79,6 +79,7 @@ async def _work(
         sampling={"seed": current_try().seed, **options.sampling, **options.fields()},
         mcp_servers=begun.servers,
         mcp_allowed=tuple(begun.servers),
+        hidden=(plan.clone,),  # it has the verifiers, and answers
     )
     run = await run_agent(given, task.description + NOTE)
     return {"messages": run.messages, "cost": asdict(run.cost), "facts": run.facts()}
@@ -89,6 +90,6 @@ async def _play(
 ) -> dict[str, Any]:
     """The calls of a program."""
     assert plan.solver is not None
-    log = await solve_by_program(plan.solver, task, begun, place.agent_home)
+    log = await solve_by_program(plan.solver, task, begun, place.agent_home, (plan.clone,))
     told = [{"role": "user", "content": task.description}, {"role": "assistant", "content": log}]
     return {"messages": told, "facts": {"solver": plan.solver.name}}
