@@ -133,3 +133,20 @@ def test_a_session_goes_on_after_a_task_that_failed_in_the_middle_of_its_calls(t
     assert gone.status == "failed" and "is gone" in gone.text
     assert done.status == "done"
     assert [message["role"] for message in model.bodies[-1]["messages"][2:]] == ["assistant", "tool", "tool", "user"]
+
+
+def test_what_a_sub_agent_changed_in_several_turns_is_taken_back_with_the_turn_that_started_it(tmp_path):
+    start = Says(calls=[("agent", {"task": "Make files."})])
+    child = [bash("echo 1 > one"), bash("echo 2 > two"), Says("Made.")]
+    model = ScriptedModel([bash("echo 0 > zero"), start, *child, bash("echo 3 > three"), Says("Done.")])
+    project = tmp_path / "project"
+
+    async def use(session, note):
+        await events_of(session)
+        left = []
+        for _ in range(3):
+            await session.undo()
+            left.append(sorted(path.name for path in project.iterdir()))
+        return left
+
+    assert session_of(tmp_path, model, use, tools=("bash", "agent")) == [["one", "two", "zero"], ["zero"], []]

@@ -72,8 +72,14 @@ class SubAgents:
         emit = _lines(context.emit)
         parent = self._parts
         compactor = Compactor(parent.requests, child, emit, lambda: "", parent.requests.facts.context)
+        turn = parent.transcript.turn  # what a child changes belongs to the turn that started it, for an undo
         return replace(
-            parent, transcript=child, emit=emit, make_room=lambda size: compactor.make_room(size, control), reports=list
+            parent,
+            transcript=child,
+            emit=emit,
+            make_room=lambda size: compactor.make_room(size, control),
+            around_call=lambda tool, summary, _, run: parent.around_call(tool, summary, turn, run),
+            reports=list,
         )
 
 
