@@ -286,3 +286,15 @@ def test_any_change_of_an_entry_changes_its_digest(files):
     (files.workspace / ".mcp.json").unlink()
     digests.add(only(files.read(user={"mcpServers": {"s": COMMAND}})).digest)
     assert len(digests) == len(entries) + 1
+
+
+def test_a_default_is_used_where_a_variable_that_is_not_listed_is_not_set(files):
+    server = only(files.read({"mcpServers": {"s": {"url": "${API:-https://x.org}/mcp"}}}))
+    assert server.url == "https://x.org/mcp"
+    assert "${KEY} is not on the list" in problem(files.read({"mcpServers": {"s": {"url": "${KEY:-https://x.org}"}}}))
+
+
+def test_null_and_the_words_of_other_clients_are_taken(files):
+    entry = {"source": "custom", "transportType": "stdio", **COMMAND, "args": None, "environment": {"A": "b"}}
+    server = only(files.read({"mcpServers": {"s": entry}}))
+    assert (server.command, dict(server.env), server.is_sandboxed) == (("server",), {"A": "b"}, True)

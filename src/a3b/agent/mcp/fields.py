@@ -21,8 +21,9 @@ TRANSPORTS = {
     "remote": "http",
 }
 FIELDS = {  # spelling in a file: what it means
-    **dict.fromkeys(("type", "transport"), "transport"),
+    **dict.fromkeys(("type", "transport", "transportType"), "transport"),
     **dict.fromkeys(("command", "args", "cwd", "env", "headers", "sandbox", "readable", "writable"), ""),
+    "environment": "env",
     **dict.fromkeys(("url", "httpUrl", "serverUrl"), "url"),
     **dict.fromkeys(("hosts", "network"), "hosts"),
     **dict.fromkeys(("tools", "allow", "includeTools", "enabledTools"), "allow"),
@@ -34,7 +35,7 @@ FIELDS = {  # spelling in a file: what it means
     "enabled": "enabled",
     "timeout": "call_ms",
     "startTimeout": "start_ms",
-    **dict.fromkeys(("description", "name", "icon", "version", "note"), "note"),  # for people
+    **dict.fromkeys(("description", "name", "icon", "version", "note", "source"), "note"),  # for people
 }
 NOT_SUPPORTED = {
     "envFile": 'list the variables in "env"',
@@ -60,7 +61,7 @@ def read_fields(entry: Any) -> dict[str, Any]:
         if field not in FIELDS:
             raise UsageError(f"{field[:80]}: unknown field{did_you_mean(field, FIELDS)}")
         meaning = FIELDS[field] or field
-        if meaning == "note":
+        if meaning == "note" or value is None:  # null: as if it did not stand there
             continue
         if meaning in found:
             raise UsageError(f"{field}: means the same as {spelled[meaning]}; expected one of them")

@@ -41,6 +41,8 @@ class Expansion:
         if parts is None:
             raise UsageError(f"{found[0][:80]} is none of ${{NAME}}, ${{NAME:-default}} and ${{workspaceFolder}}")
         name, default = parts[1], parts[2]
+        if name not in self._listed and default is not None and not self._environment.get(name):
+            return default
         if name not in self._listed:
             raise UsageError(
                 f'${{{name}}} is not on the list of variables that MCP servers may see; to allow it, add "{name}" to '
