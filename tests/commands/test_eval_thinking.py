@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def installed(monkeypatch):
         ("secret --model nano --policies all", "expected at least two"),
         ("secret --model nano --policies all,some", "expected all, current-task, none or budget:TOKENS"),
         ("secret --model nano --api-key k", "belongs to a server that is named"),
-        ("secret --model nano --set hops=2", "secret has none"),
+        ("lookup --model nano --set hop=2", "did you mean 'hops'"),
+        ("--resume d --limit 3", "so --limit has no place there"),
+        ("secret --resume d", "so secret has no place there"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_the_next_step(command, installed, words, said):
@@ -65,7 +68,10 @@ def test_what_cannot_be_compared_is_refused_with_the_next_step(command, installe
         ("{", "was it edited?"),
         ('{"format": 9}', "format 9"),
         ('{"format": 1, "names": ["secret"], "policies": ["x"], "asked": {"secret": {}}}', "expected all"),
-        ('{"format": 1, "names": ["secret"], "policies": ["all"], "asked": []}', "was it edited?"),
+        ('{"format": 1, "names": ["secret"], "policies": ["all", "none"], "asked": []}', "was it edited?"),
+        ('{"format": 1, "names": ["../x"], "policies": ["all", "none"], "asked": {}}', "is no benchmark"),
+        ('{"format": 1, "names": ["fix"], "policies": ["all", "none"], "asked": {"fix": {"epochs": "x"}}}', "epochs"),
+        ('{"format": 1, "names": [], "policies": ["all", "none"], "asked": {}}', "nothing to compare"),
     ],
 )
 def test_a_directory_that_is_no_test_is_not_gone_on_with(command, installed, tmp_path, content, said):
@@ -74,6 +80,13 @@ def test_a_directory_that_is_no_test_is_not_gone_on_with(command, installed, tmp
         (tmp_path / "d" / "thinking.json").write_text(content)
     status, out, err = command("--resume d")
     assert (status, out) == (1, "") and said in err
+
+
+def test_policies_of_a_server_that_has_none_are_refused(command, installed, monkeypatch):
+    other = eval_thinking.Answering("http://there", "m", "llama.cpp", 8192, 1)
+    monkeypatch.setattr(eval_thinking, "endpoint", lambda args: nullcontext(other))
+    status, out, err = command("secret --base-url http://there")
+    assert (status, out) == (2, "") and "this one is 'llama.cpp'" in err
 
 
 def test_without_inspect_ai_it_says_what_to_install(command, monkeypatch):

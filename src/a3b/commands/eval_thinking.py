@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from a3b.commands.client_server import first_key, planned
-from a3b.commands.eval_run import Answering, asked_of, conduct, endpoint, options_of
+from a3b.commands.eval_run import SAVED, Answering, asked_of, conduct, endpoint, options_of
 from a3b.errors import StoreError, UsageError
 from a3b.evals.compare import ALL, BUDGET, NONE, TASK, Comparison, as_markdown, compare
 from a3b.evals.harness import check_installed, planned_tries
-from a3b.evals.options import checked_policy
+from a3b.evals.options import checked_options, checked_policy
 from a3b.evals.roster import benchmark
 from a3b.evals.runs import CONFIG, config_of, new_run, open_run, slug, write_json
 from a3b.files import read_text
 from a3b.printable import printable, report, say
 
 FORMAT, PLAN, MAX_PLAN = 1, "thinking.json", 1 << 20
-NANO, KEYS = "a3b-nano", "--api-key"
+NANO, KEYS, SERVER = "a3b-nano", "--api-key", "a3b"
 FEW, MANY = 32, 8192  # tokens of a budget by default: a thought of a3b-nano or two, and some of a large model
 
 
@@ -99,7 +99,12 @@ def unused(path: Path) -> Path:
 
 
 def _opened(args: Namespace) -> PolicyTest:
-    """The test of --resume. Raises StoreError for what is none."""
+    """The test of --resume. Raises UsageError for options that would change it, StoreError for what is no test."""
+    given = [f"--{n.replace('_', '-')}" for n in (*SAVED, "policies", "out") if getattr(args, n) not in (None, 0)]
+    if args.names or given:
+        raise UsageError(
+            f"--resume goes on as the test was begun, so {(given or args.names)[0][:60]} has no place there"
+        )
     path = Path(args.resume).expanduser()
     file = path / PLAN
     try:
@@ -107,7 +112,10 @@ def _opened(args: Namespace) -> PolicyTest:
         if plan["format"] != FORMAT:
             raise ValueError(f"format {plan['format']}, this a3b reads {FORMAT}")
         names, policies = tuple(map(str, plan["names"])), tuple(str(checked_policy(p)) for p in plan["policies"])
-        return PolicyTest(path, names, policies, {name: dict(plan["asked"][name]) for name in names})
+        asked = {benchmark(name).name: checked_options(plan["asked"][name]) for name in names}
+        if len(policies) < 2 or not names:
+            raise ValueError("nothing to compare")
+        return PolicyTest(path, names, policies, asked)
     except FileNotFoundError:
         raise StoreError(f"{path}: there is no {PLAN}, so this is no test of a3b eval thinking") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
@@ -140,6 +148,10 @@ def _run_one(args: Namespace, test: PolicyTest, name: str, policy: str, server: 
     earlier = open_run(directory) if (directory / CONFIG).exists() else None
     if earlier is not None and earlier.config["model"] != server.model:
         raise UsageError(f"{directory}: was run with {earlier.config['model']!r}, and {server.model!r} is served now")
+    if server.kind != SERVER:
+        raise UsageError(
+            f"{server.url}: policies of thinking are a3b's; expected its server, this one is {server.kind!r}"
+        )
     options = options_of(asked, server, home, first_key(args), args.parallel)
     chosen.check(options)
     task = chosen.make_task(options)
