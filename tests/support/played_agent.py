@@ -19,9 +19,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from a3b.agent.events import AgentEvent, Notice, SessionOpened, TaskFinished, TokenUsage, TurnFinished
+from a3b.agent.events import (
+    AgentEvent,
+    Notice,
+    SessionOpened,
+    Steered,
+    TaskFinished,
+    TextChunk,
+    ThinkingChunk,
+    TokenUsage,
+    ToolFinished,
+    ToolStarted,
+    TurnFinished,
+)
 from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
 from a3b.agent.session import AgentSession
+from a3b.agent.transcript import TurnLine
 from a3b.errors import UsageError
 from tests.support.terminals import Terminal
 
@@ -116,9 +129,22 @@ class PlayedSession(AgentSession):
         return SessionCost(self._turns, self._usage, 900, 8192, 6000, 0, 12.5)
 
     def history(self) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": "Earlier task"}]
+
+    def past(self) -> list[AgentEvent]:
         return [
-            {"role": "user", "content": "Earlier task"},
-            {"role": "assistant", "content": "Earlier answer", "reasoning_content": "Earlier thought"},
+            Steered("Earlier task"),
+            ThinkingChunk("Earlier thought"),
+            ToolStarted("call_1", "bash", {}, "$ make"),
+            ToolFinished("call_1", "bash", "one\ntwo\n", False),
+            TextChunk("Earlier answer"),
+        ]
+
+    def outline(self) -> list[TurnLine]:
+        return [
+            TurnLine(1, "Earlier task", is_user=True),
+            TurnLine(1, "bash make\x1b[2J"),
+            TurnLine(2, "Earlier answer"),
         ]
 
     def set_thinking(self, think: bool | None) -> None:

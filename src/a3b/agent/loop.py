@@ -104,7 +104,7 @@ class TaskLoop:
         while self.control.steering:
             text = self.control.steering.popleft()
             self._guard = LoopGuard()  # he may want the same again
-            self.transcript.say({"role": "user", "content": text})
+            self.transcript.say({"role": "user", "content": text}, task=text)
             self.emit(Steered(text))
 
     # -- one turn

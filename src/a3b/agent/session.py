@@ -22,6 +22,7 @@ from a3b.agent.events import AgentEvent, Compacted, Notice, SessionOpened, TaskF
 from a3b.agent.idle import IdleWork, read_ahead
 from a3b.agent.loop import LoopParts, TaskLoop
 from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
+from a3b.agent.past import past_events
 from a3b.agent.project_files import Project, first_message, read_project
 from a3b.agent.prompt import system_prompt
 from a3b.agent.requests import PromptSize, RequestMaker
@@ -29,7 +30,7 @@ from a3b.agent.resuming import close_calls, plan_of, resume_note
 from a3b.agent.sessions import ProjectSessions
 from a3b.agent.sub_agent import SubAgents
 from a3b.agent.tools.tool import Tool
-from a3b.agent.transcript import AgentTranscript
+from a3b.agent.transcript import AgentTranscript, TurnLine
 from a3b.agent.workshop import Workshop, open_workshop
 from a3b.errors import A3BError, UsageError
 
@@ -224,8 +225,16 @@ class AgentSession:
         )
 
     def history(self) -> list[dict[str, Any]]:
-        """The conversation as messages of a chat completion, for front ends that show a resumed session."""
+        """The conversation as messages of a chat completion."""
         return list(self._transcript.messages)
+
+    def past(self) -> list[AgentEvent]:
+        """The conversation as the events that it was, with the user's own words, for front ends that show it."""
+        return list(past_events(self._transcript.state, self._workshop.toolbox))
+
+    def outline(self) -> list[TurnLine]:
+        """The turns that `fork` takes, with what the user said between them."""
+        return self._sessions.outline(self.id)
 
     def set_thinking(self, think: bool | None) -> None:
         """Whether the model thinks from the next turn on; None leaves it to the server."""

@@ -14,21 +14,42 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from a3b.agent.options import SessionNode
-from a3b.agent.transcript import AgentTranscript, TranscriptHead, read_head, read_transcript
+from a3b.agent.transcript import (
+    AgentTranscript,
+    TranscriptHead,
+    TranscriptState,
+    TurnLine,
+    read_head,
+    read_transcript,
+)
 from a3b.errors import A3BError, UsageError
 from a3b.files import open_private, private_directory
 
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 SUFFIX, LOCK = ".jsonl", ".lock"
 MAX_LISTED = 200  # sessions that are read for a list
+MAX_TURNS = 40  # lines of an outline that are shown
 MAX_LISTED_BYTES = 64 << 20  # of one of them
+
+
+def outline_lines(lines: Sequence[TurnLine]) -> list[str]:
+    """The turns of a session by their numbers, below what the user said; the last ones, if there are many."""
+    shown = [f"> {line.words}" if line.is_user else f"{line.turn:>5}  {line.words}" for line in lines[-MAX_TURNS:]]
+    return [*([f"... {len(lines) - MAX_TURNS:,} lines before"] if len(lines) > MAX_TURNS else []), *shown]
+
+
+def _turns(lines: Sequence[TurnLine]) -> str:
+    known = [line.turn for line in lines if not line.is_user]
+    if not known:
+        return "no finished turn"
+    return "\n".join([f"turns {known[0]} to {known[-1]}:", *outline_lines(lines)])
 
 
 @dataclass(frozen=True)
@@ -90,19 +111,50 @@ class ProjectSessions:
     def fork(self, id: str, turn: int | None = None) -> str:
         """The id of a new session with the conversation of another up to the end of `turn`. Raises UsageError."""
         found = self.find(id)
-        try:
-            head, state, _, _ = read_transcript(self.path(found), turn)
-        except OSError as error:
-            raise UsageError(f"{self.path(found)}: {error.strerror or error}") from None
+        source = next((session for begun, session in self._line(found) if turn is not None and begun < turn), found)
+        head, state = self._read(source, turn)
         if turn is not None and not 0 < turn <= state.turn:
-            raise UsageError(f"turn {turn}: session {found} has turns 1 to {state.turn}")
-        copy = self.create("fork", found, state.turn, head.model, head.positions)
+            raise UsageError(f"turn {turn}: session {found} has {_turns(self.outline(found))}")
+        copy = self.create("fork", source, state.turn, head.model, head.positions)
         try:
             cost = {"prompt": state.prompt, "written": state.written, "counted": state.counted}
-            copy.begin_anew(state.messages, task=state.words, turn=state.turn, mcp=state.mcp, **cost)
+            told = {"task": state.words, "turn": state.turn, "mcp": state.mcp, "said": state.said, **cost}
+            copy.begin_anew(state.messages, **told)
         finally:
             copy.close()
         return copy.head.id
+
+    def outline(self, id: str) -> list[TurnLine]:
+        """The turns that a session can be forked at, with what the user said: also those that it began with as a copy.
+        Raises UsageError."""
+        lines: list[TurnLine] = []
+        end: int | None = None
+        for begun, session in self._line(self.find(id)):
+            own = self._read(session)[1].outline
+            lines = [line for line in own if line.turn > begun and (end is None or line.turn <= end)] + lines
+            end = begun
+        return lines
+
+    def _line(self, id: str) -> list[tuple[int, str]]:
+        """(the turn after which it began, id) of a session, and of those that it is a copy of, if they are there."""
+        out: list[tuple[int, str]] = []
+        while id not in [known for _, known in out] and len(out) < MAX_LISTED:
+            try:
+                head = read_head(self.path(id))
+            except (OSError, A3BError):
+                break
+            is_copy = head.kind == "fork" and head.parent is not None and ID.fullmatch(head.parent) is not None
+            out.append(((head.parent_turn or 0) if is_copy else 0, id))
+            id = str(head.parent) if is_copy else id
+        return out
+
+    def _read(self, id: str, turn: int | None = None) -> tuple[TranscriptHead, TranscriptState]:
+        """Raises UsageError."""
+        try:
+            head, state, _, _ = read_transcript(self.path(id), turn)
+        except OSError as error:
+            raise UsageError(f"{self.path(id)}: {error.strerror or error}") from None
+        return head, state
 
     def path(self, id: str) -> Path:
         return self.place / f"{id}{SUFFIX}"
@@ -199,8 +251,8 @@ class ProjectSessions:
             except BlockingIOError:
                 holder = self._holder(id)
                 raise UsageError(
-                    f"session {id} is open in process {holder.pid if holder else '?'}; end it there, or begin from it "
-                    "with /fork"
+                    f"session {id} is open in process {holder.pid if holder else '?'}; end it there, or go on "
+                    f"from a copy: --resume {id} --from-turn N"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()).encode())

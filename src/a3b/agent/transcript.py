@@ -1,10 +1,11 @@
 """A conversation, and its file: one JSON object a line, only ever appended to.
 
     {"a3b": "transcript", "version": 1, "id": ..., "kind": ..., "parent": ..., "created": ...}   first
-    {"turn": 3, "message": {...}}                  a message, as it is sent; the user's belong to the turn to come
+    {"turn": 3, "message": {...}, "task": "..."}   a message, as it is sent; the user's belong to the turn to come, and
+                                                   say what he typed, if he did
     {"turn": 3, "message": {...}, "usage": {...}}  an answer, and what the turn cost
     {"turn": 3, "call": "call_1"}                  the call is about to run: it may have an effect from here on
-    {"turn": 3, "begin": [...], "summary": ...}    the conversation begins anew, or as a copy, with these messages
+    {"turn": 3, "begin": [...], "said": [...]}     the conversation begins anew, or as a copy, with these messages
 
 A record is on the disk before the agent goes on, so a kill loses at most what was being written. Anything may stand in
 a file that was changed by others: it is read with bounds, up to the first line that is no record. Enter at
@@ -53,10 +54,27 @@ class TranscriptHead:
     positions: str = ""
 
 
+@dataclass(frozen=True)
+class TurnLine:
+    """What the user said before a turn, or what the turn itself was: its first words, or its calls."""
+
+    turn: int
+    words: str
+    is_user: bool = False
+
+    @classmethod
+    def of(cls, turn: int, message: Message) -> TurnLine:
+        """Of an answer."""
+        calls = [call["function"] for call in message.get("tool_calls", ())]
+        words = message["content"] if not calls else ", ".join(map(_call_line, calls[:4]))
+        return cls(turn, shortened(words or message.get("reasoning_content", "")))
+
+
 @dataclass
 class TranscriptState:
     """What the records amount to. prompt: tokens of the last request, written: of its answer, None if unknown;
-    begun: ids of calls that were about to run; turn: finished ones."""
+    begun: ids of calls that were about to run; turn: finished ones; said: what the user typed, by the place of the
+    message that has it; outline: the turns of this file."""
 
     messages: list[Message] = field(default_factory=list)
     turn: int = 0
@@ -71,14 +89,20 @@ class TranscriptState:
     words: str = ""  # the first task
     mcp: list[Any] | None = None  # tools of MCP servers, as the session began with them
     notes: str = ""  # the agent's plan at the last new beginning
+    said: dict[int, str] = field(default_factory=dict)
+    outline: list[TurnLine] = field(default_factory=list)
 
     def add(self, record: dict[str, Any]) -> None:
         """Raises ValueError for what is no record."""
         turn = record.get("turn")
         if type(turn) is not int or not 0 <= turn < 1 << 31:
             raise ValueError("has no turn")
+        task = record.get("task")
         if "message" in record:
             self.messages.append(checked_message(record["message"]))
+            if isinstance(task, str) and self.messages[-1]["role"] == "user":
+                self.said[len(self.messages) - 1] = task
+            self._add_outline(turn, self.messages[-1], task)
         if "begin" in record:
             begin = record["begin"]
             if not isinstance(begin, list):
@@ -87,6 +111,7 @@ class TranscriptState:
             told = [record.get(key) for key in ("prompt", "written", "counted")]  # of the session it is a copy of
             prompt, written, counted = (n if type(n) is int and n >= 0 else None for n in told)
             self.prompt, self.written, self.counted = prompt, written, counted or 0
+            self.said = _said(record.get("said"), self.messages, self.words or str(task))
             self.compactions += 1
             self.notes = record["notes"] if isinstance(record.get("notes"), str) else self.notes
         if "usage" in record:
@@ -95,11 +120,17 @@ class TranscriptState:
             self.begun.add(call)
         if isinstance(tools := record.get("mcp"), list):
             self.mcp = tools
-        if isinstance(task := record.get("task"), str):
+        if isinstance(task, str):
             self.words = self.words or task
         self.turn = max(self.turn, turn if "usage" in record or "begin" in record else 0)
         if len(self.messages) > MAX_MESSAGES:
             raise ValueError(f"more than {MAX_MESSAGES:,} messages")
+
+    def _add_outline(self, turn: int, message: Message, task: Any) -> None:
+        if message["role"] == "assistant":
+            self.outline.append(TurnLine.of(turn, message))
+        elif isinstance(task, str):
+            self.outline.append(TurnLine(turn, shortened(task), is_user=True))
 
     def _add_usage(self, record: dict[str, Any]) -> None:
         usage = record["usage"]
@@ -167,7 +198,7 @@ class AgentTranscript:
 
     def say(self, message: Message, **told: Any) -> None:
         """Adds a message of the user or a tool, or the system prompt; it belongs to the turn to come, results of tools
-        to the last one. told: task, what the user typed."""
+        to the last one. told: task, what the user typed, of a message that has his words."""
         turn = self.turn if message["role"] == "tool" else self.turn + 1
         self._add({"turn": turn, "message": message, **told})
 
@@ -185,8 +216,11 @@ class AgentTranscript:
         self._add({"turn": self.turn, "call": call})
 
     def begin_anew(self, messages: list[Message], **told: Any) -> None:
-        """The conversation goes on from these messages instead of those before."""
-        self._add({"turn": self.turn, "begin": messages, **told})
+        """The conversation goes on from these messages instead of those before. told: said, of `TranscriptState`, if
+        they are of another transcript."""
+        own = {id(self.messages[place]): text for place, text in self.state.said.items() if place < len(self.messages)}
+        said = told.pop("said", {i: own[id(m)] for i, m in enumerate(messages) if id(m) in own})
+        self._add({"turn": self.turn, "begin": messages, "said": sorted(said.items()), **told})
 
     def note(self, **told: Any) -> None:
         """A record that changes nothing, such as how a task ended."""
@@ -304,6 +338,34 @@ def checked_message(message: Any) -> Message:
     if not isinstance(calls, list) or not all(map(_is_call, calls)):
         raise ValueError("has a call that is none")
     return message
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """The beginning of a text on one line."""
+    words = " ".join(text[: 4 * most].split())
+    return words if len(words) <= most else words[: most - 3] + "..."
+
+
+def _call_line(function: dict[str, Any]) -> str:
+    """A call in a few words: the tool, and its path or command."""
+    try:
+        given = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        given = {}
+    given = given if isinstance(given, dict) else {}
+    what = next((given[key] for key in ("path", "command", "pattern") if isinstance(given.get(key), str)), "")
+    return shortened(f"{function['name']} {what}", 60)
+
+
+def _said(given: Any, messages: list[Message], first: str) -> dict[int, str]:
+    """What the user typed of messages that a conversation begins with. first: his first task, which older files have
+    at the end of his first message, and say nothing else."""
+    if isinstance(given, list):
+        pairs = [pair for pair in given if isinstance(pair, list | tuple) and len(pair) == 2]
+        own = [(i, text) for i, text in pairs if type(i) is int and 0 <= i < len(messages) and isinstance(text, str)]
+        return {i: text for i, text in own if messages[i]["role"] == "user"}
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    return {i: first for i in users[:1] if first and messages[i]["content"].endswith(first)}
 
 
 def _is_call(call: Any) -> bool:

@@ -84,22 +84,3 @@ def test_notes_are_entries_line_by_line_or_as_their_list():
     ]
     assert [e.content for e in plan_entries("first\n\nsecond")] == ["first", "second"]
     assert len(plan_entries("- x\n" * 1000)) == 100
-
-
-def test_an_earlier_conversation_is_told_with_its_calls_whatever_their_form():
-    call = {"id": "c", "function": {"name": "read", "arguments": '{"path": "a.py"}'}}
-    odd = {"id": "d", "function": {"name": "bash", "arguments": "[1"}}
-    messages = [
-        {"role": "system", "content": "hidden"},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call, odd]},
-        {"role": "tool", "tool_call_id": "c", "content": "text"},
-        {"role": "assistant", "content": "Bye"},
-    ]
-    kinds = [update.session_update for update in SessionUpdates(Path("/w"), 1).of_history(messages)]
-    assert kinds == [
-        "user_message_chunk",
-        "agent_thought_chunk",
-        *["tool_call", "tool_call_update"] * 2,
-        "agent_message_chunk",
-    ]

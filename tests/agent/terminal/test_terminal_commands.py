@@ -83,7 +83,7 @@ def test_fork_closes_this_session_and_opens_the_copy(terminal):
     terminal.told("fork", 2)
     terminal.told("close", OPENED.session)
     terminal.told("open", FORK)
-    terminal.shows("> Earlier task\n\nEarlier answer\n")
+    terminal.shows(r"> Earlier task\n\n\[1\] \$ make  2 lines\n\nEarlier answer\n")
     terminal.type("on\r")
     terminal.told("run", "on")
 
@@ -102,6 +102,13 @@ def test_tree_draws_forks_below_their_session_and_marks_this_one(terminal):
     terminal.type("/tree\r")
     terminal.shows(
         rf"\* {OPENED.session}, 3 turns, 1.2k tokens, 10 min ago: Fix \\u001b\[31mit\n  \+ {FORK} fork from turn 2"
+    )
+
+
+def test_tree_lists_the_turns_that_fork_takes(terminal):
+    terminal.type("/tree\r")
+    terminal.shows(
+        r"turns of this session, which /fork TURN takes:\n> Earlier task\n +1  bash make\\u001b\[2J\n +2  Earl"
     )
 
 

@@ -63,8 +63,8 @@ class HeldSession:
         self._approver.session = self.session.id
         self.session.notices += [Notice(f"not allowed: {refusal(one)}", "warning") for one in self._approver.refused]
         if with_history:
-            for update in self.updates.of_history(self.session.history()):
-                await self._client.session_update(session_id=self.session.id, update=update)
+            for event in self.session.past():
+                await self._tell(event)
 
     async def prompt(self, text: str) -> PromptResponse:
         """Raises RequestError if a prompt runs, or the task failed."""

@@ -119,31 +119,6 @@ class SessionUpdates:
                 if status not in ("done", "failed", "stopped"):
                     yield update_agent_message_text(clean(f"\n[{status}: {text}]\n"))
 
-    def of_history(self, messages: list[dict[str, Any]]) -> Iterator[Any]:
-        """The updates that show an earlier conversation; its first message begins with what is known of the place."""
-        results = {m.get("tool_call_id"): m for m in messages if m.get("role") == "tool"}
-        for message in messages:
-            role, text, thought = message.get("role"), message.get("content"), message.get("reasoning_content")
-            if role == "assistant" and isinstance(thought, str) and thought:
-                yield update_agent_thought_text(clean(thought))
-            if isinstance(text, str) and text and role in ("user", "assistant"):
-                update = update_user_message_text if role == "user" else update_agent_message_text
-                yield update(clean(text))
-            for call in message.get("tool_calls") or ():
-                yield from self._earlier_call(call, results)
-
-    def _earlier_call(self, call: dict[str, Any], results: dict[Any, dict[str, Any]]) -> Iterator[Any]:
-        name, id = str(call["function"]["name"]), str(call["id"])
-        try:
-            arguments = json.loads(call["function"]["arguments"])
-        except (ValueError, TypeError, RecursionError):
-            arguments = {}
-        arguments = arguments if isinstance(arguments, dict) else {}
-        summary = f"{name} {arguments.get('path') or arguments.get('command') or ''}"
-        yield self._started(ToolStarted(id, name, arguments, summary))
-        text = str(results.get(id, {}).get("content") or "")
-        yield from self._finished(ToolFinished(id, name, text, text.startswith("Error: ")))
-
     def _started(self, event: ToolStarted) -> Any:
         self._running[event.call] = _RunningCall(event.tool, event.arguments)
         return start_tool_call(

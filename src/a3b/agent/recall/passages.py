@@ -16,7 +16,7 @@ USER, THINKING, ANSWER, TOOL, SUMMARY = "user", "thinking", "answer", "tool", "s
 PASSAGE_KINDS = (USER, THINKING, ANSWER, TOOL, SUMMARY)
 LENGTH = 1_200  # characters of a passage
 MAX_TEXT = 64_000  # characters of one text, of which more is not searched
-OWN_MARKS = ("<notice>", "<environment>")  # begin messages in the user's place that he did not write
+OWN_MARKS = ("<notice>", "<loop>", "<environment>")  # begin messages in the user's place that he did not write
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from a3b.agent.cost import cost_lines
 from a3b.agent.options import SessionNode
+from a3b.agent.sessions import outline_lines
 from a3b.agent.terminal.figures import short
 from a3b.agent.terminal.lines import fit_line
 from a3b.errors import A3BError, UsageError, did_you_mean
@@ -89,7 +90,9 @@ async def _fork(front: TerminalFront, rest: str) -> None:
 
 
 async def _tree(front: TerminalFront, rest: str) -> None:
-    front.say("\n".join(tree_lines(front.session.tree(), front.session.id, time.time())))
+    lines = tree_lines(front.session.tree(), front.session.id, time.time())
+    turns = outline_lines(front.session.outline())
+    front.say("\n".join([*lines, *(["", "turns of this session, which /fork TURN takes:", *turns] if turns else [])]))
 
 
 async def _compact(front: TerminalFront, rest: str) -> None:
@@ -156,7 +159,7 @@ COMMANDS = {
     ),
     "redo": TerminalCommand("/redo [force]", "take the last undo back", _redo, False),
     "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
-    "tree": TerminalCommand("/tree", "the sessions that belong together with this one", _tree),
+    "tree": TerminalCommand("/tree", "the sessions that belong together with this one, and its turns", _tree),
     "compact": TerminalCommand("/compact", "begin anew from a summary", _compact, False),
     "tools": TerminalCommand("/tools", "what the agent can do, and what it may", _tools),
     "cost": TerminalCommand("/cost", "turns, tokens and seconds so far", _cost),

@@ -77,7 +77,7 @@ class TerminalFront:
         words += f", context {opened.context:,}" if opened.context else ""
         self.say(f"{words}; sandbox: {opened.sandbox}")
         if opened.is_resumed:
-            self.view.recall(session.history())
+            self.view.recall(session.past())
         for notice in session.notices:
             self.say(notice.text, NOTICE_STYLES.get(notice.level, "dim"))
         if not opened.is_resumed:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.text import Text
 
@@ -29,10 +28,11 @@ from a3b.agent.events import (
 from a3b.agent.terminal.answer import AnswerStyle
 from a3b.agent.terminal.lines import LineBuffer, fit_line, output_lines, rows_of
 from a3b.printable import printable
-from a3b.units import span
+from a3b.units import counted, span
 
 TAIL_ROWS, DIFF_ROWS, LIVE_ROWS = 5, 40, 6  # of an output, of a diff, of what is being written
 MAX_THOUGHT, MAX_OUTPUT = 400_000, 200_000  # characters that are kept of one
+RECALLED_TASKS, RECALLED = 2, 60  # tasks of a resumed session that are shown, and events of them
 MAX_THOUGHTS, MAX_TOOLS = 100, 300  # that can be shown again
 COUNTED_ONLY = {"read", "search", "recall"}  # tools whose output is for the model: people see how long it is
 NOTICE_STYLES = {"error": "red", "warning": "yellow"}
@@ -141,20 +141,40 @@ class TerminalView:
         for line in text.split("\n"):
             self._write(fit_line(line), style)
 
-    def recall(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Earlier messages of a chat completion: their thinking can be shown, what was said last is."""
-        last: dict[str, str] = {}
-        for message in messages:
-            said, thought = message.get("content"), message.get("reasoning_content")
-            if isinstance(thought, str) and thought.strip():
-                self._keep(ShownThought(thought[:MAX_THOUGHT], 0, 0))
-            if isinstance(said, str) and said.strip() and message.get("role") in ("user", "assistant"):
-                last = {**last, "assistant": said} if message["role"] == "assistant" else {"user": said}
-        if "user" in last:
-            self.user(_last_lines(last["user"]))
-        if "assistant" in last:
-            self._say(last["assistant"])
-            self._end_answer()
+    def recall(self, events: Sequence[AgentEvent]) -> None:
+        """Earlier events: all thinking and calls can be shown; what the user said last is, and what came after it, with
+        one line for each call."""
+        said = [i for i, event in enumerate(events) if isinstance(event, Steered)]
+        first = (said[-RECALLED_TASKS:] or [0])[0]
+        rest = max(first + 1, len(events) - RECALLED)
+        for i, event in enumerate(events):
+            is_shown = i >= rest or i == first
+            match event:
+                case ThinkingChunk(text=text):
+                    self._keep(ShownThought(text[:MAX_THOUGHT], 0, 0))
+                case ToolStarted(call=call, summary=summary):
+                    self._start(call, summary)
+                case ToolFinished():
+                    self._recall_call(event, is_shown)
+                case Steered(text=text) if is_shown:
+                    self.user(_first_lines(text, 10))
+                case TextChunk(text=text) if is_shown:
+                    self._say(_first_lines(text, 40))
+                    self._end_answer()
+                case Notice(text=text) if is_shown:
+                    self.notice(text)
+            if i == first and rest > first + 1:
+                self.notice("... (/tree lists all turns)")
+
+    def _recall_call(self, event: ToolFinished, is_shown: bool) -> None:
+        call = self.calls[self._numbers.pop(event.call)]
+        call.text = event.text[:MAX_OUTPUT]
+        if is_shown:
+            self._begin("aside")
+            lines = output_lines(call.text)
+            title = Text(f"[{call.number}] {call.summary}", "bold")
+            told = lines[0][:100] if event.is_error and lines else counted(len(lines), "line")
+            self._write_out(title.append(f"  {told}", "red" if event.is_error else "dim"), True)
 
     def fold(self) -> None:
         """Folds or unfolds thinking; what is being thought, or was thought last, is written out when it unfolds."""
@@ -318,7 +338,6 @@ class TerminalView:
         self._write(f"{fit_line(event.status, 40)}: {words}, {usage.written:,} written", "dim")
 
 
-def _last_lines(text: str, most: int = 10) -> str:
-    """The end of a message: the first one of a session begins with what is known of the directory."""
+def _first_lines(text: str, most: int) -> str:
     lines = text.strip().split("\n")
-    return "\n".join(lines if len(lines) <= most else ["...", *lines[-most:]])
+    return "\n".join(lines if len(lines) <= most else [*lines[:most], f"... {len(lines) - most:,} more lines"])
