@@ -72,7 +72,7 @@ def draw(runs: Sequence[tuple[str, Iterable[CaseRecord]]], path: Path) -> None:
         for i, row in enumerate(grid):
             for j, value in enumerate(row):
                 if value == value:
-                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7)
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=ink(value))
         axis.set_xticks(range(len(lengths)), [_short(length) for length in lengths], fontsize=7)
         axis.set_yticks(range(len(depths)), [f"{depth} %" for depth in depths], fontsize=7)
         axis.set_title(f"{title}: {kind}" if title else kind, fontsize=8)
@@ -81,6 +81,11 @@ def draw(runs: Sequence[tuple[str, Iterable[CaseRecord]]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def ink(value: float) -> str:
+    """A colour that can be read on that of a value."""
+    return "white" if value < 0.2 or value > 0.85 else "black"
 
 
 def _short(length: int) -> str:
