@@ -175,3 +175,8 @@ def test_every_service_of_mcpmark_is_listed_with_what_it_needs():
     told = json.dumps([(need.what, need.provided_by) for need in BENCHMARK.needs])
     for service in ("postgres", "filesystem", "github", "notion", "playwright", "playwright_webarena"):
         assert service in told
+
+
+def test_a_run_of_known_answers_needs_no_server_and_is_no_score_of_a_model():
+    assert BENCHMARK.asks_model({}) and BENCHMARK.asks_model({"solver": "agent"})
+    assert not BENCHMARK.asks_model({"solver": "bench/mcpmark/known.py"})

@@ -96,6 +96,7 @@ BENCHMARK = Benchmark(
         "seconds": f"most seconds of the agent (default {SECONDS:,})",
     },
     more=score_lines,
+    asks_model=lambda extra: extra.get("solver", "agent") == "agent",
 )
 
 
