@@ -16,6 +16,7 @@ from a3b.evals.benchmarks.swebench.docker import DockerHarness, find_docker, har
 from a3b.evals.benchmarks.swebench.environments import Environments, read_record, write_record
 from a3b.evals.benchmarks.swebench.images import Images, SweImage
 from a3b.evals.benchmarks.swebench.instances import DATASET, SweInstance, load_instances
+from a3b.evals.benchmarks.swebench.interpreters import find_interpreter
 from a3b.evals.benchmarks.swebench.mini import find_mini
 from a3b.evals.benchmarks.swebench.official import VERSION as OFFICIAL
 from a3b.evals.benchmarks.swebench.official import OfficialTable
@@ -36,12 +37,14 @@ from a3b.evals.options import EvalOptions
 from a3b.evals.runs import RunDirectory
 from a3b.evals.tries import current_try
 from a3b.printable import say
+from a3b.settings import process_environment
 
 if TYPE_CHECKING:
     from inspect_ai import Task
 
 GET = f"{DATASET}: save its rows as .parquet, .json or .jsonl, and give the file with --data"
 YES_NO = ("yes", "no")
+USUAL = "3.9"
 EXTRA = {
     "scaffold": f"who makes the patch: {', '.join(SCAFFOLDS)} (the project's own fix, no change); default a3b",
     "predictions": "a file of patches in the official form, which are judged instead",
@@ -212,6 +215,14 @@ def facts_of(found: SweVerdict) -> dict[str, Any]:
     }
 
 
+def has_python(_: EvalOptions | None) -> bool:
+    """Whether the interpreter of most projects is here."""
+    try:
+        return find_interpreter(USUAL, process_environment()).exists()
+    except SweEnvironmentError:
+        return False
+
+
 def clones_are_here(options: EvalOptions | None) -> bool:
     """Whether nothing has to be cloned."""
     if options is None or options.data is None:
@@ -295,7 +306,7 @@ BENCHMARK = Benchmark(
         Need("the dataset", GET, lambda options: options is not None and options.data is not None),
         Need("git", "apt install git", lambda _: shutil.which("git") is not None),
         Need("clones of the projects", "cloned from GitHub when missing, or --set clones=DIR", clones_are_here),
-        Need("Python 3.6 to 3.11, by project", "uv python install 3.9, or pyenv install 3.9", lambda _: True),
+        Need(f"Python {USUAL} (others by project)", f"uv python install {USUAL}, or pyenv install {USUAL}", has_python),
     ),
     check=check,
     tokens_per_case=CaseTokens(

@@ -99,7 +99,8 @@ class Images:
         if spec.needs_conda:
             raise SweEnvironmentError(
                 f"{instance.repo} {instance.version} is installed from an environment.yml by conda, which is not "
-                "supported here; its verdict needs the official harness with Docker (--set verdict=official)"
+                "supported here; the official harness judges patches for it, where Docker is: --set verdict=official "
+                "--set predictions=FILE"
             )
         clone = await asyncio.to_thread(Clone.of, instance.repo, self._places)
         environment = await self._environments.of(instance, spec, clone)
