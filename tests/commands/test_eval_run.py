@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -20,8 +21,10 @@ from tests.support.scripted_model import Says, ScriptedModel
 
 pytestmark = [
     pytest.mark.slow,  # starts servers or commands, or computes for seconds
-    # inspect-ai leaves streams of anyio to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+    # inspect-ai leaves streams of anyio to the garbage collector, and uses what its libraries call deprecated
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"
+    ),
 ]
 
 
@@ -77,6 +80,26 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path, cap
     results = json.loads((whole / RESULTS).read_text("utf-8"))
     assert json.loads(said_as_json) == results
     assert 0 < results["score"]["mean"] < 1 and results["score"]["cases"] == 6 and results["missing"] == 0
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "out"
+    processes: list[subprocess.Popen] = []
+
+    def until_the_third_try(body, number):
+        if len(read_records(out / CASES)) == 2:
+            processes[0].send_signal(signal.SIGINT)
+            time.sleep(0.5)  # the signal comes before the answer
+        return solved(body)
+
+    with ScriptedModel([until_the_third_try]).serving() as url:
+        words = ["eval", "lookup", "--limit", "9", "--parallel", "1", "--out", str(out), "--base-url", url]
+        processes.append(subprocess.Popen([sys.executable, "-m", "a3b.cli", *words], stderr=subprocess.PIPE, text=True))
+        said = processes[0].communicate(timeout=120)[1]
+    assert processes[0].returncode == 130
+    assert f"a3b eval lookup --resume {out}" in said and "Traceback" not in said
+    results = json.loads((out / RESULTS).read_text("utf-8"))
+    assert (results["tries"], results["errors"], results["missing"]) == (2, 0, 7)
 
 
 def test_a_server_that_is_gone_is_said_and_counts_nothing_wrong(tmp_path, capsys):

@@ -18,8 +18,10 @@ from tests.support.scripted_model import Says, ScriptedModel
 
 pytestmark = [
     pytest.mark.slow,  # starts servers or commands, or computes for seconds
-    # inspect-ai leaves streams of anyio to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+    # inspect-ai leaves streams of anyio to the garbage collector, and uses what its libraries call deprecated
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"
+    ),
 ]
 
 
@@ -92,6 +94,52 @@ def test_a_server_that_fails_again_and_again_stops_the_run(tmp_path):
         run(lambda body: 503, tmp_path, limit=20)
     left = read_records(tmp_path / "cases")
     assert len(left) == harness.MOST_FAILED and all(record.score is None for record in left.values())
+
+
+def through_inspect(script, tmp_path, **given):
+    """As `run`, of a task whose requests inspect-ai makes."""
+    from inspect_ai import Task
+    from inspect_ai.dataset import MemoryDataset, Sample
+    from inspect_ai.model import GenerateConfig
+    from inspect_ai.scorer import match
+    from inspect_ai.solver import generate, system_message
+
+    server = ScriptedModel([script])
+    with server.serving() as url:
+        options = options_of(url, tmp_path, **given)
+        samples = [Sample(input=f"What is {n} + 1?", target=str(n + 1)) for n in range(3)]
+        solver = [system_message("Be brief."), generate()]
+        config = GenerateConfig(temperature=0.7, max_tokens=50)
+        task = Task(dataset=MemoryDataset(samples), solver=solver, scorer=match(numeric=True), config=config)
+        records = RecordFile(tmp_path / "cases")
+        run_tries(LOOKUP, task, planned_tries(task, options), options, tmp_path / "logs", records, lambda _: None)
+        records.close()
+    return read_records(tmp_path / "cases"), server
+
+
+def test_a_task_of_inspect_sends_what_the_run_says_and_its_cost_is_counted(tmp_path):
+    def script(body, number):
+        asked = int(body["messages"][-1]["content"].split()[2])
+        return Says(str(asked + 1 if asked else 5), "I think about it.")
+
+    found, server = through_inspect(script, tmp_path, policy="budget:9", epochs=2, sampling={"max_tokens": 7}, seed=3)
+    assert {key: record.score for key, record in found.items()} == {
+        (str(case), epoch): float(case > 1) for epoch in (1, 2) for case in (1, 2, 3)
+    }
+    for body in server.bodies:
+        assert (body["thinking_policy"], body["temperature"], body["max_tokens"]) == ("budget:9", 0.7, 7)
+    assert {body["seed"] for body in server.bodies} == {record.seed for record in found.values()}
+    cost = found["2", 2].cost
+    assert cost.requests == 1 and cost.written > 0 and cost.cached > 50
+    assert cost.computed + cost.cached == found["2", 1].cost.computed + found["2", 1].cost.cached
+
+
+def test_requests_of_inspect_that_fail_are_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RETRIES", 0)
+    answers = {1: b"data: rubbish\n\n", 2: 400, 3: 401}
+    found, _ = through_inspect(lambda body, number: answers[number], tmp_path, parallel=1)
+    assert [record.score for record in found.values()] == [None] * 3
+    assert "refused with 401" in found["3", 1].error
 
 
 def test_two_cases_of_one_id_are_refused(tmp_path):

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from tests.support.served import served
 
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
 Script = Callable[[dict[str, Any], int], Any]
 
 
@@ -123,9 +124,10 @@ class ScriptedModel:
             usage = {
                 "prompt_tokens": len(prompt),
                 "completion_tokens": len(written),
+                "total_tokens": len(prompt) + len(written),
                 "prompt_tokens_details": {"cached_tokens": cached},
             }
-            data = {"choices": [], "usage": usage, "a3b": {"prefill_s": 0.5, "decode_s": 0.25}}
+            data = {**HEAD, "choices": [], "usage": usage, "a3b": {"prefill_s": 0.5, "decode_s": 0.25}}
             yield b"data: " + json.dumps(data).encode() + b"\n\n"
             yield b"data: [DONE]\n\n"
             ended = True
@@ -135,7 +137,7 @@ class ScriptedModel:
 
 def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
-    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    return b"data: " + json.dumps({**HEAD, "choices": [choice]}).encode() + b"\n\n"
 
 
 def prompt_of(body: dict[str, Any]) -> str:

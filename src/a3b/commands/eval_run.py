@@ -111,6 +111,9 @@ def conduct(
                     run_tries(chosen, task, left, options, found.logs, records, shown.tell)
         except RunStopped as error:
             say(f"a3b eval {chosen.name}: {error}")
+        except KeyboardInterrupt:
+            say(f"a3b eval {chosen.name}: stopped; a3b eval {chosen.name} --resume {found.path}")
+            raise
         finally:
             summary = found.write_results()
     return summary

@@ -114,14 +114,14 @@ def run_tries(
     if course.trouble is not None:
         raise course.trouble
     for log in found:
-        if log.status == "cancelled":
-            raise KeyboardInterrupt
         if log.error is not None:
             raise A3BError(f"{benchmark.name}: inspect-ai stopped: {log.error.message[:600]}")
     if course.stopped:
         raise RunStopped(
             f"stopped after {MOST_FAILED} errors in a row ({course.stopped[:400]}); what is left runs with --resume"
         )
+    if course.num_ended < len(tries):  # inspect-ai ends in order on Ctrl-C, and returns
+        raise KeyboardInterrupt
 
 
 def endpoint(options: EvalOptions) -> Model:
@@ -141,6 +141,7 @@ def endpoint(options: EvalOptions) -> Model:
         memoize=False,
         client_timeout=float(REQUEST_S),
         strict_tools=False,
+        stream=True,  # a server that reads for hours then shows that it lives
     )
     plain = model.api.generate
 
@@ -165,6 +166,7 @@ class _Course:
         self.tries, self._records, self._tell = tries, records, tell
         self.trouble: A3BError | None = None  # that ends the run
         self.stopped = ""  # the error of which there were too many
+        self.num_ended = 0
         self._begun: dict[str, float] = {}
         self._session, self._failed, self._worked = time.time(), 0, False
 
@@ -188,11 +190,12 @@ class _Course:
         """Records a sample, unless it was not run."""
         error = sample.error.message if sample.error is not None else ""
         key = str(sample.id)
-        if key not in self._begun or self.trouble is not None:
+        if key not in self._begun or self.trouble is not None or error.startswith("CancelledError("):
             return
         try:
             record = record_of(self.tries[key], sample, self._begun[key], self._session)
             self._records.add(record)
+            self.num_ended += 1
         except A3BError as trouble:
             self.trouble = trouble
             return
