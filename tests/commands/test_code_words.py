@@ -42,6 +42,12 @@ def test_an_option_that_would_be_ignored_is_refused(id, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path", ["../other", "/etc", ".", "a/.."])
+def test_a_path_outside_is_not_allowed_silently(id, capsys, path):
+    assert main(["code", "-p", "hi", "--base-url", "http://127.0.0.1:1", "--allow-path", path]) == 2
+    assert f"--allow-path '{path}': expected a protected file" in capsys.readouterr().err
+
+
 def test_a_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

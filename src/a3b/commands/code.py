@@ -188,13 +188,21 @@ def agent_options(args: Namespace, here: Path, home: Path, url: str, resume: str
         max_seconds=args.max_time,
         compact_at=args.compact_at,
         hosts=tuple(args.allow_host or ()),
-        paths=tuple(args.allow_path or ()),
+        paths=tuple(inside(path, here) for path in args.allow_path or ()),
         yolo=args.yolo,
         think=args.think,
         sampling=sampling,
         mcp_config=Path(os.path.abspath(args.mcp_config)) if args.mcp_config else None,
         mcp_allowed=tuple(args.allow_mcp or ()),
     )
+
+
+def inside(path: str, here: Path) -> str:
+    """A path of --allow-path. Raises UsageError for one that is not below the directory."""
+    full = os.path.normpath(here / Path(path).expanduser())
+    if not Path(full).is_relative_to(here) or Path(full) == here:
+        raise UsageError(f"--allow-path {path[:100]!r}: expected a protected file or directory in {here}")
+    return path
 
 
 def tool_names(given: str | None) -> tuple[str, ...] | None:
