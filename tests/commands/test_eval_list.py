@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -34,6 +36,12 @@ def test_what_is_missing_is_named_with_what_brings_it(capsys, monkeypatch):
     assert main(["eval", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["benchmarks"]
     assert rows[0]["needs"][0] == {"what": "a file", "provided_by": "get it from its authors", "is_here": False}
+
+
+def test_the_help_of_a3b_loads_nothing_that_computes_or_runs_benchmarks():
+    code = "import sys; from a3b.cli import build_parser; build_parser(); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"numpy", "inspect_ai", "httpx2", "a3b.evals.benchmark"} & set(ast.literal_eval(done.stdout)) == set()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

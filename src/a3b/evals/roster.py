@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from a3b.errors import UsageError, did_you_mean
-from a3b.evals.benchmark import Benchmark
+
+if TYPE_CHECKING:
+    from a3b.evals.benchmark import Benchmark
 
 BENCHMARKS: dict[str, tuple[str, str]] = {  # name: (what it is, its module below a3b.evals.benchmarks)
     "secret": ("a number that only earlier thinking knows", "secret"),
