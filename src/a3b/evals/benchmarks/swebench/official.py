@@ -187,14 +187,14 @@ def _sources(places: SwePlaces) -> Path:
     except importlib.metadata.PackageNotFoundError:
         pass
     directory = places.work / f"swebench-{VERSION}"
-    with held(directory.with_suffix(".lock")):
+    with held(directory.with_name(directory.name + ".lock")):
         if not directory.is_dir():
             _fetch(directory)
     return directory
 
 
 def _fetch(directory: Path) -> None:
-    partial = directory.with_suffix(".partial")
+    partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     wanted = partial / "wanted.txt"
