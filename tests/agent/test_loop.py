@@ -133,6 +133,17 @@ def test_thinking_that_repeats_itself_is_stopped_and_goes_back_without_the_repet
     assert "thinking repeated itself" in model.bodies[1]["messages"][3]["content"]
 
 
+def test_each_call_has_both_its_events_also_one_that_does_not_run(tmp_path):
+    given = [("note", {"text": "a"}), ("nope", {"x": 1}), ("note", '{"text": "b')]
+    events = task_of(tmp_path, ScriptedModel([Says(calls=given, reason="length"), DONE]))
+    assert [(event.tool, event.arguments) for event in of(events, ToolStarted)] == [
+        ("note", {"text": "a"}),
+        ("nope", {"x": 1}),
+        ("note", {"arguments": '{"text": "b'}),
+    ]
+    assert [event.call for event in of(events, ToolStarted)] == [event.call for event in of(events, ToolFinished)]
+
+
 def test_calls_that_are_cut_off_end_a_task_as_stuck_after_a_few(tmp_path):
     cut = Says(thinking="Very long.", calls=[("note", '{"text": "abc')], reason="length")
     events = task_of(tmp_path, ScriptedModel([cut]))

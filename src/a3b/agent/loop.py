@@ -4,13 +4,14 @@ The conversation only grows at its end: results first, then notices and what the
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from a3b.agent.answer import ModelAnswer, WrittenCall
+from a3b.agent.answer import ModelAnswer, WrittenCall, fit_arguments
 from a3b.agent.client import ModelServerError
 from a3b.agent.control import TaskControl, TaskHalted
 from a3b.agent.events import (
@@ -67,6 +68,7 @@ class TaskLoop:
         self.transcript, self.emit = parts.transcript, parts.emit
         self._guard = LoopGuard()
         self._notices: list[str] = []  # for the model, after the results
+        self._started: set[str] = set()  # ids of calls
         self._nudges = 0
         self._made_room = False
 
@@ -206,11 +208,11 @@ class TaskLoop:
         try:
             tool, arguments = self.parts.toolbox.read_call(call.name, call.arguments)
         except ToolError as error:
-            self.emit(ToolStarted(call.id, call.name, {}, f"{call.name} (not run)"))
             self._finish(call, ToolResult(f"Error: {error}", is_error=True))
             self._watch(call.name, {"text": call.arguments}, f"Error: {error}", False)
             return
         self.emit(ToolStarted(call.id, tool.name, arguments, tool.summary(arguments)))
+        self._started.add(call.id)
         self.transcript.begun(call.id)
         begun, changed = time.monotonic(), False
         context = ToolCallContext(call.id, lambda text: self.emit(ToolOutput(call.id, text)))
@@ -233,6 +235,9 @@ class TaskLoop:
 
     def _finish(self, call: WrittenCall, result: ToolResult, begun: float | None = None) -> None:
         self.transcript.say({"role": "tool", "tool_call_id": call.id, "content": result.text})
+        if call.id not in self._started:  # front ends get both events of each call
+            given = json.loads(fit_arguments(call.arguments[:KEPT_CALL]))
+            self.emit(ToolStarted(call.id, call.name, given, f"{call.name} (not run)"))
         seconds = 0.0 if begun is None else round(time.monotonic() - begun, 3)
         self.emit(ToolFinished(call.id, call.name, result.text, result.is_error, result.diff, seconds))
 
