@@ -13,6 +13,7 @@ from a3b.errors import UsageError
 from a3b.evals.benchmark import GEMMA, QWEN, Benchmark, CaseTokens
 from a3b.evals.records import RecordFile
 from a3b.evals.report import as_markdown, as_text, build_report, find_runs, score_table
+from a3b.evals.roster import BENCHMARKS, benchmark
 from a3b.evals.runs import CASES, CONFIG, config_of, new_run
 from tests.evals.test_records import GOOD
 
@@ -67,7 +68,7 @@ def test_what_was_not_run_says_so(tmp_path):
 def test_why_a_score_does_not_compare_is_said(tmp_path):
     text = as_text(reported(a_run(tmp_path, "famous", "m", "110e..", limit=6, epochs=2)))
     assert "famous: Published: theirs" in text and "famous: Here: ours" in text
-    assert "famous: m: the first 6 of 10, 1 errors, not counted, 2 tries not run, 2 tries a case" in text
+    assert "famous: m: the first 6 of 10, 1 ended with an error, not counted, 2 tries not run, 2 tries a case" in text
 
 
 def test_a_choice_of_cases_is_said_and_places_on_disk_are_not(tmp_path):
@@ -147,6 +148,12 @@ def test_hours_follow_from_tokens_and_rates(tmp_path, capsys):
     assert row["hours"] == pytest.approx(36 * 2 * (10 / 10 + 30 / 3) / 3600)
     assert row["hours_without_cache"] == pytest.approx(36 * 2 * (30 / 10 + 30 / 3) / 3600)
     assert row["tokens_per_case"]["source"] == "mean of 2 tries with m"
+
+
+def test_without_names_all_whose_tokens_and_cases_are_known_are_planned(capsys):
+    known = {name for name in BENCHMARKS if benchmark(name).tokens_per_case and benchmark(name).cases}
+    assert {row["name"] for row in planned(["--rates", "100,10"], capsys)} == known
+    assert {row["name"] for row in planned(["--rates", "100,10", "--limit", "5"], capsys)} >= known
 
 
 def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypatch):

@@ -44,7 +44,7 @@ class PlannedBenchmark:
 
 
 def run(args: Namespace) -> int:
-    names = [*dict.fromkeys(args.names)] or [n for n in BENCHMARKS if benchmark(n).tokens_per_case]
+    names = [*dict.fromkeys(args.names)] or [name for name in BENCHMARKS if _is_known(benchmark(name), args)]
     measured = None if args.measured is None else _from_run(args)
     if measured is not None:
         names = [measured[0]] if not args.names else names
@@ -58,6 +58,11 @@ def run(args: Namespace) -> int:
     else:
         report("\n".join(lines(planned, source)))
     return 0
+
+
+def _is_known(found: Benchmark, args: Namespace) -> bool:
+    """Whether tokens and cases of a benchmark are known without more options."""
+    return found.tokens_per_case is not None and (found.cases or args.limit) is not None
 
 
 def _tokens(found: Benchmark, measured: tuple[str, CaseTokens] | None) -> CaseTokens:
@@ -115,7 +120,8 @@ def _planned(args: Namespace, found: Benchmark, tokens: CaseTokens, seconds: Sec
         raise UsageError(f"{found.name} has any number of cases; say how many with --limit N")
     epochs = args.epochs or found.epochs
     tries = cases * epochs
-    one, anew = seconds(tokens.prompt, tokens.written), seconds(tokens.prompt + tokens.cached, tokens.written)
+    one, whole = seconds(tokens.prompt, tokens.written), max(tokens.prompt + tokens.written, 1)
+    anew = one + tokens.cached / whole * seconds(whole, 0)  # prompts that grow, read from their beginning each time
     return PlannedBenchmark(found.name, cases, epochs, tokens, tries * one, tries * anew)
 
 

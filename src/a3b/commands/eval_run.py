@@ -25,7 +25,7 @@ from a3b.evals.records import CaseRecord, RecordFile, total_cost
 from a3b.evals.roster import benchmark
 from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run, scores_by_case
 from a3b.printable import printable, report, say
-from a3b.units import span
+from a3b.units import counted, span
 
 ASSUMED_PARALLEL, MOST_PARALLEL = 4, 256
 SAVED = ("limit", "epochs", "seed", "policy", "data", "set", "temperature", "top_p", "max_tokens")
@@ -236,7 +236,8 @@ class _Shown:
         else:
             self._done, self._sum = self._done + 1, self._sum + record.score
         solved = f"{self._sum / self._done:.0%} so far" if self._done else "none so far"
-        self._progress.label = f"{self._name}: {solved}{f', {self._errors} errors' if self._errors else ''},"
+        failed = f", {counted(self._errors, 'error')}" if self._errors else ""
+        self._progress.label = f"{self._name}: {solved}{failed},"
         self._progress(self._done)
 
 

@@ -202,7 +202,7 @@ class _Course:
         if sample.error is not None or not record.error:  # a case that cannot be tried here says nothing of the server
             self._failed, self._worked = (self._failed + 1, self._worked) if record.error else (0, True)
         if self._failed >= MOST_FAILED:
-            self.stopped = self.stopped or error or record.error
+            self.stopped = self.stopped or record.error
         self._tell(record)
 
 

@@ -141,7 +141,7 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
     elif of is not None and 0 < (planned := _planned(run)) < of:
         notes.append(f"{planned} of {of} cases")
     if summary.errors:
-        notes.append(f"{summary.errors} errors, not counted")
+        notes.append(f"{summary.errors} ended with an error, not counted")
     if summary.missing:
         notes.append(f"{summary.missing} tries not run")
     if isinstance(epochs := options.get("epochs"), int) and epochs > 1:
