@@ -15,7 +15,7 @@ import pytest
 from a3b.agent import client as agent_client
 from a3b.cli import main
 from a3b.evals.records import read_records
-from a3b.evals.runs import CASES, CONFIG, RESULTS
+from a3b.evals.runs import CASES, CONFIG, RESULTS, config_of, new_run
 from tests.support.lookup_player import asked, solved
 from tests.support.scripted_model import Says, ScriptedModel
 
@@ -143,16 +143,12 @@ def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [{"limit": "x"}, {"epochs": -1}, {"limit": 1 << 40}, {"policy": "all; rm"}, None])
 def test_a_config_that_was_edited_is_refused(options, tmp_path, capsys):
-    out = tmp_path / "out"
-    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
-        assert main(["eval", "lookup", "--limit", "1", "--base-url", url, "--out", str(out)]) == 0
-        config = json.loads((out / CONFIG).read_text("utf-8"))
-        config["options"] = {} if options is None else config["options"] | options
-        (out / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-        capsys.readouterr()
-        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) in (1, 2)
+    asked = {"limit": 1, "epochs": 1, "seed": 0, "policy": None, "data": None, "sampling": {}, "extra": {}}
+    kept = {} if options is None else {"model": "scripted", **asked, **options}
+    run = new_run(tmp_path, "lookup", {**config_of("lookup", {"model": "scripted"}, {}), "options": kept})
+    assert main(["eval", "lookup", "--resume", str(run.path), "--base-url", "http://127.0.0.1:9"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("a3b eval: ") and said.count("\n") == 1
+    assert said.startswith(f"a3b eval: {run.path / CONFIG}: ") and "was it edited?" in said and said.count("\n") == 1
 
 
 def test_without_a_directory_the_last_run_goes_on(tmp_path, capsys):
