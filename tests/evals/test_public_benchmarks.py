@@ -255,6 +255,22 @@ def test_bfcl_gives_wrong_calls_nothing(wrong, calls, tmp_path):
     assert set(scores(bfcl.make_task(calls), lambda *_: wrong, tmp_path).values()) == {0.0}
 
 
+def test_bfcl_takes_an_object_whose_fields_are_each_right(calls):
+    """The package states such objects with a list of right values in each field, "" for one that may be absent."""
+    truth = [{"draw": {"style": [{"width": [1, 2], "colour": ["red", ""]}], "names": [["a", "b"]], "unit": ["", "km"]}}]
+    bfcl.spell_out(truth)
+    (found,) = (call["draw"] for call in truth)
+    assert {"width": 2, "colour": "red"} in found["style"] and {"width": 1} in found["style"]
+    assert {"width": 3, "colour": "red"} not in found["style"]
+    assert (found["names"], found["unit"]) == ([["a", "b"]], ["", "km"])
+
+
+def test_bfcl_bounds_what_an_object_stands_for():
+    truth = [{"f": {"x": [{str(i): list(range(100)) for i in range(50)}]}}]
+    bfcl.spell_out(truth)
+    assert len(truth[0]["f"]["x"]) == bfcl.MOST_MEANT
+
+
 def test_bfcl_takes_turns_between_categories(calls):
     names = [s.metadata["category_name"] for s in bfcl.make_task(calls).dataset]
     assert names == ["simple_python", "parallel", "irrelevance"] * 2

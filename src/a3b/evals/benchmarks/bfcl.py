@@ -6,7 +6,9 @@ data, so nothing is downloaded. Enter at `BENCHMARK`."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ FILE = "BFCL_v4_simple_python.json"
 BACKENDS = Path("eval_checker", "multi_turn_eval", "func_source_code")
 MAX_TOKENS = 8192
 ORDER_SEED = 42
+MOST_MEANT = 1000  # values that one right value is spelled out to
 SINGLE_TURN = (
     "simple_python",
     "simple_java",
@@ -101,10 +104,37 @@ def samples(data: Path, categories: list[str]) -> list[Any]:
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{data}: the category {name} cannot be read: {str(error)[:300]}. {HOW}") from None
         column = [make(records[key]) for key in sorted(records)]
+        for sample in column:
+            spell_out(sample.metadata.get("parsed_ground_truth", ()))
         random.Random(f"{ORDER_SEED}/{name}").shuffle(column)
         columns.append(column)
     longest = max(map(len, columns))
     return [column[i] for i in range(longest) for column in columns if i < len(column)]
+
+
+def spell_out(calls: Iterable[dict[str, dict[str, list[Any]]]]) -> None:
+    """Replaces an object whose fields have lists of right values by the objects that are right.
+
+    The authors' checker looks into such objects; the scorer of inspect-evals compares them as they stand, so that no
+    answer would be right."""
+    for call in calls:
+        for arguments in call.values():
+            for name, values in arguments.items():
+                arguments[name] = list(islice(chain.from_iterable(map(_meant, values)), MOST_MEANT))
+
+
+def _meant(value: Any) -> Iterator[Any]:
+    """What a right value stands for: objects have a list of right values in each field, "" if it may be absent."""
+    if isinstance(value, dict) and all(isinstance(options, list) for options in value.values()):
+        fields = [list(islice(chain.from_iterable(map(_meant, options)), MOST_MEANT)) for options in value.values()]
+        for chosen in product(*fields):
+            yield dict(zip(value, chosen, strict=True))
+            if "" in chosen:
+                yield {name: one for name, one in zip(value, chosen, strict=True) if one != ""}
+    elif isinstance(value, list):
+        yield from map(list, product(*(list(islice(_meant(one), MOST_MEANT)) for one in value)))
+    else:
+        yield value
 
 
 def load_backends(package: Path) -> None:
