@@ -15,7 +15,7 @@ from tests.support.scripted_model import Says, ScriptedModel, prompt_of
 pytestmark = pytest.mark.slow  # whole sessions of the agent
 
 DONE = Says("All done.")
-LONG = Says("All done.", thinking="Well. " * 500)
+LONG = Says("All done.", thinking=" ".join(f"Well, {i}." for i in range(300)))
 SUMMARY = Says("Task: note letters. Done so far: a to e. Next: f. Nothing was forbidden.", thinking="What matters?")
 
 
