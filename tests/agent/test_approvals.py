@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from a3b.agent.approvals import ApprovalRequest, DenyingApprover, RememberedApprovals, TellingApprover
-from a3b.errors import StoreError
+from a3b.errors import StoreError, UsageError
 
 REQUEST = ApprovalRequest("network", "pypi.org:443", "Commands connect to pypi.org:443", option="--allow-host pypi.org")
 
@@ -103,6 +103,16 @@ def test_where_nobody_can_be_asked_the_option_is_named():
     assert approver.report() == ["Not allowed: Commands connect to pypi.org:443; --allow-host pypi.org would allow it"]
 
 
+def test_one_answer_is_taken_back_and_an_unknown_one_names_those_that_are(tmp_path):
+    approvals = RememberedApprovals(tmp_path / "approvals.json", Answering("always", "always", "no"))
+    asked(approvals)
+    asyncio.run(approvals.ask(ApprovalRequest("protected_path", "AGENTS.md", "")))
+    with pytest.raises(UsageError, match="'CLAUDE': expected one that is allowed always: "):
+        approvals.forget("CLAUDE")
+    assert approvals.forget("AGENTS") == ["AGENTS.md"]
+    assert len(approvals.known()) == 1 and "AGENTS.md" not in approvals.file.read_text()
+
+
 def test_refused_hosts_are_told_to_the_model_once():
     async def run():
         telling = TellingApprover(DenyingApprover())
@@ -114,6 +124,6 @@ def test_refused_hosts_are_told_to_the_model_once():
         return first, telling.take_news()
 
     assert asyncio.run(run()) == (
-        ["[The user has not allowed this: Commands connect to a.org:443; --allow-host a.org would allow it]"],
+        ["[a.org:443 was not allowed; --allow-host a.org would allow it]"],
         [],
     )

@@ -201,7 +201,9 @@ def test_the_same_call_with_the_same_result_is_told_once_and_then_stopped(tmp_pa
     assert end_of(events).status == "stuck" and len(model.bodies) == 5
     told = [m for m in model.bodies[-1]["messages"] if m["role"] == "user" and "<loop>" in m["content"]]
     assert len(told) == 1 and "3 times" in told[0]["content"] and "note" in told[0]["content"]
-    assert [notice.level for notice in of(events, Notice)] == ["warning", "warning"]
+    (notice,) = of(events, Notice)
+    assert (notice.level, notice.text.count("\n"), "<loop>" in notice.text) == ("warning", 0, False)
+    assert end_of(events).text.endswith('The same call has given the same result 5 times: note {"text": "a"}')
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,7 @@ def test_the_limit_of_time_ends_an_answer_and_a_call(tmp_path):
     slow = task_of(tmp_path, ScriptedModel([Says("slow " * 99, pause=0.05)]), max_seconds=0.2)
     hanging = task_of(tmp_path, ScriptedModel([note("hangs")]), max_seconds=0.2)
     assert end_of(slow).status == end_of(hanging).status == "limit"
+    assert of(hanging, ToolFinished)[0].text.startswith("Error: aborted while it ran")
     assert "time of the task is over" in of(hanging, ToolFinished)[0].text
 
 

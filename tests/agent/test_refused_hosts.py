@@ -25,9 +25,9 @@ urllib.request.urlopen('https://a3b.invalid/')
 def test_a_refused_host_is_told_to_the_model_with_its_option(tmp_path):
     model = ScriptedModel([Says(calls=[("bash", {"command": FETCH})]), Says("Not allowed.")])
     task_of(tmp_path, model, tools=("bash",))
-    result, told = model.bodies[-1]["messages"][-2:]
+    result = model.bodies[-1]["messages"][-1]
     assert result["role"] == "tool" and "403" in result["content"]
-    assert "a3b.invalid:443; --allow-host a3b.invalid would allow it]" in json.dumps(told)
+    assert result["content"].endswith("\n[a3b.invalid:443 was not allowed; --allow-host a3b.invalid would allow it]")
 
 
 def test_without_a_terminal_the_user_hears_before_the_end_what_was_refused(tmp_path, capsys):

@@ -59,7 +59,7 @@ class BareSandbox:
         self.policy = SandboxPolicy(workspace)
         self.started = []
 
-    async def ask_to_change(self, path):
+    async def ask_to_change(self, path, preview=None):
         return ""
 
     async def start(self, command, *, cwd, env=None, limits=None, merge=True, has_stdin=False):

@@ -6,13 +6,14 @@ import asyncio
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from a3b.errors import StoreError
+from a3b.errors import StoreError, UsageError
 from a3b.files import open_private, private_directory, read_bytes
 
 Decision = Literal["once", "always", "no"]
@@ -27,7 +28,8 @@ class ApprovalRequest:
 
     kind: "network", "protected_path", "mcp_server", "mcp_call" or another; subject: what exactly, which with the kind
     is what "always" remembers, such as "pypi.org:443"; what: one line or more for people; why, where: more of the same;
-    option: what would allow it without a question, such as "--allow-host pypi.org".
+    option: what would allow it without a question, such as "--allow-host pypi.org"; diff: the change that is asked
+    about, in unified form; always: what "always" allows, in words.
     """
 
     kind: str
@@ -36,6 +38,8 @@ class ApprovalRequest:
     why: str = ""
     where: str = ""
     option: str = ""
+    diff: str = ""
+    always: str = ""
 
 
 class Approver(Protocol):
@@ -87,24 +91,34 @@ class RememberedApprovals:
         """(kind, subject) of all that is allowed always."""
         return sorted(self._known)
 
-    def forget(self) -> None:
-        """Forgets all answers. Raises OSError."""
+    def forget(self, subject: str | None = None) -> list[str]:
+        """Takes back what was allowed always: one subject, or what begins with it and is alone in that; None is all.
+        Returns the subjects. Raises UsageError for one that is not known, OSError."""
         with self._locked():
-            self._known = set()
-            self.file.unlink(missing_ok=True)
+            self._known |= self._read()
+            found = sorted(name for _, name in self._known if subject in (None, name))
+            found = found or sorted(name for _, name in self._known if name.startswith(str(subject)))
+            if subject is not None and len(set(found)) != 1:
+                allowed = ", ".join(found or [name for _, name in self.known()]) or "nothing"
+                raise UsageError(f"{subject[:80]!r}: expected one that is allowed always: {allowed[:1000]}")
+            self._write({key for key in self._known if key[1] not in found})
+        return found
 
     def _remember(self, key: tuple[str, str]) -> None:
         with self._locked():
-            self._known = self._read() | self._known | {key}  # another session may have added some
-            rows = [{"kind": kind, "subject": subject} for kind, subject in sorted(self._known)]
-            data = json.dumps({"approvals": rows}, indent=1).encode("utf-8", "surrogatepass")
-            new = self.file.with_name(self.file.name + ".new")
-            handle = open_private(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            with open(handle, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(new, self.file)
+            self._write(self._read() | self._known | {key})  # another session may have added some
+
+    def _write(self, known: set[tuple[str, str]]) -> None:
+        self._known = known
+        rows = [{"kind": kind, "subject": subject} for kind, subject in sorted(self._known)]
+        data = json.dumps({"approvals": rows}, indent=1).encode("utf-8", "surrogatepass")
+        new = self.file.with_name(self.file.name + ".new")
+        handle = open_private(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with open(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(new, self.file)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -138,11 +152,16 @@ class TellingApprover:
     def __init__(self, approver: Approver):
         self._approver = approver
         self._said: dict[str, bool] = {}  # what to tell the model, and whether that is done
+        self.waited = 0.0  # seconds for answers
 
     async def ask(self, request: ApprovalRequest) -> Decision:
-        decision = await self._approver.ask(request)
+        asked = time.monotonic()
+        try:
+            decision = await self._approver.ask(request)
+        finally:
+            self.waited += time.monotonic() - asked
         if decision == "no" and request.kind == "network" and len(self._said) < MAX_SAID:
-            self._said.setdefault(f"[The user has not allowed this: {refusal(request)}]", False)
+            self._said.setdefault(f"[{request.subject} was not allowed; {request.option} would allow it]", False)
         return decision
 
     def take_news(self) -> list[str]:

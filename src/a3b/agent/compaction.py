@@ -80,8 +80,9 @@ class Compactor:
         rest = self.transcript.messages[2:]
         return any(message["role"] == "assistant" and message not in self._last_turns(rest) for message in rest)
 
-    async def compact(self, size: PromptSize, control: TaskControl) -> None:
-        """Raises TaskHalted if the user stops it; the conversation is then as it was."""
+    async def compact(self, size: PromptSize, control: TaskControl, must_gain: bool = False) -> None:
+        """must_gain: leave the conversation as it is if it would become no shorter. Raises TaskHalted if the user stops
+        it; the conversation is then as it was."""
         self.emit(Notice(f"The conversation has {size.tokens:,} tokens: it begins anew from a summary.", "info"))
         summary, why = await self._summary(size, control)
         if not summary:
@@ -90,7 +91,11 @@ class Compactor:
         notes = self.notes()
         new = self._beginning(summary + (NOTES.format(notes=notes) if notes else ""))
         after = (await self.requests.size(TranscriptState(new.messages))).tokens
-        self.transcript.begin_anew(new.messages, summary=summary, notes=notes, before=size.tokens)
+        if must_gain and after >= size.tokens:
+            said = f"{size.tokens:,} tokens would become {after:,}: there is nothing to gain, and all stays as it is"
+            self.emit(Notice(said, "info"))
+            return
+        self.transcript.begin_anew(new.messages, summary=summary, notes=notes, before=size.tokens, after=after)
         self.emit(Compacted(size.tokens, after, summary))
 
     async def _summary(self, size: PromptSize, control: TaskControl) -> tuple[str, str]:

@@ -40,6 +40,7 @@ TOO_LONG = (
     "put long texts into a file, and go on from an earlier turn (/fork) or in a new session"
 )
 ABORTED = "Error: aborted by the user {when}."
+OUT_OF_TIME = "Error: aborted {when}: the time of the task is over."
 NOT_BEGUN, BEGUN = "before it ran; nothing was done", "while it ran; it may have had an effect in part"
 
 
@@ -47,7 +48,7 @@ NOT_BEGUN, BEGUN = "before it ran; nothing was done", "while it ran; it may have
 class LoopParts:
     """What a loop acts through. make_room: called before each request with its size; may begin
     the conversation anew. around_call: runs a call, and says beside its result whether files changed. reports: what
-    background jobs have to tell."""
+    background jobs have to tell. waited: seconds that the user was waited for, which are no call's."""
 
     requests: RequestMaker
     toolbox: Toolbox
@@ -58,6 +59,7 @@ class LoopParts:
         [str, str, int, Callable[[], Awaitable[ToolResult]]], Coroutine[Any, Any, tuple[ToolResult, bool]]
     ]
     reports: Callable[[], list[str]]
+    waited: Callable[[], float] = lambda: 0.0
 
 
 class TaskLoop:
@@ -214,7 +216,7 @@ class TaskLoop:
         self.emit(ToolStarted(call.id, tool.name, arguments, tool.summary(arguments)))
         self._started.add(call.id)
         self.transcript.begun(call.id)
-        begun, changed = time.monotonic(), False
+        begun, changed = self._now(), False
         context = ToolCallContext(call.id, lambda text: self.emit(ToolOutput(call.id, text)))
         try:
             result, changed = await self.control.until_stopped(
@@ -226,19 +228,23 @@ class TaskLoop:
             text = str(error)
             result = ToolResult(text if text.startswith("Error: ") else f"Error: {text}", is_error=True)
         except TaskHalted as halted:
-            text = ABORTED if halted.status == "stopped" else "Error: {when}: the time of the task is over."
+            text = ABORTED if halted.status == "stopped" else OUT_OF_TIME
             self._finish(call, ToolResult(text.format(when=BEGUN), is_error=True), begun)
             raise
         self._finish(call, self._fitting(result), begun)
-        seconds = time.monotonic() - begun
+        seconds = self._now() - begun
         self._watch(tool.name, arguments, result.text, changed and not result.is_error, seconds)
+
+    def _now(self) -> float:
+        """Seconds on a clock that stands still while the user is asked."""
+        return time.monotonic() - self.parts.waited()
 
     def _finish(self, call: WrittenCall, result: ToolResult, begun: float | None = None) -> None:
         self.transcript.say({"role": "tool", "tool_call_id": call.id, "content": result.text})
         if call.id not in self._started:  # front ends get both events of each call
             given = json.loads(fit_arguments(call.arguments[:KEPT_CALL]))
             self.emit(ToolStarted(call.id, call.name, given, f"{call.name} (not run)"))
-        seconds = 0.0 if begun is None else round(time.monotonic() - begun, 3)
+        seconds = 0.0 if begun is None else round(self._now() - begun, 3)
         self.emit(ToolFinished(call.id, call.name, result.text, result.is_error, result.diff, seconds))
 
     def _watch(self, tool: str, arguments: dict[str, object], result: str, changed: bool, seconds: float = 0.0) -> None:
@@ -246,9 +252,8 @@ class TaskLoop:
         if found is None:
             return
         if found.is_over:
-            self.emit(Notice(found.text, "warning"))
-            raise TaskHalted("stuck", f"stopped: it went in circles ({found.times} times)")
-        self.emit(Notice(f"The agent goes in circles, and was told so: {found.text}", "warning"))
+            raise TaskHalted("stuck", f"stopped, since it goes in circles. {found.what}")
+        self.emit(Notice(f"The agent goes in circles, and was told so. {found.what}", "warning"))
         self._notices.append(found.text)
 
     def _fitting(self, result: ToolResult) -> ToolResult:

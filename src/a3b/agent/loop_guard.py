@@ -37,10 +37,12 @@ LOOKS = "If it may change by itself, let time pass: wait %1 waits for job 1, and
 
 @dataclass(frozen=True)
 class LoopFinding:
-    """What goes in circles. times: so far; text: for the model; is_over: whether the task is to be stopped."""
+    """What goes in circles. times: so far; text: for the model; what: in a line for people; is_over: whether the
+    task is to be stopped."""
 
     times: int
     text: str
+    what: str
     is_over: bool
 
 
@@ -113,7 +115,9 @@ def _finding(times: int, what: str, advice: str, told_at: int, stopped_at: int) 
         return None
     left = stopped_at - times
     end = f"If you cannot go on, say what you need. After {left} more the task is stopped." if left > 0 else ""
-    return LoopFinding(times, f"<loop>\n{what}\n{advice} {end}\n</loop>", times >= stopped_at)
+    first, _, call = what.partition("\n")
+    words = f"{first.rstrip('.')}: {call.partition(chr(10))[0].removeprefix('call: ')}"
+    return LoopFinding(times, f"<loop>\n{what}\n{advice} {end}\n</loop>", words, times >= stopped_at)
 
 
 def short(text: str) -> str:

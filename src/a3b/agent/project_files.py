@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 
 from a3b.files import open_regular
+from a3b.units import counted
 
 INSTRUCTIONS = ("AGENTS.md", "CLAUDE.md")  # of a directory, the first that is there
 SKILL_PLACES = (".a3b/skills", ".agents/skills", ".claude/skills")
@@ -45,18 +46,31 @@ class Skill:
 
 @dataclass(frozen=True)
 class Project:
-    """What a directory says."""
+    """What a directory says. left_out: files with instructions that another one beside them displaces."""
 
     instructions: tuple[ProjectFile, ...]
     skills: tuple[Skill, ...]
     branch: str
+    left_out: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """What was read and what was not, for people; "" if nothing is there."""
+        names = [file.path for file in self.instructions]
+        read = [*names, *([counted(len(self.skills), "skill")] if self.skills else [])]
+        parts = [f"read {', '.join(read)}"] if read else []
+        return "; ".join(
+            [*parts, *(f"{path} is not read, since {INSTRUCTIONS[0]} lies beside it" for path in self.left_out[:4])]
+        )
 
 
 def read_project(workspace: Path, home: Path) -> Project:
     """Reads what is there; whatever cannot be read is left out. home: A3B_HOME, with skills of the user."""
     root = git_root(workspace)
     instructions = tuple(_instructions(workspace, root))
-    return Project(instructions, tuple(_skills(workspace, home)), _branch(root))
+    read = {file.path for file in instructions}
+    beside = [Path(path).with_name(name) for path in read for name in INSTRUCTIONS]
+    left_out = [str(p) for p in beside if str(p) not in read and os.path.lexists(workspace / p)]
+    return Project(instructions, tuple(_skills(workspace, home)), _branch(root), tuple(sorted(left_out)))
 
 
 def first_message(workspace: Path, project: Project, task: str, today: date | None = None) -> str:

@@ -10,6 +10,7 @@ Enter at `open_session`."""
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -18,7 +19,16 @@ from a3b.agent.approvals import Approver
 from a3b.agent.client import ModelClient
 from a3b.agent.compaction import Compactor
 from a3b.agent.control import TaskControl, TaskHalted, TaskLimits
-from a3b.agent.events import AgentEvent, Compacted, Notice, SessionOpened, TaskFinished
+from a3b.agent.events import (
+    AgentEvent,
+    Compacted,
+    Notice,
+    SessionOpened,
+    TaskFinished,
+    ToolFinished,
+    ToolOutput,
+    ToolStarted,
+)
 from a3b.agent.idle import IdleWork, read_ahead
 from a3b.agent.loop import LoopParts, TaskLoop
 from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
@@ -29,11 +39,12 @@ from a3b.agent.requests import PromptSize, RequestMaker
 from a3b.agent.resuming import close_calls, plan_of, resume_note
 from a3b.agent.sessions import ProjectSessions
 from a3b.agent.sub_agent import SubAgents
-from a3b.agent.tools.tool import Tool
+from a3b.agent.tools.tool import Tool, ToolCallContext, ToolError
 from a3b.agent.transcript import AgentTranscript, TurnLine
 from a3b.agent.workshop import Workshop, open_workshop
 from a3b.errors import A3BError, UsageError
 
+BASH = "bash"
 SETTLE_S = 1.0  # after a task, before something is computed that nobody asked for
 
 
@@ -96,6 +107,7 @@ class AgentSession:
             self._make_room(control),
             self._workshop.around_call,
             self._reports,
+            lambda: self._workshop.approvals.waited,
         )
         self._workshop.spawn = SubAgents(self._sessions, parts, control).spawn
         finished = await TaskLoop(parts, control).run()
@@ -163,7 +175,8 @@ class AgentSession:
             self._emit(Notice("The conversation is short: there is nothing to begin anew from.", "info"))
             return
         try:
-            await self._compactor.compact(await self._requests.size(self._transcript.state), control)
+            size = await self._requests.size(self._transcript.state)
+            await self._compactor.compact(size, control, must_gain=True)
         except TaskHalted as halted:
             self._emit(Notice(f"{halted}: the conversation is as it was", "info"))
         except A3BError as error:
@@ -171,10 +184,31 @@ class AgentSession:
             return
         self._idle.begin(read_ahead(self._requests, self._transcript))
 
+    def run_command(self, command: str) -> AsyncIterator[AgentEvent]:
+        """Runs a command of the user in the sandbox; its result is told to the model with the next task. Raises
+        UsageError if a task runs, or there is no bash here."""
+        if BASH not in self._workshop.toolbox:
+            raise UsageError("bash is not among the tools of this session")
+        control = self._begun(TaskLimits())
+        return self._worked(self._command(command, control), control)
+
+    async def _command(self, command: str, control: TaskControl) -> None:
+        await self._idle.end()
+        tool, arguments, id = self._workshop.toolbox.tool(BASH), {"command": command}, f"user_{secrets.token_hex(6)}"
+        summary, context = tool.summary(arguments), ToolCallContext(id, lambda text: self._emit(ToolOutput(id, text)))
+        self._emit(ToolStarted(id, BASH, arguments, summary))
+        try:
+            work = self._workshop.around_call(BASH, summary, 0, lambda: tool.run(arguments, context))
+            text, is_error = (await control.until_stopped(work))[0].text, False
+        except (ToolError, TaskHalted, A3BError) as error:
+            text, is_error = str(error), True
+        self._emit(ToolFinished(id, BASH, text, is_error))
+        self._news.append(f"The user ran a command himself.\n$ {command}\n{text}")
+
     async def undo(self, force: bool = False, earlier: bool = False) -> str:
         """Puts files back as they were before the last turn that changed some; says which, in lines for people. The
-        model is told at its next step. force: also files that others changed since; earlier: the last turn of a session
-        that has ended. Raises JournalError."""
+        model is told at its next step. force: also files that others changed since; earlier: also of sessions that
+        have ended, once nothing newer is left. Raises JournalError."""
         if self._control is not None:
             raise UsageError("a task runs; stop it first")
         told = await self._workshop.undo(force, earlier)
@@ -211,13 +245,20 @@ class AgentSession:
         """What commands may do here, in lines."""
         return self._workshop.allowed()
 
+    def forget_approval(self, subject: str | None) -> list[str]:
+        """Takes back what the user has allowed always, None: all of it; returns what. Raises UsageError."""
+        try:
+            return self._workshop.remembered.forget(subject)
+        except OSError as error:
+            raise UsageError(f"{self._workshop.remembered.file}: {error.strerror}; nothing is taken back") from None
+
     def cost(self) -> SessionCost:
         """Turns, tokens and seconds so far."""
         state = self._transcript.state
         return SessionCost(
             state.turn,
             state.usage,
-            (state.prompt or 0) + (state.written or 0),
+            state.in_context,
             self._requests.facts.context,
             self._compactor.compact_at,
             state.recomputed,
@@ -349,6 +390,8 @@ async def open_session(
                 session._take_told()
                 if transcript.messages:
                     await session._resumed(problem)
+                elif line := project.line():
+                    session.notices.append(Notice(line))
                 yield session
                 session.stop()
                 await session._idle.end()

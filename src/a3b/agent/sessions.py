@@ -117,7 +117,12 @@ class ProjectSessions:
             raise UsageError(f"turn {turn}: session {found} has {_turns(self.outline(found))}")
         copy = self.create("fork", source, state.turn, head.model, head.positions)
         try:
-            cost = {"prompt": state.prompt, "written": state.written, "counted": state.counted}
+            cost = {
+                "prompt": state.prompt,
+                "written": state.written,
+                "counted": state.counted,
+                "after": state.in_context,
+            }
             told = {"task": state.words, "turn": state.turn, "mcp": state.mcp, "said": state.said, **cost}
             copy.begin_anew(state.messages, **told)
         finally:
@@ -224,7 +229,6 @@ class ProjectSessions:
             return None
         if head.key != self.key:
             return None
-        tokens = (state.prompt or 0) + (state.written or 0)
         words = " ".join(state.words.split())[:120]
         return SessionNode(
             id,
@@ -233,7 +237,7 @@ class ProjectSessions:
             head.parent_turn,
             words,
             state.turn,
-            tokens,
+            state.in_context,
             status.st_mtime,
             self._holder(id) is not None,
         )

@@ -89,6 +89,7 @@ class TranscriptState:
     words: str = ""  # the first task
     mcp: list[Any] | None = None  # tools of MCP servers, as the session began with them
     notes: str = ""  # the agent's plan at the last new beginning
+    in_context: int = 0  # tokens of the conversation, as far as the server has told
     said: dict[int, str] = field(default_factory=dict)
     outline: list[TurnLine] = field(default_factory=list)
 
@@ -111,6 +112,8 @@ class TranscriptState:
             told = [record.get(key) for key in ("prompt", "written", "counted")]  # of the session it is a copy of
             prompt, written, counted = (n if type(n) is int and n >= 0 else None for n in told)
             self.prompt, self.written, self.counted = prompt, written, counted or 0
+            after = record.get("after")
+            self.in_context = (prompt or 0) + (written or 0) or (after if type(after) is int and after >= 0 else 0)
             self.said = _said(record.get("said"), self.messages, self.words or str(task))
             self.compactions += 1
             self.notes = record["notes"] if isinstance(record.get("notes"), str) else self.notes
@@ -146,6 +149,8 @@ class TranscriptState:
             self.prompt = prompt if type(prompt) is int and prompt >= 0 else None
             self.written = numbers[2]
             self.counted = len(self.messages)
+            if self.prompt is not None:
+                self.in_context = self.prompt + numbers[2]
         if type(recomputed) is int and recomputed >= 0:
             self.recomputed = (self.recomputed or 0) + recomputed
 

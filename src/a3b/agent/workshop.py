@@ -43,6 +43,7 @@ class Workshop:
     built_in: BuiltInTools
     kept: KeptOutput
     approvals: TellingApprover
+    remembered: RememberedApprovals
     toolbox: Toolbox = field(default_factory=lambda: Toolbox(()))
     journal: Journal | None = None
     told: list[Notice] = field(default_factory=list)
@@ -66,7 +67,8 @@ class Workshop:
 
     def allowed(self) -> list[str]:
         """What commands may do, in lines for people."""
-        return describe(self.sandbox)
+        known = [f"allowed always: {kind.replace('_', ' ')} {subject}" for kind, subject in self.remembered.known()]
+        return [*describe(self.sandbox), *known]
 
     def tool_lines(self) -> list[ToolLine]:
         """What the agent can do here, for people; also tools that the model sees only by name."""
@@ -88,7 +90,7 @@ class Workshop:
             return self._cut(await run()), False
         changes: Sequence[object] = ()
         try:
-            result = await run()
+            result = self._with_refusals(await run())
         finally:
             self._had_jobs = self.built_in.bash.jobs.has_running
             try:
@@ -102,6 +104,11 @@ class Workshop:
             self._said.add(text)
             self.tell(text, "warning")
 
+    def _with_refusals(self, result: ToolResult) -> ToolResult:
+        """The result of a command, and who refused what it could not reach."""
+        news = self.approvals.take_news()
+        return replace(result, text="\n".join([result.text, *news])) if news else result
+
     def _cut(self, result: ToolResult) -> ToolResult:
         return result if result.is_cut else replace(result, text=self.kept.cut(result.text), is_cut=True)
 
@@ -112,7 +119,7 @@ class Workshop:
 
     async def undo(self, force: bool = False, earlier: bool = False) -> str:
         """Takes back what the newest turn changed; what was done, in lines. force: also over changes of others since;
-        earlier: of a session that has ended. Raises JournalError."""
+        earlier: also of sessions that have ended. Raises JournalError."""
         if self.journal is None:
             raise JournalError("undo: no journal is kept in this session")
         return _undo_lines("Taken back", await asyncio.to_thread(self.journal.undo, None, force, earlier))
@@ -136,7 +143,9 @@ class Workshop:
 
 
 def _undo_lines(word: str, done: UndoOutcome) -> str:
-    lines = [f"{word}: {', '.join(step.label for step in done.steps)}."]
+    lines = [f"{word}: {', '.join(step.label.removeprefix('undo of ') for step in done.steps)}."]
+    if not (done.restored or done.conflicts or done.troubles):
+        lines.append("  no file changed by this: all of them were like that already")
     lines += [f"  {change}" for change in done.restored[:LISTED]]
     lines += [f"  and {more} more" for more in [len(done.restored) - LISTED] if more > 0]
     lines += [f"  left as it is: {trouble}" for trouble in (*done.conflicts, *done.troubles)[:LISTED]]
@@ -186,7 +195,7 @@ async def open_workshop(
         try:
             agents_md = "\n".join(file.text for file in reversed(project.instructions))
             built_in = BuiltInTools(sandbox, kept, agents_md, plan)
-            shop = Workshop(sandbox, built_in, kept, asking)
+            shop = Workshop(sandbox, built_in, kept, asking, remembered)
             shop.told += [Notice(note, "warning") for note in sandbox.notes]
             await _open_journal(shop, sessions.place / "journal", options.directory, session)
             offered: list[Tool] = [

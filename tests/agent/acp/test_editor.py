@@ -217,12 +217,20 @@ def test_commands_of_the_agent_work_as_prompts(run, project):
     async def use(editor, connection):
         session = (await connection.new_session(cwd=str(project))).session_id
         commands = await editor.until("available_commands_update")
-        assert [one.name for one in commands.available_commands] == ["undo", "compact", "cost"]
+        assert [one.name for one in commands.available_commands] == [
+            *["undo", "redo", "compact", "cost", "think", "tools", "tree", "help"]
+        ]
         await prompt(connection, session, "Fix the bug.")
         assert (await prompt(connection, session, "/undo")).stop_reason == "end_turn"
         assert "calc.py" in editor.text()
         await prompt(connection, session, "/cost")
         assert "turns      2" in editor.text()
+        await prompt(connection, session, "/tree")
+        assert "> Fix the bug.\n    1  read calc.py, edit calc.py\n    2  All done." in editor.text()
+        await prompt(connection, session, "/fork 2")
+        assert "/fork is for the terminal; here the editor forks sessions" in editor.text()
+        with pytest.raises(RequestError, match="/redo takes force; found 'all'"):
+            await prompt(connection, session, "/redo all")
 
     run([EDIT, DONE], use)
     assert (project / "calc.py").read_text() == "def add(a, b):\n    return a - b\n"

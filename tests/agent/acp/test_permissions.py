@@ -34,6 +34,17 @@ def chosen(option: str) -> AllowedOutcome:
     return AllowedOutcome(outcome="selected", option_id=option)
 
 
+def test_a_question_about_a_file_has_the_change_as_a_diff():
+    client = Client(chosen("once"))
+    approver = AcpApprover(client, None)
+    approver.session, approver.updates = "s1", SessionUpdates(Path("/w"), 1000)
+    diff = "--- AGENTS.md\n+++ AGENTS.md\n@@ -1 +1 @@\n-old\n+new \ud800"
+    asyncio.run(approver.ask(ApprovalRequest("protected_path", "AGENTS.md", "change", diff=diff, always="all of it")))
+    changed, words = client.asked[0]["tool_call"].content
+    assert (changed.path, changed.old_text, changed.new_text) == ("/w/AGENTS.md", "old", "new ?")
+    assert words.content.text == 'change\n"Always" allows all of it.'
+
+
 @pytest.mark.parametrize(
     ("answer", "decision"),
     [

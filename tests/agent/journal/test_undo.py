@@ -131,6 +131,16 @@ def test_each_session_undoes_its_own_steps(tmp_path, journal, work):
     other.close()
 
 
+def test_earlier_begins_with_what_this_session_has_left(tmp_path, work):
+    old = Journal(tmp_path / "journal", work, session="old")
+    step(old, work, "echo 1 > one")
+    old.close()
+    journal = Journal(tmp_path / "journal", work, session="now")
+    step(journal, work, "echo 2 > two")
+    assert [journal.undo(earlier=True).steps[0].label for _ in range(2)] == ["bash: echo 2 > two", "bash: echo 1 > one"]
+    journal.close()
+
+
 def test_steps_of_an_earlier_session_are_named_and_undone_on_demand(tmp_path, work):
     earlier = Journal(tmp_path / "journal", work, session="earlier")
     step(earlier, work, "echo 1 > one")

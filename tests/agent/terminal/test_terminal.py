@@ -196,7 +196,7 @@ def test_what_was_typed_before_a_question_is_no_answer_and_is_not_lost(working):
 
 def test_a_question_is_not_answered_by_pasted_text_or_by_several_lines(working):
     working.play(REQUEST)
-    working.shows(r"where: /w\nalways would allow: network example.org:443\n")
+    working.shows(r"where: /w\nalways would allow: network example.org:443; /tools forget takes it back\n")
     working.type(PASTE.format("always\r"))
     working.shows("pasted text does not answer")
     working.type("a\ra\r")
@@ -322,3 +322,14 @@ def test_no_text_of_models_tools_servers_or_files_acts_on_the_terminal(agent):
     for text in (r"\u001b]52;c;", r"\u202egnp.exe\u2066", "[red]markup[/red]:smile:<b>html</b>"):
         assert text in shown  # and the screen fails on any sequence that is not its own
     assert terminal.leave() == 0
+
+
+def test_a_question_shows_the_change_and_what_always_means_and_no_time_passes(working):
+    diff = "--- AGENTS.md\n+++ AGENTS.md\n@@ -1 +1 @@\n-old\n+new\x1b[2J"
+    request = ApprovalRequest("protected_path", "AGENTS.md", "The agent changes AGENTS.md", diff=diff, always="all")
+    working.play({"request": request})
+    working.shows(r"always would allow: all; /tools forget takes it back\n +--- AGENTS.md[^?]*-old\n +\+new\\u001b\[2J")
+    working.shows(r"waits for your answer \| Esc says no, Ctrl-C stops")
+    working.type("n\r")
+    working.told("decision", "no")
+    working.shows("Esc stops")

@@ -179,3 +179,18 @@ def test_a_line_is_a_command_only_if_its_first_word_is_a_name():
 def test_a_tree_with_a_circle_ends():
     nodes = [SessionNode(id, "fork", parent, 1, "", 1, 1, 0.0) for id, parent in (("a", "b"), ("b", "a"), ("c", None))]
     assert len(tree_lines(nodes, "c", 0.0)) == 1
+
+
+def test_words_that_a_command_does_not_take_are_refused(terminal):
+    terminal.type("/cost now\r")
+    terminal.shows("/cost takes no words; found 'now'")
+    terminal.type("/init\r")
+    terminal.shows("no command /init; /help lists them")
+
+
+def test_thinking_that_is_switched_off_is_said_instead_of_its_limit(terminal):
+    terminal.type("/think budget 2k\r")
+    terminal.shows("\nthinks up to 2.0k")
+    terminal.type("/think off\r")
+    terminal.shows("does not think \\|")
+    assert "thinks up to" not in terminal.screen.text

@@ -115,6 +115,34 @@ def test_the_option_that_allows_a_protected_change_is_named(workspace):
     assert not (workspace / ".github").exists()
 
 
+class Seeing:
+    def __init__(self, *answers):
+        self.answers, self.seen = list(answers), []
+
+    async def ask(self, request):
+        self.seen.append(request)
+        return self.answers.pop(0)
+
+
+def test_a_question_shows_the_change_and_its_answer_is_for_this_one(workspace):
+    seeing = Seeing("once", "no")
+    edit = ("edit", {"path": ".github/ci.yml", "old": "new", "new": "newer"})
+    written, edited = results(workspace, CI, edit, approver=seeing)
+    assert written == "Wrote .github/ci.yml, 1 line." and "has not allowed a change" in edited
+    assert [request.diff.splitlines()[2:] for request in seeing.seen] == [
+        ["@@ -0,0 +1 @@", "+new"],
+        ["@@ -1 +1 @@", "-new", "+newer"],
+    ]
+    assert "which you see only afterwards" in seeing.seen[0].always
+    assert (workspace / ".github/ci.yml").read_text() == "new\n"
+
+
+def test_a_protected_change_that_cannot_be_made_is_no_question(workspace):
+    seeing = Seeing()
+    (text,) = results(workspace, ("edit", {"path": "AGENTS.md", "old": "a", "new": "b"}), approver=seeing)
+    assert text.startswith("Error: ") and seeing.seen == []
+
+
 def test_an_allowed_path_changes_without_a_question(workspace):
     denying = DenyingApprover()
     assert results(workspace, CI, approver=denying, permitted=(".github",)) == ["Wrote .github/ci.yml, 1 line."]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from acp import PromptResponse, RequestError
 from acp.schema import StopReason, Usage
 
+from a3b.agent.acp.commands import acp_command, run_acp_command
 from a3b.agent.acp.permissions import AcpApprover
 from a3b.agent.acp.updates import SessionUpdates
 from a3b.agent.approvals import refusal
-from a3b.agent.cost import cost_lines
-from a3b.agent.events import Notice, TaskFinished, TextChunk
+from a3b.agent.events import Notice, TaskFinished
 from a3b.agent.session import AgentSession
 from a3b.errors import A3BError
 
 CLOSE_S = 20.0
-COMMANDS = {  # that a prompt may consist of
-    "undo": "put files back as they were before the last turn that changed some",
-    "compact": "begin the conversation anew from a summary",
-    "cost": "turns, tokens and seconds so far",
-}
 
 
 class HeldSession:
@@ -72,8 +68,8 @@ class HeldSession:
             raise RequestError(-32600, "a prompt runs in this session; wait for its end, or cancel it first")
         self._prompting, self._is_cancelled = True, False
         try:
-            if text.startswith("/") and text[1:] in COMMANDS:
-                return await self._command(text[1:])
+            if (command := acp_command(text)) is not None:
+                return await self._command(*command)
             return await self._worked(text)
         except A3BError as error:
             raise RequestError(-32603, str(error)) from None
@@ -101,14 +97,9 @@ class HeldSession:
         )
         return PromptResponse(stop_reason=_stop_reason(finished, self._is_cancelled), usage=told)
 
-    async def _command(self, name: str) -> PromptResponse:
-        if name == "undo":
-            await self._tell(TextChunk(await self.session.undo()))
-        elif name == "cost":
-            await self._tell(TextChunk("\n".join(cost_lines(self.session.cost()))))
-        else:
-            async for event in self.session.compact():
-                await self._tell(event)
+    async def _command(self, name: str, words: Sequence[str]) -> PromptResponse:
+        async for event in run_acp_command(self.session, name, words):
+            await self._tell(event)
         return PromptResponse(stop_reason="cancelled" if self._is_cancelled else "end_turn")
 
     def _first_notices(self) -> list[Any]:

@@ -38,12 +38,14 @@ class AcpApprover:
             return "no"
         self._num_asked += 1
         running = self.updates.running if self.updates else None
-        words = "\n".join(filter(None, (request.what, request.why, request.where)))
+        always = f'"Always" allows {request.always}.' if request.always else ""
+        words = "\n".join(filter(None, (request.what, request.why, request.where, always)))
+        changes = self.updates.of_diff(request.diff) if self.updates else []
         call = ToolCallUpdate(
             tool_call_id=clean(running or f"approval-{self._num_asked}"),
             title=clean(request.what.partition("\n")[0])[:400],
             status="pending",
-            content=[tool_content(text_block(clean(words)))],
+            content=[*changes, tool_content(text_block(clean(words)))],
         )
         try:
             answer = await self._client.request_permission(session_id=self.session, tool_call=call, options=OPTIONS)

@@ -17,7 +17,6 @@ from acp import PROTOCOL_VERSION, RequestError
 from acp.agent.connection import AgentSideConnection
 from acp.schema import (
     AgentCapabilities,
-    AvailableCommand,
     AvailableCommandsUpdate,
     CloseSessionResponse,
     ForkSessionResponse,
@@ -39,8 +38,9 @@ from acp.schema import (
 )
 
 from a3b import __version__
+from a3b.agent.acp.commands import available_commands
 from a3b.agent.acp.frames import FrameTransport, open_frames
-from a3b.agent.acp.held import COMMANDS, HeldSession
+from a3b.agent.acp.held import HeldSession
 from a3b.agent.acp.permissions import AcpApprover
 from a3b.agent.acp.prompts import prompt_text
 from a3b.agent.acp.updates import clean
@@ -178,7 +178,7 @@ class AcpAgent:
         return held
 
     async def _tell_commands(self, session_id: str) -> None:
-        commands = [AvailableCommand(name=name, description=words) for name, words in COMMANDS.items()]
+        commands = available_commands()
         update = AvailableCommandsUpdate(session_update="available_commands_update", available_commands=commands)
         with suppress(Exception):  # the client has gone
             await self._client.session_update(session_id=session_id, update=update)

@@ -141,6 +141,11 @@ class SessionUpdates:
     def _absolute(self, path: str) -> str:
         return clean(os.path.join(self._directory, path))
 
+    def of_diff(self, diff: str) -> list[Any]:
+        """The contents of a call that show a change."""
+        hunks = diff_hunks(clean(diff))
+        return [tool_diff_content(self._absolute(hunk.path), hunk.new, hunk.old) for hunk in hunks]
+
     def _printed(self, event: ToolOutput) -> Iterator[Any]:
         call = self._running.get(event.call)
         if call is None:
@@ -153,7 +158,7 @@ class SessionUpdates:
     def _finished(self, event: ToolFinished) -> Iterator[Any]:
         call = self._running.pop(event.call, _RunningCall(event.tool, {}))
         hunks = list(diff_hunks(clean(event.diff)))
-        contents: list[Any] = [tool_diff_content(self._absolute(hunk.path), hunk.new, hunk.old) for hunk in hunks]
+        contents = self.of_diff(event.diff)
         text = clean(event.text)
         if event.is_error or not contents:
             shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}\n[...]\n{text[-MAX_SHOWN // 2 :]}"

@@ -158,8 +158,8 @@ class Journal:
     # undo
 
     def undo(self, steps: int | None = None, force: bool = False, earlier: bool = False) -> UndoOutcome:
-        """Takes back the newest steps of this session that stand, None: those of its newest turn; earlier: of sessions
-        that have ended. An undo is a step too, so that `redo` takes it back.
+        """Takes back the newest steps of this session that stand, None: those of its newest turn; earlier: also of
+        sessions that have ended. An undo is a step too, so that `redo` takes it back.
 
         A path that somebody else changed since stays as it is, and is told; `force` overwrites it, also in steps that
         were taken back but for such paths. Raises JournalError if there is nothing to take back, or a call runs."""
@@ -193,7 +193,7 @@ class Journal:
         mark = self._ledger.mark
         own = [step for step in standing if step.session == self.session]
         others = [step for step in standing if step.session != self.session and not mark.lives(step.writer)]
-        standing = others if earlier else own
+        standing = [step for step in standing if step in own or step in others] if earlier else own
         if not standing or (steps is not None and steps < 1):
             more = f"; {n:,} paths are not covered, the workspace has too many" if (n := self._ledger.left_out) else ""
             raise JournalError(_nothing(earlier, others) + more)

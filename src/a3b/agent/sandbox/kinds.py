@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,9 @@ class LaunchingSandbox:
         self._launcher.settings = self._settings()
         return await Command.start(self._launcher, command, cwd, env, limits or self.policy.limits, merge, has_stdin)
 
-    async def ask_to_change(self, path: str) -> str:
-        """Asks the user if a path is protected. "" if it may be changed from now on, else what the model is told."""
+    async def ask_to_change(self, path: str, preview: Callable[[], Awaitable[str]] | None = None) -> str:
+        """Asks the user if a path is protected, and shows him the change. "" if it may be changed from now on, else
+        what the model is told."""
         workspace = self.policy.workspace
         real = Path(os.path.realpath(workspace / path))
         protected = self._protection().covering(real) or self._protection().covering(
@@ -94,6 +95,8 @@ class LaunchingSandbox:
             why="it acts outside of the sandbox: on git, CI, editors, shells or agents",
             where=str(workspace),
             option=f"--allow-path {shlex.quote(name)}",
+            diff="" if preview is None else await preview(),
+            always=f"every later change of {name} by the agent, which you see only afterwards",
         )
         if self._approver is None or await self._approver.ask(request) == "no":
             return (

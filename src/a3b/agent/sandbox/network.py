@@ -126,6 +126,7 @@ class SandboxNetwork:
                 f"Commands in the sandbox connect to {subject}",
                 why="a command asked for it, and no option names it",
                 option=f"--allow-host {host if port in WEB_PORTS else subject}",
+                always=f"{subject} for all commands in this directory, in later sessions too",
             )
             self._num_open += 1
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -105,9 +105,9 @@ class Sandbox(Protocol):
         """What this sandbox does not hold, for the user; nothing if it holds all."""
         ...
 
-    async def ask_to_change(self, path: str) -> str:
-        """Asks the user if `path`, absolute or relative to the workspace, is protected. "" if it may be changed from
-        now on, else what the model is told."""
+    async def ask_to_change(self, path: str, preview: Callable[[], Awaitable[str]] | None = None) -> str:
+        """Asks the user if `path`, absolute or relative to the workspace, is protected. "" if it may be changed, which
+        `policy` says from then on, else what the model is told. preview: the change as a unified diff."""
         ...
 
     def close(self) -> None:

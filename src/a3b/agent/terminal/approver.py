@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.text import Text
 
 from a3b.agent.approvals import ApprovalRequest, Decision
-from a3b.agent.terminal.lines import fit_line
+from a3b.agent.terminal.lines import DIFF_STYLES, fit_line, output_lines
 
 CHOICES = "[o]nce, [a]lways or [N]o?"
 WORDS: dict[str, Decision] = {
@@ -21,7 +22,8 @@ WORDS: dict[str, Decision] = {
     "n": "no",
     "no": "no",
 }
-SHOWN_LINES = 12
+SHOWN_LINES, DIFF_LINES = 12, 400  # of a text; of a change
+TAKEN_BACK = "/tools forget takes it back"
 
 
 class AskingScreen(Protocol):
@@ -35,11 +37,18 @@ class AskingScreen(Protocol):
 class TerminalApprover:
     """Anything but a clear yes is a no, and what is no answer at all is asked again."""
 
-    def __init__(self, screen: AskingScreen):
-        self._screen = screen
+    def __init__(self, screen: AskingScreen, waits: Callable[[bool], None] = lambda waits: None):
+        """waits: is told when an answer is waited for, and when not any more."""
+        self._screen, self._waits = screen, waits
 
     async def ask(self, request: ApprovalRequest) -> Decision:
-        question = _question(request)
+        self._waits(True)
+        try:
+            return await self._answer(_question(request))
+        finally:
+            self._waits(False)
+
+    async def _answer(self, question: Text) -> Decision:
         while True:
             answer = (await self._screen.ask(question, CHOICES)).lower()
             if answer in WORDS:
@@ -51,7 +60,7 @@ class TerminalApprover:
 
 def _question(request: ApprovalRequest) -> Text:
     text = Text()
-    always = "" if request.subject in request.what else f"{request.kind} {request.subject}"
+    always = f"{request.always or f'{request.kind} {request.subject}'}; {TAKEN_BACK}"
     rows = ("Allow", request.what), ("why", request.why), ("where", request.where), ("always would allow", always)
     for label, value in rows:
         if value:
@@ -60,5 +69,10 @@ def _question(request: ApprovalRequest) -> Text:
             shown += [f"... {len(lines) - SHOWN_LINES} more lines"] if len(lines) > SHOWN_LINES else []
             text.append(f"{label}: ", "bold yellow" if label == "Allow" else "dim")
             text.append("\n       ".join(shown) + "\n")
+    lines = output_lines(request.diff) if request.diff else []
+    for line in lines[:DIFF_LINES]:
+        text.append(f"    {line}\n", DIFF_STYLES.get(line[:1], ""))
+    if len(lines) > DIFF_LINES:
+        text.append(f"    {len(lines) - DIFF_LINES:,} more lines are NOT shown\n", "bold yellow")
     text.rstrip()
     return text

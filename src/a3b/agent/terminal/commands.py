@@ -27,7 +27,8 @@ Esc          stop the agent; Ctrl-C too
 Ctrl-C twice leave, as Ctrl-D
 Ctrl-T       show or fold thinking
 Ctrl-O       show all of the last tool call
-Tab          complete /commands and @paths"""
+Tab          complete /commands and @paths
+!COMMAND     run it in the sandbox; the agent hears of it with your next task"""
 MOST_LISTED = 20
 
 
@@ -52,7 +53,7 @@ async def run_command(front: TerminalFront, name: str, rest: str) -> None:
     name = ALIASES.get(name, name)
     command = COMMANDS.get(name)
     if command is None:
-        near = did_you_mean(f"/{name}", [f"/{known}" for known in COMMANDS])
+        near = did_you_mean(name, COMMANDS).replace("'", "'/", 1)  # the slash itself is no likeness
         front.say(f"no command /{name}{near or '; /help lists them'}", "yellow")
     elif front.is_working and not command.while_working:
         front.say(f"/{name} has to wait until the agent is done; Esc stops it", "yellow")
@@ -64,6 +65,7 @@ async def run_command(front: TerminalFront, name: str, rest: str) -> None:
 
 
 async def _help(front: TerminalFront, rest: str) -> None:
+    _no_words("/help", rest)
     width = max(len(command.form) for command in COMMANDS.values()) + 2
     lines = [f"{command.form:{width}}{command.help}" for command in COMMANDS.values()]
     front.say("\n".join([*lines, "", *KEYS.split("\n")]))
@@ -90,16 +92,27 @@ async def _fork(front: TerminalFront, rest: str) -> None:
 
 
 async def _tree(front: TerminalFront, rest: str) -> None:
+    _no_words("/tree", rest)
     lines = tree_lines(front.session.tree(), front.session.id, time.time())
     turns = outline_lines(front.session.outline())
     front.say("\n".join([*lines, *(["", "turns of this session, which /fork TURN takes:", *turns] if turns else [])]))
 
 
 async def _compact(front: TerminalFront, rest: str) -> None:
+    _no_words("/compact", rest)
     front.start(front.session.compact(), can_be_steered=False)
 
 
 async def _tools(front: TerminalFront, rest: str) -> None:
+    word, _, subject = rest.partition(" ")
+    if word == "forget":
+        gone = front.session.forget_approval(subject.strip() or None)
+        front.say(
+            f"no longer allowed without a question: {', '.join(gone) or 'nothing was'}; hosts that this session "
+            "has reached stay open until it ends"
+        )
+        return
+    _no_words("/tools", rest)
     tools = front.session.tools()
     width = min(max((len(tool.name) for tool in tools), default=0), 40) + 2
     lines = [f"{fit_line(t.name, 38):{width}}{_first_line(t.description)} ({t.origin})" for t in tools]
@@ -107,13 +120,18 @@ async def _tools(front: TerminalFront, rest: str) -> None:
 
 
 async def _cost(front: TerminalFront, rest: str) -> None:
+    _no_words("/cost", rest)
     front.say("\n".join(cost_lines(front.session.cost())))
 
 
 async def _think(front: TerminalFront, rest: str) -> None:
     word, _, value = rest.partition(" ")
+    if value and word not in ("budget", "show"):
+        raise UsageError(f"/think {word[:20]} takes no more words; found {value[:40]!r}")
     if word in ("on", "off", "auto"):
         front.session.set_thinking({"on": True, "off": False, "auto": None}[word])
+        if front.figures is not None:
+            front.figures.does_think = word != "off"
         front.say({"on": "the model thinks", "off": "the model does not think", "auto": "the server decides"}[word])
     elif word == "budget":
         tokens = None if value.strip() in ("", "none") else token_count(value)
@@ -141,6 +159,7 @@ async def _sessions(front: TerminalFront, rest: str) -> None:
 
 
 async def _new(front: TerminalFront, rest: str) -> None:
+    _no_words("/new", rest)
     front.switch(replace(front.options, resume=None))
 
 
@@ -149,19 +168,27 @@ async def _show(front: TerminalFront, rest: str) -> None:
 
 
 async def _exit(front: TerminalFront, rest: str) -> None:
+    _no_words("/exit", rest)
     front.switch(None)
 
 
 COMMANDS = {
     "help": TerminalCommand("/help", "this list", _help),
     "undo": TerminalCommand(
-        "/undo [force] [earlier]", "put files back as they were before the last turn that changed some", _undo, False
+        "/undo [force] [earlier]",
+        "take back what the last answer changed in files; again for earlier ones, with earlier also of past sessions",
+        _undo,
+        False,
     ),
-    "redo": TerminalCommand("/redo [force]", "take the last undo back", _redo, False),
+    "redo": TerminalCommand("/redo [force]", "do again what the last undo took back", _redo, False),
     "fork": TerminalCommand("/fork [TURN]", "go on in a copy of this session, from a turn", _fork, False),
     "tree": TerminalCommand("/tree", "the sessions that belong together with this one, and its turns", _tree),
     "compact": TerminalCommand("/compact", "begin anew from a summary", _compact, False),
-    "tools": TerminalCommand("/tools", "what the agent can do, and what it may", _tools),
+    "tools": TerminalCommand(
+        "/tools [forget [NAME]]",
+        "what the agent can do, and what it may; ask again about what is allowed always",
+        _tools,
+    ),
     "cost": TerminalCommand("/cost", "turns, tokens and seconds so far", _cost),
     "think": TerminalCommand(
         "/think on|off|auto|budget|show", "whether and how long the model thinks; show earlier thinking", _think
@@ -172,6 +199,11 @@ COMMANDS = {
     "exit": TerminalCommand("/exit", "leave (or Ctrl-D)", _exit),
 }
 ALIASES = {"quit": "exit", "bye": "exit", "sessions": "resume", "clear": "new", "?": "help"}
+
+
+def _no_words(command: str, rest: str) -> None:
+    if rest:
+        raise UsageError(f"{command} takes no words; found {rest[:40]!r}")
 
 
 def _number(text: str, command: str) -> int:

@@ -43,6 +43,7 @@ class SessionFigures:
     def __init__(self, opened: SessionOpened, cost: SessionCost, clock: Callable[[], float] = time.monotonic):
         self.opened, self.cost, self.clock = opened, cost, clock
         self.budget: int | None = None  # tokens for thinking, if the user set one
+        self.does_think = True  # the user has not switched it off
         self.jobs = 0  # commands in the background
         self.turn = TokenUsage(0, 0, 0)
         self.reading = self.writing = 0.0  # tokens per second
@@ -51,6 +52,7 @@ class SessionFigures:
         self._latest: PromptProgress | None = None
         self._call = ""
         self._tools: dict[str, tuple[str, float]] = {}
+        self._asked: float | None = None  # when the user was asked something
 
     @property
     def chunks(self) -> int:
@@ -90,6 +92,18 @@ class SessionFigures:
                 self._enter("")
                 self._tools.clear()
 
+    @property
+    def is_waiting(self) -> bool:
+        return self._asked is not None
+
+    def wait(self, does_wait: bool) -> None:
+        """Whether the user is asked something: that takes no time of a call."""
+        if does_wait:
+            self._asked = self.clock()
+        elif self._asked is not None:
+            waited, self._asked = self.clock() - self._asked, None
+            self._tools = {call: (summary, since + waited) for call, (summary, since) in self._tools.items()}
+
     def _enter(self, state: str) -> None:
         if state != self._state:
             self._state, self._since, self._chunks = state, self.clock(), 0
@@ -105,6 +119,8 @@ class SessionFigures:
     def doing(self) -> str:
         """What happens now, in one line; "" if nothing does."""
         now = self.clock()
+        if self.is_waiting:
+            return "waits for your answer"
         if self._tools:
             summary, since = next(reversed(self._tools.values()))
             return f"{fit_line(summary, 60)}, {span(now - since)}"
@@ -141,7 +157,9 @@ class SessionFigures:
             f"{word} {speed:,.0f}/s" for word, speed in (("read", self.reading), ("write", self.writing)) if speed
         ]
         parts += [" ".join(speeds)] if speeds else []
-        if self.budget is not None:
+        if not self.does_think:
+            parts.append("does not think")
+        elif self.budget is not None:
             parts.append(f"thinks up to {short(self.budget)}")
         parts.append(fit_line(self.opened.sandbox, 30))
         if self.jobs:

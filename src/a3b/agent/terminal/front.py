@@ -60,6 +60,7 @@ class TerminalFront:
         self._session = session
         self.figures = SessionFigures(session.opened, session.cost())
         self.figures.budget = _budget(self.options)
+        self.figures.does_think = self.options.think is not False
         self._greet(session)
         if first_task:
             self.submit(first_task)
@@ -107,6 +108,8 @@ class TerminalFront:
             self._aside(self._run_command(*command))
         elif not self.is_working:
             self._run(text)
+        elif text.startswith("!"):
+            self.say("a command has to wait until the agent is done; Esc stops it", "yellow")
         elif self._can_be_steered and not self._is_stopping and self._session.is_running:
             self._session.steer(text)
             self._steered.append(text)
@@ -117,7 +120,10 @@ class TerminalFront:
     def _run(self, text: str) -> None:
         self.view.user(text)
         try:
-            self.start(self.session.run(text))
+            if text.startswith("!") and text[1:].strip():
+                self.start(self.session.run_command(text[1:].strip()), can_be_steered=False)
+            else:
+                self.start(self.session.run(text))
         except A3BError as error:
             self.say(str(error), "red")
 
@@ -140,6 +146,12 @@ class TerminalFront:
                 self.say("Ctrl-C again leaves, as does Ctrl-D")
         self.screen.refresh()
 
+    def wait(self, does_wait: bool) -> None:
+        """Whether the user is asked something."""
+        if self.figures is not None:
+            self.figures.wait(does_wait)
+        self.screen.refresh()
+
     def live(self, width: int) -> list[tuple[str, str]]:
         rows = self.view.live(width)
         for texts, word in ((self._steered, STEERS), (self._waiting, "comes next")):
@@ -157,7 +169,8 @@ class TerminalFront:
         if self._is_stopping:
             doing = "stopping" + (f": {doing}" if doing else "")
         elif self.is_working:
-            doing = f"{doing or 'working'} | Esc stops"
+            is_asked = self.figures.is_waiting
+            doing = f"{doing or 'working'} | {'Esc says no, Ctrl-C stops' if is_asked else 'Esc stops'}"
         return doing or "ready", self.figures.numbers()
 
     # -- for commands

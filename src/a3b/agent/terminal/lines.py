@@ -9,6 +9,7 @@ from prompt_toolkit.utils import get_cwidth
 from a3b.printable import printable
 
 LONGEST_LINE = 2_000  # characters that are shown of one line
+DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 COLOURS = re.compile("\x1b\\[[0-9;:]*m")  # what programs write for bold and colours
 
 

@@ -53,7 +53,7 @@ async def run_terminal(
         completer = LineCompleter([f"/{name}" for name in COMMANDS], options.directory)
         screen = PromptScreen(front.submit, front.key, front.live, front.toolbar, completer, history)
     front.screen = screen
-    work = asyncio.create_task(_sessions(front, TerminalApprover(screen), first_task, open_session))
+    work = asyncio.create_task(_sessions(front, TerminalApprover(screen, front.wait), first_task, open_session))
     shown = asyncio.create_task(screen.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):

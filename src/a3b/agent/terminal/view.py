@@ -26,7 +26,7 @@ from a3b.agent.events import (
     TurnFinished,
 )
 from a3b.agent.terminal.answer import AnswerStyle
-from a3b.agent.terminal.lines import LineBuffer, fit_line, output_lines, rows_of
+from a3b.agent.terminal.lines import DIFF_STYLES, LineBuffer, fit_line, output_lines, rows_of
 from a3b.printable import printable
 from a3b.units import counted, span
 
@@ -36,7 +36,6 @@ RECALLED_TASKS, RECALLED = 2, 60  # tasks of a resumed session that are shown, a
 MAX_THOUGHTS, MAX_TOOLS = 100, 300  # that can be shown again
 COUNTED_ONLY = {"read", "search", "recall"}  # tools whose output is for the model: people see how long it is
 NOTICE_STYLES = {"error": "red", "warning": "yellow"}
-DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 Write = Callable[[Text, bool], None]
 
 
@@ -105,6 +104,8 @@ class TerminalView:
             case Steered(text=text):
                 self.user(text)
             case Notice(text=text, level=level):
+                self._end_thinking()  # an answer that broke off comes again from its beginning
+                self._end_answer()
                 self.notice(text, NOTICE_STYLES.get(level, "dim"))
             case Compacted(before=before, after=after):
                 self._end_thinking()

@@ -136,10 +136,12 @@ def _listing(path: str, root: str) -> str:
     return "\n".join([f"[{path} is a directory]", *shown, *more])
 
 
-def write_file(path: str, content: str, append: bool = False, seal: str = "", root: str = ".") -> FileOutcome:
+def write_file(
+    path: str, content: str, append: bool = False, seal: str = "", root: str = ".", is_dry: bool = False
+) -> FileOutcome:
     """Writes a file, or a further part of one, with the directories above it. Raises FileToolError.
 
-    seal: of the file when it was last read or written, "" if it never was."""
+    seal: of the file when it was last read or written, "" if it never was; is_dry: only say what would change."""
     lines = content.count("\n") + (not content.endswith("\n") and content != "")
     if lines > WRITE_LINES:
         raise FileToolError(
@@ -160,8 +162,9 @@ def write_file(path: str, content: str, append: bool = False, seal: str = "", ro
     start = before + (newline if before and not before.endswith("\n") else "") if append else ""
     data = _encoded(path, start + content, old.has_bom if old and append else False)
     try:
-        _make_directory(os.path.dirname(real))
-        text_file.save(real, data, old.mode if old else None)
+        if not is_dry:
+            _make_directory(os.path.dirname(real))
+            text_file.save(real, data, old.mode if old else None)
     except OSError as error:
         raise FileToolError(f"{path}: {text_file.reason(error)}. Nothing was written.") from None
     done = f"Appended {_lines_of(lines)} to {path}." if append and before else f"Wrote {path}, {_lines_of(lines)}."
@@ -192,11 +195,11 @@ def _replaced(path: str, root: str, append: bool) -> text_file.TextFile:
         return text_file.TextFile(path, "", False, found.st_mode & 0o7777, "")
 
 
-def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") -> FileOutcome:
+def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".", is_dry: bool = False) -> FileOutcome:
     """Replaces the one place where a text occurs; line ends and a byte order mark stay as they are. Raises
     FileToolError.
 
-    seal: of the file when it was last read or written, "" if it never was."""
+    seal: of the file when it was last read or written, "" if it never was; is_dry: only say what would change."""
     from a3b.agent.tools.closest import explain_miss
     from a3b.agent.tools.replace import place_of
 
@@ -223,7 +226,8 @@ def edit_file(path: str, old: str, new: str, seal: str = "", root: str = ".") ->
         )
     data = _encoded(path, text, file.has_bom)
     try:
-        text_file.save(file.real, data, file.mode)
+        if not is_dry:
+            text_file.save(file.real, data, file.mode)
     except OSError as error:
         raise FileToolError(f"{path}: {text_file.reason(error)}. Nothing was changed.") from None
     same = len(os.path.commonprefix([file.text[place.start : place.end], into]))
@@ -297,7 +301,9 @@ def main() -> None:
         return _say({"error": str(error)})
     except (OSError, MemoryError, RecursionError) as error:
         return _say({"error": f"{arguments.get('path', '')}: {error or type(error).__name__}."})
-    if call["call"] in ("write", "edit"):  # after the outcome is out: a parser may crash on what it is given
+    if call["call"] in ("write", "edit") and not arguments.get(
+        "is_dry"
+    ):  # after the outcome is out: a parser may crash on what it is given
         with suppress(FileToolError):
             from a3b.agent.tools.syntax import syntax_of
 

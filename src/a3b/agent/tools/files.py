@@ -56,10 +56,23 @@ class FileCalls:
     async def call(self, name: str, arguments: dict[str, Any]) -> FileAnswer:
         """One call in the workspace. Raises ToolError."""
         key = os.path.normpath(os.path.join(self._sandbox.policy.workspace, str(arguments.get("path", ""))))
-        if name in ("write", "edit"):
-            if refusal := await self._sandbox.ask_to_change(str(arguments.get("path", ""))):
+        if name not in ("write", "edit"):
+            return await self._called(name, arguments, key)
+        arguments = {**arguments, "seal": self._seals.get(key, "")}
+        policy = self._sandbox.policy
+
+        async def preview() -> str:
+            return (await self._called(name, {**arguments, "is_dry": True}, "")).diff
+
+        try:
+            if refusal := await self._sandbox.ask_to_change(str(arguments.get("path", "")), preview):
                 raise ToolError(refusal)
-            arguments = {**arguments, "seal": self._seals.get(key, "")}
+            return await self._called(name, arguments, key)
+        finally:
+            self._sandbox.policy = policy  # a yes is for this change
+
+    async def _called(self, name: str, arguments: dict[str, Any], key: str) -> FileAnswer:
+        """key: of the file whose state is kept in mind, "" to forget it."""
         printed, complaint, outcome = await self._run(json.dumps({"call": name, "arguments": arguments}).encode())
         answers = []
         for line in printed.splitlines():
@@ -69,7 +82,7 @@ class FileCalls:
             raise ToolError(_broken(name, complaint, outcome))
         if "error" in answers[0]:
             raise ToolError(cut(_clean(answers[0]["error"]), ""))
-        if answers[0].get("seal"):
+        if answers[0].get("seal") and key:
             self._seals[key] = answers[0]["seal"]
         syntax = answers[1]["syntax"] if len(answers) > 1 else None
         return FileAnswer(_clean(answers[0]["text"]), _clean(answers[0]["diff"]), syntax and _clean(syntax))
