@@ -176,7 +176,7 @@ def test_a_diff_is_coloured_unless_colours_are_not_wanted(agent):
 def test_a_question_takes_a_typed_answer_and_nothing_is_no(working, typed, decision):
     working.play(REQUEST)
     working.shows(
-        r"Allow: curl https://example.org\nwhy: the network\nwhere: /w\nalways would allow: network example.org:443\n"
+        r"Allow: curl https://example.org\nwhy: the network\nwhere: /w\nalways would allow: network example.org:443; /tools forget takes it back\n"
     )
     working.type(typed)
     working.told("decision", decision)
@@ -186,7 +186,7 @@ def test_a_question_takes_a_typed_answer_and_nothing_is_no(working, typed, decis
 def test_what_was_typed_before_a_question_is_no_answer_and_is_not_lost(working):
     working.type("a")
     working.play(REQUEST)
-    working.shows(r"where: /w\nalways would allow: network example.org:443\n")
+    working.shows(r"where: /w\nalways would allow: network example.org:443; /tools forget takes it back\n")
     working.type("what?\r")
     working.shows("'what.' is none of once, always and no")
     working.type("o\r")
