@@ -176,7 +176,8 @@ def test_a_diff_is_coloured_unless_colours_are_not_wanted(agent):
 def test_a_question_takes_a_typed_answer_and_nothing_is_no(working, typed, decision):
     working.play(REQUEST)
     working.shows(
-        r"Allow: curl https://example.org\nwhy: the network\nwhere: /w\nalways would allow: network example.org:443; /tools forget takes it back\n"
+        r"Allow: curl https://example.org\nwhy: the network\nwhere: /w\n"
+        r"always would allow: network example.org:443; /tools forget takes it back\n"
     )
     working.type(typed)
     working.told("decision", decision)
