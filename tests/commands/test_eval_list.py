@@ -21,7 +21,12 @@ def test_every_benchmark_is_listed_with_its_options(capsys):
     said = capsys.readouterr().out
     assert all(f"\n{name} " in f"\n{said}" for name in BENCHMARKS)
     assert "--set hops=..." in said
-    assert "inspect_ai" not in sys.modules
+
+
+def test_the_list_loads_no_harness():
+    code = "import sys; from a3b.cli import main; main(['eval', 'list']); print('inspect_ai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_what_is_missing_is_named_with_what_brings_it(capsys, monkeypatch):

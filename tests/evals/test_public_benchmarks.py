@@ -21,6 +21,9 @@ pytestmark = [
 ]
 
 
+SCORER = "has BFCL's scorer: pip install 'a3b[eval]'"
+
+
 def with_data(tmp_path, path, **fields):
     extra = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **fields.pop("extra", {})}
     return options(tmp_path, data=path, extra=extra, **fields)
@@ -209,6 +212,7 @@ def function_of(name, **properties):
 @pytest.fixture
 def calls(tmp_path):
     """A package with three categories. A case asks for what its answers say."""
+    pytest.importorskip("inspect_evals", reason=SCORER)
     data = tmp_path / "bfcl_eval" / "data"
     (data / "possible_answer").mkdir(parents=True)
     tools = [function_of("map.area", width="float", unit="string"), function_of("map.name", place="string")]
@@ -277,6 +281,7 @@ def test_bfcl_takes_turns_between_categories(calls):
 
 
 def test_bfcl_without_its_data_names_the_command(tmp_path):
+    pytest.importorskip("inspect_evals", reason=SCORER)
     with pytest.raises(UsageError, match="pip install --no-deps bfcl-eval"):
         bfcl.make_task(options(tmp_path, data=tmp_path))
 

@@ -10,6 +10,7 @@ from a3b.errors import UsageError
 from a3b.evals.benchmarks import tau2
 from tests.support.eval_tasks import options, run, scores
 
+pytest.importorskip("inspect_evals", reason="a package of its own: pip install 'a3b[eval]'")
 pytestmark = [
     pytest.mark.slow,  # inspect-ai takes seconds to load
     # inspect-ai's own: streams of anyio that the garbage collector closes, deprecated names of its libraries

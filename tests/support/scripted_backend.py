@@ -26,6 +26,7 @@ class FilesOfModel:
     name: str = "scripted"
     is_nano: bool = True
     context: int = 4096
+    positions: str = "native positions"
 
     @classmethod
     def of_nano(cls) -> FilesOfModel:

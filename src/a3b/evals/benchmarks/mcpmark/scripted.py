@@ -56,7 +56,7 @@ async def solve_by_program(
 
 def planned_calls(program: Path, task: McpMarkTask, workspace: Path) -> list[tuple[str, dict[str, Any]]]:
     """What `python PROGRAM TASK WORKSPACE` prints when it reads the description: a JSON list of
-    {"tool": NAME, "arguments": {...}}. Raises UsageError."""
+    objects with "tool" and "arguments". Raises UsageError."""
     try:
         done = subprocess.run(
             [sys.executable, str(program), task.id, str(workspace)],
@@ -75,7 +75,7 @@ def planned_calls(program: Path, task: McpMarkTask, workspace: Path) -> list[tup
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(
             f"--set solver={program}: for {task.id} it did not print a list of calls ({error!r}); expected "
-            '[{"tool": "NAME", "arguments": {...}}, ...]'
+            'objects with a "tool", by name, and its "arguments"'
         ) from None
 
 
