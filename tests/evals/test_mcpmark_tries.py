@@ -135,7 +135,7 @@ def test_a_program_that_prints_no_calls_is_refused(clone, printed):
     async def use(place, task, state):
         return await solve_by_program(path, task, state, place.agent_home)
 
-    with pytest.raises(UsageError, match=r"notes/count it did not print a list of calls.*expected \[\{"):
+    with pytest.raises(UsageError, match=r"notes/count it did not print a list of calls.*expected objects"):
         asyncio.run(in_try(clone, "count", use))
 
 
