@@ -19,6 +19,8 @@ from a3b.agent.session import open_session
 from tests.support.agent_sessions import NotesTool, end_of, of
 from tests.support.served import served
 
+pytestmark = pytest.mark.slow  # starts servers
+
 
 @dataclass
 class OtherServer:

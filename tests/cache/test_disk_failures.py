@@ -21,6 +21,8 @@ from a3b.errors import StoreError
 from tests.support.cached_states import numbers, snapshot
 from tests.support.session_stores import cache_of, fill, reused, run_python
 
+pytestmark = pytest.mark.slow  # kills processes
+
 
 def test_a_directory_that_cannot_be_had_is_refused_with_a_next_step(tmp_path):
     (tmp_path / "file").write_text("")

@@ -14,6 +14,8 @@ from a3b.server.app import create_app
 from tests.support.serving import ask
 from tests.support.traced_server import Server
 
+pytestmark = pytest.mark.slow  # compiles many grammars
+
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 USER = [{"role": "user", "content": "hi"}]
 

@@ -36,6 +36,7 @@ def edited(before, old, new, name="a"):
         return said, file.read()
 
 
+@pytest.mark.slow  # waits for a clock of seconds
 def test_python_takes_an_edit_within_the_same_second_for_new(root):
     """Its compiled files know a source by size and second."""
     for before, after in ("a - b", "a * b"), ("a * b", "a + b"):
