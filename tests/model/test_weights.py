@@ -18,7 +18,7 @@ from a3b.model.forward import Model
 from a3b.model.loader import check_tensors, load_weights
 from a3b.model.parameters import count_parameters
 from tests.support.checkpoint_files import write_checkpoint, write_shards
-from tests.support.mtp_files import loaded, numbers_of, written
+from tests.support.mtp_files import loaded, numbers_of, set_apart, written
 from tests.support.random_model import model_weights, random_ids
 
 LAYOUTS = {
@@ -66,6 +66,24 @@ def test_every_layout_gives_the_numbers_of_the_mtp_module(tmp_path, name, layout
     assert found.keys() == exact.keys()
     for key, value in exact.items():
         np.testing.assert_array_equal(found[key].reshape(value.shape), value, err_msg=key)
+
+
+def test_a_module_in_a_file_beside_the_model_is_read_like_one_within(tmp_path):
+    exact = write_checkpoint(tmp_path, dtype="FP8", fused=False, extras=True)
+    set_apart(tmp_path)
+    assert [file.path.name for file in Checkpoint.open(tmp_path).files] == ["model.safetensors", "mtp.safetensors"]
+    found = numbers_of(*loaded(tmp_path))
+    for key, value in written(exact).items():
+        np.testing.assert_array_equal(found[key].reshape(value.shape), value, err_msg=key)
+
+
+def test_a_module_within_the_model_and_beside_it_is_refused_by_name(tmp_path):
+    write_checkpoint(tmp_path, extras=True)
+    both = (tmp_path / "model.safetensors").read_bytes()
+    set_apart(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(both)
+    with pytest.raises(TensorError, match=r"'mtp\..*' is in model.safetensors and in mtp.safetensors"):
+        Checkpoint.open(tmp_path)
 
 
 def broken(tmp_path, change) -> str:

@@ -14,7 +14,7 @@ from a3b.formats.safetensors import write_safetensors
 from a3b.model.config import ModelConfig
 from a3b.model.config_reader import read_config
 from a3b.model.loader import load_weights
-from a3b.model.tensor_names import GATE_UP, MTP_LAYER, layer_name, mtp_tensors
+from a3b.model.tensor_names import GATE_UP, MTP_LAYER, is_mtp, layer_name, mtp_tensors
 from a3b.model.weights import ModelWeights, by_role
 from a3b.packing.plan import halves
 
@@ -71,3 +71,11 @@ def change_tensors(directory: Path, change) -> None:
     entries = {name: (info.dtype, held.array(name).copy()) for name, info in held.tensors.items()}
     change(entries)
     write_safetensors(directory / "model.safetensors", entries)
+
+
+def set_apart(directory: Path) -> None:
+    """Move the module out of the one file of a checkpoint into a file beside it."""
+    held = Checkpoint.open(directory)
+    entries = {name: (info.dtype, held.array(name).copy()) for name, info in held.tensors.items()}
+    write_safetensors(directory / "mtp.safetensors", {name: e for name, e in entries.items() if is_mtp(name)})
+    write_safetensors(directory / "model.safetensors", {name: e for name, e in entries.items() if not is_mtp(name)})

@@ -17,6 +17,7 @@ from tests.support import gptq_files, packing_files
 from tests.support.checkpoint_files import write_shards
 from tests.support.gguf_files import write_gguf
 from tests.support.hub_server import REPO, FakeHub
+from tests.support.mtp_files import set_apart
 
 NAME = REPO.split("/")[1]
 CHUNK, RANGE = 4096, 30_000
@@ -110,6 +111,11 @@ def with_mtp_in_shards(directory: Path) -> None:
     in_shards(directory, 3)
 
 
+def with_mtp_beside(directory: Path) -> None:
+    packing_files.write_source(directory, mtp=True)
+    set_apart(directory)
+
+
 def gguf_with_mtp(directory: Path) -> None:
     directory.mkdir()
     write_gguf(directory / "model-Q4_K_M.gguf", gguf, mtp=True)
@@ -124,7 +130,10 @@ def one_gguf(directory: Path) -> None:
     write_gguf(directory / "model-Q4_K_M.gguf", gguf)
 
 
-KINDS = (bf16, fp8, fp8_in_shards, dense, no_group_divides, with_mtp_in_shards, gptq, one_gguf, gguf_with_mtp)
+KINDS = (
+    *(bf16, fp8, fp8_in_shards, dense, no_group_divides),
+    *(with_mtp_in_shards, with_mtp_beside, gptq, one_gguf, gguf_with_mtp),
+)
 
 
 def packed_files(directory: Path | str) -> dict[str, bytes]:

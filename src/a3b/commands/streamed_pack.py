@@ -14,7 +14,7 @@ from pathlib import Path
 from a3b.commands.progress import MB, Progress
 from a3b.commands.pull import check_architecture, gguf_models, included, usable
 from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
-from a3b.formats.checkpoint import INDEX, SINGLE, shards_in
+from a3b.formats.checkpoint import ADDED, INDEX, SINGLE, shards_in
 from a3b.formats.gguf import UnreadableTypes
 from a3b.formats.packed import Manifest
 from a3b.hub.client import Hub, HubFile, Listing
@@ -190,7 +190,7 @@ def is_weights(file: HubFile) -> bool:
 def indexed(weights: list[HubFile], directory: Path) -> list[HubFile]:
     """The files that the index names: others are of no use, such as the same weights in another form. Without a usable
     index all of them. Raises UsageError for too many."""
-    named = set(shards_in(directory)) or {SINGLE}
+    named = set(shards_in(directory)) or {SINGLE, ADDED}
     found = [file for file in weights if file.path in named] or weights
     if len(found) > MAX_FILES:
         raise UsageError(f"{len(found):,} files of weights; expected {MAX_FILES} at most; --include takes some of them")

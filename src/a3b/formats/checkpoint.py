@@ -1,5 +1,5 @@
-"""A directory of safetensors files as one set of tensors: a single file, shards with an index, or packed shards with a
-manifest.
+"""A directory of safetensors files as one set of tensors: a single file, to which one with the MTP module may have been
+added, shards with an index, or packed shards with a manifest.
 
 Knows names and places, not what a tensor means. A shard may be a symbolic link, as in download caches; its name may not
 leave the directory. Enter at `Checkpoint.open`.
@@ -20,6 +20,7 @@ from a3b.formats.packed import F32, LINE, MANIFEST, Manifest
 from a3b.formats.safetensors import SafetensorsFile, TensorInfo
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADDED = "mtp.safetensors"  # beside a single file that was there first; an index names it like any other
 MAX_INDEX_BYTES = 200_000_000
 MAX_SHARDS = 10_000
 
@@ -58,7 +59,7 @@ class Checkpoint:
         if single.exists() and index.exists():
             raise CheckpointError(f"{directory}: both {SINGLE} and {INDEX}; remove one of them")
         if single.exists():
-            return cls(directory, [SafetensorsFile(single)])
+            return cls(directory, [SafetensorsFile(p) for p in (single, directory / ADDED) if p.exists()])
         if not index.exists():
             raise CheckpointError(f"{directory}: no weights ({SINGLE} or {INDEX}); download the complete model")
         return cls._open_shards(directory, index)
