@@ -243,25 +243,41 @@ class Attention(nn.Module):
         self.q_norm = nn.Parameter(torch.zeros(s.Dh))
         self.k_norm = nn.Parameter(torch.zeros(s.Dh))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def queries(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] at positions [T] or [B, T] -> (queries [B, Hq, T, Dh] in COMPUTE, gates [B, T, Hq, Dh])."""
         s, (B, T, _) = self.s, x.shape
         q, gate = product(x, self.q_proj).view(B, T, s.Hq, 2 * s.Dh).chunk(2, -1)
+        q = rotate(rms_norm(q, self.q_norm, s.norm_eps), positions, s)
+        return q.transpose(1, 2).to(COMPUTE), gate
+
+    def keys(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """As `queries` -> keys and values, each [B, Hq, T, Dh] in COMPUTE."""
+        s, (B, T, _) = self.s, x.shape
         k = product(x, self.k_proj).view(B, T, s.Hkv, s.Dh)
         v = product(x, self.v_proj).view(B, T, s.Hkv, s.Dh)
-        q, k = rms_norm(q, self.q_norm, s.norm_eps), rms_norm(k, self.k_norm, s.norm_eps)
-        q, k = (rotate(u, s).transpose(1, 2).to(COMPUTE) for u in (q, k))
-        v = v.transpose(1, 2).to(COMPUTE)
-        k, v = (u.expand(B, s.Hq, T, s.Dh) if s.Hkv == 1 else u.repeat_interleave(s.Hq // s.Hkv, 1) for u in (k, v))
-        o = nn_f.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).float()
-        return product((o * torch.sigmoid(gate)).reshape(B, T, -1), self.o_proj)
+        k = rotate(rms_norm(k, self.k_norm, s.norm_eps), positions, s)
+        k, v = (u.transpose(1, 2).to(COMPUTE) for u in (k, v))
+        if s.Hkv == 1:
+            return k.expand(B, s.Hq, T, s.Dh), v.expand(B, s.Hq, T, s.Dh)
+        return k.repeat_interleave(s.Hq // s.Hkv, 1), v.repeat_interleave(s.Hq // s.Hkv, 1)
+
+    def gated(self, o: Tensor, gate: Tensor) -> Tensor:
+        """What was attended to, [B, Hq, T, Dh], behind its gates -> [B, T, D]."""
+        return product((o.transpose(1, 2).float() * torch.sigmoid(gate)).flatten(2), self.o_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1])
+        q, gate = self.queries(x, positions)
+        return self.gated(nn_f.scaled_dot_product_attention(q, *self.keys(x, positions), is_causal=True), gate)
 
 
-def rotate(x: Tensor, s: NanoShape) -> Tensor:
-    """RoPE on the first `rotary_dim` dims of x [B, T, H, Dh], pairs (i, i + rotary_dim/2)."""
+def rotate(x: Tensor, positions: Tensor, s: NanoShape) -> Tensor:
+    """RoPE on the first `rotary_dim` dims of x [B, T, H, Dh] at positions [T] or [B, T]; i turns with
+    i + rotary_dim/2."""
     half = s.rotary_dim // 2
     inv = s.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
-    angle = torch.arange(x.shape[1], dtype=torch.float32)[:, None] * inv
-    cos, sin = angle.cos()[None, :, None], angle.sin()[None, :, None]
+    angle = positions.float()[..., None, None] * inv
+    cos, sin = angle.cos(), angle.sin()
     a, b, rest = x[..., :half], x[..., half : s.rotary_dim], x[..., s.rotary_dim :]
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
 

@@ -28,8 +28,8 @@ from nano.optimiser import Optimiser
 from nano.quantise import quantised_view
 
 
-def schedule(progress: float, step: int, decay: float) -> float:
-    return min(1.0, (step + 1) / 60) * min(1.0, max(0.0, (1 - progress) / decay))
+def schedule(progress: float, step: int, decay: float, warm_up: int = 60) -> float:
+    return min(1.0, (step + 1) / warm_up) * min(1.0, max(0.0, (1 - progress) / decay))
 
 
 def save(path: Path, **state) -> None:
