@@ -36,9 +36,9 @@ def options_of(url, tmp_path, **given):
     return EvalOptions(url, "scripted", tmp_path, **{"limit": 4, **given})
 
 
-def run(script, tmp_path, **given):
+def run(script, tmp_path, tells_usage=True, **given):
     """The records after a run, and the server that was asked."""
-    server = ScriptedModel([lambda body, number: script(body)])
+    server = ScriptedModel([lambda body, number: script(body)], tells_usage=tells_usage)
     with server.serving() as url:
         options = options_of(url, tmp_path, **given)
         task = LOOKUP.make_task(options)
@@ -66,6 +66,12 @@ def test_each_try_is_recorded_with_its_cost_and_its_seed(tmp_path, capfd):
     assert {body["thinking_policy"] for body in server.bodies} == {"none"}
     assert len(list((tmp_path / "logs").glob("*.eval"))) == 1
     assert capfd.readouterr().out == ""
+
+
+def test_a_server_without_usage_leaves_the_tokens_unknown(tmp_path):
+    found, _ = run(solved, tmp_path, tells_usage=False, limit=1)
+    cost = found["lookup-0", 1].cost
+    assert (cost.requests, cost.untold, cost.is_told) == (3, 3, False)
 
 
 def test_a_wrong_answer_is_wrong_and_a_failing_server_is_an_error(tmp_path):
@@ -96,7 +102,7 @@ def test_a_server_that_fails_again_and_again_stops_the_run(tmp_path):
     assert len(left) == harness.MOST_FAILED and all(record.score is None for record in left.values())
 
 
-def through_inspect(script, tmp_path, **given):
+def through_inspect(script, tmp_path, tells_usage=True, **given):
     """As `run`, of a task whose requests inspect-ai makes."""
     from inspect_ai import Task
     from inspect_ai.dataset import MemoryDataset, Sample
@@ -104,7 +110,7 @@ def through_inspect(script, tmp_path, **given):
     from inspect_ai.scorer import match
     from inspect_ai.solver import generate, system_message
 
-    server = ScriptedModel([script])
+    server = ScriptedModel([script], tells_usage=tells_usage)
     with server.serving() as url:
         options = options_of(url, tmp_path, **given)
         samples = [Sample(input=f"What is {n} + 1?", target=str(n + 1)) for n in range(3)]
@@ -132,6 +138,11 @@ def test_a_task_of_inspect_sends_what_the_run_says_and_its_cost_is_counted(tmp_p
     cost = found["2", 2].cost
     assert cost.requests == 1 and cost.written > 0 and cost.cached > 50
     assert cost.computed + cost.cached == found["2", 1].cost.computed + found["2", 1].cost.cached
+
+
+def test_requests_of_inspect_without_usage_are_counted_and_their_tokens_are_unknown(tmp_path):
+    found, _ = through_inspect(lambda body, number: Says("5"), tmp_path, tells_usage=False)
+    assert [(record.cost.requests, record.cost.untold) for record in found.values()] == [(1, 1)] * 3
 
 
 def test_requests_of_inspect_that_fail_are_errors(tmp_path, monkeypatch):

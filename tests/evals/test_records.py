@@ -29,6 +29,30 @@ def test_what_is_added_is_read_again(tmp_path):
     assert read_records(tmp_path / "none") == {}
 
 
+def test_tokens_that_a_server_did_not_tell_are_null_and_no_zeros(tmp_path):
+    untold = replace(GOOD, cost=CaseCost.of_request(0, 0, 0, 0) + CaseCost.of_request(0, 0, 0, 0))
+    path = written(tmp_path / "cases.jsonl", untold)
+    line = json.loads(path.read_text())["cost"]
+    assert line == {"computed": None, "cached": None, "written": None, "thinking": None} | {
+        "requests": 2, "seconds": 0.0, "untold": 2
+    }  # fmt: skip
+    assert list(read_records(path).values()) == [untold]
+
+
+def test_what_some_requests_cost_is_at_least_what_was_told():
+    cost = CaseCost.of_request(9, 1, 4, 0) + CaseCost.of_request(0, 0, 0, 0)
+    assert (cost.tokens("computed"), cost.tokens("written", tries=2)) == ("at least 9", "at least 2")
+    assert cost.value()["computed"] == 9
+
+
+def test_a_line_of_a_run_before_untold_requests_were_counted_is_read(tmp_path):
+    path = written(tmp_path / "cases.jsonl", GOOD)
+    value = json.loads(path.read_text())
+    del value["cost"]["untold"]
+    path.write_text(json.dumps(value) + "\n")
+    assert list(read_records(path).values()) == [GOOD]
+
+
 def test_a_later_line_of_the_same_try_counts(tmp_path):
     failed = replace(GOOD, score=None, error="broke")
     assert list(read_records(written(tmp_path / "c", failed, GOOD)).values()) == [GOOD]

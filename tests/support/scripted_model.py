@@ -59,6 +59,7 @@ class ScriptedModel:
     answers: Sequence[Says | int | bytes | Script]
     context: int = 100_000
     owner: str = "a3b"
+    tells_usage: bool = True
     positions: str = ""  # how they are read, if it says so
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -128,7 +129,8 @@ class ScriptedModel:
                 "prompt_tokens_details": {"cached_tokens": cached},
             }
             data = {**HEAD, "choices": [], "usage": usage, "a3b": {"prefill_s": 0.5, "decode_s": 0.25}}
-            yield b"data: " + json.dumps(data).encode() + b"\n\n"
+            if self.tells_usage:
+                yield b"data: " + json.dumps(data).encode() + b"\n\n"
             yield b"data: [DONE]\n\n"
             ended = True
         finally:

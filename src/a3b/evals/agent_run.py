@@ -57,7 +57,7 @@ async def run_agent(options: AgentOptions, task: str, tools: tuple[Any, ...] = (
                     log.append(text)
                 case TurnFinished(usage=usage, recomputed=recomputed):
                     found.turns += 1
-                    found.cost += CaseCost(usage.read, usage.cached, usage.written, usage.thinking, 1)
+                    found.cost += CaseCost.of_request(usage.read, usage.cached, usage.written, usage.thinking)
                     found.recomputed += recomputed or 0
                 case Notice(text=text, level="warning" | "error"):
                     log.append(f"notice: {text}")

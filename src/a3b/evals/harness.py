@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -264,12 +265,7 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
     ours = ours if isinstance(ours, dict) else {}
     finished = time.time()
     cost = CaseCost(**ours["cost"]) if isinstance(ours.get("cost"), dict) else CaseCost()
-    for usage in sample.model_usage.values():
-        cached, thinking = usage.input_tokens_cache_read or 0, usage.reasoning_tokens or 0
-        read = usage.input_tokens  # without what was cached, as inspect-ai counts
-        requests = sum(event.event == "model" for event in sample.events)
-        cost += CaseCost(read, cached, usage.output_tokens, thinking, requests)
-    cost = CaseCost(cost.computed, cost.cached, cost.written, cost.thinking, cost.requests, round(finished - begun, 3))
+    cost = replace(cost + requested(sample), seconds=round(finished - begun, 3))
     error = "" if sample.error is None else plain_error(sample.error.message)
     error = error or str(ours.get("error") or "")[:KEPT_DETAIL]
     score, detail = (None, "") if error else score_of(sample)
@@ -279,6 +275,21 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
     facts = ours.get("facts") if isinstance(ours.get("facts"), dict) else {}
     times = {"begun": round(begun, 3), "finished": round(finished, 3), "session": round(session, 3)}
     return CaseRecord(found.case, found.epoch, found.seed, score, error, detail, cost, facts or {}, **times)
+
+
+def requested(sample: EvalSample) -> CaseCost:
+    """What requests through inspect-ai cost."""
+    total = CaseCost()
+    for event in sample.events:
+        if event.event == "model" and event.error is None and not event.pending:
+            usage = event.output.usage
+            if usage is None:
+                total += CaseCost.of_request(0, 0, 0, 0)
+                continue
+            cached, thinking = usage.input_tokens_cache_read or 0, usage.reasoning_tokens or 0
+            # input_tokens: without what was cached, as inspect-ai counts
+            total += CaseCost.of_request(usage.input_tokens, cached, usage.output_tokens, thinking)
+    return total
 
 
 def plain_error(text: str) -> str:

@@ -59,7 +59,7 @@ class FamilyPlayer:
         answer = asyncio.run_coroutine_threadsafe(self._ask(body), self._loop).result()
         sent.append(answer.message)
         usage = answer.usage
-        self.conversation.cost += CaseCost(usage.read, usage.cached, usage.written, usage.thinking, 1)
+        self.conversation.cost += CaseCost.of_request(usage.read, usage.cached, usage.written, usage.thinking)
         message = as_case_has_it(answer)
         self._seen.append(message)
         return message

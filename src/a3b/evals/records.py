@@ -20,12 +20,14 @@ from a3b.files import not_linked, read_bytes
 MAX_BYTES = 1 << 30  # of the file
 MAX_LINE = 1 << 20
 MAX_TEXT = 4000  # characters of a detail or an error
+TOKENS = ("computed", "cached", "written", "thinking")
 
 
 @dataclass(frozen=True)
 class CaseCost:
     """Tokens and seconds of one try. computed: of prompts, read by the model; cached: of prompts, not computed again;
-    written: of answers, `thinking` of them; requests: to the server."""
+    written: of answers, `thinking` of them; requests: to the server; untold: those whose tokens it did not tell, which
+    no figure counts."""
 
     computed: int = 0
     cached: int = 0
@@ -33,6 +35,27 @@ class CaseCost:
     thinking: int = 0
     requests: int = 0
     seconds: float = 0.0
+    untold: int = 0
+
+    @classmethod
+    def of_request(cls, computed: int, cached: int, written: int, thinking: int) -> CaseCost:
+        """Of one request. A prompt has tokens, so a server that tells none does not count them."""
+        return cls(computed, cached, written, thinking, 1, untold=int(computed + cached == 0))
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the server told the tokens of any request."""
+        return self.untold < max(self.requests, 1)
+
+    def tokens(self, name: str, tries: int = 1) -> str:
+        """A figure of a mean try, in words: "unknown" where the server told none, "at least" where it told some."""
+        if not self.is_told:
+            return "unknown"
+        return f"{'at least ' if self.untold else ''}{getattr(self, name) / max(tries, 1):,.0f}"
+
+    def value(self) -> dict[str, Any]:
+        """As plain JSON values: tokens that nobody told are null."""
+        return asdict(self) | ({} if self.is_told else dict.fromkeys(TOKENS))
 
     def __add__(self, other: CaseCost) -> CaseCost:
         return CaseCost(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -59,6 +82,10 @@ class CaseRecord:
     def key(self) -> tuple[str, int]:
         return self.case, self.epoch
 
+    def value(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"cost": self.cost.value()}
+
 
 def read_records(path: Path) -> dict[tuple[str, int], CaseRecord]:
     """The last record of each try, in the order of their first lines. A last line without its end is left out.
@@ -84,7 +111,7 @@ def _parsed(line: bytes, place: str) -> CaseRecord:
         raise StoreError(f"{place}: has {len(line):,} bytes, at most {MAX_LINE:,} are expected; {hint}")
     try:
         value = json.loads(line)
-        cost = CaseCost(**{name: _amount(value["cost"][name]) for name in (f.name for f in fields(CaseCost))})
+        cost = _cost(value["cost"])
         record = CaseRecord(
             case=_kind(value["case"], str),
             epoch=_kind(value["epoch"], int),
@@ -104,6 +131,14 @@ def _parsed(line: bytes, place: str) -> CaseRecord:
     if (record.score is None) != bool(record.error):
         raise StoreError(f"{place}: has a score and an error, or neither; {hint}")
     return record
+
+
+def _cost(value: dict[str, Any]) -> CaseCost:
+    """Tokens that are null were told by nobody; runs of earlier versions do not count those requests."""
+    told = {"untold": 0, **value}
+    if told["untold"]:
+        told |= {name: 0 for name in TOKENS if told[name] is None}
+    return CaseCost(**{name: _amount(told[name]) for name in (f.name for f in fields(CaseCost))})
 
 
 def _kind(value: Any, kind: type[Any]) -> Any:
@@ -147,7 +182,7 @@ class RecordFile:
 
     def add(self, record: CaseRecord) -> None:
         """Appends one record; it is on the disk on return."""
-        value = asdict(record) | {"error": record.error[:MAX_TEXT], "detail": record.detail[:MAX_TEXT]}
+        value = record.value() | {"error": record.error[:MAX_TEXT], "detail": record.detail[:MAX_TEXT]}
         line = json.dumps(value, allow_nan=False).encode(errors="surrogatepass") + b"\n"
         if len(line) > MAX_LINE:
             line = json.dumps(value | {"facts": {"left out": "too large"}}).encode() + b"\n"

@@ -105,8 +105,8 @@ class RunDirectory:
             "errors": summary.errors,
             "missing": summary.missing,
             "seconds": summary.seconds,
-            "cost": asdict(total_cost(records.values())),
-            "cases": [asdict(record) for record in records.values()],
+            "cost": total_cost(records.values()).value(),
+            "cases": [record.value() for record in records.values()],
         }
         write_json(self.path / RESULTS, value)
         return summary

@@ -150,14 +150,14 @@ def _messages(trajectory: Path) -> list[dict[str, Any]]:
 
 
 def _cost(messages: list[dict[str, Any]]) -> CaseCost:
-    """Of the answers whose server said what they cost."""
     total = CaseCost()
     for message in messages:
         response = (message.get("extra") or {}).get("response")
-        usage = response.get("usage") if isinstance(response, dict) else None
-        if isinstance(usage, dict):
+        if isinstance(response, dict):
+            usage = response.get("usage")
+            usage = usage if isinstance(usage, dict) else {}
             prompt, written = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
             cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
             thinking = int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0)
-            total += CaseCost(max(prompt - cached, 0), cached, written, thinking, 1)
+            total += CaseCost.of_request(max(prompt - cached, 0), cached, written, thinking)
     return total
