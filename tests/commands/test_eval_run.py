@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,7 +98,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
         processes.append(subprocess.Popen([sys.executable, "-m", "a3b.cli", *words], stderr=subprocess.PIPE, text=True))
         said = processes[0].communicate(timeout=120)[1]
     assert processes[0].returncode == 130
-    assert f"a3b eval lookup --resume {out}" in said and "Traceback" not in said
+    assert f"a3b eval lookup --resume {out} --base-url {url}" in said and "Traceback" not in said
     results = json.loads((out / RESULTS).read_text("utf-8"))
     assert (results["tries"], results["errors"], results["missing"]) == (2, 0, 7)
 
@@ -112,6 +113,27 @@ def test_a_server_that_is_gone_is_said_and_counts_nothing_wrong(tmp_path, capsys
         assert "refused with 503" in said.err and f"a3b eval lookup --resume {out}" in said.err
     assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) == 1
     assert "nobody answers there" in capsys.readouterr().err
+
+
+def test_a_server_that_tells_no_usage_leaves_the_tokens_unknown(tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)], owner="other", tells_usage=False).serving() as url:
+        assert main(["eval", "lookup", "--limit", "2", "--base-url", url, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("the server tells no usage") == 1
+    assert "tokens     unknown: the server tells no usage" in said.out
+    assert json.loads((out / RESULTS).read_text("utf-8"))["cost"]["computed"] is None
+
+
+def test_a_server_of_its_own_listens_on_a_free_port(tmp_path, capsys, monkeypatch):
+    """Two runs that begin at once would else race for the usual one."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("A3B_PORT", str(port))
+        assert main(["eval", "lookup", "--limit", "1", "--model", "nano", "--out", str(tmp_path / "out")]) == 0
+    url = json.loads((tmp_path / "out" / CONFIG).read_text("utf-8"))["server"]["base_url"]
+    assert url.startswith("http://127.0.0.1:") and not url.endswith(f":{port}")
 
 
 def test_what_an_endpoint_says_reaches_a_terminal_escaped(tmp_path, capsys):
@@ -133,12 +155,18 @@ def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
         for words, said in (
             (["lookup", "--limit", "3"], "--limit has no place there"),
             (["lookup", "--policy", "none"], "--policy has no place there"),
+            (["lookup", "--data", "x"], "--data has no place there"),
             (["secret"], "is a run of 'lookup'"),
         ):
             assert main(["eval", words[0], "--resume", str(out), "--base-url", url, *words[1:]]) == 2
             assert said in capsys.readouterr().err
         assert main(["eval", "lookup", "--resume", str(out), "--base-url", url, "--model", "other"]) == 2
         assert "ran with the model 'scripted'" in capsys.readouterr().err
+
+
+def test_data_that_nothing_reads_is_refused(tmp_path, capsys):
+    assert main(["eval", "lookup", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:9"]) == 2
+    assert "--data: lookup takes none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [{"limit": "x"}, {"epochs": -1}, {"limit": 1 << 40}, {"policy": "all; rm"}, None])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import pytest
 
 from a3b import cli
 from a3b.commands import eval_thinking
+from a3b.commands.eval_run import set_for
+from a3b.evals.roster import benchmark
+from tests.support.lookup_player import solved
+from tests.support.scripted_model import Says, ScriptedModel
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -115,6 +121,45 @@ def test_a_resumed_test_on_nano_finds_that_the_secret_needs_thinking_across_turn
     assert json.loads((tmp_path / "t" / "comparison.json").read_text()) == found
 
 
+def test_ctrl_c_names_the_command_that_goes_on_with_the_test_and_not_one_of_its_runs(tmp_path):
+    pytest.importorskip("inspect_ai")
+    out = tmp_path / "t"
+    processes: list[subprocess.Popen[str]] = []
+
+    def at_the_third_try(body: dict[str, Any], _: int) -> Says:
+        if len(list(records(out / "lookup.all"))) == 2:
+            processes[0].send_signal(signal.SIGINT)
+            time.sleep(0.5)  # the signal comes before the answer
+        return solved(body)
+
+    with ScriptedModel([at_the_third_try]).serving() as url:
+        words = f"lookup --policies all,none --limit 4 --parallel 1 --out {out} --base-url {url}"
+        command = [sys.executable, "-m", "a3b.cli", "eval", "thinking", *words.split()]
+        env = os.environ | {"A3B_HOME": str(tmp_path / "home")}
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        said = processes[0].communicate(timeout=120)[1]
+        assert processes[0].returncode == 130
+        assert f"stopped; a3b eval thinking --resume {out} --base-url {url}\n" in said
+        assert "a3b eval lookup --resume" not in said and "Traceback" not in said
+
+
+def test_a_policy_whose_runs_are_complete_needs_no_server_again(command, tmp_path):
+    pytest.importorskip("inspect_ai")
+    out = tmp_path / "t"
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        words = f"lookup --policies all,none --limit 1 --out {out} --base-url {url}"
+        assert in_a_process(tmp_path, words)[0] == 0
+    status, said, err = in_a_process(tmp_path, f"--resume {out} --base-url {url} --json")  # nobody answers there now
+    assert (status, json.loads(said)["lookup"]["cases"]) == (0, 1), err
+
+
+@pytest.mark.parametrize(("name", "extra"), [("lookup", {"hops": "3"}), ("tau2", {"domain": "retail"})])
+def test_an_option_of_one_benchmark_is_no_fault_of_another(name, extra):
+    given = ["hops=3", "domain=retail"]
+    every = [benchmark("lookup"), benchmark("tau2")]
+    assert set_for(given, benchmark(name), every) == extra
+
+
 def in_a_process(directory: Path, words: str) -> tuple[int, str, str]:
     """inspect-ai leaves streams open that pytest would call errors."""
     command = [sys.executable, "-m", "a3b.cli", "eval", "thinking", *words.split()]
@@ -124,4 +169,5 @@ def in_a_process(directory: Path, words: str) -> tuple[int, str, str]:
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "cases.jsonl").read_text().splitlines()]
+    file = directory / "cases.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -635,7 +635,7 @@ def test_an_option_of_eval_has_its_effect(row, command, watch, monkeypatch):
     def make_task(options):
         watch.calls["options"] = options
 
-    monkeypatch.setattr(eval_run, "benchmark", lambda name: replace(benchmark(name), make_task=make_task))
+    monkeypatch.setattr(eval_run, "benchmark", lambda name: replace(benchmark(name), make_task=make_task, data="x"))
     server = eval_run.Answering("http://localhost", "nano", "a3b", 8192, 4)
     watch(eval_run, "endpoint", lambda args: nullcontext(server))
     watch(eval_run, "planned_tries", lambda *_: {})
@@ -662,7 +662,9 @@ def test_an_option_of_eval_thinking_has_its_effect(row, command, watch, monkeypa
     def make_task(options):
         watch.calls["options"] = options
 
-    monkeypatch.setattr(eval_thinking, "benchmark", lambda name: replace(benchmark(name), make_task=make_task))
+    monkeypatch.setattr(
+        eval_thinking, "benchmark", lambda name: replace(benchmark(name), make_task=make_task, data="x")
+    )
     server = eval_run.Answering("http://localhost", "nano", "a3b", 8192, 4)
     watch(eval_thinking, "endpoint", lambda args: nullcontext(server))
     watch(eval_thinking, "planned", lambda args: ServedModel("a3b-nano", 8192))
@@ -681,10 +683,11 @@ REPORT = [
 PLANNED = [
     Row("--shape 27b", lambda s: s.calls["find"].args[0], "27b"),
     Row("--preset fast", lambda s: "balanced" in s.out, False),
+    Row("--set service=filesystem", lambda s: "30 of the 127 cases" in s.out, True),
     Row("--rates 9,9", lambda s: "given: 9 read, 9 written" in s.out, True),
     Row("--from nowhere", lambda s: "nowhere: there is no config.json" in s.err, True),
     Row("--limit 3", lambda s: s.out.splitlines()[4].split()[1], "12"),
-    Row("--epochs 2", lambda s: s.out.splitlines()[4].split()[1], "254"),
+    Row("--epochs 2", lambda s: s.out.splitlines()[4].split()[1], "42"),
     Row("--json", lambda s: s.is_json, True),
 ]
 

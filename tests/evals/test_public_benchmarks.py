@@ -195,9 +195,9 @@ def test_every_puzzle_of_the_package_accepts_its_own_answer(tmp_path):
     assert set(found.values()) == {1.0}
 
 
-def test_a_family_that_would_run_the_answer_is_refused(tmp_path):
+def test_a_family_that_would_run_the_answer_is_refused():
     with pytest.raises(UsageError, match="evaluate what the model wrote"):
-        reasoning_gym.chosen(options(tmp_path, extra={"families": "countdown"}))
+        reasoning_gym.chosen({"families": "countdown"})
 
 
 # -- BFCL
@@ -278,6 +278,14 @@ def test_bfcl_bounds_what_an_object_stands_for():
 def test_bfcl_takes_turns_between_categories(calls):
     names = [s.metadata["category_name"] for s in bfcl.make_task(calls).dataset]
     assert names == ["simple_python", "parallel", "irrelevance"] * 2
+
+
+@pytest.mark.skipif(not bfcl.is_here(None), reason=f"its own data: {bfcl.INSTALL}")
+def test_bfcl_has_as_many_cases_as_are_planned(tmp_path):
+    pytest.importorskip("inspect_evals", reason=SCORER)
+    for name in (*bfcl.SINGLE_TURN, *bfcl.MULTI_TURN):
+        given = {"categories": name}
+        assert len(bfcl.make_task(options(tmp_path, extra=given)).dataset) == bfcl.BENCHMARK.cases_with(given)
 
 
 def test_bfcl_without_its_data_names_the_command(tmp_path):

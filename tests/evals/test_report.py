@@ -11,8 +11,8 @@ import pytest
 from a3b.cli import main
 from a3b.errors import UsageError
 from a3b.evals.benchmark import GEMMA, QWEN, Benchmark, CaseTokens
-from a3b.evals.records import RecordFile
-from a3b.evals.report import as_markdown, as_text, build_report, find_runs, score_table
+from a3b.evals.records import CaseCost, RecordFile
+from a3b.evals.report import as_markdown, as_text, build_report, cost_table, find_runs, score_table
 from a3b.evals.roster import BENCHMARKS, benchmark
 from a3b.evals.runs import CASES, CONFIG, config_of, new_run
 from tests.evals.test_records import GOOD
@@ -32,14 +32,14 @@ KNOWN = {
 }
 
 
-def a_run(parent, benchmark, model, scores, **options):
+def a_run(parent, benchmark, model, scores, cost=GOOD.cost, **options):
     """A run with one try for each letter: 1 right, 0 wrong, e an error, and as many more planned as there are dots."""
     asked = {"limit": None, "epochs": 1, "policy": None, "sampling": {}, "extra": {}, **options}
     run = new_run(parent, benchmark, config_of(benchmark, {"model": model, **asked}, {})).note(tries=len(scores))
     file = RecordFile(run.cases_file)
     for number, letter in enumerate(scores.replace(".", "")):
         score = None if letter == "e" else float(letter)
-        file.add(replace(GOOD, case=str(number), score=score, error="" if score is not None else "broke"))
+        file.add(replace(GOOD, case=str(number), score=score, cost=cost, error="" if score is not None else "broke"))
     file.close()
     return run
 
@@ -69,6 +69,18 @@ def test_why_a_score_does_not_compare_is_said(tmp_path):
     text = as_text(reported(a_run(tmp_path, "famous", "m", "110e..", limit=6, epochs=2)))
     assert "famous: Published: theirs" in text and "famous: Here: ours" in text
     assert "famous: m: the first 6 of 10, 1 ended with an error, not counted, 2 tries not run, 2 tries a case" in text
+
+
+def test_tokens_that_nobody_told_are_unknown_and_not_none(tmp_path):
+    found = reported(a_run(tmp_path, "plain", "m", "10", cost=CaseCost.of_request(0, 0, 0, 0)))
+    assert cost_table(found)[1][3:7] == ["unknown"] * 4
+    assert found.value()["rows"][0]["cells"]["m"]["cost"]["computed"] is None
+
+
+def test_how_many_cases_there_are_depends_on_what_is_set(tmp_path):
+    runs = [a_run(tmp_path, "tau2", "m", "1", limit=1, extra=extra) for extra in ({}, {"domain": "retail"})]
+    text = as_text(build_report(runs, ["tau2"], benchmark))
+    assert "tau2: m: the first 1 of 50" in text and "tau2: m (domain retail): the first 1 of 114" in text
 
 
 def test_a_choice_of_cases_is_said_and_places_on_disk_are_not(tmp_path):
@@ -111,6 +123,16 @@ def test_a_directory_without_a_run_is_refused(tmp_path, capsys):
     assert "expected a directory with a config.json" in capsys.readouterr().err
 
 
+def test_without_a_directory_the_runs_of_a3b_home_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("A3B_HOME", str(tmp_path))
+    assert main(["eval", "report"]) == 0
+    said = capsys.readouterr()
+    assert "73.4" in said.out and "no run is in" in said.err
+    a_run(tmp_path / "evals", "lookup", "m", "1")
+    assert main(["eval", "report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == ["m"]
+
+
 def test_a_benchmark_of_another_version_is_shown(tmp_path):
     text = as_text(reported(a_run(tmp_path, "unheard", "m", "10")))
     assert "unheard" in text and "this a3b does not know the benchmark" in text
@@ -151,9 +173,39 @@ def test_hours_follow_from_tokens_and_rates(tmp_path, capsys):
 
 
 def test_without_names_all_whose_tokens_and_cases_are_known_are_planned(capsys):
-    known = {name for name in BENCHMARKS if benchmark(name).tokens_per_case and benchmark(name).cases}
+    known = {name for name in BENCHMARKS if benchmark(name).tokens_per_case and benchmark(name).cases_with({})}
     assert {row["name"] for row in planned(["--rates", "100,10"], capsys)} == known
     assert {row["name"] for row in planned(["--rates", "100,10", "--limit", "5"], capsys)} >= known
+
+
+@pytest.mark.parametrize(
+    ("words", "cases"),
+    [
+        ("tau2", 50),
+        ("tau2 --set domain=retail", 114),
+        ("bfcl", 3641),
+        ("bfcl --set categories=live_parallel,multi_turn_base", 216),
+        ("reasoning-gym --set families=gcd,chain_sum --set each=50", 100),
+        ("mcpmark", 21),
+        ("mcpmark --set service=filesystem --set suite=easy", 10),
+        ("mcpmark --set tasks=chinook --limit 3", 3),
+        ("swebench --set instances=a,b", 2),
+        ("needle", 9 * 5 * 3 * 4),
+        ("needle --set lengths=8k,1M --set kinds=exact --set depths=0 --set each=1", 2),
+    ],
+)
+def test_the_cases_that_a_run_would_have_are_planned(words, cases, capsys):
+    (row,) = planned([*words.split(), "--rates", "100,10"], capsys)
+    assert row["cases"] == cases
+
+
+def test_cases_that_differ_much_are_planned_one_by_one(capsys, monkeypatch):
+    from a3b.commands import eval_plan
+
+    monkeypatch.setattr(eval_plan, "_seconds", lambda _: (lambda prompt, written: prompt**2, "squares"))
+    (row,) = planned(["needle", "--set", "lengths=1k,3k", "--limit", "2"], capsys)
+    assert row["hours"] * 3600 == pytest.approx(1024**2 + 3072**2)
+    assert row["tokens_per_case"]["prompt"] == 2048
 
 
 def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypatch):
@@ -178,6 +230,9 @@ def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypat
     [
         (["lookup", "--limit", "3", "--rates", "1,1"], "a3b eval lookup --limit 5, then a3b eval plan --from DIR"),
         (["unheard"], "is no benchmark"),
+        (["tau2", "--set", "domain=trains", "--rates", "1,1"], "expected one of airline, retail"),
+        (["tau2", "--set", "domian=retail", "--rates", "1,1"], "did you mean 'domain'"),
+        (["mcpmark", "--set", "tasks=chinook", "--rates", "1,1"], "only its data tells how many cases"),
         (["--rates", "0,1"], "is not two positive numbers"),
         (["--rates", "inf,1"], "is not two positive numbers"),
         (["--from", "/nowhere"], "no run of a3b eval"),

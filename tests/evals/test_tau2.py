@@ -97,6 +97,12 @@ def test_a_key_is_named_by_its_variable_and_an_empty_one_is_told(tmp_path):
         tau2.user_key(options(tmp_path, extra={"user-key-variable": "A3B_TEST_NO_SUCH_VARIABLE"}))
 
 
-def test_an_unknown_domain_is_told(tmp_path):
+@pytest.mark.parametrize("name", tau2.DOMAINS)
+def test_a_domain_has_as_many_cases_as_are_planned(name, tmp_path):
+    made = tau2.make_task(options(tmp_path, extra={"domain": name}))
+    assert len(made.dataset) == tau2.BENCHMARK.cases_with({"domain": name})
+
+
+def test_an_unknown_domain_is_told():
     with pytest.raises(UsageError, match="airline, retail, telecom, banking"):
-        tau2.domain(options(tmp_path, extra={"domain": "trains"}))
+        tau2.domain({"domain": "trains"})

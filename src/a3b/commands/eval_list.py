@@ -25,10 +25,11 @@ def describe(name: str) -> dict[str, Any]:
         "summary": found.summary,
         "source": found.source,
         "licence": found.licence,
-        "cases": found.cases,
+        "cases": found.cases or found.cases_with({}),
         "epochs": found.epochs,
         "published": dict(found.published),
         "needs": needs,
+        "data": found.data,
         "options": dict(found.extra),
     }
 
@@ -41,6 +42,7 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         for need in row["needs"]:
             state = "here" if need["is_here"] else f"missing: {need['provided_by']}"
             out.append(f"{'':<14}   needs {need['what']}: {state}")
+        out += [f"{'':<14}   --data PATH: {row['data']}"] if row["data"] else []
         out += [
             f"{'':<14}   --set {name}={{}}: {meaning}".replace("{}", "...") for name, meaning in row["options"].items()
         ]

@@ -85,7 +85,13 @@ def _course(group: argparse._ArgumentGroup) -> None:
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directories", nargs="+", type=path, metavar="DIR", help="runs, or directories of runs")
+    parser.add_argument(
+        "directories",
+        nargs="*",
+        type=path,
+        metavar="DIR",
+        help="runs, or directories of runs (default: A3B_HOME/evals)",
+    )
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -108,6 +114,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="measured", type=path, metavar="DIR", help="take the tokens of a case from this run"
     )
+    parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="as for the benchmark; repeatable")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N cases")
     parser.add_argument("--epochs", type=positive, metavar="N", help="tries of each case (default: the benchmark's)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from a3b.commands import plan
+from a3b.commands.eval_run import set_for
 from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import local_model
 from a3b.commands.sizes import sizes
@@ -33,10 +35,12 @@ Seconds = Callable[[float, float], float]  # of a case, from tokens that are rea
 
 @dataclass(frozen=True)
 class PlannedBenchmark:
-    """seconds: of the whole benchmark; uncached_seconds: on a server that computes every prompt anew."""
+    """cases, of: how many are planned, and how many the published score has, None where there is none; seconds: of the
+    whole benchmark; uncached_seconds: on a server that computes every prompt anew."""
 
     name: str
     cases: int
+    of: int | None
     epochs: int
     tokens: CaseTokens
     seconds: float
@@ -44,15 +48,13 @@ class PlannedBenchmark:
 
 
 def run(args: Namespace) -> int:
-    names = [*dict.fromkeys(args.names)] or [name for name in BENCHMARKS if _is_known(benchmark(name), args)]
     measured = None if args.measured is None else _from_run(args)
-    if measured is not None:
-        names = [measured[0]] if not args.names else names
-        if names != [measured[0]]:
-            raise UsageError(f"--from {args.measured}: is a run of {measured[0]!r}; give that name, or none")
-    chosen = [(benchmark(name), _tokens(benchmark(name), measured)) for name in names]
+    names = [*dict.fromkeys(args.names)] or ([measured.name] if measured else _known(args))
+    if measured is not None and names != [measured.name]:
+        raise UsageError(f"--from {args.measured}: is a run of {measured.name!r}; give that name, or none")
+    chosen = [_asked(args, name, names, measured) for name in names]
     seconds, source = _seconds(args)
-    planned = [_planned(args, found, tokens, seconds) for found, tokens in chosen]
+    planned = [_planned(args, found, seconds) for found in chosen]
     if args.json:
         report(json.dumps({"speed": source, "benchmarks": [_value(row) for row in planned]}, indent=2))
     else:
@@ -60,31 +62,58 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _is_known(found: Benchmark, args: Namespace) -> bool:
-    """Whether tokens and cases of a benchmark are known without more options."""
-    return found.tokens_per_case is not None and (found.cases or args.limit) is not None
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a run says for a plan. extra: what was set for it."""
+
+    name: str
+    tokens: CaseTokens
+    extra: Mapping[str, str]
 
 
-def _tokens(found: Benchmark, measured: tuple[str, CaseTokens] | None) -> CaseTokens:
+@dataclass(frozen=True)
+class AskedBenchmark:
+    """What is planned. cases: None if nobody knows how many; spread: tokens of a case, an equal share of cases each."""
+
+    benchmark: Benchmark
+    cases: int | None
+    spread: Sequence[CaseTokens]
+
+
+def _known(args: Namespace) -> list[str]:
+    """The benchmarks whose tokens and cases are known without more options."""
+    found = [benchmark(name) for name in BENCHMARKS]
+    return [b.name for b in found if b.tokens_per_case is not None and (args.limit or b.cases_with({})) is not None]
+
+
+def _asked(args: Namespace, name: str, names: Sequence[str], measured: MeasuredRun | None) -> AskedBenchmark:
+    """Raises UsageError for what cannot be planned."""
+    found = benchmark(name)
+    extra = {**(measured.extra if measured else {}), **set_for(args.set, found, [benchmark(other) for other in names])}
+    cases = found.cases_with(extra)
     if measured is not None:
-        return measured[1]
+        return AskedBenchmark(found, cases, [measured.tokens])
     if found.tokens_per_case is None:
         raise UsageError(
-            f"{found.name}: nobody has stated what a case costs; run some and give them: "
-            f"a3b eval {found.name} --limit 5, then a3b eval plan --from DIR"
+            f"{name}: nobody has stated what a case costs; run some and give them: a3b eval {name} --limit 5, then "
+            "a3b eval plan --from DIR --limit N"
         )
-    return found.tokens_per_case
+    return AskedBenchmark(found, cases, [found.tokens_per_case] if found.spread is None else found.spread(extra))
 
 
-def _from_run(args: Namespace) -> tuple[str, CaseTokens]:
-    """The benchmark of a run, and the mean cost of its tries. Raises UsageError."""
+def _from_run(args: Namespace) -> MeasuredRun:
+    """The mean cost of the tries of a run. Raises UsageError."""
     found = open_run(args.measured)
     records = [record for record in found.records().values() if record.score is not None]
     if not records:
         raise UsageError(f"--from {args.measured}: no try of this run has ended")
     cost, count = total_cost(records), len(records)
+    if cost.untold:
+        raise UsageError(f"--from {args.measured}: its server did not tell the tokens of {cost.untold:,} requests")
     source = f"mean of {count} tries with {printable(str(found.config['model']))}"
-    return found.benchmark, CaseTokens(cost.computed / count, cost.written / count, cost.cached / count, source)
+    tokens = CaseTokens(cost.computed / count, cost.written / count, cost.cached / count, source)
+    extra = found.config["options"].get("extra")
+    return MeasuredRun(found.benchmark, tokens, extra if isinstance(extra, dict) else {})
 
 
 def _seconds(args: Namespace) -> tuple[Seconds, str]:
@@ -114,21 +143,33 @@ def _seconds(args: Namespace) -> tuple[Seconds, str]:
     return lambda prompt, written: plan.task_seconds(config, found, (round(prompt), round(written)), speed), source
 
 
-def _planned(args: Namespace, found: Benchmark, tokens: CaseTokens, seconds: Seconds) -> PlannedBenchmark:
-    cases = min(n for n in (args.limit, found.cases, MOST_CASES) if n is not None)
-    if args.limit is None and found.cases is None:
-        raise UsageError(f"{found.name} has any number of cases; say how many with --limit N")
+def _planned(args: Namespace, asked: AskedBenchmark, seconds: Seconds) -> PlannedBenchmark:
+    """Raises UsageError where nobody says how many cases there are."""
+    found = asked.benchmark
+    if args.limit is None and asked.cases is None:
+        why = "only its data tells how many cases that is" if found.cases else f"{found.name} has any number of cases"
+        raise UsageError(f"{why}; say how many with --limit N")
+    cases = min(n for n in (args.limit, asked.cases, MOST_CASES) if n is not None)
     epochs = args.epochs or found.epochs
     tries = cases * epochs
-    one, whole = seconds(tokens.prompt, tokens.written), max(tokens.prompt + tokens.written, 1)
-    anew = one + tokens.cached / whole * seconds(whole, 0)  # prompts that grow, read from their beginning each time
-    return PlannedBenchmark(found.name, cases, epochs, tokens, tries * one, tries * anew)
+    one = fmean(seconds(tokens.prompt, tokens.written) for tokens in asked.spread)
+    again = fmean(_again(tokens, seconds) for tokens in asked.spread)
+    mean = {name: fmean(getattr(tokens, name) for tokens in asked.spread) for name in ("prompt", "written", "cached")}
+    tokens = CaseTokens(**mean, source=asked.spread[0].source)
+    return PlannedBenchmark(found.name, cases, found.cases, epochs, tokens, tries * one, tries * (one + again))
+
+
+def _again(tokens: CaseTokens, seconds: Seconds) -> float:
+    """Prompts that grow, read from their beginning each time."""
+    whole = max(tokens.prompt + tokens.written, 1)
+    return tokens.cached / whole * seconds(whole, 0)
 
 
 def _value(row: PlannedBenchmark) -> dict[str, Any]:
     return {
         "name": row.name,
         "cases": row.cases,
+        "published_cases": row.of,
         "epochs": row.epochs,
         "tokens_per_case": vars(row.tokens),
         "hours": row.seconds / 3600,
@@ -150,7 +191,8 @@ def lines(planned: list[PlannedBenchmark], source: str) -> list[str]:
             f"{row.name:<14} {tries:>6,} {tokens.prompt:>9,.0f} {tokens.cached:>10,.0f} {tokens.written:>8,.0f} "
             f"{span(row.seconds / tries):>8} {long_span(row.seconds):>9} {long_span(row.uncached_seconds):>10}"
         )
-    return [*out, "", *(f"{row.name}: tokens of a case: {row.tokens.source}" for row in planned)]
+    notes = [f"{row.name}: {row.cases} of the {row.of} cases" for row in planned if row.of and row.cases < row.of]
+    return [*out, "", *notes, *(f"{row.name}: tokens of a case: {row.tokens.source}" for row in planned)]
 
 
 def long_span(seconds: float) -> str:

@@ -7,21 +7,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from a3b.commands.client_server import first_key, serving
+from a3b.commands.client_server import found as running
 from a3b.commands.progress import Progress
 from a3b.commands.server_answers import checked_url
 from a3b.errors import StoreError, UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark
 from a3b.evals.harness import RunStopped, check_installed, planned_tries, run_tries
 from a3b.evals.options import SAMPLING, EvalOptions, checked_options
-from a3b.evals.records import CaseRecord, RecordFile, total_cost
+from a3b.evals.records import CaseCost, CaseRecord, RecordFile, total_cost
 from a3b.evals.roster import benchmark
 from a3b.evals.runs import CONFIG, RunDirectory, RunSummary, config_of, new_run, open_run, scores_by_case
 from a3b.printable import printable, report, say
@@ -84,22 +86,27 @@ def _course(
 ) -> int:
     """Runs what is missing, and says what came out; the exit status."""
     say(f"a3b eval {chosen.name}: results go to {found.path}")
-    summary = conduct(chosen, task, tries, options, found)
+    again = resume_command(args, chosen.name, found.path)
+    try:
+        summary = conduct(chosen, task, tries, options, found)
+    except KeyboardInterrupt:
+        say(f"a3b eval {chosen.name}: stopped; {again}")
+        raise
     added = chosen.finish(found)
     if args.json:
         report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
     else:
         report("\n".join([*lines(chosen, found, summary), *added]))
     if not summary.is_complete:
-        say(f"a3b eval {chosen.name}: some tries are left; a3b eval {chosen.name} --resume {found.path}")
+        say(f"a3b eval {chosen.name}: some tries are left; {again}")
     return 0 if summary.is_complete else 1
 
 
 def conduct(
     chosen: Benchmark, task: Any, tries: Mapping[str, Any], options: EvalOptions, found: RunDirectory
 ) -> RunSummary:
-    """Runs the tries that a run lacks, with progress, and writes its results. A server that fails again and again ends
-    it, and is told of."""
+    """Runs the tries that a run lacks, with progress, and writes its results, after Ctrl-C too. A server that fails
+    again and again ends it, and is told of."""
     with closing(RecordFile(found.cases_file)) as records:
         done = found.records()
         left = {k: v for k, v in tries.items() if _is_left(done.get((v[0].case, v[0].epoch)))}
@@ -111,36 +118,50 @@ def conduct(
                     run_tries(chosen, task, left, options, found.logs, records, shown.tell)
         except RunStopped as error:
             say(f"a3b eval {chosen.name}: {error}")
-        except KeyboardInterrupt:
-            say(f"a3b eval {chosen.name}: stopped; a3b eval {chosen.name} --resume {found.path}")
-            raise
         finally:
             summary = found.write_results()
     return summary
+
+
+def resume_command(args: Namespace, kind: str, path: Path) -> str:
+    """The command that goes on with a run, or a test of policies: with the model and the endpoint that were named."""
+    named = {"--model": args.named, "--base-url": args.base_url, "--port": args.port, "--context": args.context}
+    given = [word for option, value in named.items() if value is not None for word in (option, str(value))]
+    return printable(shlex.join(["a3b", "eval", kind, "--resume", str(path), *given]))
 
 
 def _is_left(record: CaseRecord | None) -> bool:
     return record is None or record.score is None
 
 
-def asked_of(args: Namespace, chosen: Benchmark) -> dict[str, Any]:
-    """The options that make a run what it is. Raises UsageError."""
+def set_for(given: Sequence[str] | None, chosen: Benchmark, every: Sequence[Benchmark]) -> dict[str, str]:
+    """What --set says for a benchmark; what only others of those asked for have is theirs. Raises UsageError."""
     extra: dict[str, str] = {}
-    for text in args.set or ():
+    known = list(dict.fromkeys(name for one in every for name in one.extra))
+    for text in given or ():
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text[:60]!r}: expected NAME=VALUE")
-        if name not in chosen.extra:
-            known = f"; {chosen.name} has {', '.join(chosen.extra)}" if chosen.extra else f"; {chosen.name} has none"
-            raise UsageError(f"--set {name[:40]!r} is no option{did_you_mean(name, chosen.extra) or known}")
-        extra[name] = value
+        if name not in known:
+            has = f"; {chosen.name} has {', '.join(known) or 'none'}"
+            raise UsageError(f"--set {name[:40]!r} is no option{did_you_mean(name, known) or has}")
+        if name in chosen.extra:
+            extra[name] = value
+    return extra
+
+
+def asked_of(args: Namespace, chosen: Benchmark, every: Sequence[Benchmark] = ()) -> dict[str, Any]:
+    """The options that make a run what it is, among several benchmarks those of `chosen`. Raises UsageError."""
+    extra = set_for(args.set, chosen, every or [chosen])
+    if args.data is not None and not any(one.data for one in every or [chosen]):
+        raise UsageError(f"--data: {chosen.name} takes none; it makes its cases itself, or has them from a package")
     sampling = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     asked = {
         "limit": args.limit,
         "epochs": args.epochs or chosen.epochs,
         "seed": args.seed,
         "policy": args.policy,
-        "data": None if args.data is None else str(Path(os.path.abspath(args.data.expanduser()))),
+        "data": None if args.data is None or not chosen.data else os.path.abspath(args.data.expanduser()),
         "sampling": sampling,
         "extra": extra,
     }
@@ -196,6 +217,8 @@ def endpoint(args: Namespace) -> Iterator[Answering]:
     if args.base_url is not None:
         yield asyncio.run(_ask(checked_url(args.base_url), first_key(args), args.named))
         return
+    if args.port is None and running(args) is None:  # two runs that each start a server get two ports
+        args = Namespace(**{**vars(args), "port": 0})
     with serving(args, lambda _: None) as served:
         yield asyncio.run(_ask(served.asker.url, first_key(args), None))
 
@@ -218,7 +241,7 @@ class _Shown:
     def __init__(self, name: str, total: int, done: Mapping[Any, CaseRecord]):
         good = [record.score for record in done.values() if record.score is not None]
         self._name, self._total, self._done, self._sum, self._errors = name, total, len(good), sum(good), 0
-        self._before = self._done
+        self._before, self._said_untold = self._done, False
 
     def __enter__(self) -> _Shown:
         self._progress = Progress(self._name, self._total, "tries")
@@ -229,6 +252,10 @@ class _Shown:
         self._progress.close()
 
     def tell(self, record: CaseRecord) -> None:
+        if record.cost.untold and not self._said_untold:
+            self._said_untold = True
+            self._progress.close()
+            say(f"a3b eval {self._name}: the server tells no usage, so how many tokens it computes stays unknown")
         if record.score is None:
             self._errors += 1
             self._progress.close()
@@ -257,9 +284,17 @@ def lines(chosen: Benchmark, found: RunDirectory, summary: RunSummary) -> list[s
             f"left       {summary.errors} ended with an error, {summary.missing} were not run; neither is counted"
         )
     out += [
-        f"tokens     {cost.computed:,} computed, {cost.cached:,} cached, {cost.written:,} written, "
-        f"{cost.thinking:,} of them thinking",
+        f"tokens     {_tokens(cost)}",
         f"time       {span(summary.seconds)}, {cost.requests:,} requests",
         f"results    {found.path}",
     ]
     return out
+
+
+def _tokens(cost: CaseCost) -> str:
+    if not cost.is_told:
+        return "unknown: the server tells no usage"
+    read = f"{cost.computed:,} computed, {cost.cached:,} cached"
+    return f"{read}, {cost.written:,} written, {cost.thinking:,} of them thinking" + (
+        f"; not told of {cost.untold:,} requests, which are not counted" if cost.untold else ""
+    )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from a3b.commands.client_server import first_key, planned
-from a3b.commands.eval_run import SAVED, Answering, asked_of, conduct, endpoint, options_of
+from a3b.commands.eval_run import NOBODY, SAVED, Answering, asked_of, conduct, endpoint, options_of, resume_command
 from a3b.errors import StoreError, UsageError
 from a3b.evals.compare import ALL, BUDGET, NONE, TASK, Comparison, as_markdown, compare
 from a3b.evals.harness import check_installed, planned_tries
@@ -29,7 +29,7 @@ from a3b.evals.options import checked_options, checked_policy
 from a3b.evals.roster import benchmark
 from a3b.evals.runs import CONFIG, config_of, new_run, open_run, slug, write_json
 from a3b.files import read_text
-from a3b.printable import printable, report, say
+from a3b.printable import report, say
 
 FORMAT, PLAN, MAX_PLAN = 1, "thinking.json", 1 << 20
 NANO, KEYS, SERVER = "a3b-nano", "--api-key", "a3b"
@@ -48,22 +48,37 @@ class PolicyTest:
     def directory(self, name: str, policy: str) -> Path:
         return self.path / f"{name}.{policy.replace(':', '-')}"
 
+    def is_done(self, name: str, policy: str) -> bool:
+        """Whether every try of a run has a score. Raises StoreError."""
+        directory = self.directory(name, policy)
+        if not (directory / CONFIG).exists():
+            return False
+        found = open_run(directory)
+        return bool(found.config["tries"]) and found.summary().is_complete
+
 
 def run(args: Namespace) -> int:
     check_installed()
     test = _begun(args) if args.resume is None else _opened(args)
+    again = resume_command(args, "thinking", test.path)
     complete = True
-    for policy in test.policies:
-        own = _isolated(args)
-        with endpoint(own) as server:
-            for name in test.names:
-                complete = _run_one(own, test, name, policy, server) and complete
+    try:
+        for policy in test.policies:
+            if all(test.is_done(name, policy) for name in test.names):
+                continue  # no server has to be started for it
+            own = _isolated(args)
+            with endpoint(own) as server:
+                for name in test.names:
+                    complete = _run_one(own, test, name, policy, server) and complete
+    except KeyboardInterrupt:
+        say(f"a3b eval thinking: stopped; {again}")
+        raise
     found = {name: _compared(test, name) for name in test.names}
     values = {name: result.as_json() for name, result in found.items()}
     write_json(test.path / "comparison.json", values)
     report(json.dumps(values, indent=2) if args.json else "\n\n".join(map(as_text, found, found.values())))
     if not complete:
-        say(f"a3b eval thinking: some tries are left, and no figure counts them; --resume {printable(str(test.path))}")
+        say(f"a3b eval thinking: some tries are left, and no figure counts them; {again}")
     return 0 if complete else 1
 
 
@@ -72,7 +87,9 @@ def _begun(args: Namespace) -> PolicyTest:
     if not args.names:
         raise UsageError("name the benchmarks to run, such as secret revise; a3b eval list tells which there are")
     names = tuple(dict.fromkeys(args.names))
-    asked = {name: asked_of(args, benchmark(name)) for name in names}
+    every = [benchmark(name) for name in names]
+    asked = {chosen.name: asked_of(args, chosen, every) for chosen in every}
+    _check(args, asked)
     policies = _policies(args)
     if args.base_url is not None or args.port is not None:
         say("a3b eval thinking: the policies share that server's cache: what one has read, the next finds there")
@@ -115,11 +132,21 @@ def _opened(args: Namespace) -> PolicyTest:
         asked = {benchmark(name).name: checked_options(plan["asked"][name]) for name in names}
         if len(policies) < 2 or not names:
             raise ValueError("nothing to compare")
-        return PolicyTest(path, names, policies, asked)
     except FileNotFoundError:
         raise StoreError(f"{path}: there is no {PLAN}, so this is no test of a3b eval thinking") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise StoreError(f"{file}: {str(error)[:200]}; was it edited? Begin a new test") from None
+    _check(args, asked)
+    return PolicyTest(path, names, policies, asked)
+
+
+def _check(args: Namespace, asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UsageError for what is missing, before a model is loaded for minutes."""
+    home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
+    for name, options in asked.items():
+        if not benchmark(name).asks_model(options["extra"]):
+            raise UsageError(f"{name}: asks no model with these options, so there is no thinking to compare")
+        benchmark(name).check(options_of(options, NOBODY, home, "", args.parallel))
 
 
 def _policies(args: Namespace) -> tuple[str, ...]:
@@ -159,7 +186,10 @@ def _run_one(args: Namespace, test: PolicyTest, name: str, policy: str, server: 
     config = config_of(name, {"model": server.model, **asked}, server.facts())
     found = (earlier or new_run(test.path, name, config, directory)).note(tries=len(tries))
     say(f"a3b eval thinking: {name} under {policy}")
-    return conduct(chosen, task, tries, options, found).is_complete
+    summary = conduct(chosen, task, tries, options, found)
+    for line in chosen.finish(found):
+        say(f"  {line}")
+    return summary.is_complete
 
 
 def _compared(test: PolicyTest, name: str) -> Comparison:

@@ -63,14 +63,16 @@ def nothing_to_add(found: RunDirectory) -> list[str]:
 class Benchmark:
     """One benchmark.
 
-    cases: how many there are, None if as many as one likes; published: scores in percent by model; protocol: how those
+    cases: how many there are, None if as many as one likes; count: the same where it depends on what is set of `extra`,
+    None where only a run finds out; spread: what a case costs where cases differ much, for an equal share of them each,
+    by what is set of `extra`; published: scores in percent by model; protocol: how those
     were measured, as far as is stated; differs: what is done otherwise here; needs: what must be there;
     make_task: the task for inspect-ai, its scorers valued 1 or 0 (or "C" and "I"), shares are allowed; check: raises
     UsageError that names the next step if something is missing; epochs: how often each case is tried by default;
     extra: its own options for --set, with their meaning; more: further lines of the result, from the scores of the
     tries of each case; asks_model: whether a server is needed, by what is set of `extra`; finish: adds files to the
     directory of a run when it ends, and says what, in lines; unsaid: those of `extra` that do not change what is
-    measured, such as places on disk.
+    measured, such as places on disk; data: what --data gives, in words, "" where there is nothing to give.
     """
 
     name: str
@@ -85,9 +87,17 @@ class Benchmark:
     check: Callable[[EvalOptions], None] = nothing_to_check
     tokens_per_case: CaseTokens | None = None
     cases: int | None = None
+    count: Callable[[Mapping[str, str]], int | None] | None = None
+    spread: Callable[[Mapping[str, str]], Sequence[CaseTokens]] | None = None
     epochs: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
     more: Callable[[Mapping[str, Sequence[float]]], list[str]] = nothing_more
     asks_model: Callable[[Mapping[str, str]], bool] = always
     finish: Callable[[RunDirectory], list[str]] = nothing_to_add
     unsaid: tuple[str, ...] = ()
+    data: str = ""
+
+    def cases_with(self, extra: Mapping[str, str]) -> int | None:
+        """How many cases there are with some of the own options; None if as many as one likes, or if only a run finds
+        out. Raises UsageError for a wrong option."""
+        return self.cases if self.count is None else self.count(extra)

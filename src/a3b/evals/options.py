@@ -43,16 +43,21 @@ class EvalOptions:
 
     def number(self, name: str, default: int, least: int = 1, most: int = 1 << 31) -> int:
         """One of the benchmark's own options, as a whole number. Raises UsageError."""
-        text = self.extra.get(name)
-        if text is None:
-            return default
-        if not (re.fullmatch(r"\d{1,10}", text) and least <= int(text) <= most):
-            raise UsageError(f"--set {name}={text[:40]!r}: expected a whole number from {least:,} to {most:,}")
-        return int(text)
+        return whole_number(self.extra, name, default, least, most)
 
     def fields(self) -> dict[str, Any]:
         """What a request says besides messages and sampling, in the words of a3b's server."""
         return {} if self.policy is None else {"thinking_policy": self.policy}
+
+
+def whole_number(extra: Mapping[str, str], name: str, default: int, least: int = 1, most: int = 1 << 31) -> int:
+    """An option of a benchmark, as a whole number. Raises UsageError."""
+    text = extra.get(name)
+    if text is None:
+        return default
+    if not (re.fullmatch(r"\d{1,10}", text) and least <= int(text) <= most):
+        raise UsageError(f"--set {name}={text[:40]!r}: expected a whole number from {least:,} to {most:,}")
+    return int(text)
 
 
 def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:

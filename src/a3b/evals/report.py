@@ -12,7 +12,7 @@ from typing import Any
 
 from a3b.errors import StoreError, UsageError
 from a3b.evals.benchmark import GEMMA, QWEN, Benchmark
-from a3b.evals.records import CaseCost, total_cost
+from a3b.evals.records import TOKENS, CaseCost, total_cost
 from a3b.evals.runs import CONFIG, RunDirectory, open_run
 from a3b.printable import printable
 
@@ -59,7 +59,11 @@ class EvalReport:
 
     def value(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"models": list(self.models), "rows": [asdict(row) for row in self.rows]}
+        rows = [asdict(row) for row in self.rows]
+        for row, said in zip(self.rows, rows, strict=True):
+            for model, cell in row.cells.items():
+                said["cells"][model]["cost"] = cell.cost.value()
+        return {"models": list(self.models), "rows": rows}
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[RunDirectory], list[str]]:
@@ -135,7 +139,7 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
     summary = run.summary(records)
     share, options = summary.share, run.config["options"]
     notes = []
-    limit, of = options.get("limit"), found.cases if found else None
+    limit, of = options.get("limit"), _whole(found, options.get("extra")) if found else None
     if isinstance(limit, int) and (of is None or limit < of):
         notes.append(f"the first {limit} of {of}" if of else f"{limit} cases")
     elif of is not None and 0 < (planned := _planned(run)) < of:
@@ -159,6 +163,14 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
         tuple(notes),
         run.path.name,
     )
+
+
+def _whole(found: Benchmark, extra: object) -> int | None:
+    """How many cases the published score has, or else a run without --limit."""
+    try:
+        return found.cases or found.cases_with(extra if isinstance(extra, dict) else {})
+    except (UsageError, AttributeError):  # edited
+        return None
 
 
 def _planned(run: RunDirectory) -> int:
@@ -196,9 +208,8 @@ def cost_table(report: EvalReport) -> list[list[str]]:
             if (cell := row.cells.get(model)) is not None:
                 count = max(cell.tries + cell.errors, 1)
                 cost = cell.cost
-                means = [cost.computed / count, cost.cached / count, cost.written / count, cost.thinking / count]
                 times = [f"{cost.seconds / count:,.1f}", f"{cell.seconds:,.0f}"]
-                figures = [f"{cell.tries}", *(f"{mean:,.0f}" for mean in means), *times]
+                figures = [f"{cell.tries}", *(cost.tokens(name, count) for name in TOKENS), *times]
                 body.append([f"{row.benchmark} {row.settings}".strip(), model, *figures, cell.directory])
     return [head, *body]
 

@@ -104,21 +104,21 @@ def test_thinking_can_be_switched_off(tmp_path):
 )
 def test_options_that_cannot_be_are_refused_by_name(tmp_path, extra, told):
     with pytest.raises(UsageError, match=re.escape(told)):
-        NeedleGrid.of(options_of(tmp_path, **extra), 8192)
+        NeedleGrid.of(extra, 8192)
 
 
-def test_lengths_go_up_to_the_context_of_the_server_unless_they_are_given(tmp_path):
-    options = options_of(tmp_path)
-    assert max(NeedleGrid.of(options, 8192).lengths) == 4096
-    assert max(NeedleGrid.of(options, 262_144 + ROOM).lengths) == 262_144
-    assert max(NeedleGrid.of(options, 1 << 20).lengths) == 1_010_000
-    assert max(NeedleGrid.of(options, None).lengths) == 32_768
-    assert NeedleGrid.of(options, 1000).lengths == (488,)
-    assert NeedleGrid.of(options_of(tmp_path, lengths="4k,4096,300", depths="5,0"), None).lengths == (4096, 300)
+def test_lengths_go_up_to_the_context_of_the_server_unless_they_are_given():
+    assert NeedleGrid.of({}, 8192).lengths == (1024, 2048, 4096, 8192 - ROOM)
+    assert max(NeedleGrid.of({}, 262_144).lengths) == 262_144 - ROOM
+    assert max(NeedleGrid.of({}, 10_000).lengths) == 8192
+    assert max(NeedleGrid.of({}, 1 << 20).lengths) == 1_010_000
+    assert max(NeedleGrid.of({}, None).lengths) == 32_768
+    assert NeedleGrid.of({}, 1000).lengths == (488,)
+    assert NeedleGrid.of({"lengths": "4k,4096,300", "depths": "5,0"}, None).lengths == (4096, 300)
 
 
 def test_a_limit_cuts_all_cells_evenly(tmp_path):
-    grid = NeedleGrid.of(options_of(tmp_path, lengths="1k,2k", each="3"), 8192)
+    grid = NeedleGrid.of({"lengths": "1k,2k", "each": "3"}, 8192)
     names = [name for name, _, _ in grid.cells()]
     num = 3 * 2 * len(DEPTHS)
     assert len(set(names)) == len(names) == 3 * num

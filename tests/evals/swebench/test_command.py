@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
@@ -16,6 +17,12 @@ pytestmark = [
     # inspect-ai leaves streams of anyio to the garbage collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_streams_left():
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +73,44 @@ def test_each_epoch_of_an_agent_is_a_file_of_predictions_and_a_transcript(made, 
     results = json.loads((tmp_path / "run" / "results.json").read_text())["cases"]
     assert [(case["score"], case["facts"]["outcome"]) for case in results] == [(1.0, "resolved"), (0.0, "empty patch")]
     assert results[0]["cost"]["requests"] == 3 and results[0]["seed"] != results[1]["seed"]
+
+
+def test_policies_of_thinking_are_compared_on_instances(made, tmp_path, capsys):
+    """With a model that mends the bug only where its earlier thinking stays."""
+    edit = {"path": "words.py", "old": "split()[1]", "new": "split()[0]"}
+
+    def answer(body, _):
+        if body["thinking_policy"] == "none" or body["messages"][-1]["role"] == "tool":
+            return Says("Done.", "Nothing is left to do.")
+        return Says(thinking="It takes the wrong word.", calls=[("edit", edit)])
+
+    places = ("--set", f"clones={made.places.clones}", "--set", f"work={made.places.work}", "--set", "keep=yes")
+    out = tmp_path / "test"
+    with ScriptedModel([answer]).serving() as url:
+        words = ["eval", "thinking", "swebench", "--data", str(made.write()), "--policies", "all,none", *places]
+        assert main([*words, "--base-url", url, "--out", str(out)]) == 0
+        said = capsys.readouterr()
+        assert "| altogether: all − none | +100.0" in said.out
+        assert str(out / "swebench.all" / "predictions.jsonl") in said.err
+        assert main(["eval", "thinking", "--resume", str(out), "--base-url", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["swebench"]["scores"]["all"]["mean"] == 1
+    patches = [predictions(out / f"swebench.{policy}" / "predictions.jsonl")[0] for policy in ("all", "none")]
+    assert "split()[0]" in patches[0]["model_patch"] and patches[1]["model_patch"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "swebench needs its dataset"),
+        (["--data", "rows", "--set", "scaffold=gold"], "asks no model with these options"),
+    ],
+)
+def test_policies_that_cannot_be_compared_are_refused_before_a_server_starts(
+    words, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("a3b.commands.eval_thinking.endpoint", lambda args: pytest.fail("a server was asked for"))
+    assert main(["eval", "thinking", "swebench", "--model", "nano", "--out", str(tmp_path / "test"), *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "test").exists()
 
 
 def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):

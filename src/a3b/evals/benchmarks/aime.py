@@ -81,6 +81,7 @@ BENCHMARK = Benchmark(
     check=check,
     tokens_per_case=CaseTokens(200, 25_000, 0, "assumed: a long proof for each problem; measure with --limit 3"),
     cases=CASES,
+    data="a file of the problems",
     epochs=8,
     extra={"sha256": "SHA-256 of --data: it is always asked for, as no file of these problems has a known one"},
 )

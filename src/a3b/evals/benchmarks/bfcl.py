@@ -6,7 +6,7 @@ data, so nothing is downloaded. Enter at `BENCHMARK`."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from itertools import chain, islice, product
 from pathlib import Path
@@ -25,22 +25,24 @@ BACKENDS = Path("eval_checker", "multi_turn_eval", "func_source_code")
 MAX_TOKENS = 8192
 ORDER_SEED = 42
 MOST_MEANT = 1000  # values that one right value is spelled out to
-SINGLE_TURN = (
-    "simple_python",
-    "simple_java",
-    "simple_javascript",
-    "multiple",
-    "parallel",
-    "parallel_multiple",
-    "irrelevance",
-    "live_simple",
-    "live_multiple",
-    "live_parallel",
-    "live_parallel_multiple",
-    "live_relevance",
-    "live_irrelevance",
+SINGLE_TURN = {  # cases of each category
+    "simple_python": 400,
+    "simple_java": 100,
+    "simple_javascript": 50,
+    "multiple": 200,
+    "parallel": 200,
+    "parallel_multiple": 200,
+    "irrelevance": 240,
+    "live_simple": 258,
+    "live_multiple": 1053,
+    "live_parallel": 16,
+    "live_parallel_multiple": 24,
+    "live_relevance": 16,
+    "live_irrelevance": 884,
+}
+MULTI_TURN = dict.fromkeys(
+    ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"), 200
 )
-MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
 GREEDY = {"temperature": 0.0}
 
 
@@ -49,7 +51,7 @@ def make_task(options: EvalOptions) -> Any:
     from inspect_ai.dataset import MemoryDataset
     from inspect_evals.bfcl.bfcl import bfcl_scorer, bfcl_solver
 
-    package, categories = package_directory(options), chosen(options)
+    package, categories = package_directory(options), chosen(options.extra)
     if set(categories) & set(MULTI_TURN):
         load_backends(package)
     return Task(
@@ -60,10 +62,10 @@ def make_task(options: EvalOptions) -> Any:
     )
 
 
-def chosen(options: EvalOptions) -> list[str]:
+def chosen(extra: Mapping[str, str]) -> list[str]:
     """Raises UsageError."""
     known = (*SINGLE_TURN, *MULTI_TURN)
-    named = [name.strip() for name in options.extra.get("categories", "").split(",") if name.strip()]
+    named = [name.strip() for name in extra.get("categories", "").split(",") if name.strip()]
     for name in named:
         if name not in known:
             raise UsageError(
@@ -156,7 +158,7 @@ def is_here(options: EvalOptions | None) -> bool:
 
 def check(options: EvalOptions) -> None:
     package_directory(options)
-    chosen(options)
+    chosen(options.extra)
 
 
 BENCHMARK = Benchmark(
@@ -173,6 +175,8 @@ BENCHMARK = Benchmark(
     needs=(Need("the package bfcl-eval", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(700, 400, 0, "assumed: a few functions and a short thought; measure with --limit 26"),
+    count=lambda extra: sum({**SINGLE_TURN, **MULTI_TURN}[name] for name in chosen(extra)),
+    data="the directory bfcl_eval, instead of the installed package's",
     extra={
         "categories": f"names, separated by commas; default: {', '.join(SINGLE_TURN)}; also {', '.join(MULTI_TURN)}"
     },

@@ -87,6 +87,7 @@ BENCHMARK = Benchmark(
     check=check,
     tokens_per_case=CaseTokens(300, 12_000, 0, "assumed: a long thought for each question; measure with --limit 10"),
     cases=CASES,
+    data="the authors' file of questions, gpqa_diamond.csv",
     epochs=4,
     extra={"sha256": "SHA-256 of --data, if it is another file than the known one"},
 )

@@ -131,5 +131,6 @@ BENCHMARK = Benchmark(
     check=check,
     tokens_per_case=CaseTokens(200, 3_000, 0, "assumed: a short thought and a function; measure with --limit 5"),
     cases=CASES,
+    data="HumanEval.jsonl.gz, instead of the installed package's",
     extra={"sha256": "SHA-256 of --data, if it is another file than the known one"},
 )

@@ -6,6 +6,7 @@ sandbox, so only families whose verifiers were read are taken. Enter at `BENCHMA
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from importlib import util
 from itertools import chain
 from typing import Any
@@ -14,10 +15,10 @@ from a3b.errors import UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark, CaseTokens, Need
 from a3b.evals.benchmarks.asking import CARD, THINKING, generate_config, right_or_wrong
 from a3b.evals.benchmarks.final_answers import between_tags
-from a3b.evals.options import EvalOptions
+from a3b.evals.options import EvalOptions, whole_number
 
 INSTALL = "pip install reasoning-gym"
-EACH = 5  # cases of a family
+EACH, MOST_EACH = 5, 10_000  # cases of a family
 MAX_TOKENS = 32_768
 MAX_ANSWER = 4000  # characters
 FAMILIES = (
@@ -53,8 +54,8 @@ def make_task(options: EvalOptions) -> Any:
     check(options)
     import reasoning_gym
 
-    families = chosen(options)
-    seed, each = options.number("data-seed", 42, least=0), options.number("each", EACH, most=10_000)
+    families = chosen(options.extra)
+    seed, each = options.number("data-seed", 42, least=0), options.number("each", EACH, most=MOST_EACH)
     datasets = {name: reasoning_gym.create_dataset(name, seed=seed, size=each) for name in families}
     return Task(
         dataset=MemoryDataset(samples(datasets, each), name="reasoning-gym"),
@@ -64,9 +65,9 @@ def make_task(options: EvalOptions) -> Any:
     )
 
 
-def chosen(options: EvalOptions) -> list[str]:
+def chosen(extra: Mapping[str, str]) -> list[str]:
     """Raises UsageError for a family that is not known, or not known to verify without running the answer."""
-    named = [name.strip() for name in options.extra.get("families", "").split(",") if name.strip()]
+    named = [name.strip() for name in extra.get("families", "").split(",") if name.strip()]
     for name in named:
         if name not in FAMILIES:
             raise UsageError(
@@ -119,7 +120,7 @@ def is_here(options: EvalOptions | None) -> bool:
 def check(options: EvalOptions) -> None:
     if not is_here(options):
         raise UsageError(f"the package reasoning-gym is not installed: {INSTALL}")
-    chosen(options)
+    chosen(options.extra)
 
 
 BENCHMARK = Benchmark(
@@ -136,6 +137,7 @@ BENCHMARK = Benchmark(
     needs=(Need("the package reasoning-gym", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(250, 6_000, 0, "assumed: a thought of some pages; measure with --limit 20"),
+    count=lambda extra: len(chosen(extra)) * whole_number(extra, "each", EACH, most=MOST_EACH),
     extra={
         "families": f"names, separated by commas; default: {', '.join(FAMILIES)}",
         "each": f"cases of each family (default {EACH})",

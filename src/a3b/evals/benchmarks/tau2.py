@@ -4,6 +4,7 @@ Domains, tools, policies and scorers: inspect-evals, which carries its data. Ent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import util
 from typing import Any
 
@@ -24,7 +25,7 @@ def make_task(options: EvalOptions) -> Any:
     from inspect_ai import Task
     from inspect_evals.tau2 import tau2
 
-    name = domain(options)
+    name = domain(options.extra)
     made = getattr(tau2, f"tau2_{name}")(shuffle=False)
     return Task(
         dataset=made.dataset,
@@ -37,8 +38,9 @@ def make_task(options: EvalOptions) -> Any:
     )
 
 
-def domain(options: EvalOptions) -> str:
-    name = options.extra.get("domain", "airline")
+def domain(extra: Mapping[str, str]) -> str:
+    """Raises UsageError."""
+    name = extra.get("domain", "airline")
     if name not in DOMAINS:
         raise UsageError(f"--set domain={name[:40]!r}: expected one of {', '.join(DOMAINS)}")
     return name
@@ -79,7 +81,7 @@ def is_here(options: EvalOptions | None) -> bool:
 def check(options: EvalOptions) -> None:
     if not is_here(options):
         raise UsageError(f"the package inspect-evals is not installed: {INSTALL}")
-    domain(options)
+    domain(options.extra)
     user_key(options)
 
 
@@ -101,9 +103,9 @@ BENCHMARK = Benchmark(
     needs=(Need("inspect-evals", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(9_000, 8_000, 120_000, "assumed: 20 turns over a policy and tools of 6,000 tokens"),
-    cases=DOMAINS["airline"],
+    count=lambda extra: DOMAINS[domain(extra)],
     extra={
-        "domain": f"one of {', '.join(DOMAINS)} (default airline)",
+        "domain": f"one of {', '.join(f'{name} ({count} cases)' for name, count in DOMAINS.items())}; default airline",
         "user-model": "the model that plays the customer (default: the one that is tested)",
         "user-base-url": "where it is served (default: the same server)",
         "user-key-variable": "the variable that has the key for it",

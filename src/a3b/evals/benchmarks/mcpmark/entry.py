@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from a3b.errors import SandboxUnavailable
 from a3b.evals.benchmark import GEMMA, QWEN, Benchmark, CaseTokens, Need
 from a3b.evals.benchmarks.mcpmark.jail import working_bubblewrap
-from a3b.evals.benchmarks.mcpmark.plan import OTHER_SERVICES, SECONDS, TURNS, plan_of
+from a3b.evals.benchmarks.mcpmark.plan import OTHER_SERVICES, SECONDS, TURNS, plan_of, task_count
 from a3b.evals.benchmarks.mcpmark.scores import score_lines
 from a3b.evals.benchmarks.mcpmark.tasks import COMMIT, SOURCE
 from a3b.evals.options import EvalOptions
@@ -84,6 +84,7 @@ BENCHMARK = Benchmark(
         "16.2 turns a task (arXiv 2509.24002); 1,500 tokens of results and 700 written in each are assumed",
     ),
     cases=127,
+    count=task_count,
     epochs=4,
     extra={
         "service": "postgres, filesystem, or both with a comma between (default postgres)",
@@ -96,6 +97,7 @@ BENCHMARK = Benchmark(
         "seconds": f"most seconds of the agent (default {SECONDS:,})",
     },
     more=score_lines,
+    data="a clone of MCPMark",
     asks_model=lambda extra: extra.get("solver", "agent") == "agent",
 )
 

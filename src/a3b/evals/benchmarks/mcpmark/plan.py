@@ -25,6 +25,7 @@ from a3b.files import read_text
 from a3b.printable import printable, say
 
 TURNS, SECONDS = 100, 3600  # of MCPMark's own agent
+COUNTS = {"standard": {"postgres": 21, "filesystem": 30}, "easy": {"postgres": 10, "filesystem": 10}}  # tasks
 OTHER_SERVICES = {
     "github": "GitHub accounts with tokens, for repositories that MCPMark makes there (23 tasks, 10 easy ones)",
     "notion": "a Notion workspace with MCPMark's pages, and its integration key (28 tasks, 10 easy ones)",
@@ -51,6 +52,21 @@ class McpMarkPlan:
     seconds: int
 
 
+def task_count(extra: Mapping[str, str]) -> int | None:
+    """How many tasks some options choose, where all their states are here; None if tasks are named: the clone tells how
+    many those are. Raises UsageError."""
+    services = [_service(word.strip()) for word in extra.get("service", "postgres").split(",")]
+    suite = _suite(extra)
+    return None if "tasks" in extra else sum(COUNTS[suite][service] for service in services)
+
+
+def _suite(extra: Mapping[str, str]) -> str:
+    suite = extra.get("suite", "standard")
+    if suite not in SUITES:
+        raise UsageError(f"--set suite={suite[:40]!r}: expected {' or '.join(SUITES)}")
+    return suite
+
+
 def plan_of(options: EvalOptions, tell: bool = False) -> McpMarkPlan:
     """What the options ask for; with `tell`, says which tasks are left out since their state is not here.
 
@@ -58,9 +74,7 @@ def plan_of(options: EvalOptions, tell: bool = False) -> McpMarkPlan:
     if options.data is None:
         raise UsageError(f"mcpmark: needs a clone of MCPMark: {SOURCE}; then --data DIR")
     services = tuple(_service(word.strip()) for word in options.extra.get("service", "postgres").split(","))
-    suite, wanted = options.extra.get("suite", "standard"), options.extra.get("tasks")
-    if suite not in SUITES:
-        raise UsageError(f"--set suite={suite[:40]!r}: expected {' or '.join(SUITES)}")
+    suite, wanted = _suite(options.extra), options.extra.get("tasks")
     every = [task for service in services for task in read_tasks(options.data, service, suite)]
     chosen = chosen_tasks(every, wanted)
     missing = {task.id: why for task in chosen if (why := missing_state(options.data, task))}

@@ -18,7 +18,7 @@ from a3b.evals.benchmarks.needle.haystack import KINDS, Facts, Haystack, draw_fa
 from a3b.evals.benchmarks.needle.judge import judged
 from a3b.evals.benchmarks.needle.table import finish
 from a3b.evals.family_task import as_solver, shown, verdict
-from a3b.evals.options import EvalOptions
+from a3b.evals.options import EvalOptions, whole_number
 from a3b.evals.records import CaseCost
 from a3b.evals.tries import current_try
 from a3b.units import token_count
@@ -30,6 +30,7 @@ LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524
 DEPTHS = (0, 25, 50, 75, 100)
 EACH = 4  # cases of a cell
 ROOM = 512  # tokens of the longest text that are left to the question and the answer
+NATIVE = 262_144  # context of the large model
 OVERHEAD = 48  # tokens of the question and of the template
 SAMPLE_CHARS = 20_000  # by which the tokens of a character are measured
 GREEDY: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": 4096}
@@ -55,27 +56,27 @@ class NeedleGrid:
     thinks: bool
 
     @classmethod
-    def of(cls, options: EvalOptions, context: int | None) -> NeedleGrid:
+    def of(cls, extra: Mapping[str, str], context: int | None) -> NeedleGrid:
         """context: of the server, if it says so. Raises UsageError."""
-        kinds = tuple(options.extra.get("kinds", ",".join(KINDS)).split(","))
+        kinds = tuple(extra.get("kinds", ",".join(KINDS)).split(","))
         for kind in kinds:
             if kind not in KINDS:
                 raise UsageError(f"--set kinds={kind[:40]!r}: expected {', '.join(KINDS)}, with commas between them")
         most = None if context is None else context - ROOM
-        if "lengths" in options.extra:
-            lengths = _numbers("lengths", options.extra["lengths"], 128, 1 << 24)
+        if "lengths" in extra:
+            lengths = _numbers("lengths", extra["lengths"], 128, 1 << 24)
         else:
-            lengths = tuple(n for n in LENGTHS if n <= (most or 32_768)) or (most or 0,)
+            lengths = _up_to(context)
         if most is not None and max(lengths) > most:
             raise UsageError(
                 f"--set lengths: {max(lengths):,} tokens; the server's context of {context:,} leaves {most:,} beside "
                 f"the answer; serve with --context, or leave longer ones out"
             )
-        depths = DEPTHS if "depths" not in options.extra else _numbers("depths", options.extra["depths"], 0, 100)
-        think = options.extra.get("think", "on")
+        depths = DEPTHS if "depths" not in extra else _numbers("depths", extra["depths"], 0, 100)
+        think = extra.get("think", "on")
         if think not in ("on", "off"):
             raise UsageError(f"--set think={think[:40]!r}: expected on or off")
-        each = options.number("each", EACH, most=10_000)
+        each = whole_number(extra, "each", EACH, most=10_000)
         return cls(
             tuple(dict.fromkeys(kinds)),
             tuple(dict.fromkeys(lengths)),
@@ -92,6 +93,13 @@ class NeedleGrid:
                 for length in self.lengths:
                     for depth in sorted(self.depths, reverse=True):
                         yield f"{kind}-{length}-{depth}-{number}", Cell(kind, length, depth), number
+
+
+def _up_to(context: int | None) -> tuple[int, ...]:
+    """The usual lengths, the last one as long as fits where it is the context itself."""
+    if context is None:
+        return tuple(n for n in LENGTHS if n <= 32_768)
+    return tuple(dict.fromkeys(min(n, context - ROOM) for n in LENGTHS if n <= context)) or (context - ROOM,)
 
 
 def _numbers(name: str, text: str, least: int, most: int) -> tuple[int, ...]:
@@ -116,7 +124,7 @@ def context_of(options: EvalOptions) -> int | None:
 
 
 def check(options: EvalOptions) -> None:
-    NeedleGrid.of(options, context_of(options))
+    NeedleGrid.of(options.extra, context_of(options))
     Haystack.of(options.data)
 
 
@@ -143,7 +151,12 @@ class Measure:
         if found is not None:
             return found
         answer = await answered(client, {**body, "max_tokens": 1, "temperature": 0.0})
-        return int(answer.usage.read + answer.usage.cached)
+        if answer.prompt is None:
+            raise A3BError(
+                f"{client.root}: tells neither the tokens of a text (/tokenize) nor those of a prompt (usage), by "
+                "which lengths are measured; serve with a3b, llama.cpp's own server, vLLM or SGLang"
+            )
+        return answer.prompt
 
 
 async def answered(client: ModelClient, body: Mapping[str, Any]) -> ModelAnswer:
@@ -160,7 +173,7 @@ def make_task(options: EvalOptions) -> Task:
     from inspect_ai import Task
     from inspect_ai.dataset import MemoryDataset, Sample
 
-    grid, haystack = NeedleGrid.of(options, context_of(options)), Haystack.of(options.data)
+    grid, haystack = NeedleGrid.of(options.extra, context_of(options)), Haystack.of(options.data)
     cells = {name: (cell, number) for name, cell, number in grid.cells()}
     samples = [Sample(id=name, input=f"{c.kind}, {c.length:,} tokens, {c.depth} %") for name, (c, _) in cells.items()]
     measure = Measure(haystack)
@@ -181,8 +194,8 @@ def make_task(options: EvalOptions) -> Task:
             detail = f"the answer was cut off; {detail}"
         usage = answer.usage
         found = {"kind": cell.kind, "length": cell.length, "depth": cell.depth}
-        found |= {"prompt_tokens": usage.read + usage.cached}
-        cost = asdict(CaseCost(usage.read, usage.cached, usage.written, usage.thinking, 1))
+        found |= {"prompt_tokens": usage.read + usage.cached or None}
+        cost = asdict(CaseCost.of_request(usage.read, usage.cached, usage.written, usage.thinking))
         state.messages = [shown(_short(message)), shown(answer.message)]
         state.metadata["a3b"] = {"cost": cost, "detail": detail, "facts": found}
         state.metadata["outcome"] = {"ok": score, "detail": detail}
@@ -194,6 +207,17 @@ def make_task(options: EvalOptions) -> Task:
 def case_of(cell: Cell, number: int) -> tuple[Facts, str]:
     """The facts of a case and the seed of its filler; both are the same at all depths, filler for all kinds too."""
     return draw_facts(random.Random(f"{cell.kind}/{cell.length}/{number}"), cell.kind), f"{cell.length}/{number}"
+
+
+def planned_grid(extra: Mapping[str, str]) -> NeedleGrid:
+    """What a run on a server with the native context does, or with one that suffices for the lengths named."""
+    return NeedleGrid.of(extra, None if "lengths" in extra else NATIVE)
+
+
+def expected(grid: NeedleGrid) -> list[CaseTokens]:
+    """What a case of each length costs."""
+    source = f"lengths from {min(grid.lengths):,} to {max(grid.lengths):,}; answers of 300 tokens are assumed"
+    return [CaseTokens(length, 300, 0, source) for length in grid.lengths]
 
 
 def _short(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,10 +237,11 @@ BENCHMARK = Benchmark(
     check=check,
     protocol="no score is published with this generator; one public test of this model hid 20 facts: 16 found at "
     "50,000 tokens natively, 11 with YaRN factor 2; 20 and 19 at 250,000; 20 with factor 2 at 500,000",
-    tokens_per_case=CaseTokens(
-        sum(n for n in LENGTHS if n <= 262_144) / 9, 300, 0, "the mean of the lengths up to 262,144; a guess of answers"
-    ),
+    tokens_per_case=expected(NeedleGrid.of({}, NATIVE))[0],
+    spread=lambda extra: expected(planned_grid(extra)),
+    count=lambda extra: sum(1 for _ in planned_grid(extra).cells()),
     finish=finish,
+    data="a text in which the facts are hidden (default: generated sentences)",
     extra={
         "lengths": "tokens of the prompts (default 1k, 2k, 4k ... up to the server's context)",
         "depths": "where the fact stands, in percent (default 0,25,50,75,100)",

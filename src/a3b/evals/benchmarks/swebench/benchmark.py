@@ -88,8 +88,11 @@ def instances_of(options: EvalOptions) -> list[SweInstance]:
     """What is tried. Raises UsageError."""
     if options.data is None:
         raise UsageError(f"swebench needs its dataset: {GET}")
-    ids = [name.strip() for name in options.extra.get("instances", "").split(",") if name.strip()]
-    return load_instances(options.data, ids)
+    return load_instances(options.data, named_instances(options.extra))
+
+
+def named_instances(extra: Mapping[str, str]) -> list[str]:
+    return [name.strip() for name in extra.get("instances", "").split(",") if name.strip()]
 
 
 def make_task(options: EvalOptions) -> Task:
@@ -319,8 +322,10 @@ BENCHMARK = Benchmark(
         ),
     ),
     cases=500,
+    count=lambda extra: len(named_instances(extra)) or 500,
     extra=EXTRA,
     asks_model=asks_model,
+    data="the dataset, as .parquet, .json or .jsonl",
     finish=finish,
     unsaid=("instances", "harness", "clones", "work", "keep", "mini"),
 )
