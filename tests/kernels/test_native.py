@@ -7,7 +7,7 @@ import pytest
 
 from a3b.errors import TensorError, UsageError
 from a3b.formats.tiles import FORMATS, SUPER
-from a3b.kernels import MoeMatrices, _native, kv, open_kernels
+from a3b.kernels import MAX_DRAFTED, MoeMatrices, _native, kv, open_kernels
 from a3b.kernels.ref.quant_linear import quantise_rows
 from tests.support.random_tiles import random_tiles
 
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow  # starts servers or commands, or computes for sec
 U = 2.0**-24
 ISAS = _native.isas()
 TWIN = open_kernels("reference")
+DRAFTS = [(1, 1, 0), (1, 1, 1), (1, 3, 2), (2, 5, 5), (1, 64, 64), (130, 7, 3), (127, 4, 4), (128, 64, 9), (0, 2, 1)]
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -197,6 +198,50 @@ def test_delta_has_the_same_bits_however_it_is_cut(isa: str):
         at += num
     np.testing.assert_array_equal(M, M2)
     np.testing.assert_array_equal(conv, conv2)
+
+
+@pytest.mark.parametrize("isa", [*ISAS, "reference"])
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("sizes", [(2, 4, 24, 40), (1, 3, 7, 5), (2, 4, 32, 128)], ids=str)
+@pytest.mark.parametrize(("sure", "drafted", "kept"), DRAFTS, ids=str)
+def test_delta_leaves_no_trace_of_drafted_rows_but_those_that_are_taken_in_later(
+    isa: str, tiled: bool, sizes, sure: int, drafted: int, kept: int
+):
+    """Beside the same rows without drafts: outputs of all, and the states after each step, to the bit."""
+    k, after = open_kernels(isa, 2), 3
+    weights, sizes, projected, states = delta_case(sure + drafted + after, *sizes)
+    op, C, values = k.bind_delta(*weights, *sizes, tiled_heads=tiled), len(weights[0]), sizes[1] * sizes[3]
+    expected, found = (tuple(s.copy() for s in states) for _ in range(2))
+    out = op(projected[: sure + drafted], *found, None, drafted)
+    np.testing.assert_array_equal(out[:sure], op(projected[:sure], *expected))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = projected[sure : sure + drafted]
+    alone = [s.copy() for s in expected]
+    singly = [op(rows[i : i + 1], *alone) for i in range(drafted)]
+    np.testing.assert_array_equal(out[sure:], np.concatenate([out[:0], *singly]))
+    taken = np.ascontiguousarray(np.concatenate((rows[:, :C], rows[:, C + values :]), axis=1)[:kept])
+    for i in range(kept):
+        op(rows[i : i + 1], *expected)
+    last = projected[sure + drafted :]
+    np.testing.assert_array_equal(op(last, *found, taken, 1), op(last, *expected, None, 1))
+    op(last[:0], *found, taken[:0])  # nothing at all
+    op(last[:0], *found, np.ascontiguousarray(np.concatenate((last[:, :C], last[:, C + values :]), axis=1))[-1:])
+    op(last[-1:], *expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_delta_refuses_more_drafted_rows_than_it_has(isa: str):
+    weights, sizes, projected, states = delta_case(MAX_DRAFTED + 1, 1, 1, 4, 4)
+    op = open_kernels(isa).bind_delta(*weights, *sizes)
+    for T, drafted in ((2, 3), (MAX_DRAFTED + 1, MAX_DRAFTED + 1), (2, -1)):
+        with pytest.raises(ValueError, match="too many drafted rows"):
+            op(projected[:T], *states, None, drafted)
+    with pytest.raises(ValueError, match="wrong rows to take in"):
+        op(projected[:1], *states, projected[:1], 0)
+    assert MAX_DRAFTED == _native.MAX_DRAFTED
 
 
 def pages(kv_type: str, num_segments: int, pages_each: int, Hkv: int, Dh: int):

@@ -39,6 +39,7 @@ from a3b.kernels.kv import KV_TYPES, PAGE_LEN
 
 __all__ = [
     "KV_TYPES",
+    "MAX_DRAFTED",
     "PAGE_LEN",
     "AttentionOp",
     "DeltaOp",
@@ -74,11 +75,11 @@ class Mapped(Protocol):
 Matrix = np.ndarray | Tiles | Mapped
 GateUp = Matrix | tuple[Matrix, Matrix]  # one matrix, the rows of gate first, or two
 MAX_A_LOG = 88
+MAX_DRAFTED = 64  # drafted tokens of one sequence in a step
 Segments = Sequence[tuple[np.ndarray, np.ndarray]]  # keys, values: uint8 [pages, Hkv, bytes]
 
 Op = Callable[..., np.ndarray]
 EmbedOp = Callable[[np.ndarray], np.ndarray]
-DeltaOp = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # projected, conv_state, state
 AttentionOp = Callable[[np.ndarray, np.ndarray, np.ndarray, Segments, int], np.ndarray]
 InPlaceOp = Callable[[np.ndarray], object]  # adds to its argument
 
@@ -89,6 +90,20 @@ class LinearOp(Protocol):
     def __call__(self, x: np.ndarray, /) -> np.ndarray: ...
 
     def add(self, x: np.ndarray, h: np.ndarray, /) -> None: ...
+
+
+class DeltaOp(Protocol):
+    """What `Kernels.bind_delta` returns."""
+
+    def __call__(
+        self,
+        projected: np.ndarray,
+        conv_state: np.ndarray,
+        state: np.ndarray,
+        taken: np.ndarray | None = None,
+        num_drafted: int = 0,
+        /,
+    ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -143,9 +158,13 @@ class Kernels(ABC):
         Dv: int,
         tiled_heads: bool = False,
     ) -> DeltaOp:
-        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state) -> float32 [T, Hv·Dv].
+        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state, taken=None, num_drafted=0) ->
+        float32 [T, Hv·Dv].
 
-        Both states advance in place. projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a],
+        Both states advance in place: first by the rows of taken, float32 [P, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv b | Hv a],
+        which give no output, then by those of projected except the last num_drafted (at most MAX_DRAFTED), which are
+        computed like the others and leave no trace. A row of projected that was drafted and is `taken` later, without
+        its z, leaves the states as if it had not been drafted: the same bits. projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a],
         conv_state float32 [conv_len - 1, C] (latest inputs, oldest first), state float32 [Hv, Dk, Dv]. conv float32
         [C, conv_len]; A_log, dt_bias [Hv]; norm [Dv], around 1.
             x = silu(Σ_j conv[:, j]·x_(t - conv_len + 1 + j)) for q, k and v

@@ -12,6 +12,8 @@ MAX_CHOSEN: int = 64
 
 MAX_CONV: int = 16
 
+MAX_DRAFTED: int = 64
+
 def isas() -> list[str]:
     """Instruction sets that this machine runs, the best first."""
 
@@ -174,10 +176,14 @@ class BoundDelta:
         conv_state: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
         state: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order="C", device="cpu")],
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+        taken: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)]
+        | None = None,
+        num_drafted: int = 0,
     ) -> None:
         """
         projected [T, q k v | z | b a] -> out [T, Hv*Dv]; conv_state [conv_len - 1, channels] and
-        state [Hv, Dk, Dv] advance in place.
+        state [Hv, Dk, Dv] advance in place, first by taken [n, q k v | b a], and not by the last
+        num_drafted rows.
         """
 
 class BoundAttention:

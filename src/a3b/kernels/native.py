@@ -96,9 +96,15 @@ class Native(Kernels):
         taps = np.ascontiguousarray(conv.T)
         op = _native.BoundDelta(self.runtime, Hk, Hv, Dk, Dv, tiled_heads, taps, rate, dt_bias, norm, eps)
 
-        def delta(projected: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
+        def delta(
+            projected: np.ndarray,
+            conv_state: np.ndarray,
+            state: np.ndarray,
+            taken: np.ndarray | None = None,
+            num_drafted: int = 0,
+        ) -> np.ndarray:
             out = np.empty((len(projected), Hv * Dv), np.float32)
-            op(projected, conv_state, state, out)
+            op(projected, conv_state, state, out, taken, num_drafted)
             return out
 
         return delta

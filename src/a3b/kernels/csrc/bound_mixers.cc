@@ -21,15 +21,19 @@ class BoundDelta {
                 has_shape(norm_weight, {Dv}),
             "delta: wrong weights");
   }
-  void call(const FloatRows& projected, const OutFloats2& conv_state, const OutFloats3& state, const OutFloats2& out) {
-    const int T = projected.shape(0), values = op.Hv * op.Dv;
+  void call(const FloatRows& projected, const OutFloats2& conv_state, const OutFloats3& state, const OutFloats2& out,
+            const std::optional<Floats2>& taken, int num_drafted) {
+    const int T = projected.shape(0), values = op.Hv * op.Dv, num_taken = taken ? taken->shape(0) : 0;
     require(has_shape(projected, {T, op.channels() + values + 2 * op.Hv}) && projected.stride(1) == 1 &&
                 has_shape(out, {T, values}) && has_shape(conv_state, {op.conv_len - 1, op.channels()}) &&
                 has_shape(state, {op.Hv, op.Dk, op.Dv}),
             "delta: wrong shapes");
+    require(!taken || has_shape(*taken, {num_taken, op.channels() + 2 * op.Hv}), "delta: wrong rows to take in");
+    require(num_drafted >= 0 && num_drafted <= T && num_drafted <= MAX_DRAFTED, "delta: too many drafted rows");
     runtime->run([&] {
-      runtime->ops->delta(op, runtime->context, projected.data(), projected.stride(0), T, conv_state.data(),
-                          state.data(), out.data());
+      runtime->ops->delta(op, runtime->context,
+                          {taken ? taken->data() : nullptr, num_taken, projected.data(), (size_t)projected.stride(0), T,
+                           num_drafted, conv_state.data(), state.data(), out.data()});
     });
   }
 
@@ -95,9 +99,10 @@ void bind_delta(nb::module_& m) {
            "runtime"_a, "Hk"_a, "Hv"_a, "Dk"_a, "Dv"_a, "tiled_heads"_a, "conv"_a, "rate"_a, "dt_bias"_a, "norm"_a,
            "eps"_a, "conv [conv_len, channels], rate = -e^A_log and dt_bias [Hv], norm [Dv].")
       .def("__call__", &BoundDelta::call, "projected"_a, "conv_state"_a.noconvert(), "state"_a.noconvert(),
-           "out"_a.noconvert(),
+           "out"_a.noconvert(), "taken"_a = nb::none(), "num_drafted"_a = 0,
            "projected [T, q k v | z | b a] -> out [T, Hv*Dv]; conv_state [conv_len - 1, channels] and\n"
-           "state [Hv, Dk, Dv] advance in place.");
+           "state [Hv, Dk, Dv] advance in place, first by taken [n, q k v | b a], and not by the last\n"
+           "num_drafted rows.");
 }
 
 void bind_attention(nb::module_& m) {

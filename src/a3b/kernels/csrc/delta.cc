@@ -11,19 +11,37 @@ namespace {
 constexpr int TOKENS = TUNING.delta_tokens;                  // at a time
 constexpr int BLOCK_COLUMNS = TUNING.delta_vectors * LANES;  // of M
 
-// One call, or its next TOKENS tokens.
+static_assert(MAX_DRAFTED <= TOKENS);
+
+// Up to TOKENS rows of a call, from `first` on, counted with those that are only taken in.
 struct DeltaCall {
   const DeltaOp& op;
-  const float* projected;  // [T, q k v | z | b a], rows `stride` apart
-  size_t stride;
-  int T;
-  float *conv_state, *state, *out;
+  const DeltaArgs& args;
+  int first, T;
+  int num_silent;   // of them are only taken in: the first ones
+  int num_staying;  // of them advance the states: all but drafted ones
 
+  DeltaCall(const DeltaOp& op, const DeltaArgs& args, int first, int T)
+      : op(op),
+        args(args),
+        first(first),
+        T(T),
+        num_silent(at_most(args.num_taken - first, T)),
+        num_staying(at_most(args.num_taken + args.T - args.num_drafted - first, T)) {
+    if (num_silent < 0) num_silent = 0;
+  }
   int keys() const { return op.Hk * op.Dk; }
   int values() const { return op.Hv * op.Dv; }
-  const float* z(int t, int head) const { return projected + t * stride + op.channels() + head * op.Dv; }
-  const float* b(int t) const { return projected + t * stride + op.channels() + values(); }
+  bool is_silent(int t) const { return t < num_silent; }
+  int place(int t) const { return first + t - args.num_taken; }  // in `projected`
+  const float* qkv(int t) const {
+    if (is_silent(t)) return args.taken + (size_t)(first + t) * (op.channels() + 2 * op.Hv);
+    return args.projected + place(t) * args.stride;
+  }
+  const float* z(int t, int head) const { return qkv(t) + op.channels() + head * op.Dv; }
+  const float* b(int t) const { return qkv(t) + op.channels() + (is_silent(t) ? 0 : values()); }
   const float* a(int t) const { return b(t) + op.Hv; }
+  float* out(int t, int head) const { return args.out + (size_t)place(t) * values() + head * op.Dv; }
 };
 
 // One thread's scratch memory: a key head, and one after the other the value heads that use it.
@@ -75,13 +93,11 @@ void convolve_row(const float* weight, int C, int conv_len, const float* const* 
 }
 
 // Channels [first, first + count) of all tokens: c_t = silu(Σ_j weight[j]·x_(t - conv_len + 1 + j)); the state keeps
-// the latest inputs.
+// the latest inputs of those that stay.
 void convolve(const DeltaCall& call, int first, int count, float* out, size_t out_stride) {
   constexpr int AHEAD = TUNING.delta_prefetch_rows;
   const int C = call.op.channels(), L = call.op.conv_len, T = call.T;
-  auto input = [&](int t) {
-    return (t < 0 ? call.conv_state + (size_t)(L - 1 + t) * C : call.projected + t * call.stride) + first;
-  };
+  auto input = [&](int t) { return (t < 0 ? call.args.conv_state + (size_t)(L - 1 + t) * C : call.qkv(t)) + first; };
   const float* rows[MAX_CONV];
   for (int t = 0; t < T; t++) {
     for (int j = 0; j < L; j++) rows[j] = input(t - L + 1 + j);
@@ -90,7 +106,7 @@ void convolve(const DeltaCall& call, int first, int count, float* out, size_t ou
     convolve_row(call.op.conv + first, C, L, rows, count, out + t * out_stride);
   }
   for (int j = 0; j + 1 < L; j++)
-    memmove(call.conv_state + (size_t)j * C + first, input(T - L + 1 + j), count * sizeof(float));
+    memmove(call.args.conv_state + (size_t)j * C + first, input(call.num_staying - L + 1 + j), count * sizeof(float));
 }
 
 // out = x·scale/sqrt(Σx² + 1e-6)
@@ -174,9 +190,9 @@ template <int NB>
   for (int b = 0; b < NB; b++) store(out + b * LANES, even[b] + odd[b]);
 }
 
-// BLOCK_COLUMNS columns of M for all tokens.
-[[gnu::noinline]] void apply_rule(const DeltaScratch& scratch, int Dk, int T, const Columns& columns) {
-  for (int t = 0; t < T; t++)
+// BLOCK_COLUMNS columns of M for tokens [first, stop).
+[[gnu::noinline]] void apply_rule(const DeltaScratch& scratch, int Dk, int first, int stop, const Columns& columns) {
+  for (int t = first; t < stop; t++)
     rule_step<TUNING.delta_vectors>(columns.M, columns.M_stride, Dk, scratch.q + (size_t)t * Dk,
                                     scratch.k + (size_t)t * Dk, columns.v + t * columns.v_stride, scratch.beta[t],
                                     scratch.decay[t], columns.out + t * columns.out_stride);
@@ -192,23 +208,28 @@ void copy_rows(const float* from, size_t from_stride, int width, int count, floa
   }
 }
 
-// The state of a value head through all tokens; out [T] rows of Dv, Hv·Dv apart. Columns are copied where there are too
-// few for a block, and where a copy pays.
+// The state of a value head through all tokens; out: of the first that has one, rows Hv·Dv apart. Columns are copied
+// where there are too few for a block, where a copy pays, and for what must not stay.
 void advance_state(const DeltaCall& call, const DeltaScratch& scratch, int head, float* out) {
   constexpr int W = BLOCK_COLUMNS;
   const int Dk = call.op.Dk, Dv = call.op.Dv, T = call.T, out_stride = call.values();
-  float* M = call.state + (size_t)head * Dk * Dv;
+  const int silent = call.num_silent, staying = call.num_staying;
+  const bool in_place = T < TUNING.delta_copy_tokens && silent == 0 && staying == T;
+  float* M = call.args.state + (size_t)head * Dk * Dv;
   for (int c = 0; c < Dv; c += W) {
     const int width = at_most(Dv - c, W);
-    if (T < TUNING.delta_copy_tokens && width == W) {
-      apply_rule(scratch, Dk, T, {M + c, Dv, scratch.v + c, (size_t)scratch.mixed_stride, out + c, (size_t)out_stride});
+    if (in_place && width == W) {
+      apply_rule(scratch, Dk, 0, T,
+                 {M + c, Dv, scratch.v + c, (size_t)scratch.mixed_stride, out + c, (size_t)out_stride});
       continue;
     }
+    const Columns block = {scratch.block_M, W, scratch.block_v, W, scratch.block_o, W};
     copy_rows(M + c, Dv, width, Dk, scratch.block_M, W, W);
     copy_rows(scratch.v + c, scratch.mixed_stride, width, T, scratch.block_v, W, W);
-    apply_rule(scratch, Dk, T, {scratch.block_M, W, scratch.block_v, W, scratch.block_o, W});
+    apply_rule(scratch, Dk, 0, staying, block);
     copy_rows(scratch.block_M, W, width, Dk, M + c, Dv, width);
-    copy_rows(scratch.block_o, W, width, T, out + c, out_stride, width);
+    apply_rule(scratch, Dk, staying, T, block);
+    copy_rows(scratch.block_o + (size_t)silent * W, W, width, T - silent, out + c, out_stride, width);
   }
 }
 
@@ -228,27 +249,28 @@ void gated_norm(const DeltaOp& op, const float* z, float* row) {
 
 void run_key_head(const DeltaCall& call, const DeltaScratch& scratch, int key_head) {
   const DeltaOp& op = call.op;
-  const int sharing = op.Hv / op.Hk, values = call.values();
+  const int sharing = op.Hv / op.Hk;
   mix_key_head(call, scratch, key_head);
   for (int i = 0; i < sharing; i++) {
     const int head = op.tiled_heads ? key_head + i * op.Hk : key_head * sharing + i;
-    float* out = call.out + head * op.Dv;
     mix_value_head(call, scratch, head);
-    advance_state(call, scratch, head, out);
-    for (int t = 0; t < call.T; t++) gated_norm(op, call.z(t, head), out + (size_t)t * values);
+    advance_state(call, scratch, head, call.num_silent < call.T ? call.out(call.num_silent, head) : nullptr);
+    for (int t = call.num_silent; t < call.T; t++) gated_norm(op, call.z(t, head), call.out(t, head));
   }
 }
 
 }  // namespace
 
-void delta(const DeltaOp& op, Context& context, const float* projected, size_t stride, int T, float* conv_state,
-           float* state, float* out) {
+void delta(const DeltaOp& op, Context& context, const DeltaArgs& args) {
   const size_t size = DeltaScratch::size(op);
   float* memory = ScratchSlots(context.scratch).take<float>(context.pool.size() * size);
-  for (int t = 0; t < T; t += TOKENS) {
-    float* rows = out + (size_t)t * op.Hv * op.Dv;
-    const DeltaCall call = {op, projected + t * stride, stride, at_most(T - t, TOKENS), conv_state, state, rows};
-    // A thread uses what it convolves itself, so that only `projected` comes out of another core's cache.
+  const int rows = args.num_taken + args.T;
+  for (int first = 0, count; first < rows; first += count) {
+    count = at_most(rows - first, TOKENS);
+    // drafted rows are the end of one piece: what they make of the states is gone after it
+    if (first + count < rows) count = at_most(count, rows - args.num_drafted - first);
+    const DeltaCall call(op, args, first, count);
+    // A thread uses what it convolves itself, so that only rows of the call come out of another core's cache.
     context.pool.run(op.Hk, [&](int key_head, int thread) {
       run_key_head(call, DeltaScratch(op, memory + thread * size), key_head);
     });

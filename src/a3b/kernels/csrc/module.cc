@@ -73,6 +73,7 @@ NB_MODULE(_native, m) {
   m.doc() = "The C++ kernels. Arrays that are written to are never converted.";
   m.attr("MAX_CHOSEN") = MAX_CHOSEN;
   m.attr("MAX_CONV") = MAX_CONV;
+  m.attr("MAX_DRAFTED") = MAX_DRAFTED;
   m.def("isas", available_isas, "Instruction sets that this machine runs, the best first.");
   m.def("kv_page_bytes", kv_page_bytes, "kv"_a, "Dh"_a, "Bytes of keys and of values of one head in one page.");
   bind_memory(m);

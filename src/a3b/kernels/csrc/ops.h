@@ -11,10 +11,11 @@
 
 namespace a3b {
 
-constexpr int MAX_LAYOUTS = 4;  // different ways to prepare activations in one op
-constexpr int MAX_CHOSEN = 64;  // experts of a token
-constexpr int MAX_CONV = 16;    // taps of a convolution
-constexpr int KV_PAGE = 64;     // positions of a page of keys and values
+constexpr int MAX_LAYOUTS = 4;   // different ways to prepare activations in one op
+constexpr int MAX_CHOSEN = 64;   // experts of a token
+constexpr int MAX_CONV = 16;     // taps of a convolution
+constexpr int MAX_DRAFTED = 64;  // drafted tokens of one sequence in a step
+constexpr int KV_PAGE = 64;      // positions of a page of keys and values
 
 // A run of tiles that one thread multiplies.
 struct TileRun {
@@ -50,6 +51,19 @@ struct DeltaOp {
   const float* norm;            // [Dv]
   float eps;
   int channels() const { return 2 * Hk * Dk + Hv * Dv; }
+};
+
+// What one call of delta reads and writes. First the rows that are only taken in, then those that get an output; the
+// last `num_drafted` of these leave no trace in the states.
+struct DeltaArgs {
+  const float* taken;  // [num_taken, q k v | b a]
+  int num_taken;
+  const float* projected;  // [T, q k v | z | b a], rows `stride` apart
+  size_t stride;
+  int T, num_drafted;
+  float* conv_state;  // [conv_len - 1, channels]
+  float* state;       // [Hv, Dk, Dv]
+  float* out;         // [T, Hv·Dv]
 };
 
 enum KvType { KV_F32, KV_Q8, KV_BF16 };
@@ -88,9 +102,7 @@ struct Ops {
   void (*linear)(const LinearOp&, Context&, const float* x, size_t x_stride, int T, float* out, bool add);
   // h [T, D] += moe(norm(h))
   void (*moe)(const MoeOp&, Context&, float* h, int T);
-  // projected [T, q k v | z | b a] -> out [T, Hv·Dv]; conv_state [conv_len - 1, channels], state [Hv, Dk, Dv]
-  void (*delta)(const DeltaOp&, Context&, const float* projected, size_t stride, int T, float* conv_state, float* state,
-                float* out);
+  void (*delta)(const DeltaOp&, Context&, const DeltaArgs&);
   void (*attention)(const AttentionOp&, Context&, const AttentionArgs&);
   // out [num_ids, n]: rows of the matrix, decoded
   void (*embed)(const Tiles&, const int64_t* ids, int num_ids, float* out);

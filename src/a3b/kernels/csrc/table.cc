@@ -6,7 +6,7 @@ namespace a3b::A3B_NS {
 
 void linear(const LinearOp&, Context&, const float*, size_t, int, float*, bool);
 void moe(const MoeOp&, Context&, float*, int);
-void delta(const DeltaOp&, Context&, const float*, size_t, int, float*, float*, float*);
+void delta(const DeltaOp&, Context&, const DeltaArgs&);
 void attention(const AttentionOp&, Context&, const AttentionArgs&);
 void embed(const Tiles&, const int64_t*, int, float*);
 int32_t probe_read(Context&, const uint8_t*, size_t);

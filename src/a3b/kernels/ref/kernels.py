@@ -119,25 +119,41 @@ class DeltaTwin:
         )
         self.norm = ops.bind_gated_rms_norm(norm, eps, Dv)
 
-    def __call__(self, projected: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        projected: np.ndarray,
+        conv_state: np.ndarray,
+        state: np.ndarray,
+        taken: np.ndarray | None = None,
+        num_drafted: int = 0,
+    ) -> np.ndarray:
         T, C, Hv, Dv = len(projected), self.channels, self.Hv, self.Dv
         z = projected[:, C : C + Hv * Dv].reshape(T, Hv, Dv)
-        ba = projected[:, C + Hv * Dv :]
-        mixed = self.conv(projected[:, :C], conv_state)
-        if self.order is None:
-            out = self.rule(mixed, ba, state)
-        else:
-            keys = C - Hv * Dv
-            v = mixed[:, keys:].reshape(T, Hv, Dv)[:, self.order].reshape(T, -1)
-            moved = state[self.order]
-            out = self.rule(
-                np.concatenate((mixed[:, :keys], v), axis=1),
-                ba.reshape(T, 2, Hv)[:, :, self.order].reshape(T, -1),
-                moved,
-            )
-            state[...] = moved[self.back]
-            out = out[:, self.back]
+        rows = np.concatenate((projected[:, :C], projected[:, C + Hv * Dv :]), axis=1)  # [T, q k v | b a]
+        if taken is not None:
+            self._advance(taken, conv_state, state)
+        staying = T - num_drafted
+        out = self._advance(rows[:staying], conv_state, state)
+        if num_drafted:
+            out = np.concatenate((out, self._advance(rows[staying:], conv_state.copy(), state.copy())))
         return self.norm(out, z).reshape(T, Hv * Dv)
+
+    def _advance(self, rows: np.ndarray, conv_state: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Rows [T, q k v | b a] -> [T, Hv, Dv]; both states advance in place."""
+        T, C, Hv, Dv = len(rows), self.channels, self.Hv, self.Dv
+        if not T:
+            return np.empty((0, Hv, Dv), np.float32)
+        mixed, ba = self.conv(rows[:, :C], conv_state), rows[:, C:]
+        if self.order is None:
+            out: np.ndarray = self.rule(mixed, ba, state)
+            return out
+        keys = C - Hv * Dv
+        v = mixed[:, keys:].reshape(T, Hv, Dv)[:, self.order].reshape(T, -1)
+        ba = ba.reshape(T, 2, Hv)[:, :, self.order].reshape(T, -1)
+        moved = state[self.order]
+        out = self.rule(np.concatenate((mixed[:, :keys], v), axis=1), ba, moved)
+        state[...] = moved[self.back]
+        return out[:, self.back]
 
 
 class AttentionTwin:
