@@ -158,15 +158,14 @@ class Kernels(ABC):
         Dv: int,
         tiled_heads: bool = False,
     ) -> DeltaOp:
-        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state, taken=None, num_drafted=0) ->
-        float32 [T, Hv·Dv].
+        """Convolution, gated delta rule, gated norm: op(projected, conv_state, state) -> float32 [T, Hv·Dv].
 
-        Both states advance in place: first by the rows of taken, float32 [P, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv b | Hv a],
-        which give no output, then by those of projected except the last num_drafted (at most MAX_DRAFTED), which are
-        computed like the others and leave no trace. A row of projected that was drafted and is `taken` later, without
-        its z, leaves the states as if it had not been drafted: the same bits. projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a],
+        Both states advance in place. projected float32 [T, Hk·Dk q | Hk·Dk k | Hv·Dv v | Hv·Dv z | Hv b | Hv a],
         conv_state float32 [conv_len - 1, C] (latest inputs, oldest first), state float32 [Hv, Dk, Dv]. conv float32
         [C, conv_len]; A_log, dt_bias [Hv]; norm [Dv], around 1.
+        op(..., taken, num_drafted): the states advance first by the rows of taken, float32 [P, q k v | b a], which give
+        no output, and not by the last num_drafted rows of projected (at most MAX_DRAFTED), which are computed like the
+        others. Rows that were drafted and are taken later leave the same bits as rows that were never drafted.
             x = silu(Σ_j conv[:, j]·x_(t - conv_len + 1 + j)) for q, k and v
             q, k ← u·rsqrt(Σu² + 1e-6) per head, q also ·Dk^-0.5
             β = sigmoid(b); decay = exp(-e^A_log·softplus(a + dt_bias))

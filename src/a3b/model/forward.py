@@ -36,6 +36,7 @@ class Span:
 
     rows: slice
     state: State
+    num_drafted: int = 0  # of the rows, the last ones: they leave no trace in the state but what it notes of them
 
 
 class Model:
@@ -95,19 +96,39 @@ class Model:
 
         Raises UsageError as `forward` does, and if two pieces share a state.
         """
-        if len({id(state) for _, state in pieces}) != len(pieces):
+        return [rows[0] for rows in self.forward_drafted([(ids, state, 0) for ids, state in pieces])]
+
+    def forward_drafted(self, pieces: Sequence[tuple[np.ndarray, State, int]]) -> list[np.ndarray]:
+        """Like forward_batch, with drafts: (ids, state, num_drafted) each -> logits float32 [1 + num_drafted, V] of the
+        last token that is none, and of each draft.
+
+        The last num_drafted ids are read as drafts; the state counts them only after `State.keep`. Raises UsageError
+        as `forward_batch` does, and for more than MAX_DRAFTED or nothing but drafts."""
+        if len({id(state) for _, state, _ in pieces}) != len(pieces):
             raise UsageError("pieces: a state occurs twice; fork it, or join its tokens into one piece")
-        rests = []
-        for ids, state in [(self._checked(ids), state) for ids, state in pieces]:
-            head = (len(ids) - 1) // CHUNK * CHUNK  # long prompts go ahead alone; at most CHUNK tokens each remain
+        rests, drafted = [], [num for *_, num in pieces]
+        for ids, state, num in [(self._checked(ids), state, num) for ids, state, num in pieces]:
+            if not 0 <= num <= min(kernels.MAX_DRAFTED, len(ids) - 1):
+                raise UsageError(
+                    f"pieces: {num} drafts in {len(ids)} tokens; expected fewer, at most {kernels.MAX_DRAFTED}"
+                )
+            # long prompts go ahead alone; at most CHUNK tokens each remain
+            head = (len(ids) - num - 1) // CHUNK * CHUNK
             for _ in self._chunks(ids[:head], state):
                 pass
             rests.append((ids[head:], state))
         if not rests:
             return []
-        hidden = self.hidden(rests)
-        lasts = np.cumsum([len(ids) for ids, _ in rests]) - 1
-        return list(self._lm_head(hidden[lasts]))
+        hidden, ends = self.hidden(rests, drafted=drafted), np.cumsum([len(ids) for ids, _ in rests])
+        wanted = [np.arange(end - num - 1, end) for end, num in zip(ends, drafted, strict=True)]
+        logits = self._lm_head(hidden[_joined(wanted)])
+        return np.split(logits, np.cumsum([len(rows) for rows in wanted])[:-1])
+
+    def settle(self, state: State) -> None:
+        """Take in drafted tokens that were kept since the last step: `snapshot` and `fork` need that."""
+        with advancing([(state, 0)]):
+            for layer in self._layers:
+                layer.mixer.settle(state)
 
     def _chunks(self, ids: np.ndarray, state: State, cancel: Callable[[], bool] | None = None) -> Iterator[np.ndarray]:
         """Hidden rows before the final norm, up to CHUNK at a time."""
@@ -115,18 +136,22 @@ class Model:
             yield self.hidden([(ids[start : start + CHUNK], state)], cancel)
 
     def hidden(
-        self, pieces: Sequence[tuple[np.ndarray, State]], cancel: Callable[[], bool] | None = None
+        self,
+        pieces: Sequence[tuple[np.ndarray, State]],
+        cancel: Callable[[], bool] | None = None,
+        drafted: Sequence[int] = (),
     ) -> np.ndarray:
         """One pass through all layers: float32 [T, D] before the final norm, rows in the order of the pieces.
 
-        ids are trusted, memory grows with T, and cancel is called before each layer."""
+        ids are trusted, memory grows with T, and cancel is called before each layer. drafted: how many ids of each
+        piece are drafts, its last ones."""
         spans, positions, stop = [], [], 0
-        for ids, state in pieces:
-            spans.append(Span(slice(stop, stop + len(ids)), state))
+        for (ids, state), num_drafted in zip(pieces, drafted or [0] * len(pieces), strict=True):
+            spans.append(Span(slice(stop, stop + len(ids)), state, num_drafted))
             positions.append(np.arange(state.num_tokens, state.num_tokens + len(ids)))
             stop += len(ids)
         cos_sin = self._rope(_joined(positions))
-        with advancing([(state, len(ids)) for ids, state in pieces]):
+        with advancing([(state, len(ids)) for ids, state in pieces], drafted):
             h = self._embed(_joined([ids for ids, _ in pieces]))
             for layer in self._layers:
                 if cancel is not None and cancel():
@@ -185,11 +210,24 @@ class DeltaNet:
             tiled_heads,
         )
         self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], a.Hv * a.Dv)
+        self.z = slice(a.C, a.C + a.Hv * a.Dv)  # its columns in `projected`
+        self.num_columns = self.z.stop + 2 * a.Hv
 
     def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
         projected = self.project_in(h)  # [T, q k v | z | b a]
-        outs = [self.mix(projected[s.rows], s.state.conv[self.index], s.state.delta[self.index]) for s in spans]
-        self.project_out.add(_joined(outs), h)
+        self.project_out.add(_joined([self._mixed(projected[s.rows], s.state, s.num_drafted) for s in spans]), h)
+
+    def settle(self, state: State) -> None:
+        """Take in what the state was fed for drafted tokens that it has kept."""
+        self._mixed(np.empty((0, self.num_columns), np.float32), state, 0)
+
+    def _mixed(self, rows: np.ndarray, state: State, num_drafted: int) -> np.ndarray:
+        i = self.index
+        out = self.mix(rows, state.conv[i], state.delta[i], state.taken(i), num_drafted)
+        if num_drafted:
+            drafts = rows[len(rows) - num_drafted :]
+            state.set_fed(i, drafts[:, : self.z.start], drafts[:, self.z.stop :])
+        return out
 
 
 class Attention:
@@ -222,6 +260,9 @@ class Attention:
             for s in spans
         ]
         self.project_out.add(_joined(outs), h)
+
+    def settle(self, state: State) -> None:
+        """Nothing: keys and values of drafted tokens are where they belong."""
 
 
 def _bind_mlp(

@@ -2,7 +2,11 @@
 
 The model advances it; `snapshot`, `restore` and `fork` copy it. Keys and values can be shared because they are only
 appended: the owner of the last segment writes after `num_tokens`, and any other state copies that segment before its
-first write. Every token overwrites the convolution and delta state, so a snapshot copies them. Enter at `State`.
+first write. Every token overwrites the convolution and delta state, so a snapshot copies them.
+
+A step may read drafted tokens behind its own. Their keys and values lie after `num_tokens`, where the next step writes
+over them; of convolution and delta rule the state holds what the layers were fed for them. `keep` makes the first of
+them a part of the sequence, and the next step takes that in. Enter at `State`.
 """
 
 from __future__ import annotations
@@ -62,13 +66,17 @@ class State:
         self.delta = np.zeros((num_delta, a.Hv, a.Dk, a.Dv), np.float32)
         pages = (config.num_layers - num_delta, SEGMENT_PAGES, a.Hkv)
         self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, a.Dh))
+        self._fed = np.empty((num_delta, 0, a.C + 2 * a.Hv), np.float32)  # of drafted tokens, as for DeltaOp's `taken`
+        self._num_taken = self._num_drafted = 0  # of these: kept, and to be taken in; not kept so far
         self._segments: list[Segment] = []
         self._owns_last = True  # False: the last segment is shared and is copied before it is written
         self._is_torn = False
 
     def snapshot(self) -> Snapshot:
-        """A copy of the state, in time and memory independent of the number of tokens."""
-        self._refuse_torn()
+        """A copy of the state, in time and memory independent of the number of tokens.
+
+        Raises UsageError if drafted tokens were kept since the last step; `Model.settle` takes them in."""
+        self._refuse_unsettled()
         conv, delta = self.conv.copy(), self.delta.copy()
         conv.flags.writeable = delta.flags.writeable = False
         return Snapshot(self.num_tokens, conv, delta, tuple(self._segments), self.kv)
@@ -91,14 +99,16 @@ class State:
         self._segments = list(snapshot.segments)
         self._owns_last = False
         self.num_tokens = snapshot.num_tokens
+        self._num_taken = self._num_drafted = 0
         self._is_torn = False
 
     def fork(self) -> State:
-        """An independent state that starts where this one is."""
-        self._refuse_torn()
+        """An independent state that starts where this one is. Raises UsageError as `snapshot` does."""
+        self._refuse_unsettled()
         child = object.__new__(State)
         child.num_tokens, child.kv = self.num_tokens, self.kv
         child.conv, child.delta = self.conv.copy(), self.delta.copy()
+        child._fed, child._num_taken, child._num_drafted = self._fed[:, :0].copy(), 0, 0
         child._segment_shapes, child._segments = self._segment_shapes, list(self._segments)
         child._owns_last, child._is_torn = False, False
         return child
@@ -106,7 +116,8 @@ class State:
     @property
     def num_bytes(self) -> int:
         """Bytes allocated for arrays; pages that were never written take address space, not memory."""
-        return self.conv.nbytes + self.delta.nbytes + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
+        own = self.conv.nbytes + self.delta.nbytes + self._fed.nbytes
+        return own + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
 
     def segments(self, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(keys, values) of attention layer `layer`, each uint8 [pages, Hkv, bytes], first tokens first.
@@ -114,9 +125,34 @@ class State:
         The forward pass writes positions from `num_tokens` on, and only inside `advancing`."""
         return [(s.keys[layer], s.values[layer]) for s in self._segments]
 
-    def _reserve(self, num_new: int) -> None:
-        """Own the segment that is written next, and allocate those after it."""
+    def keep(self, num: int) -> None:
+        """Make the next `num` tokens that the last step read as drafts a part of the sequence.
+
+        May be called again for those that follow; what is not kept before the next step is gone. Raises UsageError for
+        more than there are."""
         self._refuse_torn()
+        if not 0 <= num <= self._num_drafted:
+            raise UsageError(f"keep: {num} drafted tokens; expected 0 to {self._num_drafted}")
+        self.num_tokens += num
+        self._num_taken += num
+        self._num_drafted -= num
+
+    def taken(self, layer: int) -> np.ndarray | None:
+        """What the next step has to take in first in a delta layer: float32 [n, q k v | b a], None for nothing."""
+        return self._fed[layer, : self._num_taken] if self._num_taken else None
+
+    def set_fed(self, layer: int, qkv: np.ndarray, ba: np.ndarray) -> None:
+        """Note what a delta layer was fed for the drafted tokens, after `taken` of that layer was used."""
+        self._fed[layer, : len(qkv), : qkv.shape[1]] = qkv
+        self._fed[layer, : len(ba), qkv.shape[1] :] = ba
+
+    def _reserve(self, num_new: int, num_drafted: int) -> None:
+        """Own the segment that is written next, and allocate those after it, and what drafted tokens need."""
+        self._refuse_torn()
+        if num_drafted > self._fed.shape[1]:
+            grown = np.empty((len(self._fed), num_drafted, self._fed.shape[2]), np.float32)
+            grown[:, : self._num_taken] = self._fed[:, : self._num_taken]
+            self._fed = grown
         used = self.num_tokens % SEGMENT_LEN
         if not self._owns_last:
             if used:
@@ -130,21 +166,31 @@ class State:
         if self._is_torn:
             raise UsageError(f"state: the step at token {self.num_tokens} was interrupted; restore a snapshot first")
 
+    def _refuse_unsettled(self) -> None:
+        self._refuse_torn()
+        if self._num_taken:
+            raise UsageError(f"state: {self._num_taken} drafted tokens are kept, but not taken in; settle it first")
+
 
 @contextmanager
-def advancing(steps: Sequence[tuple[State, int]]) -> Iterator[None]:
+def advancing(steps: Sequence[tuple[State, int]], drafted: Sequence[int] = ()) -> Iterator[None]:
     """Make room for that many new tokens in each state; `num_tokens` grows when the block ends without an error.
+
+    drafted: how many of the tokens of each step, the last ones, are drafts; they count only after `State.keep`. The
+    block takes in what was kept before.
 
     A block that raises leaves some layers ahead of others, so its states refuse all use until `restore`. Raises
     UsageError, with nothing changed, if a state is in that condition already.
     """
-    for state, num_new in steps:
-        state._reserve(num_new)
+    drafts = drafted or [0] * len(steps)
+    for (state, num_new), num_drafted in zip(steps, drafts, strict=True):
+        state._reserve(num_new, num_drafted)
     for state, _ in steps:
         state._is_torn = True
     yield
-    for state, num_new in steps:
-        state.num_tokens += num_new
+    for (state, num_new), num_drafted in zip(steps, drafts, strict=True):
+        state.num_tokens += num_new - num_drafted
+        state._num_taken, state._num_drafted = 0, num_drafted
         state._is_torn = False
 
 

@@ -24,7 +24,7 @@ class BoundDelta {
   void call(const FloatRows& projected, const OutFloats2& conv_state, const OutFloats3& state, const OutFloats2& out,
             const std::optional<Floats2>& taken, int num_drafted) {
     const int T = projected.shape(0), values = op.Hv * op.Dv, num_taken = taken ? taken->shape(0) : 0;
-    require(has_shape(projected, {T, op.channels() + values + 2 * op.Hv}) && projected.stride(1) == 1 &&
+    require(has_shape(projected, {T, op.channels() + values + 2 * op.Hv}) && (T == 0 || projected.stride(1) == 1) &&
                 has_shape(out, {T, values}) && has_shape(conv_state, {op.conv_len - 1, op.channels()}) &&
                 has_shape(state, {op.Hv, op.Dk, op.Dv}),
             "delta: wrong shapes");
