@@ -15,7 +15,8 @@ from a3b.cache.prefix_cache import Match
 from a3b.engine import scheduler as scheduler_module
 from a3b.engine.backend import Job
 from a3b.engine.generation import Accepted, Sampled
-from a3b.engine.scheduler import CHUNK, LEAST_CHUNK, MAX_SNAPSHOTS, SNAPSHOT_GAP, Scheduler, snapshot_points
+from a3b.engine.scheduler import CHUNK, Scheduler
+from a3b.engine.snapshot_points import LEAST_CHUNK, MAX_SNAPSHOTS, SNAPSHOT_GAP, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Reading
 
@@ -43,13 +44,16 @@ class Model:
         return State()
 
     def forward(self, ids, state, logits="last", cancel=None):
-        return self.forward_batch([(ids, state)])[0]
+        return self.forward_drafted([(ids, state, 0)])[0][0]
 
-    def forward_batch(self, pieces):
-        self.steps.append([(int(ids[0]), len(ids)) for ids, _ in pieces])
-        for ids, state in pieces:
+    def forward_drafted(self, pieces):
+        self.steps.append([(int(ids[0]), len(ids)) for ids, _, _ in pieces])
+        for ids, state, _ in pieces:
             state.num_tokens += len(ids)
-        return [np.array([0, 0, 1] if state.is_wrong else [0, 1, 0], np.float32) for _, state in pieces]
+        return [np.array([[0, 0, 1] if state.is_wrong else [0, 1, 0]], np.float32) for _, state, _ in pieces]
+
+    def settle(self, state):
+        pass
 
 
 class Cache:

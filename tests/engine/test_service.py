@@ -16,7 +16,7 @@ from a3b.cache.disk_store import Store
 from a3b.engine import service as service_module
 from a3b.engine.engine import Engine
 from a3b.engine.request_renderer import ServiceSettings
-from a3b.engine.scheduler import snapshot_points
+from a3b.engine.snapshot_points import snapshot_points
 from a3b.errors import ContextError, OverloadedError, UsageError
 from a3b.interface.events import Finished, ThinkingDelta
 from a3b.interface.request import Request

@@ -1,8 +1,9 @@
 """Who computes next: several answers advance together in one thread that owns the model, the cache and every state.
 
-Each step takes the next tokens of all answers being written and one piece of one prompt being read. Pieces are cut
-where snapshots are due (`snapshot_points`). While others wait for their next token they are so small that a step stays
-below a time; alone, a prompt goes in large pieces. What the cache has on disk is read in another thread meanwhile.
+Each step takes the next tokens of all answers being written, with what was drafted behind them, and one piece of one
+prompt being read. Pieces are cut where snapshots are due (`snapshot_points`). While others wait for their next token
+they are so small that a step stays below a time; alone, a prompt goes in large pieces. What the cache has on disk is
+read in another thread meanwhile.
 Knows no text and no HTTP. Enter at `Scheduler.submit`; events come through the job's `emit`, in this thread."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -20,22 +21,19 @@ import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
 from a3b.engine.backend import Job
-from a3b.engine.generation import Generation
+from a3b.engine.drafts import Drafter, Rows, most_drafts
+from a3b.engine.snapshot_points import LEAST_CHUNK, SnapshotKind, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Event, Reading, Reason
 from a3b.model.forward import Model
 from a3b.model.state import State
 
 CHUNK = 512  # most tokens of a prompt in a step
-LEAST_CHUNK = 16  # also the first, before anything is known of the machine
 STEP_S = 1.3  # target time of a step while other streams decode
 SCORED_ROWS = 16  # of logits that are in memory at once where a prompt's own tokens are scored
-HELD_S = 0.02  # waited for a constraint while there is nothing else to do
+HELD_S = 0.02  # waited for a constraint while there is nothing else to do ...
+DRAFT_HELD_S = 0.002  # ... and while logits of drafts are there that it may need
 SHARED = 64  # tokens of a prompt worth waiting for, if another is about to read them
-MAX_SNAPSHOTS = 16  # snapshots taken while one prompt is read
-SNAPSHOT_GAP = 192  # tokens between two of them, but for the first and the last two
-
-SnapshotKind = Literal["system", "turn", "end"]
 
 log = logging.getLogger("a3b")
 
@@ -48,7 +46,9 @@ class _Run:
     match: Match | None = None  # None: not yet begun
     state: State = field(init=False)  # from then on
     read: int = 0  # tokens of the prompt that `state` holds
-    held: np.ndarray | None = None  # logits, while the constraint still computes what may follow
+    feed: list[int] = field(default_factory=list)  # tokens of the answer that the model has to read next
+    drafter: Drafter | None = None
+    held: Rows | None = None  # while the constraint still computes what may follow
     snapshot_points: deque[tuple[int, SnapshotKind]] = field(default_factory=deque)  # where snapshots are due
 
     @property
@@ -62,11 +62,20 @@ class _Run:
 
 class Scheduler:
     def __init__(
-        self, model: Model, cache: PrefixCache, *, max_active: int = 4, max_waiting: int = 32, verify_every: int = 0
+        self,
+        model: Model,
+        cache: PrefixCache,
+        *,
+        max_active: int = 4,
+        max_waiting: int = 32,
+        verify_every: int = 0,
+        drafter: Callable[[Job], Drafter] | None = None,
     ):
-        """verify_every: one of so many cache hits is recomputed from nothing and compared bit for bit; 0 is never."""
+        """verify_every: one of so many cache hits is recomputed from nothing and compared bit for bit; 0 is never.
+        drafter: makes what drafts the tokens of a job; None drafts nothing."""
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
+        self._new_drafter = drafter
         self.num_verified = self.num_wrong = self.num_hits = 0
         self._waiting: deque[_Run] = deque()
         self._restoring: list[_Run] = []  # whose beginning is being read from disk
@@ -273,17 +282,21 @@ class Scheduler:
 
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
-        pieces = [(np.array(run.job.generation.feed, np.int64), run.state) for run in writing]
+        drafts = [self._drafts(run) for run in writing]
+        pieces = [
+            (np.array([*run.feed, *drafted], np.int64), run.state, len(drafted))
+            for run, drafted in zip(writing, drafts, strict=True)
+        ]
         if reading is None:
-            logits = self.model.forward_batch(pieces)
+            logits = self.model.forward_drafted(pieces)
         else:
             num_read = self._chunk_len(reading, bool(writing))
             ids = np.array(reading.job.ids[reading.read : reading.read + num_read], np.int64)
             if reading.job.score is not None:
-                logits = self.model.forward_batch(pieces)
+                logits = self.model.forward_drafted(pieces)
                 last: np.ndarray | None = self._scored(reading, ids, bool(writing))
             elif writing:
-                *logits, last = self.model.forward_batch([*pieces, (ids, reading.state)])
+                *logits, (last,) = self.model.forward_drafted([*pieces, (ids, reading.state, 0)])
             else:
                 kind: Literal["last", "none"] = "last" if reading.read + num_read == len(reading.job.ids) else "none"
                 logits = []
@@ -291,12 +304,19 @@ class Scheduler:
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
-        for run, row in zip(writing, logits, strict=True):
+        for run, rows, drafted in zip(writing, logits, drafts, strict=True):
             run.job.decode_s += seconds
-            self._advance(run, row)
+            self._advance(run, Rows(rows, drafted))
         if reading is not None:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
+
+    def _drafts(self, run: _Run) -> list[int]:
+        """Tokens to read behind the run's own, in case that they come next."""
+        most = most_drafts(run.job.generation) if run.drafter is not None else 0
+        if run.drafter is None or not most:
+            return []
+        return list(run.drafter.propose(run.job.generation, most))[:most]
 
     def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
         """Read a piece of a prompt and score its tokens; the logits of the last one."""
@@ -342,12 +362,15 @@ class Scheduler:
             self._active.remove(run)
             self._end(run, "length")
             return
+        if self._new_drafter is not None:
+            run.drafter = self._new_drafter(run.job)
         forced = run.job.generation.start()
         if forced or run.job.generation.feed:
+            run.feed = run.job.generation.feed
             run.job.emit(forced)
             if run.job.generation.reason is None:
                 return
-        self._advance(run, logits)
+        self._advance(run, Rows(logits[None]))
 
     def _wait_for_a_constraint(self) -> None:
         if (constraint := self._active[0].job.generation.computing) is not None:
@@ -359,28 +382,38 @@ class Scheduler:
             if run.held is not None:
                 self._advance(run, run.held)
 
-    def _advance(self, run: _Run, logits: np.ndarray) -> None:
-        """Logits of the last token read: choose the next, or wait for the constraint without keeping others waiting."""
-        if run.job.generation.computing is not None:
-            run.held = logits if run.held is logits else logits.copy()
-            return
-        run.held = None
+    def _advance(self, run: _Run, rows: Rows) -> None:
+        """Choose the next token, and those after it while they are what was drafted; or wait for the constraint without
+        keeping others waiting."""
+        generation, first, was_held = run.job.generation, rows, run.held
+        events: list[Event] = []
+        failure, run.held = None, None
         try:
-            events = self._chosen(run.job.generation, logits) if run.job.generation.reason is None else []
+            while generation.reason is None:
+                if (constraint := generation.computing) is not None and rows is not first:
+                    constraint.wait(DRAFT_HELD_S)
+                if generation.computing is not None:
+                    run.held = rows if rows is was_held else rows.kept()
+                    break
+                token, logprobs = generation.choose(rows.logits[0])
+                events += generation.accept((token,), (logprobs,)).events
+                num = rows.num_right(generation.feed)
+                run.feed = generation.feed[num:]
+                if num:
+                    run.state.keep(num)
+                if run.feed or not num:
+                    break
+                rows = rows.after(num)
         except Exception as error:
-            self._active.remove(run)
-            run.job.emit(error)
-            return
+            failure = error
         if events:
             run.job.emit(events)
-        if run.job.generation.reason is not None:
+        if failure is not None:
             self._active.remove(run)
-            self._end(run, run.job.generation.reason)
-
-    @staticmethod
-    def _chosen(generation: Generation, logits: np.ndarray) -> list[Event]:
-        token, logprobs = generation.choose(logits)
-        return generation.accept((token,), (logprobs,)).events
+            run.job.emit(failure)
+        elif generation.reason is not None:
+            self._active.remove(run)
+            self._end(run, generation.reason)
 
     def _end(self, run: _Run, reason: Reason) -> None:
         try:
@@ -398,6 +431,7 @@ class Scheduler:
             run.job.emit(error)
 
     def _remember(self, run: _Run, num: int, kind: SnapshotKind) -> None:
+        self.model.settle(run.state)
         ids = [*run.job.ids, *run.job.generation.sampled][:num]
         label = "" if kind == "system" else run.job.label  # many conversations share a system turn
         run.job.end_node = self.cache.add(
@@ -424,27 +458,6 @@ class Scheduler:
         self.cache.clear()
         run.state = state
         return cold
-
-
-def snapshot_points(
-    turn_starts: Sequence[int], reused: int, num_ids: int, has_system: bool = True
-) -> list[tuple[int, SnapshotKind]]:
-    """Where snapshots are due while tokens [reused, num_ids) are read: (tokens, kind), ascending.
-
-    The end of the system turn, the starts of the last two turns, and of others with some distance; none within
-    LEAST_CHUNK tokens of what is there already. A prompt without turns is remembered all but its last token."""
-    first = turn_starts[1] if has_system and len(turn_starts) > 1 else None
-    last = num_ids - 1 if not turn_starts else turn_starts[-1]
-    kept: list[tuple[int, SnapshotKind]] = []
-    at = reused
-    for position in sorted({*turn_starts[1:], last}):
-        if position - reused < (LEAST_CHUNK if reused else 1) or position >= num_ids:
-            continue
-        is_last = position >= last or position in turn_starts[-2:]
-        if position == first or is_last or position - at >= SNAPSHOT_GAP:
-            kept.append((position, "system" if position == first else "turn"))
-            at = position
-    return kept if len(kept) <= MAX_SNAPSHOTS else [kept[0], *kept[-MAX_SNAPSHOTS + 1 :]]
 
 
 def _shares_prefix(run: _Run, other: _Run) -> bool:

@@ -126,6 +126,8 @@ class Model:
 
     def settle(self, state: State) -> None:
         """Take in drafted tokens that were kept since the last step: `snapshot` and `fork` need that."""
+        if state.is_settled:
+            return
         with advancing([(state, 0)]):
             for layer in self._layers:
                 layer.mixer.settle(state)

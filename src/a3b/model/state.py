@@ -137,6 +137,11 @@ class State:
         self._num_taken += num
         self._num_drafted -= num
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether convolution and delta rule have taken in every token of the sequence."""
+        return not self._num_taken
+
     def taken(self, layer: int) -> np.ndarray | None:
         """What the next step has to take in first in a delta layer: float32 [n, q k v | b a], None for nothing."""
         return self._fed[layer, : self._num_taken] if self._num_taken else None

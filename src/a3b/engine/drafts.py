@@ -1,0 +1,53 @@
+"""Drafted tokens: read beside an answer's own token, and kept exactly if they are what is chosen there anyway.
+
+A draft is only a guess of what to read ahead. Each token of an answer is chosen by `Generation.choose` from the model's
+own logits, with a draw keyed by (seed, position), and a draft is kept if it equals that token; so no draft can change
+an answer, and none has to be good. Enter at `Rows` and `Drafter`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from a3b.engine.generation import Generation
+from a3b.kernels import MAX_DRAFTED
+
+
+class Drafter(Protocol):
+    """Where the drafts of one answer come from."""
+
+    def propose(self, generation: Generation, most: int) -> Sequence[int]:
+        """Tokens that may follow all that the answer has so far, at most so many. Called before each step."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Logits that an answer has not used yet.
+
+    logits: float32 [1 + n, V], of its last token and of each of the n drafts behind it."""
+
+    logits: np.ndarray
+    drafts: Sequence[int] = ()
+
+    def kept(self) -> Rows:
+        """The same in memory of its own: the model's array may be large."""
+        return Rows(self.logits.copy(), self.drafts)
+
+    def num_right(self, ids: Sequence[int]) -> int:
+        """How many of the tokens that joined the answer were read as drafts already."""
+        num = 0
+        while num < min(len(ids), len(self.drafts)) and ids[num] == self.drafts[num]:
+            num += 1
+        return num
+
+    def after(self, num: int) -> Rows:
+        """What follows that many drafts."""
+        return Rows(self.logits[num:], self.drafts[num:])
+
+
+def most_drafts(generation: Generation) -> int:
+    """Drafts that a step can use: no more tokens than the answer may still have, with the one chosen at the end."""
+    return max(0, min(MAX_DRAFTED, generation.max_tokens - len(generation.sampled) - 1))
