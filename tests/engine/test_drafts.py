@@ -1,0 +1,234 @@
+"""Answers with drafted tokens, right ones and wrong ones, are those without: every event, number and stored state."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+
+import numpy as np
+import pytest
+
+from a3b.engine import scheduler as scheduler_module
+from a3b.engine.engine import Engine
+from a3b.errors import LogitsError
+from a3b.interface.events import Finished, TextDelta, ThinkingDelta
+from a3b.interface.request import Request
+from a3b.kernels import _native, kv
+from tests.support.drafters import scripted, told
+from tests.support.traced_server import TOOL, Server, bare, user
+
+pytestmark = pytest.mark.slow  # computes for seconds
+
+ISAS = _native.isas()
+KINDS = ["right", "wrong", "first", "random", "special"]
+GREEDY = {"temperature": 0.0, "max_tokens": 60}
+DRAWN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 11, "max_tokens": 60}
+SECRET = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
+CHAIN = [user("Start at a1b2 and follow the chain for 2 steps. Where do you end?")]
+SUM = [user("What is 17 plus 25?")]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Anna", "Bertram"]}, "ages": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["name", "ages"],
+    "additionalProperties": False,
+}
+STRICT = {**TOOL, "function": {**TOOL["function"], "strict": True}}
+CASES = {
+    "greedy": Request(messages=SECRET, sampling=GREEDY),
+    "drawn": Request(messages=SECRET, sampling=DRAWN),
+    "hot": Request(messages=SECRET, sampling=DRAWN | {"temperature": 1.7, "seed": 3}),
+    "cut": Request(messages=SECRET, sampling=DRAWN | {"top_k": 20, "top_p": 0.9, "min_p": 0.02}),
+    "logprobs": Request(messages=SUM, sampling=DRAWN, top_logprobs=4),
+    "one token": Request(messages=SUM, sampling=GREEDY | {"max_tokens": 1}),
+    "seven tokens": Request(messages=SUM, sampling=GREEDY | {"max_tokens": 7}),
+    "stop": Request(messages=SUM, sampling=GREEDY | {"stop": ["2", "is "]}),
+    "stop in thought": Request(messages=SECRET, sampling=DRAWN | {"stop": ["\n", "first: "]}),
+    "penalties": Request(
+        messages=SECRET,
+        sampling=DRAWN | {"repetition_penalty": 1.3, "presence_penalty": 0.7, "frequency_penalty": 0.4},
+    ),
+    "bias": Request(messages=SUM, sampling=DRAWN | {"logit_bias": [(100, 4.0), (5, -100)]}),
+    "no thought": Request(messages=SUM, sampling=DRAWN, thinking_budget=0),
+    "short thought": Request(messages=SECRET, sampling=DRAWN, thinking_budget=5),
+    "thought with a nudge": Request(messages=SECRET, sampling=DRAWN | {"max_tokens": 120}, thinking_budget=48),
+    "task budget": Request(messages=CHAIN, sampling=GREEDY, tools=[TOOL], task_budget=9),
+    "tools": Request(messages=CHAIN, sampling=DRAWN, tools=[TOOL]),
+    "strict tool": Request(messages=CHAIN, sampling=GREEDY, tools=[STRICT]),
+    "one call": Request(messages=CHAIN, sampling=GREEDY, tools=[TOOL], parallel_tool_calls=False),
+    "required": Request(messages=SUM, sampling=DRAWN, tools=[TOOL], tool_choice="required", thinking_budget=4),
+    "no calls": Request(messages=CHAIN, sampling=DRAWN, tools=[TOOL], tool_choice="none"),
+    "schema": Request(messages=SUM, sampling=DRAWN | {"max_tokens": 90}, schema=SCHEMA, thinking_budget=4),
+    "raw": Request(prompt="One, two, three, four", sampling=DRAWN, top_logprobs=2),
+    "scored": Request(prompt="One, two, three, four", sampling=DRAWN, top_logprobs=1, scores_prompt=True),
+    "beginning": Request(messages=SUM, sampling=DRAWN, begins_many=True),
+}
+
+
+@cache
+def engine(isa: str) -> Engine:
+    return Engine.load(isa=isa, threads=1)
+
+
+def special(one: Engine) -> list[int]:
+    names = ("<|im_end|>", "<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+    return [*map(one.tokenizer.control_id, names), *one.tokenizer.encode_text("\n"), 0]
+
+
+def kept(server: Server, line: dict, namespace: str = "") -> tuple:
+    """What the cache has of an answer: how many tokens, and every number of the state."""
+    found = server.cache.sync(namespace, line["prompt"] + line["sampled"])
+    state, Dh = found.state, server.engine.config.head_dim
+    pages = [
+        part.swapaxes(1, 2).reshape(-1, part.shape[1], Dh)[: state.num_tokens]
+        for layer in range(2)
+        for segment in state.segments(layer)
+        for part in kv.load("q8", *segment, Dh)
+    ]
+    return found.reused, state.conv.tobytes(), state.delta.tobytes(), *(page.tobytes() for page in pages)
+
+
+@cache
+def plain(isa: str, case: str) -> tuple[list, dict, tuple]:
+    """Events, trace and stored state of the answer without drafts."""
+    with Server(engine(isa)) as server:
+        events = told(asyncio.run(server.events(CASES[case])))
+        line = server.lines()[0]
+        return events, line, kept(server, line)
+
+
+def drafting(isa: str, cases, kind: str, made: list, **options) -> Server:
+    known: dict = {}
+    for case in cases:
+        line = plain(isa, case)[1]
+        known.setdefault(tuple(line["prompt"]), []).append(line["sampled"])
+    one = engine(isa)
+    return Server(one, drafter=scripted(known, kind, one.tokenizer.num_tokens, special(one), made), **options)
+
+
+@pytest.mark.parametrize(
+    ("isa", "kind"),
+    [(ISAS[0], kind) for kind in KINDS] + [(isa, kind) for isa in ISAS[1:] for kind in ("random", "special")],
+)
+def test_drafts_change_nothing_that_a_client_is_told_nor_what_is_stored(isa: str, kind: str):
+    for case, request in CASES.items():
+        events, line, state = plain(isa, case)
+        made: list = []
+        with drafting(isa, [case], kind, made) as server:
+            assert told(asyncio.run(server.events(request))) == events, case
+            assert server.lines()[0]["sampled"] == line["sampled"], case
+            assert kept(server, line) == state, case
+        if kind == "right" and len(line["sampled"]) > 8:
+            assert made[0].num_asked < len(line["sampled"]) / 2, (case, "drafts were kept")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("waited", [0, 1], ids=["late", "waited for"])
+def test_answers_in_a_batch_with_drafts_are_those_alone(kind: str, waited: int, monkeypatch):
+    """Masks that come late keep logits of drafts over several steps."""
+    monkeypatch.setattr(scheduler_module, "DRAFT_HELD_S", waited)
+    isa, made, cases = ISAS[0], [], [case for case in CASES if case not in ("raw", "scored", "beginning")]
+
+    async def all_of(server: Server):
+        return await asyncio.gather(*(server.events(CASES[case]) for case in cases))
+
+    with drafting(isa, cases, kind, made, max_active=6) as server:
+        for case, events in zip(cases, asyncio.run(all_of(server)), strict=True):
+            # where it starts in the cache depends on who came first
+            assert told(events)[1:-1] == plain(isa, case)[0][1:-1], case
+            assert events[-1].reason == plain(isa, case)[0][-1].reason
+    assert len(made) == len(cases)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(kind: str):
+    isa = ISAS[0]
+
+    def talk(server: Server) -> list[dict]:
+        messages = list(SECRET)
+        for text in ("And the other number?", "hello", "Thanks!"):
+            message, _ = server.ask(messages, sampling=DRAWN)
+            messages += [bare(message), user(text)]
+        server.ask(messages, sampling=DRAWN)
+        return [{k: v for k, v in line.items() if not k.endswith("_s")} for line in server.lines()]
+
+    with Server(engine(isa)) as server:
+        expected = talk(server)
+    known = {tuple(line["prompt"]): [line["sampled"]] for line in expected}
+    one, made = engine(isa), []
+    drafter = scripted(known, kind, one.tokenizer.num_tokens, special(one), made)
+    with Server(one, drafter=drafter, verify_every=1) as server:
+        assert talk(server) == expected
+        assert server.scheduler.num_verified == 3 and server.scheduler.num_wrong == 0
+
+
+@pytest.mark.parametrize("kind", ["right", "random"])
+@pytest.mark.parametrize("after", [1, 4, 17])
+def test_who_leaves_an_answer_with_drafts_leaves_a_state_that_goes_on(kind: str, after: int):
+    isa, made, request = ISAS[0], [], CASES["thought with a nudge"]
+    events, line, _ = plain(isa, "thought with a nudge")
+
+    async def leave(server: Server) -> None:
+        stream, seen = server.service.stream(request), 0
+        async for event in stream:
+            seen += isinstance(event, ThinkingDelta | TextDelta)
+            if seen == after:
+                break
+        await stream.aclose()
+        while server.scheduler.load() != (0, 0):
+            await asyncio.sleep(0.01)
+
+    with drafting(isa, ["thought with a nudge"], kind, made) as server:
+        asyncio.run(leave(server))
+        found = server.cache.sync("", line["prompt"] + line["sampled"])
+        state, ids = found.state, np.array(line["prompt"] + line["sampled"])
+        assert found.reused == state.num_tokens > len(line["prompt"]) - 20
+        cold = engine(isa).model.new_state()
+        model = engine(isa).model
+        model.forward(ids[: found.reused], cold, logits="none")
+        np.testing.assert_array_equal(cold.delta, state.delta)
+        np.testing.assert_array_equal(cold.conv, state.conv)
+        assert told(asyncio.run(server.events(request)))[1:-1] == events[1:-1]
+
+
+def test_logits_that_are_not_finite_end_an_answer_at_the_token_that_they_belong_to(monkeypatch):
+    """Those of a draft that is not reached end nothing."""
+    isa, made = ISAS[0], []
+    one, (events, line, _) = engine(isa), plain(isa, "drawn")
+    bad = line["sampled"][9]
+    head, real, read = one.model._lm_head, one.model.hidden, []
+
+    def hidden(pieces, cancel=None, drafted=()):
+        read[:] = np.concatenate([ids for ids, _ in pieces]).tolist()
+        return real(pieces, cancel, drafted)
+
+    def torn(rows):
+        """What follows one token is not a number."""
+        logits = head(rows)
+        if len(read) == len(rows):
+            logits[np.array(read) == bad] = np.nan
+        return logits
+
+    def asked(server: Server) -> list:
+        got: list = []
+
+        async def listen():
+            async for event in server.service.stream(CASES["drawn"]):
+                got.append(event)
+
+        with pytest.raises(LogitsError) as error:
+            asyncio.run(listen())
+        return [*told(got), str(error.value)]
+
+    monkeypatch.setattr(one.model, "_lm_head", torn)
+    monkeypatch.setattr(one.model, "hidden", hidden)
+    with Server(one) as server:
+        expected = asked(server)
+    assert len(expected) > 3 and expected[1:-1] == events[1 : len(expected) - 1]
+    for kind in ("right", "random", "special"):
+        with drafting(isa, ["drawn"], kind, made) as server:
+            assert asked(server) == expected, kind
+
+
+def test_an_answer_ends_with_its_usage_in_both_ways():
+    events, line, _ = plain(ISAS[0], "stop")
+    assert isinstance(events[-1], Finished) and events[-1].usage.completion_tokens == len(line["sampled"])
