@@ -4,23 +4,30 @@ its own."""
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 
 from a3b.constrain import matchers
 from a3b.constrain.constraints import Grammars
+from a3b.constrain.grammar import answer_grammar
+from a3b.constrain.grammar_constraint import GrammarConstraint
+from a3b.constrain.matchers import MAX_AHEAD, compiled, vocabulary_of
 from a3b.errors import Interrupted, OverloadedError, UsageError
 from a3b.interface.request import Request
 from a3b.isolation.deadlines import Work
 from a3b.isolation.host import Host, TaskKilled, TaskNotStarted
 from a3b.isolation.worker import processor_limit
+from a3b.output.dialects import DIALECTS
 from tests.support.constraints import END, TOKENIZER, shape, tool
 
 pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
@@ -73,6 +80,80 @@ def test_a_copy_is_at_the_same_place_and_goes_its_own_way(grammars):
     assert (first.mask() == before).all()
     first.accept(int(before.argmax()))
     assert (second.mask() == before).all() and (second.copy().mask() == before).all()
+
+
+NAMED = shape({"description_of_it": {"enum": ["Bertram the elder", "Anna"]}, "n": {"type": "integer"}}, ["n"])
+FORCING = Request(tools=[tool("a_tool_with_a_long_name", NAMED)], tool_choice="required")
+
+
+def walk(grammars, seed: int) -> Iterator[tuple[GrammarConstraint, int]]:
+    """A random answer, before each of its tokens."""
+    constraint, rng, token = grammars.of(FORCING), random.Random(seed), -1
+    for _ in range(150):
+        allowed = np.flatnonzero(constraint.mask()).tolist()
+        token = END if END in allowed else rng.choice(allowed[:40])
+        yield constraint, token
+        if token == END:
+            break
+        constraint.accept(token)
+    constraint.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_are_those_of_a_matcher_that_takes_every_token_when_it_comes(grammars, seed):
+    grammar = answer_grammar(None, FORCING.tools, True, DIALECTS[0])
+    matcher = compiled(vocabulary_of(TOKENIZER), grammar.text, grammar.fields)
+    for constraint, token in walk(grammars, seed):
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        expected = np.unpackbits(bits, bitorder="little", count=TOKENIZER.num_tokens).view(bool)
+        np.testing.assert_array_equal(constraint.mask(), expected)
+        assert matcher.consume_token(token)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_that_are_forced_are_the_only_ones_that_can_follow(grammars, seed):
+    told, longest = {}, 0
+    for place, (constraint, token) in enumerate(walk(grammars, seed)):
+        if place in told:
+            assert token == told[place] and np.flatnonzero(constraint.mask()).tolist() == [token]
+        until = time.monotonic() + 0.2
+        while not (found := constraint.forced(64)) and constraint.mask().sum() == 1 and time.monotonic() < until:
+            pass
+        assert len(constraint.forced(2)) <= 2 and constraint.forced(0) == []
+        told |= dict(enumerate(found, place))
+        longest = max(longest, len(found))
+    assert longest >= 5 and len(told) > 10
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_copy_in_the_midst_of_forced_tokens_is_at_the_same_place(grammars, seed):
+    for constraint, token in walk(grammars, seed):
+        constraint.forced(64)
+        other = constraint.copy()
+        another = other.copy()
+        for one in (another, other):
+            np.testing.assert_array_equal(one.mask(), constraint.mask())
+            if token != END:
+                one.accept(token)
+        np.testing.assert_array_equal(other.copy().mask(), other.mask())
+        for one in (another, other):
+            one.close()
+
+
+def test_a_grammar_that_ends_while_it_is_ahead_fails_where_the_answer_gets_there(grammars, monkeypatch):
+    constraint = grammars.of(FORCING)
+    constraint.mask()
+    until = time.monotonic() + 10
+    while len(found := constraint.forced(64)) < 4 and time.monotonic() < until:
+        pass
+    constraint._task.close()
+    for token in found:
+        assert np.flatnonzero(constraint.mask()).tolist() == [token]
+        constraint.accept(token)
+    assert constraint.forced(64) == []
+    with pytest.raises(UsageError, match="too much time or memory"):
+        for _ in range(MAX_AHEAD):
+            constraint.accept(int(constraint.mask().argmax()))
 
 
 def test_answers_that_begin_together_all_have_a_grammar(grammars):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from a3b.constrain.constraint import Mask
 from a3b.constrain.grammar_constraint import GrammarConstraint
 from a3b.errors import UsageError
@@ -28,6 +30,9 @@ class NoCallConstraint:
 
     def mask(self) -> Mask:
         return self._allowed
+
+    def forced(self, most: int) -> list[int]:
+        return []
 
     def accept(self, token_id: int) -> None:
         pass
@@ -86,6 +91,11 @@ class FreeCallConstraint:
         if self._call is not None:
             return self._call.mask()
         return self._masks.closing if self._place == "closing" else self._masks.text
+
+    def forced(self, most: int) -> list[int]:
+        if self._is_over:
+            return [int(token) for token in np.flatnonzero(self._masks.end)[:most]]
+        return self._call.forced(most) if self._call is not None else []
 
     def accept(self, token_id: int) -> None:
         if self._is_over and not self._masks.end[token_id]:

@@ -42,6 +42,9 @@ class Constraint(Protocol):
     def mask(self) -> Mask | None:
         """The tokens allowed next, None for all."""
 
+    def forced(self, most: int) -> list[int]:
+        """The next tokens, as far as it is known by now that no others are allowed; at most so many. Never waits."""
+
     def accept(self, token_id: int) -> None:
         """Take the next token. Raises UsageError for one that is not allowed."""
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import llguidance
 
@@ -32,6 +33,7 @@ COMPILE_S, COMPILE_BYTES = 10, 192 << 20  # CPU time and memory of one grammar
 COMPILE_WALL_S = 60  # on a busy machine
 STEP_S = 2  # CPU time of one token
 STEP_WALL_S = 20
+MAX_AHEAD = 64  # tokens that follow with certainty, taken before they are asked for
 MAX_KEPT, MAX_KEPT_BYTES = 16, 512 << 20  # unused grammars that are kept, and their memory
 # grammars known to be too large, and for how long: the machine may have been too busy
 MAX_REFUSED, REFUSED_S = 256, 600
@@ -66,6 +68,16 @@ class GrammarSource:
     def name(self) -> str:
         """All that it was made of, for errors that concern the whole grammar."""
         return " or ".join(dict.fromkeys(field.split(": parameter")[0] for field in self.fields.values()))[:300]
+
+
+class MatcherState(NamedTuple):
+    """Where a grammar is. only: the one token that can follow, whose own state comes next, unasked; -1: none, or more
+    than one."""
+
+    mask: bytes  # in bits; b"" where `only` or `is_done` says it all
+    is_done: bool  # nothing but the end of the turn can follow
+    error: str
+    only: int
 
 
 class Matchers:
@@ -186,41 +198,64 @@ def prototype(conversation: Channel, vocabulary: llguidance.LLTokenizer, source:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies are never waited for
     with suppress(EOFError):
         while conversation.receive() == "fork":
-            _copy(conversation, matcher)
+            _copy(conversation, matcher, [])
     with suppress(ChildProcessError):  # they are children of this process while they run
         os.wait()
 
 
-def _copy(conversation: Channel, matcher: llguidance.LLMatcher) -> None:
-    """Give a copy of this process to any caller that sends "fork" with a socket."""
+def _copy(conversation: Channel, matcher: llguidance.LLMatcher, sent: Sequence[MatcherState]) -> None:
+    """Give a copy of this process to any caller that sends "fork" with a socket. sent: as for `_follow`."""
     _, fds, _, _ = socket.recv_fds(conversation.socket, 1, 1)
-    fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher)
+    fork(_follow, socket.socket(fileno=fds[0]), conversation, matcher, list(sent))
 
 
-def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatcher) -> None:
-    """Receive tokens; send the state at the start and after each."""
+def _follow(conversation: Channel, parent: Channel, matcher: llguidance.LLMatcher, sent: list[MatcherState]) -> None:
+    """Receive tokens; send the state at the start and after each, and those after tokens that follow with certainty.
+
+    sent: the states since the last token that was received, if the matcher has them behind it."""
     parent.socket.close()
     with suppress(EOFError, ConnectionError):
-        conversation.send(_state(matcher))
+        for state in sent:
+            conversation.send(state)
+        if not sent:
+            _send_states(conversation, matcher, sent)
         while True:
             asked = conversation.receive()
             if asked == "fork":
-                _copy(conversation, matcher)
+                _copy(conversation, matcher, sent)
             else:
-                with processor_limit(STEP_S):
-                    matcher.consume_token(asked)
-                conversation.send(_state(matcher))
+                _consume(matcher, asked)
+                sent.clear()
+                _send_states(conversation, matcher, sent)
     with suppress(ChildProcessError):
         os.wait()
 
 
-def _state(matcher: llguidance.LLMatcher) -> tuple[bytes, bool, str]:
-    """(mask in bits, whether nothing but the end of the turn can follow, error)."""
+def _send_states(conversation: Channel, matcher: llguidance.LLMatcher, sent: list[MatcherState]) -> None:
+    """Send the state, and while only one token can follow, take it."""
+    while True:
+        sent.append(_state(matcher, len(sent) < MAX_AHEAD))
+        conversation.send(sent[-1])
+        if sent[-1].only < 0:
+            break
+        _consume(matcher, sent[-1].only)
+
+
+def _consume(matcher: llguidance.LLMatcher, token: int) -> None:
+    with processor_limit(STEP_S):
+        matcher.consume_token(token)
+
+
+def _state(matcher: llguidance.LLMatcher, goes_ahead: bool) -> MatcherState:
+    """goes_ahead: whether `only` may be told."""
     with processor_limit(STEP_S):
         is_done = matcher.is_stopped() and not matcher.is_error()
         mask = b"" if is_done or matcher.is_error() else matcher.compute_bitmask()
         error = reason_of(matcher.get_error()) if matcher.is_error() else ""
-        return mask, is_done, error
+    bits = int.from_bytes(mask, "little") if goes_ahead else 0
+    if bits.bit_count() == 1:
+        return MatcherState(b"", is_done, error, bits.bit_length() - 1)
+    return MatcherState(mask, is_done, error, -1)
 
 
 def compiled(

@@ -142,6 +142,13 @@ class Generation:
             return None
         return None if constraint.ready else constraint
 
+    def forced(self, most: int) -> list[int]:
+        """The next tokens, as far as the constraint leaves no choice; at most so many. Never waits."""
+        constraint = self._constraint
+        if constraint is None or self.reason or (self._parser.in_thinking and not constraint.sees_thinking):
+            return []
+        return constraint.forced(most)
+
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
         forced = self._control.start() if self._control else []
