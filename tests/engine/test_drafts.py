@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from a3b.engine import scheduler as scheduler_module
+from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.engine import Engine
 from a3b.errors import LogitsError
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta
@@ -20,7 +21,7 @@ from tests.support.traced_server import TOOL, Server, bare, user
 pytestmark = pytest.mark.slow  # computes for seconds
 
 ISAS = _native.isas()
-KINDS = ["right", "wrong", "first", "random", "special"]
+KINDS = ["right", "wrong", "first", "random", "special", "context"]
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
 DRAWN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 11, "max_tokens": 60}
 SECRET = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
@@ -102,7 +103,13 @@ def drafting(isa: str, cases, kind: str, made: list, **options) -> Server:
         line = plain(isa, case)[1]
         known.setdefault(tuple(line["prompt"]), []).append(line["sampled"])
     one = engine(isa)
-    return Server(one, drafter=scripted(known, kind, one.tokenizer.num_tokens, special(one), made), **options)
+    return Server(one, drafter=drafter_of(one, known, kind, made), **options)
+
+
+def drafter_of(one: Engine, known: dict, kind: str, made: list):
+    if kind == "context":
+        return lambda job: made.append(ContextDrafter(job.ids)) or made[-1]
+    return scripted(known, kind, one.tokenizer.num_tokens, special(one), made)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,7 @@ def test_answers_in_a_batch_with_drafts_are_those_alone(kind: str, waited: int, 
             # where it starts in the cache depends on who came first
             assert told(events)[1:-1] == plain(isa, case)[0][1:-1], case
             assert events[-1].reason == plain(isa, case)[0][-1].reason
-    assert len(made) == len(cases)
+    assert len(made) == len(cases) - 1  # an answer of one token needs none
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,8 +162,7 @@ def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(kind: str
         expected = talk(server)
     known = {tuple(line["prompt"]): [line["sampled"]] for line in expected}
     one, made = engine(isa), []
-    drafter = scripted(known, kind, one.tokenizer.num_tokens, special(one), made)
-    with Server(one, drafter=drafter, verify_every=1) as server:
+    with Server(one, drafter=drafter_of(one, known, kind, made), verify_every=1) as server:
         assert talk(server) == expected
         assert server.scheduler.num_verified == 3 and server.scheduler.num_wrong == 0
 
@@ -227,6 +233,25 @@ def test_logits_that_are_not_finite_end_an_answer_at_the_token_that_they_belong_
     for kind in ("right", "random", "special"):
         with drafting(isa, ["drawn"], kind, made) as server:
             assert asked(server) == expected, kind
+
+
+@pytest.mark.parametrize("fails", ["made", "asked"])
+def test_a_drafter_that_fails_costs_an_answer_nothing_but_its_drafts(fails: str, caplog):
+    class Failing:
+        def __init__(self, job):
+            if fails == "made":
+                raise MemoryError("planted")
+
+        def propose(self, generation, most):
+            if len(generation.sampled) < 5:
+                return generation.sampled
+            raise MemoryError("planted")
+
+    events, line, state = plain(ISAS[0], "drawn")
+    with Server(engine(ISAS[0]), drafter=Failing) as server:
+        assert told(asyncio.run(server.events(CASES["drawn"]))) == events
+        assert kept(server, line) == state
+    assert caplog.text.count("tokens could not be drafted") == 1
 
 
 def test_an_answer_ends_with_its_usage_in_both_ways():

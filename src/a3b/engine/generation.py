@@ -149,6 +149,16 @@ class Generation:
             return []
         return constraint.forced(most)
 
+    def may_follow(self, token: int) -> bool:
+        """Whether a token may come next, as far as that is known by now. Never waits."""
+        if self.computing is not None:
+            return True
+        try:
+            allowed = self._allowed()
+        except UsageError:  # which `choose` will raise
+            return True
+        return allowed is None or bool(allowed[token])
+
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
         forced = self._control.start() if self._control else []

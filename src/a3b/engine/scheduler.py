@@ -48,6 +48,7 @@ class _Run:
     read: int = 0  # tokens of the prompt that `state` holds
     feed: list[int] = field(default_factory=list)  # tokens of the answer that the model has to read next
     drafter: Drafter | None = None
+    drafts_nothing: bool = False
     held: Rows | None = None  # while the constraint still computes what may follow
     snapshot_points: deque[tuple[int, SnapshotKind]] = field(default_factory=deque)  # where snapshots are due
 
@@ -312,11 +313,18 @@ class Scheduler:
             self._has_read(reading, num_read, last)
 
     def _drafts(self, run: _Run) -> list[int]:
-        """Tokens to read behind the run's own, in case that they come next."""
-        most = most_drafts(run.job.generation) if run.drafter is not None else 0
-        if run.drafter is None or not most:
+        """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
+        drafts and nothing else."""
+        most = most_drafts(run.job.generation)
+        if self._new_drafter is None or run.drafts_nothing or not most:
             return []
-        return list(run.drafter.propose(run.job.generation, most))[:most]
+        try:
+            run.drafter = run.drafter or self._new_drafter(run.job)
+            return list(run.drafter.propose(run.job.generation, most))[:most]
+        except Exception:
+            log.exception("tokens could not be drafted; the answer goes on without")
+            run.drafts_nothing = True
+            return []
 
     def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
         """Read a piece of a prompt and score its tokens; the logits of the last one."""
@@ -362,8 +370,6 @@ class Scheduler:
             self._active.remove(run)
             self._end(run, "length")
             return
-        if self._new_drafter is not None:
-            run.drafter = self._new_drafter(run.job)
         forced = run.job.generation.start()
         if forced or run.job.generation.feed:
             run.feed = run.job.generation.feed
