@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from a3b.cache.disk_store import Store
 from a3b.engine import scheduler as scheduler_module
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.engine import Engine
@@ -15,7 +16,9 @@ from a3b.errors import LogitsError
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta
 from a3b.interface.request import Request
 from a3b.kernels import _native, kv
+from a3b.server.app import create_app
 from tests.support.drafters import scripted, told
+from tests.support.serving import ask
 from tests.support.traced_server import TOOL, Server, bare, user
 
 pytestmark = pytest.mark.slow  # computes for seconds
@@ -165,6 +168,50 @@ def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(kind: str
     with Server(one, drafter=drafter_of(one, known, kind, made), verify_every=1) as server:
         assert talk(server) == expected
         assert server.scheduler.num_verified == 3 and server.scheduler.num_wrong == 0
+
+
+@pytest.mark.parametrize("kind", ["right", "random", "context"])
+def test_several_answers_to_a_prompt_are_those_without_drafts(kind: str):
+    body = {"messages": SECRET, "temperature": 1.2, "seed": 7, "max_tokens": 40, "n": 3, "logprobs": True}
+    one, made = engine(ISAS[0]), []
+
+    def asked(server: Server) -> tuple[list, dict]:
+        reply = asyncio.run(ask(create_app(server.service), "/v1/chat/completions", body))
+        known: dict = {}
+        for line in server.lines():
+            known.setdefault(tuple(line["prompt"]), []).append(line["sampled"])
+        return reply.json()["choices"], known
+
+    with Server(one) as server:
+        expected, known = asked(server)
+    with Server(one, drafter=drafter_of(one, known, kind, made)) as server:
+        assert asked(server)[0] == expected
+    assert len(expected) == 3 and len(made) == 3
+
+
+@pytest.mark.parametrize("kind", ["right", "random", "context"])
+def test_a_conversation_read_from_disk_goes_on_as_one_without_drafts(kind: str, tmp_path):
+    one, made = engine(ISAS[0]), []
+    question = [user("What is 17 plus 25? " + "Take your time, please. " * 12)]
+
+    def talk(directory, drafter) -> tuple[list, list]:
+        """Two turns, each in a server of its own."""
+        messages, lines = list(question), []
+        for text in ("And 3 more?", ""):
+            with Store(directory) as store, Server(one, drafter=drafter) as server:
+                server.cache.store = server.cache.store or store
+                message, _ = server.ask(messages, sampling=DRAWN)
+                lines += server.lines()
+                assert store.flush()
+            messages += [bare(message), user(text)]
+        return lines, messages
+
+    lines, expected = talk(tmp_path / "plain", None)
+    known = {tuple(line["prompt"]): [line["sampled"]] for line in lines}
+    found, messages = talk(tmp_path / "drafted", drafter_of(one, known, kind, made))
+    assert messages == expected and lines[1]["cached_tokens"] > 40
+    for a, b in zip(found, lines, strict=True):
+        assert (a["sampled"], a["cached_tokens"], a["cache"]) == (b["sampled"], b["cached_tokens"], b["cache"])
 
 
 @pytest.mark.parametrize("kind", ["right", "random"])

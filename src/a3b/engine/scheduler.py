@@ -315,8 +315,7 @@ class Scheduler:
     def _drafts(self, run: _Run) -> list[int]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
-        most = most_drafts(run.job.generation)
-        if self._new_drafter is None or run.drafts_nothing or not most:
+        if self._new_drafter is None or run.drafts_nothing or not (most := most_drafts(run.job.generation)):
             return []
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
