@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from a3b.engine.draft_sources import MAX_MATCH, MIN_MATCH, PER_MATCH, ContextDrafter, Repeat, Repeats
+from a3b.engine.draft_prices import Odds
+from a3b.engine.draft_sources import MAX_MATCH, ContextDrafter, Repeat, Repeats
 from a3b.errors import UsageError
 
 
@@ -70,30 +71,61 @@ class Answer:
 
 
 PROMPT = [50, *range(1, 40), 60, 1, 2]
+CHEAP, DEAR = 0.01, 0.7
 
 
-def test_what_followed_the_same_tokens_is_drafted_the_longer_the_more_matched():
+def test_what_followed_the_same_tokens_is_drafted_while_it_is_likely_enough():
     drafter = ContextDrafter(PROMPT)
-    assert drafter.propose(Answer(), 64) == list(range(3, 3 + 2 * PER_MATCH))
-    assert drafter.propose(Answer([3, 4]), 64) == list(range(5, 5 + 4 * PER_MATCH))
-    assert drafter.propose(Answer([3, 4]), 3) == [5, 6, 7]
-    assert drafter.propose(Answer([3, 4, 61]), 64) == []
+    assert drafter.propose(Answer(), 64, CHEAP)[:5] == [3, 4, 5, 6, 7]
+    assert drafter.propose(Answer(), 2, CHEAP) == [3, 4]
+    assert drafter.propose(Answer(), 64, DEAR) == []
+    written = list(range(3, 25))
+    long = drafter.propose(Answer(written), 64, DEAR)
+    assert long == list(range(25, 25 + len(long))) and 2 < len(long) < 10
+    assert drafter.propose(Answer(written), 64, float("inf")) == []
+    assert drafter.propose(Answer([*written, 61]), 64, CHEAP) == []
 
 
-def test_one_token_that_matches_is_no_reason_to_draft():
-    assert MIN_MATCH == 2
-    assert ContextDrafter([1, 2, 3, 9, 1]).propose(Answer(), 64) == []
+def test_what_was_wrong_lately_is_drafted_no_more_and_again_once_it_would_have_been_right():
+    """Nothing has to be read for that: the guess is compared with what was chosen."""
+    rng = random.Random(1)
+    pattern = [rng.randrange(1000) for _ in range(20)]
+    drafter, sampled = ContextDrafter(pattern * 3), []
+
+    def drafted(num: int, is_right: bool) -> list[int]:
+        sizes = []
+        for _ in range(num):
+            sampled.append(pattern[len(sampled) % 20] if is_right else 5000 + rng.randrange(3000) % 7)
+            sizes.append(len(drafter.propose(Answer(sampled), 64, 0.5)))
+        return sizes
+
+    assert drafted(20, True)[-1] > 5
+    drafted(60, False)
+    assert sum(drafted(40, False)) <= 4, "what cannot be guessed costs nothing"
+    sampled += pattern * 2
+    assert drafted(60, True)[-1] > 5
+
+
+def test_what_was_learned_from_an_answer_is_known_to_the_next():
+    known = Odds()
+    first = ContextDrafter(PROMPT, known)
+    for num in range(30):
+        first.propose(Answer(list(range(3, 3 + num))), 64, DEAR)
+    assert len(ContextDrafter(PROMPT, known).propose(Answer(), 64, 0.3)) > len(
+        ContextDrafter(PROMPT).propose(Answer(), 64, 0.3)
+    )
 
 
 def test_forced_tokens_come_first_and_what_followed_them_before_comes_next():
     drafter = ContextDrafter(PROMPT)
-    assert drafter.propose(Answer(forced=[10, 11]), 64) == [10, 11, *range(12, 12 + 2 * PER_MATCH)]
-    assert drafter.propose(Answer(forced=[10, 11, 70]), 64) == [10, 11, 70]
-    assert drafter.propose(Answer(forced=[10, 11]), 1) == [10]
+    assert drafter.propose(Answer(forced=[10, 11]), 64, CHEAP)[:4] == [10, 11, 12, 13]
+    assert drafter.propose(Answer(forced=[10, 11]), 64, DEAR) == [10, 11]
+    assert drafter.propose(Answer(forced=[10, 11, 70]), 64, DEAR) == [10, 11, 70]
+    assert drafter.propose(Answer(forced=[10, 11]), 1, CHEAP) == [10]
 
 
 def test_a_draft_that_the_constraint_bars_is_not_read():
-    assert ContextDrafter(PROMPT).propose(Answer(barred=[3]), 64) == []
+    assert ContextDrafter(PROMPT).propose(Answer(barred=[3]), 64, CHEAP) == []
 
 
 def test_an_error_of_the_constraint_is_left_to_the_choice(monkeypatch):

@@ -289,7 +289,7 @@ def test_a_drafter_that_fails_costs_an_answer_nothing_but_its_drafts(fails: str,
             if fails == "made":
                 raise MemoryError("planted")
 
-        def propose(self, generation, most):
+        def propose(self, generation, most, price):
             if len(generation.sampled) < 5:
                 return generation.sampled
             raise MemoryError("planted")

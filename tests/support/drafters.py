@@ -22,7 +22,7 @@ class Scripted:
         self.answers, self.choose, self.wrong = answers, choose, wrong
         self.num_asked = self.num_right = 0
 
-    def propose(self, generation: Generation, most: int) -> Sequence[int]:
+    def propose(self, generation: Generation, most: int, price: float) -> Sequence[int]:
         done = len(generation.sampled)
         truth = next((ids[done:] for ids in self.answers if ids[:done] == generation.sampled), [])
         num, right = self.choose()

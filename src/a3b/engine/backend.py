@@ -55,6 +55,23 @@ class Reuse(Protocol):
     def found_ids(self) -> tuple[int, ...]: ...
 
 
+@dataclass
+class DraftCounts:
+    """What drafting did for one answer. plain_s: seconds that its steps would have taken without drafts."""
+
+    drafted: int = 0
+    kept: int = 0
+    steps: int = 0
+    plain_s: float = 0.0
+    step_s: float = 0.0  # of a step without drafts, like the last one
+
+    def note(self, num_drafted: int, step_s: float) -> None:
+        """A step that read so many drafts."""
+        self.steps += 1
+        self.drafted += num_drafted
+        self.step_s = step_s
+
+
 @dataclass(eq=False)
 class Job:
     """One answer to compute: a prompt, the generation that continues it, and where events go.
@@ -81,6 +98,7 @@ class Job:
     reuse: Reuse | None = None  # from `started` on
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    drafting: DraftCounts = field(default_factory=DraftCounts)
     end_node: bytes | None = None  # of the prefix cache, at the end of the answer
 
 

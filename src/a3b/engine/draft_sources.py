@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from a3b.engine.draft_prices import FORCED, LONGEST, Odds
 from a3b.engine.generation import Generation
 
 MAX_MATCH = 16  # tokens that are compared; a longer match is no better
-MIN_MATCH = 2  # what one token was followed by says little
-PER_MATCH = 2  # tokens drafted for each that matched: a short match is often wrong
+MAX_DRAFTS = 32  # in a step
 
 
 class Repeat(NamedTuple):
@@ -70,15 +70,39 @@ class Repeats:
 
 
 class ContextDrafter:
-    """Forced tokens where there are any, then what followed the same tokens before."""
+    """Forced tokens where there are any, then what followed the same tokens before, as long as that is likely enough.
 
-    def __init__(self, prompt_ids: Sequence[int]):
+    Every guess is compared with what was chosen, also those that were not read: so it is known without reading drafts
+    whether they would be right, and an answer that is not to be guessed costs no more than without."""
+
+    def __init__(self, prompt_ids: Sequence[int], known: Odds | None = None):
+        """known: of other answers, which learns from this one."""
         self._repeats, self._num_prompt = Repeats(prompt_ids), len(prompt_ids)
+        self._odds = Odds(known)
+        self._guess: list[int] = []  # at the last step, and of what kinds
+        self._num_forced = self._num_matching = 0
 
-    def propose(self, generation: Generation, most: int) -> list[int]:
-        self._repeats.extend(generation.sampled[len(self._repeats) - self._num_prompt :])
+    def propose(self, generation: Generation, most: int, price: float) -> list[int]:
+        self._learn(generation.sampled[len(self._repeats) - self._num_prompt :])
+        most = min(most, MAX_DRAFTS)
         forced = generation.forced(most)
-        ids, num_matching = self._repeats.find(forced, most - len(forced))
-        if num_matching < MIN_MATCH or (not forced and ids and not generation.may_follow(ids[0])):
-            return forced
-        return forced + ids[: PER_MATCH * num_matching]
+        found, self._num_matching = self._repeats.find(forced, most - len(forced))
+        if not forced and found and not generation.may_follow(found[0]):
+            found = []
+        self._guess, self._num_forced = forced + found, len(forced)
+        num, chance = 0, 1.0
+        while num < len(self._guess) and (chance := chance * self._odds.of(self._kind(num))) > price:
+            num += 1
+        return self._guess[:num]
+
+    def _kind(self, place: int) -> int:
+        """Of a guessed token: a match grows with each token that is right."""
+        behind = place - self._num_forced
+        return FORCED if behind < 0 else min(self._num_matching + behind, LONGEST)
+
+    def _learn(self, ids: Sequence[int]) -> None:
+        for place, (token, guessed) in enumerate(zip(ids, self._guess, strict=False)):
+            self._odds.note(self._kind(place), token == guessed)
+            if token != guessed:
+                break
+        self._repeats.extend(ids)

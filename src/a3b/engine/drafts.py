@@ -19,8 +19,10 @@ from a3b.kernels import MAX_DRAFTED
 class Drafter(Protocol):
     """Where the drafts of one answer come from."""
 
-    def propose(self, generation: Generation, most: int) -> Sequence[int]:
-        """Tokens that may follow all that the answer has so far, at most so many. Called before each step."""
+    def propose(self, generation: Generation, most: int, price: float) -> Sequence[int]:
+        """Tokens that may follow all that the answer has so far, at most so many. Called before each step.
+
+        price: of reading a drafted token, in tokens: what is likely by less does not pay. Infinite: none is wanted."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
 from a3b.engine.backend import Job
+from a3b.engine.draft_prices import StepCosts
 from a3b.engine.drafts import Drafter, Rows, most_drafts
 from a3b.engine.snapshot_points import LEAST_CHUNK, SnapshotKind, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
@@ -76,7 +77,7 @@ class Scheduler:
         drafter: makes what drafts the tokens of a job; None drafts nothing."""
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
-        self._new_drafter = drafter
+        self._new_drafter, self.costs = drafter, StepCosts()
         self.num_verified = self.num_wrong = self.num_hits = 0
         self._waiting: deque[_Run] = deque()
         self._restoring: list[_Run] = []  # whose beginning is being read from disk
@@ -283,7 +284,8 @@ class Scheduler:
 
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
-        drafts = [self._drafts(run) for run in writing]
+        price = self.costs.price(len(writing)) if self._new_drafter is not None and writing else 0
+        drafts = [self._drafts(run, price) for run in writing]
         pieces = [
             (np.array([*run.feed, *drafted], np.int64), run.state, len(drafted))
             for run, drafted in zip(writing, drafts, strict=True)
@@ -305,21 +307,26 @@ class Scheduler:
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
+        num_drafted = sum(map(len, drafts))
+        if reading is None:
+            self.costs.note(len(writing), num_drafted, seconds)
+        plain = self.costs.plain(len(writing)) if reading is None and num_drafted else None
         for run, rows, drafted in zip(writing, logits, drafts, strict=True):
             run.job.decode_s += seconds
+            run.job.drafting.note(len(drafted), seconds if plain is None else plain)
             self._advance(run, Rows(rows, drafted))
         if reading is not None:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
 
-    def _drafts(self, run: _Run) -> list[int]:
+    def _drafts(self, run: _Run, price: float) -> list[int]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
         if self._new_drafter is None or run.drafts_nothing or not (most := most_drafts(run.job.generation)):
             return []
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
-            return list(run.drafter.propose(run.job.generation, most))[:most]
+            return list(run.drafter.propose(run.job.generation, most, price))[:most]
         except Exception:
             log.exception("tokens could not be drafted; the answer goes on without")
             run.drafts_nothing = True
@@ -402,10 +409,12 @@ class Scheduler:
                     break
                 token, logprobs = generation.choose(rows.logits[0])
                 events += generation.accept((token,), (logprobs,)).events
+                run.job.drafting.plain_s += run.job.drafting.step_s
                 num = rows.num_right(generation.feed)
                 run.feed = generation.feed[num:]
                 if num:
                     run.state.keep(num)
+                    run.job.drafting.kept += num
                 if run.feed or not num:
                     break
                 rows = rows.after(num)

@@ -1,0 +1,139 @@
+"""Drafting where it pays: what a step costs is measured, what is wrong is noticed, and at its worst it costs next to
+nothing. Time is simulated."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from a3b.engine.draft_prices import FIRST_PRICE, LEAST_PRICE, PLAIN_EVERY, Odds, StepCosts
+from a3b.engine.draft_sources import ContextDrafter
+
+
+class Answer:
+    """Stands in for a Generation that nothing constrains."""
+
+    def __init__(self) -> None:
+        self.sampled: list[int] = []
+
+    def forced(self, most: int) -> list[int]:
+        return []
+
+    def may_follow(self, token: int) -> bool:
+        return True
+
+
+Next = Callable[[ContextDrafter, Answer], int]  # the token that the model chooses
+
+
+def simulated(num_answers: int, tokens: int, choose: Next, extra: float, seed: int = 0) -> tuple[float, float, list]:
+    """Seconds with drafts, seconds without, and the drafts read in each step, after the first 64 tokens of each.
+
+    A step takes a second, and so much more for each drafted token; one of twenty is disturbed."""
+    rng, costs, known = random.Random(seed), StepCosts(), Odds(memory=0.995)
+    answers = [Answer() for _ in range(num_answers)]
+    drafters = [ContextDrafter(range(50), known) for _ in answers]
+    with_drafts, plain, sizes = 0.0, 0.0, []
+    while min(len(one.sampled) for one in answers) < tokens:
+        price = costs.price(num_answers)
+        drafts = [drafter.propose(one, 64, price) for drafter, one in zip(drafters, answers, strict=True)]
+        num = sum(map(len, drafts))
+        seconds = 1 + extra * num
+        counts = min(len(one.sampled) for one in answers) >= 64
+        noise = rng.uniform(0.97, 1.03) * (rng.uniform(1.5, 4) if rng.random() < 0.05 else 1)
+        costs.note(num_answers, num, seconds * noise)
+        got = 0
+        for one, drafter, drafted in zip(answers, drafters, drafts, strict=True):
+            for place in range(len(drafted) + 1):
+                one.sampled.append(choose(drafter, one))
+                got += 1
+                if place == len(drafted) or one.sampled[-1] != drafted[place]:
+                    break
+        if counts:
+            with_drafts, plain = with_drafts + seconds, plain + got / num_answers
+            sizes.append(num)
+    return with_drafts, plain, sizes
+
+
+def never_as_guessed(drafter: ContextDrafter, one: Answer) -> int:
+    """What the drafter expects least: of few tokens, so that there is always something to guess."""
+    place = len(one.sampled) - len(drafter._repeats) + drafter._num_prompt
+    guess = drafter._guess[place] if place < len(drafter._guess) else 0
+    return (guess + 1) % 7
+
+
+def random_token(drafter: ContextDrafter, one: Answer) -> int:
+    return hash((len(one.sampled), 17)) * 2654435761 % 2**32 % 5
+
+
+@pytest.mark.parametrize("num_answers", [1, 4, 8])
+@pytest.mark.parametrize("extra", [0.05, 0.28, 0.9])
+@pytest.mark.parametrize("choose", [never_as_guessed, random_token])
+def test_answers_that_cannot_be_guessed_cost_next_to_nothing(num_answers: int, extra: float, choose: Next):
+    with_drafts, plain, _ = simulated(num_answers, 600, choose, extra)
+    assert with_drafts <= 1.02 * plain
+
+
+@pytest.mark.parametrize("period", [5, 20, 80])
+def test_answers_that_are_to_be_guessed_now_and_then_do_not_cost_more_than_they_give(period: int):
+    def choose(drafter: ContextDrafter, one: Answer) -> int:
+        num = len(one.sampled)
+        return num % 50 if num // period % 2 else never_as_guessed(drafter, one)
+
+    with_drafts, plain, _ = simulated(1, 1500, choose, 0.28)
+    assert with_drafts <= 1.02 * plain
+
+
+@pytest.mark.parametrize(("num_answers", "least"), [(1, 2.0), (4, 1.15)])
+def test_answers_that_copy_come_faster(num_answers: int, least: float):
+    with_drafts, plain, sizes = simulated(
+        num_answers, 600, lambda _, one: len(one.sampled) % 50, 0.28 / num_answers**0.5
+    )
+    assert plain / with_drafts > least and max(sizes) > 4
+
+
+def test_where_drafts_cost_as_much_as_steps_nothing_is_drafted():
+    *_, sizes = simulated(1, 600, lambda _, one: len(one.sampled) % 50, 1.0)
+    assert sum(sizes) <= 0.05 * len(sizes)
+
+
+def test_the_price_is_what_a_draft_adds_in_tokens_of_all_answers():
+    costs = StepCosts()
+    assert costs.price(2) == math.inf, "nothing is known"
+    for seconds in (1.0, 1.1, 0.9, 50.0, 1.0):  # one was disturbed
+        costs.note(2, 0, seconds)
+    assert costs.plain(2) == 1.0 and costs.plain(1) is None
+    assert costs.price(2) == FIRST_PRICE
+    for num, seconds in ((2, 1.2), (3, 1.3), (1, 30.0)):
+        costs.note(2, num, seconds)
+    assert costs.price(2) == pytest.approx(2 * 0.1)
+    for _ in range(20):
+        costs.note(2, 4, 0.5)
+    assert costs.price(2) == LEAST_PRICE
+
+
+def test_a_step_without_drafts_is_measured_again_now_and_then():
+    costs = StepCosts()
+    costs.note(1, 0, 1.0)
+    for _ in range(PLAIN_EVERY):
+        assert costs.price(1) < math.inf
+        costs.note(1, 2, 1.4)
+    assert costs.price(1) == math.inf
+    costs.note(1, 0, 2.0)
+    assert costs.price(1) < math.inf
+
+
+def test_odds_follow_what_was_seen_lately_and_begin_with_what_others_saw():
+    known = Odds()
+    first = Odds(known)
+    start = first.of(3)
+    for _ in range(50):
+        first.note(3, False)
+    assert first.of(3) < 0.1 < start
+    assert Odds(known).of(3) == known.of(3) < start and first.of(4) == Odds().of(4)
+    for _ in range(50):
+        first.note(3, True)
+    assert first.of(3) > 0.9
