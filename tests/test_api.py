@@ -203,7 +203,16 @@ def test_ids_that_are_no_tokens_are_refused(model):
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_active": 0}, {"threads": 0}, {"kv": "q9"}, {"isa": "none"}, {"context": 0}, {"cache_dir": 5}]
+    "options",
+    [
+        {"max_active": 0},
+        {"threads": 0},
+        {"kv": "q9"},
+        {"isa": "none"},
+        {"context": 0},
+        {"cache_dir": 5},
+        {"drafts": "off"},
+    ],
 )
 def test_loading_refuses_what_it_cannot_do(options):
     with pytest.raises(A3BError):

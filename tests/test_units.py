@@ -160,7 +160,7 @@ def test_a_variable_takes_suffixes_too():
     assert RuntimeConfig.from_env({"A3B_CONTEXT": "128k"}).context == 131072
 
 
-@pytest.mark.parametrize("name", ["A3B_CONTEXT", "A3B_THREADS", "A3B_PORT", "A3B_LOG_LEVEL", "A3B_KV"])
+@pytest.mark.parametrize("name", ["A3B_CONTEXT", "A3B_THREADS", "A3B_PORT", "A3B_LOG_LEVEL", "A3B_KV", "A3B_DRAFTS"])
 def test_a_malformed_variable_stops_what_uses_it_by_its_name_and_nothing_else(name, capsys, monkeypatch):
     monkeypatch.setenv(name, "tcp://10.0.0.1:8080")
     with pytest.raises(UsageError, match=f"{name}: 'tcp://10.0.0.1:8080' is"):

@@ -305,6 +305,7 @@ def load(
     kv: str = "q8",
     cache_dir: str | Path | None = None,
     max_active: int = 4,
+    drafts: bool = True,
 ) -> LLM:
     """Load a model: a directory of a checkpoint, the name of a model that `a3b list` shows, or None for the embedded
     miniature.
@@ -312,11 +313,13 @@ def load(
     context: tokens wanted, beyond the native length with YaRN. threads: None is what this process may use. isa: the
     instruction set of the kernels, None the best one here. kv: how keys and values are kept ("q8", "bf16", "f32").
     cache_dir: where sessions outlive the process, None for memory alone. max_active: answers computed together.
+    drafts: read tokens ahead where that is measured to pay, which changes no token.
 
     Raises A3BError: UsageError for arguments, CheckpointError and TokenizerError for files, StoreError for cache_dir.
     """
     if not isinstance(max_active, int) or isinstance(max_active, bool) or max_active < 1:
         raise UsageError(f"max_active: {max_active!r}; expected a whole number of at least 1")
+    _check_bool("drafts", drafts)
     if cache_dir is not None and not isinstance(cache_dir, str | Path):
         raise UsageError(f"cache_dir: {type(cache_dir).__name__}; expected the name of a directory, or None")
     if isinstance(name_or_directory, str) and not os.path.isdir(name_or_directory):
@@ -329,7 +332,13 @@ def load(
             store = resources.enter_context(Store(cache_dir))
             identity = cache_identity(engine.config, resolve(name_or_directory), engine.model.kv, engine.model.isa)
         service = local_service(
-            engine, settings, max_active=max_active, store=store, identity=identity, call_id=random_call_id
+            engine,
+            settings,
+            max_active=max_active,
+            store=store,
+            identity=identity,
+            drafts=drafts,
+            call_id=random_call_id,
         )
         if engine.huge_pages:
             engine.huge_pages.start()

@@ -102,7 +102,7 @@ def build_parser() -> Parser:
         prog="a3b",
         description="Run Qwen3.6-35B-A3B, or the embedded a3b-nano, on the CPU; earlier thinking is kept.",
         epilog="'a3b help COMMAND' explains a command. Environment: A3B_MODEL, "
-        "A3B_CONTEXT, A3B_THREADS, A3B_HOME; for serve "
+        "A3B_CONTEXT, A3B_THREADS, A3B_DRAFTS, A3B_HOME; for serve "
         "A3B_HOST, A3B_PORT, A3B_API_KEY, A3B_ALLOW_HOST, A3B_ALLOW_ORIGIN, A3B_LOG_LEVEL.",
     )
     parser.add_argument("--version", action="version", version=f"a3b {__version__}")

@@ -12,6 +12,7 @@ from a3b.errors import UsageError
 from a3b.units import token_count
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
+DRAFTS = ("auto", "off")  # where it is measured to pay, or nowhere
 
 
 def _positive(text: str) -> int:
@@ -45,6 +46,7 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], Any]] = {  # A3B_NAME: how it i
     "threads": (_positive, None),  # of the kernels; None: every core this process may use
     "isa": (str, None),  # instruction set of the kernels, or "reference" for NumPy; None: the best
     "kv": (_one_of("q8", "bf16", "f32"), "q8"),  # keys and values in 8 bits, "bf16" or "f32"
+    "drafts": (_one_of(*DRAFTS), DRAFTS[0]),  # whether tokens are read ahead
     "home": (str, "~/.cache/a3b"),  # models, sessions and chats; or below XDG_CACHE_HOME
     "cache": (str, None),  # the older name of home, which wins
     # for serve, as are all below; lists are separated by commas

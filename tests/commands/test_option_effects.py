@@ -35,6 +35,7 @@ from a3b.commands.model_home import ModelHome
 from a3b.commands.server_answers import ServedModel
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.sampler import Sampler
+from a3b.engine.scheduler import Scheduler
 from a3b.engine.stored_models import Record
 from a3b.errors import DownloadError
 from a3b.evals.compare import Comparison
@@ -180,6 +181,7 @@ GENERATION = [
     Row("--system Brief.", lambda s: s.prompt.startswith("<|im_start|>system\nBrief."), True),
     Row("--no-think", lambda s: s.prompt.endswith("</think>\n\n"), True),
     Row("--context 4", lambda s: (s.status, "context" in s.err), (1, True)),
+    Row("--drafts off", lambda s: s.calls["Scheduler"].kwargs["drafter"], None),
 ]
 RUN = [
     *GENERATION,
@@ -239,6 +241,7 @@ def load() -> Callable[..., Engine]:
 def talk(command, watch, load, monkeypatch):
     monkeypatch.setattr(Engine, "load", load)
     watch(Sampler, "__init__", called="Sampler")
+    watch(Scheduler, "__init__", called="Scheduler")
     watch(Tokenizer, "encode")
     return command
 

@@ -99,6 +99,7 @@ EFFECTS = [  # options, what of the server, its value; without the options it is
     ("--parallel 2", lambda s: s.Scheduler.max_active, 2),
     ("--queue 7", lambda s: s.Scheduler.max_waiting, 7),
     ("--verify-cache 5", lambda s: s.Scheduler.verify_every, 5),
+    ("--drafts off", lambda s: s.Scheduler.drafts, False),
     ("--no-persist", lambda s: s.sessions, None),
     ("--no-persist", lambda s: s.made["PrefixCache", "given"][0][3], None),
     (
@@ -156,6 +157,7 @@ def test_every_option_has_an_effect_in_the_table():
         ("A3B_ALLOW_HOST", "x,y", lambda s: app(s).hosts, ("x", "y")),
         ("A3B_ALLOW_ORIGIN", "http://x", lambda s: app(s).cors_origins, ("http://x",)),
         ("A3B_LOG_LEVEL", "debug", lambda s: s.level, "debug"),
+        ("A3B_DRAFTS", "off", lambda s: s.Scheduler.drafts, False),
     ],
 )
 def test_a_variable_has_the_same_effect(name, value, what, found, started, monkeypatch):

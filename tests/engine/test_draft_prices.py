@@ -39,7 +39,8 @@ def simulated(num_answers: int, tokens: int, choose: Next, extra: float, seed: i
     with_drafts, plain, sizes = 0.0, 0.0, []
     while min(len(one.sampled) for one in answers) < tokens:
         price = costs.price(num_answers)
-        drafts = [drafter.propose(one, 64, price) for drafter, one in zip(drafters, answers, strict=True)]
+        guesses = [drafter.propose(one, 64, price) for drafter, one in zip(drafters, answers, strict=True)]
+        drafts = [[draft.token for draft in guessed] for guessed in guesses]
         num = sum(map(len, drafts))
         seconds = 1 + extra * num
         counts = min(len(one.sampled) for one in answers) >= 64

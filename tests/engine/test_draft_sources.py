@@ -74,16 +74,20 @@ PROMPT = [50, *range(1, 40), 60, 1, 2]
 CHEAP, DEAR = 0.01, 0.7
 
 
+def tokens_of(drafter: ContextDrafter, answer: Answer, most: int, price: float) -> list[int]:
+    return [draft.token for draft in drafter.propose(answer, most, price)]
+
+
 def test_what_followed_the_same_tokens_is_drafted_while_it_is_likely_enough():
     drafter = ContextDrafter(PROMPT)
-    assert drafter.propose(Answer(), 64, CHEAP)[:5] == [3, 4, 5, 6, 7]
-    assert drafter.propose(Answer(), 2, CHEAP) == [3, 4]
-    assert drafter.propose(Answer(), 64, DEAR) == []
+    assert tokens_of(drafter, Answer(), 64, CHEAP)[:5] == [3, 4, 5, 6, 7]
+    assert tokens_of(drafter, Answer(), 2, CHEAP) == [3, 4]
+    assert tokens_of(drafter, Answer(), 64, DEAR) == []
     written = list(range(3, 25))
-    long = drafter.propose(Answer(written), 64, DEAR)
-    assert long == list(range(25, 25 + len(long))) and 2 < len(long) < 10
-    assert drafter.propose(Answer(written), 64, float("inf")) == []
-    assert drafter.propose(Answer([*written, 61]), 64, CHEAP) == []
+    long = tokens_of(drafter, Answer(written), 64, DEAR)
+    assert long == list(range(25, 25 + len(long))) and 1 < len(long) < 10
+    assert tokens_of(drafter, Answer(written), 64, float("inf")) == []
+    assert tokens_of(drafter, Answer([*written, 61]), 64, CHEAP) == []
 
 
 def test_what_was_wrong_lately_is_drafted_no_more_and_again_once_it_would_have_been_right():
@@ -93,17 +97,18 @@ def test_what_was_wrong_lately_is_drafted_no_more_and_again_once_it_would_have_b
     drafter, sampled = ContextDrafter(pattern * 3), []
 
     def drafted(num: int, is_right: bool) -> list[int]:
-        sizes = []
+        sizes = [0]
         for _ in range(num):
-            sampled.append(pattern[len(sampled) % 20] if is_right else 5000 + rng.randrange(3000) % 7)
-            sizes.append(len(drafter.propose(Answer(sampled), 64, 0.5)))
+            for _ in range(1 + sizes[-1] if is_right else 1):
+                sampled.append(pattern[len(sampled) % 20] if is_right else 5000 + rng.randrange(3000) % 7)
+            sizes.append(len(tokens_of(drafter, Answer(sampled), 64, 0.5)))
         return sizes
 
     assert drafted(20, True)[-1] > 5
     drafted(60, False)
     assert sum(drafted(40, False)) <= 4, "what cannot be guessed costs nothing"
     sampled += pattern * 2
-    assert drafted(60, True)[-1] > 5
+    assert drafted(99, True)[-1] > 5
 
 
 def test_what_was_learned_from_an_answer_is_known_to_the_next():
@@ -111,21 +116,23 @@ def test_what_was_learned_from_an_answer_is_known_to_the_next():
     first = ContextDrafter(PROMPT, known)
     for num in range(30):
         first.propose(Answer(list(range(3, 3 + num))), 64, DEAR)
-    assert len(ContextDrafter(PROMPT, known).propose(Answer(), 64, 0.3)) > len(
-        ContextDrafter(PROMPT).propose(Answer(), 64, 0.3)
+    assert len(tokens_of(ContextDrafter(PROMPT, known), Answer(), 64, 0.3)) > len(
+        tokens_of(ContextDrafter(PROMPT), Answer(), 64, 0.3)
     )
 
 
 def test_forced_tokens_come_first_and_what_followed_them_before_comes_next():
-    drafter = ContextDrafter(PROMPT)
-    assert drafter.propose(Answer(forced=[10, 11]), 64, CHEAP)[:4] == [10, 11, 12, 13]
-    assert drafter.propose(Answer(forced=[10, 11]), 64, DEAR) == [10, 11]
-    assert drafter.propose(Answer(forced=[10, 11, 70]), 64, DEAR) == [10, 11, 70]
-    assert drafter.propose(Answer(forced=[10, 11]), 1, CHEAP) == [10]
+    def found(forced: list[int], most: int, price: float) -> list[int]:
+        return tokens_of(ContextDrafter(PROMPT), Answer(forced=forced), most, price)
+
+    assert found([10, 11], 64, CHEAP)[:4] == [10, 11, 12, 13]
+    assert found([10, 11], 64, DEAR) == [10, 11]
+    assert found([10, 11, 70], 64, 0.4) == [10, 11, 70]
+    assert found([10, 11], 1, CHEAP) == [10]
 
 
 def test_a_draft_that_the_constraint_bars_is_not_read():
-    assert ContextDrafter(PROMPT).propose(Answer(barred=[3]), 64, CHEAP) == []
+    assert tokens_of(ContextDrafter(PROMPT), Answer(barred=[3]), 64, CHEAP) == []
 
 
 def test_an_error_of_the_constraint_is_left_to_the_choice(monkeypatch):

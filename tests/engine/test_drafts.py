@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from a3b.cache.disk_store import Store
 from a3b.engine import scheduler as scheduler_module
 from a3b.engine.draft_sources import ContextDrafter
+from a3b.engine.drafts import Draft
 from a3b.engine.engine import Engine
 from a3b.errors import LogitsError
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta
@@ -159,7 +161,9 @@ def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(kind: str
             message, _ = server.ask(messages, sampling=DRAWN)
             messages += [bare(message), user(text)]
         server.ask(messages, sampling=DRAWN)
-        return [{k: v for k, v in line.items() if not k.endswith("_s")} for line in server.lines()]
+        return [
+            {k: v for k, v in line.items() if not k.endswith("_s") and k != "speculation"} for line in server.lines()
+        ]
 
     with Server(engine(isa)) as server:
         expected = talk(server)
@@ -291,7 +295,7 @@ def test_a_drafter_that_fails_costs_an_answer_nothing_but_its_drafts(fails: str,
 
         def propose(self, generation, most, price):
             if len(generation.sampled) < 5:
-                return generation.sampled
+                return [Draft(token, "repeated") for token in generation.sampled]
             raise MemoryError("planted")
 
     events, line, state = plain(ISAS[0], "drawn")
@@ -299,6 +303,101 @@ def test_a_drafter_that_fails_costs_an_answer_nothing_but_its_drafts(fails: str,
         assert told(asyncio.run(server.events(CASES["drawn"]))) == events
         assert kept(server, line) == state
     assert caplog.text.count("tokens could not be drafted") == 1
+
+
+def endless(answer: list[int]) -> Iterator[Draft]:
+    yield from (Draft(token, "repeated") for token in answer)
+    while True:
+        yield Draft(3, "repeated")
+
+
+class BrokenOff:
+    """An iterator that fails after some right drafts."""
+
+    def __init__(self, drafts: list[Draft]):
+        self.drafts = iter(drafts[:2])
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Draft:
+        for draft in self.drafts:
+            return draft
+        raise RuntimeError("planted")
+
+
+WRONG_IN_FORM = {
+    "below all ids": lambda right: [*right[:2], Draft(-1, "repeated")],
+    "beyond all ids": lambda right: [*right[:1], Draft(1 << 40, "repeated")],
+    "an id that only the weights have": lambda right: [Draft(4122 - 1, "repeated")],
+    "no number": lambda right: [Draft(None, "repeated")],
+    "a fraction": lambda right: [Draft(right[0].token + 0.5, "repeated")],
+    "text": lambda right: [Draft("5", "repeated")],
+    "no drafts": lambda right: [draft.token for draft in right],
+    "nothing": lambda right: None,
+    "broken off": BrokenOff,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_IN_FORM)
+@pytest.mark.parametrize("after", [0, 5])
+def test_what_is_no_draft_costs_one_answer_its_drafts_and_others_nothing(wrong: str, after: int, caplog):
+    _, line, state = plain(ISAS[0], "drawn")
+
+    class Odd:
+        def __init__(self, job):
+            self.is_odd = job.ids == line["prompt"]
+
+        def propose(self, generation, most, price):
+            done = len(generation.sampled)
+            right = [Draft(token, "repeated") for token in line["sampled"][done : done + most]]
+            return WRONG_IN_FORM[wrong](right) if self.is_odd and done >= after and len(right) > 2 else []
+
+    async def both(server: Server) -> list:
+        return await asyncio.gather(server.events(CASES["drawn"]), server.events(CASES["bias"]))
+
+    with Server(engine(ISAS[0]), drafter=Odd, max_active=2) as server:
+        for case, events in zip(("drawn", "bias"), asyncio.run(both(server)), strict=True):
+            assert told(events)[1:-1] == plain(ISAS[0], case)[0][1:-1], case
+        assert kept(server, line) == state
+    assert caplog.text.count("tokens could not be drafted") <= 1
+
+
+@pytest.mark.parametrize("case", ["drawn", "seven tokens", "one token", "stop", "schema", "short thought"])
+def test_more_drafts_than_were_asked_for_are_not_taken(case: str):
+    events, line, state = plain(ISAS[0], case)
+    asked: list[int] = []
+
+    class Endless:
+        def __init__(self, job):
+            pass
+
+        def propose(self, generation, most, price):
+            asked.append(most)
+            assert len(generation.sampled) + most < generation.max_tokens
+            return endless(line["sampled"][len(generation.sampled) :])
+
+    with Server(engine(ISAS[0]), drafter=Endless) as server:
+        assert told(asyncio.run(server.events(CASES[case]))) == events
+        assert kept(server, line) == state
+    assert case == "one token" or asked
+
+
+@pytest.mark.parametrize("kind", ["right", "wrong", "random"])
+def test_drafts_end_where_the_context_ends(kind: str):
+    one = Engine.load(isa=ISAS[0], threads=1, context=64)
+    request, made = Request(messages=SECRET, sampling={**DRAWN, "max_tokens": None}), []
+
+    def asked(server: Server) -> tuple[list, list[dict]]:
+        return told(asyncio.run(server.events(request))), server.lines()
+
+    with Server(one) as server:
+        expected, (line,) = asked(server)
+    assert expected[-1].reason == "length" and len(line["prompt"]) + len(line["sampled"]) == 64
+    known = {tuple(line["prompt"]): [line["sampled"]]}
+    with Server(one, drafter=drafter_of(one, known, kind, made)) as server:
+        events, (again,) = asked(server)
+        assert events == expected and again["sampled"] == line["sampled"] and made[0].num_asked
 
 
 def test_an_answer_ends_with_its_usage_in_both_ways():

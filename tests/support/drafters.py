@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from a3b.engine.backend import Job
+from a3b.engine.drafts import Draft
 from a3b.engine.generation import Generation
-from a3b.interface.events import Event, Finished, Reading, Started, ToolCallEnd, ToolCallStart
+from a3b.interface.events import Event, Finished, Reading, Speculation, Started, ToolCallEnd, ToolCallStart
 from a3b.kernels import MAX_DRAFTED
 
 Known = dict[tuple[int, ...], list[list[int]]]  # by prompt: the ids of answers to it
@@ -22,14 +23,14 @@ class Scripted:
         self.answers, self.choose, self.wrong = answers, choose, wrong
         self.num_asked = self.num_right = 0
 
-    def propose(self, generation: Generation, most: int, price: float) -> Sequence[int]:
+    def propose(self, generation: Generation, most: int, price: float) -> list[Draft]:
         done = len(generation.sampled)
         truth = next((ids[done:] for ids in self.answers if ids[:done] == generation.sampled), [])
         num, right = self.choose()
         found = [*truth[:right], *(self.wrong(token) for token in truth[right:])][: min(num, most)]
         self.num_asked += 1
         self.num_right += min(right, len(found))
-        return found
+        return [Draft(token, "repeated") for token in found]
 
 
 def scripted(known: Known, kind: str, num_tokens: int, special: Sequence[int], made: list[Scripted]):
@@ -58,11 +59,11 @@ def scripted(known: Known, kind: str, num_tokens: int, special: Sequence[int], m
 
 
 def told(events: Sequence[Event]) -> list[Event]:
-    """What a client is told, without times and random ids."""
+    """What a client is told, without times, random ids and what is said of drafts."""
     found: list[Event] = []
     for event in events:
         if isinstance(event, Started | Finished):
-            found.append(replace(event, usage=replace(event.usage, prefill_s=0, decode_s=0)))
+            found.append(replace(event, usage=replace(event.usage, prefill_s=0, decode_s=0, speculation=Speculation())))
         elif isinstance(event, ToolCallStart | ToolCallEnd):
             found.append(replace(event, id=f"call {event.index}"))
         elif not isinstance(event, Reading):

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from a3b.errors import TokenizerError
-from a3b.interface.events import CacheReport, Event, Finished, Started, ThinkingInContext, Usage
+from a3b.interface.events import (
+    CacheReport,
+    DraftCount,
+    Event,
+    Finished,
+    Speculation,
+    Started,
+    ThinkingInContext,
+    Usage,
+)
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams, preset
 
@@ -60,5 +69,14 @@ class ScriptedService:
         return {"prompt_tokens_total": 100.0, "places_free": 3.0}
 
 
-USAGE = Usage(100, 60, 20, 8, 0.5, 1.0, CacheReport(60, "none"), ThinkingInContext(5, 7, 9))
+SPECULATION = Speculation(10, 1.5, {"forced": DraftCount(4, 4), "repeated": DraftCount(12, 5)})
+SPECULATED = {  # as an answer has it
+    "drafted": 16,
+    "accepted": 9,
+    "steps": 10,
+    "tokens_per_step": 1.9,
+    "gain": 1.5,
+    "sources": {"forced": {"drafted": 4, "accepted": 4}, "repeated": {"drafted": 12, "accepted": 5}},
+}
+USAGE = Usage(100, 60, 20, 8, 0.5, 1.0, CacheReport(60, "none"), ThinkingInContext(5, 7, 9), SPECULATION)
 STARTED = Started(Usage(prompt_tokens=100, cached_tokens=60, cache=USAGE.cache, thinking=USAGE.thinking))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from a3b.commands.dialogue import DIM, PLAIN, Dialogue, Printer, check_sampling, load, sampling, speed
+from a3b.commands.dialogue import DIM, PLAIN, Dialogue, Printer, check_sampling, drafts, load, sampling, speed
 from a3b.commands.saved_chat import Kept, directory, print_listing
 from a3b.commands.transcripts import Transcripts
 from a3b.engine.engine import Engine
@@ -65,7 +65,8 @@ class Chat:
     def __init__(self, args: Namespace, engine: Engine, kept: Kept):
         self.args, self.engine, self.kept = args, engine, kept
         kept.positions = engine.positions
-        self.dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on")
+        preserve = args.preserve_thinking == "on"
+        self.dialogue = Dialogue(engine, args.system, not args.no_think, preserve, drafts=drafts(args))
         self.show_thinking = not args.hide_thinking
         self.params = sampling(args, engine, has_tools=False)
 

@@ -52,12 +52,18 @@ def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams
 
 def load(args: Namespace) -> Engine:
     """The engine for `args.model`; its notices go to stderr."""
+    drafts(args)  # a wrong value is refused before weights are read
     engine = Engine.load(
         args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads, kv=args.runtime.kv
     )
     for note in engine.notes:
         say(note)
     return engine
+
+
+def drafts(args: Namespace) -> bool:
+    """Whether tokens may be read ahead. Raises UsageError for a wrong A3B_DRAFTS."""
+    return bool((args.drafts or args.runtime.drafts) != "off")
 
 
 class Dialogue:
@@ -70,12 +76,13 @@ class Dialogue:
         think: bool = True,
         preserve: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        drafts: bool = True,
     ):
-        """preserve: keep the thinking of earlier turns in the prompt."""
+        """preserve: keep the thinking of earlier turns in the prompt. drafts: as for `local_service`."""
         self.engine, self.system, self.think, self.preserve = engine, system, think, preserve
         self.tools = [dict(tool) for tool in tools or ()]
         self.messages: list[dict[str, Any]] = []
-        self.service = local_service(engine, TERMINAL)
+        self.service = local_service(engine, TERMINAL, drafts=drafts)
         self._num_begun = 0  # conversations, each with a namespace of its own
 
     def close(self) -> None:

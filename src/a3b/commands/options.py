@@ -28,7 +28,7 @@ from a3b.commands.argument_types import (
 )
 from a3b.interface.sampling_params import SAMPLING_FIELDS, SamplingField
 from a3b.model.known_models import PRESETS
-from a3b.settings import LOG_LEVELS
+from a3b.settings import DRAFTS, LOG_LEVELS
 
 MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embedded a3b-nano"
 
@@ -128,9 +128,18 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="append all token ids of each answer as a line of JSON, to prove what was computed",
     )
+    _drafts(parser)
     _serve_browsers(parser.add_argument_group("browsers and names"))
     _serve_thinking(parser.add_argument_group("thinking"))
     _serve_sessions(parser.add_argument_group("sessions"))
+
+
+def _drafts(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--drafts",
+        choices=DRAFTS,
+        help="read tokens ahead where that is measured to pay, or never; no token differs (default A3B_DRAFTS or auto)",
+    )
 
 
 def _serve_browsers(group: argparse._ArgumentGroup) -> None:
@@ -419,6 +428,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--hide-thinking", action="store_true", help="do not show thinking")
     group.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
+    _drafts(group)
 
 
 def _limits(field: SamplingField) -> str:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from a3b.commands.dialogue import Dialogue, Printer, check_sampling, load, sampling
+from a3b.commands.dialogue import Dialogue, Printer, check_sampling, drafts, load, sampling
 from a3b.commands.model_here import model_here
 from a3b.commands.piped_input import piped_text
 from a3b.engine.engine import NANO_NAMES
@@ -29,7 +29,8 @@ def run(args: Namespace) -> int:
     args.model = model if model is not None else args.runtime.model
     args.model = model_here(args.model, args)
     engine = load(args)
-    dialogue = Dialogue(engine, args.system, not args.no_think, args.preserve_thinking == "on", tools)
+    preserve = args.preserve_thinking == "on"
+    dialogue = Dialogue(engine, args.system, not args.no_think, preserve, tools, drafts(args))
     show = (lambda event: None) if args.json else Printer(thinking=not args.hide_thinking)
     with closing(dialogue):
         message, finished, _ = dialogue.ask(prompt, sampling(args, engine, bool(tools)), show)

@@ -21,8 +21,9 @@ from a3b.cache.disk_store import Store
 from a3b.cache.identity import cache_identity
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands.cache_directories import open_store
-from a3b.commands.dialogue import load
+from a3b.commands.dialogue import drafts, load
 from a3b.commands.memory_fit import fit_to_memory
+from a3b.engine.draft_sources import drafters
 from a3b.engine.engine import Engine, load_config, resolve
 from a3b.engine.local import cache_bytes
 from a3b.engine.request_renderer import ServiceSettings
@@ -103,7 +104,12 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
             say(line)
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
     scheduler = Scheduler(
-        engine.model, cache, max_active=args.parallel, max_waiting=args.queue, verify_every=args.verify_cache
+        engine.model,
+        cache,
+        max_active=args.parallel,
+        max_waiting=args.queue,
+        verify_every=args.verify_cache,
+        drafter=drafters() if drafts(args) else None,
     )
     turns = TurnMemory(store if not args.no_persist_thinking else None)
     settings = ServiceSettings(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from a3b.engine.generation import Generation
-from a3b.interface.events import Event, MissReason
+from a3b.interface.events import DraftCount, DraftSource, Event, MissReason, Speculation
 from a3b.prompt.chat_template import ChatTemplate
 from a3b.prompt.tokenizer import Tokenizer
 
@@ -55,21 +55,31 @@ class Reuse(Protocol):
     def found_ids(self) -> tuple[int, ...]: ...
 
 
-@dataclass
-class DraftCounts:
-    """What drafting did for one answer. plain_s: seconds that its steps would have taken without drafts."""
+class DraftLog:
+    """What drafting did for one answer so far."""
 
-    drafted: int = 0
-    kept: int = 0
-    steps: int = 0
-    plain_s: float = 0.0
-    step_s: float = 0.0  # of a step without drafts, like the last one
+    def __init__(self) -> None:
+        self._steps, self._plain_s = 0, 0.0
+        self._step_s = 0.0  # of a step without drafts, like the last one
+        self._counts: dict[DraftSource, DraftCount] = {}
 
-    def note(self, num_drafted: int, step_s: float) -> None:
-        """A step that read so many drafts."""
-        self.steps += 1
-        self.drafted += num_drafted
-        self.step_s = step_s
+    def step(self, sources: Iterable[DraftSource], step_s: float) -> None:
+        """A step that read drafts from these sources. step_s: seconds that it would have taken without."""
+        self._steps, self._step_s = self._steps + 1, step_s
+        self._add(sources, drafted=1)
+
+    def choose(self, accepted: Iterable[DraftSource]) -> None:
+        """A token was chosen; with it drafts from these sources were accepted."""
+        self._plain_s += self._step_s
+        self._add(accepted, accepted=1)
+
+    def _add(self, sources: Iterable[DraftSource], drafted: int = 0, accepted: int = 0) -> None:
+        for source in sources:
+            count = self._counts.get(source, DraftCount())
+            self._counts[source] = DraftCount(count.drafted + drafted, count.accepted + accepted)
+
+    def report(self) -> Speculation:
+        return Speculation(self._steps, self._plain_s if self._steps else None, dict(self._counts))
 
 
 @dataclass(eq=False)
@@ -98,7 +108,7 @@ class Job:
     reuse: Reuse | None = None  # from `started` on
     prefill_s: float = 0.0
     decode_s: float = 0.0
-    drafting: DraftCounts = field(default_factory=DraftCounts)
+    drafting: DraftLog = field(default_factory=DraftLog)
     end_node: bytes | None = None  # of the prefix cache, at the end of the answer
 
 

@@ -23,15 +23,18 @@ class StepCosts:
         self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))  # for a drafted token
         self._num_since_plain: dict[int, int] = defaultdict(int)
 
-    def note(self, num_answers: int, num_drafted: int, seconds: float) -> None:
-        """A step of that many answers took so long, with that many drafted tokens in all."""
+    def note(self, num_answers: int, num_drafted: int, seconds: float, drafting_s: float = 0.0) -> float:
+        """A step of that many answers took so long, with that many drafted tokens in all; the seconds that it would
+        have taken without. drafting_s: of them, for finding the drafts."""
         if not num_drafted:
-            self._plain[num_answers].append(seconds)
+            self._plain[num_answers].append(seconds - drafting_s)
             self._num_since_plain[num_answers] = 0
-            return
+            return seconds - drafting_s
         self._num_since_plain[num_answers] += 1
-        if (plain := self.plain(num_answers)) is not None:
-            self._extra[num_answers].append((seconds - plain) / num_drafted)
+        if (plain := self.plain(num_answers)) is None:
+            return seconds
+        self._extra[num_answers].append((seconds - plain) / num_drafted)
+        return plain
 
     def plain(self, num_answers: int) -> float | None:
         """Seconds of a step without drafts, None if there was none."""

@@ -1,19 +1,22 @@
 """Drafts that cost no weights: text of the context that repeats, and tokens that a grammar forces.
 
-Enter at `ContextDrafter`."""
+Enter at `drafters`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from a3b.engine.backend import Job
 from a3b.engine.draft_prices import FORCED, LONGEST, Odds
+from a3b.engine.drafts import Draft, Drafter
 from a3b.engine.generation import Generation
 
 MAX_MATCH = 16  # tokens that are compared; a longer match is no better
 MAX_DRAFTS = 32  # in a step
+LONG_MEMORY = 0.995  # as for Odds, of what all answers have in common
 
 
 class Repeat(NamedTuple):
@@ -82,7 +85,7 @@ class ContextDrafter:
         self._guess: list[int] = []  # at the last step, and of what kinds
         self._num_forced = self._num_matching = 0
 
-    def propose(self, generation: Generation, most: int, price: float) -> list[int]:
+    def propose(self, generation: Generation, most: int, price: float) -> list[Draft]:
         self._learn(generation.sampled[len(self._repeats) - self._num_prompt :])
         most = min(most, MAX_DRAFTS)
         forced = generation.forced(most)
@@ -93,7 +96,8 @@ class ContextDrafter:
         num, chance = 0, 1.0
         while num < len(self._guess) and (chance := chance * self._odds.of(self._kind(num))) > price:
             num += 1
-        return self._guess[:num]
+        places = enumerate(self._guess[:num])
+        return [Draft(token, "forced" if place < len(forced) else "repeated") for place, token in places]
 
     def _kind(self, place: int) -> int:
         """Of a guessed token: a match grows with each token that is right."""
@@ -106,3 +110,9 @@ class ContextDrafter:
             if token != guessed:
                 break
         self._repeats.extend(ids)
+
+
+def drafters() -> Callable[[Job], Drafter]:
+    """What makes the drafter of each answer; they learn from each other what is likely to be right."""
+    known = Odds(memory=LONG_MEMORY)
+    return lambda job: ContextDrafter(job.ids, known)

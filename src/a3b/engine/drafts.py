@@ -6,20 +6,31 @@ an answer, and none has to be good. Enter at `Rows` and `Drafter`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from operator import index
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from a3b.engine.generation import Generation
+from a3b.errors import UsageError
+from a3b.interface.events import DraftSource
 from a3b.kernels import MAX_DRAFTED
+
+
+class Draft(NamedTuple):
+    """A guessed token, and what guessed it."""
+
+    token: int
+    source: DraftSource
 
 
 class Drafter(Protocol):
     """Where the drafts of one answer come from."""
 
-    def propose(self, generation: Generation, most: int, price: float) -> Sequence[int]:
+    def propose(self, generation: Generation, most: int, price: float) -> Iterable[Draft]:
         """Tokens that may follow all that the answer has so far, at most so many. Called before each step.
 
         price: of reading a drafted token, in tokens: what is likely by less does not pay. Infinite: none is wanted."""
@@ -32,7 +43,7 @@ class Rows:
     logits: float32 [1 + n, V], of its last token and of each of the n drafts behind it."""
 
     logits: np.ndarray
-    drafts: Sequence[int] = ()
+    drafts: Sequence[Draft] = ()
 
     def kept(self) -> Rows:
         """The same in memory of its own: the model's array may be large."""
@@ -41,7 +52,7 @@ class Rows:
     def num_right(self, ids: Sequence[int]) -> int:
         """How many of the tokens that joined the answer were read as drafts already."""
         num = 0
-        while num < min(len(ids), len(self.drafts)) and ids[num] == self.drafts[num]:
+        while num < min(len(ids), len(self.drafts)) and ids[num] == self.drafts[num].token:
             num += 1
         return num
 
@@ -53,3 +64,12 @@ class Rows:
 def most_drafts(generation: Generation) -> int:
     """Drafts that a step can use: no more tokens than the answer may still have, with the one chosen at the end."""
     return max(0, min(MAX_DRAFTED, generation.max_tokens - len(generation.sampled) - 1))
+
+
+def proposed(drafter: Drafter, generation: Generation, most: int, price: float) -> list[Draft]:
+    """What a drafter proposes, at most so many. Raises UsageError for what is no token of the vocabulary."""
+    drafts, end = list(islice(drafter.propose(generation, most, price), most)), generation.tokenizer.num_tokens
+    for token, _ in drafts:
+        if not 0 <= index(token) < end:
+            raise UsageError(f"draft: token {token}; expected 0 to {end - 1}")
+    return drafts

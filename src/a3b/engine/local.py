@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine.draft_sources import drafters
 from a3b.engine.engine import Engine
 from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
@@ -38,10 +39,13 @@ def local_service(
     max_active: int = 1,
     store: Store | None = None,
     identity: bytes = b"local",
+    drafts: bool = True,
     call_id: Callable[[int], str] = "call_{}".format,
 ) -> Service:
     """A service for callers in this process. store: where sessions outlive it, which stays the caller's to close;
-    identity is then that of the weights."""
+    identity is then that of the weights. drafts: read tokens ahead where that is measured to pay."""
     cache = PrefixCache(identity, engine.model.new_state, cache_bytes(engine), store)
-    scheduler = Scheduler(engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING)
+    scheduler = Scheduler(
+        engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING, drafter=drafters() if drafts else None
+    )
     return Service(engine, scheduler, TurnMemory(store), settings, call_id=call_id)

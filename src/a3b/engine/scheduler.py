@@ -22,7 +22,7 @@ import numpy as np
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
 from a3b.engine.backend import Job
 from a3b.engine.draft_prices import StepCosts
-from a3b.engine.drafts import Drafter, Rows, most_drafts
+from a3b.engine.drafts import Draft, Drafter, Rows, most_drafts, proposed
 from a3b.engine.snapshot_points import LEAST_CHUNK, SnapshotKind, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Event, Reading, Reason
@@ -123,6 +123,11 @@ class Scheduler:
     def load(self) -> tuple[int, int]:
         """(answers in work, requests that wait)."""
         return len(self._active) + len(self._restoring), len(self._waiting)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether tokens are read ahead."""
+        return self._new_drafter is not None
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -286,8 +291,9 @@ class Scheduler:
         start = time.perf_counter()
         price = self.costs.price(len(writing)) if self._new_drafter is not None and writing else 0
         drafts = [self._drafts(run, price) for run in writing]
+        drafting_s = time.perf_counter() - start
         pieces = [
-            (np.array([*run.feed, *drafted], np.int64), run.state, len(drafted))
+            (np.array([*run.feed, *(draft.token for draft in drafted)], np.int64), run.state, len(drafted))
             for run, drafted in zip(writing, drafts, strict=True)
         ]
         if reading is None:
@@ -307,26 +313,25 @@ class Scheduler:
         seconds = time.perf_counter() - start
         if reading is not None:
             self._adapt(seconds, num_read, bool(writing))
-        num_drafted = sum(map(len, drafts))
+        plain_s = seconds - drafting_s
         if reading is None:
-            self.costs.note(len(writing), num_drafted, seconds)
-        plain = self.costs.plain(len(writing)) if reading is None and num_drafted else None
+            plain_s = self.costs.note(len(writing), sum(map(len, drafts)), seconds, drafting_s)
         for run, rows, drafted in zip(writing, logits, drafts, strict=True):
             run.job.decode_s += seconds
-            run.job.drafting.note(len(drafted), seconds if plain is None else plain)
+            run.job.drafting.step((draft.source for draft in drafted), plain_s)
             self._advance(run, Rows(rows, drafted))
         if reading is not None:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
 
-    def _drafts(self, run: _Run, price: float) -> list[int]:
+    def _drafts(self, run: _Run, price: float) -> list[Draft]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
         if self._new_drafter is None or run.drafts_nothing or not (most := most_drafts(run.job.generation)):
             return []
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
-            return list(run.drafter.propose(run.job.generation, most, price))[:most]
+            return proposed(run.drafter, run.job.generation, most, price)
         except Exception:
             log.exception("tokens could not be drafted; the answer goes on without")
             run.drafts_nothing = True
@@ -409,12 +414,11 @@ class Scheduler:
                     break
                 token, logprobs = generation.choose(rows.logits[0])
                 events += generation.accept((token,), (logprobs,)).events
-                run.job.drafting.plain_s += run.job.drafting.step_s
                 num = rows.num_right(generation.feed)
+                run.job.drafting.choose(draft.source for draft in rows.drafts[:num])
                 run.feed = generation.feed[num:]
                 if num:
                     run.state.keep(num)
-                    run.job.drafting.kept += num
                 if run.feed or not num:
                     break
                 rows = rows.after(num)

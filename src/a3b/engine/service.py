@@ -22,6 +22,7 @@ from a3b.constrain.constraints import Grammars
 from a3b.engine.backend import Backend, Job, ModelInfo
 from a3b.engine.generation import Generation
 from a3b.engine.request_renderer import PreparedRequest, RenderedRequest, RequestRenderer, ServiceSettings
+from a3b.engine.totals import Totals
 from a3b.engine.turn_recorder import TurnRecorder
 from a3b.errors import ContextError, OverloadedError
 from a3b.interface.events import CacheReport, Event, Finished, Started, Usage
@@ -41,17 +42,6 @@ PREPARE_S = 60  # for one request, until the model can read it
 LEAVING_S = 1.0  # within which it is noticed that a client has left
 ALIVE_S = 1.0  # between two looks at whether the backend still runs, while nothing comes from it
 LABEL_LEN = 60  # characters of the first question, by which a session is known in lists
-TOTALS = (
-    "requests",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "prefill_tokens",  # of prompts, computed, not cached
-    "prefill_seconds",
-    "thinking_tokens",
-    "thinking_restored_tokens",
-    "thinking_dropped_tokens",
-)
 
 
 def random_call_id(index: int) -> str:
@@ -89,7 +79,7 @@ class Service:
             self._helper.submit(self._grammars.prepare)
         self._begin = model.tokenizer.control_id("<|im_start|>")
         self._system = model.tokenizer.encode_text("system")[:1]  # tells a system turn from others
-        self.totals: dict[str, float] = dict.fromkeys(TOTALS, 0)
+        self.totals = Totals()
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Started, Reading*, deltas, Finished. A refusal is an A3BError before the first event; closing the iterator
@@ -117,7 +107,7 @@ class Service:
                 for event in item:
                     if isinstance(event, Finished):
                         await asyncio.shield(asyncio.wrap_future(answer.turn_saved))
-                        self._count(event)
+                        self.totals.count(event)
                         has_left = False
                         self._note_gone(client_gone)
                         yield event
@@ -206,8 +196,12 @@ class Service:
     def metrics(self) -> dict[str, float]:
         """Counters and gauges, flat."""
         active, waiting = self.backend.load()
-        found = {f"{name}_total": float(value) for name, value in self.totals.items()}
-        return {**found, "active_requests": active, "waiting_requests": waiting, **self.backend.metrics()}
+        return {
+            **self.totals.metrics(),
+            "active_requests": active,
+            "waiting_requests": waiting,
+            **self.backend.metrics(),
+        }
 
     def close(self) -> None:
         self.backend.close()
@@ -319,6 +313,7 @@ class Service:
             job.decode_s,
             self._report(prepared, job),
             prepared.thinking,
+            job.drafting.report(),
         )
 
     def _report(self, prepared: PreparedRequest, job: Job) -> CacheReport:
@@ -358,16 +353,6 @@ class Service:
             "reason": finished.reason,
             **asdict(finished.usage),
         }
-
-    def _count(self, finished: Finished) -> None:
-        usage, totals = finished.usage, self.totals
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens"):
-            totals[name] += getattr(usage, name)
-        if finished.reason != "cancelled":  # of which nobody knows how much was read
-            totals["prefill_tokens"] += usage.prompt_tokens - usage.cached_tokens
-            totals["prefill_seconds"] += usage.prefill_s
-        totals["thinking_restored_tokens"] += usage.thinking.restored
-        totals["thinking_dropped_tokens"] += usage.thinking.dropped
 
 
 class _Answer:
@@ -458,7 +443,7 @@ class AnswerStream:
                 for event in item:
                     if isinstance(event, Finished):
                         self._answer.turn_saved.result()
-                        self._service._count(event)
+                        self._service.totals.count(event)
                     yield event
                     if isinstance(event, Finished):
                         return

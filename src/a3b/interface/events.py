@@ -6,8 +6,8 @@ amounts to. Knows neither tokens nor syntax nor transport. Enter at `assistant_m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +88,46 @@ class CacheReport:
     kept_dates: int = 0
 
 
+DraftSource = Literal["forced", "repeated"]
+"""What guessed a token: a grammar that left no choice; what followed the same tokens before."""
+
+
+@dataclass(frozen=True)
+class DraftCount:
+    """Tokens that were read ahead, and those of them that the answer has."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """What drafting did for an answer; it never changes a token.
+
+    steps: passes of the model, each of which gave a token and those accepted. plain_s: seconds that they would have
+    taken without drafts, by steps measured without; None if there were none. sources: what the drafts came from."""
+
+    steps: int = 0
+    plain_s: float | None = None
+    sources: Mapping[DraftSource, DraftCount] = field(default_factory=dict)
+
+    @property
+    def drafted(self) -> int:
+        return sum(count.drafted for count in self.sources.values())
+
+    @property
+    def accepted(self) -> int:
+        return sum(count.accepted for count in self.sources.values())
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        return 1 + self.accepted / self.steps if self.steps else None
+
+    def gain(self, decode_s: float) -> float | None:
+        """How many times faster the answer came than without drafts."""
+        return self.plain_s / decode_s if self.plain_s is not None and decode_s > 0 else None
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens counted and seconds spent for one answer; `completion_tokens` includes thinking and calls."""
@@ -100,6 +140,7 @@ class Usage:
     decode_s: float = 0.0
     cache: CacheReport = CacheReport()
     thinking: ThinkingInContext = ThinkingInContext()
+    speculation: Speculation = Speculation()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from a3b.interface.events import Finished, Reading, TextDelta, ThinkingDelta, To
 from a3b.server import event_streams, fields
 from a3b.server.anthropic import messages
 from a3b.server.thinking_signatures import ThinkingSigner
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.scripted_service import SPECULATED, STARTED, USAGE, ScriptedService
 from tests.support.served import (
     SECRET,
     ChosenService,
@@ -115,6 +115,7 @@ def test_the_answer_says_what_the_cache_and_the_thinking_did():
     assert reply["a3b"]["cache"]["reused"] == 60 and reply["a3b"]["cache"]["miss"] == "none"
     assert reply["a3b"]["thinking_in_context"] == {"sent": 5, "restored": 7, "dropped": 9}
     assert (reply["a3b"]["thinking_stop_reason"], reply["a3b"]["warnings"]) == ("closed", [])
+    assert reply["a3b"]["speculation"] == SPECULATED
 
 
 def test_the_clients_stream_adds_up_to_the_same_message(url_of):

@@ -29,7 +29,7 @@ from a3b.server.errors import ApiError
 from a3b.server.event_streams import interleave, prime
 from a3b.server.openai import completion_base as call
 from a3b.server.openai.completions import read_completion
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.scripted_service import SPECULATED, STARTED, USAGE, ScriptedService
 from tests.support.serving import ask, served
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -130,6 +130,7 @@ def test_an_answer_has_text_thinking_usage_and_our_report(service, client):
         "thinking_stop_reason": "closed",
         "prefill_s": 0.5,
         "decode_s": 1.0,
+        "speculation": SPECULATED,
         "warnings": [],
     }
     assert choice.thinking_stop_reason == "closed"
@@ -221,6 +222,7 @@ def test_the_usage_of_a_stream_comes_last_if_it_is_asked_for(service, client):
     chunks = list(create(client, stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 120
     assert chunks[-1].a3b["thinking_in_context"] == {"sent": 5, "restored": 7, "dropped": 9}
+    assert chunks[-1].a3b["speculation"] == SPECULATED
     assert len(chunks) > 5 and all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
     assert all(len(chunk.choices) == 1 for chunk in chunks[:-1])
 

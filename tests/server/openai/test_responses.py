@@ -26,7 +26,7 @@ from tests.support.responses_server import (
     client_of,
     understood,
 )
-from tests.support.scripted_service import STARTED, USAGE, ScriptedService
+from tests.support.scripted_service import SPECULATED, STARTED, USAGE, ScriptedService
 from tests.support.served import SECRET, Endless, exchange, leave, no_objects, noisy, statuses
 
 
@@ -65,6 +65,7 @@ def test_the_answer_says_what_the_cache_and_the_thinking_did():
     told = Server(ANSWER).create()["a3b"]
     assert told["cache"]["reused"] == 60 and told["thinking_in_context"] == {"sent": 5, "restored": 7, "dropped": 9}
     assert (told["thinking_stop_reason"], told["warnings"]) == ("closed", [])
+    assert told["speculation"] == SPECULATED
 
 
 def test_an_answer_repeats_what_was_asked():
