@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from a3b.engine.draft_prices import FIRST_PRICE, LEAST_PRICE, PLAIN_EVERY, Odds, StepCosts
+from a3b.engine.draft_prices import FIRST_PRICE, LEAST_PRICE, PLAIN_EVERY, Balance, Odds, StepCosts
 from a3b.engine.draft_sources import ContextDrafter
 
 
@@ -70,9 +70,16 @@ def random_token(drafter: ContextDrafter, one: Answer) -> int:
     return hash((len(one.sampled), 17)) * 2654435761 % 2**32 % 5
 
 
+def lures(drafter: ContextDrafter, one: Answer) -> int:
+    """As the drafter guesses, except where the guess was read."""
+    place = len(one.sampled) - len(drafter._repeats) + drafter._num_prompt
+    guess = drafter._guess[place] if place < len(drafter._guess) else 0
+    return guess if place >= drafter._num_read else (guess + 1) % 7
+
+
 @pytest.mark.parametrize("num_answers", [1, 4, 8])
 @pytest.mark.parametrize("extra", [0.05, 0.28, 0.9])
-@pytest.mark.parametrize("choose", [never_as_guessed, random_token])
+@pytest.mark.parametrize("choose", [never_as_guessed, random_token, lures])
 def test_answers_that_cannot_be_guessed_cost_next_to_nothing(num_answers: int, extra: float, choose: Next):
     with_drafts, plain, _ = simulated(num_answers, 600, choose, extra)
     assert with_drafts <= 1.02 * plain
@@ -125,6 +132,21 @@ def test_a_step_without_drafts_is_measured_again_now_and_then():
     assert costs.price(1) == math.inf
     costs.note(1, 0, 2.0)
     assert costs.price(1) < math.inf
+
+
+def test_what_drafts_may_lose_is_bounded_and_what_they_gain_may_be_lost_again():
+    balance = Balance()
+    assert (balance.most(0.5), balance.most(float("inf"))) == (3, 0)
+    balance.note(1, 0, 3 * 0.5)
+    assert balance.most(0.3) == 0, "all were wrong"
+    for _ in range(40):
+        balance.note(1, 0, 0.0)
+    assert balance.most(0.3) == 1, "some loss is allowed with time"
+    balance.note(9, 8, 0.3)
+    assert balance.most(0.3) > 20
+    for _ in range(1000):
+        balance.note(9, 8, 0.3)
+    assert balance.most(1.0) == 16, "no success is remembered for ever"
 
 
 def test_odds_follow_what_was_seen_lately_and_begin_with_what_others_saw():

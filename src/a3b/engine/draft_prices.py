@@ -1,4 +1,5 @@
-"""What drafting costs and how often drafts are right: measured while answers are written. Enter at `StepCosts`, `Odds`.
+"""What drafting costs and how often drafts are right: measured while answers are written. Enter at `StepCosts`, `Odds`,
+`Balance`.
 
 A drafted token pays if it is right more often than it costs: its price is the time that it adds to a step, in tokens
 that the step's answers would have got in that time."""
@@ -49,6 +50,25 @@ class StepCosts:
         if not extra or plain <= 0:
             return FIRST_PRICE
         return max(LEAST_PRICE, num_answers * median(extra) / plain)
+
+
+FIRST_TOKENS, MOST_TOKENS = 1.5, 16.0  # that drafts may lose at the beginning, and after any success
+ALLOWED = 0.01  # tokens that they may lose for each that is written
+
+
+class Balance:
+    """What drafting has gained an answer, in tokens: it bounds what drafts can lose, however likely they seem."""
+
+    def __init__(self) -> None:
+        self._tokens = FIRST_TOKENS
+
+    def most(self, price: float) -> int:
+        """Drafts that may be read at that price: as many as may all be wrong."""
+        return int(max(self._tokens, 0.0) / price)
+
+    def note(self, num_written: int, num_accepted: int, paid: float) -> None:
+        """Tokens were written, some of them accepted drafts; all drafts cost so many tokens."""
+        self._tokens = min(MOST_TOKENS, self._tokens + ALLOWED * num_written + num_accepted - paid)
 
 
 MEMORY = 0.95  # share of what was seen that one more draft leaves

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from a3b.engine.backend import Job
-from a3b.engine.draft_prices import FORCED, LONGEST, Odds
+from a3b.engine.draft_prices import FORCED, LONGEST, Balance, Odds
 from a3b.engine.drafts import Draft, Drafter
 from a3b.engine.generation import Generation
 
@@ -81,9 +81,10 @@ class ContextDrafter:
     def __init__(self, prompt_ids: Sequence[int], known: Odds | None = None):
         """known: of other answers, which learns from this one."""
         self._repeats, self._num_prompt = Repeats(prompt_ids), len(prompt_ids)
-        self._odds = Odds(known)
+        self._odds, self._balance = Odds(known), Balance()
         self._guess: list[int] = []  # at the last step, and of what kinds
-        self._num_forced = self._num_matching = 0
+        self._num_forced = self._num_matching = self._num_read = 0
+        self._paid = 0.0  # for those that were read
 
     def propose(self, generation: Generation, most: int, price: float) -> list[Draft]:
         self._learn(generation.sampled[len(self._repeats) - self._num_prompt :])
@@ -93,9 +94,10 @@ class ContextDrafter:
         if not forced and found and not generation.may_follow(found[0]):
             found = []
         self._guess, self._num_forced = forced + found, len(forced)
-        num, chance = 0, 1.0
-        while num < len(self._guess) and (chance := chance * self._odds.of(self._kind(num))) > price:
+        num, chance, affordable = 0, 1.0, min(len(self._guess), self._balance.most(price))
+        while num < affordable and (chance := chance * self._odds.of(self._kind(num))) > price:
             num += 1
+        self._num_read, self._paid = num, num * price if num else 0.0
         places = enumerate(self._guess[:num])
         return [Draft(token, "forced" if place < len(forced) else "repeated") for place, token in places]
 
@@ -105,10 +107,13 @@ class ContextDrafter:
         return FORCED if behind < 0 else min(self._num_matching + behind, LONGEST)
 
     def _learn(self, ids: Sequence[int]) -> None:
+        num_right = 0
         for place, (token, guessed) in enumerate(zip(ids, self._guess, strict=False)):
             self._odds.note(self._kind(place), token == guessed)
             if token != guessed:
                 break
+            num_right += 1
+        self._balance.note(len(ids), min(num_right, self._num_read), self._paid)
         self._repeats.extend(ids)
 
 
