@@ -686,7 +686,7 @@ REPORT = [
 PLANNED = [
     Row("--shape 27b", lambda s: s.calls["find"].args[0], "27b"),
     Row("--preset fast", lambda s: "balanced" in s.out, False),
-    Row("--set service=filesystem", lambda s: "30 of the 127 cases" in s.out, True),
+    Row("--set service=filesystem", lambda s: "30 of the 127 published cases" in s.out, True),
     Row("--rates 9,9", lambda s: "given: 9 read, 9 written" in s.out, True),
     Row("--from nowhere", lambda s: "nowhere: there is no config.json" in s.err, True),
     Row("--limit 3", lambda s: s.out.splitlines()[4].split()[1], "12"),

@@ -37,7 +37,7 @@ def describe(name: str) -> dict[str, Any]:
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     out = []
     for row in rows:
-        count = f"{row['cases']} cases" if row["cases"] else "any number of cases"
+        count = f"{row['cases']:,} cases" if row["cases"] else "any number of cases"
         out.append(f"{row['name']:<14} {row['summary']} ({count})")
         for need in row["needs"]:
             state = "here" if need["is_here"] else f"missing: {need['provided_by']}"

@@ -191,7 +191,11 @@ def lines(planned: list[PlannedBenchmark], source: str) -> list[str]:
             f"{row.name:<14} {tries:>6,} {tokens.prompt:>9,.0f} {tokens.cached:>10,.0f} {tokens.written:>8,.0f} "
             f"{span(row.seconds / tries):>8} {long_span(row.seconds):>9} {long_span(row.uncached_seconds):>10}"
         )
-    notes = [f"{row.name}: {row.cases} of the {row.of} cases" for row in planned if row.of and row.cases < row.of]
+    notes = [
+        f"{row.name}: {row.cases:,} of the {row.of:,} published cases"
+        for row in planned
+        if row.of and row.cases < row.of
+    ]
     return [*out, "", *notes, *(f"{row.name}: tokens of a case: {row.tokens.source}" for row in planned)]
 
 

@@ -230,8 +230,9 @@ def remarks(report: EvalReport) -> list[tuple[str, str]]:
 
 
 def as_text(report: EvalReport) -> str:
-    parts = [_aligned(score_table(report)), "", "scores in percent, with 95 % intervals; tokens of a try:", ""]
-    parts += [_aligned(cost_table(report)), ""]
+    parts = [_aligned(score_table(report)), ""]
+    if report.models:
+        parts += ["scores in percent, with 95 % intervals; tokens of a try:", "", _aligned(cost_table(report)), ""]
     parts += [f"{printable(name)}: {printable(line)}" for name, line in remarks(report)]
     return "\n".join(parts)
 
@@ -244,8 +245,9 @@ def _aligned(table: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(report: EvalReport) -> str:
-    parts = [_piped(score_table(report)), "", "Scores in percent, with 95 % intervals. What a try cost:", ""]
-    parts += [_piped(cost_table(report)), ""]
+    parts = [_piped(score_table(report)), ""]
+    if report.models:
+        parts += ["Scores in percent, with 95 % intervals. What a try cost:", "", _piped(cost_table(report)), ""]
     parts += [f"- **{_plain(name)}**: {_plain(line)}" for name, line in remarks(report)]
     return "\n".join(parts) + "\n"
 
