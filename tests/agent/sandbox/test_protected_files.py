@@ -103,6 +103,73 @@ def test_what_others_would_run_cannot_be_planted(sandbox, name):
     assert not os.path.lexists(workspace / name)
 
 
+DEEP = "packages/one"
+
+
+@pytest.fixture
+def nested(sandbox):
+    """A workspace with a package and a repository below its root."""
+    workspace = sandbox.policy.workspace
+    for name in (".vscode/settings.json", "AGENTS.md", ".envrc", "main.py"):
+        file = workspace / DEEP / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("good\n")
+    (workspace / "vendor/lib").mkdir(parents=True)
+    git(workspace / "vendor/lib", "init", "-q")
+    git(workspace / "vendor/lib", "commit", "-qm", "first", "--allow-empty")
+    return workspace
+
+
+def guarded_below(workspace):
+    kept = files_below(workspace)
+    tops = (f"{DEEP}/.vscode", f"{DEEP}/AGENTS.md", f"{DEEP}/.envrc", "vendor/lib/.git/config", "vendor/lib/.git/hooks")
+    return {name: found for name, found in kept.items() if name.startswith(tops)}
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "echo evil > packages/one/AGENTS.md",
+        "echo evil > packages/one/.vscode/settings.json; echo evil > packages/one/.vscode/tasks.json",
+        "cp packages/one/.envrc c; echo evil >> c; mv -f c packages/one/.envrc",
+        "rm -rf packages/one/.vscode packages/one/AGENTS.md; echo evil > packages/one/AGENTS.md",
+        "ln -sfn /tmp packages/one/.vscode; ln -sf /tmp/x packages/one/AGENTS.md",
+        "git -C vendor/lib config core.fsmonitor 'touch /tmp/evil'",
+        "echo evil > vendor/lib/.git/hooks/pre-commit; chmod +x vendor/lib/.git/hooks/pre-commit",
+        "mv vendor/lib/.git/hooks vendor/lib/.git/old; mkdir vendor/lib/.git/hooks; touch vendor/lib/.git/hooks/x",
+        "mv vendor/lib/.git vendor/lib/x; git init -q vendor/lib; touch vendor/lib/.git/hooks/post-checkout",
+    ],
+)
+def test_settings_below_the_root_stay_as_they_are(sandbox, nested, attempt):
+    before = guarded_below(nested)
+    ran(sandbox, attempt)
+    assert guarded_below(nested) == before
+    assert git(nested / "vendor/lib", "log", "--format=%s") == "first\n"
+
+
+@pytest.mark.parametrize("name", [".envrc", ".vscode", ".idea", "AGENTS.md", "CLAUDE.md", ".mcp.json"])
+def test_what_others_would_run_cannot_be_planted_deep(sandbox, name):
+    workspace = sandbox.policy.workspace
+    command = (
+        f"mkdir -p a/b/c a/b/d/{name}; echo evil > a/b/d/{name}/settings.json; echo evil > a/b/c/{name}; echo ok > a/f"
+    )
+    _, outcome = ran(sandbox, command)
+    assert outcome.ended_by == "protected" and f"a/b/c/{name}" in outcome.detail
+    assert not any(os.path.lexists(workspace / "a/b" / place / name) for place in "cd")
+    assert (workspace / "a/f").read_text() == "ok\n"
+
+
+def test_files_beside_protected_ones_can_be_worked_on_and_moved_between_directories(sandbox, nested):
+    text, outcome = ran(
+        sandbox,
+        'python3 -c \'import os; os.rename("packages/one/main.py", "vendor/main.py")\'; echo x > packages/one/new; '
+        "cd vendor/lib; echo x > file; git add file; git -c user.name=a -c user.email=a@b commit -qm second; "
+        "git log --format=%s",
+    )
+    assert (text, outcome.ended_by) == ("second\nfirst\n", "exit")
+    assert (nested / "vendor/main.py").exists() and (nested / "packages/one/new").exists()
+
+
 def test_nothing_is_left_in_the_workspace_by_the_sandbox_itself(sandbox, repository):
     before = sorted(path for path in files_below(repository) if not path.startswith(".git/"))
     ran(sandbox, "ls -a > /dev/null; ls -a .git > /dev/null")

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from a3b.agent.sandbox.planted import KnownPlaces
 from a3b.agent.sandbox.repositories import tame
 
 HOOK = "hooks/post-checkout"
@@ -30,7 +31,7 @@ def root(tmp_path):
 
 def tamed(root, git):
     """What was taken out, once nothing is left to run."""
-    found = tame(str(root), 0.0, str(root.parent / "displaced"), [])
+    found = tame(str(root), 0.0, str(root.parent / "displaced"), KnownPlaces())
     assert "fsmonitor" not in (git / "config").read_text()
     assert not (git / HOOK).exists()
     return found
@@ -62,5 +63,12 @@ def test_one_in_a_directory_that_is_not_looked_into_is_found_where_git_would(roo
 def test_one_outside_stays_as_it_is(root):
     git = made(root.parent / "other")
     (root / ".git").symlink_to(git)
-    assert tame(str(root), 0.0, str(root.parent / "displaced"), []) == []
+    assert tame(str(root), 0.0, str(root.parent / "displaced"), KnownPlaces()) == []
     assert (git / HOOK).exists()
+
+
+def test_what_the_user_has_allowed_stays(root):
+    git = made(root / "sub")
+    known = KnownPlaces(lifted=("sub/.git/config", f"sub/.git/{HOOK}"))
+    assert tame(str(root), 0.0, str(root.parent / "displaced"), known) == []
+    assert "fsmonitor" in (git / "config").read_text() and (git / HOOK).exists()

@@ -74,17 +74,16 @@ class LaunchingSandbox:
         the workspace is gone."""
         if not self.policy.workspace.is_dir():
             raise SandboxUnavailable(f"{self.policy.workspace} is gone: it is no directory any more")
-        self._launcher.settings = self._settings()
+        self._launcher.settings = await asyncio.to_thread(self._settings)  # looks through the workspace
         return await Command.start(self._launcher, command, cwd, env, limits or self.policy.limits, merge, has_stdin)
 
     async def ask_to_change(self, path: str, preview: Callable[[], Awaitable[str]] | None = None) -> str:
         """Asks the user if a path is protected, and shows him the change. "" if it may be changed from now on, else
         what the model is told."""
         workspace = self.policy.workspace
+        protection = await asyncio.to_thread(self._protection)
         real = Path(os.path.realpath(workspace / path))
-        protected = self._protection().covering(real) or self._protection().covering(
-            Path(os.path.abspath(workspace / path))
-        )
+        protected = protection.covering(real) or protection.covering(Path(os.path.abspath(workspace / path)))
         if protected is None or not protected.is_relative_to(workspace):
             return ""
         name = str(protected.relative_to(workspace))

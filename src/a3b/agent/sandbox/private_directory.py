@@ -16,7 +16,7 @@ from pathlib import Path
 
 from a3b.files import private_directory
 
-CODE = ("holder", "repositories", "restrictions", "supervisor", "tree", "watchlist")
+CODE = ("holder", "planted", "repositories", "restrictions", "supervisor", "tree", "watchlist")
 PACKAGES = ("a3b", "a3b/agent", "a3b/agent/sandbox")
 HOLDER = f"{PACKAGES[-1]}/holder.py"  # beside the program above each command
 LOCK = "lock"

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from a3b.agent.sandbox.planted import KnownPlaces, identity, is_new, open_below, take_planted
+from a3b.agent.sandbox.watchlist import DIRECTORY, move_away
+
 MAX_DEPTH = 32
 MAX_DIRECTORIES = 3_000  # of those that did not change
 SECONDS, FRESH_SECONDS = 0.5, 5.0  # for all, and for those that changed
@@ -30,20 +32,21 @@ HARMLESS = re.compile(
 )
 
 
-def tame(root: str, since: float, displaced: str, skipped: list[str]) -> list[str]:
+def tame(root: str, since: float, displaced: str, known: KnownPlaces) -> list[str]:
     """Takes out what could run from repositories below `root` that were made or changed after `since`, in seconds
-    since 1970. What is taken out moves into `displaced`. Returns what it was, as paths relative to `root`.
+    since 1970, and what others obey wherever they find it. What is taken out moves into `displaced`. Returns what it
+    was, as paths relative to `root`.
 
-    skipped: directories of git, relative to root, that are protected otherwise, and may change from outside."""
+    known: what is protected otherwise, and may change from outside."""
     found: list[str] = []
     top = os.open(root, DIRECTORY)
     try:
-        for path, handle, names in _walk(top, since):
+        for path, handle, names in walk(top, since):
+            found += take_planted(top, handle, path, names, since, displaced, known)
             places = [path, *(_elsewhere(top, path, handle) if ".git" in names else ())]
             for place in places if len(places) > 1 or is_git(names) else ():
                 with suppress(OSError):
-                    if place.removesuffix("/") not in skipped:
-                        found += _tame_place(top, place, since, displaced)
+                    found += _tame_place(top, place, since, displaced, known)
     finally:
         os.close(top)
     return list(dict.fromkeys(found))
@@ -54,7 +57,7 @@ def is_git(names: set[str]) -> bool:
     return names >= {"HEAD", "objects", "refs"} or "commondir" in names
 
 
-def _walk(top: int, since: float) -> Iterator[tuple[str, int, set[str]]]:
+def walk(top: int, since: float) -> Iterator[tuple[str, int, set[str]]]:
     """Directories below an open one, each as a path with a slash at its end, a handle, and the names in it: first those
     that changed after `since` with all that is new in them, then others, as many as a short time allows."""
     fresh, others, count, began = deque([""]), deque[str](), 0, time.monotonic()
@@ -64,7 +67,7 @@ def _walk(top: int, since: float) -> Iterator[tuple[str, int, set[str]]]:
         count += not fresh
         path = (fresh or others).popleft()
         with suppress(OSError):
-            handle = _opened(top, path)
+            handle = open_below(top, path)
             try:
                 with os.scandir(handle) as entries:
                     inner = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
@@ -72,21 +75,9 @@ def _walk(top: int, since: float) -> Iterator[tuple[str, int, set[str]]]:
                 left_out = SKIPPED | SKIPPED_IN_GIT if is_git(set(inner)) else SKIPPED
                 for name in sorted(n for n, is_directory in inner.items() if is_directory and n not in left_out):
                     if path.count("/") < MAX_DEPTH:
-                        (fresh if _is_new(handle, name, since) else others).append(f"{path}{name}/")
+                        (fresh if is_new(handle, name, since) else others).append(f"{path}{name}/")
             finally:
                 os.close(handle)
-
-
-def _opened(top: int, path: str) -> int:
-    """A handle of a directory below another, through no link. Raises OSError."""
-    handle = os.dup(top)
-    for part in path.split("/")[:-1]:
-        try:
-            inner = os.open(part, DIRECTORY, dir_fd=handle)
-        finally:
-            os.close(handle)
-        handle = inner
-    return handle
 
 
 def _elsewhere(top: int, path: str, handle: int) -> Iterator[str]:
@@ -102,43 +93,41 @@ def _elsewhere(top: int, path: str, handle: int) -> Iterator[str]:
             yield target + "/"
 
 
-def _tame_place(top: int, path: str, since: float, displaced: str) -> list[str]:
-    handle = _opened(top, path)
+def _tame_place(top: int, path: str, since: float, displaced: str, known: KnownPlaces) -> list[str]:
+    handle = open_below(top, path)
     try:
-        return _tame_one(handle, path, since, displaced)
+        if known.repositories.get(path.removesuffix("/")) == identity(handle):
+            return []
+        return _tame_one(handle, path, since, displaced, known)
     finally:
         os.close(handle)
 
 
-def _tame_one(handle: int, path: str, since: float, displaced: str) -> list[str]:
+def _tame_one(handle: int, path: str, since: float, displaced: str, known: KnownPlaces) -> list[str]:
     """If a directory is one of git's."""
     names = set(os.listdir(handle))
     if not is_git(names):
         return []
-    taken = [name for name in REDIRECTIONS if name in names and _is_new(handle, name, since)]
+    names = {name for name in names if not known.lifts(path + name)}
+    taken = [name for name in REDIRECTIONS if name in names and is_new(handle, name, since)]
     if "commondir" in taken and "/worktrees/" in path and _read(handle, "commondir").strip() == "../..":
         taken.remove("commondir")  # of a work tree that was added to the repository two levels above
     for name in taken:
-        _move(handle, name, path, displaced)
+        move_away(handle, name, displaced, path + name)
     if "hooks" in names:
         with suppress(OSError):
             hooks = os.open("hooks", DIRECTORY, dir_fd=handle)
             try:
                 for name in os.listdir(hooks):
-                    if not name.endswith(".sample") and _is_new(hooks, name, since):
-                        _move(hooks, name, f"{path}hooks/", displaced)
+                    is_ours = name.endswith(".sample") or known.lifts(f"{path}hooks/{name}")
+                    if not is_ours and is_new(hooks, name, since):
+                        move_away(hooks, name, displaced, f"{path}hooks/{name}")
                         taken.append(f"hooks/{name}")
             finally:
                 os.close(hooks)
-    if "config" in names and _is_new(handle, "config", since) and _clean_config(handle, path, displaced):
+    if "config" in names and is_new(handle, "config", since) and _clean_config(handle, path, displaced):
         taken.append("config")
     return [path + name for name in taken]
-
-
-def _is_new(handle: int, name: str, since: float) -> bool:
-    with suppress(OSError):
-        return os.stat(name, dir_fd=handle, follow_symlinks=False).st_ctime > since
-    return False
 
 
 def _clean_config(handle: int, path: str, displaced: str) -> bool:
@@ -147,7 +136,7 @@ def _clean_config(handle: int, path: str, displaced: str) -> bool:
     kept = harmless_settings(text)
     if text == kept:
         return False
-    _move(handle, "config", path, displaced)
+    move_away(handle, "config", displaced, f"{path}config")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open("config", flags, 0o644, dir_fd=handle), "wb") as file:
         file.write(kept.encode("utf-8", "surrogateescape"))
@@ -177,19 +166,3 @@ def harmless_settings(text: str) -> str:
         elif line.lstrip().startswith("["):  # of a form that is not known here; what follows may belong to it
             section = ""
     return "\n".join(kept)
-
-
-def _move(handle: int, name: str, path: str, displaced: str) -> None:
-    os.makedirs(displaced, 0o700, exist_ok=True)
-    target = os.path.join(displaced, (path + name).replace("/", "%"))
-    try:
-        os.rename(name, target, src_dir_fd=handle)
-    except OSError:  # on another file system, or in the way of something
-        with (
-            suppress(OSError),
-            open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as old,
-        ):
-            with open(target, "wb") as new:
-                new.write(old.read(MAX_CONFIG))
-        with suppress(OSError):
-            os.unlink(name, dir_fd=handle)

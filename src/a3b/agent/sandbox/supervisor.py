@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from a3b.agent.sandbox import repositories, tree
+from a3b.agent.sandbox.planted import KnownPlaces
 from a3b.agent.sandbox.restrictions import restrict
 from a3b.agent.sandbox.watchlist import Watchlist
 
@@ -58,6 +59,7 @@ class Supervisor:
         self.disk_at_start = {path: _disk_used(path) for path in config["disk_paths"]}
         self.next_disk_look = 0.0
         self.watched = [Watchlist(entry["root"], entry["paths"], entry["fixed"]) for entry in config["watch"]]
+        self.known = [(entry["root"], KnownPlaces.of(entry)) for entry in config["watch"]]
         self.began = time.time()
 
     def run(self) -> dict[str, Any]:
@@ -99,9 +101,10 @@ class Supervisor:
     def _put_back(self) -> str:
         """Undoes changes of what acts outside of the sandbox; says what it undid, "" if nothing."""
         displaced = self.config["displaced"]
-        done = [path for watchlist in self.watched for path in watchlist.restore(displaced)]
-        for entry in self.config["watch"]:
-            done += repositories.tame(entry["root"], self.began, displaced, entry["repositories"])
+        done: list[str] = []
+        restored = [watchlist.restore(displaced) for watchlist in self.watched]
+        for (root, known), paths in zip(self.known, restored, strict=True):
+            done += [*paths, *repositories.tame(root, self.began, displaced, known.without(paths))]
         if not done:
             return ""
         kept = f"; what stood there is in {displaced}" if os.path.isdir(displaced) else ""

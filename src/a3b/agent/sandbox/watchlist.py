@@ -6,6 +6,7 @@ was opened at the start, and links are never followed, since other commands may 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 MAX_FILE = 4 << 20
 MAX_TOTAL = 64 << 20
 MAX_ENTRIES = 2000
+MAX_LABEL = 200  # bytes of a name for what was moved away
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -36,11 +38,11 @@ class Watchlist:
 
     def __init__(self, root: str, paths: list[str], fixed: list[str]):
         self.root = os.open(root, DIRECTORY)
-        self._room = [MAX_TOTAL, MAX_ENTRIES]
+        self._saver = _Saver()
         self.fixed = {path: self._identity(path) for path in fixed}
         self.saved: dict[str, Saved] = {}
         for path in paths:
-            self._room[1] = MAX_ENTRIES
+            self._saver.entries = MAX_ENTRIES
             self.saved[path] = self._take(path)
 
     def changed(self) -> list[str]:
@@ -89,34 +91,9 @@ class Watchlist:
         except OSError:
             return Saved("absent")
         try:
-            return self._save(parent, name)
+            return self._saver.save(parent, name)
         finally:
             os.close(parent)
-
-    def _save(self, parent: int, name: str) -> Saved:
-        try:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except OSError:
-            return Saved("absent")
-        seal, mode = _seal(found), stat.S_IMODE(found.st_mode)
-        self._room[1] -= 1
-        if stat.S_ISLNK(found.st_mode):
-            return Saved("link", seal, mode, os.fsencode(os.readlink(name, dir_fd=parent)))
-        if stat.S_ISREG(found.st_mode):
-            if found.st_size > min(MAX_FILE, self._room[0]) or self._room[1] < 0:
-                return Saved("other", seal)
-            handle = os.open(name, FILE, dir_fd=parent)
-            with open(handle, "rb") as file:
-                content = file.read(MAX_FILE)
-            self._room[0] -= len(content)
-            return Saved("file", seal, mode, content)
-        if stat.S_ISDIR(found.st_mode) and self._room[1] >= 0:
-            handle = os.open(name, DIRECTORY, dir_fd=parent)
-            try:
-                return Saved("directory", seal, mode, b"", {n: self._save(handle, n) for n in os.listdir(handle)})
-            finally:
-                os.close(handle)
-        return Saved("other", seal)
 
     def _is_same(self, path: str, saved: Saved) -> bool:
         try:
@@ -146,17 +123,7 @@ class Watchlist:
         try:
             if not os.path.lexists(f"/proc/self/fd/{parent}/{name}"):
                 return
-            os.makedirs(displaced, 0o700, exist_ok=True)
-            target = os.path.join(displaced, path.replace("/", "%"))
-            try:
-                os.rename(name, target, src_dir_fd=parent)
-            except OSError:  # on another file system
-                self._room = [MAX_TOTAL, MAX_ENTRIES]
-                _write(os.open(displaced, DIRECTORY), os.path.basename(target), self._save(parent, name))
-                if os.path.isdir(f"/proc/self/fd/{parent}/{name}") and not _is_link(parent, name):
-                    shutil.rmtree(name, dir_fd=parent)
-                else:
-                    os.unlink(name, dir_fd=parent)
+            move_away(parent, name, displaced, path)
         finally:
             os.close(parent)
 
@@ -168,13 +135,89 @@ class Watchlist:
             os.close(parent)
 
 
+class _Saver:
+    """Keeps what stands at a path, as long as it has room."""
+
+    def __init__(self) -> None:
+        self.room, self.entries = MAX_TOTAL, MAX_ENTRIES
+
+    def save(self, parent: int, name: str) -> Saved:
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            return Saved("absent")
+        seal, mode = _seal(found), stat.S_IMODE(found.st_mode)
+        self.entries -= 1
+        if stat.S_ISLNK(found.st_mode):
+            return Saved("link", seal, mode, os.fsencode(os.readlink(name, dir_fd=parent)))
+        if stat.S_ISREG(found.st_mode):
+            if found.st_size > min(MAX_FILE, self.room) or self.entries < 0:
+                return Saved("other", seal)
+            handle = os.open(name, FILE, dir_fd=parent)
+            with open(handle, "rb") as file:
+                content = file.read(MAX_FILE)
+            self.room -= len(content)
+            return Saved("file", seal, mode, content)
+        if stat.S_ISDIR(found.st_mode) and self.entries >= 0:
+            handle = os.open(name, DIRECTORY, dir_fd=parent)
+            try:
+                return Saved("directory", seal, mode, b"", {n: self.save(handle, n) for n in os.listdir(handle)})
+            finally:
+                os.close(handle)
+        return Saved("other", seal)
+
+
+def move_away(parent: int, name: str, displaced: str, path: str) -> None:
+    """Moves what stands at a name of an open directory into the directory `displaced`, under a name that tells its
+    path. What cannot be moved is removed all the same. Raises OSError if nothing helps."""
+    os.makedirs(displaced, 0o700, exist_ok=True)
+    label = _label(path)
+    while os.path.lexists(os.path.join(displaced, label)):
+        label += "~"
+    try:
+        os.rename(name, os.path.join(displaced, label), src_dir_fd=parent)
+        return
+    except PermissionError:  # a command may have taken away rights
+        _give_back_rights(parent, name)
+    except OSError:
+        pass  # on another file system
+    with suppress(OSError):
+        os.rename(name, os.path.join(displaced, label), src_dir_fd=parent)
+        return
+    with suppress(OSError):
+        target = os.open(displaced, DIRECTORY)
+        try:
+            _write(target, label, _Saver().save(parent, name))
+        finally:
+            os.close(target)
+    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=parent)
+    else:
+        os.unlink(name, dir_fd=parent)
+
+
+def _give_back_rights(parent: int, name: str) -> None:
+    with suppress(OSError):
+        os.fchmod(parent, stat.S_IMODE(os.fstat(parent).st_mode) | 0o700)
+        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        finally:
+            os.close(handle)
+
+
+def _label(path: str) -> str:
+    """A name of at most 200 bytes for a path."""
+    label = path.replace("/", "%")
+    if len(os.fsencode(label)) <= MAX_LABEL:
+        return label
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return f"{digest}%{os.fsdecode(os.fsencode(label)[-MAX_LABEL + 40 :])}"
+
+
 def _seal(found: os.stat_result) -> tuple[int, ...]:
     """The time of change cannot be set back, so what has the same is the same. Of a directory, the entries say it."""
     return () if stat.S_ISDIR(found.st_mode) else (found.st_dev, found.st_ino, found.st_ctime_ns)
-
-
-def _is_link(parent: int, name: str) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
 def _is_like(parent: int, name: str, saved: Saved) -> bool:
