@@ -152,14 +152,23 @@ class TellingApprover:
     def __init__(self, approver: Approver):
         self._approver = approver
         self._said: dict[str, bool] = {}  # what to tell the model, and whether that is done
-        self.waited = 0.0  # seconds for answers
+        self._waited, self._asked, self._num_open = 0.0, 0.0, 0
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which an answer was waited for, also one that has not come yet."""
+        return self._waited + (time.monotonic() - self._asked if self._num_open else 0.0)
 
     async def ask(self, request: ApprovalRequest) -> Decision:
-        asked = time.monotonic()
+        if not self._num_open:
+            self._asked = time.monotonic()
+        self._num_open += 1
         try:
             decision = await self._approver.ask(request)
         finally:
-            self.waited += time.monotonic() - asked
+            self._num_open -= 1
+            if not self._num_open:
+                self._waited += time.monotonic() - self._asked
         if decision == "no" and request.kind == "network" and len(self._said) < MAX_SAID:
             self._said.setdefault(f"[{request.subject} was not allowed; {request.option} would allow it]", False)
         return decision

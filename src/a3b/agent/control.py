@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from a3b.agent.events import TokenUsage
 from a3b.units import counted
 
 T = TypeVar("T")
+SHORTEST_S = 0.05  # between two looks at the time, which stands still while the user is asked
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,21 @@ class TaskHalted(Exception):
 
 
 class TaskControl:
-    """Of one task, with the sub-agents that work for it."""
+    """Of one task, with the sub-agents that work for it. waited: seconds for which the user was waited for so far;
+    those are no time of the task."""
 
-    def __init__(self, limits: TaskLimits | None = None):
-        self.limits = limits or TaskLimits()
+    def __init__(self, limits: TaskLimits | None = None, waited: Callable[[], float] = lambda: 0.0):
+        self.limits, self._waited = limits or TaskLimits(), waited
         self.steering: deque[str] = deque()
         self.turns = 0
         self.usage = TokenUsage(0, 0, 0)
         self._stop = asyncio.Event()
-        self._begun = time.monotonic()
+        self._begun = self._now()
         self._parent: TaskControl | None = None
 
     def child(self, turns: int) -> TaskControl:
         """Of a part of the task: with a limit of its own on turns; stop, time and tokens are those of the whole."""
-        made = TaskControl(replace(self.limits, turns=turns))
+        made = TaskControl(replace(self.limits, turns=turns), self._waited)
         made._stop, made._begun, made._parent = self._stop, self._begun, self
         return made
 
@@ -87,10 +89,14 @@ class TaskControl:
         """The result of `work`; it is cancelled, and TaskHalted raised, when the user stops or the time is over."""
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait((task, stop), timeout=self._seconds_left(), return_when=asyncio.FIRST_COMPLETED)
+            while not task.done() and not self.is_stopped:
+                if (left := self._seconds_left()) == 0:
+                    raise self._out_of_time()
+                timeout = None if left is None else max(left, SHORTEST_S)
+                await asyncio.wait((task, stop), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise TaskHalted("stopped", "stopped by the user") if self.is_stopped else self._out_of_time()
+            raise TaskHalted("stopped", "stopped by the user")
         finally:
             stop.cancel()
             if not task.done():
@@ -101,7 +107,11 @@ class TaskControl:
     def _seconds_left(self) -> float | None:
         if self.limits.seconds is None:
             return None
-        return max(self.limits.seconds - (time.monotonic() - self._begun), 0.0)
+        return max(self.limits.seconds - (self._now() - self._begun), 0.0)
+
+    def _now(self) -> float:
+        """Seconds on a clock that stands still while the user is asked."""
+        return time.monotonic() - self._waited()
 
     def _out_of_time(self) -> TaskHalted:
         return TaskHalted("limit", f"stopped after {self.limits.seconds:g} s (--max-time)")

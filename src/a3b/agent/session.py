@@ -302,7 +302,7 @@ class AgentSession:
     def _begun(self, limits: TaskLimits) -> TaskControl:
         if self._control is not None:
             raise UsageError("a task runs already; steer or stop it")
-        self._control = TaskControl(limits)
+        self._control = TaskControl(limits, lambda: self._workshop.approvals.waited)
         return self._control
 
     async def _worked(self, work: Coroutine[Any, Any, None], control: TaskControl) -> AsyncGenerator[AgentEvent, None]:
