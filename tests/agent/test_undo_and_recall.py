@@ -48,8 +48,77 @@ def test_redo_takes_an_undo_back(tmp_path):
         assert not (tmp_path / "project/notes").exists()
         return await session.redo()
 
-    assert session_of(tmp_path, model, use, tools=("bash",)).startswith("Done again: ")
+    told = session_of(tmp_path, model, use, tools=("bash",))
+    assert told.splitlines() == ["Done again: $ echo agent > notes.", "  created notes"]
     assert (tmp_path / "project/notes").read_text() == "agent\n"
+
+
+def test_an_undo_of_what_the_user_has_put_back_himself_says_that_no_file_changed(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes"), Says("Done.")])
+
+    async def use(session, note):
+        await events_of(session)
+        (tmp_path / "project/notes").unlink()
+        return await session.undo()
+
+    assert session_of(tmp_path, model, use, tools=("bash",)).splitlines() == [
+        "Taken back: $ echo agent > notes.",
+        "  no file changed by this: all of them were like that already",
+    ]
+
+
+def test_a_redo_is_told_to_the_model_and_without_an_undo_there_is_none(tmp_path):
+    model = ScriptedModel([bash("echo agent > notes"), Says("Done."), Says("I see.")])
+
+    async def use(session, note):
+        await events_of(session)
+        with pytest.raises(JournalError, match="nothing to redo: no undo came last"):
+            await session.redo()
+        await session.undo()
+        await session.redo()
+        await events_of(session, "Go on.")
+
+    session_of(tmp_path, model, use, tools=("bash",))
+    assert "The user took an undo of files back. Done again: " in model.bodies[-1]["messages"][-1]["content"]
+
+
+def test_the_diff_of_a_session_has_what_it_changed_and_nothing_of_others(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "notes").write_text("one\ntwo\nthree\n")
+    model = ScriptedModel([bash("sed -i s/two/2/ notes; echo 1 > made; mkdir empty"), Says("Done.")])
+
+    async def use(session, note):
+        before = await session.diff()
+        (project / "mine").write_text("mine\n")
+        await events_of(session)
+        both, one = await session.diff(), await session.diff("made")
+        await session.undo()
+        return before, both, one, await session.diff()
+
+    before, both, one, after = session_of(tmp_path, model, use, tools=("bash",))
+    assert before.files == after.files == 0 and (both.files, both.added, both.removed) == (2, 2, 1)
+    assert both.text.split("\n") == [
+        *("--- /dev/null", "+++ made", "@@ -0,0 +1,1 @@", "+1"),
+        *("--- notes", "+++ notes", "@@ -1,3 +1,3 @@", " one", "-two", "+2", " three"),
+    ]
+    assert one.text.startswith("--- /dev/null\n+++ made") and one.files == 1
+
+
+def test_a_command_of_the_user_runs_in_the_sandbox_and_the_model_hears_of_it_with_the_next_task(tmp_path):
+    model = ScriptedModel([Says("I see.")])
+    outside = tmp_path / "outside"
+
+    async def use(session, note):
+        events = [event async for event in session.run_command(f"echo one; touch {outside}; exit 3")]
+        await events_of(session, "Why?")
+        return events
+
+    started, *_, finished = session_of(tmp_path, model, use, tools=("bash",))
+    assert started.summary.startswith("$ echo one") and finished.text.startswith("one\n")
+    assert finished.text.endswith("[exit status 3]") and not outside.exists()
+    (said,) = [message["content"] for message in model.bodies[0]["messages"] if message["role"] == "user"]
+    assert "The user ran a command himself.\n$ echo one" in said and said.endswith("Why?")
 
 
 def test_a_file_that_the_user_changed_stays_until_undo_is_forced(tmp_path):

@@ -35,6 +35,11 @@ def id(tmp_path, monkeypatch):
         ("sessions --search it --json", "--json: has no place"),
         ("forget ID --continue", "--continue: has no place"),
         ("forget ID --json", "--json: has no place"),
+        ("fix it -p hi", "-p: has no place beside a task for the terminal"),
+        ("fix it --acp", "--acp: has no place beside a task"),
+        ("fix it --json", "--json: has no place beside a task"),
+        ("fix it --demo", "a task has no place there"),
+        ("sesions", "did you mean 'sessions'?"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(id, capsys, words, said):

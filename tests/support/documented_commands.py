@@ -116,7 +116,7 @@ def _is_at_hand(arguments: list[str]) -> bool:
     except ValueError:  # which a test reports
         return False
     starts_client = args.command == "launch" and bool(args.client) and not args.print
-    starts_client |= args.command == "code" and not args.words
+    starts_client |= args.command == "code" and args.words[:1] not in (["sessions"], ["forget"])
     runs_benchmark = args.command == "eval" and args.kind not in ("list", "quality")  # minutes, and an extra
     return (
         args.command not in NEEDS and not (starts_client or runs_benchmark) and getattr(args, "model", None) in MODELS

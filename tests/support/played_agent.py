@@ -1,6 +1,6 @@
 """`a3b code` at a terminal with a session that a test plays: events go in, calls come out.
 
-    python -m tests.support.played_agent IN OUT DIRECTORY     file descriptors of two pipes
+    python -m tests.support.played_agent IN OUT DIRECTORY [TASK]     file descriptors of two pipes
 
 Enter at `PlayedAgent`, in tests."""
 
@@ -32,7 +32,8 @@ from a3b.agent.events import (
     ToolStarted,
     TurnFinished,
 )
-from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
+from a3b.agent.journal.diffs import WorkspaceDiff
+from a3b.agent.options import AgentOptions, ServedBy, ServerLine, SessionCost, SessionNode, ToolLine
 from a3b.agent.session import AgentSession
 from a3b.agent.transcript import TurnLine
 from a3b.errors import UsageError
@@ -125,6 +126,30 @@ class PlayedSession(AgentSession):
     def allowed(self) -> list[str]:
         return ["sandbox: bubblewrap", "writes: /project\x1b[2J"]
 
+    async def diff(self, path: str = "") -> WorkspaceDiff:
+        self.tell("diff", path)
+        text = "--- calc.py\n+++ calc.py\n@@ -1,1 +1,1 @@\n-    return a - b\x1b[2J\n+    return a + b"
+        return WorkspaceDiff() if path == "other" else WorkspaceDiff(text, 3, 1, 1, 2)
+
+    def served(self) -> ServedBy:
+        return ServedBy("nano", "http://127.0.0.1:1", "a3b", 8192, "", 600.0)
+
+    def mcp_servers(self) -> tuple[list[ServerLine], list[str]]:
+        lines = [
+            ServerLine("git", "runs", "1.2", ("git_log", "git_show")),
+            ServerLine("slow", "did not start", trouble="was not ready\x1b[2J"),
+        ]
+        return lines, [".mcp.json: server 'x': command is no text"]
+
+    def forget_approval(self, subject: str | None) -> list[str]:
+        self.tell("forget", subject)
+        return ["pypi.org:443"] if subject else []
+
+    async def run_command(self, command: str) -> AsyncIterator[AgentEvent]:
+        self.tell("command", command)
+        async for event in self._play(ToolFinished):
+            yield event
+
     def cost(self) -> SessionCost:
         return SessionCost(self._turns, self._usage, 900, 8192, 6000, 0, 12.5)
 
@@ -154,7 +179,7 @@ class PlayedSession(AgentSession):
         self.tell("budget", tokens)
 
 
-async def _main(source: int, out: int, directory: Path) -> int:
+async def _main(source: int, out: int, directory: Path, first_task: str | None) -> int:
     from a3b.agent.terminal.run import run_terminal
 
     events: asyncio.Queue[Any] = asyncio.Queue()
@@ -181,7 +206,7 @@ async def _main(source: int, out: int, directory: Path) -> int:
     task = asyncio.create_task(receive())
     try:
         options = AgentOptions(directory, directory / "home", OPENED.base_url)
-        return await run_terminal(options, open_session=played)
+        return await run_terminal(options, open_session=played, first_task=first_task)
     finally:
         task.cancel()
         transport.close()
@@ -190,11 +215,17 @@ async def _main(source: int, out: int, directory: Path) -> int:
 class PlayedAgent(Terminal):
     """A terminal with a played session in it."""
 
-    def __init__(self, directory: Path, env: dict[str, str] | None = None, size: tuple[int, int] = (24, 80)):
+    def __init__(
+        self,
+        directory: Path,
+        env: dict[str, str] | None = None,
+        size: tuple[int, int] = (24, 80),
+        first_task: str | None = None,
+    ):
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
         argv = [sys.executable, "-W", "error", "-m", "tests.support.played_agent"]
-        argv += [str(theirs_in), str(theirs_out), str(directory)]
+        argv += [str(theirs_in), str(theirs_out), str(directory), *([first_task] if first_task else [])]
         super().__init__(argv, env, (theirs_in, theirs_out), size)
         os.close(theirs_in)
         os.close(theirs_out)
@@ -227,4 +258,4 @@ class PlayedAgent(Terminal):
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))
+    sys.exit(asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), next(iter(sys.argv[4:]), None))))

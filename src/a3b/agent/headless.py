@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 
+from a3b.agent.about import opened_line
 from a3b.agent.approvals import DenyingApprover
 from a3b.agent.events import (
     AgentEvent,
@@ -44,6 +45,7 @@ async def run_headless(session: AgentSession, task: str, as_json: bool, approver
         loop.add_signal_handler(number, stop, number)
     try:
         show = print_json if as_json else _print_line
+        say(f"a3b code: {opened_line(session.opened)}")
         show(session.opened)
         for notice in session.notices:
             show(notice)

@@ -62,6 +62,30 @@ class ToolLine:
 
 
 @dataclass(frozen=True)
+class ServerLine:
+    """An MCP server, for /mcp. state: "runs", "ended" (it starts again with the next call), "did not start" or "was not
+    approved"; version: as it says; trouble: what was told of it last."""
+
+    name: str
+    state: str
+    version: str = ""
+    tools: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class ServedBy:
+    """What computes a session, for /model. kind: of server; age: seconds since the session began."""
+
+    model: str
+    base_url: str
+    kind: str
+    context: int
+    positions: str
+    age: float
+
+
+@dataclass(frozen=True)
 class SessionCost:
     """What a session has cost so far. in_context: tokens that the next request begins with; context: of the server;
     recomputed: tokens of the history that were read again, None where the server does not say."""

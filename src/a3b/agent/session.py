@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -30,8 +31,9 @@ from a3b.agent.events import (
     ToolStarted,
 )
 from a3b.agent.idle import IdleWork, read_ahead
+from a3b.agent.journal.diffs import WorkspaceDiff
 from a3b.agent.loop import LoopParts, TaskLoop
-from a3b.agent.options import AgentOptions, SessionCost, SessionNode, ToolLine
+from a3b.agent.options import AgentOptions, ServedBy, ServerLine, SessionCost, SessionNode, ToolLine
 from a3b.agent.past import past_events
 from a3b.agent.project_files import Project, first_message, read_project
 from a3b.agent.prompt import system_prompt
@@ -223,6 +225,14 @@ class AgentSession:
         self._news.append(f"The user took an undo of files back. {told}")
         return told
 
+    async def diff(self, path: str = "") -> WorkspaceDiff:
+        """What this session has changed and what stands of it, as unified diffs. path: of one file or directory.
+
+        Raises JournalError, and UsageError while a task runs."""
+        if self._control is not None:
+            raise UsageError("a task runs; stop it first, or wait")
+        return await self._workshop.diff(self.id, path)
+
     @property
     def num_jobs(self) -> int:
         """Commands that run in the background."""
@@ -251,6 +261,16 @@ class AgentSession:
             return self._workshop.remembered.forget(subject)
         except OSError as error:
             raise UsageError(f"{self._workshop.remembered.file}: {error.strerror}; nothing is taken back") from None
+
+    def served(self) -> ServedBy:
+        """Which model and server compute this session, and how old it is."""
+        facts, age = self._requests.facts, max(time.time() - self._transcript.head.created, 0.0)
+        return ServedBy(facts.model, self.opened.base_url, facts.kind, facts.context, facts.positions, age)
+
+    def mcp_servers(self) -> tuple[list[ServerLine], Sequence[str]]:
+        """The MCP servers with their states, and what is wrong with their configuration."""
+        servers = self._workshop.servers
+        return (servers.states(), servers.problems) if servers is not None else ([], ())
 
     def cost(self) -> SessionCost:
         """Turns, tokens and seconds so far."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from a3b.agent.approvals import Approver, DenyingApprover, RememberedApprovals, TellingApprover
 from a3b.agent.events import Notice
+from a3b.agent.journal.diffs import WorkspaceDiff
 from a3b.agent.journal.journal import Journal, UndoOutcome
 from a3b.agent.mcp.opening import session_servers
 from a3b.agent.mcp.servers import McpServers
@@ -129,6 +130,13 @@ class Workshop:
         if self.journal is None:
             raise JournalError("redo: no journal is kept in this session")
         return _undo_lines("Done again", await asyncio.to_thread(self.journal.redo, force))
+
+    async def diff(self, session: str, path: str) -> WorkspaceDiff:
+        """What a session has changed, and what stands of it. path: of a file or directory, "" for all. Raises
+        JournalError."""
+        if self.journal is None:
+            raise JournalError("diff: no journal is kept in this session; git diff shows what git knows")
+        return await asyncio.to_thread(self.journal.diff, session, path)
 
     async def changed_since(self, session: str, turn: int) -> list[str]:
         """Files that calls changed after a turn of a session, as lines."""

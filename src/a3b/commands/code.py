@@ -17,10 +17,10 @@ from pathlib import Path
 from a3b.agent.options import AgentOptions
 from a3b.agent.sessions import ProjectSessions
 from a3b.commands.client_server import first_key, serving
-from a3b.commands.code_sessions import check_words, listing, resumed, run_words
+from a3b.commands.code_sessions import WORDS, check_words, chosen_session, listing, resumed, run_words
 from a3b.commands.piped_input import piped_text, writer_of
 from a3b.commands.server_answers import ServedModel, checked_url
-from a3b.errors import A3BError, UsageError
+from a3b.errors import A3BError, UsageError, did_you_mean
 from a3b.printable import printable, report, say
 
 ROOM = 2_048  # tokens of the context, besides the instructions
@@ -40,24 +40,29 @@ def run(args: Namespace) -> int:
         from a3b.commands.code_demo import demo
 
         return demo(args, check_context)
-    if args.words:
+    if args.words and args.words[0] in WORDS:
         return run_words(args, sessions, home)
+    typed = typed_task(args)
     check_words(args)
     if args.resume == "":
-        report(listing(sessions))
-        return 0
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            report(listing(sessions))
+            return 0
+        if (chosen := chosen_session(sessions)) is None:
+            return 0
+        args.resume = chosen
     if args.json and args.prompt is None and sys.stdin.isatty():
         raise UsageError("--json: needs a task; give one with -p TASK")
     if args.acp:
         check_mcp(args)
         return for_editor(args, here, home)
     check_mcp(args)
-    task = given_task(args)
+    task = given_task(args, typed)
     resume = resumed(args, sessions)
     with chosen_server(args) as url:
         options = agent_options(args, here, home, url, resume)
         if task is None:
-            return at_terminal(options, sessions)
+            return at_terminal(options, sessions, typed)
         return headless(options, task, args.json)
 
 
@@ -112,7 +117,7 @@ def headless(options: AgentOptions, task: str, as_json: bool) -> int:
         raise
 
 
-def at_terminal(options: AgentOptions, sessions: ProjectSessions) -> int:
+def at_terminal(options: AgentOptions, sessions: ProjectSessions, first_task: str | None = None) -> int:
     from a3b.agent.terminal.run import run_terminal
     from a3b.commands.typed_lines import TypedLines
 
@@ -121,11 +126,33 @@ def at_terminal(options: AgentOptions, sessions: ProjectSessions) -> int:
     except OSError as error:
         say(f"typed lines are not kept: {error.filename}: {error.strerror or error}")
         history = None
-    return asyncio.run(run_terminal(options, history=history))
+    return asyncio.run(run_terminal(options, history=history, first_task=first_task))
 
 
-def given_task(args: Namespace) -> str | None:
-    """The task of -p with what is piped, or what is piped alone; None at a terminal. Raises UsageError."""
+def typed_task(args: Namespace) -> str | None:
+    """The task that stands behind `a3b code`: the first message at a terminal. Raises UsageError."""
+    if not args.words:
+        return None
+    task = " ".join(args.words)
+    if not task.strip():
+        raise UsageError("the task is empty")
+    if len(args.words) == 1 and (near := did_you_mean(task, WORDS)):
+        raise UsageError(f'{task[:80]!r} is no word of a3b code{near} A task of one word is given with -p "TASK"')
+    for name, value in {"-p": args.prompt is not None, "--acp": args.acp, "--json": args.json}.items():
+        if value:
+            raise UsageError(
+                f"{name}: has no place beside a task for the terminal; -p {task[:40]!r} runs it without one"
+            )
+    return task
+
+
+def given_task(args: Namespace, typed: str | None = None) -> str | None:
+    """The task of -p with what is piped, or what is piped alone; None at a terminal. typed: for a terminal; where there
+    is none, it is run as with -p. Raises UsageError."""
+    if args.prompt is None and typed is not None:
+        if sys.stdin.isatty():
+            return None
+        args.prompt = typed
     if args.prompt is None:
         if sys.stdin.isatty():
             return None

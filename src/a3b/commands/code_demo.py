@@ -24,6 +24,7 @@ INDENT = "    "
 def demo(args: Namespace, check: Callable[[ServedModel], None]) -> int:
     """Shows each step; the exit status says whether the package is repaired. Files and session leave with the end."""
     given = {
+        "a task": args.words,
         "-p": args.prompt,
         "--json": args.json,
         "--acp": args.acp,

@@ -11,12 +11,13 @@ COMPACT_AT = 50_000  # as a3b.agent.options, which help does not load
 
 
 def code(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "a3b code [options] | a3b code sessions [--search WORDS] | a3b code forget ID ...|--all"
+    parser.usage = "a3b code [TASK] [options] | a3b code sessions [--search WORDS] | a3b code forget ID ...|--all"
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="sessions|forget",
-        help="sessions: list the sessions of this directory; forget ID ...: remove all that is kept of some",
+        metavar="TASK|sessions|forget",
+        help="TASK: the first message at the terminal; sessions: list the sessions of this directory; forget ID ...: "
+        "remove all that is kept of some",
     )
     parser.add_argument(
         "-p", "--prompt", metavar="TASK", help="work on this task without a terminal, and exit; piped text is added"
@@ -33,7 +34,9 @@ def code(parser: argparse.ArgumentParser) -> None:
     server(parser)
     group = parser.add_argument_group("earlier sessions")
     group.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last session here")
-    group.add_argument("--resume", nargs="?", const="", metavar="ID", help="go on with this one; without ID, list them")
+    group.add_argument(
+        "--resume", nargs="?", const="", metavar="ID", help="go on with this one; without ID, choose one"
+    )
     group.add_argument(
         "--from-turn", type=positive, metavar="N", help="with one of these: go on from the end of turn N, in a copy"
     )

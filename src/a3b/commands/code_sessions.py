@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
@@ -11,16 +12,16 @@ from pathlib import Path
 from a3b.agent.options import SessionNode
 from a3b.agent.sessions import ProjectSessions
 from a3b.errors import UsageError
-from a3b.printable import printable, report
+from a3b.printable import printable, report, say
 
 MATCHES = 10
+WORDS = ("sessions", "forget")
+MOST_OFFERED = 20
 
 
 def run_words(args: Namespace, sessions: ProjectSessions, home: Path) -> int:
     """Runs what stands behind `a3b code`. Raises UsageError."""
     what, *rest = args.words
-    if what not in ("sessions", "forget"):
-        raise UsageError(f'{" ".join(args.words)[:80]!r}: expected sessions or forget; a task is given with -p "TASK"')
     check_words(args, what)
     if what == "forget":
         from a3b.commands.code_forget import forget  # loads what reads the files of servers
@@ -72,6 +73,33 @@ def resumed(args: Namespace, sessions: ProjectSessions) -> str | None:
     if id is None:
         raise UsageError("--from-turn: expected --resume ID or --continue with it")
     return sessions.fork(id, args.from_turn)
+
+
+def chosen_session(sessions: ProjectSessions) -> str | None:
+    """The session that the user chooses by its number in a list, or by its ID; None if he takes none."""
+    found = [node for node in sessions.nodes() if node.kind != "sub-agent"]
+    nodes = found[:MOST_OFFERED]
+    if not nodes:
+        say(listing(sessions))
+        return None
+    say("\n".join(f"{number:>3}  {session_line(node)}" for number, node in enumerate(nodes, 1)))
+    if len(found) > len(nodes):
+        say(f"     and {len(found) - len(nodes):,} more; a3b code sessions lists them, and their ID does here too")
+    while True:
+        say(f"which one, 1 to {len(nodes)}? Enter for none: ", end="")
+        line = sys.stdin.readline()
+        word = line.strip()
+        if not word:
+            say("" if line else "\n", end="")
+            return None
+        try:
+            if not (word.isascii() and word.isdigit() and len(word) <= 3):
+                return sessions.find(word)
+            if 1 <= int(word) <= len(nodes):
+                return nodes[int(word) - 1].id
+            say(f"{word}: expected 1 to {len(nodes)}")
+        except UsageError as error:
+            say(error)
 
 
 def listing(sessions: ProjectSessions) -> str:

@@ -22,6 +22,7 @@ a3b serve DIR --port 8080
 a3b serve DIR --host 0.0.0.0 --api-key-file keys.txt""",
     "code": """
 a3b code                                   # in a project's directory
+a3b code "Fix the failing test."           # the first message
 a3b code -p "Fix the failing test." --max-turns 30
 a3b code -p "Why does this fail?" --json < log.txt
 a3b code --continue

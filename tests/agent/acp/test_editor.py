@@ -218,9 +218,15 @@ def test_commands_of_the_agent_work_as_prompts(run, project):
         session = (await connection.new_session(cwd=str(project))).session_id
         commands = await editor.until("available_commands_update")
         assert [one.name for one in commands.available_commands] == [
-            *["undo", "redo", "compact", "cost", "think", "tools", "tree", "help"]
+            *["undo", "redo", "compact", "diff", "model", "mcp", "cost", "think", "tools", "tree", "help"]
         ]
         await prompt(connection, session, "Fix the bug.")
+        await prompt(connection, session, "/diff calc.py")
+        assert "```diff\n--- calc.py\n+++ calc.py\n" in editor.text() and "\n+    return a + b\n```" in editor.text()
+        await prompt(connection, session, "/model")
+        assert "model      scripted\nserver     http://127.0.0.1:" in editor.text()
+        await prompt(connection, session, "/mcp")
+        assert "no MCP server: .mcp.json here" in editor.text()
         assert (await prompt(connection, session, "/undo")).stop_reason == "end_turn"
         assert "calc.py" in editor.text()
         await prompt(connection, session, "/cost")

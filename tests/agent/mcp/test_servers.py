@@ -93,6 +93,25 @@ def test_a_server_starts_only_after_its_command_line_was_approved(tmp_path):
     assert "was not approved" in text
 
 
+def test_each_server_has_a_state_with_its_tools_and_its_last_trouble(tmp_path):
+    broken = replace(hostile(name="broken"), command=("/no/such/program",))
+
+    async def run():
+        person = Person("once", "once", "no")
+        others = broken, replace(hostile(), name="refused")
+        async with opened(tmp_path, OWN, *others, approver=person, problems=("a.json: no object",)) as servers:
+            before = servers.states()
+            await servers.connections["own"].close()
+            return before, servers.states(), servers.problems
+
+    (own, bad, refused), (ended, *_), problems = asyncio.run(run())
+    assert own.state == "runs" and "write" in own.tools and not own.trouble
+    assert bad.state == "did not start" and bad.tools == () and "it is left out" in bad.trouble
+    assert refused.state == "was not approved"
+    assert ended.state == "ended" and ended.tools == own.tools
+    assert problems == ("a.json: no object",)
+
+
 def test_without_a_person_no_server_starts(tmp_path):
     async def run():
         async with opened(tmp_path, hostile(), approver=DenyingApprover()) as servers:

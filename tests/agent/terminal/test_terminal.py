@@ -282,6 +282,36 @@ def test_a_dumb_terminal_gets_lines_and_no_control_sequence(agent, tmp_path):
     assert b"\x1b" not in terminal.raw
 
 
+def test_a_first_message_is_shown_and_worked_on_as_if_it_had_been_typed(tmp_path):
+    terminal = PlayedAgent(tmp_path, first_task="fix it")
+    terminal.told("open", None)
+    terminal.told("run", "fix it")
+    terminal.play(TextChunk("Done."), DONE)
+    terminal.shows(r"> fix it\n\nDone.\n")
+    assert terminal.leave() == 0
+    terminal.close()
+
+
+def test_a_command_of_the_user_is_shown_as_the_agent_s_are_and_is_no_task(agent):
+    terminal = agent()
+    terminal.type("!make test\r")
+    terminal.told("command", "make test")
+    terminal.play(ToolStarted("u", "bash", {}, "bash make test"), ToolOutput("u", "cc -c a.c\n"))
+    terminal.shows(r"cc -c a.c")
+    terminal.type("later\r")
+    terminal.shows(r"> later \(comes next\)")
+    terminal.type("!ls\r")
+    terminal.shows("a command has to wait until the agent is done")
+    terminal.play(ToolFinished("u", "bash", "all well", False))
+    terminal.shows(r"> !make test\n\n\[1\] bash make test\n    all well\n")
+    terminal.told("run", "later")
+
+
+def test_the_session_begins_with_model_server_and_sandbox_and_what_is_to_be_known(agent):
+    terminal = agent()
+    terminal.shows(r"nano at http://127.0.0.1:1, context 8,192; sandbox: bubblewrap\nnothing is stored\n/help lists")
+
+
 HOSTILE = (
     "\x1b]0;title\x07\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil\x1b\\link\x1b[2J\x1b[?1049h\x1bc\x9b31m\x90q\x08\r\x7f"
     "\u202egnp.exe\u2066\u2028[red]markup[/red] :smile: <b>html</b>"

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from a3b.agent.events import Compacted, TaskFinished, TextChunk, ThinkingChunk, TokenUsage, TurnFinished
+from a3b.agent.events import Compacted, Notice, TaskFinished, TextChunk, ThinkingChunk, TokenUsage, TurnFinished
 from a3b.agent.options import SessionNode
 from a3b.agent.terminal.commands import COMMANDS, command_of, tree_lines
 from tests.support.played_agent import OPENED, PlayedAgent
@@ -129,6 +129,16 @@ def test_after_a_compaction_the_summary_stands_above_and_nothing_is_said_to_go_o
     terminal.shows(r"the summary\n\ncompacted: 6,000 tokens became 800.*\n> *\nready\n")
 
 
+def test_lines_typed_while_it_compacts_come_also_if_there_is_nothing_to_gain(terminal):
+    terminal.type("/compact\r")
+    terminal.told("compact")
+    terminal.type("next task\r")
+    terminal.shows(r"> next task \(comes next\)")
+    terminal.play(Notice("900 tokens would become 950: there is nothing to gain, and all stays as it is"))
+    terminal.shows("there is nothing to gain, and all stays as it is")
+    terminal.told("run", "next task")
+
+
 def test_think_switches_thinking_and_shows_earlier_thoughts(terminal):
     for word, value in (("on", True), ("off", False), ("auto", None)):
         terminal.type(f"/think {word}\r")
@@ -194,3 +204,44 @@ def test_thinking_that_is_switched_off_is_said_instead_of_its_limit(terminal):
     terminal.type("/think off\r")
     terminal.shows("does not think \\|")
     assert "thinks up to" not in terminal.screen.text
+
+
+def test_diff_shows_what_the_session_changed_in_colours(terminal):
+    terminal.type("/diff\r")
+    terminal.told("diff", "")
+    terminal.shows(
+        r"3 files changed by this session: \+1 -1 lines; 2 files of them not shown\n"
+        r"    --- calc.py\n    \+\+\+ calc.py\n    @@ .*\n    -    return a - b\\u001b\[2J\n    \+    return a \+ b"
+    )
+    assert terminal.screen.colours >= {"31", "32", "36"}
+
+
+def test_diff_takes_a_path(terminal):
+    terminal.type("/diff src/../other\r")
+    terminal.told("diff", "other")
+    terminal.shows("other: not changed by this session")
+
+
+def test_model_says_which_model_and_server_how_full_its_context_and_how_old_the_session(terminal):
+    terminal.type("/model\r")
+    terminal.shows(
+        r"model      nano\nserver     http://127.0.0.1:1 \(a3b, .*\)\n"
+        r"context    900 of 8,192 tokens, 11 %\nsession    began 10 min ago; 0 turns in 12 s"
+    )
+
+
+def test_mcp_shows_the_state_the_tools_and_the_trouble_of_each_server(terminal):
+    terminal.type("/mcp\r")
+    terminal.shows(
+        r"git: runs, version 1.2\n    2 tools: git_log, git_show\n"
+        r"slow: did not start\n    last trouble: was not ready\\u001b\[2J\nnot used: .mcp.json: server 'x'"
+    )
+
+
+def test_tools_forget_takes_back_one_answer_or_all(terminal):
+    terminal.type("/tools forget pypi.org:443\r")
+    terminal.told("forget", "pypi.org:443")
+    terminal.shows("no longer allowed without a question: pypi.org:443; hosts that this session has reached")
+    terminal.type("/tools forget\r")
+    terminal.told("forget", None)
+    terminal.shows("no longer allowed without a question: nothing was")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from acp.schema import AvailableCommand, AvailableCommandInput, UnstructuredCommandInput
 
+from a3b.agent.about import diff_title, mcp_lines, model_lines
 from a3b.agent.cost import cost_lines
 from a3b.agent.events import AgentEvent, TextChunk
 from a3b.agent.session import AgentSession
@@ -21,6 +22,9 @@ COMMANDS = {  # (what it does, which words it takes)
     ),
     "redo": ("do again what the last undo took back", "force"),
     "compact": ("begin the conversation anew from a summary", ""),
+    "diff": ("what this session has changed in files", "PATH"),
+    "model": ("which model and server, and how much of the context is used", ""),
+    "mcp": ("MCP servers: state, tools, what went wrong", ""),
     "cost": ("turns, tokens and seconds so far", ""),
     "think": ("whether the model thinks", "on, off or auto"),
     "tools": ("what the agent can do, and what it may; forget: ask again about what is allowed always", "forget NAME"),
@@ -74,6 +78,13 @@ async def _answer(session: AgentSession, name: str, words: Sequence[str]) -> str
             return await session.undo("force" in rest, "earlier" in rest)
         case ("redo",) | ("redo", "force"):
             return await session.redo(bool(words))
+        case "diff", *rest:
+            found = await session.diff(" ".join(rest))
+            return f"{diff_title(found)}\n{fenced(found.text)}" if found.text else diff_title(found)
+        case ("model",):
+            return "\n".join(model_lines(session.served(), session.cost()))
+        case ("mcp",):
+            return "\n".join(mcp_lines(*session.mcp_servers()))
         case ("cost",):
             return "\n".join(cost_lines(session.cost()))
         case "think", ("on" | "off" | "auto") as word:
@@ -90,3 +101,10 @@ async def _answer(session: AgentSession, name: str, words: Sequence[str]) -> str
             return "\n".join(f"/{name} {hint}: {what}".replace(" :", ":") for name, (what, hint) in COMMANDS.items())
     takes = COMMANDS[name][1] or "no words"
     raise UsageError(f"/{name} takes {takes}; found {' '.join(words)[:40]!r}")
+
+
+def fenced(diff: str) -> str:
+    """A diff as a block of Markdown that nothing in it ends."""
+    longest = max((len(run) for run in re.findall("`+", diff)), default=0)
+    fence = "`" * max(longest + 1, 3)
+    return f"{fence}diff\n{diff}\n{fence}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from a3b.agent.journal.beneath import Beneath
 from a3b.agent.journal.changes import FileChange, changes_of, joined, real
+from a3b.agent.journal.diffs import WorkspaceDiff, diff_of
 from a3b.agent.journal.git_head import git_head
 from a3b.agent.journal.ledger import Ledger
 from a3b.agent.journal.scan import JournalBounds
@@ -154,6 +155,17 @@ class Journal:
             state = self._ledger.state
             items = joined(item for step in state.steps.values() if step.number >= number for item in step.items)
             return changes_of(real(item._replace(after=state.files.get(item.path)) for item in items))
+
+    def diff(self, session: str, path: str = "") -> WorkspaceDiff:
+        """How files differ now from what they were before the first step of a session that changed them. path: only
+        this file, or what lies in this directory."""
+        with self._used() as tree:
+            self._ledger.see(tree)
+            state = self._ledger.state
+            items = joined(item for step in state.steps.values() if step.session == session for item in step.items)
+            items = [item._replace(after=state.files.get(item.path)) for item in items]
+            wanted = [item for item in items if not path or f"{item.path}/".startswith(f"{path}/")]
+            return diff_of(sorted(real(wanted)), self._ledger.contents)
 
     # undo
 

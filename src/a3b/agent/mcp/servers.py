@@ -17,7 +17,7 @@ from a3b.agent.mcp.guard import ServerFault
 from a3b.agent.mcp.launch import ServerLauncher, start_hint
 from a3b.agent.mcp.surface import META_NAME, ToolSurface, new_surface
 from a3b.agent.mcp.tools import McpMetaTool, McpTool
-from a3b.agent.options import ToolLine
+from a3b.agent.options import ServerLine, ToolLine
 from a3b.agent.tools.tool import Tool, ToolError
 
 Tell = Callable[[str, str], None]
@@ -27,15 +27,18 @@ MAX_NEWS = 20
 class McpServers:
     """The servers that run, and what the model sees of them.
 
-    connections: of approved servers, by name; surface: the tools in the prompt, which stay the same for the session."""
+    connections: of approved servers, by name; absent: why others were left out; problems: of what configures them;
+    surface: the tools in the prompt, which stay the same for the session."""
 
     def __init__(self, approver: Approver, tell: Tell):
         self.connections: dict[str, ServerConnection] = {}
         self.absent: dict[str, str] = {}
+        self.problems: tuple[str, ...] = ()
         self.surface = ToolSurface()
         self._approver, self._tell = approver, tell
         self._news: list[str] = []
         self._told: set[str] = set()
+        self._troubles: dict[str, str] = {}  # the last of each server
         self._asking = asyncio.Lock()
 
     @property
@@ -50,6 +53,15 @@ class McpServers:
             for tool in connection.listing.tools if connection.listing else ():
                 found.append(ToolLine(tool.name, tool.description.split("\n")[0][:200], f"MCP server {name}"))
         return found + [ToolLine(name, why, f"MCP server {name}") for name, why in self.absent.items()]
+
+    def states(self) -> list[ServerLine]:
+        """For /mcp: a line for each server, also for those that do not run."""
+        found = []
+        for name, connection in self.connections.items():
+            tools = tuple(tool.name for tool in connection.listing.tools) if connection.listing else ()
+            state = "runs" if connection.is_running else "ended" if connection.listing else "did not start"
+            found.append(ServerLine(name, state, connection.version, tools, self._troubles.get(name, "")))
+        return found + [ServerLine(name, why) for name, why in self.absent.items()]
 
     def take_news(self) -> list[str]:
         """Sentences for the end of the conversation, such as that a server changed its tools; each is given once."""
@@ -80,7 +92,7 @@ class McpServers:
                 config,
                 launcher.start,
                 (launcher.workspace,),
-                lambda text: self._tell(text, "warning"),
+                partial(self._warn, config.name),
                 partial(self._changed, config.name),
             )
         await asyncio.gather(*(self._start(found, launcher.workspace) for found in list(self.connections.values())))
@@ -92,12 +104,12 @@ class McpServers:
         except ServerFault as error:
             hint = start_hint(config, workspace, Path.home())
             said = f"MCP server {config.name!r} {str(error).rstrip(',')}; it is left out."
-            self._tell(said + (hint and f" {hint[0].upper()}{hint[1:]}."), "warning")
+            self._warn(config.name, said + (hint and f" {hint[0].upper()}{hint[1:]}."))
             return
         if connection.listing is not None and connection.listing.left_out:
             left_out = connection.listing.left_out
             more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-            self._tell(f"MCP server {config.name!r}: left out {'; '.join(left_out[:3])}{more}.", "warning")
+            self._warn(config.name, f"MCP server {config.name!r}: left out {'; '.join(left_out[:3])}{more}.")
 
     def show(self, record: Any | None) -> None:
         """Settles what the model sees: what a record of the session says, or else what the servers offer now."""
@@ -116,6 +128,10 @@ class McpServers:
                 "a new session has theirs.",
                 "info",
             )
+
+    def _warn(self, server: str, text: str) -> None:
+        self._troubles[server] = text
+        self._tell(text, "warning")
 
     async def close(self) -> None:
         """Ends all servers."""
@@ -144,6 +160,7 @@ async def open_servers(
     tell: takes a sentence for the user and its level; record: what `ToolSurface.record` gave when the session began.
     Servers that do not start are told and left out."""
     servers = McpServers(approver, tell)
+    servers.problems = configured.problems
     for problem in configured.problems:
         tell(problem, "warning")
     try:

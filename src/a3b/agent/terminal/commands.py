@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from a3b.agent.about import diff_title, mcp_lines, model_lines
 from a3b.agent.cost import cost_lines
 from a3b.agent.options import SessionNode
 from a3b.agent.sessions import outline_lines
@@ -124,6 +126,26 @@ async def _cost(front: TerminalFront, rest: str) -> None:
     front.say("\n".join(cost_lines(front.session.cost())))
 
 
+async def _model(front: TerminalFront, rest: str) -> None:
+    _no_words("/model", rest)
+    front.say("\n".join(model_lines(front.session.served(), front.session.cost())))
+
+
+async def _mcp(front: TerminalFront, rest: str) -> None:
+    _no_words("/mcp", rest)
+    front.say("\n".join(mcp_lines(*front.session.mcp_servers())))
+
+
+async def _diff(front: TerminalFront, rest: str) -> None:
+    path = os.path.normpath(rest) if rest else ""
+    found = await front.session.diff("" if path == "." else path)
+    if path not in ("", ".") and not found.files:
+        front.say(f"{path[:200]}: not changed by this session")
+        return
+    front.say(diff_title(found))
+    front.view.show_diff(found.text)
+
+
 async def _think(front: TerminalFront, rest: str) -> None:
     word, _, value = rest.partition(" ")
     if value and word not in ("budget", "show"):
@@ -189,6 +211,9 @@ COMMANDS = {
         "what the agent can do, and what it may; ask again about what is allowed always",
         _tools,
     ),
+    "diff": TerminalCommand("/diff [PATH]", "what this session has changed in files", _diff, False),
+    "model": TerminalCommand("/model", "which model and server, and how much of the context is used", _model),
+    "mcp": TerminalCommand("/mcp", "MCP servers: state, tools, what went wrong", _mcp),
     "cost": TerminalCommand("/cost", "turns, tokens and seconds so far", _cost),
     "think": TerminalCommand(
         "/think on|off|auto|budget|show", "whether and how long the model thinks; show earlier thinking", _think

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rich.text import Text
 
+from a3b.agent.about import opened_line
 from a3b.agent.events import AgentEvent, Compacted, Steered, TaskFinished, TurnFinished
 from a3b.agent.options import AgentOptions, SessionNode
 from a3b.agent.session import AgentSession
@@ -74,9 +75,7 @@ class TerminalFront:
 
     def _greet(self, session: AgentSession) -> None:
         opened = session.opened
-        words = f"{opened.model} at {opened.base_url}"
-        words += f", context {opened.context:,}" if opened.context else ""
-        self.say(f"{words}; sandbox: {opened.sandbox}")
+        self.say(opened_line(opened))
         if opened.is_resumed:
             self.view.recall(session.past())
         for notice in session.notices:
@@ -214,8 +213,8 @@ class TerminalFront:
                 self._show(event)
                 if isinstance(event, TaskFinished):
                     status = event.status
-                elif isinstance(event, Compacted):
-                    status = "done"
+            if not (self._can_be_steered or self._is_stopping):  # a compaction, or a command of the user
+                status = "done"
         except A3BError as error:
             self.say(str(error), "red")
         except Exception as error:

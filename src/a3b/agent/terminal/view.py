@@ -212,6 +212,11 @@ class TerminalView:
             self._write("    " + line, "dim", wrap=False)
         self._write_diff(call.diff, None, call.number)
 
+    def show_diff(self, diff: str) -> None:
+        """Writes out a whole diff."""
+        self._begin("aside")
+        self._write_diff(diff, None, 0)
+
     def _begin(self, block: str) -> None:
         """A blank line where another kind of text begins."""
         if self._block and self._block != block:
