@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 KERNEL_TESTS := tests/kernels/test_native.py tests/kernels/test_native_model.py tests/kernels/test_not_finite.py tests/kernels/test_huge_pages.py
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.py' -o -name '*.cc' -o -name '*.h' -o -name '*.json' -o -name '*.jinja' -o -name '*.safetensors' 2>/dev/null)
 
+unexport PYTHONDONTWRITEBYTECODE  # test files that are not kept compiled are compiled again by each process
 .PHONY: chat test quick test-all coverage mutants sanitize wheel wheel-check nano-eval receipt clean
 
 chat: $(VENV)/.installed

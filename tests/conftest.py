@@ -1,7 +1,9 @@
 """What holds for all tests."""
 
+import gc
 import logging
 import os
+import re
 import signal
 import tempfile
 
@@ -13,6 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_FILE = re.compile(r"^pytestmark = (\[[^]]*)?pytest\.mark\.slow\b", re.MULTILINE)
+LEVEL = pytest.StashKey[int]()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_test_writes_to_the_user_s_cache():
     """Commands that keep something by default keep it in a temporary directory."""
@@ -22,13 +28,31 @@ def _no_test_writes_to_the_user_s_cache():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _the_log_of_a_server_ends_with_its_test():
+def pytest_configure(config):
+    gc.disable()  # nothing that collecting tests makes goes away again
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`make quick` does not even load files all of whose tests are slow: they import what takes seconds."""
+    if config.getoption("markexpr") == "not slow" and collection_path.suffix == ".py":
+        return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
+    return None
+
+
+def pytest_collection_finish(session):
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_runtest_setup(item):
+    item.stash[LEVEL] = logging.getLogger().level
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
     """`a3b serve` in this process sets up the root logger, whose stream is then that of a test that is over."""
     root = logging.getLogger()
-    level = root.level
-    yield
     for handler in list(root.handlers):
         if type(handler.formatter).__module__ == "a3b.server.logs":
             root.removeHandler(handler)
-    root.setLevel(level)
+    root.setLevel(item.stash[LEVEL])

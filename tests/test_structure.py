@@ -6,14 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import a3b
+from tests.support.paths import ROOT
+from tests.support.sources import FILES, PACKAGE, SourceFacts, facts_of, read_facts
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "a3b"
 ALLOWED = {  # a room, and the rooms that it may import; a module of the top level is a room of its own
     "errors": "",
     "files": "",
@@ -50,45 +51,40 @@ ALLOWED = {  # a room, and the rooms that it may import; a module of the top lev
 }
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(source: str) -> set[str]:
+def imports_of(facts: SourceFacts) -> set[str]:
     """Rooms of a3b that a source imports."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" if node.module == "a3b" else node.module for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("a3b.")}
-    return found - {"__version__"}
+    return {name.split(".")[1] for name in facts.modules if name.startswith("a3b.")} - {"__version__"}
 
 
-def wrong_imports(room: str, source: str) -> list[str]:
+def wrong_imports(room: str, facts: SourceFacts) -> list[str]:
     """What a source of a room imports although the table does not allow it."""
     assert room in ALLOWED, f"{room} is not in the table: add it, with what it may import"
-    return sorted(imports_of(source) - {room} - set(ALLOWED[room].split()))
+    return sorted(imports_of(facts) - {room} - set(ALLOWED[room].split()))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_what_the_table_allows(path):
-    if room_of(path) not in ("__init__", "__main__"):
-        assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
+def by_file(find: Callable[[Path], object]) -> dict[str, object]:
+    """What is found in each file of the package, of those where something is."""
+    return {str(path.relative_to(PACKAGE)): found for path in FILES if (found := find(path))}
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_a_wrong_import_in_either_direction_is_found(room):
+def test_a_room_imports_only_what_the_table_allows():
+    outside = ("__init__", "__main__")
+    assert by_file(lambda p: room_of(p) not in outside and wrong_imports(room_of(p), facts_of(p))) == {}
+
+
+def test_a_wrong_import_in_either_direction_is_found():
     """Whatever the table does not name is refused, above a room and below it, however the import is written."""
-    for other in ALLOWED.keys() - {room} - set(ALLOWED[room].split()):
-        lines = f"import a3b.{other}", f"from a3b.{other} import x", f"from a3b import {other}"
-        for line in (*lines, f"def f():\n    {lines[0]}.y"):
-            assert wrong_imports(room, line) == [other], line
+    for room in ALLOWED:
+        for other in ALLOWED.keys() - {room} - set(ALLOWED[room].split()):
+            lines = f"import a3b.{other}", f"from a3b.{other} import x", f"from a3b import {other}"
+            for line in (*lines, f"def f():\n    {lines[0]}.y"):
+                assert wrong_imports(room, read_facts(line)) == [other], (room, line)
 
 
 def test_the_table_has_no_circle_and_no_line_too_many():
@@ -96,34 +92,26 @@ def test_the_table_has_no_circle_and_no_line_too_many():
     for room, names in ALLOWED.items():  # in the table, what is imported stands above
         assert set(names.split()) <= below.keys(), room
         below[room] = names
-        files = [path.read_text(encoding="utf-8") for path in FILES if room_of(path) == room]
+        files = [facts_of(path) for path in FILES if room_of(path) == room]
         assert files, f"{room} is no room"
         assert set(names.split()) == set().union(*map(imports_of, files)) - {room}, f"{room}: allowed, but not imported"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+def test_files_stay_short():
+    assert by_file(lambda path: (n := len(facts_of(path).text.splitlines())) > MAX_LINES and n) == {}
 
 
-def functions_of(path: Path) -> list[tuple[str, int]]:
-    """(name, lines) of all functions of a file."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    functions = (node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return [(node.name, node.end_lineno - node.lineno + 1) for node in functions]
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_functions_stay_short(path):
-    assert [(name, lines) for name, lines in functions_of(path) if lines > MAX_FUNCTION_LINES] == []
+def test_functions_stay_short():
+    long = by_file(lambda p: [(name, n) for name, n in facts_of(p).functions if n > MAX_FUNCTION_LINES])
+    assert long == {}
 
 
 def test_a_public_class_name_means_one_thing():
     found: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+        for name in facts_of(path).classes:
+            if not name.startswith("_"):
+                found.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
@@ -153,24 +141,21 @@ def test_documents_name_files_that_exist(page):
 
 
 def test_only_settings_read_the_environment():
-    for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(r"\bos\.(environ|getenv)\b", text) or path.name == "settings.py", path
+    reads = re.compile(r"\bos\.(environ|getenv)\b")
+    assert [p for p in FILES if p.name != "settings.py" and reads.search(facts_of(p).text)] == []
 
 
 def test_what_commands_print_goes_through_one_function():
     """Names of files, errors and answers are foreign: `say` and `report` keep their control characters from terminals
     and logs."""
-    found = []
-    for path in FILES:
-        if path.name not in ("printable.py", "progress.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-                    found += [
-                        f"{path.name}:{node.lineno}"
-                        for arg in node.args
-                        if not isinstance(arg, ast.Constant) and not ast.unparse(arg).startswith("json.dumps(")
-                    ]
+    found = [
+        f"{path.name}:{line}"
+        for path in FILES
+        if path.name not in ("printable.py", "progress.py")
+        for line, args in facts_of(path).prints
+        for arg in args
+        if not isinstance(arg, ast.Constant) and not ast.unparse(arg).startswith("json.dumps(")
+    ]
     assert found == []
 
 
@@ -181,8 +166,7 @@ def test_importing_the_package_prints_nothing_and_loads_no_numpy():
 
 
 def test_no_runtime_module_needs_torch():
-    for path in FILES:
-        assert "import torch" not in path.read_text(encoding="utf-8"), path
+    assert [path for path in FILES if "import torch" in facts_of(path).text] == []
 
 
 def test_the_linter_finds_nothing():
@@ -205,7 +189,7 @@ def test_the_type_checker_finds_nothing():
 def test_each_type_that_is_ignored_says_why():
     found = []
     for path in FILES:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in facts_of(path).text.splitlines():
             if "type: ignore" in line:
                 found.append(line.strip())
     assert len(found) <= 40

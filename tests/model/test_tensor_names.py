@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 
-import a3b
 from a3b.model import tensor_names
 from a3b.model.config_reader import config_from_dict
 from a3b.model.tensor_names import MTP_LAYER, TENSORS, Place, mtp_tensors, tensors_of
 from a3b.model.weights import by_role
 from tests.support.random_model import SIZES, config_dict, model_weights, random_tensors
+from tests.support.sources import FILES, facts_of
 
-PACKAGE = Path(a3b.__file__).parent
 SPELT = re.compile(
     r"self_attn\.|linear_attn\.|mlp\.|embed_tokens|layernorm\.weight|lm_head\.weight|[a-z]_proj\.weight|"
     r"\bmtp\.layers|pre_fc_norm|\bnextn\.|\bblk\.|attn_q\b|attn_norm|\bssm_|ffn_|token_embd|output_norm|output\.weight"
@@ -23,12 +21,13 @@ SPELT = re.compile(
 
 
 def test_no_other_module_spells_the_name_of_a_tensor():
-    found = []
-    for path in PACKAGE.rglob("*.py"):
-        if path != Path(tensor_names.__file__):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str) and SPELT.search(node.value):
-                    found.append(f"{path.name}:{node.lineno}: {node.value}")
+    found = [
+        f"{path.name}:{line}: {text}"
+        for path in FILES
+        if path.name != Path(tensor_names.__file__).name and SPELT.search(path.read_text(encoding="utf-8"))
+        for line, text, _ in facts_of(path).strings
+        if SPELT.search(text)
+    ]
     assert found == []
 
 

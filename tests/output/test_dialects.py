@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
 import pytest
@@ -17,7 +16,7 @@ from a3b.prompt.segments import CONTROL_NAMES, Control, Text
 from a3b.thinking.budget import ThinkingTokens
 from tests.support.constraints import TOKENIZER
 from tests.support.dialects import ARGUMENTS, TOOLS, calls_in, each_set, read
-from tests.support.paths import ROOT
+from tests.support.sources import FILES, PACKAGE, facts_of
 
 
 @each_set
@@ -74,17 +73,11 @@ TAGS = re.compile(r"</?tool_call|</?function\b|</?parameter\b|<arg_|\{\"name\": 
 
 def spelled(path):
     """String constants of a source that spell a tag of a call; docstrings are not code."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docs = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs)
-    return {node.value for node in texts if isinstance(node.value, str) and TAGS.search(node.value)}
+    return {text for _, text, is_doc in facts_of(path).strings if not is_doc and TAGS.search(text)}
 
 
 def test_no_module_but_the_dialects_spells_a_tag():
-    package = ROOT / "src" / "a3b"
-    found = {path.relative_to(package).as_posix(): spelled(path) for path in package.rglob("*.py")}
+    found = {path.relative_to(PACKAGE).as_posix(): spelled(path) for path in FILES}
     tags = set(CONTROL_NAMES) & {"<tool_call>", "</tool_call>"}
     assert found.pop("prompt/segments.py") == tags  # the control tokens of the vocabulary, by name
     assert {path for path, texts in found.items() if texts and "dialects/" not in path} == set()
