@@ -275,6 +275,13 @@ def test_bfcl_bounds_what_an_object_stands_for():
     assert len(truth[0]["f"]["x"]) == bfcl.MOST_MEANT
 
 
+def test_bfcl_says_the_score_of_each_category():
+    tries = {"live_parallel_0-0-0": [1.0], "live_parallel_multiple_1-0-0": [0.0], "live_parallel_1-0-0": [0.0]}
+    lines = [line.split()[:2] for line in bfcl.BENCHMARK.more(tries)]
+    assert lines == [["live_parallel", "50.0%"], ["live_parallel_multiple", "0.0%"]]
+    assert bfcl.BENCHMARK.more({"simple_python_1": [1.0]}) == []
+
+
 def test_bfcl_takes_turns_between_categories(calls):
     names = [s.metadata["category_name"] for s in bfcl.make_task(calls).dataset]
     assert names == ["simple_python", "parallel", "irrelevance"] * 2

@@ -56,6 +56,9 @@ def run(args: Namespace) -> int:
     home = Path(os.path.abspath(Path(args.runtime.home).expanduser()))
     earlier = None if args.resume is None else _earlier(args, home / "evals")
     asked = asked_of(args, chosen) if earlier is None else _kept(earlier)
+    if earlier is not None and earlier.is_done:
+        say(f"a3b eval {chosen.name}: every try of {printable(str(earlier.path))} is done already")
+        return _ended(args, chosen, earlier, earlier.write_results())
     check_installed()
     chosen.check(options_of(asked, NOBODY, home, "", args.parallel))  # before a model is loaded for minutes
     with endpoint(args) if chosen.asks_model(asked["extra"]) else nullcontext(NOBODY) as server:
@@ -84,20 +87,25 @@ def _course(
     options: EvalOptions,
     found: RunDirectory,
 ) -> int:
-    """Runs what is missing, and says what came out; the exit status."""
+    """Runs what is missing; the exit status."""
     say(f"a3b eval {chosen.name}: results go to {found.path}")
-    again = resume_command(args, chosen.name, found.path)
     try:
         summary = conduct(chosen, task, tries, options, found)
     except KeyboardInterrupt:
-        say(f"a3b eval {chosen.name}: stopped; {again}")
+        say(f"a3b eval {chosen.name}: stopped; {resume_command(args, chosen.name, found.path)}")
         raise
+    return _ended(args, chosen, found, summary)
+
+
+def _ended(args: Namespace, chosen: Benchmark, found: RunDirectory, summary: RunSummary) -> int:
+    """Says what came out; the exit status."""
     added = chosen.finish(found)
     if args.json:
         report(json.dumps(json.loads((found.path / "results.json").read_text("utf-8")), indent=2))
     else:
         report("\n".join([*lines(chosen, found, summary), *added]))
     if not summary.is_complete:
+        again = resume_command(args, chosen.name, found.path)
         say(f"a3b eval {chosen.name}: some tries are left; {again}")
     return 0 if summary.is_complete else 1
 

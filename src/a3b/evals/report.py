@@ -141,9 +141,9 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
     notes = []
     limit, of = options.get("limit"), _whole(found, options.get("extra")) if found else None
     if isinstance(limit, int) and (of is None or limit < of):
-        notes.append(f"the first {limit} of {of}" if of else f"{limit} cases")
+        notes.append(f"the first {limit:,} of {of:,}" if of else f"{limit:,} cases")
     elif of is not None and 0 < (planned := _planned(run)) < of:
-        notes.append(f"{planned} of {of} cases")
+        notes.append(f"{planned:,} of {of:,} cases")
     if summary.errors:
         notes.append(f"{summary.errors} ended with an error, not counted")
     if summary.missing:

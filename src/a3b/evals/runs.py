@@ -86,6 +86,11 @@ class RunDirectory:
             elapsed(found.values()),
         )
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every try has a score. Raises StoreError."""
+        return bool(self.config["tries"]) and self.summary().is_complete
+
     def note(self, **values: Any) -> RunDirectory:
         """The same run with more in its config."""
         config = {**self.config, **values}

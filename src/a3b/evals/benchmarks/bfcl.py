@@ -15,6 +15,7 @@ from typing import Any
 from a3b.errors import UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark, CaseTokens, Need
 from a3b.evals.benchmarks.asking import generate_config
+from a3b.evals.benchmarks.by_kind import lines_by_kind
 from a3b.evals.options import EvalOptions
 
 VERSION = "2026.3.23"
@@ -114,6 +115,11 @@ def samples(data: Path, categories: list[str]) -> list[Any]:
     return [column[i] for i in range(longest) for column in columns if i < len(column)]
 
 
+def category_of(case: str) -> str:
+    """The category of a case, with whose name its id begins."""
+    return max((name for name in (*SINGLE_TURN, *MULTI_TURN) if case.startswith(f"{name}_")), key=len, default="other")
+
+
 def spell_out(calls: Iterable[dict[str, dict[str, list[Any]]]]) -> None:
     """Replaces an object whose fields have lists of right values by the objects that are right.
 
@@ -175,6 +181,7 @@ BENCHMARK = Benchmark(
     needs=(Need("the package bfcl-eval", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(700, 400, 0, "assumed: a few functions and a short thought; measure with --limit 26"),
+    more=lines_by_kind(category_of),
     count=lambda extra: sum({**SINGLE_TURN, **MULTI_TURN}[name] for name in chosen(extra)),
     data="the directory bfcl_eval, instead of the installed package's",
     extra={

@@ -14,6 +14,7 @@ from typing import Any
 from a3b.errors import UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark, CaseTokens, Need
 from a3b.evals.benchmarks.asking import CARD, THINKING, generate_config, right_or_wrong
+from a3b.evals.benchmarks.by_kind import lines_by_kind
 from a3b.evals.benchmarks.final_answers import between_tags
 from a3b.evals.options import EvalOptions, whole_number
 
@@ -137,6 +138,7 @@ BENCHMARK = Benchmark(
     needs=(Need("the package reasoning-gym", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(250, 6_000, 0, "assumed: a thought of some pages; measure with --limit 20"),
+    more=lines_by_kind(lambda case: case.rpartition("-")[0]),
     count=lambda extra: len(chosen(extra)) * whole_number(extra, "each", EACH, most=MOST_EACH),
     extra={
         "families": f"names, separated by commas; default: {', '.join(FAMILIES)}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from a3b.errors import SandboxUnavailable, UsageError
 from a3b.evals.benchmark import GEMMA, QWEN, Benchmark, CaseTokens, Need
+from a3b.evals.benchmarks.by_kind import lines_by_kind
 from a3b.evals.benchmarks.swebench.checkout import find_clone
 from a3b.evals.benchmarks.swebench.docker import DockerHarness, find_docker, harness_command
 from a3b.evals.benchmarks.swebench.environments import Environments, read_record, write_record
@@ -325,6 +326,7 @@ BENCHMARK = Benchmark(
     count=lambda extra: len(named_instances(extra)) or 500,
     extra=EXTRA,
     asks_model=asks_model,
+    more=lines_by_kind(lambda case: case.rpartition("-")[0]),
     data="the dataset, as .parquet, .json or .jsonl",
     finish=finish,
     unsaid=("instances", "harness", "clones", "work", "keep", "mini"),
