@@ -75,6 +75,17 @@ def test_rows_and_experts_are_decoded_alone(format):
     np.testing.assert_array_equal(tiles.expert(1).f32_rows(15, 18), experts[1].f32(format)[15:18])
 
 
+@pytest.mark.parametrize("ids", [[3], [36, 0, 15, 16, 3, 3], list(range(37))[::-1]], ids=len)
+@pytest.mark.parametrize("format", ALL, ids=lambda f: f.name)
+def test_chosen_rows_keep_their_numbers(format, ids: list[int]):
+    n = 2 * format.unit
+    parts = random_parts(format, 37, n)
+    chosen = Tiles("w", format, (37, n), pack(format, parts).reshape(-1)).rows(np.array(ids))
+    assert chosen.shape == (len(ids), n)
+    np.testing.assert_array_equal(chosen.f32_rows(0, len(ids)), parts.f32(format)[ids])
+    np.testing.assert_array_equal(chosen.parts(0, len(ids)).q, parts.q[ids])
+
+
 def test_tiles_of_the_wrong_size_are_refused():
     with pytest.raises(TensorError, match=r"w: found uint8 \[10\]; expected uint8 \[1152\] for \[17, 64\] as w4m64"):
         Tiles("w", FORMATS["w4m64"], (17, 64), np.zeros(10, np.uint8))

@@ -309,6 +309,20 @@ def test_attention_has_the_same_bits_however_it_is_cut(isa: str, kv_type: str):
         np.testing.assert_array_equal(a[1], b[1])
 
 
+@pytest.mark.parametrize("isa", [*ISAS, "reference"])
+@pytest.mark.parametrize("kv_type", kv.KV_TYPES)
+def test_keys_and_values_stored_alone_are_those_that_attention_stores(isa: str, kv_type: str):
+    args, projected, (cos, sin) = attention_case(300, 6, 2, 24, 4)
+    k, expected, mine = open_kernels(isa, 2), pages(kv_type, 2, 3, 2, 24), pages(kv_type, 2, 3, 2, 24)
+    op = k.bind_attention(*args, kv_type)
+    op(projected, cos, sin, expected, 0)
+    for a, b in ((0, 1), (1, 60), (60, 200), (200, 300)):
+        op.store(projected[a:b, -4 * 24 :], cos[a:b], sin[a:b], mine, a)
+    for one, other in zip(expected, mine, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kv_type", kv.KV_TYPES)
 def test_attention_ignores_what_follows_its_tokens(isa: str, kv_type: str):

@@ -60,6 +60,14 @@ class Format:
         return TILE_ROWS * 2 * self.groups * (1 + self.has_minimum)
 
     @property
+    def header_pieces(self) -> list[tuple[int, int, int]]:
+        """(start, stop, bytes of a row's entry) of what the header of a unit consists of."""
+        codes = self.groups * (1 + self.has_minimum)
+        entries = [2, 2, *[1] * codes] if self.is_super else [2] * codes
+        stops = np.cumsum(entries) * TILE_ROWS
+        return [(int(stop) - size * TILE_ROWS, int(stop), size) for stop, size in zip(stops, entries, strict=True)]
+
+    @property
     def unit_bytes(self) -> int:
         return self.header_bytes + TILE_ROWS * self.unit * self.bits // 8
 
@@ -238,6 +246,21 @@ class Tiles:
         parts = unpack(self.format, data, (last - first) * TILE_ROWS, self.shape[-1])
         rows = slice(start - first * TILE_ROWS, stop - first * TILE_ROWS)
         return parts.map(lambda part: part[rows])
+
+    def rows(self, ids: np.ndarray) -> Tiles:
+        """The rows `ids` of a matrix, in that order: the same numbers in tiles of their own."""
+        n, num = self.shape[-1], len(ids)
+        tiles, units, header = -(-num // TILE_ROWS), -(-n // self.format.unit), self.format.header_bytes
+        data = self.data.reshape(-1, units, self.format.unit_bytes)
+        padded = np.zeros(tiles * TILE_ROWS, np.int64)  # row 0 stands for what is padding
+        padded[:num] = ids
+        out = np.empty((tiles, units, self.format.unit_bytes), np.uint8)
+        for start, stop, size in (*self.format.header_pieces, (header, self.format.unit_bytes, 4)):
+            piece = data[:, :, start:stop].reshape(-1, units, (stop - start) // (TILE_ROWS * size), TILE_ROWS, size)
+            rows = piece[padded // TILE_ROWS, :, :, padded % TILE_ROWS]  # [rows, units, pieces, size]
+            moved = rows.reshape(tiles, TILE_ROWS, units, -1, size).transpose(0, 2, 3, 1, 4)
+            out[:, :, start:stop] = moved.reshape(tiles, units, -1)
+        return Tiles(f"{self.name}[{num} rows]", self.format, (num, n), out.reshape(-1))
 
     def expert(self, e: int) -> Tiles:
         """Expert e as a matrix: a view."""

@@ -80,7 +80,6 @@ Segments = Sequence[tuple[np.ndarray, np.ndarray]]  # keys, values: uint8 [pages
 
 Op = Callable[..., np.ndarray]
 EmbedOp = Callable[[np.ndarray], np.ndarray]
-AttentionOp = Callable[[np.ndarray, np.ndarray, np.ndarray, Segments, int], np.ndarray]
 InPlaceOp = Callable[[np.ndarray], object]  # adds to its argument
 
 
@@ -90,6 +89,16 @@ class LinearOp(Protocol):
     def __call__(self, x: np.ndarray, /) -> np.ndarray: ...
 
     def add(self, x: np.ndarray, h: np.ndarray, /) -> None: ...
+
+
+class AttentionOp(Protocol):
+    """What `Kernels.bind_attention` returns."""
+
+    def __call__(
+        self, projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int, /
+    ) -> np.ndarray: ...
+
+    def store(self, kv: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int, /) -> None: ...
 
 
 class DeltaOp(Protocol):
@@ -145,6 +154,13 @@ class Kernels(ABC):
             norm = checked_floats(f"{weights[0][0]}.norm", norm, (num_in,))
         return self._linear(checked, num_in, norm, eps)
 
+    def bind_norm(self, weight: np.ndarray, eps: float) -> Op:
+        """op(x) -> float32 [T, n]: x·rsqrt(mean(x²) + eps)·(1 + weight), x float32 [T, n], weight [n], around 0.
+
+        Accuracy: (n/2 + 6)·u. Source: Qwen3_5MoeRMSNorm in transformers.
+        """
+        return self._norm(checked_floats("norm", weight, weight.shape), eps)
+
     def bind_delta(
         self,
         conv: np.ndarray,
@@ -199,6 +215,8 @@ class Kernels(ABC):
         with cos and sin float32 [T, half] (rotate_half in transformers). Keys and values are stored in `segments`:
         consecutive (keys, values), uint8 [pages, Hkv, bytes] as in a3b.kernels.kv, with room for positions
         start .. start + T - 1. Unwritten positions must be finite.
+        op.store(kv, cos, sin, segments, start) stores the same keys and values of kv, float32 [T, k | v], and attends
+        nothing.
         out = sigmoid(gate)·softmax(q·kᵀ·Dh^-0.5)·v over stored keys at positions <= the query's; query heads
         G·j .. G·j + G - 1 share KV head j. Page after page with an online softmax, then segment after segment.
         kv "q8": queries are int8 with a scale per 64 dimensions, weights 15-bit integers per page.
@@ -247,6 +265,9 @@ class Kernels(ABC):
     def _linear(
         self, weights: Sequence[tuple[str, Matrix]], num_in: int, norm: np.ndarray | None, eps: float
     ) -> LinearOp: ...
+
+    @abstractmethod
+    def _norm(self, weight: np.ndarray, eps: float) -> Op: ...
 
     @abstractmethod
     def _delta(

@@ -225,6 +225,22 @@ class BoundAttention:
         segments: (keys, values) as bytes of whole pages, written at positions start .. start + T - 1.
         """
 
+    def store(
+        self,
+        kv: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device="cpu", writable=False)],
+        start: int,
+        cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)],
+        sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)],
+        segments: Sequence[
+            tuple[
+                Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+                Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+            ]
+        ],
+        pages_per_segment: int,
+    ) -> None:
+        """The same pages of kv [T, k | v], and no output."""
+
 class Sha256:
     """SHA-256 whose state can be stored, and continued by another process."""
 

@@ -23,6 +23,7 @@ from a3b.kernels import (
     LinearOp,
     Matrix,
     MoeMatrices,
+    Op,
     Segments,
 )
 from a3b.kernels.ref.kernels import Reference
@@ -79,6 +80,9 @@ class Native(Kernels):
         scale = None if norm is None else around_one(norm)
         return NativeLinear(_native.BoundLinear(self.runtime, operands, scale, eps))
 
+    def _norm(self, weight: np.ndarray, eps: float) -> Op:
+        return self._twins.bind_norm(weight, eps)
+
     def _delta(
         self,
         conv: np.ndarray,
@@ -115,16 +119,7 @@ class Native(Kernels):
         op = _native.BoundAttention(
             self.runtime, Hq, Hkv, Dh, rotary_half, KV_TYPES[kv], around_one(q_norm), around_one(k_norm), eps
         )
-
-        def attention(
-            projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int
-        ) -> np.ndarray:
-            out = np.empty((len(projected), Hq * Dh), np.float32)
-            flat = [(keys.reshape(-1), values.reshape(-1)) for keys, values in segments]
-            op(projected, start, cos, sin, flat, len(segments[0][0]), out)
-            return out
-
-        return attention
+        return NativeAttention(op, Hq * Dh)
 
     def _moe(
         self, weights: MoeMatrices, norm: np.ndarray, eps: float, E: int, K: int, D: int, F: int, Fs: int
@@ -158,6 +153,27 @@ class NativeLinear:
 
     def add(self, x: np.ndarray, h: np.ndarray) -> None:
         self.op(x, h, True)
+
+
+class NativeAttention:
+    """An AttentionOp that allocates its result."""
+
+    def __init__(self, op: _native.BoundAttention, num_out: int):
+        self.op, self.num_out = op, num_out
+
+    def __call__(
+        self, projected: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int
+    ) -> np.ndarray:
+        out = np.empty((len(projected), self.num_out), np.float32)
+        self.op(projected, start, cos, sin, _flat(segments), len(segments[0][0]), out)
+        return out
+
+    def store(self, kv: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int) -> None:
+        self.op.store(kv, start, cos, sin, _flat(segments), len(segments[0][0]))
+
+
+def _flat(segments: Segments) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(keys.reshape(-1), values.reshape(-1)) for keys, values in segments]
 
 
 def around_one(norm: np.ndarray) -> np.ndarray:

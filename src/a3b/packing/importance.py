@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from a3b.kernels import AttentionOp, DeltaOp, EmbedOp, GateUp, Kernels, Matrix, MoeMatrices
+from a3b.kernels import AttentionOp, DeltaOp, EmbedOp, GateUp, Kernels, Matrix, MoeMatrices, Op
 from a3b.kernels.ref import ops
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
@@ -42,7 +43,7 @@ def measure(
     config, weights = source.config, source.weights
     with ThreadPoolExecutor(threads) as pool:
         watching = Watching(kernels, pool, source.release, done)
-        model = Model(config, weights, watching, "f32")
+        model = Model(config, replace(weights, mtp=None), watching, "f32")
         hidden = model.hidden([(ids, model.new_state()) for ids in pieces])
     found = {name: watching.inputs[id(matrix)].importance() for name, matrix in _bound(config, weights)}
     head = "embed" if config.tie_word_embeddings else "lm_head"
@@ -99,6 +100,9 @@ class Watching(Kernels):
 
     def _embed(self, table: Matrix, V: int, D: int) -> EmbedOp:
         return self.inner.bind_embed(table, V, D)
+
+    def _norm(self, weight: np.ndarray, eps: float) -> Op:
+        return self.inner.bind_norm(weight, eps)
 
     def _delta(self, *args: Any) -> DeltaOp:
         return self.inner.bind_delta(*args)

@@ -1,5 +1,5 @@
 // attention: norms and rotary positions of queries and keys, keys and values into their pages, causal attention over
-// the pages, the output gate. One sequence.
+// the pages, the output gate. One sequence. Or keys and values into their pages, and nothing else.
 //
 // Pages lie in runs; a query meets page after page of a run with an online softmax, and the runs' results are joined in
 // ascending order. So the bits depend neither on how a prompt was cut nor on how runs were shared out.
@@ -36,7 +36,7 @@ struct AttentionCall {
   const float* row(int t) const { return args.projected + t * args.stride; }
   const float* query(int t, int head) const { return row(t) + (size_t)head * 2 * op.Dh; }
   const float* gate(int t, int head) const { return query(t, head) + op.Dh; }
-  const float* key(int t, int j) const { return row(t) + ((size_t)op.Hq * 2 + j) * op.Dh; }
+  const float* key(int t, int j) const { return args.keys + t * args.stride + (size_t)j * op.Dh; }
   const float* value(int t, int j) const { return key(t, j) + (size_t)op.Hkv * op.Dh; }
   uint8_t* key_page(int run, int page, int j) const {
     return args.runs[run].keys + ((size_t)page * op.Hkv + j) * key_bytes;
@@ -245,9 +245,10 @@ void attend_many(const AttentionCall& call) {
 void attention(const AttentionOp& op, Context& context, const AttentionArgs& args) {
   const AttentionCall call(op, context, args);
   context.pool.run(args.T, [&](int t, int thread) {
-    prepare_queries(call, t);
+    if (args.projected) prepare_queries(call, t);
     store_keys_and_values(call, t, thread);
   });
+  if (!args.projected) return;
   if (args.T == 1) attend_one(call);
   else attend_many(call);
 }

@@ -63,18 +63,33 @@ class BoundAttention {
                 has_shape(out, {T, op.Hq * op.Dh}) && has_shape(cos, {T, op.rotary_half}) &&
                 has_shape(sin, {T, op.rotary_half}),
             "attention: wrong shapes");
-    require(start >= 0 && pages_per_segment > 0 && (size_t)(start + T) <= segments.size() * pages_per_segment * KV_PAGE,
-            "attention: too few pages");
-    const std::vector<KvRun> runs = runs_of(segments, pages_per_segment);
+    const std::vector<KvRun> runs = runs_of(segments, pages_per_segment, start, T);
     runtime->run([&] {
       runtime->ops->attention(op, runtime->context,
-                              {projected.data(), (size_t)projected.stride(0), T, start, cos.data(), sin.data(),
-                               runs.data(), pages_per_segment, out.data()});
+                              {projected.data(), projected.data() + (size_t)2 * op.Hq * op.Dh,
+                               (size_t)projected.stride(0), T, start, cos.data(), sin.data(), runs.data(),
+                               pages_per_segment, out.data()});
+    });
+  }
+  void store(const FloatRows& kv, int start, const Floats2& cos, const Floats2& sin,
+             const std::vector<std::tuple<PageBytes, PageBytes>>& segments, int pages_per_segment) {
+    const int T = kv.shape(0);
+    require(has_shape(kv, {T, 2 * op.Hkv * op.Dh}) && kv.stride(1) == 1 && has_shape(cos, {T, op.rotary_half}) &&
+                has_shape(sin, {T, op.rotary_half}),
+            "attention: wrong shapes");
+    const std::vector<KvRun> runs = runs_of(segments, pages_per_segment, start, T);
+    runtime->run([&] {
+      runtime->ops->attention(op, runtime->context,
+                              {nullptr, kv.data(), (size_t)kv.stride(0), T, start, cos.data(), sin.data(), runs.data(),
+                               pages_per_segment, nullptr});
     });
   }
 
  private:
-  std::vector<KvRun> runs_of(const std::vector<std::tuple<PageBytes, PageBytes>>& segments, int num_pages) const {
+  std::vector<KvRun> runs_of(const std::vector<std::tuple<PageBytes, PageBytes>>& segments, int num_pages, int start,
+                             int T) const {
+    require(start >= 0 && num_pages > 0 && (size_t)(start + T) <= segments.size() * num_pages * KV_PAGE,
+            "attention: too few pages");
     const size_t heads = (size_t)op.Hkv * num_pages;
     std::vector<KvRun> runs;
     for (const auto& [keys, values] : segments) {
@@ -113,7 +128,9 @@ void bind_attention(nb::module_& m) {
       .def("__call__", &BoundAttention::call, "projected"_a, "start"_a, "cos"_a, "sin"_a, "segments"_a.noconvert(),
            "pages_per_segment"_a, "out"_a.noconvert(),
            "projected [T, per query head: query, gate | k | v], cos and sin [T, rotary_half] -> out [T, Hq*Dh].\n"
-           "segments: (keys, values) as bytes of whole pages, written at positions start .. start + T - 1.");
+           "segments: (keys, values) as bytes of whole pages, written at positions start .. start + T - 1.")
+      .def("store", &BoundAttention::store, "kv"_a, "start"_a, "cos"_a, "sin"_a, "segments"_a.noconvert(),
+           "pages_per_segment"_a, "The same pages of kv [T, k | v], and no output.");
 }
 
 }  // namespace a3b

@@ -86,7 +86,8 @@ struct AttentionOp {
 
 // What one call of attention reads and writes.
 struct AttentionArgs {
-  const float* projected;  // [T, per query head: query, gate | k | v], rows `stride` apart
+  const float* projected;  // [T, per query head: query, gate | k | v], rows `stride` apart; null: only store
+  const float* keys;       // where k of the first row begins, v behind it
   size_t stride;
   int T, start;            // positions start .. start + T - 1
   const float *cos, *sin;  // [T, rotary_half]

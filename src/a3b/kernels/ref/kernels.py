@@ -39,6 +39,9 @@ class Reference(Kernels):
     ) -> LinearOp:
         return LinearTwin(weights, num_in, norm, eps)
 
+    def _norm(self, weight: np.ndarray, eps: float) -> Op:
+        return ops.bind_rms_norm(weight, eps)
+
     def _delta(
         self,
         conv: np.ndarray,
@@ -163,6 +166,7 @@ class AttentionTwin:
         self.Hq, self.Hkv, self.Dh, self.kv = Hq, Hkv, Dh, kv_type
         scale = np.concatenate((np.tile(q_norm, (Hq, 1)), np.tile(k_norm, (Hkv, 1))))
         self.qk_norm = ops.bind_rms_norm(scale, eps, "qk_norm")
+        self.k_norm = ops.bind_rms_norm(scale[Hq:], eps, "k_norm")
         self.attend = ops.bind_paged_attention(Hq, Hkv, Dh)
 
     def __call__(
@@ -174,18 +178,27 @@ class AttentionTwin:
         v = projected[:, (2 * Hq + Hkv) * Dh :].reshape(T, Hkv, Dh)
         qk = self.qk_norm(np.concatenate((query_gate[:, :, 0], k), axis=1))
         ops.rope_apply(qk, cos, sin)
-        segment_len = len(segments[0][0]) * kv.PAGE_LEN
-        done = 0
-        while done < T:
-            index, at = divmod(start + done, segment_len)
-            num = min(segment_len - at, T - done)
-            keys, values = segments[index]
-            kv.store(self.kv, keys, values, at, qk[done : done + num, Hq:], v[done : done + num])
-            done += num
+        self._store(qk[:, Hq:], v, segments, start)
         loaded = [kv.load(self.kv, keys, values, Dh) for keys, values in segments]
         y = self.attend(qk[:, :Hq], loaded, start)
         y *= ops.sigmoid(query_gate[:, :, 1]).reshape(T, Hq * Dh)
         return y
+
+    def store(self, kv: np.ndarray, cos: np.ndarray, sin: np.ndarray, segments: Segments, start: int) -> None:
+        heads = kv.reshape(len(kv), 2, self.Hkv, self.Dh)
+        k = self.k_norm(heads[:, 0])
+        ops.rope_apply(k, cos, sin)
+        self._store(k, heads[:, 1], segments, start)
+
+    def _store(self, k: np.ndarray, v: np.ndarray, segments: Segments, start: int) -> None:
+        """k, v [T, Hkv, Dh] into their pages."""
+        segment_len, done = len(segments[0][0]) * kv.PAGE_LEN, 0
+        while done < len(k):
+            index, at = divmod(start + done, segment_len)
+            num = min(segment_len - at, len(k) - done)
+            keys, values = segments[index]
+            kv.store(self.kv, keys, values, at, k[done : done + num], v[done : done + num])
+            done += num
 
 
 class MoeTwin:
