@@ -324,13 +324,16 @@ def load(
         raise UsageError(f"cache_dir: {type(cache_dir).__name__}; expected the name of a directory, or None")
     if isinstance(name_or_directory, str) and not os.path.isdir(name_or_directory):
         name_or_directory = packed_model(name_or_directory, RuntimeConfig.from_env().home) or name_or_directory
-    engine = Engine.load(name_or_directory, context=context, threads=threads, isa=isa, kv=kv)
+    engine = Engine.load(name_or_directory, context=context, threads=threads, isa=isa, kv=kv, mtp=drafts)
     with ExitStack() as resources:
         settings = ServiceSettings(exact_dates=True)
         store, identity = None, b""
         if cache_dir is not None:
             store = resources.enter_context(Store(cache_dir))
-            identity = cache_identity(engine.config, resolve(name_or_directory), engine.model.kv, engine.model.isa)
+            model = engine.model
+            identity = cache_identity(
+                engine.config, resolve(name_or_directory), model.kv, model.isa, mtp=model.mtp is not None
+            )
         service = local_service(
             engine,
             settings,

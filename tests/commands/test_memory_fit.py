@@ -30,7 +30,7 @@ def given(monkeypatch, memory):
 
 
 def test_a_server_leaves_memory_for_sessions_and_no_more_context_than_fits():
-    packed = BALANCED.total_bytes
+    packed = BALANCED.stored_bytes
     assert room_to_serve(CONFIG, packed, 64 * GB) == (None, 4 << 30)
     context, sessions = room_to_serve(CONFIG, packed, memory_bytes(CONFIG, BALANCED, USEFUL_CONTEXT) + (256 << 20))
     assert context % 1024 == 0 and LEAST_CONTEXT < context <= USEFUL_CONTEXT and sessions >= 256 << 20
@@ -39,7 +39,7 @@ def test_a_server_leaves_memory_for_sessions_and_no_more_context_than_fits():
 
 @pytest.mark.parametrize("memory", [23, 24, 26, 28, 32, 48])
 def test_weights_context_and_sessions_fit_into_the_memory_together(memory):
-    context, sessions = room_to_serve(CONFIG, BALANCED.total_bytes, memory * GB)
+    context, sessions = room_to_serve(CONFIG, BALANCED.stored_bytes, memory * GB)
     assert memory_bytes(CONFIG, BALANCED, context or CONFIG.max_context) + sessions <= memory * GB
 
 
@@ -54,7 +54,11 @@ def test_weights_that_are_mapped_and_not_yet_read_are_not_free_for_snapshots(mon
 @pytest.fixture
 def packed(monkeypatch, tmp_path):
     """A directory that says it is the packed 35B model."""
-    tensors = {"weights": SimpleNamespace(name="weights", num_bytes=BALANCED.total_bytes)}
+    drafts = BALANCED.stored_bytes - BALANCED.total_bytes
+    tensors = {
+        name: SimpleNamespace(name=name, num_bytes=size)
+        for name, size in (("weights", BALANCED.total_bytes), ("mtp.norm.weight", drafts))
+    }
     monkeypatch.setattr(memory_fit, "read_config", lambda _: CONFIG)
     monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=tensors))
     (tmp_path / memory_fit.MANIFEST).touch()
@@ -71,7 +75,7 @@ def fitted(directory, **options):
 def test_a_server_takes_the_context_that_fits_and_says_so(monkeypatch, packed, capsys):
     given(monkeypatch, 24 * GB)
     args = fitted(packed)
-    assert (args.context, args.cache_ram) == room_to_serve(CONFIG, BALANCED.total_bytes, 24 * GB)
+    assert (args.context, args.cache_ram) == room_to_serve(CONFIG, BALANCED.stored_bytes, 24 * GB)
     said = capsys.readouterr().err
     assert said == f"context {args.context:,} of 262,144 tokens, as 24.0 GB of memory are available\n"
 
@@ -85,6 +89,14 @@ def test_options_that_exceed_the_memory_are_kept_and_warned_of(monkeypatch, pack
     given(monkeypatch, 64 * GB)
     fitted(packed, **options)
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_model_without_an_mtp_module_needs_no_memory_for_one(monkeypatch, packed):
+    given(monkeypatch, 24 * GB)
+    context = fitted(packed).context
+    weights = {"weights": SimpleNamespace(name="weights", num_bytes=BALANCED.total_bytes)}
+    monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=weights))
+    assert fitted(packed).context > context * 11 // 10
 
 
 def test_keys_and_values_count_in_the_format_that_they_are_kept_in(monkeypatch, packed, capsys):

@@ -85,7 +85,7 @@ def test_the_module_for_drafts_is_stored_and_in_no_other_number(name):
     assert 0.55 * count_parameters(config).mtp <= drafts <= 0.85 * count_parameters(config).mtp
     facts = plan.describe(config, name, 32768, MACHINE, SPEED)
     assert facts["presets"]["balanced"]["stored_bytes"] == found.stored_bytes
-    assert ("for drafts are only stored" in "\n".join(plan.lines(facts))) == bool(drafts)
+    assert ("for drafts beside them" in "\n".join(plan.lines(facts))) == bool(drafts)
 
 
 def test_presets_order_by_size():
@@ -99,7 +99,11 @@ def test_state_and_keys_are_what_the_cache_holds():
     state = State(config, "q8")
     assert sizes.state_bytes(config) == state.delta.nbytes + state.conv.nbytes
     assert sizes.kv_bytes_per_token(config) == sum(math.prod(shape) for shape in state._segment_shapes) / SEGMENT_LEN
-    assert sizes.kv_bytes_per_token(OFFICIAL) == 10 * 2 * (2 * 256 + 5 * 4)  # 5 scales: 4 of a key, 1 of a value
+    # 10 layers and that of the MTP module; 5 scales: 4 of a key, 1 of a value
+    assert sizes.kv_bytes_per_token(OFFICIAL) == 11 * 2 * (2 * 256 + 5 * 4)
+    drafting = replace(config, mtp_layers=1)
+    pages = State(drafting, "q8", has_mtp=True)._segment_shapes
+    assert sizes.kv_bytes_per_token(drafting) == sum(map(math.prod, pages)) / SEGMENT_LEN
 
 
 def test_the_longest_context_is_the_last_that_fits():

@@ -11,9 +11,10 @@ import pytest
 
 from a3b.engine.draft_prices import FIRST_PRICE, LEAST_PRICE, PLAIN_EVERY, Balance, Odds, StepCosts
 from a3b.engine.draft_sources import ContextDrafter
+from a3b.engine.drafts import Answer
 
 
-class Answer:
+class Text:
     """Stands in for a Generation that nothing constrains."""
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Answer:
         return True
 
 
-Next = Callable[[ContextDrafter, Answer], int]  # the token that the model chooses
+Next = Callable[[ContextDrafter, Text], int]  # the token that the model chooses
 
 
 def simulated(num_answers: int, tokens: int, choose: Next, extra: float, seed: int = 0) -> tuple[float, float, list]:
@@ -34,12 +35,13 @@ def simulated(num_answers: int, tokens: int, choose: Next, extra: float, seed: i
 
     A step takes a second, and so much more for each drafted token; one of twenty is disturbed."""
     rng, costs, known = random.Random(seed), StepCosts(), Odds(memory=0.995)
-    answers = [Answer() for _ in range(num_answers)]
+    answers = [Text() for _ in range(num_answers)]
     drafters = [ContextDrafter(range(50), known) for _ in answers]
     with_drafts, plain, sizes = 0.0, 0.0, []
     while min(len(one.sampled) for one in answers) < tokens:
-        price = costs.price(num_answers)
-        guesses = [drafter.propose(one, 64, price) for drafter, one in zip(drafters, answers, strict=True)]
+        prices = costs.prices(num_answers)
+        pairs = zip(drafters, answers, strict=True)
+        guesses = [drafter.propose(Answer(one, None, []), 64, prices) for drafter, one in pairs]
         drafts = [[draft.token for draft in guessed] for guessed in guesses]
         num = sum(map(len, drafts))
         seconds = 1 + extra * num
@@ -59,22 +61,22 @@ def simulated(num_answers: int, tokens: int, choose: Next, extra: float, seed: i
     return with_drafts, plain, sizes
 
 
-def never_as_guessed(drafter: ContextDrafter, one: Answer) -> int:
+def never_as_guessed(drafter: ContextDrafter, one: Text) -> int:
     """What the drafter expects least: of few tokens, so that there is always something to guess."""
     place = len(one.sampled) - len(drafter._repeats) + drafter._num_prompt
-    guess = drafter._guess[place] if place < len(drafter._guess) else 0
+    guess = drafter._found[place] if place < len(drafter._found) else 0
     return (guess + 1) % 7
 
 
-def random_token(drafter: ContextDrafter, one: Answer) -> int:
+def random_token(drafter: ContextDrafter, one: Text) -> int:
     return hash((len(one.sampled), 17)) * 2654435761 % 2**32 % 5
 
 
-def lures(drafter: ContextDrafter, one: Answer) -> int:
+def lures(drafter: ContextDrafter, one: Text) -> int:
     """As the drafter guesses, except where the guess was read."""
     place = len(one.sampled) - len(drafter._repeats) + drafter._num_prompt
-    guess = drafter._guess[place] if place < len(drafter._guess) else 0
-    return guess if place >= drafter._num_read else (guess + 1) % 7
+    guess = drafter._found[place] if place < len(drafter._found) else 0
+    return guess if place >= len(drafter._drafts) else (guess + 1) % 7
 
 
 @pytest.mark.parametrize("num_answers", [1, 4, 8])
@@ -87,7 +89,7 @@ def test_answers_that_cannot_be_guessed_cost_next_to_nothing(num_answers: int, e
 
 @pytest.mark.parametrize("period", [5, 20, 80])
 def test_answers_that_are_to_be_guessed_now_and_then_do_not_cost_more_than_they_give(period: int):
-    def choose(drafter: ContextDrafter, one: Answer) -> int:
+    def choose(drafter: ContextDrafter, one: Text) -> int:
         num = len(one.sampled)
         return num % 50 if num // period % 2 else never_as_guessed(drafter, one)
 
@@ -110,43 +112,43 @@ def test_where_drafts_cost_as_much_as_steps_nothing_is_drafted():
 
 def test_the_price_is_what_a_draft_adds_in_tokens_of_all_answers():
     costs = StepCosts()
-    assert costs.price(2) == math.inf, "nothing is known"
+    assert costs.prices(2).token == math.inf, "nothing is known"
     for seconds in (1.0, 1.1, 0.9, 50.0, 1.0):  # one was disturbed
         costs.note(2, 0, seconds)
     assert costs.plain(2) == 1.0 and costs.plain(1) is None
-    assert costs.price(2) == FIRST_PRICE
+    assert costs.prices(2).token == FIRST_PRICE
     for num, seconds in ((2, 1.2), (3, 1.3), (1, 30.0)):
         costs.note(2, num, seconds)
-    assert costs.price(2) == pytest.approx(2 * 0.1)
+    assert costs.prices(2).token == pytest.approx(2 * 0.1)
     for _ in range(20):
         costs.note(2, 4, 0.5)
-    assert costs.price(2) == LEAST_PRICE
+    assert costs.prices(2).token == LEAST_PRICE
 
 
 def test_a_step_without_drafts_is_measured_again_now_and_then():
     costs = StepCosts()
     costs.note(1, 0, 1.0)
     for _ in range(PLAIN_EVERY):
-        assert costs.price(1) < math.inf
+        assert costs.prices(1).token < math.inf
         costs.note(1, 2, 1.4)
-    assert costs.price(1) == math.inf
+    assert costs.prices(1).token == math.inf
     costs.note(1, 0, 2.0)
-    assert costs.price(1) < math.inf
+    assert costs.prices(1).token < math.inf
 
 
 def test_what_drafts_may_lose_is_bounded_and_what_they_gain_may_be_lost_again():
     balance = Balance()
-    assert (balance.most(0.5), balance.most(float("inf"))) == (3, 0)
+    assert balance.affords(1.5) and not balance.affords(1.6) and not balance.affords(float("inf"))
     balance.note(1, 0, 3 * 0.5)
-    assert balance.most(0.3) == 0, "all were wrong"
+    assert not balance.affords(0.3), "all were wrong"
     for _ in range(40):
         balance.note(1, 0, 0.0)
-    assert balance.most(0.3) == 1, "some loss is allowed with time"
+    assert balance.affords(0.3) and not balance.affords(0.6), "some loss is allowed with time"
     balance.note(9, 8, 0.3)
-    assert balance.most(0.3) > 20
+    assert balance.affords(6.0)
     for _ in range(1000):
         balance.note(9, 8, 0.3)
-    assert balance.most(1.0) == 16, "no success is remembered for ever"
+    assert balance.affords(16.0) and not balance.affords(16.1), "no success is remembered for ever"
 
 
 def test_odds_follow_what_was_seen_lately_and_begin_with_what_others_saw():

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from a3b.engine.draft_prices import Odds
+from a3b.engine.draft_prices import Odds, Prices
 from a3b.engine.draft_sources import MAX_MATCH, ContextDrafter, Repeat, Repeats
+from a3b.engine.drafts import Answer
 from a3b.errors import UsageError
 
 
@@ -57,7 +58,7 @@ def test_growing_keeps_every_token():
     assert repeats.find([], 3) == Repeat([9, 10, 11], 2)
 
 
-class Answer:
+class Text:
     """Stands in for a Generation: what it has, and what its constraint says."""
 
     def __init__(self, sampled=(), forced=(), barred=()):
@@ -74,20 +75,20 @@ PROMPT = [50, *range(1, 40), 60, 1, 2]
 CHEAP, DEAR = 0.01, 0.7
 
 
-def tokens_of(drafter: ContextDrafter, answer: Answer, most: int, price: float) -> list[int]:
-    return [draft.token for draft in drafter.propose(answer, most, price)]
+def tokens_of(drafter: ContextDrafter, text: Text, most: int, price: float) -> list[int]:
+    return [draft.token for draft in drafter.propose(Answer(text, None, []), most, Prices(price))]
 
 
 def test_what_followed_the_same_tokens_is_drafted_while_it_is_likely_enough():
     drafter = ContextDrafter(PROMPT)
-    assert tokens_of(drafter, Answer(), 64, CHEAP)[:5] == [3, 4, 5, 6, 7]
-    assert tokens_of(drafter, Answer(), 2, CHEAP) == [3, 4]
-    assert tokens_of(drafter, Answer(), 64, DEAR) == []
+    assert tokens_of(drafter, Text(), 64, CHEAP)[:5] == [3, 4, 5, 6, 7]
+    assert tokens_of(drafter, Text(), 2, CHEAP) == [3, 4]
+    assert tokens_of(drafter, Text(), 64, DEAR) == []
     written = list(range(3, 25))
-    long = tokens_of(drafter, Answer(written), 64, DEAR)
+    long = tokens_of(drafter, Text(written), 64, DEAR)
     assert long == list(range(25, 25 + len(long))) and 1 < len(long) < 10
-    assert tokens_of(drafter, Answer(written), 64, float("inf")) == []
-    assert tokens_of(drafter, Answer([*written, 61]), 64, CHEAP) == []
+    assert tokens_of(drafter, Text(written), 64, float("inf")) == []
+    assert tokens_of(drafter, Text([*written, 61]), 64, CHEAP) == []
 
 
 def test_what_was_wrong_lately_is_drafted_no_more_and_again_once_it_would_have_been_right():
@@ -101,7 +102,7 @@ def test_what_was_wrong_lately_is_drafted_no_more_and_again_once_it_would_have_b
         for _ in range(num):
             for _ in range(1 + sizes[-1] if is_right else 1):
                 sampled.append(pattern[len(sampled) % 20] if is_right else 5000 + rng.randrange(3000) % 7)
-            sizes.append(len(tokens_of(drafter, Answer(sampled), 64, 0.5)))
+            sizes.append(len(tokens_of(drafter, Text(sampled), 64, 0.5)))
         return sizes
 
     assert drafted(20, True)[-1] > 5
@@ -115,15 +116,15 @@ def test_what_was_learned_from_an_answer_is_known_to_the_next():
     known = Odds()
     first = ContextDrafter(PROMPT, known)
     for num in range(30):
-        first.propose(Answer(list(range(3, 3 + num))), 64, DEAR)
-    assert len(tokens_of(ContextDrafter(PROMPT, known), Answer(), 64, 0.3)) > len(
-        tokens_of(ContextDrafter(PROMPT), Answer(), 64, 0.3)
+        tokens_of(first, Text(list(range(3, 3 + num))), 64, DEAR)
+    assert len(tokens_of(ContextDrafter(PROMPT, known), Text(), 64, 0.3)) > len(
+        tokens_of(ContextDrafter(PROMPT), Text(), 64, 0.3)
     )
 
 
 def test_forced_tokens_come_first_and_what_followed_them_before_comes_next():
     def found(forced: list[int], most: int, price: float) -> list[int]:
-        return tokens_of(ContextDrafter(PROMPT), Answer(forced=forced), most, price)
+        return tokens_of(ContextDrafter(PROMPT), Text(forced=forced), most, price)
 
     assert found([10, 11], 64, CHEAP)[:4] == [10, 11, 12, 13]
     assert found([10, 11], 64, DEAR) == [10, 11]
@@ -132,7 +133,7 @@ def test_forced_tokens_come_first_and_what_followed_them_before_comes_next():
 
 
 def test_a_draft_that_the_constraint_bars_is_not_read():
-    assert tokens_of(ContextDrafter(PROMPT), Answer(barred=[3]), 64, CHEAP) == []
+    assert tokens_of(ContextDrafter(PROMPT), Text(barred=[3]), 64, CHEAP) == []
 
 
 def test_an_error_of_the_constraint_is_left_to_the_choice(monkeypatch):

@@ -293,7 +293,8 @@ def test_a_drafter_that_fails_costs_an_answer_nothing_but_its_drafts(fails: str,
             if fails == "made":
                 raise MemoryError("planted")
 
-        def propose(self, generation, most, price):
+        def propose(self, answer, most, prices):
+            generation = answer.generation
             if len(generation.sampled) < 5:
                 return [Draft(token, "repeated") for token in generation.sampled]
             raise MemoryError("planted")
@@ -348,7 +349,8 @@ def test_what_is_no_draft_costs_one_answer_its_drafts_and_others_nothing(wrong: 
         def __init__(self, job):
             self.is_odd = job.ids == line["prompt"]
 
-        def propose(self, generation, most, price):
+        def propose(self, answer, most, prices):
+            generation = answer.generation
             done = len(generation.sampled)
             right = [Draft(token, "repeated") for token in line["sampled"][done : done + most]]
             return WRONG_IN_FORM[wrong](right) if self.is_odd and done >= after and len(right) > 2 else []
@@ -372,7 +374,8 @@ def test_more_drafts_than_were_asked_for_are_not_taken(case: str):
         def __init__(self, job):
             pass
 
-        def propose(self, generation, most, price):
+        def propose(self, answer, most, prices):
+            generation = answer.generation
             asked.append(most)
             assert len(generation.sampled) + most < generation.max_tokens
             return endless(line["sampled"][len(generation.sampled) :])

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from a3b.engine.backend import Job
-from a3b.engine.drafts import Draft
-from a3b.engine.generation import Generation
+from a3b.engine.draft_prices import Prices
+from a3b.engine.drafts import Answer, Draft
 from a3b.interface.events import Event, Finished, Reading, Speculation, Started, ToolCallEnd, ToolCallStart
 from a3b.kernels import MAX_DRAFTED
 
@@ -23,7 +23,8 @@ class Scripted:
         self.answers, self.choose, self.wrong = answers, choose, wrong
         self.num_asked = self.num_right = 0
 
-    def propose(self, generation: Generation, most: int, price: float) -> list[Draft]:
+    def propose(self, answer: Answer, most: int, prices: Prices) -> list[Draft]:
+        generation = answer.generation
         done = len(generation.sampled)
         truth = next((ids[done:] for ids in self.answers if ids[:done] == generation.sampled), [])
         num, right = self.choose()

@@ -33,7 +33,8 @@ def numbers_of(config: ModelConfig, weights: ModelWeights) -> dict[str, np.ndarr
     for tensor, layer in mtp_tensors(config):
         value = values[tensor.role]
         if tensor.half is not None:
-            value = halves(value)[tensor.half]
+            value = np.split(value, 2, axis=-2) if isinstance(value, np.ndarray) else halves(value)
+            value = value[tensor.half]
         found[tensor.full_name(layer)] = decoded(value)
     return found
 

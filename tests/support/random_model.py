@@ -172,10 +172,12 @@ def model_weights(config: ModelConfig, tensors: dict[str, np.ndarray]) -> ModelW
     return assemble(config, Tensors(config, tensors), "float32", mtp=any(map(is_mtp, tensors)))
 
 
-def random_model(name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32"):
-    """The Model called `name` in SIZES."""
+def random_model(
+    name: str, isa: str | None = "reference", num_threads: int = 1, kv: str = "f32", mtp: bool = False
+) -> Model:
+    """The Model called `name` in SIZES. mtp: with an MTP module."""
     config = config_from_dict(config_dict(SIZES[name], YARN.get(name)), where=name)
-    weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name]))
+    weights = model_weights(config, random_tensors(SIZES[name], SEEDS[name], mtp))
     return Model(config, weights, open_kernels(isa, num_threads), kv)
 
 

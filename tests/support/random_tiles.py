@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from a3b.formats.tiles import FORMATS, SUPER, Format, Parts, Tiles, pack
@@ -107,33 +109,34 @@ def tiled_weights(
             names = ("in_proj_qkv", "in_proj_z", "out_proj")
         return type(m)(**{**vars(m), **{name: tile(name, getattr(m, name)) for name in names}})
 
-    floats = model_weights(config, tensors)
-    layers = []
-    for layer in floats.layers:
+    def tiled(layer: w.LayerWeights) -> w.LayerWeights:
         moe = layer.mlp
-        layers.append(
-            w.LayerWeights(
-                layer.input_norm,
-                mixer(layer.mixer),
-                layer.post_norm,
-                w.MoEWeights(
-                    moe.router,
-                    pair("experts", moe.gate_up),
-                    tile("down", moe.down),
-                    pair("shared", moe.shared_gate_up),
-                    tile("shared_down", moe.shared_down),
-                    moe.shared_expert_gate,
-                ),
-            )
+        return w.LayerWeights(
+            layer.input_norm,
+            mixer(layer.mixer),
+            layer.post_norm,
+            w.MoEWeights(
+                moe.router,
+                pair("experts", moe.gate_up),
+                tile("down", moe.down),
+                pair("shared", moe.shared_gate_up),
+                tile("shared_down", moe.shared_down),
+                moe.shared_expert_gate,
+            ),
         )
-    return w.ModelWeights(
-        tile("embed", floats.embed), tuple(layers), floats.norm, tile("lm_head", floats.lm_head), "packed"
-    )
+
+    floats = model_weights(config, tensors)
+    layers = tuple(tiled(layer) for layer in floats.layers)
+    embed, lm_head, mtp = tile("embed", floats.embed), tile("lm_head", floats.lm_head), floats.mtp
+    if mtp is not None:
+        mtp = replace(mtp, fc=tile("fc", mtp.fc), layer=tiled(mtp.layer))
+    return w.ModelWeights(embed, layers, floats.norm, lm_head, "packed", mtp=mtp)
 
 
-def tiled_model(isa: str | None, num_threads: int = 1, kv: str = "q8"):
+def tiled_model(isa: str | None, num_threads: int = 1, kv: str = "q8", mtp: bool = False):
     from a3b.kernels import open_kernels
     from a3b.model.forward import Model
 
     config = config_from_dict(config_dict(SIZES), where="tiled")
-    return Model(config, tiled_weights(config, random_tensors(SIZES, seed=5)), open_kernels(isa, num_threads), kv)
+    weights = tiled_weights(config, random_tensors(SIZES, seed=5, mtp=mtp))
+    return Model(config, weights, open_kernels(isa, num_threads), kv)

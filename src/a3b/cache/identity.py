@@ -30,10 +30,16 @@ PathHash: TypeAlias = hashlib.blake2b
 
 
 def cache_identity(
-    config: ModelConfig, directory: str | Path, kv: str, isa: str, arithmetic: int = ARITHMETIC_VERSION
+    config: ModelConfig,
+    directory: str | Path,
+    kv: str,
+    isa: str,
+    arithmetic: int = ARITHMETIC_VERSION,
+    mtp: bool = False,
 ) -> bytes:
     """16 bytes that change with the model and its RoPE scaling, the weights, the KV type and the arithmetic.
 
+    mtp: whether states hold what an MTP module needs; without, its weights make no difference.
     Of a packed directory the checksums stand for the weights; of other files their sizes, headers and samples, so that
     hashing 70 GB does not take a minute. Raises CheckpointError if the directory holds no weights."""
     facts = {
@@ -42,8 +48,9 @@ def cache_identity(
         "isa": isa,
         "arithmetic": arithmetic,
         "layout": [PAGE_LEN, SEGMENT_PAGES],
+        **({"mtp": True} if mtp else {}),
     }
-    return _joined([json.dumps(facts, sort_keys=True).encode(), *_weights(Path(directory))])
+    return _joined([json.dumps(facts, sort_keys=True).encode(), *_weights(Path(directory), mtp)])
 
 
 def root_id(identity: bytes, namespace: str) -> bytes:
@@ -65,11 +72,11 @@ def _joined(parts: Iterable[bytes]) -> bytes:
     return total.digest()
 
 
-def _weights(directory: Path) -> list[bytes]:
+def _weights(directory: Path, mtp: bool) -> list[bytes]:
     if (directory / MANIFEST).exists():
         manifest = Manifest.read(directory)
-        text = [t for t in manifest.tensors.values() if not is_mtp(t.name)]  # no state depends on the MTP module
-        tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in text}
+        used = [t for t in manifest.tensors.values() if mtp or not is_mtp(t.name)]
+        tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in used}
         return [json.dumps({"tensors": tensors, "tiled_v_heads": manifest.tiled_v_heads}, sort_keys=True).encode()]
     files = sorted(path for pattern in ("*.safetensors", "*.gguf") for path in directory.glob(pattern))
     if not files:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from a3b.cache.index_rows import Row
 from a3b.cache.snapshot_files import Damaged, read_kv, read_state, write_kv, write_state
 from a3b.files import open_private
@@ -68,7 +70,9 @@ def read_snapshot(
     if base is not None and num_shared:
         state.restore(replace(base, num_tokens=num_shared * SEGMENT_LEN, segments=base.segments[:num_shared]))
     try:
-        read_state(file(node.id, "state"), node.id, node.state_sums, state.conv, state.delta)
+        hidden = np.empty_like(state.hidden)
+        read_state(file(node.id, "state"), node.id, node.state_sums, (state.conv, state.delta, hidden))
+        state.set_hidden(hidden[None])
     except Damaged as error:
         raise DamagedNode(error, None) from None
     with advancing([(state, node.num_tokens - state.num_tokens)]):

@@ -2,7 +2,8 @@
 
 A file is a sequence of blocks. The checksum of a block also depends on its owner and its place, and is kept by the
 caller. A block of keys and values is what one segment holds of the pages: per attention layer keys, then values;
-positions after the last token are written as zeros. Knows neither the index nor the tree. Enter at `write_kv`,
+positions after the last token are written as zeros. The recurrent state is that of the delta-net layers, and the hidden
+state that an MTP module goes on from. Knows neither the index nor the tree. Enter at `write_kv`,
 `write_state`, `read_kv`, `read_state`.
 
 The checksum is SHA-256 because processors have instructions for it: 1.2 GB/s per core, where BLAKE2b reaches 0.4 to
@@ -89,7 +90,7 @@ def write_kv(file: BinaryIO, owner: bytes, snapshot: Snapshot, start: int) -> tu
 
 def write_state(file: BinaryIO, owner: bytes, snapshot: Snapshot) -> tuple[int, bytes]:
     """Write the recurrent state; returns (bytes, checksums)."""
-    whole, sums, at = [_bytes(snapshot.conv), _bytes(snapshot.delta)], [], 0
+    whole, sums, at = [_bytes(snapshot.conv), _bytes(snapshot.delta), _bytes(snapshot.hidden)], [], 0
     for index, size in enumerate(state_blocks(sum(map(len, whole)))):
         total = _new_sum(owner, b"state", index)
         for part in _slice(whole, at, at + size):
@@ -115,9 +116,9 @@ def read_kv(
     _read(path, owner, b"kv", sums, at, blocks)
 
 
-def read_state(path: Path, owner: bytes, sums: bytes, conv: np.ndarray, delta: np.ndarray) -> None:
-    """Read the recurrent state into both arrays. Raises Damaged."""
-    whole = [_bytes(conv), _bytes(delta)]
+def read_state(path: Path, owner: bytes, sums: bytes, arrays: Sequence[np.ndarray]) -> None:
+    """Read the recurrent state into its arrays, in the order of `write_state`. Raises Damaged."""
+    whole = [_bytes(array) for array in arrays]
     blocks: list[BlockRead] = []
     at = 0
     total = sum(map(len, whole))

@@ -63,7 +63,7 @@ def _add(args: Namespace, target: Target, source: Source) -> None:
     count = num_weights(plan.tensors)
     say(
         f"mtp: {count / MILLION:,.1f} M parameters as {target.manifest.preset or 'own types'}: "
-        f"{size(plan.num_bytes)} on disk, not read yet"
+        f"{size(plan.num_bytes)} on disk"
     )
     with Progress("packing", count, "M weights", scale=MILLION) as progress:
         add(target, source, plan, threads=args.runtime.threads or Machine.read().num_threads, done=progress.add)

@@ -52,9 +52,9 @@ def sampling(args: Namespace, engine: Engine, has_tools: bool) -> SamplingParams
 
 def load(args: Namespace) -> Engine:
     """The engine for `args.model`; its notices go to stderr."""
-    drafts(args)  # a wrong value is refused before weights are read
+    runtime, mtp = args.runtime, drafts(args)  # a wrong value is refused before weights are read
     engine = Engine.load(
-        args.model, context=args.context, isa=args.runtime.isa, threads=args.runtime.threads, kv=args.runtime.kv
+        args.model, context=args.context, isa=runtime.isa, threads=runtime.threads, kv=runtime.kv, mtp=mtp
     )
     for note in engine.notes:
         say(note)

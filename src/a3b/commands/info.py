@@ -157,7 +157,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
     ]
     if any(facts["beside_the_text_model"].values()):
         beside = ", ".join(f"{name} {n:,}" for name, n in facts["beside_the_text_model"].items() if n)
-        rows.append(("beside it", f"{beside} parameters (not run yet)"))
+        unused = "; vision is not run yet" if facts["beside_the_text_model"]["vision"] else ""
+        rows.append(("beside it", f"{beside} parameters{unused}"))
     if facts["note"]:
         rows.append(("asked", facts["note"]))
     if w := facts["weights"]:
@@ -182,7 +183,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 def drafts(mtp_bytes: int, path: str) -> str:
     if mtp_bytes:
-        return f"MTP module stored, {size(mtp_bytes)}; not run yet, so neither in memory nor read for a token"
+        return f"MTP module stored, {size(mtp_bytes)}: guesses tokens that are read ahead"
     return f"no MTP module stored; one of the original model can be added: a3b pack --add-mtp SRC {path}"
 
 

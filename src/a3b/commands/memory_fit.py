@@ -6,6 +6,7 @@ Weights are mapped and count as free memory until they are read, so the sum is m
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from a3b.commands.choice import LEAST_CONTEXT
@@ -24,8 +25,10 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
     if not (directory / MANIFEST).is_file():
         return
     config, memory = read_config(directory), Machine.read().memory_bytes
-    packed = sum(t.num_bytes for t in Manifest.read(directory).tensors.values() if not is_mtp(t.name))
-    kv = args.runtime.kv
+    tensors, kv = Manifest.read(directory).tensors, args.runtime.kv
+    if not any(map(is_mtp, tensors)):
+        config = replace(config, mtp_layers=0)
+    packed = sum(tensor.num_bytes for tensor in tensors.values())
     context, sessions = room_to_serve(config, packed, memory, kv)
     args.cache_ram = sessions if args.cache_ram is None else args.cache_ram
     if args.context is None and context is not None:

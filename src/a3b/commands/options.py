@@ -329,7 +329,7 @@ def _pack(parser: argparse.ArgumentParser) -> None:
         "the inputs of its columns (over 4,096 tokens) weigh their rounding errors",
     )
     parser.add_argument("--tokenizer", type=path, metavar="DIR", help="directory to take tokenizer and template from")
-    parser.add_argument("--no-mtp", action="store_true", help="leave out the MTP module, which later drafts need")
+    parser.add_argument("--no-mtp", action="store_true", help="leave out the MTP module, which drafts tokens")
     parser.add_argument(
         "--add-mtp",
         action="store_true",

@@ -102,12 +102,13 @@ def _describe(source: Source, plan: Plan) -> None:
     for note in (*source.notes, *plan.notes):
         say(note)
     for kind, count in source.skipped.items():
-        say(f"{kind}: {count / MILLION:,.1f} M parameters are left out: not run yet")
+        why = "not run yet" if kind == "vision" else "tokens are drafted without it"
+        say(f"{kind}: {count / MILLION:,.1f} M parameters are left out: {why}")
     drafts = [tensor for tensor in plan.tensors if is_mtp(tensor.name)]
     if drafts:
         say(
             f"mtp: {num_weights(drafts) / MILLION:,.1f} M parameters are packed for drafts: "
-            f"{size(sum(tensor.num_bytes for tensor in drafts))} on disk, not read yet"
+            f"{size(sum(tensor.num_bytes for tensor in drafts))}"
         )
     read = bytes_per_token(source.config, plan.tensors)
     say(f"{plan.preset or 'own types'}: {size(plan.num_bytes)}, {size(read)} of weights read per decoded token")

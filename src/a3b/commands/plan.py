@@ -284,7 +284,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         (
             f"model      {facts['model']}: {count['total'] / 1e9:.2f} B parameters, "
             f"{count['active'] / 1e9:.2f} B for each token"
-            + (f"; {drafts / 1e9:.2f} B for drafts are only stored" if drafts else "")
+            + (f"; {drafts / 1e9:.2f} B for drafts beside them" if drafts else "")
         ),
         (
             f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, "

@@ -36,7 +36,9 @@ class Kept:
         """As the options of `chat` say, with the conversation they ask for. Raises UsageError, StoreError."""
         path = resolve(args.model)
         model = "a3b-nano" if path.resolve() == nano_directory().resolve() else path.resolve().name
-        identity = cache_identity(read_config(path), path, "", "", 0).hex()  # of the weights: no run changes it
+        identity = cache_identity(
+            read_config(path), path, "", "", 0, mtp=False
+        ).hex()  # of the weights: no run changes it
         try:
             place = directory(args)
         except RuntimeError:  # no home

@@ -23,6 +23,7 @@ from a3b.cache.prefix_cache import PrefixCache
 from a3b.commands.cache_directories import open_store
 from a3b.commands.dialogue import drafts, load
 from a3b.commands.memory_fit import fit_to_memory
+from a3b.engine.draft_prices import StepCosts
 from a3b.engine.draft_sources import drafters
 from a3b.engine.engine import Engine, load_config, resolve
 from a3b.engine.local import cache_bytes
@@ -32,7 +33,7 @@ from a3b.engine.service import Service
 from a3b.errors import UsageError
 from a3b.files import open_private, read_given
 from a3b.interface.request import check_policy
-from a3b.model.config import YARN_FACTORS, ModelConfig, with_context
+from a3b.model.config import YARN_FACTORS, with_context
 from a3b.model.config_reader import read_config
 from a3b.printable import printable, say
 from a3b.server import logs
@@ -97,19 +98,23 @@ def _stop(*_: object) -> None:
 def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | None = None) -> Service:
     """Cache, scheduler and memory of turns around an engine."""
     directory = resolve(args.model)
-    identity = cache_identity(engine.config, directory, engine.model.kv, engine.model.isa)
+    identity = cache_identity(
+        engine.config, directory, engine.model.kv, engine.model.isa, mtp=engine.model.mtp is not None
+    )
     ram = cache_bytes(engine) if args.cache_ram is None else args.cache_ram
     if store:
-        for line in read_otherwise(engine.config, directory, engine.model.kv, engine.model.isa, store):
+        for line in read_otherwise(engine, directory, store):
             say(line)
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
+    costs = StepCosts()
     scheduler = Scheduler(
         engine.model,
         cache,
         max_active=args.parallel,
         max_waiting=args.queue,
         verify_every=args.verify_cache,
-        drafter=drafters() if drafts(args) else None,
+        drafter=drafters(engine.model.mtp, costs) if drafts(args) else None,
+        costs=costs,
     )
     turns = TurnMemory(store if not args.no_persist_thinking else None)
     settings = ServiceSettings(
@@ -123,16 +128,18 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     return Service(engine, scheduler, turns, settings, trace)
 
 
-def read_otherwise(config: ModelConfig, directory: Path, kv: str, isa: str, store: Store) -> Iterator[str]:
+def read_otherwise(engine: Engine, directory: Path, store: Store) -> Iterator[str]:
     """What is said of kept sessions whose positions were read with another scaling of RoPE: none of their states is
     used, since their keys are those of other positions."""
-    native = read_config(directory)
+    config, model, native = engine.config, engine.model, read_config(directory)
     if native.rope.type != "default":
         return
     for factor in (1, *map(int, YARN_FACTORS)):
         other = replace(config, rope=with_context(native, factor * native.max_context)[0].rope)
-        num = store.num_conversations(cache_identity(other, directory, kv, isa)) if other.rope != config.rope else 0
-        if num:
+        if other.rope == config.rope:
+            continue
+        identity = cache_identity(other, directory, model.kv, model.isa, mtp=model.mtp is not None)
+        if num := store.num_conversations(identity):
             yield (
                 f"{counted(num, 'conversation')} on disk: read with {other.rope.scaling}, so kept but not used by this "
                 f"server, which reads with {config.rope.scaling} (--context)"

@@ -18,8 +18,8 @@ WORK_BYTES = 1 << 30  # interpreter, tokenizer, buffers of a chunk; an allowance
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a packed model: what is in memory when it runs, what one token reads of that, and all that is stored:
-    with the MTP module, which nothing reads yet."""
+    """Bytes of a packed model: of the text model, what one token reads of that, and all that is stored and in memory
+    when it runs: with the MTP module, which drafts read."""
 
     total_bytes: int
     token_bytes: int
@@ -48,9 +48,9 @@ def _num_bytes(tensor: Tensor, axes: Axes, kinds: dict[str, str]) -> int:
 
 
 def kv_bytes_per_token(config: ModelConfig, kv: str = "q8") -> int:
-    """Keys and values, with their scales."""
+    """Keys and values, with their scales; also those of an MTP module."""
     return (
-        config.layer_types.count(ATTENTION)
+        (config.layer_types.count(ATTENTION) + (config.mtp_layers == 1))
         * config.num_key_value_heads
         * sum(page_bytes(kv, config.head_dim))
         // PAGE_LEN
@@ -65,7 +65,7 @@ def state_bytes(config: ModelConfig) -> int:
 
 def memory_bytes(config: ModelConfig, found: Sizes, context: int, kv: str = "q8") -> int:
     """Resident bytes of one conversation of `context` tokens."""
-    return found.total_bytes + state_bytes(config) + context * kv_bytes_per_token(config, kv) + WORK_BYTES
+    return found.stored_bytes + state_bytes(config) + context * kv_bytes_per_token(config, kv) + WORK_BYTES
 
 
 def longest_context(config: ModelConfig, found: Sizes, memory: int, most: int | None = None, kv: str = "q8") -> int:

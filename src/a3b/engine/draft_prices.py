@@ -2,18 +2,28 @@
 `Balance`.
 
 A drafted token pays if it is right more often than it costs: its price is the time that it adds to a step, in tokens
-that the step's answers would have got in that time."""
+that the step's answers would have got in that time. Where the model itself has to guess, that has a price too."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 PLAIN_STEPS, DRAFTED_STEPS = 9, 17  # that a measure is the median of: a busy neighbour disturbs some of them
 PLAIN_EVERY = 48  # steps with drafts after which one without is measured again
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
 LEAST_PRICE = 0.05  # however the clock jumps
+FIRST_GUESS_PRICE = 0.06  # of the MTP module: a layer of forty, and a part of the head
+
+
+class Prices(NamedTuple):
+    """In tokens. Infinite where a step without drafts has to be measured."""
+
+    token: float  # of reading a drafted token
+    guess: float = 0.0  # of a guess of the MTP module, read or not
 
 
 class StepCosts:
@@ -23,10 +33,13 @@ class StepCosts:
         self._plain: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=PLAIN_STEPS))
         self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))  # for a drafted token
         self._num_since_plain: dict[int, int] = defaultdict(int)
+        self._guess: deque[float] = deque(maxlen=DRAFTED_STEPS)
+        self._guessing_s = 0.0  # since the last step
 
     def note(self, num_answers: int, num_drafted: int, seconds: float, drafting_s: float = 0.0) -> float:
         """A step of that many answers took so long, with that many drafted tokens in all; the seconds that it would
-        have taken without. drafting_s: of them, for finding the drafts."""
+        have taken without. drafting_s: of them, for finding the drafts, with what the MTP module took."""
+        guessing_s, self._guessing_s = self._guessing_s, 0.0
         if not num_drafted:
             self._plain[num_answers].append(seconds - drafting_s)
             self._num_since_plain[num_answers] = 0
@@ -34,22 +47,27 @@ class StepCosts:
         self._num_since_plain[num_answers] += 1
         if (plain := self.plain(num_answers)) is None:
             return seconds
-        self._extra[num_answers].append((seconds - plain) / num_drafted)
+        self._extra[num_answers].append((seconds - guessing_s - plain) / num_drafted)
         return plain
+
+    def note_guess(self, num_tokens: int, seconds: float) -> None:
+        """For a guess the MTP module read so many tokens, in so long."""
+        self._guess.append(seconds / num_tokens)
+        self._guessing_s += seconds
 
     def plain(self, num_answers: int) -> float | None:
         """Seconds of a step without drafts, None if there was none."""
         found = self._plain.get(num_answers)
         return median(found) if found else None
 
-    def price(self, num_answers: int) -> float:
-        """Of a drafted token, in tokens; infinite where a step without drafts has to be measured."""
+    def prices(self, num_answers: int) -> Prices:
+        """Of drafts in a step for that many answers."""
         plain, extra = self.plain(num_answers), self._extra.get(num_answers)
-        if plain is None or self._num_since_plain[num_answers] >= PLAIN_EVERY:
-            return float("inf")
-        if not extra or plain <= 0:
-            return FIRST_PRICE
-        return max(LEAST_PRICE, num_answers * median(extra) / plain)
+        if plain is None or plain <= 0 or self._num_since_plain[num_answers] >= PLAIN_EVERY:
+            return Prices(float("inf"), float("inf"))
+        token = max(LEAST_PRICE, num_answers * median(extra) / plain) if extra else FIRST_PRICE
+        guess = num_answers * median(self._guess) / plain if self._guess else FIRST_GUESS_PRICE
+        return Prices(token, guess)
 
 
 FIRST_TOKENS, MOST_TOKENS = 1.5, 16.0  # that drafts may lose at the beginning, and after any success
@@ -62,9 +80,9 @@ class Balance:
     def __init__(self) -> None:
         self._tokens = FIRST_TOKENS
 
-    def most(self, price: float) -> int:
-        """Drafts that may be read at that price: as many as may all be wrong."""
-        return int(max(self._tokens, 0.0) / price)
+    def affords(self, paid: float) -> bool:
+        """Whether drafts may cost so many tokens, if all may be wrong."""
+        return paid <= max(self._tokens, 0.0)
 
     def note(self, num_written: int, num_accepted: int, paid: float) -> None:
         """Tokens were written, some of them accepted drafts; all drafts cost so many tokens."""
@@ -80,13 +98,13 @@ PRIORS = (0.98, 0.1, 0.3, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75, 0.78, 0.8, 0.82, 0.8
 class Odds:
     """How often drafts of a kind were right lately, also those that were thought of and not read."""
 
-    def __init__(self, before: Odds | None = None, memory: float = MEMORY):
-        """before: what is believed until there is something to go by, None for guesses."""
-        self._before, self._memory = before, memory
-        self._right, self._seen = [0.0] * len(PRIORS), [0.0] * len(PRIORS)
+    def __init__(self, before: Odds | None = None, memory: float = MEMORY, priors: Sequence[float] = PRIORS):
+        """before: what is believed until there is something to go by, None for `priors`, one per kind."""
+        self._before, self._memory, self._priors = before, memory, priors
+        self._right, self._seen = [0.0] * len(priors), [0.0] * len(priors)
 
     def of(self, kind: int) -> float:
-        before = self._before.of(kind) if self._before is not None else PRIORS[kind]
+        before = self._before.of(kind) if self._before is not None else self._priors[kind]
         return (self._right[kind] + TRUST * before) / (self._seen[kind] + TRUST)
 
     def note(self, kind: int, is_right: bool) -> None:

@@ -1,4 +1,5 @@
-"""Drafts that cost no weights: text of the context that repeats, and tokens that a grammar forces.
+"""Where drafts come from: tokens that a grammar forces, text of the context that repeats, the model's MTP module. The
+first two cost no weights.
 
 Enter at `drafters`."""
 
@@ -10,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from a3b.engine.backend import Job
-from a3b.engine.draft_prices import FORCED, LONGEST, Balance, Odds
-from a3b.engine.drafts import Draft, Drafter
-from a3b.engine.generation import Generation
+from a3b.engine.draft_prices import FORCED, LONGEST, Balance, Odds, Prices, StepCosts
+from a3b.engine.drafts import Answer, Draft, Drafter
+from a3b.engine.mtp_guesses import Guess, MtpGuesses, MtpOdds
+from a3b.interface.events import DraftSource
+from a3b.model.mtp import MtpModule
 
 MAX_MATCH = 16  # tokens that are compared; a longer match is no better
 MAX_DRAFTS = 32  # in a step
@@ -73,51 +76,93 @@ class Repeats:
 
 
 class ContextDrafter:
-    """Forced tokens where there are any, then what followed the same tokens before, as long as that is likely enough.
+    """Drafts of one answer, each from the source that gains most: forced tokens where there are any, what followed the
+    same tokens before, or what the MTP module guesses; as long as that is likely enough.
 
-    Every guess is compared with what was chosen, also those that were not read: so it is known without reading drafts
-    whether they would be right, and an answer that is not to be guessed costs no more than without."""
+    What followed before is compared with what was chosen also where it was not read: so it is known without reading
+    drafts whether they would be right. A guess of the MTP module costs its time, so where it does not pay it is asked
+    now and then only, to see whether it would."""
 
-    def __init__(self, prompt_ids: Sequence[int], known: Odds | None = None):
+    def __init__(self, prompt_ids: Sequence[int], known: Odds | None = None, mtp: MtpGuesses | None = None):
         """known: of other answers, which learns from this one."""
         self._repeats, self._num_prompt = Repeats(prompt_ids), len(prompt_ids)
-        self._odds, self._balance = Odds(known), Balance()
-        self._guess: list[int] = []  # at the last step, and of what kinds
-        self._num_forced = self._num_matching = self._num_read = 0
-        self._paid = 0.0  # for those that were read
+        self._odds, self._balance, self._mtp = Odds(known), Balance(), mtp
+        self._found: list[int] = []  # at the last step: forced, then what followed before
+        self._num_forced = self._num_matching = 0
+        self._drafts: list[Draft] = []  # of the last step
+        self._paid = 0.0  # for those
 
-    def propose(self, generation: Generation, most: int, price: float) -> list[Draft]:
-        self._learn(generation.sampled[len(self._repeats) - self._num_prompt :])
+    def propose(self, answer: Answer, most: int, prices: Prices) -> list[Draft]:
+        self._learn(answer.generation.sampled[len(self._repeats) - self._num_prompt :])
         most = min(most, MAX_DRAFTS)
-        forced = generation.forced(most)
+        self._find(answer, most)
+        self._drafts, self._paid = [], 0.0
+        if self._mtp is not None:
+            self._mtp.begin(answer)
+        chance = 1.0
+        while len(self._drafts) < most and self._balance.affords(self._paid + prices.token):
+            best = self._best(chance, prices)
+            if best is None or (chance := chance * best.odds) <= prices.token:
+                break
+            self._paid += prices.token
+            self._drafts.append(Draft(best.token, best.source))
+        if self._mtp is not None:
+            self._mtp.end(prices)
+        return self._drafts
+
+    def _find(self, answer: Answer, most: int) -> None:
+        forced = answer.generation.forced(most)
         found, self._num_matching = self._repeats.find(forced, most - len(forced))
-        if not forced and found and not generation.may_follow(found[0]):
+        if not forced and found and not answer.generation.may_follow(found[0]):
             found = []
-        self._guess, self._num_forced = forced + found, len(forced)
-        num, chance, affordable = 0, 1.0, min(len(self._guess), self._balance.most(price))
-        while num < affordable and (chance := chance * self._odds.of(self._kind(num))) > price:
-            num += 1
-        self._num_read, self._paid = num, num * price if num else 0.0
-        places = enumerate(self._guess[:num])
-        return [Draft(token, "forced" if place < len(forced) else "repeated") for place, token in places]
+        self._found, self._num_forced = forced + found, len(forced)
+
+    def _best(self, chance: float, prices: Prices) -> Guess | None:
+        """What to draft next, None if there is nothing."""
+        place, mtp, found = len(self._drafts), self._mtp, None
+        if place < len(self._found) and [draft.token for draft in self._drafts] == self._found[:place]:
+            source: DraftSource = "forced" if place < self._num_forced else "repeated"
+            found = Guess(self._found[place], self._odds.of(self._kind(place)), source)
+        if mtp is None:
+            return found
+        best, cost = found, mtp.price(prices)
+        gain = max(chance * found.odds - prices.token, 0.0) if found is not None else 0.0
+        wants = chance * mtp.odds() - prices.token - cost > gain
+        if wants and self._balance.affords(self._paid + cost + prices.token):
+            self._paid += cost
+            guess = mtp.guess()
+            if found is None or guess.odds > found.odds or guess.token == found.token:
+                best = guess if found is None or guess.odds > found.odds else found
+        if best is not None:
+            mtp.skip(best.token)
+        return best
 
     def _kind(self, place: int) -> int:
-        """Of a guessed token: a match grows with each token that is right."""
+        """Of a token that was found: a match grows with each token that is right."""
         behind = place - self._num_forced
         return FORCED if behind < 0 else min(self._num_matching + behind, LONGEST)
 
     def _learn(self, ids: Sequence[int]) -> None:
-        num_right = 0
-        for place, (token, guessed) in enumerate(zip(ids, self._guess, strict=False)):
-            self._odds.note(self._kind(place), token == guessed)
-            if token != guessed:
+        for place, (token, found) in enumerate(zip(ids, self._found, strict=False)):
+            self._odds.note(self._kind(place), token == found)
+            if token != found:
                 break
+        drafts, num_right = [draft.token for draft in self._drafts], 0
+        while num_right < min(len(ids), len(drafts)) and ids[num_right] == drafts[num_right]:
             num_right += 1
-        self._balance.note(len(ids), min(num_right, self._num_read), self._paid)
+        self._balance.note(len(ids), num_right, self._paid)
+        if self._mtp is not None:
+            self._mtp.learn(ids, drafts)
         self._repeats.extend(ids)
 
 
-def drafters() -> Callable[[Job], Drafter]:
-    """What makes the drafter of each answer; they learn from each other what is likely to be right."""
-    known = Odds(memory=LONG_MEMORY)
-    return lambda job: ContextDrafter(job.ids, known)
+def drafters(module: MtpModule | None, costs: StepCosts) -> Callable[[Job], Drafter]:
+    """What makes the drafter of each answer; they learn from each other what is likely to be right. module: the model's
+    own, None for drafts that cost no weights. costs: of the scheduler that asks them."""
+    known, known_mtp = Odds(memory=LONG_MEMORY), MtpOdds.new(memory=LONG_MEMORY)
+
+    def make(job: Job) -> Drafter:
+        mtp = None if module is None else MtpGuesses(module, job.ids, known_mtp, costs.note_guess)
+        return ContextDrafter(job.ids, known, mtp)
+
+    return make

@@ -14,10 +14,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from a3b.engine.draft_prices import Prices
 from a3b.engine.generation import Generation
 from a3b.errors import UsageError
 from a3b.interface.events import DraftSource
 from a3b.kernels import MAX_DRAFTED
+from a3b.model.state import State
 
 
 class Draft(NamedTuple):
@@ -27,13 +29,19 @@ class Draft(NamedTuple):
     source: DraftSource
 
 
+class Answer(NamedTuple):
+    """An answer before a step. feed: its last tokens, which `state` has not read."""
+
+    generation: Generation
+    state: State
+    feed: Sequence[int]
+
+
 class Drafter(Protocol):
     """Where the drafts of one answer come from."""
 
-    def propose(self, generation: Generation, most: int, price: float) -> Iterable[Draft]:
-        """Tokens that may follow all that the answer has so far, at most so many. Called before each step.
-
-        price: of reading a drafted token, in tokens: what is likely by less does not pay. Infinite: none is wanted."""
+    def propose(self, answer: Answer, most: int, prices: Prices) -> Iterable[Draft]:
+        """Tokens that may follow all that the answer has so far, at most so many. Called before each step."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,9 @@ def most_drafts(generation: Generation) -> int:
     return max(0, min(MAX_DRAFTED, generation.max_tokens - len(generation.sampled) - 1))
 
 
-def proposed(drafter: Drafter, generation: Generation, most: int, price: float) -> list[Draft]:
+def proposed(drafter: Drafter, answer: Answer, most: int, prices: Prices) -> list[Draft]:
     """What a drafter proposes, at most so many. Raises UsageError for what is no token of the vocabulary."""
-    drafts, end = list(islice(drafter.propose(generation, most, price), most)), generation.tokenizer.num_tokens
+    drafts, end = list(islice(drafter.propose(answer, most, prices), most)), answer.generation.tokenizer.num_tokens
     for token, _ in drafts:
         if not 0 <= index(token) < end:
             raise UsageError(f"draft: token {token}; expected 0 to {end - 1}")

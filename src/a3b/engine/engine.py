@@ -126,17 +126,20 @@ class Engine:
         isa: str | None = None,
         threads: int | None = None,
         kv: str = "q8",
+        mtp: bool = True,
     ) -> Engine:
         """Read a checkpoint directory; None is the embedded model. Raises CheckpointError, TokenizerError, UsageError.
 
         context: tokens wanted, beyond the native length with YaRN. expand: weights as float32 in memory (True), read
         from the mapped file at each use (False), or what fits (None). isa, threads: as for `open_kernels`; no threads:
-        what this process may use. kv: how keys and values are kept."""
+        what this process may use. kv: how keys and values are kept. mtp: load the module that drafts tokens, if the
+        checkpoint has one."""
         check_kind("context", context, int, type(None))
         check_kind("expand", expand, bool, type(None))
         check_kind("isa", isa, str, type(None))
         check_kind("threads", threads, int, type(None))
         check_kind("kv", kv, str)
+        check_kind("mtp", mtp, bool)
         if threads is not None and threads < 1:
             raise UsageError(f"threads: {threads}; expected at least 1, or None for what this process may use")
         path = resolve(directory)
@@ -151,7 +154,7 @@ class Engine:
         config = with_end_of_turn(config, tokenizer)
         template = ChatTemplate.read(path)
         checkpoint = Checkpoint.open(path)
-        weights = load_weights(checkpoint, config, expand=expand)
+        weights = load_weights(checkpoint, config, expand=expand, mtp=mtp)
         limit = context or config.max_context
         nano = path.resolve() == nano_directory().resolve()
         notes: tuple[str, ...] = (note,) if note else ()
@@ -162,7 +165,8 @@ class Engine:
         mover = None
         if weights.residency == "packed" and kernels.isa != "reference":
             tune(kernels)
-            files = [(file.path, file.mapped) for file in files_of_text(checkpoint)]
+            used = checkpoint.files if mtp else files_of_text(checkpoint)
+            files = [(file.path, file.mapped) for file in used]
             mover = HugePages(files, runtime_of(kernels).probe_read)
         name = "a3b-nano" if nano else path.resolve().name
         return cls(Model(config, weights, kernels, kv), tokenizer, template, name, nano, limit, notes, mover)

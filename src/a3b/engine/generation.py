@@ -159,6 +159,17 @@ class Generation:
             return True
         return allowed is None or bool(allowed[token])
 
+    def guess(self, logits: np.ndarray, ahead: int) -> int:
+        """What would be drawn so many tokens further on from these logits, with the draw of that place.
+
+        What earlier tokens change in penalties and constraints is left out: it is for drafts. Never waits. Raises
+        LogitsError."""
+        try:
+            allowed = None if ahead or self.computing is not None else self._allowed()
+        except UsageError:  # which `choose` will raise
+            allowed = None
+        return self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled) + ahead, allowed)
+
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""
         forced = self._control.start() if self._control else []

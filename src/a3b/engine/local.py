@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from a3b.cache.disk_store import Store
 from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine.draft_prices import StepCosts
 from a3b.engine.draft_sources import drafters
 from a3b.engine.engine import Engine
 from a3b.engine.request_renderer import ServiceSettings
@@ -45,7 +46,9 @@ def local_service(
     """A service for callers in this process. store: where sessions outlive it, which stays the caller's to close;
     identity is then that of the weights. drafts: read tokens ahead where that is measured to pay."""
     cache = PrefixCache(identity, engine.model.new_state, cache_bytes(engine), store)
+    costs = StepCosts()
+    drafter = drafters(engine.model.mtp, costs) if drafts else None
     scheduler = Scheduler(
-        engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING, drafter=drafters() if drafts else None
+        engine.model, cache, max_active=max_active, max_waiting=MAX_WAITING, drafter=drafter, costs=costs
     )
     return Service(engine, scheduler, TurnMemory(store), settings, call_id=call_id)

@@ -21,8 +21,8 @@ import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
 from a3b.engine.backend import Job
-from a3b.engine.draft_prices import StepCosts
-from a3b.engine.drafts import Draft, Drafter, Rows, most_drafts, proposed
+from a3b.engine.draft_prices import Prices, StepCosts
+from a3b.engine.drafts import Answer, Draft, Drafter, Rows, most_drafts, proposed
 from a3b.engine.snapshot_points import LEAST_CHUNK, SnapshotKind, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
 from a3b.interface.events import Event, Reading, Reason
@@ -72,12 +72,13 @@ class Scheduler:
         max_waiting: int = 32,
         verify_every: int = 0,
         drafter: Callable[[Job], Drafter] | None = None,
+        costs: StepCosts | None = None,
     ):
         """verify_every: one of so many cache hits is recomputed from nothing and compared bit for bit; 0 is never.
-        drafter: makes what drafts the tokens of a job; None drafts nothing."""
+        drafter: makes what drafts the tokens of a job; None drafts nothing. costs: where times of steps are noted."""
         self.model, self.cache = model, cache
         self.max_active, self.max_waiting, self.verify_every = max_active, max_waiting, verify_every
-        self._new_drafter, self.costs = drafter, StepCosts()
+        self._new_drafter, self.costs = drafter, costs or StepCosts()
         self.num_verified = self.num_wrong = self.num_hits = 0
         self._waiting: deque[_Run] = deque()
         self._restoring: list[_Run] = []  # whose beginning is being read from disk
@@ -289,8 +290,8 @@ class Scheduler:
 
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
-        price = self.costs.price(len(writing)) if self._new_drafter is not None and writing else 0
-        drafts = [self._drafts(run, price) for run in writing]
+        prices = self.costs.prices(len(writing))
+        drafts = [self._drafts(run, prices) for run in writing]
         drafting_s = time.perf_counter() - start
         pieces = [
             (np.array([*run.feed, *(draft.token for draft in drafted)], np.int64), run.state, len(drafted))
@@ -324,14 +325,14 @@ class Scheduler:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
 
-    def _drafts(self, run: _Run, price: float) -> list[Draft]:
+    def _drafts(self, run: _Run, prices: Prices) -> list[Draft]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
         if self._new_drafter is None or run.drafts_nothing or not (most := most_drafts(run.job.generation)):
             return []
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
-            return proposed(run.drafter, run.job.generation, most, price)
+            return proposed(run.drafter, Answer(run.job.generation, run.state, run.feed), most, prices)
         except Exception:
             log.exception("tokens could not be drafted; the answer goes on without")
             run.drafts_nothing = True

@@ -88,8 +88,8 @@ class CacheReport:
     kept_dates: int = 0
 
 
-DraftSource = Literal["forced", "repeated"]
-"""What guessed a token: a grammar that left no choice; what followed the same tokens before."""
+DraftSource = Literal["forced", "repeated", "mtp"]
+"""What guessed a token: a grammar that left no choice; what followed the same tokens before; the model's MTP module."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ tokenizer, no sampling and no files. Enter at `Model(config, weights, kernels)`.
 Rows of several sequences share every product with a weight; mixers run per sequence, on its rows and its state. A row
 depends only on its token, its position and its state, so cutting or batching the work changes no bit (with the NumPy
 twins, only the rounding inside BLAS; see `a3b.kernels`).
-Axes: T rows of a step, D hidden, Hq Hkv Dh attention, Hk Hv Dk Dv delta net, E experts, K chosen, F Fs widths, V ids.
+Axes: T rows of a step, D hidden, V ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, overload
 
 import numpy as np
@@ -23,20 +22,13 @@ from a3b import kernels
 from a3b.errors import Interrupted, UsageError
 from a3b.kernels import Kernels
 from a3b.model.config import ModelConfig
+from a3b.model.layers import Span, bind_layers, joined
+from a3b.model.mtp import MtpModule
 from a3b.model.rope import Rope
 from a3b.model.state import State, advancing
-from a3b.model.weights import AttentionWeights, DeltaNetWeights, DenseWeights, ModelWeights, MoEWeights
+from a3b.model.weights import ModelWeights
 
 CHUNK = 512  # tokens of one sequence in a step, at most; bounds the memory of a long prompt
-
-
-@dataclass(frozen=True)
-class Span:
-    """The rows of one sequence in a step."""
-
-    rows: slice
-    state: State
-    num_drafted: int = 0  # of the rows, the last ones: they leave no trace in the state but what it notes of them
 
 
 class Model:
@@ -46,12 +38,13 @@ class Model:
         """Bind every op. kv: how keys and values are stored. Raises TensorError for a weight of the wrong shape."""
         self.config, self.kv, self.isa = config, kv, k.isa
         self._embed = k.bind_embed(weights.embed, config.vocab_size, config.hidden_size)
-        self._layers = _bind_layers(k, config, weights, kv)
+        self._layers = bind_layers(k, config, weights, kv)
         self._lm_head = k.bind_linear([("lm_head", weights.lm_head)], config.hidden_size, weights.norm, config.norm_eps)
         self._rope = Rope(config.rope)
+        self.mtp = None if weights.mtp is None else MtpModule(k, config, weights, weights.mtp, kv)
 
     def new_state(self) -> State:
-        return State(self.config, self.kv)
+        return State(self.config, self.kv, has_mtp=self.mtp is not None)
 
     @overload
     def forward(
@@ -121,7 +114,7 @@ class Model:
             return []
         hidden, ends = self.hidden(rests, drafted=drafted), np.cumsum([len(ids) for ids, _ in rests])
         wanted = [np.arange(end - num - 1, end) for end, num in zip(ends, drafted, strict=True)]
-        logits = self._lm_head(hidden[_joined(wanted)])
+        logits = self._lm_head(hidden[joined(wanted)])
         return np.split(logits, np.cumsum([len(rows) for rows in wanted])[:-1])
 
     def settle(self, state: State) -> None:
@@ -152,13 +145,16 @@ class Model:
             spans.append(Span(slice(stop, stop + len(ids)), state, num_drafted))
             positions.append(np.arange(state.num_tokens, state.num_tokens + len(ids)))
             stop += len(ids)
-        cos_sin = self._rope(_joined(positions))
+        cos_sin = self._rope(joined(positions))
         with advancing([(state, len(ids)) for ids, state in pieces], drafted):
-            h = self._embed(_joined([ids for ids, _ in pieces]))
+            joined_ids = joined([ids for ids, _ in pieces])
+            h = self._embed(joined_ids)
             for layer in self._layers:
                 if cancel is not None and cancel():
                     raise Interrupted("the step was cancelled")
                 layer(h, spans, cos_sin)
+            if self.mtp is not None:
+                self.mtp.follow(joined_ids, h, spans, cos_sin)
         return h
 
     def _checked(self, ids: np.ndarray) -> np.ndarray:
@@ -169,138 +165,3 @@ class Model:
             bad = ids[(ids < 0) | (ids >= self.config.vocab_size)][0]
             raise UsageError(f"ids: found {bad}; expected ids in [0, {self.config.vocab_size})")
         return ids
-
-
-class Layer:
-    """Norm and mixer, then norm and experts or one MLP; each half is added to the residual stream."""
-
-    def __init__(self, mixer: DeltaNet | Attention, mlp: kernels.InPlaceOp):
-        self.mixer, self.mlp = mixer, mlp
-
-    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
-        self.mixer(h, spans, cos_sin)
-        self.mlp(h)
-
-
-class DeltaNet:
-    """Gated delta net: a convolution and a matrix per head remember the sequence; it uses no positions."""
-
-    def __init__(
-        self,
-        k: Kernels,
-        config: ModelConfig,
-        weights: DeltaNetWeights,
-        norm: np.ndarray,
-        index: int,
-        name: str,
-        tiled_heads: bool,
-    ):
-        a, eps = config.axes, config.norm_eps
-        self.index = index  # among the delta-net layers: its place in the state
-        parts = [(f"{name}.in_proj_{key}", getattr(weights, f"in_proj_{key}")) for key in ("qkv", "z", "b", "a")]
-        self.project_in = k.bind_linear(parts, a.D, norm, eps)
-        self.mix = k.bind_delta(
-            weights.conv1d,
-            weights.A_log,
-            weights.dt_bias,
-            weights.delta_norm,
-            eps,
-            a.Hk,
-            a.Hv,
-            a.Dk,
-            a.Dv,
-            tiled_heads,
-        )
-        self.project_out = k.bind_linear([(f"{name}.out_proj", weights.out_proj)], a.Hv * a.Dv)
-        self.z = slice(a.C, a.C + a.Hv * a.Dv)  # its columns in `projected`
-        self.num_columns = self.z.stop + 2 * a.Hv
-
-    def __call__(self, h: np.ndarray, spans: Sequence[Span], _: tuple[np.ndarray, np.ndarray]) -> None:
-        projected = self.project_in(h)  # [T, q k v | z | b a]
-        self.project_out.add(_joined([self._mixed(projected[s.rows], s.state, s.num_drafted) for s in spans]), h)
-
-    def settle(self, state: State) -> None:
-        """Take in what the state was fed for drafted tokens that it has kept."""
-        self._mixed(np.empty((0, self.num_columns), np.float32), state, 0)
-
-    def _mixed(self, rows: np.ndarray, state: State, num_drafted: int) -> np.ndarray:
-        i = self.index
-        out = self.mix(rows, state.conv[i], state.delta[i], state.taken(i), num_drafted)
-        if num_drafted:
-            drafts = rows[len(rows) - num_drafted :]
-            state.set_fed(i, drafts[:, : self.z.start], drafts[:, self.z.stop :])
-        return out
-
-
-class Attention:
-    """Gated full attention with rotary positions on part of each head."""
-
-    def __init__(
-        self,
-        k: Kernels,
-        config: ModelConfig,
-        weights: AttentionWeights,
-        norm: np.ndarray,
-        index: int,
-        name: str,
-        kv: str,
-    ):
-        a, eps = config.axes, config.norm_eps
-        self.index = index  # among the attention layers: its place in the state
-        parts = [(f"{name}.{key}_proj", getattr(weights, f"{key}_proj")) for key in "qkv"]
-        self.project_in = k.bind_linear(parts, a.D, norm, eps)
-        self.attend = k.bind_attention(
-            weights.q_norm, weights.k_norm, eps, a.Hq, a.Hkv, a.Dh, config.rope.rotary_dim // 2, kv
-        )
-        self.project_out = k.bind_linear([(f"{name}.o_proj", weights.o_proj)], a.Hq * a.Dh)
-
-    def __call__(self, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]) -> None:
-        projected = self.project_in(h)  # [T, per query head: query, gate | k | v]
-        cos, sin = cos_sin
-        outs = [
-            self.attend(projected[s.rows], cos[s.rows], sin[s.rows], s.state.segments(self.index), s.state.num_tokens)
-            for s in spans
-        ]
-        self.project_out.add(_joined(outs), h)
-
-    def settle(self, state: State) -> None:
-        """Nothing: keys and values of drafted tokens are where they belong."""
-
-
-def _bind_mlp(
-    k: Kernels, config: ModelConfig, weights: MoEWeights | DenseWeights, norm: np.ndarray
-) -> kernels.InPlaceOp:
-    w = weights
-    if isinstance(w, DenseWeights):
-        return k.bind_mlp(w.gate_up, w.down, norm, config.norm_eps, config.hidden_size, config.intermediate_size)
-    parts = kernels.MoeMatrices(w.router, w.shared_expert_gate, w.gate_up, w.down, w.shared_gate_up, w.shared_down)
-    return k.bind_moe(
-        parts,
-        norm,
-        config.norm_eps,
-        config.num_experts,
-        config.num_experts_per_tok,
-        config.hidden_size,
-        config.intermediate_size,
-        config.shared_expert_intermediate_size,
-    )
-
-
-def _bind_layers(k: Kernels, config: ModelConfig, model: ModelWeights, kv: str) -> list[Layer]:
-    """Bind all layers; mixers are numbered per kind, as the state stores them."""
-    bound, num_attention = [], 0
-    for i, weights in enumerate(model.layers):
-        name = f"layers.{i}"
-        mixer: Attention | DeltaNet
-        if isinstance(weights.mixer, AttentionWeights):
-            mixer = Attention(k, config, weights.mixer, weights.input_norm, num_attention, name, kv)
-            num_attention += 1
-        else:
-            mixer = DeltaNet(k, config, weights.mixer, weights.input_norm, i - num_attention, name, model.tiled_v_heads)
-        bound.append(Layer(mixer, _bind_mlp(k, config, weights.mlp, weights.post_norm)))
-    return bound
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of the parts, without a copy if there is only one."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

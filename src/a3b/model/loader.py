@@ -32,7 +32,6 @@ from a3b.model.parameters import count_parameters
 from a3b.model.tensor_names import (
     BY_ROLE,
     GATE_UP,
-    MTP_LAYER,
     TEXT,
     WRAPPED_TEXT,
     Shape,
@@ -65,7 +64,7 @@ def load_weights(
     """Check and load all weights.
 
     expand: decode to float32 (True), leave mapped (False), or decide by the free memory (None); packed weights stay
-    packed, and an MTP module stays mapped. mtp: load that module if there is one (True), only check its tensors
+    packed. mtp: load that module if there is one (True), only check its tensors
     (None), or pass over them (False). deferred: if given, only the headers are here: with expand False no number is
     read, vectors are zeros, and the names of tensors to be read later are appended. late: with expand False, scales and
     orders of matrices are checked at use, as they are then. Raises TensorError for a tensor
@@ -243,21 +242,21 @@ class _StoredTensors:
 
     def matrix(self, tensor: Tensor, layer: int | None) -> Matrix:
         if layer is None or not tensor.is_routed or self._is_fused(layer):
-            return self._placed(self._stored(tensor.full_name(layer, self.text)), layer)
+            return self._placed(self._stored(tensor.full_name(layer, self.text)))
         experts = tuple(self._stored(tensor.expert_name(layer, e, self.text)) for e in range(self.config.num_experts))
-        return self._placed(StoredExperts(tensor.full_name(layer, self.text), experts), layer)
+        return self._placed(StoredExperts(tensor.full_name(layer, self.text), experts))
 
     def gate_up(self, gate: Tensor, up: Tensor, layer: int) -> Matrix:
         name = gate.full_name(layer, self.text)
         if not gate.is_routed:
-            return self._placed(self._stacked(name, up.full_name(layer, self.text)), layer)
+            return self._placed(self._stacked(name, up.full_name(layer, self.text)))
         if self._is_fused(layer):
-            return self._placed(self._stored(layer_name(GATE_UP, layer, self.text)), layer)
+            return self._placed(self._stored(layer_name(GATE_UP, layer, self.text)))
         experts = (
             self._stacked(gate.expert_name(layer, e, self.text), up.expert_name(layer, e, self.text))
             for e in range(self.config.num_experts)
         )
-        return self._placed(StoredExperts(name, tuple(experts)), layer)
+        return self._placed(StoredExperts(name, tuple(experts)))
 
     def _is_fused(self, layer: int) -> bool:
         return layer_name(GATE_UP, layer, self.text) in self.checkpoint.tensors
@@ -278,9 +277,9 @@ class _StoredTensors:
             checked_finite(name + SCALE, to_f32(scale, scale_dtype))
         return StoredMatrix(name, dtype, stored, scale, fp8.block, scale_dtype)
 
-    def _placed(self, matrix: Decodable, layer: int | None) -> Matrix:
+    def _placed(self, matrix: Decodable) -> Matrix:
         """Decoded to float32 with its pages given back, or left where it is."""
-        if not self.expand or layer == MTP_LAYER:
+        if not self.expand:
             return matrix
         values = np.array(matrix.f32(), np.float32, order="C")
         for name in names_of(matrix):

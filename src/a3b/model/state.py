@@ -6,7 +6,10 @@ first write. Every token overwrites the convolution and delta state, so a snapsh
 
 A step may read drafted tokens behind its own. Their keys and values lie after `num_tokens`, where the next step writes
 over them; of convolution and delta rule the state holds what the layers were fed for them. `keep` makes the first of
-them a part of the sequence, and the next step takes that in. Enter at `State`.
+them a part of the sequence, and the next step takes that in.
+
+Where the model has an MTP module, the state also holds what that needs: keys and values of one more layer, and the
+hidden state of the last token. Enter at `State`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ SEGMENT_LEN = SEGMENT_PAGES * PAGE_LEN
 class Segment:
     """Keys and values of SEGMENT_LEN positions of all attention layers, zero where not written."""
 
-    keys: np.ndarray  # uint8 [attention layers, SEGMENT_PAGES, Hkv, bytes], in the layout of a3b.kernels.kv
+    # uint8 [attention layers, that of an MTP module last, SEGMENT_PAGES, Hkv, bytes], in the layout of a3b.kernels.kv
+    keys: np.ndarray
     values: np.ndarray  # the same, with bytes of their own
 
 
@@ -40,13 +44,14 @@ class Snapshot:
     num_tokens: int
     conv: np.ndarray  # float32 [delta layers, conv_len - 1, C], read-only
     delta: np.ndarray  # float32 [delta layers, Hv, Dk, Dv], read-only
+    hidden: np.ndarray  # float32 [D] of the last token for the MTP module, read-only; [0] without one
     segments: tuple[Segment, ...]  # shared; positions from num_tokens on are undefined
     kv: str  # how keys and values are stored
 
     @property
     def num_bytes(self) -> int:
         """Bytes that only this snapshot holds; it shares keys and values with the state it was taken from."""
-        return self.conv.nbytes + self.delta.nbytes
+        return self.conv.nbytes + self.delta.nbytes + self.hidden.nbytes
 
     @property
     def num_kv_bytes(self) -> int:
@@ -57,17 +62,20 @@ class Snapshot:
 class State:
     """What the next token needs of all tokens before it: one sequence, one writer at a time."""
 
-    def __init__(self, config: ModelConfig, kv: str):
-        """An empty state. kv: how keys and values are stored, one of a3b.kernels.kv.KV_TYPES."""
+    def __init__(self, config: ModelConfig, kv: str, has_mtp: bool = False):
+        """An empty state. kv: how keys and values are stored, one of a3b.kernels.kv.KV_TYPES. has_mtp: with room for
+        what an MTP module needs."""
         num_delta = config.layer_types.count("linear_attention")
         a = config.axes
         self.num_tokens, self.kv = 0, kv
         self.conv = np.zeros((num_delta, a.conv_len - 1, a.C), np.float32)  # latest inputs, oldest first
         self.delta = np.zeros((num_delta, a.Hv, a.Dk, a.Dv), np.float32)
-        pages = (config.num_layers - num_delta, SEGMENT_PAGES, a.Hkv)
+        pages = (config.num_layers - num_delta + has_mtp, SEGMENT_PAGES, a.Hkv)
         self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, a.Dh))
         self._fed = np.empty((num_delta, 0, a.C + 2 * a.Hv), np.float32)  # of drafted tokens, as for DeltaOp's `taken`
         self._num_taken = self._num_drafted = 0  # of these: kept, and to be taken in; not kept so far
+        # of the last token that the last step read as no draft, and of each draft; how many of these were kept
+        self._hidden, self._num_kept = np.zeros((1, config.hidden_size if has_mtp else 0), np.float32), 0
         self._segments: list[Segment] = []
         self._owns_last = True  # False: the last segment is shared and is copied before it is written
         self._is_torn = False
@@ -77,25 +85,28 @@ class State:
 
         Raises UsageError if drafted tokens were kept since the last step; `Model.settle` takes them in."""
         self._refuse_unsettled()
-        conv, delta = self.conv.copy(), self.delta.copy()
-        conv.flags.writeable = delta.flags.writeable = False
-        return Snapshot(self.num_tokens, conv, delta, tuple(self._segments), self.kv)
+        conv, delta, hidden = self.conv.copy(), self.delta.copy(), self.hidden.copy()
+        conv.flags.writeable = delta.flags.writeable = hidden.flags.writeable = False
+        return Snapshot(self.num_tokens, conv, delta, hidden, tuple(self._segments), self.kv)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot; this also repairs a state whose forward pass was interrupted.
 
         Raises UsageError if the snapshot belongs to a model of other sizes.
         """
-        shapes = [self.conv.shape, self.delta.shape, *(self._segment_shapes for _ in snapshot.segments)]
+        own = [self.conv.shape, self.delta.shape, self.hidden.shape]
+        shapes = [*own, *(self._segment_shapes for _ in snapshot.segments)]
         found = [
             snapshot.conv.shape,
             snapshot.delta.shape,
+            snapshot.hidden.shape,
             *((s.keys.shape, s.values.shape) for s in snapshot.segments),
         ]
         if shapes != found:
             raise UsageError(f"snapshot: shapes {found}; expected {shapes}; it belongs to a model of other sizes")
         self.conv[...] = snapshot.conv
         self.delta[...] = snapshot.delta
+        self._hidden, self._num_kept = snapshot.hidden[None], 0
         self._segments = list(snapshot.segments)
         self._owns_last = False
         self.num_tokens = snapshot.num_tokens
@@ -108,6 +119,7 @@ class State:
         child = object.__new__(State)
         child.num_tokens, child.kv = self.num_tokens, self.kv
         child.conv, child.delta = self.conv.copy(), self.delta.copy()
+        child._hidden, child._num_kept = self.hidden[None].copy(), 0
         child._fed, child._num_taken, child._num_drafted = self._fed[:, :0].copy(), 0, 0
         child._segment_shapes, child._segments = self._segment_shapes, list(self._segments)
         child._owns_last, child._is_torn = False, False
@@ -116,7 +128,7 @@ class State:
     @property
     def num_bytes(self) -> int:
         """Bytes allocated for arrays; pages that were never written take address space, not memory."""
-        own = self.conv.nbytes + self.delta.nbytes + self._fed.nbytes
+        own = self.conv.nbytes + self.delta.nbytes + self._fed.nbytes + self._hidden.nbytes
         return own + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
 
     def segments(self, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -135,7 +147,22 @@ class State:
             raise UsageError(f"keep: {num} drafted tokens; expected 0 to {self._num_drafted}")
         self.num_tokens += num
         self._num_taken += num
+        self._num_kept += num
         self._num_drafted -= num
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """What the MTP module takes of the last token: float32 [D], zeros before the first; [0] without one."""
+        hidden: np.ndarray = self._hidden[self._num_kept if self._hidden.size else 0]
+        return hidden
+
+    def set_hidden(self, rows: np.ndarray) -> None:
+        """Note the hidden states of a step: float32 [1 + n, D], of its last token that is no draft and of n drafts."""
+        self._hidden, self._num_kept = rows.copy(), 0
+
+    def reserve_ahead(self, num: int) -> None:
+        """Make room for keys and values of so many positions behind the sequence, which the next step writes over."""
+        self._reserve(num, 0)
 
     @property
     def is_settled(self) -> bool:

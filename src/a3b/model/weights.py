@@ -66,7 +66,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class MtpWeights:
-    """What drafts the token after the next one; embedding and head are the model's. Nothing computes it yet."""
+    """What drafts the token after the next one; embedding and head are the model's. See `a3b.model.mtp`."""
 
     fc: Matrix  # [D, 2D]: columns for the next token's embedding, then for the hidden state after the final norm
     embedding_norm: Floats  # [D], around 0
@@ -86,7 +86,7 @@ class ModelWeights:
     extra: dict[str, int] = field(default_factory=dict)  # numbers counted and not loaded: mtp, vision
     # value heads in the order of GGUF files: head h uses key head h % Hk, not h // (Hv / Hk)
     tiled_v_heads: bool = False
-    mtp: MtpWeights | None = None  # left in its file
+    mtp: MtpWeights | None = None
 
 
 class TensorSource(Protocol):

@@ -1,0 +1,155 @@
+"""What the model's MTP module guesses for one answer, how often it is right, and when it is asked. Enter at
+`MtpGuesses`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from a3b.engine.draft_prices import MEMORY, Odds, Prices
+from a3b.engine.drafts import Answer
+from a3b.interface.events import DraftSource
+from a3b.model.mtp import DraftChain, DraftHead, MtpModule
+
+DEPTHS = (0.8, 0.7, 0.6, 0.5, 0.45, 0.4)  # how likely a guess is right before anything is known, by its place
+BUCKETS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # the same by the probability that the module gives to it
+ASK_EVERY = 64  # steps without a guess after which one is asked for that will not be read
+NEW_IDS = 32  # tokens of the context that are not among the frequent ones until the head takes them in
+MAX_IDS = 4096  # of those, the latest
+
+
+class Guess(NamedTuple):
+    """A token, how likely it is right, if all before it is, and what guessed it."""
+
+    token: int
+    odds: float
+    source: DraftSource
+
+
+@dataclass
+class MtpOdds:
+    """By depth and by the module's own probability."""
+
+    by_depth: Odds
+    by_probability: Odds
+
+    @classmethod
+    def new(cls, before: MtpOdds | None = None, memory: float = MEMORY) -> MtpOdds:
+        """before: of all answers, which learns from this one."""
+        by_depth, by_probability = (None, None) if before is None else (before.by_depth, before.by_probability)
+        return cls(Odds(by_depth, memory, DEPTHS), Odds(by_probability, memory, BUCKETS))
+
+
+class _Asked(NamedTuple):
+    place: int
+    bucket: int
+    token: int
+
+
+class MtpGuesses:
+    """The guesses behind one answer, token by token: `begin`, then `guess` or `skip` for each draft, then `end`."""
+
+    def __init__(
+        self,
+        module: MtpModule,
+        prompt_ids: Sequence[int],
+        known: MtpOdds | None = None,
+        note_seconds: Callable[[int, float], None] = lambda num_tokens, seconds: None,
+    ):
+        """note_seconds: told of each guess how many tokens the module read for it, and how long that took."""
+        self._module, self._odds, self._note_seconds = module, MtpOdds.new(known), note_seconds
+        self._answer: Answer | None = None
+        self._chain: DraftChain | None = None
+        self._behind: list[int] = []  # tokens that the chain has not read
+        self._place = 0
+        self._asked: list[_Asked] = []
+        self._num_unasked = 0
+        self._rare = _RareIds(module, prompt_ids)
+
+    def begin(self, answer: Answer) -> None:
+        """Before the drafts of a step."""
+        self._answer, self._chain = answer, None
+        self._behind, self._place, self._asked = list(answer.feed), 0, []
+
+    def odds(self) -> float:
+        """How likely the next guess is right, before it is asked for."""
+        return self._odds.by_depth.of(self._place) if self._place < len(DEPTHS) else 0.0
+
+    def price(self, prices: Prices) -> float:
+        """Of the next guess: the module reads each token that it has not seen."""
+        return len(self._behind) * prices.guess
+
+    def guess(self) -> Guess:
+        """What comes next."""
+        if self._answer is None:
+            raise ValueError("guess before begin")
+        start = time.perf_counter()
+        if self._chain is None:
+            self._chain = self._module.chain(self._answer.state)
+        num = len(self._behind)
+        for token in self._behind:
+            self._chain.add(token)
+        logits = self._chain.logits(self._rare.head)
+        token = self._answer.generation.guess(logits, self._place)
+        bucket = min(int(probability(logits, token) * len(BUCKETS)), len(BUCKETS) - 1)
+        self._note_seconds(num, time.perf_counter() - start)
+        self._asked.append(_Asked(self._place, bucket, token))
+        self._behind = []
+        return Guess(token, self._odds.by_probability.of(bucket), "mtp")
+
+    def skip(self, token: int) -> None:
+        """The draft at this place, whoever guessed it."""
+        self._behind.append(token)
+        self._place += 1
+
+    def end(self, prices: Prices) -> None:
+        """After the drafts of a step."""
+        if self._asked:
+            self._num_unasked = 0
+            return
+        self._num_unasked += 1
+        if self._num_unasked >= ASK_EVERY and prices.guess != float("inf") and self._place == 0:
+            self._num_unasked = 0
+            self.guess()
+
+    def learn(self, ids: Sequence[int], drafts: Sequence[int]) -> None:
+        """ids: what was chosen since; drafts: what the last step read."""
+        for asked in self._asked:
+            place = asked.place
+            if place < len(ids) and list(ids[:place]) == list(drafts[:place]):
+                self._odds.by_depth.note(place, ids[place] == asked.token)
+                self._odds.by_probability.note(asked.bucket, ids[place] == asked.token)
+        self._asked = []
+        self._rare.add(ids)
+
+
+class _RareIds:
+    """Tokens of a context that the module's own head leaves out."""
+
+    def __init__(self, module: MtpModule, ids: Sequence[int]):
+        self._module, self._known = module, module.frequent
+        self._ids: dict[int, None] = {}  # in the order of their first occurrence
+        self._new = 0
+        self.head: DraftHead | None = None
+        self.add(ids)
+
+    def add(self, ids: Sequence[int]) -> None:
+        if self._known is None:
+            return
+        for token in ids:
+            if not self._known[token] and token not in self._ids:
+                self._ids[token] = None
+                self._new += 1
+        if self._new >= NEW_IDS or (self._new and self.head is None):
+            for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
+                del self._ids[token]
+            self.head, self._new = self._module.head(np.array(sorted(self._ids))), 0
+
+
+def probability(logits: np.ndarray, token: int) -> float:
+    """Of a token among those that have logits."""
+    return 1.0 / float(np.exp(np.minimum(logits - logits[token], 80.0)).sum())

@@ -1,0 +1,146 @@
+"""The MTP module: from the hidden state of a token and the token after it, a guess of the token after that.
+
+    u_t = fc(norm(embed[x_t]) ++ norm(h_(t-1)));  one layer of attention with experts over u_0 .. u_t;  m_t = norm(u_t)
+    guess of x_(t+1) = m_t · lm_headᵀ;  for the guess after that, m_t stands for h_t
+
+h is what the model's head sees, after the final norm; h_(-1) is 0. What attention needs of u_t are keys and values at
+position t, so following a sequence costs fc and two projections a token; the layer is computed for guesses alone, whose
+keys and values lie behind the sequence, where its next tokens are written.
+No answer depends on any of this. Source: `qwen3_5_mtp.py` of vLLM; llama.cpp places u_t at t too. Enter at `MtpModule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from a3b.errors import TensorError
+from a3b.formats.tiles import Tiles
+from a3b.kernels import Kernels, LinearOp
+from a3b.model.config import ModelConfig
+from a3b.model.draft_vocabulary import frequent_ids
+from a3b.model.layers import Attention, Span, bind_mlp
+from a3b.model.rope import Rope
+from a3b.model.state import State
+from a3b.model.weights import AttentionWeights, ModelWeights, MtpWeights
+
+
+class MtpModule:
+    """The module of one model. Immutable; what it knows of a sequence is in the state."""
+
+    def __init__(self, k: Kernels, config: ModelConfig, weights: ModelWeights, mtp: MtpWeights, kv: str):
+        """Bind every op. Raises TensorError for a weight of the wrong shape, or a layer without attention."""
+        a, eps, layer = config.axes, config.norm_eps, mtp.layer
+        if not isinstance(layer.mixer, AttentionWeights):
+            raise TensorError("mtp: found a delta net; expected a layer of attention")
+        self._k, self._num_ids, self._lm_head = k, config.vocab_size, weights.lm_head
+        self._embed = k.bind_embed(weights.embed, config.vocab_size, a.D)
+        self._norms = [k.bind_norm(norm, eps) for norm in (mtp.embedding_norm, mtp.hidden_norm)]
+        self._join = k.bind_linear([("MTP fc", mtp.fc)], 2 * a.D)
+        index = config.layer_types.count("full_attention")  # the last in the state
+        self.attention = Attention(k, config, layer.mixer, layer.input_norm, index, "MTP layer", kv)
+        parts = [("MTP k_proj", layer.mixer.k_proj), ("MTP v_proj", layer.mixer.v_proj)]
+        self._project_kv = k.bind_linear(parts, a.D, layer.input_norm, eps)
+        self.mlp = bind_mlp(k, config, layer.mlp, layer.post_norm)
+        self.norm, self._final_norm = k.bind_norm(mtp.norm, eps), k.bind_norm(weights.norm, eps)
+        self._rope = Rope(config.rope)
+        is_mapped = not isinstance(weights.lm_head, np.ndarray | Tiles)  # decoded at each use, so nothing is gained
+        frequent = None if is_mapped else frequent_ids(config.vocab_size)
+        self.frequent: np.ndarray | None = None  # bool [V]: whether the head has a token, None: it has all
+        if frequent is not None:
+            self.frequent = np.zeros(config.vocab_size, bool)
+            self.frequent[frequent] = True
+        self._head = self.head(frequent)
+
+    def head(self, ids: np.ndarray | None) -> DraftHead:
+        """Logits of some tokens, or (None) of all of them."""
+        matrix = self._lm_head
+        if ids is not None and isinstance(matrix, np.ndarray | Tiles):
+            matrix = rows_of(matrix, ids)
+        return DraftHead(self._k.bind_linear([("lm_head", matrix)], matrix.shape[1]), ids)
+
+    def follow(
+        self, ids: np.ndarray, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Keys and values of a step's tokens. h float32 [T, D]: the model's rows before its final norm."""
+        hidden = self._final_norm(h)
+        before = np.empty_like(hidden)
+        for span in spans:
+            before[span.rows.start] = span.state.hidden
+            before[span.rows.start + 1 : span.rows.stop] = hidden[span.rows.start : span.rows.stop - 1]
+            span.state.set_hidden(hidden[span.rows.stop - 1 - span.num_drafted : span.rows.stop])
+        kv = self._project_kv(self.joined(ids, before))
+        cos, sin = cos_sin
+        for span in spans:
+            segments, rows = span.state.segments(self.attention.index), span.rows
+            self.attention.attend.store(kv[rows], cos[rows], sin[rows], segments, span.state.num_tokens)
+
+    def joined(self, ids: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """Tokens [T] and the hidden states before them, float32 [T, D] -> u float32 [T, D]."""
+        norm_of_token, norm_of_hidden = self._norms
+        return self._join(np.concatenate((norm_of_token(self._embed(ids)), norm_of_hidden(hidden)), axis=1))
+
+    def step(self, token: int, hidden: np.ndarray, state: State, position: int) -> np.ndarray:
+        """The whole layer for one token at a position, all before it being there: m float32 [D]."""
+        u = self.joined(np.array([token]), hidden[None])
+        projected = self.attention.project_in(u)
+        cos, sin = self._rope(np.array([position]))
+        segments = state.segments(self.attention.index)
+        self.attention.project_out.add(self.attention.attend(projected, cos, sin, segments, position), u)
+        self.mlp(u)
+        m: np.ndarray = self.norm(u)[0]
+        return m
+
+    def chain(self, state: State) -> DraftChain:
+        """What may follow a sequence, token by token."""
+        return DraftChain(self, state)
+
+
+class DraftHead:
+    """Logits of some tokens, or of all."""
+
+    def __init__(self, project: LinearOp, ids: np.ndarray | None):
+        self._project, self.ids = project, ids
+
+    def __call__(self, m: np.ndarray, out: np.ndarray) -> None:
+        """m float32 [D]; writes their logits into out, float32 [V]."""
+        found = self._project(m[None])[0]
+        if self.ids is None:
+            out[: len(found)] = found
+        else:
+            out[self.ids] = found
+
+
+class DraftChain:
+    """Tokens behind a sequence as the MTP module sees them: those that are known, then those that were guessed.
+
+    Valid until the state takes its next step."""
+
+    def __init__(self, module: MtpModule, state: State):
+        self._module, self._state = module, state
+        self._hidden, self._position = state.hidden, state.num_tokens
+
+    def add(self, token: int) -> None:
+        """Read the next token."""
+        self._state.reserve_ahead(self._position + 1 - self._state.num_tokens)
+        self._hidden = self._module.step(token, self._hidden, self._state, self._position)
+        self._position += 1
+
+    def logits(self, extra: DraftHead | None = None) -> np.ndarray:
+        """Of what follows the tokens read so far: float32 [V], -inf for tokens that are not guessed.
+
+        extra: for tokens beside the frequent ones. At least one token was read."""
+        out = np.full(self._module._num_ids, -np.inf, np.float32)
+        for head in (self._module._head, extra):
+            if head is not None:
+                head(self._hidden, out)
+        return out
+
+
+def rows_of(matrix: np.ndarray | Tiles, ids: np.ndarray) -> np.ndarray | Tiles:
+    """Some rows of a matrix in the format that it has."""
+    if isinstance(matrix, Tiles):
+        return matrix.rows(ids)
+    rows: np.ndarray = np.ascontiguousarray(matrix[ids])
+    return rows

@@ -1,0 +1,191 @@
+"""The MTP module is asked while its guesses gain, beside what the context says; time and the module are simulated."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from a3b.engine.draft_prices import Odds, Prices, StepCosts
+from a3b.engine.draft_sources import ContextDrafter
+from a3b.engine.drafts import Answer
+from a3b.engine.mtp_guesses import ASK_EVERY, BUCKETS, MAX_IDS, NEW_IDS, MtpGuesses, MtpOdds, probability
+
+V = 50
+
+
+class Text:
+    """Stands in for a Generation that nothing constrains."""
+
+    def __init__(self, sampled=()) -> None:
+        self.sampled = list(sampled)
+
+    def forced(self, most: int) -> list[int]:
+        return []
+
+    def may_follow(self, token: int) -> bool:
+        return True
+
+    def guess(self, logits: np.ndarray, ahead: int) -> int:
+        return int(logits.argmax())
+
+
+class Chain:
+    """A chain that says what `Module.next` makes of the tokens that it read."""
+
+    def __init__(self, module: Module):
+        self.module, self.read = module, []
+
+    def add(self, token: int) -> None:
+        self.read.append(token)
+        self.module.num_read += 1
+
+    def logits(self, extra: object = None) -> np.ndarray:
+        token, margin = self.module.next(self.read)
+        found = np.zeros(V, np.float32)
+        found[token] = margin
+        return found
+
+
+class Module:
+    """Stands in for an MtpModule. next: tokens read -> (guess, how much its logit is above all others)."""
+
+    def __init__(self, next, frequent=None):
+        self.next, self.frequent, self.num_read = next, frequent, 0
+        self.heads: list[np.ndarray] = []
+
+    def chain(self, state: object) -> Chain:
+        return Chain(self)
+
+    def head(self, ids: np.ndarray) -> object:
+        self.heads.append(ids)
+        return ids
+
+
+def tokens_of(drafter: ContextDrafter, answer: Answer, most: int, prices: Prices) -> list[int]:
+    return [draft.token for draft in drafter.propose(answer, most, prices)]
+
+
+def simulated(next, choose, tokens: int = 600, extra: float = 0.28, each: float = 0.05, prompt=()) -> tuple:
+    """Seconds with drafts, seconds without, tokens of steps. A step takes a second, `extra` more for a drafted token,
+    `each` more for a token that the module reads."""
+    module, costs, text = Module(next), StepCosts(), Text()
+    drafter = ContextDrafter(prompt, Odds(memory=0.995), MtpGuesses(module, prompt, MtpOdds.new()))
+    with_drafts, num_counted, sizes, feed = 0.0, 0, [], [1]
+    while len(text.sampled) < tokens:
+        before, counts = module.num_read, len(text.sampled) >= 64
+        drafts = tokens_of(drafter, Answer(text, None, feed), 8, costs.prices(1))
+        if num := module.num_read - before:
+            costs.note_guess(num, each * num)
+        costs.note(1, len(drafts), 1 + extra * len(drafts) + each * num, each * num)
+        for place in range(len(drafts) + 1):
+            text.sampled.append(choose(text.sampled))
+            if place == len(drafts) or text.sampled[-1] != drafts[place]:
+                break
+        feed = [text.sampled[-1]]
+        if counts:
+            with_drafts += 1 + extra * len(drafts) + each * (module.num_read - before)
+            num_counted += place + 1
+            sizes.append(place + 1)
+    return with_drafts, float(num_counted), sizes
+
+
+def scattered(ids) -> int:
+    """A text without repetitions that anyone can compute who knows its last token."""
+    return (ids[-1] * 7 + 3) % 47 if len(ids) else 5
+
+
+def test_guesses_that_are_right_are_read_as_far_as_they_pay():
+    with_drafts, plain, sizes = simulated(lambda read: (scattered(read), 9.0), scattered)
+    assert plain / with_drafts > 1.8 and max(sizes) >= 4
+
+
+@pytest.mark.parametrize("each", [0.02, 0.05, 0.2])
+def test_guesses_that_are_wrong_cost_next_to_nothing(each: float):
+    with_drafts, plain, _ = simulated(lambda read: ((scattered(read) + 1) % 47, 9.0), scattered, 1500, each=each)
+    assert with_drafts <= 1.02 * plain
+
+
+def test_where_the_module_is_sure_only_now_and_then_its_probability_tells_which_guesses_to_read():
+    rng = random.Random(3)
+    words = [rng.randrange(V) for _ in range(900)]
+
+    def choose(sampled) -> int:
+        return words[len(sampled)]
+
+    place = {"at": 0}
+
+    def next(read):
+        truth = words[place["at"] + len(read) - 1]
+        return (truth, 9.0) if (place["at"] + len(read)) % 3 else ((truth + 1) % V, 0.5)
+
+    module, costs, text = Module(next), StepCosts(), Text()
+    drafter = ContextDrafter([], Odds(), MtpGuesses(module, [], MtpOdds.new()))
+    right = read = 0
+    while len(text.sampled) < 800:
+        place["at"] = len(text.sampled)
+        drafts = tokens_of(drafter, Answer(text, None, [1]), 8, costs.prices(1))
+        costs.note(1, len(drafts), 1 + 0.28 * len(drafts))
+        for i in range(len(drafts) + 1):
+            text.sampled.append(choose(text.sampled))
+            if i == len(drafts) or text.sampled[-1] != drafts[i]:
+                break
+        if len(text.sampled) > 400:
+            right, read = right + i, read + len(drafts)
+    assert right / read > 0.9
+
+
+def test_what_the_context_says_is_read_without_asking_where_it_is_as_likely():
+    module = Module(lambda read: (9, 9.0))
+    prompt = [*range(1, 40), *range(1, 30)]
+    drafter = ContextDrafter(prompt, None, MtpGuesses(module, prompt))
+    drafts = tokens_of(drafter, Answer(Text(), None, [29]), 6, Prices(0.1, 0.05))
+    assert drafts == [30, 31, 32, 33, 34, 35] and module.num_read == 0
+
+
+def test_an_infinite_price_asks_nothing():
+    module = Module(lambda read: (9, 9.0))
+    guesses = MtpGuesses(module, [])
+    drafter = ContextDrafter([], None, guesses)
+    for _ in range(3 * ASK_EVERY):
+        assert tokens_of(drafter, Answer(Text(), None, [1]), 6, Prices(float("inf"), float("inf"))) == []
+    assert module.num_read == 0
+
+
+def test_where_guesses_do_not_pay_one_is_asked_for_now_and_then():
+    module = Module(lambda read: (9, 9.0))
+    drafter = ContextDrafter([], None, MtpGuesses(module, []))
+    for _ in range(4 * ASK_EVERY):
+        assert tokens_of(drafter, Answer(Text(), None, [1]), 6, Prices(0.95, 0.5)) == []
+    assert module.num_read == 4
+
+
+def test_several_tokens_that_were_not_read_yet_are_read_first():
+    seen = []
+    module = Module(lambda read: (seen.append(list(read)) or len(read), 9.0))
+    drafter = ContextDrafter([], None, MtpGuesses(module, []))
+    assert tokens_of(drafter, Answer(Text(), None, [7, 8]), 2, Prices(0.01, 0.01)) == [2, 3]
+    assert seen == [[7, 8], [7, 8, 2]]
+
+
+def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
+    frequent = np.zeros(100_000, bool)
+    frequent[:100] = True
+    module = Module(lambda read: (1, 9.0), frequent)
+    guesses = MtpGuesses(module, [5, 700, 300, 700])
+    assert [ids.tolist() for ids in module.heads] == [[300, 700]]
+    guesses.learn(list(range(1000, 1000 + NEW_IDS - 1)), [])
+    assert len(module.heads) == 1
+    guesses.learn([5000], [])
+    assert len(module.heads[-1]) == NEW_IDS + 2
+    guesses.learn(list(range(10_000, 10_000 + MAX_IDS)), [])
+    assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
+
+
+def test_a_probability_is_that_of_the_tokens_that_have_logits():
+    logits = np.array([1.0, -np.inf, 3.0, 2.0], np.float32)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [probability(logits, i) for i in (0, 2, 3)] == pytest.approx(expected[[0, 2, 3]], rel=1e-5)
+    assert probability(np.array([-500.0, 500.0], np.float32), 0) < 1e-30
+    assert len(BUCKETS) == 8

@@ -1,0 +1,126 @@
+"""The MTP module changes no answer, and its guesses depend on the tokens alone: not on how they were read, kept or
+restored."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from a3b.errors import UsageError
+from a3b.kernels import KV_TYPES, PAGE_LEN, _native
+from a3b.model.state import SEGMENT_LEN, State
+from tests.support.random_model import random_ids, random_model
+from tests.support.random_tiles import SIZES, tiled_model
+
+ISAS = _native.isas()
+KINDS = ["one", "two", "dense", "tiled"]
+NUM = 150
+
+
+@cache
+def model(kind: str, isa: str = "", kv: str = "q8", mtp: bool = True):
+    isa = isa or ISAS[0]
+    return tiled_model(isa, 2, kv, mtp) if kind == "tiled" else random_model(kind, isa, 2, kv, mtp)
+
+
+def ids_of(kind: str, num: int = NUM) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, SIZES["V"], num) if kind == "tiled" else random_ids(kind, num, 7)
+
+
+def guesses(m, state: State, ids) -> np.ndarray:
+    """Logits behind each of the tokens that follow a sequence."""
+    chain, found = m.mtp.chain(state), []
+    for token in ids:
+        chain.add(int(token))
+        found.append(chain.logits())
+    return np.stack(found)
+
+
+@cache
+def read_whole(kind: str, isa: str, kv: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the model, and what the module guesses behind the sequence."""
+    m, ids = model(kind, isa, kv), ids_of(kind)
+    state = m.new_state()
+    return m.forward(ids, state, "all"), guesses(m, state, ids_of(kind)[:4])
+
+
+every_model = pytest.mark.parametrize(("kind", "isa", "kv"), [(k, i, v) for k in KINDS for i in ISAS for v in KV_TYPES])
+
+
+@every_model
+def test_the_module_changes_no_bit_of_the_model(kind: str, isa: str, kv: str):
+    without = model(kind, isa, kv, mtp=False)
+    logits = without.forward(ids_of(kind), without.new_state(), "all")
+    np.testing.assert_array_equal(read_whole(kind, isa, kv)[0], logits)
+
+
+@every_model
+def test_guesses_do_not_depend_on_how_the_sequence_was_read(kind: str, isa: str, kv: str):
+    m, ids, state = model(kind, isa, kv), ids_of(kind), None
+    state, others, rng, done = m.new_state(), random_ids("dense", NUM, 3), np.random.default_rng(1), 0
+    while done < NUM:
+        sure, drafted = int(rng.integers(1, 9)), int(rng.integers(0, 5))
+        piece = ids[done : done + sure]
+        drafts = ids[done + len(piece) :][:drafted].copy()
+        num_right = int(rng.integers(0, len(drafts) + 1))
+        drafts[num_right:] = others[: len(drafts) - num_right]
+        m.forward_drafted([(np.concatenate((piece, drafts)), state, len(drafts))])
+        state.keep(num_right)
+        done += len(piece) + num_right
+        if rng.integers(0, 3) == 0:  # what is guessed on the way is written over
+            guesses(m, state, others[:3])
+    np.testing.assert_array_equal(guesses(m, state, ids[:4]), read_whole(kind, isa, kv)[1])
+
+
+@pytest.mark.parametrize("num", [1, PAGE_LEN, SEGMENT_LEN - 1, SEGMENT_LEN, SEGMENT_LEN + 1])
+def test_a_restored_state_and_a_fork_guess_as_the_one_that_was_kept(num: int):
+    m = model("one")
+    state = m.new_state()
+    m.forward(ids_of("one", num), state)
+    snapshot, fork, other = state.snapshot(), state.fork(), m.new_state()
+    expected = guesses(m, state, [5, 6, 7])
+    m.forward(ids_of("one", 5), state)  # goes on in the segment that all share
+    other.restore(snapshot)
+    for again in (fork, other):
+        np.testing.assert_array_equal(guesses(m, again, [5, 6, 7]), expected)
+    m.forward(ids_of("one", 5), fork)
+    np.testing.assert_array_equal(guesses(m, fork, [8]), guesses(m, state, [8]))
+
+
+def test_guessing_changes_nothing_that_follows():
+    m, ids = model("tiled"), ids_of("tiled")
+    state, undisturbed = m.new_state(), m.new_state()
+    for start in range(0, 40, 8):
+        guesses(m, state, ids[60:64])
+        found, expected = (m.forward(ids[start : start + 8], s) for s in (state, undisturbed))
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(state.hidden, undisturbed.hidden)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_kernels_guess_what_the_twins_guess(kind: str, isa: str):
+    found, expected = read_whole(kind, isa, "f32")[1], read_whole(kind, "reference", "f32")[1]
+    assert np.abs(found - expected).max() < 1e-4 * expected.std()
+
+
+def test_the_head_guesses_some_tokens_with_the_numbers_of_all():
+    m = model("tiled")
+    state = m.new_state()
+    m.forward(ids_of("tiled", 9), state)
+    chain, some = m.mtp.chain(state), np.array([90, 3, 17, 4, 55])
+    chain.add(1)
+    whole, part = chain.logits(), np.full(SIZES["V"], -np.inf, np.float32)
+    m.mtp.head(some)(chain._hidden, part)
+    np.testing.assert_array_equal(part[some], whole[some])
+    assert np.isneginf(np.delete(part, some)).all()
+
+
+def test_a_state_of_a_model_without_the_module_is_refused():
+    with_module, without = model("one"), model("one", mtp=False)
+    state = without.new_state()
+    without.forward(ids_of("one", 3), state)
+    with pytest.raises(UsageError, match="other sizes"):
+        with_module.new_state().restore(state.snapshot())
