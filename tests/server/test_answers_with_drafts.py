@@ -106,7 +106,7 @@ def plain() -> Iterator[Any]:
 def eager() -> Iterator[Any]:
     """A server that drafts whatever it can think of."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StepCosts, "price", lambda self, num_answers: 0.01)
+        patch.setattr(StepCosts, "prices", lambda self, num_answers: Prices(0.01, 0.01))
         patch.setattr(Balance, "most", lambda self, price: draft_sources.MAX_DRAFTS)
         patch.setattr(Odds, "of", lambda self, kind: 0.9)
         with serving(True) as app:
