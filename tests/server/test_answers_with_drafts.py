@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from a3b.engine import draft_sources
-from a3b.engine.draft_prices import Balance, Odds, StepCosts
+from a3b.engine.draft_prices import Balance, Odds, Prices, StepCosts
 from a3b.engine.engine import Engine
 from a3b.engine.local import local_service
 from a3b.server.app import create_app
@@ -107,7 +106,7 @@ def eager() -> Iterator[Any]:
     """A server that drafts whatever it can think of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepCosts, "prices", lambda self, num_answers: Prices(0.01, 0.01))
-        patch.setattr(Balance, "most", lambda self, price: draft_sources.MAX_DRAFTS)
+        patch.setattr(Balance, "affords", lambda self, paid: True)
         patch.setattr(Odds, "of", lambda self, kind: 0.9)
         with serving(True) as app:
             yield app

@@ -26,8 +26,7 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
         return
     config, memory = read_config(directory), Machine.read().memory_bytes
     tensors, kv = Manifest.read(directory).tensors, args.runtime.kv
-    if not any(map(is_mtp, tensors)):
-        config = replace(config, mtp_layers=0)
+    config = replace(config, mtp_layers=int(any(map(is_mtp, tensors))))
     packed = sum(tensor.num_bytes for tensor in tensors.values())
     context, sessions = room_to_serve(config, packed, memory, kv)
     args.cache_ram = sessions if args.cache_ram is None else args.cache_ram

@@ -51,7 +51,7 @@ class MtpModule:
         if frequent is not None:
             self.frequent = np.zeros(config.vocab_size, bool)
             self.frequent[frequent] = True
-        self._head = self.head(frequent)
+        self.default_head = self.head(frequent)
 
     def head(self, ids: np.ndarray | None) -> DraftHead:
         """Logits of some tokens, or (None) of all of them."""
@@ -132,7 +132,7 @@ class DraftChain:
 
         extra: for tokens beside the frequent ones. At least one token was read."""
         out = np.full(self._module._num_ids, -np.inf, np.float32)
-        for head in (self._module._head, extra):
+        for head in (self._module.default_head, extra):
             if head is not None:
                 head(self._hidden, out)
         return out
