@@ -65,10 +65,10 @@ class BoundAttention {
             "attention: wrong shapes");
     const std::vector<KvRun> runs = runs_of(segments, pages_per_segment, start, T);
     runtime->run([&] {
-      runtime->ops->attention(op, runtime->context,
-                              {projected.data(), projected.data() + (size_t)2 * op.Hq * op.Dh,
-                               (size_t)projected.stride(0), T, start, cos.data(), sin.data(), runs.data(),
-                               pages_per_segment, out.data()});
+      runtime->ops->attention(
+          op, runtime->context,
+          {projected.data(), projected.data() + (size_t)2 * op.Hq * op.Dh, (size_t)projected.stride(0), T, start,
+           cos.data(), sin.data(), runs.data(), pages_per_segment, out.data()});
     });
   }
   void store(const FloatRows& kv, int start, const Floats2& cos, const Floats2& sin,
