@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+from starlette.responses import JSONResponse
 
 from a3b.agent import client as agent_client
 from a3b.errors import UsageError
@@ -143,6 +144,13 @@ def test_a_task_of_inspect_sends_what_the_run_says_and_its_cost_is_counted(tmp_p
 def test_requests_of_inspect_without_usage_are_counted_and_their_tokens_are_unknown(tmp_path):
     found, _ = through_inspect(lambda body, number: Says("5"), tmp_path, tells_usage=False)
     assert [(record.cost.requests, record.cost.untold) for record in found.values()] == [(1, 1)] * 3
+
+
+def test_a_request_that_is_too_long_costs_nothing(tmp_path):
+    refused = {"error": {"message": "maximum context length exceeded", "type": "invalid_request_error"}}
+    refused["error"]["code"] = "context_length_exceeded"
+    found, _ = through_inspect(lambda body, number: JSONResponse(refused, 400), tmp_path, parallel=1)
+    assert [(record.score, record.cost.requests, record.cost.untold) for record in found.values()] == [(0.0, 1, 0)] * 3
 
 
 def test_requests_of_inspect_that_fail_are_errors(tmp_path, monkeypatch):

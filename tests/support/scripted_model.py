@@ -54,7 +54,7 @@ class Says:
 @dataclass
 class ScriptedModel:
     """answers: what it says, in order; the last one again and again. A number is an HTTP status, bytes are sent as they
-    are, a function gets the body and the number of the request from 1."""
+    are, a response too; a function gets the body and the number of the request from 1."""
 
     answers: Sequence[Says | int | bytes | Script]
     context: int = 100_000
@@ -100,6 +100,8 @@ class ScriptedModel:
         if isinstance(answer, int):
             error = {"error": {"message": f"refused with {answer}", "type": "test"}}
             return JSONResponse(error, answer, {"retry-after": "0"})
+        if isinstance(answer, Response):
+            return answer
         if isinstance(answer, bytes):
             return Response(answer, media_type="text/event-stream")
         return StreamingResponse(self._stream(body, answer, number), media_type="text/event-stream")

@@ -260,7 +260,7 @@ class _Shown:
         self._progress.close()
 
     def tell(self, record: CaseRecord) -> None:
-        if record.cost.untold and not self._said_untold:
+        if not record.cost.is_told and not self._said_untold:
             self._said_untold = True
             self._progress.close()
             say(f"a3b eval {self._name}: the server tells no usage, so how many tokens it computes stays unknown")
@@ -304,5 +304,5 @@ def _tokens(cost: CaseCost) -> str:
         return "unknown: the server tells no usage"
     read = f"{cost.computed:,} computed, {cost.cached:,} cached"
     return f"{read}, {cost.written:,} written, {cost.thinking:,} of them thinking" + (
-        f"; not told of {cost.untold:,} requests, which are not counted" if cost.untold else ""
+        f"; those of {counted(cost.untold, 'request')} were not told and are not counted" if cost.untold else ""
     )

@@ -284,7 +284,8 @@ def requested(sample: EvalSample) -> CaseCost:
         if event.event == "model" and event.error is None and not event.pending:
             usage = event.output.usage
             if usage is None:
-                total += CaseCost.of_request(0, 0, 0, 0)
+                is_refused = event.output.stop_reason == "model_length"  # for its length, so nothing was computed
+                total += CaseCost(requests=1, untold=int(not is_refused))
                 continue
             cached, thinking = usage.input_tokens_cache_read or 0, usage.reasoning_tokens or 0
             # input_tokens: without what was cached, as inspect-ai counts
