@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 import pytest
 
-from a3b.engine.draft_prices import FIRST_PRICE, LEAST_PRICE, PLAIN_EVERY, Balance, Odds, StepCosts
+from a3b.engine.draft_prices import (
+    FIRST_PRICE,
+    LEAST_PRICE,
+    PLAIN_AT_ONCE,
+    PLAIN_EVERY,
+    Balance,
+    Effort,
+    Odds,
+    StepCosts,
+)
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.drafts import Answer
 
@@ -125,30 +134,84 @@ def test_the_price_is_what_a_draft_adds_in_tokens_of_all_answers():
     assert costs.prices(2).token == LEAST_PRICE
 
 
-def test_a_step_without_drafts_is_measured_again_now_and_then():
+def drafted_for_long() -> StepCosts:
     costs = StepCosts()
-    costs.note(1, 0, 1.0)
+    for _ in range(PLAIN_AT_ONCE):
+        assert costs.prices(1).token == math.inf
+        costs.note(1, 0, 1.0)
     for _ in range(PLAIN_EVERY):
         assert costs.prices(1).token < math.inf
         costs.note(1, 2, 1.4)
     assert costs.prices(1).token == math.inf
-    costs.note(1, 0, 2.0)
+    return costs
+
+
+def test_a_step_without_drafts_is_measured_again_now_and_then():
+    costs = drafted_for_long()
+    costs.note(1, 0, 1.05)
     assert costs.prices(1).token < math.inf
+
+
+@pytest.mark.parametrize("seconds", [2.0, 0.5])
+def test_a_machine_that_has_become_slower_or_faster_is_believed_after_some_steps(seconds: float):
+    costs = drafted_for_long()
+    for _ in range(PLAIN_AT_ONCE):
+        assert costs.prices(1).token == math.inf
+        costs.note(1, 0, seconds)
+    assert costs.plain(1) == seconds and costs.prices(1).token < math.inf
+
+
+def test_one_disturbed_step_does_not_change_the_measure():
+    costs = drafted_for_long()
+    for seconds in (3.0, 1.0, 1.0):
+        assert costs.prices(1).token == math.inf
+        costs.note(1, 0, seconds)
+    assert costs.plain(1) == 1.0 and costs.prices(1).token < math.inf
 
 
 def test_what_drafts_may_lose_is_bounded_and_what_they_gain_may_be_lost_again():
     balance = Balance()
-    assert balance.affords(1.5) and not balance.affords(1.6) and not balance.affords(float("inf"))
-    balance.note(1, 0, 3 * 0.5)
+    assert balance.affords(1.0) and not balance.affords(1.1) and not balance.affords(float("inf"))
+    balance.note(1, 0, 1.0)
     assert not balance.affords(0.3), "all were wrong"
-    for _ in range(40):
+    for _ in range(60):
         balance.note(1, 0, 0.0)
-    assert balance.affords(0.3) and not balance.affords(0.6), "some loss is allowed with time"
+    assert balance.affords(0.3) and not balance.affords(0.4), "some loss is allowed with time"
     balance.note(9, 8, 0.3)
     assert balance.affords(6.0)
     for _ in range(1000):
         balance.note(9, 8, 0.3)
     assert balance.affords(16.0) and not balance.affords(16.1), "no success is remembered for ever"
+
+
+def test_looking_for_drafts_that_are_never_right_takes_a_small_share_of_the_time():
+    effort, looks = Effort(), 0
+    for _ in range(1000):
+        if not effort.is_spent:
+            looks += 1
+            effort.pay(0.05)
+        effort.note(0)
+    assert looks * 0.05 < 0.007 * 1000
+
+
+def test_who_finds_drafts_that_are_accepted_may_look_at_each_step():
+    effort = Effort()
+    for step in range(1000):
+        assert not effort.is_spent
+        effort.pay(0.2)
+        effort.note(int(step % 4 == 0))
+    for _ in range(15):
+        effort.pay(0.2)
+        effort.note(0)
+    assert effort.is_spent, "no success is remembered for ever"
+
+
+def test_a_look_in_which_the_thread_was_stopped_counts_as_a_long_one():
+    effort = Effort()
+    effort.pay(1e6)
+    for _ in range(99):
+        effort.note(0)
+    assert not effort.is_spent
 
 
 def test_odds_follow_what_was_seen_lately_and_begin_with_what_others_saw():

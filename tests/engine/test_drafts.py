@@ -11,6 +11,7 @@ import pytest
 
 from a3b.cache.disk_store import Store
 from a3b.engine import scheduler as scheduler_module
+from a3b.engine.draft_prices import Effort
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.drafts import Draft
 from a3b.engine.engine import Engine
@@ -68,6 +69,12 @@ CASES = {
     "scored": Request(prompt="One, two, three, four", sampling=DRAWN, top_logprobs=1, scores_prompt=True),
     "beginning": Request(messages=SUM, sampling=DRAWN, begins_many=True),
 }
+
+
+@pytest.fixture(autouse=True)
+def asked_at_each_step(monkeypatch):
+    """Whatever that costs."""
+    monkeypatch.setattr(Effort, "is_spent", False)
 
 
 @cache

@@ -1,5 +1,5 @@
 """What drafting costs and how often drafts are right: measured while answers are written. Enter at `StepCosts`, `Odds`,
-`Balance`.
+`Balance`, `Effort`.
 
 A drafted token pays if it is right more often than it costs: its price is the time that it adds to a step, in tokens
 that the step's answers would have got in that time. Where the model itself has to guess, that has a price too."""
@@ -12,8 +12,10 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-PLAIN_STEPS, DRAFTED_STEPS = 9, 17  # that a measure is the median of: a busy neighbour disturbs some of them
-PLAIN_EVERY = 48  # steps with drafts after which one without is measured again
+PLAIN_STEPS, DRAFTED_STEPS = 5, 17  # that a measure is the median of: a busy neighbour disturbs some of them
+PLAIN_EVERY = 48  # steps with drafts after which one without is measured again ...
+PLAIN_AT_ONCE = 3  # ... or several: before anything is known, and where it took another time than expected
+CHANGED = 0.15  # by this share
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
 LEAST_PRICE = 0.05  # however the clock jumps
 FIRST_GUESS_PRICE = 0.06  # of the MTP module: a layer of forty, and a part of the head
@@ -33,6 +35,7 @@ class StepCosts:
         self._plain: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=PLAIN_STEPS))
         self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))  # for a drafted token
         self._num_since_plain: dict[int, int] = defaultdict(int)
+        self._num_due: dict[int, int] = defaultdict(lambda: PLAIN_AT_ONCE)  # steps without drafts
         self._guess: deque[float] = deque(maxlen=DRAFTED_STEPS)
         self._guessing_s = 0.0  # since the last step
 
@@ -41,14 +44,21 @@ class StepCosts:
         have taken without. drafting_s: of them, for finding the drafts, with what the MTP module took."""
         guessing_s, self._guessing_s = self._guessing_s, 0.0
         if not num_drafted:
-            self._plain[num_answers].append(seconds - drafting_s)
-            self._num_since_plain[num_answers] = 0
+            self._note_plain(num_answers, seconds - drafting_s)
             return seconds - drafting_s
         self._num_since_plain[num_answers] += 1
         if (plain := self.plain(num_answers)) is None:
             return seconds
         self._extra[num_answers].append((seconds - guessing_s - plain) / num_drafted)
         return plain
+
+    def _note_plain(self, num_answers: int, seconds: float) -> None:
+        before, due = self.plain(num_answers), self._num_due
+        due[num_answers] = max(due[num_answers] - 1, 0)
+        if before is not None and self._num_since_plain[num_answers] and abs(seconds - before) > CHANGED * before:
+            due[num_answers] = PLAIN_AT_ONCE - 1  # a neighbour came or left, or one step was disturbed
+        self._plain[num_answers].append(seconds)
+        self._num_since_plain[num_answers] = 0
 
     def note_guess(self, num_tokens: int, seconds: float) -> None:
         """For a guess the MTP module read so many tokens, in so long."""
@@ -63,15 +73,18 @@ class StepCosts:
     def prices(self, num_answers: int) -> Prices:
         """Of drafts in a step for that many answers."""
         plain, extra = self.plain(num_answers), self._extra.get(num_answers)
-        if plain is None or plain <= 0 or self._num_since_plain[num_answers] >= PLAIN_EVERY:
+        is_due = self._num_due[num_answers] or self._num_since_plain[num_answers] >= PLAIN_EVERY
+        if plain is None or plain <= 0 or is_due:
             return Prices(float("inf"), float("inf"))
         token = max(LEAST_PRICE, num_answers * median(extra) / plain) if extra else FIRST_PRICE
         guess = num_answers * median(self._guess) / plain if self._guess else FIRST_GUESS_PRICE
         return Prices(token, guess)
 
 
-FIRST_TOKENS, MOST_TOKENS = 1.5, 16.0  # that drafts may lose at the beginning, and after any success
-ALLOWED = 0.01  # tokens that they may lose for each that is written
+FIRST_TOKENS, MOST_TOKENS = 1.0, 16.0  # that drafts may lose at the beginning, and after any success
+ALLOWED = 0.006  # tokens that they may lose for each that is written, and the same for looking for them
+FIRST_EFFORT, MOST_EFFORT = 0.25, 2.0  # tokens that looking may cost at the beginning, and after any success
+LOOK = 0.5  # the most that one look is charged with: a thread may be stopped in the middle of it
 
 
 class Balance:
@@ -87,6 +100,26 @@ class Balance:
     def note(self, num_written: int, num_accepted: int, paid: float) -> None:
         """Tokens were written, some of them accepted drafts; all drafts cost so many tokens."""
         self._tokens = min(MOST_TOKENS, self._tokens + ALLOWED * num_written + num_accepted - paid)
+
+
+class Effort:
+    """Whether looking for drafts is worth its time to an answer: it may take a small share of its steps, and more where
+    drafts are accepted."""
+
+    def __init__(self) -> None:
+        self._tokens = FIRST_EFFORT
+
+    @property
+    def is_spent(self) -> bool:
+        return self._tokens < 0
+
+    def pay(self, tokens: float) -> None:
+        """A look took as long as so many tokens of all answers."""
+        self._tokens -= min(tokens, LOOK)
+
+    def note(self, num_accepted: int) -> None:
+        """A token was chosen, and with it so many drafts were accepted."""
+        self._tokens = min(MOST_EFFORT, self._tokens + ALLOWED + num_accepted)
 
 
 MEMORY = 0.95  # share of what was seen that one more draft leaves

@@ -21,7 +21,7 @@ import numpy as np
 
 from a3b.cache.prefix_cache import Match, OnDisk, PrefixCache
 from a3b.engine.backend import Job
-from a3b.engine.draft_prices import Prices, StepCosts
+from a3b.engine.draft_prices import Effort, Prices, StepCosts
 from a3b.engine.drafts import Answer, Draft, Drafter, Rows, most_drafts, proposed
 from a3b.engine.snapshot_points import LEAST_CHUNK, SnapshotKind, snapshot_points
 from a3b.errors import Interrupted, OverloadedError
@@ -50,6 +50,7 @@ class _Run:
     feed: list[int] = field(default_factory=list)  # tokens of the answer that the model has to read next
     drafter: Drafter | None = None
     drafts_nothing: bool = False
+    effort: Effort = field(default_factory=Effort)
     held: Rows | None = None  # while the constraint still computes what may follow
     snapshot_points: deque[tuple[int, SnapshotKind]] = field(default_factory=deque)  # where snapshots are due
 
@@ -291,7 +292,7 @@ class Scheduler:
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
         prices = self.costs.prices(len(writing))
-        drafts = [self._drafts(run, prices) for run in writing]
+        drafts = [self._drafts(run, prices, len(writing)) for run in writing]
         drafting_s = time.perf_counter() - start
         pieces = [
             (np.array([*run.feed, *(draft.token for draft in drafted)], np.int64), run.state, len(drafted))
@@ -325,11 +326,14 @@ class Scheduler:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
 
-    def _drafts(self, run: _Run, prices: Prices) -> list[Draft]:
+    def _drafts(self, run: _Run, prices: Prices, num_answers: int) -> list[Draft]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
-        if self._new_drafter is None or run.drafts_nothing or not (most := most_drafts(run.job.generation)):
+        if self._new_drafter is None or run.drafts_nothing or run.effort.is_spent:
             return []
+        if not (most := most_drafts(run.job.generation)):
+            return []
+        start, plain_s = time.perf_counter(), self.costs.plain(num_answers)
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
             return proposed(run.drafter, Answer(run.job.generation, run.state, run.feed), most, prices)
@@ -337,6 +341,9 @@ class Scheduler:
             log.exception("tokens could not be drafted; the answer goes on without")
             run.drafts_nothing = True
             return []
+        finally:
+            if plain_s:
+                run.effort.pay(num_answers * (time.perf_counter() - start) / plain_s)
 
     def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
         """Read a piece of a prompt and score its tokens; the logits of the last one."""
@@ -417,6 +424,7 @@ class Scheduler:
                 events += generation.accept((token,), (logprobs,)).events
                 num = rows.num_right(generation.feed)
                 run.job.drafting.choose(draft.source for draft in rows.drafts[:num])
+                run.effort.note(num)
                 run.feed = generation.feed[num:]
                 if num:
                     run.state.keep(num)
