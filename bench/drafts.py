@@ -1,0 +1,303 @@
+"""What drafting costs where it cannot gain, and what it gains where an answer copies.
+
+    python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--only PART] [--json]
+
+In one process, in interleaved pairs, with drafts and without. Answers are dictated: every token is computed and chosen
+as always, and another one taken. `lies`: every draft is wrong, and looks as if it were right. `busy`: the same beside
+a process that computes. `edit`: a file of Python is written again with small changes. Cost by steps: seconds that steps
+took longer than those without drafts, and for finding drafts, over all, once each answer has 64 tokens. Cost by the
+clock: seconds a token with drafts over seconds without, all of the answer. The models: a3b-nano, and a random one that
+reads some 50 million numbers a token, or that of --model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import queue
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from a3b.cache.prefix_cache import PrefixCache
+from a3b.engine import draft_sources
+from a3b.engine.backend import Job
+from a3b.engine.draft_prices import Odds, StepCosts
+from a3b.engine.draft_sources import LONG_MEMORY, MAX_MATCH, ContextDrafter, Repeat, Repeats, drafters
+from a3b.engine.drafts import Drafter
+from a3b.engine.engine import Engine
+from a3b.engine.generation import Generation, Sampled
+from a3b.engine.scheduler import Scheduler
+from a3b.interface.events import Event, Finished, Started
+from a3b.interface.sampling_params import SamplingParams
+from a3b.kernels import open_kernels
+from a3b.machine import Machine
+from a3b.model.config_reader import config_from_dict
+from a3b.model.forward import Model
+from a3b.prompt.tokenizer import Tokenizer
+from bench.nano_speed import load
+from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
+
+MIDDLE = dict(zip(AXES, (4122, 768, 8, 4, 12, 2, 64, 16, 6, 12, 64, 64, 48, 8, 256, 256), strict=True))
+UNCOUNTED = 64  # tokens of each answer before its steps are counted
+MakeDrafters = Callable[[StepCosts], Callable[[Job], Drafter]]
+
+
+class Dictated(Generation):
+    """An answer whose tokens were decided before."""
+
+    dictated: Sequence[int] = ()
+
+    def choose(self, logits: np.ndarray) -> Sampled:
+        super().choose(logits)
+        token = self.dictated[len(self.sampled)]
+        self._chosen = (len(self.sampled), token)
+        return Sampled(token, None)
+
+
+class Lies(Repeats):
+    """Finds what never comes, as if all of it had stood there before."""
+
+    num_asked, first_wrong = 0, 0
+
+    def find(self, ahead: Sequence[int], most: int) -> Repeat:
+        super().find(ahead, most)
+        self.num_asked += 1
+        return Repeat([self.first_wrong + i for i in range(most)], 1 + self.num_asked % MAX_MATCH)
+
+
+def liars(half: int) -> Callable[[Job], Drafter]:
+    """Drafters of ids from `half` on, for answers that have none of them."""
+    known = Odds(memory=LONG_MEMORY)
+
+    def make(job: Job) -> Drafter:
+        made = ContextDrafter(job.ids, known)
+        made._repeats = Lies(job.ids)
+        made._repeats.first_wrong = half
+        return made
+
+    return make
+
+
+@dataclass(frozen=True)
+class Step:
+    at: float
+    num_answers: int
+    num_drafted: int
+    seconds: float
+    drafting_s: float
+    plain_s: float
+    tokens: tuple[int, ...]  # of each answer
+
+
+class Logged(StepCosts):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.answers: list[Generation] = []
+
+    def note(self, num_answers: int, num_drafted: int, seconds: float, drafting_s: float = 0.0) -> float:
+        plain_s = super().note(num_answers, num_drafted, seconds, drafting_s)
+        tokens = tuple(len(one.sampled) for one in self.answers)
+        at = time.perf_counter()
+        self.steps.append(Step(at, num_answers, num_drafted, seconds, drafting_s, plain_s, tokens))
+        return plain_s
+
+
+@dataclass(frozen=True)
+class Run:
+    """What answers that were written together cost."""
+
+    token_s: float  # of each answer
+    extra: float  # share of the time
+    drafted: int
+    tokens_per_step: float
+
+
+class Subject:
+    """A model with a scheduler with drafts and one without."""
+
+    def __init__(self, name: str, model: Model, tokenizer: Tokenizer):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+
+    def run(self, prompt: Sequence[int], answers: Sequence[Sequence[int]], make: MakeDrafters | None) -> Run:
+        cache = PrefixCache(b"", self.model.new_state, 1 << 30)
+        log = Logged()
+        drafter = make(log) if make is not None else None
+        scheduler = Scheduler(self.model, cache, max_active=len(answers), drafter=drafter, costs=log)
+        told: queue.SimpleQueue[list[Event] | Exception] = queue.SimpleQueue()
+        try:
+            for num, ids in enumerate((answers[0][:1], *answers)):  # the first one reads the prompt
+                generation = Dictated(
+                    self.tokenizer, [], prompt, SamplingParams(seed=num, temperature=1.0), len(ids), is_raw=True
+                )
+                generation.dictated = ids
+                if num:
+                    log.answers.append(generation)
+                scheduler.submit(Job("", prompt, generation, _started, _finished, told.put))
+                if not num:
+                    _wait(told, 1)
+            _wait(told, len(answers))
+        finally:
+            scheduler.close()
+        return measured(log.steps, len(answers))
+
+
+def measured(steps: Sequence[Step], num_answers: int) -> Run:
+    """Of steps in which all answers were written."""
+    whole = [step for step in steps if step.num_answers == num_answers]
+    tokens = sum(whole[-1].tokens) - sum(whole[0].tokens)
+    counted = [step for step in whole if min(step.tokens) >= UNCOUNTED]
+    extra = sum(step.seconds - step.plain_s if step.num_drafted else step.drafting_s for step in counted)
+    return Run(
+        (whole[-1].at - whole[0].at) / tokens * num_answers,
+        extra / sum(step.seconds for step in counted),
+        sum(step.num_drafted for step in whole),
+        tokens / num_answers / (len(whole) - 1),
+    )
+
+
+def _started(job: Job) -> Event:
+    return Started(_finished(job).usage)
+
+
+def _finished(job: Job) -> Finished:
+    return Finished(job.generation.reason or "cancelled")
+
+
+def _wait(told: queue.SimpleQueue[list[Event] | Exception], num: int) -> None:
+    """Until so many answers have ended."""
+    while num:
+        item = told.get(timeout=600)
+        if isinstance(item, Exception):
+            raise item
+        num -= any(isinstance(event, Finished) for event in item)
+
+
+def compared(
+    subject: Subject,
+    prompt: Sequence[int],
+    answers: Sequence[Sequence[int]],
+    make: MakeDrafters,
+    pairs: int,
+) -> dict[str, object]:
+    ratios, extras, steps, drafted = [], [], [], []
+    for pair in range(-1, pairs):  # the first is a warming up
+        runs = {}
+        for drafts in (True, False) if pair % 2 else (False, True):
+            runs[drafts] = subject.run(prompt, answers, make if drafts else None)
+        if pair >= 0:
+            ratios.append(runs[True].token_s / runs[False].token_s)
+            extras.append(runs[True].extra)
+            steps.append(runs[True].tokens_per_step)
+            drafted.append(runs[True].drafted)
+    return {
+        "model": subject.name,
+        "batch": len(answers),
+        "tokens": len(answers[0]),
+        "extra_by_steps": [statistics.median(extras), min(extras), max(extras)],
+        "by_the_clock": [statistics.median(ratios), min(ratios), max(ratios)],
+        "tokens_per_step": statistics.median(steps),
+        "drafted": statistics.median(drafted),
+    }
+
+
+def lies(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
+    half = subject.tokenizer.num_tokens // 2
+    rng = np.random.default_rng(batch)
+    usable = [i for i in range(half) if subject.tokenizer.control_name(i) is None and subject.tokenizer.token_bytes(i)]
+    prompt = rng.choice(usable, args.depth).tolist()
+    answers = [rng.choice(usable, args.tokens).tolist() for _ in range(batch)]
+    return compared(subject, prompt, answers, lambda costs: liars(half), args.pairs)
+
+
+def edit(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
+    text = Path(draft_sources.__file__).read_text(encoding="utf-8")
+    lines = text.replace("Repeats", "Occurrences").replace("find(", "search(").splitlines(keepends=True)
+    changed = "".join(line if i % 15 else f"    # line {i} is new\n{line}" for i, line in enumerate(lines))
+    prompt = subject.tokenizer.encode_text(text + "\n\nThe same with other names:\n\n")
+    answer = subject.tokenizer.encode_text(changed)[: 2 * args.tokens]
+    return compared(subject, prompt, [answer] * batch, partial(drafters, subject.model.mtp), args.pairs)
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that computes on one core."""
+    process = multiprocessing.get_context("spawn").Process(target=_compute, daemon=True)
+    process.start()
+    time.sleep(2)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _compute() -> None:
+    numbers = np.random.default_rng(0).random(1 << 22)
+    while True:
+        np.sort(numbers)
+
+
+def subjects(directory: str | None) -> Iterator[Subject]:
+    nano = Engine.load()
+    kernels = open_kernels(None, Machine.read().num_threads)
+    if directory:
+        yield Subject(Path(directory).name, load(directory, kernels), nano.tokenizer)
+        return
+    yield Subject("a3b-nano", nano.model, nano.tokenizer)
+    config = config_from_dict({**config_dict(MIDDLE), "max_position_embeddings": 32768}, where="middle")
+    yield Subject(
+        "random", Model(config, model_weights(config, random_tensors(MIDDLE, seed=1)), kernels), nano.tokenizer
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint directory")
+    parser.add_argument("--tokens", type=int, default=256, help="of an answer; twice as many of an edit")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--batches", default="1,4,8")
+    parser.add_argument("--depth", type=int, default=64, help="tokens of the prompt before lies")
+    parser.add_argument("--only", choices=("lies", "busy", "edit"))
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    args = parser.parse_args()
+    batches = [int(num) for num in args.batches.split(",")]
+    for subject in subjects(args.model):
+        for part in ("lies", "busy", "edit"):
+            for batch in batches if part == "lies" else batches[:1]:
+                if args.only not in (None, part):
+                    continue
+                if part == "busy":
+                    with neighbour():
+                        found = lies(subject, args, batch)
+                else:
+                    found = (lies if part == "lies" else edit)(subject, args, batch)
+                show(part, found, args.json)
+
+
+def show(part: str, found: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"part": part, **found}), flush=True)
+        return
+    extra, clock = (
+        f"{a:.3f} ({b:.3f} to {c:.3f})"
+        for a, b, c in (found["extra_by_steps"], found["by_the_clock"])  # type: ignore[misc]
+    )
+    print(
+        f"{part}, {found['model']}, {found['batch']} answers of {found['tokens']}: extra by steps {extra}, "
+        f"clock with / without {clock}, {found['tokens_per_step']:.2f} tokens a step, {found['drafted']:.0f} drafted",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
