@@ -1,5 +1,5 @@
 # make chat       talk to the embedded model
-# make test       prove the code right; make quick: the part of it that takes a minute
+# make test       prove the code right, in three processes, since slow tests often wait; make quick: the part of it that takes a minute
 # make test-all   everything: also sanitizers, and clients from npm if node is there
 # make coverage   lines of src that the tests run, with the processes that they start
 # make sanitize   the kernels' tests under ASAN and UBSAN
@@ -21,10 +21,10 @@ chat: $(VENV)/.installed
 	$(BIN)/a3b chat
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 quick: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: test sanitize
 	$(BIN)/python -m bench.clients.install build/clients

@@ -84,6 +84,7 @@ def test_a_false_row_with_a_valid_seal_is_dropped_with_its_descendants(copied, v
     assert main(["cache", "verify", *at]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize(
     "argv", [["prune", "--max-bytes", "60kB"], ["prune", "--older-than", "1d"], ["forget", "--all"]]

@@ -58,6 +58,7 @@ def talk(cache: PrefixCache, ids: list[int], stops: list[int], namespace: str = 
 BOUNDARIES = [1, 63, 64, 65, 500, 1023, 1024, 1025, 1099]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_logits_after_a_hit_equal_cold_ones_bit_for_bit_at_every_boundary(where, tmp_path):
     ids, expected = cold()

@@ -80,6 +80,7 @@ def test_plan_has_the_cost_of_the_model_and_of_dense_shapes_at_the_speed_of_the_
     assert found["31b-dense"]["task"] > 5 * found["35b-a3b"]["task"]
 
 
+@pytest.mark.slow
 def test_plan_refuses_a_cost_without_a_speed(capsys, monkeypatch):
     monkeypatch.setenv("A3B_ISA", "reference")
     assert main(["plan", "--price-per-hour", "1"]) == 2

@@ -23,6 +23,7 @@ def test_every_benchmark_is_listed_with_its_options(capsys):
     assert "--set hops=..." in said
 
 
+@pytest.mark.slow
 def test_the_list_loads_no_harness():
     code = "import sys; from a3b.cli import main; main(['eval', 'list']); print('inspect_ai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

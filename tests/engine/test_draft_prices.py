@@ -88,6 +88,7 @@ def lures(drafter: ContextDrafter, one: Text) -> int:
     return guess if place >= len(drafter._drafts) else (guess + 1) % 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_answers", [1, 4, 8])
 @pytest.mark.parametrize("extra", [0.05, 0.28, 0.9])
 @pytest.mark.parametrize("choose", [never_as_guessed, random_token, lures])

@@ -60,6 +60,7 @@ def test_greedy_answers_are_equal_and_end_with_usage(service):
     assert usage.prefill_s > 0 and usage.decode_s > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [None, "<|endoftext|>"])
 def test_the_end_of_turn_ends_an_answer_whatever_the_files_call_the_end(tmp_path, engine, end, service):
     """No generation_config.json, and a config.json that knows no end or, as in many GGUF files, another one."""

@@ -134,6 +134,7 @@ def test_template_arguments_replace_nothing_of_the_prompt(engine, name):
         server.ask([user("hello")], template_kwargs={name: []})
 
 
+@pytest.mark.slow
 def test_interleaved_conversations_in_one_batch_give_what_each_gives_alone(engine):
     questions = [
         f"What is {a} plus {b}?" for a, b in ((1, 2), (13, 29), (400, 7), (5, 5), (61, 8), (99, 1), (3, 77), (20, 22))

@@ -49,6 +49,7 @@ def test_braces_within_a_box_belong_to_it():
     assert boxed(r"\boxed{\{1, 2\} \cup {3}} and") == r"\{1, 2\} \cup {3}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [r"\boxed{" * 200_000, "ANSWER: " * 200_000, "<answer>" * 200_000, "{" * MAX_TEXT])
 def test_long_texts_of_openings_are_read_in_linear_time(text):
     assert whole_number(text) is None

@@ -24,6 +24,7 @@ def mapped(tmp_path, monkeypatch):
     return path, data, np.frombuffer(map_file(path, "weights", 1), np.uint8)
 
 
+@pytest.mark.slow
 def test_bytes_and_addresses_stay_while_others_read(mapped):
     path, data, view = mapped
     wrong, done = [], threading.Event()

@@ -45,6 +45,7 @@ def test_a_digest_in_between_changes_nothing():
     assert total.hexdigest() == hashlib.sha256(NOISE).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_length_of_more_than_32_bits_of_bits_is_counted():
     data, total, other = bytes(1 << 24), Sha256(), hashlib.sha256()
     for _ in range(33):

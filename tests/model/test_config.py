@@ -193,6 +193,7 @@ def places(value, path=()):
             yield from places(inner, (*path, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(place=st.sampled_from(sorted(places(REAL))), value=HOSTILE)
 def test_any_value_in_any_place_is_taken_or_refused_as_a_config_error(place, value):

@@ -41,6 +41,7 @@ def test_logits_of_every_position_agree_with_transformers(name: str, T: int, isa
     assert difference <= BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", SIZES)
 def test_greedy_continuation_is_that_of_transformers_or_differs_first_at_a_tie(name: str, isa: str):

@@ -159,6 +159,7 @@ def test_prompts_around_the_chunk_size_agree_with_a_batch(num: int):
     assert (np.abs(batch[0] - alone[-1]) <= bound[-1]).all() and (np.abs(batch[1] - alone[8]) <= bound[8]).all()
 
 
+@pytest.mark.slow
 def test_prompts_longer_than_a_chunk_and_a_segment_agree():
     m, num = model("two"), SEGMENT_LEN + 90
     assert num > 2 * CHUNK
@@ -175,6 +176,7 @@ def test_prompts_longer_than_a_chunk_and_a_segment_agree():
     assert (np.abs(batch[0] - whole[-1]) <= bound[-1]).all() and (np.abs(batch[1] - whole[2]) <= bound[2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_greedy_text_is_the_same_whichever_way_the_prompt_was_read(name: str):
     m, ids = model(name), random_ids(name, 150)

@@ -28,6 +28,7 @@ from nano.data import MAX_TOKENS
 from nano.render import Renderer
 from nano.tasks import FAMILIES
 
+pytestmark = pytest.mark.slow  # makes hundreds of packages
 MODEL = Path(a3b.__file__).with_name("nano_model")
 MOST_PROMPT = 700  # tokens of nano for the system prompt and the three tools
 

@@ -243,6 +243,7 @@ def test_lone_surrogates_in_text_are_replaced_and_never_taken_for_tags():
     assert summary(["a\ud800\ud801b"]) == ("a\ufffd\ufffdb", "", [])
 
 
+@pytest.mark.slow
 def test_long_texts_in_one_piece_take_linear_time_and_come_out_whole():
     value = "x = '<'\n" * 20_000
     assert summary(call(param("body", value)), in_thinking=False)[2] == [("put", {"body": value})]
@@ -307,6 +308,7 @@ def random_soup(rng):
     return pieces("".join(parts))
 
 
+@pytest.mark.slow
 def test_however_the_output_is_cut_the_events_are_the_same():
     rng = random.Random(1)
     for _ in range(900):

@@ -220,6 +220,7 @@ def test_a_refusal_with_control_words_is_readable():
     assert caught.value.refusal == "no <think> in <|im_end|>"
 
 
+@pytest.mark.slow
 def test_control_words_injected_everywhere_leave_the_same_control_ids():
     rng = random.Random(11)
     pieces = [

@@ -328,6 +328,7 @@ def junk_message(rng: random.Random) -> dict:
     return message
 
 
+@pytest.mark.slow
 def test_any_list_of_objects_renders_and_the_input_stays():
     for seed in range(600):
         rng = random.Random(seed)

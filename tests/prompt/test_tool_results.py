@@ -316,6 +316,7 @@ MESSAGE = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(MESSAGE, max_size=9))
 def test_pairing_loses_nothing_but_repeated_results_and_a_second_time_changes_nothing(messages):

@@ -205,6 +205,7 @@ HARD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", HARD)
 @pytest.mark.parametrize("size", [MAX_CHARS, 4_000_000])
 def test_a_search_is_linear_and_bounded(unit, size):

@@ -212,6 +212,7 @@ def test_a_huge_file_is_left_to_bash(root):
     assert "more than 16 MiB" in error_of("big", "a", "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "old"),
     [

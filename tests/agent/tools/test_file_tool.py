@@ -89,6 +89,7 @@ def workspace(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_no_arguments_lead_to_anything_but_a_result_or_a_reason(workspace, data):

@@ -45,6 +45,7 @@ def test_long_output_is_all_in_the_file_and_its_ends_are_shown(kept, lines):
         assert record.path.read_text() == text
 
 
+@pytest.mark.slow
 def test_lines_left_out_are_counted_right_whatever_their_length(kept):
     rng = random.Random(1)
     for _ in range(30):

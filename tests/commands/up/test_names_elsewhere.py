@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,17 @@ def test_pack_takes_a_file_of_a_repository_by_its_types(home, ggufs, capsys):
     assert {path for method, path, _ in ggufs.requests if method == "GET"} == {"m-UD-Q4_K_M.gguf"}
 
 
+def hang_up(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
+
+
 def test_a_port_that_is_taken_is_told_before_a_download(home, hub, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        threading.Thread(target=hang_up, args=(taken,)).start()  # else it is waited for as a server that is slow
         told = ups(capsys, REPO, "--yes", "--port", str(taken.getsockname()[1]), status=2)
+        taken.shutdown(socket.SHUT_RDWR)
     assert "cannot listen on 127.0.0.1" in told and hub.requests == []
 
 

@@ -382,6 +382,7 @@ RICH_LEGACY = {key: RICH[key] for key in ("n", "seed", "stream_options", "functi
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "body"), [(CHAT, RICH), (CHAT, RICH_LEGACY), (TEXT, RICH_TEXT)])
 def test_no_value_anywhere_makes_the_server_fail(path, body):
     app = create_app(ScriptedService(ANSWER))

@@ -496,6 +496,7 @@ FULL = {
 }
 
 
+@pytest.mark.slow
 def test_no_value_in_any_field_makes_the_server_fail():
     server, bodies = Server(max_count=3), noisy(FULL)
     found = statuses(server.app, PATH, bodies[::7])
