@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -137,6 +138,33 @@ def test_compaction_on_demand_leaves_a_conversation_that_goes_on(tmp_path):
     told, events = session_of(tmp_path, model, use)
     assert of(told, Compacted)[0].summary == SUMMARY.text and end_of(events).status == "done"
     assert model.bodies[-1]["messages"][-1]["content"] == "And now?"
+
+
+def test_a_compaction_on_demand_that_would_gain_nothing_changes_nothing(tmp_path):
+    model = Forgetful(3, Says(" ".join(f"Point {i} matters." for i in range(900))))
+
+    async def use(session, tool):
+        await events_of(session, "Note letters.")
+        before = session.history()
+        return [event async for event in session.compact()], before == session.history()
+
+    told, is_same = session_of(tmp_path, model, use)
+    assert is_same and not of(told, Compacted)
+    assert re.fullmatch(
+        r"[\d,]+ tokens would become [\d,]+: there is nothing to gain, and all .* as it is", told[-1].text
+    )
+
+
+def test_a_short_conversation_is_not_compacted_and_asks_nobody(tmp_path):
+    model = ScriptedModel([DONE])
+
+    async def use(session, tool):
+        await events_of(session, "Hi.")
+        return [event async for event in session.compact()]
+
+    (told,) = session_of(tmp_path, model, use)
+    assert told == Notice("The conversation is short: there is nothing to begin anew from.", "info")
+    assert len(model.bodies) == 1
 
 
 def test_a_compaction_that_is_stopped_changes_nothing(tmp_path):

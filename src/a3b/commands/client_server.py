@@ -17,14 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from a3b.commands.model_home import ModelHome
-from a3b.commands.model_names import local_model
-from a3b.commands.serve import api_keys
+from a3b.commands.api_keys import api_keys
 from a3b.commands.server_answers import Asker, NoServerError, ServedModel, url_of
-from a3b.engine.engine import load_config, nano_directory, resolve
 from a3b.errors import A3BError, UsageError
 from a3b.files import open_private, private_directory
-from a3b.formats.packed import MANIFEST
 from a3b.printable import say
 from a3b.settings import process_environment
 
@@ -66,8 +62,7 @@ def found(args: Namespace) -> Served | None:
         if args.base_url is not None:
             raise UsageError(f"{error}; start a3b serve there, or leave --base-url out") from None
         return None
-    wanted = served_name(args.named and model_of(args))
-    if args.named and wanted != model.name:
+    if args.named and (wanted := served_name(model_of(args))) != model.name:
         raise UsageError(
             f"{asker.url} serves {model.name!r}; expected {wanted!r}. Stop it, or give another --port for a new one"
         )
@@ -89,6 +84,9 @@ def address(args: Namespace) -> str:
 def model_of(args: Namespace) -> str | None:
     """What a server is started with: the model that is named, or else the one of A3B_HOME that was used last; None is
     the embedded model."""
+    from a3b.commands.model_home import ModelHome  # only a client that starts a server loads what knows of models
+    from a3b.commands.model_names import local_model
+
     home = ModelHome(args.runtime.home)
     if name := args.named or args.runtime.model:
         return local_model(name, home)
@@ -98,6 +96,8 @@ def model_of(args: Namespace) -> str | None:
 
 def planned(args: Namespace) -> ServedModel:
     """What a server that is started would serve. Raises A3BError for a model that is not here."""
+    from a3b.engine.engine import load_config, resolve
+
     model = model_of(args)
     config, note = load_config(resolve(model), args.context)
     if note:
@@ -107,6 +107,8 @@ def planned(args: Namespace) -> ServedModel:
 
 def served_name(model: str | None) -> str:
     """The name under which a model is served."""
+    from a3b.engine.engine import nano_directory, resolve
+
     path = resolve(model).resolve()
     return "a3b-nano" if path == nano_directory().resolve() else path.name
 
@@ -172,6 +174,8 @@ def _end_with_parent() -> None:
 
 def command(args: Namespace) -> list[str]:
     """How the server is started. -P: the current directory is somebody's project, and holds no module of ours."""
+    from a3b.formats.packed import MANIFEST
+
     named = model_of(args)
     model = [named] if named else []
     # of a packed model, as much context as the memory has room for

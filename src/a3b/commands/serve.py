@@ -20,6 +20,7 @@ from typing import TextIO
 from a3b.cache.disk_store import Store
 from a3b.cache.identity import cache_identity
 from a3b.cache.prefix_cache import PrefixCache
+from a3b.commands.api_keys import api_keys
 from a3b.commands.cache_directories import open_store
 from a3b.commands.dialogue import drafts, load
 from a3b.commands.memory_fit import fit_to_memory
@@ -31,7 +32,7 @@ from a3b.engine.request_renderer import ServiceSettings
 from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service
 from a3b.errors import UsageError
-from a3b.files import open_private, read_given
+from a3b.files import open_private
 from a3b.interface.request import check_policy
 from a3b.model.config import YARN_FACTORS, with_context
 from a3b.model.config_reader import read_config
@@ -220,21 +221,6 @@ def origin(given: str) -> str:
             "or * for every page"
         )
     return text
-
-
-def api_keys(args: Namespace) -> tuple[str, ...]:
-    keys = list(args.api_key or [])
-    if args.api_key_file:
-        try:
-            keys += [line.strip() for line in read_given(args.api_key_file).splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise UsageError(
-                f"--api-key-file {args.api_key_file}: {why}; give a text file, a key in each line"
-            ) from None
-    if any(not key for key in args.api_key or []) or (args.api_key_file and not any(keys)):
-        raise UsageError("an API key is empty; give one, or leave the option out to serve without keys")
-    return tuple(dict.fromkeys(key for key in keys or args.runtime.api_key if key))
 
 
 # -- where it listens, and how much of it there is
