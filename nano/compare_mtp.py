@@ -73,6 +73,28 @@ class InTorch:
         return logits(self.trunk, rows[0][0]), logits(self.trunk, torch.stack([row[0, -1] for row in rows[1:]]))
 
 
+class InA3b:
+    """The module as users run it, in float32."""
+
+    def __init__(self, engine: Engine):
+        self.model = engine.model
+
+    def logits(self, ids: torch.Tensor, steps: int, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """As those of `MtpReference`; there is a pair of the first token alone."""
+        assert self.model.mtp is not None and first
+        tokens, state, found = ids.numpy(), self.model.new_state(), []
+        for t in range(len(tokens) - steps):
+            self.model.forward(tokens[t : t + 1], state, "none")
+            chain = self.model.mtp.chain(state)
+            chain.add(int(tokens[t + 1]))
+            found.append(chain.logits())
+        for token in tokens[len(tokens) - steps + 1 :][: steps - 1]:
+            chain.add(int(token))
+            found.append(chain.logits())
+        both = torch.from_numpy(np.stack(found))
+        return both[: 1 - steps], both[1 - steps :]
+
+
 def conversation(engine: Engine) -> np.ndarray:
     example = mixed(rng_for("test", "compare", 0))
     prompt = engine.template.render(example.messages, tools=example.tools, preserve_thinking=True)
@@ -83,11 +105,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=nano_directory(), help="checkpoint directory")
     args = parser.parse_args()
-    ids = torch.from_numpy(conversation(Engine.load(args.model)))
-    expected, others = reference(args.model), {"nano/mtp.py": InTorch(args.model)}
+    engine = Engine.load(args.model, kv="f32")  # as transformers keeps them
+    ids, expected, in_torch = torch.from_numpy(conversation(engine)), reference(args.model), InTorch(args.model)
     worst = 0.0
     for first in (False, True):
-        for name, other in others.items():
+        for name, other in {"nano/mtp.py": in_torch, **({"a3b": InA3b(engine)} if first else {})}.items():
             for length in (*PLACES, len(ids) - STEPS):
                 text = ids[: length + STEPS]
                 pairs = zip(expected.logits(text, STEPS, first), other.logits(text, STEPS, first), strict=True)

@@ -10,12 +10,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class MtpReference:
-    """The module of a causal language model whose last layer is one of attention, float32."""
+    """The module of a causal language model, float32."""
 
     def __init__(self, model: PreTrainedModel, tensors: dict[str, Tensor]):
         """tensors: those of the module by their names in checkpoints, experts fused."""
         self.model, config = model, model.config
-        self.index = len(config.layer_types) - 1  # of its place in a cache
+        self.index = config.layer_types.index("full_attention")  # of a layer like it: its place in a cache of its own
         self.layer = type(model.model.layers[self.index])(config, self.index).float().eval()
         self.embedding_norm, self.hidden_norm, self.norm = (
             type(model.model.norm)(config.hidden_size, eps=config.rms_norm_eps) for _ in range(3)

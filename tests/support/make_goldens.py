@@ -1,11 +1,15 @@
 """Write tests/data/parity/*.npz: what transformers computes for the models of tests/support/random_model.py. Needs
 torch and transformers 5.24 or newer: older ones ignore the argument `cache`, and would continue without the past.
 
-    python -m tests.support.make_goldens [NAME ...]
+    python -m tests.support.make_goldens [--mtp] [NAME ...]
 
 Per model: logits float32 [T, V] for each T ("logits_T"), and a greedy continuation of PROMPT_LEN ids: the ids
 ("greedy"), the reference's gap between its best two logits at each step ("gap") and their spread ("std").
 float32 on the CPU, eager experts (the fused ones need aligned sizes), by the versions in "versions".
+
+--mtp: instead, NAME-mtp.npz of the same models with an MTP module (`nano.mtp_reference`), for the first T of T + 3 ids:
+logits of the first draft behind each ("first_T", [T, V]) and of the two after the last one, fed with the next ids
+("later_T", [2, V]). A pair of the first token and no hidden state precedes the others.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ import torch
 import transformers
 from transformers import Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, Qwen3_5TextConfig
 
+from a3b.model.tensor_names import is_mtp
+from nano.mtp_reference import MtpReference
 from tests.support.paths import DATA
 from tests.support.random_model import SEEDS, SIZES, YARN, config_dict, random_ids, random_tensors
 
-LENGTHS = (1, 63, 64, 65, 200)
+LENGTHS, MTP_LENGTHS, MTP_STEPS = (1, 63, 64, 65, 200), (1, 65), 3
 PROMPT_LEN, NUM_GREEDY = 7, 200
 DIRECTORY = DATA / "parity"
 
@@ -53,12 +59,26 @@ def greedy(model, prompt: np.ndarray) -> dict[str, np.ndarray]:
     return {"greedy": np.array(ids, np.int16), "gap": np.array(gaps, np.float32), "std": np.array(stds, np.float32)}
 
 
+def drafts(name: str) -> dict[str, np.ndarray]:
+    tensors = random_tensors(SIZES[name], SEEDS[name], mtp=True)
+    module = MtpReference(reference(name), {key: torch.from_numpy(v) for key, v in tensors.items() if is_mtp(key)})
+    out = {}
+    for T in MTP_LENGTHS:
+        ids = torch.from_numpy(random_ids(name, T + MTP_STEPS, seed=T))
+        out[f"first_{T}"], out[f"later_{T}"] = (v.numpy() for v in module.logits(ids, MTP_STEPS, first=True))
+    return out
+
+
 @torch.no_grad()
 def main() -> None:
     torch.set_num_threads(1)
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    for name in sys.argv[1:] or SIZES:
+    mtp = "--mtp" in sys.argv
+    for name in [name for name in sys.argv[1:] if name != "--mtp"] or SIZES:
+        if mtp:
+            np.savez(DIRECTORY / f"{name}-mtp.npz", versions=np.array(versions), **drafts(name))
+            continue
         model = reference(name)
         out = {"versions": np.array(versions)}
         for T in LENGTHS:
