@@ -30,7 +30,7 @@ from nano.train import save, schedule
 
 STEP_WEIGHTS = (1.0, 0.5, 0.25)  # of the first, second and third token of a draft
 MIXTURE = 0.93  # progress of nano/data.py whose shares and lengths are used: some text, whole conversations
-LONGEST = 2048  # tokens; longer conversations are cut
+LONGEST = 1536  # tokens; longer conversations are cut
 WARM_UP = 12  # steps
 
 
@@ -109,6 +109,8 @@ def main() -> None:
         batch = torch.from_numpy(ids), torch.from_numpy(weight), torch.from_numpy(length)
         with quantised_view(mtp, True):
             loss, balance, figures = loss_of(mtp, trunk, batch)
+            if not figures:  # all of it was cut before the first answer
+                continue
             (loss + args.balance * balance).backward()
         torch.nn.utils.clip_grad_norm_(mtp.parameters(), 1.0)
         optimiser.step(schedule(progress, step, args.decay, WARM_UP))
