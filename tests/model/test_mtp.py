@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from a3b.errors import UsageError
-from a3b.kernels import KV_TYPES, PAGE_LEN, _native
+from a3b.kernels import KV_TYPES, MAX_DRAFTED, PAGE_LEN, _native
 from a3b.model.state import SEGMENT_LEN, State
 from tests.support.random_model import random_ids, random_model
 from tests.support.random_tiles import SIZES, tiled_model
@@ -87,6 +87,20 @@ def test_a_restored_state_and_a_fork_guess_as_the_one_that_was_kept(num: int):
         np.testing.assert_array_equal(guesses(m, again, [5, 6, 7]), expected)
     m.forward(ids_of("one", 5), fork)
     np.testing.assert_array_equal(guesses(m, fork, [8]), guesses(m, state, [8]))
+
+
+@pytest.mark.parametrize("sure", [1, 31, 32, 33, 100])
+def test_steps_with_as_many_drafts_as_may_be_are_noted_whole(sure: int):
+    m, ids = model("one"), random_ids("one", 600, 7)
+    state, expected, done = m.new_state(), m.new_state(), 0
+    for num_right in (0, MAX_DRAFTED, 5):
+        step = ids[done : done + sure + MAX_DRAFTED].copy()
+        step[sure + num_right :] = 0
+        m.forward_drafted([(step, state, MAX_DRAFTED)])
+        state.keep(num_right)
+        done += sure + num_right
+    m.forward(ids[:done], expected)
+    np.testing.assert_array_equal(guesses(m, state, [1, 2]), guesses(m, expected, [1, 2]))
 
 
 def test_guessing_changes_nothing_that_follows():

@@ -72,11 +72,11 @@ def read_snapshot(
     try:
         hidden = np.empty_like(state.hidden)
         read_state(file(node.id, "state"), node.id, node.state_sums, (state.conv, state.delta, hidden))
-        state.set_hidden(hidden[None])
     except Damaged as error:
         raise DamagedNode(error, None) from None
     with advancing([(state, node.num_tokens - state.num_tokens)]):
         pass
+    state.set_hidden(hidden)
     snapshot = state.snapshot()
     for row in chain:
         if row.num_tokens > num_shared * SEGMENT_LEN:

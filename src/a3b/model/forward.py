@@ -44,7 +44,7 @@ class Model:
         self.mtp = None if weights.mtp is None else MtpModule(k, config, weights, weights.mtp, kv)
 
     def new_state(self) -> State:
-        return State(self.config, self.kv, has_mtp=self.mtp is not None)
+        return State(self.config, self.kv, None if self.mtp is None else self.mtp.take_in)
 
     @overload
     def forward(
@@ -154,7 +154,7 @@ class Model:
                     raise Interrupted("the step was cancelled")
                 layer(h, spans, cos_sin)
             if self.mtp is not None:
-                self.mtp.follow(joined_ids, h, spans, cos_sin)
+                self.mtp.follow(joined_ids, h, spans)
         return h
 
     def _checked(self, ids: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@
     guess of x_(t+1) = m_t · lm_headᵀ;  for the guess after that, m_t stands for h_t
 
 h is what the model's head sees, after the final norm; h_(-1) is 0. What attention needs of u_t are keys and values at
-position t, so following a sequence costs fc and two projections a token; the layer is computed for guesses alone, whose
-keys and values lie behind the sequence, where its next tokens are written.
+position t, so following a sequence costs fc and two projections a token, for many tokens together; the layer is
+computed for guesses alone, whose keys and values lie behind the sequence, where its next tokens are written.
 No answer depends on any of this. Source: `qwen3_5_mtp.py` of vLLM; llama.cpp places u_t at t too. Enter at `MtpModule`.
 """
 
@@ -23,6 +23,7 @@ from a3b.model.draft_vocabulary import frequent_ids
 from a3b.model.layers import Attention, Span, bind_mlp
 from a3b.model.rope import Rope
 from a3b.model.state import State
+from a3b.model.trail import LATEST
 from a3b.model.weights import AttentionWeights, ModelWeights, MtpWeights
 
 
@@ -43,7 +44,7 @@ class MtpModule:
         parts = [("MTP k_proj", layer.mixer.k_proj), ("MTP v_proj", layer.mixer.v_proj)]
         self._project_kv = k.bind_linear(parts, a.D, layer.input_norm, eps)
         self.mlp = bind_mlp(k, config, layer.mlp, layer.post_norm)
-        self.norm, self._final_norm = k.bind_norm(mtp.norm, eps), k.bind_norm(weights.norm, eps)
+        self.norm, self.final_norm = k.bind_norm(mtp.norm, eps), k.bind_norm(weights.norm, eps)
         self._rope = Rope(config.rope)
         is_mapped = not isinstance(weights.lm_head, np.ndarray | Tiles)  # decoded at each use, so nothing is gained
         frequent = None if is_mapped else frequent_ids(config.vocab_size)
@@ -60,21 +61,36 @@ class MtpModule:
             matrix = rows_of(matrix, ids)
         return DraftHead(self._k.bind_linear([("lm_head", matrix)], matrix.shape[1]), ids)
 
-    def follow(
-        self, ids: np.ndarray, h: np.ndarray, spans: Sequence[Span], cos_sin: tuple[np.ndarray, np.ndarray]
-    ) -> None:
-        """Keys and values of a step's tokens. h float32 [T, D]: the model's rows before its final norm."""
-        hidden = self._final_norm(h)
-        before = np.empty_like(hidden)
+    def follow(self, ids: np.ndarray, h: np.ndarray, spans: Sequence[Span]) -> None:
+        """Note a step's tokens, or take them in if they are many. h float32 [T, D]: the model's rows before its final
+        norm."""
         for span in spans:
-            before[span.rows.start] = span.state.hidden
-            before[span.rows.start + 1 : span.rows.stop] = hidden[span.rows.start : span.rows.stop - 1]
-            span.state.set_hidden(hidden[span.rows.stop - 1 - span.num_drafted : span.rows.stop])
-        kv = self._project_kv(self.joined(ids, before))
-        cos, sin = cos_sin
-        for span in spans:
-            segments, rows = span.state.segments(self.attention.index), span.rows
-            self.attention.attend.store(kv[rows], cos[rows], sin[rows], segments, span.state.num_tokens)
+            state, num_sure = span.state, span.rows.stop - span.rows.start - span.num_drafted
+            if (trail := state.trail) is None:
+                continue
+            own_ids, rows, num = ids[span.rows], h[span.rows], state.num_tokens
+            if trail.is_long(num) or num_sure > LATEST:
+                self.take_in(state)
+            if num_sure > LATEST:
+                self._store(state, own_ids[:num_sure], np.concatenate((state.hidden[None], rows[: num_sure - 1])))
+                num += num_sure
+                trail.restart(num, rows[num_sure - 1])
+                own_ids, rows = own_ids[num_sure:], rows[num_sure:]
+            trail.note(num, own_ids, rows)
+
+    def take_in(self, state: State) -> None:
+        """Store keys and values of the tokens on a state's trail."""
+        if state.trail is not None and state.trail.start < state.num_tokens:
+            self._store(state, *state.trail.pairs(state.num_tokens))
+            state.trail.restart(state.num_tokens, state.hidden)
+
+    def _store(self, state: State, ids: np.ndarray, before: np.ndarray) -> None:
+        """Keys and values of the tokens behind those that were taken in. before: the model's rows of the tokens before
+        them."""
+        start = state.trail.start if state.trail is not None else 0
+        kv = self._project_kv(self.joined(ids, self.final_norm(before)))
+        cos, sin = self._rope(np.arange(start, start + len(ids)))
+        self.attention.attend.store(kv, cos, sin, state.segments(self.attention.index), start)
 
     def joined(self, ids: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """Tokens [T] and the hidden states before them, float32 [T, D] -> u float32 [T, D]."""
@@ -119,7 +135,8 @@ class DraftChain:
 
     def __init__(self, module: MtpModule, state: State):
         self._module, self._state = module, state
-        self._hidden, self._position = state.hidden, state.num_tokens
+        module.take_in(state)
+        self._hidden, self._position = module.final_norm(state.hidden[None])[0], state.num_tokens
 
     def add(self, token: int) -> None:
         """Read the next token."""

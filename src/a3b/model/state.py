@@ -9,12 +9,12 @@ over them; of convolution and delta rule the state holds what the layers were fe
 them a part of the sequence, and the next step takes that in.
 
 Where the model has an MTP module, the state also holds what that needs: keys and values of one more layer, and the
-hidden state of the last token. Enter at `State`.
+hidden state of the last token; the latest tokens are on its trail until the module takes them in. Enter at `State`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ import numpy as np
 from a3b.errors import UsageError
 from a3b.kernels.kv import PAGE_LEN, page_bytes
 from a3b.model.config import ModelConfig
+from a3b.model.trail import Trail
 
 SEGMENT_PAGES = 16  # pages allocated together; memory is touched, and so used, page by page
 SEGMENT_LEN = SEGMENT_PAGES * PAGE_LEN
@@ -62,20 +63,20 @@ class Snapshot:
 class State:
     """What the next token needs of all tokens before it: one sequence, one writer at a time."""
 
-    def __init__(self, config: ModelConfig, kv: str, has_mtp: bool = False):
-        """An empty state. kv: how keys and values are stored, one of a3b.kernels.kv.KV_TYPES. has_mtp: with room for
-        what an MTP module needs."""
+    def __init__(self, config: ModelConfig, kv: str, take_in: Callable[[State], None] | None = None):
+        """An empty state. kv: how keys and values are stored, one of a3b.kernels.kv.KV_TYPES. take_in: what the MTP
+        module does with the trail, where there is one."""
         num_delta = config.layer_types.count("linear_attention")
         a = config.axes
         self.num_tokens, self.kv = 0, kv
         self.conv = np.zeros((num_delta, a.conv_len - 1, a.C), np.float32)  # latest inputs, oldest first
         self.delta = np.zeros((num_delta, a.Hv, a.Dk, a.Dv), np.float32)
-        pages = (config.num_layers - num_delta + has_mtp, SEGMENT_PAGES, a.Hkv)
+        pages = (config.num_layers - num_delta + (take_in is not None), SEGMENT_PAGES, a.Hkv)
         self._segment_shapes = tuple((*pages, num) for num in page_bytes(kv, a.Dh))
         self._fed = np.empty((num_delta, 0, a.C + 2 * a.Hv), np.float32)  # of drafted tokens, as for DeltaOp's `taken`
         self._num_taken = self._num_drafted = 0  # of these: kept, and to be taken in; not kept so far
-        # of the last token that the last step read as no draft, and of each draft; how many of these were kept
-        self._hidden, self._num_kept = np.zeros((1, config.hidden_size if has_mtp else 0), np.float32), 0
+        self._take_in = take_in
+        self.trail = None if take_in is None else Trail(config.hidden_size)
         self._segments: list[Segment] = []
         self._owns_last = True  # False: the last segment is shared and is copied before it is written
         self._is_torn = False
@@ -85,6 +86,7 @@ class State:
 
         Raises UsageError if drafted tokens were kept since the last step; `Model.settle` takes them in."""
         self._refuse_unsettled()
+        self._end_trail()
         conv, delta, hidden = self.conv.copy(), self.delta.copy(), self.hidden.copy()
         conv.flags.writeable = delta.flags.writeable = hidden.flags.writeable = False
         return Snapshot(self.num_tokens, conv, delta, hidden, tuple(self._segments), self.kv)
@@ -106,20 +108,22 @@ class State:
             raise UsageError(f"snapshot: shapes {found}; expected {shapes}; it belongs to a model of other sizes")
         self.conv[...] = snapshot.conv
         self.delta[...] = snapshot.delta
-        self._hidden, self._num_kept = snapshot.hidden[None], 0
         self._segments = list(snapshot.segments)
         self._owns_last = False
         self.num_tokens = snapshot.num_tokens
+        self.set_hidden(snapshot.hidden)
         self._num_taken = self._num_drafted = 0
         self._is_torn = False
 
     def fork(self) -> State:
         """An independent state that starts where this one is. Raises UsageError as `snapshot` does."""
         self._refuse_unsettled()
+        self._end_trail()
         child = object.__new__(State)
         child.num_tokens, child.kv = self.num_tokens, self.kv
         child.conv, child.delta = self.conv.copy(), self.delta.copy()
-        child._hidden, child._num_kept = self.hidden[None].copy(), 0
+        child._take_in, child.trail = self._take_in, None if self.trail is None else Trail(len(self.hidden))
+        child.set_hidden(self.hidden)
         child._fed, child._num_taken, child._num_drafted = self._fed[:, :0].copy(), 0, 0
         child._segment_shapes, child._segments = self._segment_shapes, list(self._segments)
         child._owns_last, child._is_torn = False, False
@@ -128,7 +132,7 @@ class State:
     @property
     def num_bytes(self) -> int:
         """Bytes allocated for arrays; pages that were never written take address space, not memory."""
-        own = self.conv.nbytes + self.delta.nbytes + self._fed.nbytes + self._hidden.nbytes
+        own = self.conv.nbytes + self.delta.nbytes + self._fed.nbytes + (self.trail.num_bytes if self.trail else 0)
         return own + sum(s.keys.nbytes + s.values.nbytes for s in self._segments)
 
     def segments(self, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -147,18 +151,21 @@ class State:
             raise UsageError(f"keep: {num} drafted tokens; expected 0 to {self._num_drafted}")
         self.num_tokens += num
         self._num_taken += num
-        self._num_kept += num
         self._num_drafted -= num
 
     @property
     def hidden(self) -> np.ndarray:
-        """What the MTP module takes of the last token: float32 [D], zeros before the first; [0] without one."""
-        hidden: np.ndarray = self._hidden[self._num_kept if self._hidden.size else 0]
-        return hidden
+        """What the MTP module needs of the last token: float32 [D], zeros before the first; [0] without one."""
+        return np.empty(0, np.float32) if self.trail is None else self.trail.hidden(self.num_tokens)
 
-    def set_hidden(self, rows: np.ndarray) -> None:
-        """Note the hidden states of a step: float32 [1 + n, D], of its last token that is no draft and of n drafts."""
-        self._hidden, self._num_kept = rows.copy(), 0
+    def set_hidden(self, hidden: np.ndarray) -> None:
+        """Note that of the last token, the MTP module having taken in all."""
+        if self.trail is not None:
+            self.trail.restart(self.num_tokens, hidden)
+
+    def _end_trail(self) -> None:
+        if self._take_in is not None:
+            self._take_in(self)
 
     def reserve_ahead(self, num: int) -> None:
         """Make room for keys and values of so many positions behind the sequence, which the next step writes over."""
