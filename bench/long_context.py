@@ -407,7 +407,7 @@ def fitted(steps: dict[str, dict[str, Any]], pair: int) -> tuple[float, float]:
     """(processor seconds of a token at depth 0, of an operation of attention), from the pieces that were read in q8.
 
     pair: operations of a token with one before it."""
-    rows = [s for name, s in steps.items() if name.startswith("read ") and " to " in name and s["tokens"] > LAST]
+    rows = [s for name, s in steps.items() if _is_piece(name) and s["tokens"] > LAST]
     x = np.array([[1.0, pair * s["depth"]] for s in rows])
     y = np.array([s["cpu_s"] / s["tokens"] for s in rows])
     found = np.linalg.lstsq(x, y, rcond=None)[0] if len(rows) > 1 else np.array([float("nan")] * 2)
@@ -419,13 +419,13 @@ def table(log: Log, config: ModelConfig) -> list[str]:
     steps, machine = log.steps, log.steps["machine"]
     pair = attention_operations(config, 1)
     base, each = fitted(steps, pair)
-    read = max((s["depth"] + s["tokens"] // 2 for name, s in steps.items() if name.startswith("read ")), default=0)
+    read = max((s["depth"] + s["tokens"] // 2 for name, s in steps.items() if _is_piece(name)), default=0)
     out = [
         "# Long context at the full width",
         "",
         f"`python -m bench.long_context DIR`, {machine['at']}, {machine['threads']} threads, {machine['isa']}; random "
-        f"weights of 35b-a3b, {LAYERS} layers, {machine['weights_bytes'] / 1e9:.2f} GB. Positions really read so far: "
-        f"{read:,} of 262,144. Times are of the processor, all threads together.",
+        f"weights of 35b-a3b, {LAYERS} layers, {machine['weights_bytes'] / 1e9:.2f} GB. Positions really read: {read:,} of "
+        "262,144. Times are of the processor, all threads together.",
         "",
         f"A token takes {1e3 * base:.2f} ms of processor time at depth 0, and {pair * each * 1e6:.3f} µs more for each "
         f"token before it: attention computes {1e-9 / each:.0f} GOP/s a core.",
@@ -438,7 +438,7 @@ def table(log: Log, config: ModelConfig) -> list[str]:
         kv_type = next((kind for kind in kv.KV_TYPES if kind in rest.split()), "")
         if what not in ("read", "placed") or not kv_type or "tokens" not in s or name.endswith(" placed"):
             continue
-        if what == "read" and " to " in name and s["tokens"] > LAST and not _is_shown(s["depth"] + s["tokens"] // 2):
+        if _is_piece(name) and s["tokens"] > LAST and not _is_shown(s["depth"] + s["tokens"] // 2):
             continue
         decoding = name.endswith("decoded")
         end = s["depth"] + s["tokens"] // 2
@@ -467,6 +467,10 @@ def table(log: Log, config: ModelConfig) -> list[str]:
                 f"byte, {DECODED} decoded tokens and the last logits the same; digest {s['digest']}"
             )
     return out
+
+
+def _is_piece(name: str) -> bool:
+    return name.startswith("read ") and " to " in name
 
 
 def _is_shown(stop: int) -> bool:
