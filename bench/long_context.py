@@ -424,8 +424,8 @@ def table(log: Log, config: ModelConfig) -> list[str]:
         "# Long context at the full width",
         "",
         f"`python -m bench.long_context DIR`, {machine['at']}, {machine['threads']} threads, {machine['isa']}; random "
-        f"weights of 35b-a3b, {LAYERS} layers, {machine['weights_bytes'] / 1e9:.2f} GB. Positions really read: {read:,} "
-        "of 262,144. Times are of the processor, all threads together.",
+        f"weights of 35b-a3b, {LAYERS} layers, {machine['weights_bytes'] / 1e9:.2f} GB. Positions really read: "
+        f"{read:,} of 262,144. Times are of the processor, all threads together.",
         "",
         f"A token takes {1e3 * base:.2f} ms of processor time at depth 0, and {pair * each * 1e6:.3f} µs more for each "
         f"token before it: attention computes {1e-9 / each:.0f} GOP/s a core.",
