@@ -57,6 +57,15 @@ def test_the_name_of_a_file_counts_and_the_same_bytes_in_gguf_are_other_weights(
     assert len({identity(b"w"), identity(b"w", "other.safetensors"), identity(b"w", "model.gguf")}) == 3
 
 
+def test_a_file_of_the_mtp_module_counts_where_states_hold_what_it_needs(tmp_path):
+    config = read_config(nano_directory())
+    (tmp_path / "model.safetensors").write_bytes(b"w")
+    before = [cache_identity(config, tmp_path, "q8", "avx2", mtp=mtp) for mtp in (False, True)]
+    (tmp_path / "mtp.safetensors").write_bytes(b"m")
+    after = [cache_identity(config, tmp_path, "q8", "avx2", mtp=mtp) for mtp in (False, True)]
+    assert after[0] == before[0] and len({*before, *after}) == 3
+
+
 def test_each_scaling_of_positions_has_states_of_its_own():
     """Native, YaRN 2 and 4 by the context, and other constants in config.json; equal ones share theirs."""
     native = read_config(nano_directory())

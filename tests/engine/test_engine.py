@@ -12,13 +12,13 @@ import pytest
 from a3b.commands.dialogue import Dialogue
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.local import TERMINAL, local_service
-from a3b.engine.sampler import Sampler
 from a3b.errors import ContextError, TokenizerError, UsageError
 from a3b.interface.events import Finished, Reading, Started, TextDelta, ThinkingDelta, assistant_message, merge_events
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.prompt.chat_template import prompt_text
 from a3b.prompt.segments import Control, Replay, Text, ends_in_thinking
+from tests.support.written_answers import write
 
 GREEDY = {"temperature": 0.0, "max_tokens": 48}
 
@@ -214,8 +214,7 @@ def forced(monkeypatch, engine, text: str, *controls: str) -> None:
         for p in pieces
         for t in ([engine.tokenizer.control_id(p)] if p in controls else engine.tokenizer.encode_text(p))
     ]
-    queue = iter(ids)
-    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
+    write(monkeypatch, ids)
 
 
 def test_an_answer_that_ends_inside_a_call_is_not_said_to_be_one(engine, monkeypatch, service):
@@ -256,8 +255,7 @@ def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engi
         *engine.tokenizer.encode_text("a"),
         *half,
     ]
-    queue = iter(ids)
-    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
+    write(monkeypatch, ids)
     finished = ask(service, user("go"), sampling={"max_tokens": len(ids), "stop": ("a\ufffd",)})[-1]
     assert (finished.reason, finished.stop_string) == ("stop", "a\ufffd")
 
@@ -265,8 +263,7 @@ def test_a_stop_string_that_only_the_end_of_the_output_shows_ends_with_stop(engi
 def test_half_a_character_before_a_control_token_stays_in_its_channel(engine, monkeypatch, service):
     encode, half = engine.tokenizer.encode_text, engine.tokenizer.encode_text("🙂")[:1]
     close, end = map(engine.tokenizer.control_id, ("</think>", "<|im_end|>"))
-    queue = iter([*encode("hm"), *half, close, *encode("ok"), end])
-    monkeypatch.setattr(Sampler, "sample", lambda self, logits, counts, position, allowed=None: next(queue))
+    write(monkeypatch, [*encode("hm"), *half, close, *encode("ok"), end])
     message = assistant_message(ask(service, user("go"), sampling={"max_tokens": 50}))
     assert (message["reasoning_content"], message["content"]) == ("hm\ufffd", "ok")
 

@@ -12,12 +12,12 @@ import pytest
 from a3b.engine import service as service_module
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Generation
-from a3b.engine.sampler import Sampler
 from a3b.interface.events import Finished, TextDelta, assistant_message
 from a3b.interface.request import Request
 from a3b.interface.sampling_params import SamplingParams
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support.traced_server import GREEDY, TOOL, Server, bare, cold, user
+from tests.support.written_answers import write
 
 pytestmark = pytest.mark.slow  # computes for seconds
 
@@ -50,9 +50,7 @@ def scripted(engine: Engine, monkeypatch, thinking: str | None, text: str) -> No
     encode = engine.tokenizer.encode_text
     close, end = (engine.tokenizer.control_id(name) for name in ("</think>", "<|im_end|>"))
     opening = [] if thinking is None else [*encode_each(engine, f"{thinking}\n"), close, *encode("\n\n")]
-    script = iter([*opening, *encode_each(engine, text), end])
-    sample = Sampler.sample
-    monkeypatch.setattr(Sampler, "sample", lambda *args: next(script, None) or sample(*args))
+    write(monkeypatch, [*opening, *encode_each(engine, text), end])
 
 
 def encode_each(engine: Engine, text: str) -> list[int]:
@@ -381,9 +379,7 @@ def test_two_calls_of_one_turn_with_a_result_between_them_are_replayed_as_one(en
         ask, control = user(CALL), engine.tokenizer.control_id
         text = [[control("<tool_call>"), *encode_each(engine, body), control("</tool_call>")] for body in BODIES]
         thinking = [*encode_each(engine, "both\n"), control("</think>"), *encode_each(engine, "\n\n")]
-        script = iter([*thinking, *text[0], *encode_each(engine, "\n"), *text[1], control("<|im_end|>")])
-        sample = Sampler.sample
-        monkeypatch.setattr(Sampler, "sample", lambda *args: next(script, None) or sample(*args))
+        write(monkeypatch, [*thinking, *text[0], *encode_each(engine, "\n"), *text[1], control("<|im_end|>")])
         message, _ = server.ask([ask], tools=[TOOL], sampling={**GREEDY, "max_tokens": 400})
         calls = message["tool_calls"]
         results = [

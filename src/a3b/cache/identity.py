@@ -16,6 +16,7 @@ import numpy as np
 
 from a3b.errors import CheckpointError
 from a3b.files import open_regular
+from a3b.formats.checkpoint import ADDED
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.kernels.kv import PAGE_LEN
 from a3b.model.config import ModelConfig
@@ -78,7 +79,8 @@ def _weights(directory: Path, mtp: bool) -> list[bytes]:
         used = [t for t in manifest.tensors.values() if mtp or not is_mtp(t.name)]
         tensors = {t.name: [t.format, t.shape, manifest.checksums[t.name]] for t in used}
         return [json.dumps({"tensors": tensors, "tiled_v_heads": manifest.tiled_v_heads}, sort_keys=True).encode()]
-    files = sorted(path for pattern in ("*.safetensors", "*.gguf") for path in directory.glob(pattern))
+    found = sorted(path for pattern in ("*.safetensors", "*.gguf") for path in directory.glob(pattern))
+    files = [path for path in found if mtp or path.name != ADDED]
     if not files:
         raise CheckpointError(f"{directory}: no weights (*.safetensors); download the complete model")
     try:
