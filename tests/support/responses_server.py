@@ -106,3 +106,9 @@ def client_of() -> Iterator[openai.OpenAI]:
     with served(app) as url, openai.OpenAI(base_url=url + "/v1", api_key="alice", max_retries=0) as client:
         client.choose = service.choose
         yield client
+
+
+def refused(body):
+    """(status, error) of a refusal."""
+    status, reply = Server().send({**ASK, **body})
+    return status, reply.get("error")
