@@ -134,6 +134,7 @@ def conduct(
 def resume_command(args: Namespace, kind: str, path: Path) -> str:
     """The command that goes on with a run, or a test of policies: with the model and the endpoint that were named."""
     named = {"--model": args.named, "--base-url": args.base_url, "--port": args.port, "--context": args.context}
+    named["--api-key-file"] = args.api_key_file
     given = [word for option, value in named.items() if value is not None for word in (option, str(value))]
     return printable(shlex.join(["a3b", "eval", kind, "--resume", str(path), *given]))
 

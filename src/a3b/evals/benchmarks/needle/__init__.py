@@ -87,7 +87,8 @@ class NeedleGrid:
 
     def cells(self) -> Iterator[tuple[str, Cell, int]]:
         """(id, cell, number) of every case. The first ones of all cells come first, so that --limit cuts evenly; depths
-        from the end of a text to its beginning, so that a prefix cache serves the next."""
+        from the end of a text to its beginning, so that a cache of prefixes of any length serves the next. a3b's has
+        those that end with a turn, and reads each text anew."""
         for number in range(self.each):
             for kind in self.kinds:
                 for length in self.lengths:
