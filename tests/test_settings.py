@@ -16,6 +16,7 @@ DEFAULTS = {
     "threads": None,
     "isa": None,
     "kv": "q8",
+    "drafts": "auto",
     "home": "~/.cache/a3b",
     "cache": None,
     "host": "127.0.0.1",

@@ -43,7 +43,8 @@ def engine_for(context: int | None) -> Engine:
 @contextmanager
 def serving(engine: Engine, directory: Path):
     """A service over sessions on disk."""
-    identity = cache_identity(engine.config, nano_directory(), engine.model.kv, engine.model.isa)
+    model = engine.model
+    identity = cache_identity(engine.config, nano_directory(), model.kv, model.isa, mtp=model.mtp is not None)
     with Store(directory) as store:
         service = local_service(engine, store=store, identity=identity)
         try:
@@ -83,9 +84,9 @@ def test_a_server_says_how_many_conversations_were_read_otherwise(tmp_path):
     ask(native, tmp_path)
     with Store(tmp_path) as store:
         for engine, lines in ((scaled, 1), (native, 0)):
-            found = list(read_otherwise(engine.config, nano_directory(), engine.model.kv, engine.model.isa, store))
+            found = list(read_otherwise(engine, nano_directory(), store))
             assert len(found) == lines
-        (line,) = read_otherwise(scaled.config, nano_directory(), "q8", scaled.model.isa, store)
+        (line,) = read_otherwise(scaled, nano_directory(), store)
         assert line.startswith("1 conversation on disk: read with native positions") and SAID in line
 
 
