@@ -33,10 +33,11 @@ from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
 from a3b.model.mtp import MtpModule
 from a3b.model.tensor_names import BY_ROLE, is_mtp
-from bench.drafts import MakeDrafters, Subject, compared
+from bench.drafts import UNCOUNTED, MakeDrafters, Subject, compared
 
 PUBLISHED = {"code": (0.88, 0.82, 0.71), "prose": (0.65, 0.60, 0.55)}  # of drafted tokens, by the length of drafts
 MOST_DRAFTS = 7
+USUAL = 6  # of BUCKETS: guesses that are right four times of five
 
 
 def by_place(shares: Sequence[float]) -> list[float]:
@@ -63,8 +64,9 @@ class Replayed(MtpGuesses):
         truth = self._job.generation.dictated  # type: ignore[attr-defined]
         is_right = place < len(truth) and self._rng.random() < self._rates[asked.place]
         token = truth[place] if is_right else (truth[min(place, len(truth) - 1)] + 1) % 50_000
-        self._asked[-1] = asked._replace(token=token, bucket=asked.place)
-        return Guess(token, self._odds.by_probability.of(asked.place), "mtp")
+        bucket = USUAL - asked.place  # one for each place: what the module thinks of its noise means nothing
+        self._asked[-1] = asked._replace(token=token, bucket=bucket)
+        return Guess(token, self._odds.by_probability.of(bucket), "mtp")
 
 
 def replaying(module: MtpModule, rates: Sequence[float]) -> MakeDrafters:
@@ -157,6 +159,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--only", choices=("steps", "guess", "replay", "alike"))
     args = parser.parse_args()
+    if args.tokens <= UNCOUNTED:
+        parser.error(f"--tokens {args.tokens}: expected more than the {UNCOUNTED} that are not counted")
     engine = Engine.load(args.model)
     model, module = engine.model, engine.model.mtp
     if module is None:

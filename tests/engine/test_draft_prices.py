@@ -10,10 +10,14 @@ from collections.abc import Callable
 import pytest
 
 from a3b.engine.draft_prices import (
+    FEW,
     FIRST_PRICE,
     LEAST_PRICE,
     PLAIN_AT_ONCE,
     PLAIN_EVERY,
+    RETRY,
+    RETRY_FEW,
+    RETRY_PRICE,
     Balance,
     Effort,
     Odds,
@@ -115,8 +119,13 @@ def test_answers_that_copy_come_faster(num_answers: int, least: float):
     assert plain / with_drafts > least and max(sizes) > 4
 
 
-def test_where_drafts_cost_as_much_as_steps_nothing_is_drafted():
-    *_, sizes = simulated(1, 600, lambda _, one: len(one.sampled) % 50, 1.0)
+def test_where_drafts_cost_as_much_as_steps_nothing_is_lost():
+    with_drafts, plain, _ = simulated(1, 600, lambda _, one: len(one.sampled) % 50, 1.0)
+    assert with_drafts <= 1.02 * plain
+
+
+def test_where_drafts_cost_twice_as_much_as_steps_nothing_is_drafted():
+    *_, sizes = simulated(1, 600, lambda _, one: len(one.sampled) % 50, 2.0)
     assert sum(sizes) <= 0.05 * len(sizes)
 
 
@@ -145,6 +154,28 @@ def drafted_for_long() -> StepCosts:
         costs.note(1, 2, 1.4)
     assert costs.prices(1).token == math.inf
     return costs
+
+
+@pytest.mark.parametrize(("measures", "steps"), [(1, RETRY_FEW), (FEW, RETRY)])
+def test_a_price_that_was_measured_in_a_bad_moment_is_tried_again(measures: int, steps: int):
+    costs = StepCosts()
+    for _ in range(PLAIN_AT_ONCE):
+        costs.note(1, 0, 1.0)
+    for _ in range(measures):
+        costs.note(1, 1, 9.0)
+    for _ in range(steps):
+        assert costs.prices(1).token == pytest.approx(8.0), "nothing is worth that"
+        costs.note(1, 0, 1.0)
+    assert costs.prices(1).token == RETRY_PRICE
+
+
+def test_prices_do_not_change_where_the_whole_machine_is_slower():
+    costs = StepCosts()
+    for slowness in (1.0, 2.0):
+        for _ in range(9):
+            costs.note(1, 0, slowness)
+        costs.note(1, 1, 1.3 * slowness)
+        assert costs.prices(1).token == pytest.approx(0.3)
 
 
 def test_a_step_without_drafts_is_measured_again_now_and_then():

@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from a3b.cache.disk_store import Store
+from a3b.cache.prefix_cache import PrefixCache
 from a3b.errors import UsageError
 from a3b.kernels import KV_TYPES, MAX_DRAFTED, PAGE_LEN, _native
 from a3b.model.state import SEGMENT_LEN, State
@@ -101,6 +103,22 @@ def test_steps_with_as_many_drafts_as_may_be_are_noted_whole(sure: int):
         done += sure + num_right
     m.forward(ids[:done], expected)
     np.testing.assert_array_equal(guesses(m, state, [1, 2]), guesses(m, expected, [1, 2]))
+
+
+@pytest.mark.parametrize("num", [3, PAGE_LEN, 100, SEGMENT_LEN + 1])
+def test_a_state_that_was_read_from_disk_guesses_as_the_one_that_was_stored(tmp_path, num: int):
+    m, ids = model("one"), ids_of("one", SEGMENT_LEN + 1)[:num]
+    state = m.new_state()
+    m.forward(ids[: num // 2], state)
+    for i in range(num // 2, num):  # one by one: the latest are not taken in yet
+        m.forward(ids[i : i + 1], state)
+    with Store(tmp_path) as store:
+        PrefixCache(b"a", m.new_state, 1 << 30, store).add("", ids.tolist(), state.snapshot(), "end")
+        assert store.flush()
+    with Store(tmp_path) as store:
+        found = PrefixCache(b"a", m.new_state, 1 << 30, store).sync("", [*ids.tolist(), 1])
+    assert found.reused == num
+    np.testing.assert_array_equal(guesses(m, found.state, [5, 6, 7]), guesses(m, state, [5, 6, 7]))
 
 
 def test_guessing_changes_nothing_that_follows():

@@ -12,10 +12,18 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-PLAIN_STEPS, DRAFTED_STEPS = 5, 17  # that a measure is the median of: a busy neighbour disturbs some of them
+PLAIN_STEPS, DRAFTED_STEPS, GUESSES = (
+    5,
+    17,
+    7,
+)  # that a measure is the median of: a busy neighbour disturbs some of them
 PLAIN_EVERY = 48  # steps with drafts after which one without is measured again ...
 PLAIN_AT_ONCE = 3  # ... or several: before anything is known, and where it took another time than expected
 CHANGED = 0.15  # by this share
+FEW = 5  # measures that one disturbed step may have spoilt
+# steps without drafts, times answers, after which a lower price is tried: of few measures, and of more
+RETRY_FEW, RETRY = 256, 1024
+RETRY_PRICE = 0.8  # which only guesses that are next to certain are worth
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
 LEAST_PRICE = 0.05  # however the clock jumps
 FIRST_GUESS_PRICE = 0.06  # of the MTP module: a layer of forty, and a part of the head
@@ -33,23 +41,26 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._plain: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=PLAIN_STEPS))
-        self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))  # for a drafted token
+        # what a drafted token adds, in steps without drafts
+        self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))
         self._num_since_plain: dict[int, int] = defaultdict(int)
+        self._num_since_drafted: dict[int, int] = defaultdict(int)
         self._num_due: dict[int, int] = defaultdict(lambda: PLAIN_AT_ONCE)  # steps without drafts
-        self._guess: deque[float] = deque(maxlen=DRAFTED_STEPS)
-        self._guessing_s = 0.0  # since the last step
+        self._guess: deque[float] = deque(maxlen=GUESSES)
+        self.guessing_s = 0.0  # of the MTP module, since the last step
 
     def note(self, num_answers: int, num_drafted: int, seconds: float, drafting_s: float = 0.0) -> float:
         """A step of that many answers took so long, with that many drafted tokens in all; the seconds that it would
         have taken without. drafting_s: of them, for finding the drafts, with what the MTP module took."""
-        guessing_s, self._guessing_s = self._guessing_s, 0.0
+        guessing_s, self.guessing_s = self.guessing_s, 0.0
         if not num_drafted:
             self._note_plain(num_answers, seconds - drafting_s)
             return seconds - drafting_s
         self._num_since_plain[num_answers] += 1
+        self._num_since_drafted[num_answers] = 0
         if (plain := self.plain(num_answers)) is None:
             return seconds
-        self._extra[num_answers].append((seconds - guessing_s - plain) / num_drafted)
+        self._extra[num_answers].append((seconds - guessing_s - plain) / num_drafted / plain)
         return plain
 
     def _note_plain(self, num_answers: int, seconds: float) -> None:
@@ -59,11 +70,12 @@ class StepCosts:
             due[num_answers] = PLAIN_AT_ONCE - 1  # a neighbour came or left, or one step was disturbed
         self._plain[num_answers].append(seconds)
         self._num_since_plain[num_answers] = 0
+        self._num_since_drafted[num_answers] += 1
 
     def note_guess(self, num_tokens: int, seconds: float) -> None:
         """For a guess the MTP module read so many tokens, in so long."""
         self._guess.append(seconds / num_tokens)
-        self._guessing_s += seconds
+        self.guessing_s += seconds
 
     def plain(self, num_answers: int) -> float | None:
         """Seconds of a step without drafts, None if there was none."""
@@ -76,8 +88,13 @@ class StepCosts:
         is_due = self._num_due[num_answers] or self._num_since_plain[num_answers] >= PLAIN_EVERY
         if plain is None or plain <= 0 or is_due:
             return Prices(float("inf"), float("inf"))
-        token = max(LEAST_PRICE, num_answers * median(extra) / plain) if extra else FIRST_PRICE
-        guess = num_answers * median(self._guess) / plain if self._guess else FIRST_GUESS_PRICE
+        token = max(LEAST_PRICE, num_answers * median(extra)) if extra else FIRST_PRICE
+        # a price of a disturbed moment would keep drafts away, and so itself, for ever
+        patience = num_answers * (RETRY_FEW if extra and len(extra) < FEW else RETRY)
+        if self._num_since_drafted[num_answers] >= patience:
+            token = min(token, RETRY_PRICE)
+        # the first ones read weights from the disk
+        guess = num_answers * median(self._guess) / plain if len(self._guess) >= FEW else FIRST_GUESS_PRICE
         return Prices(token, guess)
 
 
@@ -104,7 +121,7 @@ class Balance:
 
 class Effort:
     """Whether looking for drafts is worth its time to an answer: it may take a small share of its steps, and more where
-    drafts are accepted."""
+    drafts are accepted. Guesses of the MTP module have a price, which `Balance` bounds, and do not count."""
 
     def __init__(self) -> None:
         self._tokens = FIRST_EFFORT

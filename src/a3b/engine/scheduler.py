@@ -333,7 +333,7 @@ class Scheduler:
             return []
         if not (most := most_drafts(run.job.generation)):
             return []
-        start, plain_s = time.perf_counter(), self.costs.plain(num_answers)
+        start, guessing_s, plain_s = time.perf_counter(), self.costs.guessing_s, self.costs.plain(num_answers)
         try:
             run.drafter = run.drafter or self._new_drafter(run.job)
             return proposed(run.drafter, Answer(run.job.generation, run.state, run.feed), most, prices)
@@ -343,7 +343,8 @@ class Scheduler:
             return []
         finally:
             if plain_s:
-                run.effort.pay(num_answers * (time.perf_counter() - start) / plain_s)
+                looking_s = time.perf_counter() - start - (self.costs.guessing_s - guessing_s)
+                run.effort.pay(num_answers * looking_s / plain_s)
 
     def _scored(self, run: _Run, ids: np.ndarray, others_wait: bool) -> np.ndarray:
         """Read a piece of a prompt and score its tokens; the logits of the last one."""
