@@ -164,12 +164,12 @@ def test_the_metrics_add_up_the_answers(eager: Any):
     before = numbers()
     _, drafts = answered(eager, "text", False)
     after = numbers()
-    for source in ("forced", "repeated"):
+    for source in ("forced", "repeated", "mtp"):
         for what in ("drafted", "accepted"):
             name = f"speculation_{source}_{what}_total"
             assert after[name] - before[name] == drafts["sources"].get(source, {}).get(what, 0)
     assert after["speculation_steps_total"] - before["speculation_steps_total"] == drafts["steps"]
-    accepted = sum(after[f"speculation_{source}_accepted_total"] for source in ("forced", "repeated"))
+    accepted = sum(after[f"speculation_{source}_accepted_total"] for source in ("forced", "repeated", "mtp"))
     assert after["speculation_tokens_per_step"] == pytest.approx(1 + accepted / after["speculation_steps_total"])
     gain = after["speculation_plain_seconds_total"] / after["decode_seconds_total"]
     assert after["speculation_gain"] == pytest.approx(gain)
