@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,23 +12,32 @@ import pytest
 
 from a3b.cache.disk_store import Store
 from a3b.engine import scheduler as scheduler_module
-from a3b.engine.draft_prices import Effort
+from a3b.engine.draft_prices import Balance, Effort, Prices, StepCosts
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.drafts import Draft
-from a3b.engine.engine import Engine
+from a3b.engine.engine import Engine, nano_directory
+from a3b.engine.mtp_guesses import MtpGuesses
+from a3b.engine.request_renderer import ServiceSettings
 from a3b.errors import LogitsError
+from a3b.formats.checkpoint import Checkpoint
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta
 from a3b.interface.request import Request
-from a3b.kernels import _native, kv
+from a3b.kernels import _native, kv, open_kernels
+from a3b.model.config_reader import config_from_dict
+from a3b.model.forward import Model
+from a3b.model.loader import load_weights
 from a3b.server.app import create_app
+from a3b.thinking.turn_memory import TurnMemory
+from tests.support import traced_server
 from tests.support.drafters import scripted, told
+from tests.support.random_model import NANO, config_dict, model_weights, random_tensors
 from tests.support.serving import ask
 from tests.support.traced_server import TOOL, Server, bare, user
 
 pytestmark = pytest.mark.slow  # computes for seconds
 
 ISAS = _native.isas()
-KINDS = ["right", "wrong", "first", "random", "special", "context"]
+KINDS = ["right", "wrong", "first", "random", "special", "context", "mtp", "beside mtp"]
 GREEDY = {"temperature": 0.0, "max_tokens": 60}
 DRAWN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 11, "max_tokens": 60}
 SECRET = [user("Think of two numbers from 0 to 999. Tell me only the first.")]
@@ -72,14 +82,26 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def asked_at_each_step(monkeypatch):
+def asked_and_read_at_each_step(monkeypatch):
     """Whatever that costs."""
     monkeypatch.setattr(Effort, "is_spent", False)
+    monkeypatch.setattr(StepCosts, "prices", lambda self, num_answers: Prices(0.01, 0.01))
+    monkeypatch.setattr(Balance, "affords", lambda self, paid: True)
+
+
+def engine(isa: str, kind: str = "") -> Engine:
+    """a3b-nano; for kinds with an MTP module, with one of random numbers."""
+    return loaded(isa, "mtp" in kind)
 
 
 @cache
-def engine(isa: str) -> Engine:
-    return Engine.load(isa=isa, threads=1)
+def loaded(isa: str, has_mtp: bool) -> Engine:
+    one = Engine.load(isa=isa, threads=1, mtp=False)
+    if not has_mtp:
+        return one
+    weights = load_weights(Checkpoint.open(nano_directory()), one.config)
+    module = model_weights(config_from_dict(config_dict(NANO)), random_tensors(NANO, 1, mtp=True)).mtp
+    return replace(one, model=Model(one.config, replace(weights, mtp=module), open_kernels(isa, 1), one.model.kv))
 
 
 def special(one: Engine) -> list[int]:
@@ -114,19 +136,37 @@ def drafting(isa: str, cases, kind: str, made: list, **options) -> Server:
     for case in cases:
         line = plain(isa, case)[1]
         known.setdefault(tuple(line["prompt"]), []).append(line["sampled"])
-    one = engine(isa)
+    one = engine(isa, kind)
     return Server(one, drafter=drafter_of(one, known, kind, made), **options)
 
 
 def drafter_of(one: Engine, known: dict, kind: str, made: list):
     if kind == "context":
         return lambda job: made.append(ContextDrafter(job.ids)) or made[-1]
+    if kind == "mtp":
+        return lambda job: made.append(ContextDrafter(job.ids, None, MtpGuesses(one.model.mtp, job.ids))) or made[-1]
+    if kind == "beside mtp":
+        others: list = []
+        make = scripted(known, "random", one.tokenizer.num_tokens, special(one), others)
+        return lambda job: made.append(Beside(make(job), one, job)) or made[-1]
     return scripted(known, kind, one.tokenizer.num_tokens, special(one), made)
+
+
+class Beside:
+    """Drafts that are right now and then, while the MTP module guesses others that are not read."""
+
+    def __init__(self, drafter, one: Engine, job):
+        self.drafter, self.asked = drafter, ContextDrafter(job.ids, None, MtpGuesses(one.model.mtp, job.ids))
+
+    def propose(self, answer, most, prices):
+        self.asked.propose(answer, most, prices)
+        return self.drafter.propose(answer, most, prices)
 
 
 @pytest.mark.parametrize(
     ("isa", "kind"),
-    [(ISAS[0], kind) for kind in KINDS] + [(isa, kind) for isa in ISAS[1:] for kind in ("random", "special")],
+    [(ISAS[0], kind) for kind in KINDS]
+    + [(isa, kind) for isa in ISAS[1:] for kind in ("random", "special", "beside mtp")],
 )
 def test_drafts_change_nothing_that_a_client_is_told_nor_what_is_stored(isa: str, kind: str):
     for case, request in CASES.items():
@@ -175,16 +215,16 @@ def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(kind: str
     with Server(engine(isa)) as server:
         expected = talk(server)
     known = {tuple(line["prompt"]): [line["sampled"]] for line in expected}
-    one, made = engine(isa), []
+    one, made = engine(isa, kind), []
     with Server(one, drafter=drafter_of(one, known, kind, made), verify_every=1) as server:
         assert talk(server) == expected
         assert server.scheduler.num_verified == 3 and server.scheduler.num_wrong == 0
 
 
-@pytest.mark.parametrize("kind", ["right", "random", "context"])
+@pytest.mark.parametrize("kind", ["right", "random", "context", "beside mtp"])
 def test_several_answers_to_a_prompt_are_those_without_drafts(kind: str):
     body = {"messages": SECRET, "temperature": 1.2, "seed": 7, "max_tokens": 40, "n": 3, "logprobs": True}
-    one, made = engine(ISAS[0]), []
+    one, made = engine(ISAS[0], kind), []
 
     def asked(server: Server) -> tuple[list, dict]:
         reply = asyncio.run(ask(create_app(server.service), "/v1/chat/completions", body))
@@ -200,9 +240,9 @@ def test_several_answers_to_a_prompt_are_those_without_drafts(kind: str):
     assert len(expected) == 3 and len(made) == 3
 
 
-@pytest.mark.parametrize("kind", ["right", "random", "context"])
+@pytest.mark.parametrize("kind", ["right", "random", "context", "mtp", "beside mtp"])
 def test_a_conversation_read_from_disk_goes_on_as_one_without_drafts(kind: str, tmp_path):
-    one, made = engine(ISAS[0]), []
+    one, made = engine(ISAS[0], kind), []
     question = [user("What is 17 plus 25? " + "Take your time, please. " * 12)]
 
     def talk(directory, drafter) -> tuple[list, list]:
@@ -223,6 +263,44 @@ def test_a_conversation_read_from_disk_goes_on_as_one_without_drafts(kind: str, 
     assert messages == expected and lines[1]["cached_tokens"] > 40
     for a, b in zip(found, lines, strict=True):
         assert (a["sampled"], a["cached_tokens"], a["cache"]) == (b["sampled"], b["cached_tokens"], b["cache"])
+
+
+def test_a_conversation_read_from_disk_is_guessed_as_one_in_memory(tmp_path, monkeypatch):
+    """Keys and values of the MTP module, and the last hidden row, come back too."""
+    one, asked = engine(ISAS[0], "mtp"), [user("What is 17 plus 25? " + "Take your time, please. " * 12)]
+
+    def told_drafts(is_kept: bool) -> list[list[int]]:
+        drafts: list[list[int]] = []
+        memory = TurnMemory()  # of turns, also of the second server
+        monkeypatch.setattr(traced_server, "TurnMemory", lambda: memory)
+
+        class Noted(Beside):
+            def propose(self, answer, most, prices):
+                found = self.asked.propose(answer, most, prices)
+                drafts.append([draft.token for draft in found if draft.source == "mtp"])
+                return found
+
+        def serving() -> Server:
+            """Without grammars, whose masks come sooner or later."""
+            return Server(one, ServiceSettings(guards_output=False), drafter=lambda job: Noted(None, one, job))
+
+        messages, server = list(asked), serving()
+        with Store(tmp_path / str(is_kept)) as store:
+            for _ in range(2):
+                server.cache.store = store
+                drafts.clear()
+                message, finished = server.ask(messages, sampling=GREEDY)
+                messages += [bare(message), user("And 3 more?")]
+                assert store.flush()
+                if is_kept and len(messages) == 3:
+                    server.service.close()
+                    server = serving()
+            server.service.close()
+        assert finished.usage.cached_tokens > 40
+        return drafts
+
+    found = told_drafts(is_kept=True)
+    assert found == told_drafts(is_kept=False) and sum(map(len, found)) > 5
 
 
 @pytest.mark.parametrize("kind", ["right", "random"])
