@@ -25,7 +25,7 @@ FEW = 5  # measures that one disturbed step may have spoilt
 RETRY_FEW, RETRY = 256, 1024
 RETRY_PRICE = 0.8  # which only guesses that are next to certain are worth
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
-LEAST_PRICE = 0.05  # however the clock jumps
+LEAST_PRICE = 0.12  # whatever the clock says
 FIRST_GUESS_PRICE = 0.06  # of the MTP module: a layer of forty, and a part of the head
 
 
