@@ -2,12 +2,14 @@
 
     python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--only PART] [--json]
 
-In one process, in interleaved pairs, with drafts and without. Answers are dictated: every token is computed and chosen
-as always, and another one taken. `lies`: every draft is wrong, and looks as if it were right. `busy`: the same beside
-a process that computes. `edit`: a file of Python is written again with small changes. Cost by steps: seconds that steps
-took longer than those without drafts, and for finding drafts, over all, once each answer has 64 tokens. Cost by the
-clock: seconds a token with drafts over seconds without, all of the answer. The models: a3b-nano, and a random one that
-reads some 50 million numbers a token, or that of --model."""
+In one process, in interleaved pairs, with drafts and without, where the model has no MTP module either. Answers are
+dictated: every token is computed and chosen as always, and another one taken. `lies`: every draft is wrong, and looks
+as if it were right. `busy`: the same beside a process that computes. `mtp`: drafts of an MTP module of random numbers,
+which are wrong. `edit`: a file of Python is written again with small changes.
+
+Cost by steps: seconds that steps took longer than those without drafts, and for finding drafts, over all, once each
+answer has 64 tokens. Cost by the clock: seconds a token with drafts over seconds without, all of the answer. The
+models: a3b-nano, and a random one that reads some 50 million numbers a token, or that of --model."""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ import queue
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,17 +36,21 @@ from a3b.engine.drafts import Drafter
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Generation, Sampled
 from a3b.engine.scheduler import Scheduler
+from a3b.formats.checkpoint import Checkpoint
 from a3b.interface.events import Event, Finished, Started
 from a3b.interface.sampling_params import SamplingParams
-from a3b.kernels import open_kernels
+from a3b.kernels import Kernels, open_kernels
 from a3b.machine import Machine
-from a3b.model.config_reader import config_from_dict
+from a3b.model.config import ModelConfig
+from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
+from a3b.model.loader import load_weights
+from a3b.model.weights import ModelWeights
 from a3b.prompt.tokenizer import Tokenizer
-from bench.nano_speed import load
 from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
 
 MIDDLE = dict(zip(AXES, (4122, 768, 8, 4, 12, 2, 64, 16, 6, 12, 64, 64, 48, 8, 256, 256), strict=True))
+RANDOM = "random"
 UNCOUNTED = 64  # tokens of each answer before its steps are counted
 MakeDrafters = Callable[[StepCosts], Callable[[Job], Drafter]]
 
@@ -125,14 +131,15 @@ class Run:
 class Subject:
     """A model with a scheduler with drafts and one without."""
 
-    def __init__(self, name: str, model: Model, tokenizer: Tokenizer):
-        self.name, self.model, self.tokenizer = name, model, tokenizer
+    def __init__(self, name: str, model: Model, plain: Model, tokenizer: Tokenizer):
+        """plain: the model without its MTP module."""
+        self.name, self.model, self.plain, self.tokenizer = name, model, plain, tokenizer
 
     def run(self, prompt: Sequence[int], answers: Sequence[Sequence[int]], make: MakeDrafters | None) -> Run:
-        cache = PrefixCache(b"", self.model.new_state, 1 << 30)
-        log = Logged()
+        model, log = self.plain if make is None else self.model, Logged()
+        cache = PrefixCache(b"", model.new_state, 1 << 30)
         drafter = make(log) if make is not None else None
-        scheduler = Scheduler(self.model, cache, max_active=len(answers), drafter=drafter, costs=log)
+        scheduler = Scheduler(model, cache, max_active=len(answers), drafter=drafter, costs=log)
         told: queue.SimpleQueue[list[Event] | Exception] = queue.SimpleQueue()
         try:
             for num, ids in enumerate((answers[0][:1], *answers)):  # the first one reads the prompt
@@ -219,6 +226,15 @@ def lies(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, ob
     return compared(subject, prompt, answers, lambda costs: liars(half), args.pairs)
 
 
+def unlearned(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
+    """Of a module that has learned nothing."""
+    rng = np.random.default_rng(batch)
+    ids = range(100, subject.tokenizer.num_tokens)
+    answers = [rng.choice(ids, args.tokens).tolist() for _ in range(batch)]
+    make = partial(drafters, subject.model.mtp)
+    return compared(subject, rng.choice(ids, args.depth).tolist(), answers, make, args.pairs)
+
+
 def edit(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
     text = Path(draft_sources.__file__).read_text(encoding="utf-8")
     lines = text.replace("Repeats", "Occurrences").replace("find(", "search(").splitlines(keepends=True)
@@ -226,6 +242,15 @@ def edit(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, ob
     prompt = subject.tokenizer.encode_text(text + "\n\nThe same with other names:\n\n")
     answer = subject.tokenizer.encode_text(changed)[: 2 * args.tokens]
     return compared(subject, prompt, [answer] * batch, partial(drafters, subject.model.mtp), args.pairs)
+
+
+# what is measured, whether beside a neighbour, and whether with any model
+PARTS = {
+    "lies": (lies, False, True),
+    "busy": (lies, True, True),
+    "mtp": (unlearned, False, False),
+    "edit": (edit, False, True),
+}
 
 
 @contextmanager
@@ -251,13 +276,19 @@ def subjects(directory: str | None) -> Iterator[Subject]:
     nano = Engine.load()
     kernels = open_kernels(None, Machine.read().num_threads)
     if directory:
-        yield Subject(Path(directory).name, load(directory, kernels), nano.tokenizer)
+        config = read_config(directory)
+        weights = load_weights(Checkpoint.open(directory), config, mtp=True)
+        yield subject(Path(directory).name, config, weights, kernels, nano.tokenizer)
         return
-    yield Subject("a3b-nano", nano.model, nano.tokenizer)
+    yield Subject("a3b-nano", nano.model, Engine.load(mtp=False).model, nano.tokenizer)
     config = config_from_dict({**config_dict(MIDDLE), "max_position_embeddings": 32768}, where="middle")
-    yield Subject(
-        "random", Model(config, model_weights(config, random_tensors(MIDDLE, seed=1)), kernels), nano.tokenizer
-    )
+    weights = model_weights(config, random_tensors(MIDDLE, seed=1, mtp=True))
+    yield subject(RANDOM, config, weights, kernels, nano.tokenizer)
+
+
+def subject(name: str, config: ModelConfig, weights: ModelWeights, kernels: Kernels, tokenizer: Tokenizer) -> Subject:
+    models = (Model(config, one, kernels) for one in (weights, replace(weights, mtp=None)))
+    return Subject(name, *models, tokenizer)
 
 
 def main() -> None:
@@ -267,21 +298,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--batches", default="1,4,8")
     parser.add_argument("--depth", type=int, default=64, help="tokens of the prompt before lies")
-    parser.add_argument("--only", choices=("lies", "busy", "edit"))
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     args = parser.parse_args()
     batches = [int(num) for num in args.batches.split(",")]
     for subject in subjects(args.model):
-        for part in ("lies", "busy", "edit"):
+        for part, (measure, is_busy, is_learned) in PARTS.items():
+            if args.only not in (None, part) or (not is_learned and subject.name != RANDOM):
+                continue
             for batch in batches if part == "lies" else batches[:1]:
-                if args.only not in (None, part):
-                    continue
-                if part == "busy":
-                    with neighbour():
-                        found = lies(subject, args, batch)
-                else:
-                    found = (lies if part == "lies" else edit)(subject, args, batch)
-                show(part, found, args.json)
+                with neighbour() if is_busy else nullcontext():
+                    show(part, measure(subject, args, batch), args.json)
 
 
 def show(part: str, found: dict[str, object], as_json: bool) -> None:
