@@ -93,7 +93,8 @@ async def open_box(
 ) -> AsyncIterator[Box]:
     """directory: what scripts may write; home: A3B_HOME; environment: a virtual environment, which they may not;
     readable, hidden: further places, of which the readable ones may lie in hidden ones; hosts: that they may reach.
-    Nothing in the directory is protected but git's settings: it is thrown away. Raises SandboxUnavailable."""
+    Nothing in the directory is protected but the settings of its own repository: it is thrown away. Raises
+    SandboxUnavailable."""
     places = [path for path in (*readable, *([environment] if environment else [])) if str(path) not in SHARED_PREFIXES]
     policy = SandboxPolicy(
         directory,
@@ -101,10 +102,16 @@ async def open_box(
         hidden=tuple(hidden),
         hosts=tuple(hosts),
         limits=SandboxLimits(processes=PROCESSES),
-        permitted=tuple(NAMES),
+        permitted=_unprotected(directory),
     )
     sandbox = await asyncio.to_thread(open_sandbox, policy, home=home, environment=box_environment(environment))
     try:
         yield Box(sandbox, directory)
     finally:
         sandbox.close()
+
+
+def _unprotected(directory: Path) -> tuple[str, ...]:
+    """What acts outside of a sandbox by its name, at any depth, and repositories below the directory."""
+    there = sorted(path.name for path in directory.iterdir() if path.name != ".git")
+    return tuple(dict.fromkeys([*NAMES, *there]))
