@@ -68,7 +68,7 @@ def test_words_and_states_of_a_forgotten_session_are_gone_and_those_of_others_st
         (["sessions", "--all"], "belongs to 'a3b code forget'"),
         (["sessions", "more"], "'more' is not expected"),
         (["sessions", "--search", "?!"], "has no word"),
-        (["forgets"], "expected sessions or forget"),
+        (["forgets"], "did you mean 'forget'?"),
         (["--from-turn", "1", "-p", "Go on."], "expected --resume ID or --continue"),
     ],
 )
