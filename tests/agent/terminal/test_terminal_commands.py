@@ -241,7 +241,9 @@ def test_mcp_shows_the_state_the_tools_and_the_trouble_of_each_server(terminal):
 def test_tools_forget_takes_back_one_answer_or_all(terminal):
     terminal.type("/tools forget pypi.org:443\r")
     terminal.told("forget", "pypi.org:443")
-    terminal.shows(r"no longer allowed without a question: pypi.org:443; hosts that this session has\s+reached stay open")
+    terminal.shows(
+        r"no longer allowed without a question: pypi.org:443; hosts that this session has\s+reached stay open"
+    )
     terminal.type("/tools forget\r")
     terminal.told("forget", None)
     terminal.shows("no longer allowed without a question: nothing was")
