@@ -167,7 +167,7 @@ def main() -> None:
         parser.error(f"{args.model}: has no MTP module; add one: a3b pack --add-mtp SRC {args.model}")
     if engine.huge_pages:
         engine.huge_pages.start().wait()
-    subject, prompt = Subject(args.model.name, model, engine.tokenizer), dictated(args.depth, False, seed=9)
+    subject, prompt = Subject(args.model.name, model, model, engine.tokenizer), dictated(args.depth, False, seed=9)
 
     def wants(part: str) -> bool:
         return args.only in (None, part)
