@@ -27,7 +27,7 @@ class Text:
     def may_follow(self, token: int) -> bool:
         return True
 
-    def guess(self, logits: np.ndarray, ahead: int) -> int:
+    def guess(self, logits: np.ndarray, ahead: int, among: np.ndarray | None = None) -> int:
         return int(logits.argmax())
 
 
@@ -180,6 +180,7 @@ def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
     guesses.learn([5000], [])
     assert len(module.heads[-1]) == NEW_IDS + 2
     guesses.learn(list(range(10_000, 10_000 + MAX_IDS)), [])
+    assert np.flatnonzero(guesses._rare.among[100:]).tolist() == (module.heads[-1] - 100).tolist()
     assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
 
 

@@ -159,15 +159,19 @@ class Generation:
             return True
         return allowed is None or bool(allowed[token])
 
-    def guess(self, logits: np.ndarray, ahead: int) -> int:
+    def guess(self, logits: np.ndarray, ahead: int, among: np.ndarray | None = None) -> int:
         """What would be drawn so many tokens further on from these logits, with the draw of that place.
 
-        What earlier tokens change in penalties and constraints is left out: it is for drafts. Never waits. Raises
-        LogitsError."""
+        What earlier tokens change in penalties and constraints is left out: it is for drafts. among: bool [V], the
+        tokens that have logits, None for all. Never waits. Raises LogitsError."""
         try:
             allowed = None if ahead or self.computing is not None else self._allowed()
         except UsageError:  # which `choose` will raise
             allowed = None
+        if among is not None:
+            among = among[: self.tokenizer.num_tokens]
+            both = among if allowed is None else among & allowed
+            allowed = both if both.any() else among
         return self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled) + ahead, allowed)
 
     def start(self) -> list[Event]:

@@ -94,7 +94,7 @@ class MtpGuesses:
         for token in self._behind:
             self._chain.add(token)
         logits = self._chain.logits(self._rare.head)
-        token = self._answer.generation.guess(logits, self._place)
+        token = self._answer.generation.guess(logits, self._place, self._rare.among)
         bucket = min(int(probability(logits, token) * len(BUCKETS)), len(BUCKETS) - 1)
         self._note_seconds(num, time.perf_counter() - start)
         self._asked.append(_Asked(self._place, bucket, token))
@@ -132,6 +132,7 @@ class _RareIds:
 
     def __init__(self, module: MtpModule, ids: Sequence[int]):
         self._module, self._known = module, module.frequent
+        self.among = self._known  # bool [V]: tokens that have logits, None: all have
         self._ids: dict[int, None] = {}  # in the order of their first occurrence
         self._new = 0
         self.head: DraftHead | None = None
@@ -147,7 +148,10 @@ class _RareIds:
         if self._new >= NEW_IDS or (self._new and self.head is None):
             for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
                 del self._ids[token]
-            self.head, self._new = self._module.head(np.array(sorted(self._ids))), 0
+            rare = np.array(sorted(self._ids))
+            self.head, self._new = self._module.head(rare), 0
+            self.among = self._known.copy()
+            self.among[rare] = True
 
 
 def probability(logits: np.ndarray, token: int) -> float:
