@@ -67,7 +67,7 @@ def packed(monkeypatch, tmp_path):
 
 def fitted(directory, **options):
     runtime = RuntimeConfig(kv=options.pop("kv", "q8"))
-    args = Namespace(**({"context": None, "cache_ram": None, "runtime": runtime} | options))
+    args = Namespace(**({"context": None, "cache_ram": None, "drafts": None, "runtime": runtime} | options))
     fit_to_memory(args, directory)
     return args
 
@@ -97,6 +97,11 @@ def test_a_model_without_an_mtp_module_needs_no_memory_for_one(monkeypatch, pack
     weights = {"weights": SimpleNamespace(name="weights", num_bytes=BALANCED.total_bytes)}
     monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=weights))
     assert fitted(packed).context > context * 11 // 10
+
+
+def test_without_drafts_the_mtp_module_takes_no_memory(monkeypatch, packed):
+    given(monkeypatch, 24 * GB)
+    assert fitted(packed, drafts="off").context > fitted(packed).context * 11 // 10
 
 
 def test_keys_and_values_count_in_the_format_that_they_are_kept_in(monkeypatch, packed, capsys):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from a3b.commands.choice import LEAST_CONTEXT
+from a3b.commands.dialogue import drafts
 from a3b.commands.sizes import Sizes, gb, longest_context, memory_bytes
 from a3b.engine.local import MAX_CACHE, MIN_CACHE
 from a3b.formats.packed import MANIFEST, Manifest
@@ -26,8 +27,9 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
         return
     config, memory = read_config(directory), Machine.read().memory_bytes
     tensors, kv = Manifest.read(directory).tensors, args.runtime.kv
-    config = replace(config, mtp_layers=int(any(map(is_mtp, tensors))))
-    packed = sum(tensor.num_bytes for tensor in tensors.values())
+    used = [tensor for tensor in tensors.values() if drafts(args) or not is_mtp(tensor.name)]
+    config = replace(config, mtp_layers=int(any(is_mtp(tensor.name) for tensor in used)))
+    packed = sum(tensor.num_bytes for tensor in used)
     context, sessions = room_to_serve(config, packed, memory, kv)
     args.cache_ram = sessions if args.cache_ram is None else args.cache_ram
     if args.context is None and context is not None:

@@ -12,11 +12,8 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-PLAIN_STEPS, DRAFTED_STEPS, GUESSES = (
-    5,
-    17,
-    7,
-)  # that a measure is the median of: a busy neighbour disturbs some of them
+# that a measure is the median of: a busy neighbour disturbs some of them
+PLAIN_STEPS, DRAFTED_STEPS, GUESSES = 5, 17, 7
 PLAIN_EVERY = 48  # steps with drafts after which one without is measured again ...
 PLAIN_AT_ONCE = 3  # ... or several: before anything is known, and where it took another time than expected
 CHANGED = 0.15  # by this share
