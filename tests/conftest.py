@@ -44,6 +44,12 @@ def pytest_collection_finish(session):
     gc.enable()
 
 
+def pytest_runtest_logreport(report):
+    """A failure is told at once: a run that is cut short shows no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.outcome} in {report.when}: {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True)
+
+
 def pytest_runtest_setup(item):
     item.stash[LEVEL] = logging.getLogger().level
 
