@@ -1,6 +1,6 @@
 """Random weights in a GGUF file: the full shape for speed at true size, a tiny one for tests.
 
-    python -m bench.peers.random_gguf FILE [--shape 35b-a3b] [--mix Q4_K_M] [--seed 0]
+    python -m bench.peers.random_gguf FILE [--shape 35b-a3b] [--mix Q4_K_M] [--seed 0] [--mtp]
 
 Quantised tensors are random blocks, not quantised numbers: scales of the size that trained weights have, so that
 activations and logits stay ordinary. Blocks come from pools and are used again at other places; their number is odd, so
@@ -47,6 +47,7 @@ GAINS = {
     "ffn_gate_shexp": 1.0,
     "ffn_up_shexp": 1.0,
     "ffn_down_shexp": 0.35,
+    "eh_proj": 1.0,
 }
 
 
@@ -147,7 +148,7 @@ class RandomData:
             return rng.standard_normal(shape) - 2
         if name.endswith("ssm_conv1d.weight"):
             return 0.5 * rng.standard_normal(shape)
-        assert name.endswith("norm.weight"), name
+        assert name.endswith(("norm.weight", "nextn.enorm.weight", "nextn.hnorm.weight")), name
         return (1.7 if "attn_q_norm" in name else 1.0) + 0.3 * rng.standard_normal(shape)
 
 
@@ -170,13 +171,12 @@ class Progress:
 
 
 def write_random(
-    path: Path, shape: Shape, mix: str, seed: int = 0, done: Callable[[int], None] = lambda _: None
+    path: Path, shape: Shape, mix: str, seed: int = 0, done: Callable[[int], None] = lambda _: None, mtp: bool = False
 ) -> int:
     """Write the file; its size in bytes. done(bytes so far) is called now and then."""
-    listed = tensors(shape, mix)
-    return write_gguf(
-        path, metadata(shape, mix, f"random weights, seed {seed}"), listed, RandomData(shape, listed, seed), done
-    )
+    listed = tensors(shape, mix, mtp)
+    described = metadata(shape, mix, f"random weights, seed {seed}", mtp)
+    return write_gguf(path, described, listed, RandomData(shape, listed, seed), done)
 
 
 def main() -> int:
@@ -185,12 +185,14 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--mix", choices=FILE_TYPES, default="Q4_K_M")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mtp", action="store_true", help="with an MTP module, which drafts tokens")
     args = parser.parse_args()
     start = time.perf_counter()
     shape = SHAPES[args.shape]
-    listed = tensors(shape, args.mix)
+    listed = tensors(shape, args.mix, args.mtp)
     try:
-        size = write_random(args.file, shape, args.mix, args.seed, Progress(sum(t.num_bytes for t in listed)))
+        total = sum(t.num_bytes for t in listed)
+        size = write_random(args.file, shape, args.mix, args.seed, Progress(total), args.mtp)
     except (A3BError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -63,12 +63,12 @@ SHAPES = {
 }
 
 
-def metadata(shape: Shape, mix: str, name: str) -> dict[str, Any]:
+def metadata(shape: Shape, mix: str, name: str, mtp: bool = False) -> dict[str, Any]:
     """Keys of the file in order. The vocabulary has the true size and control tokens, and made-up words that no text
-    becomes."""
+    becomes. The MTP module counts as one layer more."""
     s = shape
     sizes = {
-        "block_count": s.layers,
+        "block_count": s.layers + mtp,
         "context_length": s.context,
         "embedding_length": s.D,
         "attention.head_count": s.Hq,
@@ -89,6 +89,7 @@ def metadata(shape: Shape, mix: str, name: str) -> dict[str, Any]:
         "ssm.inner_size": s.Hv * s.Dk,
         "full_attention_interval": s.every,
         "rope.dimension_count": s.rotary,
+        **({"nextn_predict_layers": 1} if mtp else {}),
     }
     words = [f"w{i}" for i in range(s.first_control - 256)]
     unused = [f"[PAD{i}]" for i in range(s.first_control + len(CONTROLS), s.V)]
@@ -118,9 +119,9 @@ def _byte_letters() -> list[str]:
     return [chr(i) for i in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
-def tensors(shape: Shape, mix: str) -> list[Tensor]:
-    """Every tensor, layer by layer: those that llama.cpp's converter writes, with the types that its quantiser
-    chooses."""
+def tensors(shape: Shape, mix: str, mtp: bool = False) -> list[Tensor]:
+    """Every tensor, layer by layer, the MTP module last: those that llama.cpp's converter writes, with the types that
+    its quantiser chooses."""
     s = shape
     q_dim, v_dim, channels = s.Hq * s.Dh, s.Hv * s.Dk, 2 * s.Hk * s.Dk + s.Hv * s.Dk
     delta = {
@@ -158,6 +159,14 @@ def tensors(shape: Shape, mix: str) -> list[Tensor]:
     for i in range(s.layers):
         mixer = attention if s.attends(i) else delta
         shapes |= {f"blk.{i}.{name}": sizes for name, sizes in (mixer | moe).items()}
+    if mtp:
+        module = {
+            "nextn.eh_proj.weight": (s.D, 2 * s.D),
+            "nextn.enorm.weight": (s.D,),
+            "nextn.hnorm.weight": (s.D,),
+            "nextn.shared_head_norm.weight": (s.D,),
+        }
+        shapes |= {f"blk.{s.layers}.{name}": sizes for name, sizes in (attention | moe | module).items()}
     return [Tensor(name, _dtype(name, sizes, mix, s.layers), sizes) for name, sizes in shapes.items()]
 
 

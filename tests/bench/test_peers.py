@@ -14,9 +14,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from a3b.cli import main
+from a3b.engine.engine import nano_directory
 from a3b.errors import UsageError
 from a3b.formats.ggml_blocks import decode
 from a3b.formats.gguf import GgufFile
+from a3b.formats.packed import Manifest
+from a3b.model.tensor_names import is_mtp
 from bench.peers import engines, gguf_writer, shapes
 from bench.peers.__main__ import compare, table
 from bench.peers.engines import EngineError, a3b, llama_cpp, pack, rest
@@ -70,6 +74,16 @@ def test_a_small_file_is_read_by_our_reader_and_by_the_format_s_own(tmp_path, mi
         assert np.isfinite(values).all() and values.std() > 0, tensor.name
     assert len(ours.metadata["tokenizer.ggml.tokens"]) == len(set(ours.metadata["tokenizer.ggml.tokens"])) == SMALL.V
     assert ours.metadata["tokenizer.ggml.tokens"][ours.metadata["tokenizer.ggml.eos_token_id"]] == "<|im_end|>"
+
+
+def test_a_file_with_an_mtp_module_has_a_layer_more_which_our_reader_packs(tmp_path, capsys):
+    listed = shapes.tensors(SHAPES["35b-a3b"], "Q4_K_M", mtp=True)
+    assert len(listed) == 753 and sum(math.prod(t.shape) for t in listed) == 34_660_610_688 + 844_640_768
+    write_random(tmp_path / "small.gguf", SMALL, "Q4_K_M", mtp=True)
+    packed = tmp_path / "packed"
+    assert main(["pack", str(tmp_path / "small.gguf"), str(packed), "--tokenizer", str(nano_directory())]) == 0
+    assert "mtp: 5.8 M parameters" in capsys.readouterr().err
+    assert sum(map(is_mtp, Manifest.read(packed).tensors)) == len(listed) - 733
 
 
 def test_no_two_rows_of_the_experts_are_equal(tmp_path):
