@@ -28,6 +28,7 @@ from bench.clients.server import KEY, MODEL, Server
 STEP_S = 300.0
 TRIES = 6  # with instructions far beyond it the embedded model may not stop; then the agent begins again
 FIRST, SECOND = "Think of two numbers from 0 to 999. Tell me only the first.", "What was the other number?"
+STEPS = 12  # of one turn, where an agent would take as many as the model wants
 LIMIT = 2000  # tokens of an answer, where an agent would ask for very many
 
 
@@ -87,8 +88,11 @@ def qwen_code(place: Place) -> list[Step]:
 
 
 def opencode(place: Place) -> list[Step]:
+    """With a limit of steps: where the model calls a tool again and again, the agent would sum up its conversation
+    each time that the context is full, and its next prompt would begin otherwise."""
     config = json.loads((place.own / "opencode.json").read_text(encoding="utf-8"))
     config["provider"]["a3b"]["models"][MODEL]["limit"]["output"] = 400
+    config["agent"] = {"build": {"steps": STEPS}}
     (place.own / "opencode.json").write_text(json.dumps(config))
     return [Step(["run", FIRST]), Step(["run", "--continue", SECOND])]
 
