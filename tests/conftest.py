@@ -9,10 +9,12 @@ import tempfile
 
 import pytest
 
-# A job that a shell starts in the background ignores Ctrl-C, and so would every process that a test starts and
-# interrupts.
+# A job that a shell starts in the background ignores Ctrl-C, and one under nohup the end of its terminal; and so would
+# every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 SLOW_FILE = re.compile(r"^pytestmark = (\[[^]]*)?pytest\.mark\.slow\b", re.MULTILINE)
