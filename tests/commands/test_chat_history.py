@@ -126,7 +126,8 @@ def test_a_kill_in_mid_answer_loses_that_answer_alone(chat, tmp_path):
     process.stdin.write(b"tell me\n")
     seen = b""
     while b"> tell me\n" not in seen or seen.endswith(b"> tell me\n"):  # until it thinks
-        seen += process.stderr.read(100)
+        assert (piece := process.stderr.read(100)), seen
+        seen += piece
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     again = chat("--continue")

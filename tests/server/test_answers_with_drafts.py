@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,8 +226,9 @@ def test_a_conversation_goes_on_alike_after_a_kill_in_the_middle_of_an_answer(tm
                 {"role": "assistant", "content": message["content"]},
                 {"role": "user", "content": "Add 3."},
             ]
+            until = time.monotonic() + 60
             while "a3b_store_pending 0.0" not in urllib.request.urlopen(url + "/metrics").read().decode():
-                pass
+                assert time.monotonic() < until, "the conversation is not on the disk"
             with post(url, body(longer, stream=True, max_tokens=400)) as stream:
                 for _ in range(6):
                     stream.readline()
