@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,9 @@ def main() -> None:
         parser.error(f"{args.model}: has no MTP module; add one: a3b pack --add-mtp SRC {args.model}")
     if engine.huge_pages:
         engine.huge_pages.start().wait()
-    subject, prompt = Subject(args.model.name, model, model, engine.tokenizer), dictated(args.depth, False, seed=9)
+    plain = copy(model)
+    plain.mtp = None  # which also reads what was written
+    subject, prompt = Subject(args.model.name, model, plain, engine.tokenizer), dictated(args.depth, False, seed=9)
 
     def wants(part: str) -> bool:
         return args.only in (None, part)

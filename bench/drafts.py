@@ -51,6 +51,7 @@ from tests.support.random_model import AXES, config_dict, model_weights, random_
 
 MIDDLE = dict(zip(AXES, (4122, 768, 8, 4, 12, 2, 64, 16, 6, 12, 64, 64, 48, 8, 256, 256), strict=True))
 RANDOM = "random"
+CACHE_BYTES = 1 << 30
 UNCOUNTED = 64  # tokens of each answer before its steps are counted
 MakeDrafters = Callable[[StepCosts], Callable[[Job], Drafter]]
 
@@ -134,12 +135,13 @@ class Subject:
     def __init__(self, name: str, model: Model, plain: Model, tokenizer: Tokenizer):
         """plain: the model without its MTP module."""
         self.name, self.model, self.plain, self.tokenizer = name, model, plain, tokenizer
+        # which keep prompts: a long one is read once
+        self._caches = {id(one): PrefixCache(b"", one.new_state, CACHE_BYTES) for one in (model, plain)}
 
     def run(self, prompt: Sequence[int], answers: Sequence[Sequence[int]], make: MakeDrafters | None) -> Run:
         model, log = self.plain if make is None else self.model, Logged()
-        cache = PrefixCache(b"", model.new_state, 1 << 30)
         drafter = make(log) if make is not None else None
-        scheduler = Scheduler(model, cache, max_active=len(answers), drafter=drafter, costs=log)
+        scheduler = Scheduler(model, self._caches[id(model)], max_active=len(answers), drafter=drafter, costs=log)
         told: queue.SimpleQueue[list[Event] | Exception] = queue.SimpleQueue()
         try:
             for num, ids in enumerate((answers[0][:1], *answers)):  # the first one reads the prompt

@@ -109,6 +109,10 @@ int main(int argc, char ** argv) {
     }
     llama_batch_free(batch);
     llama_free(context);
+#ifdef IK_LLAMA
+    llama_free_model(model);
+#else
     llama_model_free(model);
+#endif
     return 0;
 }

@@ -291,8 +291,11 @@ class Scheduler:
 
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
-        prices = self.costs.prices(len(writing))
-        drafts = [self._drafts(run, prices, len(writing)) for run in writing]
+        drafts: list[list[Draft]] = [[] for _ in writing]
+        if looking := [(i, run) for i, run in enumerate(writing) if self._may_draft(run)]:
+            prices = self.costs.prices(len(writing))
+            for i, run in looking:
+                drafts[i] = self._drafts(run, prices, len(writing))
         drafting_s = time.perf_counter() - start
         pieces = [
             (np.array([*run.feed, *(draft.token for draft in drafted)], np.int64), run.state, len(drafted))
@@ -326,12 +329,13 @@ class Scheduler:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
 
+    def _may_draft(self, run: _Run) -> bool:
+        return self._new_drafter is not None and not run.drafts_nothing and not run.effort.is_spent
+
     def _drafts(self, run: _Run, prices: Prices, num_answers: int) -> list[Draft]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
         drafts and nothing else."""
-        if self._new_drafter is None or run.drafts_nothing or run.effort.is_spent:
-            return []
-        if not (most := most_drafts(run.job.generation)):
+        if self._new_drafter is None or not (most := most_drafts(run.job.generation)):
             return []
         start, guessing_s, plain_s = time.perf_counter(), self.costs.guessing_s, self.costs.plain(num_answers)
         try:
