@@ -4,7 +4,8 @@
 //
 // After a prompt of random ids, read in chunks of 512, steps of 1 to 8 random tokens take turns, logits of each, all of
 // them kept. Prints a JSON object a line, as `steps` of `python -m bench.draft_speed` does for the same file, packed.
-// Weights are read into memory; ik_llama.cpp repacks them and fuses up and gate. Built by bench/peers/build_llama.py.
+// Weights are read into memory. ik_llama.cpp repacks them; llama.cpp does not, which is slower on some machines, and where
+// a kernel keeps AMX from programs it would crash. Built by bench/peers/build_llama.py.
 #include "llama.h"
 
 #include <algorithm>
@@ -61,9 +62,12 @@ int main(int argc, char ** argv) {
     llama_log_set(log_errors, nullptr);
     llama_backend_init();
     llama_model_params model_params = llama_model_default_params();
-    model_params.use_mmap = false;
 #ifdef IK_LLAMA
+    model_params.use_mmap = false;
     model_params.repack_tensors = true;
+#else
+    model_params.load_mode = LLAMA_LOAD_MODE_NONE;
+    model_params.use_extra_bufts = false;
 #endif
     llama_model * model = llama_model_load_from_file(argv[1], model_params);
     if (!model) {

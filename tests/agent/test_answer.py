@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from a3b.agent.answer import MAX_ANSWER, AnswerReader
+from a3b.agent.cost import cost_lines
 from a3b.agent.event_lines import BadStreamError
+from a3b.agent.options import SessionCost
 
 PIECE = "x" * (MAX_ANSWER // 4)
 CALL = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "bash", "arguments": PIECE}}]}
@@ -82,3 +84,23 @@ def test_an_answer_ends_with_done_where_no_reason_is_given():
         reader.answer()
     reader.is_ended = True
     assert reader.answer().text == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"a3b": {"speculation": {"drafted": 9, "accepted": 4}}}, (9, 4)),
+        ({"timings": {"draft_n": 7, "draft_n_accepted": 7}}, (7, 7)),
+        ({"a3b": {"speculation": ["drafted"]}, "timings": {"draft_n": -1, "draft_n_accepted": "9"}}, (0, 0)),
+        ({"a3b": {"speculation": {"drafted": 1e9, "accepted": None}}}, (0, 0)),
+    ],
+)
+def test_drafts_are_counted_as_the_server_tells_them(told, expected):
+    reader = AnswerReader()
+    list(reader.add({"choices": [{"delta": {"content": "Yes."}, "finish_reason": "stop"}], **told}))
+    usage = reader.answer().usage
+    assert (usage.drafted, usage.accepted) == expected
+    total = usage + usage
+    assert (total.drafted, total.accepted, total.read) == (2 * expected[0], 2 * expected[1], 0)
+    cost = SessionCost(1, total, 0, 4096, 4096, None, 1.0)
+    assert any(line.startswith("drafted ") for line in cost_lines(cost)) == bool(expected[0])

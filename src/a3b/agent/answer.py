@@ -218,6 +218,7 @@ class AnswerReader:
     def _cost(self, prompt: int | None, cached: int | None) -> TokenUsage:
         details = self._usage.get("completion_tokens_details")
         thinking = count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
+        drafts = found if isinstance(found := self._report.get("speculation"), dict) else {}
         return TokenUsage(
             read=max((prompt or 0) - (cached or 0), 0),
             cached=cached or 0,
@@ -225,6 +226,8 @@ class AnswerReader:
             thinking=thinking or 0,
             prefill_s=self._seconds("prefill_s", "prompt_ms"),
             decode_s=self._seconds("decode_s", "predicted_ms"),
+            drafted=count(drafts.get("drafted")) or count(self._usage.get("draft_n")) or 0,
+            accepted=count(drafts.get("accepted")) or count(self._usage.get("draft_n_accepted")) or 0,
         )
 
     def _seconds(self, ours: str, llama: str) -> float:

@@ -62,7 +62,7 @@ class TaskControl:
 
     def spend(self, usage: TokenUsage) -> None:
         """Counts what a request cost."""
-        self.usage = add(self.usage, usage)
+        self.usage += usage
         if self._parent is not None:
             self._parent.spend(usage)
 
@@ -115,14 +115,3 @@ class TaskControl:
 
     def _out_of_time(self) -> TaskHalted:
         return TaskHalted("limit", f"stopped after {self.limits.seconds:g} s (--max-time)")
-
-
-def add(one: TokenUsage, other: TokenUsage) -> TokenUsage:
-    return TokenUsage(
-        one.read + other.read,
-        one.cached + other.cached,
-        one.written + other.written,
-        one.thinking + other.thinking,
-        round(one.prefill_s + other.prefill_s, 3),
-        round(one.decode_s + other.decode_s, 3),
-    )

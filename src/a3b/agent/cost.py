@@ -16,6 +16,8 @@ def cost_lines(cost: SessionCost) -> list[str]:
         f"written    {usage.written:,} tokens, {usage.thinking:,} of them thinking",
         f"context    {cost.in_context:,} of {cost.context:,} tokens; compacted at {cost.compact_at:,}",
     ]
+    if usage.drafted:
+        lines.append(f"drafted    {usage.drafted:,} tokens, {usage.accepted:,} of them right")
     if cost.recomputed is not None:
         lines.append(f"read again {cost.recomputed:,} tokens of the history")
     for word, tokens, seconds in (("reading", usage.read, usage.prefill_s), ("writing", usage.written, usage.decode_s)):

@@ -60,7 +60,8 @@ class CallProgress:
 @dataclass(frozen=True)
 class TokenUsage:
     """Cost of one turn. read: prompt tokens that were computed; cached: that were not; written: of the answer, with
-    `thinking` of them; seconds for the prompt and for the answer, 0 where the server does not say."""
+    `thinking` of them; seconds for the prompt and for the answer; drafted: read ahead, `accepted` of them for the
+    answer. 0 where the server does not say."""
 
     read: int
     cached: int
@@ -68,6 +69,20 @@ class TokenUsage:
     thinking: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            self.read + other.read,
+            self.cached + other.cached,
+            self.written + other.written,
+            self.thinking + other.thinking,
+            round(self.prefill_s + other.prefill_s, 3),
+            round(self.decode_s + other.decode_s, 3),
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+        )
 
 
 @dataclass(frozen=True)

@@ -139,18 +139,19 @@ class TranscriptState:
         usage = record["usage"]
         if not isinstance(usage, dict):
             raise ValueError("usage is none")
-        numbers = [usage.get(key, 0) for key in asdict(self.usage)]
-        if any(type(n) not in (int, float) or not 0 <= n < 1 << 50 for n in numbers):
+        numbers = {key: usage.get(key, 0) for key in asdict(self.usage)}
+        if any(type(n) not in (int, float) or not 0 <= n < 1 << 50 for n in numbers.values()):
             raise ValueError("usage is none")
-        self.usage = TokenUsage(*(a + b for a, b in zip(asdict(self.usage).values(), numbers, strict=True)))
-        self.seconds += numbers[-1] + numbers[-2]
+        added = TokenUsage(**numbers)
+        self.usage += added
+        self.seconds += added.prefill_s + added.decode_s
         prompt, recomputed = record.get("prompt"), record.get("recomputed")
         if not record.get("beside"):  # of a request that the conversation does not go on from
             self.prompt = prompt if type(prompt) is int and prompt >= 0 else None
-            self.written = numbers[2]
+            self.written = added.written
             self.counted = len(self.messages)
             if self.prompt is not None:
-                self.in_context = self.prompt + numbers[2]
+                self.in_context = self.prompt + added.written
         if type(recomputed) is int and recomputed >= 0:
             self.recomputed = (self.recomputed or 0) + recomputed
 

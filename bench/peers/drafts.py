@@ -1,0 +1,83 @@
+"""What llama.cpp gains by its own drafts, with the acceptance that was published.
+
+    python -m bench.peers.drafts FILE.gguf --llama build/llama [--tokens 128] [--runs 3] [--threads 2]
+
+FILE has an MTP module (`python -m bench.peers.random_gguf FILE --mtp`). A `llama-server` after the other: without
+drafts, then with the module's drafts of 1, 2 and 3 tokens, each accepted as often as `PUBLISHED` says for code and for
+prose, by the server's own switch for that (`--spec-synth-rates`); then without drafts again, since the machine may
+have changed. The module is computed, what it says is not used: as in `replay` of `python -m bench.draft_speed`. Prints
+a JSON object a line; `gain` is by the mean of both runs without."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from bench.draft_speed import PUBLISHED, by_place, dictated
+from bench.turns import Server, free_port
+
+PROMPT = 512  # tokens
+
+
+def measured(args: argparse.Namespace, options: list[str]) -> dict[str, float]:
+    """Tokens/s of answers after one prompt, drafts accepted of those drafted, tokens a step."""
+    command = [str(args.llama / "bin/llama-server"), "-m", str(args.file), "-t", str(args.threads), "-np", "1"]
+    command += ["-c", str(PROMPT + args.tokens + 64), "--no-repack", *options]
+    rates, drafted, accepted, written = [], 0, 0, 0
+    with Server(command, "/health", free_port()) as server:
+        for run in range(-1, args.runs):  # the first reads the prompt
+            body: dict[str, Any] = {
+                "prompt": dictated(PROMPT, False, seed=9),
+                "n_predict": args.tokens,
+                "ignore_eos": True,
+                "temperature": 1.0,
+                "seed": run + 2,
+                "cache_prompt": True,
+            }
+            timings = server.post("/completion", body)[0]["timings"]
+            if run >= 0:
+                rates.append(timings["predicted_per_second"])
+                drafted += timings.get("draft_n", 0)
+                accepted += timings.get("draft_n_accepted", 0)
+                written += timings["predicted_n"]
+    steps = written - accepted
+    return {
+        "tokens_per_s": statistics.median(rates),
+        "least": min(rates),
+        "most": max(rates),
+        "accepted": accepted / drafted if drafted else 0.0,
+        "tokens_per_step": written / steps,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--llama", type=Path, required=True, help="what bench/peers/build_llama.py made")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = [{"drafts": 0, **measured(args, [])}]
+    for text, shares in PUBLISHED.items():
+        for num in range(1, len(shares) + 1):
+            rates = accumulate(by_place(shares)[:num], mul)
+            options = ["--spec-type", "draft-mtp", "--spec-draft-n-max", str(num)]
+            options += ["--spec-synth-rates", ",".join(f"{rate:.4f}" for rate in rates)]
+            rows.append({"text": text, "drafts": num, **measured(args, options)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    rows.append({"drafts": 0, **measured(args, [])})
+    plain = statistics.mean(row["tokens_per_s"] for row in rows if not row["drafts"])
+    for row in rows:
+        print(json.dumps({**row, "gain": row["tokens_per_s"] / plain}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
