@@ -18,7 +18,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +167,7 @@ def main() -> None:
         parser.error(f"{args.model}: has no MTP module; add one: a3b pack --add-mtp SRC {args.model}")
     if engine.huge_pages:
         engine.huge_pages.start().wait()
-    plain = copy(model)
-    plain.mtp = None  # which also reads what was written
-    subject, prompt = Subject(args.model.name, model, plain, engine.tokenizer), dictated(args.depth, False, seed=9)
+    subject, prompt = Subject(args.model.name, model, engine.tokenizer), dictated(args.depth, False, seed=9)
 
     def wants(part: str) -> bool:
         return args.only in (None, part)

@@ -21,7 +21,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,13 +40,11 @@ from a3b.engine.scheduler import Scheduler
 from a3b.formats.checkpoint import Checkpoint
 from a3b.interface.events import Event, Finished, Started
 from a3b.interface.sampling_params import SamplingParams
-from a3b.kernels import Kernels, open_kernels
+from a3b.kernels import open_kernels
 from a3b.machine import Machine
-from a3b.model.config import ModelConfig
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
-from a3b.model.weights import ModelWeights
 from a3b.prompt.tokenizer import Tokenizer
 from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
 
@@ -132,9 +131,10 @@ class Run:
 class Subject:
     """A model with a scheduler with drafts and one without."""
 
-    def __init__(self, name: str, model: Model, plain: Model, tokenizer: Tokenizer):
-        """plain: the model without its MTP module."""
-        self.name, self.model, self.plain, self.tokenizer = name, model, plain, tokenizer
+    def __init__(self, name: str, model: Model, tokenizer: Tokenizer):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.plain = plain = copy(model)  # the very same weights: others may lie in slower memory
+        plain.mtp = None  # which also reads what was written
         # which keep prompts: a long one is read once
         self._caches = {id(one): PrefixCache(b"", one.new_state, CACHE_BYTES) for one in (model, plain)}
 
@@ -280,17 +280,12 @@ def subjects(directory: str | None) -> Iterator[Subject]:
     if directory:
         config = read_config(directory)
         weights = load_weights(Checkpoint.open(directory), config, mtp=True)
-        yield subject(Path(directory).name, config, weights, kernels, nano.tokenizer)
+        yield Subject(Path(directory).name, Model(config, weights, kernels), nano.tokenizer)
         return
-    yield Subject("a3b-nano", nano.model, Engine.load(mtp=False).model, nano.tokenizer)
+    yield Subject("a3b-nano", nano.model, nano.tokenizer)
     config = config_from_dict({**config_dict(MIDDLE), "max_position_embeddings": 32768}, where="middle")
     weights = model_weights(config, random_tensors(MIDDLE, seed=1, mtp=True))
-    yield subject(RANDOM, config, weights, kernels, nano.tokenizer)
-
-
-def subject(name: str, config: ModelConfig, weights: ModelWeights, kernels: Kernels, tokenizer: Tokenizer) -> Subject:
-    models = (Model(config, one, kernels) for one in (weights, replace(weights, mtp=None)))
-    return Subject(name, *models, tokenizer)
+    yield Subject(RANDOM, Model(config, weights, kernels), nano.tokenizer)
 
 
 def main() -> None:

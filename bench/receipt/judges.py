@@ -197,6 +197,18 @@ def ratio(printed: str) -> Finding:
     return Finding("; ".join(parts), all(kinds for kinds in facts.values()))
 
 
+def wrong_drafts(bound: float) -> Judge:
+    """Of `bench.drafts --only lies --json`: what drafts cost that are all wrong, by the steps' measured seconds."""
+
+    def judge(printed: str) -> Finding:
+        found = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        shares = [(f"{one['model']}, {one['batch']} at a time", one["extra_by_steps"][0]) for one in found]
+        figure = "; ".join(f"{name}: {100 * share:.1f} %" for name, share in shares)
+        return Finding(figure, max(share for _, share in shares) <= bound)
+
+    return judge
+
+
 def sparse(wanted: float) -> Judge:
     """Of `a3b bench sparsity --json`: decode of 35b-a3b beside 31b-dense."""
 

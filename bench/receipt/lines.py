@@ -232,6 +232,15 @@ LINES = (
         "docs/log.md, Compiled kernels: first version",
     ),
     Line(
+        "drafts",
+        "drafts that are all wrong cost at most 2 % of the steps, of one answer and of eight",
+        "python -m bench.drafts --only lies --batches 1,8 --tokens 144 --json",
+        judges.wrong_drafts(0.02),
+        300,
+        (idle,),
+        "docs/bench.md, Drafts",
+    ),
+    Line(
         "restore",
         "a session of 100,000 tokens at the 35B shape is back from disk in 5.4 s, bit for bit",
         "python -m bench.restore --json",
