@@ -63,6 +63,7 @@ int main(int argc, char ** argv) {
     llama_log_set(log_errors, nullptr);
     llama_backend_init();
     llama_model_params model_params = llama_model_default_params();
+    model_params.use_extra_bufts = false;  // where a kernel keeps AMX from programs, it would crash
     llama_model * model = llama_model_load_from_file(argv[1], model_params);
     if (!model) {
         return fail("cannot load " + std::string(argv[1]));
