@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from a3b.agent.sandbox.places import Places
 from a3b.agent.sandbox.sandbox import SandboxLimits
 from tests.agent.sandbox.conftest import SECRET
 from tests.support.sandboxes import opened, ran
@@ -153,6 +156,51 @@ def test_sockets_that_programs_listen_on_elsewhere_cannot_be_reached(base, kind)
     assert "connected" not in text
 
 
+def test_sockets_that_come_and_go_while_the_sandbox_is_open_are_hidden_and_break_nothing(base):
+    path = base / "later.sock"
+    code = f"import socket\nprint('begun')\nsocket.socket(socket.AF_UNIX).connect({str(path)!r})\nprint('connected')"
+    path.unlink(missing_ok=True)
+    first, second = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    with first, second:
+        first.bind(str(path))
+        first.listen()
+        sandbox = opened(base, {}, "bubblewrap")
+        path.unlink()
+        assert "begun" in ran(sandbox, python(code))[0]
+        second.bind(str(path))
+        second.listen()
+        text, _ = ran(sandbox, python(code))
+        sandbox.close()
+    assert "begun" in text and "connected" not in text
+
+
+def test_a_directory_of_programs_that_goes_breaks_no_later_command(base):
+    tools = base / "tools" / "bin"
+    tools.mkdir(parents=True, exist_ok=True)
+    environment = {"HOME": str(base), "PATH": f"{tools}:{os.environ['PATH']}"}
+    sandbox = opened(base, environment, "bubblewrap")
+    assert tools in sandbox._places.shown
+    shutil.rmtree(tools.parent)
+    text, _ = ran(sandbox, "echo works")
+    sandbox.close()
+    assert text == "works\n"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_socket_that_goes_while_a_sandbox_is_opened_is_not_taken_for_one_that_does_not_work(base, monkeypatch, times):
+    is_late, present = iter([True, False] * times), Places.present  # when it mounts, and when it looks again
+
+    def late(self: Places) -> Places:
+        found = present(self)
+        return replace(found, hidden=(*found.hidden, base / "gone.sock")) if next(is_late, False) else found
+
+    monkeypatch.setattr(Places, "present", late)
+    sandbox = opened(base, {}, "bubblewrap")
+    text, _ = ran(sandbox, "echo works")
+    sandbox.close()
+    assert sandbox.name == "bubblewrap" and text == "works\n"
+
+
 def test_abstract_sockets_of_other_programs_cannot_be_reached(sandbox):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0a3b-test-abstract")
@@ -180,9 +228,10 @@ def test_ports_of_this_machine_cannot_be_reached(sandbox):
     ],
 )
 def test_nothing_stays_behind_a_command(sandbox, command):
-    ran(sandbox, command + "\nsleep 0.2; echo done", limits=SandboxLimits(seconds=20))
+    mark = f"917.{os.getpid()}"  # other tests run beside this one
+    ran(sandbox, command.replace("917.25", mark) + "\nsleep 0.2; echo done", limits=SandboxLimits(seconds=20))
     everything = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "sleep 917.25" not in everything
+    assert f"sleep {mark}" not in everything
 
 
 FORKS = """

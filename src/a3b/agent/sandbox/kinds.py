@@ -25,7 +25,7 @@ from a3b.agent.sandbox.sandbox import SandboxLimits, SandboxPolicy
 from a3b.agent.sandbox.seccomp import filter_program
 from a3b.errors import SandboxUnavailable, UsageError
 
-PREFLIGHT_SECONDS = 20
+PREFLIGHT_SECONDS, PREFLIGHT_TRIES = 20, 4
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx")
 
 
@@ -175,6 +175,7 @@ class BubblewrapSandbox(LaunchingSandbox):
         """Raises SandboxUnavailable if `program` cannot make what it has to."""
         self._program = program
         self._places = Places.of(around.environment, around.state, policy.workspace, policy.hidden)
+        self._mounted = self._places
         self._network = SandboxNetwork(program, around.private.code.parent / HOLDER, rules, around.approver)
         plain = plain_environment(around.environment, around.home, "/tmp")
         super().__init__(policy, around, {**plain, **self._network.environment()})
@@ -185,13 +186,23 @@ class BubblewrapSandbox(LaunchingSandbox):
             self._network.close()
             raise
 
+    def _preflight(self) -> None:
+        for tries_left in reversed(range(PREFLIGHT_TRIES)):
+            try:
+                return super()._preflight()
+            except SandboxUnavailable:
+                if not tries_left or self._mounted == self._places.present():
+                    raise  # else something went while it was mounted over
+
     def _protection(self) -> Protection:
         return Protection.of(self._roots(), self.policy.permitted, own_code())
 
     def _settings(self) -> dict[str, Any]:
         roots, protection, settings = self._enclosing(has_mounts=True)
         private = self._around.private.path
-        plan = MountPlan(roots, self.policy.readable, self._places, protection, private)
+        self._mounted = self._places.present()
+        readable = tuple(path for path in self.policy.readable if path.exists())
+        plan = MountPlan(roots, readable, self._mounted, protection, private)
         return {
             **settings,
             "program": self._program,

@@ -67,6 +67,16 @@ class Places:
         shown = tuple(_outermost(_shown(environment, home, hidden, workspace)))
         return cls(home, hidden, shown, tuple(_credentials_in(shown)))
 
+    def present(self) -> Places:
+        """The same as the machine is now: programs have begun to listen, and files have gone, since it was looked
+        through. What is not there cannot be mounted over, and need not be."""
+        sockets = list(_sockets())
+        hidden = _outermost([*filter(os.path.lexists, self.hidden), *sockets])
+        shown = tuple(filter(os.path.exists, self.shown))
+        seen = [path for path in sockets if any(path.is_relative_to(place) for place in shown)]
+        masked = sorted({*filter(os.path.lexists, self.masked), *seen})
+        return Places(self.home, tuple(hidden), shown, tuple(masked))
+
 
 def own_code() -> tuple[Path, ...]:
     """What the running agent loads code from: its interpreter, its environment and its package."""
@@ -102,7 +112,6 @@ def _hidden(environment: Mapping[str, str], home: Path, state: Path) -> Iterator
         if path.is_absolute() and str(path.resolve()) not in SYSTEM and os.path.exists(path):
             yield path.resolve()
     yield from _other_homes()
-    yield from _sockets()
 
 
 def _sockets() -> Iterator[Path]:
