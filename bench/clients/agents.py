@@ -28,7 +28,9 @@ from bench.clients.server import KEY, MODEL, Server
 STEP_S = 300.0
 TRIES = 6  # with instructions far beyond it the embedded model may not stop; then the agent begins again
 FIRST, SECOND = "Think of two numbers from 0 to 999. Tell me only the first.", "What was the other number?"
-STEPS = 12  # of one turn, where an agent would take as many as the model wants
+# of one run, after which it is ended: where the model calls a tool again and again, an agent whose context is full sums
+# up its conversation, and its next prompt begins otherwise
+MOST_ANSWERS = 40
 LIMIT = 2000  # tokens of an answer, where an agent would ask for very many
 
 
@@ -88,11 +90,8 @@ def qwen_code(place: Place) -> list[Step]:
 
 
 def opencode(place: Place) -> list[Step]:
-    """With a limit of steps: where the model calls a tool again and again, the agent would sum up its conversation
-    each time that the context is full, and its next prompt would begin otherwise."""
     config = json.loads((place.own / "opencode.json").read_text(encoding="utf-8"))
     config["provider"]["a3b"]["models"][MODEL]["limit"]["output"] = 400
-    config["agent"] = {"build": {"steps": STEPS}}
     (place.own / "opencode.json").write_text(json.dumps(config))
     return [Step(["run", FIRST]), Step(["run", "--continue", SECOND])]
 
@@ -144,7 +143,7 @@ def run_agent(client: Client, program: Path, server: Server, reader: Reader, log
 
 def run_once(client: Client, program: Path, server: Server, reader: Reader, log: Path) -> tuple[Row, bool]:
     """The row, and whether an answer to an agent of `UNCUT` ran into a limit, with which the run ends."""
-    row, is_cut = Row(client.name, works=True), False
+    row, is_cut, is_ended = Row(client.name, works=True), False, False
     since, begin, start = len(server.answers()), server.log.stat().st_size, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="a3b-agent-", ignore_cleanup_errors=True) as directory:
         home, work, own = (Path(directory, name) for name in ("home", "work", "own"))
@@ -156,15 +155,18 @@ def run_once(client: Client, program: Path, server: Server, reader: Reader, log:
         write(setup, own)
         place = Place(program, own, home, work, setup)
         for step in AGENTS[client.player](place):
-            if problem := run_step(step, place, log):
+            told = len(server.answers())
+            if problem := run_step(step, place, log, lambda told=told: len(server.answers(told)) > MOST_ANSWERS):
                 row.works, row.note = False, problem
+            is_ended |= len(server.answers(told)) > MOST_ANSWERS
             is_cut = client.player in UNCUT and any(answer.reason == "length" for answer in server.answers(since))
             if problem or is_cut:
                 break
     row.seconds = round(time.monotonic() - start, 1)
     answers = server.answers(since)
     row.proof = reader.prove(answers)
-    if refusals := server.refusals(begin):
+    # an answer that is cut by the end of the run is none
+    if refusals := [one for one in server.refusals(begin) if not (is_ended and one.endswith(" 499"))]:
         row.works, row.note = False, "; ".join([*refusals[:3], row.note])
     row.note = (
         row.note
@@ -173,8 +175,8 @@ def run_once(client: Client, program: Path, server: Server, reader: Reader, log:
     return row, is_cut
 
 
-def run_step(step: Step, place: Place, log: Path) -> str | None:
-    """What went wrong, if anything did. Its children end with it."""
+def run_step(step: Step, place: Place, log: Path, is_enough: Callable[[], bool]) -> str | None:
+    """What went wrong, if anything did. Its children end with it, and all end when it is enough."""
     foreign = ("OPENAI_", "ANTHROPIC_", "CLAUDE", "A3B_", "PYTHON", "XDG_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     environment |= {"HOME": str(place.home), "PWD": str(place.work), "TERM": "dumb", "NO_COLOR": "1"}
@@ -194,10 +196,18 @@ def run_step(step: Step, place: Place, log: Path) -> str | None:
             text=True,
             start_new_session=True,
         )
+        typed, until = step.typed, time.monotonic() + STEP_S
         try:
-            process.communicate(step.typed, timeout=STEP_S)
-        except subprocess.TimeoutExpired:
-            return f"stopped after {STEP_S:.0f} s"
+            while True:
+                try:
+                    process.communicate(typed, timeout=2)
+                    break
+                except subprocess.TimeoutExpired:
+                    typed = ""  # it has been sent
+                if is_enough():
+                    return None
+                if time.monotonic() > until:
+                    return f"stopped after {STEP_S:.0f} s"
         finally:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
