@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.agent.sandbox.conftest import SECRET
-from tests.support.sandboxes import files_below, opened, ran
+from tests.support.sandboxes import SYSTEM_PATH, files_below, opened, ran
 
 pytestmark = pytest.mark.slow
 
@@ -208,3 +210,45 @@ def test_programs_of_the_home_work_and_their_credentials_do_not_show(base):
             assert (cargo / "tool").read_text() != "evil\n" and (node / "lib/part").exists()
         finally:
             sandbox.close()
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+@pytest.mark.parametrize("name", [".venv", "venv", "env", "tools"])
+def test_links_in_the_workspace_do_not_choose_what_is_shown_of_a_home(base, kind, name):
+    """A repository brings them, or a command makes them for the next session."""
+    secrets = base / "home" / "kept" / "bin"
+    secrets.mkdir(parents=True, exist_ok=True)
+    (secrets / "key").write_text(SECRET)
+    programs = base / "home" / "src" / "project" / name / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    for link, target in (("tool", secrets / "key"), ("python", secrets / "key"), ("all", secrets)):
+        (programs / link).unlink(missing_ok=True)
+        (programs / link).symlink_to(os.path.relpath(target, programs))
+    sandbox = opened(base, {"PATH": f"{SYSTEM_PATH}:{programs}"}, kind)
+    text, _ = ran(sandbox, f"cat {secrets}/key; echo done")
+    sandbox.close()
+    assert SECRET not in text and "done" in text
+    shutil.rmtree(programs)
+    programs.symlink_to(os.path.relpath(secrets, programs.parent))
+    sandbox = opened(base, {"PATH": f"{SYSTEM_PATH}:{programs}"}, kind)
+    text, _ = ran(sandbox, f"cat {secrets}/key; echo done")
+    sandbox.close()
+    programs.unlink()
+    assert SECRET not in text and "done" in text
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_the_python_of_an_environment_in_the_workspace_is_shown(base, kind):
+    python = base / "home" / "pythons" / "3.11"
+    for part in ("bin", "lib/python3.11"):
+        (python / part).mkdir(parents=True, exist_ok=True)
+    (python / "lib/python3.11/os.py").write_text("shown")
+    (python / "bin/python3.11").write_text("#!/bin/sh\n")
+    programs = base / "home" / "src" / "project" / ".venv" / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    (programs / "python").symlink_to(python / "bin/python3.11")
+    sandbox = opened(base, {}, kind)
+    text, _ = ran(sandbox, f"cat {python}/lib/python3.11/os.py")
+    sandbox.close()
+    (programs / "python").unlink()
+    assert text == "shown"

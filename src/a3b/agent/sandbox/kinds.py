@@ -174,7 +174,7 @@ class BubblewrapSandbox(LaunchingSandbox):
     ):
         """Raises SandboxUnavailable if `program` cannot make what it has to."""
         self._program = program
-        self._places = Places.of(around.environment, around.state, policy.workspace, policy.hidden)
+        self._places = Places.of(around.environment, around.state, (policy.workspace, *policy.writable), policy.hidden)
         self._mounted = self._places
         self._network = SandboxNetwork(program, around.private.code.parent / HOLDER, rules, around.approver)
         plain = plain_environment(around.environment, around.home, "/tmp")
@@ -233,7 +233,7 @@ class LandlockSandbox(LaunchingSandbox):
             raise UsageError(
                 f"hosts cannot be allowed here, since this sandbox (Landlock) has no network of its own: {obstacle}"
             )
-        self._places = Places.of(around.environment, around.state, policy.workspace, policy.hidden)
+        self._places = Places.of(around.environment, around.state, (policy.workspace, *policy.writable), policy.hidden)
         private = around.private.path
         plain = plain_environment(around.environment, str(private / "home"), str(private / "tmp"))
         super().__init__(policy, around, plain)

@@ -59,12 +59,15 @@ class Places:
     masked: tuple[Path, ...]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], state: Path, workspace: Path, further: tuple[Path, ...] = ()) -> Places:
-        """state: A3B_HOME; further: places that are hidden too."""
+    def of(
+        cls, environment: Mapping[str, str], state: Path, roots: tuple[Path, ...], further: tuple[Path, ...] = ()
+    ) -> Places:
+        """state: A3B_HOME; roots: directories that commands may write, the workspace first; further: places that are
+        hidden too."""
         home = Path(environment.get("HOME") or "/root").resolve()
         asked = [path for path in further if os.path.exists(path)]
         hidden = tuple(_outermost([*_hidden(environment, home, state.resolve()), *asked]))
-        shown = tuple(_outermost(_shown(environment, home, hidden, workspace)))
+        shown = tuple(_outermost(_shown(environment, home, hidden, roots)))
         return cls(home, hidden, shown, tuple(_credentials_in(shown)))
 
     def present(self) -> Places:
@@ -137,12 +140,18 @@ def _other_homes() -> Iterator[Path]:
                     yield path.resolve()
 
 
-def _shown(environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...], workspace: Path) -> Iterator[Path]:
+def _shown(
+    environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...], roots: tuple[Path, ...]
+) -> Iterator[Path]:
+    workspace = roots[0]
     programs = [Path(part) for part in environment.get("PATH", "").split(":") if part.startswith("/")]
     programs += [workspace / name / "bin" for name in (".venv", "venv", "env")]
     found = list(own_code())
     for directory in programs:
-        found += [directory, *_link_targets(directory)]
+        if any(path.is_relative_to(root) for path in (directory, directory.resolve()) for root in roots):
+            found += _environment_of(directory)
+        else:
+            found += [directory, *_link_targets(directory)]
     for place in found:
         place = place.resolve()
         below = any(place.is_relative_to(cover) for cover in (*hidden, *PRIVATE))
@@ -151,6 +160,18 @@ def _shown(environment: Mapping[str, str], home: Path, hidden: tuple[Path, ...],
     for place in map(Path, SHOWN_OF_RUN):
         if os.path.exists(place):
             yield place
+
+
+def _environment_of(directory: Path) -> Iterator[Path]:
+    """Of an environment that commands may write: itself, if it is one, and the Python that it links to. Whoever wrote
+    it made its links, and must not choose what of a home is shown by them."""
+    real = directory.resolve()
+    if real.name == "bin" and (real.parent / "pyvenv.cfg").is_file():
+        yield real
+    for name in ("python", "python3"):
+        target = (real / name).resolve()
+        if target.parent.name == "bin" and any(target.parent.parent.glob("lib/*/os.py")):
+            yield target.parent
 
 
 def _link_targets(directory: Path) -> Iterator[Path]:
