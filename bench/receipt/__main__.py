@@ -21,7 +21,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from a3b.errors import A3BError
 from a3b.kernels import _native
@@ -49,9 +48,9 @@ def this_commit() -> str:
         return "no git"
 
 
-def this_machine() -> dict[str, Any]:
+def this_machine() -> str:
     machine = Machine.read()
-    return {
+    facts = {
         "processor": cpu_name(),
         "cores": machine.num_cores,
         "instruction set": _native.isas()[0],
@@ -59,6 +58,7 @@ def this_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
     }
+    return ", ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def environment() -> dict[str, str]:
@@ -75,6 +75,7 @@ def environment() -> dict[str, str]:
 def run(line: Line, commit: str) -> Entry:
     """One line; it never raises for what the command does."""
     entry = Entry(line.name, line.claim, line.command, NOT_RUN, date=f"{datetime.date.today():%Y-%m-%d}")
+    entry = replace(entry, machine=this_machine())
     missing = [why for need in line.needs if (why := need())]
     if missing:
         return replace(entry, why="; ".join(missing))
@@ -128,7 +129,7 @@ def receipt(lines: Sequence[Line], only: str | None, resume: bool, out: Path, ve
     """Runs the lines; how many failed."""
     wanted, commit = chosen(only, [line.name for line in lines]), this_commit()
     earlier = Receipt.read(out / f"{version}.json") if only or resume else None
-    found = Receipt(version, this_machine(), earlier.entries if earlier else {})
+    found = Receipt(version, earlier.entries if earlier else {})
     kept = {x.name for x in lines if resume and x.name in found.entries and found.entries[x.name].holds_for(x, commit)}
     to_run = [line for line in lines if line.name in wanted - kept]
     LOGS.mkdir(parents=True, exist_ok=True)

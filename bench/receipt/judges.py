@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,6 +97,9 @@ def reaches(successes: float, cases: int, claimed: float) -> bool:
     return wilson(round(successes), cases)[1] >= claimed
 
 
+TURNS_COMPUTED = 3105
+
+
 def turns(computed: int) -> Judge:
     """Of `bench.turns --json` with 20 turns: tokens computed in all of them, the one after kill -9 among them."""
 
@@ -151,16 +155,18 @@ def instructions(most: int) -> Judge:
     return judge
 
 
-def speed(prefill: float, decode: float) -> Judge:
-    """Of `a3b bench speed --json`; a machine may be a fifth slower than the one of the claim."""
+def speed(of_peak: float, of_memory: float) -> Judge:
+    """Of `a3b bench speed --json`: by the shares of what the machine gave beside each measurement, since machines
+    differ by more than programs do."""
 
     def judge(printed: str) -> Finding:
         facts = outcome(printed)
-        found = facts["prefill_tokens_per_s"], facts["decode_tokens_per_s"]
-        return Finding(
-            f"prefill {found[0]:.1f}, decode {found[1]:.1f} tokens/s",
-            found[0] >= 0.8 * prefill and found[1] >= 0.8 * decode,
+        peak, memory = facts["vnni_peak_fraction"], facts["read_bandwidth_fraction"]
+        figure = (
+            f"prefill {facts['prefill_tokens_per_s']:.1f}, decode {facts['decode_tokens_per_s']:.1f} tokens/s: "
+            f"{100 * peak:.0f} % of the int8 peak, {100 * memory:.0f} % of the memory's rate"
         )
+        return Finding(figure, peak >= of_peak and memory >= of_memory)
 
     return judge
 
@@ -188,13 +194,56 @@ def restored(seconds: float) -> Judge:
     return judge
 
 
-def ratio(printed: str) -> Finding:
-    """Of `bench.peers --json`: a3b to each peer."""
-    facts = outcome(printed)["ratios"]
-    parts = [
-        f"{name}: {', '.join(f'{kind} {value:.2f}×' for kind, value in kinds.items())}" for name, kinds in facts.items()
-    ]
-    return Finding("; ".join(parts), all(kinds for kinds in facts.values()))
+def ratios(least: dict[str, float]) -> Judge:
+    """Of `bench.peers --json`: a3b to each peer, in prefill and decode, at least `least` of those it names."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)["ratios"]
+        said = {name: ", ".join(f"{kind} {x:.2f}×" for kind, x in kinds.items()) for name, kinds in facts.items()}
+        holds = all(len(facts[name]) == 2 and min(facts[name].values()) >= bound for name, bound in least.items())
+        return Finding("; ".join(f"{name}: {text}" for name, text in said.items()), holds)
+
+    return judge
+
+
+def read_sooner(later: float, restarted: float) -> Judge:
+    """Of `bench.turns --json` with llama.cpp's server: how many times as long that takes to read a prompt, of the
+    later turns by the median, and of the one after kill -9."""
+
+    def judge(printed: str) -> Finding:
+        facts = outcome(printed)
+
+        def read(engine: str) -> tuple[float, float]:
+            rows = {row["what"]: row["read_s"] for row in facts[engine]}
+            usual = [s for what, s in rows.items() if re.fullmatch(r"turn \d+", what) and what != "turn 1"]
+            return statistics.median(usual), next(s for what, s in rows.items() if "restart" in what)
+
+        ours, theirs = read("a3b"), read("llama.cpp")
+        counted = turns(TURNS_COMPUTED)(printed)
+        figure = (
+            f"a later turn in {ours[0]:.1f} s, llama.cpp {theirs[0]:.1f}; after kill -9 in {ours[1]:.1f} and "
+            f"{theirs[1]:.1f} s; {counted.figure}"
+        )
+        sooner = theirs[0] >= later * ours[0] and theirs[1] >= restarted * ours[1]
+        return Finding(figure, counted.holds and sooner)
+
+    return judge
+
+
+def first_prompt(tokens: int, share: float) -> Judge:
+    """Of `bench.clients.launched --only claude --json`: tokens of the first prompt in the vocabulary of Qwen3.6, within
+    a tenth; the share of it that comes from the store; nothing computed twice."""
+
+    def judge(printed: str) -> Finding:
+        (row,) = outcome(printed)["launched"]
+        stored = row["cached"] / row["cold"]
+        figure = (
+            f"{row['name']} {row['version']}: {row['qwen']:,} tokens, {100 * stored:.0f} % from the store, "
+            f"{row['again']} computed again in the second turn"
+        )
+        return Finding(figure, abs(row["qwen"] - tokens) <= 0.1 * tokens and stored >= share and not row["again"])
+
+    return judge
 
 
 def wrong_drafts(bound: float) -> Judge:

@@ -29,6 +29,7 @@ class Entry:
     seconds: float = 0.0
     commit: str = ""
     date: str = ""
+    machine: str = ""
 
     @property
     def found(self) -> str:
@@ -45,7 +46,6 @@ class Receipt:
     """entries: by name of the line."""
 
     version: str
-    machine: dict[str, Any]
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @classmethod
@@ -56,14 +56,14 @@ class Receipt:
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             entries = [Entry(**entry) for entry in facts["lines"]]
-            return cls(facts["version"], facts["machine"], {entry.name: entry for entry in entries})
+            return cls(facts["version"], {entry.name: entry for entry in entries})
         except (ValueError, TypeError, LookupError) as error:
             raise UsageError(f"{path} is no receipt ({error}); remove it, or name another with --out") from error
 
     def write(self, directory: Path, lines: Sequence[Line]) -> None:
         """VERSION.json and VERSION.md, in the order of `lines`."""
         directory.mkdir(parents=True, exist_ok=True)
-        facts = {"version": self.version, "machine": self.machine, "lines": [asdict(e) for e in self.ordered(lines)]}
+        facts: dict[str, Any] = {"version": self.version, "lines": [asdict(e) for e in self.ordered(lines)]}
         text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         for name, content in ((f"{self.version}.json", text), (f"{self.version}.md", self.page(lines))):
             part = directory / f"{name}.part"
@@ -79,16 +79,18 @@ class Receipt:
         entries = self.ordered(lines)
         count = {status: sum(e.status == status for e in entries) for status in (PASS, FAIL, NOT_RUN)}
         recorded = {line.name: line.recorded for line in lines}
-        told = ", ".join(f"{name}: {value}" for name, value in self.machine.items())
+        ran = [entry for entry in entries if entry.status != NOT_RUN]
+        machines = list(dict.fromkeys(entry.machine for entry in ran))
         text = [
             f"# Receipt of a3b {self.version}",
             "",
-            f"{count[PASS]} lines pass, {count[FAIL]} fail, {count[NOT_RUN]} were not run. Made by `make receipt`;",
-            "each command also runs alone, in a checkout where `make quick` was run once. Other work ran beside it.",
+            f"{count[PASS]} lines pass, {count[FAIL]} fail, {count[NOT_RUN]} were not run. Made by `make receipt`,",
+            f"from {told_runs(ran)}. Each command also runs alone, in",
+            "a checkout where `make quick` was run once.",
             "",
-            f"Machine: {told}.",
+            *(f"- Machine {num}: {machine or 'not recorded'}." for num, machine in enumerate(machines, 1)),
             "",
-            "| line | verdict | claimed | found | seconds | commit, date |",
+            "| line | verdict | claimed | found | seconds | commit, date, machine |",
             "|---|---|---|---|---|---|",
         ]
         for entry in entries:
@@ -96,7 +98,9 @@ class Receipt:
             if entry.status == NOT_RUN and recorded[entry.name]:
                 found += f"; earlier: {recorded[entry.name]}"
             seconds = f"{entry.seconds:,.0f}" if entry.status != NOT_RUN else ""
-            when = f"{entry.commit}, {entry.date}" if entry.status != NOT_RUN else ""
+            when = ""
+            if entry.status != NOT_RUN:
+                when = f"{entry.commit}, {entry.date}, {machines.index(entry.machine) + 1}"
             verdict = entry.status if entry.status != FAIL else "**fail**"
             cells = (f"[{entry.name}](#{entry.name})", verdict, entry.claim, found, seconds, when)
             text.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
@@ -104,3 +108,10 @@ class Receipt:
         for entry in entries:
             text += ["", f"### {entry.name}", "", f"    {entry.command}"]
         return "\n".join(text) + "\n"
+
+
+def told_runs(entries: Sequence[Entry]) -> str:
+    """Of how many commits and dates a receipt is put together."""
+    commits, dates = {entry.commit for entry in entries}, sorted({entry.date for entry in entries})
+    at = f"{len(commits)} commit{'s' if len(commits) > 1 else ''}"
+    return f"runs at {at}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if entries else "no run yet"

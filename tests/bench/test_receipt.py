@@ -111,9 +111,21 @@ def test_the_page_has_machine_verdicts_reasons_and_a_heading_for_each_line(here)
     found = made(here, line("a", "echo 'good | bad'"), line("b", "x", (lambda: "needs a moon",)))
     page = (here / "9.9.md").read_text(encoding="utf-8")
     assert "1 lines pass, 0 fail, 1 were not run" in page
-    assert found.machine["processor"] in page
+    assert f"- Machine 1: {found.entries['a'].machine}." in page
+    assert "runs at 1 commit, " in page and page.count(", 1 |") == 1
     assert "| [a](#a) | pass | a is claimed | good \\| bad |" in page
     assert "needs a moon" in page and "### b\n\n    x\n" in page
+
+
+def test_a_line_keeps_the_machine_that_it_was_run_on(here, monkeypatch):
+    lines = line("a", "echo good"), line("b", "echo good")
+    for name, machine in (("a", "a slow one"), ("b", "a fast one")):
+        monkeypatch.setattr(program, "this_machine", lambda machine=machine: machine)
+        found = made(here, *lines, only=name)
+    assert {name: entry.machine for name, entry in found.entries.items()} == {"a": "a slow one", "b": "a fast one"}
+    page = (here / "9.9.md").read_text(encoding="utf-8")
+    assert "- Machine 1: a slow one.\n- Machine 2: a fast one." in page
+    assert re.search(r"\[b\]\(#b\) .* c1, [\d-]+, 2 \|", page)
 
 
 def test_an_unknown_line_and_a_file_that_is_no_receipt_are_refused(here):
@@ -211,3 +223,49 @@ def test_turns_count_the_cached_ones_and_need_the_one_after_the_kill():
     assert found == Finding("1,100 computed of 2,100 tokens of 2 prompts; after kill -9 100 of 1,100", True)
     rows[1]["computed"] = 1100
     assert not judges.turns(1100)(json.dumps({"a3b": rows})).holds
+
+
+@pytest.mark.parametrize(("peak", "memory", "holds"), [(0.5, 0.7, True), (0.3, 0.7, False), (0.5, 0.6, False)])
+def test_a_speed_is_judged_by_what_the_machine_gives(peak, memory, holds):
+    facts = {"prefill_tokens_per_s": 50, "decode_tokens_per_s": 8}
+    facts |= {"vnni_peak_fraction": peak, "read_bandwidth_fraction": memory}
+    assert judges.speed(0.35, 0.65)(json.dumps(facts)).holds == holds
+
+
+def test_ratios_hold_if_each_peer_was_measured_and_none_is_faster_than_said():
+    def said(**peers: dict[str, float]) -> Finding:
+        return judges.ratios({"one": 1.0})(json.dumps({"ratios": peers}))
+
+    assert said(one={"prefill": 2.0, "decode": 1.0}) == Finding("one: prefill 2.00×, decode 1.00×", True)
+    assert not said(one={"prefill": 2.0, "decode": 0.9}).holds
+    assert not said(one={"prefill": 2.0}).holds
+    with pytest.raises(LookupError):
+        said(other={"prefill": 2.0, "decode": 1.0})
+
+
+def test_turns_beside_llama_cpp_are_judged_by_the_seconds_of_the_same_run():
+    def rows(later: float, restarted: float) -> list[dict]:
+        names = ("turn 1", "turn 2", "turn 3", "turn 4, after kill -9 and restart")
+        seconds = (50.0, later, later, restarted)
+        return [
+            {"what": what, "prompt_tokens": 1000, "computed": 100, "read_s": read}
+            for what, read in zip(names, seconds, strict=True)
+        ]
+
+    def holds(ours: list[dict], theirs: list[dict]) -> bool:
+        return judges.read_sooner(2, 4)(json.dumps({"a3b": ours, "llama.cpp": theirs})).holds
+
+    assert holds(rows(4.0, 20.0), rows(8.0, 80.0))
+    assert not holds(rows(4.0, 20.0), rows(7.0, 80.0))
+    assert not holds(rows(4.0, 20.0), rows(8.0, 70.0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [({}, True), ({"qwen": 11_004}, False), ({"cached": 7_000}, False), ({"again": 3}, False)],
+)
+def test_a_first_prompt_is_judged_by_its_size_and_by_what_was_stored(changed, holds):
+    row = {"name": "claude", "version": "1", "qwen": 9067, "cold": 10_000, "cached": 9_000, "again": 0} | changed
+    assert judges.first_prompt(9067, 0.85)(json.dumps({"launched": [row]})).holds == holds
+    with pytest.raises(ValueError, match="unpack"):
+        judges.first_prompt(9067, 0.85)('{"launched": []}')
