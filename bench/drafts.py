@@ -31,7 +31,7 @@ import numpy as np
 from a3b.cache.prefix_cache import PrefixCache
 from a3b.engine import draft_sources
 from a3b.engine.backend import Job
-from a3b.engine.draft_prices import Odds, StepCosts
+from a3b.engine.draft_prices import Balance, Odds, StepCosts
 from a3b.engine.draft_sources import LONG_MEMORY, MAX_MATCH, ContextDrafter, Repeat, Repeats, drafters
 from a3b.engine.drafts import Drafter
 from a3b.engine.engine import Engine
@@ -80,10 +80,10 @@ class Lies(Repeats):
 
 def liars(half: int) -> Callable[[Job], Drafter]:
     """Drafters of ids from `half` on, for answers that have none of them."""
-    known = Odds(memory=LONG_MEMORY)
+    known, gained = Odds(memory=LONG_MEMORY), Balance(tokens=0.0)
 
     def make(job: Job) -> Drafter:
-        made = ContextDrafter(job.ids, known)
+        made = ContextDrafter(job.ids, known, gained=gained)
         made._repeats = Lies(job.ids)
         made._repeats.first_wrong = half
         return made

@@ -21,6 +21,7 @@ FEW = 5  # measures that one disturbed step may have spoilt
 # steps without drafts, times answers, after which a lower price is tried: of few measures, and of more
 RETRY_FEW, RETRY = 256, 1024
 RETRY_PRICE = 0.8  # which only guesses that are next to certain are worth
+RETRY_KEEPS = 2  # measures, so that what is found then counts
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
 LEAST_PRICE = 0.12  # whatever the clock says
 FIRST_GUESS_PRICE = 0.06  # of the MTP module: a layer of forty, and a part of the head
@@ -33,13 +34,32 @@ class Prices(NamedTuple):
     guess: float = 0.0  # of a guess of the MTP module, read or not
 
 
+class _DraftedStep:
+    """A step with drafts. What the machine gives changes within seconds, so it is compared with the next steps without
+    drafts where the last ones were long before it."""
+
+    def __init__(self, num_drafted: int, seconds: float, plain_s: float, num_since_plain: int):
+        self._num_drafted, self._seconds = num_drafted, seconds
+        self._num_awaited = PLAIN_AT_ONCE if num_since_plain > PLAIN_STEPS else 0
+        self._compare(plain_s)
+
+    def note_plain(self, plain_s: float) -> None:
+        """Another step without drafts was measured; the median by now."""
+        if self._num_awaited:
+            self._num_awaited -= 1
+            self._compare(plain_s)
+
+    def _compare(self, plain_s: float) -> None:
+        # what a drafted token added, in steps without drafts
+        self.extra = (self._seconds - plain_s) / self._num_drafted / plain_s
+
+
 class StepCosts:
     """Seconds of steps without prompts, by the number of answers in them."""
 
     def __init__(self) -> None:
         self._plain: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=PLAIN_STEPS))
-        # what a drafted token adds, in steps without drafts
-        self._extra: dict[int, deque[float]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))
+        self._drafted: dict[int, deque[_DraftedStep]] = defaultdict(partial(deque, maxlen=DRAFTED_STEPS))
         self._num_since_plain: dict[int, int] = defaultdict(int)
         self._num_since_drafted: dict[int, int] = defaultdict(int)
         self._num_due: dict[int, int] = defaultdict(lambda: PLAIN_AT_ONCE)  # steps without drafts
@@ -57,7 +77,8 @@ class StepCosts:
         self._num_since_drafted[num_answers] = 0
         if (plain := self.plain(num_answers)) is None:
             return seconds
-        self._extra[num_answers].append((seconds - guessing_s - plain) / num_drafted / plain)
+        step = _DraftedStep(num_drafted, seconds - guessing_s, plain, self._num_since_plain[num_answers])
+        self._drafted[num_answers].append(step)
         return plain
 
     def _note_plain(self, num_answers: int, seconds: float) -> None:
@@ -68,6 +89,9 @@ class StepCosts:
         self._plain[num_answers].append(seconds)
         self._num_since_plain[num_answers] = 0
         self._num_since_drafted[num_answers] += 1
+        if self._num_since_drafted[num_answers] <= PLAIN_AT_ONCE and (plain := self.plain(num_answers)):
+            for step in self._drafted[num_answers]:
+                step.note_plain(plain)
 
     def note_guess(self, num_tokens: int, seconds: float) -> None:
         """For a guess the MTP module read so many tokens, in so long."""
@@ -81,22 +105,28 @@ class StepCosts:
 
     def prices(self, num_answers: int) -> Prices:
         """Of drafts in a step for that many answers."""
-        plain, extra = self.plain(num_answers), self._extra.get(num_answers)
+        plain, drafted = self.plain(num_answers), self._drafted[num_answers]
         is_due = self._num_due[num_answers] or self._num_since_plain[num_answers] >= PLAIN_EVERY
         if plain is None or plain <= 0 or is_due:
             return Prices(float("inf"), float("inf"))
-        token = max(LEAST_PRICE, num_answers * median(extra)) if extra else FIRST_PRICE
         # a price of a disturbed moment would keep drafts away, and so itself, for ever
-        patience = num_answers * (RETRY_FEW if extra and len(extra) < FEW else RETRY)
-        if self._num_since_drafted[num_answers] >= patience:
+        patience = num_answers * (RETRY_FEW if drafted and len(drafted) < FEW else RETRY)
+        is_retry = self._num_since_drafted[num_answers] >= patience
+        while is_retry and len(drafted) > RETRY_KEEPS:
+            drafted.popleft()
+        token = FIRST_PRICE
+        if drafted:
+            token = max(LEAST_PRICE, num_answers * median(step.extra for step in drafted))
+        if is_retry:
             token = min(token, RETRY_PRICE)
         # the first ones read weights from the disk
         guess = num_answers * median(self._guess) / plain if len(self._guess) >= FEW else FIRST_GUESS_PRICE
         return Prices(token, guess)
 
 
-FIRST_TOKENS, MOST_TOKENS = 1.0, 16.0  # that drafts may lose at the beginning, and after any success
-ALLOWED = 0.006  # tokens that they may lose for each that is written, and the same for looking for them
+FIRST_TOKENS, MOST_TOKENS = 2.0, 16.0  # that drafts may lose at the beginning, and after any success
+ALLOWED = 0.012  # tokens that they may lose for each that is written
+ALLOWED_EFFORT = 0.006  # the same for looking for them
 FIRST_EFFORT, MOST_EFFORT = 0.25, 2.0  # tokens that looking may cost at the beginning, and after any success
 LOOK = 0.5  # the most that one look is charged with: a thread may be stopped in the middle of it
 
@@ -104,16 +134,19 @@ LOOK = 0.5  # the most that one look is charged with: a thread may be stopped in
 class Balance:
     """What drafting has gained an answer, in tokens: it bounds what drafts can lose, however likely they seem."""
 
-    def __init__(self) -> None:
-        self._tokens = FIRST_TOKENS
+    def __init__(self, common: Balance | None = None, tokens: float = FIRST_TOKENS):
+        """common: of all answers, which learns from this one; what they have gained may be lost by any."""
+        self._common, self._tokens = common, tokens
 
     def affords(self, paid: float) -> bool:
         """Whether drafts may cost so many tokens, if all may be wrong."""
-        return paid <= max(self._tokens, 0.0)
+        return paid <= max(self._tokens, 0.0) or (self._common is not None and self._common.affords(paid))
 
     def note(self, num_written: int, num_accepted: int, paid: float) -> None:
         """Tokens were written, some of them accepted drafts; all drafts cost so many tokens."""
         self._tokens = min(MOST_TOKENS, self._tokens + ALLOWED * num_written + num_accepted - paid)
+        if self._common is not None:
+            self._common.note(num_written, num_accepted, paid)
 
 
 class Effort:
@@ -133,11 +166,11 @@ class Effort:
 
     def note(self, num_accepted: int) -> None:
         """A token was chosen, and with it so many drafts were accepted."""
-        self._tokens = min(MOST_EFFORT, self._tokens + ALLOWED + num_accepted)
+        self._tokens = min(MOST_EFFORT, self._tokens + ALLOWED_EFFORT + num_accepted)
 
 
 MEMORY = 0.95  # share of what was seen that one more draft leaves
-TRUST = 4.0  # drafts that what is known from elsewhere counts for
+TRUST = 8.0  # drafts that what is known from elsewhere counts for
 FORCED, LONGEST = 0, 17  # kinds: forced by a grammar, or as many tokens as matched before, up to the longest
 PRIORS = (0.98, 0.1, 0.3, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.89, 0.9, 0.92)
 

@@ -83,10 +83,16 @@ class ContextDrafter:
     drafts whether they would be right. A guess of the MTP module costs its time, so where it does not pay it is asked
     now and then only, to see whether it would."""
 
-    def __init__(self, prompt_ids: Sequence[int], known: Odds | None = None, mtp: MtpGuesses | None = None):
-        """known: of other answers, which learns from this one."""
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        known: Odds | None = None,
+        mtp: MtpGuesses | None = None,
+        gained: Balance | None = None,
+    ):
+        """known, gained: of all answers, which learn from this one."""
         self._repeats, self._num_prompt = Repeats(prompt_ids), len(prompt_ids)
-        self._odds, self._balance, self._mtp = Odds(known), Balance(), mtp
+        self._odds, self._balance, self._mtp = Odds(known), Balance(gained), mtp
         self._found: list[int] = []  # at the last step: forced, then what followed before
         self._num_forced = self._num_matching = 0
         self._drafts: list[Draft] = []  # of the last step
@@ -160,9 +166,10 @@ def drafters(module: MtpModule | None, costs: StepCosts) -> Callable[[Job], Draf
     """What makes the drafter of each answer; they learn from each other what is likely to be right. module: the model's
     own, None for drafts that cost no weights. costs: of the scheduler that asks them."""
     known, known_mtp = Odds(memory=LONG_MEMORY), MtpOdds.new(memory=LONG_MEMORY)
+    gained = Balance(tokens=0.0)
 
     def make(job: Job) -> Drafter:
         mtp = None if module is None else MtpGuesses(module, job.ids, known_mtp, costs.note_guess)
-        return ContextDrafter(job.ids, known, mtp)
+        return ContextDrafter(job.ids, known, mtp, gained)
 
     return make
