@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from a3b.machine import Machine
+from a3b.machine import Machine, cache_bytes
 
 GIB = 1 << 30
 
@@ -152,3 +152,15 @@ def test_files_that_are_missing_or_strange_are_no_limit(tmp_path):
 def test_this_machine_can_be_read():
     found = Machine.read()
     assert 1 <= found.num_threads <= found.num_cpus and 0 < found.memory_bytes <= found.total_memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [(["48K", "2048K", "491520K"], 480 << 20), (["32K", "36M"], 36 << 20), (["", "K", "much"], 0), ([], 0)],
+)
+def test_the_last_cache_is_the_largest_that_the_system_names(tmp_path, sizes, expected):
+    for index, size in enumerate(sizes):
+        directory = tmp_path / f"sys/devices/system/cpu/cpu0/cache/index{index}"
+        directory.mkdir(parents=True)
+        (directory / "size").write_text(f"{size}\n")
+    assert cache_bytes(tmp_path) == expected

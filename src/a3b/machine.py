@@ -44,6 +44,20 @@ class Machine:
         return max(1, min(self.num_cores, granted))
 
 
+def cache_bytes(root: Path = Path("/")) -> int:
+    """Of the last cache before memory, which cores and other guests may share; 0 where the system does not say."""
+    sizes = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((_cache_size(size) for size in sizes), default=0)
+
+
+def _cache_size(path: Path) -> int:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        return int(text.removesuffix("K").removesuffix("M")) << {"K": 10, "M": 20}.get(text[-1:], 0)
+    except (OSError, ValueError):
+        return 0
+
+
 @dataclass(frozen=True)
 class MemoryGroup:
     """A control group with a limit, in bytes: files that say what is used, and what of it the kernel can drop."""

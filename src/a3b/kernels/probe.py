@@ -19,11 +19,14 @@ from a3b.errors import UsageError
 from a3b.formats.tiles import FORMATS, TILE_ROWS, Tiles
 from a3b.kernels import Kernels, open_kernels
 from a3b.kernels.native import Native
+from a3b.machine import cache_bytes
 
 if TYPE_CHECKING:
     from a3b.kernels._native import Runtime
 
-BUFFER_BYTES = 512 << 20  # far more than any cache holds
+# twice what the last cache holds: of a buffer that is read from end to end, nothing is there at the next turn
+BEYOND_CACHE = 2 * cache_bytes()
+BUFFER_BYTES = max(512 << 20, BEYOND_CACHE)
 HUGE_PAGE = 2 << 20
 WARM_UP_SHARE = 0.2
 TUNED_BYTES = 32 << 20  # of each of two formats
@@ -54,6 +57,11 @@ def read_bandwidth(kernels: Kernels, seconds: float = 2.0, data: np.ndarray | No
     own."""
     runtime, data = runtime_of(kernels), huge_buffer(BUFFER_BYTES) if data is None else data
     return _measured(lambda: (runtime.probe_read(data), data.size)[1], seconds)
+
+
+def beside_buffer() -> np.ndarray:
+    """What `read_bandwidth` reads beside weights that fill most of the memory: no larger than has to be."""
+    return huge_buffer(min(BUFFER_BYTES, max(BUFFER_BYTES // 4, BEYOND_CACHE)))
 
 
 def huge_buffer(num_bytes: int) -> np.ndarray:

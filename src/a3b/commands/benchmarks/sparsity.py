@@ -75,7 +75,7 @@ def compare(
     was_there = (directory / MANIFEST).exists()
     try:
         random_directory(parent, shape, preset, asked)
-        limits, buffer = speed.limits(kernels, schedule.probe_s), probe.huge_buffer(probe.BUFFER_BYTES // 4)
+        limits, buffer = speed.limits(kernels, schedule.probe_s), probe.beside_buffer()
         loaded = speed.load(directory, kernels, "q8")
         speed.warm_up(loaded)
         head_s, head_bytes = head(loaded, kernels)

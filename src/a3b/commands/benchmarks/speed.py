@@ -111,7 +111,7 @@ def run(args: Namespace) -> None:
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
     # before the weights are there: what they leave may be slow memory
-    beside = probe.huge_buffer(probe.BUFFER_BYTES // 4)
+    beside = probe.beside_buffer()
     forget_peak()
     facts |= measure(load(directory, kernels, runtime.kv), schedule, beside)
     if args.plot:
