@@ -100,7 +100,7 @@ def require(what: str, is_so: bool) -> None:
 
 def memory() -> dict[str, int]:
     """Bytes of this process: the most since the last call of `speed.forget_peak`, and now."""
-    found = speed.memory(0)
+    found = speed.memory()
     return {"peak_bytes": found["peak_rss_bytes"], "now_bytes": found["rss_bytes"]}
 
 

@@ -242,7 +242,7 @@ def test_shares_are_of_what_is_measured_alongside_the_work(quick, monkeypatch):
 
     monkeypatch.setattr(bench, "Beside", Beside)
     kernels = plan.open_kernels(None, 1)
-    found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, plan.probe.huge_buffer(1 << 20), Progress("", 1))
+    found = plan.shares(SPEED, plan.SAMPLE, kernels, "q8", 4 * GIB, Progress("", 1))
     expected = replace(SPEED, read_share=0.61, operations_share=0.37, shares_measured=True)
     assert found == replace(expected, attention_share=found.attention_share) and 0 < found.attention_share <= 1
     config = config_from_dict(shape_config("35b-a3b", 4) | plan.SAMPLE.sizes)

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from a3b.commands.benchmarks import speed as bench
 from a3b.commands.benchmarks.sparsity import COMPARED
 from a3b.commands.cost import Price, costs, given_price
@@ -129,6 +127,7 @@ def measure(
             kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
             buffer = probe.huge_buffer(min(probe.BUFFER_BYTES, max(machine.memory_bytes // 4, 1 << 20)))
             read = read or probe.read_bandwidth(kernels, PROBE_S, buffer).median
+            del buffer
             progress(1)
             int8 = int8 or probe.int8_operations(kernels, PROBE_S).median
         except UsageError as error:
@@ -143,7 +142,7 @@ def measure(
             return speed, ""
         progress(2)
         try:
-            return shares(speed, sample, kernels, runtime.kv, machine.memory_bytes, buffer, progress), ""
+            return shares(speed, sample, kernels, runtime.kv, machine.memory_bytes, progress), ""
         except (A3BError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no more threads
             why = str(error) or "there is no memory for it"
             return (
@@ -155,18 +154,16 @@ def measure(
             )
 
 
-def shares(
-    speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, buffer: np.ndarray, progress: Progress
-) -> Speed:
+def shares(speed: Speed, sample: Sample, kernels: Kernels, kv_type: str, memory: int, progress: Progress) -> Speed:
     """`speed` with the shares that decode and prefill of `sample` reach; rates are measured again around each run.
 
-    memory: bytes available. buffer: read to measure the bandwidth. Raises UsageError if the sample takes too much
-    memory, disk or time, OSError if it cannot be written."""
+    memory: bytes available. Raises UsageError if the sample takes too much memory, disk or time, OSError if it cannot
+    be written."""
     source, plan = random_source(
         "sample", shape_config(sample.shape, sample.layers) | sample.sizes, SHOWN, pool_bytes=1 << 20
     )
     # twice: while it moves into huge pages, or is in a file system in memory
-    needed = 2 * plan.num_bytes + buffer.nbytes + SPARE_BYTES
+    needed = 2 * plan.num_bytes + SPARE_BYTES
     if memory < needed:
         raise UsageError(f"it takes {gb(needed)} of memory, {gb(memory)} are available")
     tokens = bench.WARM_UP_PROMPT + sample.runs * (sample.prompt + sample.tokens + bench.WARM_UP)
@@ -182,7 +179,8 @@ def shares(
     bench.warm_up(loaded)
     progress(3)
     traffic = sum(bench.decode_bytes(loaded, sample.tokens // 2).values())
-    reading = bench.Beside(lambda: probe.read_bandwidth(kernels, BESIDE_S, buffer).median, traffic)
+    in_place = bench.reading(loaded)
+    reading = bench.Beside(lambda: in_place.bandwidth(BESIDE_S), traffic)
     bench.decode(loaded, 0, sample.tokens, sample.runs, reading.add)
     progress(4)
     computing = bench.Beside(lambda: probe.int8_operations(kernels, BESIDE_S).median, operations(loaded.config))

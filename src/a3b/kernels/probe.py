@@ -9,8 +9,9 @@ from __future__ import annotations
 import mmap
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from a3b.kernels._native import Runtime
 
 # twice what the last cache holds: of a buffer that is read from end to end, nothing is there at the next turn
-BEYOND_CACHE = 2 * cache_bytes()
-BUFFER_BYTES = max(512 << 20, BEYOND_CACHE)
+BUFFER_BYTES = max(512 << 20, 2 * cache_bytes())
+PIECE_BYTES = 64 << 20  # read at a time, so that starting costs nothing
 HUGE_PAGE = 2 << 20
 WARM_UP_SHARE = 0.2
 TUNED_BYTES = 32 << 20  # of each of two formats
@@ -59,9 +60,24 @@ def read_bandwidth(kernels: Kernels, seconds: float = 2.0, data: np.ndarray | No
     return _measured(lambda: (runtime.probe_read(data), data.size)[1], seconds)
 
 
-def beside_buffer() -> np.ndarray:
-    """What `read_bandwidth` reads beside weights that fill most of the memory: no larger than has to be."""
-    return huge_buffer(min(BUFFER_BYTES, max(BUFFER_BYTES // 4, BEYOND_CACHE)))
+class InPlace:
+    """Reads what lies in memory where it lies, a piece after the other: as much of it comes out of a cache as of any
+    work that goes through all of it."""
+
+    def __init__(self, kernels: Kernels, data: Sequence[np.ndarray]):
+        """data: uint8, at least a byte."""
+        self._runtime = runtime_of(kernels)
+        self._pieces = cycle(
+            [array[at : at + PIECE_BYTES] for array in data for at in range(0, len(array), PIECE_BYTES)]
+        )
+
+    def bandwidth(self, seconds: float) -> float:
+        """Bytes per second of the next pieces."""
+        num_bytes, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds or not num_bytes:
+            num_bytes += len(piece := next(self._pieces))
+            self._runtime.probe_read(piece)
+        return num_bytes / spent
 
 
 def huge_buffer(num_bytes: int) -> np.ndarray:

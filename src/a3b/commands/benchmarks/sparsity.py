@@ -75,15 +75,14 @@ def compare(
     was_there = (directory / MANIFEST).exists()
     try:
         random_directory(parent, shape, preset, asked)
-        limits, buffer = speed.limits(kernels, schedule.probe_s), probe.beside_buffer()
+        limits = speed.limits(kernels, schedule.probe_s)
         loaded = speed.load(directory, kernels, "q8")
         speed.warm_up(loaded)
         head_s, head_bytes = head(loaded, kernels)
         scale = config.num_layers / num_layers
         seconds = schedule.probe_s * speed.BESIDE_SHARE
-        beside = speed.Beside(
-            lambda: probe.read_bandwidth(kernels, seconds, buffer).median, loaded.token_bytes + 2 * state_bytes(cut)
-        )
+        in_place = speed.reading(loaded)
+        beside = speed.Beside(lambda: in_place.bandwidth(seconds), loaded.token_bytes + 2 * state_bytes(cut))
         steps = [
             seconds / schedule.tokens for seconds in speed.decode(loaded, 0, schedule.tokens, schedule.runs, beside.add)
         ]

@@ -92,7 +92,7 @@ class Loaded:
     kernels: Kernels
     token_bytes: int  # of weights, read for one decoded token
     total_bytes: int  # of weights
-    data: np.ndarray | None  # uint8: the largest file of packed weights, where it is now
+    data: tuple[np.ndarray, ...]  # uint8: files of packed weights, where they are now
     facts: dict[str, Any]
 
 
@@ -110,10 +110,7 @@ def run(args: Namespace) -> None:
     schedule.check(read_config(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
-    # before the weights are there: what they leave may be slow memory
-    beside = probe.beside_buffer()
-    forget_peak()
-    facts |= measure(load(directory, kernels, runtime.kv), schedule, beside)
+    facts |= measure(load(directory, kernels, runtime.kv), schedule)
     if args.plot:
         draw_roofline(facts, args.plot)
     report(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
@@ -139,14 +136,15 @@ def load(directory: Path, kernels: Kernels, kv_type: str) -> Loaded:
         raise UsageError(f"{directory}: its weights are decoded at each use; pack it first: a3b pack {directory} DIR")
     model = Model(config, weights, kernels, kv_type)
     load_s = time.perf_counter() - began
-    data, moved = None, {"moved_bytes": 0, "gain": None, "move_s": 0.0}
+    data: tuple[np.ndarray, ...] = ()
+    moved: dict[str, Any] = {"moved_bytes": 0, "gain": None, "move_s": 0.0}
     if weights.residency == "packed":
         probe.tune(kernels)
         files = [(file.path, file.mapped) for file in files_of_text(checkpoint)]
         mover = HugePages(files, probe.runtime_of(kernels).probe_read).start()
         mover.wait()
         moved = {"moved_bytes": mover.moved_bytes, "gain": mover.gain, "move_s": time.perf_counter() - began - load_s}
-        data = max((mapped for _, mapped in files), key=len)
+        data = tuple(mapped for _, mapped in files)
     total = sum(tensor.num_bytes for name, tensor in checkpoint.tensors.items() if not is_mtp(name))
     facts = {
         "directory": str(directory),
@@ -178,12 +176,12 @@ def token_bytes(config: ModelConfig, weights: ModelWeights) -> int:
     return bytes_per_token(config, tensors) - spared
 
 
-def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str, Any]:
-    """Everything but the start, as JSON values. buffer: read to measure the bandwidth alongside each piece of work."""
+def measure(loaded: Loaded, schedule: Schedule) -> dict[str, Any]:
+    """Everything but the start, as JSON values."""
     warm_up(loaded)
-    data, seconds = loaded.data, schedule.probe_s * BESIDE_SHARE
-    in_place = None if data is None else asdict(probe.read_bandwidth(loaded.kernels, schedule.probe_s / 4, data))
-    facts = loaded.facts | {"weights_read_bytes_per_s": in_place, "prefill": {}, "decode": {}}
+    seconds, in_place = schedule.probe_s * BESIDE_SHARE, reading(loaded)
+    rate = in_place.bandwidth(schedule.probe_s / 4) if loaded.data else None
+    facts = loaded.facts | {"weights_read_bytes_per_s": rate, "prefill": {}, "decode": {}}
     work = operations(loaded.config)
     for num in schedule.prompts:
         beside = Beside(lambda: probe.int8_operations(loaded.kernels, seconds).median, work)
@@ -195,7 +193,7 @@ def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str,
     for depth in schedule.depths:
         traffic = decode_bytes(loaded, depth + schedule.tokens // 2)
         total = sum(traffic.values())
-        beside = Beside(lambda: probe.read_bandwidth(loaded.kernels, seconds, buffer).median, total)
+        beside = Beside(lambda: in_place.bandwidth(seconds), total)
         found = summary(
             [schedule.tokens / s for s in decode(loaded, depth, schedule.tokens, schedule.runs, beside.add)]
         )
@@ -205,7 +203,13 @@ def measure(loaded: Loaded, schedule: Schedule, buffer: np.ndarray) -> dict[str,
             "bytes_per_s": rate,
             "bandwidth_fraction": beside.share,
         }
-    return facts | {"memory": memory(buffer.nbytes)}
+    return facts | {"memory": memory()}
+
+
+def reading(loaded: Loaded) -> probe.InPlace:
+    """The bandwidth that decode is compared with: of the same weights, since memory differs from place to place. Floats
+    lie in many small arrays; a buffer stands for them."""
+    return probe.InPlace(loaded.kernels, loaded.data or (probe.huge_buffer(probe.BUFFER_BYTES),))
 
 
 class Beside:
@@ -352,12 +356,11 @@ def start(directory: Path, threads: int, runs: int) -> dict[str, Any]:
     }
 
 
-def memory(buffer_bytes: int) -> dict[str, int]:
-    """Bytes of this process without the probe's buffer: the most at any time since loading began, and now."""
+def memory() -> dict[str, int]:
+    """Bytes of this process: the most at any time since loading began, and now."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     names = {"peak_rss": "VmHWM", "rss": "VmRSS", "anonymous": "RssAnon", "file": "RssFile"}
-    found = {name + "_bytes": int(status.get(key, "0").split()[0]) * 1024 for name, key in names.items()}
-    return {name: num - buffer_bytes * (name != "file_bytes") for name, num in found.items()}
+    return {name + "_bytes": int(status.get(key, "0").split()[0]) * 1024 for name, key in names.items()}
 
 
 def forget_peak() -> None:
@@ -391,9 +394,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"{count['total'] / 1e9:.2f} B parameters, {count['active'] / 1e9:.2f} B for each token",
         f"kernels   {facts['isa']}, {facts['threads']} threads, keys and values {facts['kv']}",
         f"machine   reads {spread(read, 1e9, 1)} GB/s, int8 {spread(ops, 1e9, 0)} GOP/s",
-        f"weights   read at {own['median'] / 1e9:.1f} GB/s where they lie; {where}"
-        if own
-        else "weights   floats in memory",
+        f"weights   read at {own / 1e9:.1f} GB/s where they lie; {where}" if own else "weights   floats in memory",
         f"start     {facts['start']['seconds']:.2f} s to the first token, page cache warm",
         "",
         f"{'prefill':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GOP/s':>8} {'of peak':>8}",
