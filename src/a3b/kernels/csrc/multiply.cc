@@ -8,14 +8,14 @@ namespace a3b::A3B_NS {
 
 namespace {
 
-constexpr int TILES = TUNING.tiles_per_block, TOKENS = TUNING.tokens_per_block;
+constexpr int TOKENS = TUNING.tokens_per_block;
 
-using Block = void (*)(const uint8_t*, size_t, int, const PreparedRows&, const int*, float*, int, PrefetchShare);
+using Block = void (*)(const uint8_t*, int, const PreparedRows&, const int*, float*, int, PrefetchShare);
 
-// tiles_block for 1, 2, .. TOKENS tokens.
-template <class Q, int TB, PrefetchMode PREFETCH>
+// tile_block for 1, 2, .. TOKENS tokens.
+template <class Q, PrefetchMode PREFETCH>
 constexpr auto BLOCKS = []<int... M>(std::integer_sequence<int, M...>) {
-  return std::array<Block, TOKENS>{tiles_block<Q, TB, M + 1, PREFETCH>...};
+  return std::array<Block, TOKENS>{tile_block<Q, M + 1, PREFETCH>...};
 }(std::make_integer_sequence<int, TOKENS>{});
 
 template <class W, int TB>
@@ -76,21 +76,19 @@ void multiply_tokens(bool prefetches_stream, const TileSpan& matrix, const Token
   const int times = (t.num_units + Q::UNITS_PER_PREFETCH - 1) / Q::UNITS_PER_PREFETCH;
   const bool is_shared = x.count >= TUNING.sharing_tokens;
   if (x.count > 1) prefetch_rows(x);
-  for (int b = 0; b < matrix.count;) {
-    const int tb = matrix.count - b >= TILES && is_shared ? TILES : 1;
-    const auto& blocks = !is_shared ? BLOCKS<Q, 1, STREAM> : tb == 1 ? BLOCKS<Q, 1, SHARED> : BLOCKS<Q, TILES, SHARED>;
-    const Block one = !is_shared && !prefetches_stream ? tiles_block<Q, 1, 1, PREFETCH_HEADER> : blocks[0];
-    const uint8_t* tiles = t.tile(matrix.first + b);
-    const size_t size = tb * t.tile_bytes;
-    PrefetchPlan plan(b + tb < matrix.count ? tiles + size : next, size, ceil_div(x.count, TOKENS), times);
+  const auto& blocks = is_shared ? BLOCKS<Q, SHARED> : BLOCKS<Q, STREAM>;
+  const Block one = !is_shared && !prefetches_stream ? tile_block<Q, 1, PREFETCH_HEADER> : blocks[0];
+  for (int b = 0; b < matrix.count; b++) {
+    const uint8_t* tile = t.tile(matrix.first + b);
+    PrefetchPlan plan(b + 1 < matrix.count ? tile + t.tile_bytes : next, t.tile_bytes, ceil_div(x.count, TOKENS),
+                      times);
     for (int m = 0; m < x.count;) {
       const int mb = at_most(x.count - m, TOKENS);
       const Block block = mb == 1 ? one : blocks[mb - 1];
       float* to = out + (size_t)m * stride + b * TILE_ROWS;
-      block(tiles, t.tile_bytes, t.num_units, x.rows, x.tokens + m, to, stride, plan.take());
+      block(tile, t.num_units, x.rows, x.tokens + m, to, stride, plan.take());
       m += mb;
     }
-    b += tb;
   }
 }
 

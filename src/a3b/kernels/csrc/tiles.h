@@ -121,108 +121,88 @@ template <class Q, int MB, PrefetchMode PREFETCH>
   }
 }
 
-// The exact integer sums of group g of unit u, for TB tiles and MB tokens.
-template <class Q, int TB, int MB, PrefetchMode PREFETCH>
-[[gnu::always_inline]] inline void group_dot(const uint8_t* const (&unit)[TB], int u, int g,
-                                             const PreparedTokens<MB>& x, Dot<Q::BITS> (&dot)[TB][MB]) {
+// The exact integer sums of group g of unit u, for MB tokens.
+template <class Q, int MB, PrefetchMode PREFETCH>
+[[gnu::always_inline]] inline void group_dot(const uint8_t* unit, int u, int g, const PreparedTokens<MB>& x,
+                                             Dot<Q::BITS> (&dot)[MB]) {
   const int group = u * Q::GROUPS + g;
   unroll<MB>([&](auto m) {
     int32_t start = 0;
     if constexpr (!Q::MINIMUM) start = x.start(m, group);
-    unroll<TB>([&](auto b) { dot[b][m].start(start); });
+    dot[m].start(start);
   });
   unroll<Q::GROUP / Q::STEP>([&](auto s) {
-    unroll<TB>([&](auto b) {
-      const uint8_t* q = unit[b] + Q::HEADER + g * Q::GROUP_BYTES + s * Q::STEP_BYTES;
-      dot_step<Q, MB, PREFETCH>(q, x, u * Q::UNIT + g * Q::GROUP + s * Q::STEP, dot[b]);
-      if constexpr (Q::BITS == 4 && (s + 1) % (Dot<4>::STEPS_BEFORE_FLUSH / 2) == 0)
-        unroll<MB>([&](auto m) { dot[b][m].flush(); });
-    });
+    const uint8_t* q = unit + Q::HEADER + g * Q::GROUP_BYTES + s * Q::STEP_BYTES;
+    dot_step<Q, MB, PREFETCH>(q, x, u * Q::UNIT + g * Q::GROUP + s * Q::STEP, dot);
+    if constexpr (Q::BITS == 4 && (s + 1) % (Dot<4>::STEPS_BEFORE_FLUSH / 2) == 0)
+      unroll<MB>([&](auto m) { dot[m].flush(); });
   });
 }
 
 // total += top·scale·Σ code·sum over the groups of super-block u, then the same of minimums.
-template <class Q, int TB, int MB, PrefetchMode PREFETCH>
-[[gnu::always_inline]] inline void add_super_block(const uint8_t* const (&unit)[TB], int u, const PreparedTokens<MB>& x,
-                                                   F (&total)[TB][MB]) {
-  F top[TB];
-  I sum[TB][MB];
-  unroll<TB>([&](auto b) {
-    top[b] = Header<Q>::half(unit[b], 0);
-    unroll<MB>([&](auto m) { sum[b][m] = iset1(0); });
-  });
+template <class Q, int MB, PrefetchMode PREFETCH>
+[[gnu::always_inline]] inline void add_super_block(const uint8_t* unit, int u, const PreparedTokens<MB>& x,
+                                                   F (&total)[MB]) {
+  const F top = Header<Q>::half(unit, 0);
+  I sum[MB];
+  unroll<MB>([&](auto m) { sum[m] = iset1(0); });
   for (int g = 0; g < Q::GROUPS; g++) {
-    Dot<Q::BITS> dot[TB][MB];
-    group_dot<Q, TB, MB, PREFETCH>(unit, u, g, x, dot);
-    unroll<TB>([&](auto b) {
-      const I code = Header<Q>::scale_code(unit[b], g);
-      unroll<MB>([&](auto m) { sum[b][m] = sum[b][m] + dot[b][m].value() * code; });
-    });
+    Dot<Q::BITS> dot[MB];
+    group_dot<Q, MB, PREFETCH>(unit, u, g, x, dot);
+    const I code = Header<Q>::scale_code(unit, g);
+    unroll<MB>([&](auto m) { sum[m] = sum[m] + dot[m].value() * code; });
   }
-  unroll<TB>([&](auto b) {
-    unroll<MB>([&](auto m) { total[b][m] = fma(to_float(sum[b][m]), top[b] * set1(x.scale(m, u)), total[b][m]); });
-    if constexpr (Q::MINIMUM) {
-      PairDot minimums[MB];
-      unroll<MB>([&](auto m) { minimums[m].start(); });
-      unroll<Q::GROUPS / 2>([&](auto pair) {
-        const Int16s codes = Header<Q>::minimum_codes(unit[b], pair);
-        unroll<MB>([&](auto m) { minimums[m].step(codes, x.group_sum_pair(m, u * Q::GROUPS + 2 * pair)); });
-      });
-      const F low = Header<Q>::half(unit[b], 1);
-      unroll<MB>(
-          [&](auto m) { total[b][m] = fma(to_float(minimums[m].value()), low * set1(x.scale(m, u)), total[b][m]); });
-    }
-  });
+  unroll<MB>([&](auto m) { total[m] = fma(to_float(sum[m]), top * set1(x.scale(m, u)), total[m]); });
+  if constexpr (Q::MINIMUM) {
+    PairDot minimums[MB];
+    unroll<MB>([&](auto m) { minimums[m].start(); });
+    unroll<Q::GROUPS / 2>([&](auto pair) {
+      const Int16s codes = Header<Q>::minimum_codes(unit, pair);
+      unroll<MB>([&](auto m) { minimums[m].step(codes, x.group_sum_pair(m, u * Q::GROUPS + 2 * pair)); });
+    });
+    const F low = Header<Q>::half(unit, 1);
+    unroll<MB>([&](auto m) { total[m] = fma(to_float(minimums[m].value()), low * set1(x.scale(m, u)), total[m]); });
+  }
 }
 
 // total += scale·sum, then minimum·sum of activations, for each group of unit u.
-template <class Q, int TB, int MB, PrefetchMode PREFETCH>
-[[gnu::always_inline]] inline void add_flat_unit(const uint8_t* const (&unit)[TB], int u, const PreparedTokens<MB>& x,
-                                                 F (&total)[TB][MB]) {
+template <class Q, int MB, PrefetchMode PREFETCH>
+[[gnu::always_inline]] inline void add_flat_unit(const uint8_t* unit, int u, const PreparedTokens<MB>& x,
+                                                 F (&total)[MB]) {
   for (int g = 0; g < Q::GROUPS; g++) {
-    Dot<Q::BITS> dot[TB][MB];
+    Dot<Q::BITS> dot[MB];
     const int group = u * Q::GROUPS + g;
-    group_dot<Q, TB, MB, PREFETCH>(unit, u, g, x, dot);
-    unroll<TB>([&](auto b) {
-      const F scale = Header<Q>::scale(unit[b], g);
-      unroll<MB>([&](auto m) {
-        total[b][m] = fma(to_float(dot[b][m].value()), scale * set1(x.scale(m, group)), total[b][m]);
-      });
-      if constexpr (Q::MINIMUM) {
-        const F low = Header<Q>::minimum(unit[b], g);
-        unroll<MB>([&](auto m) { total[b][m] = fma(low, set1(x.group_sum(m, group)), total[b][m]); });
-      }
-    });
+    group_dot<Q, MB, PREFETCH>(unit, u, g, x, dot);
+    const F scale = Header<Q>::scale(unit, g);
+    unroll<MB>([&](auto m) { total[m] = fma(to_float(dot[m].value()), scale * set1(x.scale(m, group)), total[m]); });
+    if constexpr (Q::MINIMUM) {
+      const F low = Header<Q>::minimum(unit, g);
+      unroll<MB>([&](auto m) { total[m] = fma(low, set1(x.group_sum(m, group)), total[m]); });
+    }
   }
 }
 
-// TB tiles, `tile_bytes` apart, times MB tokens: out[m·stride + 16·tile + row]. Flattened, so that all indices are
-// constants before the compiler decides where arrays live.
-template <class Q, int TB, int MB, PrefetchMode PREFETCH>
-[[gnu::flatten]] void tiles_block(const uint8_t* tiles, size_t tile_bytes, int num_units, const PreparedRows& rows,
-                                  const int* tokens, float* out, int stride, PrefetchShare next) {
+// A tile times MB tokens: out[m·stride + row]. Flattened, so that all indices are constants before the compiler decides
+// where arrays live.
+template <class Q, int MB, PrefetchMode PREFETCH>
+[[gnu::flatten]] void tile_block(const uint8_t* tile, int num_units, const PreparedRows& rows, const int* tokens,
+                                 float* out, int stride, PrefetchShare next) {
   PreparedTokens<MB> x;
   unroll<MB>([&](auto m) { x.q[m] = rows.row(tokens[m]); });
   x.scale_at = rows.scale_at, x.offset_at = rows.offset_at;
-  F total[TB][MB];
-  unroll<TB>([&](auto b) { unroll<MB>([&](auto m) { total[b][m] = zero(); }); });
+  F total[MB];
+  unroll<MB>([&](auto m) { total[m] = zero(); });
   for (int u = 0; u < num_units; u++) {
     if (PREFETCH == PREFETCH_NEXT && u % Q::UNITS_PER_PREFETCH == 0) next.prefetch();
-    const uint8_t* unit[TB];
-    unroll<TB>([&](auto b) {
-      unit[b] = tiles + b * tile_bytes + (size_t)u * Q::UNIT_BYTES;
-      if constexpr (PREFETCH !=
-                    PREFETCH_NEXT) {  // all of it now: parts are used last, and a stream with gaps arrives slower
-        constexpr int DISTANCE = PREFETCH == PREFETCH_STREAM ? TUNING.prefetch_distance : 0;
-        for (int line = 0; line < Q::HEADER; line += 64) __builtin_prefetch(unit[b] + DISTANCE + line);
-      }
-    });
-    if constexpr (Q::SUPER) add_super_block<Q, TB, MB, PREFETCH>(unit, u, x, total);
-    else add_flat_unit<Q, TB, MB, PREFETCH>(unit, u, x, total);
+    const uint8_t* unit = tile + (size_t)u * Q::UNIT_BYTES;
+    if constexpr (PREFETCH != PREFETCH_NEXT) {  // all of it now: parts are used last, and a stream with gaps is slower
+      constexpr int DISTANCE = PREFETCH == PREFETCH_STREAM ? TUNING.prefetch_distance : 0;
+      for (int line = 0; line < Q::HEADER; line += 64) __builtin_prefetch(unit + DISTANCE + line);
+    }
+    if constexpr (Q::SUPER) add_super_block<Q, MB, PREFETCH>(unit, u, x, total);
+    else add_flat_unit<Q, MB, PREFETCH>(unit, u, x, total);
   }
-  unroll<TB>([&](auto b) {
-    unroll<MB>([&](auto m) { store(out + (size_t)m * stride + b * TILE_ROWS, finite_or_nan(total[b][m])); });
-  });
+  unroll<MB>([&](auto m) { store(out + (size_t)m * stride, finite_or_nan(total[m])); });
 }
 
 template <class W>  // float, or uint16_t for BF16

@@ -14,12 +14,11 @@ enum PrefetchMode {
 
 struct Tuning {
   // Products of tiles with activations: multiply.cc, tiles.h.
-  int tiles_per_block = 1;         // more tiles reuse a broadcast activation, but need registers for their sums
   int tokens_per_block = 4;        // more tokens reuse an unpacked weight, but need registers for their sums
   int float_tiles_per_block = 4;   // independent sums hide the latency of fma
   int float_tokens_per_block = 2;  // times float_tiles_per_block sums of 16 floats: as many as registers hold
   int token_block = 64;            // tokens that meet a run of tiles before the next do: their activations stay in L2
-  int sharing_tokens = 8;  // from here tiles_per_block pays; fewer tokens wait for memory, which prefers one stream
+  int sharing_tokens = 8;  // from here several blocks share a tile; fewer wait for memory, which prefers one stream
   PrefetchMode stream_prefetch = PREFETCH_STREAM;  // below sharing_tokens
   PrefetchMode shared_prefetch = PREFETCH_NEXT;    // from sharing_tokens on
   int prefetch_distance = 2048;                    // bytes: the latency of memory is about 30 cache lines long
@@ -54,8 +53,10 @@ namespace tuning {
 
 // 32 registers of 16 lanes.
 inline constexpr Tuning avx512 = {
-    .tiles_per_block = 2,
+    .tokens_per_block = 8,
     .float_tokens_per_block = 4,
+    .sharing_tokens = 9,
+    .moe_few_tokens = 9,
     .delta_vectors = 4,
     .attention_heads = 8,
 };
