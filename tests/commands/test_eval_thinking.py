@@ -17,6 +17,7 @@ import pytest
 from a3b import cli
 from a3b.commands import eval_thinking
 from a3b.commands.eval_run import set_for
+from a3b.evals.benchmarks import tau2
 from a3b.evals.roster import benchmark
 from tests.support.lookup_player import solved
 from tests.support.scripted_model import Says, ScriptedModel
@@ -93,6 +94,14 @@ def test_policies_of_a_server_that_has_none_are_refused(command, installed, monk
     monkeypatch.setattr(eval_thinking, "endpoint", lambda args: nullcontext(other))
     status, out, err = command("secret --base-url http://there")
     assert (status, out) == (2, "") and "this one is 'llama.cpp'" in err
+
+
+@pytest.mark.parametrize(("more", "times"), [("", 1), (" --set user-model=other", 0)], ids=["itself", "another"])
+def test_that_the_tested_model_plays_the_customer_is_said_once(command, installed, monkeypatch, more, times):
+    monkeypatch.setattr(tau2, "is_here", lambda options: True)
+    monkeypatch.setattr(eval_thinking, "endpoint", lambda args: nullcontext(eval_thinking.NOBODY))
+    status, _, err = command(f"tau2 --base-url http://there{more}")
+    assert status == 2 and err.count("tau2: the model that is tested also plays the customer") == times
 
 
 def test_without_inspect_ai_it_says_what_to_install(command, monkeypatch):

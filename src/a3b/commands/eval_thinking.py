@@ -59,6 +59,9 @@ class PolicyTest:
 def run(args: Namespace) -> int:
     check_installed()
     test = _begun(args) if args.resume is None else _opened(args)
+    for name in test.names:
+        if told := benchmark(name).caution(test.asked[name]["extra"]):
+            say(f"a3b eval thinking: {name}: {told}")
     again = resume_command(args, "thinking", test.path)
     complete = True
     try:
