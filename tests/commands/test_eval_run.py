@@ -165,6 +165,18 @@ def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
         assert "ran with the model 'scripted'" in capsys.readouterr().err
 
 
+def test_a_run_whose_cases_were_chosen_otherwise_does_not_go_on(tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        assert main(["eval", "lookup", "--limit", "2", "--base-url", url, "--out", str(out)]) == 0
+        line = (out / CASES).read_text("utf-8").splitlines()[0]
+        (out / CASES).write_text(line.replace('"lookup-', '"other-') + "\n", "utf-8")  # as another version chose it
+        before = (out / CONFIG).read_bytes()
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) == 2
+    assert "1 of its 1 results, such as that of 'other-" in capsys.readouterr().err
+    assert (out / CONFIG).read_bytes() == before
+
+
 def test_data_that_nothing_reads_is_refused(tmp_path, capsys):
     assert main(["eval", "lookup", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:9"]) == 2
     assert "--data: lookup takes none" in capsys.readouterr().err

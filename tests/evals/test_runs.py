@@ -67,6 +67,18 @@ def test_errors_and_what_was_not_run_are_no_wrong_answers(tmp_path):
     assert results["cost"]["thinking"] == 15
 
 
+def test_results_of_cases_that_are_not_planned_now_are_not_mixed_with_others(tmp_path):
+    run = new_run(tmp_path, "lookup", CONFIGURED)
+    file = RecordFile(run.cases_file)
+    file.add(GOOD)
+    file.close()
+    run = run.plan({(GOOD.case, GOOD.epoch), ("b", 1)})
+    for planned in ({("b", 1)}, {(GOOD.case, GOOD.epoch + 1), ("b", 1)}):
+        with pytest.raises(UsageError, match=r"1 of its 1 results, such as that of 'a', are of cases that are not"):
+            run.plan(planned)
+    assert open_run(run.path).config["tries"] == 2
+
+
 def test_tries_of_one_case_are_one_draw(tmp_path):
     run = new_run(tmp_path, "lookup", CONFIGURED)
     file = RecordFile(run.cases_file)

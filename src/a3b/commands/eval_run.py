@@ -75,7 +75,7 @@ def run(args: Namespace) -> int:
             found = new_run(home / "evals", chosen.name, config, args.out)
         else:
             found = earlier
-        found = found.note(tries=len(tries))
+        found = found.plan({(one.case, one.epoch) for one, _ in tries.values()})
         return _course(args, chosen, task, tries, options, found)
 
 

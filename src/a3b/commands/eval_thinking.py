@@ -186,7 +186,8 @@ def _run_one(args: Namespace, test: PolicyTest, name: str, policy: str, server: 
     task = chosen.make_task(options)
     tries = planned_tries(task, options)
     config = config_of(name, {"model": server.model, **asked}, server.facts())
-    found = (earlier or new_run(test.path, name, config, directory)).note(tries=len(tries))
+    found = earlier or new_run(test.path, name, config, directory)
+    found = found.plan({(one.case, one.epoch) for one, _ in tries.values()})
     say(f"a3b eval thinking: {name} under {policy}")
     summary = conduct(chosen, task, tries, options, found)
     for line in chosen.finish(found):

@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -96,6 +96,18 @@ class RunDirectory:
         config = {**self.config, **values}
         write_json(self.path / CONFIG, config)
         return RunDirectory(self.path, config)
+
+    def plan(self, tries: Collection[tuple[str, int]]) -> RunDirectory:
+        """The same run with the number of its tries in its config. tries: case and epoch of each. Raises UsageError if
+        the run has results of others, which would be mixed with those of the cases that are chosen now."""
+        found = self.records()
+        if others := [case for case, epoch in found if (case, epoch) not in tries]:
+            raise UsageError(
+                f"--resume {self.path}: {len(others)} of its {len(found)} results, such as that of {others[0][:60]!r}, "
+                "are of cases that are not planned now: another version of a3b, other data or another server chose "
+                "them; go on with what it was begun with, or begin a new run"
+            )
+        return self.note(tries=len(tries))
 
     def write_results(self) -> RunSummary:
         """Writes results.json from the records. Raises StoreError."""

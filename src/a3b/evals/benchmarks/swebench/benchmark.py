@@ -50,7 +50,7 @@ USUAL = "3.9"
 EXTRA = {
     "scaffold": f"who makes the patch: {', '.join(SCAFFOLDS)} (the project's own fix, no change); default a3b",
     "predictions": "a file of patches in the official form, which are judged instead",
-    "instances": "ids, separated by commas, instead of all that --data has",
+    "instances": "ids, separated by commas, in the order in which they are tried, instead of all that --data has",
     "verdict": "local (the default), or official: by swebench's own harness, which needs Docker",
     "harness": "a Python that has swebench, for verdict=official",
     "clones": "a directory with clones, such as DIR/sympy__sympy; what is missing is cloned from GitHub",
