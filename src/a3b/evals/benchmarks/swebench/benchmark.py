@@ -344,4 +344,5 @@ BENCHMARK = Benchmark(
     data="the dataset, as .parquet, .json or .jsonl",
     finish=finish,
     unsaid=("instances", "harness", "clones", "work", "keep", "mini"),
+    files=("predictions",),
 )
