@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from a3b.machine import Machine, cache_bytes
+from a3b.machine import Machine, cache_bytes, processor_name
 
 GIB = 1 << 30
 
@@ -147,6 +147,15 @@ def test_files_that_are_missing_or_strange_are_no_limit(tmp_path):
     tree.write("sys/fs/cgroup/user.slice/cpu.max", "0 0")
     tree.write("proc/self/mountinfo", "short\n1 2 - cgroup2\n" + V2[0])
     assert tree.machine().memory_bytes == 20 * GIB and tree.machine().cpu_quota is None
+
+
+def test_the_processor_is_called_as_it_calls_itself(tmp_path):
+    tree = v2(tmp_path)
+    assert processor_name(tree.root) == ""
+    tree.write("proc/cpuinfo", "processor\t: 0\nCPU implementer\t: 0x41\n")
+    assert processor_name(tree.root) == ""
+    tree.write("proc/cpuinfo", "processor\t: 0\nmodel name\t: A: B 9\n\nprocessor\t: 1\nmodel name\t: C\n")
+    assert processor_name(tree.root) == "A: B 9"
 
 
 def test_this_machine_can_be_read():

@@ -58,6 +58,12 @@ def _cache_size(path: Path) -> int:
         return 0
 
 
+def processor_name(root: Path = Path("/")) -> str:
+    """What the processor calls itself, "" where the kernel does not tell, as on ARM."""
+    rows = (line.partition(":") for line in _text(root / "proc/cpuinfo").splitlines())
+    return next((name.strip()[:100] for key, _, name in rows if key.strip() == "model name"), "")
+
+
 @dataclass(frozen=True)
 class MemoryGroup:
     """A control group with a limit, in bytes: files that say what is used, and what of it the kernel can drop."""

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from a3b import __version__
 from a3b.agent import client as agent_client
 from a3b.cli import main
 from a3b.evals.records import read_records
@@ -132,8 +133,10 @@ def test_a_server_of_its_own_listens_on_a_free_port(tmp_path, capsys, monkeypatc
         port = taken.getsockname()[1]
         monkeypatch.setenv("A3B_PORT", str(port))
         assert main(["eval", "lookup", "--limit", "1", "--model", "nano", "--out", str(tmp_path / "out")]) == 0
-    url = json.loads((tmp_path / "out" / CONFIG).read_text("utf-8"))["server"]["base_url"]
-    assert url.startswith("http://127.0.0.1:") and not url.endswith(f":{port}")
+    told = json.loads((tmp_path / "out" / CONFIG).read_text("utf-8"))["server"]
+    assert told["base_url"].startswith("http://127.0.0.1:") and not told["base_url"].endswith(f":{port}")
+    assert (told["version"], told["kv"], told["preset"], len(told["identity"])) == (__version__, "q8", "not packed", 32)
+    assert told["instruction_set"]
 
 
 def test_what_an_endpoint_says_reaches_a_terminal_escaped(tmp_path, capsys):
@@ -163,6 +166,50 @@ def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
         (out / CASES).write_bytes(b"")  # as if the run had been killed
         assert main(["eval", "lookup", "--resume", str(out), "--base-url", url, "--model", "other"]) == 2
         assert "ran with the model 'scripted'" in capsys.readouterr().err
+
+
+def test_a_run_whose_cases_were_chosen_otherwise_does_not_go_on(tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)]).serving() as url:
+        assert main(["eval", "lookup", "--limit", "2", "--base-url", url, "--out", str(out)]) == 0
+        line = (out / CASES).read_text("utf-8").splitlines()[0]
+        (out / CASES).write_text(line.replace('"lookup-', '"other-') + "\n", "utf-8")  # as another version chose it
+        before = (out / CONFIG).read_bytes()
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) == 2
+    assert "1 of its 1 results, such as that of 'other-" in capsys.readouterr().err
+    assert (out / CONFIG).read_bytes() == before
+
+
+def test_a_run_goes_on_with_the_data_it_was_begun_with(tmp_path, capsys):
+    out, data = tmp_path / "out", tmp_path / "book.txt"
+    book = "Once there was a king. " * 400
+    data.write_text(book)
+    small = [word for text in ("lengths=256", "depths=0", "kinds=exact", "each=2") for word in ("--set", text)]
+    with ScriptedModel([Says("I do not know.")]).serving() as url:
+        again = ["eval", "needle", "--resume", str(out), "--base-url", url]
+        first = ["eval", "needle", "--data", str(data), *small, "--base-url", url, "--out", str(out)]
+        assert main(first) == 0
+        (out / CASES).write_text((out / CASES).read_text("utf-8").splitlines()[0] + "\n", "utf-8")  # as after kill -9
+        data.write_text(book + "He was old.")
+        assert main(again) == 2
+        assert f"{data} is not the file it was begun with" in capsys.readouterr().err
+        data.write_text(book)
+        assert main(again) == 0
+    assert json.loads((out / RESULTS).read_text("utf-8"))["tries"] == 2
+
+
+def test_under_what_a_run_works_is_kept_and_a_change_is_said(tmp_path, capsys):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)], owner="other").serving() as url:
+        words = ["eval", "lookup", "--limit", "2", "--parallel", "1", "--base-url", url, "--out", str(out)]
+        assert main(words) == 0
+        config = json.loads((out / CONFIG).read_text("utf-8"))
+        assert config["server"].keys() == {"base_url", "kind", "context", "slots"}  # another's says nothing of itself
+        assert config["parallel"] == 1 and config["files"] == [] and config["machine"]["cores"] >= 1
+        (out / CASES).write_text((out / CASES).read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url, "--parallel", "3"]) == 0
+    assert "not all is as it was: parallel was 1, is 3" in capsys.readouterr().err
+    assert [found["parallel"] for found in json.loads((out / CONFIG).read_text("utf-8"))["resumed"]] == [3]
 
 
 def test_data_that_nothing_reads_is_refused(tmp_path, capsys):

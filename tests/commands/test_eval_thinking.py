@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from a3b import cli
 from a3b.commands import eval_thinking
 from a3b.commands.eval_run import set_for
+from a3b.evals.benchmarks import tau2
 from a3b.evals.roster import benchmark
 from tests.support.lookup_player import solved
 from tests.support.scripted_model import Says, ScriptedModel
@@ -78,6 +80,11 @@ def test_what_cannot_be_compared_is_refused_with_the_next_step(command, installe
         ('{"format": 1, "names": ["../x"], "policies": ["all", "none"], "asked": {}}', "is no benchmark"),
         ('{"format": 1, "names": ["fix"], "policies": ["all", "none"], "asked": {"fix": {"epochs": "x"}}}', "epochs"),
         ('{"format": 1, "names": [], "policies": ["all", "none"], "asked": {}}', "nothing to compare"),
+        (
+            '{"format": 1, "names": ["secret"], "policies": ["all", "none"], "files": {"secret": [1]}, '
+            '"asked": {"secret": {"epochs": 1, "seed": 0, "sampling": {}, "extra": {}}}}',
+            "no lists of objects with a path",
+        ),
     ],
 )
 def test_a_directory_that_is_no_test_is_not_gone_on_with(command, installed, tmp_path, content, said):
@@ -93,6 +100,14 @@ def test_policies_of_a_server_that_has_none_are_refused(command, installed, monk
     monkeypatch.setattr(eval_thinking, "endpoint", lambda args: nullcontext(other))
     status, out, err = command("secret --base-url http://there")
     assert (status, out) == (2, "") and "this one is 'llama.cpp'" in err
+
+
+@pytest.mark.parametrize(("more", "times"), [("", 1), (" --set user-model=other", 0)], ids=["itself", "another"])
+def test_that_the_tested_model_plays_the_customer_is_said_once(command, installed, monkeypatch, more, times):
+    monkeypatch.setattr(tau2, "is_here", lambda options: True)
+    monkeypatch.setattr(eval_thinking, "endpoint", lambda args: nullcontext(eval_thinking.NOBODY))
+    status, _, err = command(f"tau2 --base-url http://there{more}")
+    assert status == 2 and err.count("tau2: the model that is tested also plays the customer") == times
 
 
 def test_without_inspect_ai_it_says_what_to_install(command, monkeypatch):
@@ -151,6 +166,21 @@ def test_a_policy_whose_runs_are_complete_needs_no_server_again(command, tmp_pat
         assert in_a_process(tmp_path, words)[0] == 0
     status, said, err = in_a_process(tmp_path, f"--resume {out} --base-url {url} --json")  # nobody answers there now
     assert (status, json.loads(said)["lookup"]["cases"]) == (0, 1), err
+
+
+def test_every_policy_gets_the_data_that_the_test_was_begun_with(tmp_path):
+    pytest.importorskip("inspect_ai")
+    out, data = tmp_path / "t", tmp_path / "book.txt"
+    data.write_text("Once there was a king. " * 400)
+    small = "--set lengths=256 --set depths=0 --set kinds=exact --set each=1"
+    with ScriptedModel([Says("I do not know.")]).serving() as url:
+        words = f"needle --policies all,none {small} --data {data} --out {out} --base-url {url}"
+        status, _, err = in_a_process(tmp_path, words)
+        assert status == 0, err
+        shutil.rmtree(out / "needle.none")  # as if it had not been begun
+        data.write_text("Once there was a queen. " * 400)
+        status, _, err = in_a_process(tmp_path, f"--resume {out} --base-url {url}")
+    assert status == 2 and f"{data} is not the file it was begun with" in err
 
 
 @pytest.mark.parametrize(("name", "extra"), [("lookup", {"hops": "3"}), ("tau2", {"domain": "retail"})])

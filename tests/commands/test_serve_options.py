@@ -13,12 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from a3b import cli
+from a3b import __version__, cli
 from a3b.cache.disk_store import Store
+from a3b.cache.identity import cache_identity
 from a3b.cache.index_database import INDEX
 from a3b.commands import cache_directories, serve
-from a3b.engine.engine import Engine
+from a3b.engine.engine import Engine, nano_directory
 from a3b.errors import UsageError
+from a3b.formats.packed import MANIFEST
 from a3b.server.limits import MiB
 from tests.support.options import options_of
 
@@ -83,6 +85,21 @@ def started(engine, monkeypatch, tmp_path):
 
 def app(server):
     return server.made["create_app", "given"][0][1]
+
+
+def test_health_says_what_computes_and_with_which_weights(started, engine):
+    model = engine.model
+    identity = cache_identity(engine.config, nano_directory(), model.kv, model.isa, mtp=model.mtp is not None)
+    about = {"version": __version__, "instruction_set": model.isa, "kv": "q8", "preset": "not packed"}
+    health = started().build.health()
+    assert about | {"identity": identity.hex()} == {name: health[name] for name in (*about, "identity")}
+
+
+@pytest.mark.parametrize(("preset", "said"), [("fast", "fast"), (None, "own types")])
+def test_health_says_the_preset_of_packed_weights(engine, tmp_path, monkeypatch, preset, said):
+    (tmp_path / MANIFEST).touch()
+    monkeypatch.setattr(serve.Manifest, "read", lambda directory: SimpleNamespace(preset=preset))
+    assert serve.told_of(engine, tmp_path, b"1")["preset"] == said
 
 
 EFFECTS = [  # options, what of the server, its value; without the options it is another

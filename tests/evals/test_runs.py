@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from a3b.errors import StoreError, UsageError
+from a3b.evals import runs
+from a3b.evals.conditions import conditions, identity_of, machine
 from a3b.evals.records import RecordFile
-from a3b.evals.runs import CONFIG, RESULTS, config_of, new_run, open_run, slug
+from a3b.evals.runs import CONFIG, MAX_CONFIG, MOST_RESUMED, RESULTS, config_of, new_run, open_run, slug
 from tests.evals.test_records import GOOD
 
 CONFIGURED = config_of("lookup", {"model": "m\x1b[31m/x"}, {"kind": "a3b"})
@@ -39,6 +41,8 @@ def test_a_directory_with_files_is_not_taken(tmp_path):
         ("[]", "'format' is missing or no int"),
         (json.dumps(CONFIGURED | {"benchmark": 3}), "'benchmark' is missing or no str"),
         (json.dumps(CONFIGURED | {"format": 99}), "has format 99, this a3b reads 1"),
+        (json.dumps(CONFIGURED | {"files": [3]}), "'files' is no list of objects with a path"),
+        (json.dumps(CONFIGURED | {"resumed": [3]}), "'resumed' is no list of objects"),
         (json.dumps(CONFIGURED | {"versions": "x" * (1 << 20)}), "has more than"),
     ],
 )
@@ -53,6 +57,44 @@ def test_an_empty_directory_is_no_run(tmp_path):
         open_run(tmp_path)
 
 
+def test_a_run_of_an_earlier_version_can_be_read_and_goes_on(tmp_path):
+    """Earlier versions told neither files nor how many cases ran at once, and less of machine and server."""
+    old = {name: value for name, value in CONFIGURED.items() if name not in ("files", "parallel")}
+    old |= {"machine": {"threads": 0, "memory_bytes": None}, "server": {"kind": "a3b"}}
+    new_run(tmp_path, "lookup", old, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    run.check_files()
+    run, changed = run.go_on(conditions({"kind": "llama.cpp"}, 4))
+    assert changed == [f"machine: threads was 0, is {machine()['threads']}", "server: kind was a3b, is llama.cpp"]
+    assert open_run(run.path).config["resumed"][0]["parallel"] == 4
+
+
+def test_under_what_a_run_goes_on_is_kept_where_it_is_not_as_it_was_the_last_time(tmp_path, monkeypatch):
+    run = new_run(tmp_path, "lookup", config_of("lookup", {"model": "m"}, {}, 1))
+    now = conditions({})
+    for parallel, told in ((1, []), (2, ["parallel was 1, is 2"]), (2, []), (1, ["parallel was 2, is 1"])):
+        run, changed = run.go_on(now | {"parallel": parallel})
+        assert changed == told
+    assert [found["parallel"] for found in open_run(run.path).config["resumed"]] == [2, 1]
+    assert run.config["parallel"] == 1
+    assert MOST_RESUMED * len(json.dumps(now, indent=1)) < MAX_CONFIG / 2
+    monkeypatch.setattr(runs, "MOST_RESUMED", 2)
+    run, _ = run.go_on(now | {"parallel": 3})
+    assert [found["parallel"] for found in run.config["resumed"]] == [1, 3]
+
+
+def test_files_of_the_user_are_known_by_their_sums_and_have_to_stay_what_they_are(tmp_path):
+    data, out = tmp_path / "rows", tmp_path / "out"
+    data.write_text("one")
+    new_run(tmp_path, "lookup", config_of("lookup", {"model": "m"}, {}, 1, [data]), out)
+    run = open_run(out)
+    assert run.config["files"] == [identity_of(data)]
+    run.check_files()
+    data.write_text("two")
+    with pytest.raises(UsageError, match=f"--resume {out}: {data} is not the file it was begun with"):
+        run.check_files()
+
+
 def test_errors_and_what_was_not_run_are_no_wrong_answers(tmp_path):
     run = new_run(tmp_path, "lookup", CONFIGURED).note(tries=5)
     file = RecordFile(run.cases_file)
@@ -65,6 +107,18 @@ def test_errors_and_what_was_not_run_are_no_wrong_answers(tmp_path):
     results = json.loads((run.path / RESULTS).read_text("utf-8"))
     assert results["score"]["mean"] == 0.5 and [case["case"] for case in results["cases"]] == ["a", "b", "c"]
     assert results["cost"]["thinking"] == 15
+
+
+def test_results_of_cases_that_are_not_planned_now_are_not_mixed_with_others(tmp_path):
+    run = new_run(tmp_path, "lookup", CONFIGURED)
+    file = RecordFile(run.cases_file)
+    file.add(GOOD)
+    file.close()
+    run = run.plan({(GOOD.case, GOOD.epoch), ("b", 1)})
+    for planned in ({("b", 1)}, {(GOOD.case, GOOD.epoch + 1), ("b", 1)}):
+        with pytest.raises(UsageError, match=r"1 of its 1 results, such as that of 'a', are of cases that are not"):
+            run.plan(planned)
+    assert open_run(run.path).config["tries"] == 2
 
 
 def test_tries_of_one_case_are_one_draw(tmp_path):

@@ -79,22 +79,11 @@ def test_an_error_of_a_request_is_an_error_of_the_case(make, tmp_path):
     assert "the server is gone" in log.samples[0].error.message
 
 
-def test_the_database_stays_out_of_the_log(make, tmp_path):
+def test_the_database_stays_out_of_the_log_which_tells_both_sides_apart(make, tmp_path):
     task = make()
     log = run(task, plays(task), tmp_path)
     assert len(log.samples[0].model_dump_json()) < 1_000_000
-
-
-def test_the_customer_can_be_another_model(tmp_path):
-    given = options(tmp_path, extra={"user-model": "other", "user-base-url": "http://127.0.0.1:8/v1"})
-    role = tau2.user_role(given)["user"]
-    assert (role.name, role.api.base_url) == ("a3b/other", "http://127.0.0.1:8/v1")
-    assert tau2.user_role(options(tmp_path)) is None
-
-
-def test_a_key_is_named_by_its_variable_and_an_empty_one_is_told(tmp_path):
-    with pytest.raises(UsageError, match="no such variable"):
-        tau2.user_key(options(tmp_path, extra={"user-key-variable": "A3B_TEST_NO_SUCH_VARIABLE"}))
+    assert {event.role for event in log.samples[0].events if event.event == "model"} == {None, tau2.USER}
 
 
 @pytest.mark.parametrize("name", tau2.DOMAINS)

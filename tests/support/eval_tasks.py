@@ -44,11 +44,12 @@ def scores(task: Any, answer: Callable[[list[Any], list[Any]], Answer], logs: Pa
 
 
 def run(task: Any, answer: Callable[[list[Any], list[Any]], Answer], logs: Path, **fields: Any) -> Any:
-    """inspect-ai's log of a run."""
+    """inspect-ai's log of a run. The scripted model plays all roles."""
     from inspect_ai import eval as inspect_eval
 
     model = scripted(answer)
-    return inspect_eval(task, model=model, display="none", log_dir=str(logs), log_level="error", **fields)[0]
+    given = {"model": model, "model_roles": dict.fromkeys(task.model_roles or (), model), **fields}
+    return inspect_eval(task, display="none", log_dir=str(logs), log_level="error", **given)[0]
 
 
 def _value(sample: Any) -> float:

@@ -31,6 +31,7 @@ MAX_BODY = 16 << 20  # bytes of an answer that is not streamed
 MOST_CONTEXT = 1 << 26  # tokens; more is a lie
 ASSUMED_CONTEXT = 32_768
 TRIES = 6
+ABOUT = ("version", "instruction_set", "kv", "preset", "identity", "positions")  # of /health
 MAX_WAIT_S = 120.0  # that a server may ask for
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # the same request may succeed later
 FIELDS = ("max_tokens", "stream_options")  # of a request, which may be left out
@@ -136,6 +137,17 @@ class ModelClient:
         """How many answers the server writes at once, where it says so: a3b and llama.cpp."""
         found = count((await self._props()).get("total_slots"))
         return found or None
+
+    async def about(self) -> dict[str, str]:
+        """What a3b's server says of what computes, for a record of what it wrote; {} of others."""
+        if (await self.facts()).kind != "a3b":
+            return {}
+        try:
+            found = await self._json("GET", "/health")
+        except ModelServerError:
+            return {}
+        said = found if isinstance(found, dict) else {}
+        return {name: said[name][:100] for name in ABOUT if isinstance(said.get(name), str)}
 
     async def count(self, body: Mapping[str, Any]) -> int | None:
         """The tokens of a prompt, from a server that can tell: a3b and vLLM."""

@@ -11,7 +11,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from a3b.commands.progress import Progress
 from a3b.commands.server_answers import checked_url
 from a3b.errors import StoreError, UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark
+from a3b.evals.conditions import conditions
 from a3b.evals.harness import RunStopped, check_installed, planned_tries, run_tries
 from a3b.evals.options import SAMPLING, EvalOptions, checked_options
 from a3b.evals.records import CaseCost, CaseRecord, RecordFile, total_cost
@@ -36,16 +37,17 @@ SAVED = ("limit", "epochs", "seed", "policy", "data", "set", "temperature", "top
 @dataclass(frozen=True)
 class Answering:
     """A server that answers. kind: "a3b", "llama.cpp", "vllm", "sglang" or "other"; slots: answers at once, None where
-    it does not say."""
+    it does not say; about: what a3b's server says of its version, its weights and what computes."""
 
     url: str
     model: str
     kind: str
     context: int | None
     slots: int | None
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        return {"base_url": self.url, "kind": self.kind, "context": self.context, "slots": self.slots}
+        return {"base_url": self.url, "kind": self.kind, "context": self.context, "slots": self.slots, **self.about}
 
 
 NOBODY = Answering("", "nobody", "none", None, 1)  # for what asks no model
@@ -59,6 +61,8 @@ def run(args: Namespace) -> int:
     if earlier is not None and earlier.is_done:
         say(f"a3b eval {chosen.name}: every try of {printable(str(earlier.path))} is done already")
         return _ended(args, chosen, earlier, earlier.write_results())
+    if earlier is not None:
+        earlier.check_files()
     check_installed()
     chosen.check(options_of(asked, NOBODY, home, "", args.parallel))  # before a model is loaded for minutes
     with endpoint(args) if chosen.asks_model(asked["extra"]) else nullcontext(NOBODY) as server:
@@ -70,13 +74,22 @@ def run(args: Namespace) -> int:
         options = options_of(asked, server, home, first_key(args), args.parallel)
         task = chosen.make_task(options)
         tries = planned_tries(task, options)
+        planned = {(one.case, one.epoch) for one, _ in tries.values()}
         if earlier is None:
-            config = config_of(chosen.name, {"model": server.model, **asked}, server.facts())
-            found = new_run(home / "evals", chosen.name, config, args.out)
+            told = {"model": server.model, **asked}
+            config = config_of(chosen.name, told, server.facts(), options.parallel, chosen.given_files(asked))
+            found = new_run(home / "evals", chosen.name, config, args.out).plan(planned)
         else:
-            found = earlier
-        found = found.note(tries=len(tries))
+            found = gone_on(earlier.plan(planned), server, options)
         return _course(args, chosen, task, tries, options, found)
+
+
+def gone_on(found: RunDirectory, server: Answering, options: EvalOptions) -> RunDirectory:
+    """A run that goes on, with what has changed since it was begun in its config, and said."""
+    found, changed = found.go_on(conditions(server.facts(), options.parallel))
+    if changed:
+        say(f"a3b eval {found.benchmark}: not all is as it was: {printable('; '.join(changed))}")
+    return found
 
 
 def _course(
@@ -238,10 +251,11 @@ async def _ask(url: str, key: str, model: str | None) -> Answering:
     client = ModelClient(url, key, model)
     try:
         facts = await client.facts()
-        slots = await client.slots()
+        slots, about = await client.slots(), await client.about()
     finally:
         await client.aclose()
-    return Answering(client.root, facts.model, facts.kind, facts.context if facts.is_known else None, slots)
+    context = facts.context if facts.is_known else None
+    return Answering(client.root, facts.model, facts.kind, context, slots, about)
 
 
 class _Shown:

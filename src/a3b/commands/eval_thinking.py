@@ -14,16 +14,27 @@ import os
 import secrets
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from a3b.commands.client_server import first_key, planned
-from a3b.commands.eval_run import NOBODY, SAVED, Answering, asked_of, conduct, endpoint, options_of, resume_command
+from a3b.commands.eval_run import (
+    NOBODY,
+    SAVED,
+    Answering,
+    asked_of,
+    conduct,
+    endpoint,
+    gone_on,
+    options_of,
+    resume_command,
+)
 from a3b.errors import StoreError, UsageError
 from a3b.evals.compare import ALL, BUDGET, NONE, TASK, Comparison, as_markdown, compare
+from a3b.evals.conditions import are_identities, check_files, identity_of
 from a3b.evals.harness import check_installed, planned_tries
 from a3b.evals.options import checked_options, checked_policy
 from a3b.evals.roster import benchmark
@@ -38,12 +49,13 @@ FEW, MANY = 32, 8192  # tokens of a budget by default: a thought of a3b-nano or 
 
 @dataclass(frozen=True)
 class PolicyTest:
-    """What is compared. asked: options of each run, by benchmark."""
+    """What is compared. asked: options of each run, by benchmark; files: of the user's, as they were at first."""
 
     path: Path
     names: tuple[str, ...]
     policies: tuple[str, ...]
     asked: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def directory(self, name: str, policy: str) -> Path:
         return self.path / f"{name}.{policy.replace(':', '-')}"
@@ -59,6 +71,9 @@ class PolicyTest:
 def run(args: Namespace) -> int:
     check_installed()
     test = _begun(args) if args.resume is None else _opened(args)
+    for name in test.names:
+        if told := benchmark(name).caution(test.asked[name]["extra"]):
+            say(f"a3b eval thinking: {name}: {told}")
     again = resume_command(args, "thinking", test.path)
     complete = True
     try:
@@ -89,6 +104,7 @@ def _begun(args: Namespace) -> PolicyTest:
     every = [benchmark(name) for name in names]
     asked = {chosen.name: asked_of(args, chosen, every) for chosen in every}
     _check(args, asked)
+    files = {one.name: [identity_of(path) for path in one.given_files(asked[one.name])] for one in every}
     policies = _policies(args)
     if args.base_url is not None or args.port is not None:
         say("a3b eval thinking: the policies share that server's cache: what one has read, the next finds there")
@@ -103,9 +119,9 @@ def _begun(args: Namespace) -> PolicyTest:
             raise UsageError(f"{path}: there are files in it; expected a new or an empty directory{hint}")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}; give a place with --out DIR") from None
-    plan = {"format": FORMAT, "names": names, "policies": policies, "asked": asked}
+    plan = {"format": FORMAT, "names": names, "policies": policies, "asked": asked, "files": files}
     write_json(path / PLAN, plan)
-    return PolicyTest(path, names, policies, asked)
+    return PolicyTest(path, names, policies, asked, files)
 
 
 def unused(path: Path) -> Path:
@@ -129,6 +145,9 @@ def _opened(args: Namespace) -> PolicyTest:
             raise ValueError(f"format {plan['format']}, this a3b reads {FORMAT}")
         names, policies = tuple(map(str, plan["names"])), tuple(str(checked_policy(p)) for p in plan["policies"])
         asked = {benchmark(name).name: checked_options(plan["asked"][name]) for name in names}
+        files = {name: plan.get("files", {}).get(name, []) for name in names}  # older tests do not say it
+        if not all(map(are_identities, files.values())):
+            raise ValueError("files: no lists of objects with a path")
         if len(policies) < 2 or not names:
             raise ValueError("nothing to compare")
     except FileNotFoundError:
@@ -136,7 +155,7 @@ def _opened(args: Namespace) -> PolicyTest:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise StoreError(f"{file}: {str(error)[:200]}; was it edited? Begin a new test") from None
     _check(args, asked)
-    return PolicyTest(path, names, policies, asked)
+    return PolicyTest(path, names, policies, asked, files)
 
 
 def _check(args: Namespace, asked: Mapping[str, Mapping[str, Any]]) -> None:
@@ -178,12 +197,18 @@ def _run_one(args: Namespace, test: PolicyTest, name: str, policy: str, server: 
         raise UsageError(
             f"{server.url}: policies of thinking are a3b's; expected its server, this one is {server.kind!r}"
         )
+    check_files(test.files.get(name, ()), test.path)  # every policy gets the same
     options = options_of(asked, server, home, first_key(args), args.parallel)
     chosen.check(options)
     task = chosen.make_task(options)
     tries = planned_tries(task, options)
-    config = config_of(name, {"model": server.model, **asked}, server.facts())
-    found = (earlier or new_run(test.path, name, config, directory)).note(tries=len(tries))
+    planned = {(one.case, one.epoch) for one, _ in tries.values()}
+    if earlier is None:
+        told = {"model": server.model, **asked}
+        config = config_of(name, told, server.facts(), options.parallel, chosen.given_files(asked))
+        found = new_run(test.path, name, config, directory).plan(planned)
+    else:
+        found = gone_on(earlier.plan(planned), server, options)
     say(f"a3b eval thinking: {name} under {policy}")
     summary = conduct(chosen, task, tries, options, found)
     for line in chosen.finish(found):

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from a3b import __version__
 from a3b.cache.disk_store import Store
 from a3b.cache.identity import cache_identity
 from a3b.cache.prefix_cache import PrefixCache
@@ -33,6 +34,7 @@ from a3b.engine.scheduler import Scheduler
 from a3b.engine.service import Service
 from a3b.errors import UsageError
 from a3b.files import open_private
+from a3b.formats.packed import MANIFEST, Manifest
 from a3b.interface.request import check_policy
 from a3b.model.config import YARN_FACTORS, with_context
 from a3b.model.config_reader import read_config
@@ -126,7 +128,16 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
         persist_thinking=not args.no_persist_thinking,
         exact_dates=args.exact_dates,
     )
-    return Service(engine, scheduler, turns, settings, trace)
+    return Service(engine, scheduler, turns, settings, trace, about=told_of(engine, directory, identity))
+
+
+def told_of(engine: Engine, directory: Path, identity: bytes) -> dict[str, str]:
+    """What /health says of the model and of what computes it, so that a measurement can name both. identity: of kept
+    states, which changes with all that changes a bit of them."""
+    is_packed = (directory / MANIFEST).exists()
+    preset = (Manifest.read(directory).preset or "own types") if is_packed else "not packed"
+    computes = {"version": __version__, "instruction_set": engine.model.isa, "kv": engine.model.kv}
+    return {**computes, "preset": preset, "identity": identity.hex()}
 
 
 def read_otherwise(engine: Engine, directory: Path, store: Store) -> Iterator[str]:

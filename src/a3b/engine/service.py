@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -58,10 +58,13 @@ class Service:
         settings: ServiceSettings | None = None,
         trace: TextIO | None = None,
         call_id: Callable[[int], str] = random_call_id,
+        about: Mapping[str, str] | None = None,
     ):
         """trace: gets a line of JSON for each answer, with all its token ids. call_id: makes the id of a call from its
-        index in the answer. The service closes the backend."""
+        index in the answer. about: what `health` says of the model and of what computes it. The service closes the
+        backend."""
         self.info, self.backend, self._trace, self._call_id = model, backend, trace, call_id
+        self._about = dict(about or {})
         self.settings = settings = settings or ServiceSettings()
         self.model, self.context, self.positions = model.name, model.context, model.positions
         self.places, self.template = backend.max_active, model.template.source
@@ -191,7 +194,7 @@ class Service:
         active, waiting = self.backend.load()
         status = "ok" if self.backend.is_alive() else "stopped"
         served = {"model": self.model, "context": self.context, "positions": self.positions}
-        return {"status": status, **served, "active": active, "waiting": waiting}
+        return {"status": status, **served, **self._about, "active": active, "waiting": waiting}
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges, flat."""

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from a3b.agent.events import Notice, TaskFinished, ToolFinished, ToolStarted, TurnFinished
+from a3b.agent.events import Compacted, Notice, TaskFinished, ToolFinished, ToolStarted, TurnFinished
 from a3b.agent.loop import TOO_LONG
 from a3b.agent.options import AgentOptions
 from a3b.agent.session import open_session
@@ -21,19 +21,22 @@ MAX_LOG = 4 << 20  # characters that are kept of calls and results
 @dataclass
 class AgentRun:
     """How a task went. status: of TaskFinished, or "context" if the task does not fit into the server's; messages: the
-    conversation; log: calls and results as text; recomputed: tokens of the history that were read again."""
+    conversation; log: calls and results as text; recomputed: tokens of the history that were read again;
+    compactions: how often the conversation began anew from a summary."""
 
     status: str = ""
     text: str = ""
     turns: int = 0
     cost: CaseCost = CaseCost()
     recomputed: int = 0
+    compactions: int = 0
     log: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
         """Figures for the record of the case."""
-        return {"status": self.status, "turns": self.turns, "recomputed": self.recomputed}
+        figures = {"turns": self.turns, "recomputed": self.recomputed, "compactions": self.compactions}
+        return {"status": self.status, **figures}
 
 
 class AgentServerError(A3BError):
@@ -59,6 +62,8 @@ async def run_agent(options: AgentOptions, task: str, tools: tuple[Any, ...] = (
                     found.turns += 1
                     found.cost += CaseCost.of_request(usage.read, usage.cached, usage.written, usage.thinking)
                     found.recomputed += recomputed or 0
+                case Compacted():
+                    found.compactions += 1
                 case Notice(text=text, level="warning" | "error"):
                     log.append(f"notice: {text}")
                 case TaskFinished(status=status, text=text):

@@ -4,9 +4,11 @@ Enter at `Benchmark`. Tasks are inspect-ai's, which only `make_task` imports."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from a3b.evals.options import EvalOptions
 from a3b.evals.runs import RunDirectory
@@ -54,6 +56,11 @@ def always(extra: Mapping[str, str]) -> bool:
     return True
 
 
+def nothing_to_heed(extra: Mapping[str, str]) -> str:
+    """For benchmarks in which nothing but the tested model answers."""
+    return ""
+
+
 def nothing_to_add(found: RunDirectory) -> list[str]:
     """For benchmarks whose results are those of all."""
     return []
@@ -72,7 +79,9 @@ class Benchmark:
     extra: its own options for --set, with their meaning; more: further lines of the result, from the scores of the
     tries of each case; asks_model: whether a server is needed, by what is set of `extra`; finish: adds files to the
     directory of a run when it ends, and says what, in lines; unsaid: those of `extra` that do not change what is
-    measured, such as places on disk; data: what --data gives, in words, "" where there is nothing to give.
+    measured, such as places on disk; data: what --data gives, in words, "" where there is nothing to give; caution:
+    what a comparison of policies has to heed, by what is set of `extra`, "" for nothing; files: those of `extra` that
+    name files which decide what is measured, as --data does.
     """
 
     name: str
@@ -96,6 +105,13 @@ class Benchmark:
     finish: Callable[[RunDirectory], list[str]] = nothing_to_add
     unsaid: tuple[str, ...] = ()
     data: str = ""
+    caution: Callable[[Mapping[str, str]], str] = nothing_to_heed
+    files: tuple[str, ...] = ()
+
+    def given_files(self, asked: Mapping[str, Any]) -> list[Path]:
+        """The user's files that decide what is measured, from the options of a run."""
+        named = [asked["data"], *(asked["extra"].get(name) for name in self.files)]
+        return [Path(os.path.abspath(Path(name).expanduser())) for name in named if name is not None]
 
     def cases_with(self, extra: Mapping[str, str]) -> int | None:
         """How many cases there are with some of the own options; None if as many as one likes, or if only a run finds

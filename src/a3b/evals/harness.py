@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from inspect_ai import Task
     from inspect_ai.dataset import Sample
     from inspect_ai.log import EvalSample
-    from inspect_ai.model import Model
+    from inspect_ai.model import Model, ModelOutput
 
 INSTALL = "pip install 'a3b[eval]'"
 REQUEST_S = 6 * 3600  # of one request; a model on a CPU may write for hours
 RETRIES = 5  # of a request that the server did not answer
 MOST_FAILED = 5  # tries in a row that end with an error, and none that does not: the run stops
 KEPT_DETAIL = 400  # characters
+TESTED = ""  # the role of the model that is tested
 REPR = re.compile(r"""\w+\((["'])(.*)\1,?\)""", re.DOTALL)
 
 Tell = Callable[[CaseRecord], None]
@@ -125,8 +126,9 @@ def run_tries(
         raise KeyboardInterrupt
 
 
-def endpoint(options: EvalOptions) -> Model:
-    """The model for inspect-ai: an OpenAI-compatible endpoint that gets a seed of each try."""
+def endpoint(options: EvalOptions, role: str = TESTED) -> Model:
+    """The model for inspect-ai: an OpenAI-compatible endpoint that gets a seed of each try. role: what it plays in a
+    benchmark, if it is not the model that is tested; it then has seeds of its own, the same for whoever is tested."""
     from inspect_ai.model import GenerateConfig, get_model
 
     config = GenerateConfig(
@@ -149,7 +151,8 @@ def endpoint(options: EvalOptions) -> Model:
     async def seeded(input: Any, tools: Any, tool_choice: Any, config: GenerateConfig) -> Any:
         ours: dict[str, Any] = {"extra_body": {**(config.extra_body or {}), **options.fields()}}
         with suppress(LookupError):
-            ours["seed"] = current_try().seed
+            current = current_try()
+            ours["seed"] = case_seed(current.seed, role, current.epoch) if role else current.seed
         return await plain(input, tools, tool_choice, config.model_copy(update=ours))
 
     model.api.generate = seeded
@@ -258,14 +261,15 @@ def _register() -> None:
 def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) -> CaseRecord:
     """The record of a sample that has ended. The figures of a solver of ours are in its metadata, under "a3b": `cost`
     (a CaseCost as a dict), `facts`, `detail`, and `error` if the case cannot be tried on this machine; the figures of
-    requests through inspect-ai are added.
+    requests through inspect-ai are added, those of another model than the tested one to the facts.
 
     Raises A3BError for a score of an unknown kind."""
     ours = sample.metadata.get("a3b") if isinstance(sample.metadata, dict) else None
     ours = ours if isinstance(ours, dict) else {}
     finished = time.time()
     cost = CaseCost(**ours["cost"]) if isinstance(ours.get("cost"), dict) else CaseCost()
-    cost = replace(cost + requested(sample), seconds=round(finished - begun, 3))
+    by_role = requested(sample)
+    cost = replace(cost + by_role.pop(TESTED, CaseCost()), seconds=round(finished - begun, 3))
     error = "" if sample.error is None else plain_error(sample.error.message)
     error = error or str(ours.get("error") or "")[:KEPT_DETAIL]
     score, detail = (None, "") if error else score_of(sample)
@@ -273,24 +277,29 @@ def record_of(found: CaseTry, sample: EvalSample, begun: float, session: float) 
         detail = f"{sample.limit.type} limit: {detail}"
     detail = str(ours.get("detail") or detail)[:KEPT_DETAIL]
     facts = ours.get("facts") if isinstance(ours.get("facts"), dict) else {}
+    facts = {**(facts or {}), **{f"{role}_cost": spent.value() for role, spent in by_role.items()}}
     times = {"begun": round(begun, 3), "finished": round(finished, 3), "session": round(session, 3)}
-    return CaseRecord(found.case, found.epoch, found.seed, score, error, detail, cost, facts or {}, **times)
+    return CaseRecord(found.case, found.epoch, found.seed, score, error, detail, cost, facts, **times)
 
 
-def requested(sample: EvalSample) -> CaseCost:
-    """What requests through inspect-ai cost."""
-    total = CaseCost()
+def requested(sample: EvalSample) -> dict[str, CaseCost]:
+    """What requests through inspect-ai cost, by the role of the model that was asked."""
+    found: dict[str, CaseCost] = {}
     for event in sample.events:
         if event.event == "model" and event.error is None and not event.pending:
-            usage = event.output.usage
-            if usage is None:
-                is_refused = event.output.stop_reason == "model_length"  # for its length, so nothing was computed
-                total += CaseCost(requests=1, untold=int(not is_refused))
-                continue
-            cached, thinking = usage.input_tokens_cache_read or 0, usage.reasoning_tokens or 0
-            # input_tokens: without what was cached, as inspect-ai counts
-            total += CaseCost.of_request(usage.input_tokens, cached, usage.output_tokens, thinking)
-    return total
+            role = event.role or TESTED
+            found[role] = found.get(role, CaseCost()) + _spent(event.output)
+    return found
+
+
+def _spent(output: ModelOutput) -> CaseCost:
+    usage = output.usage
+    if usage is None:
+        is_refused = output.stop_reason == "model_length"  # for its length, so nothing was computed
+        return CaseCost(requests=1, untold=int(not is_refused))
+    cached, thinking = usage.input_tokens_cache_read or 0, usage.reasoning_tokens or 0
+    # input_tokens: without what was cached, as inspect-ai counts
+    return CaseCost.of_request(usage.input_tokens, cached, usage.output_tokens, thinking)
 
 
 def plain_error(text: str) -> str:

@@ -1,6 +1,7 @@
 """A run's directory: what was asked for, what became of each case, every transcript.
 
-    config.json     benchmark, options, versions, machine; never a key
+    config.json     benchmark, options, files of the user's, and under what it was begun and went on (`conditions.py`);
+                    never a key
     cases.jsonl     a line for each finished try (`records.py`); the truth of the run
     logs/           inspect's logs, with every transcript: `inspect view --log-dir DIR/logs`
     results.json    score with its interval, cost, and every try; written again whenever a process ends
@@ -11,29 +12,24 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import a3b
 from a3b.errors import StoreError, UsageError
+from a3b.evals.conditions import are_identities, changes, check_files, conditions, identity_of
 from a3b.evals.intervals import ShareInterval, share
 from a3b.evals.records import CaseRecord, elapsed, read_records, total_cost
 from a3b.files import read_text
-from a3b.machine import Machine
 
 FORMAT = 1
 CONFIG, CASES, RESULTS, LOGS = "config.json", "cases.jsonl", "results.json", "logs"
 MAX_CONFIG = 1 << 20
-PACKAGES = ("inspect-ai", "inspect-evals", "openai")
+MOST_RESUMED = 100  # changes of the conditions that are kept
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,28 @@ class RunDirectory:
         write_json(self.path / CONFIG, config)
         return RunDirectory(self.path, config)
 
+    def check_files(self) -> None:
+        """Raises UsageError if a file of the user's is not what it was when the run was begun."""
+        check_files(self.config.get("files", ()), self.path)
+
+    def go_on(self, now: Mapping[str, Any]) -> tuple[RunDirectory, list[str]]:
+        """The run with the conditions under which it goes on in its config, and what of them has changed, in words."""
+        resumed = self.config.get("resumed", [])
+        changed = changes((resumed or [self.config])[-1], now)
+        return (self.note(resumed=[*resumed, dict(now)][-MOST_RESUMED:]) if changed else self), changed
+
+    def plan(self, tries: Collection[tuple[str, int]]) -> RunDirectory:
+        """The same run with the number of its tries in its config. tries: case and epoch of each. Raises UsageError if
+        the run has results of others, which would be mixed with those of the cases that are chosen now."""
+        found = self.records()
+        if others := [case for case, epoch in found if (case, epoch) not in tries]:
+            raise UsageError(
+                f"--resume {self.path}: {len(others)} of its {len(found)} results, such as that of {others[0][:60]!r}, "
+                "are of cases that are not planned now: another version of a3b, other data or another server chose "
+                "them; go on with what it was begun with, or begin a new run"
+            )
+        return self.note(tries=len(tries))
+
     def write_results(self) -> RunSummary:
         """Writes results.json from the records. Raises StoreError."""
         records = self.records()
@@ -126,47 +144,24 @@ def scores_by_case(records: Sequence[CaseRecord]) -> dict[str, list[float]]:
     return {case: [score for _, score in sorted(tries)] for case, tries in found.items()}
 
 
-def config_of(benchmark: str, options: Mapping[str, Any], server: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json says. options: of the run, without keys; server: what it says of itself."""
+def config_of(
+    benchmark: str,
+    options: Mapping[str, Any],
+    server: Mapping[str, Any],
+    parallel: int | None = None,
+    files: Iterable[Path] = (),
+) -> dict[str, Any]:
+    """What config.json says. options: of the run, without keys; server: what it says of itself; parallel: cases at
+    once; files: of the user's, that decide what is measured. Raises UsageError for one that cannot be read."""
     return {
         "format": FORMAT,
         "benchmark": benchmark,
         "model": options["model"],
         "options": dict(options),
-        "server": dict(server),
-        "begun": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": machine(),
+        "files": [identity_of(path) for path in files],
+        **conditions(server, parallel),
         "tries": None,
     }
-
-
-def versions() -> dict[str, str]:
-    found = {"a3b": a3b.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if commit := _commit():
-        found["commit"] = commit
-    return found
-
-
-def _commit() -> str:
-    """The commit of the sources that run; "" for an installed package."""
-    root = Path(a3b.__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").is_file() or not (root / "src" / "a3b").is_dir():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()[:60] if done.returncode == 0 else ""
-
-
-def machine() -> dict[str, Any]:
-    found = Machine.read()
-    return {"threads": found.num_threads, "memory_bytes": found.total_memory_bytes, "system": platform.platform()}
 
 
 def new_run(parent: Path, name: str, config: Mapping[str, Any], given: Path | None = None) -> RunDirectory:
@@ -207,6 +202,11 @@ def open_run(path: Path) -> RunDirectory:
             raise StoreError(f"{file}: {name!r} is missing or no {kind.__name__}; this is no run of a3b eval")
     if config["format"] != FORMAT:
         raise StoreError(f"{file}: has format {config['format']}, this a3b reads {FORMAT}")
+    if not are_identities(config.get("files", [])):
+        raise StoreError(f"{file}: 'files' is no list of objects with a path; was it edited?")
+    resumed = config.get("resumed", [])
+    if not isinstance(resumed, list) or not all(isinstance(found, dict) for found in resumed):
+        raise StoreError(f"{file}: 'resumed' is no list of objects; was it edited?")
     if type(config.get("tries")) is not int:
         config["tries"] = None
     return RunDirectory(path, config)

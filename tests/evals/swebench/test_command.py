@@ -54,8 +54,9 @@ def test_the_project_s_fix_resolves_without_a_server_and_becomes_a_prediction(ma
 
 def test_what_cannot_be_tried_is_an_error_with_its_reason_and_stops_nothing(made, tmp_path):
     broken = SPEC | {"install": "echo no compiler >&2; false"}
-    rows = [made.row(instance_id=f"acme__words-{n}", spec=broken) for n in range(20, 27)]
-    status, cases = evaluated(made, tmp_path / "run", "--set", "scaffold=empty", rows=[*rows, made.row()])
+    rows = [made.row(instance_id=f"acme__words-{n}", spec=broken) for n in range(20, 27)] + [made.row()]
+    order = "instances=" + ",".join(row["instance_id"] for row in rows)
+    status, cases = evaluated(made, tmp_path / "run", "--set", "scaffold=empty", "--set", order, rows=rows)
     assert status == 1 and len(cases) == 8
     assert [case["score"] for case in cases.values()] == [None] * 7 + [0.0]
     assert "no compiler" in cases["acme__words-20"]["error"]

@@ -121,6 +121,23 @@ def test_ids_choose_instances_in_their_order(tmp_path):
         load_instances(path, ["d"])
 
 
+def sorted_rows():
+    """By project, as the dataset is."""
+    projects = {"astropy": 22, "django": 231, "flask": 1, "sympy": 75}
+    names = [f"{project}-{n}" for project, count in projects.items() for n in range(count)]
+    return [ROW | {"instance_id": name} for name in names]
+
+
+def test_the_first_instances_are_of_several_projects_and_the_same_however_many_are_taken(tmp_path):
+    rows = sorted_rows()
+    first = [found.id for found in load_instances(written(tmp_path, "rows.json", rows))]
+    assert sorted(first) == sorted(row["instance_id"] for row in rows)
+    assert len({name.partition("-")[0] for name in first[:20]}) >= 3
+    assert [found.id for found in load_instances(written(tmp_path, "other.json", rows[::-1]))] == first
+    some = [found.id for found in load_instances(written(tmp_path, "some.json", rows[::2]))]
+    assert some == [name for name in first if name in some], "rows that are missing change the place of no other"
+
+
 def test_files_that_decide_what_tests_say_are_told():
     patch = "".join(
         f"diff --git a/{name} b/{name}\n" for name in ("a.py", "tests/conftest.py", "bin/test", "test/a.py")

@@ -139,6 +139,23 @@ def test_the_limit_of_turns_ends_a_solver_and_what_it_has_done_counts(made):
     assert (solution.facts["status"], found.outcome) == ("limit", RESOLVED)
 
 
+@pytest.mark.parametrize(("extra", "times"), [({}, 0), ({"compact-at": "50000"}, 1)], ids=["default", "set"])
+def test_a_conversation_keeps_its_thinking_up_to_the_card_s_window_or_what_is_set(made, extra, times):
+    """A token of the scripted model is a character."""
+
+    def answer(body, number):
+        if "about to begin anew" in body["messages"][-1]["content"]:
+            return Says("The task is to give the first word of a text. Nothing of it is done yet.")
+        if number > 4:
+            return Says("Done.")
+        thought = " ".join(str(n) for n in range(number * 10_000, number * 10_000 + 3_500))
+        return Says(thinking=thought, calls=[("bash", {"command": f"echo {number}"})])
+
+    with ScriptedModel([answer], context=262_144).serving() as url:
+        solution, _ = tried(made, options_of(made, url, **extra))
+    assert (solution.facts["status"], solution.facts["compactions"]) == ("done", times)
+
+
 def test_predictions_are_judged_and_a_missing_one_is_empty(made, tmp_path):
     patch = {"instance_id": "acme__words-7", "model_name_or_path": "them", "model_patch": made.row()["patch"]}
     file = tmp_path / "p.jsonl"
@@ -285,6 +302,8 @@ def test_mini_swe_agent_is_found_behind_its_program_on_path(monkeypatch, tmp_pat
         ({"scaffold": "aider"}, "scaffold='aider': expected a3b, mini-swe-agent, gold, empty"),
         ({"keep": "maybe"}, "keep='maybe': expected yes or no"),
         ({"turns": "0"}, "turns='0': expected a whole number"),
+        ({"compact-at": "x"}, "compact-at='x': expected a whole number"),
+        ({"compact-at": "9000", "scaffold": "gold"}, "is for the scaffold a3b; the patches come from gold"),
         ({"verdict": "mine"}, "verdict='mine': expected local or official"),
         ({"predictions": "x", "scaffold": "gold"}, "leave one out"),
         ({"predictions": "/none.jsonl"}, r"/none\.jsonl: No such file"),

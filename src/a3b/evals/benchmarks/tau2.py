@@ -5,6 +5,7 @@ Domains, tools, policies and scorers: inspect-evals, which carries its data. Ent
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import util
 from typing import Any
 
@@ -13,11 +14,13 @@ from a3b.evals.benchmark import Benchmark, CaseTokens, Need
 from a3b.evals.benchmarks.asking import CARD, THINKING, generate_config
 from a3b.evals.benchmarks.tau2_conversations import MOST_STEPS, conversation, without_copies
 from a3b.evals.family_task import verdict
+from a3b.evals.harness import endpoint
 from a3b.evals.options import EvalOptions
 from a3b.settings import process_environment
 
 DOMAINS = {"airline": 50, "retail": 114, "telecom": 114, "banking": 97}  # cases
 MAX_TOKENS = 32_768
+USER = "user"  # the customer's role, as inspect-evals calls it
 INSTALL = "pip install 'a3b[eval]'"
 
 
@@ -46,22 +49,35 @@ def domain(extra: Mapping[str, str]) -> str:
     return name
 
 
-def user_role(options: EvalOptions) -> dict[str, Any] | None:
-    """The model that plays the customer; None for the one that is tested."""
-    from inspect_ai.model import GenerateConfig, get_model
+def user_role(options: EvalOptions) -> dict[str, Any]:
+    """The model that plays the customer. It is a model of its own also where it is the one that is tested: a policy of
+    thinking is not for it, and its seeds do not depend on who is tested, so that all meet the same customer."""
+    from inspect_ai.model import GenerateConfig
 
     name, url = options.extra.get("user-model"), options.extra.get("user-base-url")
-    if name is None and url is None:
-        return None
     root = (url or options.base_url).strip().rstrip("/").removesuffix("/v1")
-    model = get_model(
-        f"openai-api/a3b/{name or options.model}",
-        base_url=root + "/v1",
-        api_key=user_key(options) or "none",
-        config=GenerateConfig(temperature=0.0, max_connections=options.parallel),
-        memoize=False,
+    its = replace(options, base_url=root, model=name or options.model, api_key=user_key(options), policy=None)
+    if plays_both(options.extra):
+        config = generate_config(its, THINKING, MAX_TOKENS)
+    else:
+        config = GenerateConfig(temperature=0.0)  # as the authors have it
+    model = endpoint(its, USER)
+    model.config = model.config.merge(config)
+    return {USER: model}
+
+
+def plays_both(extra: Mapping[str, str]) -> bool:
+    """Whether the model that is tested plays the customer too."""
+    return "user-model" not in extra and "user-base-url" not in extra
+
+
+def caution(extra: Mapping[str, str]) -> str:
+    if not plays_both(extra):
+        return ""
+    return (
+        "the model that is tested also plays the customer, without a policy and with the same seeds under all; "
+        "--set user-model=NAME names another one"
     )
-    return {"user": model}
 
 
 def user_key(options: EvalOptions) -> str:
@@ -96,14 +112,16 @@ BENCHMARK = Benchmark(
         "customer is gpt-4.1, at most 200 steps"
     ),
     differs=(
-        "the customer is the model that is tested unless user-model says otherwise, so scores of two models are not of "
-        f"one exam, and none compares with published ones; {CARD}; no natural-language assertions, as inspect-evals; "
-        "the default is the airline domain alone"
+        "the customer is the model that is tested unless user-model says otherwise, without a policy of thinking and "
+        "with seeds of its own, so scores of two models are not of one exam, and none compares with published ones; "
+        f"its tokens are counted apart; {CARD}; no natural-language assertions, as inspect-evals; the default is the "
+        "airline domain alone"
     ),
     needs=(Need("inspect-evals", INSTALL, is_here),),
     check=check,
     tokens_per_case=CaseTokens(9_000, 8_000, 120_000, "assumed: 20 turns over a policy and tools of 6,000 tokens"),
     count=lambda extra: DOMAINS[domain(extra)],
+    caution=caution,
     extra={
         "domain": f"one of {', '.join(f'{name} ({count} cases)' for name, count in DOMAINS.items())}; default airline",
         "user-model": "the model that plays the customer (default: the one that is tested)",

@@ -98,6 +98,7 @@ BENCHMARK = Benchmark(
     },
     more=score_lines,
     data="a clone of MCPMark",
+    files=("mcp",),
     asks_model=lambda extra: extra.get("solver", "agent") == "agent",
 )
 

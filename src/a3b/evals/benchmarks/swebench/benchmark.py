@@ -27,6 +27,7 @@ from a3b.evals.benchmarks.swebench.solvers import (
     MAX_TURNS,
     SCAFFOLDS,
     SOLVE_S,
+    WINDOW,
     Solution,
     Solver,
     given_solution,
@@ -49,7 +50,7 @@ USUAL = "3.9"
 EXTRA = {
     "scaffold": f"who makes the patch: {', '.join(SCAFFOLDS)} (the project's own fix, no change); default a3b",
     "predictions": "a file of patches in the official form, which are judged instead",
-    "instances": "ids, separated by commas, instead of all that --data has",
+    "instances": "ids, separated by commas, in the order in which they are tried, instead of all that --data has",
     "verdict": "local (the default), or official: by swebench's own harness, which needs Docker",
     "harness": "a Python that has swebench, for verdict=official",
     "clones": "a directory with clones, such as DIR/sympy__sympy; what is missing is cloned from GitHub",
@@ -59,6 +60,10 @@ EXTRA = {
     "mini": "a Python that has mini-swe-agent; default that of `mini` on PATH",
     "turns": f"of a solver, at most; default {MAX_TURNS}",
     "seconds": f"of a solver, at most; default {SOLVE_S:,}",
+    "compact-at": (
+        f"tokens from which a3b code begins a conversation anew from a summary; default {WINDOW:,}, or what the server "
+        "holds"
+    ),
     "test-seconds": f"of the tests, at most; default {TEST_S:,}, as in the official harness",
 }
 
@@ -253,7 +258,15 @@ def _solver(options: EvalOptions) -> Solver:
         options.number("seconds", SOLVE_S),
         None if file is None else read_predictions(Path(file)),
         find_mini(options.extra.get("mini")) if scaffold == "mini-swe-agent" else None,
+        _compact_at(options, scaffold if file is None else "predictions"),
     )
+
+
+def _compact_at(options: EvalOptions, scaffold: str) -> int:
+    """Raises UsageError for a solver that begins no conversation anew."""
+    if "compact-at" in options.extra and scaffold != "a3b":
+        raise UsageError(f"--set compact-at: is for the scaffold a3b; the patches come from {scaffold}: leave it out")
+    return options.number("compact-at", WINDOW)
 
 
 def _docker(options: EvalOptions) -> DockerHarness | None:
@@ -302,9 +315,10 @@ BENCHMARK = Benchmark(
         "200K tokens, verdict of the official harness"
     ),
     differs=(
-        "scaffold a3b code (read, write, edit, bash) or mini-swe-agent (bash), same sampling; without Docker the "
-        "environments come from the package registry, with today's versions of what swebench does not pin, and without "
-        "network while tests run; an instance counts only where the project's own fix passes here"
+        "scaffold a3b code (read, write, edit, bash) or mini-swe-agent (bash), same sampling; a3b code begins "
+        f"a conversation anew from a summary at {WINDOW:,} tokens, or when the window that is served is full; without "
+        "Docker the environments come from the package registry, with today's versions of what swebench does not pin, "
+        "and without network while tests run; an instance counts only where the project's own fix passes here"
     ),
     needs=(
         Need("the dataset", GET, lambda options: options is not None and options.data is not None),
@@ -330,4 +344,5 @@ BENCHMARK = Benchmark(
     data="the dataset, as .parquet, .json or .jsonl",
     finish=finish,
     unsaid=("instances", "harness", "clones", "work", "keep", "mini"),
+    files=("predictions",),
 )

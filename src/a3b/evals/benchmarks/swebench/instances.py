@@ -4,6 +4,7 @@ A row names a repository, a commit, what is wrong, and the tests that tell. Ente
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
@@ -21,6 +22,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}/[A-Za-z0-9_][A-Za-z0-
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_TESTS = 100_000
 MAX_FILE = 256 << 20
+ORDER_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ class SweInstance:
 
 
 def load_instances(path: Path, ids: Iterable[str] = ()) -> list[SweInstance]:
-    """The rows of a .jsonl, .json or .parquet file, in its order; ids: only these. Raises UsageError."""
+    """The rows of a .jsonl, .json or .parquet file; ids: only these, in their order. Raises UsageError.
+
+    The dataset is sorted by project. All rows come in an order drawn from their ids, so the first ones are a sample of
+    the whole, the same ones whatever the file's order and however many are taken."""
     found: dict[str, SweInstance] = {}
     for place, row in _rows(path):
         instance = _instance(f"{path}, {place}", row)
@@ -58,7 +63,12 @@ def load_instances(path: Path, ids: Iterable[str] = ()) -> list[SweInstance]:
     wanted = list(ids)
     if missing := [name for name in wanted if name not in found]:
         raise UsageError(f"{path} has {len(found)} instances, but not {', '.join(missing[:5])[:300]}")
-    return [found[name] for name in wanted] if wanted else list(found.values())
+    return [found[name] for name in wanted or sorted(found, key=_drawn)]
+
+
+def _drawn(id: str) -> bytes:
+    """The place of an instance, at random."""
+    return hashlib.sha256(f"{ORDER_SEED}/{id}".encode()).digest()
 
 
 def _rows(path: Path) -> Iterable[tuple[str, Any]]:

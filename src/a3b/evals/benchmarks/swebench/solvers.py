@@ -25,6 +25,7 @@ SCAFFOLDS = ("a3b", "mini-swe-agent", "gold", "empty")
 TOOLS = ("read", "write", "edit", "bash")
 CARD = {"temperature": 1.0, "top_p": 0.95}  # of the model's card
 MAX_TURNS, SOLVE_S = 250, 24 * 3600
+WINDOW = 200_000  # tokens, as the card has it
 DIFF_S = 300
 # What a solver made of .git does not matter: its files are compared with the image, and nothing is written there. New
 # files count, ignored ones do not. $1: the image, $2: its commit, $3: "binary" to write every file so
@@ -59,7 +60,7 @@ class Solution:
 @dataclass(frozen=True)
 class Solver:
     """scaffold: one of SCAFFOLDS, or "predictions", which `given` has by instance; mini: where mini-swe-agent is, if it
-    is the scaffold."""
+    is the scaffold; compact_at: tokens from which `a3b code` begins a conversation anew, without earlier thinking."""
 
     scaffold: str
     places: SwePlaces
@@ -67,6 +68,7 @@ class Solver:
     seconds: int = SOLVE_S
     given: dict[str, Prediction] | None = None
     mini: MiniAgent | None = None
+    compact_at: int = WINDOW
 
 
 def given_solution(solver: Solver, instance: SweInstance) -> Solution | None:
@@ -107,6 +109,7 @@ async def _by_a3b(solver: Solver, image: SweImage, options: EvalOptions, seed: i
         tools=TOOLS,
         max_turns=solver.max_turns,
         max_seconds=solver.seconds,
+        compact_at=solver.compact_at,
         paths=tuple(NAMES),
         sampling={**CARD, **options.sampling, **options.fields(), "seed": seed},
         environment=box_environment(image.venv),
