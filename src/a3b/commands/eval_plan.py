@@ -93,12 +93,13 @@ def _asked(args: Namespace, name: str, names: Sequence[str], measured: MeasuredR
     cases = found.cases_with(extra)
     if measured is not None:
         return AskedBenchmark(found, cases, [measured.tokens])
-    if found.tokens_per_case is None:
+    spread = found.tokens_with(extra)
+    if not spread:
         raise UsageError(
             f"{name}: nobody has stated what a case costs; run some and give them: a3b eval {name} --limit 5, then "
             "a3b eval plan --from DIR --limit N"
         )
-    return AskedBenchmark(found, cases, [found.tokens_per_case] if found.spread is None else found.spread(extra))
+    return AskedBenchmark(found, cases, spread)
 
 
 def _from_run(args: Namespace) -> MeasuredRun:
