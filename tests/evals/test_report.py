@@ -77,6 +77,17 @@ def test_tokens_that_nobody_told_are_unknown_and_not_none(tmp_path):
     assert found.value()["rows"][0]["cells"]["m"]["cost"]["computed"] is None
 
 
+def test_a_score_of_some_cases_says_of_how_many(tmp_path):
+    runs = [a_run(tmp_path, "famous", "some", "110", limit=3), a_run(tmp_path, "famous", "left", "11011e..")]
+    runs += [a_run(tmp_path, "plain", "some", "110", limit=3), a_run(tmp_path, "famous", "all", "1" * 10)]
+    found = reported(*runs)
+    cells = {row[0]: row[-3:] for row in score_table(found)[1:]}
+    assert cells["famous"] == ["66.7 (20.8 to 93.9), 3 of 10", "80.0 (37.6 to 96.4), 5 of 10", "100.0 (72.2 to 100.0)"]
+    assert cells["plain"][0] == "66.7 (20.8 to 93.9)"
+    (some,) = (row["cells"]["some"] for row in found.value()["rows"] if row["benchmark"] == "famous")
+    assert (some["cases"], some["of"]) == (3, 10)
+
+
 def test_how_many_cases_there_are_depends_on_what_is_set(tmp_path):
     runs = [a_run(tmp_path, "tau2", "m", "1", limit=1, extra=extra) for extra in ({}, {"domain": "retail"})]
     text = as_text(build_report(runs, ["tau2"], benchmark))
@@ -147,6 +158,17 @@ def test_a_picture_has_a_line_for_each_row(tmp_path):
     ]
     draw_scores(reported(*runs), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_says_beside_a_point_of_how_many_cases_it_is(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    from a3b.commands import eval_plot
+
+    figures = []
+    monkeypatch.setattr(eval_plot, "save", lambda plt, figure, path: figures.append(figure))
+    runs = [a_run(tmp_path, "famous", "some", "110", limit=3), a_run(tmp_path, "famous", "all", "1" * 10)]
+    eval_plot.draw_scores(reported(*runs), tmp_path / "p.png")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["3 of 10"]
 
 
 def test_a_picture_without_matplotlib_is_refused(tmp_path, monkeypatch, capsys):
