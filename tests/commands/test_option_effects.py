@@ -783,6 +783,7 @@ ROWS = {
     "eval thinking": [*THINKING, Row("--resume x", len, "in test_eval_thinking")],
     "eval list": [Row("--json", len, "in test_eval_list")],
     "eval report": REPORT,
+    "eval compare": [Row("--json", len, "in test_paired_runs")],
     "eval plan": PLANNED,
     "bench speed": SPEED,
     "bench start": START,

@@ -21,6 +21,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
     listing = kinds.add_parser("list", help="the benchmarks: what each needs, and what of it is here")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     _report(kinds.add_parser("report", help="results of runs beside published scores, with protocols and costs"))
+    _compare(kinds.add_parser("compare", help="two runs of one benchmark, case by case: what the second has more of"))
     _plan(kinds.add_parser("plan", help="how many hours a benchmark takes, at this machine's speed or at given rates"))
     _quality(kinds.add_parser("quality", help="what packing costs: mean KL divergence per token against another model"))
 
@@ -97,6 +98,12 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=path, metavar="FILE.png", help="draw it too (needs matplotlib: pip install 'a3b[bench]')"
     )
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=path, metavar="DIR", help="a run")
+    parser.add_argument("second", type=path, metavar="OTHER", help="another one of the same benchmark")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:

@@ -239,14 +239,14 @@ def remarks(report: EvalReport) -> list[tuple[str, str]]:
 
 
 def as_text(report: EvalReport) -> str:
-    parts = [_aligned(score_table(report)), ""]
+    parts = [aligned(score_table(report)), ""]
     if report.models:
-        parts += [f"scores {LEGEND}; tokens of a try:", "", _aligned(cost_table(report)), ""]
+        parts += [f"scores {LEGEND}; tokens of a try:", "", aligned(cost_table(report)), ""]
     parts += [f"{printable(name)}: {printable(line)}" for name, line in remarks(report)]
     return "\n".join(parts)
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> str:
+def aligned(table: Sequence[Sequence[str]]) -> str:
     shown = [[printable(text) for text in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
