@@ -689,6 +689,7 @@ PLANNED = [
     Row("--set service=filesystem", lambda s: "30 of the 127 published cases" in s.out, True),
     Row("--rates 9,9", lambda s: "given: 9 read, 9 written" in s.out, True),
     Row("--from nowhere", lambda s: "nowhere: there is no config.json" in s.err, True),
+    Row("--policies all,none", lambda s: "a3b eval plan thinking mcpmark plans that" in s.err, True),
     Row("--limit 3", lambda s: s.out.splitlines()[4].split()[1], "12"),
     Row("--epochs 2", lambda s: s.out.splitlines()[4].split()[1], "42"),
     Row("--json", lambda s: s.is_json, True),

@@ -221,6 +221,19 @@ def test_the_cases_that_a_run_would_have_are_planned(words, cases, capsys):
     assert row["cases"] == cases
 
 
+def test_a_test_of_policies_takes_as_long_as_all_of_them(capsys):
+    words = ["tau2", "humaneval", "--limit", "10", "--rates", "100,10"]
+    alone = sum(row["hours"] for row in planned(words, capsys))
+    assert main(["eval", "plan", "thinking", *words, "--policies", "all,none,budget:64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policies"] == ["all", "none", "budget:64"] and found["hours"] == pytest.approx(3 * alone)
+    assert [(row["name"], row["tries"]) for row in found["benchmarks"]] == [("tau2", 30), ("humaneval", 30)]
+    assert main(["eval", "plan", "thinking", *words]) == 0
+    said = capsys.readouterr().out
+    assert "thinking: each case under all, current-task, budget:8192, none" in said
+    assert ["all", "of", "them", "80"] in [line.split()[:4] for line in said.splitlines()]
+
+
 def test_cases_that_differ_much_are_planned_one_by_one(capsys, monkeypatch):
     from a3b.commands import eval_plan
 
@@ -255,6 +268,10 @@ def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypat
         (["tau2", "--set", "domain=trains", "--rates", "1,1"], "expected one of airline, retail"),
         (["tau2", "--set", "domian=retail", "--rates", "1,1"], "did you mean 'domain'"),
         (["mcpmark", "--set", "tasks=chinook", "--rates", "1,1"], "only its data tells how many cases"),
+        (["thinking", "--rates", "1,1"], "name the benchmarks"),
+        (["thinking", "tau2", "--policies", "all", "--rates", "1,1"], "expected at least two"),
+        (["thinking", "lookup", "--limit", "3", "--rates", "1,1"], "a3b eval lookup --limit 5"),
+        (["tau2", "--policies", "all,none", "--rates", "1,1"], "a3b eval plan thinking tau2"),
         (["--rates", "0,1"], "is not two positive numbers"),
         (["--rates", "inf,1"], "is not two positive numbers"),
         (["--from", "/nowhere"], "no run of a3b eval"),
