@@ -6,7 +6,7 @@
 # make mutants    plant small faults and count how many the tests notice; GROUP=cache SAMPLE=40|all (docs/mutants.md)
 # make wheel      wheels for Linux x86-64 that need no compiler, into dist: for CPython 3.11, and for 3.12 and newer
 # make wheel-check   those wheels and the sdist in empty environments: install, answer, kernels' tests, equal bits
-# make receipt    run what the pages claim and write docs/receipts; an hour, goes on where it was stopped at the same commit
+# make receipt    run what the pages claim and write docs/receipts; an hour, and two more for the lines that need 24 GB and an idle machine; goes on where it was stopped at the same commit
 # Each sets up what it needs: .venv, or environments below build.
 PYTHON ?= python3
 VENV := .venv

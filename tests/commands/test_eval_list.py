@@ -51,6 +51,27 @@ def test_the_help_of_a3b_loads_nothing_that_computes_or_runs_benchmarks():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_help_of_a_benchmark_has_its_own_settings_and_what_it_needs(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", name, "--help"])
+    said, found = " ".join(capsys.readouterr().out.split()), eval_list.describe(name)
+    assert ended.value.code == 0 and "inspect-ai: " in said
+    assert all(f"--set {option}=...: {meaning[:20]}" in said for option, meaning in found["options"].items())
+    assert all(need["what"] + ": " in said for need in found["needs"])
+    assert f"--data PATH: {found['data']}" in said or not found["data"]
+
+
+def test_the_help_of_all_benchmarks_loads_none():
+    code = (
+        "import sys; from a3b.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print([n for n in sys.modules if n.startswith('a3b.evals.benchmarks')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "eval", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_says_where_it_is_from(name):
     found = benchmark(name)
     assert found.name == name and found.source and found.licence

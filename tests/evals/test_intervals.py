@@ -55,6 +55,45 @@ def test_cases_whose_tries_vary_have_an_interval_of_their_means():
     assert (found.low, found.high) == pytest.approx((max(0.5 - half, 0), min(0.5 + half, 1)))
 
 
+def test_cases_that_all_score_alike_do_not_prove_that_others_do():
+    found = share([[1.0, 0.0]] * 20)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.4304, 0.5696), abs=1e-4)  # 1 - 0.05 ** (1 / 20)
+    rounded = share([[0.3], [0.1 + 0.2]] * 10)
+    assert rounded.high - rounded.low == pytest.approx(0.1391, abs=1e-4)
+
+
+def test_a_case_that_was_solved_by_half_leaves_no_more_certainty_than_none():
+    none, half = share([[0.0, 0.0]] * 100), share([[0.0, 0.0]] * 99 + [[1.0, 0.0]])
+    assert none.low == half.low == 0.0
+    assert half.high > 0.9 * none.high
+    assert share([[1.0, 1.0]] * 99 + [[1.0, 0.0]]).low == pytest.approx(1 - half.high)
+
+
+def test_about_nineteen_of_twenty_intervals_hold_a_share_of_which_a_sample_shows_one_half_only():
+    rng, held = random.Random(4), 0
+    for _ in range(300):
+        found = share([[0.0, 0.0] if rng.random() < 0.03 else [1.0, 0.0] for _ in range(40)])
+        held += found.low <= 0.97 * 0.5 <= found.high
+    assert held >= 0.93 * 300
+
+
+@pytest.mark.parametrize(
+    ("scores", "limits"),
+    [
+        ([[0.0]], wilson(0, 1)),
+        ([[1.0, 1.0]], wilson(1, 1)),
+        ([[0.5]], (0.0, 1.0)),
+        ([[0.0]] * 9, wilson(0, 9)),
+        ([[1.0]] * 9, wilson(9, 9)),
+        ([], (0.0, 1.0)),
+        ([[], []], (0.0, 1.0)),
+    ],
+)
+def test_few_cases_and_whole_ones_leave_room(scores, limits):
+    found = share(scores)
+    assert (found.low, found.high) == limits and found.low < found.high
+
+
 def test_the_interval_of_a_difference_is_that_of_its_standard_error():
     rng = random.Random(1)
     first = [rng.gauss(5, 2) for _ in range(400)]
@@ -90,6 +129,9 @@ def test_cases_that_all_change_alike_do_not_prove_that_others_do():
     assert (same.low, same.high) == pytest.approx((-0.0295, 0.0295), abs=1e-4)  # 1 - 0.05 ** (1 / 100)
     better = difference(single([0.0] * 100), single([1.0] * 100), most=1.0)
     assert (better.low, better.high) == pytest.approx((1 - 2 * 0.0295, 1.0), abs=1e-4)
+    third, two = [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]
+    rounded = difference([third, two] * 50, [two, [1.0]] * 50, most=1.0)  # 2 / 3 - 1 / 3 is not 1 - 2 / 3
+    assert rounded.high - rounded.low == pytest.approx(2 * 0.0295, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,17 @@ def test_tokens_that_nobody_told_are_unknown_and_not_none(tmp_path):
     assert found.value()["rows"][0]["cells"]["m"]["cost"]["computed"] is None
 
 
+def test_a_score_of_some_cases_says_of_how_many(tmp_path):
+    runs = [a_run(tmp_path, "famous", "some", "110", limit=3), a_run(tmp_path, "famous", "left", "11011e..")]
+    runs += [a_run(tmp_path, "plain", "some", "110", limit=3), a_run(tmp_path, "famous", "all", "1" * 10)]
+    found = reported(*runs)
+    cells = {row[0]: row[-3:] for row in score_table(found)[1:]}
+    assert cells["famous"] == ["66.7 (20.8 to 93.9), 3 of 10", "80.0 (37.6 to 96.4), 5 of 10", "100.0 (72.2 to 100.0)"]
+    assert cells["plain"][0] == "66.7 (20.8 to 93.9)"
+    (some,) = (row["cells"]["some"] for row in found.value()["rows"] if row["benchmark"] == "famous")
+    assert (some["cases"], some["of"]) == (3, 10)
+
+
 def test_how_many_cases_there_are_depends_on_what_is_set(tmp_path):
     runs = [a_run(tmp_path, "tau2", "m", "1", limit=1, extra=extra) for extra in ({}, {"domain": "retail"})]
     text = as_text(build_report(runs, ["tau2"], benchmark))
@@ -149,6 +160,17 @@ def test_a_picture_has_a_line_for_each_row(tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_says_beside_a_point_of_how_many_cases_it_is(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    from a3b.commands import eval_plot
+
+    figures = []
+    monkeypatch.setattr(eval_plot, "save", lambda plt, figure, path: figures.append(figure))
+    runs = [a_run(tmp_path, "famous", "some", "110", limit=3), a_run(tmp_path, "famous", "all", "1" * 10)]
+    eval_plot.draw_scores(reported(*runs), tmp_path / "p.png")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["3 of 10"]
+
+
 def test_a_picture_without_matplotlib_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["eval", "report", str(tmp_path), "--plot", "p.png"]) == 2
@@ -199,6 +221,19 @@ def test_the_cases_that_a_run_would_have_are_planned(words, cases, capsys):
     assert row["cases"] == cases
 
 
+def test_a_test_of_policies_takes_as_long_as_all_of_them(capsys):
+    words = ["tau2", "humaneval", "--limit", "10", "--rates", "100,10"]
+    alone = sum(row["hours"] for row in planned(words, capsys))
+    assert main(["eval", "plan", "thinking", *words, "--policies", "all,none,budget:64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policies"] == ["all", "none", "budget:64"] and found["hours"] == pytest.approx(3 * alone)
+    assert [(row["name"], row["tries"]) for row in found["benchmarks"]] == [("tau2", 30), ("humaneval", 30)]
+    assert main(["eval", "plan", "thinking", *words]) == 0
+    said = capsys.readouterr().out
+    assert "thinking: each case under all, current-task, budget:8192, none" in said
+    assert ["all", "of", "them", "80"] in [line.split()[:4] for line in said.splitlines()]
+
+
 def test_cases_that_differ_much_are_planned_one_by_one(capsys, monkeypatch):
     from a3b.commands import eval_plan
 
@@ -233,6 +268,10 @@ def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypat
         (["tau2", "--set", "domain=trains", "--rates", "1,1"], "expected one of airline, retail"),
         (["tau2", "--set", "domian=retail", "--rates", "1,1"], "did you mean 'domain'"),
         (["mcpmark", "--set", "tasks=chinook", "--rates", "1,1"], "only its data tells how many cases"),
+        (["thinking", "--rates", "1,1"], "name the benchmarks"),
+        (["thinking", "tau2", "--policies", "all", "--rates", "1,1"], "expected at least two"),
+        (["thinking", "lookup", "--limit", "3", "--rates", "1,1"], "a3b eval lookup --limit 5"),
+        (["tau2", "--policies", "all,none", "--rates", "1,1"], "a3b eval plan thinking tau2"),
         (["--rates", "0,1"], "is not two positive numbers"),
         (["--rates", "inf,1"], "is not two positive numbers"),
         (["--from", "/nowhere"], "no run of a3b eval"),

@@ -18,6 +18,7 @@ PREAMBLE = {
 PATHS = {  # metavar: what a shell completes in its place
     "DIR": "directory",
     "DST": "directory",
+    "OTHER": "directory",
     "SRC": "file",
     "FILE": "file",
     "FILE.json": "file",

@@ -10,6 +10,7 @@ OWN = (
     "quality",
     "list",
     "report",
+    "compare",
     "plan",
     "thinking",
 )  # what has a module of its own; the rest are names of benchmarks

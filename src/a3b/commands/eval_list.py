@@ -1,13 +1,20 @@
-"""`a3b eval list`: the benchmarks, what each needs, and what of it is here."""
+"""`a3b eval list`: the benchmarks, what each needs, and what of it is here; the same of one, for its help: `about`."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from argparse import Namespace
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
+from a3b.evals.harness import INSTALL
 from a3b.evals.roster import BENCHMARKS, benchmark
 from a3b.printable import report
+
+LEAST_WIDTH = 40  # of a line of help
 
 
 def run(args: Namespace) -> None:
@@ -34,14 +41,38 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
+def about(name: str) -> str:
+    """What a benchmark has and needs of its own, for its help."""
+    row = describe(name)
+    harness = {"what": "inspect-ai", "provided_by": INSTALL, "is_here": find_spec("inspect_ai") is not None}
+    data = {"--data PATH": row["data"]} if row["data"] else {}
+    settings = {**{f"--set {option}=...": meaning for option, meaning in row["options"].items()}, **data}
+    needs = {need["what"]: _state(need) for need in (harness, *row["needs"])}
+    parts = {"its own settings": settings, "what it needs": needs}
+    return "\n\n".join(
+        "\n".join([f"{title}:", *map(_wrapped, facts.items())]) for title, facts in parts.items() if facts
+    )
+
+
+def _wrapped(fact: tuple[str, str]) -> str:
+    width = max(shutil.get_terminal_size().columns - 2, LEAST_WIDTH)
+    text = f"{fact[0]}: {fact[1]}"
+    return textwrap.fill(
+        text, width, initial_indent="  ", subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _state(need: Mapping[str, Any]) -> str:
+    return "here" if need["is_here"] else f"missing: {need['provided_by']}"
+
+
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     out = []
     for row in rows:
         count = f"{row['cases']:,} cases" if row["cases"] else "any number of cases"
         out.append(f"{row['name']:<14} {row['summary']} ({count})")
         for need in row["needs"]:
-            state = "here" if need["is_here"] else f"missing: {need['provided_by']}"
-            out.append(f"{'':<14}   needs {need['what']}: {state}")
+            out.append(f"{'':<14}   needs {need['what']}: {_state(need)}")
         out += [f"{'':<14}   --data PATH: {row['data']}"] if row["data"] else []
         out += [
             f"{'':<14}   --set {name}={{}}: {meaning}".replace("{}", "...") for name, meaning in row["options"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from a3b.commands.argument_types import path, policy, positive, real, tokens, whole
 from a3b.commands.client_options import server
@@ -16,13 +17,22 @@ MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embe
 def fill(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for name, (summary, _) in BENCHMARKS.items():
-        _benchmark(kinds.add_parser(name, help=summary, description=f"{name}: {summary}."))
+        one = kinds.add_parser(name, help=summary, description=f"{name}: {summary}.")
+        one.late_epilog = partial(_about, name)  # type: ignore[attr-defined]  # a Parser
+        _benchmark(one)
     _thinking(kinds.add_parser("thinking", help="benchmarks under several policies of thinking, compared case by case"))
     listing = kinds.add_parser("list", help="the benchmarks: what each needs, and what of it is here")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     _report(kinds.add_parser("report", help="results of runs beside published scores, with protocols and costs"))
+    _compare(kinds.add_parser("compare", help="two runs of one benchmark, case by case: what the second has more of"))
     _plan(kinds.add_parser("plan", help="how many hours a benchmark takes, at this machine's speed or at given rates"))
     _quality(kinds.add_parser("quality", help="what packing costs: mean KL divergence per token against another model"))
+
+
+def _about(name: str) -> str:
+    from a3b.commands.eval_list import about  # loads the benchmark
+
+    return about(name)
 
 
 def _benchmark(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +109,24 @@ def _report(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=path, metavar="DIR", help="a run")
+    parser.add_argument("second", type=path, metavar="OTHER", help="another one of the same benchmark")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all whose tokens are known)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="benchmarks (default: all whose tokens are known); thinking NAME ... for a test of policies",
+    )
+    parser.add_argument(
+        "--policies",
+        metavar="POLICY,...",
+        help="for thinking: those that are compared, as there (default: four of them)",
+    )
     parser.add_argument(
         "--shape", default="35b-a3b", metavar="MODEL", help="as for a3b plan: a shape, or a directory (default 35b-a3b)"
     )

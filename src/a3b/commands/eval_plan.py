@@ -1,4 +1,5 @@
-"""`a3b eval plan NAME...`: how long a benchmark takes, from the tokens of a case and the speed of this machine.
+"""`a3b eval plan NAME...`: how long a benchmark takes, from the tokens of a case and the speed of this machine; after
+`thinking`, how long a test of policies takes.
 
 Tokens of a case are from a stated source, or from a run (--from DIR). The speed is the roofline of `a3b plan` over
 rates measured here, or two given rates. One case at a time: answers that are written together take less. Enter at
@@ -15,6 +16,7 @@ from typing import Any
 
 from a3b.commands import plan
 from a3b.commands.eval_run import set_for
+from a3b.commands.eval_thinking import policies_of
 from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import local_model
 from a3b.commands.sizes import sizes
@@ -30,36 +32,62 @@ from a3b.packing.presets import PRESETS
 from a3b.printable import printable, report, say
 from a3b.units import span
 
+THINKING = "thinking"
+SAME_COST = "each policy is taken to cost what the benchmark costs; those that drop thinking compute some prompts again"
 Seconds = Callable[[float, float], float]  # of a case, from tokens that are read and written
 
 
 @dataclass(frozen=True)
 class PlannedBenchmark:
-    """cases, of: how many are planned, and how many the published score has, None where there is none; seconds: of the
-    whole benchmark; uncached_seconds: on a server that computes every prompt anew."""
+    """cases, of: how many are planned, and how many the published score has, None where there is none; policies: under
+    how many each is tried; seconds: of the whole benchmark, under all of them; uncached_seconds: on a server that
+    computes every prompt anew."""
 
     name: str
     cases: int
     of: int | None
     epochs: int
+    policies: int
     tokens: CaseTokens
     seconds: float
     uncached_seconds: float
 
+    @property
+    def tries(self) -> int:
+        return self.cases * self.epochs * self.policies
+
 
 def run(args: Namespace) -> int:
     measured = None if args.measured is None else _from_run(args)
-    names = [*dict.fromkeys(args.names)] or ([measured.name] if measured else _known(args))
+    named, policies = _named(args)
+    names = named or ([measured.name] if measured else _known(args))
     if measured is not None and names != [measured.name]:
         raise UsageError(f"--from {args.measured}: is a run of {measured.name!r}; give that name, or none")
     chosen = [_asked(args, name, names, measured) for name in names]
     seconds, source = _seconds(args)
-    planned = [_planned(args, found, seconds) for found in chosen]
+    planned = [_planned(args, found, seconds, max(len(policies), 1)) for found in chosen]
     if args.json:
-        report(json.dumps({"speed": source, "benchmarks": [_value(row) for row in planned]}, indent=2))
+        hours = sum(row.seconds for row in planned) / 3600
+        rows = [_value(row) for row in planned]
+        report(json.dumps({"speed": source, "policies": policies, "hours": hours, "benchmarks": rows}, indent=2))
     else:
-        report("\n".join(lines(planned, source)))
+        report("\n".join(lines(planned, source, policies)))
     return 0
+
+
+def _named(args: Namespace) -> tuple[list[str], tuple[str, ...]]:
+    """The benchmarks that are named, and the policies of `thinking` beside them, () without it. Raises UsageError."""
+    names = [name for name in dict.fromkeys(args.names) if name != THINKING]
+    if THINKING not in args.names:
+        if args.policies is not None:
+            asked = " ".join(names) or "NAME"
+            raise UsageError(
+                f"--policies: are compared by another command; a3b eval plan {THINKING} {asked} plans that"
+            )
+        return names, ()
+    if not names and args.measured is None:
+        raise UsageError(f"name the benchmarks that are run under each policy: a3b eval plan {THINKING} tau2 swebench")
+    return names, policies_of(args.policies)
 
 
 @dataclass(frozen=True)
@@ -93,12 +121,13 @@ def _asked(args: Namespace, name: str, names: Sequence[str], measured: MeasuredR
     cases = found.cases_with(extra)
     if measured is not None:
         return AskedBenchmark(found, cases, [measured.tokens])
-    if found.tokens_per_case is None:
+    spread = found.tokens_with(extra)
+    if not spread:
         raise UsageError(
             f"{name}: nobody has stated what a case costs; run some and give them: a3b eval {name} --limit 5, then "
             "a3b eval plan --from DIR --limit N"
         )
-    return AskedBenchmark(found, cases, [found.tokens_per_case] if found.spread is None else found.spread(extra))
+    return AskedBenchmark(found, cases, spread)
 
 
 def _from_run(args: Namespace) -> MeasuredRun:
@@ -143,7 +172,7 @@ def _seconds(args: Namespace) -> tuple[Seconds, str]:
     return lambda prompt, written: plan.task_seconds(config, found, (round(prompt), round(written)), speed), source
 
 
-def _planned(args: Namespace, asked: AskedBenchmark, seconds: Seconds) -> PlannedBenchmark:
+def _planned(args: Namespace, asked: AskedBenchmark, seconds: Seconds, policies: int) -> PlannedBenchmark:
     """Raises UsageError where nobody says how many cases there are."""
     found = asked.benchmark
     if args.limit is None and asked.cases is None:
@@ -151,12 +180,14 @@ def _planned(args: Namespace, asked: AskedBenchmark, seconds: Seconds) -> Planne
         raise UsageError(f"{why}; say how many with --limit N")
     cases = min(n for n in (args.limit, asked.cases, MOST_CASES) if n is not None)
     epochs = args.epochs or found.epochs
-    tries = cases * epochs
+    tries = cases * epochs * policies
     one = fmean(seconds(tokens.prompt, tokens.written) for tokens in asked.spread)
     again = fmean(_again(tokens, seconds) for tokens in asked.spread)
     mean = {name: fmean(getattr(tokens, name) for tokens in asked.spread) for name in ("prompt", "written", "cached")}
     tokens = CaseTokens(**mean, source=asked.spread[0].source)
-    return PlannedBenchmark(found.name, cases, found.cases, epochs, tokens, tries * one, tries * (one + again))
+    return PlannedBenchmark(
+        found.name, cases, found.cases, epochs, policies, tokens, tries * one, tries * (one + again)
+    )
 
 
 def _again(tokens: CaseTokens, seconds: Seconds) -> float:
@@ -171,13 +202,14 @@ def _value(row: PlannedBenchmark) -> dict[str, Any]:
         "cases": row.cases,
         "published_cases": row.of,
         "epochs": row.epochs,
+        "tries": row.tries,
         "tokens_per_case": vars(row.tokens),
         "hours": row.seconds / 3600,
         "hours_without_cache": row.uncached_seconds / 3600,
     }
 
 
-def lines(planned: list[PlannedBenchmark], source: str) -> list[str]:
+def lines(planned: list[PlannedBenchmark], source: str, policies: Sequence[str] = ()) -> list[str]:
     out = [
         f"speed      {source}",
         "           one case at a time; a server writes several answers in less time than one by one",
@@ -186,12 +218,17 @@ def lines(planned: list[PlannedBenchmark], source: str) -> list[str]:
         f"{'no cache':>10}",
     ]
     for row in planned:
-        tries, tokens = row.cases * row.epochs, row.tokens
+        tries, tokens = row.tries, row.tokens
         out.append(
             f"{row.name:<14} {tries:>6,} {tokens.prompt:>9,.0f} {tokens.cached:>10,.0f} {tokens.written:>8,.0f} "
             f"{span(row.seconds / tries):>8} {long_span(row.seconds):>9} {long_span(row.uncached_seconds):>10}"
         )
-    notes = [
+    if len(planned) > 1:
+        tries = sum(row.tries for row in planned)
+        total, uncached = sum(row.seconds for row in planned), sum(row.uncached_seconds for row in planned)
+        out.append(f"{'all of them':<14} {tries:>6,} {'':>38} {long_span(total):>9} {long_span(uncached):>10}")
+    notes = [f"{THINKING}: each case under {', '.join(policies)}; {SAME_COST}"] if policies else []
+    notes += [
         f"{row.name}: {row.cases:,} of the {row.of:,} published cases"
         for row in planned
         if row.of and row.cases < row.of

@@ -17,7 +17,7 @@ from typing import Any
 
 from a3b.commands.client_server import first_key, serving
 from a3b.commands.client_server import found as running
-from a3b.commands.progress import Progress
+from a3b.commands.eval_progress import RunProgress, expected
 from a3b.commands.server_answers import checked_url
 from a3b.errors import StoreError, UsageError, did_you_mean
 from a3b.evals.benchmark import Benchmark
@@ -133,9 +133,11 @@ def conduct(
         left = {k: v for k, v in tries.items() if _is_left(done.get((v[0].case, v[0].epoch)))}
         if len(left) < len(tries):
             say(f"a3b eval {chosen.name}: {len(tries) - len(left)} of {len(tries)} are done already")
+        if told := expected(chosen, options, len(left)):
+            say(f"a3b eval {chosen.name}: {told}")
         try:
             if left:
-                with _Shown(chosen.name, len(tries), done) as shown:
+                with RunProgress(chosen.name, len(tries), done) as shown:
                     run_tries(chosen, task, left, options, found.logs, records, shown.tell)
         except RunStopped as error:
             say(f"a3b eval {chosen.name}: {error}")
@@ -256,39 +258,6 @@ async def _ask(url: str, key: str, model: str | None) -> Answering:
         await client.aclose()
     context = facts.context if facts.is_known else None
     return Answering(client.root, facts.model, facts.kind, context, slots, about)
-
-
-class _Shown:
-    """The line that says how far a run is."""
-
-    def __init__(self, name: str, total: int, done: Mapping[Any, CaseRecord]):
-        good = [record.score for record in done.values() if record.score is not None]
-        self._name, self._total, self._done, self._sum, self._errors = name, total, len(good), sum(good), 0
-        self._before, self._said_untold = self._done, False
-
-    def __enter__(self) -> _Shown:
-        self._progress = Progress(self._name, self._total, "tries")
-        self._progress.before = self._before
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.close()
-
-    def tell(self, record: CaseRecord) -> None:
-        if not record.cost.is_told and not self._said_untold:
-            self._said_untold = True
-            self._progress.close()
-            say(f"a3b eval {self._name}: the server tells no usage, so how many tokens it computes stays unknown")
-        if record.score is None:
-            self._errors += 1
-            self._progress.close()
-            say(f"a3b eval {self._name}: {printable(record.case)}: {printable(record.error)[:300]}")
-        else:
-            self._done, self._sum = self._done + 1, self._sum + record.score
-        solved = f"{self._sum / self._done:.0%} so far" if self._done else "none so far"
-        failed = f", {counted(self._errors, 'error')}" if self._errors else ""
-        self._progress.label = f"{self._name}: {solved}{failed},"
-        self._progress(self._done)
 
 
 def lines(chosen: Benchmark, found: RunDirectory, summary: RunSummary) -> list[str]:

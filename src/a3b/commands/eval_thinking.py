@@ -169,12 +169,17 @@ def _check(args: Namespace, asked: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _policies(args: Namespace) -> tuple[str, ...]:
     """Those of --policies, or all kinds. Raises UsageError."""
-    if args.policies is None:
-        is_nano = args.base_url is None and planned(args).name == NANO
-        return (ALL, TASK, f"{BUDGET}{FEW if is_nano else MANY}", NONE)
-    found = tuple(dict.fromkeys(str(checked_policy(part.strip())) for part in args.policies.split(",")))
+    is_nano = args.policies is None and args.base_url is None and planned(args).name == NANO
+    return policies_of(args.policies, FEW if is_nano else MANY)
+
+
+def policies_of(given: str | None, budget: int = MANY) -> tuple[str, ...]:
+    """Policies with commas between, or all kinds with this budget. Raises UsageError."""
+    if given is None:
+        return ALL, TASK, f"{BUDGET}{budget}", NONE
+    found = tuple(dict.fromkeys(str(checked_policy(part.strip())) for part in given.split(",")))
     if len(found) < 2:
-        raise UsageError(f"--policies {args.policies[:60]!r}: expected at least two, to compare them")
+        raise UsageError(f"--policies {given[:60]!r}: expected at least two, to compare them")
     return found
 
 

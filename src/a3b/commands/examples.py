@@ -59,7 +59,8 @@ a3b eval list                          # what can be run, and what it needs
 a3b eval lookup --limit 20 --model nano
 a3b eval lookup --resume               # after anything that broke it off
 a3b eval plan swebench                 # how long it takes here
-a3b eval report ~/.cache/a3b/evals""",
+a3b eval report ~/.cache/a3b/evals
+a3b eval compare DIR OTHER             # two runs, case by case""",
     "completion": """
 mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions
 a3b completion bash > ~/.local/share/bash-completion/completions/a3b

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from a3b.errors import did_you_mean
@@ -71,6 +71,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = NEGATIVE
         self.passes_on = ""  # where what follows '--' goes as it is, for another program
+        self.late_epilog: Callable[[], str] | None = None  # for what only help that is asked for has to load
 
     def error(self, message: str) -> NoReturn:
         self.exit(
@@ -78,6 +79,11 @@ class Parser(argparse.ArgumentParser):
             printable(brief(f"{self.prog}: {message}{'' if message.endswith('?') else ';'} see '{self.prog} --help'"))
             + "\n",
         )
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print, and unlike argparse do not hide a failure to write."""

@@ -23,7 +23,7 @@ class Progress:
         self.label, self.total, self.unit, self.scale = printable(label), total // scale, unit, scale
         self.counted = self.before = 0  # before: what was done when the clock began
         self.start = self.shown = time.monotonic()
-        self.visible = False
+        self.visible, self.to = False, sys.stderr
 
     def __enter__(self) -> Progress:
         return self
@@ -41,7 +41,7 @@ class Progress:
         """Show a line, with a bar if the terminal has room for one. left: seconds; None if nobody knows."""
         now = time.monotonic()
         due = FIRST_AFTER_S if not self.visible else EVERY_S
-        if not sys.stderr.isatty() or now - self.shown < due:
+        if not self.to.isatty() or now - self.shown < due:
             return
         self.shown, self.visible = now, True
         line = text if left is None else f"{text}, {span(left)} left"
@@ -49,13 +49,13 @@ class Progress:
         if (width := min(WIDTH, columns - len(line) - 3)) >= LEAST_WIDTH:
             bar = ("#" * round(width * min(max(share, 0), 1))).ljust(width, ".")
             line = f"[{bar}] {line}"
-        print(f"\r{line[:columns]}\x1b[K", end="", file=sys.stderr)
-        sys.stderr.flush()
+        print(f"\r{line[:columns]}\x1b[K", end="", file=self.to)
+        self.to.flush()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         if self.visible:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("\r\x1b[K", end="", file=self.to, flush=True)
             self.visible = False

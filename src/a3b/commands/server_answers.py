@@ -9,7 +9,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -21,10 +21,12 @@ from a3b.server.limits import is_loopback
 ASK_S = 10.0  # for an answer that takes no computing
 MAX_ANSWER = 16 << 20  # bytes
 MOST_CONTEXT = 1 << 26  # tokens; more is a lie
-LEAST_READ = 256  # tokens that tell a speed
+LEAST_READ, LEAST_WRITTEN = 256, 64  # tokens that tell a speed
 MOST_SPEED = 1e7  # tokens a second; more is a lie
 WORDS = 300  # characters of an answer that an error quotes
-COUNTER = re.compile(r"^(a3b_prefill_(?:tokens|seconds)_total) ([0-9.e+]{1,32})$", re.MULTILINE)
+COUNTER = re.compile(
+    r"^a3b_(prefill_tokens|prefill_seconds|completion_tokens|decode_seconds)_total ([0-9.e+]{1,32})$", re.MULTILINE
+)
 
 
 class NoServerError(A3BError):
@@ -78,14 +80,18 @@ class Asker:
 
     def speed(self) -> float | None:
         """Tokens of prompts that it read in a second so far; None if it read too few to tell."""
+        return _rate(self._counted(), "prefill_tokens", "prefill_seconds", LEAST_READ)
+
+    def rates(self) -> tuple[float, float] | None:
+        """Tokens that it read and wrote in a second so far, drafts included; None if they were too few to tell."""
+        counted = self._counted()
+        read = _rate(counted, "prefill_tokens", "prefill_seconds", LEAST_READ)
+        write = _rate(counted, "completion_tokens", "decode_seconds", LEAST_WRITTEN)
+        return None if read is None or write is None else (read, write)
+
+    def _counted(self) -> dict[str, str]:
         with self._open("/metrics") as answer:
-            counted = dict(COUNTER.findall(answer.read(MAX_ANSWER).decode(errors="replace")))
-        try:
-            tokens = float(counted["a3b_prefill_tokens_total"])
-            speed = tokens / float(counted["a3b_prefill_seconds_total"])
-            return speed if tokens >= LEAST_READ and 1 / MOST_SPEED < speed < MOST_SPEED else None
-        except (KeyError, ValueError, ZeroDivisionError):
-            return None
+            return dict(COUNTER.findall(answer.read(MAX_ANSWER).decode(errors="replace")))
 
     def json(self, path: str, body: Any = None, timeout: float = ASK_S) -> Any:
         """The answer to a request, parsed. Raises NoServerError, UsageError."""
@@ -141,6 +147,16 @@ class Asker:
 
     def _elsewhere(self) -> str:
         return "give the address of one with --base-url or --port; --port 0 starts one on a free port"
+
+
+def _rate(counted: Mapping[str, str], tokens: str, seconds: str, least: int) -> float | None:
+    """Tokens a second of two counters; None where they do not tell."""
+    try:
+        number = float(counted[tokens])
+        speed = number / float(counted[seconds])
+        return speed if number >= least and 1 / MOST_SPEED < speed < MOST_SPEED else None
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
 
 
 def checked_url(url: str) -> str:

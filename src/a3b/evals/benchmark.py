@@ -117,3 +117,10 @@ class Benchmark:
         """How many cases there are with some of the own options; None if as many as one likes, or if only a run finds
         out. Raises UsageError for a wrong option."""
         return self.cases if self.count is None else self.count(extra)
+
+    def tokens_with(self, extra: Mapping[str, str]) -> Sequence[CaseTokens]:
+        """What a case costs with some of the own options, for an equal share of the cases each; none if nobody has
+        stated it."""
+        if self.tokens_per_case is None:
+            return ()
+        return (self.tokens_per_case,) if self.spread is None else self.spread(extra)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -54,25 +56,35 @@ class Comparison:
 
 def compare(runs: Mapping[str, Mapping[Try, CaseRecord]], seed: int = 0) -> Comparison:
     """runs: what became of each try, by policy. Raises UsageError if they have none in common."""
-    done = {p: {key: record for key, record in found.items() if record.score is not None} for p, found in runs.items()}
-    every = set().union(*runs.values())
-    common = {key for key in every if all(key in found for found in done.values())}
-    if not common:
-        counts = ", ".join(f"{policy}: {len(found)}" for policy, found in done.items())
+    tries, left_out = common_tries(runs)
+    cases = next(iter(tries.values()))
+    if not cases:
+        counts = ", ".join(f"{policy}: {len(_finished(found))}" for policy, found in runs.items())
         raise UsageError(f"the policies have finished no case in common ({counts}); --resume goes on with them")
-    cases = sorted({case for case, _ in common})
-    tries: dict[str, Tries] = {
-        policy: [[found[key] for key in sorted(common) if key[0] == case] for case in cases]
-        for policy, found in done.items()
-    }
     return Comparison(
         len(cases),
-        len(common),
-        tuple(sorted(every - common)),
-        {policy: share(_scores(found)) for policy, found in tries.items()},
-        {policy: {c: fmean(map(fmean, _costs(found, c))) for c in COSTS} for policy, found in tries.items()},
+        sum(map(len, cases)),
+        left_out,
+        {policy: share(scores_of(found)) for policy, found in tries.items()},
+        {policy: {c: fmean(map(fmean, costs_of(found, c))) for c in COSTS} for policy, found in tries.items()},
         tuple(_effect(*effect, tries, seed) for effect in effects_of(runs)),
     )
+
+
+def common_tries(runs: Mapping[str, Mapping[Try, CaseRecord]]) -> tuple[dict[str, Tries], tuple[Try, ...]]:
+    """By run, the tries that all runs have finished, in the same order, and those that some have not."""
+    done = {name: _finished(found) for name, found in runs.items()}
+    every = set().union(*runs.values())
+    common = {key for key in every if all(key in found for found in done.values())}
+    tries = {
+        name: [[found[key] for key in keys] for _, keys in groupby(sorted(common), itemgetter(0))]
+        for name, found in done.items()
+    }
+    return tries, tuple(sorted(every - common))
+
+
+def _finished(found: Mapping[Try, CaseRecord]) -> dict[Try, CaseRecord]:
+    return {key: record for key, record in found.items() if record.score is not None}
 
 
 def effects_of(policies: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -83,18 +95,18 @@ def effects_of(policies: Iterable[str]) -> list[tuple[str, str, str]]:
     return found + [(f"beyond {b.removeprefix(BUDGET)} tokens", ALL, b) for b in budgets if ALL in given]
 
 
-def _scores(tries: Tries) -> list[list[float]]:
+def scores_of(tries: Tries) -> list[list[float]]:
     return [[record.score for record in records if record.score is not None] for records in tries]
 
 
-def _costs(tries: Tries, cost: str) -> list[list[float]]:
+def costs_of(tries: Tries, cost: str) -> list[list[float]]:
     return [[float(getattr(record.cost, cost)) for record in records] for records in tries]
 
 
 def _effect(name: str, policy: str, against: str, runs: Mapping[str, Tries], seed: int) -> Effect:
     one, other = runs[policy], runs[against]
-    costs = {cost: difference(_costs(other, cost), _costs(one, cost), seed=seed) for cost in COSTS}
-    return Effect(name, policy, against, difference(_scores(other), _scores(one), seed=seed, most=1.0), costs)
+    costs = {cost: difference(costs_of(other, cost), costs_of(one, cost), seed=seed) for cost in COSTS}
+    return Effect(name, policy, against, difference(scores_of(other), scores_of(one), seed=seed, most=1.0), costs)
 
 
 def as_markdown(found: Comparison) -> str:
@@ -102,24 +114,33 @@ def as_markdown(found: Comparison) -> str:
     lines = [f"| policy | solved | {' | '.join(COSTS)} |", "|---" * (2 + len(COSTS)) + "|"]
     for policy, score in found.scores.items():
         solved = f"{score.mean:.1%} ({score.low:.1%} – {score.high:.1%})".replace("%", " %")
-        costs = [_number(found.costs[policy][cost], cost) for cost in COSTS]
+        costs = [amount(found.costs[policy][cost], cost) for cost in COSTS]
         lines.append(f"| {policy} | {solved} | {' | '.join(costs)} |")
     lines += ["", f"| earlier thinking | solved, points | better, worse, p | {' | '.join(COSTS)} |"]
     lines.append("|---" * (3 + len(COSTS)) + "|")
     for effect in found.effects:
         s = effect.solved
-        points = f"{s.mean * POINTS:+.1f} ({s.low * POINTS:+.1f} – {s.high * POINTS:+.1f})"
-        p = "" if s.p is None else ", < 0.001" if s.p < 0.001 else f", {s.p:.3f}"
-        costs = [_signed(effect.costs[cost], cost) for cost in COSTS]
+        p = "" if s.p is None else f", {chance(s.p)}"
+        costs = [signed(effect.costs[cost], cost) for cost in COSTS]
         name = f"{effect.name}: {effect.policy} − {effect.against}"
-        lines.append(f"| {name} | {points} | {s.won}, {s.lost}{p} | {' | '.join(costs)} |")
+        lines.append(f"| {name} | {points(s)} | {s.won}, {s.lost}{p} | {' | '.join(costs)} |")
     return "\n".join(lines)
 
 
-def _number(value: float, cost: str, sign: str = "") -> str:
+def chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def points(found: PairedDifference) -> str:
+    """A difference of shares, in points of a hundred."""
+    mean, low, high = (f"{value * POINTS:+.1f}" for value in (found.mean, found.low, found.high))
+    return f"{mean} ({low} – {high})"
+
+
+def amount(value: float, cost: str, sign: str = "") -> str:
     return format(value, f"{sign},.2f" if cost == "seconds" else f"{sign},.1f" if abs(value) < 10 else f"{sign},.0f")
 
 
-def _signed(found: PairedDifference, cost: str) -> str:
-    mean, low, high = (_number(value, cost, "+") for value in (found.mean, found.low, found.high))
+def signed(found: PairedDifference, cost: str) -> str:
+    mean, low, high = (amount(value, cost, "+") for value in (found.mean, found.low, found.high))
     return mean if found.low == found.high else f"{mean} ({low} – {high})"

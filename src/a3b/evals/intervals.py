@@ -13,6 +13,7 @@ import numpy as np
 
 LEVEL = 0.95
 DRAWS, AT_ONCE = 10_000, 500  # of a bootstrap
+SAME = 1e-9  # means of the same scores differ by rounding
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def share(scores: Sequence[Sequence[float]]) -> ShareInterval:
     """The mean over cases of the mean over their tries. scores: for each case, its tries.
 
     Wilson's interval where a case is a yes or a no; else, for shares and several tries, the standard error of the
-    means of cases with Student's t, cut to [0, 1] (Miller, "Adding error bars to evals", 2024)."""
+    means of cases with Student's t (Miller, "Adding error bars to evals", 2024). Where cases are so alike that this
+    would be nearly certain, it allows for cases that they do not show, cut to [0, 1]."""
     means = [fmean(tries) for tries in scores if tries]
     count = len(means)
     if not count:
@@ -56,8 +58,16 @@ def share(scores: Sequence[Sequence[float]]) -> ShareInterval:
     if count == 1:
         return ShareInterval(mean, 0.0, 1.0, 1, "one case")
     variance = sum((m - mean) ** 2 for m in means) / (count - 1)
-    half = student(count - 1) * math.sqrt(variance / count)
-    return ShareInterval(mean, max(mean - half, 0.0), min(mean + half, 1.0), count, "clustered by case")
+    half, (least, most) = student(count - 1) * math.sqrt(variance / count), with_unseen(mean, count, 0.0, 1.0)
+    low, high = max(min(mean - half, least), 0.0), min(max(mean + half, most), 1.0)
+    return ShareInterval(mean, low, high, count, "clustered by case")
+
+
+def with_unseen(mean: float, count: int, worst: float, best: float) -> tuple[float, float]:
+    """The limits of a mean if there are cases of the worst, or of the best, value that one sample of `count` in twenty
+    does not show."""
+    unseen = 1 - (1 - LEVEL) ** (1 / count)
+    return (1 - unseen) * mean + unseen * worst, (1 - unseen) * mean + unseen * best
 
 
 def wilson(successes: int, count: int, level: float = LEVEL) -> tuple[float, float]:
@@ -114,9 +124,8 @@ def difference(
         return PairedDifference(math.nan, -1.0, 1.0, 0, 0, 0, None)
     changes, count = np.array([b - a for a, b in pairs]), len(pairs)
     mean = float(changes.mean())
-    if most is not None and (changes == changes[0]).all():
-        unseen = 1 - (1 - LEVEL) ** (1 / count)
-        low, high = ((1 - unseen) * mean + unseen * limit for limit in (-most, most))
+    if most is not None and np.ptp(changes) < SAME:
+        low, high = with_unseen(mean, count, -most, most)
     else:
         rng = np.random.Generator(np.random.PCG64(seed))
         means = np.concatenate([changes[rng.integers(0, count, (n, count))].mean(1) for n in _portions(draws)])

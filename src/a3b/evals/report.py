@@ -18,17 +18,19 @@ from a3b.printable import printable
 
 MOST_RUNS, DEEPEST = 1_000, 3  # directories that are looked into, and how far below those named
 PUBLISHED = (QWEN, GEMMA)
+LEGEND = "in percent, with 95 % intervals, and of how many cases where they are not all"
 
 
 @dataclass(frozen=True)
 class ReportCell:
-    """What one run gave. score, low, high: in percent, None before a try has ended; notes: why it is not comparable as
-    it stands."""
+    """What one run gave. score, low, high: in percent, None before a try has ended; of: how many cases there are, None
+    if as many as one likes; notes: why it is not comparable as it stands."""
 
     score: float | None
     low: float | None
     high: float | None
     cases: int
+    of: int | None
     tries: int
     errors: int
     missing: int
@@ -155,6 +157,7 @@ def _cell(run: RunDirectory, found: Benchmark | None) -> ReportCell:
         100 * share.low if share.cases else None,
         100 * share.high if share.cases else None,
         share.cases,
+        of,
         summary.tries,
         summary.errors,
         summary.missing,
@@ -184,7 +187,13 @@ def score_text(cell: ReportCell | None) -> str:
         return "not run"
     if cell.score is None:
         return "no result"
-    return f"{cell.score:.1f} ({cell.low:.1f} to {cell.high:.1f})"
+    part = part_text(cell)
+    return f"{cell.score:.1f} ({cell.low:.1f} to {cell.high:.1f}){f', {part}' if part else ''}"
+
+
+def part_text(cell: ReportCell) -> str:
+    """How many of how many cases a score is of, where they are not all; else "", as where there is no end of them."""
+    return "" if cell.of is None or cell.cases >= cell.of else f"{cell.cases:,} of {cell.of:,}"
 
 
 def score_table(report: EvalReport) -> list[list[str]]:
@@ -230,14 +239,14 @@ def remarks(report: EvalReport) -> list[tuple[str, str]]:
 
 
 def as_text(report: EvalReport) -> str:
-    parts = [_aligned(score_table(report)), ""]
+    parts = [aligned(score_table(report)), ""]
     if report.models:
-        parts += ["scores in percent, with 95 % intervals; tokens of a try:", "", _aligned(cost_table(report)), ""]
+        parts += [f"scores {LEGEND}; tokens of a try:", "", aligned(cost_table(report)), ""]
     parts += [f"{printable(name)}: {printable(line)}" for name, line in remarks(report)]
     return "\n".join(parts)
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> str:
+def aligned(table: Sequence[Sequence[str]]) -> str:
     shown = [[printable(text) for text in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
@@ -247,7 +256,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> str:
 def as_markdown(report: EvalReport) -> str:
     parts = [_piped(score_table(report)), ""]
     if report.models:
-        parts += ["Scores in percent, with 95 % intervals. What a try cost:", "", _piped(cost_table(report)), ""]
+        parts += [f"Scores {LEGEND}. What a try cost:", "", _piped(cost_table(report)), ""]
     parts += [f"- **{_plain(name)}**: {_plain(line)}" for name, line in remarks(report)]
     return "\n".join(parts) + "\n"
 
