@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from a3b.machine import processor_name
 from bench.peers.engines import (
     DECODE,
     PREFILL,
@@ -130,16 +131,11 @@ def compare(model: Path, engines: list[Engine], rounds: int, runs: int, say: Cal
     return {
         "file": str(model),
         "file_bytes": model.stat().st_size,
-        "cpu": cpu_name(),
+        "cpu": processor_name() or "unknown",
         "cpus": len(os.sched_getaffinity(0)),
         "engines": results,
         "ratios": ratios,
     }
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def table(result: dict[str, Any]) -> str:

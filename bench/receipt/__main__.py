@@ -24,8 +24,7 @@ from pathlib import Path
 
 from a3b.errors import A3BError
 from a3b.kernels import _native
-from a3b.machine import Machine
-from bench.peers.__main__ import cpu_name
+from a3b.machine import Machine, processor_name
 from bench.receipt.lines import GB, LINES, ROOT, Line
 from bench.receipt.page import CHANGED, FAIL, NOT_RUN, PASS, Entry, Receipt
 
@@ -51,7 +50,7 @@ def this_commit() -> str:
 def this_machine() -> str:
     machine = Machine.read()
     facts = {
-        "processor": cpu_name(),
+        "processor": processor_name() or "unknown",
         "cores": machine.num_cores,
         "instruction set": _native.isas()[0],
         "memory": f"{machine.total_memory_bytes / GB:.1f} GB",
