@@ -11,12 +11,12 @@ import pytest
 
 from a3b.engine.draft_prices import (
     FEW,
+    FIRST_PATIENCE,
     FIRST_PRICE,
     LEAST_PRICE,
+    MOST_PATIENCE,
     PLAIN_AT_ONCE,
     PLAIN_EVERY,
-    RETRY,
-    RETRY_FEW,
     RETRY_PRICE,
     Balance,
     Effort,
@@ -136,7 +136,7 @@ def test_the_price_is_what_a_draft_adds_in_tokens_of_all_answers():
         costs.note(2, 0, seconds)
     assert costs.plain(2) == 1.0 and costs.plain(1) is None
     assert costs.prices(2).token == FIRST_PRICE
-    for num, seconds in ((2, 1.2), (3, 1.3), (1, 30.0)):
+    for num, seconds in ((2, 1.2), (3, 1.3), (1, 30.0), (1, 1.1), (2, 1.2)):
         costs.note(2, num, seconds)
     assert costs.prices(2).token == pytest.approx(2 * 0.1)
     for _ in range(20):
@@ -156,30 +156,44 @@ def drafted_for_long() -> StepCosts:
     return costs
 
 
-@pytest.mark.parametrize(("measures", "steps"), [(1, RETRY_FEW), (FEW, RETRY)])
-def test_a_price_that_was_measured_in_a_bad_moment_is_tried_again(measures: int, steps: int):
-    costs = StepCosts()
-    for _ in range(PLAIN_AT_ONCE):
-        costs.note(1, 0, 1.0)
-    for _ in range(measures):
+def test_a_price_that_was_measured_in_a_bad_moment_is_tried_again_and_later_each_time():
+    costs, patience = StepCosts(), FIRST_PATIENCE
+    for num, seconds, times in ((0, 1.0, PLAIN_AT_ONCE), (1, 9.0, 17)):
+        for _ in range(times):
+            costs.note(1, num, seconds)
+    while patience < MOST_PATIENCE:
+        for _ in range(patience):
+            assert costs.prices(1).token > 1, "nothing is worth that"
+            costs.note(1, 0, 1.0)
+        assert costs.prices(1).token == RETRY_PRICE
         costs.note(1, 1, 9.0)
-    for _ in range(steps):
-        assert costs.prices(1).token == pytest.approx(8.0), "nothing is worth that"
+        patience *= 2
+
+
+def test_after_good_tries_the_price_is_what_was_found_then_and_patience_is_short_again():
+    costs = StepCosts()
+    for num, seconds, times in ((0, 1.0, PLAIN_AT_ONCE), (1, 9.0, 17), (0, 1.0, FIRST_PATIENCE)):
+        for _ in range(times):
+            costs.note(1, num, seconds)
+    for _ in range(FEW):
+        for _ in range(MOST_PATIENCE if costs.prices(1).token > 1 else 0):
+            costs.note(1, 0, 1.0)
+        assert costs.prices(1).token <= RETRY_PRICE
+        costs.note(1, 1, 1.3)
+    assert costs.prices(1).token == pytest.approx(0.3)
+    for _ in range(17):
+        costs.note(1, 1, 9.0)
+    for _ in range(FIRST_PATIENCE):
         costs.note(1, 0, 1.0)
     assert costs.prices(1).token == RETRY_PRICE
 
 
-def test_after_a_second_try_the_price_is_what_was_found_then():
+def test_one_bad_measure_does_not_keep_likely_drafts_away():
     costs = StepCosts()
-    for num, seconds, steps in ((0, 1.0, PLAIN_AT_ONCE), (1, 9.0, 17), (0, 1.0, RETRY)):
-        for _ in range(steps):
-            costs.note(1, num, seconds)
-    for _ in range(3):
-        assert costs.prices(1).token <= RETRY_PRICE or costs.prices(1).token == math.inf
-        costs.note(1, 1, 1.3)
-        for _ in range(RETRY if costs.prices(1).token > 1 else 0):
-            costs.note(1, 0, 1.0)
-    assert costs.prices(1).token == pytest.approx(0.3)
+    for _ in range(PLAIN_AT_ONCE):
+        costs.note(1, 0, 1.0)
+    costs.note(1, 1, 1.9)
+    assert costs.prices(1).token == pytest.approx((FIRST_PRICE + 0.9) / 2)
 
 
 def test_steps_with_drafts_are_compared_with_those_after_them_too():
@@ -215,7 +229,8 @@ def test_prices_do_not_change_where_the_whole_machine_is_slower():
     for slowness in (1.0, 2.0):
         for _ in range(9):
             costs.note(1, 0, slowness)
-        costs.note(1, 1, 1.3 * slowness)
+        for _ in range(FEW):
+            costs.note(1, 1, 1.3 * slowness)
         assert costs.prices(1).token == pytest.approx(0.3)
 
 

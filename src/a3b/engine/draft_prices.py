@@ -18,8 +18,9 @@ PLAIN_EVERY = 48  # steps with drafts after which one without is measured again 
 PLAIN_AT_ONCE = 3  # ... or several: before anything is known, and where it took another time than expected
 CHANGED = 0.15  # by this share
 FEW = 5  # measures that one disturbed step may have spoilt
-# steps without drafts, times answers, after which a lower price is tried: of few measures, and of more
-RETRY_FEW, RETRY = 256, 1024
+# steps without drafts after which a lower price is tried: at first, and doubled each time up to; times the square of
+# the answers, since all of them try and each waits for all
+FIRST_PATIENCE, MOST_PATIENCE = 64, 1024
 RETRY_PRICE = 0.8  # which only guesses that are next to certain are worth
 RETRY_KEEPS = 2  # measures, so that what is found then counts
 FIRST_PRICE = 0.4  # before anything is measured: what most machines ask for a second token
@@ -63,6 +64,7 @@ class StepCosts:
         self._num_since_plain: dict[int, int] = defaultdict(int)
         self._num_since_drafted: dict[int, int] = defaultdict(int)
         self._num_due: dict[int, int] = defaultdict(lambda: PLAIN_AT_ONCE)  # steps without drafts
+        self._patience: dict[int, int] = defaultdict(lambda: FIRST_PATIENCE)
         self._guess: deque[float] = deque(maxlen=GUESSES)
         self.guessing_s = 0.0  # of the MTP module, since the last step
 
@@ -74,6 +76,10 @@ class StepCosts:
             self._note_plain(num_answers, seconds - drafting_s)
             return seconds - drafting_s
         self._num_since_plain[num_answers] += 1
+        if self._is_retry(num_answers):
+            self._patience[num_answers] = min(2 * self._patience[num_answers], MOST_PATIENCE)
+        elif self._num_since_drafted[num_answers] < PLAIN_STEPS and len(self._drafted[num_answers]) >= FEW:
+            self._patience[num_answers] = FIRST_PATIENCE
         self._num_since_drafted[num_answers] = 0
         if (plain := self.plain(num_answers)) is None:
             return seconds
@@ -103,6 +109,10 @@ class StepCosts:
         found = self._plain.get(num_answers)
         return median(found) if found else None
 
+    def _is_retry(self, num_answers: int) -> bool:
+        """Whether nothing was drafted for long."""
+        return self._num_since_drafted[num_answers] >= num_answers**2 * self._patience[num_answers]
+
     def prices(self, num_answers: int) -> Prices:
         """Of drafts in a step for that many answers."""
         plain, drafted = self.plain(num_answers), self._drafted[num_answers]
@@ -110,13 +120,15 @@ class StepCosts:
         if plain is None or plain <= 0 or is_due:
             return Prices(float("inf"), float("inf"))
         # a price of a disturbed moment would keep drafts away, and so itself, for ever
-        patience = num_answers * (RETRY_FEW if drafted and len(drafted) < FEW else RETRY)
-        is_retry = self._num_since_drafted[num_answers] >= patience
+        is_retry = self._is_retry(num_answers)
         while is_retry and len(drafted) > RETRY_KEEPS:
             drafted.popleft()
         token = FIRST_PRICE
         if drafted:
-            token = max(LEAST_PRICE, num_answers * median(step.extra for step in drafted))
+            extra = [step.extra for step in drafted]
+            # one of few may have been disturbed
+            token = median([*extra, FIRST_PRICE / num_answers] if len(extra) < FEW else extra)
+            token = max(LEAST_PRICE, num_answers * token)
         if is_retry:
             token = min(token, RETRY_PRICE)
         # the first ones read weights from the disk
