@@ -142,7 +142,7 @@ def endpoint(options: EvalOptions) -> Model:
         memoize=False,
         client_timeout=float(REQUEST_S),
         strict_tools=False,
-        stream=True,  # a server that reads for hours then shows that it lives
+        stream=options.streams,  # a server that reads for hours then shows that it lives
     )
     plain = model.api.generate
 
