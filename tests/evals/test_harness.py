@@ -188,7 +188,9 @@ def test_requests_of_inspect_that_fail_are_errors(tmp_path, monkeypatch):
     answers = {1: b"data: rubbish\n\n", 2: 400, 3: 401}
     found, _ = through_inspect(lambda body, number: answers[number], tmp_path, parallel=1)
     assert [record.score for record in found.values()] == [None] * 3
-    assert "refused with 401" in found["3", 1].error
+    for number, status in (("2", 400), ("3", 401)):
+        assert found[number, 1].error.startswith(f"Error code: {status}")  # and not with the request
+        assert f"refused with {status}" in found[number, 1].error
 
 
 def test_two_cases_of_one_id_are_refused(tmp_path):

@@ -35,6 +35,7 @@ RETRIES = 5  # of a request that the server did not answer
 MOST_FAILED = 5  # tries in a row that end with an error, and none that does not: the run stops
 KEPT_DETAIL = 400  # characters
 REPR = re.compile(r"""\w+\((["'])(.*)\1,?\)""", re.DOTALL)
+REQUEST, END_OF_REQUEST = r"\nRequest:\n", r"\n}\n\n"  # in the repr of an error of inspect-ai, before its reason
 
 Tell = Callable[[CaseRecord], None]
 
@@ -294,9 +295,13 @@ def requested(sample: EvalSample) -> CaseCost:
 
 
 def plain_error(text: str) -> str:
-    """What an exception says, from its repr, as inspect-ai keeps it."""
+    """What an exception says, from its repr, as inspect-ai keeps it, without the request that it quotes first."""
     found = REPR.fullmatch(text.strip())
-    return ((found[2] if found else text)[:KEPT_DETAIL]).strip() or "an error without a word"
+    said = found[2] if found else text
+    reason = said.partition(END_OF_REQUEST)[2]
+    if said.startswith(REQUEST) and reason:
+        return plain_error(reason.replace(r"\'", "'"))
+    return said[:KEPT_DETAIL].strip() or "an error without a word"
 
 
 def score_of(sample: EvalSample) -> tuple[float, str]:
