@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from a3b.machine import Machine, cache_bytes, processor_name
+from a3b.machine import Machine, OtherWork, cache_bytes, processor_name
 
 GIB = 1 << 30
 
@@ -173,3 +174,53 @@ def test_the_last_cache_is_the_largest_that_the_system_names(tmp_path, sizes, ex
         directory.mkdir(parents=True)
         (directory / "size").write_text(f"{size}\n")
     assert cache_bytes(tmp_path) == expected
+
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def stat(*seconds):
+    """/proc/stat, with what each processor has worked and what its host took from it."""
+    rows = [f"cpu{i} {work * TICKS} 0 0 999 5 0 0 {taken * TICKS} 0 0" for i, (work, taken) in enumerate(seconds)]
+    return "\n".join(["cpu  1 2 3 4 5 6 7 8 0 0", *rows, "intr 5 0 0"])
+
+
+def share_of_others(tree, before, after, own=0.0, passed=10.0, cpus=(0, 1)):
+    owned, times = iter([7.0, 7.0 + own]), iter([100.0, 100.0 + passed])
+    tree.write("proc/stat", before)
+    others = OtherWork(tree.root, cpus, lambda: next(owned), lambda: next(times))
+    tree.write("proc/stat", after)
+    return others.share()
+
+
+BEFORE = stat((10, 1), (10, 1))
+
+
+@pytest.mark.parametrize(
+    ("after", "own", "share"),
+    [
+        (stat((20, 1), (20, 1)), 20.0, 0.0),  # all of it this process
+        (stat((20, 1), (16, 1)), 10.0, 0.3),
+        (stat((10, 5), (10, 1)), 0.0, 0.2),  # another guest of the host
+        (stat((11, 1), (10, 1)), 1.02, 0.0),  # ticks are coarse
+        (stat((90, 1), (90, 1)), 0.0, 1.0),
+    ],
+)
+def test_what_others_use_of_the_processors_is_what_this_process_does_not(tmp_path, after, own, share):
+    assert share_of_others(v2(tmp_path), BEFORE, after, own) == pytest.approx(share)
+
+
+def test_processors_that_this_process_may_not_use_do_not_count(tmp_path):
+    assert share_of_others(v2(tmp_path), BEFORE, stat((18, 1), (12, 1)), cpus=(1,)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("after", ["", "cpu0 a b c d e f g h\ncpu1", "cpu0 1 2 3 4", stat((20, 1))])
+def test_a_system_that_does_not_tell_what_its_processors_do_tells_nothing_of_others(tmp_path, after):
+    assert share_of_others(v2(tmp_path), BEFORE, after) is None
+    assert share_of_others(v2(tmp_path), after, BEFORE) is None
+
+
+def test_too_short_a_look_says_nothing(tmp_path):
+    assert share_of_others(v2(tmp_path), BEFORE, stat((20, 1), (20, 1)), passed=0.9) is None
+    assert OtherWork(tmp_path / "nothing").share() is None
+    assert OtherWork().share() is None

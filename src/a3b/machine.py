@@ -1,17 +1,21 @@
-"""What this machine lets a process use: cores and memory, after affinity and control groups of version 1 and 2.
+"""What this machine lets a process use: cores and memory, after affinity and control groups of version 1 and 2, and
+what of its processors others take meanwhile.
 
 A container is limited at every level of its group's path, so all visible levels are read. Files that the kernel can
 drop, mapped weights among them, count as free. Everything is read below `root`, so that tests can build a machine.
-Measures no speed. Enter at `Machine.read`."""
+Measures no speed. Enter at `Machine.read`, `OtherWork`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 NO_LIMIT = 1 << 62  # version 1 writes about this number for no limit
+LEAST_LOOK_S = 1.0  # ticks of the kernel say nothing of less
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,52 @@ def processor_name(root: Path = Path("/")) -> str:
     """What the processor calls itself, "" where the kernel does not tell, as on ARM."""
     rows = (line.partition(":") for line in _text(root / "proc/cpuinfo").splitlines())
     return next((name.strip()[:100] for key, _, name in rows if key.strip() == "model name"), "")
+
+
+def own_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+class OtherWork:
+    """What others take, from now on, of the processors that this process may run on: other processes, and other guests
+    of a shared machine."""
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        cpus: Sequence[int] | None = None,
+        own: Callable[[], float] = own_seconds,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """cpus: as in `Machine.read`; own, clock: seconds that this process has worked, and that have passed."""
+        self._root, self._own, self._clock = root, own, clock
+        self._cpus = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
+        self._began = self._look()
+
+    def share(self) -> float | None:
+        """Of these processors, from 0 to 1; None where the system does not tell, or too little time has passed."""
+        began, now = self._began, self._look()
+        if began is None or now is None:
+            return None
+        worked, own, passed = (after - before for before, after in zip(began, now, strict=True))
+        if passed < LEAST_LOOK_S:
+            return None
+        return min(max((worked - own) / (passed * len(self._cpus)), 0.0), 1.0)
+
+    def _look(self) -> tuple[float, float, float] | None:
+        worked = _seconds_worked(self._root, self._cpus)
+        return None if worked is None else (worked, self._own(), self._clock())
+
+
+def _seconds_worked(root: Path, cpus: Sequence[int]) -> float | None:
+    """By some processors since the system started; what a host took from a guest counts."""
+    rows = {row[0]: row[1:9] for row in map(str.split, _text(root / "proc/stat").splitlines()) if row}
+    try:
+        times = [tuple(map(int, rows[f"cpu{cpu}"])) for cpu in cpus]
+        return sum(u + n + s + irq + soft + steal for u, n, s, _, _, irq, soft, steal in times) / TICKS_A_SECOND
+    except (KeyError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)

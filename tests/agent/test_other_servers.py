@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from a3b.agent import client as agent_client
 from a3b.agent.events import Notice, TurnFinished
 from a3b.agent.options import AgentOptions
 from a3b.agent.session import open_session
 from tests.support.agent_sessions import NotesTool, end_of, of
+from tests.support.scripted_model import Says, ScriptedModel
 from tests.support.served import served
 
 pytestmark = pytest.mark.slow  # starts servers
@@ -108,6 +110,38 @@ def test_an_answer_that_is_not_streamed_is_taken(tmp_path):
     call = {"message": {"role": "assistant", "content": None, **CALL}}
     server = OtherServer([{"choices": [call]}, {"choices": [{"message": {"content": "Done."}}]}])
     assert end_of(worked(tmp_path, server)[1]).text == "Done."
+
+
+def test_whole_answers_are_asked_for_without_the_fields_of_streams_and_tell_what_they_cost(tmp_path):
+    server = ScriptedModel([Says(calls=[("note", {"text": "a"})]), Says("Done.", "I am done.")], streams=False)
+    _, events = worked(tmp_path, server, "/v1", streams=False)
+    assert end_of(events).text == "Done."
+    assert not {"stream", "stream_options", "return_progress"} & {name for body in server.bodies for name in body}
+    usage = of(events, TurnFinished)[1].usage
+    assert usage.read > 0 and usage.cached > 0 and (usage.thinking, usage.written > 10) == (10, True)
+
+
+def test_a_server_that_sends_heartbeats_may_be_silent_before_a_whole_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.05)
+    monkeypatch.setattr(agent_client, "TRIES", 1)
+    _, events = worked(tmp_path, ScriptedModel([Says("Done.", pause=0.5)]), "/v1", streams=False)
+    assert end_of(events).text == "Done."
+
+
+def test_a_whole_answer_that_never_comes_is_given_up_and_not_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_client, "WHOLE_S", 0.2)
+    answers = [lambda *_: StreamingResponse(nothing(), media_type="application/json")]
+    server = ScriptedModel(answers)
+    _, events = worked(tmp_path, server, "/v1", streams=False)
+    assert end_of(events).status == "failed" and "no answer within" in end_of(events).text
+    assert len(server.bodies) == 1
+
+
+async def nothing():
+    """The body of an answer of which only the head comes."""
+    yield b" "
+    await asyncio.sleep(60)
+    yield b"{}"
 
 
 def test_the_limit_of_tokens_holds_where_the_server_does_not_say_what_it_computes(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,21 @@ def test_speed_says_everything_it_promises(tmp_path, capsys):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "1,500" in out and "random numbers, not read from a prompt" in out
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.34, 1), (0.0, 0), (None, 0)])
+def test_others_that_work_beside_a_benchmark_are_told(share, told, tmp_path, four, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "start", lambda *_: {"seconds": 1.0})
+    for module in (speed, sparsity):
+        monkeypatch.setattr(module, "OtherWork", lambda: SimpleNamespace(share=lambda: share))
+    measure = ["--dir", str(tmp_path), "--quick", "--prefill", "5", "--tokens", "2", "--layers", "4", "--threads", "1"]
+    line = "others used 34% of the processors meanwhile"
+    assert main(["bench", "speed", "--shape", "tiny", *measure]) == 0
+    assert capsys.readouterr().out.count(line) == told
+    assert main(["bench", "sparsity", *measure]) == 0
+    assert capsys.readouterr().out.count(line) == told * len(sparsity.COMPARED)
+    assert main(["bench", "speed", "--shape", "tiny", *measure, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["others_share"] == share
 
 
 def test_the_comparison_of_engines_reads_what_speed_says(tmp_path, capsys, monkeypatch):

@@ -159,6 +159,7 @@ def test_options_that_would_make_it_another_run_are_refused(tmp_path, capsys):
             (["lookup", "--limit", "3"], "--limit has no place there"),
             (["lookup", "--policy", "none"], "--policy has no place there"),
             (["lookup", "--data", "x"], "--data has no place there"),
+            (["lookup", "--no-stream"], "--no-stream has no place there"),
             (["secret"], "is a run of 'lookup'"),
         ):
             assert main(["eval", words[0], "--resume", str(out), "--base-url", url, *words[1:]]) == 2
@@ -212,12 +213,32 @@ def test_under_what_a_run_works_is_kept_and_a_change_is_said(tmp_path, capsys):
     assert [found["parallel"] for found in json.loads((out / CONFIG).read_text("utf-8"))["resumed"]] == [3]
 
 
+def test_a_run_of_whole_answers_goes_on_with_whole_answers(tmp_path):
+    out = tmp_path / "out"
+    with ScriptedModel([lambda body, _: solved(body)], streams=False).serving() as url:
+        assert main(["eval", "lookup", "--limit", "1", "--no-stream", "--base-url", url, "--out", str(out)]) == 0
+        assert json.loads((out / CONFIG).read_text("utf-8"))["options"]["streams"] is False
+        (out / CASES).write_bytes(b"")  # as if the run had been killed
+        assert main(["eval", "lookup", "--resume", str(out), "--base-url", url]) == 0
+
+
+def test_a_run_that_does_not_say_whether_it_streams_goes_on_with_streams(tmp_path):
+    asked = {"limit": 1, "epochs": 1, "seed": 0, "policy": None, "data": None, "sampling": {}, "extra": {}}
+    run = new_run(tmp_path, "lookup", config_of("lookup", {"model": "scripted", **asked}, {}))
+    server = ScriptedModel([lambda body, _: solved(body)])
+    with server.serving() as url:
+        assert main(["eval", "lookup", "--resume", str(run.path), "--base-url", url]) == 0
+    assert all(body["stream"] for body in server.bodies)
+
+
 def test_data_that_nothing_reads_is_refused(tmp_path, capsys):
     assert main(["eval", "lookup", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:9"]) == 2
     assert "--data: lookup takes none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [{"limit": "x"}, {"epochs": -1}, {"limit": 1 << 40}, {"policy": "all; rm"}, None])
+@pytest.mark.parametrize(
+    "options", [{"limit": "x"}, {"epochs": -1}, {"limit": 1 << 40}, {"policy": "all; rm"}, {"streams": "no"}, None]
+)
 def test_a_config_that_was_edited_is_refused(options, tmp_path, capsys):
     asked = {"limit": 1, "epochs": 1, "seed": 0, "policy": None, "data": None, "sampling": {}, "extra": {}}
     kept = {} if options is None else {"model": "scripted", **asked, **options}

@@ -627,6 +627,7 @@ EVAL = [
     Row("--context 4k", lambda s: s.calls["endpoint"].args[0].context, 4096),
     Row("--base-url http://x", lambda s: s.calls["endpoint"].args[0].base_url, "http://x"),
     Row("--port 9", lambda s: s.calls["endpoint"].args[0].port, 9),
+    Row("--no-stream", lambda s: s.calls["options"].streams, False),
 ]
 
 
@@ -647,7 +648,7 @@ def test_an_option_of_eval_has_its_effect(row, command, watch, monkeypatch):
     check(command, "eval lookup", row)
 
 
-OWN_SERVER = ("--policy", "--out", "--api-key", "--api-key-file", "--port")
+OWN_SERVER = ("--policy", "--out", "--api-key", "--api-key-file", "--port", "--no-stream")
 THINKING = [
     *(row for row in EVAL if row.options.split()[0] not in OWN_SERVER),
     Row("--out elsewhere", lambda s: s.calls["new_run"].args[3].parent, Path("elsewhere")),

@@ -225,6 +225,27 @@ def test_rates_and_the_shares_of_them_are_measured(model, quick, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+def others(share):
+    """Stands in for OtherWork."""
+    return lambda: SimpleNamespace(share=lambda: share)
+
+
+@pytest.mark.parametrize("share", [0.34, bench.NOTICEABLE, bench.NOTICEABLE - 0.001, 0.0, None])
+def test_others_that_work_while_it_measures_are_told(share, quick, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "OtherWork", others(share))
+    for options in ([], ["--operations", "1900"]):
+        assert main(["plan", *options]) == 0
+        assert ("of the processors meanwhile" in capsys.readouterr().out) == (share is not None and share >= 0.05)
+    assert main(["plan", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"]["others_share"] == share
+
+
+def test_with_both_rates_given_nobody_is_looked_at(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "OtherWork", others(0.9))
+    assert main(["plan", "--bandwidth", "80", "--operations", "1900"]) == 0
+    assert "meanwhile" not in capsys.readouterr().out
+
+
 def test_shares_are_of_what_is_measured_alongside_the_work(quick, monkeypatch):
     """Decode against reading, prefill against products, each with what a token of the sample takes."""
     made = []

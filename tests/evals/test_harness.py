@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from a3b.agent import client as agent_client
 from a3b.errors import UsageError
 from a3b.evals import harness
+from a3b.evals.benchmarks.fix import BENCHMARK as FIX
 from a3b.evals.benchmarks.lookup import BENCHMARK as LOOKUP
 from a3b.evals.harness import RunStopped, planned_tries, run_tries
 from a3b.evals.options import EvalOptions, case_seed
@@ -37,19 +38,19 @@ def options_of(url, tmp_path, **given):
     return EvalOptions(url, "scripted", tmp_path, **{"limit": 4, **given})
 
 
-def run(script, tmp_path, tells_usage=True, **given):
+def run(script, tmp_path, server=None, benchmark=LOOKUP, **given):
     """The records after a run, and the server that was asked."""
-    server = ScriptedModel([lambda body, number: script(body)], tells_usage=tells_usage)
+    server = ScriptedModel([lambda body, number: script(body)], **(server or {}))
     with server.serving() as url:
         options = options_of(url, tmp_path, **given)
-        task = LOOKUP.make_task(options)
+        task = benchmark.make_task(options)
         tries = planned_tries(task, options)
         done = read_records(tmp_path / "cases")
         left = {k: v for k, v in tries.items() if (v[0].case, v[0].epoch) not in done}
         left |= {k: v for k, v in tries.items() if (r := done.get((v[0].case, v[0].epoch))) and r.score is None}
         records = RecordFile(tmp_path / "cases")
         try:
-            run_tries(LOOKUP, task, left, options, tmp_path / "logs", records, lambda _: None)
+            run_tries(benchmark, task, left, options, tmp_path / "logs", records, lambda _: None)
         finally:
             records.close()
     return read_records(tmp_path / "cases"), server
@@ -70,9 +71,30 @@ def test_each_try_is_recorded_with_its_cost_and_its_seed(tmp_path, capfd):
 
 
 def test_a_server_without_usage_leaves_the_tokens_unknown(tmp_path):
-    found, _ = run(solved, tmp_path, tells_usage=False, limit=1)
+    found, _ = run(solved, tmp_path, {"tells_usage": False}, limit=1)
     cost = found["lookup-0", 1].cost
     assert (cost.requests, cost.untold, cost.is_told) == (3, 3, False)
+
+
+def test_a_server_that_does_not_stream_is_asked_for_whole_answers_and_tells_their_cost(tmp_path):
+    refused, _ = run(solved, tmp_path, {"streams": False}, limit=2)
+    assert {record.score for record in refused.values()} == {None}
+    assert "streaming tool choice is not supported" in refused["lookup-0", 1].error
+    whole, server = run(solved, tmp_path, {"streams": False}, limit=2, parallel=1, streams=False)
+    assert {record.score for record in whole.values()} == {1.0}
+    assert not any(name.startswith("stream") for body in server.bodies for name in body)
+    (tmp_path / "streamed").mkdir()
+    streamed, _ = run(solved, tmp_path / "streamed", limit=2, parallel=1)
+    for key, record in whole.items():
+        cost, other = record.cost, streamed[key].cost
+        assert (cost.computed, cost.cached, cost.written) == (other.computed, other.cached, other.written)
+        assert cost.cached > 0 and 0 < cost.thinking < cost.written and cost.is_told
+
+
+def test_the_agent_of_a_benchmark_asks_for_whole_answers_too(tmp_path):
+    found, _ = run(lambda body: Says("Done."), tmp_path, {"streams": False}, FIX, limit=1, streams=False)
+    record = found["fix-0", 1]
+    assert (record.score, record.error) == (0.0, "") and record.cost.is_told
 
 
 def test_a_wrong_answer_is_wrong_and_a_failing_server_is_an_error(tmp_path):
@@ -103,7 +125,7 @@ def test_a_server_that_fails_again_and_again_stops_the_run(tmp_path):
     assert len(left) == harness.MOST_FAILED and all(record.score is None for record in left.values())
 
 
-def through_inspect(script, tmp_path, tells_usage=True, **given):
+def through_inspect(script, tmp_path, server=None, **given):
     """As `run`, of a task whose requests inspect-ai makes."""
     from inspect_ai import Task
     from inspect_ai.dataset import MemoryDataset, Sample
@@ -111,7 +133,7 @@ def through_inspect(script, tmp_path, tells_usage=True, **given):
     from inspect_ai.scorer import match
     from inspect_ai.solver import generate, system_message
 
-    server = ScriptedModel([script], tells_usage=tells_usage)
+    server = ScriptedModel([script], **(server or {}))
     with server.serving() as url:
         options = options_of(url, tmp_path, **given)
         samples = [Sample(input=f"What is {n} + 1?", target=str(n + 1)) for n in range(3)]
@@ -142,8 +164,23 @@ def test_a_task_of_inspect_sends_what_the_run_says_and_its_cost_is_counted(tmp_p
 
 
 def test_requests_of_inspect_without_usage_are_counted_and_their_tokens_are_unknown(tmp_path):
-    found, _ = through_inspect(lambda body, number: Says("5"), tmp_path, tells_usage=False)
+    found, _ = through_inspect(lambda body, number: Says("5"), tmp_path, {"tells_usage": False})
     assert [(record.cost.requests, record.cost.untold) for record in found.values()] == [(1, 1)] * 3
+
+
+def test_requests_of_inspect_come_whole_from_a_server_that_does_not_stream(tmp_path):
+    def script(body, number):
+        return Says(str(int(body["messages"][-1]["content"].split()[2]) + 1), "I think about it.")
+
+    refused, _ = through_inspect(script, tmp_path, {"streams": False})
+    assert all("streaming tool choice is not supported" in record.error for record in refused.values())
+    (tmp_path / "whole").mkdir()
+    found, server = through_inspect(script, tmp_path / "whole", {"streams": False}, parallel=1, streams=False)
+    assert [record.score for record in found.values()] == [1.0] * 3
+    assert not any(body.get("stream") or "stream_options" in body for body in server.bodies)
+    for record in found.values():
+        assert record.cost.is_told and record.cost.computed > 0 and record.cost.thinking == len("I think about it.")
+    assert sorted(record.cost.cached > 0 for record in found.values()) == [False, True, True]
 
 
 def test_a_request_that_is_too_long_costs_nothing(tmp_path):
@@ -158,7 +195,9 @@ def test_requests_of_inspect_that_fail_are_errors(tmp_path, monkeypatch):
     answers = {1: b"data: rubbish\n\n", 2: 400, 3: 401}
     found, _ = through_inspect(lambda body, number: answers[number], tmp_path, parallel=1)
     assert [record.score for record in found.values()] == [None] * 3
-    assert "refused with 401" in found["3", 1].error
+    for number, status in (("2", 400), ("3", 401)):
+        assert found[number, 1].error.startswith(f"Error code: {status}")  # and not with the request
+        assert f"refused with {status}" in found[number, 1].error
 
 
 def test_two_cases_of_one_id_are_refused(tmp_path):

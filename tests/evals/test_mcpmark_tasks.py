@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from a3b.errors import UsageError
+from a3b.errors import SandboxUnavailable, UsageError
+from a3b.evals.benchmarks.mcpmark import jail
 from a3b.evals.benchmarks.mcpmark.entry import BENCHMARK
 from a3b.evals.benchmarks.mcpmark.plan import plan_of
 from a3b.evals.benchmarks.mcpmark.scores import score_lines, scores_of
@@ -180,3 +181,12 @@ def test_every_service_of_mcpmark_is_listed_with_what_it_needs():
 def test_a_run_of_known_answers_needs_no_server_and_is_no_score_of_a_model():
     assert BENCHMARK.asks_model({}) and BENCHMARK.asks_model({"solver": "agent"})
     assert not BENCHMARK.asks_model({"solver": "bench/mcpmark/known.py"})
+
+
+def test_a_bubblewrap_that_does_not_work_is_told_with_its_own_reason(tmp_path, monkeypatch):
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: Unknown option --uid' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(jail, "find_programs", lambda _: [str(program)])
+    with pytest.raises(SandboxUnavailable, match=r"confines them: /\S+/bwrap: Unknown option --uid\. What .*-bin$"):
+        jail.working_bubblewrap()

@@ -248,13 +248,16 @@ def test_hours_at_the_speed_of_a_machine_are_those_of_a3b_plan(capsys, monkeypat
     from a3b.commands.sizes import sizes
     from a3b.packing.presets import PRESETS
 
-    speed = plan.Speed(20e9, 1e12)
+    speed = plan.Speed(20e9, 1e12, others_share=0.34)
     monkeypatch.setattr(plan, "measure", lambda *_: (speed, ""))
     tokens = CaseTokens(2048, 100, 0, "stated")
     monkeypatch.setattr(
         "a3b.commands.eval_plan.benchmark", lambda name: replace(PLAIN, tokens_per_case=tokens, cases=3)
     )
-    rows = planned(["lookup", "--shape", "27b", "--preset", "fast"], capsys)
+    assert main(["eval", "plan", "lookup", "--shape", "27b", "--preset", "fast", "--json"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)["benchmarks"]
+    assert "others used 34% of the processors meanwhile" in said.err
     config = plan.find("27b")[0]
     one = plan.task_seconds(config, sizes(config, PRESETS["fast"]), (2048, 100), speed)
     assert rows[0]["hours"] == pytest.approx(3 * one / 3600)

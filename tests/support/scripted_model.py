@@ -42,7 +42,7 @@ class Says:
         for i in range(0, len(self.text), 7):
             yield {"content": self.text[i : i + 7]}
         for i, (name, arguments) in enumerate(self.calls):
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            text = arguments_of(arguments)
             yield {"tool_calls": [{"index": i, "id": f"call_{turn}_{i}", "function": {"name": name, "arguments": ""}}]}
             for j in range(0, len(text), 500):
                 yield {"tool_calls": [{"index": i, "function": {"arguments": text[j : j + 500]}}]}
@@ -54,12 +54,14 @@ class Says:
 @dataclass
 class ScriptedModel:
     """answers: what it says, in order; the last one again and again. A number is an HTTP status, bytes are sent as they
-    are, a response too; a function gets the body and the number of the request from 1."""
+    are, a response too; a function gets the body and the number of the request from 1. streams: False refuses to, and
+    tells usage with whole answers alone, as llama-cpp-python's server does with tools."""
 
     answers: Sequence[Says | int | bytes | Script]
     context: int = 100_000
     owner: str = "a3b"
     tells_usage: bool = True
+    streams: bool = True
     positions: str = ""  # how they are read, if it says so
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -94,6 +96,8 @@ class ScriptedModel:
         self.bodies.append(body)
         self.headers.append(dict(http.headers))
         number = len(self.bodies)
+        if wrong := self._wrong_stream(body):
+            return JSONResponse({"error": {"message": wrong, "type": "invalid_request_error"}}, 400)
         answer = self.answers[min(number, len(self.answers)) - 1]
         if callable(answer):
             answer = answer(body, number)
@@ -104,11 +108,31 @@ class ScriptedModel:
             return answer
         if isinstance(answer, bytes):
             return Response(answer, media_type="text/event-stream")
+        if not body.get("stream"):
+            return JSONResponse(await self._whole(body, answer, number))
         return StreamingResponse(self._stream(body, answer, number), media_type="text/event-stream")
 
+    def _wrong_stream(self, body: dict[str, Any]) -> str:
+        """What is wrong with the fields of a stream."""
+        if body.get("stream"):
+            return "" if self.streams else "Automatic streaming tool choice is not supported"
+        return "stream_options: only with stream" if "stream_options" in body else ""
+
+    async def _whole(self, body: dict[str, Any], answer: Says, number: int) -> dict[str, Any]:
+        await asyncio.sleep(answer.pause)
+        functions = [{"name": name, "arguments": arguments_of(given)} for name, given in answer.calls]
+        calls = [{"id": f"call_{number}_{i}", "type": "function", "function": f} for i, f in enumerate(functions)]
+        message = {"role": "assistant", "content": answer.text, "reasoning_content": answer.thinking}
+        message |= {"tool_calls": calls} if calls else {}
+        reason = answer.reason or ("tool_calls" if calls else "stop")
+        usage = self._usage(body, answer, self._cached(body))
+        usage["completion_tokens_details"] = {"reasoning_tokens": len(answer.thinking)}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        told = {"usage": usage} if self.tells_usage else {}
+        return {**HEAD, "object": "chat.completion", "choices": [choice], **told}
+
     async def _stream(self, body: dict[str, Any], answer: Says, number: int) -> AsyncIterator[bytes]:
-        prompt = prompt_of(body)
-        cached = max((len(os.path.commonprefix([prompt, known])) for known in self._known), default=0)
+        cached = self._cached(body)
         ended = False
         try:
             yield chunk({"role": "assistant", "content": ""})
@@ -122,14 +146,7 @@ class ScriptedModel:
                 raise ConnectionResetError
             reason = answer.reason or ("tool_calls" if answer.calls else "stop")
             yield chunk({}, reason)
-            written = answer.message()
-            self._known.append(prompt + written)
-            usage = {
-                "prompt_tokens": len(prompt),
-                "completion_tokens": len(written),
-                "total_tokens": len(prompt) + len(written),
-                "prompt_tokens_details": {"cached_tokens": cached},
-            }
+            usage = self._usage(body, answer, cached)
             data = {**HEAD, "choices": [], "usage": usage, "a3b": {"prefill_s": 0.5, "decode_s": 0.25}}
             if self.tells_usage:
                 yield b"data: " + json.dumps(data).encode() + b"\n\n"
@@ -137,6 +154,27 @@ class ScriptedModel:
             ended = True
         finally:
             self.left += not ended
+
+    def _cached(self, body: dict[str, Any]) -> int:
+        """How much of a prompt an earlier one and its answer began with."""
+        prompt = prompt_of(body)
+        return max((len(os.path.commonprefix([prompt, known])) for known in self._known), default=0)
+
+    def _usage(self, body: dict[str, Any], answer: Says, cached: int) -> dict[str, Any]:
+        """Of an answer that has ended, which the cache knows from now on."""
+        prompt, written = prompt_of(body), answer.message()
+        self._known.append(prompt + written)
+        return {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": len(written),
+            "total_tokens": len(prompt) + len(written),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+
+def arguments_of(given: Any) -> str:
+    """As text, whatever a script has."""
+    return given if isinstance(given, str) else json.dumps(given)
 
 
 def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:

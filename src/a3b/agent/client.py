@@ -1,7 +1,7 @@
-"""Talks to an OpenAI-compatible server: what it serves, and one streamed answer after another.
+"""Talks to an OpenAI-compatible server: what it serves, and one answer after another, streamed or whole.
 
-A connection is judged by silence alone: a3b's server sends a heartbeat every ten seconds, however long a prompt is
-read. A server that sends none may be silent for as long as its machine answers (TCP keep-alive). Enter at
+A stream is judged by silence alone: a3b's server sends a heartbeat every ten seconds, however long a prompt is read. A
+server that sends none may be silent for as long as its machine answers (TCP keep-alive). Enter at
 `ModelClient`."""
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from a3b.errors import A3BError
 ASK_S = 30.0  # for an answer that takes no computing
 CONNECT_S = 10.0
 SILENCE_S = 180.0  # of a server that sends heartbeats
+WHOLE_S = 6 * 3600.0  # for an answer that comes whole: a model on a CPU may write for hours
+OF_STREAMS = ("stream", "stream_options", "return_progress")  # fields of a request
 MAX_BODY = 16 << 20  # bytes of an answer that is not streamed
 MOST_CONTEXT = 1 << 26  # tokens; more is a lie
 ASSUMED_CONTEXT = 32_768
@@ -74,12 +76,14 @@ class ServerFacts:
 
 class ModelClient:
     """One server. url: with or without /v1, or with the version of its own that some have; context: tokens, of a server
-    that does not say how many, or fewer than it says."""
+    that does not say how many, or fewer than it says; streams: whether it is asked for streams."""
 
-    def __init__(self, url: str, key: str = "", model: str | None = None, context: int | None = None):
+    def __init__(
+        self, url: str, key: str = "", model: str | None = None, context: int | None = None, streams: bool = True
+    ):
         self.root = url.strip().rstrip("/").removesuffix("/v1")
         self.api = "" if VERSION.search(urlsplit(self.root).path) else "/v1"
-        self._named, self._context = model, context
+        self._named, self._context, self._streams = model, context, streams
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.AsyncClient(
             headers=headers,
@@ -183,7 +187,7 @@ class ModelClient:
         for attempt in range(1, TRIES + 1):
             reader = AnswerReader(used_ids)
             try:
-                async for item in self._streamed(body, reader):
+                async for item in self._tried(body, reader):
                     yield item
                 return
             except ModelServerError as error:
@@ -194,13 +198,17 @@ class ModelClient:
                 yield Notice(f"{error}; try {attempt + 1} of {TRIES} in {wait:.0f} s.{again}", "warning")
                 await asyncio.sleep(wait)
 
-    async def _streamed(self, body: Mapping[str, Any], reader: AnswerReader) -> AsyncIterator[AgentEvent | ModelAnswer]:
+    async def _tried(self, body: Mapping[str, Any], reader: AnswerReader) -> AsyncIterator[AgentEvent | ModelAnswer]:
         self.reader = reader
         silence = SILENCE_S if (await self.facts()).kind == "a3b" else None
+        if not self._streams:  # nothing is heard before the end, from any server
+            body = {name: value for name, value in body.items() if name not in OF_STREAMS}
+            silence = WHOLE_S
         try:
             async with self._open("POST", f"{self.api}/chat/completions", body, silence) as response:
                 if "event-stream" not in response.headers.get("content-type", ""):
-                    events = _only(json.loads(await _whole(response)))
+                    async with asyncio.timeout(silence):
+                        events = _only(json.loads(await _whole(response)))
                 else:
                     events = json_events(response.aiter_bytes())
                 async for chunk in _while_heard(events, silence):
@@ -214,6 +222,8 @@ class ModelClient:
         except (ValueError, RecursionError):
             raise ModelServerError(f"{self.root}: the answer is not JSON", retry_s=1.0) from None
         except TimeoutError:
+            if not self._streams:
+                raise ModelServerError(f"{self.root}: no answer within {WHOLE_S / 3600:g} hours") from None
             raise ModelServerError(f"{self.root}: silent for {SILENCE_S:.0f} s, heartbeats too", retry_s=1.0) from None
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ class AgentOptions:
     sampling: further fields of each request, such as temperature; mcp_config: a further file of MCP servers;
     mcp_servers: further entries of such a file, by name; mcp_allowed: names of servers that start without a question;
     environment: variables of which commands get the plain ones, such as PATH; None is the process's; hidden: places
-    in which commands find nothing.
+    in which commands find nothing; streams: whether the server is asked for streams.
     """
 
     directory: Path
@@ -50,6 +50,7 @@ class AgentOptions:
     mcp_allowed: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
     hidden: tuple[Path, ...] = ()
+    streams: bool = True
 
 
 @dataclass(frozen=True)

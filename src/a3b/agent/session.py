@@ -379,7 +379,7 @@ async def open_session(
     approver: asks the user; None says no to everything; tools: beside the built-in ones.
 
     Raises A3BError if the server does not answer, the sandbox does not work here, or the session cannot be resumed."""
-    client = ModelClient(options.base_url, options.api_key, options.model, options.context)
+    client = ModelClient(options.base_url, options.api_key, options.model, options.context, options.streams)
     sessions = ProjectSessions(options.home, options.directory, options.api_key)
     transcript: AgentTranscript | None = None
     try:

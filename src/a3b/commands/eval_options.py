@@ -50,11 +50,17 @@ def _benchmark(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="go on with a run; without DIR, the last one of this benchmark",
     )
-    server(parser.add_argument_group("the endpoint (default: a3b's server, started if none runs)"))
+    endpoint = parser.add_argument_group("the endpoint (default: a3b's server, started if none runs)")
+    server(endpoint)
+    endpoint.add_argument(
+        "--no-stream",
+        action="store_true",
+        help="ask for whole answers: for a server that streams no tool calls, or tells no usage of streams",
+    )
 
 
 def _thinking(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(policy=None)  # each run gets its own
+    parser.set_defaults(policy=None, no_stream=False)  # each run gets its own policy, and a3b's server streams
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (a3b eval list), such as secret or tau2")
     group = parser.add_argument_group("what is run")
     group.add_argument(

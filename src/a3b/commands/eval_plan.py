@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from a3b.commands import plan
+from a3b.commands.benchmarks.speed import disturbance
 from a3b.commands.eval_run import set_for
 from a3b.commands.eval_thinking import policies_of
 from a3b.commands.model_home import ModelHome
@@ -161,6 +162,8 @@ def _seconds(args: Namespace) -> tuple[Seconds, str]:
         say(note)
     if speed is None or speed.int8_operations is None:
         raise UsageError("this machine's speed is not known; give --rates PREFILL,DECODE")
+    if told := disturbance(speed.others_share):
+        say(f"a3b eval plan: {told}; plan again on a quiet machine")
     found = sizes(config, PRESETS[args.preset])
     read, write = (
         1 / (plan.task_seconds(config, found, (512, 0), speed) / 512),

@@ -31,7 +31,7 @@ from a3b.printable import printable, report, say
 from a3b.units import counted, span
 
 ASSUMED_PARALLEL, MOST_PARALLEL = 4, 256
-SAVED = ("limit", "epochs", "seed", "policy", "data", "set", "temperature", "top_p", "max_tokens")
+SAVED = ("limit", "epochs", "seed", "policy", "data", "set", "temperature", "top_p", "max_tokens", "no_stream")
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ def asked_of(args: Namespace, chosen: Benchmark, every: Sequence[Benchmark] = ()
         "data": None if args.data is None or not chosen.data else os.path.abspath(args.data.expanduser()),
         "sampling": sampling,
         "extra": extra,
+        "streams": not args.no_stream,
     }
     return checked_options(asked)
 

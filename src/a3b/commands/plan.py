@@ -41,7 +41,7 @@ from a3b.errors import A3BError, UsageError
 from a3b.formats.gguf import is_gguf, models_in
 from a3b.hub.client import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
-from a3b.machine import Machine
+from a3b.machine import Machine, OtherWork
 from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.forward import CHUNK
@@ -85,7 +85,8 @@ DENSE_SAMPLE = Sample("3b-dense", 8, {"vocab_size": 49_664, "eos_token_id": 0})
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine can do per second, and the shares of it that a whole step reaches: measured, or typical."""
+    """What the machine can do per second, and the shares of it that a whole step reaches: measured, or typical.
+    others_share: of the processors, that others used meanwhile, None if that is not known."""
 
     read_bytes: float
     int8_operations: float | None = None  # a multiply and an add are two
@@ -93,6 +94,7 @@ class Speed:
     operations_share: float = 0.5
     attention_share: float = 0.4  # of the integer operations too: keys and values are integers, or slower
     shares_measured: bool = False
+    others_share: float | None = None
 
 
 def run(args: Namespace) -> None:
@@ -122,6 +124,15 @@ def measure(
     read, int8 = (rate and rate * 1e9 for rate in (bandwidth, operations))
     if read and int8:
         return Speed(read, int8), ""
+    others = OtherWork()
+    speed, note = _measured(runtime, machine, read, int8, sample)
+    return speed and replace(speed, others_share=others.share()), note
+
+
+def _measured(
+    runtime: RuntimeConfig, machine: Machine, read: float | None, int8: float | None, sample: Sample
+) -> tuple[Speed | None, str]:
+    is_given = bool(read or int8)
     with Progress("measuring", 5, "parts") as progress:
         try:
             kernels = open_kernels(runtime.isa, runtime.threads or machine.num_threads)
@@ -138,7 +149,7 @@ def measure(
                 )
             return Speed(read), ""
         speed = Speed(read, int8)
-        if bandwidth or operations:
+        if is_given:
             return speed, ""
         progress(2)
         try:
@@ -348,6 +359,8 @@ def why(facts: dict[str, Any]) -> list[str]:
             f"prefill    reading all {gb(preset['total_bytes'])} once for "
             f"{CHUNK} tokens takes longer than their products"
         )
+    if told := bench.disturbance(speed["others_share"]):
+        out.append(f"busy       {told}; plan again on a quiet machine")
     return out
 
 

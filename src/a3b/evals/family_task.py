@@ -38,7 +38,7 @@ def family_task(name: str, options: EvalOptions, make_case: Family, sampled: Map
         case = make_case(rng_for("test", name, number))
         seed = {"seed": current_try().seed}
         greedy, drawn = {**GREEDY, **options.sampling, **seed}, {**sampled, **options.sampling, **seed}
-        client = ModelClient(options.base_url, options.api_key, options.model)
+        client = ModelClient(options.base_url, options.api_key, options.model, streams=options.streams)
         async with aclosing(client):
             outcome, played = await play(client, case, greedy, drawn, options.fields())
         state.messages = [shown(message) for message in played.messages]

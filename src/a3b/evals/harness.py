@@ -36,6 +36,7 @@ MOST_FAILED = 5  # tries in a row that end with an error, and none that does not
 KEPT_DETAIL = 400  # characters
 TESTED = ""  # the role of the model that is tested
 REPR = re.compile(r"""\w+\((["'])(.*)\1,?\)""", re.DOTALL)
+REQUEST, END_OF_REQUEST = r"\nRequest:\n", r"\n}\n\n"  # in the repr of an error of inspect-ai, before its reason
 
 Tell = Callable[[CaseRecord], None]
 
@@ -144,7 +145,7 @@ def endpoint(options: EvalOptions, role: str = TESTED) -> Model:
         memoize=False,
         client_timeout=float(REQUEST_S),
         strict_tools=False,
-        stream=True,  # a server that reads for hours then shows that it lives
+        stream=options.streams,  # a server that reads for hours then shows that it lives
     )
     plain = model.api.generate
 
@@ -303,9 +304,13 @@ def _spent(output: ModelOutput) -> CaseCost:
 
 
 def plain_error(text: str) -> str:
-    """What an exception says, from its repr, as inspect-ai keeps it."""
+    """What an exception says, from its repr, as inspect-ai keeps it, without the request that it quotes first."""
     found = REPR.fullmatch(text.strip())
-    return ((found[2] if found else text)[:KEPT_DETAIL]).strip() or "an error without a word"
+    said = found[2] if found else text
+    reason = said.partition(END_OF_REQUEST)[2]
+    if said.startswith(REQUEST) and reason:
+        return plain_error(reason.replace(r"\'", "'"))
+    return said[:KEPT_DETAIL].strip() or "an error without a word"
 
 
 def score_of(sample: EvalSample) -> tuple[float, str]:

@@ -25,7 +25,7 @@ class EvalOptions:
     and epoch gets its own (`case_seed`); policy: which earlier thinking the server keeps (`thinking_policy` of a3b's
     server), None leaves it to the server; parallel: cases at once; data: a file or directory of the user's; sampling:
     fields of each request that the user set, over the benchmark's own; extra: options of the benchmark by name, as
-    texts.
+    texts; streams: whether the server is asked for streams, or for whole answers.
     """
 
     base_url: str
@@ -40,6 +40,7 @@ class EvalOptions:
     data: Path | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
+    streams: bool = True
 
     def number(self, name: str, default: int, least: int = 1, most: int = 1 << 31) -> int:
         """One of the benchmark's own options, as a whole number. Raises UsageError."""
@@ -61,10 +62,13 @@ def whole_number(extra: Mapping[str, str], name: str, default: int, least: int =
 
 
 def checked_options(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run as they are kept in its config: limit, epochs, seed, policy, data, sampling, extra.
+    """The options of a run as they are kept in its config: limit, epochs, seed, policy, data, sampling, extra, streams.
 
     Raises UsageError for values that no run can have."""
     found = {name: asked.get(name) for name in ("limit", "epochs", "seed", "policy", "data", "sampling", "extra")}
+    found["streams"] = asked.get("streams", True)  # older runs do not say it
+    if type(found["streams"]) is not bool:
+        raise UsageError(f"streams: {str(found['streams'])[:40]!r} is neither true nor false")
     for name, least, most in (("limit", 1, MOST_CASES), ("epochs", 1, MOST_EPOCHS), ("seed", -MOST_SEED, MOST_SEED)):
         value = found[name]
         if not (name == "limit" and value is None) and (type(value) is not int or not least <= value <= most):

@@ -55,6 +55,7 @@ async def repair(
     fields: Mapping[str, Any],
     key: str = "",
     model: str | None = None,
+    streams: bool = True,
 ) -> Repair:
     """One session of the agent in a directory of its own, beside `home`, which keeps the session. fields: of each
     request. Raises A3BError if the server fails."""
@@ -63,7 +64,15 @@ async def repair(
         for path, text in package.files.items():
             (directory / path).write_text(text, encoding="utf-8")
         options = AgentOptions(
-            directory, home, url, key, model, tools=TOOLS, max_turns=MOST_TURNS, sampling={"temperature": 0.0, **fields}
+            directory,
+            home,
+            url,
+            key,
+            model,
+            tools=TOOLS,
+            max_turns=MOST_TURNS,
+            sampling={"temperature": 0.0, **fields},
+            streams=streams,
         )
         found = Repair(False, "", package.bug.kind)
         found.run = await run_agent(options, task)

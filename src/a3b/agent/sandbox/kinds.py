@@ -139,7 +139,9 @@ class LaunchingSandbox:
             )
         except subprocess.TimeoutExpired:
             raise SandboxUnavailable(f"{self.name} did not start a command within {PREFLIGHT_SECONDS} s") from None
-        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[:500]
+        except OSError as error:
+            raise SandboxUnavailable(f"{command[0]}: {error.strerror or error}") from None
+        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-500:]
         if done.returncode == 1 and not said:
             owner = self.policy.workspace.stat().st_uid
             raise UsageError(

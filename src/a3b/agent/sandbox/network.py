@@ -60,16 +60,21 @@ class SandboxNetwork:
             "/",
         ]
         words += ["--", python, "-I", "-S", str(code), str(theirs.fileno()), *map(str, ports)]
-        self._holder = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs.fileno()],
-            env={"LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
-        theirs.close()
+        try:
+            self._holder = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                env={"LC_ALL": "C.UTF-8"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise SandboxUnavailable(f"it cannot be started: {error.strerror or error}") from None
+        finally:
+            theirs.close()
         ours.settimeout(START_SECONDS)
         try:
             data, handles, _, _ = socket.recv_fds(ours, 1 << 16, MAX_FORWARDS + 1)
@@ -79,7 +84,7 @@ class SandboxNetwork:
             ours.close()
             self._holder.kill()
             said = self._holder.communicate()[0].decode("utf-8", "replace").strip()
-            raise SandboxUnavailable(said[:500] or "its process ended without a word")
+            raise SandboxUnavailable(said[-500:] or "its process ended without a word")
         message = json.loads(data)
         self.pid = int(message["pid"])
         return ours, [socket.socket(fileno=handle) for handle in handles], message["ports"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from a3b.agent.approvals import Approver
 from a3b.agent.sandbox.addresses import HostRule
 from a3b.agent.sandbox.bubblewrap import find_programs
 from a3b.agent.sandbox.environment import path_outside
-from a3b.agent.sandbox.help import way_to_bubblewrap
+from a3b.agent.sandbox.help import last_line, way_to_bubblewrap
 from a3b.agent.sandbox.kinds import BubblewrapSandbox, LandlockSandbox, NoSandbox, Surroundings
 from a3b.agent.sandbox.places import check_workspace
 from a3b.agent.sandbox.private_directory import PrivateDirectory
@@ -20,7 +22,9 @@ from a3b.errors import SandboxUnavailable
 from a3b.settings import RuntimeConfig, process_environment
 
 KINDS = ("bubblewrap", "landlock")  # best first
-_failed: dict[str, str] = {}  # what did not work in this process, and why
+QUICK_S = 1.0  # what fails so soon is tried again by every opening: it may have been the workspace, or the moment
+PAUSE_S = 60.0  # before another try of what failed slowly; MCP servers are opened one after the other
+_slow: dict[str, tuple[str, float]] = {}  # what failed slowly in this process: why, and when it is tried again
 
 
 def open_sandbox(
@@ -76,24 +80,37 @@ def _best(
     path: str,
 ) -> Sandbox:
     """path: where bubblewrap may be, which runs outside of it."""
-    programs = find_programs(path)
-    for program in programs if "bubblewrap" in kinds else ():
-        if program not in _failed:
-            try:
-                return BubblewrapSandbox(policy, around, program, rules)
-            except SandboxUnavailable as error:
-                _failed[program] = str(error)
-    obstacle, command = way_to_bubblewrap(programs[0] if programs else None)
-    if said := "; ".join(f"{program}: {_failed[program]}" for program in programs if program in _failed):
-        obstacle = f"{obstacle} ({said})"
-    if "landlock" in kinds and "landlock" not in _failed:
-        try:
-            if landlock_version() < LEAST_VERSION:
-                raise SandboxUnavailable("the kernel has no Landlock of version 3, which came with Linux 6.2")
-            return LandlockSandbox(policy, around, rules, f"{obstacle}; for the full sandbox: {command}")
-        except SandboxUnavailable as error:
-            _failed["landlock"] = str(error)
+    failures = dict.fromkeys(find_programs(path), "")
+    for program in failures if "bubblewrap" in kinds else ():
+        found = _tried(program, partial(BubblewrapSandbox, policy, around, program, rules))
+        if not isinstance(found, str):
+            return found
+        failures[program] = found
+    obstacle, command = way_to_bubblewrap(failures)
+    obstacles = [obstacle]
+    if "landlock" in kinds and landlock_version() < LEAST_VERSION:
+        obstacles.append("the kernel has no Landlock of version 3, which came with Linux 6.2")
+    elif "landlock" in kinds:
+        note = f"{obstacle}; for the full sandbox: {command}"
+        found = _tried("landlock", partial(LandlockSandbox, policy, around, rules, note))
+        if not isinstance(found, str):
+            return found
+        obstacles.append(f"Landlock: {last_line(found)}")
     raise SandboxUnavailable(
-        f"no sandbox works here: {obstacle}; {_failed.get('landlock', '')}. "
-        f"What helps: {command}\nOr run without a sandbox: --yolo"
+        f"no sandbox works here: {'; '.join(obstacles)}. What helps: {command}\nOr run without a sandbox: --yolo"
     )
+
+
+def _tried(name: str, make: Callable[[], Sandbox]) -> Sandbox | str:
+    """What `make` gives, or why it does not work."""
+    why, pause_ends = _slow.get(name, ("", 0.0))
+    began = time.monotonic()
+    if began < pause_ends:
+        return why
+    try:
+        return make()
+    except SandboxUnavailable as error:
+        why, ended = str(error), time.monotonic()
+    if ended - began > QUICK_S:
+        _slow[name] = why, ended + PAUSE_S
+    return why

@@ -28,7 +28,7 @@ from a3b.errors import UsageError
 from a3b.formats.packed import MANIFEST
 from a3b.formats.tiles import Tiles
 from a3b.kernels import Kernels, open_kernels, probe
-from a3b.machine import Machine
+from a3b.machine import Machine, OtherWork
 from a3b.model.config_reader import config_from_dict
 from a3b.model.known_shapes import SHAPES
 from a3b.model.parameters import count_parameters
@@ -75,7 +75,7 @@ def compare(
     was_there = (directory / MANIFEST).exists()
     try:
         random_directory(parent, shape, preset, asked)
-        limits = speed.limits(kernels, schedule.probe_s)
+        others, limits = OtherWork(), speed.limits(kernels, schedule.probe_s)
         loaded = speed.load(directory, kernels, "q8")
         speed.warm_up(loaded)
         head_s, head_bytes = head(loaded, kernels)
@@ -94,6 +94,7 @@ def compare(
             for num in schedule.prompts
         }
         weights = round(whole(loaded.token_bytes, head_bytes, scale))
+        others_share = others.share()
     finally:
         if not was_there and not keep:
             shutil.rmtree(directory, ignore_errors=True)
@@ -112,6 +113,7 @@ def compare(
         "measured": limits,
         "step_s": statistics.median(steps),
         "head_s": head_s,
+        "others_share": others_share,
     }
 
 
@@ -225,6 +227,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "",
         f"{SPARSE} decodes at {small} and at {large}; at equal bandwidth, by the shares measured with each, at {same}.",
     ]
+    out += [f"{row['shape']}: {told}." for row in facts["shapes"] if (told := speed.disturbance(row["others_share"]))]
     if any(row["layers_run"] < row["layers"] for row in facts["shapes"]):
         out.append(
             "Where not all layers were run, those that were represent all: their "

@@ -33,7 +33,7 @@ from a3b.formats.tiles import Tiles
 from a3b.kernels import PAGE_LEN, Kernels, kv, open_kernels, probe
 from a3b.kernels.huge_pages import HugePages
 from a3b.kernels.native import is_bf16
-from a3b.machine import Machine
+from a3b.machine import Machine, OtherWork
 from a3b.model.config import ATTENTION, ModelConfig
 from a3b.model.config_reader import read_config
 from a3b.model.forward import Model
@@ -50,6 +50,7 @@ WARM_UP = 4  # steps of decoding before the clock starts
 SLICE = 8  # tokens decoded between two looks at the bandwidth
 PROBE_S = 2.0
 BESIDE_SHARE = 0.05  # of it, for a look at a limit between two pieces of work
+NOTICEABLE = 0.05  # of the processors: on two cores, a tenth of one, for which the threads of the other wait
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,20 @@ def run(args: Namespace) -> None:
     )
     schedule.check(read_config(directory))
     facts: dict[str, Any] = {"model": str(args.directory or f"random {args.shape}-{args.preset}")}
+    others = OtherWork()
     facts |= {"start": start(directory, threads, schedule.runs), "measured": limits(kernels, schedule.probe_s)}
     facts |= measure(load(directory, kernels, runtime.kv), schedule)
+    facts["others_share"] = others.share()
     if args.plot:
         draw_roofline(facts, args.plot)
     report(json.dumps(headline(facts, schedule) | facts, indent=2) if args.json else "\n".join(lines(facts)))
+
+
+def disturbance(others_share: float | None) -> str:
+    """That others worked beside a measurement, for people; "" if they did little, or it is not known."""
+    if others_share is None or others_share < NOTICEABLE:
+        return ""
+    return f"others used {others_share:.0%} of the processors meanwhile, so speeds may be too low"
 
 
 def limits(kernels: Kernels, seconds: float) -> dict[str, Any]:
@@ -396,6 +406,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"machine   reads {spread(read, 1e9, 1)} GB/s, int8 {spread(ops, 1e9, 0)} GOP/s",
         f"weights   read at {own / 1e9:.1f} GB/s where they lie; {where}" if own else "weights   floats in memory",
         f"start     {facts['start']['seconds']:.2f} s to the first token, page cache warm",
+    ]
+    if told := disturbance(facts["others_share"]):
+        out.append(f"busy      {told}; measure again on a quiet machine")
+    out += [
         "",
         f"{'prefill':>9} {'tokens/s':>10} {'lowest – highest':>20} {'GOP/s':>8} {'of peak':>8}",
     ]

@@ -40,7 +40,16 @@ def make_task(options: EvalOptions) -> Task:
         with tempfile.TemporaryDirectory(prefix="a3b-eval-fix-", dir=SCRATCH) as name:
             home = Path(name) / "home"
             home.mkdir()
-            found = await repair(options.base_url, home, package, task, fields, options.api_key, options.model)
+            found = await repair(
+                options.base_url,
+                home,
+                package,
+                task,
+                fields,
+                options.api_key,
+                options.model,
+                options.streams,
+            )
         state.messages = [shown(message) for message in found.run.messages]
         facts = {"kind": found.kind, **found.run.facts()}
         state.metadata["a3b"] = {"cost": asdict(found.run.cost), "detail": found.why, "facts": facts}

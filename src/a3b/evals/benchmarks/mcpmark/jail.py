@@ -131,21 +131,24 @@ async def open_jail(directory: Path) -> AsyncIterator[Jail]:
 
 def working_bubblewrap() -> str:
     """The path of a bubblewrap that works here. Raises SandboxUnavailable with what helps."""
-    programs = find_programs(process_environment().get("PATH", os.defpath))
-    for program in programs:
-        if _works(program):
+    failures: dict[str, str] = {}
+    for program in find_programs(process_environment().get("PATH", os.defpath)):
+        if not (said := _failure(program)):
             return program
-    obstacle, command = way_to_bubblewrap(programs[0] if programs else None)
+        failures[program] = said
+    obstacle, command = way_to_bubblewrap(failures)
     raise SandboxUnavailable(
         f"the benchmark's scripts and database run only where bubblewrap confines them: {obstacle}. "
         f"What helps: {command}"
     )
 
 
-def _works(program: str) -> bool:
+def _failure(program: str) -> str:
+    """What a bubblewrap says that does not work, "" if it does."""
     words = [program, "--unshare-all", "--uid", USER, "--gid", USER, "--ro-bind", "/", "/", "--", "/bin/true"]
     try:
         done = subprocess.run(words, capture_output=True, timeout=20, check=False, cwd="/", stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = done.stderr.decode("utf-8", "replace").strip()
+    return "" if done.returncode == 0 else said or f"it ended with status {done.returncode}"

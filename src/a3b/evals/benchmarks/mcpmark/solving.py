@@ -80,6 +80,7 @@ async def _work(
         mcp_servers=begun.servers,
         mcp_allowed=tuple(begun.servers),
         hidden=(plan.clone,),  # it has the verifiers, and answers
+        streams=options.streams,
     )
     run = await run_agent(given, task.description + NOTE)
     return {"messages": run.messages, "cost": asdict(run.cost), "facts": run.facts()}

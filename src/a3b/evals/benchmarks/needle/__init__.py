@@ -161,7 +161,7 @@ class Measure:
 
 
 async def answered(client: ModelClient, body: Mapping[str, Any]) -> ModelAnswer:
-    """One answer, streamed. Raises A3BError."""
+    """One answer. Raises A3BError."""
     request = {"stream": True, "stream_options": {"include_usage": True}, **body}
     async with aclosing(client.answer(request, set())) as items:
         async for item in items:
@@ -182,7 +182,8 @@ def make_task(options: EvalOptions) -> Task:
     async def solve(state: Any, generate: Any) -> Any:
         cell, number = cells[current_try().case]
         facts, seed = case_of(cell, number)
-        async with aclosing(ModelClient(options.base_url, options.api_key, options.model)) as client:
+        server = ModelClient(options.base_url, options.api_key, options.model, streams=options.streams)
+        async with aclosing(server) as client:
             chars = (cell.length - OVERHEAD) * await measure.chars(client)
             text = haystack.text(seed, facts, int(chars), cell.depth / 100)
             message = {"role": "user", "content": f"{text}\n\n{facts.question}"}

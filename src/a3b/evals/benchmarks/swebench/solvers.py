@@ -114,6 +114,7 @@ async def _by_a3b(solver: Solver, image: SweImage, options: EvalOptions, seed: i
         sampling={**CARD, **options.sampling, **options.fields(), "seed": seed},
         environment=box_environment(image.venv),
         hidden=solver.places.hidden,
+        streams=options.streams,
     )
     run = await run_agent(agent, TASK.format(statement=image.instance.statement))
     patch = await changes_of(image, options)
