@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from a3b.agent import client as agent_client
 from a3b.errors import UsageError
 from a3b.evals import harness
+from a3b.evals.benchmarks.fix import BENCHMARK as FIX
 from a3b.evals.benchmarks.lookup import BENCHMARK as LOOKUP
 from a3b.evals.harness import RunStopped, planned_tries, run_tries
 from a3b.evals.options import EvalOptions, case_seed
@@ -37,19 +38,19 @@ def options_of(url, tmp_path, **given):
     return EvalOptions(url, "scripted", tmp_path, **{"limit": 4, **given})
 
 
-def run(script, tmp_path, server=None, **given):
+def run(script, tmp_path, server=None, benchmark=LOOKUP, **given):
     """The records after a run, and the server that was asked."""
     server = ScriptedModel([lambda body, number: script(body)], **(server or {}))
     with server.serving() as url:
         options = options_of(url, tmp_path, **given)
-        task = LOOKUP.make_task(options)
+        task = benchmark.make_task(options)
         tries = planned_tries(task, options)
         done = read_records(tmp_path / "cases")
         left = {k: v for k, v in tries.items() if (v[0].case, v[0].epoch) not in done}
         left |= {k: v for k, v in tries.items() if (r := done.get((v[0].case, v[0].epoch))) and r.score is None}
         records = RecordFile(tmp_path / "cases")
         try:
-            run_tries(LOOKUP, task, left, options, tmp_path / "logs", records, lambda _: None)
+            run_tries(benchmark, task, left, options, tmp_path / "logs", records, lambda _: None)
         finally:
             records.close()
     return read_records(tmp_path / "cases"), server
@@ -88,6 +89,12 @@ def test_a_server_that_does_not_stream_is_asked_for_whole_answers_and_tells_thei
         cost, other = record.cost, streamed[key].cost
         assert (cost.computed, cost.cached, cost.written) == (other.computed, other.cached, other.written)
         assert cost.cached > 0 and 0 < cost.thinking < cost.written and cost.is_told
+
+
+def test_the_agent_of_a_benchmark_asks_for_whole_answers_too(tmp_path):
+    found, _ = run(lambda body: Says("Done."), tmp_path, {"streams": False}, FIX, limit=1, streams=False)
+    record = found["fix-0", 1]
+    assert (record.score, record.error) == (0.0, "") and record.cost.is_told
 
 
 def test_a_wrong_answer_is_wrong_and_a_failing_server_is_an_error(tmp_path):

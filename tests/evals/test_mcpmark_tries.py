@@ -284,8 +284,11 @@ def test_a_task_that_does_not_fit_into_the_context_is_not_solved_and_no_error(cl
     assert (run.status, run.turns) == ("context", 0) and "and the server's context 8,000" in run.text
 
 
+@pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # inspect's
-def test_the_agent_works_with_the_tools_of_the_server_alone_and_its_cost_is_recorded(clone, tmp_path, monkeypatch):
+def test_the_agent_works_with_the_tools_of_the_server_alone_and_its_cost_is_recorded(
+    streams, clone, tmp_path, monkeypatch
+):
     pytest.importorskip("inspect_ai", reason="the extra eval is not installed")
     from a3b.evals.benchmarks.mcpmark import entry, solving
     from a3b.evals.harness import planned_tries, run_tries
@@ -296,9 +299,10 @@ def test_the_agent_works_with_the_tools_of_the_server_alone_and_its_cost_is_reco
     (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": SERVERS}))
     extra = {"service": "filesystem", "tasks": "count,rename", "mcp": str(tmp_path / "servers.json")}
     calls = Says("There are two.", calls=[("mcp__files__write_file", {"path": "answer.txt", "content": "2"})])
-    model = ScriptedModel([lambda body, _: Says("Done.") if body["messages"][-1]["role"] == "tool" else calls])
+    answers = [lambda body, _: Says("Done.") if body["messages"][-1]["role"] == "tool" else calls]
+    model = ScriptedModel(answers, streams=streams)
     with model.serving() as url:
-        options = EvalOptions(url, "scripted", HOME, data=clone, extra=extra, epochs=2, policy="none")
+        options = EvalOptions(url, "scripted", HOME, data=clone, extra=extra, epochs=2, policy="none", streams=streams)
         entry.check(options)
         task = entry.make_task(options)
         file, told = RecordFile(tmp_path / "cases.jsonl"), []

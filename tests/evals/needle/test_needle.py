@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -33,11 +34,11 @@ def options_of(tmp_path, url="http://127.0.0.1:1", **extra) -> EvalOptions:
     return EvalOptions(url, "scripted", tmp_path, extra=extra)
 
 
-def run(answer, tmp_path, owner="a3b", **extra):
-    """The records, and the server that was asked."""
-    server = ScriptedModel([lambda body, number: answer(body)], owner=owner)
+def run(answer, tmp_path, owner="a3b", streams=True, **extra):
+    """The records, and the server that was asked. streams: whether it can, and is asked to."""
+    server = ScriptedModel([lambda body, number: answer(body)], owner=owner, streams=streams)
     with server.serving() as url:
-        options = options_of(tmp_path, url, **{**SMALL, **extra})
+        options = replace(options_of(tmp_path, url, **{**SMALL, **extra}), streams=streams)
         BENCHMARK.check(options)
         task = BENCHMARK.make_task(options)
         records = RecordFile(tmp_path / "cases")
@@ -73,6 +74,11 @@ def test_lengths_are_counted_by_the_tokenizer_of_the_server_or_else_by_its_usage
     assert len(server.bodies) == 4 + (2 if owner != "a3b" else 0)
     for record in found.values():
         assert record.facts["prompt_tokens"] == pytest.approx(record.facts["length"], abs=160)
+
+
+def test_a_server_that_does_not_stream_is_measured_and_asked_with_whole_answers(tmp_path):
+    found, _ = run(reads, tmp_path, "somebody", streams=False, kinds="exact")
+    assert len(found) == 4 and {record.score for record in found.values()} == {1.0}
 
 
 def test_an_answer_that_was_cut_off_says_so_and_thinking_is_no_answer(tmp_path):

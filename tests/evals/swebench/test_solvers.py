@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,13 @@ def test_the_agent_s_changes_are_its_patch_and_resolve_the_instance(made):
     assert "-    return text.split()[1]\n+    return text.split()[0]" in solution.patch
     assert (solution.facts["status"], solution.facts["turns"], solution.cost.requests) == ("done", 3, 3)
     assert solution.messages[-1]["content"] == "Done."
+
+
+def test_the_agent_solves_with_whole_answers_of_a_server_that_does_not_stream(made):
+    model = ScriptedModel([Says(calls=[("edit", EDIT)]), Says("Done.")], streams=False)
+    with model.serving() as url:
+        solution, found = tried(made, replace(options_of(made, url), streams=False))
+    assert found.outcome == RESOLVED and solution.cost.requests == 2
 
 
 def test_the_agent_is_asked_as_the_card_says_and_told_the_issue_and_nothing_more(made):
