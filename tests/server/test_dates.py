@@ -238,7 +238,7 @@ def test_tokens_are_counted_as_they_are_computed(engine):
 def test_the_switch_of_the_command_reaches_the_service(engine, monkeypatch):
     settings = []
 
-    def made(engine, scheduler, turns, given, trace):
+    def made(engine, scheduler, turns, given, trace, about):
         scheduler.close()
         settings.append(given.exact_dates)
         raise StopIteration

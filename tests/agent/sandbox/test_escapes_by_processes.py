@@ -201,6 +201,19 @@ def test_a_socket_that_goes_while_a_sandbox_is_opened_is_not_taken_for_one_that_
     assert sandbox.name == "bubblewrap" and text == "works\n"
 
 
+def test_a_socket_that_goes_just_before_a_command_starts_does_not_keep_it_from_running(base, monkeypatch):
+    sandbox, present = opened(base, {}, "bubblewrap"), Places.present
+
+    def late(self: Places) -> Places:
+        found = present(self)
+        return replace(found, hidden=(*found.hidden, base / "gone.sock"))
+
+    monkeypatch.setattr(Places, "present", late)
+    text, outcome = ran(sandbox, "echo works")
+    sandbox.close()
+    assert text == "works\n" and outcome.status == 0
+
+
 def test_abstract_sockets_of_other_programs_cannot_be_reached(sandbox):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0a3b-test-abstract")

@@ -228,7 +228,8 @@ class Entry:
         tree.offer_to_the_kernel([os.getpid()])
 
     def _bubblewrap(self) -> None:
-        arguments = [*self.config["arguments"], "--info-fd", str(self.info), "--block-fd", str(self.block)]
+        arguments = mounts_that_can_be(self.config["arguments"])
+        arguments += ["--info-fd", str(self.info), "--block-fd", str(self.block)]
         with open(self.config["seccomp"], "rb") as file:
             arguments += ["--seccomp", str(_memory_file(file.read()))]
         for name, value in self.config["env"].items():
@@ -249,6 +250,18 @@ class Entry:
         os.chdir(self.config["cwd"])
         _close_others(set())
         os.execvpe(self.command[0], self.command, self.config["env"])
+
+
+def mounts_that_can_be(arguments: list[str]) -> list[str]:
+    """The same without what is mounted read-only over files that have gone since, such as sockets of other programs:
+    bubblewrap would end there, and the command would not run."""
+    kept, at = [], 0
+    while at < len(arguments):
+        words = arguments[at : at + 3] if arguments[at] == "--ro-bind" else arguments[at : at + 1]
+        if len(words) < 3 or os.path.lexists(words[2]):
+            kept += words
+        at += len(words)
+    return kept
 
 
 def _join(holder: int) -> None:
