@@ -97,8 +97,14 @@ def busy_s() -> float:
 
 LLAMA = file("build/llama/bin/llama-logits", "python -m bench.peers.build_llama build/llama")
 IK_LLAMA = file("build/ik_llama/bin/llama-bench", "python -m bench.peers.build_llama build/ik_llama --peer")
+PACKED = file(
+    "build/q4km-packed/tokenizer.json",
+    "a3b pack build/q4km.gguf build/q4km-packed --tokenizer DIR, with a tokenizer of 248,044 ranks in DIR "
+    "(python -m nano.tokenizer) and a3b-nano's chat template",
+)
 GGUF = file("build/q4km.gguf", "python -m bench.peers.random_gguf build/q4km.gguf (21.2 GB)")
-FULL = (memory(22.5), disk(24), idle)
+THERE = (memory(22.5), idle)  # for lines whose files are there
+FULL = (*THERE, disk(24))
 
 LINES = (
     Line(
@@ -296,18 +302,18 @@ LINES = (
         "--rounds 2 --json",
         judges.ratios({"llama.cpp": 1.0, "ik_llama.cpp": 0.8}),
         1500,
-        (LLAMA, IK_LLAMA, GGUF, *FULL),
+        (LLAMA, IK_LLAMA, GGUF, *THERE),
         "docs/bench.md, Beside other engines",
     ),
     Line(
         "turns-35b",
         "20 turns at the 35B shape: llama.cpp takes at least twice as long to read a later turn, and four times after "
         "kill -9 (4.2 and 13.6 s, 23 and 180 s on two cores of a Zen 3)",
-        "python -m bench.turns build/q4km.gguf-packed --cold 20 --context 8192 --settle 30 "
+        "python -m bench.turns build/q4km-packed --cold 20 --context 8192 --settle 30 "
         "--llama-server build/llama/bin/llama-server --gguf build/q4km.gguf --json",
         judges.read_sooner(2, 4),
         1800,
-        (LLAMA, GGUF, file("build/q4km.gguf-packed", "a3b pack build/q4km.gguf build/q4km.gguf-packed"), *FULL),
+        (LLAMA, GGUF, PACKED, *THERE),
         "docs/thinking.md, What it costs",
     ),
     Line(
