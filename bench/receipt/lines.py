@@ -98,7 +98,7 @@ def busy_s() -> float:
 LLAMA = file("build/llama/bin/llama-logits", "python -m bench.peers.build_llama build/llama")
 IK_LLAMA = file("build/ik_llama/bin/llama-bench", "python -m bench.peers.build_llama build/ik_llama --peer")
 PACKED = file(
-    "build/q4km-packed/tokenizer.json",
+    "build/q4km-packed/chat_template.jinja",
     "a3b pack build/q4km.gguf build/q4km-packed --tokenizer DIR, with a tokenizer of 248,044 ranks in DIR "
     "(python -m nano.tokenizer) and a3b-nano's chat template",
 )
