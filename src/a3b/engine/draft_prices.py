@@ -137,7 +137,7 @@ class StepCosts:
 
 
 FIRST_TOKENS, MOST_TOKENS = 2.0, 16.0  # that drafts may lose at the beginning, and after any success
-ALLOWED = 0.012  # tokens that they may lose for each that is written
+ALLOWED = 0.008  # tokens that they may lose for each that is written
 ALLOWED_EFFORT = 0.006  # the same for looking for them
 FIRST_EFFORT, MOST_EFFORT = 0.25, 2.0  # tokens that looking may cost at the beginning, and after any success
 LOOK = 0.5  # the most that one look is charged with: a thread may be stopped in the middle of it
