@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from a3b.agent.sandbox import kinds
 from a3b.agent.sandbox.places import Places
 from a3b.agent.sandbox.sandbox import SandboxLimits
 from tests.agent.sandbox.conftest import SECRET
@@ -209,6 +210,27 @@ def test_a_socket_that_goes_just_before_a_command_starts_does_not_keep_it_from_r
         return replace(found, hidden=(*found.hidden, base / "gone.sock"))
 
     monkeypatch.setattr(Places, "present", late)
+    text, outcome = ran(sandbox, "echo works")
+    sandbox.close()
+    assert text == "works\n" and outcome.status == 0
+
+
+def test_a_hidden_directory_that_goes_just_before_a_command_starts_does_not_keep_it_from_running(base, monkeypatch):
+    sandbox, present, plan = opened(base, {}, "bubblewrap"), Places.present, kinds.mount_arguments
+    going = base / "going"
+
+    def late(self: Places) -> Places:
+        found = present(self)
+        return replace(found, hidden=(*found.hidden, going))
+
+    def planned(layout) -> list[str]:
+        going.mkdir()
+        arguments = plan(layout)
+        going.rmdir()
+        return arguments
+
+    monkeypatch.setattr(Places, "present", late)
+    monkeypatch.setattr(kinds, "mount_arguments", planned)
     text, outcome = ran(sandbox, "echo works")
     sandbox.close()
     assert text == "works\n" and outcome.status == 0

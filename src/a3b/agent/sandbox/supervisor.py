@@ -28,6 +28,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 THREADS_A_PROCESS = 16  # on average, where the kernel counts threads
 START_FAILED = 125
+COVERS = {"--ro-bind": 3, "--perms": 6, "--remount-ro": 2}  # words of a mount, the place last; --perms .. --tmpfs PLACE
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -253,12 +254,12 @@ class Entry:
 
 
 def mounts_that_can_be(arguments: list[str]) -> list[str]:
-    """The same without what is mounted read-only over files that have gone since, such as sockets of other programs:
-    bubblewrap would end there, and the command would not run."""
+    """The same without what covers files and directories that have gone since, such as sockets of other programs:
+    bubblewrap would end there, and the command would not run. What lies in /dev is bubblewrap's own."""
     kept, at = [], 0
     while at < len(arguments):
-        words = arguments[at : at + 3] if arguments[at] == "--ro-bind" else arguments[at : at + 1]
-        if len(words) < 3 or os.path.lexists(words[2]):
+        words = arguments[at : at + COVERS.get(arguments[at], 1)]
+        if len(words) == 1 or words[-1].startswith("/dev/") or os.path.lexists(words[-1]):
             kept += words
         at += len(words)
     return kept
