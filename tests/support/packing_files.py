@@ -12,11 +12,15 @@ from a3b.formats.safetensors import write_safetensors
 from a3b.kernels import open_kernels
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
+from a3b.packing.open_source import open_source
+from a3b.packing.plan import make_plan
+from a3b.packing.writer import write
 from tests.support.checkpoint_files import KEPT, one_by_one
 from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
 
 SIZES = dict(zip(AXES, (160, 64, 4, 4, 4, 2, 32, 8, 2, 4, 16, 32, 6, 2, 64, 128), strict=True))
 BLOCK = (64, 64)
+SHARD = 100_000  # bytes: several shards
 TOKENIZER, TEMPLATE = b'{"not": "read here"}', b"{{ messages }}"
 
 
@@ -53,6 +57,21 @@ def write_source(
             parts = [np.concatenate(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         exact[key] = np.stack(parts)
     return exact
+
+
+def packed(
+    tmp_path: Path, preset: str = "balanced", fp8: bool = False, sizes: dict = SIZES, **options
+) -> tuple[Path, dict]:
+    """A packed directory and the float32 tensors it was packed from."""
+    exact = write_source(tmp_path / "source", sizes, fp8)
+    source = open_source(tmp_path / "source")
+    write(
+        source,
+        make_plan(source.config, source.weights, preset),
+        tmp_path / "packed",
+        **{"shard_bytes": SHARD, **options},
+    )
+    return tmp_path / "packed", exact
 
 
 def ids_for(sizes: dict, num: int = 70) -> np.ndarray:
