@@ -81,7 +81,8 @@ class Server:
                 time.sleep(0.1)
         self.kill()
         self.log.seek(0)
-        sys.exit(f"{self.command[0]} did not start: {self.log.read()[-500:]}")
+        ended = signal.Signals(-self.process.returncode).name if self.process.returncode < 0 else "ended by itself"
+        sys.exit(f"{self.command[0]} did not start: {self.log.read()[-500:].rstrip()} ({ended})")
 
     def __exit__(self, *_) -> None:
         self.process.terminate()

