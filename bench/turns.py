@@ -54,6 +54,9 @@ class Row:
     seconds: float  # until the answer was there
     read_s: float  # of them for the prompt
     note: str = ""
+    start_s: float = (
+        0  # before them, until a server that had to be started was ready; weights it loads later are in read_s
+    )
 
 
 @dataclass
@@ -70,12 +73,14 @@ class Server:
         self.process = subprocess.Popen(
             [*self.command, "--port", str(self.port)], stderr=self.log, stdout=self.log, env={**os.environ, **self.env}
         )
-        deadline = time.monotonic() + START_S
+        began = time.monotonic()
+        deadline = began + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.ready}", timeout=5):
+                    self.start_s = time.monotonic() - began
                     return self
             except OSError:
                 time.sleep(0.1)
@@ -186,10 +191,10 @@ def run_a3b(args: argparse.Namespace, directory: Path) -> tuple[list[Row], list[
     with a3b_server(args, directory) as server:
         for turn in range(middle + 1, args.turns + 1):
             prompts[turn] = list(talk.messages)
-            rows.append(
-                talk.ask(server, f"turn {turn}" + (", after kill -9 and restart" if turn == middle + 1 else ""))
-            )
-            say(rows[-1])
+            row = talk.ask(server, f"turn {turn}" + (", after kill -9 and restart" if turn == middle + 1 else ""))
+            row.start_s = server.start_s if turn == middle + 1 else 0
+            rows.append(row)
+            say(row)
         changed = list(talk.messages[:-1])
         at = 2 * middle - 1  # a tool result
         changed[at] = {**changed[at], "content": "another result: " + talk.text(args.result_words)}
@@ -235,7 +240,9 @@ def run_llama(args: argparse.Namespace, rows: list[Row], prompts: list[list[int]
             }
             answer, seconds = server.post("/completion", body)
             timings = answer["timings"]
-            found.append(Row(row.what, len(ids), timings["prompt_n"], seconds, timings["prompt_ms"] / 1e3))
+            start_s = server.start_s if "restart" in row.what else 0
+            read_s = timings["prompt_ms"] / 1e3
+            found.append(Row(row.what, len(ids), timings["prompt_n"], seconds, read_s, start_s=start_s))
             say(found[-1])
     finally:
         server.__exit__()
@@ -247,9 +254,8 @@ def say(row: Row) -> None:
 
 
 def line(row: Row) -> str:
-    return (
-        f"{row.what:<36} {row.prompt_tokens:>7,} {row.computed:>9,} {row.read_s:>9.2f} {row.seconds:>9.2f}  {row.note}"
-    )
+    note = row.note + (f", started in {row.start_s:.1f} s" if row.start_s else "")
+    return f"{row.what:<36} {row.prompt_tokens:>7,} {row.computed:>9,} {row.read_s:>9.2f} {row.seconds:>9.2f}  {note}"
 
 
 def table(name: str, rows: list[Row]) -> str:

@@ -208,20 +208,21 @@ def ratios(least: dict[str, float]) -> Judge:
 
 def read_sooner(later: float, restarted: float) -> Judge:
     """Of `bench.turns --json` with llama.cpp's server: how many times as long that takes to read a prompt, of the
-    later turns by the median, and of the one after kill -9."""
+    later turns by the median, and of the one after kill -9 from the start of the server on: one loads its weights
+    before it is ready, the other while it reads."""
 
     def judge(printed: str) -> Finding:
         facts = outcome(printed)
 
         def read(engine: str) -> tuple[float, float]:
-            rows = {row["what"]: row["read_s"] for row in facts[engine]}
+            rows = {row["what"]: row["start_s"] + row["read_s"] for row in facts[engine]}
             usual = [s for what, s in rows.items() if re.fullmatch(r"turn \d+", what) and what != "turn 1"]
             return statistics.median(usual), next(s for what, s in rows.items() if "restart" in what)
 
         ours, theirs = read("a3b"), read("llama.cpp")
         counted = turns(TURNS_COMPUTED)(printed)
         figure = (
-            f"a later turn in {ours[0]:.1f} s, llama.cpp {theirs[0]:.1f}; after kill -9 in {ours[1]:.1f} and "
+            f"a later turn in {ours[0]:.1f} s, llama.cpp {theirs[0]:.1f}; from kill -9 on {ours[1]:.1f} and "
             f"{theirs[1]:.1f} s; {counted.figure}"
         )
         sooner = theirs[0] >= later * ours[0] and theirs[1] >= restarted * ours[1]

@@ -252,12 +252,12 @@ def test_ratios_hold_if_each_peer_was_measured_and_none_is_faster_than_said():
 
 
 def test_turns_beside_llama_cpp_are_judged_by_the_seconds_of_the_same_run():
-    def rows(later: float, restarted: float) -> list[dict]:
+    def rows(later: float, restarted: float, start: float = 2.0) -> list[dict]:
         names = ("turn 1", "turn 2", "turn 3", "turn 4, after kill -9 and restart")
         seconds = (50.0, later, later, restarted)
         return [
-            {"what": what, "prompt_tokens": 1000, "computed": 100, "read_s": read}
-            for what, read in zip(names, seconds, strict=True)
+            {"what": what, "prompt_tokens": 1000, "computed": 100, "read_s": read, "start_s": begun}
+            for what, read, begun in zip(names, seconds, (0.0, 0.0, 0.0, start), strict=True)
         ]
 
     def holds(ours: list[dict], theirs: list[dict]) -> bool:
@@ -266,6 +266,8 @@ def test_turns_beside_llama_cpp_are_judged_by_the_seconds_of_the_same_run():
     assert holds(rows(4.0, 20.0), rows(8.0, 80.0))
     assert not holds(rows(4.0, 20.0), rows(7.0, 80.0))
     assert not holds(rows(4.0, 20.0), rows(8.0, 70.0))
+    assert holds(rows(4.0, 20.0), rows(8.0, 70.0, start=18.0))  # whose weights are loaded before it is ready
+    assert not holds(rows(4.0, 20.0, start=5.0), rows(8.0, 70.0, start=18.0))
 
 
 @pytest.mark.parametrize(
