@@ -252,7 +252,7 @@ def test_ratios_hold_if_each_peer_was_measured_and_none_is_faster_than_said():
 
 
 def test_turns_beside_llama_cpp_are_judged_by_the_seconds_of_the_same_run():
-    def rows(later: float, restarted: float, start: float = 2.0) -> list[dict]:
+    def rows(later: float, restarted: float, start: float = 0.0) -> list[dict]:
         names = ("turn 1", "turn 2", "turn 3", "turn 4, after kill -9 and restart")
         seconds = (50.0, later, later, restarted)
         return [
