@@ -307,8 +307,8 @@ LINES = (
     ),
     Line(
         "turns-35b",
-        "20 turns at the 35B shape: llama.cpp takes at least twice as long to read a later turn, and three times from a "
-        "restart after kill -9 until the prompt is read (without the start of the server 23 and 180 s on a Zen 3)",
+        "20 turns at the 35B shape: llama.cpp takes at least twice as long to read a later turn, and three times from "
+        "a restart after kill -9 until the prompt is read (without the start of the server 23 and 180 s on a Zen 3)",
         "python -m bench.turns build/q4km-packed --cold 20 --context 8192 --settle 30 "
         "--llama-server build/llama/bin/llama-server --gguf build/q4km.gguf --json",
         judges.read_sooner(2, 3),
