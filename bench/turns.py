@@ -185,6 +185,7 @@ def run_a3b(args: argparse.Namespace, directory: Path) -> tuple[list[Row], list[
         for turn in range(1, middle + 1):
             prompts[turn] = list(talk.messages)
             rows.append(talk.ask(server, f"turn {turn}"))
+            rows[-1].start_s = server.start_s if turn == 1 else 0
             say(rows[-1])
         time.sleep(args.settle)  # the store writes in the background
         server.kill()
@@ -240,7 +241,7 @@ def run_llama(args: argparse.Namespace, rows: list[Row], prompts: list[list[int]
             }
             answer, seconds = server.post("/completion", body)
             timings = answer["timings"]
-            start_s = server.start_s if "restart" in row.what else 0
+            start_s = server.start_s if row.what == "turn 1" or "restart" in row.what else 0
             read_s = timings["prompt_ms"] / 1e3
             found.append(Row(row.what, len(ids), timings["prompt_n"], seconds, read_s, start_s=start_s))
             say(found[-1])
