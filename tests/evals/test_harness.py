@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
+from importlib.metadata import requires
 
 import pytest
 from starlette.responses import JSONResponse
 
 from a3b.agent import client as agent_client
-from a3b.errors import UsageError
+from a3b.errors import A3BError, UsageError
 from a3b.evals import harness
 from a3b.evals.benchmarks.fix import BENCHMARK as FIX
 from a3b.evals.benchmarks.lookup import BENCHMARK as LOOKUP
@@ -205,3 +207,10 @@ def test_two_cases_of_one_id_are_refused(tmp_path):
     task.dataset[1].id = task.dataset[0].id
     with pytest.raises(UsageError, match="two cases have the id 'lookup-0'"):
         planned_tries(task, options_of("http://localhost:1", tmp_path))
+
+
+def test_a_package_that_inspect_asks_servers_with_is_in_the_extra_and_its_lack_is_one_line(tmp_path, monkeypatch):
+    assert any("eval" in one for one in requires("a3b") or () if one.startswith("openai>=3"))
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(A3BError, match=r"^inspect-ai: .*pip install openai; pip install --upgrade 'a3b\[eval\]'"):
+        harness.endpoint(EvalOptions("http://127.0.0.1:1", "any", tmp_path))

@@ -137,16 +137,20 @@ def endpoint(options: EvalOptions, role: str = TESTED) -> Model:
         attempt_timeout=REQUEST_S,
         max_connections=options.parallel,
     )
-    model = get_model(
-        f"openai-api/a3b/{options.model}",
-        base_url=options.base_url.rstrip("/") + "/v1",
-        api_key=options.api_key or "none",
-        config=config,
-        memoize=False,
-        client_timeout=float(REQUEST_S),
-        strict_tools=False,
-        stream=options.streams,  # a server that reads for hours then shows that it lives
-    )
+    try:
+        model = get_model(
+            f"openai-api/a3b/{options.model}",
+            base_url=options.base_url.rstrip("/") + "/v1",
+            api_key=options.api_key or "none",
+            config=config,
+            memoize=False,
+            client_timeout=float(REQUEST_S),
+            strict_tools=False,
+            stream=options.streams,  # a server that reads for hours then shows that it lives
+        )
+    except Exception as error:  # for a package that is missing or old: inspect-ai does not export its class
+        said = " ".join(re.sub(r"\[/?bold\]", "", str(error)).split())
+        raise A3BError(f"inspect-ai: {said[:400]}; pip install --upgrade 'a3b[eval]' brings what it needs") from error
     plain = model.api.generate
 
     async def seeded(input: Any, tools: Any, tool_choice: Any, config: GenerateConfig) -> Any:
