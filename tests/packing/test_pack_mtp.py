@@ -10,6 +10,7 @@ import pytest
 
 from a3b.cache.identity import cache_identity
 from a3b.cli import main
+from a3b.commands import info, plan
 from a3b.commands.sizes import sizes as predicted_sizes
 from a3b.errors import CheckpointError, TensorError
 from a3b.formats.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ from tests.support.gguf_files import DENSE as GGUF_DENSE
 from tests.support.gguf_files import SIZES as GGUF_SIZES
 from tests.support.gguf_files import write_gguf
 from tests.support.mtp_files import change_manifest, change_tensors, loaded, numbers_of, written
-from tests.support.packing_files import SIZES, write_source
+from tests.support.packing_files import SIZES, config_json, write_source
 from tests.support.random_model import config_dict, random_tensors
 
 pytestmark = pytest.mark.slow  # packs many small models
@@ -97,6 +98,15 @@ def test_a_model_is_loaded_without_the_module_unless_it_is_wanted(tmp_path):
         checkpoint = Checkpoint.open(directory)
         weights = load_weights(checkpoint, read_config(directory), expand=True)
         assert weights.mtp is None and set(weights.extra) == {"mtp"}
+
+
+def test_what_the_files_lack_or_have_is_counted_whatever_the_config_says(tmp_path):
+    for name, tensors, said in (("lacks", False, True), ("has", True, False)):
+        write_source(tmp_path / name, mtp=tensors)
+        (tmp_path / name / "config.json").write_text(json.dumps(config_json(mtp=said)))
+        config, _ = plan.find(str(tmp_path / name))
+        counted = info.describe(str(tmp_path / name), None)["beside_the_text_model"]["mtp"]
+        assert (counted > 0, config.mtp_layers) == (tensors, int(tensors)), name
 
 
 def test_a_module_of_a_model_in_float32_is_in_memory_too(tmp_path):

@@ -20,7 +20,7 @@ from a3b.model.config import ModelConfig, with_context
 from a3b.model.config_reader import read_config
 from a3b.model.known_models import how_to_get, known_shape
 from a3b.model.known_shapes import shape
-from a3b.model.loader import check_tensors
+from a3b.model.loader import as_stored, check_tensors
 from a3b.model.parameters import count_parameters
 from a3b.model.tensor_names import is_mtp
 from a3b.packing.gguf_source import describe_gguf
@@ -84,7 +84,10 @@ def find(model: str | None) -> tuple[Path, ModelConfig, dict[str, Any] | None, s
     if not (model and model.endswith(".json")):
         path = resolve(model)
     config = read_config(path)
-    return path, config, weights(path, config) if path.is_dir() and has_weights(path) else None, None
+    if not (path.is_dir() and has_weights(path)):
+        return path, config, None, None
+    checkpoint = Checkpoint.open(path)
+    return path, as_stored(config, checkpoint), weights(checkpoint, config), None
 
 
 def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
@@ -104,9 +107,8 @@ def gguf_weights(files: list[GgufFile]) -> dict[str, Any]:
     }
 
 
-def weights(path: Path, config: ModelConfig) -> dict[str, Any]:
+def weights(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
     """Formats and sizes of the files; every tensor is checked by name, shape and dtype."""
-    checkpoint = Checkpoint.open(path)
     extra = check_tensors(checkpoint, config)
     manifest = checkpoint.manifest
     packed = (

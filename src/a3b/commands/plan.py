@@ -7,6 +7,7 @@ Functions take the machine and its speed as arguments. Enter at `describe`, `dec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -37,7 +38,8 @@ from a3b.commands.sizes import (
     state_bytes,
 )
 from a3b.engine.engine import NANO_NAMES, resolve
-from a3b.errors import A3BError, UsageError
+from a3b.errors import A3BError, CheckpointError, UsageError
+from a3b.formats.checkpoint import Checkpoint, has_weights
 from a3b.formats.gguf import is_gguf, models_in
 from a3b.hub.client import is_repo
 from a3b.kernels import Kernels, open_kernels, probe
@@ -47,6 +49,7 @@ from a3b.model.config_reader import read_config
 from a3b.model.forward import CHUNK
 from a3b.model.known_models import known_shape
 from a3b.model.known_shapes import SHAPES, shape
+from a3b.model.loader import as_stored
 from a3b.model.parameters import count_parameters
 from a3b.packing.gguf_source import describe_gguf
 from a3b.packing.presets import PRESETS
@@ -238,7 +241,13 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
     files = [path] if is_gguf(path) else []
     if path.is_dir() and not (path / "config.json").exists():
         files = models_in(path)
-    return (describe_gguf(files[0])[0] if len(files) == 1 else read_config(path)), name
+    if len(files) == 1:
+        return describe_gguf(files[0])[0], name
+    config = read_config(path)
+    if path.is_dir() and has_weights(path):
+        with contextlib.suppress(CheckpointError):  # files that are not whole yet
+            config = as_stored(config, Checkpoint.open(path))
+    return config, name
 
 
 def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:

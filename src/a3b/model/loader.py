@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -86,6 +87,11 @@ def load_weights(
 def has_mtp(checkpoint: Checkpoint, config: ModelConfig) -> bool:
     """Whether there is an MTP module of the kind that can be loaded."""
     return any(map(is_mtp, checkpoint.tensors)) and why_no_mtp(checkpoint, config) is None
+
+
+def as_stored(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """The config with as many MTP layers as the files have: a fine-tune's often names one that was left out."""
+    return replace(config, mtp_layers=num_mtp_layers(checkpoint.tensors))
 
 
 def files_of_text(checkpoint: Checkpoint) -> list[SafetensorsFile]:
