@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from a3b.engine import service as service_module
+from a3b.engine.backend import DraftLog
 from a3b.engine.service import Service
 from a3b.errors import ContextError, LogitsError, OverloadedError
 from a3b.interface.events import Finished, Started, assistant_message, merge_events
@@ -136,3 +137,11 @@ def test_the_numbers_of_a_backend_are_among_those_of_the_service():
         list(service.answer(Request(messages=[QUESTION])))
         found = service.metrics()
     assert found["scripted"] == 1 and found["completion_tokens_total"] == len(SCRIPT) and found["requests_total"] == 1
+
+
+def test_an_accepted_draft_saves_a_step_of_its_answer_and_not_the_prompt_that_was_read_beside_it():
+    log = DraftLog()
+    log.step(["mtp", "mtp", "mtp"], step_s=1.3, next_s=0.1)
+    for _ in range(4):
+        log.choose(["mtp"])
+    assert log.report().plain_s == pytest.approx(1.3 + 3 * 0.1)

@@ -10,13 +10,19 @@ from collections.abc import Callable
 import pytest
 
 from a3b.engine.draft_prices import (
+    ALLOWED,
+    BORROWED,
+    DEEPER,
     FEW,
     FIRST_PATIENCE,
     FIRST_PRICE,
+    FIRST_TOKENS,
     LEAST_PRICE,
     MOST_PATIENCE,
+    PAUSE_S,
     PLAIN_AT_ONCE,
     PLAIN_EVERY,
+    PLAIN_STEPS,
     RETRY_PRICE,
     Balance,
     Effort,
@@ -240,6 +246,40 @@ def test_a_step_without_drafts_is_measured_again_now_and_then():
     assert costs.prices(1).token < math.inf
 
 
+@pytest.mark.parametrize(
+    ("tokens", "now", "again"),
+    [(DEEPER, 1.0, False), (DEEPER + 1, 1.0, True), (0, PAUSE_S, False), (0, PAUSE_S + 1, True)],
+)
+def test_a_measure_of_other_answers_or_of_long_ago_is_no_price_of_these(tokens: int, now: float, again: bool):
+    costs = StepCosts()
+    costs.expect(1, 0, 0.0)
+    for _ in range(PLAIN_STEPS):
+        costs.note(1, 0, 5.0)
+    costs.expect(1, tokens, now)
+    assert (costs.prices(1).token == math.inf) is again
+    if not again:
+        return
+    for _ in range(PLAIN_AT_ONCE):
+        assert costs.prices(1).token == math.inf
+        costs.note(1, 0, 1.0)
+        costs.expect(1, tokens, now)
+    for _ in range(FEW):
+        costs.note(1, 2, 1.6)
+    assert costs.plain(1) == 1.0 and costs.prices(1).token == pytest.approx(0.3)
+
+
+def test_guesses_beside_a_prompt_are_not_those_of_the_next_step():
+    costs = StepCosts()
+    for _ in range(PLAIN_AT_ONCE):
+        costs.note(1, 0, 0.1)
+    for _ in range(FEW):
+        for _ in range(8):
+            costs.note_guess(1, 0.005)
+        assert costs.skip(1) == 0.1
+        costs.note(1, 2, 0.16)
+    assert costs.prices(1).token == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("seconds", [2.0, 0.5])
 def test_a_machine_that_has_become_slower_or_faster_is_believed_after_some_steps(seconds: float):
     costs = drafted_for_long()
@@ -280,6 +320,17 @@ def test_what_other_answers_gained_may_be_lost_by_one_that_has_bad_luck():
     assert unlucky.affords(1.0) and not unlucky.affords(1.2), "of the three that the other one gained"
     unlucky.note(1, 0, 1.1)
     assert not unlucky.affords(0.2) and lucky.affords(5.0)
+
+
+def test_of_what_others_gained_one_answer_may_lose_a_part():
+    common = Balance(tokens=0.0)
+    Balance(common).note(1, 1000, 0.0)
+    unlucky, lost, written = Balance(common), 0.0, 256
+    for _ in range(written):
+        paid = 0.5 if unlucky.affords(0.5) else 0.0
+        unlucky.note(1, 0, paid)
+        lost += paid
+    assert BORROWED < lost <= FIRST_TOKENS + BORROWED + ALLOWED * written
 
 
 def test_looking_for_drafts_that_are_never_right_takes_a_small_share_of_the_time():

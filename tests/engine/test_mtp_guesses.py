@@ -182,6 +182,8 @@ def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
     guesses.learn(list(range(10_000, 10_000 + MAX_IDS)), [])
     assert np.flatnonzero(guesses._rare.among[100:]).tolist() == (module.heads[-1] - 100).tolist()
     assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
+    guesses.learn([10_000, *range(20_000, 20_000 + NEW_IDS)], [])  # one that is seen again is one of the latest
+    assert 10_000 in module.heads[-1] and 10_001 not in module.heads[-1]
 
 
 def test_a_probability_is_that_of_the_tokens_that_have_logits():

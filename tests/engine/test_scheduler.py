@@ -191,6 +191,15 @@ def test_while_another_answer_is_written_a_prompt_is_read_in_small_pieces():
     assert [event.done for event in events[1] if isinstance(event, Reading)] == list(itertools.accumulate(pieces))
 
 
+def test_while_another_answer_waits_for_its_constraint_a_prompt_is_read_in_small_pieces(monkeypatch):
+    late, asked = SimpleNamespace(wait=lambda seconds: None), itertools.count()
+    computing = property(lambda self: late if self.num == WRITTEN and next(asked) < 60 else None)
+    monkeypatch.setattr(Counting, "computing", computing)
+    model, _, _ = run(Cache(), (prompt(0, 1), WRITTEN), (prompt(5000, 2 * CHUNK), 1))
+    pieces = [num for ((first, num),) in (step for step in model.steps if len(step) == 1) if first >= 5000]
+    assert pieces[0] == LEAST_CHUNK and all(after <= 1.5 * before for before, after in itertools.pairwise(pieces))
+
+
 def test_pieces_have_a_least_size_however_slow_the_steps_are(monkeypatch):
     seconds = itertools.count(step=100)
     monkeypatch.setattr(scheduler_module, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))

@@ -60,17 +60,19 @@ class DraftLog:
 
     def __init__(self) -> None:
         self._steps, self._plain_s = 0, 0.0
-        self._step_s = 0.0  # of a step without drafts, like the last one
+        self._step_s = self._next_s = 0.0  # without drafts: of the last step, and of each that they saved
         self._counts: dict[DraftSource, DraftCount] = {}
 
-    def step(self, sources: Iterable[DraftSource], step_s: float) -> None:
-        """A step that read drafts from these sources. step_s: seconds that it would have taken without."""
-        self._steps, self._step_s = self._steps + 1, step_s
+    def step(self, sources: Iterable[DraftSource], step_s: float, next_s: float) -> None:
+        """A step that read drafts from these sources. step_s: seconds that it would have taken without; next_s:
+        those of each step that an accepted draft saves."""
+        self._steps, self._step_s, self._next_s = self._steps + 1, step_s, next_s
         self._add(sources, drafted=1)
 
     def choose(self, accepted: Iterable[DraftSource]) -> None:
         """A token was chosen; with it drafts from these sources were accepted."""
         self._plain_s += self._step_s
+        self._step_s = self._next_s
         self._add(accepted, accepted=1)
 
     def _add(self, sources: Iterable[DraftSource], drafted: int = 0, accepted: int = 0) -> None:

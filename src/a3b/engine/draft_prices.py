@@ -17,6 +17,8 @@ PLAIN_STEPS, DRAFTED_STEPS, GUESSES = 5, 17, 7
 PLAIN_EVERY = 48  # steps with drafts after which one without is measured again ...
 PLAIN_AT_ONCE = 3  # ... or several: before anything is known, and where it took another time than expected
 CHANGED = 0.15  # by this share
+# what a step without drafts took says nothing after a pause of seconds, or so many tokens further in the answers
+PAUSE_S, DEEPER = 30.0, 8192
 FEW = 5  # measures that one disturbed step may have spoilt
 # steps without drafts after which a lower price is tried: at first, and doubled each time up to; times the square of
 # the answers, since all of them try and each waits for all
@@ -67,6 +69,22 @@ class StepCosts:
         self._patience: dict[int, int] = defaultdict(lambda: FIRST_PATIENCE)
         self._guess: deque[float] = deque(maxlen=GUESSES)
         self.guessing_s = 0.0  # of the MTP module, since the last step
+        self._depth: dict[int, int] = {}  # tokens in all, where steps without drafts were measured
+        self._last_at: dict[int, float] = {}
+
+    def expect(self, num_answers: int, num_tokens: int, now: float) -> None:
+        """The next step is one of that many answers, which have so many tokens in all. now: seconds of a clock."""
+        depth = self._depth.setdefault(num_answers, num_tokens)
+        if abs(num_tokens - depth) > DEEPER or now - self._last_at.get(num_answers, now) > PAUSE_S:
+            self._plain[num_answers].clear()
+            self._num_due[num_answers] = PLAIN_AT_ONCE
+            self._depth[num_answers] = num_tokens
+        self._last_at[num_answers] = now
+
+    def skip(self, num_answers: int) -> float | None:
+        """A step read a part of a prompt, too, and is no measure; the seconds of one without, if they are known."""
+        self.guessing_s = 0.0
+        return self.plain(num_answers)
 
     def note(self, num_answers: int, num_drafted: int, seconds: float, drafting_s: float = 0.0) -> float:
         """A step of that many answers took so long, with that many drafted tokens in all; the seconds that it would
@@ -137,6 +155,7 @@ class StepCosts:
 
 
 FIRST_TOKENS, MOST_TOKENS = 2.0, 16.0  # that drafts may lose at the beginning, and after any success
+BORROWED = 4.0  # of what others gained, that one answer may lose
 ALLOWED = 0.008  # tokens that they may lose for each that is written
 ALLOWED_EFFORT = 0.006  # the same for looking for them
 FIRST_EFFORT, MOST_EFFORT = 0.25, 2.0  # tokens that looking may cost at the beginning, and after any success
@@ -152,7 +171,9 @@ class Balance:
 
     def affords(self, paid: float) -> bool:
         """Whether drafts may cost so many tokens, if all may be wrong."""
-        return paid <= max(self._tokens, 0.0) or (self._common is not None and self._common.affords(paid))
+        if paid <= max(self._tokens, 0.0):
+            return True
+        return self._common is not None and self._tokens - paid >= -BORROWED and self._common.affords(paid)
 
     def note(self, num_written: int, num_accepted: int, paid: float) -> None:
         """Tokens were written, some of them accepted drafts; all drafts cost so many tokens."""

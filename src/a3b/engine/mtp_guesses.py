@@ -133,7 +133,7 @@ class _RareIds:
     def __init__(self, module: MtpModule, ids: Sequence[int]):
         self._module, self._known = module, module.frequent
         self.among = self._known  # bool [V]: tokens that have logits, None: all have
-        self._ids: dict[int, None] = {}  # in the order of their first occurrence
+        self._ids: dict[int, None] = {}  # in the order of their last occurrence
         self._new = 0
         self.head: DraftHead | None = None
         self.add(ids)
@@ -142,9 +142,10 @@ class _RareIds:
         if self._known is None:
             return
         for token in ids:
-            if not self._known[token] and token not in self._ids:
+            if not self._known[token]:
+                self._new += token not in self._ids
+                self._ids.pop(token, None)
                 self._ids[token] = None
-                self._new += 1
         if self._new >= NEW_IDS or (self._new and self.head is None):
             for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
                 del self._ids[token]

@@ -292,7 +292,9 @@ class Scheduler:
     def _step(self, writing: list[_Run], reading: _Run | None) -> None:
         start = time.perf_counter()
         drafts: list[list[Draft]] = [[] for _ in writing]
-        if looking := [(i, run) for i, run in enumerate(writing) if self._may_draft(run)]:
+        looking = [(i, run) for i, run in enumerate(writing) if not (run.drafts_nothing or run.effort.is_spent)]
+        if looking and self.drafts:
+            self.costs.expect(len(writing), sum(run.state.num_tokens for run in writing), start)
             prices = self.costs.prices(len(writing))
             for i, run in looking:
                 drafts[i] = self._drafts(run, prices, len(writing))
@@ -304,7 +306,8 @@ class Scheduler:
         if reading is None:
             logits = self.model.forward_drafted(pieces)
         else:
-            num_read = self._chunk_len(reading, bool(writing))
+            others_wait = any(not run.is_reading for run in self._active)  # also for their constraints
+            num_read = self._chunk_len(reading, others_wait)
             ids = np.array(reading.job.ids[reading.read : reading.read + num_read], np.int64)
             if reading.job.score is not None:
                 logits = self.model.forward_drafted(pieces)
@@ -317,20 +320,17 @@ class Scheduler:
                 last = self.model.forward(ids, reading.state, logits=kind, cancel=reading.job.cancelled.is_set)
         seconds = time.perf_counter() - start
         if reading is not None:
-            self._adapt(seconds, num_read, bool(writing))
-        plain_s = seconds - drafting_s
-        if reading is None:
-            plain_s = self.costs.note(len(writing), sum(map(len, drafts)), seconds, drafting_s)
+            self._adapt(seconds, num_read, others_wait)
+            step_s, plain_s = seconds - drafting_s, self.costs.skip(len(writing)) or seconds - drafting_s
+        else:
+            step_s = plain_s = self.costs.note(len(writing), sum(map(len, drafts)), seconds, drafting_s)
         for run, rows, drafted in zip(writing, logits, drafts, strict=True):
             run.job.decode_s += seconds
-            run.job.drafting.step((draft.source for draft in drafted), plain_s)
+            run.job.drafting.step((draft.source for draft in drafted), step_s, plain_s)
             self._advance(run, Rows(rows, drafted))
         if reading is not None:
             reading.job.prefill_s += seconds
             self._has_read(reading, num_read, last)
-
-    def _may_draft(self, run: _Run) -> bool:
-        return self._new_drafter is not None and not run.drafts_nothing and not run.effort.is_spent
 
     def _drafts(self, run: _Run, prices: Prices, num_answers: int) -> list[Draft]:
         """Tokens to read behind the run's own, in case that they come next. What fails here costs the answer its
