@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from a3b.cli import main
-from a3b.commands.dialogue import Printer
+from a3b.commands.dialogue import Printer, speed
 from a3b.engine.engine import nano_directory
-from a3b.interface.events import TextDelta, ThinkingDelta
+from a3b.interface.events import DraftCount, Finished, Speculation, TextDelta, ThinkingDelta, Usage
 from tests.support.checkpoint_files import write_checkpoint
 from tests.support.paths import DATA
 from tests.support.terminals import Terminal
@@ -316,3 +316,12 @@ def test_info_of_a_scaled_config_names_its_own_limit(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["info", str(tmp_path)]) == 0
     assert "context       8,192 tokens, YaRN factor 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [({}, "3 read, 9 written (0 thinking)"), ({"mtp": (8, 5)}, "3 read, 9 written (0 thinking), 5 of 8 drafts right")],
+)
+def test_the_line_after_an_answer_tells_what_became_of_its_drafts(sources, told):
+    drafts = Speculation(4, 1.0, {name: DraftCount(*counts) for name, counts in sources.items()})
+    assert speed(Finished("stop", Usage(prompt_tokens=3, completion_tokens=9, speculation=drafts))) == told

@@ -210,6 +210,8 @@ def speed(finished: Finished) -> str:
     parts.append(f"{u.completion_tokens} written ({u.thinking_tokens} thinking)")
     if u.decode_s > 0:
         parts[1] += f" at {u.completion_tokens / u.decode_s:,.0f} tokens/s"
+    if u.speculation.drafted:
+        parts.append(f"{u.speculation.accepted:,} of {u.speculation.drafted:,} drafts right")
     if finished.reason in ("length", "cancelled"):
         parts.append({"length": "stopped at the token limit", "cancelled": "stopped by you"}[finished.reason])
     return ", ".join(parts)
