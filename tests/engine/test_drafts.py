@@ -26,6 +26,7 @@ from a3b.kernels import _native, kv, open_kernels
 from a3b.model.config_reader import config_from_dict
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
+from a3b.model.state import State
 from a3b.server.app import create_app
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support import traced_server
@@ -112,14 +113,28 @@ def special(one: Engine) -> list[int]:
 def kept(server: Server, line: dict, namespace: str = "") -> tuple:
     """What the cache has of an answer: how many tokens, and every number of the state."""
     found = server.cache.sync(namespace, line["prompt"] + line["sampled"])
-    state, Dh = found.state, server.engine.config.head_dim
-    pages = [
-        part.swapaxes(1, 2).reshape(-1, part.shape[1], Dh)[: state.num_tokens]
-        for layer in range(2)
-        for segment in state.segments(layer)
-        for part in kv.load("q8", *segment, Dh)
-    ]
-    return found.reused, state.conv.tobytes(), state.delta.tobytes(), *(page.tobytes() for page in pages)
+    state = found.state
+    pages = [page for layer in range(2) for page in pages_of(server, state, layer)]
+    return found.reused, state.conv.tobytes(), state.delta.tobytes(), *pages
+
+
+def pages_of(server: Server, state: State, layer: int) -> list[bytes]:
+    """Keys and values of a layer."""
+    Dh = server.engine.config.head_dim
+    parts = [part for segment in state.segments(layer) for part in kv.load("q8", *segment, Dh)]
+    return [part.swapaxes(1, 2).reshape(-1, part.shape[1], Dh)[: state.num_tokens].tobytes() for part in parts]
+
+
+def kept_of_module(server: Server, line: dict) -> tuple[list, list]:
+    """What the MTP module has of an answer in the cache, and what it has after reading the same tokens at once."""
+    ids, model = line["prompt"] + line["sampled"], server.engine.model
+    found = server.cache.sync("", ids)
+    cold = model.new_state()
+    model.forward(np.array(ids[: found.reused]), cold, "none")
+    for state in (found.state, cold):
+        state.snapshot()  # all tokens are taken in
+    stored, read = ([s.hidden.tobytes(), *pages_of(server, s, model.mtp.attention.index)] for s in (found.state, cold))
+    return stored, read
 
 
 @cache
@@ -176,6 +191,9 @@ def test_drafts_change_nothing_that_a_client_is_told_nor_what_is_stored(isa: str
             assert told(asyncio.run(server.events(request))) == events, case
             assert server.lines()[0]["sampled"] == line["sampled"], case
             assert kept(server, line) == state, case
+            if "mtp" in kind and case != "scored":  # what is scored is not stored
+                stored, read = kept_of_module(server, line)
+                assert stored == read and len(stored) > 1, case
         if kind == "right" and len(line["sampled"]) > 8:
             assert made[0].num_asked < len(line["sampled"]) / 2, (case, "drafts were kept")
 
