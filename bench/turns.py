@@ -54,9 +54,7 @@ class Row:
     seconds: float  # until the answer was there
     read_s: float  # of them for the prompt
     note: str = ""
-    start_s: float = (
-        0  # before them, until a server that had to be started was ready; weights it loads later are in read_s
-    )
+    start_s: float = 0  # before them, until a server that was started for it was ready
 
 
 @dataclass

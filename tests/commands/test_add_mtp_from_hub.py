@@ -18,18 +18,9 @@ from tests.support.gguf_files import write_gguf
 from tests.support.hub_fixture import fake_hub
 from tests.support.hub_server import REPO
 
-pytestmark = pytest.mark.slow  # starts servers
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hub_session")]  # starts servers
 
 LARGE = {**packing_files.SIZES, "layers": 8, "V": 4096}  # whose module is a small part of it
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session():
-    """One client of huggingface_hub for all tests: making one reads all certificates."""
-    yield
-    from huggingface_hub.utils import close_session
-
-    close_session()
 
 
 @pytest.fixture

@@ -18,16 +18,10 @@ from tests.support.hub_fixture import fake_hub
 from tests.support.hub_server import COMMIT, REPO
 from tests.support.pulling import SHARD, WANTED, here, model_files, noise, parts, pull, refused
 
-pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session():
-    """One client of huggingface_hub for all tests: making one reads all certificates."""
-    yield
-    from huggingface_hub.utils import close_session
-
-    close_session()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("hub_session"),
+]  # starts servers or commands, or computes for seconds
 
 
 @pytest.fixture

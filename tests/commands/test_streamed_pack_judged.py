@@ -28,19 +28,13 @@ from tests.support.streamed_packs import (
     take_small_steps,
 )
 
-pytestmark = pytest.mark.slow  # starts servers or commands, or computes for seconds
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("hub_session"),
+]  # starts servers or commands, or computes for seconds
 
 WEIGHTS = "model.safetensors"
 HEADER_REQUESTS = 16  # of a file: it is fetched in steps that double
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session():
-    """One client of huggingface_hub for all tests: making one reads all certificates."""
-    yield
-    from huggingface_hub.utils import close_session
-
-    close_session()
 
 
 @pytest.fixture

@@ -22,15 +22,15 @@ from a3b.errors import LogitsError
 from a3b.formats.checkpoint import Checkpoint
 from a3b.interface.events import Finished, TextDelta, ThinkingDelta
 from a3b.interface.request import Request
-from a3b.kernels import _native, kv, open_kernels
+from a3b.kernels import _native, open_kernels
 from a3b.model.config_reader import config_from_dict
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
-from a3b.model.state import State
 from a3b.server.app import create_app
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support import traced_server
 from tests.support.drafters import scripted, told
+from tests.support.kept_answers import kept, kept_of_module
 from tests.support.random_model import NANO, config_dict, model_weights, random_tensors
 from tests.support.serving import ask
 from tests.support.traced_server import TOOL, Server, bare, user
@@ -108,33 +108,6 @@ def loaded(isa: str, has_mtp: bool) -> Engine:
 def special(one: Engine) -> list[int]:
     names = ("<|im_end|>", "<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
     return [*map(one.tokenizer.control_id, names), *one.tokenizer.encode_text("\n"), 0]
-
-
-def kept(server: Server, line: dict, namespace: str = "") -> tuple:
-    """What the cache has of an answer: how many tokens, and every number of the state."""
-    found = server.cache.sync(namespace, line["prompt"] + line["sampled"])
-    state = found.state
-    pages = [page for layer in range(2) for page in pages_of(server, state, layer)]
-    return found.reused, state.conv.tobytes(), state.delta.tobytes(), *pages
-
-
-def pages_of(server: Server, state: State, layer: int) -> list[bytes]:
-    """Keys and values of a layer."""
-    Dh = server.engine.config.head_dim
-    parts = [part for segment in state.segments(layer) for part in kv.load("q8", *segment, Dh)]
-    return [part.swapaxes(1, 2).reshape(-1, part.shape[1], Dh)[: state.num_tokens].tobytes() for part in parts]
-
-
-def kept_of_module(server: Server, line: dict) -> tuple[list, list]:
-    """What the MTP module has of an answer in the cache, and what it has after reading the same tokens at once."""
-    ids, model = line["prompt"] + line["sampled"], server.engine.model
-    found = server.cache.sync("", ids)
-    cold = model.new_state()
-    model.forward(np.array(ids[: found.reused]), cold, "none")
-    for state in (found.state, cold):
-        state.snapshot()  # all tokens are taken in
-    stored, read = ([s.hidden.tobytes(), *pages_of(server, s, model.mtp.attention.index)] for s in (found.state, cold))
-    return stored, read
 
 
 @cache
