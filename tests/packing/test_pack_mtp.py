@@ -385,5 +385,7 @@ def test_a_gguf_that_only_names_the_module_is_packed_without_it(tmp_path):
         for name in [name for name in tensors if name.startswith(LAST)]:
             del tensors[name]
 
-    source = open_source(gguf_with(tmp_path, change))
+    path = gguf_with(tmp_path, change)
+    source = open_source(path)
     assert source.weights.mtp is None and any("has no MTP tensors" in note for note in source.notes)
+    assert info.describe(str(path), None)["beside_the_text_model"]["mtp"] == plan.find(str(path))[0].mtp_layers == 0

@@ -10,7 +10,7 @@ of the transforms: Qwen3NextModel and Qwen3_5MoeModel of llama.cpp's converter."
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,13 @@ def open_gguf(path: Path, tokenizer: Path | None, mtp: bool = True, deferred: li
 
 
 def describe_gguf(path: Path) -> tuple[ModelConfig, list[GgufFile]]:
-    """The config and the files of a model, every tensor checked; matrices are not read. Raises CheckpointError."""
+    """The config and the files of a model, every tensor checked; matrices are not read. Raises CheckpointError.
+
+    The config has an MTP module where the files have one, whatever their metadata says."""
     _, config, reader = _opened(path)
     reader.model(config)
-    return config, reader.files
+    has_module = any(reader.is_mtp(name, config) for name in reader.owner)
+    return config if has_module else replace(config, mtp_layers=0), reader.files
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], ModelConfig, _Reader]:
