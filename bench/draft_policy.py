@@ -39,7 +39,7 @@ class Simulated(MtpGuesses):
     """Guesses that are right as often as `rates` say, by their place."""
 
     def __init__(self, known: MtpOdds, costs: StepCosts, rates: Sequence[float], rng: random.Random):
-        super().__init__(SimpleNamespace(frequent=None), (), known)  # type: ignore[arg-type]
+        super().__init__(SimpleNamespace(frequent=None, default_head=None), (), known)  # type: ignore[arg-type]
         self._costs, self._rates, self._rng = costs, rates, rng
         self._next_id = 1
         self.num_read = 0  # tokens that the module read in this step

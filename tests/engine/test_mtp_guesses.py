@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ class Text:
     def may_follow(self, token: int) -> bool:
         return True
 
-    def guess(self, logits: np.ndarray, ahead: int, among: np.ndarray | None = None) -> int:
-        return int(logits.argmax())
+    def guess(self, logits: np.ndarray, ids: np.ndarray, ahead: int) -> int:
+        return int(ids[logits.argmax()])
 
 
 class Chain:
@@ -41,7 +42,7 @@ class Chain:
         self.read.append(token)
         self.module.num_read += 1
 
-    def logits(self, extra: object = None) -> np.ndarray:
+    def logits(self, head: object) -> np.ndarray:
         token, margin = self.module.next(self.read)
         found = np.zeros(V, np.float32)
         found[token] = margin
@@ -53,14 +54,15 @@ class Module:
 
     def __init__(self, next, frequent=None):
         self.next, self.frequent, self.num_read = next, frequent, 0
-        self.heads: list[np.ndarray] = []
+        self.default_head = SimpleNamespace(ids=np.arange(V))
+        self.heads: list[np.ndarray] = []  # tokens that joined the default one
 
     def chain(self, state: object) -> Chain:
         return Chain(self)
 
-    def head(self, ids: np.ndarray) -> object:
+    def head_with(self, ids: np.ndarray) -> object:
         self.heads.append(ids)
-        return ids
+        return SimpleNamespace(ids=ids)
 
 
 def tokens_of(drafter: ContextDrafter, answer: Answer, most: int, prices: Prices) -> list[int]:
@@ -180,15 +182,14 @@ def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
     guesses.learn([5000], [])
     assert len(module.heads[-1]) == NEW_IDS + 2
     guesses.learn(list(range(10_000, 10_000 + MAX_IDS)), [])
-    assert np.flatnonzero(guesses._rare.among[100:]).tolist() == (module.heads[-1] - 100).tolist()
     assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
     guesses.learn([10_000, *range(20_000, 20_000 + NEW_IDS)], [])  # one that is seen again is one of the latest
     assert 10_000 in module.heads[-1] and 10_001 not in module.heads[-1]
 
 
 def test_a_probability_is_that_of_the_tokens_that_have_logits():
-    logits = np.array([1.0, -np.inf, 3.0, 2.0], np.float32)
+    logits, ids = np.array([1.0, 3.0, 2.0], np.float32), np.array([7, 20, 300])
     expected = np.exp(logits) / np.exp(logits).sum()
-    assert [probability(logits, i) for i in (0, 2, 3)] == pytest.approx(expected[[0, 2, 3]], rel=1e-5)
-    assert probability(np.array([-500.0, 500.0], np.float32), 0) < 1e-30
+    assert [probability(logits, ids, token) for token in ids] == pytest.approx(expected, rel=1e-5)
+    assert probability(np.array([-500.0, 500.0], np.float32), ids[:2], 7) < 1e-30
     assert len(BUCKETS) == 8

@@ -427,3 +427,44 @@ def test_logprobs_can_have_no_alternatives_or_all():
     sampler = Sampler(SamplingParams(**PLAIN), 4)
     assert sampler.logprobs(np.zeros(4, np.float32), 2, 0) == (-math.log(4), [])
     assert len(sampler.logprobs(np.zeros(4, np.float32), 2, 99)[1]) == 4
+
+
+# Guesses from logits of some tokens
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 0.0},
+        {"top_k": 9, "temperature": 1.5},
+        {"top_p": 0.7, "min_p": 0.01},
+        {"repetition_penalty": 1.4, "presence_penalty": 0.6, "frequency_penalty": 0.3},
+        {"logit_bias": [(7, 3.0), (40, -100), (12, 2.0)]},
+    ],
+    ids=lambda params: "-".join(params) or "plain",
+)
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_guess_among_some_tokens_is_the_draw_with_all_others_barred(params: dict, is_masked: bool):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=60).astype(np.float32)
+    ids = np.unique([*rng.choice(60, 25, replace=False), 7, 55])  # the vocabulary ends at 50
+    mask = rng.random(50) < 0.5 if is_masked else np.ones(50, bool)
+    among = mask.copy()
+    among[np.setdiff1d(np.arange(50), ids)] = False
+    counts = TokenCounts(50, [3, 7, 9])
+    for token in (7, 7, 20):
+        counts.add(token)
+    sampler = Sampler(SamplingParams(**{**PLAIN, **params}), 50)
+    found = [sampler.guess(logits[ids], ids, counts, at, mask if is_masked else None) for at in range(200)]
+    assert found == [sampler.sample(logits, counts, at, among) for at in range(200)]
+    assert len(set(found)) > 2 or params.get("temperature") == 0
+
+
+def test_a_guess_where_none_of_the_tokens_is_allowed_is_any_of_them():
+    logits, ids, mask = np.array([1.0, 9.0, 2.0], np.float32), np.array([2, 5, 6]), np.zeros(8, bool)
+    mask[3] = True
+    sampler = Sampler(SamplingParams(temperature=0.0), 8)
+    assert sampler.guess(logits, ids, TokenCounts(8), 0, mask) == 5
+    with pytest.raises(LogitsError):
+        sampler.guess(np.full(3, np.nan, np.float32), ids, TokenCounts(8), 0, None)

@@ -138,16 +138,20 @@ def test_kernels_guess_what_the_twins_guess(kind: str, isa: str):
     assert np.abs(found - expected).max() < 1e-4 * expected.std()
 
 
-def test_the_head_guesses_some_tokens_with_the_numbers_of_all():
+def test_heads_guess_some_tokens_with_the_numbers_of_all():
     m = model("tiled")
     state = m.new_state()
     m.forward(ids_of("tiled", 9), state)
-    chain, some = m.mtp.chain(state), np.array([90, 3, 17, 4, 55])
+    chain, some, others = m.mtp.chain(state), np.array([3, 4, 17, 55, 90]), np.array([5, 18, 60])
     chain.add(1)
-    whole, part = chain.logits(), np.full(SIZES["V"], -np.inf, np.float32)
-    m.mtp.head(some)(chain._hidden, part)
-    np.testing.assert_array_equal(part[some], whole[some])
-    assert np.isneginf(np.delete(part, some)).all()
+    whole, head = chain.logits(), m.mtp.head(some)
+    assert m.mtp.default_head.ids.tolist() == list(range(SIZES["V"])) and len(whole) == SIZES["V"]
+    np.testing.assert_array_equal(chain.logits(head), whole[some])
+    m.mtp.default_head = head
+    np.testing.assert_array_equal(chain.logits(), whole[some])
+    both = m.mtp.head_with(others)
+    assert both.ids.tolist() == sorted([*some, *others])
+    np.testing.assert_array_equal(chain.logits(both), whole[both.ids])
 
 
 def test_a_state_of_a_model_without_the_module_is_refused():

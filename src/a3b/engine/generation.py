@@ -159,20 +159,17 @@ class Generation:
             return True
         return allowed is None or bool(allowed[token])
 
-    def guess(self, logits: np.ndarray, ahead: int, among: np.ndarray | None = None) -> int:
-        """What would be drawn so many tokens further on from these logits, with the draw of that place.
+    def guess(self, logits: np.ndarray, ids: np.ndarray, ahead: int) -> int:
+        """What would be drawn so many tokens further on from logits float32 [n] of the tokens `ids`, int64 [n], rising,
+        with the draw of that place.
 
-        What earlier tokens change in penalties and constraints is left out: it is for drafts. among: bool [V], the
-        tokens that have logits, None for all. Never waits. Raises LogitsError."""
+        What earlier tokens change in penalties and constraints is left out: it is for drafts. Never waits. Raises
+        LogitsError."""
         try:
             allowed = None if ahead or self.computing is not None else self._allowed()
         except UsageError:  # which `choose` will raise
             allowed = None
-        if among is not None:
-            among = among[: self.tokenizer.num_tokens]
-            both = among if allowed is None else among & allowed
-            allowed = both if both.any() else among
-        return self._sampler.sample(logits, self._counts, self.num_prompt + len(self.sampled) + ahead, allowed)
+        return self._sampler.guess(logits, ids, self._counts, self.num_prompt + len(self.sampled) + ahead, allowed)
 
     def start(self) -> list[Event]:
         """What is forced before anything is sampled: the model then has to read `feed` first."""

@@ -13,7 +13,7 @@ import numpy as np
 from a3b.engine.draft_prices import MEMORY, Odds, Prices
 from a3b.engine.drafts import Answer
 from a3b.interface.events import DraftSource
-from a3b.model.mtp import DraftChain, DraftHead, MtpModule
+from a3b.model.mtp import DraftChain, MtpModule
 
 DEPTHS = (0.8, 0.7, 0.6, 0.5, 0.45, 0.4)  # how likely a guess is right before anything is known, by its place
 BUCKETS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # the same by the probability that the module gives to it
@@ -93,9 +93,9 @@ class MtpGuesses:
         num = len(self._behind)
         for token in self._behind:
             self._chain.add(token)
-        logits = self._chain.logits(self._rare.head)
-        token = self._answer.generation.guess(logits, self._place, self._rare.among)
-        bucket = min(int(probability(logits, token) * len(BUCKETS)), len(BUCKETS) - 1)
+        logits, ids = self._chain.logits(self._rare.head), self._rare.head.ids
+        token = self._answer.generation.guess(logits, ids, self._place)
+        bucket = min(int(probability(logits, ids, token) * len(BUCKETS)), len(BUCKETS) - 1)
         self._note_seconds(num, time.perf_counter() - start)
         self._asked.append(_Asked(self._place, bucket, token))
         self._behind = []
@@ -132,10 +132,9 @@ class _RareIds:
 
     def __init__(self, module: MtpModule, ids: Sequence[int]):
         self._module, self._known = module, module.frequent
-        self.among = self._known  # bool [V]: tokens that have logits, None: all have
+        self.head = module.default_head
         self._ids: dict[int, None] = {}  # in the order of their last occurrence
         self._new = 0
-        self.head: DraftHead | None = None
         self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
@@ -146,15 +145,13 @@ class _RareIds:
                 self._new += token not in self._ids
                 self._ids.pop(token, None)
                 self._ids[token] = None
-        if self._new >= NEW_IDS or (self._new and self.head is None):
+        if self._new >= NEW_IDS or (self._new and self.head is self._module.default_head):
             for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
                 del self._ids[token]
-            rare = np.array(sorted(self._ids))
-            self.head, self._new = self._module.head(rare), 0
-            self.among = self._known.copy()
-            self.among[rare] = True
+            self.head, self._new = self._module.head_with(np.array(sorted(self._ids))), 0
 
 
-def probability(logits: np.ndarray, token: int) -> float:
-    """Of a token among those that have logits."""
-    return 1.0 / float(np.exp(np.minimum(logits - logits[token], 80.0)).sum())
+def probability(logits: np.ndarray, ids: np.ndarray, token: int) -> float:
+    """Of one of the tokens `ids`, rising, with these logits."""
+    chosen = logits[np.searchsorted(ids, token)]
+    return 1.0 / float(np.exp(np.minimum(logits - chosen, 80.0)).sum())

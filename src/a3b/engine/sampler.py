@@ -128,10 +128,28 @@ class Sampler:
         logits: float32 [V], V >= num_tokens, not changed. counts: needed only if a penalty is on. allowed: bool
         [num_tokens], the tokens to choose from, None for all. Raises LogitsError on NaN, on +inf and if no token is
         possible (all -inf, or none allowed)."""
-        params = self.params
         if logits.ndim != 1 or len(logits) < self.num_tokens:
             raise LogitsError(f"logits: shape {logits.shape}; expected [V] with V of at least {self.num_tokens}")
-        scores, chosen_from = self._scores(logits, counts, allowed)
+        return self._drawn(*self._scores(logits, counts, allowed), position)
+
+    def guess(
+        self, logits: np.ndarray, ids: np.ndarray, counts: TokenCounts, position: int, allowed: np.ndarray | None
+    ) -> int:
+        """As `sample`, from logits float32 [n] of the tokens `ids`, int64 [n], rising, alone; from all of them if none
+        is allowed."""
+        num = int(np.searchsorted(ids, self.num_tokens))
+        scores, ids = logits[:num], ids[:num]
+        if self._has_penalties or len(self._biased):
+            whole = np.full(self.num_tokens, -np.inf, np.float32)
+            whole[ids] = scores
+            scores = self._penalise(whole, counts)[ids]
+        if allowed is not None and (may := allowed[ids]).any():
+            scores, ids = scores[may], ids[may]
+        return self._drawn(scores, ids, position)
+
+    def _drawn(self, scores: np.ndarray, chosen_from: np.ndarray, position: int) -> int:
+        """One of some tokens, int64 [n], rising, by scores float32 [n]."""
+        params = self.params
         if not len(scores):
             raise LogitsError(f"logits at position {position}: no token is allowed; expected a mask that leaves one")
         best = scores.max()
@@ -182,6 +200,11 @@ class Sampler:
         ids = np.flatnonzero(allowed)  # what is gone costs nothing in the cuts
         return scores[ids], ids
 
+    @property
+    def _has_penalties(self) -> bool:
+        params = self.params
+        return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+
     def _penalise(self, scores: np.ndarray, counts: TokenCounts | None) -> np.ndarray:
         """Logits after biases and penalties; the caller's array is left alone.
 
@@ -193,7 +216,7 @@ class Sampler:
         if len(self._biased):
             scores = scores.copy()
             scores[self._biased] += self._bias
-        if repetition == 1 and params.presence_penalty == 0 and params.frequency_penalty == 0:
+        if not self._has_penalties:
             return scores
         if counts is None:
             raise UsageError("counts: None; expected TokenCounts, because a penalty is on")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from a3b.errors import TensorError
+from a3b.errors import TensorError, UsageError
 from a3b.formats.tiles import Tiles
 from a3b.kernels import Kernels, LinearOp
 from a3b.model.config import ModelConfig
@@ -35,7 +35,7 @@ class MtpModule:
         a, eps, layer = config.axes, config.norm_eps, mtp.layer
         if not isinstance(layer.mixer, AttentionWeights):
             raise TensorError("mtp: found a delta net; expected a layer of attention")
-        self._k, self._num_ids, self._lm_head = k, config.vocab_size, weights.lm_head
+        self._k, self._lm_head = k, weights.lm_head
         self._embed = k.bind_embed(weights.embed, config.vocab_size, a.D)
         self._norms = [k.bind_norm(norm, eps) for norm in (mtp.embedding_norm, mtp.hidden_norm)]
         self._join = k.bind_linear([("MTP fc", mtp.fc)], 2 * a.D)
@@ -55,11 +55,21 @@ class MtpModule:
         self.default_head = self.head(frequent)
 
     def head(self, ids: np.ndarray | None) -> DraftHead:
-        """Logits of some tokens, or (None) of all of them."""
-        matrix = self._lm_head
-        if ids is not None and isinstance(matrix, np.ndarray | Tiles):
-            matrix = rows_of(matrix, ids)
-        return DraftHead(self._k.bind_linear([("lm_head", matrix)], matrix.shape[1]), ids)
+        """Logits of some tokens, int64 [n], rising; or (None) of all of them."""
+        if ids is None:
+            ids, matrix = np.arange(self._lm_head.shape[0]), self._lm_head
+        else:
+            matrix = self._rows(ids)
+        return DraftHead(ids, [self._k.bind_linear([("lm_head", matrix)], matrix.shape[1])])
+
+    def head_with(self, ids: np.ndarray) -> DraftHead:
+        """The default head and other tokens, int64 [n]."""
+        return self.default_head.joined(self.head(ids))
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray | Tiles:
+        if not isinstance(self._lm_head, np.ndarray | Tiles):
+            raise UsageError("lm_head is mapped: it has no rows to copy")
+        return rows_of(self._lm_head, ids)
 
     def follow(self, ids: np.ndarray, h: np.ndarray, spans: Sequence[Span]) -> None:
         """Note a step's tokens, or take them in if they are many. h float32 [T, D]: the model's rows before its final
@@ -114,18 +124,22 @@ class MtpModule:
 
 
 class DraftHead:
-    """Logits of some tokens, or of all."""
+    """Logits of some tokens, or of all. ids: int64 [n], rising."""
 
-    def __init__(self, project: LinearOp, ids: np.ndarray | None):
-        self._project, self.ids = project, ids
+    def __init__(self, ids: np.ndarray, projections: Sequence[LinearOp], order: np.ndarray | None = None):
+        """order: int64 [n], places of the tokens in what the projections give one after the other; None: as it is."""
+        self.ids, self._projections, self._order = ids, projections, order
 
-    def __call__(self, m: np.ndarray, out: np.ndarray) -> None:
-        """m float32 [D]; writes their logits into out, float32 [V]."""
-        found = self._project(m[None])[0]
-        if self.ids is None:
-            out[: len(found)] = found
-        else:
-            out[self.ids] = found
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """m float32 [D] -> logits float32 [n]."""
+        logits = np.concatenate([project(m[None])[0] for project in self._projections])
+        return logits if self._order is None else logits[self._order]
+
+    def joined(self, other: DraftHead) -> DraftHead:
+        """With the tokens of another head, neither of them joined before and without tokens in common."""
+        ids = np.concatenate((self.ids, other.ids))
+        order = np.argsort(ids)
+        return DraftHead(ids[order], [*self._projections, *other._projections], order)
 
 
 class DraftChain:
@@ -144,15 +158,10 @@ class DraftChain:
         self._hidden = self._module.step(token, self._hidden, self._state, self._position)
         self._position += 1
 
-    def logits(self, extra: DraftHead | None = None) -> np.ndarray:
-        """Of what follows the tokens read so far: float32 [V], -inf for tokens that are not guessed.
-
-        extra: for tokens beside the frequent ones. At least one token was read."""
-        out = np.full(self._module._num_ids, -np.inf, np.float32)
-        for head in (self._module.default_head, extra):
-            if head is not None:
-                head(self._hidden, out)
-        return out
+    def logits(self, head: DraftHead | None = None) -> np.ndarray:
+        """Of what follows the tokens read so far, at least one: float32 [n], of the tokens that the head has; None:
+        the module's default head."""
+        return (head or self._module.default_head)(self._hidden)
 
 
 def rows_of(matrix: np.ndarray | Tiles, ids: np.ndarray) -> np.ndarray | Tiles:
