@@ -1,15 +1,17 @@
 """What drafting costs where it cannot gain, and what it gains where an answer copies.
 
-    python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--only PART] [--json]
+    python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--depth 64] [--busy]
+                           [--only PART] [--json]
 
 In one process, in interleaved pairs, with drafts and without, where the model has no MTP module either. Answers are
-dictated: every token is computed and chosen as always, and another one taken. `lies`: every draft is wrong, and looks
-as if it were right. `busy`: the same beside a process that computes. `mtp`: drafts of an MTP module of random numbers,
-which are wrong. `edit`: a file of Python is written again with small changes.
+dictated: every token is computed and chosen as always, and another one taken. `lies`: all text that repeats is wrong,
+and looks as if it were right. `mtp`: the MTP module is asked, and says what is wrong as if it were certain. `edit`: a
+file of Python is written again with small changes. --busy: beside a process that computes.
 
 Cost by steps: seconds that steps took longer than those without drafts, and for finding drafts, over all, once each
-answer has 64 tokens. Cost by the clock: seconds a token with drafts over seconds without, all of the answer. The
-models: a3b-nano, and a random one that reads some 50 million numbers a token, or that of --model."""
+answer has 64 tokens. Cost by the clock: seconds a token with drafts over seconds without, all of the answer; `spread`:
+the middle half of the pairs. The models: a3b-nano, and a random one that reads some 50 million numbers a token, or that
+of --model."""
 
 from __future__ import annotations
 
@@ -36,6 +38,7 @@ from a3b.engine.draft_sources import LONG_MEMORY, MAX_MATCH, ContextDrafter, Rep
 from a3b.engine.drafts import Drafter
 from a3b.engine.engine import Engine
 from a3b.engine.generation import Generation, Sampled
+from a3b.engine.mtp_guesses import BUCKETS, Guess, MtpGuesses, MtpOdds
 from a3b.engine.scheduler import Scheduler
 from a3b.formats.checkpoint import Checkpoint
 from a3b.interface.events import Event, Finished, Started
@@ -45,6 +48,7 @@ from a3b.machine import Machine
 from a3b.model.config_reader import config_from_dict, read_config
 from a3b.model.forward import Model
 from a3b.model.loader import load_weights
+from a3b.model.mtp import MtpModule
 from a3b.prompt.tokenizer import Tokenizer
 from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
 
@@ -53,6 +57,7 @@ RANDOM = "random"
 CACHE_BYTES = 1 << 30
 UNCOUNTED = 64  # tokens of each answer before its steps are counted
 MakeDrafters = Callable[[StepCosts], Callable[[Job], Drafter]]
+Measure = Callable[["Subject", argparse.Namespace, int], dict[str, object]]
 
 
 class Dictated(Generation):
@@ -78,15 +83,38 @@ class Lies(Repeats):
         return Repeat([self.first_wrong + i for i in range(most)], 1 + self.num_asked % MAX_MATCH)
 
 
-def liars(half: int) -> Callable[[Job], Drafter]:
-    """Drafters of ids from `half` on, for answers that have none of them."""
+class CertainGuesses(MtpGuesses):
+    """Asks the module, and says what never comes, as if it were certain."""
+
+    first_wrong = 0
+
+    def guess(self) -> Guess:
+        super().guess()
+        token, bucket = self.first_wrong + self._asked[-1].place, len(BUCKETS) - 1
+        self._asked[-1] = self._asked[-1]._replace(token=token, bucket=bucket)
+        return Guess(token, self._odds.by_probability.of(bucket), "mtp")
+
+
+def lying_text(first_wrong: int, costs: StepCosts) -> Callable[[Job], Drafter]:
+    """Drafters of ids from `first_wrong` on, for answers that have none of them."""
     known, gained = Odds(memory=LONG_MEMORY), Balance(tokens=0.0)
 
     def make(job: Job) -> Drafter:
         made = ContextDrafter(job.ids, known, gained=gained)
         made._repeats = Lies(job.ids)
-        made._repeats.first_wrong = half
+        made._repeats.first_wrong = first_wrong
         return made
+
+    return make
+
+
+def lying_module(module: MtpModule, first_wrong: int, costs: StepCosts) -> Callable[[Job], Drafter]:
+    known, known_mtp, gained = Odds(memory=LONG_MEMORY), MtpOdds.new(memory=LONG_MEMORY), Balance(tokens=0.0)
+
+    def make(job: Job) -> Drafter:
+        mtp = CertainGuesses(module, job.ids, known_mtp, costs.note_guess)
+        mtp.first_wrong = first_wrong
+        return ContextDrafter(job.ids, known, mtp, gained)
 
     return make
 
@@ -212,29 +240,35 @@ def compared(
         "model": subject.name,
         "batch": len(answers),
         "tokens": len(answers[0]),
+        "depth": len(prompt),
         "extra_by_steps": [statistics.median(extras), min(extras), max(extras)],
         "by_the_clock": [statistics.median(ratios), min(ratios), max(ratios)],
+        "spread": statistics.quantiles(ratios, method="inclusive")[::2] if pairs > 1 else [],
         "tokens_per_step": statistics.median(steps),
         "drafted": statistics.median(drafted),
     }
 
 
-def lies(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
-    half = subject.tokenizer.num_tokens // 2
+def wrong(
+    make: Callable[[int, StepCosts], Callable[[Job], Drafter]], subject: Subject, args: argparse.Namespace, batch: int
+) -> dict[str, object]:
+    """Of drafts that `make` makes of ids that neither prompt nor answers have."""
+    half, of = subject.tokenizer.num_tokens // 2, subject.tokenizer
+    usable = [i for i in range(half) if of.control_name(i) is None and of.token_bytes(i)]
     rng = np.random.default_rng(batch)
-    usable = [i for i in range(half) if subject.tokenizer.control_name(i) is None and subject.tokenizer.token_bytes(i)]
-    prompt = rng.choice(usable, args.depth).tolist()
+    prompt = np.random.default_rng(0).choice(usable, args.depth).tolist()  # the same each time, as it is kept
     answers = [rng.choice(usable, args.tokens).tolist() for _ in range(batch)]
-    return compared(subject, prompt, answers, lambda costs: liars(half), args.pairs)
+    return compared(subject, prompt, answers, partial(make, half), args.pairs)
 
 
-def unlearned(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
-    """Of a module that has learned nothing."""
-    rng = np.random.default_rng(batch)
-    ids = range(100, subject.tokenizer.num_tokens)
-    answers = [rng.choice(ids, args.tokens).tolist() for _ in range(batch)]
-    make = partial(drafters, subject.model.mtp)
-    return compared(subject, rng.choice(ids, args.depth).tolist(), answers, make, args.pairs)
+def lies(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
+    return wrong(lying_text, subject, args, batch)
+
+
+def mtp(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
+    if subject.model.mtp is None:
+        raise SystemExit(f"{subject.name}: has no MTP module; add one: a3b pack --add-mtp SRC DIR")
+    return wrong(partial(lying_module, subject.model.mtp), subject, args, batch)
 
 
 def edit(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
@@ -246,13 +280,7 @@ def edit(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, ob
     return compared(subject, prompt, [answer] * batch, partial(drafters, subject.model.mtp), args.pairs)
 
 
-# what is measured, whether beside a neighbour, and whether with any model
-PARTS = {
-    "lies": (lies, False, True),
-    "busy": (lies, True, True),
-    "mtp": (unlearned, False, False),
-    "edit": (edit, False, True),
-}
+PARTS: dict[str, Measure] = {"lies": lies, "mtp": mtp, "edit": edit}
 
 
 @contextmanager
@@ -295,17 +323,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--batches", default="1,4,8")
     parser.add_argument("--depth", type=int, default=64, help="tokens of the prompt before lies")
+    parser.add_argument("--busy", action="store_true", help="beside a process that computes on one core")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     args = parser.parse_args()
+    if args.tokens <= UNCOUNTED:
+        parser.error(f"--tokens {args.tokens}: expected more than the {UNCOUNTED} that are not counted")
     batches = [int(num) for num in args.batches.split(",")]
-    for subject in subjects(args.model):
-        for part, (measure, is_busy, is_learned) in PARTS.items():
-            if args.only not in (None, part) or (not is_learned and subject.name != RANDOM):
-                continue
-            for batch in batches if part == "lies" else batches[:1]:
-                with neighbour() if is_busy else nullcontext():
-                    show(part, measure(subject, args, batch), args.json)
+    with neighbour() if args.busy else nullcontext():
+        for subject in subjects(args.model):
+            for part in [args.only] if args.only else PARTS:
+                for batch in batches if part != "edit" else batches[:1]:
+                    show(part, {**PARTS[part](subject, args, batch), "busy": args.busy}, args.json)
 
 
 def show(part: str, found: dict[str, object], as_json: bool) -> None:
@@ -316,9 +345,11 @@ def show(part: str, found: dict[str, object], as_json: bool) -> None:
         f"{a:.3f} ({b:.3f} to {c:.3f})"
         for a, b, c in (found["extra_by_steps"], found["by_the_clock"])  # type: ignore[misc]
     )
+    middle = " to ".join(f"{ratio:.3f}" for ratio in found["spread"])
     print(
-        f"{part}, {found['model']}, {found['batch']} answers of {found['tokens']}: extra by steps {extra}, "
-        f"clock with / without {clock}, {found['tokens_per_step']:.2f} tokens a step, {found['drafted']:.0f} drafted",
+        f"{part}, {found['model']}, {found['batch']} answers of {found['tokens']} after {found['depth']}"
+        f"{', busy' if found['busy'] else ''}: extra by steps {extra}, clock with / without {clock}, "
+        f"half of them {middle}, {found['tokens_per_step']:.2f} tokens a step, {found['drafted']:.0f} drafted",
         flush=True,
     )
 
