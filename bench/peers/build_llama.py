@@ -2,6 +2,8 @@
 
     python -m bench.peers.build_llama DIRECTORY [--peer] [--no-amx] [--jobs 2]
 
+Sources that lie in DIRECTORY/source already are taken instead: a newer version, for example.
+
 Needs pip, cmake, a C++ compiler and about 1 GB. Afterwards DIRECTORY/bin holds llama-bench, llama-completion,
 llama-perplexity, llama-quantize, llama-server, and llama-logits and llama-steps of ours (logits.cpp, steps.cpp); with
 --peer the llama-bench, llama-server and llama-steps of ik_llama.cpp. What is there already is not done again. --no-amx
