@@ -1,7 +1,7 @@
 """What drafting costs where it cannot gain, and what it gains where an answer copies.
 
     python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--depth 64] [--busy]
-                           [--only PART] [--json]
+                           [--only PART,...] [--json]
 
 In one process, in interleaved pairs, with drafts and without, where the model has no MTP module either. Answers are
 dictated: every token is computed and chosen as always, and another one taken. `lies`: all text that repeats is wrong,
@@ -324,15 +324,17 @@ def main() -> None:
     parser.add_argument("--batches", default="1,4,8")
     parser.add_argument("--depth", type=int, default=64, help="tokens of the prompt before lies")
     parser.add_argument("--busy", action="store_true", help="beside a process that computes on one core")
-    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--only", default=",".join(PARTS), metavar="PART,...", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     args = parser.parse_args()
     if args.tokens <= UNCOUNTED:
         parser.error(f"--tokens {args.tokens}: expected more than the {UNCOUNTED} that are not counted")
-    batches = [int(num) for num in args.batches.split(",")]
+    batches, parts = [int(num) for num in args.batches.split(",")], args.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: expected {', '.join(PARTS)}")
     with neighbour() if args.busy else nullcontext():
         for subject in subjects(args.model):
-            for part in [args.only] if args.only else PARTS:
+            for part in parts:
                 for batch in batches if part != "edit" else batches[:1]:
                     show(part, {**PARTS[part](subject, args, batch), "busy": args.busy}, args.json)
 

@@ -247,12 +247,18 @@ def first_prompt(tokens: int, share: float) -> Judge:
     return judge
 
 
+SOURCES = {"lies": "text", "mtp": "module"}  # of drafts, by part
+
+
 def wrong_drafts(bound: float) -> Judge:
-    """Of `bench.drafts --only lies --json`: what drafts cost that are all wrong, by the steps' measured seconds."""
+    """Of `bench.drafts --only lies,mtp --json`: what drafts cost that are all wrong, by the steps' measured seconds."""
 
     def judge(printed: str) -> Finding:
         found = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-        shares = [(f"{one['model']}, {one['batch']} at a time", one["extra_by_steps"][0]) for one in found]
+        shares = [
+            (f"{one['model']}, {SOURCES[one['part']]}, {one['batch']} at a time", one["extra_by_steps"][0])
+            for one in found
+        ]
         figure = "; ".join(f"{name}: {100 * share:.1f} %" for name, share in shares)
         return Finding(figure, max(share for _, share in shares) <= bound)
 

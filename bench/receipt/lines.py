@@ -241,7 +241,7 @@ LINES = (
     Line(
         "drafts",
         "drafts that are all wrong cost at most 2 % of the steps, of one answer and of eight",
-        "python -m bench.drafts --only lies --batches 1,8 --tokens 144 --json",
+        "python -m bench.drafts --only lies,mtp --batches 1,8 --tokens 144 --json",
         judges.wrong_drafts(0.02),
         300,
         (idle,),

@@ -211,9 +211,12 @@ def test_a_speed_is_not_taken_on_a_busy_machine(monkeypatch, worked, said):
 
 @pytest.mark.parametrize(("shares", "holds"), [((0.013, 0.02), True), ((0.001, 0.021), False)])
 def test_wrong_drafts_are_judged_by_the_dearest_batch(shares, holds):
-    rows = [{"model": "a", "batch": num, "extra_by_steps": [share, 0, 1]} for num, share in enumerate(shares, 1)]
+    parts = {"part": "lies", "model": "a"}
+    rows = [{**parts, "batch": num, "extra_by_steps": [share, 0, 1]} for num, share in enumerate(shares, 1)]
     found = judges.wrong_drafts(0.02)("\n".join(map(json.dumps, rows)))
-    assert found.holds == holds and found.figure.startswith(f"a, 1 at a time: {100 * shares[0]:.1f} %; a, 2")
+    assert found.holds == holds and found.figure.startswith(
+        f"a, text, 1 at a time: {100 * shares[0]:.1f} %; a, text, 2"
+    )
 
 
 def test_tests_without_a_summary_are_no_pass():
