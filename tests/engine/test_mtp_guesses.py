@@ -176,15 +176,45 @@ def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
     frequent[:100] = True
     module = Module(lambda read: (1, 9.0), frequent)
     guesses = MtpGuesses(module, [5, 700, 300, 700])
+
+    def learn(ids) -> None:
+        guesses.learn(ids, [])
+        guesses.begin(Answer(Text(), None, [1]))
+        guesses.guess()
+
+    learn([])
     assert [ids.tolist() for ids in module.heads] == [[300, 700]]
-    guesses.learn(list(range(1000, 1000 + NEW_IDS - 1)), [])
+    learn(list(range(1000, 1000 + NEW_IDS - 1)))
     assert len(module.heads) == 1
-    guesses.learn([5000], [])
+    learn([5000])
     assert len(module.heads[-1]) == NEW_IDS + 2
-    guesses.learn(list(range(10_000, 10_000 + MAX_IDS)), [])
+    learn(list(range(10_000, 10_000 + MAX_IDS)))
     assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
-    guesses.learn([10_000, *range(20_000, 20_000 + NEW_IDS)], [])  # one that is seen again is one of the latest
+    learn([10_000, *range(20_000, 20_000 + MAX_IDS // 2)])  # one that is seen again is one of the latest
     assert 10_000 in module.heads[-1] and 10_001 not in module.heads[-1]
+
+
+def test_rare_tokens_are_copied_for_guesses_only_and_a_bounded_number_of_rows_for_each_new_one():
+    frequent = np.zeros(100_000, bool)
+    module = Module(lambda read: (1, 9.0), frequent)
+    guesses = MtpGuesses(module, range(50_000))
+    for start in range(50_000, 100_000, 32):
+        guesses.learn(range(start, min(start + 32, 100_000)), [])
+    assert module.heads == [] and len(guesses._rare._ids) == MAX_IDS
+    guesses = MtpGuesses(module, [])
+    for start in range(0, 50_000, 32):  # as many as a step has drafts, none of them seen before
+        guesses.learn(range(start, start + 32), [])
+        guesses.begin(Answer(Text(), None, [1]))
+        guesses.guess()
+    assert sum(map(len, module.heads)) <= 16 * 50_000 and len(module.heads[-1]) == MAX_IDS
+
+
+def test_of_a_context_of_many_rare_tokens_the_latest_are_kept_in_the_order_of_their_last_occurrence():
+    rng = np.random.default_rng(4)
+    ids = rng.integers(0, 9000, 60_000).tolist()
+    guesses = MtpGuesses(Module(lambda read: (1, 9.0), np.zeros(9000, bool)), ids)
+    expected = list(dict.fromkeys(reversed(ids)))[:MAX_IDS][::-1]
+    assert list(guesses._rare._ids) == expected
 
 
 def test_a_probability_is_that_of_the_tokens_that_have_logits():

@@ -19,6 +19,7 @@ from a3b.model.mtp import MtpModule
 
 MAX_MATCH = 16  # tokens that are compared; a longer match is no better
 MAX_DRAFTS = 32  # in a step
+BYTES_PER_TOKEN = 40  # at most, of a context of equal tokens while it is searched
 LONG_MEMORY = 0.995  # as for Odds, of what all answers have in common
 
 
@@ -32,7 +33,7 @@ class Repeat(NamedTuple):
 class Repeats:
     """Finds where the last tokens of a context occurred before: the longest match, of several the latest.
 
-    4 bytes and some nanoseconds a token of the context; nothing is indexed, so adding tokens costs nothing."""
+    4 to 8 bytes and some nanoseconds a token of the context; nothing is indexed, so adding tokens costs nothing."""
 
     def __init__(self, ids: Sequence[int]):
         self._ids = np.array(ids, np.int32)

@@ -18,7 +18,9 @@ from a3b.model.mtp import DraftChain, MtpModule
 DEPTHS = (0.8, 0.7, 0.6, 0.5, 0.45, 0.4)  # how likely a guess is right before anything is known, by its place
 BUCKETS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # the same by the probability that the module gives to it
 ASK_EVERY = 64  # steps without a guess after which one is asked for that will not be read
-NEW_IDS = 32  # tokens of the context that are not among the frequent ones until the head takes them in
+# tokens of the context that are not among the frequent ones until the head takes them in: so many, and a share of those
+# that it has, as each time all of them are copied
+NEW_IDS, NEW_SHARE = 32, 1 / 16
 MAX_IDS = 4096  # of those, the latest
 
 
@@ -87,6 +89,7 @@ class MtpGuesses:
         """What comes next."""
         if self._answer is None:
             raise ValueError("guess before begin")
+        self._rare.take_in()
         start = time.perf_counter()
         if self._chain is None:
             self._chain = self._module.chain(self._answer.state)
@@ -133,22 +136,34 @@ class _RareIds:
     def __init__(self, module: MtpModule, ids: Sequence[int]):
         self._module, self._known = module, module.frequent
         self.head = module.default_head
-        self._ids: dict[int, None] = {}  # in the order of their last occurrence
+        self._ids: dict[int, None] = {}  # at most MAX_IDS, in the order of their last occurrence
         self._new = 0
         self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
         if self._known is None:
             return
-        for token in ids:
-            if not self._known[token]:
-                self._new += token not in self._ids
-                self._ids.pop(token, None)
-                self._ids[token] = None
-        if self._new >= NEW_IDS or (self._new and self.head is self._module.default_head):
-            for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
-                del self._ids[token]
+        tokens = np.array(ids, np.int64)
+        for token in _latest(tokens[~self._known[tokens]], MAX_IDS):
+            self._new += token not in self._ids
+            self._ids.pop(token, None)
+            self._ids[token] = None
+        for token in list(self._ids)[: max(0, len(self._ids) - MAX_IDS)]:
+            del self._ids[token]
+
+    def take_in(self) -> None:
+        """Make the head anew if enough of them are not in it. For a guess only: that is most of what they cost."""
+        default = self._module.default_head
+        if self._new and (self.head is default or self._new >= max(NEW_IDS, len(self._ids) * NEW_SHARE)):
+            self.head = default  # the old one is let go before there is another
             self.head, self._new = self._module.head_with(np.array(sorted(self._ids))), 0
+
+
+def _latest(ids: np.ndarray, most: int) -> list[int]:
+    """Each token once, in the order of their last occurrence; of many the last."""
+    tokens, places = np.unique(ids[::-1], return_index=True)
+    found: list[int] = tokens[np.argsort(places)[:most][::-1]].tolist()
+    return found
 
 
 def probability(logits: np.ndarray, ids: np.ndarray, token: int) -> float:

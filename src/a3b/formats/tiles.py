@@ -27,6 +27,7 @@ import numpy.typing as npt
 from a3b.errors import TensorError
 
 TILE_ROWS = 16
+MOVED_ROWS = 1024  # copied at once where a matrix is made of rows of another
 SUPER = 256  # columns of a super-block
 
 
@@ -255,11 +256,14 @@ class Tiles:
         padded = np.zeros(tiles * TILE_ROWS, np.int64)  # row 0 stands for what is padding
         padded[:num] = ids
         out = np.empty((tiles, units, self.format.unit_bytes), np.uint8)
-        for start, stop, size in (*self.format.header_pieces, (header, self.format.unit_bytes, 4)):
-            piece = data[:, :, start:stop].reshape(-1, units, (stop - start) // (TILE_ROWS * size), TILE_ROWS, size)
-            rows = piece[padded // TILE_ROWS, :, :, padded % TILE_ROWS]  # [rows, units, pieces, size]
-            moved = rows.reshape(tiles, TILE_ROWS, units, -1, size).transpose(0, 2, 3, 1, 4)
-            out[:, :, start:stop] = moved.reshape(tiles, units, -1)
+        for first in range(0, tiles, MOVED_ROWS // TILE_ROWS):
+            some = slice(first, first + MOVED_ROWS // TILE_ROWS)
+            tile, row = np.divmod(padded[some.start * TILE_ROWS : some.stop * TILE_ROWS], TILE_ROWS)
+            for start, stop, size in (*self.format.header_pieces, (header, self.format.unit_bytes, 4)):
+                piece = data[:, :, start:stop].reshape(-1, units, (stop - start) // (TILE_ROWS * size), TILE_ROWS, size)
+                rows = piece[tile, :, :, row]  # [rows, units, pieces, size]
+                moved = rows.reshape(-1, TILE_ROWS, units, rows.shape[2], size).transpose(0, 2, 3, 1, 4)
+                out[some, :, start:stop] = moved.reshape(len(moved), units, -1)
         return Tiles(f"{self.name}[{num} rows]", self.format, (num, n), out.reshape(-1))
 
     def expert(self, e: int) -> Tiles:
