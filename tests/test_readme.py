@@ -8,6 +8,7 @@ import pytest
 
 from a3b.commands.choice import Room, choose
 from a3b.commands.memory_fit import room_to_serve
+from a3b.commands.sizes import Use
 from a3b.errors import A3BError
 from a3b.model.known_shapes import shape
 from tests.support.paths import ROOT
@@ -20,13 +21,13 @@ SHOWN, OTHERS = 0.975, 1.5e9  # the share of memory that Linux shows as total, a
 @pytest.mark.parametrize("row", ROW.findall(PAGE), ids=lambda row: f"{row[0]} GB")
 def test_a_row_of_memory_is_what_up_would_choose_there(row):
     memory, preset, stored, context = row
-    config, room = shape("35b-a3b"), Room(int(int(memory) * 2**30 * SHOWN - OTHERS), 10**12)
+    config, room = shape("35b-a3b"), Room(int(int(memory) * 2**30 * SHOWN - OTHERS), 10**12, use=Use(4))
     if not preset:
         with pytest.raises(A3BError):
             choose(config, "the model", room, None, None)
         return
     found = choose(config, "the model", room, None, None)
-    served, _ = room_to_serve(config, found.found.total_bytes, room.memory)
+    served, _ = room_to_serve(config, found.found, room.memory, room.use)
     assert (found.preset, f"{found.found.stored_bytes / 1e9:.1f}") == (preset, stored)
     told, fits = int(context.replace(",", "")), served or config.max_context
     assert fits * 0.95 < told <= fits

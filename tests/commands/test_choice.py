@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from a3b import cli
+from a3b.commands import up
 from a3b.commands.choice import (
     LEAST_CONTEXT,
     SPARE_SHARE,
@@ -15,7 +17,7 @@ from a3b.commands.choice import (
     promise,
 )
 from a3b.commands.plan import Speed
-from a3b.commands.sizes import Sizes, memory_bytes, sizes
+from a3b.commands.sizes import Sizes, Use, memory_bytes, sizes
 from a3b.errors import A3BError
 from a3b.model.known_shapes import shape
 from a3b.packing.presets import PRESETS
@@ -79,7 +81,7 @@ def test_the_three_lines_say_what_where_how_long_and_how_fast():
     work = PackingWork("Qwen3.6-35B-A3B", "Qwen/X", 37 * 10**9, 0, "/home/u/.cache/a3b/models", 8)
     first, second, third = promise(work, choice, CONFIG, room, Speed(80e9, 1900e9))
     assert (
-        first.startswith("Qwen3.6-35B-A3B, balanced: 21.23 GB, and 24.00 GB of memory have room for 139,722 tokens")
+        first.startswith("Qwen3.6-35B-A3B, balanced: 21.23 GB, and 24.00 GB of memory have room for 152,532 tokens")
         and "faithful needs " in first
     )
     assert second.startswith(
@@ -104,3 +106,31 @@ def test_a_context_beyond_the_native_one_is_what_there_is_room_for_if_it_was_ask
     assert chosen(PLENTY).context == CONFIG.max_context
     assert chosen(PLENTY, context=1 << 20).context == 1 << 20
     assert check_own_types(CONFIG, "Model", FOUND["balanced"], Room(PLENTY, PLENTY), 1 << 20).context == 1 << 20
+
+
+def test_what_the_model_is_used_for_decides_too():
+    needed = memory_bytes(CONFIG, FOUND["balanced"], USEFUL_CONTEXT)
+    for use, preset in ((Use(), "balanced"), (Use(2), "fast"), (Use(2, drafts=False), "balanced")):
+        found = choose(CONFIG, "Model", Room(needed, PLENTY, use=use), None, None)
+        assert found.preset == preset
+        assert memory_bytes(CONFIG, found.found, found.context, use) <= needed
+
+
+@pytest.mark.parametrize(
+    ("words", "use"),
+    [
+        (["up", "qwen3.6"], Use(4)),
+        (["up", "qwen3.6", "--parallel", "2", "--drafts", "off"], Use(2, drafts=False)),
+        (["serve", "qwen3.6", "--yes", "--parallel", "3"], Use(3)),
+        (["chat", "qwen3.6", "--yes", "--drafts", "off"], Use(1, drafts=False)),
+    ],
+)
+def test_a_model_is_chosen_for_what_the_command_that_gets_it_will_do(words, use, monkeypatch, tmp_path, capsys):
+    def obtain(name, wish, runtime):
+        raise A3BError(f"for {wish.use}")
+
+    monkeypatch.setattr(up, "obtain", obtain)
+    monkeypatch.setattr(up, "check_port", lambda host, port: None)
+    monkeypatch.setenv("A3B_HOME", str(tmp_path))
+    assert cli.main(words) == 1
+    assert f"for {use}" in capsys.readouterr().err

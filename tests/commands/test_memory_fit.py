@@ -11,8 +11,9 @@ import pytest
 from a3b import cli
 from a3b.commands import memory_fit, serve
 from a3b.commands.choice import LEAST_CONTEXT, USEFUL_CONTEXT
+from a3b.commands.draft_sizes import draft_sizes
 from a3b.commands.memory_fit import fit_to_memory, room_to_serve
-from a3b.commands.sizes import memory_bytes, sizes
+from a3b.commands.sizes import Use, as_packed, kv_bytes_per_token, memory_bytes, sizes, state_bytes
 from a3b.engine.local import MAX_CACHE, MIN_CACHE, cache_bytes
 from a3b.machine import Machine
 from a3b.model.known_shapes import shape
@@ -22,6 +23,7 @@ from a3b.settings import RuntimeConfig
 CONFIG = shape("35b-a3b")
 BALANCED = sizes(CONFIG, PRESETS["balanced"])
 GB = 10**9
+FOUR = Use(4)  # what a server writes at once, unless told otherwise
 
 
 def given(monkeypatch, memory):
@@ -30,17 +32,17 @@ def given(monkeypatch, memory):
 
 
 def test_a_server_leaves_memory_for_sessions_and_no_more_context_than_fits():
-    packed = BALANCED.stored_bytes
-    assert room_to_serve(CONFIG, packed, 64 * GB) == (None, 4 << 30)
-    context, sessions = room_to_serve(CONFIG, packed, memory_bytes(CONFIG, BALANCED, USEFUL_CONTEXT) + (256 << 20))
+    assert room_to_serve(CONFIG, BALANCED, 64 * GB, FOUR) == (None, 4 << 30)
+    memory = memory_bytes(CONFIG, BALANCED, USEFUL_CONTEXT, FOUR) + (256 << 20)
+    context, sessions = room_to_serve(CONFIG, BALANCED, memory, FOUR)
     assert context % 1024 == 0 and LEAST_CONTEXT < context <= USEFUL_CONTEXT and sessions >= 256 << 20
-    assert room_to_serve(CONFIG, packed, packed)[0] == LEAST_CONTEXT
+    assert room_to_serve(CONFIG, BALANCED, BALANCED.stored_bytes, FOUR)[0] == LEAST_CONTEXT
 
 
-@pytest.mark.parametrize("memory", [23, 24, 26, 28, 32, 48])
+@pytest.mark.parametrize("memory", [24, 25, 26, 28, 32, 48])
 def test_weights_context_and_sessions_fit_into_the_memory_together(memory):
-    context, sessions = room_to_serve(CONFIG, BALANCED.stored_bytes, memory * GB)
-    assert memory_bytes(CONFIG, BALANCED, context or CONFIG.max_context) + sessions <= memory * GB
+    context, sessions = room_to_serve(CONFIG, BALANCED, memory * GB, FOUR)
+    assert memory_bytes(CONFIG, BALANCED, context or CONFIG.max_context, FOUR) + sessions <= memory * GB
 
 
 def test_weights_that_are_mapped_and_not_yet_read_are_not_free_for_snapshots(monkeypatch):
@@ -54,11 +56,9 @@ def test_weights_that_are_mapped_and_not_yet_read_are_not_free_for_snapshots(mon
 @pytest.fixture
 def packed(monkeypatch, tmp_path):
     """A directory that says it is the packed 35B model."""
-    drafts = BALANCED.stored_bytes - BALANCED.total_bytes
-    tensors = {
-        name: SimpleNamespace(name=name, num_bytes=size)
-        for name, size in (("weights", BALANCED.total_bytes), ("mtp.norm.weight", drafts))
-    }
+    drafts, head = BALANCED.stored_bytes - BALANCED.total_bytes, BALANCED.head_row_bytes * CONFIG.vocab_size
+    parts = {"weights": BALANCED.total_bytes - head, "lm_head.weight": head, "mtp.norm.weight": drafts}
+    tensors = {name: SimpleNamespace(name=name, num_bytes=size) for name, size in parts.items()}
     monkeypatch.setattr(memory_fit, "read_config", lambda _: CONFIG)
     monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=tensors))
     (tmp_path / memory_fit.MANIFEST).touch()
@@ -67,7 +67,8 @@ def packed(monkeypatch, tmp_path):
 
 def fitted(directory, **options):
     runtime = RuntimeConfig(kv=options.pop("kv", "q8"))
-    args = Namespace(**({"context": None, "cache_ram": None, "drafts": None, "runtime": runtime} | options))
+    usual = {"context": None, "cache_ram": None, "drafts": None, "parallel": 4}
+    args = Namespace(**(usual | options), runtime=runtime)
     fit_to_memory(args, directory)
     return args
 
@@ -75,7 +76,7 @@ def fitted(directory, **options):
 def test_a_server_takes_the_context_that_fits_and_says_so(monkeypatch, packed, capsys):
     given(monkeypatch, 24 * GB)
     args = fitted(packed)
-    assert (args.context, args.cache_ram) == room_to_serve(CONFIG, BALANCED.stored_bytes, 24 * GB)
+    assert (args.context, args.cache_ram) == room_to_serve(CONFIG, BALANCED, 24 * GB, FOUR)
     said = capsys.readouterr().err
     assert said == f"context {args.context:,} of 262,144 tokens, as 24.0 GB of memory are available\n"
 
@@ -97,6 +98,20 @@ def test_a_model_without_an_mtp_module_needs_no_memory_for_one(monkeypatch, pack
     weights = {"weights": SimpleNamespace(name="weights", num_bytes=BALANCED.total_bytes)}
     monkeypatch.setattr(memory_fit.Manifest, "read", lambda _: SimpleNamespace(tensors=weights))
     assert fitted(packed).context > context * 11 // 10
+
+
+def test_each_answer_at_once_takes_memory_from_the_context(monkeypatch, packed, capsys):
+    given(monkeypatch, 24 * GB)
+    one, four = fitted(packed, parallel=1).context, fitted(packed).context
+    each = state_bytes(CONFIG) + draft_sizes(CONFIG, BALANCED.head_row_bytes).answer
+    assert one - four == pytest.approx(0.75 * 3 * each / kv_bytes_per_token(CONFIG), abs=2048)  # sessions get a quarter
+    fitted(packed, parallel=40)
+    assert " tokens, 40 answers at once and " in capsys.readouterr().err
+
+
+def test_what_a_packed_directory_takes_is_what_its_preset_does(packed):
+    tensors = memory_fit.Manifest.read(packed).tensors.values()
+    assert as_packed(CONFIG, tensors) == (CONFIG, replace(BALANCED, token_bytes=0))
 
 
 def test_without_drafts_the_mtp_module_takes_no_memory(monkeypatch, packed):

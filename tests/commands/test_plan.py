@@ -354,3 +354,20 @@ def test_where_nothing_fits_the_next_step_is_said():
     said = "\n".join(plan.lines(plan.describe(shape("35b-a3b"), "35b-a3b", 32768, small, SPEED)))
     assert "no preset fits with 32,768 tokens: fast needs" in said and "which use 17.18 GB" in said
     assert "no preset" not in "\n".join(plan.lines(plan.describe(shape("35b-a3b"), "35b-a3b", 32768, MACHINE, SPEED)))
+
+
+def test_drafts_are_planned_for_unless_they_are_switched_off(quick, monkeypatch, capsys):
+    monkeypatch.setattr(plan.Machine, "read", lambda: MACHINE)
+    found = []
+    for value in ("auto", "off"):
+        monkeypatch.setenv("A3B_DRAFTS", value)
+        assert main(["plan", "--json", "--bandwidth", "80"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["presets"]["balanced"])
+    ahead, plain = found
+    assert plain["drafts_bytes"] == 0 < ahead["drafts_bytes"] and plain["memory_bytes"] < ahead["memory_bytes"]
+    assert plain["longest_context"] > ahead["longest_context"] > 0
+
+
+def test_what_drafts_take_is_said():
+    facts = plan.describe(OFFICIAL, "35b-a3b", 32768, MACHINE, SPEED)
+    assert facts["presets"]["balanced"]["drafts_bytes"] > 0 and ", drafts 0.11 GB" in "\n".join(plan.lines(facts))

@@ -5,13 +5,13 @@ nothing is asked or fetched here. Enter at `choose` and `promise`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from a3b.clients.catalogue import CLIENTS
 from a3b.commands.info import size
 from a3b.commands.plan import Speed as MachineSpeed
 from a3b.commands.plan import decode_seconds, prefill_seconds
-from a3b.commands.sizes import Sizes, longest_context, memory_bytes, sizes
+from a3b.commands.sizes import Sizes, Use, longest_context, memory_bytes, sizes
 from a3b.errors import A3BError
 from a3b.model.config import ModelConfig
 from a3b.model.forward import CHUNK
@@ -33,11 +33,13 @@ SPARE_BYTES = 64_000_000
 
 @dataclass(frozen=True)
 class Room:
-    """What there is for a model, in bytes. spill: what packing needs on the disk beside the result."""
+    """What there is for a model, in bytes. spill: what packing needs on the disk beside the result. use: what the model
+    will be run for."""
 
     memory: int
     disk: int
     spill: int = 0
+    use: Use = field(default_factory=Use)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def choose(config: ModelConfig, title: str, room: Room, preset: str | None, cont
                     f"{better} needs {missing}" if missing else f"{better} would leave little memory to other programs"
                 )
             most = max(config.max_context, context or 0)  # beyond the native length if that was asked for
-            return PresetChoice(best, all_found[best], longest_context(config, all_found[best], room.memory, most), why)
+            fits = longest_context(config, all_found[best], room.memory, most, room.use)
+            return PresetChoice(best, all_found[best], fits, why)
     smallest = next(iter(asked))
     missing = lacking(config, asked[smallest], needs[-1], room)
     others = "" if preset is None else _presets_that_fit(config, all_found, needs[-1], room)
@@ -95,12 +98,12 @@ def check_own_types(config: ModelConfig, title: str, found: Sizes, room: Room, c
     if missing := lacking(config, found, need, room):
         raise A3BError(f"{title}: needs {missing} for {need:,} tokens; {what_fits(room)}")
     most = max(config.max_context, context or 0)
-    return PresetChoice(None, found, longest_context(config, found, room.memory, most), "")
+    return PresetChoice(None, found, longest_context(config, found, room.memory, most, room.use), "")
 
 
 def lacking(config: ModelConfig, found: Sizes, context: int, room: Room) -> str:
     """What is missing for a model with so many tokens, in words; "" if it fits."""
-    memory = memory_bytes(config, found, context) - room.memory
+    memory = memory_bytes(config, found, context, room.use) - room.memory
     disk = found.stored_bytes + room.spill + SPARE_BYTES - room.disk
     words = [f"{size(num)} more {kind}" for num, kind in ((memory, "memory"), (disk, "disk")) if num > 0]
     return " and ".join(words)

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from a3b.commands.choice import PresetChoice, Room, check_own_types, choose
 from a3b.commands.model_names import NamedModel
-from a3b.commands.sizes import Sizes
+from a3b.commands.sizes import as_packed
 from a3b.errors import A3BError, UsageError
 from a3b.formats.gguf import is_gguf, is_model
 from a3b.hub.on_disk import FoundModel
 from a3b.model.known_models import known_model
-from a3b.model.tensor_names import is_mtp
 from a3b.packing.open_source import open_source
 from a3b.packing.plan import bytes_per_token, make_plan
 from a3b.packing.source import Source
@@ -87,9 +86,9 @@ def choice_for(source: Source, title: str, room: Room, preset: str | None, conte
     if preset:
         raise UsageError(f"{title}: its matrices are quantised already and are kept, so it has no preset {preset!r}")
     plan = make_plan(source.config, source.weights, None)
-    run = sum(tensor.num_bytes for tensor in plan.tensors if not is_mtp(tensor.name))
-    found = Sizes(run, bytes_per_token(source.config, plan.tensors), plan.num_bytes)
-    return check_own_types(source.config, title, found, room, context)
+    config, found = as_packed(source.config, plan.tensors)
+    found = replace(found, token_bytes=bytes_per_token(source.config, plan.tensors))
+    return check_own_types(config, title, found, room, context)
 
 
 def quant_of(path: Path) -> str:

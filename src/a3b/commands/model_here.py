@@ -37,9 +37,13 @@ def _elsewhere(name: str, args: Namespace) -> str:
     if named.repo is None:
         return name
     if args.command in ASKING and (args.yes or (named.known and sys.stdin.isatty() and sys.stderr.isatty())):
-        from a3b.commands.up import Wish, obtain  # which needs half of a3b
+        from a3b.commands.dialogue import drafts  # and the next two: half of a3b
+        from a3b.commands.sizes import Use
+        from a3b.commands.up import Wish, obtain
 
-        directory = obtain(name, Wish(args.yes, context=args.context, command=f"a3b up {name} --yes"), args.runtime)
+        use = Use(getattr(args, "parallel", 1), drafts(args))
+        wish = Wish(args.yes, context=args.context, command=f"a3b up {name} --yes", use=use)
+        directory = obtain(name, wish, args.runtime)
         if directory is not None:
             return str(directory)
     if named.known:

@@ -23,6 +23,7 @@ from a3b.commands.model_home import ModelHome
 from a3b.commands.model_names import NamedModel
 from a3b.commands.progress import MILLION, Progress
 from a3b.commands.pull import gguf_models
+from a3b.commands.sizes import Use
 from a3b.commands.streamed_pack import prepare
 from a3b.engine.stored_models import Record
 from a3b.errors import A3BError, CheckpointError, DownloadError, UsageError
@@ -66,11 +67,13 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where jobs are made: the home, how to run, the tokens that must fit, and what is closed at the end."""
+    """Where jobs are made: the home, how to run, the tokens that must fit, what a model is made for, and what is closed
+    at the end."""
 
     home: ModelHome
     runtime: RuntimeConfig
     context: int | None
+    use: Use
     stack: ExitStack
 
     @property
@@ -80,7 +83,7 @@ class Setting:
     def room(self, spill: int = 0) -> Room:
         """Memory and disk for another model."""
         place = next(path for path in (self.home.models, *self.home.models.parents) if path.is_dir())
-        return Room(Machine.read().memory_bytes, shutil.disk_usage(place).free, spill)
+        return Room(Machine.read().memory_bytes, shutil.disk_usage(place).free, spill, self.use)
 
     def lines(self, task: PackingWork, choice: PresetChoice, config: ModelConfig) -> list[str]:
         return promise(task, choice, config, self.room(), predicted(config, self.runtime))

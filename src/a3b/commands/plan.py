@@ -28,7 +28,9 @@ from a3b.commands.model_names import local_model
 from a3b.commands.progress import Progress
 from a3b.commands.sizes import (
     Sizes,
+    Use,
     attention_operations,
+    drafts_of,
     gb,
     kv_bytes_per_token,
     longest_context,
@@ -112,7 +114,8 @@ def run(args: Namespace) -> None:
     speed, note = measure(
         args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE
     )
-    facts = describe(config, name, context, machine, speed) | {"cost": cost(config, name, speed, price)}
+    use = Use(drafts=args.runtime.drafts != "off")
+    facts = describe(config, name, context, machine, speed, use) | {"cost": cost(config, name, speed, price)}
     table = ["", *cost_table(price, facts["cost"]["shapes"])] if price and facts["cost"] else []
     report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts) + table))
     if note:
@@ -250,22 +253,27 @@ def find(model: str | None) -> tuple[ModelConfig, str]:
     return config, name
 
 
-def describe(config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None) -> dict[str, Any]:
+def describe(
+    config: ModelConfig, name: str, context: int, machine: Machine, speed: Speed | None, use: Use | None = None
+) -> dict[str, Any]:
     """Everything the command says but the cost, as plain JSON values. Raises UsageError beyond what RoPE scaling
     reaches."""
+    use = use or Use()
     count, state, scaled = count_parameters(config), state_bytes(config), with_context(config, context)[0]
     presets: dict[str, Any] = {}
     reads = speed is not None and speed.int8_operations is not None
+    most = max(context, config.max_context)
     for preset, kinds in PRESETS.items():
         found = sizes(config, kinds)
-        needed = memory_bytes(config, found, context)
+        needed = memory_bytes(config, found, context, use)
         presets[preset] = {
             "total_bytes": found.total_bytes,
             "stored_bytes": found.stored_bytes,
             "token_bytes": found.token_bytes,
             "memory_bytes": needed,
             "fits": needed <= machine.memory_bytes,
-            "longest_context": longest_context(config, found, machine.memory_bytes, max(context, config.max_context)),
+            "drafts_bytes": drafts_of(config, found, use).of(use.answers),
+            "longest_context": longest_context(config, found, machine.memory_bytes, most, use),
             "decode_tokens_per_s": 1 / decode_seconds(config, found, 0, speed) if speed else None,
             "decode_tokens_per_s_at_context": 1 / decode_seconds(config, found, context, speed) if speed else None,
             "prefill_tokens_per_s": CHUNK / prefill_seconds(config, found, CHUNK, speed) if speed and reads else None,
@@ -307,6 +315,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         (
             f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, "
             f"the state beside them {gb(context['state_bytes'])}"
+            + (f", drafts {gb(ahead)}" if (ahead := facts["presets"][SHOWN]["drafts_bytes"]) else "")
         ),
         "",
         (

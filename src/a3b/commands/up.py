@@ -9,15 +9,17 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from a3b.commands import serve
 from a3b.commands.ask import agreed
+from a3b.commands.dialogue import drafts
 from a3b.commands.model_home import ModelHome, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
 from a3b.commands.server_answers import Asker, url_of
+from a3b.commands.sizes import Use
 from a3b.engine.engine import nano_directory
 from a3b.engine.stored_models import Record
 from a3b.errors import A3BError, CheckpointError, UsageError
@@ -40,13 +42,14 @@ class Wish:
     context: int | None = None
     download: bool = False  # also if the model is on this disk
     command: str = ""
+    use: Use = field(default_factory=Use)
 
 
 def run(args: Namespace) -> int:
     name = args.name or args.runtime.model or DEFAULT
     words = ["a3b up", name, *([f"--preset {args.preset}"] if args.preset else []), "--yes"]
     check_port(args.host or args.runtime.host, args.runtime.port if args.port is None else args.port)
-    wish = Wish(args.yes, args.preset, args.context, args.download, " ".join(words))
+    wish = Wish(args.yes, args.preset, args.context, args.download, " ".join(words), Use(args.parallel, drafts(args)))
     directory = obtain(name, wish, args.runtime)
     if directory is None:
         return 1
@@ -95,7 +98,7 @@ def obtain(name: str, wish: Wish, runtime: RuntimeConfig) -> Path | None:
     set_blas_threads(1)  # the workers run in parallel
     with disk_errors(home.models), ExitStack() as stack:
         home.models.mkdir(parents=True, exist_ok=True)
-        setting = Setting(home, runtime, wish.context, stack)
+        setting = Setting(home, runtime, wish.context, wish.use, stack)
         stopped = listed or stored(named, home, complete=False)
         job = resumed(named, stopped, setting) if stopped else begun(named, wish, setting)
         if job is None:

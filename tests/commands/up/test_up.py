@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from a3b.cli import main
-from a3b.commands.sizes import memory_bytes, sizes
+from a3b.commands.sizes import Use, memory_bytes, sizes
 from a3b.formats.packed import Manifest
 from a3b.model.known_shapes import shape
 from a3b.packing.presets import PRESETS
@@ -167,7 +167,7 @@ def test_the_largest_file_that_fits_the_memory_is_taken(home, ggufs, capsys, mac
 
 
 def test_too_little_memory_is_refused_with_what_is_missing_before_a_download(home, hub, known, capsys, machine):
-    machine.memory = GB
+    machine.memory = GB // 2
     told = ups(capsys, "tiny", "--yes", status=1)
     assert "Tiny-1B: even fast, the smallest preset, needs " in told and "more memory for " in told
     assert "a3b chat nano, the demonstration model, fits" in told
@@ -182,7 +182,7 @@ def test_too_little_disk_is_refused_before_a_download(home, hub, known, capsys, 
 
 def test_the_first_line_says_why_not_a_better_preset(home, hub, known, capsys, machine):
     config = shape("tiny-shape")
-    machine.memory = memory_bytes(config, sizes(config, PRESETS["faithful"]), config.max_context) - 1
+    machine.memory = memory_bytes(config, sizes(config, PRESETS["faithful"]), config.max_context, Use(4)) - 1
     told = ups(capsys, "tiny", "--yes")
     assert "Tiny-1B, balanced: " in told and "beside it; faithful needs 0.0 MB more memory" in told
     assert only(home).record.preset == "balanced"
