@@ -22,8 +22,8 @@ from a3b.cache.disk_store import Store
 from a3b.cache.identity import cache_identity
 from a3b.cli import build_parser, main
 from a3b.commands import client_server
-from a3b.commands.serve import read_otherwise
 from a3b.commands.server_answers import ServedModel
+from a3b.commands.stored_otherwise import read_otherwise
 from a3b.engine.engine import Engine, nano_directory
 from a3b.engine.local import local_service
 from a3b.errors import UsageError
@@ -87,7 +87,8 @@ def test_a_server_says_how_many_conversations_were_read_otherwise(tmp_path):
             found = list(read_otherwise(engine, nano_directory(), store))
             assert len(found) == lines
         (line,) = read_otherwise(scaled, nano_directory(), store)
-        assert line.startswith("1 conversation on disk: read with native positions") and SAID in line
+        assert line.startswith("1 conversation on disk (0.3 MB): read with native positions") and SAID in line
+        assert "Serve with --context 8192 to use them" in line
 
 
 def test_serve_announces_the_factor_in_its_notes_its_banner_and_its_health(tmp_path):

@@ -132,12 +132,14 @@ class Index:
             above = parent_of[above]
         return out
 
-    def num_bytes(self) -> int:
-        """Bytes of all files, according to the index."""
+    def num_bytes(self, identity: bytes | None = None) -> int:
+        """Bytes of all files, or of those of an identity, according to the index."""
         query = "SELECT coalesce(sum({0}), 0) FROM node WHERE {1} AND typeof({0}) = 'integer' AND {0} BETWEEN 0 AND ?"
+        query += "" if identity is None else " AND identity = ?"
+        values = (MAX_NUMBER,) if identity is None else (MAX_NUMBER, identity)
         with self.lock:
             return sum(
-                int(self._select(query.format(column, condition), (MAX_NUMBER,))[0][0])
+                int(self._select(query.format(column, condition), values)[0][0])
                 for column, condition in (("kv_bytes", "true"), ("state_bytes", "has_state"))
             )
 

@@ -180,9 +180,9 @@ class Store:
         """The tokens that conversations of this namespace begin with under other identities than that of `root`."""
         return self._guard.run(lambda: self._index.tops(namespace, root)) or []
 
-    def num_conversations(self, identity: bytes) -> int:
-        """How many conversations are stored under an identity."""
-        return self._guard.run(lambda: self._index.num_ends(identity)) or 0
+    def stored(self, identity: bytes) -> tuple[int, int]:
+        """(conversations that are stored under an identity, bytes of their files)."""
+        return self._guard.run(lambda: (self._index.num_ends(identity), self._index.num_bytes(identity))) or (0, 0)
 
     def gone(self) -> set[bytes]:
         """Nodes that expired or that another process dropped since the last call."""

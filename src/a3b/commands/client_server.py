@@ -35,6 +35,7 @@ NO_MODEL = (
     "your choice, and --model nano the small one inside this package (a3b code --demo shows what that can do)"
 )
 READY = re.compile(r"^OpenAI: (http://127\.0\.0\.1:(\d{1,5}))/v1 ", re.MULTILINE)
+SESSIONS = re.compile(r"^.* kept but not used by this server.*", re.MULTILINE)  # what `stored_otherwise` says
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ def _ready(process: subprocess.Popen[bytes], args: Namespace, log: Path) -> str:
     while True:
         said = _end_of(log)
         if ready := READY.search(said):
+            for line in SESSIONS.findall(said[: ready.start()]):
+                say(line)
             return ready[1]
         if process.poll() is not None:
             words = " / ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]

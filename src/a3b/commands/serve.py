@@ -8,11 +8,11 @@ import os
 import re
 import resource
 import secrets
+import shlex
 import signal
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +25,7 @@ from a3b.commands.api_keys import api_keys
 from a3b.commands.cache_directories import open_store
 from a3b.commands.dialogue import drafts, load
 from a3b.commands.memory_fit import fit_to_memory
+from a3b.commands.stored_otherwise import read_otherwise
 from a3b.engine.draft_prices import StepCosts
 from a3b.engine.draft_sources import drafters
 from a3b.engine.engine import Engine, load_config, resolve
@@ -36,8 +37,6 @@ from a3b.errors import UsageError
 from a3b.files import open_private
 from a3b.formats.packed import MANIFEST, Manifest
 from a3b.interface.request import check_policy
-from a3b.model.config import YARN_FACTORS, with_context
-from a3b.model.config_reader import read_config
 from a3b.printable import printable, say
 from a3b.server import logs
 from a3b.server.app import create_app
@@ -46,7 +45,6 @@ from a3b.server.limits import MiB, ServerLimits, is_loopback
 from a3b.server.middleware import ServerSettings
 from a3b.server.response_store import ResponseStore
 from a3b.thinking.turn_memory import TurnMemory
-from a3b.units import counted
 
 SWITCH_S = 0.001  # how long a thread that prepares a request may hold up the one that computes
 GRACE_S = 3  # for running answers when the server is told to stop
@@ -106,7 +104,8 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     )
     ram = cache_bytes(engine) if args.cache_ram is None else args.cache_ram
     if store:
-        for line in read_otherwise(engine, directory, store):
+        where = f" --dir {shlex.quote(printable(store.directory))}" if args.cache_dir else ""
+        for line in read_otherwise(engine, directory, store, where):
             say(line)
     cache = PrefixCache(identity, engine.model.new_state, ram, store)
     costs = StepCosts()
@@ -138,24 +137,6 @@ def told_of(engine: Engine, directory: Path, identity: bytes) -> dict[str, str]:
     preset = (Manifest.read(directory).preset or "own types") if is_packed else "not packed"
     computes = {"version": __version__, "instruction_set": engine.model.isa, "kv": engine.model.kv}
     return {**computes, "preset": preset, "identity": identity.hex()}
-
-
-def read_otherwise(engine: Engine, directory: Path, store: Store) -> Iterator[str]:
-    """What is said of kept sessions whose positions were read with another scaling of RoPE: none of their states is
-    used, since their keys are those of other positions."""
-    config, model, native = engine.config, engine.model, read_config(directory)
-    if native.rope.type != "default":
-        return
-    for factor in (1, *map(int, YARN_FACTORS)):
-        other = replace(config, rope=with_context(native, factor * native.max_context)[0].rope)
-        if other.rope == config.rope:
-            continue
-        identity = cache_identity(other, directory, model.kv, model.isa, mtp=model.mtp is not None)
-        if num := store.num_conversations(identity):
-            yield (
-                f"{counted(num, 'conversation')} on disk: read with {other.rope.scaling}, so kept but not used by this "
-                f"server, which reads with {config.rope.scaling} (--context)"
-            )
 
 
 def responses(args: Namespace, store: Store | None) -> ResponseStore:
