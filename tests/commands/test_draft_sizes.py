@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ import pytest
 
 from a3b.commands import draft_sizes
 from a3b.commands.sizes import Use, as_packed, memory_bytes, sizes, state_bytes
+from a3b.engine.backend import Job
 from a3b.engine.draft_prices import Prices
 from a3b.engine.draft_sources import BYTES_PER_TOKEN, MAX_DRAFTS, ContextDrafter, Repeats
-from a3b.engine.drafts import Answer
+from a3b.engine.drafts import Answer, Draft
+from a3b.engine.engine import Engine
 from a3b.engine.mtp_guesses import MAX_IDS, MtpGuesses
 from a3b.formats.packed import PackedTensor
 from a3b.formats.tiles import FORMATS
@@ -27,6 +30,7 @@ from a3b.model.known_shapes import shape
 from a3b.packing.presets import PRESETS
 from tests.support.random_model import config_dict, random_tensors
 from tests.support.random_tiles import SIZES, random_tiles, tiled_weights
+from tests.support.traced_server import Server, user
 
 NUM_IDS, FREQUENT = 20_000, np.arange(0, 20_000, 2)
 PROMPT = np.random.default_rng(2).integers(0, NUM_IDS, 60_000)
@@ -166,3 +170,52 @@ def test_rows_of_the_head_are_counted_in_the_format_that_was_packed():
     assert as_packed(config, [head, module])[0].mtp_layers == 1
     embed = replace(head, name="model.embed_tokens.weight", format="w8s32")
     assert as_packed(replace(config, tie_word_embeddings=True), [embed])[1].head_row_bytes == 2176
+
+
+class Unlikely:
+    """Drafts as many as any drafter does, and hardly ever the right ones."""
+
+    def __init__(self, job: Job):
+        self._rng = np.random.default_rng(len(job.ids))
+
+    def propose(self, answer: Answer, most: int, prices: Prices) -> list[Draft]:
+        return [Draft(int(token), "repeated") for token in self._rng.integers(0, 4000, min(most, MAX_DRAFTS))]
+
+
+def bytes_while_two_answers_are_written(engine: Engine, drafter, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of all arrays, after the first step that read tokens of both and as many drafts as there may be."""
+    step, found = engine.model.forward_drafted, []
+
+    def watched(pieces):
+        logits = step(pieces)
+        num = MAX_DRAFTS if drafter else 0
+        if len(pieces) == 2 and all(len(ids) == 1 + num == 1 + drafted for ids, _, drafted in pieces) and not found:
+            arrays = [tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)]
+            traces = tracemalloc.take_snapshot().filter_traces(arrays).traces
+            found.append(sum(trace.size for trace in traces))
+        return logits
+
+    async def both(server: Server) -> None:
+        texts = ("Think of two numbers from 0 to 999. Tell me only the first.", "What are you?")
+        fields = {"sampling": {"temperature": 1.0, "seed": 5, "max_tokens": 120}}
+        await asyncio.gather(*(server.answer([user(text)], **fields) for text in texts))
+
+    monkeypatch.setattr(engine.model, "forward_drafted", watched)
+    tracemalloc.start()
+    try:
+        with Server(engine, drafter=drafter) as server:
+            asyncio.run(both(server))
+    finally:
+        tracemalloc.stop()
+    return found[0]
+
+
+@pytest.mark.slow  # traces every allocation of a server
+def test_a_server_that_drafts_has_no_arrays_beyond_those_that_are_counted():
+    engine = Engine.load()
+    counted = draft_sizes.draft_sizes(replace(engine.config, mtp_layers=0), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        plain = bytes_while_two_answers_are_written(engine, None, patch)
+    with pytest.MonkeyPatch.context() as patch:
+        drafting = bytes_while_two_answers_are_written(engine, Unlikely, patch)
+    assert 0.9 * counted.of(2) < drafting - plain <= counted.of(2)
