@@ -96,7 +96,7 @@ def test_a_head_of_rare_tokens_takes_no_more_than_is_counted(monkeypatch):
     guesses = MtpGuesses(model.mtp, PROMPT.tolist())
     with new_array_bytes() as arrays:
         guesses._rare.take_in()
-    assert len(guesses._rare.head.ids) == MAX_IDS
+    assert len(guesses._rare.head.ids) == MAX_IDS + len(FREQUENT)
     assert 0.9 * found.rare < arrays.num <= found.rare
 
 
@@ -104,12 +104,14 @@ def test_a_head_of_rare_tokens_is_let_go_before_another_is_made(monkeypatch):
     model, found = model_of(FREQUENT, monkeypatch)
     guesses = MtpGuesses(model.mtp, PROMPT.tolist())
     guesses._rare.take_in()
-    others = np.setdiff1d(np.arange(1, NUM_IDS, 2), guesses._rare.head.ids).tolist()
-    guesses.learn(others, [])
-    with new_array_bytes() as arrays:
-        monkeypatch.setattr(model.mtp, "head", lambda ids: ids.copy() if guesses._rare.head is None else pytest.fail())
-        guesses._rare.take_in()
-    assert arrays.num <= found.rare
+    guesses.learn(np.setdiff1d(np.arange(NUM_IDS), guesses._rare.head.ids).tolist(), [])
+    default, make = model.mtp.default_head, model.mtp.head_with
+    monkeypatch.setattr(
+        model.mtp, "head_with", lambda ids: make(ids) if guesses._rare.head is default else pytest.fail()
+    )
+    before = guesses._rare.head
+    guesses._rare.take_in()
+    assert guesses._rare.head not in (default, before)
 
 
 def test_the_frequent_rows_of_a_model_take_no_more_than_is_counted(monkeypatch):

@@ -25,8 +25,8 @@ class DraftSizes:
     fed: int  # what the delta layers were fed for drafts: model/state.py
     logits: int  # of drafts in a step, or of an answer that waits for its grammar: engine/drafts.py
     trail: int  # model/trail.py
-    rare: int  # rows of the context's rare tokens, their ids, which tokens have logits: engine/mtp_guesses.py
-    frequent: int  # the same of frequent tokens: model/mtp.py
+    rare: int  # rows of the context's rare tokens, and of which tokens there are logits: engine/mtp_guesses.py
+    frequent: int  # rows of the frequent tokens, their ids, and which they are: model/mtp.py
     moved: int  # rows on their way into one of these: formats/tiles.py
     token: int  # what was read, so that repetitions are found: engine/draft_sources.py
 
@@ -49,5 +49,7 @@ def draft_sizes(config: ModelConfig, head_row_bytes: int) -> DraftSizes:
     frequent = frequent_ids(a.V)
     if frequent is None:
         return DraftSizes(fed, logits, trail, 0, 0, 0, BYTES_PER_TOKEN)
-    rare, common = (num * (head_row_bytes + ID_BYTES) + a.V for num in (MAX_IDS, len(frequent)))
+    num = len(frequent)
+    # a head that is joined to the frequent one has the ids of both, and their order
+    rare, common = MAX_IDS * head_row_bytes + 2 * ID_BYTES * (MAX_IDS + num), num * (head_row_bytes + ID_BYTES) + a.V
     return DraftSizes(fed, logits, trail, rare, common, 2 * MOVED_ROWS * head_row_bytes, BYTES_PER_TOKEN)
