@@ -11,7 +11,7 @@ import pytest
 from a3b.engine.draft_prices import Odds, Prices, StepCosts
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.drafts import Answer
-from a3b.engine.mtp_guesses import ASK_EVERY, BUCKETS, MAX_IDS, NEW_IDS, MtpGuesses, MtpOdds, probability
+from a3b.engine.mtp_guesses import ASK_EVERY, BUCKETS, MAX_IDS, NEW_SHARE, MtpGuesses, MtpOdds, probability
 
 V = 50
 
@@ -184,10 +184,12 @@ def test_rare_tokens_of_the_context_join_the_head_and_the_latest_stay():
 
     learn([])
     assert [ids.tolist() for ids in module.heads] == [[300, 700]]
-    learn(list(range(1000, 1000 + NEW_IDS - 1)))
-    assert len(module.heads) == 1
-    learn([5000])
-    assert len(module.heads[-1]) == NEW_IDS + 2
+    learn(list(range(1000, 1000 + 2 * NEW_SHARE)))
+    assert len(module.heads) == 2 and len(module.heads[-1]) == 2 * NEW_SHARE + 2
+    learn([5000, 5001])  # with one of NEW_SHARE new, the matrix is not worth building again
+    assert len(module.heads) == 2
+    learn([5002])
+    assert len(module.heads[-1]) == 2 * NEW_SHARE + 5
     learn(list(range(10_000, 10_000 + MAX_IDS)))
     assert module.heads[-1].tolist() == list(range(10_000, 10_000 + MAX_IDS))
     learn([10_000, *range(20_000, 20_000 + MAX_IDS // 2)])  # one that is seen again is one of the latest
@@ -206,7 +208,7 @@ def test_rare_tokens_are_copied_for_guesses_only_and_a_bounded_number_of_rows_fo
         guesses.learn(range(start, start + 32), [])
         guesses.begin(Answer(Text(), None, [1]))
         guesses.guess()
-    assert sum(map(len, module.heads)) <= 16 * 50_000 and len(module.heads[-1]) == MAX_IDS
+    assert sum(map(len, module.heads)) <= NEW_SHARE * 50_000 and len(module.heads[-1]) == MAX_IDS
 
 
 def test_of_a_context_of_many_rare_tokens_the_latest_are_kept_in_the_order_of_their_last_occurrence():

@@ -18,9 +18,7 @@ from a3b.model.mtp import DraftChain, MtpModule
 DEPTHS = (0.8, 0.7, 0.6, 0.5, 0.45, 0.4)  # how likely a guess is right before anything is known, by its place
 BUCKETS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # the same by the probability that the module gives to it
 ASK_EVERY = 64  # steps without a guess after which one is asked for that will not be read
-# tokens of the context that are not among the frequent ones until the head takes them in: so many, and a share of those
-# that it has, as each time all of them are copied
-NEW_IDS, NEW_SHARE = 32, 1 / 16
+NEW_SHARE = 64  # the head takes in rare tokens of the context when one of so many is new
 MAX_IDS = 4096  # of those, the latest
 
 
@@ -153,9 +151,8 @@ class _RareIds:
 
     def take_in(self) -> None:
         """Make the head anew if enough of them are not in it. For a guess only: that is most of what they cost."""
-        default = self._module.default_head
-        if self._new and (self.head is default or self._new >= max(NEW_IDS, len(self._ids) * NEW_SHARE)):
-            self.head = default  # the old one is let go before there is another
+        if self._new and self._new * NEW_SHARE >= len(self._ids):
+            self.head = self._module.default_head  # the old one is let go before there is another
             self.head, self._new = self._module.head_with(np.array(sorted(self._ids))), 0
 
 
