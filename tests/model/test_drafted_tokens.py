@@ -22,9 +22,9 @@ NUM = 150
 
 
 @cache
-def model(kind: str, isa: str = "", kv: str = "q8"):
+def model(kind: str, isa: str = "", kv: str = "q8", threads: int = 2):
     isa = isa or ISAS[0]
-    return tiled_model(isa, 2, kv) if kind == "tiled" else random_model(kind, isa, 2, kv)
+    return tiled_model(isa, threads, kv) if kind == "tiled" else random_model(kind, isa, threads, kv)
 
 
 def ids_of(kind: str, num: int = NUM, seed: int = 7) -> np.ndarray:
@@ -82,20 +82,26 @@ class Reader:
         assert shown.sum() > 10
 
 
+def assert_reads_as_singly(m, kind: str, kv: str, rng: np.random.Generator, between=lambda state: state) -> None:
+    """Drafts change no bit. between: what happens between two steps, and the state that goes on."""
+    reader, state = Reader(kind, rng), m.new_state()
+    while reader.done < NUM:
+        reader.take(state, m.forward_drafted([reader.piece(state)])[0])
+        state = between(state)
+    m.settle(state)
+    expected, end = singly(kind, m.isa, kv)
+    reader.check(expected)
+    assert_equal(state, end)
+
+
+every_isa = pytest.mark.parametrize("isa", ISAS)
 every_model = pytest.mark.parametrize(("kind", "isa", "kv"), [(k, i, v) for k in KINDS for i in ISAS for v in KV_TYPES])
 
 
 @every_model
 @pytest.mark.parametrize("seed", range(3))
 def test_drafts_change_no_bit(kind: str, isa: str, kv: str, seed: int):
-    m, reader = model(kind, isa, kv), Reader(kind, np.random.default_rng(seed))
-    state = m.new_state()
-    while reader.done < NUM:
-        reader.take(state, m.forward_drafted([reader.piece(state)])[0])
-    m.settle(state)
-    expected, end = singly(kind, isa, kv)
-    reader.check(expected)
-    assert_equal(state, end)
+    assert_reads_as_singly(model(kind, isa, kv), kind, kv, np.random.default_rng(seed))
 
 
 @every_model
@@ -115,7 +121,13 @@ def test_drafts_change_no_bit_of_neighbours_nor_they_of_them(kind: str, isa: str
         assert_equal(state, end)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_thread_reads_drafts_to_the_bits_of_two(kind: str, isa: str):
+    assert_reads_as_singly(model(kind, isa, threads=1), kind, "q8", np.random.default_rng(5))
+
+
+@every_isa
 @pytest.mark.parametrize("kind", KINDS)
 def test_snapshots_and_forks_between_steps_with_drafts_go_on_with_the_same_bits(kind: str, isa: str):
     m, (expected, _) = model(kind, isa), singly(kind, isa, "q8")
@@ -137,8 +149,26 @@ def test_snapshots_and_forks_between_steps_with_drafts_go_on_with_the_same_bits(
         m.forward(ids[:60], state, logits="none")
 
 
-def test_drafts_reach_over_the_end_of_a_shared_segment():
-    m, num = model("one"), SEGMENT_LEN - 3
+@every_isa
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_restored_after_each_step_goes_on_with_the_same_bits(kind: str, isa: str):
+    m, rng, elsewhere = model(kind, isa), np.random.default_rng(13), ids_of(kind, 9, seed=9)
+
+    def restored(state: State) -> State:
+        m.settle(state)
+        snapshot = state.snapshot()
+        m.forward_drafted([(elsewhere, state, 6)])
+        state.keep(4)
+        state = state if rng.integers(0, 2) else m.new_state()
+        state.restore(snapshot)
+        return state
+
+    assert_reads_as_singly(m, kind, "q8", rng, restored)
+
+
+@every_isa
+def test_drafts_reach_over_the_end_of_a_shared_segment(isa: str):
+    m, num = model("one", isa), SEGMENT_LEN - 3
     ids = random_ids("one", num + 40)
     base = m.new_state()
     m.forward(ids[:num], base, logits="none")
@@ -152,8 +182,9 @@ def test_drafts_reach_over_the_end_of_a_shared_segment():
     np.testing.assert_array_equal(m.forward(ids[num + 13 :], second, logits="all"), expected[13:])
 
 
-def test_a_number_that_is_not_finite_stays_within_its_draft():
-    m, ids = random_model("one", ISAS[0], 1, "q8"), random_ids("one", 60)
+@every_isa
+def test_a_number_that_is_not_finite_stays_within_its_draft(isa: str):
+    m, ids = random_model("one", isa, 1, "q8"), random_ids("one", 60)
     expected = m.forward(ids, m.new_state(), logits="all")
     embed = m._embed
     m._embed = lambda ids: np.where(ids[:, None] == 210, np.float32(np.nan), embed(np.minimum(ids, 209)))

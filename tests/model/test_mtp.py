@@ -3,6 +3,7 @@ restored."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -48,6 +49,7 @@ def read_whole(kind: str, isa: str, kv: str) -> tuple[np.ndarray, np.ndarray]:
     return m.forward(ids, state, "all"), guesses(m, state, ids_of(kind)[:4])
 
 
+every_isa = pytest.mark.parametrize("isa", ISAS)
 every_model = pytest.mark.parametrize(("kind", "isa", "kv"), [(k, i, v) for k in KINDS for i in ISAS for v in KV_TYPES])
 
 
@@ -58,9 +60,9 @@ def test_the_module_changes_no_bit_of_the_model(kind: str, isa: str, kv: str):
     np.testing.assert_array_equal(read_whole(kind, isa, kv)[0], logits)
 
 
-@every_model
-def test_guesses_do_not_depend_on_how_the_sequence_was_read(kind: str, isa: str, kv: str):
-    m, ids, state = model(kind, isa, kv), ids_of(kind), None
+def read_with_drafts(m, ids: np.ndarray, between: Callable[[State], State]) -> State:
+    """The state after a sequence that was read in steps with drafts that are right up to a random place. between: what
+    happens after some of the steps, and the state that goes on."""
     state, others, rng, done = m.new_state(), random_ids("dense", NUM, 3), np.random.default_rng(1), 0
     while done < NUM:
         sure, drafted = int(rng.integers(1, 9)), int(rng.integers(0, 5))
@@ -71,14 +73,45 @@ def test_guesses_do_not_depend_on_how_the_sequence_was_read(kind: str, isa: str,
         m.forward_drafted([(np.concatenate((piece, drafts)), state, len(drafts))])
         state.keep(num_right)
         done += len(piece) + num_right
-        if rng.integers(0, 3) == 0:  # what is guessed on the way is written over
-            guesses(m, state, others[:3])
+        if rng.integers(0, 3) == 0:
+            state = between(state)
+    return state
+
+
+@every_model
+def test_guesses_do_not_depend_on_how_the_sequence_was_read(kind: str, isa: str, kv: str):
+    def guessed(state: State) -> State:
+        guesses(m, state, random_ids("dense", 3, 3))  # these are written over
+        return state
+
+    m, ids = model(kind, isa, kv), ids_of(kind)
+    state = read_with_drafts(m, ids, guessed)
     np.testing.assert_array_equal(guesses(m, state, ids[:4]), read_whole(kind, isa, kv)[1])
 
 
+@pytest.mark.slow  # a second where it is scalar
+@every_isa
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_new", [False, True], ids=["the same state", "a new one"])
+def test_guesses_do_not_depend_on_restores_between_steps_with_drafts(kind: str, isa: str, is_new: bool):
+    def restored(state: State) -> State:
+        m.settle(state)
+        snapshot = state.snapshot()
+        m.forward_drafted([(ids[:40], state, 3)])  # more than stays on the trail
+        state.keep(2)
+        state = m.new_state() if is_new else state
+        state.restore(snapshot)
+        return state
+
+    m, ids = model(kind, isa), ids_of(kind)
+    state = read_with_drafts(m, ids, restored)
+    np.testing.assert_array_equal(guesses(m, state, ids[:4]), read_whole(kind, isa, "q8")[1])
+
+
+@every_isa
 @pytest.mark.parametrize("num", [1, PAGE_LEN, SEGMENT_LEN - 1, SEGMENT_LEN, SEGMENT_LEN + 1])
-def test_a_restored_state_and_a_fork_guess_as_the_one_that_was_kept(num: int):
-    m = model("one")
+def test_a_restored_state_and_a_fork_guess_as_the_one_that_was_kept(num: int, isa: str):
+    m = model("one", isa)
     state = m.new_state()
     m.forward(ids_of("one", num), state)
     snapshot, fork, other = state.snapshot(), state.fork(), m.new_state()
@@ -91,9 +124,10 @@ def test_a_restored_state_and_a_fork_guess_as_the_one_that_was_kept(num: int):
     np.testing.assert_array_equal(guesses(m, fork, [8]), guesses(m, state, [8]))
 
 
+@every_isa
 @pytest.mark.parametrize("sure", [1, 31, 32, 33, 100])
-def test_steps_with_as_many_drafts_as_may_be_are_noted_whole(sure: int):
-    m, ids = model("one"), random_ids("one", 600, 7)
+def test_steps_with_as_many_drafts_as_may_be_are_noted_whole(sure: int, isa: str):
+    m, ids = model("one", isa), random_ids("one", 600, 7)
     state, expected, done = m.new_state(), m.new_state(), 0
     for num_right in (0, MAX_DRAFTED, 5):
         step = ids[done : done + sure + MAX_DRAFTED].copy()
@@ -105,9 +139,10 @@ def test_steps_with_as_many_drafts_as_may_be_are_noted_whole(sure: int):
     np.testing.assert_array_equal(guesses(m, state, [1, 2]), guesses(m, expected, [1, 2]))
 
 
+@every_isa
 @pytest.mark.parametrize("num", [3, PAGE_LEN, 100, SEGMENT_LEN + 1])
-def test_a_state_that_was_read_from_disk_guesses_as_the_one_that_was_stored(tmp_path, num: int):
-    m, ids = model("one"), ids_of("one", SEGMENT_LEN + 1)[:num]
+def test_a_state_that_was_read_from_disk_guesses_as_the_one_that_was_stored(tmp_path, num: int, isa: str):
+    m, ids = model("one", isa), ids_of("one", SEGMENT_LEN + 1)[:num]
     state = m.new_state()
     m.forward(ids[: num // 2], state)
     for i in range(num // 2, num):  # one by one: the latest are not taken in yet
@@ -121,8 +156,9 @@ def test_a_state_that_was_read_from_disk_guesses_as_the_one_that_was_stored(tmp_
     np.testing.assert_array_equal(guesses(m, found.state, [5, 6, 7]), guesses(m, state, [5, 6, 7]))
 
 
-def test_guessing_changes_nothing_that_follows():
-    m, ids = model("tiled"), ids_of("tiled")
+@every_isa
+def test_guessing_changes_nothing_that_follows(isa: str):
+    m, ids = model("tiled", isa), ids_of("tiled")
     state, undisturbed = m.new_state(), m.new_state()
     for start in range(0, 40, 8):
         guesses(m, state, ids[60:64])
@@ -131,7 +167,7 @@ def test_guessing_changes_nothing_that_follows():
     np.testing.assert_array_equal(state.hidden, undisturbed.hidden)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_kernels_guess_what_the_twins_guess(kind: str, isa: str):
     found, expected = read_whole(kind, isa, "f32")[1], read_whole(kind, "reference", "f32")[1]
