@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import numpy as np
 import pytest
 
 from a3b.cache.disk_store import Store
 from a3b.engine.request_renderer import ServiceSettings
 from a3b.interface.events import TextDelta, ThinkingDelta
+from a3b.interface.request import Request
 from a3b.thinking.turn_memory import TurnMemory
 from tests.support import traced_server
 from tests.support.drafted_answers import (
@@ -27,7 +27,7 @@ from tests.support.drafted_answers import (
     plain,
 )
 from tests.support.drafters import told
-from tests.support.kept_answers import kept_of_module
+from tests.support.kept_answers import assert_kept_as_read
 from tests.support.traced_server import GREEDY, Server, bare, user
 
 # computes for seconds
@@ -35,13 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drafting_at_each_step")
 
 LONG = [user("What is 17 plus 25? " + "Take your time, please. " * 12)]  # enough to be worth a place on disk
 every_isa_alone = pytest.mark.parametrize("isa", ISAS)
-
-
-def assert_module_knows(server: Server, line: dict) -> None:
-    """The MTP module, where there is one, has of an answer what it has after reading that at once."""
-    if server.engine.model.mtp is not None:
-        stored, read = kept_of_module(server, line)
-        assert stored == read and len(stored) > 1
 
 
 @every_isa(*KINDS)
@@ -62,10 +55,10 @@ def test_a_conversation_goes_on_from_the_same_places_as_without_drafts(isa: str,
     with Server(one, drafter=drafter_of(one, known_of(expected), kind, []), verify_every=1) as server:
         assert talk(server) == expected
         assert server.scheduler.num_verified == 3 and server.scheduler.num_wrong == 0
-        assert_module_knows(server, expected[-1])
+        assert_kept_as_read(server, expected[-1])
 
 
-@every_isa("right", "random", "context", "mtp", "beside mtp")
+@every_isa("right", "random", "context", "mtp", "beside mtp", others=("right", "random", "beside mtp"))
 def test_a_conversation_read_from_disk_goes_on_as_one_without_drafts(isa: str, kind: str, tmp_path):
     one = engine(isa, kind)
 
@@ -78,8 +71,11 @@ def test_a_conversation_read_from_disk_goes_on_as_one_without_drafts(isa: str, k
                 message, _ = server.ask(messages, sampling=DRAWN)
                 lines += server.lines()
                 assert store.flush()
-                assert_module_knows(server, lines[-1])
             messages += [bare(message), user(text)]
+        with Store(directory) as store, Server(one) as server:
+            server.cache.store = store
+            for line in lines:
+                assert_kept_as_read(server, line)
         return lines, messages
 
     lines, expected = talk(tmp_path / "plain", None)
@@ -128,31 +124,44 @@ def test_a_conversation_read_from_disk_is_guessed_as_one_in_memory(isa: str, tmp
     assert found == told_drafts(is_kept=False) and sum(map(len, found)) > 5
 
 
+async def leave(server: Server, request: Request, after: int) -> None:
+    """Ask, and be gone after so many pieces of the answer."""
+    stream, seen = server.service.stream(request), 0
+    async for event in stream:
+        seen += isinstance(event, ThinkingDelta | TextDelta)
+        if seen == after:
+            break
+    await stream.aclose()
+
+
 @every_isa("right", "random", "beside mtp")
 @pytest.mark.parametrize("after", [1, 4, 17])
 def test_who_leaves_an_answer_with_drafts_leaves_a_state_that_goes_on(isa: str, kind: str, after: int):
     request = CASES["thought with a nudge"]
     events, line, _ = plain(isa, "thought with a nudge")
 
-    async def leave(server: Server) -> None:
-        stream, seen = server.service.stream(request), 0
-        async for event in stream:
-            seen += isinstance(event, ThinkingDelta | TextDelta)
-            if seen == after:
-                break
-        await stream.aclose()
+    async def left(server: Server) -> None:
+        await leave(server, request, after)
         while server.scheduler.load() != (0, 0):
             await asyncio.sleep(0.01)
 
     with drafting(isa, ["thought with a nudge"], kind, []) as server:
-        asyncio.run(leave(server))
+        asyncio.run(left(server))
         found = server.cache.sync("", line["prompt"] + line["sampled"])
-        state, ids = found.state, np.array(line["prompt"] + line["sampled"])
-        assert found.reused == state.num_tokens > len(line["prompt"]) - 20
-        model = engine(isa).model
-        cold = model.new_state()
-        model.forward(ids[: found.reused], cold, logits="none")
-        np.testing.assert_array_equal(cold.delta, state.delta)
-        np.testing.assert_array_equal(cold.conv, state.conv)
-        assert_module_knows(server, line)
+        assert found.reused == found.state.num_tokens > len(line["prompt"]) - 20
+        assert_kept_as_read(server, line)
         assert told(asyncio.run(server.events(request)))[1:-1] == events[1:-1]
+
+
+@every_isa("right", "random", "special", "mtp", "beside mtp")
+def test_who_leaves_a_batch_with_drafts_changes_nothing_for_those_who_stay(isa: str, kind: str):
+    gone, stay = ["thought with a nudge", "hot"], ["drawn", "logprobs"]
+
+    async def both(server: Server) -> list:
+        leaving = [leave(server, CASES[case], after) for case, after in zip(gone, (2, 7), strict=True)]
+        return (await asyncio.gather(*(server.events(CASES[case]) for case in stay), *leaving))[: len(stay)]
+
+    with drafting(isa, gone + stay, kind, []) as server:
+        for case, events in zip(stay, asyncio.run(both(server)), strict=True):
+            assert told(events)[1:-1] == plain(isa, case)[0][1:-1], case
+            assert_kept_as_read(server, plain(isa, case)[1], case)

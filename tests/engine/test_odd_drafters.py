@@ -13,7 +13,18 @@ from a3b.engine.engine import Engine
 from a3b.errors import LogitsError
 from a3b.interface.events import Finished
 from a3b.interface.request import Request
-from tests.support.drafted_answers import CASES, DRAWN, ISAS, SECRET, drafter_of, drafting, engine, known_of, plain
+from tests.support.drafted_answers import (
+    CASES,
+    DRAWN,
+    ISAS,
+    SECRET,
+    drafter_of,
+    drafting,
+    engine,
+    every_isa,
+    known_of,
+    plain,
+)
 from tests.support.drafters import told
 from tests.support.kept_answers import kept
 from tests.support.traced_server import Server
@@ -22,9 +33,10 @@ from tests.support.traced_server import Server
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drafting_at_each_step")]
 
 
-def test_logits_that_are_not_finite_end_an_answer_at_the_token_that_they_belong_to(monkeypatch):
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_that_are_not_finite_end_an_answer_at_the_token_that_they_belong_to(isa: str, monkeypatch):
     """Those of a draft that is not reached end nothing."""
-    isa, made = ISAS[0], []
+    made: list = []
     one, (events, line, _) = engine(isa), plain(isa, "drawn")
     bad = line["sampled"][9]
     head, real, read = one.model._lm_head, one.model.hidden, []
@@ -161,9 +173,9 @@ def test_more_drafts_than_were_asked_for_are_not_taken(case: str):
     assert case == "one token" or asked
 
 
-@pytest.mark.parametrize("kind", ["right", "wrong", "random"])
-def test_drafts_end_where_the_context_ends(kind: str):
-    one = Engine.load(isa=ISAS[0], threads=1, context=64)
+@every_isa("right", "wrong", "random", others=("random", "right"))
+def test_drafts_end_where_the_context_ends(isa: str, kind: str):
+    one = Engine.load(isa=isa, threads=1, context=64)
     request, made = Request(messages=SECRET, sampling={**DRAWN, "max_tokens": None}), []
 
     def asked(server: Server) -> tuple[list, list[dict]]:

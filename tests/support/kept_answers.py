@@ -10,27 +10,35 @@ from tests.support.traced_server import Server
 
 
 def kept(server: Server, line: dict, namespace: str = "") -> tuple:
-    """What the cache has of an answer: how many tokens, and every number of the state."""
+    """What the cache has of an answer: how many tokens, and every number of the state but those of an MTP module."""
     found = server.cache.sync(namespace, line["prompt"] + line["sampled"])
-    state = found.state
-    pages = [page for layer in range(2) for page in pages_of(server, state, layer)]
-    return found.reused, state.conv.tobytes(), state.delta.tobytes(), *pages
+    return found.reused, *_of_model(server, found.state)
 
 
-def pages_of(server: Server, state: State, layer: int) -> list[bytes]:
+def assert_kept_as_read(server: Server, line: dict, name: str = "answer") -> None:
+    """What the cache has of an answer is what reading the same tokens at once gives, with what an MTP module knows."""
+    ids, model = line["prompt"] + line["sampled"], server.engine.model
+    found = server.cache.sync("", ids)
+    read = model.new_state()
+    model.forward(np.array(ids[: found.reused]), read, "none")
+    read.snapshot()  # all tokens are taken in
+    assert _of_model(server, found.state) == _of_model(server, read), (name, "of the model")
+    assert _of_module(server, found.state) == _of_module(server, read), (name, "of the MTP module")
+
+
+def _of_model(server: Server, state: State) -> list[bytes]:
+    layers = range(server.engine.config.layer_types.count("full_attention"))
+    pages = [page for layer in layers for page in _pages(server, state, layer)]
+    return [state.conv.tobytes(), state.delta.tobytes(), *pages]
+
+
+def _of_module(server: Server, state: State) -> list[bytes]:
+    mtp = server.engine.model.mtp
+    return [] if mtp is None else [state.hidden.tobytes(), *_pages(server, state, mtp.attention.index)]
+
+
+def _pages(server: Server, state: State, layer: int) -> list[bytes]:
     """Keys and values of a layer."""
     Dh = server.engine.config.head_dim
     parts = [part for segment in state.segments(layer) for part in kv.load("q8", *segment, Dh)]
     return [part.swapaxes(1, 2).reshape(-1, part.shape[1], Dh)[: state.num_tokens].tobytes() for part in parts]
-
-
-def kept_of_module(server: Server, line: dict) -> tuple[list, list]:
-    """What the MTP module has of an answer in the cache, and what it has after reading the same tokens at once."""
-    ids, model = line["prompt"] + line["sampled"], server.engine.model
-    found = server.cache.sync("", ids)
-    cold = model.new_state()
-    model.forward(np.array(ids[: found.reused]), cold, "none")
-    for state in (found.state, cold):
-        state.snapshot()  # all tokens are taken in
-    stored, read = ([s.hidden.tobytes(), *pages_of(server, s, model.mtp.attention.index)] for s in (found.state, cold))
-    return stored, read
