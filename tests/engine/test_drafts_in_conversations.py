@@ -147,8 +147,6 @@ def test_who_leaves_an_answer_with_drafts_leaves_a_state_that_goes_on(isa: str, 
 
     with drafting(isa, ["thought with a nudge"], kind, []) as server:
         asyncio.run(left(server))
-        found = server.cache.sync("", line["prompt"] + line["sampled"])
-        assert found.reused == found.state.num_tokens > len(line["prompt"]) - 20
         assert_kept_as_read(server, line)
         assert told(asyncio.run(server.events(request)))[1:-1] == events[1:-1]
 

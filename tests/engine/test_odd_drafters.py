@@ -183,10 +183,12 @@ def test_drafts_end_where_the_context_ends(isa: str, kind: str):
 
     with Server(one) as server:
         expected, (line,) = asked(server)
+        state = kept(server, line)
     assert expected[-1].reason == "length" and len(line["prompt"]) + len(line["sampled"]) == 64
     with Server(one, drafter=drafter_of(one, known_of([line]), kind, made)) as server:
         events, (again,) = asked(server)
         assert events == expected and again["sampled"] == line["sampled"] and made[0].num_asked
+        assert kept(server, line) == state
 
 
 def test_an_answer_ends_with_its_usage_in_both_ways():

@@ -19,6 +19,7 @@ def assert_kept_as_read(server: Server, line: dict, name: str = "answer") -> Non
     """What the cache has of an answer is what reading the same tokens at once gives, with what an MTP module knows."""
     ids, model = line["prompt"] + line["sampled"], server.engine.model
     found = server.cache.sync("", ids)
+    assert found.reused == found.state.num_tokens >= len(line["prompt"]), (name, "the answer is there, too")
     read = model.new_state()
     model.forward(np.array(ids[: found.reused]), read, "none")
     read.snapshot()  # all tokens are taken in
