@@ -93,9 +93,9 @@ def test_several_answers_to_a_prompt_are_those_without_drafts(isa: str, kind: st
 
 @every_isa("random", "special", "beside mtp")
 def test_two_threads_with_drafts_give_the_bits_of_one_without(isa: str, kind: str):
-    made: list = []
-    with drafting(isa, FEW, kind, made, threads=2) as server:
-        for case in FEW:
+    cases = FEW[:5]  # grammars compute nothing in these threads
+    with drafting(isa, cases, kind, [], threads=2) as server:
+        for case in cases:
             assert told(asyncio.run(server.events(CASES[case])))[1:-1] == plain(isa, case)[0][1:-1], case
             assert_kept(server, isa, case)
 
