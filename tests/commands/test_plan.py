@@ -370,4 +370,4 @@ def test_drafts_are_planned_for_unless_they_are_switched_off(quick, monkeypatch,
 
 def test_what_drafts_take_is_said():
     facts = plan.describe(OFFICIAL, "35b-a3b", 32768, MACHINE, SPEED)
-    assert facts["presets"]["balanced"]["drafts_bytes"] > 0 and ", drafts 0.11 GB" in "\n".join(plan.lines(facts))
+    assert facts["presets"]["balanced"]["drafts_bytes"] > 0 and ", drafts 0.09 GB" in "\n".join(plan.lines(facts))
