@@ -138,11 +138,8 @@ class Sampler:
         """As `sample`, from logits float32 [n] of the tokens `ids`, int64 [n], rising, alone; from all of them if none
         is allowed."""
         num = int(np.searchsorted(ids, self.num_tokens))
-        scores, ids = logits[:num], ids[:num]
-        if self._has_penalties or len(self._biased):
-            whole = np.full(self.num_tokens, -np.inf, np.float32)
-            whole[ids] = scores
-            scores = self._penalise(whole, counts)[ids]
+        ids = ids[:num]
+        scores = self._penalise(logits[:num], counts, ids)
         if allowed is not None and (may := allowed[ids]).any():
             scores, ids = scores[may], ids[may]
         return self._drawn(scores, ids, position)
@@ -200,13 +197,11 @@ class Sampler:
         ids = np.flatnonzero(allowed)  # what is gone costs nothing in the cuts
         return scores[ids], ids
 
-    @property
-    def _has_penalties(self) -> bool:
-        params = self.params
-        return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
-
-    def _penalise(self, scores: np.ndarray, counts: TokenCounts | None) -> np.ndarray:
-        """Logits after biases and penalties; the caller's array is left alone.
+    def _penalise(
+        self, scores: np.ndarray, counts: TokenCounts | None, chosen_from: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Logits after biases and penalties; the caller's array is left alone. chosen_from: the tokens that they are
+        of, int64 [n], rising; None: all.
 
         Repetition (CTRL, arXiv 1909.05858, as in transformers): over prompt and generated tokens. Presence
         and frequency (OpenAI): over generated tokens.
@@ -215,18 +210,20 @@ class Sampler:
         repetition = params.repetition_penalty
         if len(self._biased):
             scores = scores.copy()
-            scores[self._biased] += self._bias
-        if not self._has_penalties:
+            places, biased = _places(self._biased, chosen_from)
+            scores[places] += self._bias[biased]
+        if repetition == 1 and params.presence_penalty == 0 and params.frequency_penalty == 0:
             return scores
         if counts is None:
             raise UsageError("counts: None; expected TokenCounts, because a penalty is on")
         scores = scores.copy()
         if repetition != 1:
-            seen = scores[counts.seen].astype(np.float64)
-            scores[counts.seen] = np.where(seen > 0, seen / repetition, seen * repetition)
-        ids = counts.generated
-        lowered = scores[ids] - (params.presence_penalty + params.frequency_penalty * counts.of(ids))
-        scores[ids] = lowered
+            places, _ = _places(counts.seen, chosen_from)
+            seen = scores[places].astype(np.float64)
+            scores[places] = np.where(seen > 0, seen / repetition, seen * repetition)
+        places, generated = _places(counts.generated, chosen_from)
+        times = counts.of(counts.generated[generated])
+        scores[places] = scores[places] - (params.presence_penalty + params.frequency_penalty * times)
         return scores
 
     def _candidates(self, scores: np.ndarray, best: float) -> tuple[np.ndarray, np.ndarray]:
@@ -275,3 +272,13 @@ def _top(scores: np.ndarray, num: int) -> np.ndarray:
     else:
         ids = np.arange(len(scores))
     return ids[np.argsort(-scores[ids], kind="stable")][:num]
+
+
+def _places(tokens: np.ndarray, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | slice]:
+    """(where they are among others, int64 [m], which of them are). tokens: int64 [n]; among: rising, None for all."""
+    if among is None:
+        return tokens, slice(None)
+    places = np.searchsorted(among, tokens)
+    is_there = places < len(among)
+    is_there[is_there] = among[places[is_there]] == tokens[is_there]
+    return places[is_there], is_there
