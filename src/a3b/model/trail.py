@@ -9,7 +9,7 @@ import numpy as np
 
 from a3b.kernels import MAX_DRAFTED
 
-LATEST = 32  # tokens after which they are taken in
+LATEST = 64  # tokens after which they are taken in
 ROOM = 2 * LATEST + MAX_DRAFTED
 
 
