@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import html
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -98,7 +99,8 @@ def fetch(source: Source, directory: Path) -> Path:
     place, part = directory / source.place, directory / f"{source.place}.part"
     if place.exists():
         return place
-    part.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(part, ignore_errors=True)  # what an interrupted run left
+    part.mkdir(parents=True)
     if source.registry == "pypi":
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--only-binary=:all:", f"--python-version={PYTHON}", *(f"--platform={name}" for name in PLATFORMS)]

@@ -40,9 +40,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "draft_vocabulary.md"
 INTRO = """# The tokens that the MTP module guesses
 
 Written by `python -m bench.draft_vocabulary MODEL --packages DIR --write`, from the packages that
-bench/draft_sources.txt pins: pip and npm fetch them for every machine alike, apt-get on Debian 12. Each language has a
-weight, whatever its volume: the nine of code and documentation 1, frequent words of English 2, documentation and
-frequent words of each other language 1/32. Why, and why this size: docs/log.md, Drafted tokens.
+bench/draft_sources.txt pins: pip and npm fetch the same files on any machine, apt-get does on Debian 12 as long as its
+archive has them. Each language has a weight, whatever its volume: the nine of code and documentation 1, frequent words
+of English 2, documentation and frequent words of each other language 1/32. Why, and why this size: docs/log.md, Drafted
+tokens.
 """
 
 

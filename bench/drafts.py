@@ -1,6 +1,6 @@
 """What drafting costs where it cannot gain, and what it gains where an answer copies.
 
-    python -m bench.drafts [--model DIR] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--depth 64] [--busy]
+    python -m bench.drafts [--model MODEL] [--tokens 256] [--pairs 10] [--batches 1,4,8] [--depth 64] [--busy]
                            [--only PART,...] [--json]
 
 In one process, in interleaved pairs, with drafts and without, where the model has no MTP module either. Answers are
@@ -10,8 +10,8 @@ file of Python is written again with small changes. --busy: beside a process tha
 
 Cost by steps: seconds that steps took longer than those without drafts, and for finding drafts, over all, once each
 answer has 64 tokens. Cost by the clock: seconds a token with drafts over seconds without, all of the answer; `spread`:
-the middle half of the pairs. The models: a3b-nano, and a random one that reads some 50 million numbers a token, or that
-of --model."""
+the middle half of the pairs. MODEL: a3b-nano; random, which reads some 50 million numbers a token; or a directory. Both
+of the first if none is given."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from a3b.prompt.tokenizer import Tokenizer
 from tests.support.random_model import AXES, config_dict, model_weights, random_tensors
 
 MIDDLE = dict(zip(AXES, (4122, 768, 8, 4, 12, 2, 64, 16, 6, 12, 64, 64, 48, 8, 256, 256), strict=True))
-RANDOM = "random"
+NANO, RANDOM = "a3b-nano", "random"
 CACHE_BYTES = 1 << 30
 UNCOUNTED = 64  # tokens of each answer before its steps are counted
 MakeDrafters = Callable[[StepCosts], Callable[[Job], Drafter]]
@@ -266,8 +266,6 @@ def lies(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, ob
 
 
 def mtp(subject: Subject, args: argparse.Namespace, batch: int) -> dict[str, object]:
-    if subject.model.mtp is None:
-        raise SystemExit(f"{subject.name}: has no MTP module; add one: a3b pack --add-mtp SRC DIR")
     return wrong(partial(lying_module, subject.model.mtp), subject, args, batch)
 
 
@@ -302,23 +300,25 @@ def _compute() -> None:
         np.sort(numbers)
 
 
-def subjects(directory: str | None) -> Iterator[Subject]:
+def subjects(wanted: str | None) -> Iterator[Subject]:
     nano = Engine.load()
     kernels = open_kernels(None, Machine.read().num_threads)
-    if directory:
-        config = read_config(directory)
-        weights = load_weights(Checkpoint.open(directory), config, mtp=True)
-        yield Subject(Path(directory).name, Model(config, weights, kernels), nano.tokenizer)
+    if wanted not in (None, NANO, RANDOM):
+        config = read_config(wanted)
+        weights = load_weights(Checkpoint.open(wanted), config, mtp=True)
+        yield Subject(Path(wanted).name, Model(config, weights, kernels), nano.tokenizer)
         return
-    yield Subject("a3b-nano", nano.model, nano.tokenizer)
-    config = config_from_dict({**config_dict(MIDDLE), "max_position_embeddings": 32768}, where="middle")
-    weights = model_weights(config, random_tensors(MIDDLE, seed=1, mtp=True))
-    yield Subject(RANDOM, Model(config, weights, kernels), nano.tokenizer)
+    if wanted != RANDOM:
+        yield Subject(NANO, nano.model, nano.tokenizer)
+    if wanted != NANO:
+        config = config_from_dict({**config_dict(MIDDLE), "max_position_embeddings": 32768}, where="middle")
+        weights = model_weights(config, random_tensors(MIDDLE, seed=1, mtp=True))
+        yield Subject(RANDOM, Model(config, weights, kernels), nano.tokenizer)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="DIR", help="a checkpoint directory")
+    parser.add_argument("--model", help=f"{NANO}, {RANDOM}, or a checkpoint directory")
     parser.add_argument("--tokens", type=int, default=256, help="of an answer; twice as many of an edit")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--batches", default="1,4,8")
@@ -334,6 +334,8 @@ def main() -> None:
         parser.error(f"--only {', '.join(sorted(unknown))}: expected {', '.join(PARTS)}")
     with neighbour() if args.busy else nullcontext():
         for subject in subjects(args.model):
+            if "mtp" in parts and subject.model.mtp is None:
+                parser.error(f"{subject.name}: has no MTP module; leave out `mtp`: --only lies,edit")
             for part in parts:
                 for batch in batches if part != "edit" else batches[:1]:
                     show(part, {**PARTS[part](subject, args, batch), "busy": args.busy}, args.json)
@@ -351,7 +353,7 @@ def show(part: str, found: dict[str, object], as_json: bool) -> None:
     print(
         f"{part}, {found['model']}, {found['batch']} answers of {found['tokens']} after {found['depth']}"
         f"{', busy' if found['busy'] else ''}: extra by steps {extra}, clock with / without {clock}, "
-        f"half of them {middle}, {found['tokens_per_step']:.2f} tokens a step, {found['drafted']:.0f} drafted",
+        f"half of them {middle or '-'}, {found['tokens_per_step']:.2f} tokens a step, {found['drafted']:.0f} drafted",
         flush=True,
     )
 

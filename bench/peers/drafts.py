@@ -3,7 +3,7 @@
     python -m bench.peers.drafts FILE.gguf --llama build/llama [--peer] [--repack] [--tokens 128] [--runs 3]
                                  [--threads 2]
 
-FILE has an MTP module (`python -m bench.peers.random_gguf FILE --mtp`). A `llama-server` after the other: without
+FILE has an MTP module (`python -m bench.peers.random_gguf FILE --mtp`). One `llama-server` after another: without
 drafts, then with the module's drafts of 1, 2 and 3 tokens, then without drafts again, since the machine may have
 changed. llama.cpp accepts each as often as `PUBLISHED` says for code and for prose, by its own switch for that
 (`--spec-synth-rates`); the module is computed, what it says is not used: as in `replay` of `python -m

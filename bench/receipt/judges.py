@@ -260,7 +260,8 @@ def wrong_drafts(bound: float) -> Judge:
             for one in found
         ]
         figure = "; ".join(f"{name}: {100 * share:.1f} %" for name, share in shares)
-        return Finding(figure, max(share for _, share in shares) <= bound)
+        has_lied = all(one["drafted"] for one in found)
+        return Finding(figure, has_lied and max(share for _, share in shares) <= bound)
 
     return judge
 

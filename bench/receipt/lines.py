@@ -243,7 +243,7 @@ LINES = (
         "drafts that are all wrong cost at most 2 % of the steps, of one answer and of eight",
         "python -m bench.drafts --only lies,mtp --batches 1,8 --tokens 144 --json",
         judges.wrong_drafts(0.02),
-        300,
+        330,
         (idle,),
         "docs/bench.md, Drafts",
     ),

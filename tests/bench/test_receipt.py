@@ -211,12 +211,17 @@ def test_a_speed_is_not_taken_on_a_busy_machine(monkeypatch, worked, said):
 
 @pytest.mark.parametrize(("shares", "holds"), [((0.013, 0.02), True), ((0.001, 0.021), False)])
 def test_wrong_drafts_are_judged_by_the_dearest_batch(shares, holds):
-    parts = {"part": "lies", "model": "a"}
+    parts = {"part": "lies", "model": "a", "drafted": 3}
     rows = [{**parts, "batch": num, "extra_by_steps": [share, 0, 1]} for num, share in enumerate(shares, 1)]
     found = judges.wrong_drafts(0.02)("\n".join(map(json.dumps, rows)))
     assert found.holds == holds and found.figure.startswith(
         f"a, text, 1 at a time: {100 * shares[0]:.1f} %; a, text, 2"
     )
+
+
+def test_drafts_that_nobody_drafted_show_nothing():
+    row = {"part": "mtp", "model": "a", "batch": 1, "drafted": 0, "extra_by_steps": [0.0, 0, 0]}
+    assert not judges.wrong_drafts(0.02)(json.dumps(row)).holds
 
 
 def test_tests_without_a_summary_are_no_pass():
