@@ -33,5 +33,19 @@ def test_a_row_of_memory_is_what_up_would_choose_there(row):
     assert fits * 0.95 < told <= fits
 
 
+@pytest.mark.parametrize(
+    ("words", "use"),
+    [
+        (r"`--parallel 1` instead, 24 GB have room for ([\d,]+)", Use(1)),
+        (r"with four and\s+`--drafts off`, for ([\d,]+)", Use(4, drafts=False)),
+    ],
+)
+def test_what_options_make_of_24_gb_is_what_would_be_served(words, use):
+    config, memory = shape("35b-a3b"), int(24 * 2**30 * SHOWN - OTHERS)
+    found = choose(config, "the model", Room(memory, 10**12, use=use), None, None)
+    fits = room_to_serve(config, found.found, memory, use)[0] or config.max_context
+    assert fits * 0.95 < int(re.search(words, PAGE)[1].replace(",", "")) <= fits
+
+
 def test_the_table_has_rows():
     assert len(ROW.findall(PAGE)) >= 3

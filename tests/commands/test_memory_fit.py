@@ -86,7 +86,10 @@ def test_options_that_exceed_the_memory_are_kept_and_warned_of(monkeypatch, pack
     given(monkeypatch, 24 * GB)
     args = fitted(packed, **options)
     assert vars(args) | options == vars(args)
-    assert "warning: weights, " in (said := capsys.readouterr().err) and "--context or --cache-ram" in said
+    assert (
+        "warning: weights, " in (said := capsys.readouterr().err)
+        and "--context, --cache-ram or --parallel, or --drafts off" in said
+    )
     given(monkeypatch, 64 * GB)
     fitted(packed, **options)
     assert "warning" not in capsys.readouterr().err
@@ -106,7 +109,7 @@ def test_each_answer_at_once_takes_memory_from_the_context(monkeypatch, packed, 
     each = state_bytes(CONFIG) + draft_sizes(CONFIG, BALANCED.head_row_bytes).answer
     assert one - four == pytest.approx(0.75 * 3 * each / kv_bytes_per_token(CONFIG), abs=2048)  # sessions get a quarter
     fitted(packed, parallel=40)
-    assert " tokens, 40 answers at once and " in capsys.readouterr().err
+    assert " tokens in all, 40 answers at once and " in capsys.readouterr().err
 
 
 def test_what_a_packed_directory_takes_is_what_its_preset_does(packed):

@@ -118,7 +118,8 @@ def what_fits(room: Room) -> str:
             if not lacking(config, sizes(config, kinds), LEAST_CONTEXT, room):
                 names.append(f"{model.name}:{name}")
                 break
-    have = f"there are {size(room.memory)} of memory and {size(room.disk)} of disk"
+    less = " (fewer answers at once, --parallel 1, need less)" if room.use.answers > 1 else ""
+    have = f"there are {size(room.memory)} of memory{less} and {size(room.disk)} of disk"
     fits = f"{', '.join(names)} would fit" if names else "a3b chat nano, the demonstration model, fits"
     return f"{have}; {fits}"
 

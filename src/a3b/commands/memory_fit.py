@@ -35,10 +35,10 @@ def fit_to_memory(args: Namespace, directory: Path) -> None:
     needed = memory_bytes(config, found, wanted, use) + args.cache_ram
     if needed > memory:
         say(
-            f"warning: weights, {wanted:,} tokens, {counted(use.answers, 'answer')} at once and "
+            f"warning: weights, {wanted:,} tokens in all, {counted(use.answers, 'answer')} at once and "
             f"{gb(args.cache_ram)} of sessions take {gb(needed)}, and "
             f"{gb(memory)} are available: the system may end this server; end other programs, or give a smaller "
-            "--context or --cache-ram, or pack a smaller preset (a3b plan)"
+            "--context, --cache-ram or --parallel, or --drafts off, or pack a smaller preset (a3b plan)"
         )
 
 

@@ -39,10 +39,10 @@ def _elsewhere(name: str, args: Namespace) -> str:
     if args.command in ASKING and (args.yes or (named.known and sys.stdin.isatty() and sys.stderr.isatty())):
         from a3b.commands.dialogue import drafts  # and the next two: half of a3b
         from a3b.commands.sizes import Use
-        from a3b.commands.up import Wish, obtain
+        from a3b.commands.up import Wish, agreeing, obtain
 
-        use = Use(getattr(args, "parallel", 1), drafts(args))
-        wish = Wish(args.yes, context=args.context, command=f"a3b up {name} --yes", use=use)
+        use = Use(getattr(args, "parallel", 1), drafts(args), args.runtime.kv)
+        wish = Wish(args.yes, context=args.context, command=agreeing(name, args), use=use)
         directory = obtain(name, wish, args.runtime)
         if directory is not None:
             return str(directory)

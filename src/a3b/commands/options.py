@@ -30,6 +30,7 @@ from a3b.interface.sampling_params import SAMPLING_FIELDS, SamplingField
 from a3b.model.known_models import PRESETS
 from a3b.settings import DRAFTS, LOG_LEVELS
 
+PARALLEL = 4  # answers that a server writes at once
 MODEL_HELP = "name of a model in 'a3b list', or a directory; none means the embedded a3b-nano"
 
 
@@ -106,7 +107,9 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key", action="append", metavar="KEY", help="clients must send one of these; repeatable")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file of keys, one per line")
     parser.add_argument("--context", type=tokens, metavar="N", help="context in tokens; beyond the native length YaRN")
-    parser.add_argument("--parallel", type=positive, default=4, metavar="N", help="answers written at once (default 4)")
+    parser.add_argument(
+        "--parallel", type=positive, default=PARALLEL, metavar="N", help=f"answers written at once (default {PARALLEL})"
+    )
     parser.add_argument(
         "--queue", type=positive, default=32, metavar="N", help="requests that may wait; more get 429 (default 32)"
     )

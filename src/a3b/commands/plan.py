@@ -114,7 +114,7 @@ def run(args: Namespace) -> None:
     speed, note = measure(
         args.runtime, machine, args.bandwidth, args.operations, DENSE_SAMPLE if config.dense else SAMPLE
     )
-    use = Use(drafts=args.runtime.drafts != "off")
+    use = Use(drafts=args.runtime.drafts != "off", kv=args.runtime.kv)
     facts = describe(config, name, context, machine, speed, use) | {"cost": cost(config, name, speed, price)}
     table = ["", *cost_table(price, facts["cost"]["shapes"])] if price and facts["cost"] else []
     report(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts) + table))
@@ -288,7 +288,7 @@ def describe(
         "operations_per_prompt_token": operations(config),
         "context": {
             "tokens": context,
-            "kv_bytes": context * kv_bytes_per_token(config),
+            "kv_bytes": context * kv_bytes_per_token(config, use.kv),
             "state_bytes": state,
             "native": config.max_context,
             "positions": scaled.rope.scaling,
@@ -316,6 +316,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
             f"context    {context['tokens']:,} tokens take {gb(context['kv_bytes'])}, "
             f"the state beside them {gb(context['state_bytes'])}"
             + (f", drafts {gb(ahead)}" if (ahead := facts["presets"][SHOWN]["drafts_bytes"]) else "")
+            + ", of one answer at a time"
         ),
         "",
         (

@@ -104,7 +104,7 @@ def build(engine: Engine, args: Namespace, store: Store | None, trace: TextIO | 
     )
     ram = cache_bytes(engine) if args.cache_ram is None else args.cache_ram
     if store:
-        where = f" --dir {shlex.quote(printable(store.directory))}" if args.cache_dir else ""
+        where = f" --dir {shlex.quote(printable(store.directory.absolute()))}" if args.cache_dir else ""
         for line in read_otherwise(engine, directory, store, where):
             say(line)
     cache = PrefixCache(identity, engine.model.new_state, ram, store)

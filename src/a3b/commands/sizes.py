@@ -17,7 +17,7 @@ from a3b.model.parameters import count_parameters
 from a3b.model.tensor_names import BY_ROLE, Tensor, is_mtp, mtp_tensors, tensors_of
 from a3b.packing.presets import format_for
 
-WORK_BYTES = 768 << 20  # interpreter, tokenizer, buffers of a chunk: an allowance; 0.5 GB were found (docs/log.md)
+WORK_BYTES = 768 << 20  # interpreter, tokenizer, buffers of a chunk: an allowance; 0.5 GB was found (docs/log.md)
 
 
 @dataclass(frozen=True)

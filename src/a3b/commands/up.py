@@ -18,6 +18,7 @@ from a3b.commands.dialogue import drafts
 from a3b.commands.model_home import ModelHome, StoredModel, used
 from a3b.commands.model_names import NamedModel, meaning, stored_model
 from a3b.commands.model_sources import ModelJob, Setting, from_disk, from_hub, on_this_disk, pattern_of
+from a3b.commands.options import PARALLEL
 from a3b.commands.server_answers import Asker, url_of
 from a3b.commands.sizes import Use
 from a3b.engine.engine import nano_directory
@@ -47,15 +48,24 @@ class Wish:
 
 def run(args: Namespace) -> int:
     name = args.name or args.runtime.model or DEFAULT
-    words = ["a3b up", name, *([f"--preset {args.preset}"] if args.preset else []), "--yes"]
+    use = Use(args.parallel, drafts(args), args.runtime.kv)
     check_port(args.host or args.runtime.host, args.runtime.port if args.port is None else args.port)
-    wish = Wish(args.yes, args.preset, args.context, args.download, " ".join(words), Use(args.parallel, drafts(args)))
+    wish = Wish(args.yes, args.preset, args.context, args.download, agreeing(name, args), use)
     directory = obtain(name, wish, args.runtime)
     if directory is None:
         return 1
     args.model = str(directory)
     args.held.enter_context(used(directory))
     return serve.run(args, next_step(name))
+
+
+def agreeing(name: str, args: Namespace) -> str:
+    """The command that agrees to what was planned, with the options that decide about it; other commands have some."""
+    options = {option: getattr(args, option, None) for option in ("preset", "context", "drafts", "parallel")}
+    if options["parallel"] == PARALLEL:
+        del options["parallel"]
+    given = [f"--{option} {value}" for option, value in options.items() if value is not None]
+    return " ".join(["a3b up", name, *given, "--yes"])
 
 
 def check_port(host: str, port: int) -> None:

@@ -47,6 +47,8 @@ def test_without_a_terminal_and_without_yes_nothing_is_fetched(home, hub, capsys
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     told = ups(capsys, REPO, status=2)
     assert f"to agree, run: a3b up {REPO} --yes" in told and "downloads" in told
+    told = ups(capsys, REPO, "--parallel", "2", "--drafts", "off", "--context", "2k", status=2)
+    assert f"to agree, run: a3b up {REPO} --context 2048 --drafts off --parallel 2 --yes" in told
     assert not any(home.models.glob("*.part")) and home.stored() == [] and home.served == []
 
 
