@@ -32,7 +32,7 @@ from a3b.engine.engine import Engine
 from a3b.engine.mtp_guesses import Guess, MtpGuesses, MtpOdds, probability
 from a3b.engine.sampler import Sampler, TokenCounts
 from a3b.formats.packed import Manifest
-from a3b.interface.sampling_params import SamplingParams
+from a3b.interface.sampling_params import preset
 from a3b.model.config import ModelConfig
 from a3b.model.forward import Model
 from a3b.model.mtp import MtpModule
@@ -132,7 +132,9 @@ def guesses(model: Model, module: MtpModule, depth: int, rounds: int) -> dict[st
     state = model.new_state()
     model.forward(rng.integers(0, 50_000, depth), state, "none")
     trimmed, whole = module.default_head, module.head(None)
-    sampler, counts = Sampler(SamplingParams(seed=1, temperature=1.0), len(whole.ids)), TokenCounts(len(whole.ids))
+    sampler, counts = Sampler(preset("thinking").with_seed(1), len(whole.ids)), TokenCounts(len(whole.ids))
+    for token in rng.integers(0, 50_000, depth):
+        counts.add(int(token))
     found: dict[str, list[float]] = {"plain": [], "trimmed": [], "whole": []}
     for turn in range(-2, rounds):
         for name in found if turn % 2 else reversed(found):
