@@ -24,11 +24,11 @@ from a3b.engine.drafts import Answer
 from a3b.engine.mtp_guesses import BUCKETS, DEPTHS, Guess, MtpGuesses, MtpOdds
 from bench.draft_speed import PUBLISHED, by_place
 
-STEP_S, GUESS = 0.1, 0.05  # a step without drafts; a guess, in such steps
+STEP_S, GUESS = 0.1, 0.036  # a step without drafts; a guess, in such steps
 # what a step with 1, 2, .. drafts takes longer
 MACHINES: dict[str, Callable[[int], float]] = {
     "Zen 4": lambda num: (0.0, 0.30, 0.65)[num] if num < 3 else 0.3 * num,
-    "Xeon": lambda num: (0.0, 0.41, 0.83, 1.05)[num] if num < 4 else 0.35 * num,
+    "Xeon": lambda num: (0.0, 0.37, 0.70, 1.02)[num] if num < 4 else 0.35 * num,
     "computes": lambda num: 1.0 * num,
 }
 NOISE = {"quiet": (0.03, 0.0), "noisy": (0.15, 0.25)}  # of a step, as a share; of a spell
