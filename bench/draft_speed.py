@@ -91,7 +91,7 @@ def steps(model: Model, directory: Path, depth: int, rounds: int) -> list[dict[s
     model.forward(rng.integers(0, most, depth), state, "none")
     found: dict[int, list[float]] = {num: [] for num in range(MOST_DRAFTS + 1)}
     for turn in range(-2, rounds):
-        for num in found if turn % 2 else reversed(found):
+        for num in rng.permutation(len(found)).tolist():  # else a disturbance each second meets the same ones
             ids = rng.integers(0, most, num + 1)
             start = time.perf_counter()
             model.forward_drafted([(ids, state, num)])
