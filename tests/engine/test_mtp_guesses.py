@@ -11,7 +11,7 @@ import pytest
 from a3b.engine.draft_prices import Odds, Prices, StepCosts
 from a3b.engine.draft_sources import ContextDrafter
 from a3b.engine.drafts import Answer
-from a3b.engine.mtp_guesses import ASK_EVERY, BUCKETS, MAX_IDS, NEW_SHARE, MtpGuesses, MtpOdds, probability
+from a3b.engine.mtp_guesses import ASK_EVERY, ASK_SHARE, BUCKETS, MAX_IDS, NEW_SHARE, MtpGuesses, MtpOdds, probability
 
 V = 50
 
@@ -155,11 +155,12 @@ def test_an_infinite_price_asks_nothing():
     assert module.num_read == 0
 
 
-def test_where_guesses_do_not_pay_one_is_asked_for_now_and_then():
+@pytest.mark.parametrize(("price", "steps"), [(0.2, ASK_EVERY), (1.0, 1 / ASK_SHARE), (4.0, 4 / ASK_SHARE)])
+def test_where_guesses_do_not_pay_one_is_asked_for_the_less_often_the_dearer_they_are(price: float, steps: float):
     module = Module(lambda read: (9, 9.0))
     drafter = ContextDrafter([], None, MtpGuesses(module, []))
-    for _ in range(4 * ASK_EVERY):
-        assert tokens_of(drafter, Answer(Text(), None, [1]), 6, Prices(0.95, 0.5)) == []
+    for _ in range(4 * round(steps)):
+        assert tokens_of(drafter, Answer(Text(), None, [1]), 6, Prices(0.95, price)) == []
     assert module.num_read == 4
 
 

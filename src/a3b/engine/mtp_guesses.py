@@ -17,7 +17,9 @@ from a3b.model.mtp import DraftChain, MtpModule
 
 DEPTHS = (0.8, 0.7, 0.6, 0.5, 0.45, 0.4)  # how likely a guess is right before anything is known, by its place
 BUCKETS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # the same by the probability that the module gives to it
-ASK_EVERY = 64  # steps without a guess after which one is asked for that will not be read
+# steps without a guess after which one is asked for that will not be read: so many, and more where a guess is dear, so
+# that this takes a small share of the steps even if every answer asks
+ASK_EVERY, ASK_SHARE = 64, 0.004
 NEW_SHARE = 64  # the head takes in rare tokens of the context when one of so many is new
 MAX_IDS = 4096  # of those, the latest
 
@@ -113,7 +115,8 @@ class MtpGuesses:
             self._num_unasked = 0
             return
         self._num_unasked += 1
-        if self._num_unasked >= ASK_EVERY and prices.guess != float("inf") and self._place == 0:
+        is_due = self._num_unasked >= max(ASK_EVERY, prices.guess / ASK_SHARE)  # never while that is infinite
+        if is_due and self._place == 0:
             self._num_unasked = 0
             self.guess()
 
