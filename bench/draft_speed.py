@@ -137,7 +137,7 @@ def guesses(model: Model, module: MtpModule, depth: int, rounds: int) -> dict[st
         counts.add(int(token))
     found: dict[str, list[float]] = {"plain": [], "trimmed": [], "whole": []}
     for turn in range(-2, rounds):
-        for name in found if turn % 2 else reversed(found):
+        for name in rng.permutation(list(found)).tolist():
             start = time.perf_counter()
             if name == "plain":
                 model.forward_drafted([(rng.integers(0, 50_000, 1), state, 0)])

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -90,9 +91,12 @@ int main(int argc, char ** argv) {
         }
     }
     std::vector<double> found[MOST + 1];
+    std::vector<int> sizes(MOST);
+    std::iota(sizes.begin(), sizes.end(), 1);
     for (int turn = -2; turn < rounds; turn++) {
-        for (int i = 0; i < MOST; i++) {
-            const int num = turn % 2 ? MOST - i : i + 1;
+        // else a disturbance each second meets the same ones
+        std::shuffle(sizes.begin(), sizes.end(), random);
+        for (const int num : sizes) {
             const double seconds = decode(context, batch, random, done, num, true);
             if (seconds < 0) {
                 return fail("llama_decode refused " + std::to_string(num) + " tokens at " + std::to_string(done));
